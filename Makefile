@@ -1,0 +1,50 @@
+# make demo | test | check | lint | wheel | data | clean.  Another interpreter: make PYTHON=python3.12 demo
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := dev,train,export,onnxruntime,openvino,tensorrt-rtx
+RUNTIMES := onnxruntime,openvino,tensorrt-rtx
+
+.PHONY: venv demo test check lint wheel data clean
+.DEFAULT_GOAL := test
+
+venv: $(STAMP)
+
+# The virtual environment is whole when the stamp is there: an interrupted installation starts again.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "edgegen needs Python 3.11 or newer and found no '$(PYTHON)': make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "edgegen needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "[1/2] virtual environment $(VENV) ($$($(PYTHON) --version 2>&1))"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "cannot make a virtual environment: install the package that gives '$(PYTHON) -m venv' (Debian: python3-venv)" >&2; exit 2; }
+	@echo "[2/2] installing edgegen and its libraries: about 2 GB, a few minutes"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[$(EXTRAS)]' \
+	  | sed -n -u -e 's/^Collecting \([^ ]*\).*/      \1/p' -e 's/^\(Installing collected packages\):.*/      \1 .../p'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/edgegen export cas-dm --int8 --runtime $(RUNTIMES) -o out/demo --overwrite
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheel: $(STAMP)
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps -w dist .
+	@ls -l dist
+
+data:
+	bash scripts/datasets.sh
+
+clean:
+	rm -rf build dist out/demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -1,0 +1,87 @@
+"""Activation statistics, streamed: every tensor reduces to its minimum and maximum inside the graph that runs.
+
+Memory grows with tensors and never with samples, because no activation leaves the runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from edgegen.core.plan import Range
+from edgegen.core.spec import Array
+from edgegen.errors import InputError
+
+BUCKETS = 10  # of the training timesteps: coverage is counted in each
+
+
+@dataclass
+class ActivationStats:
+    """Of one graph: tensor -> (low, high) over all that passed, and how many samples came from each timestep bucket."""
+
+    tensors: tuple[str, ...]
+    timesteps: int
+    low: np.ndarray = field(init=False)
+    high: np.ndarray = field(init=False)
+    coverage: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.low, self.high = np.zeros(len(self.tensors)), np.zeros(len(self.tensors))
+        self.coverage = np.zeros(BUCKETS, np.int64)
+
+    def add(self, low: Sequence[float], high: Sequence[float], t: Array) -> None:
+        """One batch's extremes, in the order of `tensors`, and its timesteps. InputError names a tensor that is not finite."""
+        new_low, new_high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        bad = ~(np.isfinite(new_low) & np.isfinite(new_high))
+        if bad.any():
+            raise InputError("E-CALIB", f"{self.tensors[int(bad.argmax())]} holds NaN or infinite values while calibrating")
+        np.minimum(self.low, new_low, out=self.low)
+        np.maximum(self.high, new_high, out=self.high)
+        bucket = np.minimum(((t - 1) * BUCKETS / self.timesteps).astype(int), BUCKETS - 1)
+        np.add.at(self.coverage, bucket, 1)
+
+    def ranges(self) -> dict[str, Range]:
+        """What a plan stores."""
+        return {t: Range(float(a), float(b)) for t, a, b in zip(self.tensors, self.low, self.high, strict=True)}
+
+
+def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """The model with two outputs more: the minima and the maxima of `tensors`, each one vector."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    for op, name in (("ReduceMin", "observed_low"), ("ReduceMax", "observed_high")):
+        parts = []
+        for k, tensor in enumerate(tensors):
+            parts.append(f"{name}.{k}")
+            out.graph.node.append(helper.make_node(op, [tensor], [f"{name}.{k}.0"], keepdims=0))
+            out.graph.node.append(helper.make_node("Reshape", [f"{name}.{k}.0", "observed.one"], [parts[-1]]))
+        out.graph.node.append(helper.make_node("Concat", parts, [name], axis=0))
+        out.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [len(tensors)]))
+    out.graph.initializer.append(helper.make_tensor("observed.one", TensorProto.INT64, [1], [1]))
+    return out
+
+
+class Observer:
+    """Executes one instrumented graph for the sampler and keeps its statistics: pass it as that graph's `call`."""
+
+    def __init__(self, model: onnx.ModelProto, tensors: tuple[str, ...], timesteps: int, threads: int) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
+        data = instrument(model, tensors).SerializeToString()
+        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.stats = ActivationStats(tensors, timesteps)
+
+    def __call__(self, **inputs: Array) -> Array:
+        out, low, high = self._session.run(None, inputs)
+        self.stats.add(low, high, inputs["t"])
+        result: Array = out
+        return result

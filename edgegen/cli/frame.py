@@ -1,0 +1,123 @@
+"""The contract around every verb: exit codes, one sentence on stderr, the --json failure document, signals, environment variables."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from types import FrameType
+
+import typer
+
+from ..errors import EdgegenError, ResourceError, UsageError
+from . import output
+
+# Every variable of ours that means something, with what it says; any other EDGEGEN_ name is refused.
+ENVIRONMENT = {"EDGEGEN_DEBUG": "1 shows the traceback of an error"}
+DEBUG_FLAG = "-vv"
+
+
+def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
+    """Run `program` on the arguments and return the exit code; nothing but the code leaves this function.
+
+    program: takes the arguments, returns an exit code or None, raises EdgegenError or Typer's exceptions.
+    """
+    arguments, rest = _split(arguments)
+    debug = DEBUG_FLAG in arguments or os.environ.get("EDGEGEN_DEBUG") == "1"
+    arguments = [a for a in arguments if a != DEBUG_FLAG]
+    received: list[int] = []
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+    with output.document("--json" in arguments) as write:
+        failure: EdgegenError | None = None
+        code = 0
+        try:
+            check_environment()
+            with _signals(received):
+                result = program([*arguments, *rest])
+            code = result if isinstance(result, int) else 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except BaseException as error:
+            failure = _sentence(error)
+            if debug:
+                traceback.print_exc()
+        if received:  # whatever the interruption was turned into on its way up
+            name = signal.Signals(received[0]).name
+            failure, code = EdgegenError("E-INTERRUPTED", f"stopped by {name}"), 128 + received[0]
+        elif failure is not None:
+            code = failure.exit_code
+        if failure is not None:
+            print(failure, file=sys.stderr)
+            write(_document(failure, code))
+        return code
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--` (where flags are) and the rest."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    return list(arguments[:end]), list(arguments[end:])
+
+
+def _sentence(error: BaseException) -> EdgegenError:
+    """Any exception as the error that is reported."""
+    if isinstance(error, EdgegenError):
+        return error
+    if isinstance(error, typer.TyperException):
+        message = error.format_message().rstrip(".")
+        return UsageError("E-USAGE", message, hint="`edgegen --help` lists the verbs, `edgegen VERB --help` its flags")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+        return ResourceError("E-OOM", "not enough memory", hint="use a smaller batch")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}", path=error.filename)
+    what = " ".join(str(error).split())  # some libraries' messages span many lines
+    return EdgegenError("E-BUG", f"unexpected {type(error).__name__}: {what[:500] or 'no message'}",
+                        hint=f"add {DEBUG_FLAG} to see where, and report it")
+
+
+def _document(error: EdgegenError, code: int) -> dict[str, object]:
+    return {
+        "schema_version": output.SCHEMA_VERSION, "ok": False, "code": error.code, "exit": code, "message": error.message,
+        "path": error.path, "hint": error.hint, "details": dict(error.details),
+    }
+
+
+def check_environment() -> None:
+    """UsageError for an EDGEGEN_ variable that means nothing or has a value that does."""
+    for name in sorted(os.environ):
+        if name.startswith("EDGEGEN_") and name not in ENVIRONMENT:
+            close = get_close_matches(name, ENVIRONMENT, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(ENVIRONMENT)}"
+            raise UsageError("E-ENVVAR", f"the environment variable {name} means nothing to edgegen", hint=hint)
+    if (value := os.environ.get("EDGEGEN_DEBUG", "")) not in ("", "0", "1"):
+        raise UsageError("E-ENVVAR", f"EDGEGEN_DEBUG must be 0 or 1, not {value!r}")
+
+
+@contextlib.contextmanager
+def _signals(received: list[int]) -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt, so that every `finally` runs; a second one ends the process.
+
+    Python's default for SIGTERM runs no `finally`. What the parent told us to ignore (nohup) stays ignored.
+    """
+    before = {}
+
+    def stop(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

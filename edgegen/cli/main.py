@@ -1,0 +1,65 @@
+"""The command line. A verb is one file with one function, and one line in VERBS.
+
+    # edgegen/cli/flip.py
+    from typing import Annotated
+    import typer
+    from . import output
+
+    def flip(source: Annotated[str, typer.Argument(help="Zoo name or run folder.")], json: output.Json = False) -> None:
+        \"\"\"One line that `edgegen --help` shows.\"\"\"
+        from edgegen.core.runtime import Pipeline           # heavy imports stand here: `--help` imports none of them
+        with output.progress("flipping", total=64) as advance:
+            advance(1)
+        output.result("flip", {"images": 64})               # the --json document; nothing without --json
+        output.table(["what", "images"], [["flip", 64]])    # for people; goes to stderr with --json
+
+Errors are raised (edgegen.errors); frame.py turns them into a sentence, an exit code and the failure document.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from . import frame
+from .doctor import doctor
+
+VERBS: tuple[Callable[..., None], ...] = (doctor,)
+
+app = typer.Typer(
+    name="edgegen", pretty_exceptions_enable=False,
+    epilog=f"{frame.DEBUG_FLAG} or EDGEGEN_DEBUG=1 shows the traceback of an error. Exit codes: 0 done, 1 bug, 2 usage, 3 gate failed, "
+           "4 bad input, 5 environment, 6 trust, 7 resources, 8 busy, 130/143 interrupted.",
+)
+for _verb in VERBS:
+    app.command(no_args_is_help=False)(_verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")]
+
+
+@app.callback()
+def _top(version: Version = False) -> None:
+    """Image generators for edge devices: train, quantize, export, prove, run."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of one command line; entry point of `edgegen` and `python -m edgegen`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return frame.call(_program, given)
+
+
+def _program(arguments: list[str]) -> Any:
+    command = typer.main.get_command(app)
+    code = command.main(arguments or ["--help"], prog_name="edgegen", standalone_mode=False)
+    return code if arguments else 2

@@ -1,0 +1,137 @@
+"""What a verb says: one JSON document or text on stdout, progress and tables that fit the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+SCHEMA_VERSION = 1
+PATIENCE = 2.0     # seconds before anything shows progress
+INTERVAL = 10.0    # seconds between lines where there is no terminal
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else goes to stderr.")]
+
+_write: Callable[[Mapping[str, Any]], None] | None = None
+
+
+def result(verb: str, data: Mapping[str, Any]) -> None:
+    """With --json, the document of a verb that succeeded; without, nothing. Raises ValueError for NaN."""
+    if _write is not None:
+        _write({"schema_version": SCHEMA_VERSION, "ok": True, "verb": verb, **data})
+
+
+@contextlib.contextmanager
+def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Keeps stdout for one document while the block runs: whatever a library or a verb prints goes to stderr.
+
+    Yields what writes the document (nothing, if not wanted). Native libraries print past sys.stdout, so the file descriptor moves.
+    """
+    global _write
+    if not wanted:
+        yield lambda _: None
+        return
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # started without a stdout
+        kept = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(2, 1)
+    last: list[str] = []
+
+    def write(data: Mapping[str, Any]) -> None:
+        last[:] = [json.dumps(data, indent=2, allow_nan=False)]  # a failure after a result replaces it: one document, the true one
+
+    _write = write
+    try:
+        yield write
+    finally:
+        _write = None
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        for text in last:
+            print(text, flush=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """On stdout: lines and colours on a terminal, aligned ASCII columns that never wrap elsewhere."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = Table(*columns)
+        for row in cells:
+            shown.add_row(*(Text(cell) for cell in row))  # Text: a file name with [brackets] is not markup
+        Console().print(shown)
+        return
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for row in [list(columns), ["-" * width for width in widths], *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Yields advance(n); after 2 s stderr shows a bar on a terminal, a plain line now and then elsewhere.
+
+    total: how many advances make the whole, None if unknown. The thread that shows ends with the block.
+    """
+    show = _Bar(label, total) if sys.stderr.isatty() else _Lines(label, total)
+    watcher = threading.Thread(target=show.watch, daemon=True)
+    watcher.start()
+    try:
+        yield show.advance
+    finally:
+        show.over.set()
+        watcher.join()
+
+
+class _Lines:
+    """`label: 128/512` every 10 s."""
+
+    def __init__(self, label: str, total: int | None) -> None:
+        self.label, self.total, self.done = label, total, 0
+        self.over = threading.Event()
+        self.start = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        self.done += n
+
+    def watch(self) -> None:
+        wait = PATIENCE
+        while not self.over.wait(wait):
+            self.line()
+            wait = INTERVAL
+        if wait == INTERVAL:
+            self.line()
+
+    def line(self) -> None:
+        count = "" if self.total is None else f" {self.done}/{self.total}"
+        print(f"{self.label}:{count} ({time.monotonic() - self.start:.0f} s)", file=sys.stderr, flush=True)
+
+
+class _Bar(_Lines):
+    """The same as a moving bar."""
+
+    def watch(self) -> None:
+        if self.over.wait(PATIENCE):
+            return
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(escape(self.label), total=self.total, completed=self.done)
+            while not self.over.wait(0.2):
+                bar.update(task, completed=self.done)
+            bar.update(task, completed=self.done)

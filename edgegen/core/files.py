@@ -1,0 +1,167 @@
+"""Files that are whole or absent: publish a folder in one rename, write a file in one replace, survive kill -9.
+
+Order that holds for every artefact: data fsync, folder fsync, rename, parent fsync.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import math
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, ResourceError, UsageError
+
+PREFIX = ".edgegen-tmp-"
+DAY = 24 * 3600
+_EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The file is the old one or the new one, never half of either."""
+    temporary = path.with_name(f"{PREFIX}{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise disk_error(error, path) from error
+
+
+def to_json(data: Any) -> bytes:
+    """Deterministic, finite, ASCII: the same data gives the same bytes, and NaN raises ValueError."""
+    return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+
+
+def read_json(path: Path, limit: int = 16 << 20) -> Any:
+    """A JSON file without duplicate keys or NaN, at most `limit` bytes; InputError says what is wrong with it."""
+    try:
+        if path.stat().st_size > limit:
+            raise InputError("E-JSON", f"the file is larger than {limit} bytes", path=path)
+        return json.loads(path.read_bytes(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise InputError("E-JSON", f"not usable JSON: {error}", path=path) from error
+    except OSError as error:
+        raise InputError("E-JSON", f"cannot be read: {error.strerror}", path=path) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice")
+    return found
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is not a number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is out of range")
+    return value
+
+
+def disk_error(error: OSError, path: Path) -> ResourceError:
+    """The sentence for an operating system's refusal to write, with the free space as a fact."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        free = shutil.disk_usage(path.parent if path.parent.exists() else "/").free
+        return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}; {free / 1e6:.0f} MB free", path=path)
+    code = "E-DISK-RO" if error.errno == errno.EROFS else "E-DISK"
+    return ResourceError(code, f"cannot write: {error.strerror or error}", path=path, hint="choose another -o folder")
+
+
+@contextlib.contextmanager
+def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
+    """A private folder beside `target` that becomes `target` in one rename when the block ends well, else disappears.
+
+    mark: file that shows an existing target is ours to replace (with overwrite=True). Raises UsageError for a target that
+    exists and may not be replaced, ResourceError when the disk refuses.
+    """
+    check_target(target, mark, overwrite)
+    temporary = target.with_name(f"{PREFIX}{uuid.uuid4().hex}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target.parent)
+        temporary.mkdir(mode=0o700)
+        yield temporary
+        _settle(temporary)
+        _swap(temporary, target)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise disk_error(error, target) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_target(target: Path, mark: str, overwrite: bool) -> None:
+    """UsageError unless `target` is absent, empty, or ours and to be replaced."""
+    if target.resolve() in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
+        raise UsageError("E-OUT", "the output folder cannot be /, the home or the working folder", path=target)
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise UsageError("E-OUT-EXISTS", "the output exists and is not a folder", path=target)
+    if target.is_dir() and any(target.iterdir()) and not (overwrite and (target / mark).is_file()):
+        why = "is not one of edgegen's" if overwrite else "is not empty"
+        hint = "choose another" if overwrite else "choose another, or add --overwrite"
+        raise UsageError("E-OUT-EXISTS", f"the output folder {why}", path=target, hint=hint)
+
+
+def _settle(folder: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in [*folder.rglob("*"), folder]:
+        if not path.is_symlink():
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)  # some libraries write 0600 whatever the umask
+            sync(path)
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        temporary.rename(target)
+    elif _exchange(temporary, target) != 0:
+        aside = temporary.with_name(temporary.name + "-old")
+        target.rename(aside)
+        temporary.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
+    sync(target.parent)
+
+
+def _exchange(a: Path, b: Path) -> int:
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):  # not Linux, or a C library without it
+        return -1
+    result: int = call(-100, os.fsencode(a), -100, os.fsencode(b), _EXCHANGE)  # -100 is AT_FDCWD
+    return result
+
+
+def sweep(folder: Path) -> None:
+    """Remove what runs killed more than a day ago left in `folder`."""
+    for path in folder.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > DAY:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,61 @@
+"""What a family hands to everything after training: pure graphs, a latent and a sampler. (torch)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .latent import Latent
+from .samplers import Sampler
+from .spec import TensorSpec
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The unit of export, calibration and parity: a pure module (no randomness, no loop, no schedule) and its tensors."""
+
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in (*self.inputs, self.output)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"inputs and output of a graph need different names (runtimes refuse the file), got {names}")
+        if self.module.training:
+            raise ValueError("a graph is made from a module in eval mode: call .eval() first")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training images (b, c, h, w) in [-1, 1], one-hot labels (b, classes), and this step's own random generator."""
+
+    images: Tensor
+    labels: Tensor
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Parameters that one optimizer moves, and the loss that moves them."""
+
+    name: str
+    params: tuple[nn.Parameter, ...]
+    loss: Callable[[Batch], Tensor]
+
+
+class Generator(Protocol):
+    """A trained or trainable model: its networks by name, and what leaves training."""
+
+    @property
+    def networks(self) -> nn.ModuleDict: ...
+    @property
+    def latent(self) -> Latent: ...
+    @property
+    def sampler(self) -> Sampler: ...
+    def graphs(self) -> Mapping[str, Graph]: ...
+    def objectives(self) -> Iterable[Objective]: ...

@@ -1,0 +1,47 @@
+"""Images between a generator's [-1, 1] and files: grids and PNGs, without metadata."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..errors import EdgegenError
+from .files import write_bytes
+from .spec import Array
+
+
+def to_uint8(images: Array) -> np.ndarray:
+    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. EdgegenError when one is not finite."""
+    if not np.isfinite(images).all():
+        raise EdgegenError("E-NONFINITE", "generated images hold NaN or infinite values")
+    levels = np.rint((images.clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    return levels if levels.shape[3] == 3 else np.repeat(levels[..., :1], 3, axis=3)
+
+
+def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """(n, h, w, 3) uint8 -> one picture, row by row; columns: the square root of n unless told."""
+    n, h, w, _ = images.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    rows = math.ceil(n / columns)
+    out = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), 255, np.uint8)
+    for k, image in enumerate(images):
+        y, x = divmod(k, columns)
+        out[y * (h + gap) : y * (h + gap) + h, x * (w + gap) : x * (w + gap) + w] = image
+    return out
+
+
+def png(pixels: np.ndarray, scale: int = 1) -> bytes:
+    """(h, w, 3) uint8 -> PNG bytes, each pixel `scale` wide; no text chunks."""
+    out = io.BytesIO()
+    image = Image.fromarray(pixels)
+    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(out, "png")
+    return out.getvalue()
+
+
+def save_png(path: Path, pixels: np.ndarray, scale: int = 1) -> None:
+    """Whole or absent."""
+    write_bytes(path, png(pixels, scale))

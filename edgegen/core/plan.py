@@ -1,0 +1,67 @@
+"""A precision plan: calibrate writes it, export reads it; the same inputs give the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import InputError
+from .files import read_json, to_json
+
+Precision = Literal["int8", "fp32"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest and largest value seen of one tensor; 0 is always inside, since padding and ReLU write it."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= 0 <= self.high):
+            raise ValueError(f"a range must be finite and hold 0, got [{self.low}, {self.high}]")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor -> observed range."""
+
+    rules: tuple[tuple[str, Precision], ...]
+    ranges: Mapping[str, Mapping[str, Range]]
+
+    def precision(self, graph: str, node: str) -> Precision:
+        """fp32 where no rule matches."""
+        return next((p for pattern, p in self.rules if fnmatchcase(f"{graph}/{node}", pattern)), "fp32")
+
+    def to_bytes(self) -> bytes:
+        return to_json({
+            "schema_version": 1,
+            "rules": [list(rule) for rule in self.rules],
+            "ranges": {g: {t: [r.low, r.high] for t, r in tensors.items()} for g, tensors in self.ranges.items()},
+        })
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """InputError names what is wrong with the file."""
+        data: Any = read_json(path)
+        try:
+            if data["schema_version"] != 1:
+                raise ValueError(f"schema {data['schema_version']} is not known to this version")
+            rules = tuple((str(pattern), _precision(p)) for pattern, p in data["rules"])
+            ranges = {g: {t: Range(*map(float, r)) for t, r in tensors.items()} for g, tensors in data["ranges"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError("E-PLAN", f"not a usable plan: {error}", path=path) from error
+        return cls(rules, ranges)
+
+
+def _precision(word: str) -> Precision:
+    if word == "int8":
+        return "int8"
+    if word == "fp32":
+        return "fp32"
+    raise ValueError(f"unknown precision {word!r}; known: int8, fp32")

@@ -1,0 +1,83 @@
+"""What executes graphs: a runtime, the dialect of Q/DQ it wants, and the pipeline that drives it. (numpy only)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from .latent import Latent
+from .noise import noise
+from .samplers import Call, Sampler
+from .spec import Array
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one runtime wants Q/DQ written: the writer reads this and never asks who is reading."""
+
+    activation: Literal["int8", "uint8"] = "int8"    # type of quantized activations
+    symmetric: bool = True                           # zero point 0 (int8) or 128 (uint8)
+    per_channel_weights: bool = True
+    int32_bias: bool = False                         # bias as int32 with the product of both scales, else float
+    int8_ops: frozenset[str] = frozenset({"Conv"})   # ops whose inputs and weights get Q/DQ
+    between: frozenset[str] = frozenset()            # ops between them that run quantized too: all inputs and the output get Q/DQ
+
+
+class Session(Protocol):
+    """One loaded graph: named float32 arrays in, its single output back."""
+
+    def __call__(self, **inputs: Array) -> Array: ...
+
+
+class Runtime(Protocol):
+    """One backend. `build` turns an ONNX file into what the device loads; `load` makes it callable."""
+
+    name: str
+    dialect: Dialect
+
+    def missing(self) -> str | None:
+        """Why nothing can be built here, as a sentence with the remedy; None when it can."""
+
+    def cannot_run(self) -> str | None:
+        """Why a built file cannot be executed on this machine; None when it can."""
+
+    def version(self) -> str:
+        """Package version, such as "1.31.1"."""
+
+    def device(self) -> str:
+        """What executes, such as "CPU"."""
+
+    def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
+        """Write into `folder` what the device loads; the first path is the one for load."""
+
+    def load(self, built: Path, threads: int) -> Session:
+        """Ready to call; RuntimeMissing when it cannot run here."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Seeds to images on whatever executes the graphs; what generate, verify, bench and explain all take."""
+
+    latent: Latent
+    sampler: Sampler
+    call: Call = field(repr=False)
+    batch: int = 64
+
+    def __call__(self, seeds: Sequence[int], label: int | None = None) -> Array:
+        """Images (len(seeds), c, h, w) in [-1, 1]; image k depends on seeds[k] and the label alone."""
+        parts = [self._batch(seeds[k : k + self.batch], label) for k in range(0, len(seeds), self.batch)]
+        return np.concatenate(parts)
+
+    def _batch(self, seeds: Sequence[int], label: int | None) -> Array:
+        images: Array = self.sampler(
+            self.call, self.latent.start(seeds), self.latent.condition(seeds, label),
+            lambda stream: noise(self.latent.noise, seeds, stream),
+        )
+        return images.astype(np.float32, copy=False)
+
+
+Sessions = Mapping[str, Session]

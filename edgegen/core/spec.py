@@ -1,0 +1,35 @@
+"""Names, shapes and types of what goes into a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a graph: a str in `shape` names an axis that may vary, e.g. "batch"."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"a tensor name must be an identifier (it becomes an ONNX input), got {self.name!r}")
+        for axis in self.shape:
+            if isinstance(axis, int) and axis < 1:
+                raise ValueError(f"{self.name}: axes must be positive, got {self.shape}")
+
+    def sized(self, **axes: int) -> tuple[int, ...]:
+        """The shape with its named axes filled in: sized(batch=4); KeyError names a missing axis."""
+        return tuple(axes[a] if isinstance(a, str) else a for a in self.shape)
+
+    @property
+    def dynamic(self) -> dict[int, str]:
+        """Index of each axis that may vary -> its name."""
+        return {i: a for i, a in enumerate(self.shape) if isinstance(a, str)}

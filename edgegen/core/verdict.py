@@ -1,0 +1,60 @@
+"""An interval, never a point; and what an interval says about a two-sided budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["within", "outside", "undecided"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval around a value; low <= value <= high need not hold for a bootstrap, so it is not demanded."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def finite(self) -> bool:
+        return all(map(math.isfinite, (self.value, self.low, self.high)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `change` says about the window [-budget, +budget]; both are fractions of the full-precision distance.
+
+    within: the whole interval is inside; outside: it is wholly beyond one edge, or not finite; undecided: it straddles an
+    edge, and about `more` further image pairs would settle it.
+    """
+
+    change: Interval
+    budget: float
+    images: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.budget) and self.budget > 0):
+            raise ValueError(f"a budget must be a positive fraction such as 0.02, got {self.budget}")
+
+    @property
+    def state(self) -> State:
+        low, high = self.change.low, self.change.high
+        if not self.change.finite or low > self.budget or high < -self.budget:
+            return "outside"
+        return "within" if -self.budget <= low and high <= self.budget else "undecided"
+
+    @property
+    def more(self) -> int:
+        """Image pairs still wanted, from an interval that narrows with the square root of their number; 0 when decided."""
+        if self.state != "undecided":
+            return 0
+        half = (self.change.high - self.change.low) / 2
+        gap = abs(self.budget - abs(self.change.value))
+        needed = self.images * (half / gap) ** 2 if gap > 0 else math.inf
+        return int(min(max(needed - self.images, 1), 100 * self.images))
+
+    def __str__(self) -> str:
+        said = f"{self.change.low:+.2%} to {self.change.high:+.2%} around a budget of +-{self.budget:.2%}, {self.images} pairs"
+        return f"undecided ({self.more} more): {said}" if self.state == "undecided" else f"{self.state}: {said}"

@@ -1,0 +1,156 @@
+"""The two feature networks as functions over their weight files, batch norm folded into the convolutions. (torch)
+
+Widths and kernels are read from the tensors, so a narrow file of the same layout runs as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-3  # batch norm, both networks
+Forward = Callable[[Tensor], Tensor]  # (n, 3, h, w) in [0, 255] -> (n, dim)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with its batch norm folded in: w (out, in / groups, kh, kw), b (out,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None) -> Tensor:
+        """padding: (rows, columns) on both sides; half the kernel unless told."""
+        high, wide = self.weight.shape[2:]
+        groups = x.shape[1] // self.weight.shape[1]
+        return F.conv2d(x, self.weight, self.bias, stride, (high // 2, wide // 2) if padding is None else padding, 1, groups)
+
+
+def fold(state: Mapping[str, Tensor], conv: str, norm: str) -> Conv:
+    """conv -> batch norm in eval mode, as one convolution; KeyError names a missing tensor."""
+    scale = state[f"{norm}.weight"].double() / (state[f"{norm}.running_var"].double() + EPSILON).sqrt()
+    weight = state[f"{conv}.weight"].double() * scale[:, None, None, None]
+    bias = state[f"{norm}.bias"].double() - state[f"{norm}.running_mean"].double() * scale
+    return Conv(weight.float().contiguous(memory_format=torch.channels_last), bias.float())
+
+
+# --- EfficientNet-Lite0 (Tan and Le 2019; Lite: no squeeze-excitation, ReLU6, stem and head of fixed width) ---
+
+LITE0_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
+
+
+def lite0(state: Mapping[str, Tensor]) -> Forward:
+    """Pooled features before the classifier, 1280 numbers an image."""
+    stem, head = fold(state, "_conv_stem", "_bn0"), fold(state, "_conv_head", "_bn1")
+    blocks = [_Block(state, f"_blocks.{k}", stride) for k, stride in enumerate(LITE0_STRIDES)]
+
+    def forward(x: Tensor) -> Tensor:
+        x = F.relu6(_same(stem, (x - 127) * (1 / 128), 2), inplace=True)
+        for block in blocks:
+            x = block(x)
+        return F.relu6(head(x), inplace=True).mean((2, 3))
+
+    return forward
+
+
+class _Block:
+    """Inverted residual: 1x1 to wide, depthwise, 1x1 back."""
+
+    def __init__(self, state: Mapping[str, Tensor], name: str, stride: int) -> None:
+        self.stride = stride
+        widens = f"{name}._expand_conv.weight" in state
+        self.expand = fold(state, f"{name}._expand_conv", f"{name}._bn0") if widens else None
+        self.depthwise = fold(state, f"{name}._depthwise_conv", f"{name}._bn1")
+        self.project = fold(state, f"{name}._project_conv", f"{name}._bn2")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = F.relu6(self.expand(x), inplace=True) if self.expand else x
+        y = self.project(F.relu6(_same(self.depthwise, y, self.stride), inplace=True))
+        return x + y if self.stride == 1 and x.shape[1] == y.shape[1] else y
+
+
+def _same(conv: Conv, x: Tensor, stride: int) -> Tensor:
+    """TensorFlow's "SAME": an even side under stride 2 is padded one pixel less before than after."""
+    kernel = conv.weight.shape[2]
+    before = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:]]
+    if stride == 1:
+        return conv(x)
+    (top, left), (high, wide) = (before[0] // 2, before[1] // 2), before
+    return conv(F.pad(x, (left, wide - left, top, high - top)), stride, (0, 0))
+
+
+# --- Inception-v3 as TensorFlow's 2015 graph has it (Szegedy et al. 2015), the network of published FID ---
+
+VALID = (0, 0)
+
+
+def inception(state: Mapping[str, Tensor]) -> Forward:
+    """Pooled features before the classifier, 2048 numbers an image.
+
+    Differs from the textbook network as the graph does: average pools leave the border out of the count, and the last
+    block pools by maximum.
+    """
+    names = sorted(key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight"))
+    convs = {name: fold(state, f"{name}.conv", f"{name}.bn") for name in names}
+
+    def conv(name: str, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None) -> Tensor:
+        return F.relu(convs[name](x, stride, padding), inplace=True)
+
+    def chain(x: Tensor, *steps: str) -> Tensor:
+        for step in steps:
+            x = conv(step, x)
+        return x
+
+    def shrink(x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 3, 2)
+
+    def average(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+    def block_a(m: str, x: Tensor) -> Tensor:
+        return torch.cat([
+            conv(f"{m}.branch1x1", x), chain(x, f"{m}.branch5x5_1", f"{m}.branch5x5_2"),
+            chain(x, *(f"{m}.branch3x3dbl_{k}" for k in (1, 2, 3))), conv(f"{m}.branch_pool", average(x)),
+        ], 1)
+
+    def block_b(m: str, x: Tensor) -> Tensor:
+        deep = chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2")
+        return torch.cat([conv(f"{m}.branch3x3", x, 2, VALID), conv(f"{m}.branch3x3dbl_3", deep, 2, VALID), shrink(x)], 1)
+
+    def block_c(m: str, x: Tensor) -> Tensor:
+        return torch.cat([
+            conv(f"{m}.branch1x1", x), chain(x, *(f"{m}.branch7x7_{k}" for k in (1, 2, 3))),
+            chain(x, *(f"{m}.branch7x7dbl_{k}" for k in (1, 2, 3, 4, 5))), conv(f"{m}.branch_pool", average(x)),
+        ], 1)
+
+    def block_d(m: str, x: Tensor) -> Tensor:
+        deep = chain(x, *(f"{m}.branch7x7x3_{k}" for k in (1, 2, 3)))
+        short = conv(f"{m}.branch3x3_2", conv(f"{m}.branch3x3_1", x), 2, VALID)
+        return torch.cat([short, conv(f"{m}.branch7x7x3_4", deep, 2, VALID), shrink(x)], 1)
+
+    def block_e(m: str, x: Tensor, pooled: Tensor) -> Tensor:
+        short, deep = conv(f"{m}.branch3x3_1", x), chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2")
+        return torch.cat([
+            conv(f"{m}.branch1x1", x), conv(f"{m}.branch3x3_2a", short), conv(f"{m}.branch3x3_2b", short),
+            conv(f"{m}.branch3x3dbl_3a", deep), conv(f"{m}.branch3x3dbl_3b", deep), conv(f"{m}.branch_pool", pooled),
+        ], 1)
+
+    def forward(x: Tensor) -> Tensor:
+        x = conv("Conv2d_1a_3x3", (x - 128) * (1 / 128), 2, VALID)
+        x = shrink(conv("Conv2d_2b_3x3", conv("Conv2d_2a_3x3", x, 1, VALID)))
+        x = shrink(conv("Conv2d_4a_3x3", conv("Conv2d_3b_1x1", x), 1, VALID))
+        for m in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+            x = block_a(m, x)
+        x = block_b("Mixed_6a", x)
+        for m in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+            x = block_c(m, x)
+        x = block_d("Mixed_7a", x)
+        x = block_e("Mixed_7b", x, average(x))
+        x = block_e("Mixed_7c", x, F.max_pool2d(x, 3, 1, 1))
+        return x.mean((2, 3))
+
+    return forward

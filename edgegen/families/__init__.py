@@ -1,0 +1,61 @@
+"""The generator families: one module (or folder) and one line here for each; nothing of theirs loads until asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import ConfigDict
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..core.graph import Batch, Generator
+
+FAMILIES = {"cas-dm": "edgegen.families.cas_dm:FAMILY"}
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # of every config that is read from a file
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of generator: its frozen, validated Config, how to build one, and the recipes that train it."""
+
+    name: str
+    config: type[Any]
+    build: Callable[[Any], Generator]
+    recipes: Mapping[str, Callable[[], Recipe]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a config is trained; a recipe function's docstring says what it gave."""
+
+    config: Any
+    images: int                 # training images seen, counted with repeats
+    batch: int = 64
+    rate: float = 1e-3          # Adam's, after warm-up; falls to 0 along a cosine
+    warmup: int = 500           # steps
+    ema: float = 0.999
+    precision: str = "bf16"     # of activations; weights, losses and optimizer stay in FP32
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A generator whose losses may look through a frozen network: training teaches it once and keeps it, it never ships."""
+
+    @property
+    def judge(self) -> nn.Module | None: ...
+    def teach(self, batches: Iterable[Batch]) -> None: ...
+
+
+def family(name: str) -> Family:
+    """The registered family; UsageError names the known ones."""
+    if name not in FAMILIES:
+        raise UsageError("E-FAMILY", f"unknown family {name!r}; known: {', '.join(FAMILIES)}")
+    module, _, attribute = FAMILIES[name].partition(":")
+    found: Family = getattr(import_module(module), attribute)
+    return found

@@ -1,0 +1,209 @@
+"""Photos in: a folder of images, of images with metadata.jsonl, or of IDX files becomes (n, size, size, 3) uint8 with labels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import ImageColor
+
+from ..errors import InputError, ResourceError, UsageError
+from . import idx
+from .folder import Bad, Listing, listing
+from .magic import SUFFIXES
+from .photos import BadPhoto, Want
+from .worker import Decoder
+
+MIN_SIDE = 16  # pixels: below that a photo says too little, above it a 32 px model can use it
+BAD_LIMIT = 0.05  # of a folder: with more the folder itself is wrong, and skipping would hide it
+NAMED = 20  # bad files in the sentence; the report has all
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Photos:
+    """pixels (n, size, size, 3) uint8; labels (n,) int64 into classes (empty: no classes, labels 0); both in a fixed order."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over pixels and labels: names the data in checkpoints without naming files."""
+        digest = hashlib.sha256(repr((self.pixels.shape, self.classes)).encode(errors="surrogatepass"))
+        digest.update(np.ascontiguousarray(self.pixels).tobytes())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What load() met: stays at the site, since it names files. found = kept + bad + duplicates that were dropped."""
+
+    found: int
+    kept: int
+    classes: dict[str, int] = field(default_factory=dict)
+    bad: tuple[Bad, ...] = ()
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    duplicates: tuple[tuple[str, ...], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for JSON: the fields, and `counts` of warnings by code."""
+        return {**asdict(self), "counts": {code: len(names) for code, names in sorted(self.warnings.items())}}
+
+
+class BadPhotos(InputError):
+    """Too many photos, or any with on_bad="fail", cannot be used; report names every one."""
+
+    def __init__(self, report: Report, path: Path, hint: str) -> None:
+        named = [f"{shown(bad.name)}: {bad.code} {bad.reason}" for bad in report.bad[:NAMED]]
+        more = [f"and {len(report.bad) - NAMED} more"] if len(report.bad) > NAMED else []
+        super().__init__("E-DATA-BAD", f"{len(report.bad)} of {report.found} photos cannot be used: {'; '.join(named + more)}",
+                         path=path, hint=hint)
+        self.report = report
+
+
+def shown(name: str) -> str:
+    """A file name that is safe to print: control characters and bytes that are no text are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def load(path: Path, size: int, background: str = "white", min_side: int = MIN_SIDE, on_bad: Literal["skip", "fail"] = "skip",
+         split: Literal["train", "test"] = "train", progress: Progress | None = None) -> tuple[Photos, Report]:
+    """Photos of a folder at size x size RGB, sorted by relative name, and a report of what was skipped or changed.
+
+    Images: class = first sub-folder, or metadata.jsonl (file_name, label or text). Turned upright by EXIF, alpha composited on
+    `background`, resized (bicubic, antialiased) to fit with the aspect kept, centred on a square of `background`. Exact duplicates
+    are kept once. min_side: pixels of the shorter side a file needs. Nothing of a file but its pixels is kept.
+    IDX (MNIST names): `split` chooses the files; 28 px is padded with 0 to 32, other sizes are resized first; duplicates stay.
+    progress(done, of) is called after each photo. Raises InputError (BadPhotos: any bad file with on_bad="fail", or more than 5 %).
+    """
+    if size < 1 or min_side < 1 or on_bad not in ("skip", "fail") or split not in idx.PREFIX:
+        raise UsageError("E-CONFIG", f"size={size}, min_side={min_side} must be positive, on_bad={on_bad!r} be skip or fail, "
+                                     f"split={split!r} be train or test")
+    want = Want(size, _colour(background), min_side)
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "does not exist"
+        raise InputError("E-DATA-MISSING", f"the folder of photos {what}", path=path)
+    if files := idx.find(path, split):
+        photos = read_idx(*files, size)
+        return _checked(photos, path), _idx_report(photos)
+    found = listing(path)
+    of = len(found.photos) + len(found.bad)
+    if not of:
+        raise InputError("E-DATA-EMPTY", f"found 0 images (looked for {' '.join(sorted(SUFFIXES))})", path=path)
+    _need_memory(len(found.photos), size, path)
+    photos, report = _decode_all(path, found, want, progress)
+    if report.bad and (on_bad == "fail" or len(report.bad) > BAD_LIMIT * of):
+        hint = "repair or remove them" + ("" if on_bad == "fail" else f"; at most {BAD_LIMIT:.0%} may be skipped")
+        raise BadPhotos(report, path, hint)
+    return _checked(photos, path, dropped=of - len(report.bad) - len(photos)), report
+
+
+def read_idx(images: Path, labels: Path, size: int) -> Photos:
+    """Photos of one pair of IDX files; classes "0", "1", ... Raises InputError for a damaged file."""
+    pictures, numbers = idx.pair(images, labels)
+    _need_memory(len(pictures), size, images)
+    return Photos(idx.to_square(pictures, size), numbers, tuple(str(k) for k in range(int(numbers.max()) + 1)))
+
+
+def need(photos: Photos, count: int, use: str) -> None:
+    """InputError unless there are at least `count` photos; use: what needs them, such as "calibration"."""
+    if len(photos) < count:
+        raise InputError("E-DATA-TOO-FEW", f"{use} needs at least {count} photos, got {len(photos)}")
+
+
+def digests(pixels: np.ndarray) -> list[bytes]:
+    """sha256 of each image (n, h, w, c): equal for equal pixels."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in pixels]
+
+
+def groups(pixels: np.ndarray) -> list[list[int]]:
+    """Indices of images that are equal, two or more a group, in order."""
+    by: dict[bytes, list[int]] = {}
+    for index, digest in enumerate(digests(pixels)):
+        by.setdefault(digest, []).append(index)
+    return [group for group in by.values() if len(group) > 1]
+
+
+def _colour(name: str) -> tuple[int, int, int]:
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise UsageError("E-CONFIG", f"background {name!r} is not a colour", hint='write a name such as "white" or "#f0f0f0"') from error
+    return red, green, blue
+
+
+def _need_memory(count: int, size: int, path: Path) -> None:
+    wanted, there = count * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > there // 2:
+        raise ResourceError("E-MEMORY", f"{count} photos at {size} px need {wanted / 1e9:.1f} GB, this machine has {there / 1e9:.1f} GB",
+                            path=path, hint="use fewer photos or a smaller size")
+
+
+def _decode_all(root: Path, found: Listing, want: Want, progress: Progress | None) -> tuple[Photos, Report]:
+    """Every listed photo through the decoder; the first of equal ones (by name) stays."""
+    bad, names, classes = list(found.bad), [], []
+    pixels = np.empty((len(found.photos), want.size, want.size, 3), np.uint8)
+    with Decoder(want) as decoder:
+        for done, (name, label) in enumerate(found.photos, 1):
+            try:
+                data, warnings = decoder(os.path.join(root, name))
+            except BadPhoto as error:
+                bad.append(Bad(name, error.code, error.reason))
+            else:
+                pixels[len(names)] = np.frombuffer(data, np.uint8).reshape(want.size, want.size, 3)
+                names.append(name)
+                classes.append(label)
+                for code in warnings:
+                    found.warn(code, name)
+            if progress:
+                progress(done, len(found.photos))
+    return _without_duplicates(pixels[: len(names)], names, classes, bad, found.warnings)
+
+
+def _without_duplicates(pixels: np.ndarray, names: list[str], classes: list[str], bad: list[Bad],
+                        warnings: dict[str, list[str]]) -> tuple[Photos, Report]:
+    equal = groups(pixels)
+    dropped = {index for group in equal for index in group[1:]}
+    for group in equal:
+        warnings.setdefault("W-DATA-DUP", []).extend(names[i] for i in group[1:])
+        if len({classes[i] for i in group}) > 1:  # the first one's class stays: the user has to look
+            warnings.setdefault("W-DATA-DUP-CLASS", []).append(names[group[0]])
+    kept = [i for i in range(len(names)) if i not in dropped]
+    labels = [classes[i] for i in kept]
+    known = tuple(sorted({label for label in labels if label}))
+    numbers = np.array([known.index(label) if known else 0 for label in labels], np.int64)
+    report = Report(len(names) + len(bad), len(kept), {label: labels.count(label) for label in known},
+                    tuple(sorted(bad, key=lambda b: b.name)), {code: tuple(sorted(n)) for code, n in sorted(warnings.items())},
+                    tuple(tuple(names[i] for i in group) for group in equal))
+    return Photos(pixels[kept] if dropped else pixels, numbers, known), report
+
+
+def _idx_report(photos: Photos) -> Report:
+    equal = groups(photos.pixels)
+    warnings = {"W-DATA-DUP": tuple(str(i) for group in equal for i in group[1:])} if equal else {}
+    counts = Counter(photos.labels.tolist())
+    return Report(len(photos), len(photos), {name: counts[k] for k, name in enumerate(photos.classes)}, (), warnings,
+                  tuple(tuple(map(str, group)) for group in equal))
+
+
+def _checked(photos: Photos, path: Path, dropped: int = 0) -> Photos:
+    """InputError for photos that can teach nothing: all equal, or each of one colour."""
+    total = len(photos) + dropped
+    if total > 1 and (len(photos) == 1 or (photos.pixels == photos.pixels[0]).all()):
+        raise InputError("E-DATA-CONSTANT", f"all {total} photos are identical", path=path)
+    if total > 1 and (photos.pixels == photos.pixels[:, :1, :1]).all():
+        raise InputError("E-DATA-CONSTANT", f"each of the {total} photos is of one colour", path=path)
+    return photos

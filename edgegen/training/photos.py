@@ -1,0 +1,187 @@
+"""One photo file of unknown origin becomes size x size RGB pixels, or a code and a reason.
+
+Imports nothing of edgegen and no numpy: worker.py runs this in a child process with limits, because the file meets native decoders here.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import NoReturn
+
+from PIL import Image, ImageCms
+
+from .magic import RAW, recognised, refused, webp_size
+
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 256 << 20
+ORIENTATION = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+               5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+PLAIN = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
+ALPHA = {"LA", "PA", "RGBA", "La", "RGBa"}
+DNG_VERSION, BITS_PER_SAMPLE, EXIF_ORIENTATION = 50706, 258, 274
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+@dataclass(frozen=True)
+class Want:
+    """What every photo becomes: size in pixels, background (r, g, b); shorter side of the file at least min_side pixels."""
+
+    size: int
+    background: tuple[int, int, int]
+    min_side: int
+
+
+class BadPhoto(Exception):
+    """A photo that cannot be used: a stable code and one clause that says why."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code} {reason}")
+        self.code, self.reason = code, reason
+
+
+def decode(path: str, want: Want) -> tuple[bytes, list[str]]:
+    """size x size x 3 bytes and the codes of what was changed on the way (W-IMG-...). Raises BadPhoto.
+
+    Upright by EXIF, alpha composited on the background, sRGB, resized (bicubic, antialiased) to fit with its aspect kept, centred.
+    """
+    data = _read(path)
+    kind, suffix = recognised(data), PurePath(path).suffix.lower()
+    if kind is None or suffix in RAW:  # most camera raw is TIFF inside: Pillow would take its small preview for the photo
+        raise BadPhoto(*refused(data, suffix))
+    try:
+        return _decode(data, kind, want)
+    except BadPhoto:
+        raise
+    except MemoryError:
+        raise BadPhoto("E-IMG-TOO-LARGE", "it needs more memory than a photo may") from None
+    except Exception as error:  # a decoder may raise anything on a hostile file
+        if "truncated" in str(error) and kind != "PNG":
+            raise BadPhoto("E-IMG-TRUNCATED", f"the {kind} data ends too early: {error}") from error
+        raise BadPhoto("E-IMG-CORRUPT", f"damaged {kind} data: {error or type(error).__name__}") from error
+
+
+def _read(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # NONBLOCK: a fifo must not hang us
+    except OSError as error:
+        _refuse_open(error)
+    with open(fd, "rb") as file:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            raise BadPhoto("E-IMG-NOT-IMAGE", "not a regular file")
+        if about.st_size == 0:
+            raise BadPhoto("E-IMG-EMPTY", "the file has 0 bytes")
+        if about.st_size > MAX_BYTES:
+            raise BadPhoto("E-IMG-TOO-LARGE", f"{about.st_size >> 20} MiB is more than the limit of {MAX_BYTES >> 20} MiB a file")
+        try:
+            return file.read(MAX_BYTES)
+        except OSError as error:
+            raise BadPhoto("E-DATA-READ", f"cannot be read: {error.strerror}") from error
+
+
+def _refuse_open(error: OSError) -> NoReturn:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        raise BadPhoto("E-DATA-GONE", "it vanished after the folder was listed") from error
+    if error.errno == errno.ELOOP:
+        raise BadPhoto("E-DATA-LINK", "it is a symbolic link; put the photo itself there") from error
+    if error.errno in (errno.EACCES, errno.EPERM):
+        raise BadPhoto("E-DATA-PERM", "no permission to read it") from error
+    raise BadPhoto("E-DATA-READ", f"cannot be opened: {error.strerror}") from error
+
+
+def _decode(data: bytes, kind: str, want: Want) -> tuple[bytes, list[str]]:
+    if kind == "WEBP":
+        _check_size(webp_size(data), 1)  # its decoder allocates the canvas when the header is opened
+    image = Image.open(io.BytesIO(data), formats=[kind])
+    _check_size(image.size, want.min_side)
+    if kind == "PNG":
+        image.verify()  # every checksum; decoding alone would accept some flipped bytes
+        image = Image.open(io.BytesIO(data), formats=[kind])
+    elif kind == "JPEG":
+        _check_end(data)
+        image.draft(None, (4 * want.size, 4 * want.size))  # decode large JPEGs at 1/2 to 1/8; 4 x the target leaves the resize exact enough
+    elif kind == "TIFF" and DNG_VERSION in image.tag_v2:  # type: ignore[attr-defined]
+        raise BadPhoto("E-IMG-FORMAT", "DNG (camera raw) is not accepted; convert to PNG or JPEG")
+    image.load()
+    warnings = []
+    if _is_deep(image, data, kind):
+        warnings.append("W-IMG-DEPTH")
+    upright = _upright(image)
+    rgb = _to_rgb(upright, image, want, warnings)
+    if getattr(image, "n_frames", 1) > 1:  # asked last: on TIFF and MPO it walks through the file
+        warnings.append("W-IMG-FRAMES")
+    return _fit(rgb, want).tobytes(), warnings
+
+
+def _check_size(size: tuple[int, int], min_side: int) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BadPhoto("E-IMG-TOO-LARGE", f"{width}x{height} is {width * height / 1e6:.0f} MP, more than the limit of {MAX_PIXELS // 10**6} MP")
+    if min(width, height) < min_side:
+        raise BadPhoto("E-IMG-TOO-SMALL", f"{width}x{height} pixels; the shorter side must have at least {min_side}")
+
+
+def _check_end(data: bytes) -> None:
+    """BadPhoto unless the JPEG's own end marker is there: libjpeg fills what is missing with grey and says nothing."""
+    at = 2
+    while found := JPEG_MARKER.search(data, at):
+        marker, at = found[0][1], found.end()
+        if marker == 0xD9:
+            return
+        if marker not in (0x01, 0xD8):
+            at += int.from_bytes(data[at : at + 2], "big")  # skip the segment: an EXIF thumbnail has an end marker of its own
+    raise BadPhoto("E-IMG-TRUNCATED", "the JPEG data ends too early: its end marker is missing")
+
+
+def _is_deep(image: Image.Image, data: bytes, kind: str) -> bool:
+    return image.mode.startswith("I;16") or (kind == "PNG" and data[24] == 16)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = ORIENTATION.get(image.getexif().get(EXIF_ORIENTATION))
+    except Exception:  # damaged EXIF beside sound pixels: the photo counts as upright
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, opened: Image.Image, want: Want, warnings: list[str]) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda level: level * (1 / 257) + 0.5).convert("L").convert("RGB")
+    if image.mode == "CMYK":
+        warnings.append("W-IMG-CMYK")
+        return _from_cmyk(image, opened.info.get("icc_profile"))
+    if image.mode in ALPHA or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            warnings.append("W-IMG-ALPHA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (*want.background, 255)), rgba).convert("RGB")
+    if image.mode not in PLAIN:
+        raise BadPhoto("E-IMG-FORMAT", f"pixels of type {image.mode} are not accepted; convert to 8-bit or 16-bit PNG")
+    return image.convert("RGB")
+
+
+def _from_cmyk(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        try:
+            converted = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                                                  ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError):
+            converted = None  # an unusable profile; W-IMG-CMYK tells the user to look at the colours either way
+        if converted is not None:
+            return converted
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, want: Want) -> Image.Image:
+    scale = want.size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    out = Image.new("RGB", (want.size, want.size), want.background)
+    out.paste(image.resize((width, height), Image.Resampling.BICUBIC), ((want.size - width) // 2, (want.size - height) // 2))
+    return out

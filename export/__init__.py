@@ -1,0 +1,34 @@
+"""Graphs to files: FP32 ONNX, Q/DQ in each runtime's dialect, engines; and the runtimes that execute them.
+
+A runtime is one file with its dialect and one line in RUNTIMES; none is imported until it is asked for.
+"""
+
+from __future__ import annotations
+
+if __name__ == "export":
+    raise ImportError("import edgegen.export: the bare name would load a second copy of every class")
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from edgegen.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgegen.core.runtime import Runtime
+
+RUNTIMES = {
+    "onnxruntime": "edgegen.export.ort:OnnxRuntime",
+    "openvino": "edgegen.export.ov:OpenVino",
+    "tensorrt-rtx": "edgegen.export.tensorrt:TensorRtRtx",
+    "tensorrt": "edgegen.export.tensorrt:TensorRt",
+    "reference": "edgegen.export.reference:Reference",
+}
+
+
+def runtime(name: str) -> Runtime:
+    """The runtime of that name, whether or not it works here: ask its missing() and cannot_run()."""
+    if name not in RUNTIMES:
+        raise UsageError("E-RUNTIME", f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}")
+    module, _, attribute = RUNTIMES[name].partition(":")
+    found: Runtime = getattr(import_module(module), attribute)()
+    return found

@@ -1,0 +1,65 @@
+"""Torch graph -> FP32 ONNX: one file, dynamic named axes, no paths or stack traces, the same bytes each time."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+
+from edgegen.core.graph import Graph
+from edgegen.errors import EdgegenError
+
+OPSET = 20  # TensorRT 10+, OpenVINO 2024+ and ONNX Runtime 1.17+ read it
+
+
+def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
+    """The graph as an ONNX model named `name`; EdgegenError if torch cannot export it or a weight is not finite."""
+    for key, value in graph.module.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise EdgegenError("E-NONFINITE", f"{name}.{key} holds NaN or infinite values; INT8 would hide them")
+    axes = {axis: torch.export.Dim(axis, min=1, max=4096) for spec in graph.inputs for axis in spec.dynamic.values()}
+    examples = tuple(torch.zeros(spec.sized(**{a: 2 for a in axes})) for spec in graph.inputs)
+    shapes = tuple({i: axes[a] for i, a in spec.dynamic.items()} for spec in graph.inputs)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations, many a release
+        program = torch.onnx.export(
+            graph.module, examples, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
+            input_names=[spec.name for spec in graph.inputs], output_names=[graph.output.name], dynamic_shapes=shapes,
+        )
+    if program is None:
+        raise EdgegenError("E-EXPORT", f"torch returned no ONNX program for graph {name!r}")
+    model = program.model_proto
+    _strip(model, name)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _strip(model: onnx.ModelProto, name: str) -> None:
+    """Drop source paths and stack traces, name nodes by their place: nothing of this machine leaves it."""
+    del model.metadata_props[:], model.functions[:]
+    model.graph.name, model.producer_name, model.producer_version, model.doc_string = name, "edgegen", "", ""
+    model.graph.doc_string = ""
+    del model.graph.metadata_props[:]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+        weight = node.input[1] if len(node.input) > 1 else ""
+        named = weight in weights and weight.endswith(".weight")  # the exporter keeps module paths in initializer names
+        node.name = weight.removesuffix(".weight") if named else f"{node.op_type}.{node.output[0]}"
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        del value.metadata_props[:]
+        value.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+
+
+def write(model: onnx.ModelProto, path: Path) -> Path:
+    """Serialize deterministically into one file."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return path

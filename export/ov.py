@@ -1,0 +1,72 @@
+"""OpenVINO on the CPU: its precision hint always set (bf16 is its default and changes results), its telemetry disarmed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgegen.core.runtime import Dialect, Session
+from edgegen.core.spec import Array
+from edgegen.errors import EdgegenError, RuntimeMissing
+
+from .packages import absent, installed
+
+
+def _openvino() -> Any:
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else a bare import looks up a host
+    import openvino
+
+    return openvino
+
+
+class OpenVino:
+    """Unsigned activations: signed ones behind a Concat give wrong results on its CPU plug-in. Outputs stay in float."""
+
+    name = "openvino"
+    dialect = Dialect(activation="uint8", symmetric=False)
+    packages = ("openvino",)
+
+    def missing(self) -> str | None:
+        return absent("openvino", "openvino")
+
+    def cannot_run(self) -> str | None:
+        return self.missing()
+
+    def version(self) -> str:
+        return installed(self.packages)
+
+    def device(self) -> str:
+        return "CPU"
+
+    def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
+        """OpenVINO's own format, so that a device does not parse ONNX: model.xml and model.bin."""
+        if why := self.missing():
+            raise RuntimeMissing("E-BACKEND", why)
+        ov = _openvino()
+        target = folder / f"{onnx.stem}.xml"
+        ov.save_model(ov.convert_model(str(onnx)), str(target), compress_to_fp16=False)
+        return target, target.with_suffix(".bin")
+
+    def load(self, built: Path, threads: int) -> Session:
+        if why := self.cannot_run():
+            raise RuntimeMissing("E-BACKEND", why)
+        ov = _openvino()
+        config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        try:
+            compiled = ov.Core().compile_model(str(built), "CPU", config)
+        except RuntimeError as error:
+            raise EdgegenError("E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built) from error
+        return _Session(compiled)
+
+
+class _Session:
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, **inputs: Array) -> Array:
+        result = self._request.infer({k: np.ascontiguousarray(v) for k, v in inputs.items()}, share_inputs=True)
+        out: Array = next(iter(result.values())).copy()
+        return out

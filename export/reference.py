@@ -1,0 +1,51 @@
+"""The ONNX reference evaluator: slow, plain numpy, and shares no code with the runtimes it referees."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edgegen.core.runtime import Dialect, Session
+from edgegen.core.spec import Array
+from edgegen.errors import RuntimeMissing
+
+from .packages import absent, installed
+
+
+class Reference:
+    """Executes any dialect; its own is the plainest."""
+
+    name = "reference"
+    dialect = Dialect()
+
+    def missing(self) -> str | None:
+        return absent("onnx", "export")
+
+    def cannot_run(self) -> str | None:
+        return self.missing()
+
+    def version(self) -> str:
+        return installed(("onnx",))
+
+    def device(self) -> str:
+        return "CPU"
+
+    def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
+        return (Path(shutil.copyfile(onnx, folder / onnx.name)),)
+
+    def load(self, built: Path, threads: int) -> Session:
+        if why := self.cannot_run():
+            raise RuntimeMissing("E-BACKEND", why)
+        from onnx.reference import ReferenceEvaluator
+
+        return _Session(ReferenceEvaluator(str(built)))
+
+
+class _Session:
+    def __init__(self, evaluator: Any) -> None:
+        self._evaluator = evaluator
+
+    def __call__(self, **inputs: Array) -> Array:
+        out: Array = self._evaluator.run(None, inputs)[0]
+        return out

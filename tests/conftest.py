@@ -1,0 +1,37 @@
+"""One environment for every test: one thread, no network, no variables of ours, the same examples each time."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+import edgegen  # before any other library: it is what keeps them off the network
+
+for _name in [name for name in os.environ if name.startswith("EDGEGEN_")]:
+    del os.environ[_name]
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"  # torch reads it when first imported, and so do the processes tests start
+
+hypothesis.settings.register_profile("edgegen", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("edgegen")
+
+assert edgegen.__version__
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A connection to another machine fails the test that makes it."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to connect to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield

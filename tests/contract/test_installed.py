@@ -1,0 +1,66 @@
+"""What holds for the installed wheel, without torch and away from the checkout; .ci/run copies this folder elsewhere to run it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import files, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgegen
+
+HERE = Path(edgegen.__file__).parent
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "edgegen", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    assert edgegen.__version__ == version("edgegen")
+
+
+def test_every_package_came_along() -> None:
+    for name in ("calibrate", "cli", "core", "evidence", "explain", "export", "families", "training", "zoo"):
+        assert (HERE / name / "__init__.py").is_file(), name
+    assert (HERE / "py.typed").is_file()
+    assert (HERE / "export" / "ort.py").is_file()
+
+
+def test_the_bare_names_are_not_installed() -> None:
+    installed = {f.parts[0] for f in files("edgegen") or []}
+    assert not installed & {"export", "calibrate", "tests", "benchmarks"}
+
+
+def test_help_and_version() -> None:
+    assert cli("--version").stdout.strip() == edgegen.__version__
+    assert cli("--help").returncode == 0
+
+
+def test_doctor_runs_a_session() -> None:
+    done = cli("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    runtimes = json.loads(done.stdout)["runtimes"]
+    assert runtimes["onnxruntime"]["state"] == "ok", runtimes
+
+
+def test_what_needs_an_extra_says_which() -> None:
+    if find_spec("openvino"):
+        pytest.skip("openvino is installed here, so nothing is missing")
+    runtimes = json.loads(cli("doctor", "--json").stdout)["runtimes"]
+    assert runtimes["openvino"]["why"] == 'openvino is not installed: pip install "edgegen[openvino]"'
+
+
+def test_noise_is_the_same_on_every_machine() -> None:
+    """Seeds are a contract between versions and machines: the first numbers of seed 7 never change."""
+    from edgegen.core.noise import noise
+    from edgegen.core.spec import TensorSpec
+
+    drawn = noise(TensorSpec("x", (4,)), [7, 8], "start")
+    again = noise(TensorSpec("x", (4,)), [8], "start")
+    np.testing.assert_array_equal(drawn[1:], again)

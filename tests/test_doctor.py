@@ -1,0 +1,106 @@
+"""doctor tells the truth: a runtime is "ok" only when it ran a graph and the numbers were right."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgegen.cli import doctor, probe
+from edgegen.core.runtime import Dialect, Session
+from edgegen.core.spec import Array
+from edgegen.errors import InputError
+from edgegen.export import RUNTIMES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Fake:
+    """A runtime whose answers the test chooses."""
+
+    name, dialect = "fake", Dialect()
+
+    def __init__(self, absent: str | None = None, no_device: str | None = None, factor: float = 2.0, breaks: Exception | None = None) -> None:
+        self.absent, self.no_device, self.factor, self.breaks = absent, no_device, factor, breaks
+
+    def missing(self) -> str | None:
+        return self.absent
+
+    def cannot_run(self) -> str | None:
+        return self.no_device
+
+    def version(self) -> str:
+        return "1.0"
+
+    def device(self) -> str:
+        return "CPU"
+
+    def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
+        if self.breaks:
+            raise self.breaks
+        return (onnx,)
+
+    def load(self, built: Path, threads: int) -> Session:
+        def session(**inputs: Array) -> Array:
+            return inputs["x"] * np.float32(self.factor)
+
+        return session
+
+
+@pytest.mark.parametrize(("fake", "state", "why"), [
+    (Fake(), "ok", ""),
+    (Fake(absent="not here"), "missing", "not here"),
+    (Fake(no_device="no GPU"), "builds", "no GPU"),
+    (Fake(factor=3.0), "failed", "ran, but 2 x [0, 1, 2, 3] came out as [0.0, 3.0, 6.0, 9.0]"),
+    (Fake(factor=float("nan")), "failed", "ran, but 2 x [0, 1, 2, 3] came out as [nan, nan, nan, nan]"),
+    (Fake(breaks=ValueError("two\nlines")), "failed", "ValueError: two lines"),
+    (Fake(breaks=InputError("E-X", "no")), "failed", "error[E-X] no"),
+])
+def test_states(fake: Fake, state: str, why: str, tmp_path: Path) -> None:
+    assert probe.probe(fake, tmp_path) == {"version": "1.0", "device": "CPU", "state": state, "why": why}
+
+
+def test_the_tiny_graph_is_what_it_says() -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 2, 2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "tiny", values[:1], values[1:])
+    assert onnx.load_from_string(probe.TINY) == helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(("child", "why"), [
+    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "the process crashed with SIGSEGV"),
+    ("import time; time.sleep(60)", "no answer within 1 s"),
+    ("raise SystemExit('no such library')", "the process ended with 1: no such library"),
+])
+def test_a_crash_is_an_answer(child: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_CHILD", child)
+    monkeypatch.setattr(probe, "LIMIT", 1)
+    assert probe.isolated("onnxruntime") == {"version": "", "device": "", "state": "failed", "why": why}
+
+
+def test_cpu_flags_are_those_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_cpu_line", lambda key: "fpu avx2 avx512_vnni amx_int8 avx2x" if key == "flags" else "")
+    assert doctor.cpu_flags() == ["avx2", "avx512_vnni", "amx_int8"]
+
+
+def test_doctor_in_a_folder_with_traps(tmp_path: Path) -> None:
+    """The whole verb, run where the user has modules called as ours and as the standard library's."""
+    for name in ("export.py", "calibrate.py", "json.py", "onnx.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong module')")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from edgegen.cli.main import run; sys.exit(run(['doctor', '--json']))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env={**os.environ, "DO_NOT_TRACK": "0"},
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["ok"] and found["verb"] == "doctor"
+    assert found["network"]["DO_NOT_TRACK"] == "0" and found["network"]["HF_HUB_OFFLINE"] == "1"
+    assert list(found["runtimes"]) == list(RUNTIMES)
+    assert {r["state"] for r in found["runtimes"].values()} <= {"ok", "builds", "missing"}
+    assert found["runtimes"]["onnxruntime"]["state"] == "ok"
+    assert {p.name for p in tmp_path.iterdir()} == {"export.py", "calibrate.py", "json.py", "onnx.py"}, "doctor leaves nothing behind"

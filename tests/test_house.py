@@ -1,0 +1,222 @@
+"""The shape of the house: who may import whom, how long a file may be, what a device never imports, what is packaged."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edgegen
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST = 400
+SEAMS = {"export", "calibrate"}  # top-level folders whose packages live under edgegen.
+BASE = {"errors", "edgegen"}     # "edgegen" is edgegen/__init__.py itself
+MAY_IMPORT = {
+    "errors": set(), "edgegen": BASE, "core": BASE, "families": BASE | {"core"}, "zoo": BASE | {"core"},
+    "training": BASE | {"core", "families"}, "explain": BASE | {"core", "families"},
+    "calibrate": BASE | {"core"}, "export": BASE | {"core"}, "evidence": BASE | {"core"},
+}
+EVERYTHING = {"cli", "__main__"}  # the composition root
+FREE_OF = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pandas", "scipy", "matplotlib", "diffusers", "peft")
+WITH_TORCH = {"edgegen.core.graph", "edgegen.core.tap", "edgegen.core.testing"}
+
+
+def python_files() -> list[Path]:
+    """Every .py file once, links not followed."""
+    places = ("edgegen", "export", "calibrate", "tests", "benchmarks", "scripts", "docs")
+    return sorted(Path(top, f) for p in places for top, _, files in os.walk(ROOT / p) for f in files if f.endswith(".py"))
+
+
+def dotted(path: Path) -> str:
+    """edgegen/core/spec.py and export/qdq.py -> edgegen.core.spec and edgegen.export.qdq"""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts = ["edgegen", *parts] if parts[0] in SEAMS else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def our_modules() -> dict[str, Path]:
+    return {dotted(p): p for p in python_files() if p.relative_to(ROOT).parts[0] in {"edgegen", *SEAMS}}
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
+    """Absolute names of what a module imports, wherever in the file; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            up = module.split(".")[: len(module.split(".")) - node.level + is_package]
+            base = ".".join([*(up if node.level else []), *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def wing(name: str) -> str | None:
+    """"edgegen.core.spec" -> "core"; "edgegen.__version__" -> "edgegen"; another library -> None"""
+    top, _, rest = name.partition(".")
+    first = rest.partition(".")[0]
+    if top in SEAMS:
+        return f"bare {top}"
+    return None if top != "edgegen" else first if first in MAY_IMPORT or first in EVERYTHING else "edgegen"
+
+
+def wrong_arrows(source: str, module: str, is_package: bool = False) -> list[str]:
+    here = wing(module) or ""
+    allowed = (MAY_IMPORT | dict.fromkeys(EVERYTHING, {*MAY_IMPORT, *EVERYTHING}))[here] | {here}
+    return [f"{module} -> {name}" for name in imports(source, module, is_package) if wing(name) not in {None, *allowed}]
+
+
+def test_arrows() -> None:
+    found = our_modules().items()
+    assert len(found) > 25
+    assert [w for name, path in found for w in wrong_arrows(path.read_text(), name, path.name == "__init__.py")] == []
+
+
+@pytest.mark.parametrize(("module", "source", "bad"), [
+    ("edgegen.core.spec", "from ..export import qdq", "edgegen.export.qdq"),
+    ("edgegen.core.spec", "import edgegen.cli.main", "edgegen.cli.main"),
+    ("edgegen.export.qdq", "def f():\n    from edgegen.calibrate.observe import x", "edgegen.calibrate.observe.x"),
+    ("edgegen.evidence.verify", "from edgegen import families", "edgegen.families"),
+    ("edgegen.training.loop", "import export", "export"),
+    ("edgegen.errors", "from .core import spec", "edgegen.core.spec"),
+])
+def test_a_wrong_arrow_is_found(module: str, source: str, bad: str) -> None:
+    assert wrong_arrows(source, module) == [f"{module} -> {bad}"]
+
+
+@pytest.mark.parametrize(("module", "source"), [
+    ("edgegen.training.loop", "from ..families import Recipe\nfrom ..core.spec import Array\nfrom .data import Photos\nimport torch"),
+    ("edgegen.export.manifest", "from edgegen import __version__\nfrom . import qdq"),
+    ("edgegen.cli.export", "from edgegen.export import runtime\nfrom ..training import run"),
+])
+def test_a_right_arrow_passes(module: str, source: str) -> None:
+    assert wrong_arrows(source, module) == []
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in python_files()}
+    print(f"{len(lengths)} files, {sum(lengths.values())} lines, median {statistics.median(lengths.values()):.0f}, "
+          f"longest {max(lengths, key=lengths.__getitem__)} ({max(lengths.values())})")
+    assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
+
+
+def test_every_package_is_packaged() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    on_disk = {dotted(path) for path in our_modules().values() if path.name == "__init__.py"}
+    folders = {dotted(path).rpartition(".")[0] for path in our_modules().values() if path.name != "__init__.py"}
+    assert folders <= on_disk, "a folder with modules has no __init__.py"
+    assert set(settings["tool"]["setuptools"]["packages"]) == on_disk
+    assert settings["project"]["version"] == edgegen.__version__
+
+
+def test_every_requirement_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
+    # tensorrt comes from its vendor's index for one CUDA version: the machine decides
+    assert {re.split(r"[<>=\[; ]", r)[0].lower() for r in wanted} - pinned == {"tensorrt"}
+
+
+def test_links_make_the_top_folders_part_of_the_package() -> None:
+    for name in sorted(SEAMS):
+        assert os.readlink(ROOT / "edgegen" / name) == f"../{name}"
+        ignored = subprocess.run(["git", "check-ignore", "-q", f"edgegen/{name}"], cwd=ROOT, capture_output=True, check=False)
+        assert ignored.returncode != 0
+        if (listed := git("ls-files", "-s", f"edgegen/{name}")) is not None:
+            assert listed.startswith("120000 "), f"edgegen/{name} must be tracked as a link"
+
+
+@pytest.mark.parametrize("name", sorted(SEAMS))
+def test_the_bare_name_is_refused(name: str) -> None:
+    done = python(f"import {name}")
+    assert done.returncode == 1
+    assert f"ImportError: import edgegen.{name}: the bare name would load a second copy of every class" in done.stderr
+
+
+def device_modules() -> list[str]:
+    """What may run on a device: found on disk, so that a new file is held to it too."""
+    from edgegen.export import RUNTIMES
+
+    in_core = [m for m in our_modules() if wing(m) == "core" and m not in WITH_TORCH]
+    in_evidence = [m for m in our_modules() if wing(m) == "evidence" and not re.search(r"features|inception|efficientnet", m)]
+    in_cli = [m for m in our_modules() if wing(m) == "cli"]
+    runtimes = [target.partition(":")[0] for target in RUNTIMES.values()]
+    return ["edgegen", "edgegen.errors", "edgegen.export", "edgegen.calibrate", "edgegen.zoo", *in_core, *in_evidence, *in_cli, *runtimes]
+
+
+def test_a_device_imports_nothing_heavy() -> None:
+    code = f"""
+import importlib, sys
+for name in {device_modules()!r}:
+    importlib.import_module(name)
+    heavy = sorted(set({FREE_OF!r}) & set(sys.modules))
+    assert not heavy, f"{{name}} imports {{heavy}}"
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", ["import edgegen", "from edgegen.cli.main import run; run(['--help'])"])
+def test_import_and_help_are_instant(code: str) -> None:
+    done = python(f"{code}\nimport sys; print(sorted({{'numpy', 'pydantic_core', *{FREE_OF!r}}} & set(sys.modules)), file=sys.stderr)")
+    assert done.stderr == "[]\n"
+
+
+def test_importing_edgegen_keeps_libraries_off_the_network() -> None:
+    code = "import edgegen, os, sys; assert sys.modules['openvino_telemetry'] is None; print(os.environ['HF_HUB_OFFLINE'])"
+    assert python(code, {}).stdout == "1\n"
+    assert python(code, {"HF_HUB_OFFLINE": "0"}).stdout == "0\n", "a user's own choice is respected"
+
+
+def test_public_names_are_pinned() -> None:
+    assert edgegen.__all__ == ["EdgegenError", "Pipeline", "Verdict", "__version__"]
+    for name in edgegen.__all__:
+        assert getattr(edgegen, name) is not None
+    with pytest.raises(AttributeError, match="module 'edgegen' has no attribute 'nothing'"):
+        _ = edgegen.nothing
+
+
+def test_the_package_hides_no_sub_package() -> None:
+    for name in sorted(SEAMS):
+        module = importlib.import_module(f"edgegen.{name}")
+        assert getattr(edgegen, name) is module
+
+
+def test_no_name_of_one_machine_or_registry() -> None:
+    words = ["/work/" + "main", "/work/" + "shared", "/opt/" + "venv", "/opt/" + "pypi", "/tmp/" + "w/", "/ro" + "ot/", "py" + "pi.org", "pythonhosted" + ".org",
+             "download." + "pytorch.org", "pypi." + "nvidia.com"]
+    pattern = re.compile("|".join(map(re.escape, words)))
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    if listed is None:
+        pytest.skip("not a git checkout: nothing says which files are ours")
+    found = []
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path.is_file() and not path.is_symlink() and b"\0" not in (data := path.read_bytes()[:1_000_000]):
+            found += [f"{name}: {match[0]}" for match in pattern.finditer(data.decode("utf-8", "replace"))]
+    assert found == []
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints; None outside a checkout."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 and (ROOT / ".git").exists() else None
+
+
+def python(code: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter in the checkout."""
+    offline = {name: value for name, value in os.environ.items() if name not in edgegen.OFFLINE}
+    env = {**(os.environ if environment is None else offline), **(environment or {})}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
