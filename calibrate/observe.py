@@ -5,10 +5,8 @@ Memory grows with tensors and never with samples, because no activation leaves t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,33 +16,42 @@ from edgegen.core.plan import Range
 from edgegen.core.spec import Array
 from edgegen.errors import InputError
 
-BUCKETS = 10  # of the training timesteps: coverage is counted in each
+ENOUGH = 32  # samples below which a range is luck
 
 
 @dataclass
 class ActivationStats:
-    """Of one graph: tensor -> (low, high) over all that passed, and how many samples came from each timestep bucket."""
+    """Of one graph: each tensor's extremes over all samples, and how many samples came at each of the sampler's timesteps."""
 
     tensors: tuple[str, ...]
-    timesteps: int
+    timesteps: tuple[int, ...]
     low: np.ndarray = field(init=False)
     high: np.ndarray = field(init=False)
-    coverage: np.ndarray = field(init=False)
+    coverage: dict[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.low, self.high = np.zeros(len(self.tensors)), np.zeros(len(self.tensors))
-        self.coverage = np.zeros(BUCKETS, np.int64)
+        self.coverage = dict.fromkeys(self.timesteps, 0)
 
     def add(self, low: Sequence[float], high: Sequence[float], t: Array) -> None:
-        """One batch's extremes, in the order of `tensors`, and its timesteps. InputError names a tensor that is not finite."""
+        """One batch's extremes, in the order of `tensors`, and its timesteps (b,). InputError names a tensor not finite."""
         new_low, new_high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         bad = ~(np.isfinite(new_low) & np.isfinite(new_high))
         if bad.any():
             raise InputError("E-CALIB", f"{self.tensors[int(bad.argmax())]} holds NaN or infinite values while calibrating")
         np.minimum(self.low, new_low, out=self.low)
         np.maximum(self.high, new_high, out=self.high)
-        bucket = np.minimum(((t - 1) * BUCKETS / self.timesteps).astype(int), BUCKETS - 1)
-        np.add.at(self.coverage, bucket, 1)
+        for timestep in t:
+            self.coverage[int(timestep)] += 1
+
+    def check(self) -> None:
+        """InputError unless every timestep of the sampler was seen often enough, and some tensor moved at all."""
+        for timestep, count in self.coverage.items():
+            if count < ENOUGH:
+                raise InputError("E-CALIB", f"timestep {timestep} was calibrated on {count} samples, {ENOUGH} are needed")
+        still = [t for t, a, b in zip(self.tensors, self.low, self.high, strict=True) if a == b == 0]
+        if len(still) == len(self.tensors):
+            raise InputError("E-CALIB", "every tensor stayed 0 while calibrating: the weights are not a trained model's")
 
     def ranges(self) -> dict[str, Range]:
         """What a plan stores."""
@@ -70,7 +77,7 @@ def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProt
 class Observer:
     """Executes one instrumented graph for the sampler and keeps its statistics: pass it as that graph's `call`."""
 
-    def __init__(self, model: onnx.ModelProto, tensors: tuple[str, ...], timesteps: int, threads: int) -> None:
+    def __init__(self, model: onnx.ModelProto, tensors: tuple[str, ...], timesteps: tuple[int, ...], threads: int) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()

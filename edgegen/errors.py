@@ -26,7 +26,9 @@ class EdgegenError(Exception):
 
     exit_code = 1
 
-    def __init__(self, code: str, message: str, *, path: object = None, hint: str = "", details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, path: object = None, hint: str = "", details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.details = dict(details or {})
         self.code, self.message, self.path, self.hint = code, message, None if path is None else str(path), hint

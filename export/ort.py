@@ -19,6 +19,7 @@ class OnnxRuntime:
     """Its CPU kernels want unsigned activations and every op between convolutions quantized (signed is 2 to 4 times slower)."""
 
     name = "onnxruntime"
+    executable = False
     dialect = Dialect(
         activation="uint8", symmetric=False, int32_bias=True, int8_ops=frozenset({"Conv"}),
         between=frozenset({"Add", "Relu", "Concat", "Resize"}),
@@ -39,7 +40,7 @@ class OnnxRuntime:
 
     def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
         """The ONNX file is what it loads."""
-        return (Path(shutil.copyfile(onnx, folder / onnx.name)),)
+        return (onnx,) if onnx.parent == folder else (Path(shutil.copyfile(onnx, folder / onnx.name)),)
 
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():

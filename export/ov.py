@@ -26,6 +26,7 @@ class OpenVino:
     """Unsigned activations: signed ones behind a Concat give wrong results on its CPU plug-in. Outputs stay in float."""
 
     name = "openvino"
+    executable = False
     dialect = Dialect(activation="uint8", symmetric=False)
     packages = ("openvino",)
 

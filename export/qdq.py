@@ -118,7 +118,7 @@ class _Writer:
         if seen is None:
             raise InputError("E-PLAN", f"{self.name}/{tensor} is int8 but the plan has no range for it", hint="calibrate again")
         scale = Scale.of(seen, self.dialect)
-        kind, dtype, _, _ = TYPES[scale.kind]
+        dtype = TYPES[scale.kind][1]
         self._constant(f"{tensor}.scale", np.asarray(scale.scale))
         self._constant(f"{tensor}.zero", np.asarray(scale.zero_point, dtype))
         code = [f"{tensor}.scale", f"{tensor}.zero"]

@@ -17,6 +17,7 @@ class Reference:
     """Executes any dialect; its own is the plainest."""
 
     name = "reference"
+    executable = False
     dialect = Dialect()
 
     def missing(self) -> str | None:
@@ -32,7 +33,7 @@ class Reference:
         return "CPU"
 
     def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
-        return (Path(shutil.copyfile(onnx, folder / onnx.name)),)
+        return (onnx,) if onnx.parent == folder else (Path(shutil.copyfile(onnx, folder / onnx.name)),)
 
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx as onnx_package
 
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
@@ -28,6 +27,7 @@ class TensorRt:
     """
 
     name = "tensorrt"
+    executable = True
     dialect = Dialect(activation="int8", symmetric=True)
     module = "tensorrt"
     packages: ClassVar[tuple[str, ...]] = ("tensorrt",)
@@ -49,6 +49,8 @@ class TensorRt:
         """One engine a compute capability. EdgegenError names the node that the parser or the builder refuses."""
         if why := self.missing():
             raise RuntimeMissing("E-BACKEND", why)
+        import onnx as onnx_package  # here, since a device that executes finished engines has no onnx
+
         trt = import_module(self.module)
         onnx_package.checker.check_model(str(onnx), full_check=True)  # its parser accepts garbage: never unchecked bytes
         paths = []
@@ -108,7 +110,7 @@ def _build(trt: Any, onnx: Path, capability: str) -> bytes:
 
 
 def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         """Keeps errors for our own sentence; prints nothing."""
 
         def __init__(self) -> None:

@@ -19,6 +19,10 @@ from edgegen import __version__, errors
 from edgegen.cli import frame, main, output
 
 ROOT = Path(__file__).resolve().parents[1]
+Captured = pytest.CaptureFixture[str]
+HELP = "`edgegen --help` lists the verbs, `edgegen VERB --help` its flags"
+REPORT = "add -vv to see where, and report it"
+MEMORY = "error[E-OOM] not enough memory - use a smaller batch"
 
 
 def edgegen(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -52,24 +56,24 @@ def test_an_unknown_verb_suggests_the_right_one() -> None:
     done = edgegen("docter")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == ("error[E-USAGE] No such command 'docter'. Did you mean 'doctor'? - "
-                           "`edgegen --help` lists the verbs, `edgegen VERB --help` its flags\n")
+    assert done.stderr == f"error[E-USAGE] No such command 'docter'. Did you mean 'doctor'? - {HELP}\n"
 
 
 def test_an_unknown_flag_is_a_usage_error_in_json_too() -> None:
     done = edgegen("doctor", "--jsn", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout) == {
-        "schema_version": 1, "ok": False, "code": "E-USAGE", "exit": 2, "message": "No such option: --jsn (Possible options: --json)",
-        "path": None, "hint": "`edgegen --help` lists the verbs, `edgegen VERB --help` its flags", "details": {},
+        "schema_version": 1, "ok": False, "code": "E-USAGE", "exit": 2,
+        "message": "No such option: --jsn (Possible options: --json)", "path": None, "hint": HELP, "details": {},
     }
 
 
 @pytest.mark.parametrize(("error", "code"), [
-    (errors.EdgegenError, 1), (errors.UsageError, 2), (errors.GateFailed, 3), (errors.InputError, 4), (errors.ReferenceMismatch, 4),
-    (errors.RuntimeMissing, 5), (errors.TrustError, 6), (errors.ResourceError, 7), (errors.Busy, 8),
+    (errors.EdgegenError, 1), (errors.UsageError, 2), (errors.GateFailed, 3), (errors.InputError, 4),
+    (errors.ReferenceMismatch, 4), (errors.RuntimeMissing, 5), (errors.TrustError, 6), (errors.ResourceError, 7),
+    (errors.Busy, 8),
 ])
-def test_every_error_class_has_its_exit_code(error: type[errors.EdgegenError], code: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_error_class_has_its_exit_code(error: type[errors.EdgegenError], code: int, capfd: Captured) -> None:
     program = raising(error("E-X", "it broke", path="a/b.onnx", hint="mend it", details={"low": 1.5}))
     assert frame.call(program, ["x"]) == code
     assert capfd.readouterr() == ("", "error[E-X] it broke (a/b.onnx) - mend it\n")
@@ -81,20 +85,20 @@ def test_every_error_class_has_its_exit_code(error: type[errors.EdgegenError], c
 
 
 @pytest.mark.parametrize(("error", "code", "sentence"), [
-    (KeyError("scale"), 1, "error[E-BUG] unexpected KeyError: 'scale' - add -vv to see where, and report it"),
-    (RuntimeError("two\n  lines"), 1, "error[E-BUG] unexpected RuntimeError: two lines - add -vv to see where, and report it"),
-    (MemoryError(), 7, "error[E-OOM] not enough memory - use a smaller batch"),
-    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 7, "error[E-OOM] not enough memory - use a smaller batch"),
-    (OSError(errno.ENOSPC, "No space left on device", "out/x"), 7, "error[E-DISK-FULL] cannot write: No space left on device (out/x)"),
-    (typer.BadParameter("no"), 2, "error[E-USAGE] Invalid value: no - `edgegen --help` lists the verbs, `edgegen VERB --help` its flags"),
+    (KeyError("scale"), 1, f"error[E-BUG] unexpected KeyError: 'scale' - {REPORT}"),
+    (RuntimeError("two\n  lines"), 1, f"error[E-BUG] unexpected RuntimeError: two lines - {REPORT}"),
+    (MemoryError(), 7, MEMORY),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 7, MEMORY),
+    (OSError(errno.ENOSPC, "No space left", "out/x"), 7, "error[E-DISK-FULL] cannot write: No space left (out/x)"),
+    (typer.BadParameter("no"), 2, f"error[E-USAGE] Invalid value: no - {HELP}"),
 ])
-def test_foreign_exceptions_become_one_sentence(error: Exception, code: int, sentence: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_foreign_exceptions_become_one_sentence(error: Exception, code: int, sentence: str, capfd: Captured) -> None:
     assert frame.call(raising(error), []) == code
     assert capfd.readouterr() == ("", sentence + "\n")
 
 
 @pytest.mark.parametrize("flags", [["-vv"], ["export", "-vv"]])
-def test_a_traceback_is_shown_only_when_asked_for(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_traceback_is_shown_only_when_asked_for(flags: list[str], capfd: Captured) -> None:
     seen = []
 
     def program(arguments: list[str]) -> None:
@@ -106,13 +110,13 @@ def test_a_traceback_is_shown_only_when_asked_for(flags: list[str], capfd: pytes
     assert seen == [[flag for flag in flags if flag != "-vv"]]
 
 
-def test_debug_variable_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_debug_variable_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:
     monkeypatch.setenv("EDGEGEN_DEBUG", "1")
     assert frame.call(raising(errors.InputError("E-X", "it broke")), []) == 4
     assert "Traceback" in capfd.readouterr().err
 
 
-def test_flags_after_two_dashes_are_not_ours(capfd: pytest.CaptureFixture[str]) -> None:
+def test_flags_after_two_dashes_are_not_ours(capfd: Captured) -> None:
     seen = []
     assert frame.call(lambda arguments: seen.append(arguments), ["a", "--", "-vv", "--json"]) == 0
     assert seen == [["a", "--", "-vv", "--json"]]
@@ -129,7 +133,7 @@ def test_environment_variables_are_checked(name: str, value: str, sentence: str)
     assert json.loads(done.stdout)["code"] == "E-ENVVAR"
 
 
-def test_json_is_the_only_thing_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_only_thing_on_stdout(capfd: Captured) -> None:
     def program(_: list[str]) -> None:
         os.system("echo a native library talks")
         print("a verb talks")
@@ -141,7 +145,7 @@ def test_json_is_the_only_thing_on_stdout(capfd: pytest.CaptureFixture[str]) -> 
     assert "a native library talks" in shown.err
 
 
-def test_a_failure_after_the_result_is_what_counts(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_after_the_result_is_what_counts(capfd: Captured) -> None:
     def program(_: list[str]) -> None:
         output.result("x", {})
         raise errors.GateFailed("E-GATE", "outside the budget")
@@ -150,7 +154,7 @@ def test_a_failure_after_the_result_is_what_counts(capfd: pytest.CaptureFixture[
     assert json.loads(capfd.readouterr().out)["code"] == "E-GATE"
 
 
-def test_nan_never_reaches_a_document(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nan_never_reaches_a_document(capfd: Captured) -> None:
     assert frame.call(lambda _: output.result("x", {"fd": float("nan")}), ["--json"]) == 1
     assert json.loads(capfd.readouterr().out)["code"] == "E-BUG"
 
@@ -178,7 +182,8 @@ sys.exit(frame.call(program, sys.argv[1:]))
 
 def slow(*arguments: str) -> subprocess.Popen[str]:
     """A verb that has started and waits."""
-    child = subprocess.Popen([sys.executable, "-c", SLOW, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SLOW, *arguments]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     assert child.stderr.readline() == "ready\n"
     return child
@@ -193,6 +198,30 @@ def test_a_signal_cleans_up_and_sets_the_exit_code(number: signal.Signals, code:
     assert child.returncode == code
     assert err == f"cleaned\nerror[E-INTERRUPTED] stopped by {number.name}\n"
     assert json.loads(out)["exit"] == code
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (KeyboardInterrupt(int(signal.SIGTERM)), 143)])
+def test_a_verb_may_handle_the_signal_itself(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capfd: Captured,
+) -> None:
+    """As training does, to finish its step: the exit code is that of the signal, through Typer too."""
+    def wait() -> None:
+        raise error
+
+    app = typer.Typer()
+    app.command()(wait)
+    app.callback()(lambda: None)
+    monkeypatch.setattr(main, "app", app)
+    assert main.run(["wait"]) == code
+    assert capfd.readouterr().err == f"error[E-INTERRUPTED] stopped by {signal.Signals(code - 128).name}\n"
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"set -o pipefail; {sys.executable} -m edgegen --help | true"
+    for _ in range(3):
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 141)
+        assert done.stderr == ""
 
 
 def test_a_second_signal_ends_the_process() -> None:
@@ -210,7 +239,7 @@ def test_handlers_are_put_back() -> None:
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_progress_is_silent_when_quick_and_counts_when_slow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_silent_when_quick_and_counts_when_slow(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     with output.progress("quick", 3) as advance:
         advance(3)
     assert capsys.readouterr() == ("", "")
@@ -224,6 +253,6 @@ def test_progress_is_silent_when_quick_and_counts_when_slow(monkeypatch: pytest.
     assert err == "photos: 1/4 (0 s)\nphotos: 4/4 (0 s)\n"
 
 
-def test_a_table_without_a_terminal_is_plain_and_never_wraps(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_without_a_terminal_is_plain_and_never_wraps(capsys: Captured) -> None:
     output.table(["file", "why"], [["shop[/2024].jpg", "x" * 200]])
     assert capsys.readouterr().out == f"file             why\n---------------  {'-' * 200}\nshop[/2024].jpg  {'x' * 200}\n"

@@ -25,9 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 class Fake:
     """A runtime whose answers the test chooses."""
 
-    name, dialect = "fake", Dialect()
+    name, dialect, executable = "fake", Dialect(), True
 
-    def __init__(self, absent: str | None = None, no_device: str | None = None, factor: float = 2.0, breaks: Exception | None = None) -> None:
+    def __init__(
+        self, absent: str | None = None, no_device: str | None = None, factor: float = 2.0, breaks: Exception | None = None,
+    ) -> None:
         self.absent, self.no_device, self.factor, self.breaks = absent, no_device, factor, breaks
 
     def missing(self) -> str | None:
@@ -70,7 +72,8 @@ def test_states(fake: Fake, state: str, why: str, tmp_path: Path) -> None:
 def test_the_tiny_graph_is_what_it_says() -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 2, 2]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "tiny", values[:1], values[1:])
-    assert onnx.load_from_string(probe.TINY) == helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert onnx.load_from_string(probe.TINY) == model
 
 
 @pytest.mark.parametrize(("child", "why"), [
@@ -103,4 +106,4 @@ def test_doctor_in_a_folder_with_traps(tmp_path: Path) -> None:
     assert list(found["runtimes"]) == list(RUNTIMES)
     assert {r["state"] for r in found["runtimes"].values()} <= {"ok", "builds", "missing"}
     assert found["runtimes"]["onnxruntime"]["state"] == "ok"
-    assert {p.name for p in tmp_path.iterdir()} == {"export.py", "calibrate.py", "json.py", "onnx.py"}, "doctor leaves nothing behind"
+    assert {p.name for p in tmp_path.iterdir()} == {"export.py", "calibrate.py", "json.py", "onnx.py"}

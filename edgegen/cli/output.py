@@ -32,7 +32,7 @@ def result(verb: str, data: Mapping[str, Any]) -> None:
 def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Keeps stdout for one document while the block runs: whatever a library or a verb prints goes to stderr.
 
-    Yields what writes the document (nothing, if not wanted). Native libraries print past sys.stdout, so the file descriptor moves.
+    Yields what writes the document (nothing, if not wanted). Native libraries print past sys.stdout: the descriptor moves.
     """
     global _write
     if not wanted:
@@ -47,11 +47,12 @@ def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     last: list[str] = []
 
     def write(data: Mapping[str, Any]) -> None:
-        last[:] = [json.dumps(data, indent=2, allow_nan=False)]  # a failure after a result replaces it: one document, the true one
+        last[:] = [json.dumps(data, indent=2, allow_nan=False)]  # a failure after a result replaces it: one true document
 
     _write = write
     try:
-        yield write
+        with contextlib.redirect_stdout(sys.stderr):
+            yield write
     finally:
         _write = None
         sys.stdout.flush()
@@ -127,11 +128,16 @@ class _Bar(_Lines):
             return
         from rich.console import Console
         from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(escape(self.label), total=self.total, completed=self.done)
             while not self.over.wait(0.2):
                 bar.update(task, completed=self.done)
             bar.update(task, completed=self.done)
+
+
+def note(line: str) -> None:
+    """One line for people, on stderr."""
+    print(line, file=sys.stderr)

@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 LIMIT = 120  # seconds one runtime may take
 Finding = dict[str, str]
 
-# y = x + x for x (1, 1, 2, 2), IR 8, opset 17: written out since a device has no onnx package; tests/test_doctor.py holds it to one.
-TINY = b64decode("CAg6UAoOCgF4CgF4EgF5IgNBZGQSBHRpbnlaGwoBeBIWChQIARIQCgIIAQoCCAEKAggCCgIIAmIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCQgQKABAR")
+# y = x + x for x (1, 1, 2, 2), IR 8, opset 17: written out since a device has no onnx package (a test compares it with onnx's).
+TINY = b64decode(
+    "CAg6UAoOCgF4CgF4EgF5IgNBZGQSBHRpbnlaGwoBeBIWChQIARIQCgIIAQoC"
+    "CAEKAggCCgIIAmIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCQgQKABAR"
+)
 
 
 def probe(runtime: Runtime, folder: Path) -> Finding:
-    """state, version, device, why. States: "ok" ran the graph and got it right, "builds" only builds for other machines, "missing", "failed"."""
+    """state, version, device, why.
+
+    States: "ok" ran the graph and got it right, "builds" only builds for other machines, "missing", "failed".
+    """
     import numpy as np
 
     found = {"version": runtime.version(), "device": runtime.device(), "why": ""}

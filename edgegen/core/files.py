@@ -45,9 +45,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise disk_error(error, path) from error
 
 
 def to_json(data: Any) -> bytes:
@@ -58,9 +59,12 @@ def to_json(data: Any) -> bytes:
 def read_json(path: Path, limit: int = 16 << 20) -> Any:
     """A JSON file without duplicate keys or NaN, at most `limit` bytes; InputError says what is wrong with it."""
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise InputError("E-JSON", "not a file", path=path)
         if path.stat().st_size > limit:
             raise InputError("E-JSON", f"the file is larger than {limit} bytes", path=path)
-        return json.loads(path.read_bytes(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        text = path.read_bytes().decode()  # UTF-8 only: json would guess UTF-16 and UTF-32 from bytes
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise InputError("E-JSON", f"not usable JSON: {error}", path=path) from error
     except OSError as error:
@@ -104,24 +108,42 @@ def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
     check_target(target, mark, overwrite)
     temporary = target.with_name(f"{PREFIX}{uuid.uuid4().hex}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target.parent)
-        temporary.mkdir(mode=0o700)
-        yield temporary
-        _settle(temporary)
-        _swap(temporary, target)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise disk_error(error, target) from error
+        with _refusals(target, _FULL):
+            with _refusals(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                sweep(target.parent)
+                temporary.mkdir(mode=0o700)
+            yield temporary
+            with _refusals(target):
+                _settle(temporary)
+                _swap(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # can only come from writing
+
+
+@contextlib.contextmanager
+def _refusals(target: Path, only: tuple[int, ...] = ()) -> Iterator[None]:
+    """Turn an OSError of the block into the sentence for `target`; with `only`, just these errno: others are not about it."""
+    try:
+        yield
+    except OSError as error:
+        if only and error.errno not in only:
+            raise
+        raise disk_error(error, target) from error
 
 
 def check_target(target: Path, mark: str, overwrite: bool) -> None:
     """UsageError unless `target` is absent, empty, or ours and to be replaced."""
     if target.resolve() in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
         raise UsageError("E-OUT", "the output folder cannot be /, the home or the working folder", path=target)
+    with _refusals(target):
+        _check_existing(target, mark, overwrite)
+
+
+def _check_existing(target: Path, mark: str, overwrite: bool) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError("E-OUT-EXISTS", "the output exists and is not a folder", path=target)
     if target.is_dir() and any(target.iterdir()) and not (overwrite and (target / mark).is_file()):
@@ -133,7 +155,7 @@ def check_target(target: Path, mark: str, overwrite: bool) -> None:
 def _settle(folder: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
-    for path in [*folder.rglob("*"), folder]:
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # what is inside first
         if not path.is_symlink():
             path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)  # some libraries write 0600 whatever the umask
             sync(path)
@@ -145,7 +167,11 @@ def _swap(temporary: Path, target: Path) -> None:
     elif _exchange(temporary, target) != 0:
         aside = temporary.with_name(temporary.name + "-old")
         target.rename(aside)
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
     sync(target.parent)
 
@@ -157,6 +183,14 @@ def _exchange(a: Path, b: Path) -> int:
         return -1
     result: int = call(-100, os.fsencode(a), -100, os.fsencode(b), _EXCHANGE)  # -100 is AT_FDCWD
     return result
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder of ours: gone under its name in one rename, so that a kill leaves no half of it there."""
+    with _refusals(folder):
+        aside = folder.with_name(f"{PREFIX}{uuid.uuid4().hex}")
+        folder.rename(aside)
+        shutil.rmtree(aside)
 
 
 def sweep(folder: Path) -> None:

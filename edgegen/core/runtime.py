@@ -38,6 +38,7 @@ class Runtime(Protocol):
 
     name: str
     dialect: Dialect
+    executable: bool  # what it builds is code (a GPU engine), not data: loaded only from somebody trusted
 
     def missing(self) -> str | None:
         """Why nothing can be built here, as a sentence with the remedy; None when it can."""

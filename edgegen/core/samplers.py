@@ -20,8 +20,10 @@ Draw = Callable[[str], Any]  # stream name -> standard normal noise of the laten
 class Sampler(Protocol):
     """Frozen data; call: executes graphs; x: start noise; condition: what else each graph takes; draw: fresh noise."""
 
-    kind: str
-
+    @property
+    def kind(self) -> str: ...
+    @property
+    def timesteps(self) -> tuple[int, ...]: ...
     def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any: ...
 
 
@@ -114,7 +116,7 @@ class CascadeSampler:
 
 
 def clean_image(x: Any, predicted: Any, signal: Any, prediction: str) -> Any:
-    """x0 from the network's output: closed form of x = sqrt(abar) x0 + sqrt(1 - abar) eps; v = sqrt(abar) eps - sqrt(1 - abar) x0."""
+    """x0 from the network's output: solves x = sqrt(abar) x0 + sqrt(1 - abar) eps; v is sqrt(abar) eps - sqrt(1 - abar) x0."""
     if prediction == "v":
         return signal**0.5 * x - (1 - signal) ** 0.5 * predicted
     return (x - (1 - signal) ** 0.5 * predicted) * (1 / signal**0.5)

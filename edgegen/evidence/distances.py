@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.spec import Array
 from ..errors import EdgegenError
 
 Float64 = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Moments:
     count: int
 
     @classmethod
-    def of(cls, features: Array | Float64) -> Moments:
+    def of(cls, features: Floats) -> Moments:
         """features (n, d), n >= 2. Raises EdgegenError when one is not finite."""
         x = finite(features).astype(np.float64)
         if x.ndim != 2 or len(x) < 2:
@@ -32,7 +33,7 @@ class Moments:
         return cls(mean, centred.T @ centred / (len(x) - 1), len(x))
 
 
-def finite(values: Array | Float64) -> Array | Float64:
+def finite(values: Floats) -> Floats:
     """The same array; EdgegenError when a value is NaN or infinite, so that no distance is ever made of one."""
     if not np.isfinite(values).all():
         raise EdgegenError("E-NONFINITE", f"{int((~np.isfinite(values)).sum())} of {values.size} features are NaN or infinite")
@@ -62,7 +63,7 @@ def frechet(a: Moments, b: Moments) -> float:
     return max(float(gap @ gap + np.trace(a.cov) + np.trace(b.cov) - 2 * np.sqrt(cross).sum()), 0.0)
 
 
-def kernel_distance(a: Array, b: Array, block: int = 1000) -> float:
+def kernel_distance(a: Floats, b: Floats, block: int = 1000) -> float:
     """Unbiased squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et al. 2018); may fall below 0.
 
     One estimate over all pairs, not a mean over subsets; `block` rows at a time, so memory is block x max(n, m).

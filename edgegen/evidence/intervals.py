@@ -13,12 +13,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ..core.spec import Array
 from ..core.verdict import Interval
 from ..errors import EdgegenError
-from .distances import Float64, Moments, finite, root
+from .distances import Float64, Floats, Moments, finite, root
 
-FLOOR = 1e-12  # eigenvalues below this fraction of the largest are rounding
+FLOOR = 1e-15  # eigenvalues below this fraction of the scale are rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,25 +32,30 @@ class Estimate:
         """Standard error."""
         return _error(self.influence)
 
+    def interval(self, level: float = 0.95) -> Interval:
+        """Of the distance itself."""
+        return _around(self.value, self.error, level)
+
 
 def _error(influence: Float64) -> float:
     return float(np.sqrt(np.square(influence).sum() / (len(influence) - 1) / len(influence)))
 
 
-def estimate(reference: Moments, features: Array) -> Estimate:
+def estimate(reference: Moments, features: Floats) -> Estimate:
     """features (n, k), n > k, projected as the reference is. Raises EdgegenError on NaN or too few rows.
 
-    With S = R^1/2 C R^1/2 = U diag(s) U', C the covariance of the features and R of the reference, c a centred row, z = U' R^1/2 c:
+    S = R^1/2 C R^1/2 = U diag(s) U', C the covariance of the features, R of the reference; c a centred row, z = U' R^1/2 c:
     influence of c: 2 c.(mean gap) + |c|^2 - sum z_i^2 / sqrt(s_i), less its mean;
     bias: (tr C + sum_ij var(z_i z_j) / (2 sqrt(s_i s_j) (sqrt(s_i) + sqrt(s_j)))) / n.
     """
     n, k = features.shape
     if n <= k:
         raise EdgegenError("E-DATA-TOO-FEW", f"a distance over {k} features needs more than {k} images, got {n}")
+    finite(reference.cov)
     own = Moments.of(features)
-    c, gap, half = features.astype(np.float64) - own.mean, own.mean - reference.mean, root(finite(reference.cov))
+    c, gap, half = features.astype(np.float64) - own.mean, own.mean - reference.mean, root(reference.cov)
     s, u = np.linalg.eigh(half @ own.cov @ half)
-    s = s.clip(max(s[-1] * FLOOR, np.finfo(np.float64).tiny))
+    s = s.clip(FLOOR * max(s[-1], float(np.square(reference.cov).sum())))  # images that are all alike must not divide 0 by 0
     z2, roots = np.square(c @ half @ u), np.sqrt(s)
     value = gap @ gap + np.trace(own.cov) + np.trace(reference.cov) - 2 * roots.sum()
     spread = z2.T @ z2 / n - np.diag(s * s)
@@ -60,10 +64,9 @@ def estimate(reference: Moments, features: Array) -> Estimate:
     return Estimate(float(value - bias), influence - influence.mean())
 
 
-def distance_interval(reference: Moments, features: Array, level: float = 0.95) -> Interval:
+def distance_interval(reference: Moments, features: Floats, level: float = 0.95) -> Interval:
     """Squared Frechet distance of features (n, k) to the reference, corrected for the number of samples, and its interval."""
-    found = estimate(reference, features)
-    return _around(found.value, found.error, level)
+    return estimate(reference, features).interval(level)
 
 
 def distance_change(full: Estimate, other: Estimate, level: float = 0.95) -> Interval:
@@ -74,8 +77,8 @@ def distance_change(full: Estimate, other: Estimate, level: float = 0.95) -> Int
     if len(full.influence) != len(other.influence):
         raise ValueError(f"a paired change needs equal counts, got {len(full.influence)} and {len(other.influence)}")
     if not full.value > 4 * full.error:
-        raise EdgegenError("E-FID-SCALE", f"the full-precision distance {full.value:.3g} +- {full.error:.2g} is too near zero for "
-                           f"a relative change over {len(full.influence)} images", hint="use more images")
+        raise EdgegenError("E-FID-SCALE", f"the full-precision distance {full.value:.3g} +- {full.error:.2g} is too near zero "
+                           f"for a relative change over {len(full.influence)} images", hint="use more images")
     ratio = other.value / full.value
     return _around(ratio - 1, _error(other.influence - ratio * full.influence) / full.value, level)
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPSILON = 1e-3  # batch norm, both networks
+VALID = (0, 0)  # TensorFlow's word for no padding
 Forward = Callable[[Tensor], Tensor]  # (n, 3, h, w) in [0, 255] -> (n, dim)
 
 
@@ -75,18 +76,13 @@ class _Block:
 
 def _same(conv: Conv, x: Tensor, stride: int) -> Tensor:
     """TensorFlow's "SAME": an even side under stride 2 is padded one pixel less before than after."""
-    kernel = conv.weight.shape[2]
-    before = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[2:]]
     if stride == 1:
         return conv(x)
-    (top, left), (high, wide) = (before[0] // 2, before[1] // 2), before
-    return conv(F.pad(x, (left, wide - left, top, high - top)), stride, (0, 0))
+    rows, columns = (max((-(-side // stride) - 1) * stride + conv.weight.shape[2] - side, 0) for side in x.shape[2:])
+    return conv(F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)), stride, VALID)
 
 
 # --- Inception-v3 as TensorFlow's 2015 graph has it (Szegedy et al. 2015), the network of published FID ---
-
-VALID = (0, 0)
-
 
 def inception(state: Mapping[str, Tensor]) -> Forward:
     """Pooled features before the classifier, 2048 numbers an image.

@@ -21,7 +21,7 @@ from safetensors.numpy import save as save_tensors
 from ..core.files import write_bytes
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, ReferenceMismatch
-from .distances import Float64, Moments
+from .distances import Float64, Floats, Moments
 
 VERSION = 1
 LIMIT = 64 << 20  # bytes of a reference file
@@ -57,7 +57,7 @@ class Reference:
 
     @property
     def k(self) -> int:
-        return self.projection.shape[1]
+        return len(self.mean)
 
     @property
     def moments(self) -> Moments:
@@ -68,11 +68,11 @@ class Reference:
         """Of the file's bytes."""
         return hashlib.sha256(self._bytes()).hexdigest()
 
-    def project(self, features: Array) -> Array:
+    def project(self, features: Floats) -> Array:
         """(n, dim) -> (n, k). Raises ReferenceMismatch for features of another width, EdgegenError when one is not finite."""
         if features.ndim != 2 or features.shape[1] != len(self.centre):
             raise ReferenceMismatch("E-FID-REF", f"{self} needs features (n, {len(self.centre)}), got {features.shape}")
-        out: Array = (features - self.centre) @ self.projection
+        out: Array = np.asarray((features - self.centre) @ self.projection, np.float32)
         if not np.isfinite(out).all():
             raise EdgegenError("E-NONFINITE", "features hold NaN or infinite values")
         return out
@@ -89,7 +89,8 @@ class Reference:
         return f"reference {self.name} was made with {made} and {self.count} images"
 
     def _bytes(self) -> bytes:
-        tensors = {"centre": self.centre, "projection": self.projection, "mean": self.mean, "cov": self.cov}
+        tensors: dict[str, np.ndarray] = {"centre": self.centre, "projection": self.projection,
+                                          "mean": self.mean, "cov": self.cov}
         about = {"version": VERSION, "name": self.name, "network": self.network, "network_sha256": self.network_sha256,
                  "size": self.size, "count": self.count}
         # One metadata key: safetensors writes several in an order that changes from run to run.
@@ -104,7 +105,7 @@ def _network(name: str, sha256: str, size: int) -> str:
     return f"{name}@{sha256[:12]} at {size} px"
 
 
-def build(features: Array, network: Features, name: str, k: int = 128) -> Reference:
+def build(features: Floats, network: Features, name: str, k: int = 128) -> Reference:
     """The reference of features (n, dim) that `network` gave for the real images called `name`; k main directions stay.
 
     Raises EdgegenError when a feature is not finite or there are too few images for k directions.

@@ -129,7 +129,9 @@ class CasDm:
     def sampler(self) -> CascadeSampler:
         return self.sampler_with(self.config.steps)
 
-    def sampler_with(self, steps: int, path: str | None = None, eta: float = 0.0, gates: tuple[float, ...] = ()) -> CascadeSampler:
+    def sampler_with(
+        self, steps: int, path: str | None = None, eta: float = 0.0, gates: tuple[float, ...] = ()
+    ) -> CascadeSampler:
         """The sampler with another number of steps, path, eta or fixed gate curve."""
         return self.config.sampler(steps, path, eta, gates)
 
@@ -208,7 +210,7 @@ def gate_loss(gate: Tensor, refined: Tensor, coarse: Tensor, images: Tensor, sig
     return (signal * (mixed - images).square()).mean()
 
 
-def fashion32() -> Recipe:
+def photos32() -> Recipe:
     """32x32 RGB product photos, two networks of 1.5M parameters; see edgegen/zoo for what it gave on Fashion-MNIST."""
     return Recipe(Config(), images=1_280_000)
 
@@ -220,4 +222,4 @@ def tiny() -> Recipe:
     return Recipe(config, images=3_200, batch=16, warmup=10, ema=0.9, precision="fp32")
 
 
-FAMILY = Family("cas-dm", Config, CasDm, {"fashion32": fashion32, "tiny": tiny})
+FAMILY = Family("cas-dm", Config, CasDm, {"photos32": photos32, "tiny": tiny})

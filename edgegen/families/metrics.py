@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class PDist(nn.Module):
         widths = (channels, 32, 64, 128, 128)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(cin, out, 3, stride=2, padding=1), nn.GroupNorm(16, out), nn.SiLU())
-            for cin, out in zip(widths[:-1], widths[1:], strict=True)
+            for cin, out in pairwise(widths)
         )
         self.register_buffer("taught", torch.zeros((), dtype=torch.uint8))
         self.eval().requires_grad_(False)
@@ -124,6 +125,7 @@ class PDist(nn.Module):
             F.cross_entropy(scores, wanted).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             hits = scores.argmax(1) == wanted
+        optimizer.zero_grad()
         self.requires_grad_(False)
         if hits is None:
             raise ValueError("PDist cannot be taught without images")

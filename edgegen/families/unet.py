@@ -55,6 +55,12 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
     return nn.GroupNorm(16, channels) if kind == "group" else nn.Identity()
 
 
+def _silence(layer: nn.Module) -> None:
+    """Weights and biases to zero: the layer's output is 0 until it is trained."""
+    for tensor in layer.parameters():
+        nn.init.zeros_(tensor)
+
+
 class ConvNorm(nn.Module):
     """Convolution, then its norm: x (b, c, h, w) -> (b, out, h / stride, w / stride)."""
 
@@ -78,10 +84,8 @@ class Block(nn.Module):
         self.short = nn.Identity() if cin == out else ConvNorm(cin, out, config.norm, kernel=1)
         self.drop = nn.Dropout(config.dropout)
         self.act = ACTIVATIONS[config.activation]()
-        if isinstance(self.second.norm, nn.BatchNorm2d | nn.GroupNorm):
-            nn.init.zeros_(self.second.norm.weight)  # the block starts as its shortcut
-        else:
-            nn.init.zeros_(self.second.conv.weight)
+        has_norm = isinstance(self.second.norm, nn.BatchNorm2d | nn.GroupNorm)
+        _silence(self.second.norm if has_norm else self.second.conv)  # the block starts as its shortcut
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.act(self.first(x) + self.embed(e)[:, :, None, None])
@@ -96,7 +100,7 @@ class Attention(nn.Module):
         self.norm = nn.GroupNorm(16, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
+        _silence(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)  # each (b, h w, c)
@@ -151,8 +155,7 @@ class UNet(nn.Module):
             if level:
                 self.grow.append(ConvNorm(width, widths[level - 1], config.norm))
         self.head = nn.Conv2d(widths[0], out * folded, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        _silence(self.head)
 
     def features(self, x: Tensor, t: Tensor, label: Tensor | None) -> dict[str, Tensor]:
         """Every intermediate by name: explain reads them, parity compares them, forward returns the last."""

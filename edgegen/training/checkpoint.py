@@ -1,15 +1,17 @@
 """Checkpoints without pickle: safetensors and JSON, whole or absent, and exact.
 
     run/  run.json               family, config, recipe, data fingerprint, seed: what a resume must match
-          step-00001200/         networks, average and optimizers as safetensors, state.json written last
+          step-00001200/         networks, average and optimizers as safetensors; state.json: counts and sha256
           latest                 the name of the newest complete step, replaced in one rename
           weights.safetensors    the averaged networks, written when the run ends: what generate and export read
+          judge.safetensors    the network a metric loss looks through, if there is one: taught once, never shipped
           metrics.jsonl
 """
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,53 +21,101 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..core.files import publish, read_json, to_json, write_bytes
+from ..core.files import discard, publish, read_json, to_json, write_bytes
 from ..core.graph import Generator
 from ..errors import InputError, TrustError, UsageError
 from ..families import family
 from .loop import Trainer, averaged
 
+STATE = "state.json"
 KEEP = 2  # checkpoints of a run that stay on disk
 WEIGHTS = "weights.safetensors"
+JUDGE = "judge.safetensors"
 
 
 def save(folder: Path, trainer: Trainer) -> Path:
     """Write a complete checkpoint, point `latest` at it, keep the newest KEEP."""
     target = folder / f"step-{trainer.step:08d}"
-    with publish(target, "state.json", overwrite=True) as new:
+    with publish(target, STATE, overwrite=True) as new:
         tensors = {"networks": dict(trainer.generator.networks.state_dict()), "average": averaged(trainer)}
         for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
             tensors[f"adam-{objective.name}"] = _optimizer_tensors(optimizer)
+        digests = {}
         for name, part in tensors.items():
-            (new / f"{name}.safetensors").write_bytes(save_tensors({k: v.contiguous() for k, v in part.items()}))
-        state = {"step": trainer.step, "skipped": trainer.skipped, "averaged": int(trainer.average.n_averaged)}
-        (new / "state.json").write_bytes(to_json(state))
+            data = to_bytes(part)
+            digests[name] = hashlib.sha256(data).hexdigest()
+            (new / f"{name}.safetensors").write_bytes(data)
+        state = {"step": trainer.step, "skipped": trainer.skipped, "averaged": int(trainer.average.n_averaged), "sha256": digests}
+        (new / STATE).write_bytes(to_json(state))
     write_bytes(folder / "latest", target.name.encode())
-    for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        shutil.rmtree(old)
+    steps = _steps(folder)
+    for old in [*steps[steps.index(target) + 1 :], *steps[: steps.index(target) + 1][:-KEEP]]:
+        discard(old)  # newer ones are of a run that was resumed from an older step: `latest` no longer leads there
     return target
 
 
+def newest(folder: Path) -> Path | None:
+    """The step to resume from: the one `latest` names, else (killed before the first was named) the last complete one."""
+    if not (folder / "latest").exists():
+        return next(reversed(_steps(folder)), None)
+    name = read_text(folder / "latest")
+    if not re.fullmatch(r"step-\d{8}", name):
+        raise InputError("E-CHECKPOINT", f"latest names {name!r}, which is no checkpoint", path=folder)
+    return folder / name
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+
+
 def resume(folder: Path, trainer: Trainer) -> None:
-    """Continue exactly where the newest checkpoint of `folder` stands; the caller has built the same generator."""
-    step = folder / read_text(folder / "latest")
-    state = read_json(step / "state.json")
-    load_into(trainer.generator, read_weights(step / "networks.safetensors"), step / "networks.safetensors")
-    with torch.no_grad():
-        trainer.average.module.load_state_dict(read_weights(step / "average.safetensors"))
-        trainer.average.n_averaged.fill_(state["averaged"])
+    """Continue exactly where the newest checkpoint of `folder` stands; the caller has built the same generator.
+
+    Raises InputError for a checkpoint that is damaged or does not fit, TrustError for pickle or changed bytes.
+    """
+    step = newest(folder)
+    if step is None:
+        raise InputError("E-CHECKPOINT", "no checkpoint to resume from", path=folder)
+    state = _state(step / STATE)
+    _fit(trainer.generator.networks, *_part(step, "networks"))
+    _fit(trainer.averages, *_part(step, "average"))
     for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
-        _load_optimizer(optimizer, read_weights(step / f"adam-{objective.name}.safetensors"))
+        _load_optimizer(optimizer, *_part(step, f"adam-{objective.name}"))
+    for path in step.glob("*.safetensors") if "sha256" in state else ():  # the first checkpoints had no digests
+        if hashlib.sha256(path.read_bytes()).hexdigest() != state["sha256"].get(path.stem):
+            raise TrustError("E-HASH", "not the bytes the checkpoint was written with", path=path)
+    trainer.average.n_averaged.fill_(state["averaged"])
     trainer.step, trainer.skipped = state["step"], state["skipped"]
 
 
+def _part(step: Path, name: str) -> tuple[dict[str, Tensor], Path]:
+    path = step / f"{name}.safetensors"
+    return read_weights(path), path
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state = read_json(path)
+    counts = [state.get(k) for k in ("step", "skipped", "averaged")] if isinstance(state, dict) else [None]
+    if any(type(n) is not int or n < 0 for n in counts) or not isinstance(state.get("sha256", {}), dict):
+        raise InputError("E-CHECKPOINT", "not a checkpoint's state: step, skipped and averaged are whole numbers", path=path)
+    found: dict[str, Any] = state
+    return found
+
+
 def read_text(path: Path) -> str:
+    """The stripped content of a small ASCII file; InputError if it cannot be read."""
     try:
         return path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("E-CHECKPOINT", f"no checkpoint to read: {error}", path=path) from error
+
+
+def to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """The safetensors file of these tensors; the same tensors give the same bytes."""
+    data: bytes = save_tensors({k: v.contiguous() for k, v in tensors.items()})
+    return data
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -73,44 +123,76 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items()}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    full = optimizer.state_dict()
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
+        if not index.isdecimal() or int(index) >= len(params):
+            raise _misfit([f"{name} is unknown"], path)
         state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**full, "state": state})
+    for number, entry in state.items():  # a parameter no loss has moved yet has no entry at all
+        shape = params[number].shape
+        wanted = {f"{number}.step": torch.Size(), f"{number}.exp_avg": shape, f"{number}.exp_avg_sq": shape}
+        if wrong := _differences(wanted, {f"{number}.{key}": tensor for key, tensor in entry.items()}):
+            raise _misfit(wrong, path)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file, all finite. Raises TrustError for pickle, InputError for a damaged file."""
+    if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
+        raise _pickle(path)
     try:
+        if path.exists() and not path.is_file():
+            raise InputError("E-WEIGHTS", "not a file", path=path)
         data = path.read_bytes()
     except OSError as error:
         raise InputError("E-WEIGHTS", f"cannot be read: {error.strerror}", path=path) from error
-    if data[:2] == b"\x80\x02" or data[:4] == b"PK\x03\x04" or path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
-        raise TrustError("E-PICKLE", "edgegen does not read pickle files", path=path,
-                         hint="convert it to safetensors on a machine you trust")
+    if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:4] == b"PK\x03\x04"):  # 0x80 also begins a header of 640 bytes
+        raise _pickle(path)
     try:
         tensors: dict[str, Tensor] = load_tensors(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # the last three: types that torch cannot hold
         raise InputError("E-ST-HEADER", f"not a safetensors file: {error}", path=path) from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and (bad := int((~torch.isfinite(tensor)).sum())):
+        if tensor.is_floating_point() and (bad := int((~torch.isfinite(tensor.float())).sum())):
             raise InputError("E-NONFINITE", f"{name}: {bad} of {tensor.numel()} values are NaN or infinite", path=path)
     return tensors
 
 
+def _pickle(path: Path) -> TrustError:
+    return TrustError("E-PICKLE", "edgegen does not read pickle files", path=path,
+                      hint="convert it to safetensors on a machine you trust")
+
+
 def load_into(generator: Generator, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into the generator's networks; InputError lists the first that are missing, unknown or of another shape."""
-    own = generator.networks.state_dict()
-    wrong = [f"{k} is missing" for k in own.keys() - tensors.keys()]
-    wrong += [f"{k} is unknown" for k in tensors.keys() - own.keys()]
-    wrong += [f"{k} is {tuple(tensors[k].shape)}, wanted {tuple(v.shape)}" for k, v in own.items()
-              if k in tensors and tensors[k].shape != v.shape]
-    if wrong:
-        raise InputError("E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(sorted(wrong)[:5])}", path=path)
-    generator.networks.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+    _fit(generator.networks, tensors, path)
+
+
+def load_judge(judge: nn.Module, path: Path) -> None:
+    """Copy a judge's file into it; errors as load_into."""
+    _fit(judge, read_weights(path), path)
+
+
+def _fit(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    own = module.state_dict()
+    if wrong := _differences({k: v.shape for k, v in own.items()}, tensors):
+        raise _misfit(wrong, path)
+    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+
+
+def _differences(wanted: dict[str, torch.Size], tensors: dict[str, Tensor]) -> list[str]:
+    wrong = [f"{k} is missing" for k in wanted.keys() - tensors.keys()]
+    wrong += [f"{k} is unknown" for k in tensors.keys() - wanted.keys()]
+    wrong += [f"{k} is {tuple(tensors[k].shape)}, wanted {tuple(shape)}" for k, shape in wanted.items()
+              if k in tensors and tensors[k].shape != shape]
+    return sorted(wrong)
+
+
+def _misfit(wrong: list[str], path: Path) -> InputError:
+    return InputError("E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=path)
 
 
 def describe(name: str, config: Any) -> dict[str, Any]:
@@ -120,8 +202,11 @@ def describe(name: str, config: Any) -> dict[str, Any]:
 
 def build(description: dict[str, Any], path: Path) -> Generator:
     """A generator from its JSON form; UsageError names the field that is wrong."""
-    found = family(description["family"])
-    return found.build(parse(found.config, description["config"], path))
+    name, config = (description.get(k) for k in ("family", "config")) if isinstance(description, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise UsageError("E-CONFIG", "the description names no family and config", path=path)
+    found = family(name)
+    return found.build(parse(found.config, config, path))
 
 
 def parse(kind: type[Any], data: Any, path: Path) -> Any:

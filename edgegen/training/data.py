@@ -84,10 +84,11 @@ def load(path: Path, size: int, background: str = "white", min_side: int = MIN_S
     """Photos of a folder at size x size RGB, sorted by relative name, and a report of what was skipped or changed.
 
     Images: class = first sub-folder, or metadata.jsonl (file_name, label or text). Turned upright by EXIF, alpha composited on
-    `background`, resized (bicubic, antialiased) to fit with the aspect kept, centred on a square of `background`. Exact duplicates
-    are kept once. min_side: pixels of the shorter side a file needs. Nothing of a file but its pixels is kept.
+    `background`, resized (bicubic, antialiased) to fit with the aspect kept, centred on a square of `background`. Of exact
+    duplicates the first stays. min_side: pixels of the shorter side a file needs. Nothing of a file but its pixels is kept.
     IDX (MNIST names): `split` chooses the files; 28 px is padded with 0 to 32, other sizes are resized first; duplicates stay.
-    progress(done, of) is called after each photo. Raises InputError (BadPhotos: any bad file with on_bad="fail", or more than 5 %).
+    progress(done, of) is called after each photo. Raises InputError; BadPhotos when more than 5 % of the files are bad, or any
+    with on_bad="fail".
     """
     if size < 1 or min_side < 1 or on_bad not in ("skip", "fail") or split not in idx.PREFIX:
         raise UsageError("E-CONFIG", f"size={size}, min_side={min_side} must be positive, on_bad={on_bad!r} be skip or fail, "
@@ -141,20 +142,20 @@ def _colour(name: str) -> tuple[int, int, int]:
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
     except ValueError as error:
-        raise UsageError("E-CONFIG", f"background {name!r} is not a colour", hint='write a name such as "white" or "#f0f0f0"') from error
+        raise UsageError("E-CONFIG", f"background {name!r} is not a colour", hint="write a name or hex #f0f0f0") from error
     return red, green, blue
 
 
 def _need_memory(count: int, size: int, path: Path) -> None:
     wanted, there = count * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if wanted > there // 2:
-        raise ResourceError("E-MEMORY", f"{count} photos at {size} px need {wanted / 1e9:.1f} GB, this machine has {there / 1e9:.1f} GB",
-                            path=path, hint="use fewer photos or a smaller size")
+        what = f"{count} photos at {size} px need {wanted / 1e9:.1f} GB, this machine has {there / 1e9:.1f} GB"
+        raise ResourceError("E-MEMORY", what, path=path, hint="use fewer photos or a smaller size")
 
 
 def _decode_all(root: Path, found: Listing, want: Want, progress: Progress | None) -> tuple[Photos, Report]:
     """Every listed photo through the decoder; the first of equal ones (by name) stays."""
-    bad, names, classes = list(found.bad), [], []
+    bad, names, classes = list(found.bad), list[str](), list[str]()
     pixels = np.empty((len(found.photos), want.size, want.size, 3), np.uint8)
     with Decoder(want) as decoder:
         for done, (name, label) in enumerate(found.photos, 1):
@@ -184,7 +185,8 @@ def _without_duplicates(pixels: np.ndarray, names: list[str], classes: list[str]
     kept = [i for i in range(len(names)) if i not in dropped]
     labels = [classes[i] for i in kept]
     known = tuple(sorted({label for label in labels if label}))
-    numbers = np.array([known.index(label) if known else 0 for label in labels], np.int64)
+    number = {label: k for k, label in enumerate(known)}
+    numbers = np.array([number.get(label, 0) for label in labels], np.int64)
     report = Report(len(names) + len(bad), len(kept), {label: labels.count(label) for label in known},
                     tuple(sorted(bad, key=lambda b: b.name)), {code: tuple(sorted(n)) for code, n in sorted(warnings.items())},
                     tuple(tuple(names[i] for i in group) for group in equal))

@@ -82,7 +82,7 @@ def _walk(root: Path) -> tuple[Listing, list[str]]:
                 raise InputError("E-DATA-PERM", f"the folder cannot be listed: {error.strerror}", path=root) from error
             found.bad.append(Bad(prefix, "E-DATA-PERM", f"the folder cannot be listed: {error.strerror}"))
         if len(folders) > MAX_FOLDERS:
-            raise InputError("E-DATA-LIMIT", f"more than {MAX_FOLDERS} sub-folders", path=root, hint="name the folder of the photos")
+            raise InputError("E-DATA-LIMIT", f"more than {MAX_FOLDERS} sub-folders", path=root, hint="name a smaller folder")
     return found, folders
 
 
@@ -198,7 +198,8 @@ def _row(row: Any, root: Path, number: int) -> tuple[str, str | None]:
     if not isinstance(name, str) or not name:
         raise _line_error(root, number, "file_name is missing or not a text")
     plain = PurePosixPath(name)
-    if plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name or not plain.parts or plain.parts[0].endswith(":"):
+    foreign = "\\" in name or "\0" in name or not plain.parts or plain.parts[0].endswith(":")
+    if foreign or plain.is_absolute() or ".." in plain.parts:
         raise _line_error(root, number, f"file_name {name!r} must be a path inside the folder, with /")
     label = row.get("label", row.get("text"))
     if label is not None and (isinstance(label, bool) or not isinstance(label, str | int) or label == ""):

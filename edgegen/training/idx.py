@@ -20,7 +20,8 @@ MAX_LABELS = 1_000
 
 def find(root: Path, split: str) -> tuple[Path, Path] | None:
     """Image and label file of a split, None for a folder without IDX files. InputError when only some are there."""
-    names = {(s, kind): _named(root, f"{prefix}-{kind}") for s, prefix in PREFIX.items() for kind in ("images.idx3", "labels.idx1")}
+    kinds = ("images.idx3", "labels.idx1")
+    names = {(s, kind): _named(root, f"{prefix}-{kind}") for s, prefix in PREFIX.items() for kind in kinds}
     if not any(names.values()):
         return None
     images, labels = names[split, "images.idx3"], names[split, "labels.idx1"]
@@ -56,12 +57,13 @@ def read(path: Path, dimensions: int) -> np.ndarray:
 def _read(file: io.BufferedIOBase | gzip.GzipFile, dimensions: int, path: Path) -> np.ndarray:
     header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
-        raise InputError("E-IDX-HEADER", f"not an IDX file of bytes with {dimensions} dimensions: it starts with {header[:4].hex(' ')}",
-                         path=path)
+        what = f"not an IDX file of bytes with {dimensions} dimensions: it starts with {header[:4].hex(' ') or 'nothing'}"
+        raise InputError("E-IDX-HEADER", what, path=path)
     shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
     count = math.prod(shape)
     if not 0 < count <= MAX_BYTES:
-        raise InputError("E-IDX-HEADER", f"the header says {' x '.join(map(str, shape))}, which is nothing or more than 4 GiB", path=path)
+        what = f"the header says {' x '.join(map(str, shape))} bytes, which is nothing or more than 4 GiB"
+        raise InputError("E-IDX-HEADER", what, path=path)
     data = file.read(count + 1)  # one more byte than wanted tells a longer file, and makes gzip check its sum at the end
     if len(data) != count:
         more = "more" if len(data) > count else f"{len(data)}"

@@ -11,7 +11,9 @@ FOREIGN = (  # prefix, name
 )
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
-REFUSED_SUFFIXES = RAW | {".heic", ".heif", ".avif", ".gif", ".eps", ".ps", ".pdf", ".svg", ".psd", ".fits", ".dds", ".jp2", ".jxl", ".ico"}
+REFUSED_SUFFIXES = RAW | {  # named as bad photos instead of ignored as other files
+    ".heic", ".heif", ".avif", ".gif", ".eps", ".ps", ".pdf", ".svg", ".psd", ".fits", ".dds", ".jp2", ".jxl", ".ico",
+}
 
 
 def recognised(data: bytes) -> str | None:

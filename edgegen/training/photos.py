@@ -1,6 +1,6 @@
 """One photo file of unknown origin becomes size x size RGB pixels, or a code and a reason.
 
-Imports nothing of edgegen and no numpy: worker.py runs this in a child process with limits, because the file meets native decoders here.
+No numpy here: worker.py runs this in a child process with a memory limit, because the file meets native decoders.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ import io
 import os
 import re
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NoReturn
 
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from .magic import RAW, recognised, refused, webp_size
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20
-ORIENTATION = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-               5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+TURN = Image.Transpose
+ORIENTATION = {2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE, 6: TURN.ROTATE_270,
+               7: TURN.TRANSVERSE, 8: TURN.ROTATE_90}
 PLAIN = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
 ALPHA = {"LA", "PA", "RGBA", "La", "RGBa"}
-DNG_VERSION, BITS_PER_SAMPLE, EXIF_ORIENTATION = 50706, 258, 274
+DNG_VERSION, EXIF_ORIENTATION = 50706, 274
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
@@ -48,20 +50,23 @@ class BadPhoto(Exception):
 def decode(path: str, want: Want) -> tuple[bytes, list[str]]:
     """size x size x 3 bytes and the codes of what was changed on the way (W-IMG-...). Raises BadPhoto.
 
-    Upright by EXIF, alpha composited on the background, sRGB, resized (bicubic, antialiased) to fit with its aspect kept, centred.
+    Upright by EXIF, alpha composited on the background, resized (bicubic, antialiased) to fit with its aspect kept, centred.
     """
     data = _read(path)
     kind, suffix = recognised(data), PurePath(path).suffix.lower()
     if kind is None or suffix in RAW:  # most camera raw is TIFF inside: Pillow would take its small preview for the photo
         raise BadPhoto(*refused(data, suffix))
     try:
-        return _decode(data, kind, want)
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, on EXIF and such: what matters to pixels is counted
+            return _decode(data, kind, want)
     except BadPhoto:
         raise
     except MemoryError:
         raise BadPhoto("E-IMG-TOO-LARGE", "it needs more memory than a photo may") from None
+    except UnidentifiedImageError as error:  # its own text holds an address
+        raise BadPhoto("E-IMG-CORRUPT", f"damaged {kind} data: the header cannot be read") from error
     except Exception as error:  # a decoder may raise anything on a hostile file
-        if "truncated" in str(error) and kind != "PNG":
+        if "truncated" in str(error).lower() and kind != "PNG":
             raise BadPhoto("E-IMG-TRUNCATED", f"the {kind} data ends too early: {error}") from error
         raise BadPhoto("E-IMG-CORRUPT", f"damaged {kind} data: {error or type(error).__name__}") from error
 
@@ -105,24 +110,25 @@ def _decode(data: bytes, kind: str, want: Want) -> tuple[bytes, list[str]]:
         image = Image.open(io.BytesIO(data), formats=[kind])
     elif kind == "JPEG":
         _check_end(data)
-        image.draft(None, (4 * want.size, 4 * want.size))  # decode large JPEGs at 1/2 to 1/8; 4 x the target leaves the resize exact enough
+        image.draft(None, (4 * want.size, 4 * want.size))  # large JPEGs decode at 1/2 to 1/8, never below 4 x the target
     elif kind == "TIFF" and DNG_VERSION in image.tag_v2:  # type: ignore[attr-defined]
         raise BadPhoto("E-IMG-FORMAT", "DNG (camera raw) is not accepted; convert to PNG or JPEG")
     image.load()
-    warnings = []
+    notes = []
     if _is_deep(image, data, kind):
-        warnings.append("W-IMG-DEPTH")
+        notes.append("W-IMG-DEPTH")
     upright = _upright(image)
-    rgb = _to_rgb(upright, image, want, warnings)
+    rgb = _to_rgb(upright, image, want, notes)
     if getattr(image, "n_frames", 1) > 1:  # asked last: on TIFF and MPO it walks through the file
-        warnings.append("W-IMG-FRAMES")
-    return _fit(rgb, want).tobytes(), warnings
+        notes.append("W-IMG-FRAMES")
+    return _fit(rgb, want).tobytes(), notes
 
 
 def _check_size(size: tuple[int, int], min_side: int) -> None:
     width, height = size
-    if width * height > MAX_PIXELS:
-        raise BadPhoto("E-IMG-TOO-LARGE", f"{width}x{height} is {width * height / 1e6:.0f} MP, more than the limit of {MAX_PIXELS // 10**6} MP")
+    if (pixels := width * height) > MAX_PIXELS:
+        limit = MAX_PIXELS // 10**6
+        raise BadPhoto("E-IMG-TOO-LARGE", f"{width}x{height} is {pixels / 1e6:.0f} MP, more than the limit of {limit} MP")
     if min(width, height) < min_side:
         raise BadPhoto("E-IMG-TOO-SMALL", f"{width}x{height} pixels; the shorter side must have at least {min_side}")
 
@@ -145,22 +151,22 @@ def _is_deep(image: Image.Image, data: bytes, kind: str) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = ORIENTATION.get(image.getexif().get(EXIF_ORIENTATION))
+        turn = ORIENTATION.get(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # damaged EXIF beside sound pixels: the photo counts as upright
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, opened: Image.Image, want: Want, warnings: list[str]) -> Image.Image:
+def _to_rgb(image: Image.Image, opened: Image.Image, want: Want, notes: list[str]) -> Image.Image:
     if image.mode.startswith("I;16"):
         return image.convert("I").point(lambda level: level * (1 / 257) + 0.5).convert("L").convert("RGB")
     if image.mode == "CMYK":
-        warnings.append("W-IMG-CMYK")
+        notes.append("W-IMG-CMYK")
         return _from_cmyk(image, opened.info.get("icc_profile"))
     if image.mode in ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
-            warnings.append("W-IMG-ALPHA")
+            notes.append("W-IMG-ALPHA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (*want.background, 255)), rgba).convert("RGB")
     if image.mode not in PLAIN:
         raise BadPhoto("E-IMG-FORMAT", f"pixels of type {image.mode} are not accepted; convert to 8-bit or 16-bit PNG")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save as save_tensors
 
-from ..core.files import read_json, to_json, write_bytes
+from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
 from ..errors import Busy, InputError, UsageError
-from ..families import Recipe, family
+from ..families import Judged, Recipe, family
 from . import checkpoint
 from .data import Photos
-from .loop import Trainer, averaged
+from .loop import Trainer, averaged, mix
+from .stop import Stop
 
+LESSONS = 400  # batches that a judge is taught with
 Progress = Callable[[Trainer, dict[str, float]], None]
 
 
@@ -35,40 +38,75 @@ class Settings:
 def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: int, progress: Progress) -> Path:
     """Train until the recipe's images are seen; returns the weights' path. A checkpoint every `every` steps and at the end.
 
-    KeyboardInterrupt writes a checkpoint first. Raises UsageError for a folder that holds another run, Busy for one in use.
+    SIGINT, SIGTERM and SIGHUP finish the step, write a checkpoint and raise KeyboardInterrupt(signal number); a second one
+    raises it at once. Raises UsageError for a folder that holds another run, Busy for one in use.
     """
-    generator = family(settings.family).build(settings.recipe.config)
+    if every < 1:
+        raise UsageError("E-USAGE", f"a checkpoint can be written every 1 or more steps, got {every}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(settings.seed, 0, "init"))
+        generator = family(settings.family).build(settings.recipe.config)
     trainer = Trainer.start(generator, settings.recipe, photos, settings.seed)
     about = _about(settings, photos)
-    out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out.with_name(out.name + ".lock"), timeout=0):
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out) from error
+    home = out.resolve()
+    try:
+        with FileLock(home.with_name(home.name + ".lock"), timeout=0):
             _claim(out, about, resume)
-            if resume and (out / "latest").is_file():
+            if resume and checkpoint.newest(out) is not None:
                 checkpoint.resume(out, trainer)
-            with open(out / "metrics.jsonl", "a", encoding="utf-8") as log:
-                _loop(trainer, out, every, progress, log)
+            _rewind(out / "metrics.jsonl", trainer.step)
+            with Stop() as stop:
+                _teach(trainer, out / checkpoint.JUDGE)
+                with open(out / "metrics.jsonl", "a", encoding="utf-8") as log:
+                    _loop(trainer, out, every, progress, log, stop)
             weights = out / checkpoint.WEIGHTS
-            write_bytes(weights, save_tensors({k: v.contiguous() for k, v in averaged(trainer).items()}))
+            write_bytes(weights, checkpoint.to_bytes(averaged(trainer)))
             return weights
     except Timeout as error:
         raise Busy("E-LOCKED", "another run is training into this folder", path=out) from error
 
 
-def _loop(trainer: Trainer, out: Path, every: int, progress: Progress, log: Any) -> None:
-    saved = trainer.step
-    try:
-        for report in trainer.run():
-            line = {"step": trainer.step, "images": trainer.images, **{k: v if v == v else None for k, v in report.items()}}
-            log.write(json.dumps(line) + "\n")
-            progress(trainer, report)
-            if trainer.step % every == 0:
-                checkpoint.save(out, trainer)
-                log.flush()
-                saved = trainer.step
-    finally:
-        if trainer.step > saved:
+def _loop(trainer: Trainer, out: Path, every: int, progress: Progress, log: TextIO, stop: Stop) -> None:
+    """Steps and checkpoints; what interrupts does so between steps only, where all objectives have had their turn."""
+    stop.check()
+    for report in trainer.run():
+        line = {"step": trainer.step, "images": trainer.images, **{k: v if math.isfinite(v) else None for k, v in report.items()}}
+        log.write(json.dumps(line) + "\n")
+        progress(trainer, report)
+        if stop.signal is not None or trainer.step % every == 0 or trainer.step == trainer.steps:
+            log.flush()
+            os.fsync(log.fileno())  # before the checkpoint: a resumed run finds every line up to its step
             checkpoint.save(out, trainer)
+        stop.check()
+
+
+def _rewind(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and a last one that a kill cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
+                kept.append(line)
+        except (ValueError, TypeError, KeyError):
+            continue
+    write_bytes(path, b"".join(kept))
+
+
+def _teach(trainer: Trainer, path: Path) -> None:
+    """Give the generator's judge, if it has one, the network of this run: taught at its start, then read."""
+    generator = trainer.generator
+    if not isinstance(generator, Judged) or generator.judge is None:
+        return
+    if trainer.step == 0 and not path.exists():
+        generator.teach(trainer.lessons(LESSONS))
+        write_bytes(path, checkpoint.to_bytes(generator.judge.state_dict()))
+    checkpoint.load_judge(generator.judge, path)
 
 
 def _about(settings: Settings, photos: Photos) -> dict[str, Any]:
@@ -85,17 +123,24 @@ def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
     """Write run.json, or hold a resumed run to the one that is there."""
     path = out / "run.json"
     if not path.exists():
-        if any(out.iterdir()):
+        if any(not entry.name.startswith(PREFIX) for entry in out.iterdir()):
             raise UsageError("E-OUT-EXISTS", "the run folder is not empty and not a run", path=out)
         write_bytes(path, to_json(about))
         return
     if not resume:
         raise UsageError("E-OUT-EXISTS", "a run is there already", path=out, hint="add --resume, or choose another --out")
-    before = read_json(path)
-    for key, value in json.loads(to_json(about)).items():
-        if before.get(key) != value:
+    before, now = _flat(read_json(path)), _flat(json.loads(to_json(about)))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
             raise UsageError("E-RESUME-MISMATCH", f"the run was started with another {key}", path=path,
-                             hint=f"then {before.get(key)!r}, now {value!r}")
+                             hint=f"then {before.get(key)!r}, now {now.get(key)!r}")
+
+
+def _flat(data: Any, name: str = "") -> dict[str, Any]:
+    """{"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
+    if not isinstance(data, dict):
+        return {name: data}
+    return {k: v for key, value in data.items() for k, v in _flat(value, f"{name}.{key}" if name else key).items()}
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Any]:
@@ -106,4 +151,5 @@ def load(folder: Path) -> tuple[dict[str, Any], Any]:
         raise InputError("E-RUN-OPEN", "this run has not ended yet", path=folder, hint="finish it with --resume")
     generator = checkpoint.build(about, folder / "run.json")
     checkpoint.load_into(generator, checkpoint.read_weights(weights), weights)
+    generator.networks.eval()
     return about, generator

@@ -1,4 +1,4 @@
-"""What holds for the installed wheel, without torch and away from the checkout; .ci/run copies this folder elsewhere to run it."""
+"""What holds for the installed wheel, without torch and away from the checkout (.ci/run runs it there)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,17 @@ def test_every_package_came_along() -> None:
     assert (HERE / "export" / "ort.py").is_file()
 
 
+def test_the_zoo_came_along() -> None:
+    from edgegen.zoo import entries
+
+    assert "cas-dm" in [entry.name for entry in entries()]
+    for entry in entries():
+        assert all(path.is_file() for path in (entry.weights, entry.reference, entry.grid)), entry.name
+
+
 def test_the_bare_names_are_not_installed() -> None:
+    if (HERE.parent / "pyproject.toml").is_file():
+        pytest.skip("this is the checkout: only an installed wheel can show it (.ci/run does)")
     installed = {f.parts[0] for f in files("edgegen") or []}
     assert not installed & {"export", "calibrate", "tests", "benchmarks"}
 
@@ -57,10 +67,9 @@ def test_what_needs_an_extra_says_which() -> None:
 
 
 def test_noise_is_the_same_on_every_machine() -> None:
-    """Seeds are a contract between versions and machines: the first numbers of seed 7 never change."""
+    """Seeds are a contract between versions and machines: the numbers of seed 7 never change."""
     from edgegen.core.noise import noise
     from edgegen.core.spec import TensorSpec
 
-    drawn = noise(TensorSpec("x", (4,)), [7, 8], "start")
-    again = noise(TensorSpec("x", (4,)), [8], "start")
-    np.testing.assert_array_equal(drawn[1:], again)
+    drawn = noise(TensorSpec("x", ("batch", 4)), [7], "start")
+    np.testing.assert_allclose(drawn, [[1.16491354, -0.95449209, 0.83191204, -0.61865705]], rtol=1e-6)

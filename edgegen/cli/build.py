@@ -1,0 +1,121 @@
+"""Generator to files: FP32 ONNX equal to torch, calibrated plan, Q/DQ and engines for each runtime, manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..calibrate.choose import plan as choose
+from ..calibrate.observe import Observer
+from ..core.bundle import Bundle, write_manifest
+from ..core.runtime import Pipeline, Runtime
+from ..evidence import parity
+from ..evidence.bench import record
+from ..export import onnx as onnx_files
+from ..export import qdq, runtime
+from ..export.packages import installed
+from . import output
+from .source import Source, torch_pipeline
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ..core.plan import Plan
+
+PARITY_INPUTS = 64
+
+
+def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, threads: int) -> Bundle:
+    """Fill `folder` with everything but evidence and return it opened; nothing is proven yet."""
+    (folder / "graphs").mkdir()
+    models = _graphs(source, folder)
+    torch_parity = _fp32_parity(source, folder, threads)
+    plan, coverage = _calibrate(source, models, samples, threads)
+    (folder / "plan.json").write_bytes(plan.to_bytes())
+    built = {}
+    with output.progress("building", len(runtimes) * len(models)) as advance:
+        for target in runtimes:
+            built[target.name] = _built(target, models, plan, folder, advance)
+    (folder / "evidence").mkdir()
+    shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
+    description = describe(source, models, built, coverage, samples, torch_parity)
+    write_manifest(folder, description)
+    return Bundle.open(folder)
+
+
+def _graphs(source: Source, folder: Path) -> dict[str, ModelProto]:
+    graphs = source.generator.graphs()
+    models = {}
+    with output.progress("exporting FP32 graphs", len(graphs)) as advance:
+        for name, graph in graphs.items():
+            models[name] = onnx_files.to_onnx(graph, name)
+            onnx_files.write(models[name], folder / "graphs" / f"{name}.onnx")
+            advance(1)
+    return models
+
+
+def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]:
+    """Torch against ONNX Runtime on inputs from every step of the trajectory; GateFailed beyond the limit."""
+    pipeline = torch_pipeline(source.generator)
+    steps = len(source.generator.sampler.timesteps)
+    calls = record(pipeline, range(-(-PARITY_INPUTS // steps)))
+    host = runtime("onnxruntime")
+    found = {
+        name: parity.largest_difference(pipeline.call[name], host.load(folder / "graphs" / f"{name}.onnx", threads), inputs)
+        for name, inputs in calls.items()
+    }
+    parity.check_fp32(host.name, found)
+    return found
+
+
+def _calibrate(source: Source, models: dict[str, ModelProto], samples: int, threads: int) -> tuple[Plan, dict[str, Any]]:
+    """The sampler's own trajectory from seeds 0 ..: every timestep it will ever visit, never random data."""
+    latent, sampler = source.generator.latent, source.generator.sampler
+    observers = {k: Observer(m, qdq.candidates(m), sampler.timesteps, threads) for k, m in models.items()}
+    pipeline = Pipeline(latent, sampler, observers, batch=32)
+    with output.progress("calibrating", samples) as advance:
+        for start in range(0, samples, pipeline.batch):
+            seeds = range(start, min(start + pipeline.batch, samples))
+            pipeline(seeds)
+            advance(len(seeds))
+    for observer in observers.values():
+        observer.stats.check()
+    coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
+    return choose(models, {k: o.stats for k, o in observers.items()}), coverage
+
+
+def _built(target: Runtime, models: dict[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
+    place = folder / "int8" / target.name
+    place.mkdir(parents=True)
+    load, onnx = {}, {}
+    for name, model in models.items():
+        file = onnx_files.write(qdq.quantize(model, name, plan, target.dialect), place / f"{name}.onnx")
+        paths = target.build(file, place)
+        load[name], onnx[name] = (p.relative_to(folder).as_posix() for p in (paths[0], file))
+        advance(1)
+    return {"version": target.version(), "device": target.device(), "load": load, "onnx": onnx, "code": target.executable}
+
+
+def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any], coverage: dict[str, Any], samples: int,
+             torch_parity: dict[str, float]) -> dict[str, Any]:
+    """The manifest but for its files and evidence."""
+    from ..core.samplers import sampler_to_json
+
+    latent = source.generator.latent
+    seeds = f"0 to {samples - 1}"
+    return {
+        "family": source.family, "source": source.about, "embeds_training_data": "none",
+        "start": {"shape": list(latent.noise.shape[1:]), "classes": latent.classes},
+        "sampler": sampler_to_json(source.generator.sampler),
+        "graphs": {name: f"graphs/{name}.onnx" for name in models},
+        "scheme": "static INT8 weights (per channel, symmetric) and activations (per tensor) of every convolution but each "
+                  "graph's first and last; everything else FP32",
+        "calibration": {
+            "samples": samples, "seeds": seeds, "seeds_sha256": hashlib.sha256(seeds.encode()).hexdigest(),
+            "feeds": "the sampler's own trajectory", "method": "min-max", "samples_at_timestep": coverage,
+        },
+        "runtimes": built,
+        "evidence": {"fp32_torch_max_abs": torch_parity, "torch": installed(("torch",)), "onnx": installed(("onnx",))},
+    }

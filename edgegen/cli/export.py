@@ -1,0 +1,107 @@
+"""edgegen export: a trained generator to a proven INT8 bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import Busy, GateFailed, RuntimeMissing, UsageError
+from . import output, source
+from .options import Budget, Out, Overwrite, Threads, Weights
+
+if TYPE_CHECKING:
+    from ..core.runtime import Runtime
+    from .prove import Proof
+
+
+def export(
+    what: Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")],
+    out: Out,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize weights and activations to 8 bits.")] = False,
+    runtime: Annotated[str, typer.Option(help="Comma-separated: onnxruntime, openvino, tensorrt-rtx, tensorrt.")] = "onnxruntime",
+    fid_budget: Budget = "2%",
+    calibration: Annotated[int, typer.Option(help="Seeds whose trajectories are calibrated on.", min=32)] = 128,
+    max_images: Annotated[int, typer.Option(help="Image pairs at most before the verdict is undecided.", min=500)] = 4000,
+    threads: Threads = 0,
+    weights: Weights = None,
+    overwrite: Overwrite = False,
+    json: output.Json = False,
+) -> None:
+    """Quantize, build for each runtime, prove the images are as good, and publish the bundle; exit 3 if they are not."""
+    if not int8:
+        raise UsageError("E-USAGE", "export needs a precision", hint="add --int8")
+    from ..core.bundle import MANIFEST
+    from ..core.files import check_target, publish
+    from .options import budget_of, cores
+
+    budget, count = budget_of(fid_budget), threads or cores()
+    check_target(out, MANIFEST, overwrite)
+    targets = _targets(runtime)
+    from filelock import FileLock, Timeout
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
+            proof = _make(what, targets, folder, calibration, budget, max_images, count, weights)
+            if not proof.passed:
+                _reject(folder, out, proof)
+    except Timeout as error:
+        raise Busy("E-LOCKED", "another export is writing this folder", path=out) from error
+    output.result("export", {"out": str(out), **proof.to_json()})
+    print(f"bundle: {out}  same seeds side by side: {out / 'evidence' / 'same-seeds.png'}")
+
+
+def _targets(names: str) -> list[Runtime]:
+    """The runtimes asked for; refused before any work when one cannot build here."""
+    from ..export import runtime
+
+    found = [runtime(name.strip()) for name in dict.fromkeys(names.split(","))]
+    for target in [*found, runtime("onnxruntime")]:
+        if why := target.missing():
+            raise RuntimeMissing("E-BACKEND", why)
+    if any(target.name == "reference" for target in found):
+        raise UsageError("E-RUNTIME", "the reference evaluator judges the others; it is no runtime to export for")
+    return found
+
+
+def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget: float, maximum: int, threads: int,
+          weights: Path | None) -> Proof:
+    import torch
+
+    from ..core.bundle import MANIFEST, write_manifest
+    from ..core.images import png
+    from ..evidence.picture import side_by_side
+    from .build import build
+    from .prove import prove
+    from .table import show
+
+    torch.set_num_threads(threads)
+    made = source.trained(what)
+    if not made.reference.is_file():
+        raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=made.reference,
+                         hint="runs of `edgegen train` write them at their end")
+    bundle = build(made, targets, folder, samples, threads)
+    proof = prove(bundle, [t.name for t in targets], budget, maximum, threads, weights)
+    pictures = dict(proof.pictures)
+    (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
+    description = bundle.manifest.model_dump(exclude={"schema_version", "edgegen", "files"})
+    description["evidence"] |= proof.to_json()
+    (folder / MANIFEST).unlink()
+    write_manifest(folder, description)
+    show(proof)
+    return proof
+
+
+def _reject(folder: Path, out: Path, proof: Proof) -> None:
+    """Keep what was measured under rejected/, never under the final name, and fail."""
+    from ..core.bundle import MANIFEST
+    from ..core.files import publish
+
+    kept = out.parent / "rejected" / out.name
+    with publish(kept, MANIFEST, overwrite=True) as other:
+        shutil.copytree(folder, other, dirs_exist_ok=True)
+    verdicts = "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed)
+    raise GateFailed("E-GATE", verdicts, path=kept, hint="nothing was written under the name asked for")

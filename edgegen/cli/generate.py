@@ -1,0 +1,86 @@
+"""edgegen generate: seeds to images, from a zoo name, a run or a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
+from . import output, source
+from .options import TrustEngines
+
+if TYPE_CHECKING:
+    from ..core.runtime import Pipeline
+
+
+def generate(
+    what: Annotated[str, typer.Argument(help="Zoo name, run folder or bundle.", metavar="SOURCE")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A .png for one grid, else a folder for one PNG a seed.")],
+    seed: Annotated[int, typer.Option(help="First seed; image k has seed + k.", min=0)] = 0,
+    count: Annotated[int, typer.Option("-n", "--count", help="Number of images.", min=1)] = 64,
+    label: Annotated[int | None, typer.Option(help="Class of all images; without it, seed modulo classes.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="Of a bundle: which runtime; its first that works here.")] = None,
+    precision: Annotated[str, typer.Option(help="Of a bundle: int8 or fp32.")] = "int8",
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    trust_engines: TrustEngines = False,
+    json: output.Json = False,
+) -> None:
+    """Make images from seeds: the same seed gives the same image on every runtime and machine."""
+    from ..core import files, images
+
+    if not out.parent.is_dir():
+        raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
+    if out.suffix.lower() != ".png":
+        files.check_target(out, "", False)
+    if source.is_bundle(what):
+        executed, pipeline = _bundled(what, runtime, precision, threads, trust_engines)
+    else:
+        if runtime or precision != "int8" or trust_engines:
+            raise UsageError("E-USAGE", "--runtime, --precision and --trust-engines are for bundles")
+        import torch
+
+        torch.set_num_threads(threads)
+        executed, pipeline = "torch", source.torch_pipeline(source.trained(what).generator)
+    if label is not None and not 0 <= label < pipeline.latent.classes:
+        raise UsageError("E-LABEL", f"--label {label}: this generator has {pipeline.latent.classes} classes, numbered from 0")
+    parts = []
+    with output.progress("generating", count) as advance:
+        for start in range(seed, seed + count, pipeline.batch):
+            seeds = range(start, min(start + pipeline.batch, seed + count))
+            parts.append(images.to_uint8(pipeline(seeds, label)))
+            advance(len(seeds))
+    _write(out, [image for part in parts for image in part], seed, pipeline.latent.classes)
+    output.result("generate", {"images": count, "seed": seed, "runtime": executed, "out": str(out)})
+    print(f"{count} images by {executed}: {out}")
+
+
+def _bundled(what: str, runtime: str | None, precision: str, threads: int, trust_engines: bool) -> tuple[str, Pipeline]:
+    from ..export import runtime as find
+
+    if precision not in ("int8", "fp32"):
+        raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {precision!r}")
+    bundle = source.open_bundle(what)
+    names = [runtime] if runtime else [n for n in bundle.manifest.runtimes if find(n).cannot_run() is None]
+    if not names:
+        from ..errors import RuntimeMissing
+
+        reasons = "; ".join(f"{n}: {find(n).cannot_run()}" for n in bundle.manifest.runtimes)
+        raise RuntimeMissing("E-BACKEND", f"none of the bundle's runtimes works here: {reasons}", path=what)
+    pipeline = bundle.pipeline(find(names[0]), "fp32" if precision == "fp32" else "int8", threads, trust_engines=trust_engines)
+    return f"{names[0]} {precision}", pipeline
+
+
+def _write(out: Path, made: list, seed: int, classes: int) -> None:  # type: ignore[type-arg]
+    import numpy as np
+
+    from ..core import files, images
+
+    if out.suffix.lower() == ".png":
+        columns = classes if classes and len(made) >= classes else None
+        images.save_png(out, images.grid(np.stack(made), columns), scale=2)
+        return
+    with files.publish(out, "") as folder:
+        for k, image in enumerate(made):
+            (folder / f"{seed + k:08d}.png").write_bytes(images.png(image))

@@ -1,0 +1,174 @@
+"""Files to evidence: does each runtime compute what its file says, how good are its images, and how fast is it?
+
+Works on an opened bundle, so that export and verify prove the very files that ship, in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.bundle import Bundle
+from ..core.images import to_uint8
+from ..core.runtime import Pipeline
+from ..evidence import bench, parity, reference
+from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, compare
+from ..evidence.features import feature_network
+from ..export import runtime
+from . import output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..evidence.reference import Reference
+
+STAND_IN = "onnxruntime"  # executes the Q/DQ file of a runtime that cannot run here: its numbers, not its speed
+REFEREE_SEEDS = range(2)
+PIXEL_SEEDS = range(EVIDENCE_SEED, EVIDENCE_SEED + 32)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One runtime's evidence."""
+
+    name: str
+    executed_by: str              # the runtime itself, or the stand-in
+    why: str | None               # why it could not run here
+    comparison: Comparison
+    latency: bench.Latency | None
+    speed: float | None           # fastest FP32 runtime's time over this one's
+    size: float                   # INT8 ONNX bytes over FP32 ONNX bytes
+    refereed: Mapping[str, parity.Refereed]
+
+    @property
+    def passed(self) -> bool:
+        return self.comparison.verdict.state == "within"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "executed_by": self.executed_by, "why": self.why, "size": self.size, "speed": self.speed,
+            "latency": self.latency.to_json() if self.latency else None, **self.comparison.to_json(),
+            "referee": {k: r.to_json() for k, r in self.refereed.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Everything that was measured on one machine in one run."""
+
+    judged: tuple[Judged, ...]
+    full: Mapping[str, bench.Latency]   # FP32 by runtime
+    baseline: str                       # the fastest of them
+    same_pixels: float | None           # between FP32 runtimes; None with only one
+    pictures: Mapping[str, np.ndarray]  # a few INT8 images by runtime, and FP32 under ""
+
+    @property
+    def passed(self) -> bool:
+        return all(j.passed for j in self.judged)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "runtimes": {j.name: j.to_json() for j in self.judged},
+            "fp32": {name: latency.to_json() for name, latency in self.full.items()},
+            "baseline": self.baseline, "fp32_same_pixels": self.same_pixels,
+        }
+
+
+def prove(bundle: Bundle, names: list[str], budget: float, maximum: int, threads: int, weights: Path | None = None,
+          trust_engines: bool = False) -> Proof:
+    """Judge each named runtime of the bundle. GateFailed when one computes something else than its file or FP32 differs."""
+    runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]
+    fp32 = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in runners if not runtime(n).executable}
+    recorded = bench.record(next(iter(fp32.values())), range(8))
+    agreed = {name: _referee(bundle, name, recorded) for name in names}
+    full, int8 = _latencies(bundle, fp32, names, recorded, trust_engines)
+    baseline = min(full, key=lambda n: full[n].cpu_ms)
+    side, pixels = _full_side(bundle, baseline, list(fp32), threads, weights)
+    judged = []
+    for name in names:
+        comparison = _compare(bundle, name, side, budget, maximum, threads, trust_engines)
+        latency = int8.get(name)
+        speed = full[baseline].cpu_ms / latency.cpu_ms if latency else None
+        judged.append(Judged(name, _executor(name), runtime(name).cannot_run(), comparison, latency, speed,
+                             _size(bundle, name), agreed[name]))
+    seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + 10)
+    pictures = {n: to_uint8(_int8(bundle, n, threads, trust_engines)(seeds)) for n in names}
+    return Proof(tuple(judged), full, baseline, pixels, {"": side.pixels(0, len(seeds)), **pictures})
+
+
+def _executor(name: str) -> str:
+    return name if runtime(name).cannot_run() is None else STAND_IN
+
+
+def _int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeline:
+    """The runtime's INT8 pipeline, or its Q/DQ files executed by the stand-in."""
+    if _executor(name) == name:
+        return bundle.pipeline(runtime(name), "int8", threads, trust_engines=trust_engines)
+    host = runtime(STAND_IN)
+    full = bundle.pipeline(host, "fp32", threads)
+    files = bundle.manifest.runtimes[name].onnx
+    return Pipeline(full.latent, full.sampler, {g: host.load(bundle.path(f), threads) for g, f in files.items()}, full.batch)
+
+
+def _referee(bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, Any]]]) -> dict[str, parity.Refereed]:
+    judge, host = runtime("reference"), runtime(STAND_IN)
+    pipeline = _int8(bundle, name, 1, trust_engines=True)
+    built = bundle.manifest.runtimes[name]
+    found = {}
+    for graph, calls in recorded.items():
+        few = [{k: v[: len(REFEREE_SEEDS)] for k, v in calls[i].items()} for i in (0, len(calls) // 2, len(calls) - 1)]
+        exact = host.load(bundle.path(bundle.manifest.graphs[graph]), 1)
+        found[graph] = parity.referee(pipeline.call[graph], judge.load(bundle.path(built.onnx[graph]), 1), exact, few)
+    parity.check_referee(name, found)
+    return found
+
+
+def _latencies(bundle: Bundle, fp32: Mapping[str, Pipeline], names: list[str], recorded: Mapping[str, list[dict[str, Any]]],
+               trust_engines: bool) -> tuple[dict[str, bench.Latency], dict[str, bench.Latency]]:
+    """One thread, batch 8, one step: FP32 by runtime, INT8 by runtime; all in one interleaved run."""
+    running = [n for n in names if _executor(n) == n]
+    candidates = {f"{n} fp32": p for n, p in fp32.items()}
+    candidates |= {f"{n} int8": bundle.pipeline(runtime(n), "int8", 1, trust_engines=trust_engines) for n in running}
+    times = bench.latencies(candidates, bench.middle(recorded), threads=1)
+    return {n: times[f"{n} fp32"] for n in fp32}, {n: times[f"{n} int8"] for n in running}
+
+
+def _full_side(bundle: Bundle, baseline: str, runners: list[str], threads: int,
+               weights: Path | None) -> tuple[FullSide, float | None]:
+    stored = reference.read(bundle.path("evidence/reference.safetensors"))
+    network = feature_network(stored.network, weights, stored.size)
+    images = {n: bundle.pipeline(runtime(n), "fp32", threads) for n in dict.fromkeys([baseline, *runners])}
+    sets = [to_uint8(p(PIXEL_SEEDS)) for p in images.values()]
+    shares = [parity.same_pixels(sets[0], other) for other in sets[1:]]
+    for name, share in zip(list(images)[1:], shares, strict=True):
+        parity.check_pixels(baseline, name, share)
+    return FullSide(images[baseline], network, stored), min(shares, default=None)
+
+
+def _compare(bundle: Bundle, name: str, side: FullSide, budget: float, maximum: int, threads: int,
+             trust_engines: bool) -> Comparison:
+    pipeline = _int8(bundle, name, threads, trust_engines)
+    first = min(maximum, first_look(side.reference))
+    label = f"verdict of {name}" + ("" if _executor(name) == name else f" (executed by {STAND_IN})")
+    done = 0
+    with output.progress(label, maximum) as advance:
+
+        def progress(now: int, _: int) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        return compare(side, pipeline, budget, first, maximum, progress=progress)
+
+
+def first_look(stored: Reference) -> int:
+    """Pairs at the first look: enough for the projection, at least 500."""
+    return max(500, 4 * stored.k)
+
+
+def _size(bundle: Bundle, name: str) -> float:
+    full = sum(bundle.manifest.files[f].bytes for f in bundle.manifest.graphs.values())
+    return sum(bundle.manifest.files[f].bytes for f in bundle.manifest.runtimes[name].onnx.values()) / full

@@ -1,0 +1,98 @@
+"""What a verb is pointed at: a zoo name, a finished run or a bundle, told apart by what is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from ..core.bundle import Bundle
+    from ..core.graph import Generator
+    from ..core.runtime import Pipeline
+    from ..zoo import Entry
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained generator with where it came from: `about` goes into the manifest, so it holds no path and no file name."""
+
+    name: str
+    family: str
+    generator: Generator
+    about: dict[str, Any]
+    reference: Path
+
+
+def is_bundle(name: str) -> bool:
+    return (Path(name) / "manifest.json").is_file()
+
+
+def open_bundle(name: str) -> Bundle:
+    """A bundle folder; InputError for anything else."""
+    if not Path(name).is_dir():
+        raise InputError("E-BUNDLE", "there is no such folder", path=name)
+    from ..core.bundle import Bundle
+
+    return Bundle.open(Path(name))
+
+
+def trained(name: str) -> Source:
+    """A zoo name or a run folder with its weights loaded. UsageError lists the zoo's names for a name that is neither."""
+    from ..zoo import entries
+
+    found = {entry.name: entry for entry in entries()}
+    if name in found:
+        return _zoo(found[name])
+    folder = Path(name)
+    if (folder / "run.json").is_file():
+        return _run(folder)
+    if folder.exists():
+        raise UsageError("E-SOURCE", "this is neither a run of `edgegen train` nor a bundle", path=folder)
+    close = get_close_matches(name, found, 1)
+    hint = f"did you mean {close[0]}?" if close else f"the zoo has: {', '.join(found)}"
+    raise UsageError("E-SOURCE", f"{name!r} is no zoo name and no folder", hint=hint)
+
+
+def _zoo(entry: Entry) -> Source:
+    from ..core.bundle import sha256
+    from ..training import checkpoint
+
+    generator = checkpoint.build(entry.card, entry.folder / "card.json")
+    checkpoint.load_into(generator, checkpoint.read_weights(entry.weights), entry.weights)
+    card = entry.card
+    about = {"name": entry.name, "weights_sha256": sha256(entry.weights), "data": card["data"], "licence": card["licence"]}
+    return Source(entry.name, entry.card["family"], generator, about, entry.reference)
+
+
+def _run(folder: Path) -> Source:
+    from ..core.bundle import sha256
+    from ..training import checkpoint, run
+
+    description, generator = run.load(folder)
+    weights = sha256(folder / checkpoint.WEIGHTS)
+    data = {"sha256": description["data"]["sha256"], "images": description["data"]["images"]}  # class names stay at the site
+    about = {"name": "run", "weights_sha256": weights, "data": data, "licence": "the owner's"}
+    return Source(folder.name, description["family"], generator, about, folder / "reference.safetensors")
+
+
+def torch_pipeline(generator: Generator) -> Pipeline:
+    """The generator's own pipeline, executed by torch."""
+    import numpy as np
+    import torch
+
+    from ..core.runtime import Pipeline
+    from ..core.spec import Array
+
+    def execute(module: Any) -> Any:
+        def call(**inputs: Array) -> Array:
+            with torch.inference_mode():
+                out: Array = module(**{k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in inputs.items()}).numpy()
+                return out
+
+        return call
+
+    return Pipeline(generator.latent, generator.sampler, {k: execute(g.module) for k, g in generator.graphs().items()})

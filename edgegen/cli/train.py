@@ -1,0 +1,99 @@
+"""edgegen train: a folder of photos to a trained generator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import UsageError
+from . import output
+from .options import Threads, Weights
+
+if TYPE_CHECKING:
+    from ..families import Family, Recipe
+    from ..training.data import Photos, Report
+
+EVERY = 500          # steps between checkpoints
+REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
+DIRECTIONS = 128     # of the projected reference, when there are photos enough for them
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="Family, such as cas-dm.", metavar="FAMILY")],
+    data: Annotated[Path, typer.Option(help="Folder of photos (class sub-folders or metadata.jsonl) or of IDX files.")],
+    out: Annotated[Path, typer.Option(help="Run folder: checkpoints, metrics, and at the end the weights.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
+    images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
+    on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    threads: Threads = 0,
+    weights: Weights = None,
+    json: output.Json = False,
+) -> None:
+    """Train in full precision; Ctrl-C writes a checkpoint that --resume continues exactly."""
+    if on_bad not in ("skip", "fail"):
+        raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {on_bad!r}")
+    import torch
+
+    from ..families import family
+    from ..training.data import load
+    from ..training.run import Settings, train
+    from .options import cores
+
+    torch.set_num_threads(threads or cores())
+    found = family(name)
+    recipe_name, settings = _recipe(found, recipe, images)
+    with output.progress("reading photos") as advance:
+        photos, report = load(data, settings.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1))
+    _tell(report)
+    settings = replace(settings, config=replace(settings.config, classes=len(photos.classes)))
+    with output.progress(f"training {name}", settings.images) as advance:
+        path = train(Settings(name, recipe_name, settings, seed), photos, out, resume, EVERY,
+                     lambda trainer, _: advance(trainer.recipe.batch))
+    with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
+        _reference(photos, out / "reference.safetensors", weights, advance)
+    output.result("train", {"out": str(out), "weights": str(path), "images": settings.images, "photos": report.to_json()})
+    print(f"trained: {out}  next: edgegen export {out} --int8 -o out/")
+
+
+def _recipe(found: Family, name: str | None, images: int | None) -> tuple[str, Recipe]:
+    chosen = name or next(iter(found.recipes))
+    if chosen not in found.recipes:
+        raise UsageError("E-RECIPE", f"{found.name} has no recipe {chosen!r}; known: {', '.join(found.recipes)}")
+    recipe = found.recipes[chosen]()
+    return chosen, replace(recipe, images=images) if images else recipe
+
+
+def _on_bad(word: str) -> Literal["skip", "fail"]:
+    return "fail" if word == "fail" else "skip"
+
+
+def _tell(report: Report) -> None:
+    """Every photo that is not used, by name, and what was changed, by count: on stderr, since it is no result."""
+    from ..training.data import shown
+
+    for bad in report.bad:
+        output.note(f"not used: {shown(bad.name)}: {bad.code} {bad.reason}")
+    for code, names in report.warnings.items():
+        output.note(f"{code}: {len(names)} photos")
+
+
+def _reference(photos: Photos, path: Path, weights: Path | None, advance: Any) -> None:
+    """Statistics that exports of this run are proven against."""
+    import numpy as np
+
+    from ..evidence import reference
+    from ..evidence.features import feature_network
+
+    network = feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
+    pixels = photos.pixels[:REFERENCE_IMAGES]
+    parts = []
+    for start in range(0, len(pixels), 64):
+        parts.append(network(pixels[start : start + 64]))
+        advance(len(parts[-1]))
+    directions = min(DIRECTIONS, len(pixels) // 4)
+    reference.build(np.concatenate(parts), network, "training photos", directions).write(path)

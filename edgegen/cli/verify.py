@@ -1,0 +1,49 @@
+"""edgegen verify: is this bundle what was exported, and does its evidence hold on this machine?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..errors import GateFailed, RuntimeMissing
+from . import output, source
+from .options import Threads, TrustEngines, Weights
+
+
+def verify(
+    what: Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")],
+    files_only: Annotated[bool, typer.Option("--files-only", help="Check hashes and manifest, recompute nothing.")] = False,
+    runtime: Annotated[str | None, typer.Option(help="Comma-separated; without it, every runtime of the bundle.")] = None,
+    threads: Threads = 0,
+    weights: Weights = None,
+    trust_engines: TrustEngines = False,
+    json: output.Json = False,
+) -> None:
+    """Check every file, generate the same seeds again, and hold the recomputed verdict to the one in the manifest."""
+    bundle = source.open_bundle(what)
+    print(f"{len(bundle.manifest.files)} files are the ones that were exported")
+    if files_only:
+        output.result("verify", {"bundle": what, "files": len(bundle.manifest.files)})
+        return
+    from ..export.packages import absent
+    from .options import cores
+
+    if why := absent("torch", "train"):
+        raise RuntimeMissing("E-BACKEND", f"recomputing needs the feature network: {why}", hint="or add --files-only")
+    from .prove import prove
+    from .table import show
+
+    recorded = bundle.manifest.evidence["runtimes"]
+    names = [n.strip() for n in runtime.split(",")] if runtime else list(recorded)
+    first = recorded[names[0]] if names[0] in recorded else next(iter(recorded.values()))
+    most = max(r["images"] for r in recorded.values())
+    proof = prove(bundle, names, first["budget"], most, threads or cores(), weights, trust_engines)
+    show(proof)
+    drift = {j.name: j.comparison.verdict.change.value - recorded[j.name]["change"]["value"] for j in proof.judged}
+    for name, value in drift.items():
+        print(f"{name}: the change differs by {value:+.3%} from the manifest's")
+    output.result("verify", {"bundle": what, "files": len(bundle.manifest.files), "drift": drift, **proof.to_json()})
+    if not proof.passed:
+        verdicts = "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed)
+        raise GateFailed("E-GATE", f"the evidence does not hold on this machine: {verdicts}", path=what)

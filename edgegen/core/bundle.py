@@ -1,0 +1,170 @@
+"""A bundle: everything a device needs, in one folder whose manifest lists every file with its sha256.
+
+    manifest.json   what this file describes
+    graphs/         FP32 ONNX, one a graph
+    int8/<runtime>/ what that runtime loads, and the Q/DQ ONNX it was built from
+    evidence/       reference statistics, pictures, comparisons
+    plan.json
+
+Reading is strict: a file that is not listed, a link, another size or another hash is an error, before native code sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .. import __version__
+from ..errors import EdgegenError, InputError, TrustError, UsageError
+from .files import read_json, to_json
+from .latent import Latent
+from .runtime import Pipeline, Runtime
+from .samplers import sampler_from_json
+from .spec import TensorSpec
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+Precision = Literal["int8", "fp32"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class File(_Strict):
+    sha256: str
+    bytes: int
+
+
+class Start(_Strict):
+    """What the sampler starts from: noise of `shape` after the batch axis, one-hot labels of `classes`."""
+
+    shape: list[int]
+    classes: int
+
+
+class Built(_Strict):
+    """One runtime's INT8 files: what it loads and the Q/DQ ONNX behind it, by graph; code: they are executable (an engine)."""
+
+    version: str
+    device: str
+    load: dict[str, str]
+    onnx: dict[str, str]
+    code: bool
+
+
+class Manifest(_Strict):
+    """manifest.json, schema 1."""
+
+    schema_version: Literal[1]
+    edgegen: str
+    family: str
+    source: dict[str, Any]                     # what was exported: name, weights' sha256, data, licence
+    embeds_training_data: Literal["none", "features", "pixels"]
+    start: Start
+    sampler: dict[str, Any]
+    graphs: dict[str, str]                     # FP32 ONNX by graph
+    scheme: str                                # the quantization that was really used, in words
+    calibration: dict[str, Any]
+    runtimes: dict[str, Built]
+    evidence: dict[str, Any]
+    files: dict[str, File]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, checked bundle."""
+
+    root: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, root: Path) -> Bundle:
+        """Read and check everything but what the runtimes parse. TrustError for damage, UsageError for another schema."""
+        path = root / MANIFEST
+        if not path.is_file() or path.is_symlink():
+            raise InputError("E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=root)
+        try:
+            data = read_json(path)
+        except InputError as error:
+            raise TrustError("E-MANIFEST", error.message, path=path) from error
+        if isinstance(data, dict) and isinstance(made := data.get("schema_version"), int) and made > SCHEMA:
+            raise UsageError("E-SCHEMA", f"the bundle has schema {made}; edgegen {__version__} reads up to {SCHEMA}", path=path)
+        try:
+            manifest = Manifest.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise TrustError("E-MANIFEST", f"{where}: {first['msg']}", path=path) from error
+        _check_files(root, manifest)
+        sampler_from_json(manifest.sampler)
+        return cls(root, manifest)
+
+    def path(self, name: str) -> Path:
+        """A listed file."""
+        if name not in self.manifest.files:
+            raise TrustError("E-MANIFEST", f"{name} is used but not listed", path=self.root / MANIFEST)
+        return self.root / name
+
+    def pipeline(self, runtime: Runtime, precision: Precision = "int8", threads: int = 1, batch: int = 64,
+                 trust_engines: bool = False) -> Pipeline:
+        """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError for unvouched engines."""
+        if precision == "int8":
+            built = self.manifest.runtimes.get(runtime.name)
+            if built is None:
+                known = ", ".join(self.manifest.runtimes)
+                what = f"the bundle has no INT8 files for {runtime.name}; it has {known}"
+                raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root)
+            if built.code and not trust_engines:
+                what = f"{runtime.name} engines are executable code and this bundle is not signed"
+                raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint="add --trust-engines if you trust its maker")
+            files: Mapping[str, str] = built.load
+        else:
+            files = self.manifest.graphs
+        call = {graph: runtime.load(self.path(name), threads) for graph, name in files.items()}
+        start = self.manifest.start
+        latent = Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
+        return Pipeline(latent, sampler_from_json(self.manifest.sampler), call, batch)
+
+
+def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:
+    """List and hash every file under `root`, check the whole, write manifest.json last. EdgegenError if it would not open."""
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    files = {name: {"sha256": sha256(root / name), "bytes": (root / name).stat().st_size} for name in names}
+    data = {"schema_version": SCHEMA, "edgegen": __version__, "files": files, **manifest}
+    try:
+        checked = Manifest.model_validate(data)
+    except ValidationError as error:
+        raise EdgegenError("E-MANIFEST", f"edgegen made a manifest it would refuse: {error}") from error
+    (root / MANIFEST).write_bytes(to_json(data))
+    return checked
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _check_files(root: Path, manifest: Manifest) -> None:
+    for name in manifest.files:
+        pure = PurePosixPath(name)
+        if (pure.is_absolute() or pure.as_posix() != name or name == MANIFEST or not name.isprintable()
+                or any(part in ("..", ".") or "\\" in part for part in pure.parts)):
+            raise TrustError("E-MANIFEST", f"the file name {name!r} is not allowed", path=root / MANIFEST)
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise TrustError("E-MANIFEST", f"{name} is a link or a device, not a file", path=root)
+        if path.is_file() and name != MANIFEST and name not in manifest.files:
+            raise TrustError("E-MANIFEST", f"{name} is not listed in the manifest", path=root)
+    for name, file in manifest.files.items():
+        path = root / name
+        if not path.is_file():
+            raise TrustError("E-MANIFEST", f"{name} is missing", path=root)
+        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+            raise TrustError("E-HASH", f"{name} is not the file that was exported", path=root, hint="copy the bundle again")

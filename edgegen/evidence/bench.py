@@ -1,0 +1,77 @@
+"""Latency where machines are shared and noisy: CPU time, candidates interleaved in one run, medians. (numpy only)
+
+Wall time on such a machine measures its neighbours; CPU time of one thread repeats to a few per cent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.runtime import Pipeline
+from ..core.spec import Array
+
+Feeds = Mapping[str, Mapping[str, Array]]  # graph -> named inputs
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one sampler step (every graph once): milliseconds a batch, CPU time and wall time."""
+
+    cpu_ms: float       # median
+    cpu_p90_ms: float
+    wall_ms: float      # median
+    wall_p90_ms: float
+    batch: int
+    threads: int
+    rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def record(pipeline: Pipeline, seeds: Sequence[int]) -> dict[str, list[dict[str, Array]]]:
+    """What each graph is really asked along the sampler's trajectory: graph -> named inputs, call by call."""
+    seen: dict[str, list[dict[str, Array]]] = {graph: [] for graph in pipeline.call}
+
+    def spy(graph: str, execute: Callable[..., Array]) -> Callable[..., Array]:
+        def call(**inputs: Array) -> Array:
+            seen[graph].append(inputs)
+            return execute(**inputs)
+
+        return call
+
+    spied = {graph: spy(graph, execute) for graph, execute in pipeline.call.items()}
+    Pipeline(pipeline.latent, pipeline.sampler, spied, len(seeds))(seeds)
+    return seen
+
+
+def middle(recorded: Mapping[str, Sequence[Mapping[str, Array]]]) -> dict[str, Mapping[str, Array]]:
+    """The inputs in the middle of the trajectory: what a step is timed on."""
+    return {graph: calls[len(calls) // 2] for graph, calls in recorded.items()}
+
+
+def latencies(candidates: Mapping[str, Pipeline], inputs: Feeds, threads: int, rounds: int = 25,
+              warm_up: int = 3) -> dict[str, Latency]:
+    """Time one step of each candidate in turn, round by round, so that drift of the machine meets all alike."""
+    cpu: dict[str, list[float]] = {name: [] for name in candidates}
+    wall: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(warm_up + rounds):
+        for name, pipeline in candidates.items():
+            start_wall, start_cpu = time.perf_counter(), time.process_time()
+            for graph, named in inputs.items():
+                pipeline.call[graph](**named)
+            spent_cpu, spent_wall = time.process_time() - start_cpu, time.perf_counter() - start_wall
+            if turn >= warm_up:
+                cpu[name].append(1e3 * spent_cpu)
+                wall[name].append(1e3 * spent_wall)
+    batch = len(next(iter(next(iter(inputs.values())).values())))
+    return {
+        name: Latency(float(np.median(cpu[name])), float(np.percentile(cpu[name], 90)), float(np.median(wall[name])),
+                      float(np.percentile(wall[name], 90)), batch, threads, rounds)
+        for name in candidates
+    }

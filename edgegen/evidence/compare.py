@@ -1,0 +1,171 @@
+"""Are two pipelines' images equally good on the same seeds? Looked at in growing numbers until decided. (numpy only)"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.images import to_uint8
+from ..core.spec import Array
+from ..core.verdict import Interval, Verdict
+from ..errors import EdgegenError, GateFailed, UsageError
+from .distances import Moments, PairedPsnr, frechet, squared_error
+from .intervals import distance_change, estimate
+from .reference import Features, Reference
+
+EVIDENCE_SEED = 1_000_000  # calibration counts from 0: what chose the scales must not also judge them
+CHUNK = 64  # images between two calls of progress
+LEAST = 3  # images a projected direction at the first look: below that the interval is too narrow (docs/statistics.md)
+
+Images = Callable[[Sequence[int]], Array]  # seeds -> (n, c, h, w) in [-1, 1]: a Pipeline
+Progress = Callable[[int, int], None]  # pairs done, pairs at most
+
+
+class FullSide:
+    """The full-precision pipeline's images and features for seeds start, start + 1, ...: made on demand, shared by runtimes."""
+
+    def __init__(self, images: Images, features: Features, reference: Reference, start: int = EVIDENCE_SEED) -> None:
+        """Raises ReferenceMismatch when the reference was made with another feature network."""
+        reference.check(features)
+        self.images, self.features, self.reference, self.start = images, features, reference, start
+        self._pixels: list[np.ndarray] = []
+        self._projected: list[Array] = []
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def seeds(self, first: int, last: int) -> range:
+        """Seeds of images first .. last - 1."""
+        return range(self.start + first, self.start + last)
+
+    def pixels(self, first: int, last: int) -> np.ndarray:
+        """Images first .. last - 1 as (n, h, w, 3) uint8, made when they are not there yet."""
+        for a in range(len(self), last, CHUNK):
+            images = to_uint8(self.images(self.seeds(a, min(a + CHUNK, last))))
+            self._projected.extend(self.project(images))
+            self._pixels.extend(images)
+        return np.stack(self._pixels[first:last])
+
+    def projected(self, count: int) -> Array:
+        """Projected features of the first `count` images, (count, k)."""
+        self.pixels(0, count)
+        return np.stack(self._projected[:count])
+
+    def project(self, images: np.ndarray) -> Array:
+        """uint8 images (n, h, w, 3) -> (n, k)."""
+        return self.reference.project(self.features(images))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one pipeline's images are worth against full precision; distances are squared Frechet distances after projection."""
+
+    verdict: Verdict  # its interval holds at `look_level`, so that all looks together hold at `level`
+    distance_full: Interval  # to the reference, corrected for the number of samples, at `level`
+    distance_other: Interval
+    distance_between: float  # of the two sets; 0 for equal images
+    psnr_db: float  # of the mean squared error over all pixels of all pairs; infinite for equal images
+    psnr_median_db: float  # median over pairs
+    images: int  # pairs
+    first_seed: int
+    features: str
+    size: int  # pixels a side the features were taken at
+    reference: str
+    reference_sha256: str
+    looks: tuple[int, ...]  # pairs at each look taken
+    level: float
+    look_level: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's form; a PSNR of null says that no pixel differs."""
+        def interval(i: Interval) -> dict[str, float]:
+            return {"value": i.value, "low": i.low, "high": i.high}
+
+        def decibel(value: float) -> float | None:
+            return value if math.isfinite(value) else None
+
+        return {
+            "verdict": self.verdict.state, "more": self.verdict.more, "budget": self.verdict.budget,
+            "change": interval(self.verdict.change), "distance_full": interval(self.distance_full),
+            "distance_other": interval(self.distance_other), "distance_between": self.distance_between,
+            "psnr_db": decibel(self.psnr_db), "psnr_median_db": decibel(self.psnr_median_db),
+            "images": self.images, "first_seed": self.first_seed, "last_seed": self.first_seed + self.images - 1,
+            "features": self.features, "size": self.size, "reference": self.reference,
+            "reference_sha256": self.reference_sha256, "looks": list(self.looks), "level": self.level,
+            "look_level": self.look_level,
+        }
+
+
+def plan_looks(first: int, maximum: int, level: float) -> list[tuple[int, float]]:
+    """(pairs, level of the interval) of each look: first, twice that, ..., maximum.
+
+    The error 1 - level is shared out in proportion to the pairs at each look (a weighted Bonferroni bound), so all intervals
+    hold together at `level` whenever the sampling stops, and the last and sharpest look keeps about half of it.
+    """
+    if not 0 < first <= maximum or not 0 < level < 1:
+        raise UsageError("E-LOOKS", f"need 0 < first <= maximum and a level in (0, 1), got {first}, {maximum}, {level}")
+    counts = [first]
+    while counts[-1] < maximum:
+        counts.append(min(2 * counts[-1], maximum))
+    return [(count, 1 - (1 - level) * count / sum(counts)) for count in counts]
+
+
+def compare(full: FullSide, other: Images, budget: float, first: int = 500, maximum: int = 4000, level: float = 0.95,
+            progress: Progress | None = None) -> Comparison:
+    """Paired images from growing runs of seeds until the change of the distance is within or outside +-budget, or at `maximum`.
+
+    budget: fraction of the full-precision distance, such as 0.02. Raises GateFailed when an image of `other` is not finite,
+    UsageError when `first` is too small for the reference's projection.
+    """
+    if first < LEAST * full.reference.k:
+        raise UsageError("E-LOOKS", f"the first look needs at least {LEAST * full.reference.k} images for "
+                         f"{full.reference.k} projected directions, got {first}")
+    looks = plan_looks(first, maximum, level)
+    projected: list[Array] = []
+    errors: list[float] = []
+    for count, look_level in looks:
+        for a in range(len(errors), count, CHUNK):
+            b = min(a + CHUNK, count)
+            mine, theirs = full.pixels(a, b), _pixels(other, full.seeds(a, b))
+            if mine.shape != theirs.shape:
+                raise EdgegenError("E-SHAPE", f"the pipelines give images of shape {mine.shape[1:]} and {theirs.shape[1:]}")
+            projected.extend(full.project(theirs))
+            errors.extend(squared_error(mine, theirs))
+            if progress:
+                progress(b, maximum)
+        ours = estimate(full.reference.moments, full.projected(count))
+        its = estimate(full.reference.moments, np.stack(projected))
+        try:
+            verdict = Verdict(distance_change(ours, its, look_level), budget, count)
+        except EdgegenError as error:
+            if error.code != "E-FID-SCALE" or count == maximum:
+                raise
+            continue  # a small distance may still show itself with more images
+        if verdict.state != "undecided":
+            break
+    return _report(full, verdict, ours.interval(level), its.interval(level), np.stack(projected), np.array(errors),
+                   tuple(n for n, _ in looks if n <= count), level, look_level)
+
+
+def _pixels(images: Images, seeds: range) -> np.ndarray:
+    try:
+        return to_uint8(images(seeds))
+    except EdgegenError as error:
+        if error.code != "E-NONFINITE":
+            raise
+        raise GateFailed("E-NONFINITE", f"images of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinite values",
+                         hint="keep more layers in floating point") from error
+
+
+def _report(full: FullSide, verdict: Verdict, ours: Interval, its: Interval, projected: Array, errors: np.ndarray,
+            looks: tuple[int, ...], level: float, look_level: float) -> Comparison:
+    between = frechet(Moments.of(full.projected(len(projected))), Moments.of(projected))
+    psnr = PairedPsnr.of(errors)
+    return Comparison(
+        verdict, ours, its, between, psnr.pooled_db, psnr.median_db, len(projected), full.start, full.features.name,
+        full.features.size, full.reference.name, full.reference.sha256, looks, level, look_level,
+    )

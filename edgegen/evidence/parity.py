@@ -1,0 +1,85 @@
+"""Do two executions of one graph agree? Against torch in FP32, against the ONNX reference evaluator in INT8. (numpy only)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.spec import Array
+from ..errors import GateFailed
+
+FP32_LIMIT = 1e-4  # largest absolute difference of any output value between torch and an FP32 runtime
+PIXEL_LIMIT = 0.999  # share of pixels that must be within one level of 255 between FP32 runtimes
+
+Execute = Callable[..., Array]
+Inputs = Mapping[str, Array]
+
+
+def largest_difference(a: Execute, b: Execute, calls: Sequence[Inputs]) -> float:
+    """Over all calls; NaN anywhere counts as infinite."""
+    worst = max(float(np.abs(a(**inputs) - b(**inputs)).max()) for inputs in calls)
+    return worst if np.isfinite(worst) else float("inf")
+
+
+def check_fp32(name: str, found: Mapping[str, float]) -> None:
+    """GateFailed names the runtime and graph whose FP32 differs from torch by more than FP32_LIMIT."""
+    for graph, worst in found.items():
+        if not worst <= FP32_LIMIT:
+            what = f"{name} computes graph {graph} differently from torch: {worst:.2g}, limit {FP32_LIMIT:g}"
+            raise GateFailed("E-PARITY", what)
+
+
+def same_pixels(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of pixel values of two uint8 image sets that are within one level."""
+    return float((np.abs(a.astype(np.int16) - b) <= 1).mean())
+
+
+@dataclass(frozen=True)
+class Refereed:
+    """One INT8 graph: how far the runtime is from the referee on the same file, and the referee from FP32; in dB of signal."""
+
+    runtime_db: float
+    quantization_db: float
+
+    @property
+    def agrees(self) -> bool:
+        """The runtime adds less error than quantization itself does. NaN disagrees."""
+        return self.runtime_db > self.quantization_db
+
+    def to_json(self) -> dict[str, Any]:
+        return {"runtime_db": self.runtime_db, "quantization_db": self.quantization_db}
+
+
+def referee(runtime: Execute, reference: Execute, full: Execute, calls: Sequence[Inputs]) -> Refereed:
+    """Signal over error in dB, capped at 200 for equal outputs; the last of three executes the FP32 graph."""
+    outputs = [(runtime(**i), reference(**i), full(**i)) for i in calls]
+    ran, judged, exact = (np.concatenate([o[k] for o in outputs]).astype(np.float64) for k in range(3))
+    return Refereed(_decibel(judged, ran), _decibel(exact, judged))
+
+
+def _decibel(signal: np.ndarray, other: np.ndarray) -> float:
+    error = np.square(signal - other).mean()
+    if not np.isfinite(error):
+        return float("-200")
+    return float(np.clip(10 * np.log10(np.square(signal).mean() / error), -200, 200)) if error > 0 else 200.0
+
+
+def check_referee(name: str, found: Mapping[str, Refereed]) -> None:
+    """GateFailed names the runtime and graph that computes something else than its own file says."""
+    for graph, result in found.items():
+        if not result.agrees:
+            raise GateFailed(
+                "E-PARITY", f"{name} computes INT8 graph {graph} wrongly: {result.runtime_db:.0f} dB from the ONNX reference "
+                f"evaluator on the same file, where quantization itself costs {result.quantization_db:.0f} dB",
+                hint=f"leave {name} out, or use another version of it",
+            )
+
+
+def check_pixels(first: str, second: str, share: float) -> None:
+    """GateFailed when two FP32 runtimes give different images from the same seeds."""
+    if not share >= PIXEL_LIMIT:
+        what = f"{first} and {second} give different FP32 images: only {share:.2%} of pixels within one level"
+        raise GateFailed("E-PARITY", what)

@@ -1,0 +1,96 @@
+"""Turn a finished run into a zoo entry: float16 weights, card, sample grid, reference statistics.
+
+    python scripts/make_zoo.py runs/a cas-dm --data ~/.cache/edgegen/fashion-mnist --data-name "Fashion-MNIST" --hours 1.6
+
+The card's distance: Frechet distance over EfficientNet-Lite0 at 128 px, all 1280 features, `--samples` generated images
+against the whole test split; its reference statistics (128 directions) are of the same test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from edgegen.cli.source import torch_pipeline
+from edgegen.core.files import to_json, write_bytes
+from edgegen.core.images import grid, save_png, to_uint8
+from edgegen.core.runtime import Pipeline
+from edgegen.evidence import reference
+from edgegen.evidence.compare import EVIDENCE_SEED
+from edgegen.evidence.distances import Moments, frechet, kernel_distance
+from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.intervals import distance_interval
+from edgegen.training import checkpoint
+from edgegen.training import run as runs
+from edgegen.training.data import load
+from edgegen.zoo import ROOT
+
+
+def features_of(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
+    return np.concatenate([network(images[k : k + 64]) for k in range(0, len(images), 64)])
+
+
+def generated(pipeline: Pipeline, network: FeatureNetwork, count: int) -> np.ndarray:
+    """Features of `count` images, made and measured in batches so that memory stays small."""
+    seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + count)
+    return np.concatenate([network(to_uint8(pipeline(seeds[k : k + pipeline.batch]))) for k in range(0, count, pipeline.batch)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data-name", required=True)
+    parser.add_argument("--licence", default="Apache-2.0; data: MIT")
+    parser.add_argument("--hours", type=float, required=True)
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+
+    about, generator = runs.load(given.run)
+    target = ROOT / given.name
+    target.mkdir(exist_ok=True)
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in generator.networks.state_dict().items()}
+    write_bytes(target / "weights.safetensors", save(halves))
+    checkpoint.load_into(generator, checkpoint.read_weights(target / "weights.safetensors"), target)  # judge what ships
+    pipeline = torch_pipeline(generator)
+    classes = pipeline.latent.classes
+    save_png(target / "grid.png", grid(to_uint8(pipeline(range(8 * (classes or 8)))), classes or 8), scale=2)
+
+    network = feature_network("efficientnet-lite0")
+    photos, _ = load(given.data, generator.config.size, split="test")
+    real = features_of(network, photos.pixels)
+    statistics = reference.build(real, network, f"{given.data_name} test split")
+    statistics.write(target / "reference.safetensors")
+    made = generated(pipeline, network, given.samples)
+    whole = frechet(Moments.of(real), Moments.of(made))
+    projected = distance_interval(statistics.moments, statistics.project(made))
+    card = {
+        "family": about["family"], "config": about["config"],
+        "parameters": sum(p.numel() for p in generator.networks.parameters()),
+        "data": {"name": given.data_name, "sha256": about["data"]["sha256"], "images": about["data"]["images"]},
+        "recipe": about["recipe"], "seed": about["seed"], "torch": about["torch"], "hours": given.hours,
+        "licence": given.licence, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "distance": {
+            "value": projected.value, "low": projected.low, "high": projected.high,
+            "what": f"Frechet distance over {network.name} at {network.size} px, {statistics.k} projected directions, "
+                    f"{given.samples} samples against {len(photos)} test images, corrected for their number, 95 % interval",
+        },
+        "distance_all_features": {
+            "value": whole, "what": f"the same over all {network.dim} features, without correction",
+        },
+        "kernel_distance": kernel_distance(real, made),
+    }
+    write_bytes(target / "card.json", to_json(card))
+    print(to_json(card).decode())
+
+
+if __name__ == "__main__":
+    main()

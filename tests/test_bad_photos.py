@@ -1,0 +1,285 @@
+"""Every kind of bad photo is named with its code, none stops or crashes the run, none is half used."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import resource
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgegen.errors import EdgegenError
+from edgegen.training import worker
+from edgegen.training.data import BadPhotos, Report, load, shown
+from edgegen.training.folder import Bad
+from edgegen.training.photos import BadPhoto, Want, decode
+from edgegen.training.worker import Decoder
+
+WANT = Want(32, (255, 255, 255), 16)
+
+
+def picture(seed: int = 0, width: int = 48, height: int = 48) -> Image.Image:
+    rough = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(kind: str, image: Image.Image | None = None, **options: Any) -> bytes:
+    out = io.BytesIO()
+    (image or picture()).save(out, kind, **options)
+    return out.getvalue()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_claiming(width: int, height: int, depth: int = 1, color: int = 0) -> bytes:
+    """A PNG header of that size with next to no data."""
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A whole black PNG in a few KB."""
+    rows = zlib.compressobj()
+    data = b"".join(rows.compress(bytes(1 + (width + 7) // 8) * 100) for _ in range(height // 100)) + rows.flush()
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)) + chunk(b"IDAT", data)
+            + chunk(b"IEND", b""))
+
+
+def webp_claiming(side: int) -> bytes:
+    data = bytearray(encoded("WEBP", lossless=True))
+    data[21:25] = ((side - 1) | (side - 1) << 14 | int.from_bytes(data[21:25], "little") & 0xF0000000).to_bytes(4, "little")
+    return bytes(data)
+
+
+def flipped(data: bytes, where: int) -> bytes:
+    return data[:where] + bytes([data[where] ^ 0x10]) + data[where + 1 :]
+
+
+def thumbnailed(cut: int) -> bytes:
+    """A JPEG whose EXIF holds a small JPEG with an end marker of its own, cut at the end."""
+    small = encoded("JPEG", picture(1, 16, 16))
+    data = encoded("JPEG")
+    segment = b"Exif\0\0" + small
+    whole = data[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + data[2:]
+    return whole[: len(whole) - cut]
+
+
+JPEG, PNG = encoded("JPEG"), encoded("PNG")
+BAD: dict[str, tuple[str, bytes, str, str]] = {  # name: file, content, code, words of the reason
+    "B03 zero bytes": ("a.jpg", b"", "E-IMG-EMPTY", "0 bytes"),
+    "B04 half a JPEG": ("a.jpg", JPEG[: len(JPEG) // 2], "E-IMG-TRUNCATED", "ends too early"),
+    "B05 JPEG without its end": ("a.jpg", JPEG[:-2], "E-IMG-TRUNCATED", "ends too early"),
+    "B05 with a thumbnail": ("a.jpg", thumbnailed(2), "E-IMG-TRUNCATED", "ends too early"),
+    "B05 progressive": ("a.jpg", encoded("JPEG", progressive=True)[:-40], "E-IMG-TRUNCATED", "ends too early"),
+    "half a BMP": ("a.bmp", encoded("BMP")[:3000], "E-IMG-TRUNCATED", "ends too early"),
+    "half a TIFF": ("a.tif", encoded("TIFF")[:3000], "E-IMG-", "TIFF"),
+    "half a WebP": ("a.webp", encoded("WEBP")[:200], "E-IMG-", "WEBP"),
+    "B07 PNG with a flipped bit": ("a.png", flipped(PNG, len(PNG) // 2), "E-IMG-CORRUPT", "damaged PNG"),
+    "B07 half a PNG": ("a.png", PNG[: len(PNG) // 2], "E-IMG-CORRUPT", "damaged PNG"),
+    "only a header": ("a.jpg", JPEG[:20], "E-IMG-", "JPEG"),
+    "B08 HTML": ("a.jpg", b"\n<!DOCTYPE html><html>404</html>", "E-IMG-NOT-IMAGE", "HTML page"),
+    "B08 Git LFS": ("a.png", b"version https://git-lfs.github.com/spec/v1\n", "E-IMG-NOT-IMAGE", "run `git lfs pull`"),
+    "B08 text": ("a.png", b"no picture here\n", "E-IMG-NOT-IMAGE", "this is text"),
+    "B08 noise": ("a.png", bytes(range(256)), "E-IMG-NOT-IMAGE", "not JPEG, PNG, WebP, BMP or TIFF"),
+    "B16 GIF": ("a.jpg", encoded("GIF"), "E-IMG-FORMAT", "GIF is not accepted; convert"),
+    "B17 bomb": ("a.png", bomb(20_000, 20_000), "E-IMG-TOO-LARGE", "20000x20000 is 400 MP, more than the limit of 64 MP"),
+    "B18 smaller bomb": ("a.png", bomb(12_000, 9_000), "E-IMG-TOO-LARGE", "108 MP"),
+    "B19 impossible size": ("a.png", png_claiming(2**32 - 1, 2**32 - 1), "E-IMG-", ""),
+    "B19 largest size": ("a.png", png_claiming(2**31 - 1, 2**31 - 1), "E-IMG-TOO-LARGE", "more than the limit"),
+    "WebP bomb": ("a.webp", webp_claiming(16_000), "E-IMG-TOO-LARGE", "256 MP"),
+    "B21 one pixel": ("a.png", encoded("PNG", picture(0, 1, 1)), "E-IMG-TOO-SMALL", "1x1 pixels; the shorter side must"),
+    "B21 a line": ("a.png", encoded("PNG", picture(0, 10_000, 1)), "E-IMG-TOO-SMALL", "10000x1"),
+    "B22 EPS": ("a.jpg", encoded("EPS"), "E-IMG-FORMAT", "EPS is not accepted; convert to PNG or JPEG"),
+    "B22 PDF": ("a.pdf", b"%PDF-1.7\n", "E-IMG-FORMAT", "PDF"),
+    "B22 SVG": ("a.svg", b'<?xml version="1.0"?><svg/>', "E-IMG-FORMAT", "SVG"),
+    "B22 PSD": ("a.psd", b"8BPS\0\1", "E-IMG-FORMAT", "PSD"),
+    "B22 FITS": ("a.fits", b"SIMPLE  =", "E-IMG-FORMAT", "FITS"),
+    "B22 DDS": ("a.dds", b"DDS |\0\0\0", "E-IMG-FORMAT", "DDS"),
+    "B22 HEIC": ("a.jpg", b"\0\0\0\x18ftypheic\0\0\0\0", "E-IMG-FORMAT", "HEIC is not accepted; convert to JPEG (`heif-convert"),
+    "B22 AVIF": ("a.jpg", b"\0\0\0\x1cftypavif\0\0\0\0", "E-IMG-FORMAT", "AVIF"),
+    "B22 raw in TIFF": ("a.nef", encoded("TIFF"), "E-IMG-FORMAT", "camera raw"),
+    "B22 DNG called TIFF": ("a.tif", encoded("TIFF", tiffinfo={50706: b"\1\4\0\0"}), "E-IMG-FORMAT", "DNG"),
+    "float pixels": ("a.tif", encoded("TIFF", Image.new("F", (40, 40))), "E-IMG-FORMAT", "type F are not accepted"),
+}
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Any:
+    with Decoder(WANT) as started:
+        yield started
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_photo_is_refused_with_its_code(decoder: Decoder, tmp_path: Path, case: str) -> None:
+    name, content, code, words = BAD[case]
+    (tmp_path / name).write_bytes(content)
+    begin = time.monotonic()
+    with pytest.raises(BadPhoto) as caught:
+        decoder(str(tmp_path / name))
+    assert caught.value.code.startswith(code) and words in caught.value.reason
+    assert time.monotonic() - begin < 30, "the limit of a hang, not a speed"
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_each_bad_photo_is_named_and_the_rest_is_used(tmp_path: Path) -> None:
+    cases = [case for case in BAD if BAD[case][0] != "a.nef"][:4]
+    for seed in range(80):
+        picture(seed).save(tmp_path / f"good{seed}.png")
+    for k, case in enumerate(cases):
+        (tmp_path / f"bad{k}.jpg").write_bytes(BAD[case][1])
+    photos, report = load(tmp_path, 32)
+    assert len(photos) == report.kept == 80 and report.found == 84
+    assert [(bad.name, bad.code) for bad in report.bad] == [(f"bad{k}.jpg", BAD[case][2]) for k, case in enumerate(cases)]
+    assert report.to_json()["bad"][0] == {"name": "bad0.jpg", "code": "E-IMG-EMPTY", "reason": "the file has 0 bytes"}
+    with pytest.raises(BadPhotos, match=r"4 of 84 photos .* used: bad0\.jpg: E-IMG-EMPTY the file has 0 bytes; bad1") as caught:
+        load(tmp_path, 32, on_bad="fail")
+    assert caught.value.code == "E-DATA-BAD" and caught.value.exit_code == 4 and caught.value.report == report
+
+
+def test_more_than_five_percent_bad_always_fails(tmp_path: Path) -> None:
+    for seed in range(19):
+        picture(seed).save(tmp_path / f"{seed}.png")
+    (tmp_path / "x.jpg").write_bytes(b"")
+    assert len(load(tmp_path, 32)[1].bad) == 1, "1 of 20 is 5 %"
+    (tmp_path / "y.jpg").write_bytes(b"")
+    with pytest.raises(BadPhotos, match=r"x\.jpg: .*y\.jpg: ") as caught:
+        load(tmp_path, 32, on_bad="skip")
+    assert "at most 5% may be skipped" in caught.value.hint
+
+
+def test_a_long_list_is_cut_in_the_sentence_but_not_in_the_report() -> None:
+    report = Report(50, 0, bad=tuple(Bad(f"{k:02d}.jpg", "E-IMG-EMPTY", "the file has 0 bytes") for k in range(50)))
+    error = BadPhotos(report, Path("x"), "")
+    assert "19.jpg" in error.message and "20.jpg" not in error.message and "and 30 more" in error.message
+    assert len(error.report.bad) == 50
+
+
+def test_names_are_printed_without_control_characters() -> None:
+    assert shown("a\x1b[31m\n\udcff.jpg") == "a\\x1b[31m\\n\\udcff.jpg" and shown("gräser 1.jpg") == "gräser 1.jpg"
+
+
+def test_names_that_are_no_text_can_be_reported(tmp_path: Path) -> None:
+    for k in range(30):
+        picture(k).save(tmp_path / f"{k}.png")
+    with open(os.fsencode(tmp_path) + b"/\xff\n.jpg", "wb"):
+        pass
+    _, report = load(tmp_path, 32)
+    assert [bad.code for bad in report.bad] == ["E-IMG-EMPTY"]
+
+
+# links, permissions, files that change
+
+def test_links_are_refused_and_never_followed(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    for k in range(60):
+        picture(k).save(inside / f"{k}.png")
+    picture(99).save(outside / "secret.png")
+    (inside / "file.png").symlink_to(outside / "secret.png")
+    (inside / "folder").symlink_to(outside)
+    (inside / "loop.jpg").symlink_to("loop.jpg")
+    photos, report = load(inside, 32)
+    assert [(bad.name, bad.code) for bad in report.bad] == [(name, "E-DATA-LINK") for name in ("file.png", "folder", "loop.jpg")]
+    assert len(photos) == 60
+
+
+@pytest.mark.parametrize(("number", "code"), [
+    (errno.EACCES, "E-DATA-PERM"), (errno.ENOENT, "E-DATA-GONE"), (errno.ELOOP, "E-DATA-LINK"), (errno.EIO, "E-DATA-READ"),
+])
+def test_files_that_cannot_be_opened_say_why(monkeypatch: pytest.MonkeyPatch, number: int, code: str) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(BadPhoto) as caught:
+        decode("a.jpg", WANT)
+    assert caught.value.code == code
+
+
+def test_a_file_that_changes_after_listing_is_still_checked(decoder: Decoder, tmp_path: Path) -> None:
+    with pytest.raises(BadPhoto, match="E-DATA-GONE"):
+        decoder(str(tmp_path / "gone.png"))
+    picture().save(tmp_path / "real.png")
+    (tmp_path / "link.png").symlink_to("real.png")
+    with pytest.raises(BadPhoto, match="E-DATA-LINK"):
+        decoder(str(tmp_path / "link.png"))
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(BadPhoto, match="not a regular file"):
+        decoder(str(tmp_path / "pipe.png"))
+
+
+def test_a_huge_file_is_not_read(decoder: Decoder, tmp_path: Path) -> None:
+    with open(tmp_path / "a.bmp", "wb") as file:
+        file.truncate(300 << 20)
+    with pytest.raises(BadPhoto, match="E-IMG-TOO-LARGE 300 MiB is more than the limit of 256 MiB"):
+        decoder(str(tmp_path / "a.bmp"))
+
+
+# the child process
+
+def test_a_decoder_that_dies_costs_one_photo(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    with Decoder(WANT) as decoder:
+        good = decoder(str(tmp_path / "a.png"))
+        child = decoder._child
+        assert child is not None
+        child.kill()
+        child.wait()
+        with pytest.raises(BadPhoto, match="E-IMG-CORRUPT the decoder crashed on it"):
+            decoder(str(tmp_path / "a.png"))
+        assert decoder(str(tmp_path / "a.png")) == good
+        last = decoder._child
+    assert last is not None and last.poll() is not None, "no process is left"
+
+
+def test_a_decoder_that_hangs_costs_one_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture().save(tmp_path / "a.png")
+    with Decoder(WANT, seconds=0.2) as decoder:
+        monkeypatch.setattr(worker, "CODE", "import time; print('ready', flush=True); time.sleep(60)")
+        with pytest.raises(BadPhoto, match="E-IMG-TIME"):
+            decoder(str(tmp_path / "a.png"))
+        assert decoder._child is None
+
+
+def test_a_decoder_that_cannot_start_is_not_blamed_on_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "CODE", "raise SystemExit(1)")
+    with Decoder(WANT) as decoder, pytest.raises(EdgegenError) as caught:
+        decoder("a.png")
+    assert caught.value.code == "E-DECODER"
+
+
+def test_bombs_do_not_grow_any_process(decoder: Decoder, tmp_path: Path) -> None:
+    for case in ("B17 bomb", "B18 smaller bomb", "B19 largest size", "WebP bomb"):
+        (tmp_path / "x").write_bytes(BAD[case][1])
+        with pytest.raises(BadPhoto):
+            decoder(str(tmp_path / "x"))
+    assert decoder._child is not None
+    status = Path(f"/proc/{decoder._child.pid}/status").read_text()
+    peak = int(status.partition("VmPeak:")[2].split()[0]) >> 10
+    assert peak < 1000, f"{peak} MiB"
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY, "the limit is the child's alone"
+
+
+@pytest.mark.parametrize("level", [0, 9])
+def test_every_bit_of_a_png_counts(tmp_path: Path, level: int) -> None:
+    """A flipped bit is refused or changes nothing that is used: a PNG is never half used."""
+    data = encoded("PNG", picture(3, 20, 20), compress_level=level)
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    good = decode(str(path), WANT)[0]
+    for where in range(0, len(data), 7):
+        path.write_bytes(flipped(data, where))
+        with contextlib.suppress(BadPhoto):
+            assert decode(str(path), WANT)[0] == good, where

@@ -1,0 +1,142 @@
+"""What is accepted of a photo: five formats, any usual kind of pixels; what was changed is counted, the first frame is used."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from edgegen.training.data import BadPhotos, load
+from edgegen.training.photos import ORIENTATION, Want, decode
+
+WANT = Want(32, (255, 255, 255), 16)
+LZW, LOSSLESS = {"compression": "tiff_lzw"}, {"lossless": True}
+
+
+def picture(seed: int = 0, width: int = 48, height: int = 48) -> Image.Image:
+    rough = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(kind: str, image: Image.Image, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def pixels(path: Path, want: Want = WANT) -> tuple[np.ndarray, list[str]]:
+    data, warnings = decode(str(path), want)
+    return np.frombuffer(data, np.uint8).reshape(want.size, want.size, 3), warnings
+
+
+def test_content_decides_not_the_name(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png"):
+        (tmp_path / name).write_bytes(encoded("PNG", picture()))
+    assert pixels(tmp_path / "a.jpg")[1] == [] and (pixels(tmp_path / "a.jpg")[0] == pixels(tmp_path / "b.png")[0]).all()
+
+
+@pytest.mark.parametrize(("kind", "options"), [
+    ("PNG", {}), ("BMP", {}), ("TIFF", {}), ("TIFF", LZW), ("WEBP", LOSSLESS), ("JPEG", {"quality": 98, "subsampling": 0}),
+    ("JPEG", {"quality": 98, "subsampling": 0, "progressive": True}),
+])
+def test_the_five_formats_give_the_same_pixels(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+    picture().save(tmp_path / "reference.png")
+    (tmp_path / "x").write_bytes(encoded(kind, picture(), **options) + b"trailing bytes of a camera")
+    found, warnings = pixels(tmp_path / "x")
+    off = np.abs(found.astype(int) - pixels(tmp_path / "reference.png")[0]).max()
+    assert warnings == [] and off <= (6 if kind == "JPEG" else 0)
+
+
+def test_cmyk_is_converted_and_counted(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), (200, 60, 30)).convert("CMYK").save(tmp_path / "a.jpg", quality=98)
+    found, warnings = pixels(tmp_path / "a.jpg")
+    assert warnings == ["W-IMG-CMYK"] and np.abs(found.astype(int) - (200, 60, 30)).max() <= 6
+    Image.new("CMYK", (40, 40), (0, 200, 200, 30)).save(tmp_path / "b.jpg", icc_profile=b"no profile")
+    assert pixels(tmp_path / "b.jpg")[1] == ["W-IMG-CMYK"]
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("CMYK", (40, 40), (0, 200, 200, 30)).save(tmp_path / "c.jpg", icc_profile=srgb)
+    assert (pixels(tmp_path / "c.jpg")[0] == pixels(tmp_path / "b.jpg")[0]).all(), "a profile for RGB cannot be used on CMYK"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+def test_alpha_is_composited_on_the_background(tmp_path: Path, mode: str) -> None:
+    base = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    base.paste((0, 0, 0, 255), (0, 0, 20, 40))
+    if mode == "P":
+        palette = Image.new("P", (40, 40), 1)
+        palette.putpalette([0, 0, 0, 90, 90, 90])
+        palette.paste(0, (0, 0, 20, 40))
+        palette.save(tmp_path / "a.png", transparency=1)
+    elif mode == "L":
+        grey = Image.new("L", (40, 40), 90)
+        grey.paste(0, (0, 0, 20, 40))
+        grey.save(tmp_path / "a.png", transparency=90)
+    else:
+        base.convert(mode).save(tmp_path / "a.png")
+    found, warnings = pixels(tmp_path / "a.png", Want(40, (0, 128, 255), 16))
+    assert warnings == ["W-IMG-ALPHA"]
+    assert (found[:, :20] == 0).all() and (found[:, 20:] == (0, 128, 255)).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA"])
+def test_opaque_pixels_of_any_kind_need_no_warning(tmp_path: Path, mode: str) -> None:
+    Image.new("RGB", (40, 40), "white").convert(mode).save(tmp_path / "a.png")
+    found, warnings = pixels(tmp_path / "a.png", Want(32, (0, 0, 0), 16))
+    assert warnings == [] and (found == 255).all()
+
+
+def test_16_bit_is_scaled_and_counted(tmp_path: Path) -> None:
+    ramp = (np.arange(1600).reshape(40, 40) * 41).astype(np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(ramp).save(tmp_path / name)
+        found, warnings = pixels(tmp_path / name, Want(40, (0, 0, 0), 16))
+        assert warnings == ["W-IMG-DEPTH"]
+        assert np.abs(found[..., 0] - ramp / 257).max() <= 0.51
+
+
+@pytest.mark.parametrize(("kind", "options", "orientation"), [
+    (kind, options, orientation) for kind, options in (("PNG", {}), ("TIFF", {}), ("TIFF", LZW), ("WEBP", LOSSLESS))
+    for orientation in (1, 2, 3, 4, 5, 6, 7, 8, 99) if options is not LZW or orientation != 99  # which libtiff does not write
+])
+def test_exif_orientation_is_applied_once(tmp_path: Path, kind: str, options: dict[str, Any], orientation: int) -> None:
+    upright, exif = picture(5, 32, 32), Image.Exif()
+    exif[274] = orientation
+    undo = {**ORIENTATION, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}.get(orientation)
+    stored = upright if undo is None else upright.transpose(undo)
+    (tmp_path / "a").write_bytes(encoded(kind, stored, exif=exif, **options))
+    assert (pixels(tmp_path / "a")[0] == np.asarray(upright)).all()
+
+
+def test_damaged_exif_does_not_cost_the_photo(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded("JPEG", picture(), exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + b"\xff" * 40))
+    (tmp_path / "b.jpg").write_bytes(encoded("JPEG", picture()))
+    assert (pixels(tmp_path / "a.jpg")[0] == pixels(tmp_path / "b.jpg")[0]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "MPO"])
+def test_of_several_frames_the_first_is_used_and_counted(tmp_path: Path, kind: str) -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "blue")]
+    frames[0].save(tmp_path / "a", kind, save_all=True, append_images=frames[1:])
+    found, warnings = pixels(tmp_path / "a")
+    assert warnings == ["W-IMG-FRAMES"] and (np.abs(found.astype(int) - (255, 0, 0)) <= 4).all()
+
+
+def test_warnings_are_counted_by_code(tmp_path: Path) -> None:
+    for k in range(3):
+        image = picture(k).convert("RGBA")
+        image.putalpha(128)
+        image.save(tmp_path / f"{k}.png")
+    report = load(tmp_path, 32)[1]
+    assert report.warnings == {"W-IMG-ALPHA": ("0.png", "1.png", "2.png")} and report.to_json()["counts"] == {"W-IMG-ALPHA": 3}
+
+
+def test_min_side_is_a_setting(tmp_path: Path) -> None:
+    for k in range(2):
+        picture(k, 20, 20).save(tmp_path / f"{k}.png")
+    assert len(load(tmp_path, 32)[0]) == 2
+    with pytest.raises(BadPhotos, match="20x20 pixels; the shorter side must have at least 64"):
+        load(tmp_path, 32, min_side=64)
