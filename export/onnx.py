@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -17,14 +19,13 @@ OPSET = 20  # TensorRT 10+, OpenVINO 2024+ and ONNX Runtime 1.17+ read it
 
 def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
     """The graph as an ONNX model named `name`; EdgegenError if torch cannot export it or a weight is not finite."""
-    for key, value in graph.module.state_dict().items():
+    for key, value in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise EdgegenError("E-NONFINITE", f"{name}.{key} holds NaN or infinite values; INT8 would hide them")
     axes = {axis: torch.export.Dim(axis, min=1, max=4096) for spec in graph.inputs for axis in spec.dynamic.values()}
     examples = tuple(torch.zeros(spec.sized(**{a: 2 for a in axes})) for spec in graph.inputs)
     shapes = tuple({i: axes[a] for i, a in spec.dynamic.items()} for spec in graph.inputs)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter's own deprecations, many a release
         program = torch.onnx.export(
             graph.module, examples, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
@@ -38,6 +39,18 @@ def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
     return model
 
 
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """That logger says errors only while the block runs."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _strip(model: onnx.ModelProto, name: str) -> None:
     """Drop source paths and stack traces, name nodes by their place: nothing of this machine leaves it."""
     del model.metadata_props[:], model.functions[:]
@@ -45,12 +58,15 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
     model.graph.doc_string = ""
     del model.graph.metadata_props[:]
     weights = {tensor.name for tensor in model.graph.initializer}
+    taken: set[str] = set()
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
         weight = node.input[1] if len(node.input) > 1 else ""
         named = weight in weights and weight.endswith(".weight")  # the exporter keeps module paths in initializer names
-        node.name = weight.removesuffix(".weight") if named else f"{node.op_type}.{node.output[0]}"
+        name = weight.removesuffix(".weight") if named else f"{node.op_type}.{node.output[0]}"
+        node.name = f"{name}.{node.output[0]}" if name in taken else name  # a weight that two nodes read
+        taken.add(node.name)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         del value.metadata_props[:]
         value.doc_string = ""

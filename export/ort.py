@@ -8,7 +8,7 @@ from typing import Any
 
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
-from edgegen.errors import EdgegenError, RuntimeMissing
+from edgegen.errors import InputError, RuntimeMissing
 
 from .packages import absent, installed
 
@@ -54,7 +54,7 @@ class OnnxRuntime:
         try:
             session = ort.InferenceSession(str(built), options, providers=[PROVIDER])
         except Exception as error:  # its exceptions share no base class
-            raise EdgegenError("E-ONNX-LOAD", f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}", path=built) from error
+            raise InputError("E-ONNX-LOAD", f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}", path=built) from error
         if session.get_providers() != [PROVIDER]:
             raise RuntimeMissing("E-EP-FALLBACK", f"asked for {PROVIDER}, got {session.get_providers()}")
         return _Session(session)

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
-from edgegen.errors import EdgegenError, RuntimeMissing
+from edgegen.errors import InputError, RuntimeMissing
 
 from .packages import absent, installed
 
@@ -59,7 +59,7 @@ class OpenVino:
         try:
             compiled = ov.Core().compile_model(str(built), "CPU", config)
         except RuntimeError as error:
-            raise EdgegenError("E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built) from error
+            raise InputError("E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built) from error
         return _Session(compiled)
 
 

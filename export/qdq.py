@@ -18,6 +18,8 @@ from edgegen.core.runtime import Dialect
 from edgegen.errors import InputError
 
 TYPES = {"int8": (TensorProto.INT8, np.int8, -128, 127), "uint8": (TensorProto.UINT8, np.uint8, 0, 255)}
+SMALLEST = 1e-18  # of a scale: the product of two of them is still a normal float32
+INT32 = 2.0**31 - 128  # largest magnitude of an int32 bias that float32 can write
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,19 @@ class Scale:
         _, _, low, high = TYPES[dialect.activation]
         if dialect.symmetric:
             half = max(-seen.low, seen.high)
-            return cls(np.float32(half / 127 if half else 1), 0 if dialect.activation == "int8" else 128, dialect.activation)
-        scale = np.float32((seen.high - seen.low) / 255 or 1)
+            return cls(_step(half / 127), 0 if dialect.activation == "int8" else 128, dialect.activation)
+        scale = _step((seen.high - seen.low) / 255)
         return cls(scale, int(np.clip(np.rint(low - seen.low / scale), low, high)), dialect.activation)
+
+
+def _step(value: float) -> np.float32:
+    return np.float32(max(value, SMALLEST) if value else 1)
 
 
 @dataclass
 class _Writer:
+    """Nodes go by their first output: names may be missing or appear twice in a model that edgegen did not export."""
+
     model: onnx.ModelProto
     name: str
     plan: Plan
@@ -51,6 +59,8 @@ class _Writer:
     def __post_init__(self) -> None:
         graph = self.model.graph
         self.weights = {t.name: t for t in graph.initializer}
+        self.floats = set(candidates(self.model))
+        self.written: dict[tuple[str, bytes], str] = {}  # (weight, its scales) -> its dequantized tensor
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         self.maker: dict[str, onnx.NodeProto] = {}
         for node in graph.node:
@@ -58,42 +68,46 @@ class _Writer:
                 self.readers[tensor].append(node)
             for tensor in node.output:
                 self.maker[tensor] = node
-        self.int8 = {n.name for n in graph.node if self._quantizable(n)}
+        self.int8 = {n.output[0] for n in graph.node if self._quantizable(n)}
         self.between = self._between()
 
     def _quantizable(self, node: onnx.NodeProto) -> bool:
         return (node.op_type in self.dialect.int8_ops and self.plan.precision(self.name, node.name) == "int8"
-                and node.input[1] in self.weights)
+                and node.input[1] in self.weights)  # a weight that is computed is no constant to quantize
 
     def _between(self) -> set[str]:
         """Joining ops that an int8 node's output reaches through joining ops alone."""
         found: set[str] = set()
         for node in self.model.graph.node:
             if node.op_type in self.dialect.between and any(
-                (made := self.maker.get(t)) is not None and (made.name in self.int8 or made.name in found) for t in node.input
+                (made := self.maker.get(t)) is not None and made.output[0] in self.int8 | found for t in node.input
             ):
-                found.add(node.name)
+                found.add(node.output[0])
         return found
 
     def _quantized(self) -> set[str]:
         """Tensors that get a Q/DQ pair."""
         found: set[str] = set()
         for node in self.model.graph.node:
-            if node.name in self.int8:
+            if node.output[0] in self.int8:
                 found.add(node.input[0])
-            if node.name in self.between:
-                found.update(t for t in node.input if t and t not in self.weights)
-            if self.dialect.between and node.name in self.int8 | self.between and self._reads_quantized(node.output[0]):
+            if node.output[0] in self.between:
+                found.update(t for t in node.input if t in self.floats and not self._constant_node(t))
+            if self.dialect.between and node.output[0] in self.int8 | self.between and self._reads_quantized(node.output[0]):
                 found.add(node.output[0])
         # Conv -> Relu -> Q is one kernel: a pair between them would break it and cost precision
         return {t for t in found if not self._fuses_with_relu(t)}
 
     def _reads_quantized(self, tensor: str) -> bool:
-        return any(r.name in self.int8 | self.between for r in self.readers[tensor])
+        return any(r.output[0] in self.int8 | self.between for r in self.readers[tensor])
+
+    def _constant_node(self, tensor: str) -> bool:
+        return tensor in self.maker and self.maker[tensor].op_type == "Constant"
 
     def _fuses_with_relu(self, tensor: str) -> bool:
         made, readers = self.maker.get(tensor), self.readers[tensor]
-        return made is not None and made.name in self.int8 | self.between and len(readers) == 1 and readers[0].op_type == "Relu"
+        return (made is not None and made.output[0] in self.int8 | self.between and len(readers) == 1
+                and readers[0].op_type == "Relu")
 
     def run(self) -> onnx.ModelProto:
         quantized, scales = self._quantized(), {}
@@ -103,9 +117,9 @@ class _Writer:
         for node in self.model.graph.node:
             new = onnx.NodeProto()
             new.CopyFrom(node)
-            if node.name in self.int8 | self.between:
+            if node.output[0] in self.int8 | self.between:
                 new.input[:] = [f"{t}.dq" if t in quantized else t for t in node.input]
-            if node.name in self.int8:
+            if node.output[0] in self.int8:
                 self._weight(new, node, scales[node.input[0]])
             self.nodes.append(new)
             for tensor in node.output:
@@ -128,28 +142,43 @@ class _Writer:
 
     def _weight(self, new: onnx.NodeProto, node: onnx.NodeProto, data: Scale) -> None:
         """int8 weights, symmetric, one scale an output channel (axis 0), and the bias as the dialect wants it."""
-        name = node.input[1]
-        weight = numpy_helper.to_array(self.weights[name])
-        flat = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-        scale = np.where(flat > 0, flat / 127, 1).astype(np.float32)
+        weight = self._values(node.input[1])
+        scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / 127
+        bias = None
+        if self.dialect.int32_bias and len(node.input) > 2 and node.input[2] in self.weights:
+            bias = self._values(node.input[2])
+            scale = np.maximum(scale, np.abs(bias) / (float(data.scale) * INT32))  # else the bias of a dead channel overflows
+        scale = np.where(scale > 0, np.maximum(scale, SMALLEST), 1)
         if not self.dialect.per_channel_weights:
             scale[:] = scale.max()
-        shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
-        self._dequantized(name, np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8), scale)
-        new.input[1] = f"{name}.dq"
-        if self.dialect.int32_bias and len(node.input) > 2:
-            bias = numpy_helper.to_array(self.weights[node.input[2]]).astype(np.float64)
-            steps = scale * data.scale
-            limit = 2.0**31 - 128
-            self._dequantized(node.input[2], np.clip(np.rint(bias / steps), -limit, limit).astype(np.int32), steps)
-            new.input[2] = f"{node.input[2]}.dq"
+        steps = scale.astype(np.float32)
+        shaped = steps.reshape(-1, *[1] * (weight.ndim - 1))
+        new.input[1] = self._dequantized(node.input[1], np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8), steps)
+        if bias is not None:
+            steps = steps * data.scale
+            new.input[2] = self._dequantized(
+                node.input[2], np.clip(np.rint(bias / steps.astype(np.float64)), -INT32, INT32).astype(np.int32), steps)
 
-    def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray) -> None:
-        self._constant(f"{name}.int", values)
-        self._constant(f"{name}.scale", scale.astype(np.float32))
-        self._constant(f"{name}.zero", np.zeros(scale.shape, values.dtype))
-        code = [f"{name}.int", f"{name}.scale", f"{name}.zero"]
-        self.nodes.append(helper.make_node("DequantizeLinear", code, [f"{name}.dq"], f"{name}.DQ", axis=0))
+    def _values(self, name: str) -> np.ndarray:
+        """A constant as float64. InputError when it is not finite: as int8 it would be an ordinary number."""
+        values = numpy_helper.to_array(self.weights[name]).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise InputError("E-NONFINITE", f"{self.name}/{name} holds NaN or infinite values; INT8 would hide them")
+        return values
+
+    def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray) -> str:
+        """The tensor that dequantizes `values`; one for all readers that want the same."""
+        key = (name, scale.tobytes())
+        if key not in self.written:
+            count = sum(known == name for known, _ in self.written)
+            made = f"{name}.{count}" if count else name
+            self._constant(f"{made}.int", values)
+            self._constant(f"{made}.scale", scale)
+            self._constant(f"{made}.zero", np.zeros(scale.shape, values.dtype))
+            code = [f"{made}.int", f"{made}.scale", f"{made}.zero"]
+            self.nodes.append(helper.make_node("DequantizeLinear", code, [f"{made}.dq"], f"{made}.DQ", axis=0))
+            self.written[key] = f"{made}.dq"
+        return self.written[key]
 
     def _constant(self, name: str, values: np.ndarray) -> None:
         self.constants.append(numpy_helper.from_array(values, name))

@@ -84,6 +84,31 @@ class TensorRtRtx(TensorRt):
     def missing(self) -> str | None:
         return absent(self.module, self.name)
 
+    def cannot_run(self) -> str | None:
+        if why := super().cannot_run():
+            return why
+        here = _capability()
+        known = ", ".join(self.capabilities)
+        return None if here in self.capabilities else f"engines are built for {known}, and the GPU of this machine is {here}"
+
+    def load(self, built: Path, threads: int) -> Session:
+        """The engine beside `built` that fits this GPU; RuntimeMissing if there is none."""
+        if why := self.cannot_run():
+            raise RuntimeMissing("E-GPU", why)
+        fitting = built.with_name(f"{built.name.rsplit('.', 2)[0]}.{_capability()}.engine")
+        if not fitting.is_file():
+            raise RuntimeMissing("E-ENGINE-VERSION", f"there is no engine for this GPU: {fitting.name}", path=built.parent,
+                                 hint="export again")
+        return super().load(fitting, threads)
+
+
+def _capability() -> str:
+    """Of the GPU at hand, such as "SM89"."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return f"SM{major}{minor}"
+
 
 def _build(trt: Any, onnx: Path, capability: str) -> bytes:
     logger = _logger(trt)

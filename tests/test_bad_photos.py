@@ -76,10 +76,12 @@ def thumbnailed(cut: int) -> bytes:
 
 
 JPEG, PNG = encoded("JPEG"), encoded("PNG")
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 100), np.uint8)).convert("RGB")
 BAD: dict[str, tuple[str, bytes, str, str]] = {  # name: file, content, code, words of the reason
     "B03 zero bytes": ("a.jpg", b"", "E-IMG-EMPTY", "0 bytes"),
     "B04 half a JPEG": ("a.jpg", JPEG[: len(JPEG) // 2], "E-IMG-TRUNCATED", "ends too early"),
     "B05 JPEG without its end": ("a.jpg", JPEG[:-2], "E-IMG-TRUNCATED", "ends too early"),
+    "B05 that Pillow reads": ("a.jpg", encoded("JPEG", NOISE)[:-2], "E-IMG-TRUNCATED", "end marker is missing"),
     "B05 with a thumbnail": ("a.jpg", thumbnailed(2), "E-IMG-TRUNCATED", "ends too early"),
     "B05 progressive": ("a.jpg", encoded("JPEG", progressive=True)[:-40], "E-IMG-TRUNCATED", "ends too early"),
     "half a BMP": ("a.bmp", encoded("BMP")[:3000], "E-IMG-TRUNCATED", "ends too early"),
@@ -229,6 +231,13 @@ def test_a_huge_file_is_not_read(decoder: Decoder, tmp_path: Path) -> None:
 
 # the child process
 
+def test_the_child_has_a_memory_limit(decoder: Decoder, tmp_path: Path) -> None:
+    with pytest.raises(BadPhoto):
+        decoder(str(tmp_path / "none"))
+    assert decoder._child is not None
+    assert resource.prlimit(decoder._child.pid, resource.RLIMIT_AS) == (worker.MEMORY, worker.MEMORY)
+
+
 def test_a_decoder_that_dies_costs_one_photo(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png")
     with Decoder(WANT) as decoder:
@@ -275,7 +284,7 @@ def test_bombs_do_not_grow_any_process(decoder: Decoder, tmp_path: Path) -> None
 @pytest.mark.parametrize("level", [0, 9])
 def test_every_bit_of_a_png_counts(tmp_path: Path, level: int) -> None:
     """A flipped bit is refused or changes nothing that is used: a PNG is never half used."""
-    data = encoded("PNG", picture(3, 20, 20), compress_level=level)
+    data = encoded("PNG", picture(3, 20, 20), compress_level=level)  # 0: stored, where only checksums can tell
     path = tmp_path / "a.png"
     path.write_bytes(data)
     good = decode(str(path), WANT)[0]

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -130,8 +131,17 @@ def test_a_call_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.Mo
 def test_data_is_synced_before_the_rename_and_the_parent_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     sync, swap = files.sync, files._swap
-    monkeypatch.setattr(files, "sync", lambda path: (events.append(path.name), sync(path))[1])
-    monkeypatch.setattr(files, "_swap", lambda a, b: (events.append("swap"), swap(a, b))[1])
+
+    def note_sync(path: Path) -> None:
+        events.append(path.name)
+        sync(path)
+
+    def note_swap(temporary: Path, target: Path) -> None:
+        events.append("swap")
+        swap(temporary, target)
+
+    monkeypatch.setattr(files, "sync", note_sync)
+    monkeypatch.setattr(files, "_swap", note_swap)
     make(tmp_path / "out", count=1)
     inside = events[: events.index("swap")]
     assert inside.index("0.txt") < inside.index("sub") and MARK in inside and inside[-1].startswith(PREFIX)
@@ -163,13 +173,16 @@ for call in (big, lambda: write_bytes(Path({str(tmp_path / "single")!r}), bytes(
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert len(lines) == 2 and all(line.startswith("E-DISK-FULL 7 error[E-DISK-FULL] cannot write: File too large; ") for line in lines)
+    start = "E-DISK-FULL 7 error[E-DISK-FULL] cannot write: File too large; "
+    assert len(lines) == 2 and all(line.startswith(start) for line in lines)
     assert all("MB free" in line for line in lines)
     assert words(target) == {"old"} and (tmp_path / "single").read_bytes() == b"old" and leftovers(tmp_path) == []
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "E-DISK-FULL"), (errno.EDQUOT, "E-DISK-FULL"), (errno.EROFS, "E-DISK-RO")])
+@pytest.mark.parametrize(("number", "code"), [
+    (errno.ENOSPC, "E-DISK-FULL"), (errno.EDQUOT, "E-DISK-FULL"), (errno.EROFS, "E-DISK-RO"),
+])
 def test_what_the_block_may_raise_about_the_disk(tmp_path: Path, number: int, code: str) -> None:
     with pytest.raises(ResourceError) as caught, publish(tmp_path / "out", MARK):
         raise OSError(number, os.strerror(number))
@@ -177,8 +190,10 @@ def test_what_the_block_may_raise_about_the_disk(tmp_path: Path, number: int, co
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "No such file"), PermissionError(errno.EACCES, "denied"), ValueError("x"),
-                                   KeyboardInterrupt(), InputError("E-X", "x")])
+@pytest.mark.parametrize("error", [
+    FileNotFoundError(errno.ENOENT, "No such file"), PermissionError(errno.EACCES, "denied"), ValueError("x"),
+    KeyboardInterrupt(), InputError("E-X", "x"),
+])
 def test_other_errors_of_the_block_stay_what_they_are(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, publish(tmp_path / "out", MARK) as new:
         (new / "half").write_text("half")
@@ -221,7 +236,7 @@ def test_overwrite_rules(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="the output folder is not one of edgegen's .* - choose another"):
+    with pytest.raises(UsageError, match=r"the output folder is not one of edgegen's .* - choose another"):
         make(foreign, overwrite=True)
     assert (foreign / "thesis.txt").read_text() == "mine"
     for path in (tmp_path / "file", tmp_path / "link"):
@@ -297,7 +312,7 @@ def test_sweep_takes_only_ours_and_only_the_old(tmp_path: Path) -> None:
 def test_discard_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(files.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             discard(tmp_path / "out")
     assert not (tmp_path / "out").exists() and len(leftovers(tmp_path)) == 1
@@ -346,7 +361,8 @@ def test_json_that_is_refused(tmp_path: Path, data: bytes, text: str) -> None:
 
 def test_json_that_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, text in ((tmp_path / "pipe", "not a file"), (tmp_path, "not a file"), (tmp_path / "missing", "cannot be read: No such file")):
+    texts = {"pipe": "not a file", ".": "not a file", "missing": "cannot be read: No such file"}
+    for path, text in ((tmp_path / name, text) for name, text in texts.items()):
         with pytest.raises(InputError, match=text):
             read_json(path)
     (tmp_path / "small.json").write_text(json.dumps("x" * 100))

@@ -134,7 +134,7 @@ def test_an_untaught_trunk_judges_nothing() -> None:
 
 
 def test_it_is_lpips_formula(pdist: PDist) -> None:
-    """Written again from C.2.7: divide by the channel norm, squared difference, sum of channels, mean of places, sum of layers."""
+    """Written again from C.2.7: over the channel norm, squared difference, sum of channels, mean of places, sum of layers."""
     a, b = tensor(shapes(3)), tensor(shapes(3, seed=1))
     wanted = torch.zeros(3)
     for f, g in zip(pdist.features(a), pdist.features(b), strict=True):

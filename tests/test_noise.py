@@ -58,7 +58,8 @@ def test_moments_and_distribution() -> None:
 
 
 def test_streams_and_neighbouring_seeds_differ() -> None:
-    a = [noise(X, [seed], stream).tobytes() for seed in (0, 1, 2**53, 2**53 + 1, 2**63 - 2, 2**63 - 1) for stream in ("start", "step0", "step1", "")]
+    seeds, streams = (0, 1, 2**53, 2**53 + 1, 2**63 - 2, 2**63 - 1), ("start", "step0", "step1", "")
+    a = [noise(X, [seed], stream).tobytes() for seed in seeds for stream in streams]
     assert len(set(a)) == len(a)
 
 

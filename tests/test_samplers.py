@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgegen.core.samplers import CascadeSampler, alphas_bar, clean_image, mean_gates, sampler_from_json, sampler_to_json, trailing
+from edgegen.core.samplers import (
+    Call,
+    CascadeSampler,
+    alphas_bar,
+    clean_image,
+    mean_gates,
+    sampler_from_json,
+    sampler_to_json,
+    trailing,
+)
 from edgegen.errors import TrustError
 
 GOOD: dict[str, Any] = {"timesteps": (1000, 500), "signal": (0.001, 0.4)}
 
 
-@pytest.mark.parametrize(("schedule", "steps", "last"), [("linear", 1000, 4.0e-5), ("linear", 4000, 4.2e-5), ("cosine", 1000, 2.4e-9)])
+@pytest.mark.parametrize(("schedule", "steps", "last"), [
+    ("linear", 1000, 4.0e-5), ("linear", 4000, 4.2e-5), ("cosine", 1000, 2.4e-9),
+])
 def test_schedules_are_the_specifications(schedule: str, steps: int, last: float) -> None:
     bar = alphas_bar(schedule, steps)
     assert bar.shape == (steps + 1,) and bar.dtype == np.float64 and bar[0] == 1
@@ -53,7 +65,7 @@ def test_timesteps_fall_from_pure_noise_and_stay_above_zero(timesteps: int, data
     steps = data.draw(st.integers(1, min(timesteps, 300)) | st.just(timesteps))
     found = trailing(timesteps, steps)
     assert len(found) == steps and found[0] == timesteps and found[-1] >= 1
-    assert all(a > b for a, b in zip(found, found[1:], strict=False))
+    assert all(a > b for a, b in pairwise(found))
 
 
 def test_timesteps_are_evenly_spaced() -> None:
@@ -100,8 +112,9 @@ def test_json_round_trip_is_exact(path: str) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"kind": "euler"}, {"kind": ["cascade"]}, {"kind": None}, {"extra": 1}, {"timesteps": 5}, {"timesteps": "ab"}, {"timesteps": [1, 2]},
-    {"signal": [0.5]}, {"signal": None}, {"signal": ["a", "b"]}, {"eta": "much"}, {"eta": None}, {"path": []}, {"path": {"a": 1}}, {"gates": 3},
+    {"kind": "euler"}, {"kind": ["cascade"]}, {"kind": None}, {"extra": 1}, {"timesteps": 5}, {"timesteps": "ab"},
+    {"timesteps": [1, 2]}, {"signal": [0.5]}, {"signal": None}, {"signal": ["a", "b"]}, {"eta": "much"}, {"eta": None},
+    {"path": []}, {"path": {"a": 1}}, {"gates": 3},
 ])
 def test_a_manifest_that_does_not_fit_is_not_trusted(change: dict[str, Any]) -> None:
     data = {**sampler_to_json(CascadeSampler(**GOOD)), **change}
@@ -124,7 +137,10 @@ def networks(library: Any) -> dict[str, Any]:
         delta = 0.1 * library.sin(x + label[:, :1, None, None])
         return join([coarse + delta, 1 / (1 + library.exp(-x[:, :1] - 0.01 * t[:, None, None, None]))])
 
-    return {"theta": lambda x, t, label: library.sin(2 * x) + 0.01 * t[:, None, None, None] * label[:, :1, None, None], "phi": phi}
+    def theta(x: Any, t: Any, label: Any) -> Any:
+        return library.sin(2 * x) + 0.01 * t[:, None, None, None] * label[:, :1, None, None]
+
+    return {"theta": theta, "phi": phi}
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -142,7 +158,8 @@ def test_numpy_and_torch_give_the_same_images(path: str, prediction: str, eta: f
 
     before = x.copy()
     images = sampler(networks(np), x, {"label": label}, draw)
-    again = sampler(networks(torch), torch.from_numpy(x), {"label": torch.from_numpy(label)}, lambda s: torch.from_numpy(fresh[s]))
+    torch_label = {"label": torch.from_numpy(label)}
+    again = sampler(networks(torch), torch.from_numpy(x), torch_label, lambda s: torch.from_numpy(fresh[s]))
     np.testing.assert_allclose(images, again.numpy(), atol=1e-9)
     assert images.shape == x.shape and np.abs(images).max() <= 1 and images.std() > 0.1
     assert asked == ([f"step{k}" for k in range(6)] if eta else [])  # none at the last step
@@ -172,7 +189,7 @@ def test_each_path_asks_what_it_needs_and_mixes_as_it_says() -> None:
 
     def run(path: str, gates: tuple[float, ...] = ()) -> Any:
         now = float(bar[60])
-        call = {"theta": lambda x, t: (x - now**0.5 * coarse) / (1 - now) ** 0.5}
+        call: dict[str, Any] = {"theta": lambda x, t: (x - now**0.5 * coarse) / (1 - now) ** 0.5}
         if path != "eps":
             call["phi"] = lambda coarse, x, t: np.concatenate([x * 0 + refined, x * 0 + gate], axis=1)
         return CascadeSampler((60,), (now,), "epsilon", path, gates)(call, x, {}, lambda _: x)
@@ -185,24 +202,24 @@ def test_each_path_asks_what_it_needs_and_mixes_as_it_says() -> None:
 
 def test_mean_gates_are_what_phi_said_and_reproduce_a_constant_gate() -> None:
     x = np.random.default_rng(0).standard_normal((2, 1, 4, 4))
-    bar = alphas_bar("cosine", 100)
-    call = {"theta": lambda x, t: np.sin(x),
-            "phi": lambda coarse, x, t: np.concatenate([coarse * 0.9, x * 0 + t[:, None, None, None] / 200], axis=1)}
+    call: Call = {
+        "theta": lambda x, t: np.sin(x),
+        "phi": lambda coarse, x, t: np.concatenate([coarse * 0.9, x * 0 + t[:, None, None, None] / 200], axis=1),
+    }
     sampler = built("dynamic", "v", 0.0)
     gates = mean_gates(sampler, call, x, {}, lambda _: x)
     np.testing.assert_allclose(gates, [t / 200 for t in sampler.timesteps])
     fixed = CascadeSampler(sampler.timesteps, sampler.signal, "v", "fixed", gates)
     np.testing.assert_allclose(fixed(call, x, {}, lambda _: x), sampler(call, x, {}, lambda _: x), atol=1e-12)
     assert mean_gates(fixed, call, x, {}, lambda _: x) == gates
-    assert bar[100] < 1e-4
 
 
 @given(st.integers(2, 60), st.floats(0, 1), st.sampled_from(["linear", "cosine"]), st.integers(0, 2**32))
 def test_any_schedule_gives_real_finite_images(steps: int, eta: float, schedule: str, seed: int) -> None:
     bar, timesteps = alphas_bar(schedule, 4000), trailing(4000, steps)
     sampler = CascadeSampler(timesteps, tuple(bar[list(timesteps)]), "epsilon", "eps", eta=eta)
-    rng = np.random.default_rng(seed)
-    images = sampler({"theta": lambda x, t: np.sin(x)}, rng.standard_normal((1, 1, 2, 2)), {}, lambda _: rng.standard_normal((1, 1, 2, 2)))
+    rng, shape = np.random.default_rng(seed), (1, 1, 2, 2)
+    images = sampler({"theta": lambda x, t: np.sin(x)}, rng.standard_normal(shape), {}, lambda _: rng.standard_normal(shape))
     assert not np.iscomplexobj(images) and np.isfinite(images).all() and np.abs(images).max() <= 1
 
 

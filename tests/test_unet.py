@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, get_args
 
 import pytest
@@ -32,7 +33,7 @@ def inputs(count: int = 4, size: int = 16, classes: int = 3) -> tuple[torch.Tens
     return torch.randn(count, 3, size, size, generator=rng), torch.linspace(1, 1000, count), labels
 
 
-OPTIONS = [(norm, activation, attention) for norm in get_args(Norm) for activation in get_args(Activation) for attention in (False, True)]
+OPTIONS = list(product(get_args(Norm), get_args(Activation), (False, True)))
 
 
 def test_options_are_those_the_types_name() -> None:
@@ -54,7 +55,7 @@ def test_every_option_trains_and_keeps_images_apart(norm: Norm, activation: Acti
         torch.manual_seed(0)
         loss = (made(x, t, label) - x.mean(1, keepdim=True)).square().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         losses.append(loss.item())
         assert all(p.grad is not None and p.grad.isfinite().all() for p in made.parameters())
         optimizer.step()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from edgegen.families import Recipe
-from edgegen.families.cas_dm import CasDm, Config
+from edgegen.families.cas_dm import CasDm, Config, Refiner
 from edgegen.families.unet import UNetConfig
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
@@ -64,3 +66,26 @@ def trainer(config: Config = CONFIG, photos: Photos | None = None, steps: int = 
 
 def train(run: Trainer) -> list[dict[str, float]]:
     return list(run.run())
+
+
+def calls(model: CasDm) -> dict[str, Callable[..., Any]]:
+    """The networks in eval mode and without gradients, as a sampler calls them."""
+    model.networks.eval()
+
+    def call(name: str) -> Callable[..., Any]:
+        def run(**inputs: Tensor) -> Any:
+            with torch.no_grad():
+                return model.networks[name](**inputs)
+        return run
+    return {name: call(name) for name in ("theta", "phi")}
+
+
+def phi(model: CasDm) -> Refiner:
+    found = model.networks["phi"]
+    assert isinstance(found, Refiner)
+    return found
+
+
+def draws(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Callable[[str], Tensor]:
+    """The same noise for the same stream name."""
+    return lambda stream: torch.randn(shape, generator=torch.Generator().manual_seed(sum(stream.encode()))).to(dtype)

@@ -30,9 +30,11 @@ PARITY_INPUTS = 64
 def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, threads: int) -> Bundle:
     """Fill `folder` with everything but evidence and return it opened; nothing is proven yet."""
     (folder / "graphs").mkdir()
-    models = _graphs(source, folder)
+    models = fp32_models(source)
+    for name, model in models.items():
+        onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     torch_parity = _fp32_parity(source, folder, threads)
-    plan, coverage = _calibrate(source, models, samples, threads)
+    plan, coverage = calibrated(source, models, samples, threads)
     (folder / "plan.json").write_bytes(plan.to_bytes())
     built = {}
     with output.progress("building", len(runtimes) * len(models)) as advance:
@@ -45,13 +47,13 @@ def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, t
     return Bundle.open(folder)
 
 
-def _graphs(source: Source, folder: Path) -> dict[str, ModelProto]:
+def fp32_models(source: Source) -> dict[str, ModelProto]:
+    """Each graph as FP32 ONNX."""
     graphs = source.generator.graphs()
     models = {}
     with output.progress("exporting FP32 graphs", len(graphs)) as advance:
         for name, graph in graphs.items():
             models[name] = onnx_files.to_onnx(graph, name)
-            onnx_files.write(models[name], folder / "graphs" / f"{name}.onnx")
             advance(1)
     return models
 
@@ -70,7 +72,7 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
     return found
 
 
-def _calibrate(source: Source, models: dict[str, ModelProto], samples: int, threads: int) -> tuple[Plan, dict[str, Any]]:
+def calibrated(source: Source, models: dict[str, ModelProto], samples: int, threads: int) -> tuple[Plan, dict[str, Any]]:
     """The sampler's own trajectory from seeds 0 ..: every timestep it will ever visit, never random data."""
     latent, sampler = source.generator.latent, source.generator.sampler
     observers = {k: Observer(m, qdq.candidates(m), sampler.timesteps, threads) for k, m in models.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +12,7 @@ from ..errors import InputError
 from .files import read_json, to_json
 
 Precision = Literal["int8", "fp32"]
+FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Range:
     high: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= 0 <= self.high):
-            raise ValueError(f"a range must be finite and hold 0, got [{self.low}, {self.high}]")
+        if not -FLOAT32 <= self.low <= 0 <= self.high <= FLOAT32:
+            raise ValueError(f"a range must be finite in float32 and hold 0, got [{self.low}, {self.high}]")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""Toy runs on disk that several tests share, and what they compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import CONFIG, NET, shapes
+
+from edgegen.families import Recipe
+from edgegen.families.cas_dm import Config
+from edgegen.training import run
+from edgegen.training.data import Photos
+from edgegen.training.loop import Trainer
+from edgegen.training.run import Settings
+
+SMALL = replace(NET, widths=(16,), dropout=0.2)
+TOY = replace(CONFIG, size=8, theta=SMALL, phi=SMALL)
+PHOTOS = shapes(40, 8)
+HERE = [str(Path(__file__).parent), *[p for p in sys.path if p]]
+
+
+def settings(steps: int = 40, config: Config = TOY, seed: int = 0, **recipe: Any) -> Settings:
+    plan = replace(Recipe(config, images=8 * steps, batch=8, warmup=5, ema=0.9), **recipe)
+    return Settings("cas-dm", "toy", plan, seed)
+
+
+def nothing(trainer: Trainer, report: dict[str, float]) -> None:
+    pass
+
+
+def go(
+    out: Path, resume: bool = False, every: int = 10, progress: run.Progress = nothing, photos: Photos = PHOTOS, **other: Any
+) -> Path:
+    return run.train(settings(**other), photos, out, resume, every, progress)
+
+
+def at(step: int, act: Callable[[], object]) -> run.Progress:
+    return lambda trainer, report: act() if trainer.step == step else None  # type: ignore[return-value]
+
+
+def same(a: Path, b: Path) -> None:
+    """Both runs have the same last checkpoint, weights and losses, to the bit."""
+    names = sorted(p.relative_to(a) for p in a.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(b) for p in b.rglob("*") if p.is_file()) and len(names) > 10
+    assert [str(n) for n in names if (a / n).read_bytes() != (b / n).read_bytes()] == []
+
+
+def steps(out: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def stop_at(step: int) -> None:
+    raise RuntimeError(f"stopped at {step}")
+
+
+def failed(out: Path, step: int) -> Path:
+    """A run with a checkpoint every ten steps that failed after `step`."""
+    with pytest.raises(RuntimeError, match=f"stopped at {step}"):
+        go(out, progress=at(step, lambda: stop_at(step)))
+    return out
