@@ -27,7 +27,10 @@ def bench(
     candidates, skipped = {}, {}
     for name in bundle.manifest.runtimes:
         target = runtime(name)
-        if why := target.cannot_run():
+        why = target.cannot_run()
+        if target.executable and not why and not trust_engines:
+            why = "its engines are executable code: add --trust-engines if you trust their maker"
+        if why:
             skipped[name] = why
             continue
         candidates[f"{name} INT8"] = bundle.pipeline(target, "int8", threads, trust_engines=trust_engines)

@@ -34,7 +34,7 @@ def export(
     if not int8:
         raise UsageError("E-USAGE", "export needs a precision", hint="add --int8")
     from ..core.bundle import MANIFEST
-    from ..core.files import check_target, publish
+    from ..core.files import check_target, disk_error, publish
     from .options import budget_of, cores
 
     budget, count = budget_of(fid_budget), threads or cores()
@@ -42,12 +42,20 @@ def export(
     targets = _targets(runtime)
     from filelock import FileLock, Timeout
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out) from error
     try:
         with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
-            proof = _make(what, targets, folder, calibration, budget, max_images, count, weights)
-            if not proof.passed:
-                _reject(folder, out, proof)
+            try:
+                proof = _make(what, targets, folder, calibration, budget, max_images, count, weights)
+                if not proof.passed:
+                    raise GateFailed("E-GATE", "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed))
+            except GateFailed as error:
+                if (folder / MANIFEST).is_file():  # what was made is there to be looked at
+                    _reject(folder, out, error)
+                raise
     except Timeout as error:
         raise Busy("E-LOCKED", "another export is writing this folder", path=out) from error
     output.result("export", {"out": str(out), **proof.to_json()})
@@ -58,7 +66,7 @@ def _targets(names: str) -> list[Runtime]:
     """The runtimes asked for; refused before any work when one cannot build here."""
     from ..export import runtime
 
-    found = [runtime(name.strip()) for name in dict.fromkeys(names.split(","))]
+    found = [runtime(name) for name in dict.fromkeys(n.strip() for n in names.split(","))]
     for target in [*found, runtime("onnxruntime")]:
         if why := target.missing():
             raise RuntimeMissing("E-BACKEND", why)
@@ -75,7 +83,7 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
     from ..core.images import png
     from ..evidence.picture import side_by_side
     from .build import build
-    from .prove import prove
+    from .prove import judge_of, prove
     from .table import show
 
     torch.set_num_threads(threads)
@@ -83,25 +91,25 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
     if not made.reference.is_file():
         raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=made.reference,
                          hint="runs of `edgegen train` write them at their end")
+    judge_of(made.reference, weights)  # before the long work, since without it nothing can be proven
     bundle = build(made, targets, folder, samples, threads)
-    proof = prove(bundle, [t.name for t in targets], budget, maximum, threads, weights)
+    proof = prove(bundle, [t.name for t in targets], budget, maximum, threads, weights, trust_engines=True)  # just built here
     pictures = dict(proof.pictures)
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
-    description = bundle.manifest.model_dump(exclude={"schema_version", "edgegen", "files"})
+    description = bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
     description["evidence"] |= proof.to_json()
-    (folder / MANIFEST).unlink()
     write_manifest(folder, description)
     show(proof)
     return proof
 
 
-def _reject(folder: Path, out: Path, proof: Proof) -> None:
-    """Keep what was measured under rejected/, never under the final name, and fail."""
+def _reject(folder: Path, out: Path, error: GateFailed) -> None:
+    """Keep what was made and measured under rejected/, never under the final name, and fail."""
     from ..core.bundle import MANIFEST
     from ..core.files import publish
 
     kept = out.parent / "rejected" / out.name
     with publish(kept, MANIFEST, overwrite=True) as other:
         shutil.copytree(folder, other, dirs_exist_ok=True)
-    verdicts = "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed)
-    raise GateFailed("E-GATE", verdicts, path=kept, hint="nothing was written under the name asked for")
+    raise GateFailed(error.code, error.message, path=kept, hint=error.hint or "nothing was written under the name asked for",
+                     details=error.details) from error

@@ -34,6 +34,8 @@ def generate(
         raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
     if out.suffix.lower() != ".png":
         files.check_target(out, "", False)
+    if seed + count > 2**63:
+        raise UsageError("E-SEED", f"seeds end at 2**63 - 1, and --seed {seed} with {count} images goes beyond")
     if source.is_bundle(what):
         executed, pipeline = _bundled(what, runtime, precision, threads, trust_engines)
     else:

@@ -14,9 +14,10 @@ import numpy as np
 from ..core.bundle import Bundle
 from ..core.images import to_uint8
 from ..core.runtime import Pipeline
+from ..errors import RuntimeMissing, UsageError
 from ..evidence import bench, parity, reference
 from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, compare
-from ..evidence.features import feature_network
+from ..evidence.features import FeatureNetwork, feature_network
 from ..export import runtime
 from . import output
 
@@ -80,10 +81,16 @@ class Proof:
 def prove(bundle: Bundle, names: list[str], budget: float, maximum: int, threads: int, weights: Path | None = None,
           trust_engines: bool = False) -> Proof:
     """Judge each named runtime of the bundle. GateFailed when one computes something else than its file or FP32 differs."""
+    for name in names:
+        if name not in bundle.manifest.runtimes:
+            has = ", ".join(bundle.manifest.runtimes)
+            raise UsageError("E-BUNDLE-RUNTIME", f"the bundle has no INT8 files for {name}; it has {has}", path=bundle.root)
+    if why := runtime(STAND_IN).cannot_run():
+        raise RuntimeMissing("E-BACKEND", f"a proof needs {STAND_IN} as host of the FP32 graphs: {why}")
     runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]
     fp32 = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in runners if not runtime(n).executable}
     recorded = bench.record(next(iter(fp32.values())), range(8))
-    agreed = {name: _referee(bundle, name, recorded) for name in names}
+    agreed = {name: _referee(bundle, name, recorded, trust_engines) for name in names}
     full, int8 = _latencies(bundle, fp32, names, recorded, trust_engines)
     baseline = min(full, key=lambda n: full[n].cpu_ms)
     side, pixels = _full_side(bundle, baseline, list(fp32), threads, weights)
@@ -113,9 +120,10 @@ def _int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipel
     return Pipeline(full.latent, full.sampler, {g: host.load(bundle.path(f), threads) for g, f in files.items()}, full.batch)
 
 
-def _referee(bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, Any]]]) -> dict[str, parity.Refereed]:
+def _referee(bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, Any]]],
+             trust_engines: bool) -> dict[str, parity.Refereed]:
     judge, host = runtime("reference"), runtime(STAND_IN)
-    pipeline = _int8(bundle, name, 1, trust_engines=True)
+    pipeline = _int8(bundle, name, 1, trust_engines)
     built = bundle.manifest.runtimes[name]
     found = {}
     for graph, calls in recorded.items():
@@ -138,14 +146,21 @@ def _latencies(bundle: Bundle, fp32: Mapping[str, Pipeline], names: list[str], r
 
 def _full_side(bundle: Bundle, baseline: str, runners: list[str], threads: int,
                weights: Path | None) -> tuple[FullSide, float | None]:
-    stored = reference.read(bundle.path("evidence/reference.safetensors"))
-    network = feature_network(stored.network, weights, stored.size)
+    stored, network = judge_of(bundle.path("evidence/reference.safetensors"), weights)
     images = {n: bundle.pipeline(runtime(n), "fp32", threads) for n in dict.fromkeys([baseline, *runners])}
     sets = [to_uint8(p(PIXEL_SEEDS)) for p in images.values()]
     shares = [parity.same_pixels(sets[0], other) for other in sets[1:]]
     for name, share in zip(list(images)[1:], shares, strict=True):
         parity.check_pixels(baseline, name, share)
     return FullSide(images[baseline], network, stored), min(shares, default=None)
+
+
+def judge_of(path: Path, weights: Path | None) -> tuple[Reference, FeatureNetwork]:
+    """The reference statistics in a file and the feature network they were made with; ReferenceMismatch if `weights` differ."""
+    stored = reference.read(path)
+    network = feature_network(stored.network, weights, stored.size)
+    stored.check(network)
+    return stored, network
 
 
 def _compare(bundle: Bundle, name: str, side: FullSide, budget: float, maximum: int, threads: int,

@@ -50,8 +50,10 @@ def trained(name: str) -> Source:
     folder = Path(name)
     if (folder / "run.json").is_file():
         return _run(folder)
+    if is_bundle(name):
+        raise UsageError("E-SOURCE", "this is a bundle: what is wanted here is a zoo name or a run of `edgegen train`", path=folder)
     if folder.exists():
-        raise UsageError("E-SOURCE", "this is neither a run of `edgegen train` nor a bundle", path=folder)
+        raise UsageError("E-SOURCE", "this folder is no run of `edgegen train`: it has no run.json", path=folder)
     close = get_close_matches(name, found, 1)
     hint = f"did you mean {close[0]}?" if close else f"the zoo has: {', '.join(found)}"
     raise UsageError("E-SOURCE", f"{name!r} is no zoo name and no folder", hint=hint)

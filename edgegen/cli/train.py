@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import UsageError
+from ..errors import InputError, UsageError
 from . import output
 from .options import Threads, Weights
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EVERY = 500          # steps between checkpoints
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
+FEWEST = 8           # photos: two images for each direction of the reference, and more than one of these
 DIRECTIONS = 128     # of the projected reference, when there are photos enough for them
 
 
@@ -39,6 +40,7 @@ def train(
         raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {on_bad!r}")
     import torch
 
+    from ..evidence.features import feature_network
     from ..families import family
     from ..training.data import load
     from ..training.run import Settings, train
@@ -51,6 +53,9 @@ def train(
         photos, report = load(data, settings.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1))
     _tell(report)
     settings = replace(settings, config=replace(settings.config, classes=len(photos.classes)))
+    if len(photos) < FEWEST:
+        raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
+    feature_network("inception-v3" if weights else "efficientnet-lite0", weights)  # missing weights are told before the training
     with output.progress(f"training {name}", settings.images) as advance:
         path = train(Settings(name, recipe_name, settings, seed), photos, out, resume, EVERY,
                      lambda trainer, _: advance(trainer.recipe.batch))

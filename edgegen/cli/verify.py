@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import GateFailed, RuntimeMissing
+from ..errors import GateFailed, RuntimeMissing, TrustError
 from . import output, source
 from .options import Threads, TrustEngines, Weights
+
+if TYPE_CHECKING:
+    from ..core.bundle import Bundle
 
 
 def verify(
@@ -34,16 +37,24 @@ def verify(
     from .prove import prove
     from .table import show
 
-    recorded = bundle.manifest.evidence["runtimes"]
-    names = [n.strip() for n in runtime.split(",")] if runtime else list(recorded)
-    first = recorded[names[0]] if names[0] in recorded else next(iter(recorded.values()))
-    most = max(r["images"] for r in recorded.values())
-    proof = prove(bundle, names, first["budget"], most, threads or cores(), weights, trust_engines)
+    names = [n.strip() for n in runtime.split(",")] if runtime else list(bundle.manifest.runtimes)
+    budget, most, changes = _recorded(bundle)
+    proof = prove(bundle, names, budget, most, threads or cores(), weights, trust_engines)
     show(proof)
-    drift = {j.name: j.comparison.verdict.change.value - recorded[j.name]["change"]["value"] for j in proof.judged}
+    drift = {j.name: j.comparison.verdict.change.value - changes[j.name] for j in proof.judged}
     for name, value in drift.items():
         print(f"{name}: the change differs by {value:+.3%} from the manifest's")
     output.result("verify", {"bundle": what, "files": len(bundle.manifest.files), "drift": drift, **proof.to_json()})
     if not proof.passed:
         verdicts = "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed)
         raise GateFailed("E-GATE", f"the evidence does not hold on this machine: {verdicts}", path=what)
+
+
+def _recorded(bundle: Bundle) -> tuple[float, int, dict[str, float]]:
+    """Budget, pairs at most, and change by runtime, as the manifest's evidence says."""
+    try:
+        found = bundle.manifest.evidence["runtimes"]
+        changes = {name: float(found[name]["change"]["value"]) for name in bundle.manifest.runtimes}
+        return max(float(r["budget"]) for r in found.values()), max(int(r["images"]) for r in found.values()), changes
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrustError("E-MANIFEST", "the manifest holds no complete evidence to verify", path=bundle.root) from error

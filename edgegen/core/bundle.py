@@ -7,6 +7,7 @@
     plan.json
 
 Reading is strict: a file that is not listed, a link, another size or another hash is an error, before native code sees it.
+The manifest carries the hash of itself, which shows damage; who wrote it only a signature could show.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Manifest(_Strict):
     """manifest.json, schema 1."""
 
     schema_version: Literal[1]
+    sha256: str                                # of this document without this entry
     edgegen: str
     family: str
     source: dict[str, Any]                     # what was exported: name, weights' sha256, data, licence
@@ -93,7 +95,9 @@ class Bundle:
             data = read_json(path)
         except InputError as error:
             raise TrustError("E-MANIFEST", error.message, path=path) from error
-        if isinstance(data, dict) and isinstance(made := data.get("schema_version"), int) and made > SCHEMA:
+        if not isinstance(data, dict) or data.get("sha256") != digest(data) or path.read_bytes() != to_json(data):
+            raise TrustError("E-HASH", "manifest.json is not the file that was written", path=path, hint="copy the bundle again")
+        if isinstance(made := data.get("schema_version"), int) and made > SCHEMA:
             raise UsageError("E-SCHEMA", f"the bundle has schema {made}; edgegen {__version__} reads up to {SCHEMA}", path=path)
         try:
             manifest = Manifest.model_validate(data)
@@ -102,8 +106,16 @@ class Bundle:
             where = ".".join(map(str, first["loc"]))
             raise TrustError("E-MANIFEST", f"{where}: {first['msg']}", path=path) from error
         _check_files(root, manifest)
+        bundle = cls(root, manifest)
+        for named in (manifest.graphs, *(files for built in manifest.runtimes.values() for files in (built.load, built.onnx))):
+            for name in named.values():
+                bundle.path(name)
+            if set(named) != set(manifest.graphs):
+                raise TrustError("E-MANIFEST", f"the runtimes have other graphs than {', '.join(manifest.graphs)}", path=path)
         sampler_from_json(manifest.sampler)
-        return cls(root, manifest)
+        if not manifest.start.shape or min(manifest.start.shape) < 1 or manifest.start.classes < 0:
+            raise TrustError("E-MANIFEST", f"start: cannot begin from {manifest.start}", path=path)
+        return bundle
 
     def path(self, name: str) -> Path:
         """A listed file."""
@@ -124,6 +136,9 @@ class Bundle:
                 what = f"{runtime.name} engines are executable code and this bundle is not signed"
                 raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint="add --trust-engines if you trust its maker")
             files: Mapping[str, str] = built.load
+        elif runtime.executable:
+            what = f"{runtime.name} executes engines, and the full-precision graphs of a bundle are ONNX"
+            raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root, hint="choose another runtime for fp32")
         else:
             files = self.manifest.graphs
         call = {graph: runtime.load(self.path(name), threads) for graph, name in files.items()}
@@ -134,15 +149,21 @@ class Bundle:
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:
     """List and hash every file under `root`, check the whole, write manifest.json last. EdgegenError if it would not open."""
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    names = sorted(name for p in root.rglob("*") if p.is_file() and (name := p.relative_to(root).as_posix()) != MANIFEST)
     files = {name: {"sha256": sha256(root / name), "bytes": (root / name).stat().st_size} for name in names}
     data = {"schema_version": SCHEMA, "edgegen": __version__, "files": files, **manifest}
+    data["sha256"] = digest(data)
     try:
         checked = Manifest.model_validate(data)
     except ValidationError as error:
         raise EdgegenError("E-MANIFEST", f"edgegen made a manifest it would refuse: {error}") from error
     (root / MANIFEST).write_bytes(to_json(data))
     return checked
+
+
+def digest(data: Mapping[str, Any]) -> str:
+    """What a manifest's own "sha256" must be."""
+    return hashlib.sha256(to_json({k: v for k, v in data.items() if k != "sha256"})).hexdigest()
 
 
 def sha256(path: Path) -> str:
