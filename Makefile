@@ -43,8 +43,8 @@ wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps -w dist .
 	@ls -l dist
 
-data:
-	bash scripts/datasets.sh
+data: $(STAMP)
+	PYTHON=$(BIN)/python bash scripts/datasets.sh
 
 clean:
 	rm -rf build dist out/demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -50,12 +50,8 @@ def export(
         with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
             try:
                 proof = _make(what, targets, folder, calibration, budget, max_images, count, weights)
-                if not proof.passed:
-                    raise GateFailed("E-GATE", "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed))
             except GateFailed as error:
-                if (folder / MANIFEST).is_file():  # what was made is there to be looked at
-                    _reject(folder, out, error)
-                raise
+                raise _rejected(folder, out, error) from error
     except Timeout as error:
         raise Busy("E-LOCKED", "another export is writing this folder", path=out) from error
     output.result("export", {"out": str(out), **proof.to_json()})
@@ -79,7 +75,7 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
           weights: Path | None) -> Proof:
     import torch
 
-    from ..core.bundle import MANIFEST, write_manifest
+    from ..core.bundle import write_manifest
     from ..core.images import png
     from ..evidence.picture import side_by_side
     from .build import build
@@ -100,16 +96,20 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
     description["evidence"] |= proof.to_json()
     write_manifest(folder, description)
     show(proof)
+    if not proof.passed:
+        raise GateFailed("E-GATE", "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed))
     return proof
 
 
-def _reject(folder: Path, out: Path, error: GateFailed) -> None:
-    """Keep what was made and measured under rejected/, never under the final name, and fail."""
+def _rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:
+    """The error, after what was made and measured has been kept under rejected/, never under the final name."""
     from ..core.bundle import MANIFEST
     from ..core.files import publish
 
+    if not (folder / MANIFEST).is_file():  # it failed before there was a whole to look at
+        return error
     kept = out.parent / "rejected" / out.name
     with publish(kept, MANIFEST, overwrite=True) as other:
         shutil.copytree(folder, other, dirs_exist_ok=True)
-    raise GateFailed(error.code, error.message, path=kept, hint=error.hint or "nothing was written under the name asked for",
-                     details=error.details) from error
+    hint = error.hint or "nothing was written under the name asked for"
+    return GateFailed(error.code, error.message, path=kept, hint=hint, details=error.details)

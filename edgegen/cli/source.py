@@ -51,7 +51,7 @@ def trained(name: str) -> Source:
     if (folder / "run.json").is_file():
         return _run(folder)
     if is_bundle(name):
-        raise UsageError("E-SOURCE", "this is a bundle: what is wanted here is a zoo name or a run of `edgegen train`", path=folder)
+        raise UsageError("E-SOURCE", "this is a bundle: a zoo name or a run of `edgegen train` is wanted", path=folder)
     if folder.exists():
         raise UsageError("E-SOURCE", "this folder is no run of `edgegen train`: it has no run.json", path=folder)
     close = get_close_matches(name, found, 1)
