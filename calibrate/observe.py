@@ -33,7 +33,7 @@ class ActivationStats:
         self.low, self.high = np.zeros(len(self.tensors)), np.zeros(len(self.tensors))
         self.coverage = dict.fromkeys(self.timesteps, 0)
 
-    def add(self, low: Sequence[float], high: Sequence[float], t: Array) -> None:
+    def add(self, low: Sequence[float] | Array, high: Sequence[float] | Array, t: Array) -> None:
         """One batch's extremes, in the order of `tensors`, and its timesteps (b,). InputError names a tensor not finite."""
         new_low, new_high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         bad = ~(np.isfinite(new_low) & np.isfinite(new_high))
@@ -59,10 +59,13 @@ class ActivationStats:
 
 
 def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The model with two outputs more: the minima and the maxima of `tensors`, each one vector."""
+    """The model with three outputs more: minima, maxima and sums of `tensors`, each one vector.
+
+    The sums are there because ONNX Runtime's minimum and maximum pass over a NaN.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    for op, name in (("ReduceMin", "observed_low"), ("ReduceMax", "observed_high")):
+    for op, name in (("ReduceMin", "observed_low"), ("ReduceMax", "observed_high"), ("ReduceSum", "observed_sum")):
         parts = []
         for k, tensor in enumerate(tensors):
             parts.append(f"{name}.{k}")
@@ -88,7 +91,7 @@ class Observer:
         self.stats = ActivationStats(tensors, timesteps)
 
     def __call__(self, **inputs: Array) -> Array:
-        out, low, high = self._session.run(None, inputs)
-        self.stats.add(low, high, inputs["t"])
+        out, low, high, total = self._session.run(None, inputs)
+        self.stats.add(np.where(np.isfinite(total), low, np.nan), high, inputs["t"])
         result: Array = out
         return result

@@ -48,7 +48,14 @@ class OpenVino:
             raise RuntimeMissing("E-BACKEND", why)
         ov = _openvino()
         target = folder / f"{onnx.stem}.xml"
-        ov.save_model(ov.convert_model(str(onnx)), str(target), compress_to_fp16=False)
+        try:
+            model = ov.convert_model(str(onnx))
+        except RuntimeError as error:
+            raise InputError("E-ONNX-PARSE", f"OpenVINO cannot convert it: {str(error).splitlines()[0]}", path=onnx) from error
+        for place, op in enumerate(model.get_ordered_ops()):
+            if op.get_friendly_name() == op.get_name():  # made from a counter of this process: not the same twice
+                op.set_friendly_name(f"{op.get_type_name()}.{place}")
+        ov.save_model(model, str(target), compress_to_fp16=False)
         return target, target.with_suffix(".bin")
 
     def load(self, built: Path, threads: int) -> Session:

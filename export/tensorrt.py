@@ -13,7 +13,7 @@ import numpy as np
 
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
-from edgegen.errors import EdgegenError, RuntimeMissing
+from edgegen.errors import EdgegenError, InputError, RuntimeMissing
 
 from .packages import absent, installed
 
@@ -52,7 +52,11 @@ class TensorRt:
         import onnx as onnx_package  # here, since a device that executes finished engines has no onnx
 
         trt = import_module(self.module)
-        onnx_package.checker.check_model(str(onnx), full_check=True)  # its parser accepts garbage: never unchecked bytes
+        try:
+            onnx_package.checker.check_model(onnx.read_bytes(), full_check=True)  # its parser accepts garbage: never unchecked bytes
+        except (onnx_package.checker.ValidationError, onnx_package.shape_inference.InferenceError, ValueError) as error:
+            what = str(error).strip().partition("\n")[0] or "empty"
+            raise InputError("E-ONNX-PARSE", f"not a usable ONNX file: {what}", path=onnx) from error
         paths = []
         for capability in self.capabilities or ("",):
             path = folder / (f"{onnx.stem}.{capability}.engine" if capability else f"{onnx.stem}.engine")
