@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
 
 from .packages import absent, installed
+
+COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")  # "Reshape_49": made from a counter of this process, not the same twice
 
 
 def _openvino() -> Any:
@@ -53,7 +56,7 @@ class OpenVino:
         except RuntimeError as error:
             raise InputError("E-ONNX-PARSE", f"OpenVINO cannot convert it: {str(error).splitlines()[0]}", path=onnx) from error
         for place, op in enumerate(model.get_ordered_ops()):
-            if op.get_friendly_name() == op.get_name():  # made from a counter of this process: not the same twice
+            if COUNTED.fullmatch(op.get_friendly_name()):
                 op.set_friendly_name(f"{op.get_type_name()}.{place}")
         ov.save_model(model, str(target), compress_to_fp16=False)
         return target, target.with_suffix(".bin")

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import Busy, GateFailed, RuntimeMissing, UsageError
 from . import output, source
-from .options import Budget, Out, Overwrite, Threads, Weights
+from .options import Budget, Out, Overwrite, Threads, Weights, need_torch
 
 if TYPE_CHECKING:
     from ..core.runtime import Runtime
@@ -73,6 +73,7 @@ def _targets(names: str) -> list[Runtime]:
 
 def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget: float, maximum: int, threads: int,
           weights: Path | None) -> Proof:
+    need_torch()
     import torch
 
     from ..core.bundle import write_manifest

@@ -214,7 +214,7 @@ def gate_loss(gate: Tensor, refined: Tensor, coarse: Tensor, images: Tensor, sig
 
 def photos32() -> Recipe:
     """32x32 RGB product photos, two networks of 1.5M parameters; see edgegen/zoo for what it gave on Fashion-MNIST."""
-    return Recipe(Config(), images=1_280_000)
+    return Recipe(Config(), images=960_000)
 
 
 def tiny() -> Recipe:
