@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 SEARCH_SEED = 2_000_000
+PATIENCE = 4  # times the first look that an undecided plan is looked at before a safer one is tried
 PLAIN = Dialect(activation="uint8", symmetric=False)  # in which the damage of one convolution is measured
 HOST = "onnxruntime"  # executes any dialect's Q/DQ file where its runtime cannot run
 
@@ -48,11 +49,11 @@ class Search:
         with output.progress(f"searching a plan for {target.name}", len(self.plans)) as advance:
             for plan in self.plans:
                 files = {name: qdq.quantize(model, name, plan, target.dialect) for name, model in self.even.items()}
-                found = compare(self.side, self._pipeline(files, host), self.budget, self.first, self.first)
+                found = compare(self.side, self._pipeline(files, host), self.budget, self.first, PATIENCE * self.first)
                 change = found.verdict.change
                 kept = sum(p == "fp32" for _, p in plan.rules)
                 tried.append({"fp32_convolutions": kept, "change": change.value, "low": change.low, "high": change.high,
-                              "pairs": self.first, "first_seed": SEARCH_SEED, "executed_by": host.name})
+                              "pairs": found.images, "first_seed": SEARCH_SEED, "executed_by": host.name})
                 advance(1)
                 if found.verdict.state == "within":
                     break
