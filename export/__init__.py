@@ -24,6 +24,8 @@ RUNTIMES = {
     "reference": "edgegen.export.reference:Reference",
 }
 
+STAND_IN = "onnxruntime"  # on the exporting machine: calibrates, and executes the Q/DQ file of a runtime that cannot run there
+
 
 def runtime(name: str) -> Runtime:
     """The runtime of that name, whether or not it works here: ask its missing() and cannot_run()."""

@@ -105,6 +105,7 @@ def test_photos_that_do_not_fit(tmp_path: Path, photos: Photos, code: str, text:
 
 def test_labels_of_photos_mean_nothing_to_an_unconditional_generator(tmp_path: Path) -> None:
     go(tmp_path / "run", steps=1, photos=replace(PHOTOS, labels=PHOTOS.labels + 7))
+    assert run.load(tmp_path / "run")[1].latent.classes == 0
 
 
 def test_a_run_that_has_not_ended_cannot_be_loaded(half: Path, tmp_path: Path) -> None:

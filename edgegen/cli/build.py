@@ -15,8 +15,8 @@ from ..core.bundle import Bundle, write_manifest
 from ..core.runtime import Pipeline, Runtime
 from ..evidence import parity
 from ..evidence.bench import record
+from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
-from ..export import qdq, runtime
 from ..export.packages import installed
 from . import output
 from .search import Search
@@ -70,7 +70,7 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
     pipeline = torch_pipeline(source.generator)
     steps = len(source.generator.sampler.timesteps)
     calls = record(pipeline, range(-(-PARITY_INPUTS // steps)))
-    host = runtime("onnxruntime")
+    host = runtime(STAND_IN)
     found = {
         name: parity.largest_difference(pipeline.call[name], host.load(folder / "graphs" / f"{name}.onnx", threads), inputs)
         for name, inputs in calls.items()

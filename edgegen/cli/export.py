@@ -60,10 +60,10 @@ def export(
 
 def _targets(names: str) -> list[Runtime]:
     """The runtimes asked for; refused before any work when one cannot build here."""
-    from ..export import runtime
+    from ..export import STAND_IN, runtime
 
     found = [runtime(name) for name in dict.fromkeys(n.strip() for n in names.split(","))]
-    for target in [*found, runtime("onnxruntime")]:
+    for target in [*found, runtime(STAND_IN)]:
         if why := target.missing():
             raise RuntimeMissing("E-BACKEND", why)
     if any(target.name == "reference" for target in found):

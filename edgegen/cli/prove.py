@@ -16,9 +16,9 @@ from ..core.images import to_uint8
 from ..core.runtime import Pipeline
 from ..errors import RuntimeMissing, UsageError
 from ..evidence import bench, parity, reference
-from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, compare
+from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, compare, first_look
 from ..evidence.features import FeatureNetwork, feature_network
-from ..export import runtime
+from ..export import STAND_IN, runtime
 from . import output
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from ..evidence.reference import Reference
 
-STAND_IN = "onnxruntime"  # executes the Q/DQ file of a runtime that cannot run here: its numbers, not its speed
 REFEREE_SEEDS = range(2)
 PIXEL_SEEDS = range(EVIDENCE_SEED, EVIDENCE_SEED + 32)
 
@@ -177,11 +176,6 @@ def _compare(bundle: Bundle, name: str, side: FullSide, budget: float, maximum: 
             done = now
 
         return compare(side, pipeline, budget, first, maximum, progress=progress)
-
-
-def first_look(stored: Reference) -> int:
-    """Pairs at the first look: enough for the projection, at least 500."""
-    return max(500, 4 * stored.k)
 
 
 def _size(bundle: Bundle, name: str) -> float:

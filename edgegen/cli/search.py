@@ -13,10 +13,10 @@ from ..core.plan import Plan
 from ..core.runtime import Dialect, Pipeline, Runtime
 from ..evidence import reference
 from ..evidence.bench import record
-from ..evidence.compare import FullSide, compare
+from ..evidence.compare import FullSide, compare, first_look
 from ..evidence.features import feature_network
+from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
-from ..export import qdq, runtime
 from . import output
 from .source import Source
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SEARCH_SEED = 2_000_000
 PATIENCE = 4  # times the first look that an undecided plan is looked at before a safer one is tried
 PLAIN = Dialect(activation="uint8", symmetric=False)  # in which the damage of one convolution is measured
-HOST = "onnxruntime"  # executes any dialect's Q/DQ file where its runtime cannot run
 
 
 class Search:
@@ -37,14 +36,14 @@ class Search:
         self.source, self.even, self.budget, self.threads = source, even, budget, threads
         self.trail: dict[str, list[dict[str, Any]]] = {}  # runtime -> what was tried, for the manifest
         stored = reference.read(source.reference)
-        full = self._pipeline(models, runtime(HOST))
+        full = self._pipeline(models, runtime(STAND_IN))
         self.side = FullSide(full, feature_network(stored.network, weights, stored.size), stored, SEARCH_SEED)
-        self.first = max(500, 4 * stored.k)
+        self.first = first_look(stored)
         self.plans = ladder(plan, even, self._damage(plan, full))
 
     def plan(self, target: Runtime) -> Plan:
         """The first rung whose change is within the budget; the safest when none is, and the verdict then says so."""
-        host = target if target.cannot_run() is None else runtime(HOST)
+        host = target if target.cannot_run() is None else runtime(STAND_IN)
         tried = self.trail.setdefault(target.name, [])
         with output.progress(f"searching a plan for {target.name}", len(self.plans)) as advance:
             for plan in self.plans:
@@ -74,7 +73,7 @@ class Search:
         with output.progress("measuring the damage of each convolution", len(nodes)) as advance:
             for graph, node in nodes:
                 alone = Plan(((f"{graph}/{node}", "int8"),), plan.ranges)
-                one = self._pipeline({graph: qdq.quantize(self.even[graph], graph, alone, PLAIN)}, runtime(HOST))
+                one = self._pipeline({graph: qdq.quantize(self.even[graph], graph, alone, PLAIN)}, runtime(STAND_IN))
                 errors = [np.square(one.call[graph](**i) - full.call[graph](**i)).mean() for i in recorded[graph]]
                 damage.setdefault(graph, {})[node] = float(np.mean(errors))
                 advance(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -79,6 +79,3 @@ class Pipeline:
             lambda stream: noise(self.latent.noise, seeds, stream),
         )
         return images.astype(np.float32, copy=False)
-
-
-Sessions = Mapping[str, Session]

@@ -114,6 +114,11 @@ def plan_looks(first: int, maximum: int, level: float) -> list[tuple[int, float]
     return [(count, 1 - (1 - level) * count / sum(counts)) for count in counts]
 
 
+def first_look(reference: Reference) -> int:
+    """Pairs at the first look: at least 500, and four a projected direction, where the interval covers what it says."""
+    return max(500, 4 * reference.k)
+
+
 def compare(full: FullSide, other: Images, budget: float, first: int = 500, maximum: int = 4000, level: float = 0.95,
             progress: Progress | None = None) -> Comparison:
     """Paired images from growing runs of seeds until the change of the distance is within or outside +-budget, or at `maximum`.
