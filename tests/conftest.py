@@ -18,7 +18,7 @@ for _name in [name for name in os.environ if name.startswith("EDGEGEN_")]:
     del os.environ[_name]
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = "1"  # torch reads it when first imported, and so do the processes tests start
-# nohup, and a shell that starts a job behind `&`, leave these ignored; the tests and the processes they start are about their effect
+# nohup, and a shell that starts a job behind `&`, leave these ignored; tests and the processes they start rely on them
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
