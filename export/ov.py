@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """One for the process, never destroyed: on processors with AMX each one swaps the thread's signal stack, and two that end in
+    the order they began leave it pointing at freed memory, so that the next Ctrl-C is a segmentation fault."""
+    return _openvino().Core()
 
 
 class OpenVino(CpuRuntime):
@@ -52,10 +60,9 @@ class OpenVino(CpuRuntime):
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():
             raise RuntimeMissing("E-BACKEND", why)
-        ov = _openvino()
         config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         try:
-            compiled = ov.Core().compile_model(str(built), "CPU", config)
+            compiled = _core().compile_model(str(built), "CPU", config)
         except RuntimeError as error:
             raise InputError("E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built) from error
         return _Session(compiled)

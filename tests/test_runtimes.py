@@ -228,3 +228,29 @@ def test_tensorrt_rtx_computes_what_its_file_says(graph: str, tmp_path: Path) ->
     judge = runtime("reference").load(tmp_path / "source" / f"{graph}.onnx", 1)
     full = runtime("onnxruntime").load(write(tiny.models()[graph], tmp_path / "f.onnx"), 1)
     parity.check_referee(target.name, {graph: parity.referee(session, judge, full, tiny.calls()[graph])})
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+from pathlib import Path
+import edgegen
+from edgegen.cli.probe import TINY
+from edgegen.export import runtime
+place = Path(sys.argv[1]); (place / "t.onnx").write_bytes(TINY)
+target = runtime(sys.argv[2])
+first, second = (target.load(place / "t.onnx", 1) for _ in range(2))
+del first; gc.collect()
+del second; gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_ctrl_c_still_works_after_sessions_have_come_and_gone(name: str, tmp_path: Path) -> None:
+    """On processors with AMX, OpenVINO cores that end in the order they began left a freed signal stack: SIGSEGV instead."""
+    running(name)
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(tmp_path), name], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
