@@ -12,7 +12,7 @@ from edgegen.core.plan import Plan, Precision
 
 from .observe import ActivationStats
 
-SHARES = (0.05, 0.15, 0.3, 0.5)  # of all multiplications that each rung of the ladder may keep in FP32
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of all multiplications that each rung of the ladder may keep in FP32
 
 def plan(models: Mapping[str, onnx.ModelProto], stats: Mapping[str, ActivationStats]) -> Plan:
     """int8 for every convolution but each graph's first (it reads the noise itself) and last (it writes the pixels)."""

@@ -291,6 +291,17 @@ def test_photos_become_a_run_and_a_run_becomes_images(tmp_path: Path) -> None:
     assert pixels(tmp_path / "grid.png").shape[2] == 3
 
 
+def test_a_run_resumes_on_its_own_threads_or_not_at_all(tmp_path: Path, capfd: Capture) -> None:
+    """Sums round differently on other threads: the default takes the run's, and another number is refused by name."""
+    photos = Path(__file__).parent / "data" / "photos"
+    flags = ["train", "cas-dm", "--data", str(photos), "--out", str(tmp_path / "run"), "--recipe", "tiny", "--images", "64"]
+    assert run([*flags, "--threads", "1"]) == 0
+    assert run([*flags, "--resume", "--threads", "2"]) == 2
+    assert "E-RESUME-MISMATCH] the run was started with another threads" in capfd.readouterr().err
+    assert run([*flags, "--resume"]) == 0
+    assert read_json(tmp_path / "run" / "run.json")["threads"] == 1
+
+
 def test_too_few_photos_are_told_before_training(tmp_path: Path, capfd: Capture) -> None:
     (few := tmp_path / "few").mkdir()
     for path in sorted((Path(__file__).parent / "data" / "photos" / "kitchen").iterdir())[:4]:

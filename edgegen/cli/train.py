@@ -26,7 +26,7 @@ def train(
     name: Annotated[str, typer.Argument(help="Family, such as cas-dm.", metavar="FAMILY")],
     data: Annotated[Path, typer.Option(help="Folder of photos (class sub-folders or metadata.jsonl) or of IDX files.")],
     out: Annotated[Path, typer.Option(help="Run folder: checkpoints, metrics, and at the end the weights.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit, on its threads.")] = False,
     recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
@@ -44,10 +44,10 @@ def train(
     from ..evidence.features import feature_network
     from ..families import family
     from ..training.data import load
-    from ..training.run import Settings, train
+    from ..training.run import Settings, recorded_threads, train
     from .options import cores
 
-    torch.set_num_threads(threads or cores())
+    torch.set_num_threads(threads or (recorded_threads(out) if resume else None) or cores())
     found = family(name)
     recipe_name, settings = _recipe(found, recipe, images)
     with output.progress("reading photos") as advance:

@@ -115,8 +115,15 @@ def _about(settings: Settings, photos: Photos) -> dict[str, Any]:
         **checkpoint.describe(settings.family, settings.recipe.config),
         "recipe": {"name": settings.recipe_name, **recipe}, "seed": settings.seed,
         "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes)},
-        "torch": torch.__version__,
+        "torch": torch.__version__, "threads": torch.get_num_threads(),  # both change how sums round
     }
+
+
+def recorded_threads(out: Path) -> int | None:
+    """CPU threads the run in `out` was started with; None where there is no such run."""
+    path = out / "run.json"
+    found = read_json(path).get("threads") if path.is_file() else None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
