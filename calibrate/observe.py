@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgegen.core.plan import Range
+from edgegen.core.samplers import UNTIMED
 from edgegen.core.spec import Array
 from edgegen.errors import InputError
 
@@ -87,11 +88,13 @@ class Observer:
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
         data = instrument(model, tensors).SerializeToString()
+        self._timed = any(value.name == "t" for value in model.graph.input)
         self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        self.stats = ActivationStats(tensors, timesteps)
+        self.stats = ActivationStats(tensors, timesteps if self._timed else UNTIMED)
 
     def __call__(self, **inputs: Array) -> Array:
         out, low, high, total = self._session.run(None, inputs)
-        self.stats.add(np.where(np.isfinite(total), low, np.nan), high, inputs["t"])
+        t = inputs["t"] if self._timed else np.zeros(len(out), np.float32)
+        self.stats.add(np.where(np.isfinite(total), low, np.nan), high, t)
         result: Array = out
         return result
