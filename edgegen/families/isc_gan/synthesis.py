@@ -81,7 +81,7 @@ class Block(nn.Module):
         """Every intermediate by name; `x` is what the next block reads, absent from the last."""
         out: dict[str, Tensor] = {}
         if self.start is not None:
-            h = self.start.expand(len(ws[0]), -1, -1, -1)
+            h = self.start.expand(ws[0].shape[0], -1, -1, -1)  # len() would fix the batch of an exported graph
         else:
             assert self.conv0 is not None and x is not None
             h = self.conv0(x, ws[0], rng)
