@@ -12,8 +12,8 @@ import pytest
 import torch
 from runs import same
 from safetensors.torch import load_file
-from toys import shapes
 from torch import Tensor, nn
+from toys import shapes
 
 from edgegen.calibrate.choose import plan as choose
 from edgegen.calibrate.observe import Observer
@@ -224,7 +224,8 @@ def test_training_moves_towards_the_data_and_stays_finite(connection: Any, seed:
 
 
 def go(out: Path, fail_at: int = 0, resume: bool = False) -> None:
-    recipe = replace(FAMILY.recipes["tiny"](), config=replace(TINY, classes=2), images=8 * 12, batch=8, precision="bf16", warmup=2)
+    config = replace(TINY, classes=2)
+    recipe = replace(FAMILY.recipes["tiny"](), config=config, images=8 * 12, batch=8, precision="bf16", warmup=2)
 
     def progress(trainer: Trainer, _: dict[str, float]) -> None:
         if trainer.step == fail_at:

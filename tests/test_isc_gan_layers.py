@@ -120,7 +120,9 @@ def test_skip_is_one_linear_map_of_all_features() -> None:
     config = replace(SMALL, connection="skip")
     net, ws = synthesis(config), styles(config)
     found = net.features(ws)
-    joined, weights, offset = [], [], torch.zeros(())
+    joined: list[Tensor] = []
+    weights: list[Tensor] = []
+    offset = torch.zeros(())
     for level in range(4):
         layer = block(net, level).colours
         s = layer.styles(ws[2 * level + 1])
@@ -211,7 +213,7 @@ def test_a_ratio_of_two_does_not_pay(config: Config, wanted: int) -> None:
     (P256, 8, 5, 705_669, {"conv0": 426_369, "squeeze": 84_113, "excite": 26_769, "fuse": 32_896, "": 578_406}),
     (P256, 8, 6, 242_245, {"conv0": 139_457, "squeeze": 37_449, "colours": 4_131, "": 181_037}),
 ])
-def test_blocks_have_the_specifications_parameters(config: Config, ratio: int, level: int, skip: int, parts: dict[str, int]) -> None:
+def test_blocks_have_their_parameters(config: Config, ratio: int, level: int, skip: int, parts: dict[str, int]) -> None:
     last = level == len(config.widths) - 1
     with torch.device("meta"):
         isc = Block(replace(config, ratio=ratio, isc_min_res=4), level, last)

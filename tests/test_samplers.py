@@ -249,6 +249,7 @@ def test_a_single_call_chains_its_graphs_on_numpy_and_torch() -> None:
 def test_a_single_sampler_survives_the_manifest_and_refuses_nonsense() -> None:
     sampler = SingleSampler(("mapping", "synthesis"))
     assert sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler)))) == sampler
-    for change in ({"graphs": "ab"}, {"graphs": []}, {"graphs": [1]}, {"kind": "cascade"}, {"timesteps": [1]}):
+    changes: list[dict[str, Any]] = [{"graphs": "ab"}, {"graphs": []}, {"graphs": [1]}, {"kind": "cascade"}, {"timesteps": [1]}]
+    for change in changes:
         with pytest.raises(TrustError, match="the sampler in the manifest"):
             sampler_from_json({**sampler_to_json(sampler), **change})
