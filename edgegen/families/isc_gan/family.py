@@ -163,7 +163,7 @@ def photos32() -> Recipe:
     """32x32 RGB product photos on a CPU: 0.7M parameters, all channels in sixteens, no noise (a sum a layer)."""
     config = Config(
         classes=10, z_dim=64, w_dim=128, widths=(128, 128, 64, 64), critic_widths=(128, 96, 64, 32), noise=False, up="after",
-        regularizers=Regularizers(r1_gamma=1.0),  # at 0.1 the discriminator won within 200 steps
+        regularizers=Regularizers(r1_gamma=1.0),  # its loss at step 240: 0.15; with 0.1: 0.04 (one run each)
     )
     return Recipe(config, images=2_560_000, rate=0.0025, warmup=100, ema=half_life(20_000, 64))
 
