@@ -56,10 +56,12 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
         h = self.blocks(self.enter(images))
-        h = self.conv(torch.cat([h, spread(h, self.group).to(h.dtype)], dim=1))
-        scores: Tensor = self.out(activate(self.hidden(h.flatten(1)))).float()
-        if self.label is None or label is None:
-            return scores[:, 0]
-        e = self.label(label).float()  # projection: the score of an image for its own class
-        e = e * torch.rsqrt(e.square().mean(1, keepdim=True) + 1e-8)
-        return (scores * e).sum(1) / math.sqrt(scores.shape[1])
+        with torch.autocast(images.device.type, enabled=False):  # how little images differ is lost in 8-bit mantissas
+            h = h.float()
+            h = self.conv(torch.cat([h, spread(h, self.group)], dim=1))
+            scores: Tensor = self.out(activate(self.hidden(h.flatten(1))))
+            if self.label is None or label is None:
+                return scores[:, 0]
+            e = self.label(label)  # projection: the score of an image for its own class
+            e = e * torch.rsqrt(e.square().mean(1, keepdim=True) + 1e-8)
+            return (scores * e).sum(1) / math.sqrt(scores.shape[1])

@@ -96,7 +96,7 @@ class Block(nn.Module):
             out["x"] = self.conv1(h, ws[1], rng)
             y = self.colours(out["x"], ws[2])
         out["y"] = y
-        out["rgb"] = y if rgb is None else up2(rgb) + y
+        out["rgb"] = y.float() if rgb is None else up2(rgb) + y  # colours add up in FP32 whatever the rest computes in
         return out
 
     def fused(self, joined: Tensor, w: Tensor) -> Tensor:
