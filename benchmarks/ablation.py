@@ -1,13 +1,15 @@
 """Short trainings that decide the recipe: which blocks, which prediction type.
 
     make data && .venv/bin/python benchmarks/ablation.py blocks --images 64000
-    .venv/bin/python benchmarks/ablation.py prediction --images 128000
+    .venv/bin/python benchmarks/ablation.py prediction --images 96000
+    .venv/bin/python benchmarks/ablation.py sampler --run runs/a
 
 blocks: theta alone; v-loss of the averaged weights on 2,000 test images at eight timesteps, and CPU milliseconds an image of
 one call (one thread, batch 8, interleaved medians) in FP32 and INT8 on each runtime.
 prediction: both networks; FD of 1,000 images (EfficientNet-Lite0 at 128 px, 128 directions, against 10,000 test images) in FP32
 and its change in INT8 on OpenVINO, same seeds.
-Every variant sees the same images in the same order, one seed, one thread.
+sampler: a finished run; FD of 1,000 images as above, FP32 on OpenVINO, for steps x spacing x path.
+Every trained variant sees the same images in the same order, one seed, one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +28,20 @@ from edgegen.calibrate.choose import plan
 from edgegen.calibrate.observe import Observer
 from edgegen.cli.source import torch_pipeline
 from edgegen.core.graph import Objective
+from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import alphas_bar
 from edgegen.evidence import reference
 from edgegen.evidence.bench import latencies, middle, record
-from edgegen.evidence.compare import FullSide, compare
-from edgegen.evidence.features import feature_network
+from edgegen.evidence.compare import EVIDENCE_SEED, FullSide, compare
+from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.intervals import distance_interval
 from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
 from edgegen.families import Recipe
 from edgegen.families.cas_dm import CasDm, Config
 from edgegen.families.unet import UNetConfig
+from edgegen.training import run as runs
 from edgegen.training.data import Photos, load
 from edgegen.training.loop import Trainer
 
@@ -119,10 +125,13 @@ def blocks(images: int, train: Photos, test: Photos) -> None:
         print(f"{name} | {count:,} | {v_loss(generator, test):.4f} | {spent:.0f} | {columns}", flush=True)
 
 
+def features_of(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
+    return np.concatenate([network(images[k : k + 64]) for k in range(0, len(images), 64)])
+
+
 def prediction(images: int, train: Photos, test: Photos) -> None:
     network = feature_network("efficientnet-lite0")
-    real = np.concatenate([network(test.pixels[k : k + 64]) for k in range(0, len(test), 64)])
-    statistics = reference.build(real, network, "Fashion-MNIST test split")
+    statistics = reference.build(features_of(network, test.pixels), network, "Fashion-MNIST test split")
     print("prediction | steps | FD FP32 | change INT8 (95 %) | PSNR dB")
     for kind in ("v", "epsilon"):
         torch.manual_seed(0)
@@ -135,15 +144,35 @@ def prediction(images: int, train: Photos, test: Photos) -> None:
               f"{change.high:+.2%}) | {result.psnr_db:.1f}", flush=True)
 
 
+def sampler(folder: Path, test: Photos) -> None:
+    network = feature_network("efficientnet-lite0")
+    statistics = reference.build(features_of(network, test.pixels), network, "Fashion-MNIST test split")
+    generator = runs.load(folder)[1]
+    with tempfile.TemporaryDirectory() as place:
+        made = pipelines(generator, Path(place))["openvino fp32"]
+        print("steps | spacing | path | FD (95 %)")
+        for steps in (10, 20):
+            for spacing in (0.5, 0.7, 1.0):
+                for path in ("dynamic", "x0"):
+                    chosen = replace(generator.config, spacing=spacing).sampler(steps, path)
+                    images = to_uint8(Pipeline(generator.latent, chosen, made.call)(range(EVIDENCE_SEED, EVIDENCE_SEED + 1000)))
+                    found = distance_interval(statistics.moments, statistics.project(features_of(network, images)))
+                    print(f"{steps} | {spacing} | {path} | {found.value:.1f} ({found.low:.1f} to {found.high:.1f})", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("blocks", "prediction"))
+    parser.add_argument("what", choices=("blocks", "prediction", "sampler"))
+    parser.add_argument("--run", type=Path, default=Path("runs/a"))
     parser.add_argument("--images", type=int, default=64_000)
     parser.add_argument("--data", type=Path, default=Path.home() / ".cache/edgegen/fashion-mnist")
     given = parser.parse_args()
     torch.set_num_threads(1)
     train, test = (load(given.data, 32, split=split)[0] for split in ("train", "test"))
-    (blocks if given.what == "blocks" else prediction)(given.images, train, test)
+    if given.what == "sampler":
+        sampler(given.run, test)
+    else:
+        (blocks if given.what == "blocks" else prediction)(given.images, train, test)
 
 
 if __name__ == "__main__":

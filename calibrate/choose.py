@@ -1,15 +1,18 @@
-"""From statistics to a plan. Where INT8 costs most and saves least, at a graph's two ends, weights stay in full precision."""
+"""From statistics to plans. Full precision stays where INT8 costs most and saves least: a graph's ends, then by damage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from edgegen.core.plan import Plan, Precision
 
 from .observe import ActivationStats
 
+SHARES = (0.05, 0.15, 0.3, 0.5)  # of all multiplications that each rung of the ladder may keep in FP32
 
 def plan(models: Mapping[str, onnx.ModelProto], stats: Mapping[str, ActivationStats]) -> Plan:
     """int8 for every convolution but each graph's first (it reads the noise itself) and last (it writes the pixels)."""
@@ -38,3 +41,42 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
         if node.op_type == "Conv" or touched:
             reached |= writes - {""}
     return found
+
+
+def ladder(base: Plan, models: Mapping[str, onnx.ModelProto], damage: Mapping[str, Mapping[str, float]]) -> tuple[Plan, ...]:
+    """Plans from the fastest to the safest: each keeps in FP32, within its share, those of most damage a multiplication.
+
+    damage: graph -> convolution -> squared output error when it alone is int8; compared within a graph by its share of the sum.
+    """
+    costs = {name: multiplications(model) for name, model in models.items()}
+    whole = sum(sum(cost.values()) for cost in costs.values())
+    spent = sum(cost for name, graph in costs.items() for node, cost in graph.items() if base.precision(name, node) != "int8")
+    worth = {
+        (name, node): found / (sum(damage[name].values()) or 1) / costs[name][node]
+        for name in sorted(damage) for node, found in damage[name].items()
+    }
+    order = sorted(worth, key=lambda key: (-worth[key], key))
+    plans: list[Plan] = []
+    kept: set[tuple[str, str]] = set()
+    for share in SHARES:
+        for name, node in order:
+            if (name, node) not in kept and spent + costs[name][node] <= share * whole:
+                kept.add((name, node))
+                spent += costs[name][node]
+        rules: tuple[tuple[str, Precision], ...] = tuple((f"{name}/{node}", "fp32") for name, node in sorted(kept))
+        found_plan = Plan(rules + base.rules, base.ranges)
+        if not plans or found_plan.rules != plans[-1].rules:
+            plans.append(found_plan)
+    return tuple(plans)
+
+
+def multiplications(model: onnx.ModelProto) -> dict[str, int]:
+    """Of each convolution with a constant weight, an image; resolution from shape inference."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = [*inferred.graph.value_info, *inferred.graph.output]
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+    weights = {t.name: numpy_helper.to_array(t).size for t in model.graph.initializer}
+    return {
+        n.name: int(weights[n.input[1]] * np.prod(shapes[n.output[0]][2:] or [1]))
+        for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights
+    }

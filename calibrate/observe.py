@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -78,18 +79,22 @@ def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProt
     return out
 
 
+def session(model: onnx.ModelProto, threads: int) -> Any:
+    """An ONNX Runtime session on the CPU that keeps no memory between calls."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 class Observer:
     """Executes one instrumented graph for the sampler and keeps its statistics: pass it as that graph's `call`."""
 
     def __init__(self, model: onnx.ModelProto, tensors: tuple[str, ...], timesteps: tuple[int, ...], threads: int) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
-        data = instrument(model, tensors).SerializeToString()
         self._timed = any(value.name == "t" for value in model.graph.input)
-        self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._session = session(instrument(model, tensors), threads)
         self.stats = ActivationStats(tensors, timesteps if self._timed else UNTIMED)
 
     def __call__(self, **inputs: Array) -> Array:

@@ -17,6 +17,7 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime 1.29 and newer: else a device id in ~/.cache and uploads about every model
     "WANDB_MODE": "offline",
 }
 for _name, _value in OFFLINE.items():

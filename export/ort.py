@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +9,21 @@ from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
 
-from .packages import absent, installed
+from .packages import CpuRuntime
 
 PROVIDER = "CPUExecutionProvider"
 
 
-class OnnxRuntime:
+class OnnxRuntime(CpuRuntime):
     """Its CPU kernels want unsigned activations and every op between convolutions quantized (signed is 2 to 4 times slower)."""
 
     name = "onnxruntime"
-    executable = False
     dialect = Dialect(
         activation="uint8", symmetric=False, int32_bias=True, int8_ops=frozenset({"Conv"}),
         between=frozenset({"Add", "Relu", "Concat", "Resize"}),
     )
+    module, extra = "onnxruntime", "onnxruntime"
     packages = ("onnxruntime-gpu", "onnxruntime")
-
-    def missing(self) -> str | None:
-        return absent("onnxruntime", "onnxruntime")
-
-    def cannot_run(self) -> str | None:
-        return self.missing()
-
-    def version(self) -> str:
-        return installed(self.packages)
-
-    def device(self) -> str:
-        return "CPU"
-
-    def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
-        """The ONNX file is what it loads."""
-        return (onnx,) if onnx.parent == folder else (Path(shutil.copyfile(onnx, folder / onnx.name)),)
 
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
 
-from .packages import absent, installed
+from .packages import CpuRuntime
+
+COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")  # "Reshape_49": made from a counter of this process, not the same twice
 
 
 def _openvino() -> Any:
@@ -22,25 +25,13 @@ def _openvino() -> Any:
     return openvino
 
 
-class OpenVino:
+class OpenVino(CpuRuntime):
     """Unsigned activations: signed ones behind a Concat give wrong results on its CPU plug-in. Outputs stay in float."""
 
     name = "openvino"
-    executable = False
     dialect = Dialect(activation="uint8", symmetric=False)
+    module, extra = "openvino", "openvino"
     packages = ("openvino",)
-
-    def missing(self) -> str | None:
-        return absent("openvino", "openvino")
-
-    def cannot_run(self) -> str | None:
-        return self.missing()
-
-    def version(self) -> str:
-        return installed(self.packages)
-
-    def device(self) -> str:
-        return "CPU"
 
     def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
         """OpenVINO's own format, so that a device does not parse ONNX: model.xml and model.bin."""
@@ -53,7 +44,7 @@ class OpenVino:
         except RuntimeError as error:
             raise InputError("E-ONNX-PARSE", f"OpenVINO cannot convert it: {str(error).splitlines()[0]}", path=onnx) from error
         for place, op in enumerate(model.get_ordered_ops()):
-            if op.get_friendly_name() == op.get_name():  # made from a counter of this process: not the same twice
+            if COUNTED.fullmatch(op.get_friendly_name()):
                 op.set_friendly_name(f"{op.get_type_name()}.{place}")
         ov.save_model(model, str(target), compress_to_fp16=False)
         return target, target.with_suffix(".bin")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +9,16 @@ from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import RuntimeMissing
 
-from .packages import absent, installed
+from .packages import CpuRuntime
 
 
-class Reference:
+class Reference(CpuRuntime):
     """Executes any dialect; its own is the plainest."""
 
     name = "reference"
-    executable = False
     dialect = Dialect()
-
-    def missing(self) -> str | None:
-        return absent("onnx", "export")
-
-    def cannot_run(self) -> str | None:
-        return self.missing()
-
-    def version(self) -> str:
-        return installed(("onnx",))
-
-    def device(self) -> str:
-        return "CPU"
-
-    def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
-        return (onnx,) if onnx.parent == folder else (Path(shutil.copyfile(onnx, folder / onnx.name)),)
+    module, extra = "onnx", "export"
+    packages = ("onnx",)
 
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():

@@ -15,9 +15,8 @@ from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import EdgegenError, InputError, RuntimeMissing
 
+from .engine import engines, logger_of
 from .packages import absent, installed
-
-BATCHES = (1, 64, 256)  # smallest, tuned and largest batch of the optimization profile
 
 
 class TensorRt:
@@ -51,17 +50,19 @@ class TensorRt:
             raise RuntimeMissing("E-BACKEND", why)
         import onnx as onnx_package  # here, since a device that executes finished engines has no onnx
 
-        trt = import_module(self.module)
+        data = onnx.read_bytes()
         try:
-            onnx_package.checker.check_model(onnx.read_bytes(), full_check=True)  # its parser accepts garbage: never unchecked bytes
+            onnx_package.checker.check_model(data, full_check=True)  # its parser accepts garbage: never unchecked bytes
         except (onnx_package.checker.ValidationError, onnx_package.shape_inference.InferenceError, ValueError) as error:
             what = str(error).strip().partition("\n")[0] or "empty"
             raise InputError("E-ONNX-PARSE", f"not a usable ONNX file: {what}", path=onnx) from error
+        made = engines(self.module, data, self.capabilities or ("",))
+        if isinstance(made, tuple):
+            raise EdgegenError(*made, path=onnx)
         paths = []
-        for capability in self.capabilities or ("",):
-            path = folder / (f"{onnx.stem}.{capability}.engine" if capability else f"{onnx.stem}.engine")
-            path.write_bytes(_build(trt, onnx, capability))
-            paths.append(path)
+        for capability, engine in zip(self.capabilities or ("",), made, strict=True):
+            paths.append(folder / (f"{onnx.stem}.{capability}.engine" if capability else f"{onnx.stem}.engine"))
+            paths[-1].write_bytes(engine)
         return tuple(paths)
 
     def load(self, built: Path, threads: int) -> Session:
@@ -114,45 +115,6 @@ def _capability() -> str:
     return f"SM{major}{minor}"
 
 
-def _build(trt: Any, onnx: Path, capability: str) -> bytes:
-    logger = _logger(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx.read_bytes()):
-        error = parser.get_error(0)
-        raise EdgegenError("E-TRT-PARSE", f"TensorRT refuses node {error.node_name()}: {error.desc()}", path=onnx)
-    config = builder.create_builder_config()
-    if capability:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        profile.set_shape(tensor.name, *(tuple(b if d < 0 else d for d in tensor.shape) for b in BATCHES))
-    config.add_optimization_profile(profile)
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        last = logger.errors[-1] if logger.errors else "no reason given"
-        raise EdgegenError("E-TRT-BUILD", f"TensorRT cannot build it for {capability or 'this GPU'}: {last}", path=onnx)
-    return bytes(engine)
-
-
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps errors for our own sentence; prints nothing."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(message)
-
-    return Logger()
-
-
 class _Session:
     """Runs an engine with torch tensors as device memory."""
 
@@ -160,7 +122,7 @@ class _Session:
         import torch
 
         self._torch = torch
-        runtime = trt.Runtime(_logger(trt))
+        runtime = trt.Runtime(logger_of(trt))
         engine = runtime.deserialize_cuda_engine(built.read_bytes())
         if engine is None:
             raise RuntimeMissing("E-ENGINE-VERSION", "this engine was built by another version or for another GPU", path=built,

@@ -75,7 +75,7 @@ def test_statistics_grow_with_tensors_and_never_with_samples() -> None:
     rng = np.random.default_rng(0)
     for stats, rounds in ((few, 2), (many, 500)):
         for _ in range(rounds):
-            stats.add(rng.normal(size=2) - 3, rng.normal(size=2) + 3, np.ones(8, np.float32))
+            stats.add((rng.normal(size=2) - 3).tolist(), (rng.normal(size=2) + 3).tolist(), np.ones(8, np.float32))
     assert size(few) == size(many) and vars(few).keys() == vars(many).keys()
     assert size(ActivationStats(tuple("abcdefgh"), T)) > size(few)
 
@@ -139,9 +139,9 @@ def test_parallel_branches_have_each_a_first_and_a_last() -> None:
         return helper.make_node("Conv", [read, "w"], [made], name, pads=[1, 1, 1, 1])
 
     weight = helper.make_tensor("w", 1, [3, 3, 3, 3], np.ones(81))
-    nodes = [conv("a", "x", "1"), conv("b", "x", "2"), helper.make_node("Add", ["1", "2"], ["3"], "add"),
-             conv("middle", "3", "4"), conv("c", "4", "5"), conv("d", "4", "6"), helper.make_node("Add", ["5", "6"], ["y"], "sum")]
-    assert ends(tiny.graph_of(nodes, [weight], 3, 3)) == ["a", "b", "c", "d"]
+    fork, join = (helper.make_node("Add", pair, [made], f"add{made}") for pair, made in ((["1", "2"], "3"), (["5", "6"], "y")))
+    nodes = [conv("a", "x", "1"), conv("b", "x", "2"), fork, conv("middle", "3", "4"), conv("c", "4", "5"), conv("d", "4", "6")]
+    assert ends(tiny.graph_of([*nodes, join], [weight], 3, 3)) == ["a", "b", "c", "d"]
 
 
 def test_a_plan_keeps_the_ends_and_quantizes_the_rest() -> None:
@@ -156,8 +156,10 @@ def test_a_plan_file_is_read_back_and_what_is_wrong_is_said(tmp_path: Any) -> No
     path.write_bytes(made.to_bytes())
     assert Plan.read(path) == made
     assert Plan((), {}).precision("g", "a") == "fp32"
-    for old, new, said in (("int8", "int4", "unknown precision 'int4'"), ('"schema_version": 1', '"schema_version": 2', "schema 2"),
-                           ("-1", "1", "hold 0"), ('"ranges"', '"range"', "ranges"), ("2\n", "1e60\n", "finite in float32")):
+    for old, new, said in (
+        ("int8", "int4", "unknown precision 'int4'"), ('"schema_version": 1', '"schema_version": 2', "schema 2"),
+        ("-1", "1", "hold 0"), ('"ranges"', '"range"', "ranges"), ("2\n", "1e60\n", "finite in float32"),
+    ):
         text = made.to_bytes().decode()
         assert old in text
         path.write_text(text.replace(old, new))

@@ -14,10 +14,11 @@ import pytest
 import tiny
 from onnx import helper
 
+import edgegen
 from edgegen.core.runtime import Runtime, Session
 from edgegen.errors import EdgegenError, InputError, RuntimeMissing, UsageError
 from edgegen.evidence import parity
-from edgegen.export import RUNTIMES, packages, qdq, runtime
+from edgegen.export import RUNTIMES, engine, packages, qdq, runtime
 from edgegen.export.onnx import write
 
 NEEDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt",
@@ -121,23 +122,25 @@ from pathlib import Path
 from edgegen.export import runtime
 from edgegen.cli.probe import TINY
 place = Path(sys.argv[1]); (place / "t.onnx").write_bytes(TINY)
-target = runtime("openvino")
+target = runtime(sys.argv[2])
 session = target.load(target.build(place / "t.onnx", place)[0], 1)
 assert (session(x=np.ones((1, 1, 2, 2), np.float32)) == 2).all()
 """
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed: no system call was watched")
-def test_openvino_calls_nobody_and_leaves_nothing_at_home(tmp_path: Path) -> None:
-    """Its telemetry is silent where CI is set, so CI is unset here."""
-    running("openvino")
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_runtime_calls_nobody_and_leaves_nothing_at_home(name: str, tmp_path: Path) -> None:
+    """OpenVINO and ONNX Runtime both send telemetry unless told; both are silent where CI is set, so CI is unset here."""
+    running(name)
     (home := tmp_path / "home").mkdir()
     (place := tmp_path / "place").mkdir()
-    env = {k: v for k, v in os.environ.items() if k not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    told = ("CI", "TF_BUILD", "JENKINS_URL", "GITHUB_ACTIONS", *edgegen.OFFLINE)
+    env = {k: v for k, v in os.environ.items() if k not in told}
     env |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     log = tmp_path / "log"
     done = subprocess.run(["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(log), sys.executable, "-c", QUIET,
-                           str(place)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+                           str(place), name], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     if "ptrace" in done.stderr and "not permitted" in done.stderr.lower():
         pytest.skip("strace may not trace here: no system call was watched")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -146,21 +149,35 @@ def test_openvino_calls_nobody_and_leaves_nothing_at_home(tmp_path: Path) -> Non
 
 
 @ENGINES
-def test_tensorrt_rtx_builds_for_every_gpu_without_one_and_the_same_bytes_twice(tmp_path: Path) -> None:
+def test_engines_are_built_without_a_gpu_and_the_same_bytes_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real graph: on a net of two layers the builder's internal numbering has nothing to differ in."""
     target = runtime("tensorrt-rtx")
     made = []
-    for part in ("a", "b"):
+    for part in ("a", "another-folder-with-a-longer-name"):
         (folder := tmp_path / part).mkdir()
-        model = tiny.conv_net((16, 16), (16, 16))
-        file = write(qdq.quantize(model, "g", tiny.everything_int8(model), target.dialect), folder / "g.onnx")
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("SOMETHING", part)
+        file = write(qdq.quantize(tiny.models()["theta"], "theta", tiny.plan(), target.dialect), folder / "g.onnx")
         paths = target.build(file, folder)
         assert [p.name for p in paths] == [f"g.{sm}.engine" for sm in ("SM80", "SM86", "SM89", "SM120")]
         made.append([p.read_bytes() for p in paths])
-    assert made[0] == made[1] and min(map(len, made[0])) > 1000
+    assert made[0] == made[1] and min(map(len, made[0])) > 100_000 and len(set(made[0])) == 4
     if why := target.cannot_run():
         with pytest.raises(RuntimeMissing, match=r"error\[E-GPU\]") as caught:
             target.load(paths[0], 1)
         assert why in str(caught.value) and caught.value.exit_code == 5
+
+
+@ENGINES
+def test_a_builder_that_crashes_is_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "crashing.py").write_text("import os\n\n\ndef __getattr__(name):\n    os.kill(os.getpid(), 11)\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        assert engine.engines("crashing", b"", ("SM80",)) == ("E-TRT-BUILD", "TensorRT crashed with SIGSEGV for SM80")
+        code, said = engine.engines("no_such_package", b"", ("SM80",))
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert code == "E-TRT-BUILD" and "No module named 'no_such_package'" in str(said)
 
 
 @ENGINES
@@ -173,8 +190,9 @@ def test_tensorrt_never_sees_bytes_the_checker_refuses(damage: bytes, tmp_path: 
 
 @ENGINES
 def test_an_operator_tensorrt_does_not_know_is_named(tmp_path: Path) -> None:
-    model = tiny.graph_of([helper.make_node("Det", ["x"], ["d"], "odd_one"), helper.make_node("Unsqueeze", ["d", "axes"], ["u"], "u"),
-                           helper.make_node("Add", ["x", "u"], ["y"], "a")], [helper.make_tensor("axes", 7, [2], [2, 3])], 8, 8)
+    nodes = [helper.make_node("Det", ["x"], ["d"], "odd_one"), helper.make_node("Unsqueeze", ["d", "axes"], ["u"], "u"),
+             helper.make_node("Add", ["x", "u"], ["y"], "a")]
+    model = tiny.graph_of(nodes, [helper.make_tensor("axes", 7, [2], [2, 3])], 8, 8)
     with pytest.raises(EdgegenError, match=r"E-TRT-PARSE\] TensorRT refuses node odd_one: ") as caught:
         runtime("tensorrt-rtx").build(write(model, tmp_path / "g.onnx"), tmp_path)
     assert str(caught.value.path).endswith("g.onnx") and list(tmp_path.iterdir()) == [tmp_path / "g.onnx"]

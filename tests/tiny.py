@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from edgegen.export.onnx import to_onnx
 from edgegen.families.cas_dm import CasDm
 from edgegen.training import checkpoint
 
+RUNTIMES = "onnxruntime,openvino" + (",tensorrt-rtx" if find_spec("tensorrt_rtx") else "")
 SIZE = 32  # pixels a side of the features: the smallest the network takes
 
 
@@ -78,6 +80,14 @@ def finished_run(folder: Path) -> Path:
     return folder
 
 
+def export(source: Path | str, out: Path, *flags: str, runtimes: str = RUNTIMES, budget: str = "100%") -> int:
+    """The exit code of `edgegen export`, with a budget that random weights stay within."""
+    from edgegen.cli.main import run
+
+    return run(["export", str(source), "--int8", "--runtime", runtimes, "--fid-budget", budget, "--calibration", "32",
+                "--max-images", "500", "--threads", "1", "-o", str(out), *flags])
+
+
 def conv_net(*shapes_of: tuple[int, int], concat: bool = False, seed: int = 0) -> onnx.ModelProto:
     """x (batch, c, 8, 8) through 3x3 convolutions (in, out) with ReLU between; concat: x joins what the last one reads."""
     rng = np.random.default_rng(seed)
@@ -100,8 +110,8 @@ def conv_net(*shapes_of: tuple[int, int], concat: bool = False, seed: int = 0) -
 def graph_of(nodes: list[Any], weights: list[Any], cin: int, out: int) -> onnx.ModelProto:
     """x (batch, cin, 8, 8) -> y (batch, out, 8, 8)."""
     value = onnx.helper.make_tensor_value_info
-    ports = [[value(n, onnx.TensorProto.FLOAT, ["batch", c, 8, 8])] for n, c in (("x", cin), ("y", out))]
-    made = onnx.helper.make_graph(nodes, "g", *ports, weights)
+    x, y = (value(n, onnx.TensorProto.FLOAT, ["batch", c, 8, 8]) for n, c in (("x", cin), ("y", out)))
+    made = onnx.helper.make_graph(nodes, "g", [x], [y], weights)
     model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibrate.choose import plan as choose
+from ..calibrate.equalize import ChannelObserver, equalized
 from ..calibrate.observe import Observer
 from ..core.bundle import Bundle, write_manifest
 from ..core.runtime import Pipeline, Runtime
@@ -17,32 +19,37 @@ from ..export import onnx as onnx_files
 from ..export import qdq, runtime
 from ..export.packages import installed
 from . import output
+from .search import Search
 from .source import Source, torch_pipeline
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ..core.plan import Plan
+    from ..core.spec import Array
 
 PARITY_INPUTS = 64
 
 
-def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, threads: int) -> Bundle:
+def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, budget: float, threads: int,
+          weights: Path | None) -> Bundle:
     """Fill `folder` with everything but evidence and return it opened; nothing is proven yet."""
     (folder / "graphs").mkdir()
     models = fp32_models(source)
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     torch_parity = _fp32_parity(source, folder, threads)
-    plan, coverage = calibrated(source, models, samples, threads)
-    (folder / "plan.json").write_bytes(plan.to_bytes())
+    even, plan, coverage = calibrated(source, models, samples, threads)
+    search = Search(source, models, even, plan, budget, threads, weights)
+    plans = {target.name: search.plan(target) for target in runtimes}
     built = {}
     with output.progress("building", len(runtimes) * len(models)) as advance:
         for target in runtimes:
-            built[target.name] = _built(target, models, plan, folder, advance)
+            built[target.name] = _built(target, even, plans[target.name], folder, advance)
     (folder / "evidence").mkdir()
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
     description = describe(source, models, built, coverage, samples, torch_parity)
+    description["calibration"]["search"] = search.trail
     write_manifest(folder, description)
     return Bundle.open(folder)
 
@@ -72,25 +79,34 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
     return found
 
 
-def calibrated(source: Source, models: dict[str, ModelProto], samples: int, threads: int) -> tuple[Plan, dict[str, Any]]:
-    """The sampler's own trajectory from seeds 0 ..: every timestep it will ever visit, never random data."""
-    latent, sampler = source.generator.latent, source.generator.sampler
-    observers = {k: Observer(m, qdq.candidates(m), sampler.timesteps, threads) for k, m in models.items()}
-    pipeline = Pipeline(latent, sampler, observers, batch=32)
-    with output.progress("calibrating", samples) as advance:
+def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
+               threads: int) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
+    """Equalized models, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data."""
+    channels = {k: ChannelObserver(m, threads) for k, m in models.items()}
+    _run(source, channels, samples, "looking at channels")
+    even = {k: equalized(m, channels[k].largest) for k, m in models.items()}
+    observers = {k: Observer(m, qdq.candidates(m), source.generator.sampler.timesteps, threads) for k, m in even.items()}
+    _run(source, observers, samples, "calibrating")
+    for observer in observers.values():
+        observer.stats.check()
+    coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
+    return even, choose(even, {k: o.stats for k, o in observers.items()}), coverage
+
+
+def _run(source: Source, observers: Mapping[str, Callable[..., Array]], samples: int, label: str) -> None:
+    """Seeds 0 .. samples - 1 through every timestep the sampler will ever visit."""
+    pipeline = Pipeline(source.generator.latent, source.generator.sampler, observers, batch=32)
+    with output.progress(label, samples) as advance:
         for start in range(0, samples, pipeline.batch):
             seeds = range(start, min(start + pipeline.batch, samples))
             pipeline(seeds)
             advance(len(seeds))
-    for observer in observers.values():
-        observer.stats.check()
-    coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
-    return choose(models, {k: o.stats for k, o in observers.items()}), coverage
 
 
 def _built(target: Runtime, models: dict[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
     place = folder / "int8" / target.name
     place.mkdir(parents=True)
+    (place / "plan.json").write_bytes(plan.to_bytes())
     load, onnx = {}, {}
     for name, model in models.items():
         file = onnx_files.write(qdq.quantize(model, name, plan, target.dialect), place / f"{name}.onnx")
@@ -112,8 +128,8 @@ def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any
         "start": {"shape": list(latent.noise.shape[1:]), "classes": latent.classes},
         "sampler": sampler_to_json(source.generator.sampler),
         "graphs": {name: f"graphs/{name}.onnx" for name in models},
-        "scheme": "static INT8 weights (per channel, symmetric) and activations (per tensor) of every convolution but each "
-                  "graph's first and last; everything else FP32",
+        "scheme": "static INT8 weights (per channel, symmetric) and activations (per tensor, channels equalized) of the "
+                  "convolutions that each runtime's plan names; everything else FP32",
         "calibration": {
             "samples": samples, "seeds": seeds, "seeds_sha256": hashlib.sha256(seeds.encode()).hexdigest(),
             "feeds": "the sampler's own trajectory", "method": "min-max", "samples_at_timestep": coverage,

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import UsageError
 from . import output, source
-from .options import TrustEngines
+from .options import TrustEngines, need_torch
 
 if TYPE_CHECKING:
     from ..core.runtime import Pipeline
@@ -41,6 +41,7 @@ def generate(
     else:
         if runtime or precision != "int8" or trust_engines:
             raise UsageError("E-USAGE", "--runtime, --precision and --trust-engines are for bundles")
+        need_torch()
         import torch
 
         torch.set_num_threads(threads)

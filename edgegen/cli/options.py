@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import RuntimeMissing, UsageError
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder to write; appears whole or not at all.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result of edgegen.")]
@@ -28,6 +28,14 @@ def budget_of(text: str) -> float:
     if not 0 < value <= 1:
         raise UsageError("E-BUDGET", f"--fid-budget must be a share such as 2% or 0.02, got {text!r}")
     return value
+
+
+def need_torch() -> None:
+    """RuntimeMissing with the command that installs it, where a verb works on a trained generator and torch is not here."""
+    from ..export.packages import absent
+
+    if why := absent("torch", "train"):
+        raise RuntimeMissing("E-BACKEND", f"trained generators run on torch: {why}", hint="on a device, use a bundle")
 
 
 def cores() -> int:

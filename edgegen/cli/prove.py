@@ -50,7 +50,7 @@ class Judged:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "executed_by": self.executed_by, "why": self.why, "size": self.size, "speed": self.speed,
+            "executed_by": self.executed_by, "why": self.why, "size_ratio": self.size, "speed": self.speed,
             "latency": self.latency.to_json() if self.latency else None, **self.comparison.to_json(),
             "referee": {k: r.to_json() for k, r in self.refereed.items()},
         }

@@ -43,7 +43,9 @@ def open_bundle(name: str) -> Bundle:
 def trained(name: str) -> Source:
     """A zoo name or a run folder with its weights loaded. UsageError lists the zoo's names for a name that is neither."""
     from ..zoo import entries
+    from .options import need_torch
 
+    need_torch()
     found = {entry.name: entry for entry in entries()}
     if name in found:
         return _zoo(found[name])

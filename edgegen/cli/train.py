@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError, UsageError
 from . import output
-from .options import Threads, Weights
+from .options import Threads, Weights, need_torch
 
 if TYPE_CHECKING:
     from ..families import Family, Recipe
@@ -38,6 +38,7 @@ def train(
     """Train in full precision; Ctrl-C writes a checkpoint that --resume continues exactly."""
     if on_bad not in ("skip", "fail"):
         raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {on_bad!r}")
+    need_torch()
     import torch
 
     from ..evidence.features import feature_network

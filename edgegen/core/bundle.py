@@ -2,9 +2,8 @@
 
     manifest.json   what this file describes
     graphs/         FP32 ONNX, one a graph
-    int8/<runtime>/ what that runtime loads, and the Q/DQ ONNX it was built from
+    int8/<runtime>/ what that runtime loads, the Q/DQ ONNX it was built from, and plan.json behind both
     evidence/       reference statistics, pictures, comparisons
-    plan.json
 
 Reading is strict: a file that is not listed, a link, another size or another hash is an error, before native code sees it.
 The manifest carries the hash of itself, which shows damage; who wrote it only a signature could show.

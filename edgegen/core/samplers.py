@@ -45,11 +45,16 @@ def alphas_bar(schedule: str, steps: int) -> np.ndarray:
     return np.concatenate([[1.0], np.cumprod(1 - beta)])
 
 
-def trailing(timesteps: int, steps: int) -> tuple[int, ...]:
-    """`steps` timesteps evenly spaced from `timesteps` down, the first always pure noise: (1000, 4) -> 1000 750 500 250."""
+def trailing(timesteps: int, steps: int, power: float = 1.0) -> tuple[int, ...]:
+    """`steps` timesteps from `timesteps` down, the first always pure noise: (1000, 4) -> 1000 750 500 250.
+
+    power: timestep k is timesteps * (1 - k / steps) ** power; below 1 puts more of them at high noise.
+    """
     if not 1 <= steps <= timesteps:
         raise ValueError(f"steps must be between 1 and {timesteps}, got {steps}")
-    return tuple(round(timesteps * (1 - i / steps)) for i in range(steps))
+    if not 0 < power <= 4:
+        raise ValueError(f"the spacing power must be above 0 and at most 4, got {power}")
+    return tuple(round(timesteps * (1 - k / steps) ** power) for k in range(steps))
 
 
 UNTIMED = (0,)  # the timesteps of what has no time: a sampler without a loop, a graph without an input "t"

@@ -13,7 +13,7 @@ from ..errors import GateFailed
 
 FP32_LIMIT = 1e-4  # largest absolute difference of any output value between torch and an FP32 runtime
 ROUNDING_DB = 80.0  # signal over error that float32 rounding alone can leave
-WORST_DB = 10.0  # a runtime must be this near the referee whatever quantization costs
+WORST_DB = 20.0  # a runtime must be this near the referee whatever quantization costs
 PIXEL_LIMIT = 0.999  # share of pixels that must be within one level of 255 between FP32 runtimes
 
 Execute = Callable[..., Array]

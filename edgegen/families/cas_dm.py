@@ -45,6 +45,7 @@ class Config:
     metric_weight: float = 0.1                       # lambda_m
     metric_schedule: Literal["const", "snr", "cutoff"] = "snr"  # w_m(t), spec C.2.5
     steps: int = 10                                  # of the sampler
+    spacing: float = 1.0                             # power of the timesteps' fall, see trailing
     path: Literal["dynamic", "eps", "x0"] = "dynamic"
 
     def __post_init__(self) -> None:
@@ -67,7 +68,8 @@ class Config:
 
     def sampler(self, steps: int, path: str | None = None, eta: float = 0.0, gates: tuple[float, ...] = ()) -> CascadeSampler:
         """`steps` timesteps of this config's schedule. Raises ValueError for a schedule, path or number that cannot be used."""
-        levels, timesteps = alphas_bar(self.schedule, self.timesteps), trailing(self.timesteps, steps)
+        levels = alphas_bar(self.schedule, self.timesteps)
+        timesteps = trailing(self.timesteps, steps, self.spacing)
         signal = tuple(float(levels[t]) for t in timesteps)
         return CascadeSampler(timesteps, signal, self.prediction, path or self.path, gates, eta)
 
@@ -220,7 +222,7 @@ def gate_loss(gate: Tensor, refined: Tensor, coarse: Tensor, images: Tensor, sig
 
 def photos32() -> Recipe:
     """32x32 RGB product photos, two networks of 1.5M parameters; see edgegen/zoo for what it gave on Fashion-MNIST."""
-    return Recipe(Config(), images=1_280_000)
+    return Recipe(Config(), images=960_000)
 
 
 def tiny() -> Recipe:

@@ -1,0 +1,134 @@
+"""Builds TensorRT engines in a child process: a crash of native code is an answer, and the same graph gives the same bytes.
+
+TensorRT-RTX numbers its internal tensors in the order of their addresses, so an engine repeats only when the memory of the
+process that builds it does: no address randomization (where the system lets us), no random hashes, one engine a process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+BATCHES = (1, 64, 256)  # smallest, tuned and largest batch of the optimization profile
+FAILURE = "failure.json"
+LIMIT = 600  # seconds for all engines of one graph
+NO_RANDOMIZE = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2): holds from the next exec on
+HASHES = "PYTHONHASHSEED"  # set when the child has started itself anew
+Failure = tuple[str, str]  # code and sentence
+
+# The child looks for modules where this process does, and starts itself anew once its addresses are fixed.
+CHILD = """import json, sys
+sys.path[:] = json.load(open("path.json"))
+from edgegen.export.engine import child
+child(*sys.argv[1:])"""
+KEPT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "PATH", "TMPDIR")  # of the environment: the rest would shape its memory
+
+
+def engines(module: str, onnx: bytes, capabilities: Sequence[str]) -> list[bytes] | Failure:
+    """One engine a compute capability ("" is the GPU at hand) by package `module`, or why there is none."""
+    with tempfile.TemporaryDirectory(prefix="edgegen-engine-") as name:
+        folder = Path(name)
+        (folder / "path.json").write_text(json.dumps([os.path.abspath(p) for p in sys.path]), "utf-8")
+        command = [sys.executable, "-P", "-c", CHILD, module, ",".join(capabilities)]
+        env = {k: os.environ[k] for k in KEPT if k in os.environ}
+        try:
+            done = subprocess.run(command, input=onnx, capture_output=True, timeout=LIMIT, check=False, env=env, cwd=folder)
+        except subprocess.TimeoutExpired:
+            return "E-TIMEOUT", f"TensorRT was not ready after {LIMIT} s"
+        if (failed := folder / FAILURE).is_file():
+            code, sentence = json.loads(failed.read_text("utf-8"))
+            return code, sentence
+        built = [folder / f"{k}.engine" for k in range(len(capabilities))]
+        if done.returncode == 0 and all(path.is_file() for path in built):
+            return [path.read_bytes() for path in built]
+        last = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
+        return "E-TRT-BUILD", f"the process that builds engines ended with {done.returncode}: {last[-1]}"
+
+
+def child(module: str, capabilities: str) -> None:
+    """Reads the ONNX file from stdin; leaves 0.engine, 1.engine, ... or failure.json in the working folder."""
+    if HASHES not in os.environ:
+        ctypes.CDLL(None).personality(NO_RANDOMIZE)  # a container may forbid it: engines then differ in internal names alone
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, HASHES: "0"})
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core: threads would race for places in memory
+    onnx = sys.stdin.buffer.read()
+    trt = import_module(module)
+    for number, capability in enumerate(capabilities.split(",")):
+        if (one := os.fork()) == 0:
+            fresh = threading.Thread(target=_one, args=(trt, onnx, capability, number))
+            fresh.start()  # a thread allocates from a heap of its own, which nothing before it has shaped
+            fresh.join()
+            os._exit(0)
+        if status := os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]):
+            _fail("E-TRT-BUILD", f"TensorRT crashed with {signal.Signals(-status).name} for {_gpu(capability)}")
+        if Path(FAILURE).exists():
+            return
+
+
+def _one(trt: Any, onnx: bytes, capability: str, number: int) -> None:
+    try:
+        made = build(trt, onnx, capability)
+        if isinstance(made, bytes):
+            Path(f"{number}.engine").write_bytes(made)
+        else:
+            _fail(*made)
+    except BaseException as error:  # whatever it is, the parent must hear of it: this process ends without a traceback
+        _fail("E-TRT-BUILD", f"TensorRT failed for {_gpu(capability)}: {type(error).__name__}: {error}")
+
+
+def _fail(code: str, sentence: str) -> None:
+    Path(FAILURE).write_text(json.dumps([code, sentence]), "utf-8")
+
+
+def _gpu(capability: str) -> str:
+    return capability or "this GPU"
+
+
+def build(trt: Any, onnx: bytes, capability: str) -> bytes | Failure:
+    """One engine, in this process."""
+    logger = logger_of(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(onnx):
+        error = parser.get_error(0)
+        return "E-TRT-PARSE", f"TensorRT refuses node {error.node_name()}: {error.desc()}"
+    config = builder.create_builder_config()
+    if capability:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        profile.set_shape(tensor.name, *(tuple(b if d < 0 else d for d in tensor.shape) for b in BATCHES))
+    config.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        last = logger.errors[-1] if logger.errors else "no reason given"
+        return "E-TRT-BUILD", f"TensorRT cannot build it for {_gpu(capability)}: {last}"
+    return bytes(engine)
+
+
+def logger_of(trt: Any) -> Any:
+    """A logger of that package which keeps errors for our own sentence and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+    return Logger()
