@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgegen.core.plan import Range
+from edgegen.core.samplers import UNTIMED
 from edgegen.core.spec import Array
 from edgegen.errors import InputError
 
@@ -92,11 +93,13 @@ class Observer:
     """Executes one instrumented graph for the sampler and keeps its statistics: pass it as that graph's `call`."""
 
     def __init__(self, model: onnx.ModelProto, tensors: tuple[str, ...], timesteps: tuple[int, ...], threads: int) -> None:
+        self._timed = any(value.name == "t" for value in model.graph.input)
         self._session = session(instrument(model, tensors), threads)
-        self.stats = ActivationStats(tensors, timesteps)
+        self.stats = ActivationStats(tensors, timesteps if self._timed else UNTIMED)
 
     def __call__(self, **inputs: Array) -> Array:
         out, low, high, total = self._session.run(None, inputs)
-        self.stats.add(np.where(np.isfinite(total), low, np.nan), high, inputs["t"])
+        t = inputs["t"] if self._timed else np.zeros(len(out), np.float32)
+        self.stats.add(np.where(np.isfinite(total), low, np.nan), high, t)
         result: Array = out
         return result

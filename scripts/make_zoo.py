@@ -57,7 +57,7 @@ def main() -> None:
     about, generator = runs.load(given.run)
     target = ROOT / given.name
     target.mkdir(exist_ok=True)
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in generator.networks.state_dict().items()}
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in generator.shipped.state_dict().items()}
     write_bytes(target / "weights.safetensors", save(halves))
     checkpoint.load_into(generator, checkpoint.read_weights(target / "weights.safetensors"), target)  # judge what ships
     pipeline = torch_pipeline(generator)
@@ -74,7 +74,7 @@ def main() -> None:
     projected = distance_interval(statistics.moments, statistics.project(made))
     card = {
         "family": about["family"], "config": about["config"],
-        "parameters": sum(p.numel() for p in generator.networks.parameters()),
+        "parameters": sum(p.numel() for p in generator.shipped.parameters()),
         "data": {"name": given.data_name, "sha256": about["data"]["sha256"], "images": about["data"]["images"]},
         "recipe": about["recipe"], "seed": about["seed"], "torch": about["torch"], "hours": given.hours,
         "licence": given.licence, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

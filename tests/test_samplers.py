@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from edgegen.core.samplers import (
     Call,
     CascadeSampler,
+    SingleSampler,
     alphas_bar,
     clean_image,
     mean_gates,
@@ -230,3 +231,25 @@ def test_v_and_epsilon_describe_the_same_clean_image() -> None:
         x = bar**0.5 * clean + (1 - bar) ** 0.5 * eps
         np.testing.assert_allclose(clean_image(x, eps, bar, "epsilon"), clean, atol=1e-9)
         np.testing.assert_allclose(clean_image(x, bar**0.5 * eps - (1 - bar) ** 0.5 * clean, bar, "v"), clean, atol=1e-9)
+
+
+# one call
+
+
+def test_a_single_call_chains_its_graphs_on_numpy_and_torch() -> None:
+    sampler, x = SingleSampler(("first", "second")), np.random.default_rng(0).standard_normal((3, 4))
+    call: Call = {"first": lambda x, label: x + label, "second": lambda x: 2 * x[:, :, None, None]}
+    images = sampler(call, x, {"label": np.ones((3, 1))}, lambda _: pytest.fail("no noise but the start"))
+    np.testing.assert_array_equal(images, (2 * (x + 1)).clip(-1, 1)[:, :, None, None])
+    again = sampler(call, torch.from_numpy(x), {"label": torch.ones(3, 1)}, lambda _: None)
+    np.testing.assert_allclose(again.numpy(), images)
+    assert sampler.timesteps == (0,) and len(sampler.timesteps) == 1
+
+
+def test_a_single_sampler_survives_the_manifest_and_refuses_nonsense() -> None:
+    sampler = SingleSampler(("mapping", "synthesis"))
+    assert sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler)))) == sampler
+    changes: list[dict[str, Any]] = [{"graphs": "ab"}, {"graphs": []}, {"graphs": [1]}, {"kind": "cascade"}, {"timesteps": [1]}]
+    for change in changes:
+        with pytest.raises(TrustError, match="the sampler in the manifest"):
+            sampler_from_json({**sampler_to_json(sampler), **change})

@@ -46,13 +46,19 @@ class Objective:
     name: str
     params: tuple[nn.Parameter, ...]
     loss: Callable[[Batch], Tensor]
+    betas: tuple[float, float] = (0.9, 0.99)  # of Adam
+    clip: float = 1.0                         # largest norm of the gradient
 
 
 class Generator(Protocol):
-    """A trained or trainable model: its networks by name, and what leaves training."""
+    """A trained or trainable model: its networks by name, those of them that ship, and what leaves training."""
 
     @property
     def networks(self) -> nn.ModuleDict: ...
+    @property
+    def shipped(self) -> nn.ModuleDict: ...
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...  # channels, height, width
     @property
     def latent(self) -> Latent: ...
     @property

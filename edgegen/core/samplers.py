@@ -57,6 +57,7 @@ def trailing(timesteps: int, steps: int, power: float = 1.0) -> tuple[int, ...]:
     return tuple(round(timesteps * (1 - k / steps) ** power) for k in range(steps))
 
 
+UNTIMED = (0,)  # the timesteps of what has no time: a sampler without a loop, a graph without an input "t"
 PATHS = ("dynamic", "eps", "x0", "fixed")
 
 
@@ -140,7 +141,33 @@ def mean_gates(sampler: CascadeSampler, call: Call, x: Any, condition: Mapping[s
     return tuple(seen)
 
 
-SAMPLERS: dict[str, type[CascadeSampler]] = {"cascade": CascadeSampler}
+@dataclass(frozen=True)
+class SingleSampler:
+    """No loop: each graph is asked once, for what the one before returned; the first also takes the condition."""
+
+    graphs: tuple[str, ...] = ("generator",)
+    kind: str = "single"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.graphs, tuple) and self.graphs and all(isinstance(g, str) for g in self.graphs)):
+            raise ValueError(f"graphs must be one name or more, got {self.graphs!r}")
+        if self.kind != "single":
+            raise ValueError(f"unknown kind {self.kind!r}")
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        return UNTIMED
+
+    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+        """x (b, ...) standard normal -> images (b, c, h, w) in [-1, 1]."""
+        first, *rest = self.graphs
+        x = call[first](x=x, **condition)
+        for graph in rest:
+            x = call[graph](x=x)
+        return x.clip(-1, 1)
+
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {"cascade": CascadeSampler, "single": SingleSampler}
 
 
 def sampler_to_json(sampler: Sampler) -> dict[str, Any]:

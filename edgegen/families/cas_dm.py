@@ -123,6 +123,14 @@ class CasDm:
         self._draw: _Draw | None = None
 
     @property
+    def shipped(self) -> nn.ModuleDict:
+        return self.networks
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.config.channels, self.config.size, self.config.size
+
+    @property
     def latent(self) -> Latent:
         c = self.config
         return Latent(TensorSpec("x", ("batch", c.channels, c.size, c.size)), c.classes)

@@ -3,7 +3,7 @@
     run/  run.json               family, config, recipe, data fingerprint, seed: what a resume must match
           step-00001200/         networks, average and optimizers as safetensors; state.json: counts and sha256
           latest                 the name of the newest complete step, replaced in one rename
-          weights.safetensors    the averaged networks, written when the run ends: what generate and export read
+          weights.safetensors    the averaged networks that ship, written when the run ends: what generate and export read
           judge.safetensors    the network a metric loss looks through, if there is one: taught once, never shipped
           metrics.jsonl
 """
@@ -136,6 +136,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
         wanted = {f"{number}.step": torch.Size(), f"{number}.exp_avg": shape, f"{number}.exp_avg_sq": shape}
         if wrong := _differences(wanted, {f"{number}.{key}": tensor for key, tensor in entry.items()}):
             raise _misfit(wrong, path)
+        for key in ("exp_avg", "exp_avg_sq"):  # laid out in memory as the parameter is: another layout may round otherwise
+            entry[key] = torch.empty_like(params[number]).copy_(entry[key])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
@@ -167,8 +169,8 @@ def _pickle(path: Path) -> TrustError:
 
 
 def load_into(generator: Generator, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into the generator's networks; InputError lists the first that are missing, unknown or of another shape."""
-    _fit(generator.networks, tensors, path)
+    """Copy tensors into the networks that ship; InputError lists the first that are missing, unknown or of another shape."""
+    _fit(generator.shipped, tensors, path)
 
 
 def load_judge(judge: nn.Module, path: Path) -> None:

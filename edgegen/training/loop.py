@@ -44,7 +44,7 @@ class Trainer:
         _check(generator, recipe, photos)
         average = AveragedModel(generator.networks, multi_avg_fn=_average(recipe.ema), use_buffers=True)
         objectives = tuple(generator.objectives())
-        optimizers = tuple(torch.optim.Adam(o.params, lr=recipe.rate, betas=(0.9, 0.99), foreach=True) for o in objectives)
+        optimizers = tuple(torch.optim.Adam(o.params, lr=recipe.rate, betas=o.betas, foreach=True) for o in objectives)
         generator.networks.train()
         return cls(generator, recipe, photos, seed, average, objectives, optimizers)
 
@@ -97,7 +97,7 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             loss = objective.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(objective.params, 1.0, foreach=True)
+        norm = nn.utils.clip_grad_norm_(objective.params, objective.clip, foreach=True)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             for buffer, before in zip(self.generator.networks.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # the forward pass has moved batch norm's statistics, perhaps to NaN
@@ -122,7 +122,7 @@ class Trainer:
 def _check(generator: Generator, recipe: Recipe, photos: Photos) -> None:
     if len(photos) < recipe.batch:
         raise InputError("E-DATA-TOO-FEW", f"training needs at least {recipe.batch} photos (one batch), got {len(photos)}")
-    channels, height, width = generator.latent.noise.sized(batch=1)[1:]
+    channels, height, width = generator.image_shape
     if photos.pixels.shape[1:] != (height, width, channels):
         raise InputError("E-DATA-SIZE", f"the generator makes {height} x {width} x {channels} images, "
                                         f"the photos are {' x '.join(map(str, photos.pixels.shape[1:]))}")
@@ -174,5 +174,11 @@ def _batch(photos: Photos, size: int, step: int, seed: int, classes: int) -> Bat
 
 
 def averaged(trainer: Trainer) -> dict[str, Tensor]:
-    """The averaged networks' tensors by name: what ships."""
+    """The averaged networks' tensors by name."""
     return {k: v.clone() for k, v in trainer.averages.state_dict().items()}
+
+
+def shipped(trainer: Trainer) -> dict[str, Tensor]:
+    """Those of them that leave training."""
+    names = trainer.generator.shipped.state_dict().keys()
+    return {k: v for k, v in averaged(trainer).items() if k in names}

@@ -18,7 +18,7 @@ from ..errors import Busy, InputError, UsageError
 from ..families import Judged, Recipe, family
 from . import checkpoint
 from .data import Photos
-from .loop import Trainer, averaged, mix
+from .loop import Trainer, mix, shipped
 from .stop import Stop
 
 LESSONS = 400  # batches that a judge is taught with
@@ -64,7 +64,7 @@ def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: in
                 with open(out / "metrics.jsonl", "a", encoding="utf-8") as log:
                     _loop(trainer, out, every, progress, log, stop)
             weights = out / checkpoint.WEIGHTS
-            write_bytes(weights, checkpoint.to_bytes(averaged(trainer)))
+            write_bytes(weights, checkpoint.to_bytes(shipped(trainer)))
             return weights
     except Timeout as error:
         raise Busy("E-LOCKED", "another run is training into this folder", path=out) from error

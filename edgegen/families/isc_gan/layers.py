@@ -1,0 +1,183 @@
+"""Layers of StyleGAN2 in a form that INT8 can use: the weights of a modulated convolution never change with the image.
+
+Training layers keep weights of unit variance and scale them as they run (equalised learning rate); `constant()` gives the
+same function with everything folded into ordinary layers, which is what graphs are made of.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...core.noise import noise as philox
+from ...core.spec import TensorSpec
+
+GAIN = math.sqrt(2)  # keeps the second moment through a leaky ReLU
+SLOPE = 0.2
+EPSILON = 1e-8
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def up2(x: Tensor) -> Tensor:
+    """(b, c, h, w) -> (b, c, 2h, 2w): zero-insertion and the [1, 3, 3, 1] filter, but edges are repeated instead of darkened."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def activate(x: Tensor) -> Tensor:
+    """Leaky ReLU that keeps the second moment of a centred input."""
+    return F.leaky_relu(x, SLOPE) * GAIN
+
+
+class EqualLinear(nn.Module):
+    """(b, cin) -> (b, out) with unit-variance weights scaled as it runs; `rate` multiplies its learning rate."""
+
+    def __init__(self, cin: int, out: int, bias: float = 0.0, rate: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, cin) / rate)
+        self.bias = nn.Parameter(torch.full((out,), bias / rate))
+        self.scale, self.rate = rate / math.sqrt(cin), rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+
+    def constant(self) -> nn.Linear:
+        made = nn.Linear(self.weight.shape[1], self.weight.shape[0])
+        return _filled(made, self.weight * self.scale, self.bias * self.rate)
+
+
+class EqualConv(nn.Module):
+    """x (b, cin, h, w) -> (b, out, h, w) with unit-variance weights scaled as it runs, then leaky ReLU if `activated`.
+
+    share: a factor on the result, for branches that are summed.
+    """
+
+    def __init__(self, cin: int, out: int, kernel: int, activated: bool = False, share: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, cin, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out))
+        self.activated = activated
+        self.gain = share * (GAIN if activated else 1.0)  # on the weights: leaky ReLU lets factors through, and they are few
+        self.scale = self.gain / math.sqrt(cin * kernel**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.weight * self.scale, self.bias * self.gain, padding=self.weight.shape[2] // 2)
+        return F.leaky_relu(x, SLOPE) if self.activated else x
+
+    def constant(self) -> nn.Conv2d:
+        """Of one without activation: discriminators, which have them, never ship."""
+        out, cin, kernel, _ = self.weight.shape
+        return _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2), self.weight * self.scale, self.bias * self.gain)
+
+
+class ModConv(nn.Module):
+    """x (b, cin, h, w), w (b, w_dim) -> (b, out, h', w'): x * style -> convolution -> demodulate (spec A2.1, DESIGN 2).
+
+    size: pixels a side of the output, for its noise; None for a layer without. up: upsample before or after the convolution.
+    Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin) instead.
+    """
+
+    def __init__(self, cin: int, out: int, w_dim: int, kernel: int = 3, demodulate: bool = True, activated: bool = True,
+                 size: int | None = None, up: Literal["before", "after"] | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, cin, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out))
+        self.style = EqualLinear(w_dim, cin, bias=1.0)
+        self.strength = nn.Parameter(torch.zeros(())) if size else None
+        self.demodulate, self.activated, self.size, self.up = demodulate, activated, size, up
+
+    def styles(self, w: Tensor) -> Tensor:
+        """(b, cin): what each input channel is multiplied with."""
+        found: Tensor = self.style(w)
+        return found if self.demodulate else found / math.sqrt(self.weight.shape[1])
+
+    def forward(self, x: Tensor, w: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        return self.modulated(x, self.styles(w), rng)
+
+    def modulated(self, x: Tensor, s: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """The layer with its styles s (b, cin) given; rng: of its noise, none without."""
+        gain = GAIN if self.activated else 1.0
+        x = x * s[:, :, None, None].to(x.dtype)
+        x = up2(x) if self.up == "before" else x
+        x = F.conv2d(x, self.weight, padding=self.weight.shape[2] // 2)
+        x = up2(x) if self.up == "after" else x
+        bias = (gain * self.bias)[:, None, None]
+        if self.strength is not None and rng is not None:
+            shape = (len(x), 1, self.size or 1, self.size or 1)
+            bias = bias + gain * self.strength * torch.randn(shape, generator=rng).to(x.device)
+        if self.demodulate:
+            with torch.autocast(x.device.type, enabled=False):  # statistics of 8-bit mantissas would be noise
+                energy = self.weight.square().sum((2, 3)).T
+                d = gain * torch.rsqrt(s.float().square() @ energy + EPSILON)
+            x = torch.addcmul(bias.to(x.dtype), x, d[:, :, None, None].to(x.dtype))
+        else:
+            x = gain * x + bias.to(x.dtype)
+        return F.leaky_relu(x, SLOPE) if self.activated else x  # its gain is in d and bias: leaky ReLU lets factors through
+
+    def constant(self, place: int = 0) -> Constant:
+        return Constant(self, place)
+
+
+class Constant(nn.Module):
+    """A trained ModConv of constant weights and constant noise (that of seed `place`): what a graph holds."""
+
+    energy: Tensor | None
+    shift: Tensor | None
+
+    def __init__(self, layer: ModConv, place: int) -> None:
+        super().__init__()
+        out, cin, kernel, _ = layer.weight.shape
+        gain = GAIN if layer.activated else 1.0
+        self.up, self.activated = layer.up, layer.activated
+        self.style = layer.style.constant()
+        bias = gain * layer.bias.detach()
+        energy, shift = None, None
+        if layer.demodulate:
+            self.conv = _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2, bias=False), layer.weight)
+            energy = layer.weight.detach().square().sum((2, 3)).T / gain**2
+            shift = bias[:, None, None]
+            if layer.strength is not None and layer.size:
+                field = philox(TensorSpec("noise", ("batch", 1, layer.size, layer.size)), [place], "layer")
+                shift = shift + gain * layer.strength.detach() * torch.from_numpy(field)
+        else:  # the factors of styles and activation belong to the weights, and the bias to the convolution
+            weight = layer.weight * (gain / math.sqrt(cin))
+            self.conv = _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2), weight, bias)
+        self.register_buffer("energy", energy.contiguous() if energy is not None else None)
+        self.register_buffer("shift", shift)
+        self.epsilon = EPSILON / gain**2
+
+    def forward(self, x: Tensor, w: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        s = self.style(w)
+        x = x * s[:, :, None, None]
+        x = up2(x) if self.up == "before" else x
+        x = self.conv(x)
+        x = up2(x) if self.up == "after" else x
+        if self.energy is not None and self.shift is not None:
+            x = x * torch.rsqrt(s * s @ self.energy + self.epsilon)[:, :, None, None] + self.shift
+        return F.leaky_relu(x, SLOPE) if self.activated else x
+
+
+def constant(net: nn.Module) -> nn.Module:
+    """A frozen copy in eval mode with every training layer folded into a constant one."""
+    made = copy.deepcopy(net).eval()
+    place = 0
+    for parent in list(made.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, EqualLinear | EqualConv) and not isinstance(parent, ModConv):
+                setattr(parent, name, child.constant())
+            elif isinstance(child, ModConv):
+                setattr(parent, name, child.constant(place))
+                place += 1
+    return made.eval().requires_grad_(False)
+
+
+def _filled(layer: Layer, weight: Tensor, bias: Tensor | None = None) -> Layer:
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None and layer.bias is not None:
+            layer.bias.copy_(bias)
+    return layer

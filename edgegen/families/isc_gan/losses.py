@@ -1,0 +1,35 @@
+"""The terms that keep a GAN's gradients in bounds: R1 and path length (spec A4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+PATH_DECAY = 0.01  # of the running mean of path lengths
+
+
+def r1(critic: Callable[[Tensor], Tensor], images: Tensor, gamma: float) -> Tensor:
+    """gamma / 2 * E ||grad_x D(x)||^2 at real images (Mescheder et al. 2018); differentiable once more, in FP32."""
+    x = images.detach().requires_grad_(True)
+    with torch.autocast(x.device.type, enabled=False):
+        (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        return gamma / 2 * slope.square().flatten(1).sum(1).mean()
+
+
+def path_lengths(ws: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
+    """How far an image moves for a step of its styles: ws (b, styles, w_dim) that images (b, c, h, w) came from -> (b,).
+
+    y ~ N(0, 1) / sqrt(h w), J = grad_ws <image, y>: the root of the mean over styles of |J|^2 (Karras et al. 2020, eq. 4).
+    """
+    y = torch.randn(images.shape, generator=rng).to(images.device) / math.sqrt(images.shape[2] * images.shape[3])
+    (slope,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
+    return slope.square().sum(2).mean(1).sqrt()
+
+
+def path_penalty(lengths: Tensor, mean: Tensor) -> Tensor:
+    """E (length - mean)^2, after the running mean () has followed the lengths, in place."""
+    mean.lerp_(lengths.detach().float().mean(), PATH_DECAY)
+    return (lengths - mean.clone()).square().mean()

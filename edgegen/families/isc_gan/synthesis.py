@@ -1,0 +1,144 @@
+"""The generator: latents to styles, styles to an image, with either connection between features and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .config import Config
+from .layers import EqualConv, EqualLinear, ModConv, activate, up2
+
+RATE = 0.01   # of the mapping's learning rate
+DECAY = 0.995  # a batch, of the mean style
+
+
+class Mapping(nn.Module):
+    """x (b, z_dim) standard normal, label (b, classes) -> w (b, w_dim)."""
+
+    mean: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.label = EqualLinear(config.classes, config.w_dim) if config.classes else None
+        cin = config.z_dim + (config.w_dim if config.classes else 0)
+        sizes = [cin] + [config.w_dim] * config.mapping_layers
+        self.layers = nn.ModuleList(EqualLinear(a, b, rate=RATE) for a, b in pairwise(sizes))
+        self.truncation = config.truncation
+        self.register_buffer("mean", torch.zeros(config.w_dim))
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        h = _unit(x)
+        if self.label is not None and label is not None:
+            h = torch.cat([h, _unit(self.label(label))], dim=1)
+        for layer in self.layers:
+            h = activate(layer(h))
+        if self.training or self.truncation == 1:
+            return h
+        return torch.lerp(self.mean, h, self.truncation)
+
+    def follow(self, w: Tensor) -> None:
+        """Let the mean style follow a batch of them (b, w_dim)."""
+        self.mean.lerp_(w.detach().float().mean(0), 1 - DECAY)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Unit root mean square along the last axis."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+class Block(nn.Module):
+    """x (b, cin, h, h), rgb (b, 3, h, h), three styles (b, w_dim) -> both at twice the size; the first has a constant.
+
+    skip: x = conv1(h), colours from x (A2.1). squeeze: q = squeeze(h), colours from q, x = fuse(h, excite(q)) (A2.3).
+    The last block's x goes nowhere, so it has neither excite nor fuse.
+    """
+
+    def __init__(self, config: Config, level: int, last: bool) -> None:
+        super().__init__()
+        c, w, size = config.widths[level], config.w_dim, 4 << level
+        noise = size if config.noise else None
+        self.size = size
+        self.start = None if level else nn.Parameter(torch.randn(c, 4, 4))
+        self.conv0 = ModConv(config.widths[level - 1], c, w, size=noise, up=config.up) if level else None
+        self.squeezes = config.connection == "squeeze" and size >= config.isc_min_res
+        self.modulated_fuse = config.fuse == "modulated"
+        narrow = config.squeezed(c) if self.squeezes else c
+        if self.squeezes:
+            self.squeeze = ModConv(c, narrow, w, size=noise)
+        else:
+            self.conv1 = ModConv(c, c, w, size=noise)
+        self.colours = ModConv(narrow, config.channels, w, kernel=1, demodulate=False, activated=False)
+        self.last = last
+        if self.squeezes and not last:
+            self.excite = ModConv(narrow, c, w, size=noise)
+            self.fuse = ModConv(2 * c, c, w, kernel=1, activated=False) if self.modulated_fuse else EqualConv(2 * c, c, 1)
+
+    def features(self, x: Tensor | None, rgb: Tensor | None, ws: Sequence[Tensor],
+                 rng: torch.Generator | None) -> dict[str, Tensor]:
+        """Every intermediate by name; `x` is what the next block reads, absent from the last."""
+        out: dict[str, Tensor] = {}
+        if self.start is not None:
+            h = self.start.expand(ws[0].shape[0], -1, -1, -1)  # len() would fix the batch of an exported graph
+        else:
+            assert self.conv0 is not None and x is not None
+            h = self.conv0(x, ws[0], rng)
+        out["h"] = h
+        if self.squeezes:
+            q = out["q"] = self.squeeze(h, ws[1], rng)
+            if not self.last:
+                e = out["e"] = self.excite(q, ws[2], rng)
+                out["x"] = self.fused(torch.cat([h, e], dim=1), ws[2])
+            y = self.colours(q, ws[2])
+        else:
+            out["x"] = self.conv1(h, ws[1], rng)
+            y = self.colours(out["x"], ws[2])
+        out["y"] = y
+        out["rgb"] = y.float() if rgb is None else up2(rgb) + y  # colours add up in FP32 whatever the rest computes in
+        return out
+
+    def fused(self, joined: Tensor, w: Tensor) -> Tensor:
+        """(b, 2c, h, h) -> (b, c, h, h), linear."""
+        out: Tensor = self.fuse(joined, w) if self.modulated_fuse else self.fuse(joined)
+        return out
+
+
+class Synthesis(nn.Module):
+    """x (b, w_dim), the style of all layers -> image (b, channels, size, size), not bounded."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        levels = len(config.widths)
+        self.blocks = nn.ModuleList(Block(config, level, level == levels - 1) for level in range(levels))
+        self.count = config.styles
+
+    def features(self, ws: Sequence[Tensor], rng: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Every intermediate as "8.h", "8.q", ... and "image"; ws: `count` styles (b, w_dim); rng: of the noise, none without."""
+        out: dict[str, Tensor] = {}
+        x = rgb = None
+        for level, block in enumerate(self.blocks):
+            first = 2 * level - 1  # colours share the style of the next block's first convolution
+            taken = (ws[0], ws[0], ws[1]) if level == 0 else ws[first : first + 3]
+            found = block.features(x, rgb, taken, rng)  # type: ignore[operator]
+            x, rgb = found.get("x"), found["rgb"]
+            out |= {f"{block.size}.{name}": value for name, value in found.items()}
+        assert rgb is not None
+        out["image"] = rgb
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features([x] * self.count)["image"]
+
+
+class StyleGan(nn.Module):
+    """Mapping and synthesis, the part that ships: x (b, z_dim), label (b, classes) -> image (b, channels, size, size)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.mapping, self.synthesis = Mapping(config), Synthesis(config)
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        image: Tensor = self.synthesis(self.mapping(x, label))
+        return image

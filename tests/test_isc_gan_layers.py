@@ -1,0 +1,317 @@
+"""isc-gan's generator (spec A2, tests 1 to 6): layers, connections, parameter counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgegen.families.isc_gan.config import Config, widths
+from edgegen.families.isc_gan.layers import GAIN, EqualConv, ModConv, constant, up2
+from edgegen.families.isc_gan.synthesis import Block, Mapping, StyleGan, Synthesis
+
+SMALL = Config(size=32, z_dim=16, w_dim=16, widths=(32, 32, 32, 16), critic_widths=(16, 16, 16, 16), noise=False)
+FULL = Config()  # C32-full of spec A2.5
+C32_SMALL = replace(FULL, z_dim=256, w_dim=256, widths=(256, 256, 256, 128))
+P256 = replace(FULL, size=256, mapping_layers=8, widths=widths(256, 16_384), critic_widths=widths(256, 16_384))
+
+
+def synthesis(config: Config = SMALL, seed: int = 0) -> Synthesis:
+    """Random everywhere, biases and noise strengths too, so that nothing is trivially equal."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Synthesis(config)
+        for name, value in net.named_parameters():
+            if name.endswith(("bias", "strength")):
+                nn.init.normal_(value, value.detach().mean().item(), 0.2)
+    return net.requires_grad_(False)
+
+
+def styles(config: Config = SMALL, count: int = 3) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(5)
+    return [torch.randn(count, config.w_dim, generator=rng) for _ in range(config.styles)]
+
+
+def block(net: Synthesis, level: int) -> Block:
+    found = net.blocks[level]
+    assert isinstance(found, Block)
+    return found
+
+
+# layers
+
+
+@pytest.mark.parametrize("up", [None, "before", "after"])
+@pytest.mark.parametrize("demodulate", [True, False])
+def test_constant_weights_give_what_modulated_weights_give(demodulate: bool, up: Any) -> None:
+    """x * style -> conv -> demodulate against one weight an image: w' = s w, w'' = w' / ||w'|| (A2.1)."""
+    torch.manual_seed(0)
+    layer = ModConv(16, 8, 12, demodulate=demodulate, size=8, up=up)
+    nn.init.normal_(layer.bias)
+    nn.init.ones_(layer.strength)  # type: ignore[arg-type]
+    x, w = torch.randn(3, 16, 4 if up else 8, 4 if up else 8), torch.randn(3, 12)
+    s = layer.styles(w)
+    expected = []
+    for image, style in zip(x, s, strict=True):
+        weight = layer.weight * style[None, :, None, None]
+        if demodulate:
+            weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+        y = image[None]
+        y = F.conv2d(up2(y) if up == "before" else y, weight, padding=1)
+        expected.append(up2(y) if up == "after" else y)
+    noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    y = torch.cat(expected) + noise + layer.bias[:, None, None]
+    wanted = F.leaky_relu(y, 0.2) * GAIN
+    torch.testing.assert_close(layer(x, w, torch.Generator().manual_seed(1)), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_up2_is_zero_insertion_and_the_filter_away_from_edges() -> None:
+    x = torch.randn(2, 3, 6, 6)
+    zeros = torch.zeros(2, 3, 12, 12)
+    zeros[:, :, ::2, ::2] = x
+    tap = torch.tensor([1.0, 3, 3, 1]) / 8
+    kernel = (4 * torch.outer(tap, tap)).expand(3, 1, 4, 4)
+    by_hand = F.conv2d(F.pad(zeros, (2, 1, 2, 1)), kernel, groups=3)
+    torch.testing.assert_close(up2(x)[:, :, 1:-1, 1:-1], by_hand[:, :, 1:-1, 1:-1])
+    torch.testing.assert_close(up2(torch.ones(1, 1, 4, 4)), torch.ones(1, 1, 8, 8))  # DC gain 1, at the edges too
+
+
+@pytest.mark.parametrize("change", [{}, {"connection": "skip"}, {"fuse": "modulated", "up": "after"}, {"isc_min_res": 4}])
+def test_a_constant_copy_computes_the_same_with_ordinary_layers(change: dict[str, Any]) -> None:
+    config = replace(SMALL, **change)
+    net, w = synthesis(config), styles(config)[0]
+    made = constant(net)
+    assert not any(isinstance(m, ModConv | EqualConv) for m in made.modules()) and not made.training
+    torch.testing.assert_close(made(w), net(w), atol=2e-5, rtol=1e-5)
+    mapping = Mapping(replace(config, classes=3, truncation=0.7)).eval()
+    mapping.follow(torch.randn(8, 16))
+    x, label = torch.randn(2, 16), torch.eye(3)[:2]
+    torch.testing.assert_close(constant(mapping)(x, label), mapping(x, label), atol=1e-6, rtol=1e-5)
+
+
+def test_noise_is_explicit_and_one_fixed_field_in_a_constant_copy() -> None:
+    config = replace(SMALL, noise=True)
+    net, ws = synthesis(config), styles(config)
+    with_noise = [net.features(ws, torch.Generator().manual_seed(k))["image"] for k in (1, 1, 2)]
+    assert torch.equal(with_noise[0], with_noise[1]) and not torch.equal(with_noise[0], with_noise[2])
+    made = constant(net)
+    image = made(ws[0])
+    assert torch.equal(image, constant(net)(ws[0])) and not torch.allclose(image, net(ws[0]), atol=1e-3)
+    torch.testing.assert_close(image[:1], made(ws[0][:1]), atol=1e-5, rtol=1e-5)  # whatever the batch
+
+
+def test_mapping_normalises_and_truncates() -> None:
+    mapping = Mapping(replace(SMALL, truncation=0.0)).eval()
+    mapping.follow(torch.ones(4, 16))
+    x = torch.randn(2, 16)
+    torch.testing.assert_close(mapping(x), mapping.mean.expand(2, -1))
+    mapping.train()
+    torch.testing.assert_close(mapping(x), mapping(5 * x))
+
+
+# test 1: skip is a projection of the concatenated features
+
+
+def test_skip_is_one_linear_map_of_all_features() -> None:
+    config = replace(SMALL, connection="skip")
+    net, ws = synthesis(config), styles(config)
+    found = net.features(ws)
+    joined: list[Tensor] = []
+    weights: list[Tensor] = []
+    offset = torch.zeros(())
+    for level in range(4):
+        layer = block(net, level).colours
+        s = layer.styles(ws[2 * level + 1])
+        lifted = found[f"{4 << level}.x"] * s[:, :, None, None]
+        for _ in range(3 - level):
+            lifted = up2(lifted)
+        joined.append(lifted)
+        weights.append(layer.weight)
+        offset = offset + layer.bias[:, None, None]
+    image = F.conv2d(torch.cat(joined, 1), torch.cat(weights, 1)) + offset
+    assert torch.cat(joined, 1).shape[1] == sum(config.widths)
+    assert (image - found["image"]).abs().max() < 1e-4
+
+
+# test 2: ISC contains skip
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_squeeze_connection_can_be_a_skip_connection(level: int) -> None:
+    """r = 1, squeeze = conv1, excite a delta without modulation, demodulation and activation, fuse = [0 | I]."""
+    skip = block(synthesis(replace(SMALL, connection="skip")), level)
+    isc = block(synthesis(replace(SMALL, ratio=1, isc_min_res=4), seed=1), level)
+    if level:
+        isc.conv0.load_state_dict(skip.conv0.state_dict())  # type: ignore[union-attr]
+    else:
+        isc.start.data = skip.start.data  # type: ignore[union-attr]
+    isc.squeeze.load_state_dict(skip.conv1.state_dict())
+    isc.colours.load_state_dict(skip.colours.state_dict())
+    isc.excite.demodulate, isc.excite.activated = False, False
+    c = SMALL.widths[level]
+    isc.excite.style.weight.zero_()
+    isc.excite.style.bias.fill_(c**0.5)  # a layer without demodulation divides its styles by the root of its channels
+    isc.excite.weight.copy_(torch.eye(c)[:, :, None, None] * F.pad(torch.ones(1, 1), (1, 1, 1, 1)))
+    isc.excite.bias.zero_()
+    fuse = isc.fuse
+    assert isinstance(fuse, EqualConv)
+    fuse.weight.copy_(torch.cat([torch.zeros(c, c), torch.eye(c)], 1)[:, :, None, None] / fuse.scale)
+    fuse.bias.zero_()
+    x = torch.randn(3, SMALL.widths[level - 1], 2 << level, 2 << level) if level else None
+    rgb, ws = torch.randn(3, 3, 2 << level, 2 << level) if level else None, styles()[:3]
+    a, b = skip.features(x, rgb, ws, None), isc.features(x, rgb, ws, None)
+    torch.testing.assert_close(b["x"], a["x"], atol=1e-6, rtol=1e-6)
+    assert torch.equal(b["rgb"], a["rgb"])
+
+
+# test 3: parameters
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def generator_count(config: Config, **change: Any) -> int:
+    with torch.device("meta"):
+        return count(StyleGan(replace(config, **change)))
+
+
+@pytest.mark.parametrize(("config", "skip", "isc"), [
+    (FULL, 19_947_539, {(4, 8): 16_405_141, (4, 4): 15_617_942, (8, 8): 14_765_653, (8, 4): 13_322_710}),
+    (C32_SMALL, 4_189_331, {(4, 8): 3_659_701, (4, 4): 3_462_710, (8, 8): 3_309_029, (8, 4): 2_948_006}),
+    (P256, 24_767_458, {(4, 8): 22_049_719, (4, 4): 21_262_520, (8, 8): 19_839_983, (8, 4): 18_397_040}),
+])
+def test_generators_have_the_specifications_parameters(config: Config, skip: int, isc: dict[tuple[Any, Any], int]) -> None:
+    assert generator_count(config, connection="skip") == skip
+    for (ratio, first), wanted in isc.items():
+        assert generator_count(config, ratio=ratio, isc_min_res=first) == wanted
+    assert all(generator_count(config, ratio=r) < skip for r in (4, 8, 16))
+
+
+@pytest.mark.parametrize(("config", "wanted"), [(FULL, 22_044_695), (C32_SMALL, 4_615_319)])
+def test_a_ratio_of_two_does_not_pay(config: Config, wanted: int) -> None:
+    """ISC at every block with the tail kept: what the last block would add is a block's that is not the last."""
+    config = replace(config, ratio=2, isc_min_res=4)
+    with torch.device("meta"):
+        tail = count(Block(config, 3, last=False)) - count(Block(config, 3, last=True))
+    assert generator_count(config) + tail == wanted > generator_count(config, connection="skip")
+
+
+@pytest.mark.parametrize(("config", "ratio", "level", "skip", "parts"), [
+    (FULL, 8, 0, 2_894_852, {"squeeze": 557_633, "colours": 33_027, "excite": 328_257, "fuse": 524_800, "": 1_451_909}),
+    (FULL, 8, 1, 5_509_125, {"conv0": 2_622_465, "squeeze": 557_633, "colours": 33_027, "excite": 328_257, "": 4_066_182}),
+    (FULL, 4, 2, 5_509_125, {"squeeze": 852_609, "colours": 66_051, "excite": 656_001}),
+    (FULL, 8, 3, 5_509_125, {"": 3_213_125}),
+    (C32_SMALL, 4, 0, 726_532, {"squeeze": 213_313, "colours": 16_643, "excite": 164_161, "fuse": 131_328, "": 529_541}),
+    (C32_SMALL, 4, 1, 1_378_309, {"conv0": 655_873, "": 1_181_318}),
+    (C32_SMALL, 4, 3, 574_597, {"conv0": 360_833, "squeeze": 69_793, "colours": 8_323, "": 438_949}),
+    (P256, 8, 4, 2_296_069, {"conv0": 1_442_561, "squeeze": 205_089, "excite": 90_401, "fuse": 131_328, "": 1_885_894}),
+    (P256, 8, 5, 705_669, {"conv0": 426_369, "squeeze": 84_113, "excite": 26_769, "fuse": 32_896, "": 578_406}),
+    (P256, 8, 6, 242_245, {"conv0": 139_457, "squeeze": 37_449, "colours": 4_131, "": 181_037}),
+])
+def test_blocks_have_their_parameters(config: Config, ratio: int, level: int, skip: int, parts: dict[str, int]) -> None:
+    last = level == len(config.widths) - 1
+    with torch.device("meta"):
+        isc = Block(replace(config, ratio=ratio, isc_min_res=4), level, last)
+        assert count(Block(replace(config, connection="skip"), level, last)) == skip
+    for name, wanted in parts.items():
+        assert count(isc.get_submodule(name)) == wanted, name
+
+
+def test_a_modulated_fuse_has_styles_of_its_own() -> None:
+    """+ (w + 1) 2c a block (A2.4)."""
+    extra = generator_count(FULL, fuse="modulated") - generator_count(FULL)
+    assert extra == 2 * (512 + 1) * 2 * 512
+
+
+# test 4: demodulation
+
+
+def test_demodulation_forgets_the_scale_of_styles_and_colours_do_not() -> None:
+    net, x = block(synthesis(), 1), torch.randn(3, 32, 8, 8)
+    for layer, features in ((net.squeeze, x), (net.excite, x[:, :8])):
+        s = layer.styles(styles()[0])
+        torch.testing.assert_close(layer.modulated(features, 7.0 * s), layer.modulated(features, s), atol=1e-5, rtol=1e-4)
+    s, bias = net.colours.styles(styles()[0]), net.colours.bias[:, None, None]
+    one, seven = net.colours.modulated(x[:, :8], s), net.colours.modulated(x[:, :8], 7.0 * s)
+    torch.testing.assert_close(seven - bias, 7 * (one - bias), atol=1e-5, rtol=1e-5)
+
+
+# test 5: data flow
+
+
+def moved_by(net: Synthesis, name: str) -> set[str]:
+    """Intermediates that change when this parameter does."""
+    before = net.features(styles())
+    value = dict(net.named_parameters())[name]
+    kept = value.clone()
+    value.add_(torch.randn_like(value))
+    after = net.features(styles())
+    value.copy_(kept)
+    return {k for k in before if not torch.equal(before[k], after[k])}
+
+
+def test_what_reads_what() -> None:
+    net = synthesis()
+    everything = set(net.features(styles()))
+    excited = moved_by(net, "blocks.1.excite.weight")
+    later = {k for k in everything if int(k.partition(".")[0].replace("image", "64")) > 8}
+    assert excited == {"8.e", "8.x"} | later                    # not y or rgb of its own block, and all that comes after
+    assert moved_by(net, "blocks.2.squeeze.weight") >= {"16.q", "16.y", "16.rgb", "32.y"}
+    for level in range(4):
+        size = 4 << level
+        read = moved_by(net, f"blocks.{level}.colours.weight")
+        assert read == {f"{size}.y", "image", *(f"{4 << k}.rgb" for k in range(level, 4))}  # colours feed nothing but colours
+    first = block(net, 1)
+    q, d, w = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8), styles()[0]
+    y = [first.colours(v, w) for v in (q, q + d, q + 2 * d)]
+    torch.testing.assert_close(y[2] - y[0], 2 * (y[1] - y[0]), atol=1e-4, rtol=1e-4)  # linear in q
+
+
+def test_a_fuse_that_ignores_excite_gives_it_no_gradient() -> None:
+    net = synthesis().requires_grad_(True)
+    fuse = block(net, 1).fuse
+    assert isinstance(fuse, EqualConv)
+    with torch.no_grad():
+        fuse.weight.copy_(torch.cat([torch.eye(32), torch.zeros(32, 32)], 1)[:, :, None, None])
+    net.features(styles())["image"].square().mean().backward()  # type: ignore[no-untyped-call]
+    assert all((p.grad == 0).all() for p in block(net, 1).excite.parameters())  # type: ignore[union-attr]
+    assert all((p.grad != 0).any() for p in block(net, 2).excite.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("connection", ["skip", "squeeze"])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_every_parameter_gets_a_gradient(connection: Any, classes: int) -> None:
+    net = StyleGan(replace(SMALL, connection=connection, classes=classes, noise=True))
+    ws = [net.mapping(torch.randn(2, 16), torch.eye(3)[:2] if classes else None)] * SMALL.styles
+    net.synthesis.features(ws, torch.Generator())["image"].square().mean().backward()  # type: ignore[no-untyped-call]
+    assert [k for k, p in net.named_parameters() if p.grad is None] == []
+    assert not any("blocks.3.excite" in k or "blocks.3.fuse" in k for k, _ in net.named_parameters())
+
+
+# test 6: variance at the start
+
+
+@pytest.mark.parametrize("up", ["before", "after"])
+@pytest.mark.parametrize("ratio", [4, 8])
+def test_features_keep_their_second_moment_at_the_start(ratio: int, up: Any) -> None:
+    """From features of unit variance that are even over the image, away from its edges: filters and padding take no part."""
+    torch.manual_seed(0)
+    net = block(Synthesis(replace(SMALL, widths=(256,) * 4, ratio=ratio, up=up)).requires_grad_(False), 1)
+    x, ws = torch.randn(16, 256, 1, 1).expand(-1, -1, 12, 12), [torch.randn(16, 16) for _ in range(3)]
+    moments = {k: v[:, :, 6:-6, 6:-6].square().mean().item() for k, v in net.features(x, None, ws, None).items()}
+    assert all(0.6 <= moments[k] <= 1.5 for k in "hqe"), moments
+    assert 0.5 <= moments["x"] <= 2
+
+
+def test_features_do_not_grow_from_block_to_block() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        net = Synthesis(Config(size=128, w_dim=64, widths=(64,) * 6, critic_widths=(16,) * 6))
+        found = net.features([torch.randn(8, 64)] * 12)
+    moments = [found[f"{4 << k}.x"].square().mean().item() for k in range(5)]
+    assert max(moments) <= 1.5 and moments[-1] > 0.5 * moments[2], moments
