@@ -32,7 +32,10 @@ class Graph:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training images (b, c, h, w) in [-1, 1], one-hot labels (b, classes), and this step's own random generator."""
+    """Training images (b, c, h, w) in [-1, 1], one-hot labels (b, classes), and this step's own random generator.
+
+    All three live on one device: whatever a loss draws is drawn there, `torch.randn(..., generator=g, device=g.device)`.
+    """
 
     images: Tensor
     labels: Tensor
@@ -41,13 +44,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """Parameters that one optimizer moves, and the loss that moves them."""
+    """Parameters that one optimizer moves, the loss that moves them, and the part of the run in which it does.
+
+    span: from and to, as shares of the run's steps; the learning rate warms up and falls within it. At its end the networks
+    take their averaged weights, so that what is trained after them sees what ships. begin: called once with fresh batches
+    before the first step of the span, without gradients: measures a scale, copies a teacher.
+    """
 
     name: str
     params: tuple[nn.Parameter, ...]
     loss: Callable[[Batch], Tensor]
     betas: tuple[float, float] = (0.9, 0.99)  # of Adam
     clip: float = 1.0                         # largest norm of the gradient
+    span: tuple[float, float] = (0.0, 1.0)
+    begin: Callable[[Iterable[Batch]], None] | None = None
+    rate: float = 1.0                         # times the recipe's
 
 
 class Generator(Protocol):

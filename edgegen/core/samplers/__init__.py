@@ -1,0 +1,39 @@
+"""Samplers: loops over named graphs, stored as data in a bundle's manifest.
+
+Operators only, so the same loop runs on numpy arrays on a device and on torch tensors where the models are trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ...errors import TrustError
+from .base import UNTIMED, Call, Draw, Sampler
+from .cascade import PATHS, CascadeSampler, mean_gates
+from .schedule import alphas_bar, clean_image, trailing
+from .single import SingleSampler
+
+__all__ = [
+    "PATHS", "SAMPLERS", "UNTIMED", "Call", "CascadeSampler", "Draw", "Sampler", "SingleSampler",
+    "alphas_bar", "clean_image", "mean_gates", "sampler_from_json", "sampler_to_json", "trailing",
+]
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {"cascade": CascadeSampler, "single": SingleSampler}
+
+
+def sampler_to_json(sampler: Sampler) -> dict[str, Any]:
+    """The manifest's form of a sampler."""
+    return asdict(sampler)  # type: ignore[call-overload]
+
+
+def sampler_from_json(data: Mapping[str, Any]) -> Sampler:
+    """Back from the manifest; TrustError names what does not fit."""
+    if not isinstance(data, Mapping):
+        raise TrustError("E-MANIFEST", f"the sampler in the manifest is a {type(data).__name__}, not an object")
+    try:
+        made: Sequence[tuple[str, Any]] = [(k, tuple(v) if isinstance(v, list) else v) for k, v in data.items()]
+        return SAMPLERS[data["kind"]](**dict(made))
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrustError("E-MANIFEST", f"the sampler in the manifest cannot be used: {error}") from error

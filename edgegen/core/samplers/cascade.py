@@ -1,0 +1,85 @@
+"""Cas-DM's loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .base import Call, Draw
+from .schedule import clean_image
+
+PATHS = ("dynamic", "eps", "x0", "fixed")
+
+
+@dataclass(frozen=True)
+class CascadeSampler:
+    """Cas-DM's reverse process (spec C.2.9): `theta` predicts the noise, `phi` refines the clean image, r blends the two.
+
+    timesteps: descending, each in 1..T; signal: abar at each of them; prediction: what theta returns, "epsilon" or "v";
+    path: "dynamic" (phi's own gate), "eps" (r = 0), "x0" (r = 1), "fixed" (r = gates[k] at step k);
+    eta: 0 is DDIM, 1 is ancestral sampling with the posterior variance.
+    """
+
+    timesteps: tuple[int, ...]
+    signal: tuple[float, ...]
+    prediction: str = "v"
+    path: str = "dynamic"
+    gates: tuple[float, ...] = ()
+    eta: float = 0.0
+    kind: str = "cascade"
+
+    def __post_init__(self) -> None:
+        if self.path not in PATHS or self.prediction not in ("epsilon", "v") or self.kind != "cascade":
+            raise ValueError(f"unknown path {self.path!r}, prediction {self.prediction!r} or kind {self.kind!r}")
+        if not self.timesteps or len(self.timesteps) != len(self.signal):
+            raise ValueError(f"{len(self.timesteps)} timesteps but {len(self.signal)} signal levels")
+        if any(a <= b for a, b in zip(self.timesteps, (*self.timesteps[1:], 0), strict=True)):
+            raise ValueError(f"timesteps must fall and stay above 0, got {self.timesteps}")
+        if not all(0 < s < 1 for s in self.signal) or not 0 <= self.eta <= 1:
+            raise ValueError("signal levels must be in (0, 1) and eta in [0, 1]")
+        if any(a >= b for a, b in zip(self.signal, self.signal[1:], strict=False)):
+            raise ValueError(f"signal levels must rise as the timesteps fall, got {self.signal}")
+        if self.path == "fixed" and len(self.gates) != len(self.timesteps):
+            raise ValueError(f'path "fixed" needs a gate for each of {len(self.timesteps)} timesteps, got {len(self.gates)}')
+        if not all(0 <= gate <= 1 for gate in self.gates):
+            raise ValueError(f"gates must be in [0, 1], got {self.gates}")
+
+    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+        """x (b, c, h, w) standard normal -> images (b, c, h, w) in [-1, 1]."""
+        for k, (timestep, now) in enumerate(zip(self.timesteps, self.signal, strict=True)):
+            then = self.signal[k + 1] if k + 1 < len(self.signal) else 1.0
+            t = x[:, 0, 0, 0] * 0 + timestep
+            clean = self._clean(call, x, t, now, k, condition)
+            if then == 1.0:
+                return clean.clip(-1, 1)
+            fresh = self.eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
+            direction = (x - now**0.5 * clean) * (1 / (1 - now) ** 0.5)
+            x = then**0.5 * clean + max(0.0, 1 - then - fresh**2) ** 0.5 * direction  # rounding must not make it complex
+            if fresh:
+                x = x + fresh * draw(f"step{k}")
+        raise AssertionError("unreachable: the last signal level is 1")
+
+    def _clean(self, call: Call, x: Any, t: Any, now: float, k: int, condition: Mapping[str, Any]) -> Any:
+        predicted = call["theta"](x=x, t=t, **condition)
+        coarse = clean_image(x, predicted, now, self.prediction).clip(-1, 1)
+        if self.path == "eps":
+            return coarse
+        refined = call["phi"](coarse=coarse, x=x, t=t, **condition)  # (b, c + 1, h, w): clean image, gate
+        if self.path == "x0":
+            return refined[:, :-1]
+        gate = refined[:, -1:] if self.path == "dynamic" else self.gates[k]
+        return coarse + gate * (refined[:, :-1] - coarse)
+
+
+def mean_gates(sampler: CascadeSampler, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> tuple[float, ...]:
+    """phi's mean gate at each timestep of a run from x: what path "fixed" takes (spec C.2.9)."""
+    seen: list[float] = []
+
+    def phi(**inputs: Any) -> Any:
+        refined = call["phi"](**inputs)
+        seen.append(float(refined[:, -1:].mean()))
+        return refined
+
+    replace(sampler, path="dynamic", gates=())({"theta": call["theta"], "phi": phi}, x, condition, draw)
+    return tuple(seen)

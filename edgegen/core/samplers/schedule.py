@@ -1,0 +1,44 @@
+"""Noise schedules and the algebra of one noised image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def alphas_bar(schedule: str, steps: int) -> np.ndarray:
+    """Cumulative signal power abar (steps + 1,), abar[0] = 1, float64 (spec C.2.1).
+
+    "linear": beta from 1e-4 to 0.02 at 1000 steps, scaled by 1000 / steps; "cosine": cos^2, beta clipped at 0.999.
+    """
+    if schedule == "linear":
+        beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
+        if beta[-1] >= 1:
+            raise ValueError(f"the linear schedule needs more than 20 timesteps, got {steps}")
+    elif schedule == "cosine":
+        u = np.arange(steps + 1) / steps
+        curve = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.minimum(1 - curve[1:] / curve[:-1], 0.999)
+    else:
+        raise ValueError(f"unknown schedule {schedule!r}; known: cosine, linear")
+    return np.concatenate([[1.0], np.cumprod(1 - beta)])
+
+
+def trailing(timesteps: int, steps: int, power: float = 1.0) -> tuple[int, ...]:
+    """`steps` timesteps from `timesteps` down, the first always pure noise: (1000, 4) -> 1000 750 500 250.
+
+    power: timestep k is timesteps * (1 - k / steps) ** power; below 1 puts more of them at high noise.
+    """
+    if not 1 <= steps <= timesteps:
+        raise ValueError(f"steps must be between 1 and {timesteps}, got {steps}")
+    if not 0 < power <= 4:
+        raise ValueError(f"the spacing power must be above 0 and at most 4, got {power}")
+    return tuple(round(timesteps * (1 - k / steps) ** power) for k in range(steps))
+
+
+def clean_image(x: Any, predicted: Any, signal: Any, prediction: str) -> Any:
+    """x0 from the network's output: solves x = sqrt(abar) x0 + sqrt(1 - abar) eps; v is sqrt(abar) eps - sqrt(1 - abar) x0."""
+    if prediction == "v":
+        return signal**0.5 * x - (1 - signal) ** 0.5 * predicted
+    return (x - (1 - signal) ** 0.5 * predicted) * (1 / signal**0.5)

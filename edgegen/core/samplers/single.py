@@ -1,0 +1,35 @@
+"""The sampler of a generator without a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .base import UNTIMED, Call, Draw
+
+
+@dataclass(frozen=True)
+class SingleSampler:
+    """No loop: each graph is asked once, for what the one before returned; the first also takes the condition."""
+
+    graphs: tuple[str, ...] = ("generator",)
+    kind: str = "single"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.graphs, tuple) and self.graphs and all(isinstance(g, str) for g in self.graphs)):
+            raise ValueError(f"graphs must be one name or more, got {self.graphs!r}")
+        if self.kind != "single":
+            raise ValueError(f"unknown kind {self.kind!r}")
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        return UNTIMED
+
+    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+        """x (b, ...) standard normal -> images (b, c, h, w) in [-1, 1]."""
+        first, *rest = self.graphs
+        x = call[first](x=x, **condition)
+        for graph in rest:
+            x = call[graph](x=x)
+        return x.clip(-1, 1)
