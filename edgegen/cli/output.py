@@ -81,12 +81,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def progress(label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
     """Yields advance(n); after 2 s stderr shows a bar on a terminal, a plain line now and then elsewhere.
 
-    total: how many advances make the whole, None if unknown. The thread that shows ends with the block.
+    total: how many advances make the whole, None if unknown. unit: of what is counted; then its rate and the time left are shown
+    from the second advance on (a resumed run begins with one for all that is done). The thread that shows ends with the block.
     """
-    show = _Bar(label, total) if sys.stderr.isatty() else _Lines(label, total)
+    show = _Bar(label, total, unit) if sys.stderr.isatty() else _Lines(label, total, unit)
     watcher = threading.Thread(target=show.watch, daemon=True)
     watcher.start()
     try:
@@ -99,13 +100,24 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[[int], N
 class _Lines:
     """`label: 128/512` every 10 s."""
 
-    def __init__(self, label: str, total: int | None) -> None:
-        self.label, self.total, self.done = label, total, 0
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self.label, self.total, self.unit, self.done = label, total, unit, 0
         self.over = threading.Event()
         self.start = time.monotonic()
+        self.first: tuple[int, float] | None = None  # what was done at the first advance, and when
 
     def advance(self, n: int) -> None:
         self.done += n
+        if self.first is None:
+            self.first = self.done, time.monotonic()
+
+    def rate(self) -> str:
+        """", 812 images/s, 95 s left"; nothing before there is one."""
+        if not self.unit or self.first is None or self.done == self.first[0]:
+            return ""
+        rate = (self.done - self.first[0]) / max(1e-9, time.monotonic() - self.first[1])
+        left = "" if self.total is None else f", {(self.total - self.done) / rate:.0f} s left"
+        return f", {rate:.3g} {self.unit}/s{left}" if rate < 100 else f", {rate:.0f} {self.unit}/s{left}"
 
     def watch(self) -> None:
         wait = PATIENCE
@@ -117,7 +129,7 @@ class _Lines:
 
     def line(self) -> None:
         count = "" if self.total is None else f" {self.done}/{self.total}"
-        print(f"{self.label}:{count} ({time.monotonic() - self.start:.0f} s)", file=sys.stderr, flush=True)
+        print(f"{self.label}:{count} ({time.monotonic() - self.start:.0f} s{self.rate()})", file=sys.stderr, flush=True)
 
 
 class _Bar(_Lines):
@@ -130,12 +142,13 @@ class _Bar(_Lines):
         from rich.markup import escape
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        left = () if self.unit else (TimeRemainingColumn(),)
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left, "{task.fields[rate]}")
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(escape(self.label), total=self.total, completed=self.done)
+            task = bar.add_task(escape(self.label), total=self.total, completed=self.done, rate="")
             while not self.over.wait(0.2):
-                bar.update(task, completed=self.done)
-            bar.update(task, completed=self.done)
+                bar.update(task, completed=self.done, rate=self.rate().removeprefix(", "))
+            bar.update(task, completed=self.done, rate=self.rate().removeprefix(", "))
 
 
 def note(line: str) -> None:

@@ -25,14 +25,20 @@ DIRECTIONS = 128     # of the projected reference, when there are photos enough 
 def train(
     name: Annotated[str, typer.Argument(help="Family, such as cas-dm.", metavar="FAMILY")],
     data: Annotated[Path, typer.Option(help="Folder of photos (class sub-folders or metadata.jsonl) or of IDX files.")],
-    out: Annotated[Path, typer.Option(help="Run folder: checkpoints, metrics, and at the end the weights.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit, on its threads.")] = False,
+    run: Annotated[Path | None, typer.Argument(help="Run folder: checkpoints, metrics, and at the end the weights.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder as a flag.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its recipe and threads.")] = False,
     recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
-    on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and noise; 0, if not said.", min=0)] = None,
+    only: Annotated[str | None, typer.Option(help="Train this objective alone, for the whole run.", metavar="OBJECTIVE")] = None,
+    init: Annotated[str | None, typer.Option(help="Run folder or zoo name whose weights to start from.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; cpu, if not said.")] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch compile the networks; slow to start.")] = False,
+    samples_every: Annotated[int, typer.Option(help="Steps between grids of images in the run folder; 0 for none.", min=0)] = 0,
+    keep: Annotated[int, typer.Option(help="Checkpoints that stay.", min=1)] = 2,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Losses and grids for TensorBoard, too.")] = False,
+    on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
     threads: Threads = 0,
     weights: Weights = None,
     json: output.Json = False,
@@ -43,31 +49,29 @@ def train(
     need_torch()
     import torch
 
-    from ..evidence.features import feature_network
     from ..families import family
-    from ..training.data import load
     from ..training.device import device_of
-    from ..training.run import Settings, recorded_threads, train
-    from .options import cores
+    from ..training.processes import joined, local_rank
+    from ..training.record import summary_writer
+    from ..training.run import Settings, recorded
 
-    device_of(device)  # a GPU that is not there is told before the photos are read
-    torch.set_num_threads(threads or (recorded_threads(out) if resume else None) or cores())
+    folder = _folder(run, out)
+
+    def then(*keys: str) -> Any:
+        return recorded(folder, *keys) if resume else None
+
+    where = device or then("device") or "cpu"
     found = family(name)
-    recipe_name, settings = _recipe(found, recipe, images)
-    with output.progress("reading photos") as advance:
-        photos, report = load(data, settings.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1))
-    _tell(report)
-    settings = replace(settings, config=replace(settings.config, classes=len(photos.classes)))
-    if len(photos) < FEWEST:
-        raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
-    feature_network("inception-v3" if weights else "efficientnet-lite0", weights)  # missing weights are told before the training
-    with output.progress(f"training {name}", settings.images) as advance:
-        path = train(Settings(name, recipe_name, settings, seed, device, compiled), photos, out, resume, EVERY,
-                     lambda trainer, _: advance(trainer.recipe.batch))
-    with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
-        _reference(photos, out / "reference.safetensors", weights, advance)
-    output.result("train", {"out": str(out), "weights": str(path), "images": settings.images, "photos": report.to_json()})
-    print(f"trained: {out}  next: edgegen export {out} --int8 -o out/")
+    chosen, plan = _recipe(found, recipe or then("recipe", "name"), images or then("recipe", "images"))
+    settings = Settings(name, chosen, plan, then("seed") or 0 if seed is None else seed, where, compiled or bool(then("compiled")),
+                        only or then("only"), then("init"))
+    with joined(where) as world:
+        device_of(where, local_rank())  # a GPU that is not there is told before the photos are read
+        if tensorboard:
+            summary_writer()
+        torch.set_num_threads(threads or then("threads") or max(1, cores() // world.size))
+        _train(settings, data, folder, resume, init, _on_bad(on_bad), weights,
+               {"keep": keep, "samples_every": samples_every, "tensorboard": tensorboard, "world": world})
 
 
 def _recipe(found: Family, name: str | None, images: int | None) -> tuple[str, Recipe]:

@@ -5,7 +5,7 @@
           latest                 the name of the newest complete step, replaced in one rename
           weights.safetensors    the averaged networks that ship, written when the run ends: what generate and export read
           judge.safetensors    the network a metric loss looks through, if there is one: taught once, never shipped
-          metrics.jsonl
+          metrics.jsonl          a line a step; samples/ and tensorboard/ if they were asked for
 """
 
 from __future__ import annotations
@@ -90,6 +90,31 @@ def resume(folder: Path, trainer: Trainer) -> None:
     for name, average in trainer.average.items():
         average.n_averaged.fill_(state["averaged"][name])
     trainer.step, trainer.skipped = state["step"], state["skipped"]
+
+
+def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
+    """Averaged weights to start another run from, with their sha256: all networks of the newest checkpoint, else what shipped.
+
+    InputError for a run that has left neither yet, TrustError for changed bytes.
+    """
+    step = newest(run)
+    path = run / WEIGHTS if step is None else step / "average.safetensors"
+    if not path.is_file():
+        raise InputError("E-RUN-OPEN", "this run has left no weights yet", path=run)
+    tensors, digest = read_weights(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    if step is not None and read_json(step / STATE).get("sha256", {}).get("average") != digest:
+        raise TrustError("E-HASH", "not the bytes the checkpoint was written with", path=path)
+    return tensors, digest
+
+
+def start_from(networks: nn.ModuleDict, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy weights into the networks they are of; a network of which none is there starts fresh. InputError for what does not fit."""
+    of = {name: {k: v for k, v in tensors.items() if k.partition(".")[0] == name} for name in networks}
+    if wrong := [f"{k} is unknown" for k in tensors if k.partition(".")[0] not in of]:
+        raise _misfit(wrong, path)
+    for name, mine in of.items():
+        if mine:
+            _fit(nn.ModuleDict({name: networks[name]}), mine, path)
 
 
 def _part(step: Path, name: str) -> tuple[dict[str, Tensor], Path]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
 from ..errors import Busy, InputError, UsageError
@@ -21,6 +21,8 @@ from .data import Photos
 from .device import device_of
 from .loop import Trainer, shipped
 from .order import mix
+from .processes import ALONE, World, local_rank
+from .record import Record
 from .stop import Stop
 
 LESSONS = 400  # batches that a judge is taught with
@@ -37,22 +39,60 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     compiled: bool = False
+    only: str | None = None   # the one objective that trains
+    init: str | None = None   # sha256 of the weights it starts from
 
 
-def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: int, progress: Progress) -> Path:
-    """Train until the recipe's images are seen; returns the weights' path. A checkpoint every `every` steps and at the end.
+@dataclass(frozen=True)
+class Start:
+    """Weights of another run, by name, with the file they are from."""
 
+    tensors: dict[str, Tensor]
+    path: Path
+
+
+def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: int, progress: Progress, keep: int = checkpoint.KEEP,
+          samples_every: int = 0, tensorboard: bool = False, start: Start | None = None, world: World = ALONE) -> Path:
+    """Train until the recipe's images are seen; returns the weights' path.
+
+    A checkpoint every `every` steps and at the end, of which `keep` stay; a grid of images every `samples_every`, none for 0.
+    start: the weights that settings.init names; a resumed run needs none. Of several processes the first writes.
     SIGINT, SIGTERM and SIGHUP finish the step, write a checkpoint and raise KeyboardInterrupt(signal number); a second one
     raises it at once. Raises UsageError for a folder that holds another run, Busy for one in use.
     """
-    if every < 1:
-        raise UsageError("E-USAGE", f"a checkpoint can be written every 1 or more steps, got {every}")
+    if every < 1 or keep < 1:
+        raise UsageError("E-USAGE", f"a checkpoint can be written every 1 or more steps and 1 or more kept, got {every} and {keep}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(settings.seed, 0, "init"))
         generator = family(settings.family).build(settings.recipe.config)
-    device = device_of(settings.device)
-    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, compiled=settings.compiled)
-    about = _about(settings, photos)
+    if start is not None:
+        checkpoint.start_from(generator.networks, start.tensors, start.path)
+    device = device_of(settings.device, local_rank())
+    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, world, settings.only, settings.compiled)
+    about, writes = _about(settings, photos, world), world.rank == 0
+    with _held(out) if writes else contextlib.nullcontext(), Stop(patient=world.size > 1) as stop:
+        if writes:
+            _claim(out, about, resume)
+        world.wait()
+        if resume and checkpoint.newest(out) is not None:
+            checkpoint.resume(out, trainer)
+        elif settings.init and start is None:
+            raise UsageError("E-INIT", "the run ended before its first checkpoint", path=out, hint="name its weights with --init again")
+        world.wait()  # nobody writes before all have read
+        _teach(trainer, out / checkpoint.JUDGE)
+        record = Record(out, trainer, samples_every, tensorboard) if writes else contextlib.nullcontext()
+        with record as opened:
+            _loop(trainer, out, every, keep, progress, opened, stop)
+        weights = out / checkpoint.WEIGHTS
+        if writes:
+            write_bytes(weights, checkpoint.to_bytes(shipped(trainer)))
+        world.wait()
+        return weights
+
+
+@contextlib.contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Nobody else trains into the folder while the block runs; it is made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,47 +100,26 @@ def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: in
     home = out.resolve()
     try:
         with FileLock(home.with_name(home.name + ".lock"), timeout=0):
-            _claim(out, about, resume)
-            if resume and checkpoint.newest(out) is not None:
-                checkpoint.resume(out, trainer)
-            _rewind(out / "metrics.jsonl", trainer.step)
-            with Stop() as stop:
-                _teach(trainer, out / checkpoint.JUDGE)
-                with open(out / "metrics.jsonl", "a", encoding="utf-8") as log:
-                    _loop(trainer, out, every, progress, log, stop)
-            weights = out / checkpoint.WEIGHTS
-            write_bytes(weights, checkpoint.to_bytes(shipped(trainer)))
-            return weights
+            yield
     except Timeout as error:
         raise Busy("E-LOCKED", "another run is training into this folder", path=out) from error
 
 
-def _loop(trainer: Trainer, out: Path, every: int, progress: Progress, log: TextIO, stop: Stop) -> None:
+def _loop(trainer: Trainer, out: Path, every: int, keep: int, progress: Progress, record: Record | None, stop: Stop) -> None:
     """Steps and checkpoints; what interrupts does so between steps only, where all objectives have had their turn."""
+    world, device = trainer.world, trainer.device
     stop.check()
     for report in trainer.run():
-        line = {"step": trainer.step, "images": trainer.images, **{k: v if math.isfinite(v) else None for k, v in report.items()}}
-        log.write(json.dumps(line) + "\n")
+        if record is not None:
+            record.step(report)
         progress(trainer, report)
-        if stop.signal is not None or trainer.step % every == 0 or trainer.step == trainer.steps:
-            log.flush()
-            os.fsync(log.fileno())  # before the checkpoint: a resumed run finds every line up to its step
-            checkpoint.save(out, trainer)
+        stop.signal = world.largest(stop.signal or 0, device) or None  # processes hear of a signal at different steps
+        if record is not None and (stop.signal is not None or trainer.step % every == 0 or trainer.step == trainer.steps):
+            record.sync()
+            checkpoint.save(out, trainer, keep)
+        if stop.signal is not None:
+            world.wait()  # for the one that writes: the first to leave ends all
         stop.check()
-
-
-def _rewind(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a last one that a kill cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
-                kept.append(line)
-        except (ValueError, TypeError, KeyError):
-            continue
-    write_bytes(path, b"".join(kept))
 
 
 def _teach(trainer: Trainer, path: Path) -> None:
@@ -108,28 +127,32 @@ def _teach(trainer: Trainer, path: Path) -> None:
     generator = trainer.generator
     if not isinstance(generator, Judged) or generator.judge is None:
         return
-    if trainer.step == 0 and not path.exists():
+    if trainer.step == 0 and not path.exists() and trainer.world.rank == 0:
         generator.teach(trainer.lessons(LESSONS))
         write_bytes(path, checkpoint.to_bytes(generator.judge.state_dict()))
+    trainer.world.wait()
     checkpoint.load_judge(generator.judge, path)
 
 
-def _about(settings: Settings, photos: Photos) -> dict[str, Any]:
+def _about(settings: Settings, photos: Photos, world: World) -> dict[str, Any]:
     recipe = {k: v for k, v in vars(settings.recipe).items() if k != "config"}
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
         "recipe": {"name": settings.recipe_name, **recipe}, "seed": settings.seed,
         "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes)},
         "torch": torch.__version__, "threads": torch.get_num_threads(),  # these change how sums round
-        "device": settings.device, "compiled": settings.compiled,
+        "device": settings.device, "compiled": settings.compiled, "processes": world.size,
+        "only": settings.only, "init": settings.init,
     }
 
 
-def recorded_threads(out: Path) -> int | None:
-    """CPU threads the run in `out` was started with; None where there is no such run."""
+def recorded(out: Path, *keys: str) -> Any:
+    """What the run in `out` was started with, such as ("recipe", "name"); None where there is no such run or entry."""
     path = out / "run.json"
-    found = read_json(path).get("threads") if path.is_file() else None
-    return found if isinstance(found, int) and found > 0 else None
+    found = read_json(path) if path.is_file() else None
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:

@@ -13,12 +13,14 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 class Stop:
     """While the block runs, the first SIGINT, SIGTERM or SIGHUP is only noted in `signal`; a second interrupts at once.
 
+    patient: no second one does. (A launcher of several processes adds its own to the terminal's, and kills what takes too long.)
     The handlers from before come back when the block ends. Outside the main thread, which alone may handle signals, and for
     signals the process ignores (nohup), nothing changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
         self.signal: int | None = None
+        self._patient = patient
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
@@ -40,6 +42,6 @@ class Stop:
             raise KeyboardInterrupt(self.signal)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is not None and not self._patient:
             raise KeyboardInterrupt(number)
         self.signal = number

@@ -1,0 +1,118 @@
+"""What a run says of itself while it goes on: a line of losses a step, grids of images from fixed seeds, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.files import disk_error, write_bytes
+from ..core.images import grid, save_png, to_uint8
+from ..core.runtime import Pipeline
+from ..core.spec import Array
+from ..errors import RuntimeMissing
+from .loop import Trainer
+
+SAMPLES, COLUMNS = 40, 10  # images of a grid, from seeds 0, 1, ...: each row all classes, when there are ten
+WIDE = 64                  # pixels an image of it at least
+
+
+class Record:
+    """A run's files beside its checkpoints, open while the block runs; a resumed run goes on in them."""
+
+    def __init__(self, out: Path, trainer: Trainer, samples_every: int = 0, tensorboard: bool = False) -> None:
+        self._out, self._trainer, self._every = out, trainer, samples_every
+        rewind(out / "metrics.jsonl", trainer.step)
+        self._log = open(out / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        self._board = summary_writer()(str(out / "tensorboard"), purge_step=trainer.step + 1) if tensorboard else None
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._log.close()
+        if self._board is not None:
+            self._board.close()
+
+    def step(self, report: Mapping[str, float]) -> None:
+        """After each step: its losses, and at intervals and at the end a grid."""
+        run = self._trainer
+        finite = {name: loss if math.isfinite(loss) else None for name, loss in report.items()}
+        self._log.write(json.dumps({"step": run.step, "images": run.images, **finite}) + "\n")
+        if self._board is not None:
+            for name, loss in finite.items():
+                if loss is not None:
+                    self._board.add_scalar(f"loss/{name}", loss, run.step)
+        if self._every and (run.step % self._every == 0 or run.step == run.steps):
+            self._samples()
+
+    def sync(self) -> None:
+        """Before a checkpoint: a resumed run finds every line up to its step."""
+        self._log.flush()
+        os.fsync(self._log.fileno())
+
+    def _samples(self) -> None:
+        pixels = grid(to_uint8(pipeline(self._trainer)(range(SAMPLES))), COLUMNS)
+        folder = self._out / "samples"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, folder) from error
+        save_png(folder / f"step-{self._trainer.step:08d}.png", pixels, -(-WIDE // self._trainer.generator.image_shape[2]))
+        if self._board is not None:
+            self._board.add_image("samples", pixels, self._trainer.step, dataformats="HWC")
+
+
+def pipeline(trainer: Trainer) -> Pipeline:
+    """What ships if the run ended now, on the run's device: graphs of the averaged weights; the run itself is left as it is."""
+    networks, generator = trainer.generator.networks, trainer.generator
+    before = {name: value.clone() for name, value in networks.state_dict().items()}
+    networks.load_state_dict(trainer.averages.state_dict())
+    try:
+        graphs = generator.graphs()
+    finally:
+        networks.load_state_dict(before)
+    calls = {name: _call(graph.module.to(trainer.device), trainer.device) for name, graph in graphs.items()}
+    return Pipeline(generator.latent, generator.sampler, calls)
+
+
+def _call(module: nn.Module, device: torch.device) -> Callable[..., Array]:
+    def call(**inputs: Array) -> Array:
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in inputs.items()}
+            made: Array = module(**tensors).cpu().numpy()
+            return made
+
+    return call
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and a last one that a kill cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step and line.endswith(b"\n"):
+                kept.append(line)
+        except (ValueError, TypeError, KeyError):
+            continue
+    write_bytes(path, b"".join(kept))
+
+
+def summary_writer() -> Any:
+    """TensorBoard's class for a log; RuntimeMissing where its package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RuntimeMissing("E-BACKEND", f"--tensorboard needs a package that is not here: {error}",
+                             hint='pip install "edgegen[tensorboard]"') from error
+    return SummaryWriter

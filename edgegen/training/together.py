@@ -1,0 +1,121 @@
+"""A loss on a share of a batch, as part of the whole: several processes compute what one would.
+
+Families know nothing of it: while a loss runs, torch's own functions are caught. Random numbers are drawn for the whole batch and
+shared out as the photos are, dropout's too, and batch norm's statistics are those of the whole batch. (What a loss takes over its
+images by other means, such as a deviation within a batch, is of each process's share.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ..core.graph import Batch
+from ..errors import EdgegenError
+
+
+class Together(TorchFunctionMode):
+    """While active, process `rank` of `world` draws for the whole batch and takes its rows, and norms over all processes."""
+
+    def __init__(self, rank: int, world: int, batch: Batch) -> None:
+        super().__init__()
+        self.rank, self.world, self.size, self.generator = rank, world, len(batch.images), batch.generator
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is self.generator:
+            return self._drawn(func, args, kwargs)
+        if func in DROPOUTS:
+            return self._dropped(func, *args, **kwargs)
+        if func is F.batch_norm:
+            return self._normed(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _whole(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of which `shape` is this process's part; the same for what is not drawn for each image.
+
+        A first axis of b, k b (k draws for each image) or b / k (of the first images only) belongs to a batch of b.
+        """
+        n, b = (shape[0] if shape else 0), self.size
+        for_images = n == b or (n > 1 and (n % b == 0 or b % n == 0))
+        return (n * self.world, *shape[1:]) if for_images else tuple(shape)
+
+    def _mine(self, whole: Tensor, shape: Sequence[int]) -> Tensor:
+        """This process's part, of that shape: the same rows as of the photos."""
+        if whole.shape == torch.Size(shape):
+            return whole
+        rows = whole.unflatten(0, (max(1, shape[0] // self.size), -1))
+        return rows[:, self.rank :: self.world].flatten(0, 1)
+
+    def _drawn(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func is torch.randperm:
+            return func(*args, **kwargs)  # an order that all processes share
+        if func in IN_PLACE:
+            shape = tuple(args[0].shape)
+            return args[0].copy_(self._mine(func(args[0].new_empty(self._whole(shape)), *args[1:], **kwargs), shape))
+        if func not in FACTORIES:
+            raise EdgegenError("E-PROCESSES", f"{func} draws in a way that several processes cannot share", hint="train with one")
+        bounds, size = self._size(func, args, kwargs)
+        return self._mine(func(*bounds, size=self._whole(size), **{k: v for k, v in kwargs.items() if k != "size"}), size)
+
+    def _size(self, func: Any, args: Any, kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Bounds of randint, and the shape that is asked for in one of torch's ways."""
+        if "size" in kwargs:
+            return args, tuple(kwargs["size"])
+        if func is torch.randint:
+            return args[:-1], tuple(args[-1])
+        return (), tuple(args[0] if args and isinstance(args[0], Sequence) else args)
+
+    def _dropped(self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or not p:
+            return x
+        last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format  # numbers are drawn in the order of memory
+        whole = torch.empty(self._whole(x.shape), dtype=x.dtype, device=x.device, memory_format=layout).fill_(1)
+        return x * self._mine(func(whole, p, True), x.shape)
+
+    def _normed(self, x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+                training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+        if not training:
+            return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps)
+        axes, view = [k for k in range(x.ndim) if k != 1], [1, -1, *[1] * (x.ndim - 2)]
+        wide, world = x.float(), self.world
+        with torch.autocast(x.device.type, enabled=False):
+            centred = wide - (centre := _sum(wide.mean(axes)) / world).view(view)
+            spread = _sum(centred.square().mean(axes)) / world
+            y = centred * (spread + eps).rsqrt().view(view)
+            y = y if weight is None or bias is None else y * weight.view(view) + bias.view(view)
+        if mean is not None and var is not None:
+            count = x.numel() // x.shape[1] * world
+            with torch.no_grad():
+                mean.lerp_(centre.detach().to(mean.dtype), momentum)
+                var.lerp_(spread.detach().to(var.dtype) * (count / (count - 1)), momentum)
+        return y.to(x.dtype)
+
+
+FACTORIES = frozenset({torch.rand, torch.randn, torch.randint})
+IN_PLACE = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.random_, Tensor.exponential_, Tensor.bernoulli_})
+DROPOUTS: frozenset[Callable[..., Any]] = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d})
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; its gradient is one too, so it can be differentiated any number of times."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, slope: Tensor) -> Tensor:  # type: ignore[override]
+        return _sum(slope)
+
+
+def _sum(x: Tensor) -> Tensor:
+    return _Sum.apply(x)  # type: ignore[no-untyped-call]
