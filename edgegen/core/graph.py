@@ -40,6 +40,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     generator: torch.Generator
+    progress: float = 0.0  # share of the asking objective's span that is done, in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Objective:
     span: tuple[float, float] = (0.0, 1.0)
     begin: Callable[[Iterable[Batch]], None] | None = None
     rate: float = 1.0                         # times the recipe's
+
+    def progress(self, share: float) -> float:
+        """Share of the span that is done, in [0, 1], when `share` of the run is: what its batches carry."""
+        begin, end = self.span
+        return min(1.0, max(0.0, (share - begin) / (end - begin)))
 
 
 class Generator(Protocol):

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,8 @@ class Trainer:
             for objective, optimizer in zip(self.objectives, self.optimizers, strict=True):
                 with torch.random.fork_rng(devices=[]):  # each objective has its own dropout, the caller's stream stays
                     torch.manual_seed(mix(self.seed, self.step, f"dropout/{objective.name}"))
-                    report[objective.name] = self._update(objective, optimizer, batch, rate)
+                    seen = replace(batch, progress=objective.progress(self.step / self.steps))
+                    report[objective.name] = self._update(objective, optimizer, seen, rate)
             self.step += 1
             skipped = [o for o in self.objectives if not math.isfinite(report[o.name])]
             self._update_average(skipped)
