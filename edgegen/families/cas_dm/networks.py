@@ -20,10 +20,12 @@ def _start(bias: float) -> float:
 
 GATES: dict[str, Callable[[Tensor, float], Tensor]] = {  # phi's last channel a (b, 1, h, w), gate_bias -> r (b, 1, h, w)
     "sigmoid": lambda a, bias: torch.sigmoid(a + bias),
-    "clip": lambda a, bias: (a + _start(bias)).clamp(0, 1),
+    "clip": lambda a, bias: (a + _start(bias)).clamp(0, 1).detach() + (a - a.detach()),  # see below
     "linear": lambda a, bias: a + _start(bias),  # no bounds: may also extrapolate from one branch past the other
     "scalar": lambda a, bias: torch.sigmoid(a.mean((2, 3), keepdim=True) + bias).expand_as(a),  # one r an image and timestep
 }
+# Where it is cut, a plain clamp has no gradient, and a gate that has once left [0, 1] never returns (test 5 saw it stay at 1):
+# "clip" lets the gradient pass as if nothing were cut.
 
 
 class Refiner(nn.Module):
