@@ -45,7 +45,7 @@ from edgegen.families.cas_dm.losses import METRIC_WEIGHTS
 from edgegen.families.metrics import METRICS
 from edgegen.families.unet import UNet
 from edgegen.training.data import Photos, load
-from edgegen.training.loop import mix
+from edgegen.training.order import mix
 
 Rows = list[dict[str, Any]]
 SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of T: timesteps that errors are taken at

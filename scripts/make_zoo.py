@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,8 @@ def main() -> None:
         "family": about["family"], "config": about["config"],
         "parameters": sum(p.numel() for p in generator.shipped.parameters()),
         "data": {"name": given.data_name, "sha256": about["data"]["sha256"], "images": about["data"]["images"]},
-        "recipe": about["recipe"], "seed": about["seed"], "torch": about["torch"], "hours": given.hours, "hardware": given.hardware,
+        "recipe": about["recipe"], "seed": about["seed"], "torch": about["torch"], "hours": given.hours,
+        "hardware": given.hardware,
         "licence": given.licence, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "distance": {
             "value": projected.value, "low": projected.low, "high": projected.high,
@@ -93,7 +95,7 @@ def main() -> None:
             "value": whole, "what": f"the same over all {network.dim} features, without correction",
         },
         "kernel_distance": kernel_distance(real, made),
-        "precision_recall": {"precision": found.precision, "recall": found.recall, "neighbours": found.neighbours, "images": count},
+        "precision_recall": {**asdict(found), "images": count},
     }
     write_bytes(target / "card.json", to_json(card))
     print(to_json(card).decode())
