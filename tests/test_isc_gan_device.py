@@ -56,7 +56,7 @@ def test_a_value_that_is_asked_for_is_caught() -> None:
     with OnMeta(), pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta|meta tensors"):
         float(torch.zeros((), device="meta"))
     with OnMeta(), pytest.raises(RuntimeError, match="device"):
-        torch.eye(3) @ torch.rand(3, 3, device="meta")
+        torch.eye(3) + torch.rand(3, 3, device="meta")
 
 
 def test_r1_and_path_lengths_are_in_full_precision_under_autocast() -> None:
