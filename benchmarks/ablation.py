@@ -68,7 +68,7 @@ def trained(generator: CasDm, images: int, photos: Photos) -> CasDm:
     trainer = Trainer.start(generator, Recipe(generator.config, images, ema=EMA), photos, seed=0)
     for _ in trainer.run():
         pass
-    generator.networks.load_state_dict(trainer.average.module.state_dict())
+    generator.networks.load_state_dict(trainer.averages.state_dict())
     generator.networks.eval()
     return generator
 

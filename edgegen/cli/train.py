@@ -31,6 +31,8 @@ def train(
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
     on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch compile the networks; slow to start.")] = False,
     threads: Threads = 0,
     weights: Weights = None,
     json: output.Json = False,
@@ -44,9 +46,11 @@ def train(
     from ..evidence.features import feature_network
     from ..families import family
     from ..training.data import load
+    from ..training.device import device_of
     from ..training.run import Settings, recorded_threads, train
     from .options import cores
 
+    device_of(device)  # a GPU that is not there is told before the photos are read
     torch.set_num_threads(threads or (recorded_threads(out) if resume else None) or cores())
     found = family(name)
     recipe_name, settings = _recipe(found, recipe, images)
@@ -58,7 +62,7 @@ def train(
         raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
     feature_network("inception-v3" if weights else "efficientnet-lite0", weights)  # missing weights are told before the training
     with output.progress(f"training {name}", settings.images) as advance:
-        path = train(Settings(name, recipe_name, settings, seed), photos, out, resume, EVERY,
+        path = train(Settings(name, recipe_name, settings, seed, device, compiled), photos, out, resume, EVERY,
                      lambda trainer, _: advance(trainer.recipe.batch))
     with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
         _reference(photos, out / "reference.safetensors", weights, advance)

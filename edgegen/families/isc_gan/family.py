@@ -66,6 +66,11 @@ class IscGan:
         return nn.ModuleDict({"generator": self.generator})
 
     @property
+    def twice_differentiated(self) -> bool:
+        """R1 and path length are losses on gradients."""
+        return True
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.config.channels, self.config.size, self.config.size
 
