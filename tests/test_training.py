@@ -34,10 +34,10 @@ class Sick(CasDm):
         return super().theta_loss(self._spoilt(batch, "theta"))
 
     def phi_loss(self, batch: Batch) -> torch.Tensor:
-        if self._draw is not None and self.which == "theta" and self.count in self.when:
-            self._draw.batch = batch
-        if self._draw is not None and self.which == "phi" and self.count in self.when:
-            self._draw.x = self._draw.x * float("nan")
+        if self._last is not None and self.count in self.when:
+            _, noised, predicted = self._last
+            spoilt = noised if self.which == "theta" else replace(noised, x=noised.x * float("nan"))
+            self._last = batch, spoilt, predicted
         return super().phi_loss(batch)
 
     def _spoilt(self, batch: Batch, name: str) -> Batch:
