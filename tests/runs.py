@@ -17,6 +17,7 @@ from edgegen.families.cas_dm import Config
 from edgegen.training import run
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
+from edgegen.training.processes import ALONE, World
 from edgegen.training.run import Settings
 
 SMALL = replace(NET, widths=(16,), dropout=0.2)
@@ -35,9 +36,10 @@ def nothing(trainer: Trainer, report: dict[str, float]) -> None:
 
 
 def go(
-    out: Path, resume: bool = False, every: int = 10, progress: run.Progress = nothing, photos: Photos = PHOTOS, **other: Any
+    out: Path, resume: bool = False, every: int = 10, progress: run.Progress = nothing, photos: Photos = PHOTOS,
+    world: World = ALONE, **other: Any,
 ) -> Path:
-    return run.train(settings(**other), photos, out, resume, every, progress)
+    return run.train(settings(**other), photos, out, resume, every, progress, world=world)
 
 
 def at(step: int, act: Callable[[], object]) -> run.Progress:

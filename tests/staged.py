@@ -15,6 +15,7 @@ from edgegen.core.samplers import SingleSampler
 from edgegen.core.spec import TensorSpec
 from edgegen.families import Recipe
 from edgegen.training.loop import Trainer
+from edgegen.training.processes import ALONE, World
 
 
 def net(cin: int) -> nn.Sequential:
@@ -105,9 +106,11 @@ class Staged:
         return (made.float() - batch.images).square().mean()
 
 
-def staged(steps: int = 20, half: float = 0.5, gap: float = 0.0, only: str | None = None) -> tuple[Staged, Trainer]:
+def staged(
+    steps: int = 20, half: float = 0.5, gap: float = 0.0, only: str | None = None, world: World = ALONE,
+) -> tuple[Staged, Trainer]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = Staged(half, gap)
     recipe = Recipe(None, images=8 * steps, batch=8, warmup=3, ema=0.9, precision="fp32")
-    return made, Trainer.start(made, recipe, PHOTOS, 0, only=only)
+    return made, Trainer.start(made, recipe, PHOTOS, 0, world=world, only=only)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,11 +12,13 @@ import typer
 
 from ..errors import InputError, UsageError
 from . import output
-from .options import Threads, Weights, need_torch
+from .options import Threads, Weights, cores, need_torch
 
 if TYPE_CHECKING:
     from ..families import Family, Recipe
     from ..training.data import Photos, Report
+    from ..training.loop import Trainer
+    from ..training.run import Start
 
 EVERY = 500          # steps between checkpoints
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
@@ -27,7 +31,7 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder of photos (class sub-folders or metadata.jsonl) or of IDX files.")],
     run: Annotated[Path | None, typer.Argument(help="Run folder: checkpoints, metrics, and at the end the weights.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder as a flag.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its recipe and threads.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its settings.")] = False,
     recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and noise; 0, if not said.", min=0)] = None,
@@ -49,29 +53,90 @@ def train(
     need_torch()
     import torch
 
+    from ..evidence.features import feature_network
     from ..families import family
+    from ..training.data import load
     from ..training.device import device_of
     from ..training.processes import joined, local_rank
     from ..training.record import summary_writer
-    from ..training.run import Settings, recorded
+    from ..training.run import Recorded, Settings
+    from ..training.run import train as train_on
 
     folder = _folder(run, out)
 
-    def then(*keys: str) -> Any:
-        return recorded(folder, *keys) if resume else None
-
-    where = device or then("device") or "cpu"
-    found = family(name)
-    chosen, plan = _recipe(found, recipe or then("recipe", "name"), images or then("recipe", "images"))
-    settings = Settings(name, chosen, plan, then("seed") or 0 if seed is None else seed, where, compiled or bool(then("compiled")),
-                        only or then("only"), then("init"))
+    then = Recorded.of(folder) if resume else Recorded()
+    where, found = device or then.device or "cpu", family(name)
+    recipe_name, plan = _recipe(found, recipe or then.recipe_name, images or then.images)
     with joined(where) as world:
-        device_of(where, local_rank())  # a GPU that is not there is told before the photos are read
+        show = _silent if world.rank else output.progress
+        device_of(where, local_rank())  # what is not there is told before the photos are read
         if tensorboard:
             summary_writer()
-        torch.set_num_threads(threads or then("threads") or max(1, cores() // world.size))
-        _train(settings, data, folder, resume, init, _on_bad(on_bad), weights,
-               {"keep": keep, "samples_every": samples_every, "tensorboard": tensorboard, "world": world})
+        start, digest = _start(init) if init else (None, then.init)
+        torch.set_num_threads(threads or then.threads or max(1, cores() // world.size))
+        with show("reading photos") as advance:
+            photos, report = load(data, plan.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1))
+        if len(photos) < FEWEST:
+            raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
+        plan = replace(plan, config=replace(plan.config, classes=len(photos.classes)))
+        settings = Settings(name, recipe_name, plan, (then.seed or 0) if seed is None else seed, where,
+                            compiled or bool(then.compiled), only or then.only, digest)
+        if world.rank == 0:
+            _tell(report)
+            network = "inception-v3" if weights else "efficientnet-lite0"
+            feature_network(network, weights)  # missing weights are told before the training
+        with show(f"training {name}", plan.images, "images") as advance:
+            path = train_on(settings, photos, folder, resume, EVERY, _counted(advance), keep, samples_every, tensorboard, start,
+                            world)
+        if world.rank:
+            return
+    with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
+        _reference(photos, folder / "reference.safetensors", weights, advance)
+    output.result("train", {"out": str(folder), "weights": str(path), "images": plan.images, "photos": report.to_json()})
+    print(f"trained: {folder}  next: edgegen export {folder} --int8 -o out/")
+
+
+def _folder(run: Path | None, out: Path | None) -> Path:
+    """The run folder, named in one of two ways."""
+    if (run is None) == (out is None):
+        raise UsageError("E-USAGE", "name the run folder once: `edgegen train FAMILY RUN --data PHOTOS`, or with --out RUN")
+    return run or out or Path()
+
+
+def _start(name: str) -> tuple[Start, str]:
+    """Weights of a run or of the zoo, and their sha256."""
+    from ..core.bundle import sha256
+    from ..training import checkpoint
+    from ..training.run import Start
+    from ..zoo import entries
+
+    zoo = {entry.name: entry.weights for entry in entries()}
+    if name in zoo:
+        return Start(checkpoint.read_weights(zoo[name]), zoo[name]), sha256(zoo[name])
+    folder = Path(name)
+    if not (folder / "run.json").is_file():
+        raise UsageError("E-SOURCE", f"--init {name!r} is no zoo name and no run of `edgegen train`",
+                         hint=f"the zoo has: {', '.join(zoo)}")
+    tensors, digest = checkpoint.weights_of(folder)
+    return Start(tensors, folder), digest
+
+
+@contextlib.contextmanager
+def _silent(label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """output.progress of a process that shows nothing."""
+    yield lambda _: None
+
+
+def _counted(advance: Callable[[int], None]) -> Callable[[Trainer, object], None]:
+    """Progress in images seen; a resumed run begins with those it has."""
+    seen = 0
+
+    def after(trainer: Trainer, _: object) -> None:
+        nonlocal seen
+        advance(trainer.images - seen)
+        seen = trainer.images
+
+    return after
 
 
 def _recipe(found: Family, name: str | None, images: int | None) -> tuple[str, Recipe]:

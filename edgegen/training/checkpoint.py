@@ -108,7 +108,7 @@ def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def start_from(networks: nn.ModuleDict, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy weights into the networks they are of; a network of which none is there starts fresh. InputError for what does not fit."""
+    """Copy weights into the networks they are of; a network without any starts fresh. InputError for what does not fit."""
     of = {name: {k: v for k, v in tensors.items() if k.partition(".")[0] == name} for name in networks}
     if wrong := [f"{k} is unknown" for k in tensors if k.partition(".")[0] not in of]:
         raise _misfit(wrong, path)

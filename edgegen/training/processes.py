@@ -23,6 +23,7 @@ from ..errors import RuntimeMissing
 from .stop import SIGNALS
 from .together import Together
 
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun, and of mpirun as accelerate reads it
 FAILED = "edgegen/failed"  # the key under which the first process that fails says so
 
 
@@ -79,7 +80,7 @@ def joined(device: str) -> Iterator[World]:
     The first process that fails raises what it met; the others, which a closed connection or the launcher's signal ends, leave
     with SystemExit and without a word. RuntimeMissing where accelerate is not installed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if all(os.environ.get(name, "1") == "1" for name in SIZES):
         yield ALONE
         return
     try:
@@ -87,13 +88,14 @@ def joined(device: str) -> Iterator[World]:
     except ImportError as error:
         raise RuntimeMissing("E-BACKEND", f"training on several processes needs accelerate: {error}",
                              hint='pip install "edgegen[train]"') from error
-    state = PartialState(cpu=device == "cpu")
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())  # a missing GPU is told by one of them, later
     with _interruptible():
         try:
             yield World(state.process_index, state.num_processes)
         except BaseException as error:
             if not _first_to_fail(state.process_index):
-                raise SystemExit(getattr(error, "exit_code", 1)) from error
+                number = error.args[0] if isinstance(error, KeyboardInterrupt) and error.args else None
+                raise SystemExit(128 + number if number else getattr(error, "exit_code", 1)) from error
             raise
         finally:
             distributed.destroy_process_group()

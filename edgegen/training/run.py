@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
@@ -51,8 +52,9 @@ class Start:
     path: Path
 
 
-def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: int, progress: Progress, keep: int = checkpoint.KEEP,
-          samples_every: int = 0, tensorboard: bool = False, start: Start | None = None, world: World = ALONE) -> Path:
+def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: int, progress: Progress,
+          keep: int = checkpoint.KEEP, samples_every: int = 0, tensorboard: bool = False, start: Start | None = None,
+          world: World = ALONE) -> Path:
     """Train until the recipe's images are seen; returns the weights' path.
 
     A checkpoint every `every` steps and at the end, of which `keep` stay; a grid of images every `samples_every`, none for 0.
@@ -61,7 +63,7 @@ def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: in
     raises it at once. Raises UsageError for a folder that holds another run, Busy for one in use.
     """
     if every < 1 or keep < 1:
-        raise UsageError("E-USAGE", f"a checkpoint can be written every 1 or more steps and 1 or more kept, got {every} and {keep}")
+        raise UsageError("E-USAGE", f"a checkpoint can be written every 1 or more steps, got {every}; 1 or more stay, got {keep}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(settings.seed, 0, "init"))
         generator = family(settings.family).build(settings.recipe.config)
@@ -77,7 +79,7 @@ def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: in
         if resume and checkpoint.newest(out) is not None:
             checkpoint.resume(out, trainer)
         elif settings.init and start is None:
-            raise UsageError("E-INIT", "the run ended before its first checkpoint", path=out, hint="name its weights with --init again")
+            raise UsageError("E-INIT", "the run ended before its first checkpoint", path=out, hint="name the same --init again")
         world.wait()  # nobody writes before all have read
         _teach(trainer, out / checkpoint.JUDGE)
         record = Record(out, trainer, samples_every, tensorboard) if writes else contextlib.nullcontext()
@@ -146,13 +148,30 @@ def _about(settings: Settings, photos: Photos, world: World) -> dict[str, Any]:
     }
 
 
-def recorded(out: Path, *keys: str) -> Any:
-    """What the run in `out` was started with, such as ("recipe", "name"); None where there is no such run or entry."""
-    path = out / "run.json"
-    found = read_json(path) if path.is_file() else None
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+@dataclass(frozen=True)
+class Recorded:
+    """What a run was started with, for who resumes it without saying it all again; None for what is not there."""
+
+    recipe_name: str | None = None
+    images: int | None = None
+    seed: int | None = None
+    device: str | None = None
+    compiled: bool | None = None
+    only: str | None = None
+    init: str | None = None
+    threads: int | None = None
+
+    @classmethod
+    def of(cls, out: Path) -> Recorded:
+        """Of the run in `out`, if there is one; InputError where its run.json cannot be read."""
+        path = out / "run.json"
+        flat = _flat(read_json(path)) if path.is_file() else {}
+        places = {"recipe_name": "recipe.name", "images": "recipe.images"}
+        found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
+        try:
+            return TypeAdapter(cls).validate_python(found, strict=True)
+        except ValidationError as error:
+            raise InputError("E-RUN", f"not a run's description: {error.errors()[0]['loc'][0]}", path=path) from error
 
 
 def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:

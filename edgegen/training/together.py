@@ -49,7 +49,7 @@ class Together(TorchFunctionMode):
         """This process's part, of that shape: the same rows as of the photos."""
         if whole.shape == torch.Size(shape):
             return whole
-        rows = whole.unflatten(0, (max(1, shape[0] // self.size), -1))
+        rows = whole.view(max(1, shape[0] // self.size), -1, *whole.shape[1:])
         return rows[:, self.rank :: self.world].flatten(0, 1)
 
     def _drawn(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -79,8 +79,8 @@ class Together(TorchFunctionMode):
         whole = torch.empty(self._whole(x.shape), dtype=x.dtype, device=x.device, memory_format=layout).fill_(1)
         return x * self._mine(func(whole, p, True), x.shape)
 
-    def _normed(self, x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
-                training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    def _normed(self, x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None,
+                bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
         if not training:
             return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps)
         axes, view = [k for k in range(x.ndim) if k != 1], [1, -1, *[1] * (x.ndim - 2)]
@@ -113,7 +113,7 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(_: Any, slope: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_: Any, slope: Tensor) -> Tensor:
         return _sum(slope)
 
 
