@@ -282,7 +282,8 @@ def main() -> None:
         parser.error("--images or --minutes says how long")
     given.out.mkdir(parents=True, exist_ok=True)
     threads = max(1, cores() // given.jobs)
-    jobs = [Job(given.what, name, seed, given.recipe, given.base, given.images, given.minutes, given.batch, given.device, threads, str(given.data), str(given.out))
+    jobs = [Job(given.what, name, seed, given.recipe, given.base, given.images, given.minutes, given.batch, given.device, threads,
+                str(given.data), str(given.out))
             for seed in range(given.seeds or (1 if given.what == "sweep" else 3)) for name in names]
     run_all(jobs, given.jobs, given.images)
 
