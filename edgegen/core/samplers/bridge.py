@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ VARIANCES, SOLVERS = ("upper", "lower"), ("euler", "heun")
 
 @dataclass(frozen=True)
 class BridgeSampler:
-    """`coarse` draws from the density estimate; `debias` is asked for a clean image once a level t (Heun: twice, not at the last).
+    """`coarse` draws from the density estimate; `debias` is asked for a clean image once a level t (Heun: twice before the last).
 
     levels: descending, from 1 (coarse) to above 0; none of them ends after the coarse image; noise: k, the bridge's;
     variance: of fresh noise, "lower" (exact given the clean image) or "upper"; restore: `debias` also takes the coarse image.
@@ -34,7 +35,7 @@ class BridgeSampler:
             raise ValueError(f"unknown variance {self.variance!r}, solver {self.solver!r} or kind {self.kind!r}")
         if self.levels and self.levels[0] != 1:
             raise ValueError(f"the first level must be 1 (the coarse image), got {self.levels[0]}")
-        if any(not a > b for a, b in zip(self.levels, (*self.levels[1:], 0.0), strict=True)):
+        if any(not a > b for a, b in pairwise((*self.levels, 0.0))):
             raise ValueError(f"levels must fall and stay above 0, got {self.levels}")
         if not 0 <= self.noise <= 10:
             raise ValueError(f"noise must be in [0, 10], got {self.noise}")
@@ -61,7 +62,7 @@ class BridgeSampler:
             return debias(x=x, t=x[:, 0, 0, 0] * 0 + TIMES * level, **seen)
 
         x = coarse
-        for n, (t, s) in enumerate(zip(self.levels, (*self.levels[1:], 0.0), strict=True)):
+        for n, (t, s) in enumerate(pairwise((*self.levels, 0.0))):
             found = clean(x, t)
             if s == 0:
                 return found
