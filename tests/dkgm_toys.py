@@ -46,13 +46,16 @@ def trained(made: Dkgm, steps: int, rate: float = 3e-3, seed: int = 0) -> dict[s
         if objective.begin is not None:
             objective.begin(stream)
         optimizer = torch.optim.Adam(objective.params, lr=rate, betas=objective.betas)
+        count = round(steps * (objective.span[1] - objective.span[0]))
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
         losses[objective.name] = []
-        for _ in range(round(steps * (objective.span[1] - objective.span[0]))):
+        for _ in range(count):
             loss = objective.loss(next(stream))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(objective.params, objective.clip)
             optimizer.step()
+            falling.step()
             losses[objective.name].append(float(loss.detach()))
     made.networks.eval()
     return losses

@@ -1,9 +1,11 @@
-"""dkgm's bridge and sampler with the exact clean image (spec D.3 tests 3, 5 to 9): no network, so that only the loop is judged."""
+"""dkgm's bridge and sampler with the exact clean image (spec D.3 tests 3, 5 to 9): no network, so only the loop is judged."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,7 +65,7 @@ def test_3_an_update_is_the_bridge_s_own_conditional(t: float, s: float) -> None
     gain, fresh = step(t, s, k, "lower")
     assert now + gain * (x - now) == pytest.approx(wanted, abs=1e-12)
     assert fresh**2 == pytest.approx(left, abs=1e-12)
-    assert step(t, s, k, "upper") == (gain, pytest.approx(k * (t - s) ** 0.5 if s else 0.0, abs=1e-15))
+    assert step(t, s, k, "upper") == pytest.approx((gain, k * (t - s) ** 0.5 if s else 0.0), abs=1e-15)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
@@ -101,9 +103,9 @@ def test_3_the_networks_target_has_unit_variance_at_every_level(t: float) -> Non
 
 def test_step_sizes_of_stochastic_approximation_are_robbins_and_monro_s() -> None:
     levels = approximation_levels(50, 1.0, 2.0, 0.7)
-    gains = [step(t, s, 0, "upper")[0] for t, s in zip(levels, levels[1:], strict=False)]
+    gains = [step(t, s, 0, "upper")[0] for t, s in pairwise(levels)]
     np.testing.assert_allclose(gains, [(n + 2) ** -0.7 for n in range(49)], rtol=1e-10)
-    fresh = [step(t, s, 0.3, "upper")[1] for t, s in zip(levels, levels[1:], strict=False)]
+    fresh = [step(t, s, 0.3, "upper")[1] for t, s in pairwise(levels)]
     assert fresh == sorted(fresh, reverse=True) and fresh[-1] < 0.01 * fresh[0]
     assert step(levels[-1], 0.0, 0.3, "upper") == (1.0, 0.0)
 
@@ -238,7 +240,7 @@ def test_8_points_return_to_the_swiss_roll_and_cover_it() -> None:
 
 def test_9_more_steps_do_not_harm_and_one_step_is_the_one_shot_restorer() -> None:
     found = [mixed(upper(n, 0.3), 20_000) for n in (1, 2, 5, 20)]
-    assert all(b <= 1.05 * a for a, b in zip(found, found[1:], strict=False)), found
+    assert all(b <= 1.05 * a for a, b in pairwise(found)), found
     coarse = mixture(1000) * 1.3
     np.testing.assert_array_equal(refined(upper(1, 0.3), lambda x, t: mixture_mean(x, t, 0.3), coarse),
                                   mixture_mean(coarse, 1.0, 0.3))
@@ -260,7 +262,8 @@ def test_a_whole_pass_is_the_same_in_numpy_and_torch_and_after_json() -> None:
     def debias(x: Any, t: Any, label: Any, coarse: Any) -> Any:
         return 0.7 * x + t[:, None, None, None] * 1e-4 + 0.1 * coarse
 
-    call, label = {"coarse": coarse, "debias": debias}, np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
+    call: dict[str, Callable[..., Any]] = {"coarse": coarse, "debias": debias}
+    label = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
     sampler = BridgeSampler(power_levels(3, 2.0), 0.3, restore=True)
     assert sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler)))) == sampler
     made = sampler(call, x, {"label": label}, fresh.__getitem__)
@@ -276,7 +279,12 @@ def test_what_chooses_an_exemplar_is_uniform() -> None:
     seen: list[np.ndarray] = []
     rng = np.random.default_rng(0)
     draw = rng.standard_normal((50_000, 1, 2, 3)).astype(np.float32)
-    BridgeSampler(())({"coarse": lambda x, pick: seen.append(pick) or x}, draw, {}, lambda _: draw)
+
+    def coarse(x: np.ndarray, pick: np.ndarray) -> np.ndarray:
+        seen.append(pick)
+        return x
+
+    BridgeSampler(())({"coarse": coarse}, draw, {}, lambda _: draw)
     for column in np.sort(seen[0], axis=0).T:
         assert np.abs(column - np.arange(50_000) / 50_000).max() < 0.01
 
@@ -290,11 +298,16 @@ def test_without_levels_the_coarse_image_is_the_result() -> None:
 
 def test_timesteps_are_what_the_graph_is_told() -> None:
     """Calibration counts samples by int(t) of a float32: every level must be found, however it rounds."""
+
+    def note(told: list[int], x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        told.append(int(t[0]))
+        return x
+
     for steps in (3, 7, 20, 29, 100):
         for power in (1.0, 2.0, 1.7):
             told: list[int] = []
             sampler = BridgeSampler(power_levels(steps, power), 0.0)
-            sampler.refine(lambda x, t: told.append(int(t[0])) or x, np.zeros((1, 1, 1, 1), np.float32), {}, lambda _: None)  # noqa: B023
+            sampler.refine(partial(note, told), np.zeros((1, 1, 1, 1), np.float32), {}, lambda _: None)
             assert tuple(told) == sampler.timesteps
 
 
