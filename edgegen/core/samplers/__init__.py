@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...errors import TrustError
-from .base import UNTIMED, Call, Draw, Sampler
+from .base import UNTIMED, Call, Draw, Sampler, asked
 from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
 from .schedule import alphas_bar, clean_image, trailing
@@ -18,7 +18,8 @@ from .single import SingleSampler
 
 __all__ = [
     "PATHS", "SAMPLERS", "UNTIMED", "BridgeSampler", "Call", "CascadeSampler", "Draw", "Sampler", "SingleSampler", "alphas_bar",
-    "approximation_levels", "clean_image", "mean_gates", "power_levels", "sampler_from_json", "sampler_to_json", "trailing",
+    "approximation_levels", "asked", "clean_image", "mean_gates", "power_levels", "sampler_from_json", "sampler_to_json",
+    "trailing",
 ]
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {"bridge": BridgeSampler, "cascade": CascadeSampler, "single": SingleSampler}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -31,13 +31,10 @@ class Coarse(nn.Module):
 
 def stage(config: Config) -> dict[str, nn.Module]:
     """Stage 1's networks by mode: none for "pixel", "coarse" for "dae", "coarse" (a decoder) and "encoder" for "latent"."""
-    c = config
-    if c.mode == "pixel":
-        return {}
-    if c.mode == "dae":
-        return {"coarse": Denoiser(c.coarse_net, c.coarse, c.channels, c.classes, c.bandwidth)}
-    return {"coarse": Decoder(c.coarse, c.channels, c.code, c.code_cell, c.classes),
-            "encoder": Encoder(c.coarse, c.channels, c.code, c.code_cell)}
+    kinds: dict[str, dict[str, Callable[[Config], nn.Module]]] = {
+        "pixel": {}, "dae": {"coarse": Denoiser}, "latent": {"coarse": Decoder, "encoder": Encoder},
+    }
+    return {name: kind(config) for name, kind in kinds[config.mode].items()}
 
 
 @contextmanager

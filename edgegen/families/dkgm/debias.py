@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.samplers.bridge import TIMES
-from ..unet import UNetConfig
+from .config import Config
 from .nets import BACKBONES
 
 
@@ -34,21 +34,24 @@ class Restorer(nn.Module):
     """F of G = X - c_out(t) F(X, t), and the spread that c_out is made of: measured once, before training."""
 
     spread: Tensor
+    levels: Tensor
 
-    def __init__(self, backbone: str, config: UNetConfig, channels: int, classes: int, noise: float, restore: bool) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.trunk = BACKBONES[backbone](config, channels * (2 if restore else 1), channels, classes)
-        self.noise = noise
+        c = config
+        self.trunk = BACKBONES[c.debias_net](c.debias, c.channels * (2 if c.cond_coarse else 1), c.channels, c.classes)
+        self.noise = c.noise
+        self.register_buffer("levels", torch.tensor(c.sampler().levels), persistent=False)  # of training on the grid
         self.register_buffer("spread", torch.tensor(1.0))
 
-    def predict(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
         """F at X_t (b, c, h, w); t (b,) in [0, 1]; coarse only where the network was made to see it."""
         return self.trunk(x if coarse is None else torch.cat([x, coarse], dim=1), TIMES * t, label)
 
     def clean(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
         """G's clean image, (b, c, h, w); x itself at t = 0."""
         out = deviation(t, self.spread, self.noise)[:, None, None, None]
-        return x - out * self.predict(x, t, label, coarse)
+        return x - out * self(x, t, label, coarse)
 
 
 class Debias(nn.Module):

@@ -30,7 +30,7 @@ class Dkgm:
     def __init__(self, config: Config) -> None:
         c = self.config = config
         self.bank = Bank(c.vector, c.classes, c.exemplars)
-        self.restorer = Restorer(c.debias_net, c.debias, c.channels, c.classes, c.noise, c.cond_coarse)
+        self.restorer = Restorer(c)
         self.networks = nn.ModuleDict({**stage(c), "debias": self.restorer, "bank": self.bank})
 
     @property
@@ -134,11 +134,11 @@ class Dkgm:
             coarse = self._drawn(x, batch.labels, rng)
         t = 1 - torch.rand(len(x), generator=rng, device=rng.device)
         if c.times == "grid":
-            levels = torch.tensor(self.sampler.levels, device=rng.device)
+            levels = self.restorer.levels
             t = levels[torch.randint(len(levels), (len(x),), generator=rng, device=rng.device)]
         xi = torch.randn(x.shape, generator=rng, device=rng.device)
         label, beside = self._label(batch.labels), coarse if c.cond_coarse else None
-        return bridge_loss(lambda y, t: self.restorer.predict(y, t, label, beside), x, coarse, t, xi, c.noise,
+        return bridge_loss(lambda y, t: self.restorer(y, t, label, beside), x, coarse, t, xi, c.noise,
                            self.restorer.spread, c.weighting)
 
     @property

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..unet import ACTIVATIONS, Attention, Block, ConvNorm, Embed, UNet, UNetConfig
+from .config import Config
 
 
 class Dae(nn.Module):
@@ -56,10 +57,10 @@ BACKBONES: dict[str, type[UNet] | type[Dae]] = {"unet": UNet, "dae": Dae}
 class Denoiser(nn.Module):
     """g of stage 1: y (b, c, h, w), label -> E[x | y]; without a time, since there is one bandwidth."""
 
-    def __init__(self, backbone: str, config: UNetConfig, channels: int, classes: int, bandwidth: float) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.trunk = BACKBONES[backbone](config, channels, channels, classes)
-        self.scale = (1 + bandwidth**2) ** -0.5
+        self.trunk = BACKBONES[config.coarse_net](config.coarse, config.channels, config.channels, config.classes)
+        self.scale = (1 + config.bandwidth**2) ** -0.5
 
     def forward(self, y: Tensor, label: Tensor | None) -> Tensor:
         return self.trunk(y * self.scale, y[:, 0, 0, 0] * 0, label)
@@ -68,15 +69,15 @@ class Denoiser(nn.Module):
 class Encoder(nn.Module):
     """x (b, c, h, w) -> code (b, code, h / cell, w / cell); channels of unit variance: so a bandwidth means something."""
 
-    def __init__(self, config: UNetConfig, channels: int, code: int, cell: int) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        width = config.widths[-1]
-        self.cell = cell
-        self.stem = ConvNorm(channels * cell**2, width, config.norm)
-        self.act = ACTIVATIONS[config.activation]()
-        self.body = ConvNorm(width, width, config.norm)
-        self.head = nn.Conv2d(width, code, 1)
-        self.unit = nn.BatchNorm2d(code, affine=False)
+        net, width = config.coarse, config.coarse.widths[-1]
+        self.cell = config.code_cell
+        self.stem = ConvNorm(config.channels * self.cell**2, width, net.norm)
+        self.act = ACTIVATIONS[net.activation]()
+        self.body = ConvNorm(width, width, net.norm)
+        self.head = nn.Conv2d(width, config.code, 1)
+        self.unit = nn.BatchNorm2d(config.code, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.act(self.stem(F.pixel_unshuffle(x, self.cell)))
@@ -86,15 +87,15 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """code (b, code, h / cell, w / cell), label -> image (b, c, h, w)."""
 
-    def __init__(self, config: UNetConfig, channels: int, code: int, cell: int, classes: int) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        width = config.widths[-1]
-        self.cell = cell
-        self.embed = Embed(config, classes)
-        self.stem = ConvNorm(code, width, config.norm)
-        self.act = ACTIVATIONS[config.activation]()
-        self.blocks = nn.ModuleList(Block(width, width, config) for _ in range(2 * config.blocks))
-        self.head = nn.Conv2d(width, channels * cell**2, 3, padding=1)
+        net, width = config.coarse, config.coarse.widths[-1]
+        self.cell = config.code_cell
+        self.embed = Embed(net, config.classes)
+        self.stem = ConvNorm(config.code, width, net.norm)
+        self.act = ACTIVATIONS[net.activation]()
+        self.blocks = nn.ModuleList(Block(width, width, net) for _ in range(2 * net.blocks))
+        self.head = nn.Conv2d(width, config.channels * self.cell**2, 3, padding=1)
 
     def forward(self, y: Tensor, label: Tensor | None) -> Tensor:
         e = self.embed(y[:, 0, 0, 0] * 0, label)
