@@ -35,7 +35,6 @@ from edgegen.training import run as runs
 from edgegen.training.data import load
 from edgegen.zoo import ROOT
 
-
 COMPARED = 2_000     # generated and held-out images that are looked up among the training photos
 NEIGHBOURS = 10_000  # training photos whose features are computed for it
 

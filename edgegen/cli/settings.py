@@ -38,6 +38,8 @@ def changed(found: Family, config: Any, changes: Sequence[str]) -> Any:
 def _value(text: str) -> Any:
     """A number, true, false, null or a list as JSON writes them; anything else is a word."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # NaN and 1e999 are no JSON, though Python reads them
+        return value
     except ValueError:
         return text

@@ -29,7 +29,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit, on its threads.")] = False,
     recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="A field of the config: steps=8.", metavar="NAME=VALUE")] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Of the config: steps=8.", metavar="NAME=VALUE")] = None,
     kde_centroids: Annotated[int | None, typer.Option(help="dkgm: centroids a class in its bank, instead of photos.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
     on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
