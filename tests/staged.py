@@ -9,7 +9,7 @@ import torch
 from runs import PHOTOS
 from torch import Tensor, nn
 
-from edgegen.core.graph import Batch, Graph, Objective
+from edgegen.core.graph import Batch, Embedded, Graph, Objective
 from edgegen.core.latent import Latent
 from edgegen.core.samplers import SingleSampler
 from edgegen.core.spec import TensorSpec
@@ -55,6 +55,10 @@ class Staged:
         self.half, self.gap = half, gap
         self.begun: list[float] = []
         self.modes: list[tuple[bool, bool]] = []
+
+    @property
+    def embeds_training_data(self) -> Embedded:
+        return "none"
 
     @property
     def shipped(self) -> nn.ModuleDict:

@@ -29,6 +29,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit, on its threads.")] = False,
     recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Of the config: steps=8.", metavar="NAME=VALUE")] = None,
+    kde_centroids: Annotated[int | None, typer.Option(help="dkgm: centroids a class in its bank, instead of photos.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
     on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -49,11 +51,14 @@ def train(
     from ..training.device import device_of
     from ..training.run import Settings, recorded_threads, train
     from .options import cores
+    from .settings import changed
 
     device_of(device)  # a GPU that is not there is told before the photos are read
     torch.set_num_threads(threads or (recorded_threads(out) if resume else None) or cores())
     found = family(name)
     recipe_name, settings = _recipe(found, recipe, images)
+    centroids = ["bank=centroids", f"kde_centroids={kde_centroids}"] if kde_centroids is not None else []
+    settings = replace(settings, config=changed(found, settings.config, [*(change or []), *centroids]))
     with output.progress("reading photos") as advance:
         photos, report = load(data, settings.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1))
     _tell(report)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.graph import Batch, Graph, Objective
+from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import SingleSampler
 from ...core.spec import TensorSpec
@@ -63,6 +63,10 @@ class IscGan:
     @property
     def shipped(self) -> nn.ModuleDict:
         return nn.ModuleDict({"generator": self.generator})
+
+    @property
+    def embeds_training_data(self) -> Embedded:
+        return "none"
 
     @property
     def twice_differentiated(self) -> bool:
