@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
     from ..core.graph import Batch, Generator
 
-FAMILIES = {"cas-dm": "edgegen.families.cas_dm:FAMILY", "isc-gan": "edgegen.families.isc_gan.family:FAMILY"}
+FAMILIES = {
+    "cas-dm": "edgegen.families.cas_dm:FAMILY",
+    "isc-gan": "edgegen.families.isc_gan.family:FAMILY",
+    "lcd": "edgegen.families.lcd.family:FAMILY",
+}
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # of every config that is read from a file
 
 
