@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class Objective:
 class Generator(Protocol):
     """A trained or trainable model: its networks by name, those of them that ship, and what leaves training."""
 
+    @property
+    def config(self) -> Any: ...                        # the family's Config it was built from
     @property
     def networks(self) -> nn.ModuleDict: ...
     @property

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ..core.graph import Batch, Generator
 
@@ -54,6 +54,16 @@ class Judged(Protocol):
     @property
     def judge(self) -> nn.Module | None: ...
     def teach(self, batches: Iterable[Batch]) -> None: ...
+
+
+@runtime_checkable
+class Steered(Protocol):
+    """A generator that can follow a photo: photos (b, c, h, w) in [-1, 1] become its graphs' input "hint" or "vector"."""
+
+    @property
+    def hint_shape(self) -> tuple[int, int, int]: ...  # channels, height, width; values in [0, 1]
+    def hint_of(self, photos: Tensor) -> Tensor: ...
+    def vector_of(self, photos: Tensor) -> Tensor: ...
 
 
 def family(name: str) -> Family:

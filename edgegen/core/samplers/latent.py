@@ -13,6 +13,7 @@ from .base import Call, Draw
 from .schedule import clean_image, noise_of
 
 SIGMA_DATA, SCALING = 0.5, 10.0  # of the boundary condition (Luo et al. 2023)
+NULLED = ("label", "vector")       # inputs that the null branch sees as zeros
 
 
 def boundary(t: Any) -> tuple[Any, Any]:
@@ -37,7 +38,7 @@ def _check(timesteps: tuple[int, ...], signal: tuple[float, ...], prediction: st
 class LatentDdimSampler:
     """Deterministic DDIM with classifier-free guidance, e_u + g (e_c - e_u): two calls of the denoiser a step unless g is 0 or 1.
 
-    The null branch is the denoiser with a label of zeros.
+    The null branch is the denoiser with a label, and an embedding vector, of zeros.
     """
 
     timesteps: tuple[int, ...]
@@ -60,7 +61,7 @@ class LatentDdimSampler:
         return call["decoder"](x=x).clip(-1, 1)
 
     def _guided(self, call: Call, x: Any, t: Any, condition: Mapping[str, Any]) -> Any:
-        null = {**condition, "label": condition["label"] * 0} if "label" in condition else condition
+        null = {name: value * 0 if name in NULLED else value for name, value in condition.items()}
         if self.guidance == 1:
             return call["denoiser"](x=x, t=t, **condition)
         absent = call["denoiser"](x=x, t=t, **null)

@@ -44,18 +44,19 @@ class ContextEncoder(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, keep: Tensor | None = None) -> Tensor:
     """q (b, n, c), k and v (b, m, c), keep (b, m) -> (b, n, c): softmax attention of `heads` heads, 1 / sqrt(c / heads)."""
-    q, k, v = (x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (q, k, v))
+    n, c = q.shape[1:]
+    q, k, v = (x.reshape(-1, x.shape[1], heads, c // heads).transpose(1, 2) for x in (q, k, v))
     mask = None if keep is None else keep[:, None, None, :]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(-1, n, c)
 
 
 def _rows(x: Tensor) -> Tensor:
     """(b, c, h, w) -> (b, h w, c)."""
-    return x.flatten(2).transpose(1, 2)
+    return x.reshape(-1, x.shape[1], x.shape[2] * x.shape[3]).transpose(1, 2)
 
 
 def _image(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.transpose(1, 2).reshape(like.shape)
+    return rows.transpose(1, 2).reshape(-1, *like.shape[1:])
 
 
 def _silent(layer: nn.Conv2d) -> nn.Conv2d:

@@ -72,6 +72,7 @@ class Config:
     kl: float = 1e-6                        # weight of the KL divergence, for sums as in the LDM
     hint: Hint = "edges"                    # what the control branch is shown
     way: Way = "student"                    # which networks graphs() and the sampler draw with
+    like: bool = False                      # whether those graphs take the embedding vector
     steps: int | None = None                # of the sampler; None: 4, or 50 of the teacher
 
     def __post_init__(self) -> None:
@@ -91,6 +92,8 @@ class Config:
                 raise ValueError(f"a width of {width} channels does not divide into heads of {self.head}")
         if self.palette and self.size % self.palette:
             raise ValueError(f"size {self.size} must divide by palette {self.palette}")
+        if self.like and (not self.palette or self.way == "control"):
+            raise ValueError("like needs a palette that the networks were trained with, and a way other than control")
         if not (0 <= self.null < 1 and 0 <= self.decay < 1 and 0 < self.w_max < math.inf):
             raise ValueError(f"null and decay must be in [0, 1) and w_max above 0, got {self.null}, {self.decay}, {self.w_max}")
         if not 1 <= self.guidance <= 1 + self.w_max:

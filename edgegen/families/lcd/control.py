@@ -58,10 +58,7 @@ class Controlled(nn.Module):
         super().__init__()
         self.base, self.control = base, control
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, hint: Tensor | None = None,
-                w: Tensor | None = None) -> Tensor:
-        if hint is None:
-            raise ValueError("a controlled denoiser needs a hint")
+    def forward(self, x: Tensor, t: Tensor, hint: Tensor, label: Tensor | None = None, w: Tensor | None = None) -> Tensor:
         condition = self.base.condition(t, label, None, w)
         extra = self.control(x, condition, hint)
         features = [h + more for h, more in zip(self.base.trunk(x, condition), extra, strict=True)]

@@ -23,7 +23,7 @@ from .config import CoderConfig, Config
 from .consistency import consistency, ddim_step, guided, pseudo_huber
 from .control import Controlled, ControlNet
 from .hints import HINTS, palette
-from .unet import LatentUNet, bake
+from .unet import LatentUNet, Like, bake
 
 SPANS = {"autoencoder": (0.0, 0.15), "teacher": (0.15, 0.65), "student": (0.65, 0.85), "control": (0.85, 1.0)}
 MEASURED = 32         # batches that the latents' scale is measured on
@@ -68,13 +68,16 @@ class LatentConsistency:
         """Denoiser and decoder of the config's way: frozen copies with norms folded, w and the latents' scale in the weights."""
         c, x = self.config, self.latent.noise
         inputs = [x, TensorSpec("t", ("batch",))]
+        inputs += [TensorSpec("vector", ("batch", c.vector))] if c.like else []
+        inputs += [TensorSpec("hint", ("batch", *self.hint_shape))] if c.way == "control" else []
         inputs += [TensorSpec("label", ("batch", c.classes))] if c.classes else []
-        inputs += [TensorSpec("hint", ("batch", c.hint_channels, c.size, c.size))] if c.way == "control" else []
         base = self.teacher if c.way == "teacher" else self.student
         net = _copy(base)
         if c.way != "teacher":
             bake(net, c.guidance - 1)
-        denoiser = Controlled(net, _copy(self.control)).eval() if c.way == "control" else net
+        denoiser: nn.Module = Like(net).eval() if c.like else net
+        if c.way == "control":
+            denoiser = Controlled(net, _copy(self.control)).eval()
         decoder = _copy(self.coder.decoder)
         decoder.stem.conv.weight *= base.scale.to(decoder.stem.conv.weight.device)
         return {"denoiser": Graph(denoiser, tuple(inputs), TensorSpec("predicted", x.shape)),
@@ -93,6 +96,18 @@ class LatentConsistency:
         """Teach the judge; a config without a perceptual loss has nothing to teach."""
         if self.judge is not None:
             self.judge.teach(batches, self.config.classes)
+
+    @property
+    def hint_shape(self) -> tuple[int, int, int]:
+        return self.config.hint_channels, self.config.size, self.config.size
+
+    def hint_of(self, photos: Tensor) -> Tensor:
+        """What control is shown of photos (b, c, h, w) in [-1, 1]; boxes lie where a fixed draw puts them."""
+        return HINTS[self.config.hint](photos, torch.Generator(photos.device).manual_seed(0))
+
+    def vector_of(self, photos: Tensor) -> Tensor:
+        """Their embedding vector (b, config.vector)."""
+        return palette(photos, self.config.palette)
 
     # before each stage
 
@@ -142,7 +157,7 @@ class LatentConsistency:
         self._follow()
         with torch.no_grad():
             z = self._latents(batch)
-            t = torch.randint(1, c.grid + 1, (len(z),), generator=g, device=g.device) * k - 1
+            t = self._grid(g, len(z))
             s = (t - k).clamp(min=0)
             now, then = self._signal(t), self._signal(s)
             x = _noised(z, torch.randn(z.shape, generator=g, device=g.device), now)
@@ -165,7 +180,7 @@ class LatentConsistency:
             w = torch.rand((len(z),), generator=g, device=g.device) * c.w_max
             label = _dropped(batch.labels, CONTROL_NULL, g) if c.classes else None
         with _still(self.student):
-            predicted = Controlled(self.student, self.control.train()).forward(x, t.float(), label, hint, w)
+            predicted = Controlled(self.student, self.control.train()).forward(x, t.float(), hint, label, w)
             return pseudo_huber(clean_image(x, predicted.float(), now, c.prediction), z)
 
     def _grid(self, g: torch.Generator, count: int) -> Tensor:

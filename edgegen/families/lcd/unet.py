@@ -124,6 +124,17 @@ class LatentUNet(nn.Module):
         return self.decode(self.trunk(x, condition), condition)
 
 
+class Like(nn.Module):
+    """A denoiser whose embedding vector comes before what it may lack: a label."""
+
+    def __init__(self, net: LatentUNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, vector: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.net(x, t, label, vector)
+
+
 def bake(student: LatentUNet, w: float) -> None:
     """Fix w, in place: its part of the time embedding becomes bias, and the network takes w no more."""
     last = student.embed.time[-1]
