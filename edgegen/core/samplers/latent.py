@@ -30,7 +30,7 @@ def _check(timesteps: tuple[int, ...], signal: tuple[float, ...], prediction: st
         raise ValueError(f"{len(timesteps)} timesteps but {len(signal)} signal levels")
     if any(a <= b for a, b in zip(timesteps, (*timesteps[1:], -1), strict=True)):
         raise ValueError(f"timesteps must fall and stay at or above 0, got {timesteps}")
-    if any(a >= b for a, b in zip((0.0, *signal), (*signal, 1.0), strict=True)):
+    if not all(a < b for a, b in zip((0.0, *signal), (*signal, 1.0), strict=True)):
         raise ValueError(f"signal levels must rise as the timesteps fall, all in (0, 1), got {signal}")
 
 

@@ -119,9 +119,10 @@ class LatentConsistency:
             self.teacher.scale.copy_(found.std())
 
     def begin_student(self, batches: Iterable[Batch]) -> None:
-        """Student and its average start as the teacher; what says w stays silent."""
+        """Student and its average start as the teacher, whatever w."""
         for net in (self.student, self.target):
             net.load_state_dict({**net.state_dict(), **self.teacher.state_dict()})
+            net.forget_w()
 
     def begin_control(self, batches: Iterable[Batch]) -> None:
         """Control starts as a copy of the student's way down."""

@@ -93,8 +93,7 @@ class LatentUNet(nn.Module):
         levels = torch.from_numpy(alphas_bar(config.schedule, config.timesteps)[1:]).float()
         self.register_buffer("signal", levels, persistent=False)
         self.embed = Embed(net, W_NUMBERS if student else 0)
-        if self.embed.label is not None:
-            nn.init.zeros_(self.embed.label.weight)  # the student starts as the teacher, whatever w
+        self.forget_w()
         self.context = ContextEncoder(config.classes, config.vector, config.tokens, config.context)
         self.trunk = Trunk(config)
         self.act = ACTIVATIONS[net.activation]()
@@ -104,6 +103,11 @@ class LatentUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], config.z * net.patch**2, 3, padding=1)
         for tensor in self.head.parameters():
             nn.init.zeros_(tensor)
+
+    def forget_w(self) -> None:
+        """w changes nothing until it is trained again."""
+        if self.embed.label is not None:
+            nn.init.zeros_(self.embed.label.weight)
 
     def condition(self, t: Tensor, label: Tensor | None, vector: Tensor | None, w: Tensor | None) -> Condition:
         e = self.embed(t, None if w is None else sinusoid(w))
