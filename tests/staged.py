@@ -9,7 +9,7 @@ import torch
 from runs import PHOTOS
 from torch import Tensor, nn
 
-from edgegen.core.graph import Batch, Graph, Objective
+from edgegen.core.graph import Batch, Embedded, Graph, Objective
 from edgegen.core.latent import Latent
 from edgegen.core.samplers import SingleSampler
 from edgegen.core.spec import TensorSpec
@@ -50,12 +50,18 @@ class Counter(nn.Module):
 class Staged:
     """first: [0, half) makes images from noised ones; second: [half, end) corrects the first's."""
 
+    config = None
+
     def __init__(self, half: float = 0.5, gap: float = 0.0) -> None:
         self.corrector, self.counter = Corrector(), Counter()
         self.networks = nn.ModuleDict({"first": net(3), "second": self.corrector, "counter": self.counter})
         self.half, self.gap = half, gap
         self.begun: list[float] = []
         self.modes: list[tuple[bool, bool]] = []
+
+    @property
+    def embeds_training_data(self) -> Embedded:
+        return "none"
 
     @property
     def shipped(self) -> nn.ModuleDict:

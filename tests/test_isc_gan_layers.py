@@ -248,7 +248,7 @@ def test_a_modulated_fuse_pays_for_wide_blocks_only(width: int, pays: bool) -> N
     """With w = 512 and r = 4 a block saves only when c > 307 (A2.4)."""
     config = Config(widths=(width,) * 4, critic_widths=(16,) * 4, fuse="modulated")
     with torch.device("meta"):
-        squeeze, skip = (count(Block(replace(config, connection=c), 1, last=False)) for c in ("squeeze", "skip"))  # type: ignore[arg-type]
+        squeeze, skip = (count(Block(replace(config, connection=c), 1, last=False)) for c in ("squeeze", "skip"))
     assert (squeeze < skip) is pays
 
 

@@ -125,7 +125,7 @@ def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any
     latent = source.generator.latent
     seeds = f"0 to {samples - 1}"
     return {
-        "family": source.family, "source": source.about, "embeds_training_data": "none",
+        "family": source.family, "source": source.about, "embeds_training_data": source.generator.embeds_training_data,
         "start": {"shape": list(latent.noise.shape[1:]), "classes": latent.classes},
         "sampler": sampler_to_json(source.generator.sampler),
         "graphs": {name: f"graphs/{name}.onnx" for name in models},

@@ -34,6 +34,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its settings.")] = False,
     recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Of the config: steps=8.", metavar="NAME=VALUE")] = None,
+    kde_centroids: Annotated[int | None, typer.Option(help="dkgm: centroids a class in its bank, instead of photos.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and noise; 0, if not said.", min=0)] = None,
     only: Annotated[str | None, typer.Option(help="Train this objective alone, for the whole run.", metavar="OBJECTIVE")] = None,
     init: Annotated[str | None, typer.Option(help="Run folder or zoo name whose weights to start from.")] = None,
@@ -55,18 +57,24 @@ def train(
 
     from ..evidence.features import feature_network
     from ..families import family
+    from ..training.checkpoint import parse
     from ..training.data import load
     from ..training.device import device_of
     from ..training.processes import joined, local_rank
     from ..training.record import summary_writer
     from ..training.run import Recorded, Settings
     from ..training.run import train as train_on
+    from .settings import changed
 
     folder = _folder(run, out)
 
     then = Recorded.of(folder) if resume else Recorded()
     where, found = device or then.device or "cpu", family(name)
     recipe_name, plan = _recipe(found, recipe or then.recipe_name, images or then.images)
+    if then.family == name and then.config is not None and recipe is None:
+        plan = replace(plan, config=parse(found.config, then.config, folder / "run.json"))
+    centroids = ["bank=centroids", f"kde_centroids={kde_centroids}"] if kde_centroids is not None else []
+    plan = replace(plan, config=changed(found, plan.config, [*(change or []), *centroids]))
     with joined(where) as world:
         show = _silent if world.rank else output.progress
         device_of(where, local_rank())  # what is not there is told before the photos are read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -68,13 +68,20 @@ class Objective:
         return min(1.0, max(0.0, (share - begin) / (end - begin)))
 
 
+Embedded = Literal["none", "features", "pixels"]  # of its training photos: what a bundle of a generator gives away
+
+
 class Generator(Protocol):
     """A trained or trainable model: its networks by name, those of them that ship, and what leaves training."""
 
     @property
+    def config(self) -> Any: ...                        # the family's Config it was built from
+    @property
     def networks(self) -> nn.ModuleDict: ...
     @property
     def shipped(self) -> nn.ModuleDict: ...
+    @property
+    def embeds_training_data(self) -> Embedded: ...
     @property
     def image_shape(self) -> tuple[int, int, int]: ...  # channels, height, width
     @property

@@ -152,6 +152,8 @@ def _about(settings: Settings, photos: Photos, world: World) -> dict[str, Any]:
 class Recorded:
     """What a run was started with, for who resumes it without saying it all again; None for what is not there."""
 
+    family: str | None = None
+    config: dict[str, Any] | None = None
     recipe_name: str | None = None
     images: int | None = None
     seed: int | None = None
@@ -165,7 +167,8 @@ class Recorded:
     def of(cls, out: Path) -> Recorded:
         """Of the run in `out`, if there is one; InputError where its run.json cannot be read."""
         path = out / "run.json"
-        flat = _flat(read_json(path)) if path.is_file() else {}
+        about = read_json(path) if path.is_file() else {}
+        flat = {**_flat(about), "config": about.get("config")} if isinstance(about, dict) else {}
         places = {"recipe_name": "recipe.name", "images": "recipe.images"}
         found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...core.graph import Batch, Graph, Objective
+from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import CascadeSampler, alphas_bar, clean_image
 from ...core.spec import TensorSpec
@@ -48,6 +48,10 @@ class CasDm:
     @property
     def shipped(self) -> nn.ModuleDict:
         return self.networks
+
+    @property
+    def embeds_training_data(self) -> Embedded:
+        return "none"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
