@@ -23,7 +23,7 @@ from ..errors import RuntimeMissing
 from .stop import SIGNALS
 from .together import Together
 
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun, and of mpirun as accelerate reads it
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun, and of mpirun
 FAILED = "edgegen/failed"  # the key under which the first process that fails says so
 
 

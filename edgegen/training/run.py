@@ -172,9 +172,10 @@ class Recorded:
         places = {"recipe_name": "recipe.name", "images": "recipe.images"}
         found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:
-            return TypeAdapter(cls).validate_python(found, strict=True)
+            return TypeAdapter(cls).validate_json(to_json(found), strict=True)
         except ValidationError as error:
-            raise InputError("E-RUN", f"not a run's description: {error.errors()[0]['loc'][0]}", path=path) from error
+            first = error.errors()[0]
+            raise InputError("E-RUN", f"not a run's description: {first['loc'][0]}: {first['msg']}", path=path) from error
 
 
 def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
