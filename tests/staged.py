@@ -41,10 +41,17 @@ class Counter(nn.Module):
     """A network that no objective moves."""
 
     steps: Tensor
+    light: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("light", torch.zeros(()))
+
+    def follow(self, images: Tensor) -> None:
+        """Count a step, and how bright its images were."""
+        self.steps += 1
+        self.light.lerp_(images.mean(), 0.3)
 
 
 class Staged:
@@ -88,11 +95,11 @@ class Staged:
                 Objective("second", second, self.second_loss, span=(self.half + self.gap, 1.0), begin=self.measure, rate=0.5))
 
     def first_loss(self, batch: Batch) -> Tensor:
-        self.counter.steps += 1
+        self.counter.follow(batch.images)
         return self._wrong(self.networks["first"](self._noised(batch)), batch)
 
     def second_loss(self, batch: Batch) -> Tensor:
-        self.counter.steps += 1
+        self.counter.follow(batch.images)
         self.modes.append((self.networks["first"].training, self.networks["second"].training))
         with torch.no_grad():
             coarse = self.networks["first"](self._noised(batch))

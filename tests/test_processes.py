@@ -72,6 +72,7 @@ def test_stages_are_those_of_one_process(pair: Path) -> None:
     np.testing.assert_allclose([sum(r.values()) for r in first["losses"]], [sum(r.values()) for r in one], rtol=1e-4)
     np.testing.assert_allclose(first["begun"], made.begun, rtol=1e-5)
     assert first["state"]["counter.steps"] == STEPS
+    assert first["state"]["counter.light"] == pytest.approx(float(made.counter.light), rel=1e-5)  # each saw half of the images
 
 
 def test_two_processes_resume_bit_for_bit_after_kill_9(pair: Path) -> None:

@@ -87,6 +87,21 @@ def test_a_stage_begins_once_on_fresh_batches_and_its_average_knows() -> None:
     assert drawn != trained
 
 
+def test_an_average_starts_from_what_begin_leaves_even_if_the_first_step_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, run = staged(steps=20)
+    real = run.feed.batch
+
+    def batch(step: int, seed: int) -> Batch:
+        good = real(step, seed)
+        return replace(good, images=good.images * float("nan")) if step == 10 else good
+
+    monkeypatch.setattr(run.feed, "batch", batch)
+    for _ in run.run():
+        if run.step == 11:
+            assert run.skipped == 1 and int(run.average["second"].n_averaged) == 0
+            assert same_weights(run.averages["second"], made.networks["second"]) and float(made.corrector.scale) > 0
+
+
 @pytest.mark.parametrize("kill", [9, 10, 11])
 def test_a_run_goes_on_bit_for_bit_also_from_where_a_span_ends(kill: int, tmp_path: Path) -> None:
     _, whole = staged(steps=20)

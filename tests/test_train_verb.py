@@ -40,7 +40,8 @@ def test_a_run_is_resumed_by_its_name_alone(first: Path, tmp_path: Path, capfd: 
         assert train("--resume", *named) == 0
         assert (out / "run.json").read_bytes() == before
         assert (out / "weights.safetensors").read_bytes() == (first / "weights.safetensors").read_bytes()
-    for flag, value, name in (("--seed", "4", "seed"), ("--images", "128", "recipe.images"), ("--set", "steps=5", "config.steps")):
+    changes = (("--seed", "4", "seed"), ("--images", "128", "recipe.images"), ("--set", "steps=5", "config.steps"))
+    for flag, value, name in changes:
         assert train("--resume", str(out), flag, value) == 2
         assert f"E-RESUME-MISMATCH] the run was started with another {name}" in capfd.readouterr().err
     assert run(["train", "isc-gan", "--data", DATA, "--resume", str(out), "--recipe", "tiny"]) == 2
