@@ -116,13 +116,14 @@ class Picker(nn.Module):
 
 def kmeans(points: Tensor, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Centroids (at most k, d) of distinct points (n, d), and how many points each is the mean of: FEWEST at least."""
-    centres = points[_seeds(points, min(k, len(points) // FEWEST), rng)]
+    k = min(k, len(points) // FEWEST)
+    centres = points[_seeds(points, k + k // 4, rng)]  # some will stand for too few points and go
     for _ in range(ROUNDS):
         means, members = _means(points, centres)
         centres = torch.where(members[:, None] > 0, means, centres)
     while True:
         means, members = _means(points, centres)
-        if bool((members >= FEWEST).all()):
+        if len(centres) <= k and bool((members >= FEWEST).all()):
             return means, members
         smallest = int(members.argmin())  # one at a time: its points may save another small group
         centres = torch.cat([centres[:smallest], centres[smallest + 1 :]])
