@@ -45,7 +45,8 @@ from edgegen.families import Recipe, family
 from edgegen.families.isc_gan.config import Config
 from edgegen.families.isc_gan.family import IscGan, half_life
 from edgegen.training import checkpoint
-from edgegen.training.data import Photos, load
+from edgegen.training.data import load
+from edgegen.training.device import DEVICES, device_of
 from edgegen.training.loop import Trainer, shipped
 
 Change = Callable[[Recipe], Recipe]
@@ -70,7 +71,7 @@ def shaped(**changes: Any) -> Change:
 
 SWEEP: dict[str, Change] = {
     f"gamma{gamma:g}-rate{rate:g}": regular(r1_gamma=gamma, rate=rate) for gamma in (0.01, 0.1, 1.0) for rate in (0.0025, 0.001)
-} | {"ada": regular(ada_target=0.6)}
+} | {"ada": regular(ada_target=0.6), "fp32": lambda recipe: replace(recipe, precision="fp32")}
 FIRST = ("gamma0.01-rate0.0025", "gamma0.1-rate0.0025", "gamma0.1-rate0.001", "gamma1-rate0.0025")  # the others by --variants
 ABLATION: dict[str, Change] = {
     "skip": shaped(connection="skip"),
@@ -87,7 +88,7 @@ class Job:
     variant: str
     seed: int
     recipe: str         # of the family, that the variants change
-    base: str           # a variant of the sweep that the ablation's are changes of; "" for the recipe itself
+    base: str           # variants of the sweep, comma-separated, that this one is a change of; "" for the recipe itself
     images: int         # 0: the probe
     minutes: float      # after LATE times as many it stops; 0: never
     batch: int          # 0: the recipe's
@@ -106,8 +107,8 @@ class Job:
         if self.batch:
             life = math.log(0.5) / math.log(recipe.ema) * recipe.batch  # in images: it stays
             recipe = replace(recipe, batch=self.batch, ema=half_life(round(life), self.batch))
-        if self.base:
-            recipe = SWEEP[self.base](recipe)
+        for name in filter(None, self.base.split(",")):
+            recipe = SWEEP[name](recipe)
         recipe = (SWEEP if self.what == "sweep" else ABLATION)[self.variant](recipe)
         return replace(recipe, images=self.images or sum(PROBE) * recipe.batch)
 
@@ -120,7 +121,7 @@ def train(job: Job) -> None:
     recipe = replace(recipe, config=replace(recipe.config, classes=len(photos.classes)))
     torch.manual_seed(job.seed)
     made = IscGan(recipe.config)
-    trainer = started(made, recipe, photos, job)
+    trainer = Trainer.start(made, recipe, photos, job.seed, device_of(job.device))
     if not job.images:
         print(json.dumps(speed(trainer)))
         return
@@ -139,10 +140,6 @@ def train(job: Job) -> None:
              "skipped": trainer.skipped, "losses": parts, "device": job.device}
     tensors = {k: v.cpu().half().contiguous() for k, v in shipped(trainer).items()}
     save_file(tensors, Path(job.out) / f"{job.name}.safetensors", {"edgegen": json.dumps(about)})
-
-
-def started(made: IscGan, recipe: Recipe, photos: Photos, job: Job) -> Trainer:
-    return Trainer.start(made, recipe, photos, job.seed)
 
 
 def speed(trainer: Trainer) -> float:
@@ -258,13 +255,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path.home() / ".cache/edgegen/fashion-mnist")
     parser.add_argument("--out", type=Path, default=Path("out/isc-gan"))
     parser.add_argument("--recipe", default="photos32")
-    parser.add_argument("--base", choices=("", *SWEEP), default="", help="variant of the sweep that the ablation builds on")
+    parser.add_argument("--base", default="", help="variants of the sweep, comma-separated, that all trainings build on")
     parser.add_argument("--variants", help="comma-separated, instead of the usual ones")
     parser.add_argument("--seeds", type=int, help="trainings a variant: 1 of a sweep, 3 of an ablation unless told")
     parser.add_argument("--images", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--batch", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--evaluate", type=Path, help="a folder of trained files; nothing is trained")
     parser.add_argument("--samples", type=int, default=10_000)
@@ -279,8 +276,8 @@ def main() -> None:
         return
     known = SWEEP if given.what == "sweep" else ABLATION
     names = given.variants.split(",") if given.variants else FIRST if given.what == "sweep" else tuple(ABLATION)
-    if unknown := [name for name in names if name not in known]:
-        parser.error(f"unknown variants {', '.join(unknown)}; known: {', '.join(known)}")
+    if unknown := [n for n in names if n not in known] + [n for n in given.base.split(",") if n and n not in SWEEP]:
+        parser.error(f"unknown variants {', '.join(unknown)}; known: {', '.join(SWEEP | ABLATION)}")
     if not (given.images or given.minutes):
         parser.error("--images or --minutes says how long")
     given.out.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,8 @@ class Counter(nn.Module):
 class Staged:
     """first: [0, half) makes images from noised ones; second: [half, end) corrects the first's."""
 
+    config = None
+
     def __init__(self, half: float = 0.5, gap: float = 0.0) -> None:
         self.corrector, self.counter = Corrector(), Counter()
         self.networks = nn.ModuleDict({"first": net(3), "second": self.corrector, "counter": self.counter})

@@ -84,7 +84,7 @@ def test_config_refuses_what_cannot_be_built() -> None:
         ({"classes": -1}, "classes must be 0 or more"),
         ({"steps": 101}, "steps must be between 1 and 100, got 101"),
         ({"timesteps": 20, "steps": 4}, "the linear schedule needs more than 20 timesteps, got 20"),
-        ({"schedule": "sqrt"}, "unknown schedule 'sqrt'; known: cosine, linear"),
+        ({"schedule": "sqrt"}, "unknown schedule 'sqrt'; known: cosine, ldm, linear"),
         ({"prediction": "x0"}, "prediction 'x0'"),
         ({"path": "fixed"}, 'path "fixed" needs a gate'),
         ({"mode": "apart"}, "unknown mode 'apart'; known: joint, frozen"),

@@ -51,7 +51,7 @@ def test_error_amplification_of_the_specification() -> None:
 
 
 @pytest.mark.parametrize(("call", "text"), [
-    (lambda: alphas_bar("square", 10), "unknown schedule 'square'; known: cosine, linear"),
+    (lambda: alphas_bar("square", 10), "unknown schedule 'square'; known: cosine, ldm, linear"),
     (lambda: alphas_bar("linear", 20), "the linear schedule needs more than 20 timesteps, got 20"),
     (lambda: trailing(10, 0), "steps must be between 1 and 10, got 0"),
     (lambda: trailing(10, 11), "steps must be between 1 and 10, got 11"),

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import UsageError
 from . import output, source
+from .choices import Choices, chosen
 from .options import TrustEngines, need_torch
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ def generate(
     seed: Annotated[int, typer.Option(help="First seed; image k has seed + k.", min=0)] = 0,
     count: Annotated[int, typer.Option("-n", "--count", help="Number of images.", min=1)] = 64,
     label: Annotated[int | None, typer.Option(help="Class of all images; without it, seed modulo classes.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler, of a generator that has them.", min=1)] = None,
+    way: Annotated[str | None, typer.Option(help="Which of its networks draw, such as teacher or student of lcd.")] = None,
+    control: Annotated[Path | None, typer.Option(help="A picture the images must follow: the model's kind of hint.")] = None,
+    control_from: Annotated[Path | None, typer.Option(help="A photo to make that hint from.")] = None,
+    like: Annotated[Path | None, typer.Option(help="A photo whose colours the images should have.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Of a bundle: which runtime; its first that works here.")] = None,
     precision: Annotated[str, typer.Option(help="Of a bundle: int8 or fp32.")] = "int8",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
@@ -36,7 +42,11 @@ def generate(
         files.check_target(out, "", False)
     if seed + count > 2**63:
         raise UsageError("E-SEED", f"seeds end at 2**63 - 1, and --seed {seed} with {count} images goes beyond")
+    choices = Choices(steps, way, control, control_from, like)
     if source.is_bundle(what):
+        if choices:
+            raise UsageError("E-USAGE", "--steps, --way, --control, --control-from and --like are decided when a bundle is made",
+                             path=what, hint="use the zoo name or the run it was exported from")
         executed, pipeline = _bundled(what, runtime, precision, threads, trust_engines)
     else:
         if runtime or precision != "int8" or trust_engines:
@@ -45,7 +55,7 @@ def generate(
         import torch
 
         torch.set_num_threads(threads)
-        executed, pipeline = "torch", source.torch_pipeline(source.trained(what).generator)
+        executed, pipeline = "torch", source.torch_pipeline(*chosen(source.trained(what), choices))
     if label is not None and not 0 <= label < pipeline.latent.classes:
         raise UsageError("E-LABEL", f"--label {label}: this generator has {pipeline.latent.classes} classes, numbered from 0")
     parts = []

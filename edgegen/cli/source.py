@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from ..core.bundle import Bundle
     from ..core.graph import Generator
     from ..core.runtime import Pipeline
+    from ..core.spec import Array
     from ..zoo import Entry
 
 
@@ -83,13 +85,12 @@ def _run(folder: Path) -> Source:
     return Source(folder.name, description["family"], generator, about, folder / "reference.safetensors")
 
 
-def torch_pipeline(generator: Generator) -> Pipeline:
-    """The generator's own pipeline, executed by torch."""
+def torch_pipeline(generator: Generator, given: Mapping[str, Array] | None = None) -> Pipeline:
+    """The generator's own pipeline, executed by torch; given: further inputs, as Pipeline has them."""
     import numpy as np
     import torch
 
     from ..core.runtime import Pipeline
-    from ..core.spec import Array
 
     def execute(module: Any) -> Any:
         def call(**inputs: Array) -> Array:
@@ -99,4 +100,5 @@ def torch_pipeline(generator: Generator) -> Pipeline:
 
         return call
 
-    return Pipeline(generator.latent, generator.sampler, {k: execute(g.module) for k, g in generator.graphs().items()})
+    call = {k: execute(g.module) for k, g in generator.graphs().items()}
+    return Pipeline(generator.latent, generator.sampler, call, given=given or {})

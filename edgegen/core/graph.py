@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,8 @@ Embedded = Literal["none", "features", "pixels"]  # of its training photos: what
 class Generator(Protocol):
     """A trained or trainable model: its networks by name, those of them that ship, and what leaves training."""
 
+    @property
+    def config(self) -> Any: ...                        # the family's Config it was built from
     @property
     def networks(self) -> nn.ModuleDict: ...
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import EdgegenError
+from ..errors import EdgegenError, InputError
 from .files import write_bytes
 from .spec import Array
 
@@ -45,3 +45,24 @@ def png(pixels: np.ndarray, scale: int = 1) -> bytes:
 def save_png(path: Path, pixels: np.ndarray, scale: int = 1) -> None:
     """Whole or absent."""
     write_bytes(path, png(pixels, scale))
+
+
+def read(path: Path, shape: tuple[int, int, int]) -> Array:
+    """A PNG or JPEG as (c, h, w) in [0, 1]; with 2 or 4 channels the last says what can be seen, and the rest is 0 elsewhere.
+
+    InputError E-IMAGE for a file that is no picture, E-IMAGE-SIZE for another size than `shape`.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if image.size != (width, height):  # before anything is decoded
+                what = f"the picture is {image.width} x {image.height} pixels, this generator needs {width} x {height}"
+                raise InputError("E-IMAGE-SIZE", what, path=path)
+            pixels = np.asarray(image.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]), np.float32) / 255
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError("E-IMAGE", "this is no PNG or JPEG that can be read", path=path) from error
+    planes = pixels.reshape(height, width, channels).transpose(2, 0, 1)
+    if channels in (2, 4):
+        seen = (planes[-1:] >= 0.5).astype(np.float32)
+        planes = np.concatenate([planes[:-1] * seen, seen])
+    return np.ascontiguousarray(planes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -61,12 +61,16 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Seeds to images on whatever executes the graphs; what generate, verify, bench and explain all take."""
+    """Seeds to images on whatever executes the graphs; what generate, verify, bench and explain all take.
+
+    given: what each image's condition holds besides, such as a hint, without the batch axis.
+    """
 
     latent: Latent
     sampler: Sampler
     call: Call = field(repr=False)
     batch: int = 64
+    given: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     def __call__(self, seeds: Sequence[int], label: int | None = None) -> Array:
         """Images (len(seeds), c, h, w) in [-1, 1]; image k depends on seeds[k] and the label alone."""
@@ -74,8 +78,9 @@ class Pipeline:
         return np.concatenate(parts)
 
     def _batch(self, seeds: Sequence[int], label: int | None) -> Array:
+        given = {name: np.repeat(value[None], len(seeds), axis=0) for name, value in self.given.items()}
         images: Array = self.sampler(
-            self.call, self.latent.start(seeds), self.latent.condition(seeds, label),
+            self.call, self.latent.start(seeds), {**self.latent.condition(seeds, label), **given},
             lambda stream: noise(self.latent.noise, seeds, stream),
         )
         return images.astype(np.float32, copy=False)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from ..core.graph import Batch, Generator
 
@@ -20,6 +20,7 @@ FAMILIES = {
     "cas-dm": "edgegen.families.cas_dm:FAMILY",
     "dkgm": "edgegen.families.dkgm.family:FAMILY",
     "isc-gan": "edgegen.families.isc_gan.family:FAMILY",
+    "lcd": "edgegen.families.lcd.family:FAMILY",
 }
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # of every config that is read from a file
 
@@ -62,6 +63,16 @@ class TwiceDifferentiated(Protocol):
 
     @property
     def twice_differentiated(self) -> bool: ...
+
+
+@runtime_checkable
+class Steered(Protocol):
+    """A generator that can follow a photo: photos (b, c, h, w) in [-1, 1] become its graphs' input "hint" or "vector"."""
+
+    @property
+    def hint_shape(self) -> tuple[int, int, int]: ...  # channels, height, width; values in [0, 1]
+    def hint_of(self, photos: Tensor) -> Tensor: ...
+    def vector_of(self, photos: Tensor) -> Tensor: ...
 
 
 def family(name: str) -> Family:

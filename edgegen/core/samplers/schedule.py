@@ -10,18 +10,23 @@ import numpy as np
 def alphas_bar(schedule: str, steps: int) -> np.ndarray:
     """Cumulative signal power abar (steps + 1,), abar[0] = 1, float64 (spec C.2.1).
 
-    "linear": beta from 1e-4 to 0.02 at 1000 steps, scaled by 1000 / steps; "cosine": cos^2, beta clipped at 0.999.
+    "linear": beta from 1e-4 to 0.02 at 1000 steps, scaled by 1000 / steps; "ldm": sqrt(beta) from sqrt(.0015) to sqrt(.0195),
+    beta scaled so; "cosine": cos^2, beta clipped at 0.999.
     """
     if schedule == "linear":
         beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
         if beta[-1] >= 1:
             raise ValueError(f"the linear schedule needs more than 20 timesteps, got {steps}")
+    elif schedule == "ldm":
+        beta = np.linspace(0.0015**0.5, 0.0195**0.5, steps) ** 2 * 1000 / steps
+        if beta[-1] >= 1:
+            raise ValueError(f"the ldm schedule needs more than 19 timesteps, got {steps}")
     elif schedule == "cosine":
         u = np.arange(steps + 1) / steps
         curve = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
         beta = np.minimum(1 - curve[1:] / curve[:-1], 0.999)
     else:
-        raise ValueError(f"unknown schedule {schedule!r}; known: cosine, linear")
+        raise ValueError(f"unknown schedule {schedule!r}; known: cosine, ldm, linear")
     return np.concatenate([[1.0], np.cumprod(1 - beta)])
 
 
@@ -42,3 +47,10 @@ def clean_image(x: Any, predicted: Any, signal: Any, prediction: str) -> Any:
     if prediction == "v":
         return signal**0.5 * x - (1 - signal) ** 0.5 * predicted
     return (x - (1 - signal) ** 0.5 * predicted) * (1 / signal**0.5)
+
+
+def noise_of(x: Any, predicted: Any, signal: Any, prediction: str) -> Any:
+    """eps from the network's output, the partner of clean_image."""
+    if prediction == "v":
+        return (1 - signal) ** 0.5 * x + signal**0.5 * predicted
+    return predicted

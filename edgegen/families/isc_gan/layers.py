@@ -162,8 +162,8 @@ class Constant(nn.Module):
 
 
 def constant(net: nn.Module) -> nn.Module:
-    """A frozen copy in eval mode with every training layer folded into a constant one."""
-    made = copy.deepcopy(net).eval()
+    """A frozen copy in eval mode, on the CPU, with every training layer folded into a constant one."""
+    made = copy.deepcopy(net).cpu().eval()
     place = 0
     for parent in list(made.modules()):
         for name, child in list(parent.named_children()):

@@ -1,0 +1,95 @@
+"""Samplers of latent diffusion: a guided DDIM teacher and a few-step consistency student, then the decoder (spec E.2.3 to E.2.5).
+
+Timesteps count from 0 to T - 1, as in this field's literature; signal is abar at each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .base import Call, Draw
+from .schedule import clean_image, noise_of
+
+SIGMA_DATA, SCALING = 0.5, 10.0  # of the boundary condition (Luo et al. 2023)
+NULLED = ("label", "vector")       # inputs that the null branch sees as zeros
+
+
+def boundary(t: Any) -> tuple[Any, Any]:
+    """c_skip and c_out at timesteps t: exactly 1 and 0 at 0, and almost at once 0 and 1 (spec E.2.4 a)."""
+    s = SCALING * t
+    return SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2), s / (s**2 + SIGMA_DATA**2) ** 0.5
+
+
+def _check(timesteps: tuple[int, ...], signal: tuple[float, ...], prediction: str) -> None:
+    """Raises ValueError for what no loop can run over."""
+    if prediction not in ("epsilon", "v"):
+        raise ValueError(f"unknown prediction {prediction!r}; known: epsilon, v")
+    if not timesteps or len(timesteps) != len(signal):
+        raise ValueError(f"{len(timesteps)} timesteps but {len(signal)} signal levels")
+    if any(a <= b for a, b in zip(timesteps, (*timesteps[1:], -1), strict=True)):
+        raise ValueError(f"timesteps must fall and stay at or above 0, got {timesteps}")
+    if not all(a < b for a, b in zip((0.0, *signal), (*signal, 1.0), strict=True)):
+        raise ValueError(f"signal levels must rise as the timesteps fall, all in (0, 1), got {signal}")
+
+
+@dataclass(frozen=True)
+class LatentDdimSampler:
+    """Deterministic DDIM with classifier-free guidance, e_u + g (e_c - e_u): two calls of the denoiser a step unless g is 0 or 1.
+
+    The null branch is the denoiser with a label, and an embedding vector, of zeros.
+    """
+
+    timesteps: tuple[int, ...]
+    signal: tuple[float, ...]
+    prediction: str = "v"
+    guidance: float = 1.0
+    kind: str = "latent-ddim"
+
+    def __post_init__(self) -> None:
+        _check(self.timesteps, self.signal, self.prediction)
+        if not 0 <= self.guidance <= 100 or self.kind != "latent-ddim":
+            raise ValueError(f"guidance must be in [0, 100], got {self.guidance}, and kind known, got {self.kind!r}")
+
+    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+        """x (b, z, h, w) standard normal -> images in [-1, 1]."""
+        for t, now, then in zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True):
+            predicted = self._guided(call, x, x[:, 0, 0, 0] * 0 + t, condition)
+            clean = clean_image(x, predicted, now, self.prediction)
+            x = then**0.5 * clean + (1 - then) ** 0.5 * noise_of(x, predicted, now, self.prediction)
+        return call["decoder"](x=x).clip(-1, 1)
+
+    def _guided(self, call: Call, x: Any, t: Any, condition: Mapping[str, Any]) -> Any:
+        null = {name: value * 0 if name in NULLED else value for name, value in condition.items()}
+        if self.guidance == 1:
+            return call["denoiser"](x=x, t=t, **condition)
+        absent = call["denoiser"](x=x, t=t, **null)
+        if self.guidance == 0:
+            return absent
+        return absent + self.guidance * (call["denoiser"](x=x, t=t, **condition) - absent)
+
+
+@dataclass(frozen=True)
+class ConsistencySampler:
+    """One call of the student a timestep: straight to clean latents, with fresh noise between; guidance is in its weights."""
+
+    timesteps: tuple[int, ...]
+    signal: tuple[float, ...]
+    prediction: str = "v"
+    kind: str = "consistency"
+
+    def __post_init__(self) -> None:
+        _check(self.timesteps, self.signal, self.prediction)
+        if self.kind != "consistency":
+            raise ValueError(f"unknown kind {self.kind!r}")
+
+    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+        """x (b, z, h, w) standard normal -> images in [-1, 1]."""
+        for k, (t, now, then) in enumerate(zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True)):
+            predicted = call["denoiser"](x=x, t=x[:, 0, 0, 0] * 0 + t, **condition)
+            skip, out = boundary(t)
+            x = skip * x + out * clean_image(x, predicted, now, self.prediction)
+            if then < 1:
+                x = then**0.5 * x + (1 - then) ** 0.5 * draw(f"step{k}")
+        return call["decoder"](x=x).clip(-1, 1)

@@ -1,0 +1,1 @@
+"""lcd: latent consistency diffusion, from an autoencoder through a guided teacher to a few-step student (spec E)."""

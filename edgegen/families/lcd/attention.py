@@ -1,0 +1,121 @@
+"""Context tokens and the transformer that lets positions read each other and them (spec E.2.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..unet import ConvNorm, Norm
+
+
+class Context(NamedTuple):
+    """tokens (b, n, width); keep (b, n): False where a token is absent, None where all are there."""
+
+    tokens: Tensor
+    keep: Tensor | None = None
+
+
+class ContextEncoder(nn.Module):
+    """label (b, classes), one-hot or zero, and vector (b, numbers) -> Context of `tokens` tokens each.
+
+    A zero label gives the learnt null tokens; a zero vector is an absent one, its tokens are masked.
+    """
+
+    def __init__(self, classes: int, numbers: int, tokens: int, width: int) -> None:
+        super().__init__()
+        self.shape = tokens, width
+        self.null = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.label = nn.Linear(classes, tokens * width, bias=False) if classes else None
+        self.vector = nn.Linear(numbers, tokens * width) if numbers else None
+
+    def forward(self, batch: int | torch.SymInt, label: Tensor | None, vector: Tensor | None) -> Context:
+        tokens = self.null.expand(batch, -1, -1)
+        if self.label is not None and label is not None:
+            tokens = tokens + self.label(label).reshape(-1, *self.shape)
+        if self.vector is None or vector is None:
+            return Context(tokens)
+        there = (vector != 0).any(1, keepdim=True).expand(-1, self.shape[0])
+        return Context(torch.cat([tokens, self.vector(vector).reshape(-1, *self.shape)], dim=1),
+                       torch.cat([torch.ones_like(there), there], dim=1))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, keep: Tensor | None = None) -> Tensor:
+    """q (b, n, c), k and v (b, m, c), keep (b, m) -> (b, n, c): softmax attention of `heads` heads, 1 / sqrt(c / heads)."""
+    n, c = q.shape[1:]
+    q, k, v = (x.reshape(-1, x.shape[1], heads, c // heads).transpose(1, 2) for x in (q, k, v))
+    mask = None if keep is None else keep[:, None, None, :]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(-1, n, c)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(b, c, h, w) -> (b, h w, c)."""
+    return x.reshape(-1, x.shape[1], x.shape[2] * x.shape[3]).transpose(1, 2)
+
+
+def _image(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.transpose(1, 2).reshape(-1, *like.shape[1:])
+
+
+def _silent(layer: nn.Conv2d) -> nn.Conv2d:
+    for tensor in layer.parameters():
+        nn.init.zeros_(tensor)
+    return layer
+
+
+class Folded(nn.Module):
+    """Self-attention, cross-attention and a feed-forward pair, each a residual: x (b, c, h, w) -> the same; starts as identity.
+
+    1x1 convolutions with a foldable norm behind instead of layer norms before: all but the softmax runs in INT8.
+    """
+
+    def __init__(self, channels: int, head: int, context: int, norm: Norm) -> None:
+        super().__init__()
+        self.heads = channels // head
+        self.qkv = ConvNorm(channels, 3 * channels, norm, kernel=1)
+        self.own = _silent(nn.Conv2d(channels, channels, 1))
+        self.q = ConvNorm(channels, channels, norm, kernel=1)
+        self.kv = nn.Linear(context, 2 * channels, bias=False)
+        self.cross = _silent(nn.Conv2d(channels, channels, 1))
+        self.wide = ConvNorm(channels, 2 * channels, norm, kernel=1)
+        self.narrow = _silent(nn.Conv2d(2 * channels, channels, 1))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = _rows(self.qkv(x)).chunk(3, dim=-1)
+        x = x + self.own(_image(attend(q, k, v, self.heads), x))
+        k, v = self.kv(context.tokens).chunk(2, dim=-1)
+        x = x + self.cross(_image(attend(_rows(self.q(x)), k, v, self.heads, context.keep), x))
+        return x + self.narrow(F.relu(self.wide(x)))
+
+
+class Spatial(nn.Module):
+    """The LDM's: group norm, 1x1 in, layer-normed self, cross and GEGLU, zero-initialised 1x1 out; x (b, c, h, w) -> the same."""
+
+    def __init__(self, channels: int, head: int, context: int, norm: Norm) -> None:
+        super().__init__()
+        self.heads = channels // head
+        self.norm = nn.GroupNorm(16, channels)
+        self.enter = nn.Conv2d(channels, channels, 1)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(3))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.own = nn.Linear(channels, channels)
+        self.q = nn.Linear(channels, channels, bias=False)
+        self.kv = nn.Linear(context, 2 * channels, bias=False)
+        self.cross = nn.Linear(channels, channels)
+        self.wide = nn.Linear(channels, 8 * channels)
+        self.narrow = nn.Linear(4 * channels, channels)
+        self.leave = _silent(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        h = _rows(self.enter(self.norm(x)))
+        q, k, v = self.qkv(self.norms[0](h)).chunk(3, dim=-1)
+        h = h + self.own(attend(q, k, v, self.heads))
+        k, v = self.kv(context.tokens).chunk(2, dim=-1)
+        h = h + self.cross(attend(self.q(self.norms[1](h)), k, v, self.heads, context.keep))
+        value, gate = self.wide(self.norms[2](h)).chunk(2, dim=-1)
+        return x + self.leave(_image(h + self.narrow(value * F.gelu(gate)), x))
+
+
+TRANSFORMERS: dict[str, type[Folded] | type[Spatial]] = {"folded": Folded, "spatial": Spatial}

@@ -1,0 +1,92 @@
+"""AE-KL: images to a few latent channels and back (spec E.2.1), of blocks that INT8 kernels like."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..unet import ACTIVATIONS, ConvNorm
+from .config import CoderConfig
+
+
+class Residual(nn.Module):
+    """Residual block without an embedding: x (b, c, h, w) -> the same; starts as the identity of what an activation made."""
+
+    def __init__(self, channels: int, config: CoderConfig) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, channels, config.norm)
+        self.second = ConvNorm(channels, channels, config.norm)
+        self.act = ACTIVATIONS[config.activation]()
+        last = self.second.conv if config.norm == "none" else self.second.norm
+        for tensor in last.parameters():
+            nn.init.zeros_(tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x + self.second(self.act(self.first(x))))
+
+
+class Encoder(nn.Module):
+    """images (b, channels, h, w) -> mean and log variance, each (b, z, h / factor, w / factor)."""
+
+    def __init__(self, config: CoderConfig, channels: int, z: int) -> None:
+        super().__init__()
+        widths = config.widths
+        self.act = ACTIVATIONS[config.activation]()
+        self.stem = ConvNorm(channels, widths[0], config.norm)
+        self.blocks = nn.ModuleList(nn.Sequential(*(Residual(w, config) for _ in range(config.blocks))) for w in widths)
+        pairs = pairwise(widths)
+        self.shrink = nn.ModuleList(ConvNorm(a, b, config.norm, stride=2) for a, b in pairs)
+        self.head = nn.Conv2d(widths[-1], 2 * z, 3, padding=1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.act(self.stem(images))
+        for level, blocks in enumerate(self.blocks):
+            h = blocks(self.act(self.shrink[level - 1](h)) if level else h)
+        mean, logvar = self.head(h).float().chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+
+class Decoder(nn.Module):
+    """x: latents (b, z, h, w), as the encoder's mean -> images (b, channels, h * factor, w * factor)."""
+
+    def __init__(self, config: CoderConfig, channels: int, z: int) -> None:
+        super().__init__()
+        widths = config.widths[::-1]
+        self.act = ACTIVATIONS[config.activation]()
+        self.stem = ConvNorm(z, widths[0], config.norm)
+        self.blocks = nn.ModuleList(nn.Sequential(*(Residual(w, config) for _ in range(config.blocks))) for w in widths)
+        pairs = pairwise(widths)
+        self.grow = nn.ModuleList(ConvNorm(a, b, config.norm) for a, b in pairs)
+        self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act(self.stem(x))
+        for level, blocks in enumerate(self.blocks):
+            if level:
+                h = self.act(self.grow[level - 1](F.interpolate(h, scale_factor=2.0, mode="nearest")))
+            h = blocks(h)
+        return self.head(h)
+
+
+class AutoEncoder(nn.Module):
+    """Both, which train together."""
+
+    def __init__(self, config: CoderConfig, channels: int, z: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(config, channels, z)
+        self.decoder = Decoder(config, channels, z)
+
+    def mode(self, images: Tensor) -> Tensor:
+        """The most likely latents (b, z, h / factor, w / factor): the mean, with nothing random."""
+        mean, _ = self.encoder(images)
+        return mean
+
+    def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random latents, and their distribution's KL divergence from the standard normal, summed over each latent: (b,)."""
+        mean, logvar = self.encoder(images)
+        fresh = torch.randn(mean.shape, generator=generator, device=generator.device)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+        return mean + (0.5 * logvar).exp() * fresh, kl

@@ -1,0 +1,65 @@
+"""ControlNet on a frozen base: a trained copy of its way down that reads a hint too (spec E.2.6; Zhang et al. 2023)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..unet import ACTIVATIONS
+from .config import Config
+from .unet import Condition, LatentUNet, Trunk
+
+
+def _zero(channels: int) -> nn.Conv2d:
+    """A 1x1 convolution that starts silent."""
+    layer = nn.Conv2d(channels, channels, 1)
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class HintEncoder(nn.Module):
+    """hint (b, channels, size, size) in [0, 1] -> (b, width, side, side) at the trunk's finest level; zero at first."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        factor, width = config.coder.factor * config.unet.patch, 16
+        layers: list[nn.Module] = [nn.Conv2d(config.hint_channels, width, 3, padding=1), ACTIVATIONS[config.unet.activation]()]
+        while factor > 1:
+            layers += [nn.Conv2d(width, min(2 * width, 96), 3, 2, 1), ACTIVATIONS[config.unet.activation]()]
+            factor, width = factor // 2, min(2 * width, 96)
+        self.layers = nn.Sequential(*layers)
+        self.out = nn.Conv2d(width, config.unet.widths[0], 3, padding=1)
+        for tensor in self.out.parameters():
+            nn.init.zeros_(tensor)
+
+    def forward(self, hint: Tensor) -> Tensor:
+        return self.out(self.layers(hint))
+
+
+class ControlNet(nn.Module):
+    """What is added to the base's features: x (b, z, h, w), its condition and a hint -> one tensor a feature of its trunk."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.hint = HintEncoder(config)
+        self.trunk = Trunk(config)
+        self.zeros = nn.ModuleList(_zero(w) for w in (*config.unet.widths, config.unet.widths[-1]))
+
+    def forward(self, x: Tensor, condition: Condition, hint: Tensor) -> list[Tensor]:
+        features = self.trunk(x, condition, self.hint(hint))
+        return [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
+
+
+class Controlled(nn.Module):
+    """Base and control as one denoiser: as the base, with a hint (b, channels, size, size) more."""
+
+    def __init__(self, base: LatentUNet, control: ControlNet) -> None:
+        super().__init__()
+        self.base, self.control = base, control
+
+    def forward(self, x: Tensor, t: Tensor, hint: Tensor, label: Tensor | None = None, w: Tensor | None = None) -> Tensor:
+        condition = self.base.condition(t, label, None, w)
+        extra = self.control(x, condition, hint)
+        features = [h + more for h, more in zip(self.base.trunk(x, condition), extra, strict=True)]
+        return self.base.decode(features, condition)

@@ -1,0 +1,300 @@
+"""The family: networks, the four stages that train them in order, the graphs that ship, and recipes (spec E)."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ...core.graph import Batch, Embedded, Graph, Objective
+from ...core.latent import Latent
+from ...core.samplers import ConsistencySampler, LatentDdimSampler, clean_image
+from ...core.spec import TensorSpec
+from .. import Family, Recipe
+from ..metrics import PDist
+from ..unet import UNetConfig, fold_batch_norms
+from .autoencoder import AutoEncoder
+from .config import CoderConfig, Config
+from .consistency import consistency, ddim_step, guided, pseudo_huber
+from .control import Controlled, ControlNet
+from .hints import HINTS, palette
+from .unet import LatentUNet, Like, bake
+
+SPANS = {"autoencoder": (0.0, 0.15), "teacher": (0.15, 0.65), "student": (0.65, 0.85), "control": (0.85, 1.0)}
+MEASURED = 32         # batches that the latents' scale is measured on
+RATES = {"autoencoder": 1.0, "teacher": 1.0, "student": 0.3, "control": 0.5}  # times the recipe's
+CONTROL_NULL = 0.5    # probability that control trains without the label: the hint alone must do (spec E.2.6)
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class LatentConsistency:
+    """Autoencoder, teacher, student with its average, control, their losses and samplers."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.coder = AutoEncoder(config.coder, config.channels, config.z)
+        self.teacher, self.student, self.target = LatentUNet(config), LatentUNet(config, True), LatentUNet(config, True)
+        self.control = ControlNet(config)
+        self.target.load_state_dict(self.student.state_dict())
+        self.target.requires_grad_(False)
+        self.networks = nn.ModuleDict({"autoencoder": self.coder, "teacher": self.teacher, "student": self.student,
+                                       "target": self.target, "control": self.control})
+        self.judge = PDist(config.channels) if config.perceptual else None
+
+    @property
+    def shipped(self) -> nn.ModuleDict:
+        """All but the student's average, which only training needs."""
+        return nn.ModuleDict({name: net for name, net in self.networks.items() if name != "target"})
+
+    @property
+    def embeds_training_data(self) -> Embedded:
+        return "none"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.config.channels, self.config.size, self.config.size
+
+    @property
+    def latent(self) -> Latent:
+        c = self.config
+        return Latent(TensorSpec("x", ("batch", c.z, c.side, c.side)), c.classes)
+
+    @property
+    def sampler(self) -> LatentDdimSampler | ConsistencySampler:
+        return self.config.sampler()
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """Denoiser and decoder of the config's way: frozen copies with norms folded, w and the latents' scale in the weights."""
+        c, x = self.config, self.latent.noise
+        inputs = [x, TensorSpec("t", ("batch",))]
+        inputs += [TensorSpec("vector", ("batch", c.vector))] if c.like else []
+        inputs += [TensorSpec("hint", ("batch", *self.hint_shape))] if c.way == "control" else []
+        inputs += [TensorSpec("label", ("batch", c.classes))] if c.classes else []
+        base = self.teacher if c.way == "teacher" else self.student
+        net = _copy(base)
+        if c.way != "teacher":
+            bake(net, c.guidance - 1)
+        denoiser: nn.Module = Like(net).eval() if c.like else net
+        if c.way == "control":
+            denoiser = Controlled(net, _copy(self.control)).eval()
+        decoder = _copy(self.coder.decoder)
+        decoder.stem.conv.weight *= base.scale.to(decoder.stem.conv.weight.device)
+        return {"denoiser": Graph(denoiser, tuple(inputs), TensorSpec("predicted", x.shape)),
+                "decoder": Graph(decoder, (x,), TensorSpec("image", ("batch", *self.image_shape)))}
+
+    def objectives(self) -> Iterable[Objective]:
+        """In the order they train; each stage begins with what the one before left."""
+        losses = {"autoencoder": self.autoencoder_loss, "teacher": self.teacher_loss,
+                  "student": self.student_loss, "control": self.control_loss}
+        begins = {"autoencoder": None, "teacher": self.measure, "student": self.begin_student, "control": self.begin_control}
+        return tuple(Objective(name, tuple(self.networks[name].parameters()), loss, span=SPANS[name], begin=begins[name],
+                               rate=RATES[name])
+                     for name, loss in losses.items())
+
+    def teach(self, batches: Iterable[Batch]) -> None:
+        """Teach the judge; a config without a perceptual loss has nothing to teach."""
+        if self.judge is not None:
+            self.judge.teach(batches, self.config.classes)
+
+    @property
+    def hint_shape(self) -> tuple[int, int, int]:
+        return self.config.hint_channels, self.config.size, self.config.size
+
+    def hint_of(self, photos: Tensor) -> Tensor:
+        """What control is shown of photos (b, c, h, w) in [-1, 1]; boxes lie where a fixed draw puts them."""
+        return HINTS[self.config.hint](photos, torch.Generator(photos.device).manual_seed(0))
+
+    def vector_of(self, photos: Tensor) -> Tensor:
+        """Their embedding vector (b, config.vector)."""
+        return palette(photos, self.config.palette)
+
+    # before each stage
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """The latents' standard deviation over a few batches: the teacher works on latents of spread 1."""
+        self.coder.eval()
+        with torch.no_grad():
+            found = torch.cat([self.coder.mode(b.images).flatten() for b in itertools.islice(batches, MEASURED)])
+            self.teacher.scale.copy_(found.std())
+
+    def begin_student(self, batches: Iterable[Batch]) -> None:
+        """Student and its average start as the teacher, whatever w."""
+        for net in (self.student, self.target):
+            net.load_state_dict({**net.state_dict(), **self.teacher.state_dict()})
+            net.forget_w()
+
+    def begin_control(self, batches: Iterable[Batch]) -> None:
+        """Control starts as a copy of the student's way down."""
+        self.control.trunk.load_state_dict(self.student.trunk.state_dict())
+
+    # the losses
+
+    def autoencoder_loss(self, batch: Batch) -> Tensor:
+        """L1 + PDist + KL; the KL's weight is for sums over pixels, as in the LDM, and is rescaled to means (E.2.1)."""
+        c, images = self.config, batch.images
+        latents, kl = self.coder.train().draw(images, batch.generator)
+        made = self.coder.decoder(latents).float()
+        loss = (made - images).abs().mean() + c.kl * kl.mean() / images[0].numel()
+        if self.judge is not None:
+            with torch.autocast(images.device.type, enabled=False):
+                loss = loss + c.perceptual * self.judge(made, images).mean()
+        return loss
+
+    def teacher_loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of v or epsilon at uniform timesteps, the condition dropped now and then (E.2.3)."""
+        c, g = self.config, batch.generator
+        z = self._latents(batch)
+        t = torch.randint(c.timesteps, (len(z),), generator=g, device=g.device)
+        eps, now = torch.randn(z.shape, generator=g, device=g.device), self._signal(t)
+        label, vector = self._condition(batch)
+        predicted = self.teacher.train()(_noised(z, eps, now), t.float(), label, vector).float()
+        wanted = eps if c.prediction == "epsilon" else now.sqrt() * eps - (1 - now).sqrt() * z
+        return (wanted - predicted).square().mean()
+
+    def student_loss(self, batch: Batch) -> Tensor:
+        """Consistency distillation along one guided DDIM step of the teacher (E.2.4 a)."""
+        c, g, k = self.config, batch.generator, self.config.timesteps // self.config.grid
+        self._follow()
+        with torch.no_grad():
+            z = self._latents(batch)
+            t = self._grid(g, len(z))
+            s = (t - k).clamp(min=0)
+            now, then = self._signal(t), self._signal(s)
+            x = _noised(z, torch.randn(z.shape, generator=g, device=g.device), now)
+            label, vector = self._condition(batch, drop=False)
+            w = torch.rand((len(z),), generator=g, device=g.device) * c.w_max
+            predicted = self._teacher(x, t.float(), label, vector, w)
+            reached = ddim_step(x, predicted, now, then, c.prediction)
+            target = self._f(self.target.eval(), reached, s, then, label, vector, w)
+        return pseudo_huber(self._f(self.student.train(), x, t, now, label, vector, w), target)
+
+    def control_loss(self, batch: Batch) -> Tensor:
+        """The controlled student against the image itself: a hint leaves little to guess (E.2.6). The student stays as it is."""
+        c, g = self.config, batch.generator
+        with torch.no_grad():
+            z = self._latents(batch)
+            hint = HINTS[c.hint](batch.images, g)
+            t = self._grid(g, len(z))
+            now = self._signal(t)
+            x = _noised(z, torch.randn(z.shape, generator=g, device=g.device), now)
+            w = torch.rand((len(z),), generator=g, device=g.device) * c.w_max
+            label = _dropped(batch.labels, CONTROL_NULL, g) if c.classes else None
+        with _still(self.student):
+            predicted = Controlled(self.student, self.control.train()).forward(x, t.float(), hint, label, w)
+            return pseudo_huber(clean_image(x, predicted.float(), now, c.prediction), z)
+
+    def _grid(self, g: torch.Generator, count: int) -> Tensor:
+        """Timesteps of the solver's grid (count,)."""
+        k = self.config.timesteps // self.config.grid
+        return torch.randint(1, self.config.grid + 1, (count,), generator=g, device=g.device) * k - 1
+
+    def _latents(self, batch: Batch) -> Tensor:
+        """Scaled latents of the frozen encoder, without gradients."""
+        with torch.no_grad():
+            z, _ = self.coder.eval().draw(batch.images, batch.generator)
+            return z / self.teacher.scale
+
+    def _signal(self, t: Tensor) -> Tensor:
+        return self.teacher.signal[t][:, None, None, None]
+
+    def _condition(self, batch: Batch, drop: bool = True) -> tuple[Tensor | None, Tensor | None]:
+        """Label and embedding vector; each dropped alone, so that either can be left out."""
+        c = self.config
+        label = batch.labels if c.classes else None
+        vector = palette(batch.images, c.palette) if c.palette else None
+        if not drop:
+            return label, vector
+        return tuple(None if v is None else _dropped(v, c.null, batch.generator) for v in (label, vector))  # type: ignore[return-value]
+
+    def _teacher(self, x: Tensor, t: Tensor, label: Tensor | None, vector: Tensor | None, w: Tensor) -> Tensor:
+        """The teacher's guided prediction: both branches in one batch."""
+        teacher = self.teacher.eval()
+        if label is None and vector is None:
+            return teacher(x, t).float()
+        pairs = [None if v is None else torch.cat([v, torch.zeros_like(v)]) for v in (label, vector)]
+        conditional, null = teacher(torch.cat([x, x]), torch.cat([t, t]), *pairs).float().chunk(2)
+        return guided(conditional, null, 1 + w[:, None, None, None])
+
+    def _f(self, net: LatentUNet, x: Tensor, t: Tensor, now: Tensor, label: Tensor | None, vector: Tensor | None,
+           w: Tensor) -> Tensor:
+        predicted = net(x, t.float(), label, vector, w).float()
+        return consistency(x, t.float()[:, None, None, None], predicted, now, self.config.prediction)
+
+    def _follow(self) -> None:
+        """target <- decay target + (1 - decay) student, its batch statistics copied; no gradient passes."""
+        with torch.no_grad():
+            ours: list[Tensor] = list(self.target.parameters())
+            theirs: list[Tensor] = list(self.student.parameters())
+            torch._foreach_lerp_(ours, theirs, 1 - self.config.decay)  # one launch for all on a GPU
+            for mine, buffer in zip(self.target.buffers(), self.student.buffers(), strict=True):
+                mine.copy_(buffer)
+
+
+def _noised(z: Tensor, eps: Tensor, now: Tensor) -> Tensor:
+    return now.sqrt() * z + (1 - now).sqrt() * eps
+
+
+def _dropped(condition: Tensor, share: float, g: torch.Generator) -> Tensor:
+    """condition (b, n) with each row zero with probability `share`: the null condition."""
+    keep = torch.rand((len(condition), 1), generator=g, device=g.device) >= share
+    return condition * keep
+
+
+def _copy(net: Net) -> Net:
+    """Frozen, in eval mode, batch norms folded."""
+    made = copy.deepcopy(net).eval().requires_grad_(False)
+    fold_batch_norms(made)
+    return made
+
+
+@contextmanager
+def _still(net: nn.Module) -> Iterator[None]:
+    """`net` neither gets gradients nor moves its batch statistics by what is computed while the block runs."""
+    net.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        net.requires_grad_(True)
+
+
+def photos32() -> Recipe:
+    """32x32 RGB product photos: 3M parameters in all, latents of 16x16x4; not trained yet."""
+    return Recipe(Config(), images=4_000_000, batch=256, ema=0.999)
+
+
+def tiny() -> Recipe:
+    """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
+    config = Config(
+        size=16, classes=0, coder=CoderConfig((16, 32)), unet=UNetConfig((16, 32), patch=1, embedding=16), attend=(4,),
+        head=16, context=16, tokens=2, timesteps=100, grid=20, guidance=1.0, perceptual=0.0,
+    )
+    return Recipe(config, images=3_200, batch=16, warmup=10, ema=0.9, precision="fp32")
+
+
+def photos64() -> Recipe:
+    """64x64 on one GPU with the spec's blocks (E.4): latents of 16x16x4, channels 64 and 128, two blocks; not trained yet."""
+    config = Config(
+        size=64, coder=CoderConfig((32, 64, 128), norm="group", activation="silu"), context=128, transformer="spatial",
+        unet=UNetConfig((64, 128), blocks=2, patch=1, norm="group", activation="silu", embedding=256), attend=(16, 8),
+        head=32,
+    )
+    return Recipe(config, images=10_000_000, batch=128, rate=2e-4, ema=0.9995)
+
+
+def photos256() -> Recipe:
+    """256x256 on GPUs with the spec's settings (E.4): latents of 32x32x4, channels 160, 320 and 640; not trained yet."""
+    config = Config(
+        size=256, coder=CoderConfig((128, 128, 256, 512), blocks=2, norm="group", activation="silu"), context=384,
+        unet=UNetConfig((160, 320, 640), blocks=2, patch=1, norm="group", activation="silu", embedding=640),
+        attend=(32, 16, 8), head=32, transformer="spatial",
+    )
+    return Recipe(config, images=100_000_000, batch=256, rate=1e-4, warmup=10_000, ema=0.9999)
+
+
+FAMILY = Family("lcd", Config, LatentConsistency,
+                {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256})
