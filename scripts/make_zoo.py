@@ -1,15 +1,18 @@
 """Turn a finished run into a zoo entry: float16 weights, card, sample grid, reference statistics.
 
-    python scripts/make_zoo.py runs/a cas-dm --data ~/.cache/edgegen/fashion-mnist --data-name "Fashion-MNIST" --hours 1.6
+    python scripts/make_zoo.py runs/a cas-dm --data ~/.cache/edgegen/fashion-mnist --data-name "Fashion-MNIST" \
+        --hours 1.6 --hardware "2 CPU cores"
 
 The card's distance: Frechet distance over EfficientNet-Lite0 at 128 px, all 1280 features, `--samples` generated images
-against the whole test split; its reference statistics (128 directions) are of the same test images.
+against the whole test split; its reference statistics (128 directions) are of the same test images. Precision and recall are of
+as many of both as the smaller set has, at most 5,000.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +28,46 @@ from edgegen.evidence.compare import EVIDENCE_SEED
 from edgegen.evidence.distances import Moments, frechet, kernel_distance
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import distance_interval
+from edgegen.evidence.manifold import precision_recall
+from edgegen.evidence.novelty import novelty
 from edgegen.training import checkpoint
 from edgegen.training import run as runs
 from edgegen.training.data import load
 from edgegen.zoo import ROOT
+
+COMPARED = 2_000     # generated and held-out images that are looked up among the training photos
+NEIGHBOURS = 10_000  # training photos whose features are computed for it
 
 
 def features_of(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
     return np.concatenate([network(images[k : k + 64]) for k in range(0, len(images), 64)])
 
 
-def generated(pipeline: Pipeline, network: FeatureNetwork, count: int) -> np.ndarray:
-    """Features of `count` images, made and measured in batches so that memory stays small."""
+def generated(pipeline: Pipeline, network: FeatureNetwork, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of `count` images, made and measured in batches so that memory stays small, and pixels of the first COMPARED."""
     seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + count)
-    return np.concatenate([network(to_uint8(pipeline(seeds[k : k + pipeline.batch]))) for k in range(0, count, pipeline.batch)])
+    features, pixels = [], []
+    for k in range(0, count, pipeline.batch):
+        images = to_uint8(pipeline(seeds[k : k + pipeline.batch]))
+        features.append(network(images))
+        pixels.extend(images[: max(0, COMPARED - k)])
+    return np.concatenate(features), np.stack(pixels)
+
+
+def novelties(network: FeatureNetwork, pixels: np.ndarray, made: np.ndarray, held: np.ndarray, real: np.ndarray,
+              train: np.ndarray) -> dict[str, object]:
+    """Nearest training photos of generated and of held-out images, as pixels and as features (spec D.2.4)."""
+    count, some = min(COMPARED, len(pixels), len(held)), train[:NEIGHBOURS]
+
+    def flat(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1)
+
+    return {
+        "pixels": novelty(flat(pixels[:count]), flat(held[:count]), flat(train)).to_json(),
+        "features": novelty(made[:count], real[:count], features_of(network, some)).to_json(),
+        "what": f"median distance to the nearest of {len(train)} (features: {len(some)}) training photos over that of held-out "
+                f"photos, and the share of images nearer than half of that; {count} images of each",
+    }
 
 
 def main() -> None:
@@ -49,6 +78,7 @@ def main() -> None:
     parser.add_argument("--data-name", required=True)
     parser.add_argument("--licence", default="Apache-2.0; data: MIT")
     parser.add_argument("--hours", type=float, required=True)
+    parser.add_argument("--hardware", required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -69,14 +99,18 @@ def main() -> None:
     real = features_of(network, photos.pixels)
     statistics = reference.build(real, network, f"{given.data_name} test split")
     statistics.write(target / "reference.safetensors")
-    made = generated(pipeline, network, given.samples)
+    made, pixels = generated(pipeline, network, given.samples)
+    train, _ = load(given.data, generator.config.size)
     whole = frechet(Moments.of(real), Moments.of(made))
+    count = min(len(real), len(made), 5_000)
+    found = precision_recall(real[:count], made[:count])
     projected = distance_interval(statistics.moments, statistics.project(made))
     card = {
         "family": about["family"], "config": about["config"],
         "parameters": sum(p.numel() for p in generator.shipped.parameters()),
         "data": {"name": given.data_name, "sha256": about["data"]["sha256"], "images": about["data"]["images"]},
         "recipe": about["recipe"], "seed": about["seed"], "torch": about["torch"], "hours": given.hours,
+        "hardware": given.hardware,
         "licence": given.licence, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "distance": {
             "value": projected.value, "low": projected.low, "high": projected.high,
@@ -87,6 +121,9 @@ def main() -> None:
             "value": whole, "what": f"the same over all {network.dim} features, without correction",
         },
         "kernel_distance": kernel_distance(real, made),
+        "precision_recall": {**asdict(found), "images": count},
+        "novelty": novelties(network, pixels, made, photos.pixels, real, train.pixels),
+        "embeds_training_data": generator.embeds_training_data,
     }
     write_bytes(target / "card.json", to_json(card))
     print(to_json(card).decode())

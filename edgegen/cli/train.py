@@ -29,8 +29,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, bit for bit, on its threads.")] = False,
     recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="Of the config: steps=8.", metavar="NAME=VALUE")] = None,
+    kde_centroids: Annotated[int | None, typer.Option(help="dkgm: centroids a class in its bank, instead of photos.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
     on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch compile the networks; slow to start.")] = False,
     threads: Threads = 0,
     weights: Weights = None,
     json: output.Json = False,
@@ -44,12 +48,17 @@ def train(
     from ..evidence.features import feature_network
     from ..families import family
     from ..training.data import load
+    from ..training.device import device_of
     from ..training.run import Settings, recorded_threads, train
     from .options import cores
+    from .settings import changed
 
+    device_of(device)  # a GPU that is not there is told before the photos are read
     torch.set_num_threads(threads or (recorded_threads(out) if resume else None) or cores())
     found = family(name)
     recipe_name, settings = _recipe(found, recipe, images)
+    centroids = ["bank=centroids", f"kde_centroids={kde_centroids}"] if kde_centroids is not None else []
+    settings = replace(settings, config=changed(found, settings.config, [*(change or []), *centroids]))
     with output.progress("reading photos") as advance:
         photos, report = load(data, settings.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1))
     _tell(report)
@@ -58,7 +67,7 @@ def train(
         raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
     feature_network("inception-v3" if weights else "efficientnet-lite0", weights)  # missing weights are told before the training
     with output.progress(f"training {name}", settings.images) as advance:
-        path = train(Settings(name, recipe_name, settings, seed), photos, out, resume, EVERY,
+        path = train(Settings(name, recipe_name, settings, seed, device, compiled), photos, out, resume, EVERY,
                      lambda trainer, _: advance(trainer.recipe.batch))
     with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
         _reference(photos, out / "reference.safetensors", weights, advance)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "cas-dm": "edgegen.families.cas_dm:FAMILY",
+    "dkgm": "edgegen.families.dkgm.family:FAMILY",
     "isc-gan": "edgegen.families.isc_gan.family:FAMILY",
     "lcd": "edgegen.families.lcd.family:FAMILY",
 }
@@ -54,6 +55,14 @@ class Judged(Protocol):
     @property
     def judge(self) -> nn.Module | None: ...
     def teach(self, batches: Iterable[Batch]) -> None: ...
+
+
+@runtime_checkable
+class TwiceDifferentiated(Protocol):
+    """A generator whose losses hold gradients of its networks, which torch.compile cannot differentiate again."""
+
+    @property
+    def twice_differentiated(self) -> bool: ...
 
 
 @runtime_checkable

@@ -18,7 +18,9 @@ from ..errors import Busy, InputError, UsageError
 from ..families import Judged, Recipe, family
 from . import checkpoint
 from .data import Photos
-from .loop import Trainer, mix, shipped
+from .device import device_of
+from .loop import Trainer, shipped
+from .order import mix
 from .stop import Stop
 
 LESSONS = 400  # batches that a judge is taught with
@@ -33,6 +35,8 @@ class Settings:
     recipe_name: str
     recipe: Recipe
     seed: int = 0
+    device: str = "cpu"
+    compiled: bool = False
 
 
 def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: int, progress: Progress) -> Path:
@@ -46,7 +50,8 @@ def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(settings.seed, 0, "init"))
         generator = family(settings.family).build(settings.recipe.config)
-    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed)
+    device = device_of(settings.device)
+    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, compiled=settings.compiled)
     about = _about(settings, photos)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +120,8 @@ def _about(settings: Settings, photos: Photos) -> dict[str, Any]:
         **checkpoint.describe(settings.family, settings.recipe.config),
         "recipe": {"name": settings.recipe_name, **recipe}, "seed": settings.seed,
         "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes)},
-        "torch": torch.__version__, "threads": torch.get_num_threads(),  # both change how sums round
+        "torch": torch.__version__, "threads": torch.get_num_threads(),  # these change how sums round
+        "device": settings.device, "compiled": settings.compiled,
     }
 
 

@@ -10,20 +10,22 @@ from dataclasses import asdict
 from typing import Any
 
 from ...errors import TrustError
-from .base import UNTIMED, Call, Draw, Sampler
+from .base import UNTIMED, Call, Draw, Sampler, asked
+from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
 from .latent import ConsistencySampler, LatentDdimSampler, boundary
 from .schedule import alphas_bar, clean_image, noise_of, trailing
 from .single import SingleSampler
 
 __all__ = [
-    "PATHS", "SAMPLERS", "UNTIMED", "Call", "CascadeSampler", "ConsistencySampler", "Draw", "LatentDdimSampler", "Sampler",
-    "SingleSampler", "alphas_bar", "boundary", "clean_image", "mean_gates", "noise_of", "sampler_from_json", "sampler_to_json",
-    "trailing",
+    "PATHS", "SAMPLERS", "UNTIMED", "BridgeSampler", "Call", "CascadeSampler", "ConsistencySampler", "Draw", "LatentDdimSampler",
+    "Sampler", "SingleSampler", "alphas_bar", "approximation_levels", "asked", "boundary", "clean_image", "mean_gates",
+    "noise_of", "power_levels", "sampler_from_json", "sampler_to_json", "trailing",
 ]
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
-    "cascade": CascadeSampler, "consistency": ConsistencySampler, "latent-ddim": LatentDdimSampler, "single": SingleSampler,
+    "bridge": BridgeSampler, "cascade": CascadeSampler, "consistency": ConsistencySampler, "latent-ddim": LatentDdimSampler,
+    "single": SingleSampler,
 }
 
 

@@ -108,7 +108,7 @@ class ModConv(nn.Module):
         bias = (gain * self.bias)[:, None, None]
         if self.strength is not None and rng is not None:
             shape = (len(x), 1, self.size or 1, self.size or 1)
-            bias = bias + gain * self.strength * torch.randn(shape, generator=rng).to(x.device)
+            bias = bias + gain * self.strength * torch.randn(shape, generator=rng, device=rng.device)
         if self.demodulate:
             with torch.autocast(x.device.type, enabled=False):  # statistics of 8-bit mantissas would be noise
                 energy = self.weight.square().sum((2, 3)).T
@@ -162,8 +162,8 @@ class Constant(nn.Module):
 
 
 def constant(net: nn.Module) -> nn.Module:
-    """A frozen copy in eval mode with every training layer folded into a constant one."""
-    made = copy.deepcopy(net).eval()
+    """A frozen copy in eval mode, on the CPU, with every training layer folded into a constant one."""
+    made = copy.deepcopy(net).cpu().eval()
     place = 0
     for parent in list(made.modules()):
         for name, child in list(parent.named_children()):

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ...core.graph import Batch, Graph, Objective
+from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import ConsistencySampler, LatentDdimSampler, clean_image
 from ...core.spec import TensorSpec
@@ -50,6 +50,10 @@ class LatentConsistency:
     def shipped(self) -> nn.ModuleDict:
         """All but the student's average, which only training needs."""
         return nn.ModuleDict({name: net for name, net in self.networks.items() if name != "target"})
+
+    @property
+    def embeds_training_data(self) -> Embedded:
+        return "none"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,0 +1,143 @@
+"""What the density estimate is made of: training vectors, or means of groups of them, eight bits a value, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+
+FEWEST = 4   # distinct vectors behind a centroid: the mean of one would be that one
+ROUNDS = 25  # of k-means
+
+
+class Bank(nn.Module):
+    """`size` vectors of `shape` a class; value = offset + scale * byte, and how many training vectors each stands for.
+
+    Integers, so that averaging networks or half precision on disk changes none of them. Before fill, one grey vector a class.
+    """
+
+    values: Tensor
+    counts: Tensor
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: Sequence[int], classes: int, size: int) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.register_buffer("values", torch.full((max(classes, 1), size, *shape), 128, dtype=torch.uint8))
+        counts = torch.zeros(max(classes, 1), size, dtype=torch.int64)
+        counts[:, 0] = 1
+        self.register_buffer("counts", counts)
+        self.register_buffer("offset", torch.tensor(-1.0))
+        self.register_buffer("scale", torch.tensor(1 / 127.5))
+
+    @torch.no_grad()
+    def fill(self, vectors: Tensor, labels: Tensor, centroids: bool, rng: torch.Generator) -> None:
+        """From vectors (n, *shape) and labels (n, classes): a random choice of each class's, or its k-means centroids.
+
+        InputError for a class with too few vectors to be represented.
+        """
+        low, high = (-1.0, 1.0) if vectors.dtype == torch.uint8 else (float(vectors.min()), float(vectors.max()))
+        self.offset.fill_(low)
+        self.scale.fill_((high - low) / 255 or 1.0)
+        groups = labels.argmax(1) if labels.shape[1] else torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+        for group, (values, counts) in enumerate(zip(self.values, self.counts, strict=True)):
+            own = torch.unique(vectors[groups == group].flatten(1), dim=0)
+            if len(own) < (FEWEST if centroids else 1):
+                raise InputError("E-DATA-TOO-FEW", f"class {group} has {len(own)} different photos in the bank's sample, "
+                                                   f"{FEWEST if centroids else 1} are needed")
+            counts.zero_()
+            if centroids:
+                means, members = kmeans(self._units(own), len(values), rng)
+            else:
+                chosen = torch.randperm(len(own), generator=rng, device=rng.device)[: len(values)]
+                means, members = self._units(own[chosen]), torch.ones(len(chosen), dtype=torch.int64)
+            values[: len(means)] = means.round().clamp(0, 255).reshape(-1, *self.shape).to(torch.uint8)
+            counts[: len(means)] = members
+
+    def _units(self, vectors: Tensor) -> Tensor:
+        """In steps of the bank's bytes, (n, d) float."""
+        return vectors.float() if vectors.dtype == torch.uint8 else (vectors.float() - self.offset) / self.scale
+
+    def decoded(self, values: Tensor) -> Tensor:
+        """Bytes, as any type -> what they mean."""
+        return values.float() * self.scale + self.offset
+
+    @torch.no_grad()
+    def nearest(self, x: Tensor, label: Tensor) -> Tensor:
+        """x (b, *shape), label (b, classes) -> for each the nearest vector of its class, (b, *shape)."""
+        table = self.decoded(self.values).flatten(0, 1).flatten(1)
+        flat = x.float().flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            far = table.square().sum(1) - 2 * flat @ table.T
+        allowed = (self.counts > 0)[None] & (label > 0.5)[:, :, None] if label.shape[1] else (self.counts > 0)[None]
+        picks = far.masked_fill(~allowed.flatten(1).expand_as(far), torch.inf).argmin(1)
+        return table[picks].reshape(x.shape)
+
+    def frozen(self) -> Picker:
+        return Picker(self)
+
+
+class Picker(nn.Module):
+    """A bank that only gives: pick (b,) in [0, 1], label (b, classes) -> (b, *shape), each as often as it stands for."""
+
+    table: Tensor
+    edges: Tensor
+    offset: Tensor
+    scale: Tensor
+    starts: Tensor
+
+    def __init__(self, bank: Bank) -> None:
+        super().__init__()
+        size = bank.counts.shape[1]
+        share = bank.counts.double().cumsum(1)
+        self.size = size
+        self.register_buffer("edges", (share / share[:, -1:]).float())
+        # bytes as float16, exactly: TensorRT knows no unsigned bytes inside a network
+        self.register_buffer("table", bank.values.flatten(0, 1).half())
+        self.register_buffer("offset", bank.offset.clone())
+        self.register_buffer("scale", bank.scale.clone())
+        self.register_buffer("starts", torch.arange(len(share), dtype=torch.float32))
+
+    def forward(self, pick: Tensor, label: Tensor | None) -> Tensor:
+        pick = pick.clamp(max=1 - 2**-24)[:, None]
+        if label is None:
+            index = (pick >= self.edges[0]).float().sum(1)
+        else:
+            group = (label * self.starts).sum(1)  # floats below 2^24 are exact, and every runtime sums them alike
+            index = (pick >= self.edges.index_select(0, group.long())).float().sum(1) + group * self.size
+        return self.table.index_select(0, index.long()).float() * self.scale + self.offset
+
+
+def kmeans(points: Tensor, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Centroids (at most k, d) of distinct points (n, d), and how many points each is the mean of: FEWEST at least."""
+    centres = points[_seeds(points, min(k, len(points) // FEWEST), rng)]
+    for _ in range(ROUNDS):
+        means, members = _means(points, centres)
+        centres = torch.where(members[:, None] > 0, means, centres)
+    while True:
+        means, members = _means(points, centres)
+        if bool((members >= FEWEST).all()):
+            return means, members
+        smallest = int(members.argmin())  # one at a time: its points may save another small group
+        centres = torch.cat([centres[:smallest], centres[smallest + 1 :]])
+
+
+def _seeds(points: Tensor, k: int, rng: torch.Generator) -> list[int]:
+    """k-means++: each next centre with probability proportional to the squared distance to those before."""
+    chosen = [int(torch.randint(len(points), (1,), generator=rng, device=rng.device))]
+    nearest = torch.full((len(points),), torch.inf, device=points.device)
+    for _ in range(k - 1):
+        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).square().sum(1))
+        chosen.append(int(torch.multinomial(nearest, 1, generator=rng)))
+    return chosen
+
+
+def _means(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    groups = torch.cdist(points, centres).argmin(1)
+    members = torch.nn.functional.one_hot(groups, len(centres)).float()  # a product with it: index_add is random on a GPU
+    counts = members.sum(0)
+    return members.T @ points / counts.clamp_min(1)[:, None], counts.long()

@@ -1,0 +1,50 @@
+"""Stage 1 (spec D.2.1): a vector of the bank plus the kernel's draw, and in modes "dae" and "latent" a network behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .bank import Bank
+from .config import Config
+from .kernels import shaped
+from .nets import Decoder, Denoiser, Encoder
+
+
+class Coarse(nn.Module):
+    """The graph: x (b, c, h, w) standard normal, pick (b, 3) uniform, label (b, classes) -> coarse image (b, c, h, w)."""
+
+    def __init__(self, config: Config, bank: Bank, net: nn.Module | None) -> None:
+        super().__init__()
+        self.kernel, self.bandwidth = config.kernel, config.bandwidth
+        self.bank, self.net = bank.frozen(), net
+
+    def forward(self, x: Tensor, pick: Tensor, label: Tensor | None = None) -> Tensor:
+        vector = self.bank(pick[:, 0], label)
+        z = x if vector.shape[1:] == x.shape[1:] else x.flatten(1)[:, : vector[0].numel()].reshape(vector.shape)
+        y = vector + self.bandwidth * shaped(self.kernel, z, pick)
+        return y if self.net is None else self.net(y, label)
+
+
+def stage(config: Config) -> dict[str, nn.Module]:
+    """Stage 1's networks by mode: none for "pixel", "coarse" for "dae", "coarse" (a decoder) and "encoder" for "latent"."""
+    kinds: dict[str, dict[str, Callable[[Config], nn.Module]]] = {
+        "pixel": {}, "dae": {"coarse": Denoiser}, "latent": {"coarse": Decoder, "encoder": Encoder},
+    }
+    return {name: kind(config) for name, kind in kinds[config.mode].items()}
+
+
+@contextmanager
+def evaluating(nets: nn.ModuleDict) -> Iterator[None]:
+    """Without gradients and with fixed batch norms while the block runs: what ships, as it ships."""
+    before = {name: net.training for name, net in nets.items()}
+    try:
+        with torch.no_grad():
+            nets.eval()
+            yield
+    finally:
+        for name, net in nets.items():
+            net.train(before[name])

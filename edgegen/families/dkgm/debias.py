@@ -1,0 +1,76 @@
+"""Stage 2 (spec D.2.3): the bridge from coarse images to clean ones, and the network that estimates what is still wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ...core.samplers.bridge import TIMES
+from .config import Config
+from .nets import BACKBONES
+
+
+def deviation(t: Tensor, spread: Tensor | float, noise: float) -> Tensor:
+    """c_out(t): standard deviation of X_t - x where that of coarse - x is `spread`."""
+    return (t.square() * spread**2 + noise**2 * t * (1 - t)).sqrt()
+
+
+def bridge_loss(predict: Callable[[Tensor, Tensor], Tensor], x: Tensor, coarse: Tensor, t: Tensor, xi: Tensor, noise: float,
+                spread: Tensor | float, weighting: str) -> Tensor:
+    """Mean squared error of F = predict(X_t, t) at X_t = (1 - t) x + t coarse + k sqrt(t (1 - t)) xi; t (b,) in (0, 1].
+
+    weighting: "scaled" for the error of F, whose target (X_t - x) / c_out has unit variance; "image" for that of X_t - c_out F.
+    """
+    place = t.reshape(-1, *[1] * (x.ndim - 1))
+    delta = place * (coarse - x) + noise * (place * (1 - place)).sqrt() * xi
+    out = deviation(place, spread, noise)
+    error = predict(x + delta, t).float() - delta / out
+    return (error if weighting == "scaled" else out * error).square().mean()
+
+
+class Restorer(nn.Module):
+    """F of G = X - c_out(t) F(X, t), and the spread that c_out is made of: measured once, before training."""
+
+    spread: Tensor
+    levels: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        c = config
+        self.trunk = BACKBONES[c.debias_net](c.debias, c.channels * (2 if c.cond_coarse else 1), c.channels, c.classes)
+        self.noise = c.noise
+        self.register_buffer("levels", torch.tensor(c.sampler().levels), persistent=False)  # of training on the grid
+        self.register_buffer("spread", torch.tensor(1.0))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
+        """F at X_t (b, c, h, w); t (b,) in [0, 1]; coarse only where the network was made to see it."""
+        return self.trunk(x if coarse is None else torch.cat([x, coarse], dim=1), TIMES * t, label)
+
+    def clean(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
+        """G's clean image, (b, c, h, w); x itself at t = 0."""
+        out = deviation(t, self.spread, self.noise)[:, None, None, None]
+        return x - out * self(x, t, label, coarse)
+
+
+class Debias(nn.Module):
+    """The graph: x (b, c, h, w), t (b,) in [0, TIMES], label (b, classes) -> clean image."""
+
+    def __init__(self, net: Restorer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.net.clean(x, t * (1 / TIMES), label, None)
+
+
+class Restore(nn.Module):
+    """The same with the coarse image beside x: it starts where the pairing is kept."""
+
+    def __init__(self, net: Restorer) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, coarse: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.net.clean(x, t * (1 / TIMES), label, coarse)

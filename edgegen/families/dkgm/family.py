@@ -1,0 +1,212 @@
+"""The family: bank, stages and losses put together, the two graphs that ship, and recipes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ...core.graph import Batch, Embedded, Graph, Objective
+from ...core.latent import Latent
+from ...core.samplers import BridgeSampler
+from ...core.spec import TensorSpec
+from .. import Family, Recipe
+from ..unet import UNetConfig, fold_batch_norms
+from .bank import Bank
+from .coarse import Coarse, evaluating, stage
+from .config import Config
+from .debias import Debias, Restore, Restorer, bridge_loss
+from .kernels import draw
+
+MEASURED = 4096  # photos that the spread of coarse images is measured on
+REPEATS = 4      # times the wanted photos are looked at, at most, to find enough of every class
+
+
+class Dkgm:
+    """Bank, stage 1 (unless mode "pixel") and stage 2; mode "latent" trains an encoder too, which stays behind."""
+
+    def __init__(self, config: Config) -> None:
+        c = self.config = config
+        self.bank = Bank(c.vector, c.classes, c.exemplars)
+        self.restorer = Restorer(c)
+        self.networks = nn.ModuleDict({**stage(c), "debias": self.restorer, "bank": self.bank})
+
+    @property
+    def shipped(self) -> nn.ModuleDict:
+        return nn.ModuleDict({name: net for name, net in self.networks.items() if name != "encoder"})
+
+    @property
+    def embeds_training_data(self) -> Embedded:
+        """What the bank holds: means of several photos are none of them."""
+        if self.config.bank == "centroids":
+            return "none"
+        return "features" if self.config.mode == "latent" else "pixels"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.config.channels, self.config.size, self.config.size
+
+    @property
+    def latent(self) -> Latent:
+        return Latent(TensorSpec("x", ("batch", *self.image_shape)), self.config.classes)
+
+    @property
+    def sampler(self) -> BridgeSampler:
+        return self.config.sampler()
+
+    def graphs(self) -> Mapping[str, Graph]:
+        """Pure graphs of frozen copies with batch norms folded: `coarse` runs once an image, `debias` once a step."""
+        c, x = self.config, self.latent.noise
+        label = (TensorSpec("label", ("batch", c.classes)),) if c.classes else ()
+        shape, t, pick = x.shape, TensorSpec("t", ("batch",)), TensorSpec("pick", ("batch", 3))
+        first = Coarse(c, self.bank, dict(self.networks.items()).get("coarse"))
+        seen = (TensorSpec("coarse", shape),) if c.cond_coarse else ()
+        second: nn.Module = Restore(self.restorer) if c.cond_coarse else Debias(self.restorer)
+        return {
+            "coarse": Graph(_frozen(first), (x, pick, *label), TensorSpec("drawn", shape)),
+            "debias": Graph(_frozen(second), (x, t, *seen, *label), TensorSpec("clean", shape)),
+        }
+
+    def objectives(self) -> Iterable[Objective]:
+        """Stage 1 first, then stage 2 on what stage 1 became; mode "pixel" has nothing to train in stage 1."""
+        second = tuple(self.restorer.parameters())
+        if self.config.mode == "pixel":
+            return (Objective("debias", second, self.debias_loss, begin=self.begin_debias),)
+        first = tuple(p for name in ("coarse", "encoder") if name in self.networks for p in self.networks[name].parameters())
+        share = self.config.share
+        return (Objective("coarse", first, self.coarse_loss, span=(0.0, share), begin=self.begin_coarse),
+                Objective("debias", second, self.debias_loss, span=(share, 1.0), begin=self.begin_debias))
+
+    def begin_coarse(self, batches: Iterable[Batch]) -> None:
+        """Mode "dae" learns to denoise what will be drawn, so its bank is filled first."""
+        if self.config.mode == "dae":
+            self._fill(*self._looked_at(batches))
+
+    def begin_debias(self, batches: Iterable[Batch]) -> None:
+        """Fill the bank where stage 1 has not, and measure how far coarse images are from their photos."""
+        looked = self._looked_at(batches)
+        if self.config.mode != "dae":
+            self._fill(*looked)
+        images, labels, rng = looked
+        parts = []
+        with evaluating(self.networks):
+            for part, label in zip(torch.split(images[:MEASURED], 256), torch.split(labels[:MEASURED], 256), strict=True):
+                x = _scaled(part)
+                parts.append((self._drawn(x, label, rng) - x).square().mean((1, 2, 3)))
+        self.restorer.spread.copy_(torch.cat(parts).mean().sqrt())
+
+    def _looked_at(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, torch.Generator]:
+        """Photos (n, c, h, w) as bytes, their labels, and a random generator: enough for `bank_fit` of each class."""
+        images, labels, found = [], [], torch.zeros(max(self.config.classes, 1))
+        wanted = self.config.bank_fit
+        seen, rng = 0, None
+        for batch in batches:
+            images.append(((batch.images + 1) * 127.5).round().to(torch.uint8))
+            labels.append(batch.labels)
+            found += batch.labels.sum(0).cpu() if self.config.classes else len(batch.images)
+            seen, rng = seen + len(batch.images), rng or batch.generator
+            if found.min() >= wanted or seen >= REPEATS * wanted * len(found):
+                break
+        if rng is None:
+            raise ValueError("a bank is made from photos, and there was no batch")
+        return torch.cat(images), torch.cat(labels), rng
+
+    def _fill(self, images: Tensor, labels: Tensor, rng: torch.Generator) -> None:
+        vectors = images
+        if self.config.mode == "latent":
+            with evaluating(self.networks):
+                vectors = torch.cat([self.networks["encoder"](_scaled(part)) for part in torch.split(images, 256)])
+        self.bank.fill(vectors, labels, self.config.bank == "centroids", rng)
+
+    def coarse_loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the photo behind a draw: the optimum is the posterior mean, an image too smooth (D.2.1)."""
+        x = batch.images
+        vector = self.networks["encoder"](x).float() if self.config.mode == "latent" else self._centre(x, batch.labels)
+        y = vector + self.config.bandwidth * draw(self.config.kernel, vector.shape, batch.generator)
+        return (self.networks["coarse"](y, self._label(batch.labels)).float() - x).square().mean()
+
+    def debias_loss(self, batch: Batch) -> Tensor:
+        """Squared error of stage 2 along the bridge from a fresh coarse image of each photo (TRAIN-2)."""
+        c, x, rng = self.config, batch.images, batch.generator
+        with evaluating(self.first_stage):
+            coarse = self._drawn(x, batch.labels, rng)
+        t = 1 - torch.rand(len(x), generator=rng, device=rng.device)
+        if c.times == "grid":
+            levels = self.restorer.levels
+            t = levels[torch.randint(len(levels), (len(x),), generator=rng, device=rng.device)]
+        xi = torch.randn(x.shape, generator=rng, device=rng.device)
+        label, beside = self._label(batch.labels), coarse if c.cond_coarse else None
+        return bridge_loss(lambda y, t: self.restorer(y, t, label, beside), x, coarse, t, xi, c.noise,
+                           self.restorer.spread, c.weighting)
+
+    @property
+    def first_stage(self) -> nn.ModuleDict:
+        return nn.ModuleDict({name: self.networks[name] for name in ("coarse", "encoder") if name in self.networks})
+
+    def _drawn(self, x: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+        """A coarse image of each photo x: its own vector of the bank's kind, a fresh draw, stage 1's network."""
+        latent = self.config.mode == "latent"
+        vector = self._centre(self.networks["encoder"](x).float() if latent else x, labels)
+        y = vector + self.config.bandwidth * draw(self.config.kernel, vector.shape, rng)
+        if self.config.mode == "pixel":
+            return y
+        return self.networks["coarse"](y, self._label(labels)).float()
+
+    def _centre(self, vectors: Tensor, labels: Tensor) -> Tensor:
+        """The vectors themselves, or the centroids that stand for them: so coarse images are drawn as they will be."""
+        return self.bank.nearest(vectors, labels) if self.config.bank == "centroids" else vectors
+
+    def _label(self, labels: Tensor) -> Tensor | None:
+        return labels if self.config.classes else None
+
+
+def _scaled(images: Tensor) -> Tensor:
+    """Bytes -> [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def _frozen(graph: nn.Module) -> nn.Module:
+    made = copy.deepcopy(graph).eval().requires_grad_(False)
+    fold_batch_norms(made)
+    return made
+
+
+def photos32() -> Recipe:
+    """32x32 RGB product photos; 640 centroids and both networks are 5.8 MB in half precision. Not trained yet."""
+    config = Config(
+        coarse=UNetConfig(widths=(48, 64, 64)), debias=UNetConfig(widths=(48, 64, 112)), steps=10, power=2.0,
+    )
+    return Recipe(config, images=20_000_000, batch=256, rate=1e-3, warmup=500)
+
+
+def tiny() -> Recipe:
+    """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
+    net = UNetConfig(widths=(16, 32), embedding=16)
+    config = Config(size=16, classes=0, coarse=net, debias=net, bandwidth=0.5, steps=5, kde_centroids=8, bank_fit=64)
+    return Recipe(config, images=3_200, batch=16, warmup=10, ema=0.9, precision="fp32")
+
+
+def photos64() -> Recipe:
+    """64x64 on one GPU: spec D's blocks, between its columns for 32 and 128 px; not trained yet."""
+    return _spec(64, (96, 96, 192), (96, 192, 288), batch=128, steps=20)
+
+
+def photos256() -> Recipe:
+    """256x256 on GPUs, widths and steps of spec D.4; not trained yet."""
+    return _spec(256, (64, 64, 128, 128, 256, 256), (96, 96, 192, 192, 384, 384), batch=64, steps=50)
+
+
+def _spec(size: int, coarse: tuple[int, ...], debias: tuple[int, ...], batch: int, steps: int) -> Recipe:
+    """400 K steps, a quarter of them for stage 1; group norms, SiLU and attention as in the papers."""
+
+    def net(widths: tuple[int, ...], blocks: int) -> UNetConfig:
+        return UNetConfig(widths, blocks, patch=1, norm="group", activation="silu", attention=True, embedding=256)
+
+    config = Config(size, classes=0, bandwidth=2.0, coarse_net="unet", coarse=net(coarse, 1), debias=net(debias, 2), steps=steps,
+                    bank="exemplars", bank_fit=512)
+    return Recipe(config, images=400_000 * batch, batch=batch, rate=1e-4, warmup=2_000, ema=0.9999)
+
+
+FAMILY = Family("dkgm", Config, Dkgm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256})
