@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/lcd.py SOURCE --data data/fashion-mnist [--samples 10000] [--threads 1] [--out lcd.json]
 
 SOURCE is a zoo name or a run folder with reference statistics of held-out photos. FD over the reference's own features, projected
-and corrected for the number of samples, 95 % interval; KID over all features against the test photos in --data. The goals are spec
-E.3 test 11 (4 <= 2 <= 1 steps with 5 % slack, one step at most 0.7 of the teacher's) and the zoo's (4 steps at most 1.25 times the
-50-step teacher, 1 step at most 2 times).
+and corrected for the number of samples, 95 % interval; KID over all features against the test photos in --data. The goals are
+spec E.3 test 11 (FD of 4, 2 and 1 steps in that order with 5 % slack, one step at most 0.7 of the teacher's one) and the zoo's
+(4 steps at most 1.25 times the teacher's 50, 1 step at most 2 times).
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     teacher, blurred = fd["teacher", 50], fd["teacher", 1]
     one, two, four = (fd["student", steps] for steps in (1, 2, 4))
     goals = [("student 4 steps / teacher 50", four / teacher, 1.25), ("student 1 step / teacher 50", one / teacher, 2.0),
-             ("student 4 / 2", four / two, 1.05), ("student 2 / 1", two / one, 1.05), ("student 1 / teacher 1", one / blurred, 0.7)]
+             ("student 4 / 2", four / two, 1.05), ("student 2 / 1", two / one, 1.05),
+             ("student 1 / teacher 1", one / blurred, 0.7)]
     return [f"{name}: {ratio:.2f}, at most {limit}: {'met' if ratio <= limit else 'NOT met'}" for name, ratio, limit in goals]
 
 

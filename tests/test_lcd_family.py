@@ -15,8 +15,10 @@ import pytest
 import torch
 from latents import TINY, batches, fit, lcd, shaken
 from PIL import Image
-from toys import shapes
+from runs import same
+from safetensors.torch import load_file
 from torch import Tensor
+from toys import shapes
 
 from edgegen.cli.main import run
 from edgegen.cli.source import torch_pipeline
@@ -29,6 +31,9 @@ from edgegen.families import Steered, family
 from edgegen.families.lcd.config import CoderConfig, Config
 from edgegen.families.lcd.family import FAMILY, LatentConsistency
 from edgegen.training import checkpoint
+from edgegen.training import run as training
+from edgegen.training.loop import Trainer
+from edgegen.training.run import Settings
 
 STAGES = ["autoencoder", "teacher", "student", "control"]
 
@@ -59,6 +64,33 @@ def test_the_stages_train_in_order_and_each_moves_its_own_network() -> None:
         model.networks.zero_grad()
     assert model.teacher.scale != 1 and all(net.scale == model.teacher.scale for net in (model.student, model.target))
     assert set(model.shipped) == {*STAGES} and "target" in model.networks
+
+
+def go(out: Path, fail_at: int = 0, resume: bool = False) -> None:
+    recipe = replace(FAMILY.recipes["tiny"](), config=TINY, images=8 * 24, batch=8, precision="bf16", warmup=2)
+
+    def progress(trainer: Trainer, _: dict[str, float]) -> None:
+        if trainer.step == fail_at:
+            raise RuntimeError("stopped")
+
+    training.train(Settings("lcd", "toy", recipe, 0), shapes(40, 16), out, resume, 4, progress)
+
+
+def test_one_command_trains_all_stages_and_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    """Cut off within the student's stage: its target, the scale and who has begun go on where they were, to the bit."""
+    go(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="stopped"):
+        go(tmp_path / "cut", fail_at=18)
+    go(tmp_path / "cut", resume=True)
+    same(tmp_path / "whole", tmp_path / "cut")
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [next(name for name in STAGES if name in line) for line in lines] == sorted(
+        (name for line in lines for name in STAGES if name in line), key=STAGES.index)
+    weights = load_file(tmp_path / "whole" / checkpoint.WEIGHTS)
+    assert {k.partition(".")[0] for k in weights} == set(STAGES)
+    assert weights["student.scale"] == weights["teacher.scale"] != 1
+    _, made = training.load(tmp_path / "whole")
+    assert torch_pipeline(made)(range(3)).shape == (3, 3, 16, 16)
 
 
 def test_a_loss_is_a_function_of_its_batch() -> None:
@@ -121,7 +153,7 @@ def test_a_config_that_cannot_be_built_is_refused_in_words(change: dict[str, Any
 def test_a_coder_that_cannot_be_built_is_refused() -> None:
     for change in ({"widths": (16,)}, {"widths": (16, 20)}, {"blocks": 0}, {"activation": "tanh"}):
         with pytest.raises(ValueError, match="must be"):
-            CoderConfig(**change)  # type: ignore[arg-type]
+            CoderConfig(**change)
 
 
 # from a run

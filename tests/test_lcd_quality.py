@@ -10,8 +10,9 @@ from latents import batches, fit, lcd
 from torch import Tensor
 
 from edgegen.core.graph import Batch
+from edgegen.core.samplers import Call
 from edgegen.evidence.distances import Moments, frechet
-from edgegen.families.lcd.config import CoderConfig
+from edgegen.families.lcd.config import CoderConfig, Way
 from edgegen.families.lcd.family import LatentConsistency
 
 
@@ -63,7 +64,7 @@ def test_11_few_steps_of_the_student_beat_one_of_the_teacher() -> None:
     model.networks.eval()
     truth = Moments.of(known(1000, torch.Generator().manual_seed(7)).flatten(1).numpy())
 
-    def distance(way: str, steps: int) -> float:
+    def distance(way: Way, steps: int) -> float:
         sampler = replace(model.config, way=way, steps=steps).sampler()
         net = model.teacher if way == "teacher" else model.student
         g = torch.Generator().manual_seed(1)
@@ -73,7 +74,7 @@ def test_11_few_steps_of_the_student_beat_one_of_the_teacher() -> None:
                 return net(x, t, None, None, torch.zeros(len(x)) if way == "student" else None)
 
         x = torch.randn(1000, 4, 4, 4, generator=g)
-        call = {"denoiser": denoiser, "decoder": lambda x: x / 3}
+        call: Call = {"denoiser": denoiser, "decoder": lambda x: x / 3}
         made = sampler(call, x, {}, lambda stream: torch.randn(x.shape, generator=g))
         return frechet(truth, Moments.of(3 * made.flatten(1).numpy()))
 
