@@ -119,8 +119,8 @@ class LatentConsistency:
         """The latents' standard deviation over a few batches: the teacher works on latents of spread 1."""
         self.coder.eval()
         with torch.no_grad():
-            found = torch.cat([self.coder.mode(b.images).flatten() for b in itertools.islice(batches, MEASURED)])
-            self.teacher.scale.copy_(found.std())
+            drawn = [self.coder.draw(b.images, b.generator)[0].flatten() for b in itertools.islice(batches, MEASURED)]
+            self.teacher.scale.copy_(torch.cat(drawn).std())
 
     def begin_student(self, batches: Iterable[Batch]) -> None:
         """Student and its average start as the teacher, whatever w."""
