@@ -157,7 +157,7 @@ def main() -> None:
     photos, held_out = (load(given.data, size, split=split)[0] for split in ("train", "test"))
     real = Real.of(held_out, photos, given.images)
     apart = float(np.median(nearest(real.held_out, real.train)) / 127.5)
-    print(f"held-out photos are {apart:.2f} from the nearest training one (median, in units of h): h below {apart / 3:.2f} copies")
+    print(f"held-out photos are {apart:.2f} from the nearest training one (median, units of h): h below {apart / 3:.2f} copies")
     rows: list[dict[str, Any]] = []
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "sampling": lambda: sampling(source(photos, given), real, given),

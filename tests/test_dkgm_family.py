@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from dkgm_toys import TINY, generator, trained
 
 from edgegen.calibrate.choose import plan as choose
 from edgegen.calibrate.observe import Observer
-from edgegen.cli.source import torch_pipeline
+from edgegen.cli.build import describe
+from edgegen.cli.source import Source, torch_pipeline
+from edgegen.core.graph import Batch
 from edgegen.core.runtime import Pipeline
 from edgegen.evidence.bench import record
 from edgegen.export import RUNTIMES, qdq, runtime
@@ -91,6 +94,25 @@ def test_graphs_are_frozen_copies() -> None:
 ])
 def test_it_says_what_of_the_photos_it_holds(change: dict[str, Any], wanted: str) -> None:
     assert generator(**change).embeds_training_data == wanted
+
+
+@pytest.mark.parametrize(("bank", "wanted"), [("centroids", "none"), ("exemplars", "pixels")])
+def test_a_bundle_s_manifest_says_it_too(bank: str, wanted: str) -> None:
+    source = Source("toy", "dkgm", generator(bank=bank), {}, Path("reference.safetensors"))
+    assert describe(source, {}, {}, {}, 32, {})["embeds_training_data"] == wanted
+
+
+@pytest.mark.parametrize("name", ["photos32", "photos64"])
+def test_one_step_of_a_recipe_s_size_trains(name: str) -> None:
+    config = replace(FAMILY.recipes[name]().config, classes=0, bank_fit=8, bank_size=2, kde_centroids=2)
+    model, rng = FAMILY.build(config), torch.Generator().manual_seed(0)
+    stream = [Batch(torch.rand(n, *model.image_shape, generator=rng) * 2 - 1, torch.zeros(n, 0), rng) for n in (2, 8)]
+    for objective in model.objectives():
+        assert objective.begin is not None
+        objective.begin(stream)
+        loss = objective.loss(stream[0])
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert loss.isfinite() and any(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.params)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILY.recipes))

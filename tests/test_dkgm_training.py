@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from dkgm_toys import batches, generator, trained
+from dkgm_toys import TINY, batches, generator, trained
+from runs import same
+from safetensors.torch import load_file
 from torch import Tensor
 from toys import shapes, tensor
 
 from edgegen.cli.source import torch_pipeline
 from edgegen.core.runtime import Pipeline
 from edgegen.families.dkgm.debias import bridge_loss, deviation
+from edgegen.families.dkgm.family import FAMILY
+from edgegen.training import checkpoint, run
+from edgegen.training.loop import Trainer
+from edgegen.training.run import Settings
 
 
 def test_both_weightings_have_one_optimum_and_differ_by_the_scale() -> None:
@@ -108,3 +116,34 @@ def test_labels_choose_among_the_class_s_own_vectors() -> None:
         assert (photos.labels[torch.cdist(drawn, flat).argmin(1).numpy()] == label).all()
 
 
+
+
+# the engine
+
+
+def go(out: Path, fail_at: int = 0, resume: bool = False, **change: Any) -> None:
+    recipe = replace(FAMILY.recipes["tiny"](), config=replace(TINY, **change), images=8 * 12, batch=8, precision="bf16", warmup=2)
+
+    def progress(trainer: Trainer, _: dict[str, float]) -> None:
+        if trainer.step == fail_at:
+            raise RuntimeError("stopped")
+
+    run.train(Settings("dkgm", "toy", recipe, 0), shapes(40, 16), out, resume, 1, progress)
+
+
+@pytest.mark.parametrize("change", [{}, {"mode": "latent", "bank": "exemplars"}])
+def test_a_resumed_run_is_the_uninterrupted_one(change: dict[str, Any], tmp_path: Path) -> None:
+    """Killed in stage 1, where stage 2 begins (12 steps: at 3), and in stage 2: bank, spread and weights are the same bits."""
+    go(tmp_path / "whole", **change)
+    for name in ("first", "between", "second"):
+        with pytest.raises(RuntimeError, match="stopped"):
+            go(tmp_path / name, fail_at={"first": 2, "between": 4, "second": 8}[name], **change)
+        go(tmp_path / name, resume=True, **change)
+        same(tmp_path / "whole", tmp_path / name)
+    shipped = load_file(tmp_path / "whole" / checkpoint.WEIGHTS)
+    assert {k.partition(".")[0] for k in shipped} == {"coarse", "debias", "bank"}
+    assert shipped["bank.values"].dtype == torch.uint8 and (shipped["bank.counts"] > 0).sum() >= 4
+    last = load_file(tmp_path / "whole" / "step-00000012" / "networks.safetensors")
+    assert shipped["debias.spread"] == last["debias.spread"] != 1  # measured, not averaged with what was there before
+    about, made = run.load(tmp_path / "whole")
+    assert about["family"] == "dkgm" and torch_pipeline(made)(range(3)).shape == (3, 3, 16, 16)

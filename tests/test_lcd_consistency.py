@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_2_solver_steps_move_the_exact_f_by_what_their_order_says() -> None:
         grid = edm.sigmas(count)
         for name, step in (("heun", edm.heun_step), ("euler", edm.euler_step)):
             moved = []
-            for now, then in zip(grid[:-1], grid[1:], strict=True):
+            for now, then in pairwise(grid):
                 x = (0.25 + now**2) ** 0.5  # one standard deviation of what is met there
                 moved.append(abs(exact(step(denoise, x, now, then), then, 0.5) - exact(x, now, 0.5)))
             largest[name].append(max(moved))
@@ -243,7 +244,9 @@ def test_5_w_is_g_less_1_and_null_is_dropped_one_time_in_ten() -> None:
 # samplers as data
 
 
-@pytest.mark.parametrize("sampler", [LatentDdimSampler((99, 49), (0.1, 0.5), "epsilon", 2.0), ConsistencySampler((99, 0), (0.1, 0.9))])
+@pytest.mark.parametrize("sampler", [
+    LatentDdimSampler((99, 49), (0.1, 0.5), "epsilon", 2.0), ConsistencySampler((99, 0), (0.1, 0.9)),
+])
 def test_samplers_survive_the_manifest(sampler: Any) -> None:
     assert sampler_from_json(sampler_to_json(sampler)) == sampler
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,7 @@ class Bank(nn.Module):
     def __init__(self, shape: Sequence[int], classes: int, size: int) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.register_buffer("values", torch.full((max(classes, 1), size, *shape), 128, dtype=torch.uint8))
+        self.register_buffer("values", torch.full((max(classes, 1), size, math.prod(shape)), 128, dtype=torch.uint8))
         counts = torch.zeros(max(classes, 1), size, dtype=torch.int64)
         counts[:, 0] = 1
         self.register_buffer("counts", counts)
@@ -55,7 +56,7 @@ class Bank(nn.Module):
             else:
                 chosen = torch.randperm(len(own), generator=rng, device=rng.device)[: len(values)]
                 means, members = self._units(own[chosen]), torch.ones(len(chosen), dtype=torch.int64)
-            values[: len(means)] = means.round().clamp(0, 255).reshape(-1, *self.shape).to(torch.uint8)
+            values[: len(means)] = means.round().clamp(0, 255).to(torch.uint8)
             counts[: len(means)] = members
 
     def _units(self, vectors: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class Bank(nn.Module):
     @torch.no_grad()
     def nearest(self, x: Tensor, label: Tensor) -> Tensor:
         """x (b, *shape), label (b, classes) -> for each the nearest vector of its class, (b, *shape)."""
-        table = self.decoded(self.values).flatten(0, 1).flatten(1)
+        table = self.decoded(self.values).flatten(0, 1)
         flat = x.float().flatten(1)
         with torch.autocast(x.device.type, enabled=False):
             far = table.square().sum(1) - 2 * flat @ table.T
@@ -94,7 +95,7 @@ class Picker(nn.Module):
         super().__init__()
         size = bank.counts.shape[1]
         share = bank.counts.double().cumsum(1)
-        self.size = size
+        self.size, self.shape = size, bank.shape
         self.register_buffer("edges", (share / share[:, -1:]).float())
         # bytes as float16, exactly: TensorRT knows no unsigned bytes inside a network
         self.register_buffer("table", bank.values.flatten(0, 1).half())
@@ -109,18 +110,20 @@ class Picker(nn.Module):
         else:
             group = (label * self.starts).sum(1)  # floats below 2^24 are exact, and every runtime sums them alike
             index = (pick >= self.edges.index_select(0, group.long())).float().sum(1) + group * self.size
-        return self.table.index_select(0, index.long()).float() * self.scale + self.offset
+        vectors = self.table.index_select(0, index.long()).float() * self.scale + self.offset
+        return vectors.reshape(-1, *self.shape)
 
 
 def kmeans(points: Tensor, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Centroids (at most k, d) of distinct points (n, d), and how many points each is the mean of: FEWEST at least."""
-    centres = points[_seeds(points, min(k, len(points) // FEWEST), rng)]
+    k = min(k, len(points) // FEWEST)
+    centres = points[_seeds(points, k + k // 4, rng)]  # some will stand for too few points and go
     for _ in range(ROUNDS):
         means, members = _means(points, centres)
         centres = torch.where(members[:, None] > 0, means, centres)
     while True:
         means, members = _means(points, centres)
-        if bool((members >= FEWEST).all()):
+        if len(centres) <= k and bool((members >= FEWEST).all()):
             return means, members
         smallest = int(members.argmin())  # one at a time: its points may save another small group
         centres = torch.cat([centres[:smallest], centres[smallest + 1 :]])

@@ -25,7 +25,7 @@ from .control import Controlled, ControlNet
 from .hints import HINTS, palette
 from .unet import LatentUNet, Like, bake
 
-SPANS = {"autoencoder": (0.0, 0.15), "teacher": (0.15, 0.65), "student": (0.65, 0.85), "control": (0.85, 1.0)}
+SPANS = {"autoencoder": (0.0, 0.12), "teacher": (0.12, 0.6), "student": (0.6, 0.87), "control": (0.87, 1.0)}
 MEASURED = 32         # batches that the latents' scale is measured on
 RATES = {"autoencoder": 1.0, "teacher": 1.0, "student": 0.3, "control": 0.5}  # times the recipe's
 CONTROL_NULL = 0.5    # probability that control trains without the label: the hint alone must do (spec E.2.6)
@@ -83,7 +83,7 @@ class LatentConsistency:
         if c.way == "control":
             denoiser = Controlled(net, _copy(self.control)).eval()
         decoder = _copy(self.coder.decoder)
-        decoder.stem.conv.weight *= base.scale.to(decoder.stem.conv.weight.device)
+        decoder.stem.conv.weight *= base.scale.cpu()
         return {"denoiser": Graph(denoiser, tuple(inputs), TensorSpec("predicted", x.shape)),
                 "decoder": Graph(decoder, (x,), TensorSpec("image", ("batch", *self.image_shape)))}
 
@@ -119,8 +119,8 @@ class LatentConsistency:
         """The latents' standard deviation over a few batches: the teacher works on latents of spread 1."""
         self.coder.eval()
         with torch.no_grad():
-            found = torch.cat([self.coder.mode(b.images).flatten() for b in itertools.islice(batches, MEASURED)])
-            self.teacher.scale.copy_(found.std())
+            drawn = [self.coder.draw(b.images, b.generator)[0].flatten() for b in itertools.islice(batches, MEASURED)]
+            self.teacher.scale.copy_(torch.cat(drawn).std())
 
     def begin_student(self, batches: Iterable[Batch]) -> None:
         """Student and its average start as the teacher, whatever w."""
@@ -246,8 +246,8 @@ def _dropped(condition: Tensor, share: float, g: torch.Generator) -> Tensor:
 
 
 def _copy(net: Net) -> Net:
-    """Frozen, in eval mode, batch norms folded."""
-    made = copy.deepcopy(net).eval().requires_grad_(False)
+    """Frozen, on the CPU, in eval mode, batch norms folded."""
+    made = copy.deepcopy(net).cpu().eval().requires_grad_(False)
     fold_batch_norms(made)
     return made
 

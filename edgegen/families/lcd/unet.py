@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ class Condition(NamedTuple):
 def sinusoid(w: Tensor) -> Tensor:
     """w (b,) -> (b, W_NUMBERS): cosines and sines of 1000 w (spec E.2.4)."""
     half = W_NUMBERS // 2
-    frequencies = torch.exp(torch.arange(half, device=w.device) * (-torch.log(torch.tensor(10_000.0)) / half).item())
+    frequencies = torch.exp(torch.arange(half, device=w.device) * (-math.log(10_000) / half))
     angle = 1000 * w[:, None] * frequencies[None]
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
