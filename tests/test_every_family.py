@@ -1,0 +1,97 @@
+"""What training promises of every family: an exact resume after kill -9, and no step that is not finite."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import HERE, same, steps
+from toys import shapes
+
+from edgegen.core.graph import Batch
+from edgegen.families import FAMILIES, family
+from edgegen.training.loop import Trainer
+
+EVERY_FAMILY = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+from dataclasses import replace
+from pathlib import Path
+from toys import shapes
+from edgegen.families import family
+from edgegen.training.run import Settings, train
+
+def child(out, resume, kill):
+    def progress(trainer, report):
+        if trainer.step == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+    recipe = family({name!r}).recipes["tiny"]()
+    recipe = replace(recipe, images=40 * 8, batch=8, warmup=2)
+    train(Settings({name!r}, "tiny", recipe), shapes(64, recipe.config.size), out, resume, 10, progress)
+
+for out, resume, kill in (("whole", False, 0), ("killed", False, 23), ("killed", True, 0)):
+    pid = os.fork()
+    if not pid:
+        try:
+            child(Path({out!r}) / out, resume, kill)
+            os._exit(0)
+        finally:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_s_40_steps_are_20_and_a_kill_9_and_20(name: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", EVERY_FAMILY.format(path=HERE, name=name, out=str(tmp_path))],
+                          capture_output=True, text=True)
+    assert [int(line) for line in done.stdout.split()] == [0, signal.SIGKILL, 0], done.stderr
+    same(tmp_path / "whole", tmp_path / "killed")
+    assert steps(tmp_path / "killed") == list(range(1, 41))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_skips_what_is_not_finite(name: str) -> None:
+    """Its weights, buffers, averages and optimizers stay as they are, and it goes on as if nothing had been."""
+    found = family(name)
+    recipe = replace(found.recipes["tiny"](), images=12 * 8, batch=8, warmup=2)
+    torch.manual_seed(0)
+    made, photos = found.build(recipe.config), shapes(64, recipe.config.size)
+    trainer = Trainer.start(made, recipe, photos, 0)
+    turns = {step for o in trainer.objectives for step in trainer.span(o)}  # at which networks change without an update
+    real, sick = trainer.feed.batch, set(range(1, 12)) - turns
+
+    def batch(step: int, seed: int) -> Batch:
+        good = real(step, seed)
+        return replace(good, images=good.images * float("nan")) if step in sick else good
+
+    trainer.feed.batch = batch  # type: ignore[method-assign]
+    before = held(trainer)
+    for report in trainer.run():
+        now = held(trainer)
+        if trainer.step - 1 in sick and any(np.isnan(loss) for loss in report.values()):
+            bad = [o.name for o in trainer.objectives if np.isnan(report.get(o.name, 0.0))]
+            skipped = {name for objective in bad for name in (objective, *trainer.owned[objective])}
+            assert [k for k in now if k.split(".")[1] in skipped and not torch.equal(now[k], before[k])] == []
+        assert all(v.isfinite().all() for v in now.values())
+        before = now
+    assert trainer.skipped >= 5
+
+
+def held(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Weights, averages and optimizers by network or objective."""
+    state = {f"now.{k}": v for k, v in trainer.generator.networks.state_dict().items()}
+    state |= {f"average.{k}": v for k, v in trainer.averages.state_dict().items()}
+    for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
+        entries = optimizer.state_dict()["state"].items()
+        state |= {f"adam.{objective.name}.{i}.{k}": v for i, entry in entries for k, v in entry.items() if entry["step"]}
+    return {k: v.detach().clone() for k, v in state.items()}
