@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import CONFIG, NET, calls, draws, generator, phi, shaken, shapes, tensor, trainer
+from toys import CONFIG, NET, calls, draws, generator, phi, shaken, shapes, tensor, train, trainer
 
 from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.graph import Batch, Objective
@@ -68,6 +68,17 @@ def test_2_theta_is_bit_identical_after_its_own_steps_in_both_modes() -> None:
     assert all(p.grad is None or not p.grad.any() for p in generator(FROZEN).networks["theta"].parameters())
 
 
+def test_2_a_frozen_run_has_the_theta_of_a_joint_run_of_half_its_length() -> None:
+    joint, frozen = trainer(replace(FROZEN, mode="joint"), steps=6), trainer(FROZEN, steps=12)
+    start = copy.deepcopy(frozen.generator.networks["phi"].state_dict())
+    reports = train(joint), train(frozen)
+    assert [sorted(report) for report in reports[1]] == 6 * [["theta"]] + 6 * [["phi"]]
+    assert [r["theta"] for r in reports[0]] == [r["theta"] for r in reports[1][:6]]
+    assert same(joint.averages["theta"].state_dict(), frozen.averages["theta"].state_dict())
+    assert same(frozen.generator.networks["theta"].state_dict(), frozen.averages["theta"].state_dict())  # phi saw what ships
+    assert not same(frozen.generator.networks["phi"].state_dict(), start)
+
+
 def test_a_frozen_theta_speaks_without_dropout() -> None:
     model = shaken(replace(CONFIG, mode="frozen", theta=DROPS))
     model.networks["phi"].eval()
@@ -117,10 +128,11 @@ class Watched(CasDm):
         return super().phi_loss(batch)
 
 
-def test_the_loop_says_how_far_an_objective_is() -> None:
-    base, watched = trainer(steps=5), Watched(CONFIG)
+@pytest.mark.parametrize(("config", "steps"), [(CONFIG, 5), (FROZEN, 10)])
+def test_the_loop_says_how_far_an_objective_is(config: Config, steps: int) -> None:
+    base, watched = trainer(config, steps=steps), Watched(config)
     run = Trainer.start(watched, base.recipe, base.photos, seed=0)
-    list(run.run())
+    train(run)
     assert [p for name, p in watched.told if name == "phi"] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
     part = Objective("phi", (), lambda _: torch.zeros(()), span=(0.5, 1.0))
     assert [part.progress(share) for share in (0.0, 0.5, 0.55, 0.75, 1.0)] == pytest.approx([0, 0, 0.1, 0.5, 1])
