@@ -7,7 +7,6 @@ bit for bit without a stored generator state.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel
 from ..core.graph import Batch, Generator, Objective
 from ..errors import EdgegenError, InputError
 from ..families import Recipe
-from .data import Photos
+from .order import mix
+from .source import Source
 
 GIVE_UP = 20  # steps in a row with a loss that is not finite
 
@@ -30,7 +30,7 @@ class Trainer:
 
     generator: Generator
     recipe: Recipe
-    photos: Photos
+    photos: Source
     seed: int
     average: AveragedModel
     objectives: tuple[Objective, ...]
@@ -39,7 +39,7 @@ class Trainer:
     skipped: int = 0
 
     @classmethod
-    def start(cls, generator: Generator, recipe: Recipe, photos: Photos, seed: int) -> Trainer:
+    def start(cls, generator: Generator, recipe: Recipe, photos: Source, seed: int) -> Trainer:
         """A run at step 0. InputError for photos that are too few, of another size, or of more classes than the generator's."""
         _check(generator, recipe, photos)
         average = AveragedModel(generator.networks, multi_avg_fn=_average(recipe.ema), use_buffers=True)
@@ -119,13 +119,13 @@ class Trainer:
             self.averages[name].load_state_dict(tensors)
 
 
-def _check(generator: Generator, recipe: Recipe, photos: Photos) -> None:
+def _check(generator: Generator, recipe: Recipe, photos: Source) -> None:
     if len(photos) < recipe.batch:
         raise InputError("E-DATA-TOO-FEW", f"training needs at least {recipe.batch} photos (one batch), got {len(photos)}")
     channels, height, width = generator.image_shape
-    if photos.pixels.shape[1:] != (height, width, channels):
+    if photos.shape != (height, width, channels):
         raise InputError("E-DATA-SIZE", f"the generator makes {height} x {width} x {channels} images, "
-                                        f"the photos are {' x '.join(map(str, photos.pixels.shape[1:]))}")
+                                        f"the photos are {' x '.join(map(str, photos.shape))}")
     classes = generator.latent.classes
     if classes and not (photos.labels.min() >= 0 and photos.labels.max() < classes):
         raise InputError("E-DATA-CLASSES", f"the generator has {classes} classes, the photos' labels go from "
@@ -157,19 +157,11 @@ def _fraction(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def mix(seed: int, step: int, use: str) -> int:
-    """A random generator's seed for one use at one step: a function of nothing else."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{use}".encode()).digest()[:8], "little") >> 1
-
-
-def _batch(photos: Photos, size: int, step: int, seed: int, classes: int) -> Batch:
-    """The step's images: a fresh permutation each epoch, the short rest of an epoch left out."""
-    per_epoch = len(photos) // size
-    epoch, place = divmod(step, per_epoch)
-    order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(mix(seed, epoch, "order")))
-    picks = order[place * size : (place + 1) * size].numpy()
-    images = torch.from_numpy(photos.pixels[picks]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    labels = torch.eye(classes)[torch.from_numpy(photos.labels[picks])] if classes else torch.zeros(size, 0)
+def _batch(photos: Source, size: int, step: int, seed: int, classes: int) -> Batch:
+    """The step's images and labels as tensors."""
+    pixels, numbers = photos.batch(step, size, seed)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    labels = torch.eye(classes)[torch.from_numpy(numbers)] if classes else torch.zeros(size, 0)
     return Batch(images, labels, torch.Generator().manual_seed(mix(seed, step, "noise")))
 
 

@@ -17,8 +17,9 @@ from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
 from ..errors import Busy, InputError, UsageError
 from ..families import Judged, Recipe, family
 from . import checkpoint
-from .data import Photos
-from .loop import Trainer, mix, shipped
+from .loop import Trainer, shipped
+from .order import mix
+from .source import Source
 from .stop import Stop
 
 LESSONS = 400  # batches that a judge is taught with
@@ -35,7 +36,7 @@ class Settings:
     seed: int = 0
 
 
-def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: int, progress: Progress) -> Path:
+def train(settings: Settings, photos: Source, out: Path, resume: bool, every: int, progress: Progress) -> Path:
     """Train until the recipe's images are seen; returns the weights' path. A checkpoint every `every` steps and at the end.
 
     SIGINT, SIGTERM and SIGHUP finish the step, write a checkpoint and raise KeyboardInterrupt(signal number); a second one
@@ -109,7 +110,7 @@ def _teach(trainer: Trainer, path: Path) -> None:
     checkpoint.load_judge(generator.judge, path)
 
 
-def _about(settings: Settings, photos: Photos) -> dict[str, Any]:
+def _about(settings: Settings, photos: Source) -> dict[str, Any]:
     recipe = {k: v for k, v in vars(settings.recipe).items() if k != "config"}
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
