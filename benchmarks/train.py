@@ -1,6 +1,6 @@
 """Training speed and memory of each family against a plain reference on the same machine, in one run.
 
-    python benchmarks/train.py                       # a few minutes; --rounds 9 --steps 4 for steadier numbers
+    python benchmarks/train.py                       # 16 steps a round hold every lazy term once; --steps 1 for a first look
 
 The reference is what diffusers' own training example does: UNet2DModel, DDPMScheduler, mean squared error of the noise, clipped
 gradients, AdamW, EMAModel. Its widths are chosen for each family so that one of its steps has about the multiply-adds of one of
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="photos32")
     parser.add_argument("--batch", type=int, default=0, help="instead of the recipe's")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="of each side a round")
+    parser.add_argument("--steps", type=int, default=16, help="of each side a round")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--widths", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -67,7 +67,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
     "less than a batch": (lambda root: photos(root, 9), 4, "training needs at least 16 photos (one batch), got 9"),
     "no photos": (lambda root: photos(root, 0), 4, "error[E-DATA-EMPTY] found 0 images"),
     "no folder": (lambda root: root, 4, "error[E-DATA-MISSING] the folder of photos does not exist"),
-    "cut-off shard": (truncated, 4, "error[E-SHARD-TRUNCATED] the shard ends where a header should be, at byte 9216: it was cut off"),
+    "cut-off shard": (truncated, 4, "error[E-SHARD-TRUNCATED] the shard ends where a header should be, at byte 9216"),
     "pickle in a shard": (trap("0.pkl"), 6, "error[E-PICKLE] member '0.pkl' is a pickle: edgegen does not read pickle files"),
     "escape": (trap("../0.png"), 6, "error[E-SHARD-MEMBER] member '../0.png' leads out of the archive"),
     "label": (trap("0.cls"), 4, "error[E-SHARD-LABEL] '0.cls' is not a whole number"),

@@ -143,9 +143,12 @@ def test_the_fingerprint_names_the_content(tmp_path: Path) -> None:
     assert found(folder(tmp_path / "b"), workers=2, cache=0) == base, "neither place, name nor worker plays a part"
     folder(tmp_path / "c").joinpath("003.tar").unlink()
     shard(tmp_path / "c" / "003.tar", range(31, 41))
-    others = [found(tmp_path / "c"), found(folder(tmp_path / "d", each=20)), found(folder(tmp_path / "e", label="json")),
-              found(tmp_path / "a", window=7)]
-    assert len({base, *others}) == 5
+    data = bytearray(folder(tmp_path / "f").joinpath("001.tar").read_bytes())
+    data[data.rindex(b"IEND") - 6] ^= 1
+    (tmp_path / "f" / "001.tar").write_bytes(data)
+    others = [found(tmp_path / "f"), found(tmp_path / "c"), found(folder(tmp_path / "d", each=20)),
+              found(folder(tmp_path / "e", label="json")), found(tmp_path / "a", window=7)]
+    assert len({base, *others}) == 6
 
 
 # bad photos
@@ -273,6 +276,8 @@ def test_a_shard_that_is_cut_off_is_refused_wherever_the_cut_is(tmp_path: Path) 
     for cut in [*range(1, end, 97), *range(512, end + 512, 512)]:
         (tmp_path / "a.tar").write_bytes(data[:cut])
         fails(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED", "it was cut off")
+    (tmp_path / "a.tar").write_bytes(data[:600])
+    fails(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED", "ends inside '000000.png'")
     (tmp_path / "a.tar").write_bytes(b"")
     fails(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED", "at byte 0")
 
