@@ -27,7 +27,7 @@ import torch
 from edgegen.calibrate.choose import plan
 from edgegen.calibrate.observe import Observer
 from edgegen.cli.source import torch_pipeline
-from edgegen.core.graph import Objective
+from edgegen.core.graph import Generator, Objective
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import alphas_bar
@@ -68,7 +68,7 @@ def trained(generator: CasDm, images: int, photos: Photos) -> CasDm:
     trainer = Trainer.start(generator, Recipe(generator.config, images, ema=EMA), photos, seed=0)
     for _ in trainer.run():
         pass
-    generator.networks.load_state_dict(trainer.average.module.state_dict())
+    generator.networks.load_state_dict(trainer.averages.state_dict())
     generator.networks.eval()
     return generator
 
@@ -90,7 +90,7 @@ def v_loss(generator: CasDm, photos: Photos) -> float:
     return float(np.mean(losses))
 
 
-def pipelines(generator: CasDm, folder: Path) -> dict[str, Pipeline]:
+def pipelines(generator: Generator, folder: Path) -> dict[str, Pipeline]:
     """FP32 and INT8 on each runtime, by name."""
     models = {name: onnx_files.to_onnx(graph, name) for name, graph in generator.graphs().items()}
     observers = {k: Observer(m, qdq.candidates(m), generator.sampler.timesteps, 1) for k, m in models.items()}

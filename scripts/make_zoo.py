@@ -1,15 +1,18 @@
 """Turn a finished run into a zoo entry: float16 weights, card, sample grid, reference statistics.
 
-    python scripts/make_zoo.py runs/a cas-dm --data ~/.cache/edgegen/fashion-mnist --data-name "Fashion-MNIST" --hours 1.6
+    python scripts/make_zoo.py runs/a cas-dm --data ~/.cache/edgegen/fashion-mnist --data-name "Fashion-MNIST" \
+        --hours 1.6 --hardware "2 CPU cores"
 
 The card's distance: Frechet distance over EfficientNet-Lite0 at 128 px, all 1280 features, `--samples` generated images
-against the whole test split; its reference statistics (128 directions) are of the same test images.
+against the whole test split; its reference statistics (128 directions) are of the same test images. Precision and recall are of
+as many of both as the smaller set has, at most 5,000.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from edgegen.evidence.compare import EVIDENCE_SEED
 from edgegen.evidence.distances import Moments, frechet, kernel_distance
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import distance_interval
+from edgegen.evidence.manifold import precision_recall
 from edgegen.training import checkpoint
 from edgegen.training import run as runs
 from edgegen.training.data import load
@@ -49,6 +53,7 @@ def main() -> None:
     parser.add_argument("--data-name", required=True)
     parser.add_argument("--licence", default="Apache-2.0; data: MIT")
     parser.add_argument("--hours", type=float, required=True)
+    parser.add_argument("--hardware", required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -71,12 +76,15 @@ def main() -> None:
     statistics.write(target / "reference.safetensors")
     made = generated(pipeline, network, given.samples)
     whole = frechet(Moments.of(real), Moments.of(made))
+    count = min(len(real), len(made), 5_000)
+    found = precision_recall(real[:count], made[:count])
     projected = distance_interval(statistics.moments, statistics.project(made))
     card = {
         "family": about["family"], "config": about["config"],
         "parameters": sum(p.numel() for p in generator.shipped.parameters()),
         "data": {"name": given.data_name, "sha256": about["data"]["sha256"], "images": about["data"]["images"]},
         "recipe": about["recipe"], "seed": about["seed"], "torch": about["torch"], "hours": given.hours,
+        "hardware": given.hardware,
         "licence": given.licence, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "distance": {
             "value": projected.value, "low": projected.low, "high": projected.high,
@@ -87,6 +95,7 @@ def main() -> None:
             "value": whole, "what": f"the same over all {network.dim} features, without correction",
         },
         "kernel_distance": kernel_distance(real, made),
+        "precision_recall": {**asdict(found), "images": count},
     }
     write_bytes(target / "card.json", to_json(card))
     print(to_json(card).decode())

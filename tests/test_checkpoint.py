@@ -204,11 +204,18 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return failed(tmp_path_factory.mktemp("damaged") / "run", 21)
 
 
+def state_with(**other: object) -> bytes:
+    return json.dumps({"step": 20, "skipped": 0, "averaged": {"theta": 20, "phi": 20}, "sha256": {}, **other}).encode()
+
+
 @pytest.mark.parametrize(("name", "data", "code", "text"), [
-    ("step-00000020/state.json", b"{}", "E-CHECKPOINT", "step, skipped and averaged are whole numbers"),
-    ("step-00000020/state.json", b"[]", "E-CHECKPOINT", "whole numbers"),
-    ("step-00000020/state.json", b'{"step": 20.5, "skipped": 0, "averaged": 20}', "E-CHECKPOINT", "whole numbers"),
-    ("step-00000020/state.json", b'{"step": -1, "skipped": 0, "averaged": 20}', "E-CHECKPOINT", "whole numbers"),
+    ("step-00000020/state.json", b"{}", "E-CHECKPOINT", "a count for the average of each trained network"),
+    ("step-00000020/state.json", b"[]", "E-CHECKPOINT", "not this run's state"),
+    ("step-00000020/state.json", state_with(step=20.5), "E-CHECKPOINT", "whole numbers"),
+    ("step-00000020/state.json", state_with(step=-1), "E-CHECKPOINT", "whole numbers"),
+    ("step-00000020/state.json", state_with(averaged={"theta": 20, "phi": True}), "E-CHECKPOINT", "whole numbers"),
+    ("step-00000020/state.json", state_with(averaged={"theta": 20}), "E-CHECKPOINT", "not this run's state"),
+    ("step-00000020/state.json", state_with(sha256=None), "E-CHECKPOINT", "the sha256 of each file"),
     ("step-00000020/state.json", b'{"step": 20', "E-JSON", "not usable JSON"),
     ("latest", b"", "E-CHECKPOINT", "latest names '', which is no checkpoint"),
     ("latest", b"../../elsewhere", "E-CHECKPOINT", "latest names '../../elsewhere', which is no checkpoint"),
@@ -227,14 +234,15 @@ def test_damaged_pointers_never_restart_from_zero(damaged: Path, name: str, data
     assert caught.value.code == code
 
 
-def test_checkpoints_from_before_there_were_digests_load(damaged: Path) -> None:
+def test_a_checkpoint_of_an_older_edgegen_is_refused_in_words(damaged: Path) -> None:
     path = damaged / "step-00000020" / "state.json"
     state = json.loads(before := path.read_text())
-    path.write_text(json.dumps({k: state[k] for k in ("step", "skipped", "averaged")}))
+    path.write_text(json.dumps({**state, "averaged": 20}))
     fresh = Trainer.start(CasDm(TOY), settings().recipe, PHOTOS, 0)
-    checkpoint.resume(damaged, fresh)
+    with pytest.raises(InputError, match=r"E-CHECKPOINT. an older edgegen wrote this checkpoint.* - start the run anew"):
+        checkpoint.resume(damaged, fresh)
     path.write_text(before)
-    assert fresh.step == 20
+    assert fresh.step == 0
 
 
 @pytest.mark.parametrize("length", [0x80, 0x280, 0x480, 0x580])

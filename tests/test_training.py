@@ -17,6 +17,7 @@ from edgegen.core.graph import Batch
 from edgegen.errors import EdgegenError
 from edgegen.families.cas_dm import CasDm
 from edgegen.training import loop
+from edgegen.training.feed import Feed
 from edgegen.training.loop import GIVE_UP, Trainer
 
 # what is not finite
@@ -33,10 +34,10 @@ class Sick(CasDm):
         return super().theta_loss(self._spoilt(batch, "theta"))
 
     def phi_loss(self, batch: Batch) -> torch.Tensor:
-        if self._draw is not None and self.which == "theta" and self.count in self.when:
-            self._draw.batch = batch
-        if self._draw is not None and self.which == "phi" and self.count in self.when:
-            self._draw.x = self._draw.x * float("nan")
+        if self._last is not None and self.count in self.when:
+            _, noised, predicted = self._last
+            spoilt = noised if self.which == "theta" else replace(noised, x=noised.x * float("nan"))
+            self._last = batch, spoilt, predicted
         return super().phi_loss(batch)
 
     def _spoilt(self, batch: Batch, name: str) -> Batch:
@@ -116,13 +117,17 @@ def test_fewer_than_twenty_do_not_give_up() -> None:
 # order
 
 
+def feed(size: int, classes: int = 0) -> Feed:
+    return Feed(PHOTOS, size, classes, loop.CPU)
+
+
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def epoch(seed: int, number: int, size: int = 8) -> list[tuple[bytes, ...]]:
         per_epoch = len(PHOTOS) // size
         steps = range(number * per_epoch, (number + 1) * per_epoch)
-        return [tuple(image.numpy().tobytes() for image in loop._batch(PHOTOS, size, k, seed, 0).images) for k in steps]
+        return [tuple(image.numpy().tobytes() for image in feed(size).batch(k, seed).images) for k in steps]
 
-    whole = [image.numpy().tobytes() for image in loop._batch(PHOTOS, 40, 0, 0, 0).images]
+    whole = [image.numpy().tobytes() for image in feed(40).batch(0, 0).images]
     torch.manual_seed(77)
     first = epoch(0, 0)
     assert sorted(sum(first, ())) == sorted(whole)                       # each photo once an epoch
@@ -133,15 +138,15 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_batches_hold_images_and_labels_that_belong_together() -> None:
-    batch = loop._batch(PHOTOS, 8, 2, 0, 2)
+    batch = feed(8, 2).batch(2, 0)
     assert batch.images.shape == (8, 3, 8, 8) and batch.images.min() >= -1 and batch.images.max() <= 1
     pixels = ((batch.images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     for image, label in zip(pixels, batch.labels, strict=True):
         place = next(k for k, p in enumerate(PHOTOS.pixels) if np.array_equal(p, image))
         assert label.tolist() == np.eye(2)[PHOTOS.labels[place]].tolist()
-    assert loop._batch(PHOTOS, 8, 2, 0, 0).labels.shape == (8, 0)
+    assert feed(8).batch(2, 0).labels.shape == (8, 0)
     places = ((0, 0), (0, 0), (1, 0), (0, 1))
-    draws = [torch.rand(3, generator=loop._batch(PHOTOS, 8, step, seed, 0).generator).tolist() for step, seed in places]
+    draws = [torch.rand(3, generator=feed(8).batch(step, seed).generator).tolist() for step, seed in places]
     assert draws[0] == draws[1] and draws[0] != draws[2] and draws[0] != draws[3]
 
 

@@ -13,6 +13,7 @@ from ..calibrate.equalize import ChannelObserver, equalized
 from ..calibrate.observe import Observer
 from ..core.bundle import Bundle, write_manifest
 from ..core.runtime import Pipeline, Runtime
+from ..core.samplers import asked
 from ..evidence import parity
 from ..evidence.bench import record
 from ..export import STAND_IN, qdq, runtime
@@ -85,7 +86,7 @@ def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
     channels = {k: ChannelObserver(m, threads) for k, m in models.items()}
     _run(source, channels, samples, "looking at channels")
     even = {k: equalized(m, channels[k].largest) for k, m in models.items()}
-    observers = {k: Observer(m, qdq.candidates(m), source.generator.sampler.timesteps, threads) for k, m in even.items()}
+    observers = {k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads) for k, m in even.items()}
     _run(source, observers, samples, "calibrating")
     for observer in observers.values():
         observer.stats.check()

@@ -35,6 +35,8 @@ def train(
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and noise.", min=0)] = 0,
     on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch compile the networks; slow to start.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how large the training is; no data.")] = False,
     threads: Threads = 0,
     weights: Weights = None,
@@ -48,6 +50,7 @@ def train(
 
     from ..evidence.features import feature_network
     from ..families import family
+    from ..training.device import device_of
     from ..training.run import Settings, recorded_threads, train
     from ..training.source import open_source
     from .options import cores
@@ -59,6 +62,7 @@ def train(
         return tell(name, recipe_name, settings)
     if data is None or out is None:
         raise UsageError("E-USAGE", "training needs --data and --out", hint="--dry-run needs neither")
+    device_of(device)  # a GPU that is not there is told before the photos are read
     torch.set_num_threads(threads or (recorded_threads(out) if resume else None) or cores())
     with contextlib.ExitStack() as stack:
         with output.progress("reading photos") as advance:
@@ -70,7 +74,7 @@ def train(
             raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
         feature_network("inception-v3" if weights else "efficientnet-lite0", weights)  # missing weights are told before training
         with output.progress(f"training {name}", settings.images) as advance:
-            path = train(Settings(name, recipe_name, settings, seed), photos, out, resume, EVERY,
+            path = train(Settings(name, recipe_name, settings, seed, device, compiled), photos, out, resume, EVERY,
                          lambda trainer, _: advance(trainer.recipe.batch))
         with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
             _reference(photos, out / "reference.safetensors", weights, advance)

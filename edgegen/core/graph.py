@@ -40,6 +40,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     generator: torch.Generator
+    progress: float = 0.0  # share of the asking objective's span that is done, in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Objective:
 
     span: from and to, as shares of the run's steps; the learning rate warms up and falls within it. At its end the networks
     take their averaged weights, so that what is trained after them sees what ships. begin: called once with fresh batches
-    before the first step of the span, without gradients: measures a scale, copies a teacher.
+    before the first step of the span, without gradients and in eval mode: measures a scale, copies a teacher. What it leaves in
+    weights and buffers is resumed; a network is in training mode only while an objective moves it.
     """
 
     name: str
@@ -59,6 +61,11 @@ class Objective:
     span: tuple[float, float] = (0.0, 1.0)
     begin: Callable[[Iterable[Batch]], None] | None = None
     rate: float = 1.0                         # times the recipe's
+
+    def progress(self, share: float) -> float:
+        """Share of the span that is done, in [0, 1], when `share` of the run is: what its batches carry."""
+        begin, end = self.span
+        return min(1.0, max(0.0, (share - begin) / (end - begin)))
 
 
 class Generator(Protocol):

@@ -52,6 +52,14 @@ class Judged(Protocol):
     def teach(self, batches: Iterable[Batch]) -> None: ...
 
 
+@runtime_checkable
+class TwiceDifferentiated(Protocol):
+    """A generator whose losses hold gradients of its networks, which torch.compile cannot differentiate again."""
+
+    @property
+    def twice_differentiated(self) -> bool: ...
+
+
 def family(name: str) -> Family:
     """The registered family; UsageError names the known ones."""
     if name not in FAMILIES:

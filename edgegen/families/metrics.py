@@ -83,6 +83,7 @@ class PDist(nn.Module):
             for cin, out in pairwise(widths)
         )
         self.register_buffer("taught", torch.zeros((), dtype=torch.uint8))
+        self._ready = False
         self.eval().requires_grad_(False)
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -96,7 +97,8 @@ class PDist(nn.Module):
         return found
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        if not self.taught:
+        self._ready = self._ready or bool(self.taught)  # asked once: on a GPU each look would wait for all that runs there
+        if not self._ready:
             raise ValueError("this PDist has a random trunk: teach it, or load the weights of a taught one")
         total = a.new_zeros(len(a))
         for f, g in zip(self.features(a), self.features(b), strict=True):
@@ -109,7 +111,7 @@ class PDist(nn.Module):
 
         Random choices come from each batch's own generator. Raises ValueError when there is no batch.
         """
-        head = nn.Linear(128, classes if classes >= 2 else 4)
+        head = nn.Linear(128, classes if classes >= 2 else 4).to(self.taught.device)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         optimizer = torch.optim.Adam([*self.stages.parameters(), *head.parameters()], lr=1e-3)
@@ -118,8 +120,10 @@ class PDist(nn.Module):
         for batch in batches:
             images, wanted = batch.images, batch.labels.argmax(1) if classes >= 2 else None
             if wanted is None:
-                wanted = torch.randint(4, (len(images),), generator=batch.generator)
-                images = torch.stack([image.rot90(int(k), (1, 2)) for image, k in zip(images, wanted, strict=True)])
+                rng, count = batch.generator, len(images)
+                wanted = torch.randint(4, (count,), generator=rng, device=rng.device)
+                turned = torch.stack([images.rot90(k, (2, 3)) for k in range(4)])
+                images = turned[wanted, torch.arange(count, device=rng.device)]
             scores = head(self.features(images)[-1].mean((2, 3)))
             optimizer.zero_grad()
             F.cross_entropy(scores, wanted).backward()  # type: ignore[no-untyped-call]

@@ -30,13 +30,13 @@ from ..families import family
 from .loop import Trainer, averaged
 
 STATE = "state.json"
-KEEP = 2  # checkpoints of a run that stay on disk
+KEEP = 2  # checkpoints of a run that stay on disk, unless told
 WEIGHTS = "weights.safetensors"
 JUDGE = "judge.safetensors"
 
 
-def save(folder: Path, trainer: Trainer) -> Path:
-    """Write a complete checkpoint, point `latest` at it, keep the newest KEEP."""
+def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
+    """Write a complete checkpoint, point `latest` at it, keep the newest `keep`."""
     target = folder / f"step-{trainer.step:08d}"
     with publish(target, STATE, overwrite=True) as new:
         tensors = {"networks": dict(trainer.generator.networks.state_dict()), "average": averaged(trainer)}
@@ -47,11 +47,12 @@ def save(folder: Path, trainer: Trainer) -> Path:
             data = to_bytes(part)
             digests[name] = hashlib.sha256(data).hexdigest()
             (new / f"{name}.safetensors").write_bytes(data)
-        state = {"step": trainer.step, "skipped": trainer.skipped, "averaged": int(trainer.average.n_averaged), "sha256": digests}
+        counts = {name: int(average.n_averaged) for name, average in trainer.average.items()}
+        state = {"step": trainer.step, "skipped": trainer.skipped, "averaged": counts, "sha256": digests}
         (new / STATE).write_bytes(to_json(state))
     write_bytes(folder / "latest", target.name.encode())
     steps = _steps(folder)
-    for old in [*steps[steps.index(target) + 1 :], *steps[: steps.index(target) + 1][:-KEEP]]:
+    for old in [*steps[steps.index(target) + 1 :], *steps[: steps.index(target) + 1][:-keep]]:
         discard(old)  # newer ones are of a run that was resumed from an older step: `latest` no longer leads there
     return target
 
@@ -78,15 +79,16 @@ def resume(folder: Path, trainer: Trainer) -> None:
     step = newest(folder)
     if step is None:
         raise InputError("E-CHECKPOINT", "no checkpoint to resume from", path=folder)
-    state = _state(step / STATE)
+    state = _state(step / STATE, set(trainer.average))
     _fit(trainer.generator.networks, *_part(step, "networks"))
     _fit(trainer.averages, *_part(step, "average"))
     for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
         _load_optimizer(optimizer, *_part(step, f"adam-{objective.name}"))
-    for path in step.glob("*.safetensors") if "sha256" in state else ():  # the first checkpoints had no digests
+    for path in step.glob("*.safetensors"):
         if hashlib.sha256(path.read_bytes()).hexdigest() != state["sha256"].get(path.stem):
             raise TrustError("E-HASH", "not the bytes the checkpoint was written with", path=path)
-    trainer.average.n_averaged.fill_(state["averaged"])
+    for name, average in trainer.average.items():
+        average.n_averaged.fill_(state["averaged"][name])
     trainer.step, trainer.skipped = state["step"], state["skipped"]
 
 
@@ -95,12 +97,18 @@ def _part(step: Path, name: str) -> tuple[dict[str, Tensor], Path]:
     return read_weights(path), path
 
 
-def _state(path: Path) -> dict[str, Any]:
+def _state(path: Path, networks: set[str]) -> dict[str, Any]:
     state = read_json(path)
-    counts = [state.get(k) for k in ("step", "skipped", "averaged")] if isinstance(state, dict) else [None]
-    if any(type(n) is not int or n < 0 for n in counts) or not isinstance(state.get("sha256", {}), dict):
+    found: dict[str, Any] = state if isinstance(state, dict) else {}
+    if type(found.get("averaged")) is int:
+        raise InputError("E-CHECKPOINT", "an older edgegen wrote this checkpoint, with one count for all averages", path=path,
+                         hint="start the run anew")
+    averaged, digests = found.get("averaged"), found.get("sha256")
+    if not isinstance(averaged, dict) or averaged.keys() != networks or not isinstance(digests, dict):
+        raise InputError("E-CHECKPOINT", "not this run's state: it holds a count for the average of each trained network, "
+                                         "and the sha256 of each file", path=path)
+    if any(type(n) is not int or n < 0 for n in (found.get("step"), found.get("skipped"), *averaged.values())):
         raise InputError("E-CHECKPOINT", "not a checkpoint's state: step, skipped and averaged are whole numbers", path=path)
-    found: dict[str, Any] = state
     return found
 
 
@@ -114,7 +122,7 @@ def read_text(path: Path) -> str:
 
 def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     """The safetensors file of these tensors; the same tensors give the same bytes."""
-    data: bytes = save_tensors({k: v.contiguous() for k, v in tensors.items()})
+    data: bytes = save_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})
     return data
 
 

@@ -17,6 +17,7 @@ from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
 from ..errors import Busy, InputError, UsageError
 from ..families import Judged, Recipe, family
 from . import checkpoint
+from .device import device_of
 from .loop import Trainer, shipped
 from .order import mix
 from .source import Source
@@ -34,6 +35,8 @@ class Settings:
     recipe_name: str
     recipe: Recipe
     seed: int = 0
+    device: str = "cpu"
+    compiled: bool = False
 
 
 def train(settings: Settings, photos: Source, out: Path, resume: bool, every: int, progress: Progress) -> Path:
@@ -47,7 +50,8 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(settings.seed, 0, "init"))
         generator = family(settings.family).build(settings.recipe.config)
-    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed)
+    device = device_of(settings.device)
+    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, compiled=settings.compiled)
     about = _about(settings, photos)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,8 @@ def _about(settings: Settings, photos: Source) -> dict[str, Any]:
         **checkpoint.describe(settings.family, settings.recipe.config),
         "recipe": {"name": settings.recipe_name, **recipe}, "seed": settings.seed,
         "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes)},
-        "torch": torch.__version__, "threads": torch.get_num_threads(),  # both change how sums round
+        "torch": torch.__version__, "threads": torch.get_num_threads(),  # these change how sums round
+        "device": settings.device, "compiled": settings.compiled,
     }
 
 

@@ -10,14 +10,14 @@ from dataclasses import asdict
 from typing import Any
 
 from ...errors import TrustError
-from .base import UNTIMED, Call, Draw, Sampler
+from .base import UNTIMED, Call, Draw, Sampler, asked
 from .cascade import PATHS, CascadeSampler, mean_gates
 from .schedule import alphas_bar, clean_image, trailing
 from .single import SingleSampler
 
 __all__ = [
     "PATHS", "SAMPLERS", "UNTIMED", "Call", "CascadeSampler", "Draw", "Sampler", "SingleSampler",
-    "alphas_bar", "clean_image", "mean_gates", "sampler_from_json", "sampler_to_json", "trailing",
+    "alphas_bar", "asked", "clean_image", "mean_gates", "sampler_from_json", "sampler_to_json", "trailing",
 ]
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {"cascade": CascadeSampler, "single": SingleSampler}

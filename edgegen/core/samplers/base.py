@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Call = Mapping[str, Callable[..., Any]]  # graph name -> whoever executes it
 Draw = Callable[[str], Any]  # stream name -> standard normal noise of the latent's shape
@@ -17,6 +17,18 @@ class Sampler(Protocol):
     @property
     def timesteps(self) -> tuple[int, ...]: ...
     def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any: ...
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A sampler that runs some graph at some of its timesteps only."""
+
+    def asks(self, graph: str) -> tuple[int, ...]: ...
+
+
+def asked(sampler: Sampler, graph: str) -> tuple[int, ...]:
+    """The timesteps at which a sampler runs a graph: what a calibration must have seen of it."""
+    return sampler.asks(graph) if isinstance(sampler, Choosy) else sampler.timesteps
 
 
 UNTIMED = (0,)  # the timesteps of what has no time: a sampler without a loop, a graph without an input "t"

@@ -18,7 +18,8 @@ class CascadeSampler:
 
     timesteps: descending, each in 1..T; signal: abar at each of them; prediction: what theta returns, "epsilon" or "v";
     path: "dynamic" (phi's own gate), "eps" (r = 0), "x0" (r = 1), "fixed" (r = gates[k] at step k);
-    eta: 0 is DDIM, 1 is ancestral sampling with the posterior variance.
+    eta: 0 is DDIM, 1 is ancestral sampling with the posterior variance;
+    window: phi runs at timesteps from .. to only, elsewhere the path is "eps"; None: at all.
     """
 
     timesteps: tuple[int, ...]
@@ -27,6 +28,7 @@ class CascadeSampler:
     path: str = "dynamic"
     gates: tuple[float, ...] = ()
     eta: float = 0.0
+    window: tuple[int, int] | None = None
     kind: str = "cascade"
 
     def __post_init__(self) -> None:
@@ -44,13 +46,23 @@ class CascadeSampler:
             raise ValueError(f'path "fixed" needs a gate for each of {len(self.timesteps)} timesteps, got {len(self.gates)}')
         if not all(0 <= gate <= 1 for gate in self.gates):
             raise ValueError(f"gates must be in [0, 1], got {self.gates}")
+        if self.window is not None and (len(self.window) != 2 or (self.path != "eps" and not self.asks("phi"))):
+            raise ValueError(f'no timestep of {self.timesteps} is in the window {self.window}; use path "eps" to leave phi out')
+
+    def asks(self, graph: str) -> tuple[int, ...]:
+        """The timesteps at which a graph runs."""
+        if graph == "theta":
+            return self.timesteps
+        low, high = self.window or (0, self.timesteps[0])
+        return () if self.path == "eps" else tuple(t for t in self.timesteps if low <= t <= high)
 
     def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
         """x (b, c, h, w) standard normal -> images (b, c, h, w) in [-1, 1]."""
+        refined = self.asks("phi")
         for k, (timestep, now) in enumerate(zip(self.timesteps, self.signal, strict=True)):
             then = self.signal[k + 1] if k + 1 < len(self.signal) else 1.0
             t = x[:, 0, 0, 0] * 0 + timestep
-            clean = self._clean(call, x, t, now, k, condition)
+            clean = self._clean(call, x, t, now, k, timestep in refined, condition)
             if then == 1.0:
                 return clean.clip(-1, 1)
             fresh = self.eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
@@ -60,10 +72,10 @@ class CascadeSampler:
                 x = x + fresh * draw(f"step{k}")
         raise AssertionError("unreachable: the last signal level is 1")
 
-    def _clean(self, call: Call, x: Any, t: Any, now: float, k: int, condition: Mapping[str, Any]) -> Any:
+    def _clean(self, call: Call, x: Any, t: Any, now: float, k: int, refine: bool, condition: Mapping[str, Any]) -> Any:
         predicted = call["theta"](x=x, t=t, **condition)
         coarse = clean_image(x, predicted, now, self.prediction).clip(-1, 1)
-        if self.path == "eps":
+        if not refine:
             return coarse
         refined = call["phi"](coarse=coarse, x=x, t=t, **condition)  # (b, c + 1, h, w): clean image, gate
         if self.path == "x0":
@@ -73,13 +85,18 @@ class CascadeSampler:
 
 
 def mean_gates(sampler: CascadeSampler, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> tuple[float, ...]:
-    """phi's mean gate at each timestep of a run from x: what path "fixed" takes (spec C.2.9)."""
+    """phi's mean gate at each timestep of a run from x: what path "fixed" takes (spec C.2.9).
+
+    Cut to [0, 1], which only a gate without bounds leaves; 0 where phi does not run.
+    """
     seen: list[float] = []
 
     def phi(**inputs: Any) -> Any:
         refined = call["phi"](**inputs)
-        seen.append(float(refined[:, -1:].mean()))
+        seen.append(min(1.0, max(0.0, float(refined[:, -1:].mean()))))
         return refined
 
-    replace(sampler, path="dynamic", gates=())({"theta": call["theta"], "phi": phi}, x, condition, draw)
-    return tuple(seen)
+    asking = replace(sampler, path="dynamic", gates=())
+    asking({"theta": call["theta"], "phi": phi}, x, condition, draw)
+    found = dict(zip(asking.asks("phi"), seen, strict=True))
+    return tuple(found.get(timestep, 0.0) for timestep in sampler.timesteps)

@@ -16,7 +16,10 @@ EVERY = 4  # batches between two adjustments
 
 
 class Ada(nn.Module):
-    """The probability p of each augmentation, led by how sure the discriminator is of real images; state is in buffers."""
+    """The probability p of each augmentation, led by how sure the discriminator is of real images; state is in buffers.
+
+    Nothing here asks for the value of a tensor, so that a GPU never waits: at p = 0 the augmentations run and change nothing.
+    """
 
     p: Tensor
     signs: Tensor
@@ -30,12 +33,11 @@ class Ada(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """images (b, c, h, w) in [-1, 1] -> the same, each changed at random; as they are while p is 0."""
-        p = float(self.p)
-        if p == 0:
+        """images (b, c, h, w) in [-1, 1] -> the same, each changed at random with probability p; as they are without a target."""
+        if not self.target:
             return images
         with torch.autocast(images.device.type, enabled=False):
-            return recoloured(moved(images.float(), p, rng), p, rng)
+            return recoloured(moved(images.float(), self.p, rng), self.p, rng)
 
     @torch.no_grad()
     def follow(self, real_scores: Tensor) -> None:
@@ -44,40 +46,40 @@ class Ada(nn.Module):
             return
         self.signs += real_scores.sign().double().mean()
         self.batches += 1
-        if int(self.batches) % EVERY == 0:
-            notch = len(real_scores) * EVERY / (self.kimg * 1000)
-            self.p += notch * torch.sign(self.signs / EVERY - self.target)
-            self.p.clamp_(0, 1)
-            self.signs.zero_()
+        due = self.batches % EVERY == 0
+        notch = len(real_scores) * EVERY / (self.kimg * 1000)
+        self.p += notch * torch.sign(self.signs / EVERY - self.target) * due
+        self.p.clamp_(0, 1)
+        self.signs *= ~due
 
 
 class _Draws:
     """Random numbers (b,) that are neutral with probability 1 - p."""
 
-    def __init__(self, count: int, p: float, rng: torch.Generator) -> None:
+    def __init__(self, count: int, p: Tensor, rng: torch.Generator) -> None:
         self.count, self.p, self.rng = count, p, rng
 
     def uniform(self) -> Tensor:
-        return torch.rand(self.count, generator=self.rng)
+        return torch.rand(self.count, generator=self.rng, device=self.rng.device)
 
     def normal(self) -> Tensor:
-        return torch.randn(self.count, generator=self.rng)
+        return torch.randn(self.count, generator=self.rng, device=self.rng.device)
 
     def pick(self, value: Tensor, neutral: float) -> Tensor:
         return torch.where(self.uniform() < self.p, value, torch.full_like(value, neutral))
 
 
-def moved(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
-    """Geometric augmentations, bilinear, the outside reflected."""
+def moved(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
+    """Geometric augmentations of images (b, c, h, w) with probability p () each, bilinear, the outside reflected."""
     b, (h, w) = len(images), images.shape[2:]
     d = _Draws(b, p, rng)
-    m = torch.eye(3).expand(b, 3, 3)
-    m = m @ _scaling(d.pick(1 - 2 * (d.uniform() < 0.5).float(), 1), torch.ones(b))             # x-flip
+    flip = d.pick(1 - 2 * (d.uniform() < 0.5).float(), 1)
+    m = _scaling(flip, torch.ones_like(flip))                                                   # x-flip
     m = m @ _rotation(d.pick(torch.floor(d.uniform() * 4) * (math.pi / 2), 0))                  # quarter turns
     m = m @ _shift(*(d.pick(torch.round((d.uniform() * 2 - 1) * 0.125 * n) * 2 / n, 0) for n in (w, h)))  # whole pixels
     scale = d.pick(torch.exp2(d.normal() * 0.2), 1)
     m = m @ _scaling(scale, scale)
-    half = _Draws(b, 1 - math.sqrt(1 - p), rng)  # rotated before or after the stretch: either with probability p
+    half = _Draws(b, 1 - (1 - p).sqrt(), rng)  # rotated before or after the stretch: either with probability p
     m = m @ _rotation(half.pick((half.uniform() * 2 - 1) * math.pi, 0))
     stretch = d.pick(torch.exp2(d.normal() * 0.2), 1)
     m = m @ _scaling(stretch, 1 / stretch)
@@ -87,22 +89,21 @@ def moved(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def recoloured(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
-    """Colour augmentations; grey images get those that grey has (brightness, contrast, luma flip)."""
+def recoloured(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
+    """Colour augmentations of images (b, c, h, w) with probability p () each; of grey ones: brightness, contrast, luma flip."""
     b, channels = len(images), images.shape[1]
     d = _Draws(b, p, rng)
     bright, contrast = d.pick(d.normal() * 0.2, 0), d.pick(torch.exp2(d.normal() * 0.5), 1)
     flip = d.pick((d.uniform() < 0.5).float(), 0)
     if channels != 3:
         return images * (contrast * (1 - 2 * flip))[:, None, None, None] + (bright * contrast)[:, None, None, None]
-    axis = torch.full((3,), 1 / math.sqrt(3))
-    luma = torch.outer(axis, axis)
-    unit = torch.eye(3)
+    unit = torch.eye(3, device=images.device)
+    luma = torch.full_like(unit, 1 / 3)  # projects on grey
     colours = contrast[:, None, None] * (unit - 2 * luma * flip[:, None, None])
-    colours = _around(axis, d.pick((d.uniform() * 2 - 1) * math.pi, 0)) @ colours
+    colours = _hue(d.pick((d.uniform() * 2 - 1) * math.pi, 0)) @ colours
     saturation = d.pick(torch.exp2(d.normal()), 1)[:, None, None]
     colours = (luma + (unit - luma) * saturation) @ colours
-    offset = (colours @ torch.ones(3))[:, :, None] * bright[:, None, None]
+    offset = colours.sum(2, keepdim=True) * bright[:, None, None]
     return (colours @ images.flatten(2) + offset).reshape(images.shape)
 
 
@@ -125,9 +126,10 @@ def _rotation(angle: Tensor) -> Tensor:
     return _matrix([[cos, sin, zero], [-sin, cos, zero], [zero, zero, one]])
 
 
-def _around(axis: Tensor, angle: Tensor) -> Tensor:
-    """Rotations (b, 3, 3) around a unit axis (Rodrigues)."""
-    x, y, z = axis.tolist()
-    cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+def _hue(angle: Tensor) -> Tensor:
+    """Rotations (b, 3, 3) of the colour space around grey, (1, 1, 1) / sqrt(3) (Rodrigues)."""
+    unit = torch.eye(3, device=angle.device)
+    turn = unit.roll(1, 0)  # red to green to blue
+    cross = (turn - turn.T) / math.sqrt(3)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    return cos * torch.eye(3) + sin * cross + (1 - cos) * torch.outer(axis, axis)
+    return cos * unit + sin * cross + (1 - cos) / 3

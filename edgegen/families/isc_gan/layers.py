@@ -108,7 +108,7 @@ class ModConv(nn.Module):
         bias = (gain * self.bias)[:, None, None]
         if self.strength is not None and rng is not None:
             shape = (len(x), 1, self.size or 1, self.size or 1)
-            bias = bias + gain * self.strength * torch.randn(shape, generator=rng).to(x.device)
+            bias = bias + gain * self.strength * torch.randn(shape, generator=rng, device=rng.device)
         if self.demodulate:
             with torch.autocast(x.device.type, enabled=False):  # statistics of 8-bit mantissas would be noise
                 energy = self.weight.square().sum((2, 3)).T

@@ -1,0 +1,9 @@
+"""Cas-DM (An et al., arXiv 2401.02414; spec C): a noise predictor, and a refiner that metric losses may touch."""
+
+from .config import Config
+from .family import CasDm
+from .losses import gate_loss
+from .networks import Refiner
+from .recipes import FAMILY
+
+__all__ = ["FAMILY", "CasDm", "Config", "Refiner", "gate_loss"]

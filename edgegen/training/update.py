@@ -1,0 +1,81 @@
+"""One optimizer step of one objective, undone on the device itself when a loss or a gradient is not finite.
+
+The host does not wait for the answer: on a GPU it reads the losses of all objectives at once, when the step is over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..core.graph import Batch, Objective
+from .processes import World
+
+
+class Buffers:
+    """What networks remember beside weights, such as batch norm's statistics; read and written as one tensor a type.
+
+    (On a GPU a handful of kernels instead of some for each of them. Constants, which no checkpoint holds, are left out.)
+    """
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        self._places = [(module._buffers, name) for network in networks for module in network.modules()
+                        for name, buffer in module._buffers.items()
+                        if buffer is not None and name not in module._non_persistent_buffers_set]
+
+    def read(self) -> dict[torch.dtype, Tensor]:
+        """A copy of all, flat."""
+        return {dtype: torch.cat([t.detach().flatten() for t in tensors]) for dtype, tensors in self._tensors().items()}
+
+    def write(self, flat: dict[torch.dtype, Tensor]) -> None:
+        for dtype, tensors in self._tensors().items():
+            parts = torch.split(flat[dtype], [t.numel() for t in tensors])
+            torch._foreach_copy_(tensors, [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
+
+    def _tensors(self) -> dict[torch.dtype, list[Tensor]]:
+        found: dict[torch.dtype, list[Tensor]] = {}
+        for held, name in self._places:
+            tensor = held[name]
+            assert tensor is not None
+            found.setdefault(tensor.dtype, []).append(tensor)
+        return found
+
+
+def optimizer_of(objective: Objective) -> torch.optim.Adam:
+    """Adam in one kernel, 1.5 x faster than foreach on a CPU, which leaves everything as it is when told `found_inf`."""
+    return torch.optim.Adam(objective.params, lr=0.0, betas=objective.betas, fused=True)
+
+
+def update(objective: Objective, optimizer: torch.optim.Adam, batch: Batch, rate: float, buffers: Buffers, precision: str,
+           world: World) -> Tensor:
+    """One step with that rate; the loss () on the device, the mean of all processes, NaN where nothing was changed."""
+    before = buffers.read()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=precision == "bf16"), world.together(batch):
+        loss = objective.loss(batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    loss, after = loss.detach().float().clone(), buffers.read()
+    world.average([loss, *_gradients(objective)])
+    world.average_changes(before, after)
+    norm = nn.utils.clip_grad_norm_(objective.params, objective.clip, foreach=True)
+    good = torch.isfinite(loss) & torch.isfinite(norm)
+    optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    buffers.write({dtype: torch.where(good, tensor, before[dtype]) for dtype, tensor in after.items()})
+    return torch.where(good, loss, math.nan)
+
+
+def _gradients(objective: Objective) -> list[Tensor]:
+    """Of the parameters that have one, each laid out in memory as its parameter: the fused step takes them element by element."""
+    found = []
+    for p in objective.params:
+        if p.grad is not None:
+            if p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)
+            found.append(p.grad)
+    return found

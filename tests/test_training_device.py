@@ -1,0 +1,89 @@
+"""Where a run computes: named, refused by name where it is not there, and the same when it resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from runs import PHOTOS, TOY, failed, go, settings
+from staged import staged
+from toys import generator, shapes
+
+from edgegen.cli.main import run
+from edgegen.errors import RuntimeMissing, UsageError
+from edgegen.families.isc_gan.family import FAMILY
+from edgegen.training.device import device_of
+from edgegen.training.loop import Trainer
+
+DATA = str(Path(__file__).parent / "data" / "photos")
+
+
+def test_a_device_is_named() -> None:
+    assert device_of("cpu") == torch.device("cpu")
+    with pytest.raises(UsageError, match=r"E-DEVICE. unknown device 'tpu'; known: cpu, cuda"):
+        device_of("tpu")
+
+
+def test_a_gpu_that_is_not_there_is_told_before_photos_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    out = tmp_path / "run"
+    assert run(["train", "cas-dm", "--data", str(tmp_path / "nowhere"), "--out", str(out), "--device", "cuda"]) == 5
+    told = capfd.readouterr().err
+    assert "error[E-DEVICE] device cuda cannot be used here: torch " in told and "--device cpu" in told and not out.exists()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(RuntimeMissing, match="GPU 1 is asked for, torch sees 1 - start as many processes as there are GPUs"):
+        device_of("cuda", 1)
+
+
+@pytest.mark.parametrize(("key", "then"), [("device", "cuda"), ("compiled", True)])
+def test_a_run_of_another_device_is_not_resumed(tmp_path: Path, key: str, then: object) -> None:
+    half = failed(tmp_path / "run", 11)
+    about = json.loads((half / "run.json").read_text())
+    (half / "run.json").write_text(json.dumps({**about, key: then}))
+    with pytest.raises(UsageError, match=rf"started with another {key} .* - then {then!r}, now"):
+        go(half, resume=True)
+
+
+def test_networks_and_batches_are_laid_out_channels_last() -> None:
+    made, trainer = staged()
+    weight = made.networks["first"].get_parameter("0.weight")
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    assert trainer.feed.batch(0, 0).images.is_contiguous(memory_format=torch.channels_last)
+    next(trainer.run())
+    assert trainer.optimizers[0].state[weight]["exp_avg"].stride() == weight.stride()
+
+
+def test_what_a_gradient_s_layout_is_does_not_matter() -> None:
+    """The fused step reads weights and gradients element by element as they lie in memory."""
+    def run(transposed: bool) -> torch.Tensor:
+        made, trainer = staged(steps=4)
+        weight = made.networks["first"].get_parameter("0.weight")
+        if transposed:
+            hook = weight.register_post_accumulate_grad_hook
+            hook(lambda p: setattr(p, "grad", p.grad.contiguous()))  # type: ignore[no-untyped-call]
+        next(trainer.run())
+        return weight.detach()
+
+    assert torch.equal(run(False), run(True))
+
+
+def test_compiling_is_refused_where_losses_differentiate_twice() -> None:
+    recipe = FAMILY.recipes["tiny"]()
+    with pytest.raises(UsageError, match=r"E-COMPILE. torch.compile cannot differentiate this family's networks twice"):
+        Trainer.start(FAMILY.build(recipe.config), recipe, shapes(16), 0, compiled=True)
+
+
+def test_compiled_networks_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: real(self, backend="eager", **options))
+    plan = settings(steps=2, precision="fp32").recipe
+
+    def losses(compiled: bool) -> list[dict[str, float]]:
+        return list(Trainer.start(generator(TOY), plan, PHOTOS, 0, compiled=compiled).run())
+
+    assert losses(True) == losses(False)
