@@ -15,7 +15,7 @@ from runs import HERE
 from torch import nn
 from torch.nn import functional as F
 
-from edgegen.cli.dry_run import counted, measure
+from edgegen.cli.dry_run import _passes, counted, measure
 from edgegen.cli.main import run
 from edgegen.families import FAMILIES, family
 
@@ -80,6 +80,16 @@ def test_activations_grow_with_the_batch_and_weights_do_not() -> None:
     assert sizes[0]["weights"] == sizes[2]["weights"] and sizes[0]["gradients"] == sizes[2]["gradients"]
     a, b, c = (s["activations"] for s in sizes)
     assert c - b == pytest.approx(2 * (b - a), rel=0.01) and b > a
+
+
+@pytest.mark.parametrize(("name", "recipe"), SMALL)
+def test_activations_are_those_of_a_larger_batch(name: str, recipe: str) -> None:
+    """Extrapolated to 12 images, as the losses of a fresh generator keep on 12 images: lazy terms are in both."""
+    plan = replace(family(name).recipes[recipe](), batch=12)
+    made = family(name).build(plan.config)
+    made.networks.train()
+    kept = [p.peak for p in _passes(made, tuple(made.objectives()), plan, 12)]
+    assert measure(family(name).build(plan.config), plan).memory["activations"] == pytest.approx(max(kept), rel=0.1)
 
 
 CHILD = """

@@ -8,6 +8,7 @@ scratch space and what the allocator does not give back are not in it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,10 +74,9 @@ def measure(generator: Generator, recipe: Recipe) -> Size:
     parameters = {name: _count(net.parameters()) for name, net in generator.networks.items()}
     trained = {o.name: _count(o.params) for o in objectives}
     macs = {name: _graph_macs(graph) for name, graph in generator.graphs().items()}
-    before = [buffer.clone() for buffer in generator.networks.buffers()]
+    before = copy.deepcopy(generator.networks.state_dict())
     small = _passes(generator, objectives, recipe, TINY[0])
-    for buffer, value in zip(generator.networks.buffers(), before, strict=True):
-        buffer.copy_(value)  # a term that is due every few steps is due again: both sizes must see the same loss
+    generator.networks.load_state_dict(before)  # a term that is due every few steps is due again: both see the same loss
     large = _passes(generator, objectives, recipe, TINY[1])
     usual = _passes(generator, objectives, recipe, TINY[0])
     kept = max(_line(a.peak, b.peak, recipe.batch) for a, b in zip(small, large, strict=True))
