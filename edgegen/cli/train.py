@@ -12,13 +12,16 @@ import typer
 
 from ..errors import InputError, UsageError
 from . import output
+from .dry_run import tell
 from .options import Threads, Weights, cores, need_torch
 
 if TYPE_CHECKING:
     from ..families import Family, Recipe
-    from ..training.data import Photos, Report
+    from ..training.data import Report
+    from ..training.folder import Bad
     from ..training.loop import Trainer
     from ..training.run import Start
+    from ..training.source import Source
 
 EVERY = 500          # steps between checkpoints
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
@@ -28,14 +31,15 @@ DIRECTIONS = 128     # of the projected reference, when there are photos enough 
 
 def train(
     name: Annotated[str, typer.Argument(help="Family, such as cas-dm.", metavar="FAMILY")],
-    data: Annotated[Path, typer.Option(help="Folder of photos (class sub-folders or metadata.jsonl) or of IDX files.")],
     run: Annotated[Path | None, typer.Argument(help="Run folder: checkpoints, metrics, and at the end the weights.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Photos: class folders, metadata.jsonl, IDX files or tar shards.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder as a flag.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its settings.")] = False,
     recipe: Annotated[str | None, typer.Option(help="One of the family's recipes; its first, if not said.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="Of the config: steps=8.", metavar="NAME=VALUE")] = None,
     kde_centroids: Annotated[int | None, typer.Option(help="dkgm: centroids a class in its bank, instead of photos.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step instead of the recipe's.", min=1)] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and noise; 0, if not said.", min=0)] = None,
     only: Annotated[str | None, typer.Option(help="Train this objective alone, for the whole run.", metavar="OBJECTIVE")] = None,
     init: Annotated[str | None, typer.Option(help="Run folder or zoo name whose weights to start from.")] = None,
@@ -45,6 +49,7 @@ def train(
     keep: Annotated[int, typer.Option(help="Checkpoints that stay.", min=1)] = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Losses and grids for TensorBoard, too.")] = False,
     on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how large the training is; no data.")] = False,
     threads: Threads = 0,
     weights: Weights = None,
     json: output.Json = False,
@@ -58,24 +63,28 @@ def train(
     from ..evidence.features import feature_network
     from ..families import family
     from ..training.checkpoint import parse
-    from ..training.data import load
     from ..training.device import device_of
     from ..training.processes import joined, local_rank
     from ..training.record import summary_writer
     from ..training.run import Recorded, Settings
     from ..training.run import train as train_on
+    from ..training.source import open_source
     from .settings import changed
 
-    folder = _folder(run, out)
-
-    then = Recorded.of(folder) if resume else Recorded()
+    folder = None if dry_run else _folder(run, out)
+    then = Recorded.of(folder) if resume and folder else Recorded()
     where, found = device or then.device or "cpu", family(name)
-    recipe_name, plan = _recipe(found, recipe or then.recipe_name, images or then.images)
-    if then.family == name and then.config is not None and recipe is None:
+    recipe_name, plan = _recipe(found, recipe or then.recipe_name, images or then.images, batch or then.batch)
+    if folder and then.family == name and then.config is not None and recipe is None:
         plan = replace(plan, config=parse(found.config, then.config, folder / "run.json"))
     centroids = ["bank=centroids", f"kde_centroids={kde_centroids}"] if kde_centroids is not None else []
     plan = replace(plan, config=changed(found, plan.config, [*(change or []), *centroids]))
-    with joined(where) as world:
+    if folder is None:
+        torch.set_num_threads(threads or cores())
+        return tell(name, recipe_name, plan)
+    if data is None:
+        raise UsageError("E-USAGE", "training needs --data", hint="--dry-run needs none")
+    with joined(where) as world, contextlib.ExitStack() as stack:
         show = _silent if world.rank else output.progress
         device_of(where, local_rank())  # what is not there is told before the photos are read
         if tensorboard:
@@ -83,14 +92,16 @@ def train(
         start, digest = _start(init) if init else (None, then.init)
         torch.set_num_threads(threads or then.threads or max(1, cores() // world.size))
         with show("reading photos") as advance:
-            photos, report = load(data, plan.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1))
+            photos, report = stack.enter_context(open_source(
+                data, plan.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1),
+                workers=max(1, cores() // world.size), tell=not_used if world.rank == 0 else _unsaid))
         if len(photos) < FEWEST:
             raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
         plan = replace(plan, config=replace(plan.config, classes=len(photos.classes)))
         settings = Settings(name, recipe_name, plan, (then.seed or 0) if seed is None else seed, where,
                             compiled or bool(then.compiled), only or then.only, digest)
         if world.rank == 0:
-            _tell(report)
+            _tell(report())
             network = "inception-v3" if weights else "efficientnet-lite0"
             feature_network(network, weights)  # missing weights are told before the training
         with show(f"training {name}", plan.images, "images") as advance:
@@ -98,9 +109,9 @@ def train(
                             world)
         if world.rank:
             return
-    with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
-        _reference(photos, folder / "reference.safetensors", weights, advance)
-    output.result("train", {"out": str(folder), "weights": str(path), "images": plan.images, "photos": report.to_json()})
+        with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
+            _reference(photos, folder / "reference.safetensors", weights, advance)
+        output.result("train", {"out": str(folder), "weights": str(path), "images": plan.images, "photos": report().to_json()})
     print(f"trained: {folder}  next: edgegen export {folder} --int8 -o out/")
 
 
@@ -147,37 +158,49 @@ def _counted(advance: Callable[[int], None]) -> Callable[[Trainer, object], None
     return after
 
 
-def _recipe(found: Family, name: str | None, images: int | None) -> tuple[str, Recipe]:
+def _unsaid(bad: Bad) -> None:
+    """Of the photos that are not used, the first process tells."""
+
+
+def _recipe(found: Family, name: str | None, images: int | None, batch: int | None) -> tuple[str, Recipe]:
     chosen = name or next(iter(found.recipes))
     if chosen not in found.recipes:
         raise UsageError("E-RECIPE", f"{found.name} has no recipe {chosen!r}; known: {', '.join(found.recipes)}")
     recipe = found.recipes[chosen]()
-    return chosen, replace(recipe, images=images) if images else recipe
+    return chosen, replace(recipe, images=images or recipe.images, batch=batch or recipe.batch)
 
 
 def _on_bad(word: str) -> Literal["skip", "fail"]:
     return "fail" if word == "fail" else "skip"
 
 
+def not_used(bad: Bad) -> None:
+    """A photo that is not used, by name: on stderr, since it is no result."""
+    from ..training.data import shown
+
+    output.note(f"not used: {shown(bad.name)}: {bad.code} {bad.reason}")
+
+
 def _tell(report: Report) -> None:
-    """Every photo that is not used, by name, and what was changed, by count: on stderr, since it is no result."""
+    """Every photo that is not used, and what was changed or is odd, by count and first name."""
     from ..training.data import shown
 
     for bad in report.bad:
-        output.note(f"not used: {shown(bad.name)}: {bad.code} {bad.reason}")
+        not_used(bad)
     for code, names in report.warnings.items():
-        output.note(f"{code}: {len(names)} photos")
+        output.note(f"{code}: {len(names)} (such as {shown(names[0])})")
 
 
-def _reference(photos: Photos, path: Path, weights: Path | None, advance: Any) -> None:
+def _reference(photos: Source, path: Path, weights: Path | None, advance: Any) -> None:
     """Statistics that exports of this run are proven against."""
     import numpy as np
 
     from ..evidence import reference
     from ..evidence.features import feature_network
+    from ..training.source import sample
 
     network = feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
-    pixels = photos.pixels[:REFERENCE_IMAGES]
+    pixels = sample(photos, REFERENCE_IMAGES)
     parts = []
     for start in range(0, len(pixels), 64):
         parts.append(network(pixels[start : start + 64]))

@@ -17,11 +17,13 @@ from ..errors import InputError, ResourceError, UsageError
 from . import idx
 from .folder import Bad, Listing, listing
 from .magic import SUFFIXES
+from .order import picks, share
 from .photos import BadPhoto, Want
-from .worker import Decoder
+from .pool import Pool, default_workers
 
 MIN_SIDE = 16  # pixels: below that a photo says too little, above it a 32 px model can use it
 BAD_LIMIT = 0.05  # of a folder: with more the folder itself is wrong, and skipping would hide it
+FEW = 200  # photos that do not pay for another decoder process
 NAMED = 20  # bad files in the sentence; the report has all
 
 Progress = Callable[[int, int], None]
@@ -37,6 +39,19 @@ class Photos:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height, width and channels."""
+        return self.pixels.shape[1:]
+
+    def batch(self, step: int, size: int, seed: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """What process `rank` of `world` takes of the step's batch; see Source."""
+        return self.read(share(picks(len(self), size, step, seed), rank, world))
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and labels of these photos."""
+        return self.pixels[indices], self.labels[indices]
 
     @property
     def fingerprint(self) -> str:
@@ -93,7 +108,7 @@ def load(path: Path, size: int, background: str = "white", min_side: int = MIN_S
     if size < 1 or min_side < 1 or on_bad not in ("skip", "fail") or split not in idx.PREFIX:
         raise UsageError("E-CONFIG", f"size={size}, min_side={min_side} must be positive, on_bad={on_bad!r} be skip or fail, "
                                      f"split={split!r} be train or test")
-    want = Want(size, _colour(background), min_side)
+    want = Want(size, colour(background), min_side)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise InputError("E-DATA-MISSING", f"the folder of photos {what}", path=path)
@@ -106,9 +121,7 @@ def load(path: Path, size: int, background: str = "white", min_side: int = MIN_S
         raise InputError("E-DATA-EMPTY", f"found 0 images (looked for {' '.join(sorted(SUFFIXES))})", path=path)
     _need_memory(len(found.photos), size, path)
     photos, report = _decode_all(path, found, want, progress)
-    if report.bad and (on_bad == "fail" or len(report.bad) > BAD_LIMIT * of):
-        hint = "repair or remove them" + ("" if on_bad == "fail" else f"; at most {BAD_LIMIT:.0%} may be skipped")
-        raise BadPhotos(report, path, hint)
+    refuse_bad(report, path, on_bad)
     return _checked(photos, path, dropped=of - len(report.bad) - len(photos)), report
 
 
@@ -117,6 +130,13 @@ def read_idx(images: Path, labels: Path, size: int) -> Photos:
     pictures, numbers = idx.pair(images, labels)
     _need_memory(len(pictures), size, images)
     return Photos(idx.to_square(pictures, size), numbers, tuple(str(k) for k in range(int(numbers.max()) + 1)))
+
+
+def refuse_bad(report: Report, path: Path, on_bad: str) -> None:
+    """BadPhotos when more than BAD_LIMIT of those found are bad, or any with on_bad="fail"."""
+    if report.bad and (on_bad == "fail" or len(report.bad) > BAD_LIMIT * report.found):
+        hint = "repair or remove them" + ("" if on_bad == "fail" else f"; at most {BAD_LIMIT:.0%} may be skipped")
+        raise BadPhotos(report, path, hint)
 
 
 def need(photos: Photos, count: int, use: str) -> None:
@@ -138,7 +158,8 @@ def groups(pixels: np.ndarray) -> list[list[int]]:
     return [group for group in by.values() if len(group) > 1]
 
 
-def _colour(name: str) -> tuple[int, int, int]:
+def colour(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of a name or hex; UsageError for what is neither."""
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
     except ValueError as error:
@@ -154,13 +175,14 @@ def _need_memory(count: int, size: int, path: Path) -> None:
 
 
 def _decode_all(root: Path, found: Listing, want: Want, progress: Progress | None) -> tuple[Photos, Report]:
-    """Every listed photo through the decoder; the first of equal ones (by name) stays."""
+    """Every listed photo through the decoders; the first of equal ones (by name) stays."""
     bad, names, classes = list(found.bad), list[str](), list[str]()
     pixels = np.empty((len(found.photos), want.size, want.size, 3), np.uint8)
-    with Decoder(want) as decoder:
-        for done, (name, label) in enumerate(found.photos, 1):
+    with Pool(want, min(default_workers(), len(found.photos) // FEW + 1)) as pool:
+        answers = pool.map((os.path.join(root, name), None) for name, _ in found.photos)
+        for done, ((name, label), answer) in enumerate(zip(found.photos, answers, strict=True), 1):
             try:
-                data, warnings = decoder(os.path.join(root, name))
+                data, warnings = answer.result()
             except BadPhoto as error:
                 bad.append(Bad(name, error.code, error.reason))
             else:

@@ -1,26 +1,53 @@
-"""A run's batches on its device: photos in memory are moved there once, as bytes."""
+"""A run's batches on its device: photos in memory are moved there once, as bytes; a stream's come batch by batch."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..core.graph import Batch
 from .data import Photos
 from .order import mix, picks, share
+from .source import Source
+
+
+class Held:
+    """Photos that are on the device as a whole."""
+
+    def __init__(self, photos: Photos, device: torch.device) -> None:
+        pixels = photos.pixels if photos.pixels.flags.writeable else photos.pixels.copy()  # torch warns of what it must not write
+        self._pixels = torch.from_numpy(pixels).to(device)                                 # (n, h, w, c) uint8
+        self._labels = torch.from_numpy(photos.labels).to(device)
+
+    def take(self, step: int, size: int, seed: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
+        """Pixels (b, h, w, c) uint8 and labels (b,) of a process's share."""
+        places = share(picks(len(self._pixels), size, step, seed), rank, world)
+        at = torch.tensor(places).to(self._pixels.device, non_blocking=True)
+        return self._pixels[at], self._labels[at]
+
+
+class Streamed:
+    """Photos that a source hands out batch by batch."""
+
+    def __init__(self, photos: Source, device: torch.device) -> None:
+        self._photos, self._device = photos, device
+
+    def take(self, step: int, size: int, seed: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
+        """As Held.take."""
+        pixels, labels = self._photos.batch(step, size, seed, rank, world)
+        return torch.from_numpy(pixels).to(self._device, non_blocking=True), torch.from_numpy(labels).to(self._device)
 
 
 class Feed:
     """Batches of `size` as functions of (step, seed); a process takes its share of each, all draw the same noise."""
 
-    def __init__(self, photos: Photos, size: int, classes: int, device: torch.device, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, photos: Source, size: int, classes: int, device: torch.device, rank: int = 0, world: int = 1) -> None:
         self.size, self.classes, self.device, self.rank, self.world = size, classes, device, rank, world
-        pixels = photos.pixels if photos.pixels.flags.writeable else photos.pixels.copy()  # torch warns of what it must not write
-        self._pixels = torch.from_numpy(pixels).to(device)                                 # (n, h, w, c) uint8
-        self._labels = torch.from_numpy(photos.labels).to(device)
+        self._photos, self._count = Held(photos, device) if isinstance(photos, Photos) else Streamed(photos, device), len(photos)
         self._hot = torch.eye(classes, device=device)
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return self._count
 
     def batch(self, step: int, seed: int) -> Batch:
         """This process's share of the step's photos, and the step's random generator."""
@@ -31,8 +58,7 @@ class Feed:
         return self._take(step, seed, 0, 1)
 
     def _take(self, step: int, seed: int, rank: int, world: int) -> Batch:
-        places = share(picks(len(self), self.size, step, seed), rank, world)
-        at = torch.tensor(places).to(self.device, non_blocking=True)
-        images = self._pixels[at].permute(0, 3, 1, 2).float() / 127.5 - 1  # laid out channels last, as the networks are
-        labels = self._hot[self._labels[at]] if self.classes else torch.zeros(len(at), 0, device=self.device)
+        pixels, numbers = self._photos.take(step, self.size, seed, rank, world)
+        images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # laid out channels last, as the networks are
+        labels = self._hot[numbers] if self.classes else torch.zeros(len(images), 0, device=self.device)
         return Batch(images, labels, torch.Generator(self.device).manual_seed(mix(seed, step, "noise")))

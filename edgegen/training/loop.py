@@ -20,11 +20,11 @@ from torch.optim.swa_utils import AveragedModel
 from ..core.graph import Batch, Generator, Objective
 from ..errors import EdgegenError, InputError, UsageError
 from ..families import Judged, Recipe, TwiceDifferentiated
-from .data import Photos
 from .device import configure
 from .feed import Feed
 from .order import mix
 from .processes import ALONE, World
+from .source import Source
 from .update import Buffers, optimizer_of, update
 
 GIVE_UP = 20  # steps in a row with a loss that is not finite
@@ -42,7 +42,7 @@ class Trainer:
 
     generator: Generator
     recipe: Recipe
-    photos: Photos
+    photos: Source
     seed: int
     feed: Feed
     average: dict[str, AveragedModel]
@@ -56,7 +56,7 @@ class Trainer:
     _buffers: Buffers = field(default_factory=lambda: Buffers(()))
 
     @classmethod
-    def start(cls, generator: Generator, recipe: Recipe, photos: Photos, seed: int, device: torch.device = CPU,
+    def start(cls, generator: Generator, recipe: Recipe, photos: Source, seed: int, device: torch.device = CPU,
               world: World = ALONE, only: str | None = None, compiled: bool = False) -> Trainer:
         """A run at step 0; only: the one objective to train, its span becomes the whole run.
 
@@ -191,13 +191,13 @@ class Trainer:
             yield
 
 
-def _check(generator: Generator, recipe: Recipe, photos: Photos) -> None:
+def _check(generator: Generator, recipe: Recipe, photos: Source) -> None:
     if len(photos) < recipe.batch:
         raise InputError("E-DATA-TOO-FEW", f"training needs at least {recipe.batch} photos (one batch), got {len(photos)}")
     channels, height, width = generator.image_shape
-    if photos.pixels.shape[1:] != (height, width, channels):
+    if photos.shape != (height, width, channels):
         raise InputError("E-DATA-SIZE", f"the generator makes {height} x {width} x {channels} images, "
-                                        f"the photos are {' x '.join(map(str, photos.pixels.shape[1:]))}")
+                                        f"the photos are {' x '.join(map(str, photos.shape))}")
     classes = generator.latent.classes
     if classes and not (photos.labels.min() >= 0 and photos.labels.max() < classes):
         raise InputError("E-DATA-CLASSES", f"the generator has {classes} classes, the photos' labels go from "

@@ -1,15 +1,18 @@
 """Which photo comes when: a function of (seed, step) and of how many photos there are, so that any step can be asked for again.
 
-No state is kept or stored: a resumed run or another number of processes sees the same photos at the same step.
+No state is kept or stored: a resumed run, another number of workers or of processes sees the same photos at the same step.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
+
+WINDOW = 50_000  # photos that are shuffled among each other; a set up to that size is shuffled as a whole
 
 
 def mix(seed: int, step: int, use: str) -> int:
@@ -33,3 +36,29 @@ def picks(count: int, size: int, step: int, seed: int) -> np.ndarray:
 def share(indices: np.ndarray, rank: int, world: int) -> np.ndarray:
     """What process `rank` of `world` takes of a batch: every world-th, so that all shares together are the batch."""
     return indices[rank::world]
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """The order of photos in shards: shards shuffled, then photos within windows of what follows; counts: photos of each shard.
+
+    A window bounds how far apart in the files one batch reads: what a shuffle buffer does, but random access and no memory.
+    """
+
+    counts: tuple[int, ...]
+    window: int = WINDOW
+
+    def picks(self, size: int, step: int, seed: int) -> np.ndarray:
+        """Indices (size,), counted through the shards in their own order; each photo at most once an epoch."""
+        total = sum(self.counts)
+        epoch, place = divmod(step, total // size)
+        places = np.arange(place * size, (place + 1) * size)
+        for window in np.unique(places // self.window).tolist():
+            start, mine = window * self.window, places // self.window == window
+            use = f"order/{window}" if window else "order"  # one shard in one window: the order of the same photos in memory
+            places[mine] = start + _permutation(min(self.window, total - start), seed, epoch, use)[places[mine] - start]
+        shards = _permutation(len(self.counts), seed, epoch, "shards")
+        counts = np.array(self.counts)
+        ends, first = np.cumsum(counts[shards]), np.cumsum(counts) - counts
+        k = np.searchsorted(ends, places, side="right")
+        return first[shards[k]] + places - (ends[k] - counts[shards[k]])

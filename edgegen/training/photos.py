@@ -47,12 +47,13 @@ class BadPhoto(Exception):
         self.code, self.reason = code, reason
 
 
-def decode(path: str, want: Want) -> tuple[bytes, list[str]]:
+def decode(path: str, want: Want, span: tuple[int, int] | None = None) -> tuple[bytes, list[str]]:
     """size x size x 3 bytes and the codes of what was changed on the way (W-IMG-...). Raises BadPhoto.
 
+    span: offset and length of the photo within the file, which is then a tar shard; else the photo is the whole file.
     Upright by EXIF, alpha composited on the background, resized (bicubic, antialiased) to fit with its aspect kept, centred.
     """
-    data = _read(path)
+    data = _read(path, span)
     kind, suffix = recognised(data), PurePath(path).suffix.lower()
     if kind is None or suffix in RAW:  # most camera raw is TIFF inside: Pillow would take its small preview for the photo
         raise BadPhoto(*refused(data, suffix))
@@ -71,7 +72,7 @@ def decode(path: str, want: Want) -> tuple[bytes, list[str]]:
         raise BadPhoto("E-IMG-CORRUPT", f"damaged {kind} data: {error or type(error).__name__}") from error
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, span: tuple[int, int] | None) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # NONBLOCK: a fifo must not hang us
     except OSError as error:
@@ -80,12 +81,14 @@ def _read(path: str) -> bytes:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise BadPhoto("E-IMG-NOT-IMAGE", "not a regular file")
-        if about.st_size == 0:
+        start, size = span or (0, about.st_size)
+        if size == 0:
             raise BadPhoto("E-IMG-EMPTY", "the file has 0 bytes")
-        if about.st_size > MAX_BYTES:
-            raise BadPhoto("E-IMG-TOO-LARGE", f"{about.st_size >> 20} MiB is more than the limit of {MAX_BYTES >> 20} MiB a file")
+        if size > MAX_BYTES:
+            raise BadPhoto("E-IMG-TOO-LARGE", f"{size >> 20} MiB is more than the limit of {MAX_BYTES >> 20} MiB a file")
         try:
-            return file.read(MAX_BYTES)
+            file.seek(start)
+            return file.read(size if span else MAX_BYTES)
         except OSError as error:
             raise BadPhoto("E-DATA-READ", f"cannot be read: {error.strerror}") from error
 

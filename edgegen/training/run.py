@@ -18,12 +18,12 @@ from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
 from ..errors import Busy, InputError, UsageError
 from ..families import Judged, Recipe, family
 from . import checkpoint
-from .data import Photos
 from .device import device_of
 from .loop import Trainer, shipped
 from .order import mix
 from .processes import ALONE, World, local_rank
 from .record import Record
+from .source import Source
 from .stop import Stop
 
 LESSONS = 400  # batches that a judge is taught with
@@ -52,7 +52,7 @@ class Start:
     path: Path
 
 
-def train(settings: Settings, photos: Photos, out: Path, resume: bool, every: int, progress: Progress,
+def train(settings: Settings, photos: Source, out: Path, resume: bool, every: int, progress: Progress,
           keep: int = checkpoint.KEEP, samples_every: int = 0, tensorboard: bool = False, start: Start | None = None,
           world: World = ALONE) -> Path:
     """Train until the recipe's images are seen; returns the weights' path.
@@ -136,7 +136,7 @@ def _teach(trainer: Trainer, path: Path) -> None:
     checkpoint.load_judge(generator.judge, path)
 
 
-def _about(settings: Settings, photos: Photos, world: World) -> dict[str, Any]:
+def _about(settings: Settings, photos: Source, world: World) -> dict[str, Any]:
     recipe = {k: v for k, v in vars(settings.recipe).items() if k != "config"}
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
@@ -156,6 +156,7 @@ class Recorded:
     config: dict[str, Any] | None = None
     recipe_name: str | None = None
     images: int | None = None
+    batch: int | None = None
     seed: int | None = None
     device: str | None = None
     compiled: bool | None = None
@@ -169,7 +170,7 @@ class Recorded:
         path = out / "run.json"
         about = read_json(path) if path.is_file() else {}
         flat = {**_flat(about), "config": about.get("config")} if isinstance(about, dict) else {}
-        places = {"recipe_name": "recipe.name", "images": "recipe.images"}
+        places = {"recipe_name": "recipe.name", "images": "recipe.images", "batch": "recipe.batch"}
         found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:
             return TypeAdapter(cls).validate_json(to_json(found), strict=True)

@@ -36,12 +36,15 @@ class Decoder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop()
 
-    def __call__(self, path: str) -> tuple[bytes, list[str]]:
-        """size x size x 3 bytes and warning codes. Raises BadPhoto, also for a file that kills or hangs the decoder."""
+    def __call__(self, path: str, span: tuple[int, int] | None = None) -> tuple[bytes, list[str]]:
+        """size x size x 3 bytes and warning codes. Raises BadPhoto, also for a file that kills or hangs the decoder.
+
+        span: offset and length of the photo within the file, if it is not the whole of it.
+        """
         child = self._child = self._child or self._start()
         try:
             assert child.stdin and child.stdout
-            child.stdin.write(json.dumps(path).encode() + b"\n")
+            child.stdin.write(json.dumps([path, span]).encode() + b"\n")
             child.stdin.flush()
             answer = json.loads(_line(child.stdout.fileno(), time.monotonic() + self.seconds))
             if "code" in answer:
@@ -98,7 +101,7 @@ def _exactly(fd: int, count: int, deadline: float) -> bytes:
 
 
 def serve(want: str) -> None:
-    """The child: paths as JSON lines in, a JSON line and pixels out, until the parent closes the pipe."""
+    """The child: paths and spans as JSON lines in, a JSON line and pixels out, until the parent closes the pipe."""
     from PIL import Image
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -112,7 +115,8 @@ def serve(want: str) -> None:
     out.flush()
     for line in sys.stdin.buffer:
         try:
-            pixels, warnings = decode(json.loads(line), wanted)
+            path, span = json.loads(line)
+            pixels, warnings = decode(path, wanted, span)
             out.write(json.dumps({"warnings": warnings}).encode() + b"\n" + pixels)
         except BadPhoto as bad:
             out.write(json.dumps({"code": bad.code, "reason": bad.reason}).encode() + b"\n")

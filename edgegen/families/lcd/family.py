@@ -171,7 +171,9 @@ class LatentConsistency:
             predicted = self._teacher(x, t.float(), label, vector, w)
             reached = ddim_step(x, predicted, now, then, c.prediction)
             target = self._f(self.target.eval(), reached, s, then, label, vector, w)
-        return pseudo_huber(self._f(self.student.train(), x, t, now, label, vector, w), target)
+        # In eval mode, with the teacher's batch statistics: a batch's own would differ from the target's on every image, and
+        # that difference, three times the loss without it, adds up over the grid until samples are noisy.
+        return pseudo_huber(self._f(self.student.eval(), x, t, now, label, vector, w), target)
 
     def control_loss(self, batch: Batch) -> Tensor:
         """The controlled student against the image itself: a hint leaves little to guess (E.2.6). The student stays as it is."""

@@ -1,0 +1,130 @@
+"""`edgegen train FAMILY --dry-run`: exact parameters, MACs that a hand count gives, memory that a measurement bears out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import HERE
+from torch import nn
+from torch.nn import functional as F
+
+from edgegen.cli.dry_run import _passes, counted, measure
+from edgegen.cli.main import run
+from edgegen.families import FAMILIES, family
+
+Captured = pytest.CaptureFixture[str]
+SMALL = [(name, recipe) for name in FAMILIES for recipe in family(name).recipes if recipe in ("tiny", "photos32")]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, Any]:
+    """measure() of each family's tiny recipe."""
+    made = {}
+    for name in FAMILIES:
+        recipe = family(name).recipes["tiny"]()
+        made[name] = measure(family(name).build(recipe.config), recipe)
+    return made
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parameters_are_exact(name: str, tiny: dict[str, Any]) -> None:
+    generator = family(name).build(family(name).recipes["tiny"]().config)
+    wanted = {n: sum(p.numel() for p in net.parameters()) for n, net in generator.networks.items()}
+    assert tiny[name].parameters == wanted and sum(tiny[name].trained.values()) <= sum(wanted.values())
+    assert tiny[name].trained == {o.name: sum(p.numel() for p in o.params) for o in generator.objectives()}
+    assert tiny[name].macs.keys() == generator.graphs().keys() and all(n >= 0 for n in tiny[name].macs.values())
+    assert tiny[name].memory["Adam"] == 8 * sum(tiny[name].trained.values())
+
+
+@pytest.mark.parametrize(("name", "recipe"), SMALL)
+def test_every_recipe_can_be_asked_without_data(name: str, recipe: str, capsys: Captured, tmp_path: Path) -> None:
+    assert run(["train", name, "--recipe", recipe, "--dry-run", "--threads", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] and told["dry_run"] and (told["family"], told["recipe"]) == (name, recipe)
+    assert told["peak_bytes"] == sum(told["memory_bytes"].values()) > 4 * told["memory_bytes"]["weights"] > 0
+    assert sum(told["training_macs"].values()) > 0 and sum(told["macs"].values()) > 0
+    assert run(["train", name, "--recipe", recipe, "--dry-run", "--threads", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "Nothing was trained" in shown and "estimated peak" in shown
+    for n, count in told["parameters"].items():
+        assert any(line.split() == [n, f"{count:,}"] for line in shown.splitlines())
+
+
+def test_without_a_dry_run_data_and_out_are_needed(capsys: Captured) -> None:
+    assert run(["train", "cas-dm"]) == 2
+    assert "error[E-USAGE] training needs --data and --out - --dry-run needs neither" in capsys.readouterr().err
+    assert run(["train", "cas-dm", "--dry-run", "--recipe", "no"]) == 2
+
+
+def test_multiply_adds_are_those_of_a_hand_count() -> None:
+    conv, linear = nn.Conv2d(8, 12, 3, padding=1, groups=4), nn.Linear(12, 5)
+    q = torch.randn(2, 3, 16, 4, requires_grad=True)
+    with counted() as total:
+        linear(conv(torch.randn(2, 8, 6, 6)).mean((2, 3)))
+    assert total == [2 * (12 * 2 * 9 * 36 + 12 * 5)]
+    with counted() as total:
+        F.scaled_dot_product_attention(q, q, q)
+    assert total == [2 * 3 * (16 * 16 * 4 * 2)]
+
+
+def test_activations_grow_with_the_batch_and_weights_do_not() -> None:
+    recipe = family("cas-dm").recipes["tiny"]()
+    sizes = [measure(family("cas-dm").build(recipe.config), replace(recipe, batch=b)).memory for b in (8, 16, 32)]
+    assert sizes[0]["weights"] == sizes[2]["weights"] and sizes[0]["gradients"] == sizes[2]["gradients"]
+    a, b, c = (s["activations"] for s in sizes)
+    assert c - b == pytest.approx(2 * (b - a), rel=0.01) and b > a
+
+
+@pytest.mark.parametrize(("name", "recipe"), SMALL)
+def test_activations_are_those_of_a_larger_batch(name: str, recipe: str) -> None:
+    """Extrapolated to 12 images, as the losses of a fresh generator keep on 12 images: lazy terms are in both."""
+    plan = replace(family(name).recipes[recipe](), batch=12)
+    made = family(name).build(plan.config)
+    made.networks.train()
+    kept = [p.peak for p in _passes(made, tuple(made.objectives()), plan, 12)]
+    assert measure(family(name).build(plan.config), plan).memory["activations"] == pytest.approx(max(kept), rel=0.1)
+
+
+CHILD = """
+import sys
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+from dataclasses import replace
+from pathlib import Path
+from toys import shapes
+from edgegen.cli.dry_run import measure
+from edgegen.families import family
+from edgegen.training.loop import Trainer
+
+def resident(word):
+    return int(Path("/proc/self/status").read_text().partition(word)[2].split()[0]) * 1024
+
+def steps(recipe, count):
+    photos = shapes(recipe.batch, recipe.config.size)
+    trainer = Trainer.start(family({name!r}).build(recipe.config), replace(recipe, images=recipe.batch * count), photos, 0)
+    for _ in trainer.run():
+        pass
+
+recipe = replace(family({name!r}).recipes["tiny"](), batch=256)
+steps(replace(recipe, batch=8), 1)  # what torch itself takes at the first use
+before = resident("VmRSS:")
+steps(recipe, 2)
+print(resident("VmHWM:") - before, measure(family({name!r}).build(recipe.config), recipe).peak)
+"""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_memory_is_near_what_a_training_takes(name: str) -> None:
+    """At batch 256, where activations are most of it: of the order of the resident set's growth, which has scratch space too."""
+    done = subprocess.run([sys.executable, "-c", CHILD.format(path=HERE, name=name)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    taken, estimated = map(int, done.stdout.split())
+    assert 0.35 < estimated / taken < 2, f"estimated {estimated / 1e6:.0f} MB, took {taken / 1e6:.0f} MB"
