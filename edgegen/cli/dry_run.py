@@ -68,8 +68,11 @@ def tell(family: str, name: str, recipe: Recipe) -> None:
 
 def measure(generator: Generator, recipe: Recipe) -> Size:
     """Parameters, MACs and memory of a fresh generator's training; moves its buffers, so do not train it afterwards."""
+    from ..families import Judged
 
     generator.networks.train()
+    if isinstance(generator, Judged):
+        generator.teach([_noise(generator, TINY[0])])  # an untaught judge refuses; what an objective begins with changes no size
     objectives = tuple(generator.objectives())
     parameters = {name: _count(net.parameters()) for name, net in generator.networks.items()}
     trained = {o.name: _count(o.params) for o in objectives}
@@ -201,19 +204,11 @@ def _loss(objective: Objective, batch: Batch, precision: str, own: set[int]) -> 
     import torch
 
     saved = _Saved(own)
-    if objective.begin:
-        with torch.no_grad():
-            objective.begin(_forever(batch))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with _hooks(saved), autocast, counted() as total:
         objective.loss(batch)
     saved.macs = total[0] // len(batch.images)
     return saved
-
-
-def _forever(batch: Batch) -> Iterator[Batch]:
-    while True:
-        yield batch
 
 
 @contextmanager
