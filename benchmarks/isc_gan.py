@@ -265,13 +265,14 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--evaluate", type=Path, help="a folder of trained files; nothing is trained")
     parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=cores(), help="of an evaluation; two on a busy core are slower than one")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.job:
         train(Job(**json.loads(given.job)))
         return
     if given.evaluate:
-        torch.set_num_threads(cores())
+        torch.set_num_threads(given.threads)
         evaluate(given.what, given.evaluate, given.data, given.samples)
         return
     known = SWEEP if given.what == "sweep" else ABLATION

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -70,6 +71,12 @@ def novelties(network: FeatureNetwork, pixels: np.ndarray, made: np.ndarray, hel
     }
 
 
+def seen(run: Path) -> int:
+    """Training images by the run's last step: fewer than the recipe's if it was ended early."""
+    last = (run / "metrics.jsonl").read_text().splitlines()[-1]
+    return int(json.loads(last)["images"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -81,6 +88,7 @@ def main() -> None:
     parser.add_argument("--hardware", required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--note", default="", help="what a reader of the card should know of the training")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
 
@@ -110,7 +118,7 @@ def main() -> None:
         "parameters": sum(p.numel() for p in generator.shipped.parameters()),
         "data": {"name": given.data_name, "sha256": about["data"]["sha256"], "images": about["data"]["images"]},
         "recipe": about["recipe"], "seed": about["seed"], "torch": about["torch"], "hours": given.hours,
-        "hardware": given.hardware,
+        "hardware": given.hardware, "images_seen": seen(given.run), "note": given.note,
         "licence": given.licence, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "distance": {
             "value": projected.value, "low": projected.low, "high": projected.high,

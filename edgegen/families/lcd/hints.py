@@ -31,7 +31,7 @@ def luminance(images: Tensor, generator: torch.Generator) -> Tensor:
 def boxes(images: Tensor, generator: torch.Generator) -> Tensor:
     """(b, c + 1, h, w): the image with one or two random boxes cut out, and a mask that is 1 where it can be seen."""
     b, _, height, width = images.shape
-    u = torch.rand((5, b, BOXES, 1, 1), generator=generator, device=generator.device)
+    u = torch.rand((b, 5, BOXES, 1, 1), generator=generator, device=generator.device).transpose(0, 1)
     tall, wide = (LARGEST * (0.5 + 0.5 * side) for side in u[:2])
     top, left = u[2] * (1 - tall), u[3] * (1 - wide)
     y = (torch.arange(height, device=u.device)[:, None] + 0.5) / height

@@ -1,0 +1,77 @@
+"""What the path behind training promises of every family: a proven INT8 bundle, and the same images without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from runs import HERE, nothing
+from toys import shapes
+
+from edgegen.cli.source import torch_pipeline, trained
+from edgegen.core.bundle import Bundle
+from edgegen.core.images import to_uint8
+from edgegen.core.samplers import sampler_from_json, sampler_to_json
+from edgegen.evidence import reference
+from edgegen.evidence.features import feature_network
+from edgegen.families import FAMILIES, family
+from edgegen.training.run import Settings, train
+
+WITHOUT_TORCH = """
+import sys
+sys.path[:0] = {path!r}
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "onnx"):
+            raise ImportError(f"a device has no {{name}}")
+
+sys.meta_path.insert(0, Refuse())
+from edgegen.cli.main import run
+code = run(["generate", {bundle!r}, "--precision", "fp32", "--runtime", "onnxruntime", "--seed", "5", "-n", "3", "-o", {out!r}])
+assert not {{"torch", "onnx"}} & set(sys.modules)
+sys.exit(code)
+"""
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a few steps, as `edgegen train` leaves it."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    recipe = replace(family(request.param).recipes["tiny"](), images=24 * 8, batch=8, warmup=2)
+    photos = shapes(64, recipe.config.size)
+    train(Settings(request.param, "tiny", recipe), photos, folder, False, 24, nothing)
+    network = feature_network("efficientnet-lite0", size=tiny.SIZE)
+    reference.build(network(photos.pixels), network, "shapes", 8).write(folder / "reference.safetensors")
+    return folder
+
+
+def test_a_sampler_is_data(finished: Path) -> None:
+    sampler = trained(str(finished)).generator.sampler
+    assert sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler)))) == sampler
+
+
+def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(finished: Path, tmp_path: Path) -> None:
+    out, images = tmp_path / "bundle", tmp_path / "images"
+    assert tiny.export(finished, out) == 0
+    manifest = Bundle.open(out).manifest
+    assert sorted(manifest.runtimes) == sorted(tiny.RUNTIMES.split(","))
+    assert all(manifest.evidence["runtimes"][name]["verdict"] == "within" for name in manifest.runtimes)
+    assert 0 < max(manifest.evidence["fp32_torch_max_abs"].values()) <= 1e-4
+    plans = [json.loads(path.read_text()) for path in out.rglob("plan.json")]
+    assert len(plans) == len(manifest.runtimes) and all(plan["rules"] for plan in plans)
+    child = WITHOUT_TORCH.format(path=HERE, bundle=str(out), out=str(images))
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    from PIL import Image
+
+    made = np.stack([np.asarray(Image.open(path)) for path in sorted(images.glob("*.png"))])
+    wanted = to_uint8(torch_pipeline(trained(str(finished)).generator)(range(5, 8)))
+    assert made.shape == wanted.shape and np.abs(made.astype(int) - wanted).max() <= 1
+
