@@ -28,6 +28,7 @@ from .unet import LatentUNet, Like, bake
 SPANS = {"autoencoder": (0.0, 0.12), "teacher": (0.12, 0.6), "student": (0.6, 0.87), "control": (0.87, 1.0)}
 MEASURED = 32         # batches that the latents' scale is measured on
 RATES = {"autoencoder": 1.0, "teacher": 1.0, "student": 0.3, "control": 0.5}  # times the recipe's
+HUBER = 0.1           # error of v from which the student's loss grows as the error, not as its square
 CONTROL_NULL = 0.5    # probability that control trains without the label: the hint alone must do (spec E.2.6)
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -173,7 +174,9 @@ class LatentConsistency:
             target = self._f(self.target.eval(), reached, s, then, label, vector, w)
         # In eval mode, with the teacher's batch statistics: a batch's own would differ from the target's on every image, and
         # that difference, three times the loss without it, adds up over the grid until samples are noisy.
-        return pseudo_huber(self._f(self.student.eval(), x, t, now, label, vector, w), target)
+        found = self._f(self.student.eval(), x, t, now, label, vector, w)
+        spread = (1 - now).sqrt()  # what an error of v does to the image: unweighted, small timesteps, all others' anchor, drift
+        return pseudo_huber(found / spread, target / spread, HUBER)
 
     def control_loss(self, batch: Batch) -> Tensor:
         """The controlled student against the image itself: a hint leaves little to guess (E.2.6). The student stays as it is."""
