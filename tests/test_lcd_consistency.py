@@ -26,6 +26,7 @@ from edgegen.core.samplers import (
 from edgegen.errors import TrustError
 from edgegen.families.lcd import edm
 from edgegen.families.lcd.consistency import consistency, ddim_step, few_steps, guided, pseudo_huber, solver_grid
+from edgegen.families.lcd.family import HUBER
 
 LEVELS = alphas_bar("ldm", 1000)[1:]  # abar at t = 0..999
 
@@ -179,7 +180,8 @@ def test_4_only_the_student_gets_gradients_and_its_average_follows_exactly() -> 
         for p in model.student.parameters():
             p.add_(0.1)
     before = {k: v.clone() for k, v in model.target.named_parameters()}
-    buffers = {name: {k: v.clone() for k, v in model.networks[name].named_buffers()} for name in ("teacher", "autoencoder")}
+    names = ("teacher", "autoencoder", "student")
+    buffers = {name: {k: v.clone() for k, v in model.networks[name].named_buffers()} for name in names}
     model.networks.train()
     model.student_loss(next(batches(1))).backward()  # type: ignore[no-untyped-call]
     for name, net in model.networks.items():
@@ -187,11 +189,26 @@ def test_4_only_the_student_gets_gradients_and_its_average_follows_exactly() -> 
     assert all(p.grad is not None for p in model.student.parameters())
     for k, p in model.student.named_parameters():
         torch.testing.assert_close(model.target.get_parameter(k), before[k] + 0.05 * (p - before[k]))
-    for name, kept in buffers.items():  # frozen networks' batch statistics stay
+    for name, kept in buffers.items():  # batch statistics stay, the student's too: what it must match has them
         assert all(torch.equal(v, model.networks[name].get_buffer(k)) for k, v in kept.items())
     moved = dict(model.student.named_buffers())
     model._follow()
     assert all(torch.equal(v, model.target.get_buffer(k)) for k, v in moved.items())
+
+
+def test_an_error_of_v_costs_the_same_at_every_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unweighted, small timesteps counted for a few percent of it, drifted, and took all others with them."""
+    model = shaken()
+    model.begin_student(iter(()))
+
+    def f(net: Any, x: Tensor, t: Tensor, now: Tensor, *_: Any) -> Tensor:
+        return (1 - now).sqrt() * torch.full_like(x, 0.5 if net is model.student else 0.0)
+
+    monkeypatch.setattr(model, "_f", f)
+    for grid in (1, model.config.grid):
+        last = grid * model.config.timesteps // model.config.grid - 1
+        monkeypatch.setattr(model, "_grid", lambda g, n, t=last: torch.full((n,), t))
+        assert model.student_loss(next(batches(1))) == pytest.approx(float(pseudo_huber(torch.tensor(0.5), 0.0, HUBER)))
 
 
 def test_4_the_student_starts_as_the_teacher_whatever_w() -> None:
