@@ -25,9 +25,9 @@ from .control import Controlled, ControlNet
 from .hints import HINTS, palette
 from .unet import LatentUNet, Like, bake
 
-SPANS = {"autoencoder": (0.0, 0.12), "teacher": (0.12, 0.6), "student": (0.6, 0.87), "control": (0.87, 1.0)}
+SPANS = {"autoencoder": (0.0, 0.12), "teacher": (0.12, 0.78), "student": (0.78, 0.87), "control": (0.87, 1.0)}
 MEASURED = 32         # batches that the latents' scale is measured on
-RATES = {"autoencoder": 1.0, "teacher": 1.0, "student": 0.3, "control": 0.5}  # times the recipe's
+RATES = {"autoencoder": 1.0, "teacher": 1.0, "student": 0.2, "control": 0.5}  # times the recipe's
 HUBER = 0.1           # error of v from which the student's loss grows as the error, not as its square
 CONTROL_NULL = 0.5    # probability that control trains without the label: the hint alone must do (spec E.2.6)
 Net = TypeVar("Net", bound=nn.Module)
