@@ -133,6 +133,12 @@ class Config:
     def hint_channels(self) -> int:
         return self.channels + 1 if self.hint == "boxes" else 1
 
+    @property
+    def solved(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Timesteps of the trajectories that the student learns from, and abar at each."""
+        timesteps, levels = few_steps(self.timesteps, self.grid, self.solver), alphas_bar(self.schedule, self.timesteps)
+        return timesteps, tuple(float(levels[t + 1]) for t in timesteps)
+
     def sampler(self) -> LatentDdimSampler | ConsistencySampler:
         """The way's sampler. Raises ValueError for a number of steps that its schedule does not have."""
         levels = alphas_bar(self.schedule, self.timesteps)

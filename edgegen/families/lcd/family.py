@@ -20,7 +20,7 @@ from ..metrics import PDist
 from ..unet import UNetConfig, fold_batch_norms
 from .autoencoder import AutoEncoder
 from .config import FEW, CoderConfig, Config
-from .consistency import consistency, ddim_step, few_steps, guided, pseudo_huber
+from .consistency import consistency, ddim_step, guided, pseudo_huber
 from .control import Controlled, ControlNet
 from .hints import HINTS, palette
 from .trajectory import trajectory
@@ -196,9 +196,9 @@ class LatentConsistency:
             w = torch.rand((count,), generator=g, device=g.device) * c.w_max
             w = torch.where(torch.rand((count,), generator=g, device=g.device) < SHIPPED_W, c.guidance - 1, w)
             start = torch.randn((count, c.z, c.side, c.side), generator=g, device=g.device)
-            times = few_steps(c.timesteps, c.grid, c.solver)
-            points, end = trajectory(lambda x, t: self._teacher(x, w * 0 + t, label, vector, w), start, times,
-                                     [float(self.teacher.signal[t]) for t in times], c.prediction)
+            times, signal = c.solved
+            points, end = trajectory(lambda x, t: self._teacher(x, w * 0 + t, label, vector, w), start, times, signal,
+                                     c.prediction)
             place = self._places(g, count)
             x = torch.stack(points, 1)[torch.arange(count, device=g.device)[:, None], place].flatten(0, 1)
             t = torch.tensor(times, device=g.device)[place].flatten()
