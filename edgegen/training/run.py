@@ -42,6 +42,8 @@ class Settings:
     compiled: bool = False
     only: str | None = None   # the one objective that trains
     init: str | None = None   # sha256 of the weights it starts from
+    fit: str = "pad"          # what became of photos that are not square
+    background: str = "#ffffff"  # under what is transparent, around what is padded
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def _about(settings: Settings, photos: Source, world: World) -> dict[str, Any]:
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
         "recipe": {"name": settings.recipe_name, **recipe}, "seed": settings.seed,
-        "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes)},
+        "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes),
+                 "fit": settings.fit, "background": settings.background},
         "torch": torch.__version__, "threads": torch.get_num_threads(),  # these change how sums round
         "device": settings.device, "compiled": settings.compiled, "processes": world.size,
         "only": settings.only, "init": settings.init,
@@ -163,6 +166,8 @@ class Recorded:
     only: str | None = None
     init: str | None = None
     threads: int | None = None
+    fit: str | None = None
+    background: str | None = None
 
     @classmethod
     def of(cls, out: Path) -> Recorded:
@@ -170,7 +175,8 @@ class Recorded:
         path = out / "run.json"
         about = read_json(path) if path.is_file() else {}
         flat = {**_flat(about), "config": about.get("config")} if isinstance(about, dict) else {}
-        places = {"recipe_name": "recipe.name", "images": "recipe.images", "batch": "recipe.batch"}
+        places = {"recipe_name": "recipe.name", "images": "recipe.images", "batch": "recipe.batch",
+                  "fit": "data.fit", "background": "data.background"}
         found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:
             return TypeAdapter(cls).validate_json(to_json(found), strict=True)

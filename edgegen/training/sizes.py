@@ -18,19 +18,16 @@ def spread(sizes: Sizes) -> dict[str, dict[str, float]]:
             for name, of in (("width", wide), ("height", high), ("ratio", wide / high))}
 
 
-def shapes(sizes: Sizes) -> dict[str, int]:
-    """How many are wide, square (to one pixel in 50) and tall."""
-    wide, high = _sides(sizes)
-    square = np.abs(wide - high) * 50 <= np.maximum(wide, high)
-    kinds = {"wide": ~square & (wide > high), "square": square, "tall": ~square & (wide < high)}
-    return {name: int(mask.sum()) for name, mask in kinds.items()}
+def shapes(sizes: Sizes) -> dict[str, float]:
+    """How many are wide, square and tall, and what a square costs those that are not, on average and at most.
 
-
-def cost(sizes: Sizes) -> dict[str, float]:
-    """What a square costs, on average and at most: the share of it that is padding, which is the share a crop takes away."""
+    The cost is the share of the square that padding fills, which is the share of the photo that a crop takes away.
+    """
     wide, high = _sides(sizes)
     lost = 1 - np.minimum(wide, high) / np.maximum(wide, high)
-    return {"mean": float(lost.mean()), "max": float(lost.max())}
+    uneven = lost[lost > 0] if lost.any() else np.zeros(1)
+    return {"wide": int((wide > high).sum()), "square": int((wide == high).sum()), "tall": int((wide < high).sum()),
+            "mean_cost": float(uneven.mean()), "max_cost": float(uneven.max())}
 
 
 def enlarged(sizes: Sizes, size: int, fit: str) -> int:
