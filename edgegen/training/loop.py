@@ -53,6 +53,7 @@ class Trainer:
     world: World = ALONE
     step: int = 0
     skipped: int = 0
+    ended: bool = False  # set from outside: the run is over before its last step
     _buffers: Buffers = field(default_factory=lambda: Buffers(()))
 
     @classmethod
@@ -94,6 +95,10 @@ class Trainer:
         return math.ceil(self.recipe.images / self.recipe.batch)
 
     @property
+    def over(self) -> bool:
+        return self.ended or self.step == self.steps
+
+    @property
     def images(self) -> int:
         """Training images seen so far by all processes, counted with repeats."""
         return self.step * self.recipe.batch
@@ -111,7 +116,7 @@ class Trainer:
     def run(self) -> Iterator[dict[str, float]]:
         """One step an iteration until the recipe's images are seen: {active objective: loss}, NaN where it was skipped."""
         bad, entered = 0, False
-        while self.step < self.steps:
+        while not self.over:
             if not entered or any(self.step in self.span(o) for o in self.objectives):
                 self._turn()
                 entered = True
@@ -142,23 +147,20 @@ class Trainer:
                     _copy(self.average[name].module, self.generator.networks[name])
         active = [self.objectives[k] for k in self._active()]
         moving = {name for objective in active for name in self.owned[objective.name]}
-        for name, network in self.generator.networks.items():
-            network.train(name in moving)  # the others are read as they ship
         for objective in active:
             if self.span(objective)[0] == self.step and objective.begin is not None:
                 self._begin(objective, objective.begin)
+        for name, network in self.generator.networks.items():
+            network.train(name in moving)  # the others are read as they ship
         kept = [net for name, net in self.generator.networks.items() if name in moving or name not in self.average]
         self._buffers = Buffers(kept)
 
     def _begin(self, objective: Objective, begin: Callable[[Iterator[Batch]], None]) -> None:
         """Let it measure fresh batches (an epoch's, LESSONS at least) in eval mode; its averages start from what it leaves."""
         use = f"begin/{objective.name}"
-        modes = [(module, module.training) for module in self.generator.networks.modules()]
         self.generator.networks.eval()
         with torch.no_grad(), self._stream(use):
             begin(self.lessons(max(LESSONS, len(self.photos) // self.recipe.batch), use))
-        for module, mode in modes:
-            module.training = mode
         for name in self.owned[objective.name]:
             _copy(self.generator.networks[name], self.average[name].module)
 
