@@ -158,7 +158,7 @@ def _about(settings: Settings, photos: Source, world: World) -> dict[str, Any]:
         "torch": torch.__version__, "threads": torch.get_num_threads(),  # these change how sums round
         "device": settings.device, "compiled": settings.compiled, "processes": world.size,
         "only": settings.only, "init": settings.init,
-        **({"adapt": dict(settings.adapt)} if settings.adapt else {}),
+        **({site.ADAPTS: dict(settings.adapt)} if settings.adapt else {}),
     }
 
 
@@ -221,7 +221,7 @@ def load(folder: Path) -> tuple[dict[str, Any], Any]:
     """A finished run: its description and its generator with the averaged weights, an adapted one's adapter merged into them."""
     about = read_json(folder / "run.json")
     weights = folder / checkpoint.WEIGHTS
-    if isinstance(about, dict) and "adapt" in about:
+    if isinstance(about, dict) and site.ADAPTS in about:
         generator = checkpoint.build(about, folder / "run.json")
         generator.networks.load_state_dict(site.merged(folder, about))
         generator.networks.eval()

@@ -35,10 +35,10 @@ def targets(networks: nn.ModuleDict, tuning: Tuning) -> tuple[tuple[str, ...], t
     whole = [name for name, _ in networks.named_modules() if _any(name, tuning.whole)]
     inside = tuple(name + "." for name in whole)
     pairs = [name for name, module in networks.named_modules()
-             if isinstance(module, nn.Conv2d | nn.Linear) and _any(name, tuning.targets) and not name.startswith(inside)]
+             if isinstance(module, nn.Conv2d | nn.Linear) and _any(name, tuning.targets) and not f"{name}.".startswith(inside)]
     adapted = {name.partition(".")[0] for name in pairs}
     norms = [name for name, module in networks.named_modules()
-             if isinstance(module, NORMS) and name.partition(".")[0] in adapted and not name.startswith(inside)]
+             if isinstance(module, NORMS) and name.partition(".")[0] in adapted and not f"{name}.".startswith(inside)]
     return tuple(pairs), tuple([*whole, *norms])
 
 
@@ -173,7 +173,7 @@ def _answers(layer: Any) -> Tensor:
         found: Tensor = layer(probe) - layer(torch.zeros_like(probe))
         return found.T
     _, cin, kernel, _ = weight.shape
-    first = layer.base_layer.stride[0] - layer.base_layer.padding[0]  # where the window of output (1, 1) begins
+    first = layer.base_layer.stride[0] - int(layer.base_layer.padding[0])  # where the window of output (1, 1) begins
     patches = torch.eye(cin * kernel**2, device=weight.device).reshape(-1, cin, kernel, kernel)
     probe = F.pad(patches, (first, kernel, first, kernel))
     found = (layer(probe) - layer(torch.zeros_like(probe)))[:, :, 1, 1]

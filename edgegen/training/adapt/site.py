@@ -24,6 +24,7 @@ from ..order import mix
 from .files import Adapter, check_base
 
 BASE, ADAPTER, MEASURED = "base.safetensors", "adapter", "measured.safetensors"
+ADAPTS = "adapt"  # key of run.json: how an adapted run adapts; a run without it holds its weights
 
 
 def fitted(family: Family, config: Any, tensors: Mapping[str, Tensor], classes: int, seed: int, where: Path) -> dict[str, Tensor]:
@@ -77,7 +78,7 @@ def read_base(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """TrustError unless the bytes are those the run was started on."""
     path = run / BASE
     tensors = checkpoint.read_weights(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != about["adapt"].get("base_sha256"):
+    if hashlib.sha256(path.read_bytes()).hexdigest() != about[ADAPTS].get("base_sha256"):
         raise TrustError("E-HASH", "not the base this run was started on", path=path)
     return tensors
 
@@ -104,7 +105,7 @@ def read_adapter(run: Path, about: Mapping[str, Any]) -> Adapter:
     if not folder.is_dir():
         raise InputError("E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume")
     adapter = Adapter.read(folder)
-    check_base(adapter, str(about["adapt"].get("base_sha256")), folder)
+    check_base(adapter, str(about[ADAPTS].get("base_sha256")), folder)
     return adapter
 
 
