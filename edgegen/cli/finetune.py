@@ -91,9 +91,9 @@ def finetune(
             if watch is not None:
                 watch.after(trainer)
 
-        generator = plan.generator(folder)
+        generator = plan.generator()
         left = train_on(plan.settings(), train, folder, resume, EVERY, after, generator=generator,
-                        finish=plan.finish(generator, watch))
+                        finish=plan.finish(generator, watch) if plan.rank else None)
     with output.progress("reference statistics", len(photos)) as advance:
         _reference(photos, folder / "reference.safetensors", weights, advance)
     output.result("finetune", {"out": str(folder), "adapter": str(left), "images": images, **(watch.to_json() if watch else {})})
@@ -149,15 +149,13 @@ class Plan:
                  "looks": o.looks, "patience": o.patience}
         return Settings(self.base.family.name, "finetune", self.recipe, o.seed, o.device, adapt=adapt)
 
-    def generator(self, folder: Path | None = None) -> Any:
-        """What trains; its base is written into `folder`."""
+    def generator(self) -> Any:
+        """What trains: the base with adapters, or all of it."""
         import torch
 
         from ..training.adapt import site
         from ..training.order import mix
 
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
         if not self.rank:
             return site.plain(self.base.family, self.recipe.config, self.master)
         from ..training.adapt.adapted import Adapted, targets
@@ -170,10 +168,7 @@ class Plan:
             return Adapted(self.base.family, self.recipe.config, self.master, Lora(self.rank, float(self.rank), pairs, whole))
 
     def finish(self, generator: Any, watch: Any) -> Any:
-        """Writes what the run leaves: the best look's adapter, or the last averages."""
-        if not self.rank:
-            return None
-
+        """Writes what an adapted run leaves: the best look's adapter, or the last averages."""
         def left(trainer: Any, out: Path) -> Path:
             from ..training.adapt import site
             from ..training.record import averages_in
@@ -189,7 +184,7 @@ class Plan:
 
 def _folder(names: list[str], out: Path | None) -> Path:
     if len(names) > 2 or (len(names) == 2) == (out is not None):
-        raise UsageError("E-USAGE", "name the base, and the run folder once: `edgegen finetune BASE RUN --data PHOTOS`, or -o RUN")
+        raise UsageError("E-USAGE", "name the base, and the run folder once: `edgegen finetune BASE RUN --data PHOTOS`")
     return out or Path(names[1])
 
 

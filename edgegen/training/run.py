@@ -70,6 +70,7 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
     """
     if every < 1 or keep < 1:
         raise UsageError("E-USAGE", f"a checkpoint can be written every 1 or more steps, got {every}; 1 or more stay, got {keep}")
+    given = generator is not None
     if generator is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(settings.seed, 0, "init"))
@@ -85,7 +86,7 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
         world.wait()
         if resume and checkpoint.newest(out) is not None:
             checkpoint.resume(out, trainer)
-        elif settings.init and start is None:
+        elif settings.init and start is None and not given:
             raise UsageError("E-INIT", "the run ended before its first checkpoint", path=out, hint="name the same --init again")
         world.wait()  # nobody writes before all have read
         _teach(trainer, out / checkpoint.JUDGE)

@@ -56,7 +56,8 @@ class Lora:
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "use_rslora": (False, None), "use_dora": (False, None), "fan_in_fan_out": (False, None), "bias": ("none", None),
     "rank_pattern": ({}, None), "alpha_pattern": ({}, None), "layers_to_transform": (None,), "lora_bias": (False, None),
-    "target_parameters": (None, []), "trainable_token_indices": (None,), "megatron_config": (None,), "auto_mapping": (None,),
+    "target_parameters": (None, []), "trainable_token_indices": (None,), "megatron_config": (None,),
+    "auto_mapping": (None, {"base_model_class": "ModuleDict", "parent_library": "torch.nn.modules.container"}),
     "alora_invocation_tokens": (None,), "arrow_config": (None,), "use_bdlora": (None, False), "layer_replication": (None,),
 }
 
@@ -75,7 +76,7 @@ class Adapter:
                   "r": self.lora.r, "lora_alpha": self.lora.lora_alpha, "lora_dropout": 0.0, "bias": "none",
                   "target_modules": sorted(self.lora.target_modules),
                   "modules_to_save": sorted(self.lora.modules_to_save) or None}
-        metadata = {"format": "pt", **({BASE: self.base} if self.base else {})}
+        metadata = {BASE: self.base} if self.base else None  # one key: safetensors writes several in any order
         tensors = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in sorted(self.tensors.items())}
         with publish(folder, CONFIG, overwrite=True) as new:
             (new / TENSORS).write_bytes(save_tensors(tensors, metadata))
@@ -124,7 +125,13 @@ class Adapter:
             left.discard(name)
             return self.tensors[name]
 
-        for layer in self.lora.target_modules:
+        layers = sorted(name.removesuffix(".lora_A.weight") for name in self.tensors if name.endswith(".lora_A.weight"))
+        for target in self.lora.target_modules:  # peft shortens a long list of names to their endings
+            if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
+                take(f"{target}.lora_A.weight")
+        for layer in layers:
+            if not any(layer == target or layer.endswith(f".{target}") for target in self.lora.target_modules):
+                continue  # told below, with all that belongs nowhere
             weight = master.get(f"{layer}.weight")
             if weight is None:
                 raise InputError("E-ADAPTER-KEYS", f"the base has no layer {layer}", path=where)
