@@ -25,7 +25,7 @@ from .feed import Feed
 from .order import mix
 from .processes import ALONE, World
 from .source import Source
-from .update import Buffers, optimizer_of, update
+from .update import Buffers, Optimizer, optimizer_of, update
 
 GIVE_UP = 20  # steps in a row with a loss that is not finite
 LESSONS = 400  # batches, at least, that an objective may measure before its first step
@@ -48,7 +48,7 @@ class Trainer:
     average: dict[str, AveragedModel]
     owned: dict[str, tuple[str, ...]]
     objectives: tuple[Objective, ...]
-    optimizers: tuple[torch.optim.Adam, ...]
+    optimizers: tuple[Optimizer, ...]
     device: torch.device = CPU
     world: World = ALONE
     step: int = 0
@@ -58,8 +58,8 @@ class Trainer:
 
     @classmethod
     def start(cls, generator: Generator, recipe: Recipe, photos: Source, seed: int, device: torch.device = CPU,
-              world: World = ALONE, only: str | None = None, compiled: bool = False) -> Trainer:
-        """A run at step 0; only: the one objective to train, its span becomes the whole run.
+              world: World = ALONE, only: str | None = None, compiled: bool = False, eight_bit: bool = False) -> Trainer:
+        """A run at step 0; only: the one objective to train, its span becomes the whole run; eight_bit: Adam's state is.
 
         InputError for photos that are too few, of another size, or of more classes than the generator's; UsageError for an
         unknown objective, a span without a step, a batch that processes cannot share, or nothing to compile.
@@ -76,7 +76,7 @@ class Trainer:
         owned = {o.name: _networks_of(o, generator.networks) for o in objectives}
         average = {name: _averaged(generator.networks[name], recipe.ema) for name in dict.fromkeys(chain(*owned.values()))}
         feed = Feed(photos, recipe.batch, generator.latent.classes, device, world.rank, world.size)
-        optimizers = tuple(map(optimizer_of, objectives))
+        optimizers = tuple(optimizer_of(o, eight_bit) for o in objectives)
         trainer = cls(generator, recipe, photos, seed, feed, average, owned, objectives, optimizers, device, world)
         for objective in objectives:
             first, last = trainer.span(objective)
