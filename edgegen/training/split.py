@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
+from ..core.alike import differing_bits, looks, signs
 from ..errors import InputError, UsageError
 from .data import Photos, digests
 
@@ -30,12 +30,12 @@ def split(photos: Photos, held_out: float = 0.1) -> tuple[Photos, Photos]:
 
 def near_copies(train: Photos, held_out: Photos) -> np.ndarray:
     """Indices (k, 2) of (held-out, train) pairs, one for each held-out photo that is nearly a training photo."""
-    theirs, ours = _signs(train.pixels), _signs(held_out.pixels)
-    their_looks, our_looks = _looks(train.pixels), _looks(held_out.pixels)
+    theirs, ours = signs(train.pixels), signs(held_out.pixels)
+    their_looks, our_looks = looks(train.pixels), looks(held_out.pixels)
     found = []
     for start in range(0, len(ours), _CHUNK):
         part = slice(start, start + _CHUNK)
-        close = ours[part] @ theirs.T >= theirs.shape[1] - 2 * BITS  # the product is 64 - 2 x Hamming distance
+        close = differing_bits(ours[part], theirs) <= BITS
         close &= our_looks[part] @ their_looks.T >= ALIKE
         rows = np.flatnonzero(close.any(axis=1))
         found.append(np.stack([start + rows, close[rows].argmax(axis=1)], 1))
@@ -51,17 +51,3 @@ def refuse_leak(train: Photos, held_out: Photos) -> None:
 
 def _take(photos: Photos, mask: np.ndarray) -> Photos:
     return Photos(photos.pixels[mask], photos.labels[mask], photos.classes)
-
-
-def _signs(pixels: np.ndarray) -> np.ndarray:
-    """dHash (n, 64) as -1 or 1: is each cell of a 9 x 8 grey version brighter than its right neighbour (Krawetz 2013)."""
-    cells = np.stack([np.asarray(Image.fromarray(p).convert("L").resize((9, 8), Image.Resampling.BOX), np.int16) for p in pixels])
-    return np.where(cells[:, :, :-1] > cells[:, :, 1:], np.float32(1), np.float32(-1)).reshape(len(pixels), 64)
-
-
-def _looks(pixels: np.ndarray) -> np.ndarray:
-    """(n, 768) colours of a 16 x 16 version, mean 0 and length 1: the product of two is their correlation."""
-    small = np.stack([np.asarray(Image.fromarray(p).resize((16, 16), Image.Resampling.BOX), np.float32).ravel() for p in pixels])
-    small -= small.mean(axis=1, keepdims=True)
-    small /= np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
-    return small
