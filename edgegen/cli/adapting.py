@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .base import Base
 
 Kind = Literal["fp32", "int8", "nf4"]
+SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
 TIMED = 12     # steps that --time is measured on; the first two do not count
 SAFETY = 0.85  # of the time that is planned for steps: looks and the end take the rest
 
@@ -38,7 +39,7 @@ class Options:
     images: int | None    # None: the family's
     batch: int | None
     rate: float | None
-    held_out: float
+    held_out: float | None  # None: the smallest of SHARES that holds out enough
     looks: int
     patience: int
     classes: bool
@@ -50,14 +51,14 @@ class Options:
     def __post_init__(self) -> None:
         if not self.rank and (self.precision != "fp32" or self.recompute):
             raise UsageError("E-USAGE", "--rank 0 trains every weight: --base and --recompute are for adapters")
-        if not 0 < self.held_out < 1:
+        if self.held_out is not None and not 0 < self.held_out < 1:
             raise UsageError("E-USAGE", f"--held-out must be above 0 and below 1, got {self.held_out}")
         if self.rate is not None and not 0 < self.rate < math.inf:
             raise UsageError("E-USAGE", f"--rate must be above 0, got {self.rate}")
 
 
 DEFAULTS = {"precision": "fp32", "adam8bit": False, "recompute": False, "images": None, "batch": None, "rate": None,
-            "held_out": 0.1, "looks": 8, "patience": 3, "classes": True, "seed": 0, "device": "cpu"}
+            "held_out": None, "looks": 8, "patience": 3, "classes": True, "seed": 0, "device": "cpu"}
 
 
 def options(given: Mapping[str, Any], run: Path | None, rank: int) -> Options:
@@ -74,6 +75,24 @@ def options(given: Mapping[str, Any], run: Path | None, rank: int) -> Options:
     for source in (before, given):
         found |= {name: value for name, value in source.items() if value is not None}
     return parse(Options, found, run / "run.json" if run is not None else Path())
+
+
+def apart(photos: Photos, options: Options) -> tuple[Options, Photos, Photos]:
+    """Training photos and held-out ones, near-copies on one side; the options name the share. InputError for too few photos."""
+    from ..evidence.small import LEAST
+    from ..training.split import refuse_leak, split
+
+    shares = SHARES if options.held_out is None else (options.held_out,)
+    for share in shares:
+        try:
+            train, held = split(photos, share)
+        except InputError:
+            continue
+        if len(held) >= LEAST and len(train) >= LEAST:
+            refuse_leak(train, held)
+            return replace(options, held_out=share), train, held
+    raise InputError("E-DATA-TOO-FEW", f"of {len(photos)} photos, {LEAST} cannot be held out with a share of {shares[-1]:g}",
+                     hint="add photos" + ("" if options.held_out is None else ", or hold out another share"))
 
 
 @dataclass(frozen=True)

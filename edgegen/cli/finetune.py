@@ -32,7 +32,7 @@ def finetune(
     time: Annotated[str | None, typer.Option(help="As many steps as fit into it: 45m, 2h, 90s.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
     rate: Annotated[float | None, typer.Option(help="Adam's learning rate instead of the family's.")] = None,
-    held_out: Annotated[float | None, typer.Option(help="Share of the photos that is only looked at; 0.1, if not said.")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of the photos that is only looked at; 0.1 or more.")] = None,
     looks: Annotated[int | None, typer.Option(help="Times the held-out photos are compared; 8, if not said.", min=1)] = None,
     patience: Annotated[int | None, typer.Option(help="Looks without improvement before it ends; 3.", min=1)] = None,
     no_classes: Annotated[bool, typer.Option("--no-classes", help="Sub-folders are no classes to draw by.")] = False,
@@ -63,8 +63,7 @@ def finetune(
     from ..evidence.features import feature_network
     from ..training.device import device_of
     from ..training.run import train as train_on
-    from ..training.split import refuse_leak, split
-    from .adapting import Plan, options, within
+    from .adapting import Plan, apart, options, within
     from .base import open_base
     from .looks import Looks
 
@@ -77,8 +76,7 @@ def finetune(
     torch.set_num_threads(threads or cores())
     network = feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
     photos = _photos(data, found.config.size, on_bad, chosen)
-    train, held = split(photos, chosen.held_out)
-    refuse_leak(train, held)
+    chosen, train, held = apart(photos, chosen)
     plan = Plan.of(found, train, chosen)
     if steps or time:
         plan = plan.lasting(steps * plan.recipe.batch if steps else within(time or "", plan, train))
