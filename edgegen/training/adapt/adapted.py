@@ -22,6 +22,7 @@ from ...core.samplers import Sampler
 from ...families import Adapting, Family, Judged, Tuning
 from .bases import Kind, quantize
 from .files import Adapter, Lora
+from .joined import join
 from .library import importing
 from .part import OF_BASE, Part
 from .recompute import recompute
@@ -76,6 +77,7 @@ class Adapted:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*modules_to_save.*")  # said of norms that LoRA cannot target: on purpose
             get_peft_model(self.base.networks, wanted)
+        join(self.base.networks)
         self.networks = nn.ModuleDict({name: _part(net) for name, net in self.base.networks.items()})
 
     @property
