@@ -155,11 +155,14 @@ class Plan:
 
 def within(text: str, plan: Plan, photos: Photos) -> int:
     """Images that can be seen in that time on this machine as it is now, measured on a few steps that are thrown away."""
+    from ..families import Judged
     from ..training.loop import Trainer
 
     seconds = _seconds(text)
     recipe = replace(plan.recipe, images=plan.recipe.batch * TIMED * len(tuple(plan.generator().objectives())) * 4)
     trainer = Trainer.start(plan.generator(), recipe, photos, plan.options.seed)
+    if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
+        trainer.generator.teach(trainer.lessons(2))
     marks = [time.monotonic()]
     for _ in trainer.run():
         marks.append(time.monotonic())
