@@ -62,7 +62,7 @@ def parity(run: Path, about: dict[str, Any], merged: Any) -> float:
 
 
 def views(run: Path, about: dict[str, Any], merged: Any, kind: Kind, count: int) -> tuple[Array, Array]:
-    """Images of seeds 0, 1, ... as the adapter was trained, on a base rounded to `kind`, and as it ships: (count, c, h, w) each."""
+    """Images (count, c, h, w) of seeds 0, 1, ... as the adapter was trained, on a base rounded to `kind`, and as it ships."""
     from ..families import family
     from ..training.adapt import site
     from ..training.adapt.adapted import Adapted
