@@ -30,13 +30,15 @@ from . import frame
 from .bench import bench
 from .doctor import doctor
 from .export import export
+from .finetune import finetune
 from .generate import generate
+from .merge import merge
 from .models import models
 from .photos import photos
 from .train import train
 from .verify import verify
 
-VERBS: tuple[Callable[..., None], ...] = (train, generate, export, verify, bench, models, doctor)
+VERBS: tuple[Callable[..., None], ...] = (train, finetune, merge, generate, export, verify, bench, models, doctor)
 GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
 
 app = typer.Typer(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
+from ..core.alike import signs
+
 BITS = 8  # of 64 by which the difference hashes of two copies may differ (recompression, small resize)
 ALIKE = 0.995  # correlation; of 820 renders at 32 px it finds 99 % again at JPEG quality 75, 98 % at 30, 99 % resized to 2/3;
 # 2.1 % of the test images of Fashion-MNIST are that near to a training image, plain trousers mostly
@@ -17,7 +19,7 @@ class Looks:
     """What comparing needs of photos (n, h, w, 3) uint8: 2.6 KB a photo."""
 
     def __init__(self, pixels: np.ndarray) -> None:
-        self.signs = _signs(pixels)
+        self.signs = signs(pixels)
         self.colours = _small(pixels)  # (n, 768) whole numbers: their sums are exact, so that every machine decides alike
         self.sums = self.colours.sum(axis=1, dtype=np.int64)
         self.powers = 768 * np.einsum("nk,nk->n", self.colours, self.colours, dtype=np.int64) - self.sums**2
@@ -70,12 +72,6 @@ def near_groups(pixels: np.ndarray) -> list[list[int]]:
     for k in range(len(parent)):
         found.setdefault(root(k), []).append(k)
     return [group for group in found.values() if len(group) > 1]
-
-
-def _signs(pixels: np.ndarray) -> np.ndarray:
-    """dHash (n, 64) as -1 or 1: is each cell of a 9 x 8 grey version brighter than its right neighbour (Krawetz 2013)."""
-    cells = np.stack([np.asarray(Image.fromarray(p).convert("L").resize((9, 8), Image.Resampling.BOX), np.int16) for p in pixels])
-    return np.where(cells[:, :, :-1] > cells[:, :, 1:], np.float32(1), np.float32(-1)).reshape(len(pixels), 64)
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
