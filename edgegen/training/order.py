@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch as _t
 
 WINDOW = 50_000  # photos that are shuffled among each other; a set up to that size is shuffled as a whole
 
