@@ -61,6 +61,14 @@ def model() -> Iterator[LatentConsistency]:
     yield made
 
 
+def test_4_the_student_s_average_starts_as_the_student() -> None:
+    made = shaken()
+    assert not torch.equal(made.target.head.weight, made.teacher.head.weight)
+    made.begin_student(iter(()))
+    start = made.student.state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in made.target.state_dict().items())
+
+
 def test_4_the_student_s_loss_is_the_specification_s(model: LatentConsistency) -> None:
     """z_s by one guided DDIM step of the teacher, the average's f there, Huber of the difference in units of v."""
     batch, k = many(), model.config.timesteps // model.config.grid
