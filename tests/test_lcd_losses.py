@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from latents import batches, shaken
+from latents import batches, lcd, shaken
 from torch import Tensor, nn
 from toys import shake
 
 from edgegen.core.graph import Batch
 from edgegen.core.samplers import alphas_bar, boundary
 from edgegen.families.lcd.consistency import solver_grid
+from edgegen.families.lcd.control import Controlled
 from edgegen.families.lcd.family import CONTROL_NULL, HUBER, LatentConsistency
 from edgegen.families.lcd.hints import HINTS
 
@@ -119,6 +120,18 @@ def test_5_the_teacher_s_loss_is_the_specification_s(prediction: Any) -> None:
     assert sum(dropped) / 8 == pytest.approx(model.config.null, abs=0.02)
     drawn = torch.cat(times)
     assert (int(drawn.min()), int(drawn.max())) == (0, 99) and float(drawn.mean()) == pytest.approx(49.5, abs=2)
+
+
+@pytest.mark.parametrize("hint", sorted(HINTS))
+def test_7_a_fresh_control_says_nothing(hint: Any) -> None:
+    made = lcd(hint=hint)
+    shake(made.student, 1, 0.2)
+    made.networks.eval()
+    x, t, label, w = torch.randn(2, 4, 8, 8), torch.full((2,), 50.0), torch.eye(2), torch.ones(2)
+    shown = torch.rand(2, made.config.hint_channels, 16, 16)
+    with torch.no_grad():
+        assert not made.control.hint(shown).any()
+        assert torch.equal(Controlled(made.student, made.control)(x, t, shown, label, w), made.student(x, t, label, None, w))
 
 
 def test_7_control_starts_as_the_student_s_copy_and_its_loss_is_the_image_itself(model: LatentConsistency) -> None:
