@@ -30,12 +30,14 @@ from . import frame
 from .bench import bench
 from .doctor import doctor
 from .export import export
+from .finetune import finetune
 from .generate import generate
+from .merge import merge
 from .models import models
 from .train import train
 from .verify import verify
 
-VERBS: tuple[Callable[..., None], ...] = (train, generate, export, verify, bench, models, doctor)
+VERBS: tuple[Callable[..., None], ...] = (train, finetune, merge, generate, export, verify, bench, models, doctor)
 
 app = typer.Typer(
     name="edgegen", pretty_exceptions_enable=False, rich_markup_mode=None,  # plain help: half the time, and ASCII everywhere

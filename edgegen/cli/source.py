@@ -77,11 +77,17 @@ def _zoo(entry: Entry) -> Source:
 def _run(folder: Path) -> Source:
     from ..core.bundle import sha256
     from ..training import checkpoint, run
+    from ..training.adapt import files, site
 
     description, generator = run.load(folder)
-    weights = sha256(folder / checkpoint.WEIGHTS)
     data = {"sha256": description["data"]["sha256"], "images": description["data"]["images"]}  # class names stay at the site
-    about = {"name": "run", "weights_sha256": weights, "data": data, "licence": "the owner's"}
+    about = {"name": "run", "data": data, "licence": "the owner's"}
+    if site.ADAPTS in description:
+        adapt = description[site.ADAPTS]
+        about |= {"base": adapt["base"], "base_sha256": adapt["base_sha256"],
+                  "adapter_sha256": sha256(folder / site.ADAPTER / files.TENSORS)}
+    else:
+        about["weights_sha256"] = sha256(folder / checkpoint.WEIGHTS)
     return Source(folder.name, description["family"], generator, about, folder / "reference.safetensors")
 
 

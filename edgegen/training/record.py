@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,15 +68,23 @@ class Record:
             self._board.add_image("samples", pixels, self._trainer.step, dataformats="HWC")
 
 
-def pipeline(trainer: Trainer) -> Pipeline:
-    """What ships if the run ended now, on the run's device: graphs of the averaged weights; the run itself is left as it is."""
-    networks, generator = trainer.generator.networks, trainer.generator
+@contextmanager
+def averages_in(trainer: Trainer) -> Iterator[None]:
+    """The networks hold their averages while the block runs; the run itself is left as it is."""
+    networks = trainer.generator.networks
     before = {name: value.clone() for name, value in networks.state_dict().items()}
     networks.load_state_dict(trainer.averages.state_dict())
     try:
-        graphs = generator.graphs()
+        yield
     finally:
         networks.load_state_dict(before)
+
+
+def pipeline(trainer: Trainer) -> Pipeline:
+    """What ships if the run ended now, on the run's device: graphs of the averaged weights."""
+    generator = trainer.generator
+    with averages_in(trainer):
+        graphs = generator.graphs()
     return Pipeline(generator.latent, generator.sampler, executed(graphs, trainer.device))
 
 
