@@ -7,6 +7,7 @@ import math
 import pytest
 from PIL import Image
 
+from edgegen.cli.main import run
 from edgegen.families import FAMILIES
 from edgegen.zoo import Entry, entries
 
@@ -39,6 +40,20 @@ def test_a_card_says_which_goals_were_met(entry: Entry) -> None:
         assert goal.keys() == {"what", "at_most", "found", "met"} and math.isfinite(goal["found"])
         assert goal["met"] == (goal["found"] <= goal["at_most"])
     assert entry.card["goals"]
+
+
+def test_11_models_prints_novelty_beside_every_distance(capfd: pytest.CaptureFixture[str]) -> None:
+    """In its own column, with the share of copies (spec D.3 test 11); and what each distance is over, and the licence."""
+    assert run(["models"]) == 0
+    shown = capfd.readouterr().out
+    header, *lines = shown.splitlines()
+    for entry in ENTRIES.values():
+        row = next(line for line in lines if line.startswith(entry.name))
+        distance, new = entry.card["distance"], entry.card["novelty"]["pixels"]
+        assert row[header.index("distance (95 %)") :].startswith("{value:.1f} ({low:.1f} to {high:.1f})".format(**distance))
+        assert row[header.index("novelty") :].startswith(f"{new['ratio']:.2f} ({new['copies']:.1%} copies)")
+        assert row.rstrip().endswith(str(entry.grid))
+        assert f"{entry.name}: {distance['what']}; {entry.card['licence']}" in shown
 
 
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
