@@ -29,7 +29,7 @@ def encoded(kind: str, image: Image.Image, **options: Any) -> bytes:
 
 
 def pixels(path: Path, want: Want = WANT) -> tuple[np.ndarray, list[str]]:
-    data, warnings = decode(str(path), want)
+    data, warnings, _ = decode(str(path), want)
     return np.frombuffer(data, np.uint8).reshape(want.size, want.size, 3), warnings
 
 

@@ -197,7 +197,7 @@ def test_formats_that_are_not_read_are_bad_photos_from_the_start(tmp_path: Path)
 
 
 def test_a_bomb_costs_one_photo(tmp_path: Path) -> None:
-    from test_bad_photos import bomb
+    from bad_photos import bomb
 
     with opened(spoiled(tmp_path / "a.tar", {3: bomb(20_000, 20_000)})) as source:
         source.read(np.arange(8))

@@ -9,67 +9,139 @@ import numpy as np
 
 from ..core.files import read_json, to_json, write_bytes
 from ..core.images import to_uint8
-from ..evidence.distances import kernel_distance
-from ..evidence.novelty import novelty
+from ..core.verdict import Interval
+from ..evidence import small
+from ..evidence.memory import Images, memory
+from ..evidence.stopping import Rule, Watch
 from . import output
 
 if TYPE_CHECKING:
+    from ..core.runtime import Pipeline
     from ..evidence.features import FeatureNetwork
     from ..training.data import Photos
     from ..training.loop import Trainer
-    from .finetune import Plan
+    from .adapting import Plan
 
-DRAWN = 256           # images a look
+DRAWN = 256            # images a look
+FINAL = 512            # images of the last word
 LOOK_SEED = 3_000_000  # of their first: no verdict and no search uses these
-FILE = "looks.json"
+KEPT = 16              # images and photos that stay in the run for pictures
+FILE, PICTURES = "looks.json", "pictures.safetensors"
 
 
 class Looks:
     """What was seen at each look, in the run's looks.json; a resumed run goes on with them."""
 
-    def __init__(self, run: Path, plan: Plan, train: Photos, held: Photos, network: FeatureNetwork, count: int,
-                 patience: int) -> None:
-        self.run, self.plan, self.count, self.patience, self._network = run, plan, count, patience, network
+    def __init__(self, run: Path, plan: Plan, train: Photos, held: Photos, network: FeatureNetwork) -> None:
+        self.run, self.plan, self._network = run, plan, network
         with output.progress("features of the photos", len(train) + len(held)) as advance:
-            self._train, self._held = (self._features(part.pixels, advance) for part in (train, held))
-        self.seen: list[dict[str, Any]] = read_json(run / FILE)["looks"] if (run / FILE).is_file() else []
-
-    @property
-    def kept(self) -> bool:
-        """Whether a look's adapter is on disk."""
-        return bool(self.seen)
+            self._train, self._held = (self._images(part.pixels, advance) for part in (train, held))
+        self.along = small.directions(self._train.features, len(held))
+        file = run / FILE
+        self.watch = Watch.from_json(read_json(file)["watch"]) if file.is_file() else Watch(Rule(plan.options.patience))
+        self.last: dict[str, Any] = {}
 
     def after(self, trainer: Trainer) -> None:
         """Called after each step: looks when it is time, keeps the best, ends the run when it only gets worse."""
-        every = max(1, trainer.steps // self.count)
-        if trainer.step % every and not trainer.over:
+        every = max(1, trainer.steps // self.plan.options.looks)
+        if trainer.step % every and trainer.step != trainer.steps:
             return
-        self.seen = [look for look in self.seen if look["step"] < trainer.step]
-        from ..training.record import averages_in, pipeline
+        from ..training.record import pipeline
 
-        draw = pipeline(trainer)
-        images = np.concatenate([to_uint8(draw(range(LOOK_SEED + k, LOOK_SEED + k + 64))) for k in range(0, DRAWN, 64)])
-        made = self._features(images, lambda _: None)
-        found = novelty(made, self._held, self._train)
-        look = {"step": trainer.step, "images": trainer.images, "kernel_distance": kernel_distance(self._held, made),
-                "novelty": found.ratio, "copies": found.copies}
-        best = min((entry["kernel_distance"] for entry in self.seen), default=np.inf)
-        self.seen.append(look)
-        output.note(f"look at step {trainer.step}: kernel distance {look['kernel_distance']:.4f}, novelty {found.ratio:.2f}")
-        if look["kernel_distance"] < best and self.plan.rank:
-            from ..training.adapt import site
+        made = self._drawn(pipeline(trainer), DRAWN)
+        found = memory(made, self._train, self._held)
+        distance = small.kernel(made.features, self._held.features)
+        self.watch = self.watch.rewind(trainer.step - 1).look(trainer.step, distance, found)
+        seen, decision = self.watch.looks[-1], self.watch.decision
+        output.note(f"look at step {seen.step}: KID {_said(seen.kid)}, novelty {seen.novelty:.2f}, "
+                    f"near-copies {seen.near_copies}")
+        if decision.best == trainer.step:
+            self._keep(trainer)
+        self._write()
+        if decision.stop and trainer.step != trainer.steps:
+            output.note(f"ended early: {decision.why}")
+            trainer.ended = True
 
-            with averages_in(trainer):
-                generator: Any = trainer.generator
-                site.write(self.run, generator.adapter(self.plan.digest), generator.measured())
-        write_bytes(self.run / FILE, to_json(self.to_json()))
+    def finish(self, trainer: Trainer, out: Path) -> Path:
+        """What the run leaves: base and the best look's adapter, or the best weights; and the last word on them."""
+        from ..training import checkpoint
+        from ..training.adapt import site
+
+        if self.watch.decision.best is None:
+            output.note("no look was free of remembered photos: the last weights are kept, read looks.json")
+            self._keep(trainer)
+        from ..training import run as runs
+        from .source import torch_pipeline
+
+        _, generator = runs.load(out)
+        made = self._drawn(torch_pipeline(generator), FINAL)
+        before = self._drawn(torch_pipeline(self._base()), FINAL)
+        self.last = self._word(before, made)
+        self._write()
+        pictures = {"base": before.pixels[:KEPT], "adapted": made.pixels[:KEPT], "photos": self._held.pixels[:KEPT]}
+        from safetensors.numpy import save
+
+        write_bytes(out / PICTURES, save({name: np.ascontiguousarray(pixels) for name, pixels in pictures.items()}))
+        return out / (site.ADAPTER if self.plan.options.rank else checkpoint.WEIGHTS)
+
+    def tell(self) -> None:
+        """The last word as a table."""
+        rows = [[name, _said(Interval(**self.last["base"][name])), _said(Interval(**self.last["adapted"][name]))]
+                for name in ("KID", "FD")]
+        report = self.last["memory"]
+        output.table(["distance to held-out photos", "base", "adapted"], rows)
+        print(f"FD x {_said(Interval(**self.last['ratio']))}; near-copies {report['near_copies']} of {FINAL} images; "
+              f"novelty {report['features']['ratio']:.2f}; {self.last['what']}")
 
     def to_json(self) -> dict[str, Any]:
-        return {"looks": self.seen}
+        return {"watch": self.watch.to_json(), "last": self.last}
 
-    def _features(self, pixels: np.ndarray, advance: Any) -> np.ndarray:
+    def _word(self, before: Images, made: Images) -> dict[str, Any]:
+        held, found = self._held.features, memory(made, self._train, self._held)
+        fd = [small.frechet(part.features, held, self.along) for part in (before, made)]
+        kid = [small.kernel(part.features, held) for part in (before, made)]
+        named = [{"KID": vars(k.interval()), "FD": vars(f.interval())} for k, f in zip(kid, fd, strict=True)]
+        network = self._network
+        return {
+            "base": named[0], "adapted": named[1], "ratio": vars(small.ratio(fd[0], fd[1])), "memory": found.to_json(),
+            "what": f"{network.name} at {network.size} px, {FINAL} images, {len(self._held)} held-out and {len(self._train)} "
+                    f"training photos, FD along {self.along.axes.shape[1]} directions of the training photos, 95 % intervals",
+        }
+
+    def _keep(self, trainer: Trainer) -> None:
+        """The averages of now as what the run leaves."""
+        from ..training import checkpoint
+        from ..training.adapt import site
+        from ..training.loop import shipped
+        from ..training.record import averages_in
+
+        if not self.plan.options.rank:
+            write_bytes(self.run / checkpoint.WEIGHTS, checkpoint.to_bytes(shipped(trainer)))
+            return
+        site.write_base(self.run, self.plan.master)
+        generator: Any = trainer.generator
+        with averages_in(trainer):
+            site.write(self.run, generator.adapter(self.plan.digest), generator.measured())
+
+    def _base(self) -> Any:
+        from ..training.adapt import site
+
+        return site.plain(self.plan.base.family, self.plan.recipe.config, self.plan.master)
+
+    def _write(self) -> None:
+        write_bytes(self.run / FILE, to_json(self.to_json()))
+
+    def _drawn(self, draw: Pipeline, count: int) -> Images:
+        parts = [to_uint8(draw(range(LOOK_SEED + k, LOOK_SEED + k + 64))) for k in range(0, count, 64)]
+        return self._images(np.concatenate(parts), lambda _: None)
+
+    def _images(self, pixels: np.ndarray, advance: Any) -> Images:
         parts = []
         for k in range(0, len(pixels), 64):
             parts.append(self._network(pixels[k : k + 64]))
             advance(len(parts[-1]))
-        return np.concatenate(parts)
+        return Images(pixels, np.concatenate(parts))
+
+
+def _said(interval: Interval) -> str:
+    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"

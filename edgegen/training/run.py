@@ -45,7 +45,11 @@ class Settings:
     compiled: bool = False
     only: str | None = None   # the one objective that trains
     init: str | None = None   # sha256 of the weights it starts from
-    adapt: Mapping[str, Any] | None = None  # how it adapts a base; None for a training
+    fit: str = "pad"          # what became of photos that are not square
+    background: str = "#ffffff"  # under what is transparent, around what is padded
+    eight_bit: bool = False   # the optimizer's state
+    adapt: Mapping[str, Any] | None = None     # which base an adapter stands on; None where every weight trains
+    finetune: Mapping[str, Any] | None = None  # flags of a fine-tuning
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
     if start is not None:
         checkpoint.start_from(generator.networks, start.tensors, start.path)
     device = device_of(settings.device, local_rank())
-    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, world, settings.only, settings.compiled)
+    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, world, settings.only, settings.compiled,
+                            settings.eight_bit)
     about, writes = _about(settings, photos, world), world.rank == 0
     with _held(out) if writes else contextlib.nullcontext(), Stop(patient=world.size > 1) as stop:
         if writes:
@@ -155,11 +160,14 @@ def _about(settings: Settings, photos: Source, world: World) -> dict[str, Any]:
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
         "recipe": {"name": settings.recipe_name, **recipe}, "seed": settings.seed,
-        "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes)},
+        "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes),
+                 "fit": settings.fit, "background": settings.background},
         "torch": torch.__version__, "threads": torch.get_num_threads(),  # these change how sums round
         "device": settings.device, "compiled": settings.compiled, "processes": world.size,
         "only": settings.only, "init": settings.init,
+        **({"eight_bit": True} if settings.eight_bit else {}),
         **({site.ADAPTS: dict(settings.adapt)} if settings.adapt else {}),
+        **({"finetune": dict(settings.finetune)} if settings.finetune else {}),
     }
 
 
@@ -178,6 +186,8 @@ class Recorded:
     only: str | None = None
     init: str | None = None
     threads: int | None = None
+    fit: str | None = None
+    background: str | None = None
 
     @classmethod
     def of(cls, out: Path) -> Recorded:
@@ -185,7 +195,8 @@ class Recorded:
         path = out / "run.json"
         about = read_json(path) if path.is_file() else {}
         flat = {**_flat(about), "config": about.get("config")} if isinstance(about, dict) else {}
-        places = {"recipe_name": "recipe.name", "images": "recipe.images", "batch": "recipe.batch"}
+        places = {"recipe_name": "recipe.name", "images": "recipe.images", "batch": "recipe.batch",
+                  "fit": "data.fit", "background": "data.background"}
         found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:
             return TypeAdapter(cls).validate_json(to_json(found), strict=True)

@@ -20,8 +20,12 @@ from ...core.graph import Batch, Embedded, Generator, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import Sampler
 from ...families import Adapting, Family, Judged, Tuning
+from .bases import Kind, quantize
 from .files import Adapter, Lora
+from .joined import join
+from .library import importing
 from .part import OF_BASE, Part
+from .recompute import recompute
 
 NAME = "default"  # PEFT's for the one adapter
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
@@ -49,18 +53,22 @@ def _any(name: str, patterns: Iterable[str]) -> bool:
 class Adapted:
     """A Generator whose networks are the parts that train; graphs() are those of master plus adapter.
 
-    master: full-precision tensors of all its networks. Raises what PEFT raises for layers it cannot adapt.
+    master: full-precision tensors of all its networks. kind: what the frozen linear layers are rounded to while it trains;
+    twice: blocks are recomputed instead of remembered. RuntimeMissing without PEFT, or bitsandbytes for a rounded base.
     """
 
-    def __init__(self, family: Family, config: Any, master: Mapping[str, Tensor], lora: Lora, prepare: Any = None) -> None:
-        from peft import LoraConfig, get_peft_model
+    def __init__(self, family: Family, config: Any, master: Mapping[str, Tensor], lora: Lora, kind: Kind = "fp32",
+                 twice: bool = False) -> None:
+        with importing("peft"):
+            from peft import LoraConfig, get_peft_model
 
         self.family, self.config, self.lora = family, config, lora
         self._master = {name: tensor.clone() for name, tensor in master.items()}
         self.base: Generator = family.build(config)
         self.base.networks.load_state_dict(self._master)
-        if prepare is not None:
-            prepare(self.base.networks)
+        self.quantized = quantize(self.base.networks, kind, lora.target_modules)
+        if twice:
+            recompute(self.base.networks)
         for parameter in self.base.networks.parameters():
             if parameter.dim() == 4:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
@@ -69,6 +77,7 @@ class Adapted:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*modules_to_save.*")  # said of norms that LoRA cannot target: on purpose
             get_peft_model(self.base.networks, wanted)
+        join(self.base.networks)
         self.networks = nn.ModuleDict({name: _part(net) for name, net in self.base.networks.items()})
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -28,9 +28,10 @@ class Base:
     weights_kept: int
 
 
-def quantize(network: nn.Module, kind: Kind) -> Base:
+def quantize(network: nn.Module, kind: Kind, only: Collection[str] | None = None) -> Base:
     """Round the linear layers of a network to `kind`, in place, and freeze them; "fp32" leaves everything as it is.
 
+    only: names of the layers that may be, such as those that get adapters; others are trained whole, or not used at all.
     Call it before peft injects into the same `network`. Copies (copy.deepcopy) and moves to a device work as with any network.
     Convolutions stay: bitsandbytes has none. EdgegenError where the library rounds further than its format can, RuntimeMissing
     where it is not installed.
@@ -40,7 +41,8 @@ def quantize(network: nn.Module, kind: Kind) -> Base:
     from .layers import LAYERS
 
     layer = LAYERS[kind]
-    why = {name: _reason(module, layer) for name, module in network.named_modules() if _matrices(module)}
+    why = {name: _reason(module, layer) for name, module in network.named_modules()
+           if _matrices(module) and (only is None or name in only)}
     kept = {name: reason for name, reason in why.items() if reason}
     chosen = {network.get_submodule(name): name for name in why if name not in kept}
     made = {linear: _rounded(linear, layer, name) for linear, name in chosen.items() if isinstance(linear, nn.Linear)}
