@@ -38,8 +38,10 @@ Net = TypeVar("Net", bound=nn.Module)
 class LatentConsistency:
     """Autoencoder, teacher, student with its average, control, their losses and samplers."""
 
+    embeds_training_data: Embedded = "none"
+
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.image_shape = config, (config.channels, config.size, config.size)
         self.coder = AutoEncoder(config.coder, config.channels, config.z)
         self.teacher, self.student, self.target = LatentUNet(config), LatentUNet(config, True), LatentUNet(config, True)
         self.control = ControlNet(config)
@@ -53,14 +55,6 @@ class LatentConsistency:
     def shipped(self) -> nn.ModuleDict:
         """All but the student's average, which only training needs."""
         return nn.ModuleDict({name: net for name, net in self.networks.items() if name != "target"})
-
-    @property
-    def embeds_training_data(self) -> Embedded:
-        return "none"
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.config.channels, self.config.size, self.config.size
 
     @property
     def latent(self) -> Latent:
