@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import read_json, to_json, write_bytes
-from ..core.images import to_uint8
+from ..core.images import save_png, to_uint8
 from ..core.verdict import Interval
-from ..errors import GateFailed
+from ..errors import GateFailed, InputError
 from ..evidence import small
+from ..evidence.curves import curves
 from ..evidence.memory import Images, memory
 from ..evidence.stopping import Rule, Watch
+from ..evidence.timeline import timeline
 from . import output
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ DRAWN = 256            # images a look
 FINAL = 512            # images of the last word
 LOOK_SEED = 3_000_000  # of their first: no verdict and no search uses these
 VIEWED, VIEW_DB = 64, 25.0  # images of trained and shipped view, and how like each other they must be
-KEPT = 16              # images and photos that stay in the run for pictures
+KEPT, ACROSS = 36, 12  # images and photos that stay in the run for pictures; of a look
 FILE, PICTURES = "looks.json", "pictures.safetensors"
 
 
@@ -59,6 +61,9 @@ class Looks:
                     f"near-copies {seen.near_copies}")
         if decision.best == trainer.step:
             self._keep(trainer)
+        steps = {f"step {look.step}" for look in self.watch.looks}
+        before = {name: pixels for name, pixels in pictures(self.run).items() if name in steps}
+        self._show({**before, f"step {seen.step}": made.pixels[:ACROSS]})
         self._write()
         if decision.stop and trainer.step != trainer.steps:
             output.note(f"ended early: {decision.why}")
@@ -82,10 +87,8 @@ class Looks:
         if self.plan.options.precision != "fp32":
             self.last["rounded_base"] = self._rounded(out, generator)
         self._write()
-        pictures = {"base": before.pixels[:KEPT], "adapted": made.pixels[:KEPT], "photos": self._held.pixels[:KEPT]}
-        from safetensors.numpy import save
-
-        write_bytes(out / PICTURES, save({name: np.ascontiguousarray(pixels) for name, pixels in pictures.items()}))
+        ends = {"base": before.pixels[:KEPT], "adapted": made.pixels[:KEPT], "photos": self._held.pixels[:KEPT]}
+        self._show({**pictures(out), **ends})
         return out / (site.ADAPTER if self.plan.options.rank else checkpoint.WEIGHTS)
 
     def tell(self) -> None:
@@ -126,6 +129,16 @@ class Looks:
                                             f"those that ship, {VIEW_DB:g} dB are needed", path=out, hint="use --base fp32")
         return {"psnr_db": min(found.pooled_db, 200.0), "max_abs": float(np.abs(a - b).max()), "images": VIEWED}
 
+    def _show(self, shown: dict[str, np.ndarray]) -> None:
+        """pictures.safetensors, and from it the same seeds over time and the curves of the looks."""
+        from safetensors.numpy import save
+
+        write_bytes(self.run / PICTURES, save({name: np.ascontiguousarray(pixels) for name, pixels in shown.items()}))
+        steps = sorted((name for name in shown if name.startswith("step ")), key=lambda name: int(name.split()[1]))
+        rows = [(name, shown[name]) for name in (["base"] if "base" in shown else []) + steps]
+        save_png(self.run / "timeline.png", timeline(rows, self._held.pixels, ACROSS))
+        save_png(self.run / "curves.png", curves(self.watch.looks, self.watch.rule.limits, self.watch.decision.best))
+
     def _keep(self, trainer: Trainer) -> None:
         """The averages of now as what the run leaves."""
         from ..training import checkpoint
@@ -159,6 +172,20 @@ class Looks:
             parts.append(self._network(pixels[k : k + 64]))
             advance(len(parts[-1]))
         return Images(pixels, np.concatenate(parts))
+
+
+def pictures(run: Path) -> dict[str, np.ndarray]:
+    """What a run keeps of its images: "base", "adapted", "photos", "step 120"; empty where it has none yet."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not (run / PICTURES).is_file():
+        return {}
+    try:
+        found: dict[str, np.ndarray] = load((run / PICTURES).read_bytes())
+    except SafetensorError as error:
+        raise InputError("E-ST-HEADER", f"not a safetensors file: {error}", path=run / PICTURES) from error
+    return found
 
 
 def _said(interval: Interval) -> str:
