@@ -243,7 +243,7 @@ FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {  # how it is m
     "B28 near-copies": (nearly, 0, ["near-copies: 80 photos in 40 groups (one side", "; 0 near-copies across it"]),
     "B29 all equal": (equal, 4, ["error[E-DATA-CONSTANT] all 3 photos are identical"]),
     "B29 flat": (flat, 4, ["error[E-DATA-CONSTANT] each of the 5 photos is of one colour"]),
-    "B30 too few": (lambda root: good(root, 5), 0, ["fine-tuning: too few: 5 different photos, 20 are needed"]),
+    "B30 too few": (lambda root: good(root, 5), 0, ["fine-tuning: too few: 5 photos, 16 are needed"]),
     "B31 not JSON": (rows(ROW + "{no\n"), 4, ["error[E-META-LINE] metadata.jsonl:2 not JSON"]),
     "B31 no name": (rows(ROW + '{"text": "x"}\n'), 4, ["error[E-META-LINE] metadata.jsonl:2 file_name is missing"]),
     "B31 outside": (rows(ROW + '{"file_name": "../../x.png"}\n'), 4, ["metadata.jsonl:2 file_name '../../x.png' must be a"]),

@@ -17,8 +17,10 @@ from datasets import SAMPLE
 from PIL import Image
 from shards_of import folder as shards
 
+from edgegen.cli.adapting import apart, options
 from edgegen.cli.main import run
 from edgegen.cli.photos import MEANING
+from edgegen.errors import InputError
 from edgegen.training import sheet as sheets
 from edgegen.training.data import Photos, load
 from edgegen.training.sheet import sheet
@@ -67,7 +69,7 @@ def test_it_says_what_is_there(tmp_path: Path, capsys: Captured) -> None:
     split = found["split"]
     assert split["held_out_share"] == 0.4 and split["train"] + split["held_out"] == 44 and split["copies_across"] == []
     why = f"enough: {split['train']} photos to train on, {split['held_out']} held out"
-    assert found["fine_tuning"] == {"enough": True, "why": why}
+    assert found["fine_tuning"] == {"enough": True, "why": why, "drawn_as_one": []}
     assert Path(found["contact_sheet"]).is_file() and sorted(data.rglob("*")) == before
 
 
@@ -96,7 +98,7 @@ def test_photos_that_train_would_refuse_are_shown_and_then_refused(tmp_path: Pat
     failure = json.loads(shown.out)
     assert not failure["ok"] and failure["code"] == "E-DATA-BAD" and failure["exit"] == 4
     assert not failure["details"]["usable"] and failure["details"]["photos"]["kept"] == 14
-    assert failure["details"]["fine_tuning"] == {"enough": False, "why": "not as the folder is"}
+    assert failure["details"]["fine_tuning"] == {"enough": False, "why": "not as the folder is", "drawn_as_one": []}
     assert "b/empty.jpg: E-IMG-EMPTY the file has 0 bytes" in shown.err.splitlines()[-1]
     assert (tmp_path / "site.png").is_file()
 
@@ -111,21 +113,50 @@ def test_no_photo_at_all_that_can_be_used(tmp_path: Path, capsys: Captured) -> N
     assert not (tmp_path / "site.png").exists()
 
 
-@pytest.mark.parametrize(("count", "share", "why"), [
-    (12, 0.1, "too few: 12 different photos, 20 are needed"),
-    (30, 0.1, r"too few held out to see when to stop: \d, 8 are needed; take --held-out 0.5"),
-    (100, 0.01, r"too few held out to see when to stop: \d, 8 are needed; take --held-out 0.2"),
-    (20, 0.999, "nothing is left to train on: take a smaller --held-out"),
-    (60, 0.3, r"enough: \d+ photos to train on, \d+ held out"),
-])
-def test_whether_it_is_enough_for_fine_tuning(tmp_path: Path, capsys: Captured, count: int, share: float, why: str) -> None:
-    data = tmp_path / "site"
-    data.mkdir()
+def unlike(root: Path, count: int) -> Path:
+    root.mkdir()
     for k in range(count):
-        picture(k).save(data / f"{k}.png")
-    assert check(data, "--held-out", str(share), "--json") == 0
+        picture(k).save(root / f"{k}.png")
+    return root
+
+
+@pytest.mark.parametrize(("count", "flags", "why"), [
+    (12, [], "too few: 12 photos, 16 are needed"),
+    (17, [], r"too few: \d+ to train on and \d+ held out, 8 of each are needed; 17 of the 17 photos are different ones"),
+    (30, [], r"enough: \d+ photos to train on, \d+ held out"),
+    (30, ["--held-out", "0.1"], r"too few: \d+ to train on and \d held out, 8 of each .*"),
+    (30, ["--held-out", "0.9"], r"too few: \d to train on and \d+ held out, 8 of each .*"),
+])
+def test_whether_it_is_enough_for_fine_tuning(tmp_path: Path, capsys: Captured, count: int, flags: list[str], why: str) -> None:
+    assert check(unlike(tmp_path / "site", count), *flags, "--json") == 0
     found = json.loads(capsys.readouterr().out)["fine_tuning"]
     assert re.fullmatch(why, found["why"]) and found["enough"] == why.startswith("enough")
+
+
+@pytest.mark.parametrize("count", [17, 30, 60])
+def test_finetune_takes_what_it_says(tmp_path: Path, capsys: Captured, count: int) -> None:
+    """The same share, the same photos on each side, the same refusal."""
+    data = unlike(tmp_path / "site", count)
+    assert check(data, "--json") == 0
+    found, photos = json.loads(capsys.readouterr().out), load(data, 32)[0]
+    chosen = options({}, None, 4)
+    if not found["fine_tuning"]["enough"]:
+        with pytest.raises(InputError, match="cannot be held out"):
+            apart(photos, chosen)
+        return
+    chosen, train, held = apart(photos, chosen)
+    assert found["split"] == {"held_out_share": chosen.held_out, "train": len(train), "held_out": len(held), "copies_across": []}
+
+
+def test_classes_that_are_drawn_as_one_are_named(tmp_path: Path, capsys: Captured) -> None:
+    data = tmp_path / "site"
+    for name, first, count in (("many", 0, 40), ("few", 40, 3), ("single", 43, 1)):
+        (data / name).mkdir(parents=True)
+        for k in range(first, first + count):
+            picture(k).save(data / name / f"{k}.png")
+    assert check(data) == 0
+    shown = capsys.readouterr()
+    assert "  too small for classes of their own, drawn as one: few, many, single" in shown.out  # too few even together
 
 
 @pytest.mark.parametrize(("flags", "code", "said"), [
