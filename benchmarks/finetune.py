@@ -25,7 +25,7 @@ from edgegen.cli.adapting import Plan, options
 from edgegen.cli.base import open_base
 from edgegen.cli.merge import parity
 from edgegen.core.verdict import Interval
-from edgegen.families import FAMILIES
+from edgegen.families import FAMILIES, Judged
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.adapt.memory import Footprint, Memory, memory
@@ -43,7 +43,7 @@ def adapted(family: str, given: argparse.Namespace, rank: int | None) -> Path:
     out = given.out / f"{family}-{'full' if rank == 0 else 'lora'}"
     if not (out / "reference.safetensors").is_file():
         command = [sys.executable, "-m", "edgegen", "finetune", family, str(out), "--data", str(given.data), "--held-out",
-                   str(given.held_out), "--threads", str(given.threads), "--patience", "99"]
+                   str(given.held_out), "--threads", str(given.threads), "--patience", "99", "--looks", "4"]
         command += [] if rank is None else ["--rank", str(rank), "--rate", str(given.full_rate)]
         command += ["--resume"] if (out / "run.json").is_file() else []
         batch = open_base(family).family.tuning.batch
@@ -125,7 +125,10 @@ def _trainer(family: str, train: Photos, given: dict[str, Any]) -> Trainer:
     base = open_base(family)
     plan = Plan.of(base, train, options(given, None, base.family.tuning.rank)).lasting(48_000)
     torch.manual_seed(0)
-    return Trainer.start(plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.options.adam8bit)
+    trainer = Trainer.start(plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.options.adam8bit)
+    if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
+        trainer.generator.teach(trainer.lessons(2))
+    return trainer
 
 
 def _photos(given: argparse.Namespace) -> tuple[Photos, Photos]:

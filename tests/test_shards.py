@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bad_photos import bomb
 from PIL import Image
 from shards_of import add, folder, png, shard
 
@@ -197,8 +198,6 @@ def test_formats_that_are_not_read_are_bad_photos_from_the_start(tmp_path: Path)
 
 
 def test_a_bomb_costs_one_photo(tmp_path: Path) -> None:
-    from bad_photos import bomb
-
     with opened(spoiled(tmp_path / "a.tar", {3: bomb(20_000, 20_000)})) as source:
         source.read(np.arange(8))
         assert [b.code for b in source.report().bad] == ["E-IMG-TOO-LARGE"]

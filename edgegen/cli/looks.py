@@ -10,6 +10,7 @@ import numpy as np
 from ..core.files import read_json, to_json, write_bytes
 from ..core.images import to_uint8
 from ..core.verdict import Interval
+from ..errors import GateFailed
 from ..evidence import small
 from ..evidence.memory import Images, memory
 from ..evidence.stopping import Rule, Watch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DRAWN = 256            # images a look
 FINAL = 512            # images of the last word
 LOOK_SEED = 3_000_000  # of their first: no verdict and no search uses these
+VIEWED, VIEW_DB = 64, 25.0  # images of trained and shipped view, and how like each other they must be
 KEPT = 16              # images and photos that stay in the run for pictures
 FILE, PICTURES = "looks.json", "pictures.safetensors"
 
@@ -77,6 +79,8 @@ class Looks:
         made = self._drawn(torch_pipeline(generator), FINAL)
         before = self._drawn(torch_pipeline(self._base()), FINAL)
         self.last = self._word(before, made)
+        if self.plan.options.precision != "fp32":
+            self.last["rounded_base"] = self._rounded(out, generator)
         self._write()
         pictures = {"base": before.pixels[:KEPT], "adapted": made.pixels[:KEPT], "photos": self._held.pixels[:KEPT]}
         from safetensors.numpy import save
@@ -92,6 +96,8 @@ class Looks:
         output.table(["distance to held-out photos", "base", "adapted"], rows)
         print(f"FD x {_said(Interval(**self.last['ratio']))}; near-copies {report['near_copies']} of {FINAL} images; "
               f"novelty {report['features']['ratio']:.2f}; {self.last['what']}")
+        if found := self.last.get("rounded_base"):
+            print(f"images on the {self.plan.options.precision} base and those that ship: {found['psnr_db']:.1f} dB")
 
     def to_json(self) -> dict[str, Any]:
         return {"watch": self.watch.to_json(), "last": self.last}
@@ -107,6 +113,18 @@ class Looks:
             "what": f"{network.name} at {network.size} px, {FINAL} images, {len(self._held)} held-out and {len(self._train)} "
                     f"training photos, FD along {self.along.axes.shape[1]} directions of the training photos, 95 % intervals",
         }
+
+    def _rounded(self, out: Path, generator: Any) -> dict[str, float]:
+        """How far what was trained is from what ships; GateFailed when it is too far for the looks to speak of it."""
+        from ..evidence.distances import PairedPsnr, squared_error
+        from .merge import views
+
+        a, b = views(out, read_json(out / "run.json"), generator, self.plan.options.precision, VIEWED)
+        found = PairedPsnr.of(squared_error(a, b))
+        if not found.pooled_db >= VIEW_DB:
+            raise GateFailed("E-BASE-VIEW", f"images on the {self.plan.options.precision} base are {found.pooled_db:.1f} dB from "
+                                            f"those that ship, {VIEW_DB:g} dB are needed", path=out, hint="use --base fp32")
+        return {"psnr_db": min(found.pooled_db, 200.0), "max_abs": float(np.abs(a - b).max()), "images": VIEWED}
 
     def _keep(self, trainer: Trainer) -> None:
         """The averages of now as what the run leaves."""

@@ -191,7 +191,7 @@ def _tell_groups(title: str, groups: Sequence[Sequence[str]], what: str) -> None
     if not groups:
         print(f"{title}: none")
         return
-    print(f"{title}: {sum(map(len, groups))} photos in {len(groups)} groups ({what})")
+    print(f"{title}: {sum(map(len, groups))} photos in {len(groups)} {'groups' if len(groups) > 1 else 'group'} ({what})")
     for group in groups[:SHOWN]:
         print("  " + "  ".join(group))
     if len(groups) > SHOWN:

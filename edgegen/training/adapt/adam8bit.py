@@ -12,7 +12,7 @@ from .library import importing
 with importing("bitsandbytes"):
     import bitsandbytes as bnb
 
-SMALLEST = 4096  # weights of a tensor whose moments are rounded
+SMALLEST = 256  # weights of a tensor whose moments are rounded: a block. Adapters are small, 4096 would leave most in FP32
 TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}  # levels of the two moments: constants of the library
 
 

@@ -15,12 +15,17 @@ from torch import Tensor, nn
 class _Joined(nn.Module):
     """Mixed into PEFT's layer: it stays one for PEFT, under the same names."""
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def effective_weight(self) -> Tensor:
+        """The base's weight with the pair in it: (out, in, k, k)."""
         layer: Any = self
-        base, (name,) = layer.base_layer, layer.active_adapters
+        (name,) = layer.active_adapters
         a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-        pair = (b.flatten(1) @ a.flatten(1)).view_as(base.weight) * layer.scaling[name]
-        return base._conv_forward(x, base.weight + pair, base.bias)
+        weight: Tensor = layer.base_layer.weight
+        return weight + (b.flatten(1) @ a.flatten(1)).view_as(weight) * layer.scaling[name]
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        base: Any = self.base_layer
+        return base._conv_forward(x, self.effective_weight(), base.bias)
 
 
 def join(network: nn.Module) -> int:
