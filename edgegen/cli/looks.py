@@ -47,8 +47,9 @@ class Looks:
 
     def after(self, trainer: Trainer) -> None:
         """Called after each step: looks when it is time, keeps the best, ends the run when it only gets worse."""
-        every = max(1, trainer.steps // self.plan.options.looks)
-        if trainer.step % every and trainer.step != trainer.steps:
+        first = max(trainer.span(objective)[0] for objective in trainer.objectives)  # before its last stage nothing is finished
+        every = max(1, (trainer.steps - first) // self.plan.options.looks)
+        if trainer.step != trainer.steps and (trainer.step <= first or (trainer.step - first) % every):
             return
         from ..training.record import pipeline
 
