@@ -95,7 +95,7 @@ def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_p
 
 def test_what_a_run_leaves(adapted: Path) -> None:
     looked = json.loads((adapted / "looks.json").read_text())
-    staged = json.loads((adapted / "run.json").read_text())["family"] in ("lcd", "dkgm")  # looked at when the last stage has begun
+    staged = json.loads((adapted / "run.json").read_text())["family"] in ("lcd", "dkgm")  # looks begin with the last stage
     steps = [look["step"] for look in looked["watch"]["looks"]]
     assert steps[-1] == 12 and (steps[0] > 3 if staged else steps == [6, 12])
     last = looked["last"]
