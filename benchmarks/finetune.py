@@ -27,12 +27,13 @@ from torch import nn
 
 from edgegen.cli.adapting import Plan, options
 from edgegen.cli.base import open_base
-from edgegen.cli.looks import DRAWN, LOOK_SEED
+from edgegen.cli.looks import DRAWN, LOOK_SEED, pictures
 from edgegen.cli.merge import parity
-from edgegen.core.images import to_uint8
+from edgegen.core.images import save_png, to_uint8
 from edgegen.core.verdict import Interval
 from edgegen.evidence import small
 from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.timeline import comparison
 from edgegen.families import FAMILIES, Judged
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
@@ -62,6 +63,7 @@ def adapted(family: str, given: argparse.Namespace, rank: int | None) -> Path:
 
 def quality(given: argparse.Namespace) -> None:
     print(GOALS)
+    blocks: dict[str, np.ndarray] = {}
     for family in given.families:
         lora, full = adapted(family, given, None), adapted(family, given, 0)
         words = [json.loads((run / "looks.json").read_text())["last"] for run in (lora, full)]
@@ -78,7 +80,11 @@ def quality(given: argparse.Namespace) -> None:
               f"near-copies {words[0]['memory']['near_copies']} of 512 (full {words[1]['memory']['near_copies']}), novelty "
               f"{words[0]['memory']['features']['ratio']:.2f}, KID {_said(Interval(**words[0]['adapted']['KID']))} from "
               f"{_said(Interval(**words[0]['base']['KID']))}, {about['recipe']['images']} images", flush=True)
+        shown = pictures(lora)
+        blocks |= {f"{family}: base": shown["base"], f"{family}: adapted": shown["adapted"]}
     print(words[0]["what"])
+    blocks["photos, held out"] = shown["photos"]
+    save_png(given.out / "compared.png", comparison(blocks, columns=8, count=16, across=4))
 
 
 def held(given: argparse.Namespace) -> None:
