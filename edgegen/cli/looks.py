@@ -88,7 +88,7 @@ class Looks:
         if self.plan.options.precision != "fp32":
             self.last["rounded_base"] = self._rounded(out, generator)
         self._write()
-        ends = {"base": before.pixels[:KEPT], "adapted": made.pixels[:KEPT], "photos": self._held.pixels[:KEPT]}
+        ends = {"base": before.pixels[:KEPT], "adapted": made.pixels[:KEPT], "photos": _spaced(self._held.pixels)}
         self._show({**pictures(out), **ends})
         return out / (site.ADAPTER if self.plan.options.rank else checkpoint.WEIGHTS)
 
@@ -137,7 +137,7 @@ class Looks:
         write_bytes(self.run / PICTURES, save({name: np.ascontiguousarray(pixels) for name, pixels in shown.items()}))
         steps = sorted((name for name in shown if name.startswith("step ")), key=lambda name: int(name.split()[1]))
         rows = [(name, shown[name]) for name in (["base"] if "base" in shown else []) + steps]
-        save_png(self.run / "timeline.png", timeline(rows, self._held.pixels, ACROSS))
+        save_png(self.run / "timeline.png", timeline(rows, _spaced(self._held.pixels), ACROSS))
         save_png(self.run / "curves.png", curves(self.watch.looks, self.watch.rule.limits, self.watch.decision.best))
 
     def _keep(self, trainer: Trainer) -> None:
@@ -187,6 +187,11 @@ def pictures(run: Path) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise InputError("E-ST-HEADER", f"not a safetensors file: {error}", path=run / PICTURES) from error
     return found
+
+
+def _spaced(photos: np.ndarray) -> np.ndarray:
+    """KEPT of them, evenly: they are sorted by class."""
+    return photos[np.linspace(0, len(photos) - 1, min(KEPT, len(photos))).astype(int)]
 
 
 def _said(interval: Interval) -> str:
