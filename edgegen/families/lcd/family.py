@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import ConsistencySampler, LatentDdimSampler, clean_image
 from ...core.spec import TensorSpec
-from .. import Family, Recipe
+from .. import Family, Recipe, Tuning
 from ..metrics import PDist
 from ..unet import UNetConfig, fold_batch_norms
 from .autoencoder import AutoEncoder
@@ -27,6 +28,7 @@ from .trajectory import trajectory
 from .unet import LatentUNet, Like, bake
 
 SPANS = {"autoencoder": (0.0, 0.12), "teacher": (0.12, 0.78), "student": (0.78, 0.87), "control": (0.87, 1.0)}
+ADAPTING = {"autoencoder": (0.0, 0.2), "teacher": (0.2, 0.7), "student": (0.7, 1.0)}  # spans of adapting a trained one
 MEASURED = 32         # batches that the latents' scale is measured on
 RATES = {"autoencoder": 1.0, "teacher": 1.0, "control": 0.5}  # times the recipe's
 DISTILLED = {"ends": 0.5, "steps": 0.2}                      # the same, of the student
@@ -40,8 +42,10 @@ Net = TypeVar("Net", bound=nn.Module)
 class LatentConsistency:
     """Autoencoder, teacher, student with its average, control, their losses and samplers."""
 
+    embeds_training_data: Embedded = "none"
+
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.image_shape = config, (config.channels, config.size, config.size)
         self.coder = AutoEncoder(config.coder, config.channels, config.z)
         self.teacher, self.student, self.target = LatentUNet(config), LatentUNet(config, True), LatentUNet(config, True)
         self.control = ControlNet(config)
@@ -55,14 +59,6 @@ class LatentConsistency:
     def shipped(self) -> nn.ModuleDict:
         """All but the student's average, which only training needs."""
         return nn.ModuleDict({name: net for name, net in self.networks.items() if name != "target"})
-
-    @property
-    def embeds_training_data(self) -> Embedded:
-        return "none"
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.config.channels, self.config.size, self.config.size
 
     @property
     def latent(self) -> Latent:
@@ -103,6 +99,11 @@ class LatentConsistency:
                                rate=rates[name])
                      for name, loss in losses.items())
 
+    def adapting(self) -> Iterable[Objective]:
+        """Autoencoder, teacher and student again, each from where it is: control follows the student as it finds it."""
+        begins = {"autoencoder": None, "teacher": self.measure, "student": self.begin_adapted}
+        return tuple(replace(o, span=ADAPTING[o.name], begin=begins[o.name]) for o in self.objectives() if o.name in ADAPTING)
+
     def teach(self, batches: Iterable[Batch]) -> None:
         """Teach the judge; a config without a perceptual loss has nothing to teach."""
         if self.judge is not None:
@@ -134,6 +135,13 @@ class LatentConsistency:
         for net in (self.student, self.target):
             net.load_state_dict({**net.state_dict(), **self.teacher.state_dict()})
             net.forget_w()
+
+    def begin_adapted(self, batches: Iterable[Batch]) -> None:
+        """The student learns the adapted teacher's latents; its average starts as it is."""
+        self.student.scale.copy_(self.teacher.scale)
+        with torch.no_grad():
+            for mine, theirs in zip(self.target.state_dict().values(), self.student.state_dict().values(), strict=True):
+                mine.copy_(theirs)
 
     def begin_control(self, batches: Iterable[Batch]) -> None:
         """Control starts as a copy of the student's way down."""
@@ -305,11 +313,14 @@ def _copy(net: Net) -> Net:
 @contextmanager
 def _still(net: nn.Module) -> Iterator[None]:
     """`net` neither gets gradients nor moves its batch statistics by what is computed while the block runs."""
-    net.eval().requires_grad_(False)
+    trained = [p for p in net.eval().parameters() if p.requires_grad]  # all but those that stay while adapters train
+    for p in trained:
+        p.requires_grad_(False)
     try:
         yield
     finally:
-        net.requires_grad_(True)
+        for p in trained:
+            p.requires_grad_(True)
 
 
 def photos32() -> Recipe:
@@ -347,4 +358,6 @@ def photos256() -> Recipe:
 
 
 FAMILY = Family("lcd", Config, LatentConsistency,
-                {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256})
+                {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
+                Tuning(("autoencoder.*", "teacher.*", "student.*", "target.*"), whole=("*.context.label",), rank=3, batch=64,
+                       rate=6e-3))
