@@ -198,3 +198,19 @@ def test_what_cannot_be_told_is_an_error() -> None:
         small.change(a, small.kernel(y, real[:20]))
     with pytest.raises(EdgegenError, match=r"E-FID-SCALE.*too near zero to be divided by"):
         small.ratio(near, a)
+
+
+def test_a_ratio_over_an_unsure_distance_has_a_long_upper_side() -> None:
+    rng = np.random.default_rng(0)
+    before, after = (small.Distance(value, *(scale * (r - r.mean()) for r in (rng.normal(size=100), rng.normal(size=100))))
+                     for value, scale in ((10.0, 22.0), (4.0, 9.0)))
+    found = small.ratio(before, after)
+    assert found.low < 0.4 < found.high and found.high - 0.4 > 1.3 * (0.4 - found.low)
+    # what Fieller's interval is: the ratios r at which after - r before is just t errors from 0
+    for r in (found.low, found.high):
+        rest = small.Distance(4 - 10 * r, after.made - r * before.made, after.held_out - r * before.held_out).interval()
+        assert abs(rest.value) == pytest.approx((rest.high - rest.low) / 2, rel=0.01)
+    with pytest.raises(EdgegenError, match="E-FID-SCALE"):
+        small.ratio(small.Distance(2.0, before.made, before.held_out), after)
+    with pytest.raises(EdgegenError, match="E-FID-SCALE"):
+        small.ratio(small.Distance(-10.0, before.made, before.held_out), after)
