@@ -119,7 +119,7 @@ def test_who_knows_the_flow_of_every_condition_has_no_loss(monkeypatch: pytest.M
 def test_the_start_is_learnt_from_every_trajectory_and_the_shipped_steps_most() -> None:
     model = shaken()
     c = model.config
-    place = model._places(torch.Generator().manual_seed(0), 4000)
+    place = model._places(torch.Generator().manual_seed(0), 4000, POINTS)
     assert place.shape == (4000, POINTS) and (place[:, 0] == 0).all()
     times, _ = c.solved
     assert {times[k] for k in place[:, 1].tolist()} == set(few_steps(c.timesteps, c.grid, 4)[1:])

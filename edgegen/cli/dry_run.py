@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..families import Recipe
 
 HELD = 1.9     # times what is in use, at most, that a CPU process holds
-TINY = (4, 8)  # images of the measured batches: lcd's student takes fours; two sizes tell what does not grow with them
+TINY = (2, 4)  # images of the measured batches: batch norms need two; two sizes tell what does not grow with the batch
 
 
 @dataclass(frozen=True)

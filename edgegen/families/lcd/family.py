@@ -197,21 +197,21 @@ class LatentConsistency:
 
         Of the batch only as many conditions are used as there are trajectories. No average is followed, and nothing can drift.
         """
-        c, g = self.config, batch.generator
+        c, g, points = self.config, batch.generator, min(POINTS, len(batch.images))
         with torch.no_grad():
-            label, vector = (None if v is None else v[::POINTS] for v in self._condition(batch, drop=False))
-            count = len(batch.images[::POINTS])
+            label, vector = (None if v is None else v[::points] for v in self._condition(batch, drop=False))
+            count = len(batch.images[::points])
             w = torch.rand((count,), generator=g, device=g.device) * c.w_max
             w = torch.where(torch.rand((count,), generator=g, device=g.device) < SHIPPED_W, c.guidance - 1, w)
             start = torch.randn((count, c.z, c.side, c.side), generator=g, device=g.device)
             times, signal = c.solved
-            points, end = trajectory(lambda x, t: self._teacher(x, w * 0 + t, label, vector, w), start, times, signal,
+            passed, end = trajectory(lambda x, t: self._teacher(x, w * 0 + t, label, vector, w), start, times, signal,
                                      c.prediction)
-            place = self._places(g, count)
-            x = torch.stack(points, 1)[torch.arange(count, device=g.device)[:, None], place].flatten(0, 1)
+            place = self._places(g, count, points)
+            x = torch.stack(passed, 1)[torch.arange(count, device=g.device)[:, None], place].flatten(0, 1)
             t = torch.tensor(times, device=g.device)[place].flatten()
-            label, vector = (None if v is None else v.repeat_interleave(POINTS, 0) for v in (label, vector))
-            w, end, now = w.repeat_interleave(POINTS), end.repeat_interleave(POINTS, 0), self._signal(t)
+            label, vector = (None if v is None else v.repeat_interleave(points, 0) for v in (label, vector))
+            w, end, now = w.repeat_interleave(points), end.repeat_interleave(points, 0), self._signal(t)
         # In eval mode, as the teacher made the trajectories.
         found = self._f(self.student.eval(), x, t, now, label, vector, w)
         spread = (1 - now).sqrt()
@@ -223,10 +223,10 @@ class LatentConsistency:
                 loss = loss + c.perceptual * self.judge(made.float(), wanted.float()).mean()
         return loss
 
-    def _places(self, g: torch.Generator, count: int) -> Tensor:
-        """Which of a trajectory's points (count, POINTS): its start, half of the others at steps of the shipped sampler."""
-        few = torch.randint(1, FEW, (count, POINTS), generator=g, device=g.device) * (self.config.solver // FEW)
-        place = torch.randint(1, self.config.solver, (count, POINTS), generator=g, device=g.device)
+    def _places(self, g: torch.Generator, count: int, points: int) -> Tensor:
+        """Which of a trajectory's points (count, points): its start, half of the others at steps of the shipped sampler."""
+        few = torch.randint(1, FEW, (count, points), generator=g, device=g.device) * (self.config.solver // FEW)
+        place = torch.randint(1, self.config.solver, (count, points), generator=g, device=g.device)
         place[:, 1::2] = few[:, 1::2]
         place[:, 0] = 0
         return place
