@@ -72,7 +72,7 @@ def test_what_a_square_costs() -> None:
     some = {(40, 30): 1, (30, 60): 1, (64, 64): 5}
     assert sizes.shapes(some) == {"wide": 1, "square": 5, "tall": 1, "mean_cost": 0.375, "max_cost": 0.5}
     assert sizes.shapes({(8, 8): 2})["max_cost"] == 0 and sizes.spread({}) == {}
-    assert sizes.enlarged(some, 50, "pad") == 1 and sizes.enlarged(some, 50, "crop") == 2
+    assert sizes.smaller(some, 50, "pad") == 1 and sizes.smaller(some, 50, "crop") == 2
 
 
 def test_idx_pictures_are_cropped_too() -> None:

@@ -65,7 +65,7 @@ def test_it_says_what_is_there(tmp_path: Path, capsys: Captured) -> None:
     assert photos["duplicates"] == [["a/00.png", "a/again.bmp"]] and found["near_copies"] == [["b/01.png", "b/near.jpg"]]
     assert photos["counts"] == {"W-DATA-DUP": 1, "W-IMG-ALPHA": 1, "W-IMG-TURNED": 1}
     assert photos["sizes"]["width"] == {"min": 48, "median": 48, "max": 64} and photos["fit"] == "pad"
-    assert found["shapes"] == {"wide": 1, "square": 43, "tall": 0, "mean_cost": 0.25, "max_cost": 0.25, "enlarged": 0}
+    assert found["shapes"] == {"wide": 1, "square": 43, "tall": 0, "mean_cost": 0.25, "max_cost": 0.25, "smaller": 0}
     split = found["split"]
     assert split["held_out_share"] == 0.4 and split["train"] + split["held_out"] == 44 and split["copies_across"] == []
     why = f"enough: {split['train']} photos to train on, {split['held_out']} held out"
@@ -81,7 +81,7 @@ def test_it_says_so_to_people(tmp_path: Path, capsys: Captured) -> None:
                  "shapes: 43 square, 1 wide, 0 tall",
                  "those that are not square are cropped: 25% of each is cut away on average, 25% at most; "
                  "--fit pad would keep all, on the background",
-                 "enlarged: 44 photos have fewer than 64 pixels a side",
+                 "smaller: 44 photos have fewer than 64 pixels a side",
                  "duplicates: 2 photos in 1 group (equal pixels)", "  a/00.png  a/again.bmp",
                  "near-copies: 2 photos in 1 group (one side of the split each)", "  b/01.png  b/near.jpg",
                  "bad: 1 E-IMG-EMPTY", "b/empty.jpg  E-IMG-EMPTY  the file has 0 bytes",

@@ -126,7 +126,7 @@ def _document(seen: Survey, found: _Compared, size: int, contact_sheet: Path) ->
 
     report, held, count = seen.report, int(found.held.sum()), len(seen.photos)
     enough, why = _enough(seen, found)
-    shapes = {**sizes.shapes(report.sizes), "enlarged": sizes.enlarged(report.sizes, size, report.fit)}
+    shapes = {**sizes.shapes(report.sizes), "smaller": sizes.smaller(report.sizes, size, report.fit)}
     return {
         "usable": seen.refusal is None, "size": size, "photos": report.to_json(),
         "bad_counts": dict(sorted(Counter(bad.code for bad in report.bad).items())), "shapes": shapes,
@@ -206,8 +206,8 @@ def _tell_sizes(document: dict[str, Any]) -> None:
                 "crop": "cropped: {mean_cost:.0%} of each is cut away on average, {max_cost:.0%} at most; "
                         "--fit pad would keep all, on the background"}[fit]
         print(f"those that are not square are {does}".format(**shapes))
-    if shapes["enlarged"]:
-        print(f"enlarged: {shapes['enlarged']} photos have fewer than {document['size']} pixels a side")
+    if shapes["smaller"]:
+        print(f"smaller: {shapes['smaller']} photos have fewer than {document['size']} pixels a side")
 
 
 def _tell_groups(title: str, groups: Sequence[Sequence[str]], what: str) -> None:
