@@ -68,7 +68,9 @@ def test_the_state_is_of_8_bits_and_its_tables_are_shared() -> None:
 def test_8_steps_are_4_a_checkpoint_and_4_to_the_bit(tmp_path: Path) -> None:
     """Convolutions' adapters too, whose layout in memory a first step would otherwise change."""
     whole, half, rest = started(), started(), started()
+    layout = [p.stride() for optimizer in rest.optimizers for p in optimizer.param_groups[0]["params"]]
     losses = list(whole.run())
+    assert [p.stride() for optimizer in whole.optimizers for p in optimizer.param_groups[0]["params"]] == layout
     steps = half.run()
     first = [next(steps) for _ in range(4)]
     checkpoint.save(tmp_path, half)
