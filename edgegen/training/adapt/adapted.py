@@ -132,7 +132,7 @@ class Adapted:
     def trained_view(self) -> dict[str, Tensor]:
         """Tensors of all networks as training sees them: each adapted layer's weight read off what the layer does.
 
-        (Its answers to unit inputs. An int8 base also rounds what flows through it, which no weight shows.)
+        (Its answers to unit inputs: rounded bases multiply by their dequantized weights, and round nothing that flows through.)
         """
         out = {**self.merged()}
         for name, module in self.base.networks.named_modules():
