@@ -44,6 +44,12 @@ def test_new_images_are_not_called_copies() -> None:
     found.check(Limits())
 
 
+def test_images_that_are_all_alike_are_no_memory() -> None:
+    mean = np.rint(TRAIN.mean(0, keepdims=True)).astype(np.uint8)
+    found = memory(images(noisy(np.repeat(mean, 200, 0), 2)), images(TRAIN), images(HELD))
+    assert found.faults(Limits()) == () and found.near_copies == 0
+
+
 def test_a_generator_that_gives_its_photos_back_has_every_fault() -> None:
     found = memory(images(noisy(TRAIN[np.arange(200) % 150], 2)), images(TRAIN), images(HELD))
     assert found.near_copies == 200 and found.features.ratio < 0.5 and found.membership.low > 0.9
@@ -108,6 +114,9 @@ def test_limits_refuse_nan_and_nonsense() -> None:
     fine = Interval(0.5, 0.4, 0.6)
     assert Limits().faults(0, 1.0, fine) == ()
     assert len(Limits().faults(0, math.nan, Interval(math.nan, math.nan, math.nan))) == 2
+    assert len(Limits().faults(0, math.nan, fine)) == 1
+    assert len(Limits().faults(0, 0.6, Interval(0.55, 0.51, 0.6))) == 1
+    assert Limits().faults(0, 0.6, fine) == (), "near to training photos and to others alike: blurred, or all the same"
     assert Limits().faults(0, 1.0, Interval(0.65, 0.59, 0.7)) == (), "not surely above the limit"
     for wrong in ({"near_copies": -1}, {"novelty": math.nan}, {"novelty": 1.0}, {"membership": 0.4}, {"membership": math.nan}):
         with pytest.raises(ValueError, match="limits must be"):
