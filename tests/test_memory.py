@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.stats import mannwhitneyu
 from shapes_of import features, images, noisy, shapes
 
@@ -62,10 +63,13 @@ def test_photos_that_resemble_each_other_are_told_apart_from_memory() -> None:
     assert found.held_out_alike == 3 and found.near_copies == 0
 
 
-def test_a_copy_in_another_light_is_found_by_its_features() -> None:
-    dark = np.rint(255 - (255 - TRAIN[:5].astype(np.float64)) * 0.8).astype(np.uint8)
-    flat = Images(dark, features(TRAIN[:5]))
-    assert near_copies(flat, images(TRAIN)) == tuple((k, k) for k in range(5))
+def test_a_copy_is_found_by_its_features_or_by_its_look() -> None:
+    coloured = [k for k in range(150) if np.ptp(TRAIN[k].astype(int), axis=-1).max() > 150][:5]
+    grey = np.stack([np.asarray(Image.fromarray(TRAIN[k]).convert("L").convert("RGB")) for k in coloured])
+    assert np.diag(looks(grey) @ looks(TRAIN[coloured]).T).max() < 0.99
+    assert near_copies(Images(grey, features(TRAIN[coloured])), images(TRAIN)) == tuple(enumerate(coloured)), "by features"
+    strange = np.eye(5, 96, dtype=np.float32)
+    assert near_copies(Images(noisy(TRAIN[coloured], 3), strange), images(TRAIN)) == tuple(enumerate(coloured)), "by look"
 
 
 def test_neither_hash_nor_likeness_alone_makes_a_copy() -> None:
