@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -39,11 +39,26 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """A trained generator as it begins for larger images; whole: names of the modules that are new to it, trained whole."""
+
+    config: Any
+    tensors: Mapping[str, Tensor]
+    whole: tuple[str, ...] = ()
+
+
+def convolved(config: Any, tensors: Mapping[str, Tensor], size: int) -> Grown:
+    """Of networks that take any size as they are. Raises the config's ValueError for one it refuses."""
+    return Grown(replace(config, size=size), tensors)
+
+
+@dataclass(frozen=True)
 class Tuning:
     """How a trained generator is adapted to other photos (LoRA): where the pairs go, what is trained whole, and the recipe.
 
     targets, whole: fnmatch patterns over names of modules, network first, such as "theta.*"; docs/finetuning.md has the table
-    they were chosen by. The rest is a Recipe's, and the rank of the pairs.
+    they were chosen by. The rest is a Recipe's, and the rank of the pairs. grow: config, tensors and a larger size -> how the
+    generator begins at that size, what is new in it random; ValueError says why not.
     """
 
     targets: tuple[str, ...] = ("*",)
@@ -55,6 +70,7 @@ class Tuning:
     warmup: int = 50
     ema: float = 0.995
     precision: str = "bf16"
+    grow: Callable[[Any, Mapping[str, Tensor], int], Grown] = convolved
 
 
 @dataclass(frozen=True)

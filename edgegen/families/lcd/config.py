@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from ...core.samplers import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, alphas_bar, trailing
@@ -112,6 +112,10 @@ class Config:
             raise ValueError(f"solver must be a multiple of {FEW} (the student's steps are among its own) up to {self.grid}, "
                              f"got {self.solver}")
         self.sampler()  # a sampler that cannot be made should fail before the training, not after it
+
+    def sized(self, size: int) -> Config:
+        """The same for images of another size: attention stays at the levels it is at."""
+        return replace(self, size=size, attend=tuple(side * size // self.size for side in self.attend))
 
     @property
     def side(self) -> int:

@@ -16,7 +16,7 @@ from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import ConsistencySampler, LatentDdimSampler, clean_image
 from ...core.spec import TensorSpec
-from .. import Family, Recipe, Tuning
+from .. import Family, Grown, Recipe, Tuning
 from ..metrics import PDist
 from ..unet import UNetConfig, fold_batch_norms
 from .autoencoder import AutoEncoder
@@ -360,4 +360,4 @@ def photos256() -> Recipe:
 FAMILY = Family("lcd", Config, LatentConsistency,
                 {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
                 Tuning(("autoencoder.*", "teacher.*", "student.*", "target.*"), whole=("*.context.label",), rank=3, batch=64,
-                       rate=6e-3))
+                       rate=6e-3, grow=lambda config, tensors, size: Grown(config.sized(size), tensors)))
