@@ -65,8 +65,7 @@ DEFAULTS = {"precision": "fp32", "adam8bit": False, "recompute": False, "images"
 
 
 def options(given: Mapping[str, Any], run: Path | None, base: Base) -> Options:
-    """What is given; else what the run in `run` was started with; else the defaults and the base's own. InputError for a damaged
-    run.json."""
+    """What is given; else what the run in `run` was started with; else the defaults, or the base's. InputError if damaged."""
     from ..training.checkpoint import parse
 
     before: Any = {}
@@ -75,7 +74,8 @@ def options(given: Mapping[str, Any], run: Path | None, base: Base) -> Options:
         before = about.get("finetune") if isinstance(about, dict) else None
         if not isinstance(before, dict):
             raise InputError("E-RUN", "not a run of `edgegen finetune`", path=run / "run.json")
-    found: dict[str, Any] = {**DEFAULTS, "size": base.config.size, "rank": base.family.tuning.rank, "fit": fit_of(None), "background": hex_of(None)}
+    found: dict[str, Any] = {**DEFAULTS, "size": base.config.size, "rank": base.family.tuning.rank, "fit": fit_of(None),
+                             "background": hex_of(None)}
     for source in (before, given):
         found |= {name: value for name, value in source.items() if value is not None}
     return parse(Options, found, run / "run.json" if run is not None else Path())

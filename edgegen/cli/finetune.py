@@ -72,8 +72,9 @@ def finetune(
 
     found = open_base(names[0])
     given = {"size": size, "rank": rank, "precision": base, "adam8bit": adam8bit or None, "recompute": recompute or None,
-             "batch": batch, "rate": rate, "held_out": held_out, "looks": looks, "patience": patience, "classes": False if no_classes else None,
-             "seed": seed, "device": device, "fit": fit and fit_of(fit), "background": background and hex_of(background)}
+             "batch": batch, "rate": rate, "held_out": held_out, "looks": looks, "patience": patience,
+             "classes": False if no_classes else None, "seed": seed, "device": device, "fit": fit and fit_of(fit),
+             "background": background and hex_of(background)}
     if rank != 0:
         with importing("peft"):
             import peft  # noqa: F401  # told before the photos are read, if it is not here

@@ -55,7 +55,7 @@ def _finer(width: int, least: int) -> int:
 
 
 def _critic(before: Config, after: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A new entrance and first block pass means of colours to what the entrance was, in pairs: lrelu(x) - lrelu(-x) = (1 + s) x."""
+    """A new entrance and first block pass means of colours on, in pairs: lrelu(x) - lrelu(-x) = (1 + slope) x."""
     c, width, wide = before.channels, after.critic_widths[-1], before.critic_widths[-1]
     old, enter = EqualConv(c, wide, 1, activated=True), EqualConv(c, width, 1, activated=True)
     down = Down(width, wide, before.critic == "residual")
@@ -75,7 +75,7 @@ def _critic(before: Config, after: Config, tensors: Mapping[str, Tensor]) -> dic
 
 @torch.no_grad()
 def _acts(layer: EqualConv, wanted: Tensor) -> None:
-    """Let the layer's first outputs be `wanted` (m, n) times its first n inputs, before its activation; the others stay random."""
+    """Let the layer's first outputs be `wanted` (m, n) times its first n inputs, before its activation; others stay random."""
     (m, n), centre = wanted.shape, layer.conv.kernel_size[0] // 2
     layer.conv.weight[:m] = 0
     layer.conv.weight[:m, :n, centre, centre] = wanted / layer.scale

@@ -1,0 +1,191 @@
+"""Fine-tuning at more pixels than the base has: every family, with adapters and with every weight; what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import adapters
+import numpy as np
+import pytest
+import tiny
+import torch
+import toys
+from PIL import Image
+from runs import nothing
+from sites import go, photo_files
+from torch.nn import functional as F
+from toys import shapes
+
+from edgegen.cli import looks
+from edgegen.cli.adapting import options
+from edgegen.cli.base import open_base
+from edgegen.cli.main import run
+from edgegen.cli.source import torch_pipeline
+from edgegen.core.runtime import Pipeline
+from edgegen.errors import TrustError
+from edgegen.evidence import features
+from edgegen.export import runtime
+from edgegen.export.onnx import to_onnx, write
+from edgegen.families import FAMILIES, family
+from edgegen.families.isc_gan.layers import up2
+from edgegen.training import run as runs
+from edgegen.training.adapt import site
+from edgegen.training.run import Settings, train
+
+peft = pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
+SIZE, LARGER = 16, 32
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photo_files(tmp_path_factory.mktemp("photos"), LARGER)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Few images, and features of as few pixels as the network takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "feature_network", partial(features.feature_network, size=tiny.SIZE))
+        patch.setattr(looks, "DRAWN", 16)
+        patch.setattr(looks, "FINAL", 16)
+        yield
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return based(request.param, tmp_path_factory.mktemp(request.param) / "base")
+
+
+def based(name: str, folder: Path, images: int = 64) -> Path:
+    recipe = replace(family(name).recipes["tiny"](), images=images, batch=8, warmup=2)
+    train(Settings(name, "tiny", recipe), shapes(64, SIZE), folder, False, 24, nothing)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(base: Path, photos: Path) -> Path:
+    out = base.with_name("site")
+    assert go(base, out, photos, "--size", str(LARGER)) == 0
+    return out
+
+
+def test_a_larger_run_is_described_held_to_its_size_merged_and_drawn(base: Path, adapted: Path, photos: Path, tmp_path: Path,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    about = json.loads((adapted / "run.json").read_text())
+    assert about["config"]["size"] == about["finetune"]["size"] == LARGER
+    found = open_base(str(base))
+    assert options({}, None, found).size == SIZE and options({}, adapted, found).size == LARGER
+    assert go(base, adapted, photos, "--resume", "--size", str(2 * LARGER)) == 2
+    said = capsys.readouterr().err
+    assert "E-RESUME-MISMATCH" in said and "size" in said
+    assert run(["merge", str(adapted), "-o", str(tmp_path / "merged"), "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["max_abs_difference"] <= 1e-5
+    assert run(["generate", str(tmp_path / "merged"), "-n", "1", "-o", str(tmp_path / "one")]) == 0
+    with Image.open(next((tmp_path / "one").glob("*.png"))) as image:
+        assert image.size == (LARGER, LARGER)
+
+
+def test_peft_alone_reads_the_adapter(adapted: Path) -> None:
+    about, generator = runs.load(adapted)
+    plain = site.plain(family(about["family"]), generator.config, site.master(adapted, about))
+    loaded = peft.PeftModel.from_pretrained(plain.networks, adapted / "adapter").merge_and_unload().state_dict()
+    for key, tensor in generator.networks.state_dict().items():
+        torch.testing.assert_close(loaded[key], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_what_the_base_did_not_have_is_trained_and_ships(base: Path, adapted: Path) -> None:
+    """Nothing of it stays as it began; the rest of the base keeps its weights under the adapter."""
+    about, generator = runs.load(adapted)
+    new = open_base(str(base)).at(LARGER, 0).new
+    began, now = site.read_base(adapted, about), generator.networks.state_dict()
+    shipped = [name for name in now if name.startswith(tuple(f"{module}." for module in new)) and "discriminator" not in name]
+    assert bool(shipped) == bool(new)
+    for name in shipped:
+        assert not torch.equal(now[name], began[name]) or "strength" in name, name
+    assert {name.partition(".")[0] for name in open_base(str(base)).tensors} <= {name.partition(".")[0] for name in began}
+
+
+def test_graphs_of_the_larger_run_are_what_torch_computes(adapted: Path, tmp_path: Path) -> None:
+    _, generator = runs.load(adapted)
+    load = runtime("onnxruntime").load
+    sessions = {name: load(write(to_onnx(graph, name), tmp_path / f"{name}.onnx"), 1)
+                for name, graph in generator.graphs().items()}
+    wanted = torch_pipeline(generator)(range(4))
+    assert wanted.shape == (4, 3, LARGER, LARGER) and wanted.std() > 0.01
+    np.testing.assert_allclose(Pipeline(generator.latent, generator.sampler, sessions)(range(4)), wanted, atol=1e-4)
+
+
+def test_every_weight_at_twice_the_size(base: Path, photos: Path) -> None:
+    out = base.with_name("whole")
+    assert go(base, out, photos, "--size", str(LARGER), "--rank", "0", "--rate", "0.001") == 0
+    _, generator = runs.load(out)
+    assert generator.image_shape == (3, LARGER, LARGER) and not (out / "adapter").exists()
+
+
+# on one family, or without a run
+
+
+def test_an_adapter_of_another_size_is_refused(tmp_path: Path) -> None:
+    own = adapters.run("cas-dm", tmp_path / "own", 4)
+    base = based("cas-dm", tmp_path / "base")
+    larger = open_base(str(base)).at(LARGER, 0)
+    adapters.adapted("cas-dm").adapter(site.digest(larger.tensors)).write(own / "adapter")
+    with pytest.raises(TrustError, match="E-ADAPTER-BASE"):
+        runs.load(own)
+
+
+@pytest.mark.parametrize("name, size, said", [
+    ("cas-dm", 16, "cas-dm draws 32 pixels a side: --size must be 32 or more, got 16"),
+    ("cas-dm", 50, "cas-dm cannot draw 50 pixels a side: size 50 must divide by 4"),
+    ("dkgm", 60, "dkgm cannot draw 60 pixels a side: size 60 must divide by 8"),
+    ("lcd", 50, "lcd cannot draw 50 pixels a side: size 50 must divide by 4"),
+    ("isc-gan", 96, "isc-gan cannot draw 96 pixels a side: it can double its 32, once or more, and nothing else"),
+])
+def test_sizes_that_cannot_be(name: str, size: int, said: str, photos: Path, tmp_path: Path,
+                              capsys: pytest.CaptureFixture[str]) -> None:
+    assert go(name, tmp_path / "out", photos, "--size", str(size)) == 2
+    assert f"error[E-SIZE] {said}" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("connection", ["squeeze", "skip"])
+@pytest.mark.parametrize("critic", ["plain", "residual"])
+def test_an_isc_gan_begins_as_it_was_upsampled(connection: Literal["squeeze", "skip"],
+                                               critic: Literal["plain", "residual"]) -> None:
+    """Twice doubled: the images of the small one, larger, and its opinion of means; R1 of them stays, too."""
+    found = family("isc-gan")
+    config = replace(found.recipes["tiny"]().config, connection=connection, critic=critic, classes=2)
+    torch.manual_seed(0)
+    small = found.build(config)
+    toys.shake(small.networks, 1, 0.1)
+    grown = found.tuning.grow(config, small.networks.state_dict(), 4 * SIZE)
+    whole = tuple(f"{name}." for name in grown.whole)
+    large = site.plain(found, grown.config, site.fitted(found, grown.config, grown.tensors, 2, 0, Path()))
+    assert grown.tensors.keys() == large.networks.state_dict().keys()
+    new = {name for name in grown.tensors.keys() - small.networks.state_dict().keys() if name.startswith("generator.")}
+    assert new and all(name.startswith(whole) for name in new)
+    x, label = torch.randn(3, config.z_dim), torch.eye(2)[[0, 1, 1]]
+    photos = torch.rand(3, 3, 4 * SIZE, 4 * SIZE).requires_grad_()
+    mean = F.avg_pool2d(photos, 4).detach().requires_grad_()
+    small.networks.eval()
+    torch.testing.assert_close(large.networks["generator"](x, label), up2(up2(small.networks["generator"](x, label))))
+    one, two = small.networks["discriminator"](mean, label), large.networks["discriminator"](photos, label)
+    torch.testing.assert_close(one, two)
+    slopes = [torch.autograd.grad(scores.sum(), seen)[0].square().sum() for scores, seen in ((one, mean), (two, photos))]
+    torch.testing.assert_close(slopes[0] * config.regularizers.r1_gamma, slopes[1] * grown.config.regularizers.r1_gamma)
+
+
+def test_a_bank_is_upsampled_and_attention_stays_at_its_levels() -> None:
+    dkgm, lcd = (family(name) for name in ("dkgm", "lcd"))
+    config = dkgm.recipes["tiny"]().config
+    values = torch.arange(SIZE, dtype=torch.uint8).repeat(1, config.exemplars, 3 * SIZE)
+    grown = dkgm.tuning.grow(config, {"bank.values": values}, LARGER)
+    rows = grown.tensors["bank.values"].reshape(-1, LARGER)
+    assert rows.shape == (config.exemplars * 3 * LARGER, LARGER) and (rows[0].diff() >= 0).all() and rows[0].max() == SIZE - 1
+    small = lcd.recipes["photos32"]().config
+    large = lcd.tuning.grow(small, {}, 64).config
+    assert large.attended == small.attended and large.attend == (16, 8)
