@@ -78,7 +78,11 @@ def options(given: Mapping[str, Any], run: Path | None, base: Base) -> Options:
                              "background": hex_of(None)}
     for source in (before, given):
         found |= {name: value for name, value in source.items() if value is not None}
-    return parse(Options, found, run / "run.json" if run is not None else Path())
+    chosen = parse(Options, found, run / "run.json" if run is not None else Path())
+    if chosen.size != before.get("size", chosen.size):  # here, since it changes other settings that would be named first
+        raise UsageError("E-RESUME-MISMATCH", "the run was started with another size", path=run,
+                         hint=f"then {before['size']}, now {chosen.size}")
+    return chosen
 
 
 def gathered(photos: Photos) -> Photos:

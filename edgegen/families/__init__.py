@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -47,11 +47,6 @@ class Grown:
     whole: tuple[str, ...] = ()
 
 
-def convolved(config: Any, tensors: Mapping[str, Tensor], size: int) -> Grown:
-    """Of networks that take any size as they are. Raises the config's ValueError for one it refuses."""
-    return Grown(replace(config, size=size), tensors)
-
-
 @dataclass(frozen=True)
 class Tuning:
     """How a trained generator is adapted to other photos (LoRA): where the pairs go, what is trained whole, and the recipe.
@@ -61,6 +56,7 @@ class Tuning:
     generator begins at that size, what is new in it random; ValueError says why not.
     """
 
+    grow: Callable[[Any, Mapping[str, Tensor], int], Grown]
     targets: tuple[str, ...] = ("*",)
     whole: tuple[str, ...] = ()
     rank: int = 4
@@ -70,7 +66,6 @@ class Tuning:
     warmup: int = 50
     ema: float = 0.995
     precision: str = "bf16"
-    grow: Callable[[Any, Mapping[str, Tensor], int], Grown] = convolved
 
 
 @dataclass(frozen=True)

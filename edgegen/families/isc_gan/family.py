@@ -220,4 +220,4 @@ def _spec(size: int, base: int, layers: int, group: int, gamma: float) -> Config
 
 
 FAMILY = Family("isc-gan", Config, IscGan, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.004, grow=grown))
+                Tuning(grown, whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.004))

@@ -25,7 +25,7 @@ def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
     """ValueError for a size that is not the config's times a power of two."""
     doublings = (size // config.size).bit_length() - 1
     if config.size << doublings != size:
-        raise ValueError(f"it can double its {config.size}, once or more, and nothing else")
+        raise ValueError(f"it can draw {config.size} times a power of two")
     last = len(config.widths) - 1
     added = [f"{BLOCKS}.{last}.{name}" for name in ("excite", "fuse") if config.connection == "squeeze"]
     added += [f"{BLOCKS}.{last + k}" for k in range(1, doublings + 1)]
