@@ -33,7 +33,10 @@ from edgegen.evidence import features
 from edgegen.export import runtime
 from edgegen.export.onnx import to_onnx, write
 from edgegen.families import FAMILIES, family
+from edgegen.families.cas_dm.networks import wiener
+from edgegen.families.dkgm.debias import Restorer, deviation
 from edgegen.families.isc_gan.layers import up2
+from edgegen.families.unet import GRAIN, detail
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.run import Settings, train
@@ -200,15 +203,43 @@ def test_the_others_begin_as_what_they_were_of_means(name: str, parts: tuple[str
                     "autoencoder": lambda net: net.decoder(net.mode(x))}
             return [made[part](nets[part]) for part in parts]
 
-    for one, two in zip(said(small.networks, F.avg_pool2d(x, 2)), said(large.networks, x), strict=True):
-        torch.testing.assert_close(F.interpolate(one, scale_factor=2), two, rtol=1e-4, atol=1e-5)
+    for part, one, two in zip(parts, said(small.networks, F.avg_pool2d(x, 2)), said(large.networks, x), strict=True):
+        torch.testing.assert_close(one, F.avg_pool2d(two, 2), rtol=1e-4, atol=1e-5)
+        fine = float(detail(two, 2).abs().max())
+        assert fine > 0.1 if part in ("theta", "debias") else fine < 1e-5, "noise finer than the means goes where there is some"
+
+
+@pytest.mark.parametrize("kind", ["v", "epsilon"])
+def test_what_a_stretched_theta_begins_with_is_the_best_for_white_noise(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    x0, eps = GRAIN * rng.normal(size=400_000), rng.normal(size=400_000)
+    signal = np.array([0.02, 0.5, 0.97, 0.999])
+    for a, found in zip(signal, wiener(kind, signal), strict=True):
+        x = a**0.5 * x0 + (1 - a) ** 0.5 * eps
+        wanted = eps if kind == "epsilon" else a**0.5 * eps - (1 - a) ** 0.5 * x0
+        assert found == pytest.approx((wanted * x).mean() / (x * x).mean(), rel=0.02)
+
+
+def test_what_a_stretched_stage_2_begins_with_is_the_best_for_white_noise() -> None:
+    config = replace(family("dkgm").recipes["tiny"]().config, stretch=2)
+    net = Restorer(config).eval()
+    net.spread.fill_(0.4)
+    nn.init.zeros_(net.trunk.head.weight)
+    x0, xi = GRAIN * torch.randn(1, 3, 512, 512), torch.randn(1, 3, 512, 512)
+    for t in (0.05, 0.5, 0.95):
+        noise = config.noise * (t * (1 - t)) ** 0.5 * xi
+        fine, wanted = detail(x0 + noise, 2), detail(noise, 2) / deviation(torch.tensor(t), 0.4, config.noise)
+        with torch.no_grad():
+            found = net(x0 + noise, torch.tensor([t]), None, None)
+        torch.testing.assert_close(found, fine * (fine * wanted).sum() / fine.square().sum(), rtol=0.03, atol=1e-3)
+    assert not net.clean(x0, torch.zeros(1), None, None).isnan().any()
 
 
 def test_a_bank_is_upsampled_and_its_draws_have_the_same_means() -> None:
     dkgm = family("dkgm")
     config = dkgm.recipes["tiny"]().config
     values = torch.arange(SIZE, dtype=torch.uint8).repeat(1, config.exemplars, 3 * SIZE)
-    grown = dkgm.tuning.grow(config, {"bank.values": values}, LARGER)
+    grown = dkgm.tuning.grow(config, {**dkgm.build(config).networks.state_dict(), "bank.values": values}, LARGER)
     rows = grown.tensors["bank.values"].reshape(-1, LARGER)
     assert rows.shape == (config.exemplars * 3 * LARGER, LARGER) and (rows[0].diff() >= 0).all() and rows[0].max() == SIZE - 1
     assert grown.config.bandwidth == 2 * config.bandwidth

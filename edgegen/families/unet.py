@@ -203,7 +203,7 @@ def stretched(tensors: Mapping[str, Tensor], enter: str, leave: str, patch: int,
     that is not among the tensors starts fresh elsewhere.
     """
     def folded(weight: Tensor, axis: int) -> Tensor:
-        parts = weight.unflatten(axis, (-1, patch, patch))
+        parts = weight.reshape(*weight.shape[:axis], -1, patch, patch, *weight.shape[axis + 1 :])
         parts = parts.repeat_interleave(factor, axis + 1).repeat_interleave(factor, axis + 2)
         return parts.flatten(axis, axis + 2).contiguous()
 
@@ -212,6 +212,14 @@ def stretched(tensors: Mapping[str, Tensor], enter: str, leave: str, patch: int,
         if name in out:
             out[name] = folded(out[name], axis) / share
     return out
+
+
+GRAIN = 0.05  # standard deviation that images' own detail is taken for where a network has not learned it, images in [-1, 1]
+
+
+def detail(x: Tensor, factor: int) -> Tensor:
+    """What of x (b, c, h, w) is finer than `factor` x `factor` means: stretched networks do not see it."""
+    return x - F.interpolate(F.avg_pool2d(x, factor), scale_factor=float(factor), mode="nearest")
 
 
 def fold_batch_norms(net: nn.Module) -> None:

@@ -19,4 +19,4 @@ def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
         tensors = stretched(tensors, f"{name}.trunk.stem.conv", f"{name}.trunk.head", net.patch, factor)
     theta, phi = (replace(net, patch=factor * net.patch) for net in nets.values())
     new = tuple(f"{name}.trunk.{part}" for name in nets for part in ("stem", "head"))
-    return Grown(replace(config, size=size, theta=theta, phi=phi), tensors, new)
+    return Grown(replace(config, size=size, theta=theta, phi=phi, stretch=factor * config.stretch), tensors, new)

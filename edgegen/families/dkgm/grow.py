@@ -1,4 +1,4 @@
-"""A trained dkgm as it begins for larger images: networks with larger patches, the bank's vectors upsampled until it is filled."""
+"""A trained dkgm as it begins for larger images: networks with larger patches, the bank upsampled until it is filled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
     has learned to see. Codes stay as they are, each for more pixels.
     """
     factor, latent = factor_of(config.size, size), config.mode == "latent"
-    made = replace(config, size=size, coarse=replace(config.coarse, patch=factor * config.coarse.patch),
+    made = replace(config, size=size, stretch=factor * config.stretch,
+                   coarse=replace(config.coarse, patch=factor * config.coarse.patch),
                    debias=replace(config.debias, patch=factor * config.debias.patch),
                    **{"code_cell": factor * config.code_cell} if latent else {"bandwidth": factor * config.bandwidth})
     first = {"dae": ("coarse.trunk.stem", "coarse.trunk.head", config.coarse.patch),

@@ -360,5 +360,5 @@ def photos256() -> Recipe:
 
 FAMILY = Family("lcd", Config, LatentConsistency,
                 {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(grown, ("autoencoder.*", "teacher.*", "student.*", "target.*"), whole=("*.context.label",), rank=3, batch=64,
-                       rate=6e-3))
+                Tuning(grown, ("autoencoder.*", "teacher.*", "student.*", "target.*"), whole=("*.context.label",), rank=3,
+                       batch=64, rate=6e-3))
