@@ -65,7 +65,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return based(request.param, tmp_path_factory.mktemp(request.param) / "base")
 
 
-def based(name: str, folder: Path, images: int = 16) -> Path:
+def based(name: str, folder: Path, images: int = 128) -> Path:
     recipe = replace(family(name).recipes["tiny"](), images=images, batch=8, warmup=2)
     train(Settings(name, "tiny", recipe), shapes(64, SIZE), folder, False, 24, nothing)
     return folder
@@ -125,7 +125,7 @@ def test_graphs_of_the_larger_run_are_what_torch_computes(adapted: Path, tmp_pat
 
 def test_every_weight_at_twice_the_size(base: Path, photos: Path) -> None:
     out = base.with_name("whole")
-    assert go(base, out, photos, "--size", str(LARGER), "--rank", "0", "--steps", "3", "--looks", "1") == 0
+    assert go(base, out, photos, "--size", str(LARGER), "--rank", "0", "--steps", "6", "--looks", "1") == 0
     _, generator = runs.load(out)
     assert generator.image_shape == (3, LARGER, LARGER) and not (out / "adapter").exists()
 
