@@ -12,7 +12,9 @@ from edgegen.core.plan import Plan, Precision
 
 from .observe import ActivationStats
 
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of all multiplications that each rung of the ladder may keep in FP32
+# Of all multiplications, what each rung of the ladder may keep in FP32.
+SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
+
 
 def plan(models: Mapping[str, onnx.ModelProto], stats: Mapping[str, ActivationStats]) -> Plan:
     """int8 for every convolution but each graph's first (it reads the noise itself) and last (it writes the pixels)."""
@@ -46,15 +48,12 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
 def ladder(base: Plan, models: Mapping[str, onnx.ModelProto], damage: Mapping[str, Mapping[str, float]]) -> tuple[Plan, ...]:
     """Plans from the fastest to the safest: each keeps in FP32, within its share, those of most damage a multiplication.
 
-    damage: graph -> convolution -> squared output error when it alone is int8; compared within a graph by its share of the sum.
+    damage: graph -> convolution -> squared error of the images when it alone is int8.
     """
     costs = {name: multiplications(model) for name, model in models.items()}
     whole = sum(sum(cost.values()) for cost in costs.values())
     spent = sum(cost for name, graph in costs.items() for node, cost in graph.items() if base.precision(name, node) != "int8")
-    worth = {
-        (name, node): found / (sum(damage[name].values()) or 1) / costs[name][node]
-        for name in sorted(damage) for node, found in damage[name].items()
-    }
+    worth = {(name, node): found / costs[name][node] for name in sorted(damage) for node, found in damage[name].items()}
     order = sorted(worth, key=lambda key: (-worth[key], key))
     plans: list[Plan] = []
     kept: set[tuple[str, str]] = set()

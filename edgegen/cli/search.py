@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,8 @@ from ..calibrate.choose import ladder
 from ..core.plan import Plan
 from ..core.runtime import Dialect, Pipeline, Runtime
 from ..evidence import reference
-from ..evidence.bench import record
-from ..evidence.compare import FullSide, compare, first_look
+from ..evidence.compare import FullSide, compare, first_look, pixels_of
+from ..evidence.distances import PairedPsnr, squared_error
 from ..evidence.features import feature_network
 from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 SEARCH_SEED = 2_000_000
-PATIENCE = 4  # times the first look that an undecided plan is looked at before a safer one is tried
+ALONE = 8         # images that the damage of one convolution is measured on
+GLANCE = 64       # images whose PSNR says which plans are worth a look
+GOOD_DB = 35.0    # of PSNR that a plan should reach: a distance alone can hide other images
+PATIENCE = 4      # times the first look that an undecided plan is looked at before a safer one is tried
+MARGIN = 0.75     # share of the budget that a plan must stay within here, so that fresh seeds do not put it outside
 PLAIN = Dialect(activation="uint8", symmetric=False)  # in which the damage of one convolution is measured
 
 
@@ -36,27 +41,60 @@ class Search:
         self.source, self.even, self.budget, self.threads = source, even, budget, threads
         self.trail: dict[str, list[dict[str, Any]]] = {}  # runtime -> what was tried, for the manifest
         stored = reference.read(source.reference)
-        full = self._pipeline(models, runtime(STAND_IN))
-        self.side = FullSide(full, feature_network(stored.network, weights, stored.size), stored, SEARCH_SEED)
+        self.full = self._pipeline(models, runtime(STAND_IN))
+        self.side = FullSide(self.full, feature_network(stored.network, weights, stored.size), stored, SEARCH_SEED)
         self.first = first_look(stored)
-        self.plans = ladder(plan, even, self._damage(plan, full))
+        self.plans = ladder(plan, even, self._damage(plan))
 
     def plan(self, target: Runtime) -> Plan:
-        """The first rung whose change is within the budget; the safest when none is, and the verdict then says so."""
+        """The fastest plan found whose change is within MARGIN of the budget; the safest when none is: the verdict then says so.
+
+        Rungs get safer one after the other, so the first good one is found by halving: at most log2 of their number are looked at,
+        each on at most PATIENCE first looks.
+        """
         host = target if target.cannot_run() is None else runtime(STAND_IN)
         tried = self.trail.setdefault(target.name, [])
-        with output.progress(f"searching a plan for {target.name}", len(self.plans)) as advance:
-            for plan in self.plans:
-                files = {name: qdq.quantize(model, name, plan, target.dialect) for name, model in self.even.items()}
-                found = compare(self.side, self._pipeline(files, host), self.budget, self.first, PATIENCE * self.first)
-                change = found.verdict.change
-                kept = sum(p == "fp32" for _, p in plan.rules)
-                tried.append({"fp32_convolutions": kept, "change": change.value, "low": change.low, "high": change.high,
-                              "pairs": found.images, "first_seed": SEARCH_SEED, "executed_by": host.name})
-                advance(1)
-                if found.verdict.state == "within":
+        low, high, most = self._first_sharp(target, host), len(self.plans) - 1, PATIENCE * self.first
+        looks = math.ceil(math.log2(high - low + 1))
+        with output.progress(f"searching a plan for {target.name}", looks * most, "pairs") as advance:
+            for look in range(looks):
+                if low == high:
                     break
-        return plan
+                middle = (low + high) // 2
+                spent = self._within(self.plans[middle], target, host, tried, advance)
+                low, high = (low, middle) if tried[-1]["state"] == "within" else (middle + 1, high)
+                advance(most - spent)
+        return self.plans[high]
+
+    def _within(self, plan: Plan, target: Runtime, host: Runtime, tried: list[dict[str, Any]], advance: Any) -> int:
+        """Look at a plan and add what was found to `tried`; the number of pairs it took."""
+        done = 0
+
+        def progress(now: int, _: int) -> None:
+            nonlocal done
+            advance(now - done)
+            done = now
+
+        found = compare(self.side, self._quantized(plan, target, host), MARGIN * self.budget, self.first, PATIENCE * self.first,
+                        progress=progress, hopeful=True)
+        change = found.verdict.change
+        tried.append({"fp32_convolutions": sum(p == "fp32" for _, p in plan.rules), "state": found.verdict.state,
+                      "change": change.value, "low": change.low, "high": change.high, "psnr_db": found.to_json()["psnr_db"],
+                      "pairs": found.images, "first_seed": SEARCH_SEED, "executed_by": host.name})
+        return done
+
+    def _first_sharp(self, target: Runtime, host: Runtime) -> int:
+        """The first plan whose images reach GOOD_DB at a glance, without their features; 0 if none does."""
+        with output.progress(f"glancing at plans for {target.name}", len(self.plans)) as advance:
+            for rung, plan in enumerate(self.plans):
+                advance(1)
+                made = pixels_of(self._quantized(plan, target, host), self.side.seeds(0, GLANCE))
+                if PairedPsnr.of(squared_error(self.side.pixels(0, GLANCE), made)).pooled_db >= GOOD_DB:
+                    return rung
+        return 0
+
+    def _quantized(self, plan: Plan, target: Runtime, host: Runtime) -> Pipeline:
+        return self._pipeline({k: qdq.quantize(m, k, plan, target.dialect) for k, m in self.even.items()}, host)
 
     def _pipeline(self, models: dict[str, ModelProto], host: Runtime) -> Pipeline:
         with tempfile.TemporaryDirectory() as folder:  # a session has read its file when load returns
@@ -64,9 +102,10 @@ class Search:
             call = {name: host.load(path, self.threads) for name, path in files.items()}
         return Pipeline(self.source.generator.latent, self.source.generator.sampler, call)
 
-    def _damage(self, plan: Plan, full: Pipeline) -> dict[str, dict[str, float]]:
-        """graph -> convolution -> squared error of the graph's output, that convolution alone int8, over the whole trajectory."""
-        recorded = record(full, range(8))
+    def _damage(self, plan: Plan) -> dict[str, dict[str, float]]:
+        """graph -> convolution -> mean squared error of the images with that convolution alone in int8."""
+        seeds = self.side.seeds(0, ALONE)
+        exact = self.full(seeds)
         damage: dict[str, dict[str, float]] = {}
         nodes = [(g, n.name) for g, m in self.even.items() for n in m.graph.node
                  if n.op_type == "Conv" and plan.precision(g, n.name) == "int8"]
@@ -74,7 +113,7 @@ class Search:
             for graph, node in nodes:
                 alone = Plan(((f"{graph}/{node}", "int8"),), plan.ranges)
                 one = self._pipeline({graph: qdq.quantize(self.even[graph], graph, alone, PLAIN)}, runtime(STAND_IN))
-                errors = [np.square(one.call[graph](**i) - full.call[graph](**i)).mean() for i in recorded[graph]]
-                damage.setdefault(graph, {})[node] = float(np.mean(errors))
+                images = Pipeline(self.full.latent, self.full.sampler, {**self.full.call, **one.call})(seeds)
+                damage.setdefault(graph, {})[node] = float(np.square(images - exact).mean())
                 advance(1)
         return damage

@@ -120,11 +120,11 @@ def first_look(reference: Reference) -> int:
 
 
 def compare(full: FullSide, other: Images, budget: float, first: int = 500, maximum: int = 4000, level: float = 0.95,
-            progress: Progress | None = None) -> Comparison:
+            progress: Progress | None = None, hopeful: bool = False) -> Comparison:
     """Paired images from growing runs of seeds until the change of the distance is within or outside +-budget, or at `maximum`.
 
-    budget: fraction of the full-precision distance, such as 0.02. Raises GateFailed when an image of `other` is not finite,
-    UsageError when `first` is too small for the reference's projection.
+    budget: fraction of the full-precision distance, such as 0.02. hopeful: stop as soon as more pairs than `maximum` seem needed.
+    Raises GateFailed when an image of `other` is not finite, UsageError when `first` is too small for the reference's projection.
     """
     if first < LEAST * full.reference.k:
         raise UsageError("E-LOOKS", f"the first look needs at least {LEAST * full.reference.k} images for "
@@ -135,7 +135,7 @@ def compare(full: FullSide, other: Images, budget: float, first: int = 500, maxi
     for count, look_level in looks:
         for a in range(len(errors), count, CHUNK):
             b = min(a + CHUNK, count)
-            mine, theirs = full.pixels(a, b), _pixels(other, full.seeds(a, b))
+            mine, theirs = full.pixels(a, b), pixels_of(other, full.seeds(a, b))
             if mine.shape != theirs.shape:
                 raise EdgegenError("E-SHAPE", f"the pipelines give images of shape {mine.shape[1:]} and {theirs.shape[1:]}")
             projected.extend(full.project(theirs))
@@ -150,13 +150,14 @@ def compare(full: FullSide, other: Images, budget: float, first: int = 500, maxi
             if error.code != "E-FID-SCALE" or count == maximum:
                 raise
             continue  # a small distance may still show itself with more images
-        if verdict.state != "undecided":
+        if verdict.state != "undecided" or (hopeful and count + verdict.more > maximum):
             break
     return _report(full, verdict, ours.interval(level), its.interval(level), np.stack(projected), np.array(errors),
                    tuple(n for n, _ in looks if n <= count), level, look_level)
 
 
-def _pixels(images: Images, seeds: range) -> np.ndarray:
+def pixels_of(images: Images, seeds: range) -> np.ndarray:
+    """A pipeline's images as (n, h, w, 3) uint8; GateFailed when one is not finite."""
     try:
         return to_uint8(images(seeds))
     except EdgegenError as error:
