@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -67,6 +67,22 @@ def ladder(base: Plan, models: Mapping[str, onnx.ModelProto], damage: Mapping[st
         if not plans or found_plan.rules != plans[-1].rules:
             plans.append(found_plan)
     return tuple(plans)
+
+
+def first_good(first: int, last: int, good: Callable[[int], bool]) -> int:
+    """Of rungs first to last, which get better one after the other, the first good one; `last`, never asked about, if none is.
+
+    Found by halving: at most `questions(first, last)` are asked.
+    """
+    while first < last:
+        middle = (first + last) // 2
+        first, last = (first, middle) if good(middle) else (middle + 1, last)
+    return last
+
+
+def questions(first: int, last: int) -> int:
+    """How many rungs `first_good` asks about at most."""
+    return (last - first).bit_length()
 
 
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:

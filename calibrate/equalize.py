@@ -80,7 +80,7 @@ def _factors(seen: np.ndarray, read: np.ndarray) -> np.ndarray:
 
 
 def _spaces(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> Iterator[_Space]:
-    """Every space whose factors are free: written by layers with constant weights, read by convolutions and demodulation alone."""
+    """Every space whose factors are free: written by constant layers, read by convolutions and demodulation alone."""
     found = _Walk(model, weights).spaces
     for name in sorted(found):
         space = found[name]

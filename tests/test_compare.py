@@ -205,3 +205,11 @@ def test_it_is_written_as_strict_json(full: FullSide) -> None:
     assert data["psnr_db"] == found.psnr_db and data["looks"] == [100] and data["level"] == 0.95
     equal = compare(full, generator(), budget=0.5, first=100, maximum=100)
     assert json.loads(to_json(equal.to_json()))["psnr_db"] is None
+
+
+def test_a_hopeful_comparison_stops_when_more_pairs_are_wanted_than_it_may_take(full: FullSide) -> None:
+    other = generator(0.3, 0.0, 0.03)
+    edge = abs(compare(full, other, budget=10, first=100, maximum=100).verdict.change.value)  # nothing could settle this soon
+    found = compare(full, other, budget=edge, first=100, maximum=400, hopeful=True)
+    assert found.verdict.state == "undecided" and found.looks == (100,)
+    assert compare(full, other, budget=10, first=100, maximum=400, hopeful=True).verdict.state == "within"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from edgegen.calibrate.choose import SHARES, ladder, multiplications
+from edgegen.calibrate.choose import SHARES, first_good, ladder, multiplications, questions
 from edgegen.calibrate.equalize import ChannelObserver, equalized, read_tensors
 from edgegen.core.runtime import Pipeline
 
@@ -80,12 +83,12 @@ def modulated(*more: onnx.NodeProto) -> onnx.ModelProto:
     weights += [numpy_helper.from_array(np.array(axes, np.int64), n) for n, axes in (("axes", [2, 3]), ("flat", [0, 4]))]
     steps = [
         ("Conv", ["x", "a.weight"], "c"), ("LeakyRelu", ["c"], "h"), ("ReduceMax", ["x", "axes"], "top"),
-        ("Reshape", ["top", "flat"], "z"), ("Gemm", ["z", "style.weight", "style.bias"], "s"), ("Unsqueeze", ["s", "axes"], "wide"),
-        ("Mul", ["h", "wide"], "styled"), ("Conv", ["styled", "b.weight"], "made"), ("Mul", ["s", "s"], "square"),
-        ("MatMul", ["square", "energy"], "power"), ("Sqrt", ["power"], "root"), ("Reciprocal", ["root"], "d"),
-        ("Unsqueeze", ["d", "axes"], "gain"), ("Mul", ["made", "gain"], "y"),
+        ("Reshape", ["top", "flat"], "z"), ("Gemm", ["z", "style.weight", "style.bias"], "s"),
+        ("Unsqueeze", ["s", "axes"], "wide"), ("Mul", ["h", "wide"], "styled"), ("Conv", ["styled", "b.weight"], "made"),
+        ("Mul", ["s", "s"], "square"), ("MatMul", ["square", "energy"], "power"), ("Sqrt", ["power"], "root"),
+        ("Reciprocal", ["root"], "d"), ("Unsqueeze", ["d", "axes"], "gain"), ("Mul", ["made", "gain"], "y"),
     ]
-    attributes: dict[str, dict[str, object]] = {"made": {"pads": [1, 1, 1, 1]}, "s": {"transB": 1}}
+    attributes: dict[str, dict[str, Any]] = {"made": {"pads": [1, 1, 1, 1]}, "s": {"transB": 1}}
     nodes = [helper.make_node(op, reads, [out], out, **attributes.get(out, {})) for op, reads, out in steps]
     return tiny.graph_of([*nodes, *more], weights, 4, 4)
 
@@ -122,3 +125,16 @@ def test_rungs_keep_more_and_the_most_damaging_first() -> None:
     whole = sum(sum(c.values()) for c in costs.values())
     ends = sum(c for g, graph in costs.items() for n, c in graph.items() if n not in inner[g])
     assert sum(costs[g][n] for g, n in kept[-1]) + ends <= max(SHARES[-1] * whole, ends)
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
+def test_the_first_good_rung_is_found_by_halving(rungs: int, first: int, best: int) -> None:
+    first = min(first, rungs - 1)
+    asked: list[int] = []
+
+    def good(rung: int) -> bool:
+        asked.append(rung)
+        return rung >= best
+
+    assert first_good(first, rungs - 1, good) == min(max(best, first), rungs - 1)
+    assert len(set(asked)) == len(asked) <= questions(first, rungs - 1) and all(first <= rung < rungs - 1 for rung in asked)

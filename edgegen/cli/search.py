@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..calibrate.choose import ladder
+from ..calibrate.choose import first_good, ladder, questions
 from ..core.plan import Plan
 from ..core.runtime import Dialect, Pipeline, Runtime
 from ..evidence import reference
@@ -44,44 +44,36 @@ class Search:
         self.full = self._pipeline(models, runtime(STAND_IN))
         self.side = FullSide(self.full, feature_network(stored.network, weights, stored.size), stored, SEARCH_SEED)
         self.first = first_look(stored)
+        self.most = PATIENCE * self.first
         self.plans = ladder(plan, even, self._damage(plan))
 
     def plan(self, target: Runtime) -> Plan:
-        """The fastest plan found whose change is within MARGIN of the budget; the safest when none is: the verdict then says so.
-
-        Rungs get safer one after the other, so the first good one is found by halving: at most log2 of their number are looked at,
-        each on at most PATIENCE first looks.
-        """
+        """The fastest plan whose change is within MARGIN of the budget; the safest when none is: the verdict then says so."""
         host = target if target.cannot_run() is None else runtime(STAND_IN)
-        tried = self.trail.setdefault(target.name, [])
-        low, high, most = self._first_sharp(target, host), len(self.plans) - 1, PATIENCE * self.first
-        looks = math.ceil(math.log2(high - low + 1))
-        with output.progress(f"searching a plan for {target.name}", looks * most, "pairs") as advance:
-            for look in range(looks):
-                if low == high:
-                    break
-                middle = (low + high) // 2
-                spent = self._within(self.plans[middle], target, host, tried, advance)
-                low, high = (low, middle) if tried[-1]["state"] == "within" else (middle + 1, high)
-                advance(most - spent)
-        return self.plans[high]
+        self.trail[target.name] = []
+        first, last = self._first_sharp(target, host), len(self.plans) - 1
+        with output.progress(f"searching a plan for {target.name}", questions(first, last) * self.most, "pairs") as advance:
+            return self.plans[first_good(first, last, lambda rung: self._good(rung, target, host, advance))]
 
-    def _within(self, plan: Plan, target: Runtime, host: Runtime, tried: list[dict[str, Any]], advance: Any) -> int:
-        """Look at a plan and add what was found to `tried`; the number of pairs it took."""
-        done = 0
+    def _good(self, rung: int, target: Runtime, host: Runtime, advance: Callable[[int], None]) -> bool:
+        """Compare a plan's images with full precision; what was found goes into the trail."""
+        done, plan = 0, self.plans[rung]
 
         def progress(now: int, _: int) -> None:
             nonlocal done
             advance(now - done)
             done = now
 
-        found = compare(self.side, self._quantized(plan, target, host), MARGIN * self.budget, self.first, PATIENCE * self.first,
+        found = compare(self.side, self._quantized(plan, target, host), MARGIN * self.budget, self.first, self.most,
                         progress=progress, hopeful=True)
-        change = found.verdict.change
-        tried.append({"fp32_convolutions": sum(p == "fp32" for _, p in plan.rules), "state": found.verdict.state,
-                      "change": change.value, "low": change.low, "high": change.high, "psnr_db": found.to_json()["psnr_db"],
-                      "pairs": found.images, "first_seed": SEARCH_SEED, "executed_by": host.name})
-        return done
+        advance(self.most - done)  # the bound counts what was not needed
+        state, change = found.verdict.state, found.verdict.change
+        self.trail[target.name].append({
+            "rung": rung, "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules), "state": state, "change": change.value,
+            "low": change.low, "high": change.high, "psnr_db": found.to_json()["psnr_db"], "pairs": found.images,
+            "first_seed": SEARCH_SEED, "executed_by": host.name,
+        })
+        return state == "within"
 
     def _first_sharp(self, target: Runtime, host: Runtime) -> int:
         """The first plan whose images reach GOOD_DB at a glance, without their features; 0 if none does."""
