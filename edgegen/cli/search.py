@@ -12,8 +12,9 @@ import numpy as np
 from ..calibrate.choose import first_good, ladder, questions
 from ..core.plan import Plan
 from ..core.runtime import Dialect, Pipeline, Runtime
+from ..core.verdict import Verdict
 from ..evidence import reference
-from ..evidence.compare import FullSide, compare, first_look, pixels_of
+from ..evidence.compare import FullSide, chance, compare, first_look, pixels_of
 from ..evidence.distances import PairedPsnr, squared_error
 from ..evidence.features import feature_network
 from ..export import STAND_IN, qdq, runtime
@@ -29,7 +30,7 @@ ALONE = 8         # images that the damage of one convolution is measured on
 GLANCE = 64       # images whose PSNR says which plans are worth a look
 GOOD_DB = 35.0    # of PSNR that a plan should reach: a distance alone can hide other images
 PATIENCE = 4      # times the first look that an undecided plan is looked at before a safer one is tried
-MARGIN = 0.75     # share of the budget that a plan must stay within here, so that fresh seeds do not put it outside
+DOUBT = 0.1       # a plan is taken, or left, when the verdict's fresh seeds will contradict with no more than this probability
 PLAIN = Dialect(activation="uint8", symmetric=False)  # in which the damage of one convolution is measured
 
 
@@ -37,8 +38,9 @@ class Search:
     """Plans of one generator; the full-precision side is shared by all runtimes."""
 
     def __init__(self, source: Source, models: dict[str, ModelProto], even: dict[str, ModelProto], plan: Plan, budget: float,
-                 threads: int, weights: Path | None) -> None:
-        self.source, self.even, self.budget, self.threads = source, even, budget, threads
+                 maximum: int, threads: int, weights: Path | None) -> None:
+        """maximum: image pairs that the verdict will take at most."""
+        self.source, self.even, self.budget, self.maximum, self.threads = source, even, budget, maximum, threads
         self.trail: dict[str, list[dict[str, Any]]] = {}  # runtime -> what was tried, for the manifest
         stored = reference.read(source.reference)
         self.full = self._pipeline(models, runtime(STAND_IN))
@@ -48,7 +50,7 @@ class Search:
         self.plans = ladder(plan, even, self._damage(plan))
 
     def plan(self, target: Runtime) -> Plan:
-        """The fastest plan whose change is within MARGIN of the budget; the safest when none is: the verdict then says so."""
+        """The fastest plan that fresh seeds will find within the budget, as far as seen here; the safest when there is none."""
         host = target if target.cannot_run() is None else runtime(STAND_IN)
         self.trail[target.name] = []
         first, last = self._first_sharp(target, host), len(self.plans) - 1
@@ -64,16 +66,19 @@ class Search:
             advance(now - done)
             done = now
 
-        found = compare(self.side, self._quantized(plan, target, host), MARGIN * self.budget, self.first, self.most,
-                        progress=progress, hopeful=True)
+        def settled(verdict: Verdict, look_level: float) -> bool:
+            return not DOUBT < chance(verdict, look_level, self.maximum) < 1 - DOUBT
+
+        found = compare(self.side, self._quantized(plan, target, host), self.budget, self.first, self.most, progress=progress,
+                        settled=settled)
         advance(self.most - done)  # the bound counts what was not needed
-        state, change = found.verdict.state, found.verdict.change
+        likely, change = chance(found.verdict, found.look_level, self.maximum), found.verdict.change
         self.trail[target.name].append({
-            "rung": rung, "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules), "state": state, "change": change.value,
+            "rung": rung, "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules), "likely": likely, "change": change.value,
             "low": change.low, "high": change.high, "psnr_db": found.to_json()["psnr_db"], "pairs": found.images,
             "first_seed": SEARCH_SEED, "executed_by": host.name,
         })
-        return state == "within"
+        return likely >= 1 - DOUBT
 
     def _first_sharp(self, target: Runtime, host: Runtime) -> int:
         """The first plan whose images reach GOOD_DB at a glance, without their features; 0 if none does."""
