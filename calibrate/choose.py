@@ -12,8 +12,8 @@ from edgegen.core.plan import Plan, Precision
 
 from .observe import ActivationStats
 
-# Of all multiplications, what each rung of the ladder may keep in FP32.
-SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
+# Of all multiplications, those that each rung of the ladder keeps in FP32 at least.
+SHARES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 def plan(models: Mapping[str, onnx.ModelProto], stats: Mapping[str, ActivationStats]) -> Plan:
@@ -46,9 +46,9 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
 
 
 def ladder(base: Plan, models: Mapping[str, onnx.ModelProto], damage: Mapping[str, Mapping[str, float]]) -> tuple[Plan, ...]:
-    """Plans from the fastest to the safest: each keeps in FP32, within its share, those of most damage a multiplication.
+    """Plans from the fastest to the safest: each keeps in FP32 the convolutions of most damage a multiplication, up to its share.
 
-    damage: graph -> convolution -> squared error of the images when it alone is int8.
+    damage: graph -> convolution -> what is lost when it alone is int8, in one unit for all graphs. No rung keeps all of them.
     """
     costs = {name: multiplications(model) for name, model in models.items()}
     whole = sum(sum(cost.values()) for cost in costs.values())
@@ -56,13 +56,13 @@ def ladder(base: Plan, models: Mapping[str, onnx.ModelProto], damage: Mapping[st
     worth = {(name, node): found / costs[name][node] for name in sorted(damage) for node, found in damage[name].items()}
     order = sorted(worth, key=lambda key: (-worth[key], key))
     plans: list[Plan] = []
-    kept: set[tuple[str, str]] = set()
+    kept = 0
     for share in SHARES:
-        for name, node in order:
-            if (name, node) not in kept and spent + costs[name][node] <= share * whole:
-                kept.add((name, node))
-                spent += costs[name][node]
-        rules: tuple[tuple[str, Precision], ...] = tuple((f"{name}/{node}", "fp32") for name, node in sorted(kept))
+        while spent < share * whole and kept + 1 < len(order):
+            name, node = order[kept]
+            spent += costs[name][node]
+            kept += 1
+        rules: tuple[tuple[str, Precision], ...] = tuple((f"{name}/{node}", "fp32") for name, node in sorted(order[:kept]))
         found_plan = Plan(rules + base.rules, base.ranges)
         if not plans or found_plan.rules != plans[-1].rules:
             plans.append(found_plan)

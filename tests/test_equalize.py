@@ -124,7 +124,16 @@ def test_rungs_keep_more_and_the_most_damaging_first() -> None:
     assert any(("theta", worst) in k for k in kept) and ("theta", worst) in kept[-1]
     whole = sum(sum(c.values()) for c in costs.values())
     ends = sum(c for g, graph in costs.items() for n, c in graph.items() if n not in inner[g])
-    assert sum(costs[g][n] for g, n in kept[-1]) + ends <= max(SHARES[-1] * whole, ends)
+    spent = [ends + sum(costs[g][n] for g, n in nodes) for nodes in kept]
+    assert not kept[0] and all(any(s >= share * whole for s in spent) for share in SHARES)
+    assert kept[-1] < {(g, n) for g, nodes in inner.items() for n in nodes}
+
+
+def test_no_rung_keeps_every_convolution() -> None:
+    models, base = tiny.models(), tiny.plan()
+    damage = {"theta": {n: 1.0 for n in multiplications(models["theta"]) if base.precision("theta", n) == "int8"}}
+    for plan in ladder(base, models, damage):
+        assert any(plan.precision("theta", n) == "int8" for n in damage["theta"])
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))

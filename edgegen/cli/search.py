@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..calibrate.choose import first_good, ladder, questions
 from ..core.plan import Plan
-from ..core.runtime import Dialect, Pipeline, Runtime
+from ..core.runtime import Pipeline, Runtime
 from ..core.verdict import Verdict
 from ..evidence import reference
 from ..evidence.compare import FullSide, chance, compare, first_look, pixels_of
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 SEARCH_SEED = 2_000_000
-ALONE = 8         # images that the damage of one convolution is measured on
+ALONE = 16        # images that the damage of one convolution is measured on
 GLANCE = 64       # images whose PSNR says which plans are worth a look
 GOOD_DB = 35.0    # of PSNR that a plan should reach: a distance alone can hide other images
 PATIENCE = 4      # times the first look that an undecided plan is looked at before a safer one is tried
 DOUBT = 0.1       # a plan is taken, or left, when the verdict's fresh seeds will contradict with no more than this probability
-PLAIN = Dialect(activation="uint8", symmetric=False)  # in which the damage of one convolution is measured
 
 
 class Search:
@@ -43,23 +42,23 @@ class Search:
         self.source, self.even, self.budget, self.maximum, self.threads = source, even, budget, maximum, threads
         self.trail: dict[str, list[dict[str, Any]]] = {}  # runtime -> what was tried, for the manifest
         stored = reference.read(source.reference)
-        self.full = self._pipeline(models, runtime(STAND_IN))
+        self.base, self.full = plan, self._pipeline(models, runtime(STAND_IN))
         self.side = FullSide(self.full, feature_network(stored.network, weights, stored.size), stored, SEARCH_SEED)
         self.first = first_look(stored)
         self.most = PATIENCE * self.first
-        self.plans = ladder(plan, even, self._damage(plan))
 
     def plan(self, target: Runtime) -> Plan:
         """The fastest plan that fresh seeds will find within the budget, as far as seen here; the safest when there is none."""
         host = target if target.cannot_run() is None else runtime(STAND_IN)
         self.trail[target.name] = []
-        first, last = self._first_sharp(target, host), len(self.plans) - 1
+        plans = ladder(self.base, self.even, self._damage(target, host))
+        first, last = self._first_sharp(plans, target, host), len(plans) - 1
         with output.progress(f"searching a plan for {target.name}", questions(first, last) * self.most, "pairs") as advance:
-            return self.plans[first_good(first, last, lambda rung: self._good(rung, target, host, advance))]
+            return plans[first_good(first, last, lambda rung: self._good(plans[rung], target, host, advance))]
 
-    def _good(self, rung: int, target: Runtime, host: Runtime, advance: Callable[[int], None]) -> bool:
+    def _good(self, plan: Plan, target: Runtime, host: Runtime, advance: Callable[[int], None]) -> bool:
         """Compare a plan's images with full precision; what was found goes into the trail."""
-        done, plan = 0, self.plans[rung]
+        done = 0
 
         def progress(now: int, _: int) -> None:
             nonlocal done
@@ -74,16 +73,16 @@ class Search:
         advance(self.most - done)  # the bound counts what was not needed
         likely, change = chance(found.verdict, found.look_level, self.maximum), found.verdict.change
         self.trail[target.name].append({
-            "rung": rung, "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules), "likely": likely, "change": change.value,
+            "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules), "likely": likely, "change": change.value,
             "low": change.low, "high": change.high, "psnr_db": found.to_json()["psnr_db"], "pairs": found.images,
             "first_seed": SEARCH_SEED, "executed_by": host.name,
         })
         return likely >= 1 - DOUBT
 
-    def _first_sharp(self, target: Runtime, host: Runtime) -> int:
+    def _first_sharp(self, plans: Sequence[Plan], target: Runtime, host: Runtime) -> int:
         """The first plan whose images reach GOOD_DB at a glance, without their features; 0 if none does."""
-        with output.progress(f"glancing at plans for {target.name}", len(self.plans)) as advance:
-            for rung, plan in enumerate(self.plans):
+        with output.progress(f"glancing at plans for {target.name}", len(plans)) as advance:
+            for rung, plan in enumerate(plans):
                 advance(1)
                 made = pixels_of(self._quantized(plan, target, host), self.side.seeds(0, GLANCE))
                 if PairedPsnr.of(squared_error(self.side.pixels(0, GLANCE), made)).pooled_db >= GOOD_DB:
@@ -99,18 +98,21 @@ class Search:
             call = {name: host.load(path, self.threads) for name, path in files.items()}
         return Pipeline(self.source.generator.latent, self.source.generator.sampler, call)
 
-    def _damage(self, plan: Plan) -> dict[str, dict[str, float]]:
-        """graph -> convolution -> mean squared error of the images with that convolution alone in int8."""
-        seeds = self.side.seeds(0, ALONE)
-        exact = self.full(seeds)
+    def _damage(self, target: Runtime, host: Runtime) -> dict[str, dict[str, float]]:
+        """graph -> convolution -> mean squared distance that the images' features move with that convolution alone in int8.
+
+        Of features, since that is what is judged: noise that squared pixels hardly show can move them far.
+        """
+        seeds, exact = self.side.seeds(0, ALONE), self.side.projected(ALONE)
         damage: dict[str, dict[str, float]] = {}
         nodes = [(g, n.name) for g, m in self.even.items() for n in m.graph.node
-                 if n.op_type == "Conv" and plan.precision(g, n.name) == "int8"]
-        with output.progress("measuring the damage of each convolution", len(nodes)) as advance:
+                 if n.op_type == "Conv" and self.base.precision(g, n.name) == "int8"]
+        with output.progress(f"measuring the damage of each convolution on {target.name}", len(nodes)) as advance:
             for graph, node in nodes:
-                alone = Plan(((f"{graph}/{node}", "int8"),), plan.ranges)
-                one = self._pipeline({graph: qdq.quantize(self.even[graph], graph, alone, PLAIN)}, runtime(STAND_IN))
-                images = Pipeline(self.full.latent, self.full.sampler, {**self.full.call, **one.call})(seeds)
-                damage.setdefault(graph, {})[node] = float(np.square(images - exact).mean())
+                alone = Plan(((f"{graph}/{node}", "int8"),), self.base.ranges)
+                one = self._pipeline({graph: qdq.quantize(self.even[graph], graph, alone, target.dialect)}, host)
+                images = Pipeline(self.full.latent, self.full.sampler, {**self.full.call, **one.call})
+                moved = self.side.project(pixels_of(images, seeds)) - exact
+                damage.setdefault(graph, {})[node] = float(np.square(moved).sum(1).mean())
                 advance(1)
         return damage
