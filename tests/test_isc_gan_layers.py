@@ -57,7 +57,7 @@ def test_constant_weights_give_what_modulated_weights_give(demodulate: bool, up:
     s = layer.styles(w)
     expected = []
     for image, style in zip(x, s, strict=True):
-        weight = layer.weight * style[None, :, None, None]
+        weight = layer.conv.weight * style[None, :, None, None]
         if demodulate:
             weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
         y = image[None]
@@ -130,7 +130,7 @@ def test_skip_is_one_linear_map_of_all_features() -> None:
         for _ in range(3 - level):
             lifted = up2(lifted)
         joined.append(lifted)
-        weights.append(layer.weight)
+        weights.append(layer.conv.weight)
         offset = offset + layer.bias[:, None, None]
     image = F.conv2d(torch.cat(joined, 1), torch.cat(weights, 1)) + offset
     assert torch.cat(joined, 1).shape[1] == sum(config.widths)
@@ -153,13 +153,13 @@ def test_a_squeeze_connection_can_be_a_skip_connection(level: int) -> None:
     isc.colours.load_state_dict(skip.colours.state_dict())
     isc.excite.demodulate, isc.excite.activated = False, False
     c = SMALL.widths[level]
-    isc.excite.style.weight.zero_()
+    isc.excite.style.linear.weight.zero_()
     isc.excite.style.bias.fill_(c**0.5)  # a layer without demodulation divides its styles by the root of its channels
-    isc.excite.weight.copy_(torch.eye(c)[:, :, None, None] * F.pad(torch.ones(1, 1), (1, 1, 1, 1)))
+    isc.excite.conv.weight.copy_(torch.eye(c)[:, :, None, None] * F.pad(torch.ones(1, 1), (1, 1, 1, 1)))
     isc.excite.bias.zero_()
     fuse = isc.fuse
     assert isinstance(fuse, EqualConv)
-    fuse.weight.copy_(torch.cat([torch.zeros(c, c), torch.eye(c)], 1)[:, :, None, None] / fuse.scale)
+    fuse.conv.weight.copy_(torch.cat([torch.zeros(c, c), torch.eye(c)], 1)[:, :, None, None] / fuse.scale)
     fuse.bias.zero_()
     x = torch.randn(3, SMALL.widths[level - 1], 2 << level, 2 << level) if level else None
     rgb, ws = torch.randn(3, 3, 2 << level, 2 << level) if level else None, styles()[:3]
@@ -290,13 +290,13 @@ def moved_by(net: Synthesis, name: str) -> set[str]:
 def test_what_reads_what() -> None:
     net = synthesis()
     everything = set(net.features(styles()))
-    excited = moved_by(net, "blocks.1.excite.weight")
+    excited = moved_by(net, "blocks.1.excite.conv.weight")
     later = {k for k in everything if int(k.partition(".")[0].replace("image", "64")) > 8}
     assert excited == {"8.e", "8.x"} | later                    # not y or rgb of its own block, and all that comes after
-    assert moved_by(net, "blocks.2.squeeze.weight") >= {"16.q", "16.y", "16.rgb", "32.y"}
+    assert moved_by(net, "blocks.2.squeeze.conv.weight") >= {"16.q", "16.y", "16.rgb", "32.y"}
     for level in range(4):
         size = 4 << level
-        read = moved_by(net, f"blocks.{level}.colours.weight")
+        read = moved_by(net, f"blocks.{level}.colours.conv.weight")
         assert read == {f"{size}.y", "image", *(f"{4 << k}.rgb" for k in range(level, 4))}  # colours feed nothing but colours
     first = block(net, 1)
     q, d, w = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8), styles()[0]
@@ -309,10 +309,19 @@ def test_a_fuse_that_ignores_excite_gives_it_no_gradient() -> None:
     fuse = block(net, 1).fuse
     assert isinstance(fuse, EqualConv)
     with torch.no_grad():
-        fuse.weight.copy_(torch.cat([torch.eye(32), torch.zeros(32, 32)], 1)[:, :, None, None])
+        fuse.conv.weight.copy_(torch.cat([torch.eye(32), torch.zeros(32, 32)], 1)[:, :, None, None])
     net.features(styles())["image"].square().mean().backward()  # type: ignore[no-untyped-call]
     assert all((p.grad == 0).all() for p in block(net, 1).excite.parameters())  # type: ignore[union-attr]
     assert all((p.grad != 0).any() for p in block(net, 2).excite.parameters())  # type: ignore[union-attr]
+
+
+def test_a_squeezed_feature_learns_from_what_is_excited_of_it_too() -> None:
+    net = synthesis().requires_grad_(True)
+    with torch.no_grad():
+        block(net, 1).colours.conv.weight.zero_()  # else its own colours alone would teach it
+    net.features(styles())["image"].square().mean().backward()  # type: ignore[no-untyped-call]
+    assert all((p.grad != 0).any() for p in block(net, 1).squeeze.parameters() if p.grad is not None)
+    assert block(net, 1).squeeze.conv.weight.grad is not None
 
 
 @pytest.mark.parametrize("connection", ["skip", "squeeze"])

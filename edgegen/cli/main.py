@@ -30,12 +30,16 @@ from . import frame
 from .bench import bench
 from .doctor import doctor
 from .export import export
+from .finetune import finetune
 from .generate import generate
+from .merge import merge
 from .models import models
+from .photos import photos
 from .train import train
 from .verify import verify
 
-VERBS: tuple[Callable[..., None], ...] = (train, generate, export, verify, bench, models, doctor)
+VERBS: tuple[Callable[..., None], ...] = (train, finetune, merge, generate, export, verify, bench, models, doctor)
+GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
 
 app = typer.Typer(
     name="edgegen", pretty_exceptions_enable=False, rich_markup_mode=None,  # plain help: half the time, and ASCII everywhere
@@ -44,6 +48,8 @@ app = typer.Typer(
 )
 for _verb in VERBS:
     app.command(no_args_is_help=False)(_verb)
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
 
 
 def _version(wanted: bool) -> None:

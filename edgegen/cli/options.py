@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import RuntimeMissing, UsageError
+
+if TYPE_CHECKING:
+    from ..training.photos import Fit as Fitted
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder to write; appears whole or not at all.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier result of edgegen.")]
@@ -17,6 +20,23 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all cores.", mi
 Budget = Annotated[str, typer.Option(help="Largest change of the FID either way, as 2% or 0.02.")]
 Weights = Annotated[Path | None, typer.Option("--feature-weights", help="Inception-v3 weight file; else a package's network.")]
 TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Execute the bundle's GPU engines: you know who built them.")]
+
+Fit = Annotated[str | None, typer.Option(help="Photos that are not square: pad keeps all, crop the middle; pad, if not said.")]
+Background = Annotated[str | None, typer.Option(help="Under transparency and around padded photos; white, if not said.")]
+
+
+def fit_of(word: str | None) -> Fitted:
+    """--fit, or pad."""
+    if word not in ("pad", "crop", None):
+        raise UsageError("E-USAGE", f"--fit must be pad or crop, got {word!r}")
+    return "crop" if word == "crop" else "pad"
+
+
+def hex_of(name: str | None) -> str:
+    """--background, or white, as #rrggbb: two names of one colour are one setting. UsageError for no colour."""
+    from ..training.data import colour
+
+    return "#{:02x}{:02x}{:02x}".format(*colour(name or "white"))
 
 
 def budget_of(text: str) -> float:

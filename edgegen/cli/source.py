@@ -77,28 +77,23 @@ def _zoo(entry: Entry) -> Source:
 def _run(folder: Path) -> Source:
     from ..core.bundle import sha256
     from ..training import checkpoint, run
+    from ..training.adapt import files, site
 
     description, generator = run.load(folder)
-    weights = sha256(folder / checkpoint.WEIGHTS)
     data = {"sha256": description["data"]["sha256"], "images": description["data"]["images"]}  # class names stay at the site
-    about = {"name": "run", "weights_sha256": weights, "data": data, "licence": "the owner's"}
+    about = {"name": "run", "data": data, "licence": "the owner's"}
+    if site.ADAPTS in description:
+        adapt = description[site.ADAPTS]
+        about |= {"base": adapt["base"], "base_sha256": adapt["base_sha256"],
+                  "adapter_sha256": sha256(folder / site.ADAPTER / files.TENSORS)}
+    else:
+        about["weights_sha256"] = sha256(folder / checkpoint.WEIGHTS)
     return Source(folder.name, description["family"], generator, about, folder / "reference.safetensors")
 
 
 def torch_pipeline(generator: Generator, given: Mapping[str, Array] | None = None) -> Pipeline:
     """The generator's own pipeline, executed by torch; given: further inputs, as Pipeline has them."""
-    import numpy as np
-    import torch
-
+    from ..core.graph import executed
     from ..core.runtime import Pipeline
 
-    def execute(module: Any) -> Any:
-        def call(**inputs: Array) -> Array:
-            with torch.inference_mode():
-                out: Array = module(**{k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in inputs.items()}).numpy()
-                return out
-
-        return call
-
-    call = {k: execute(g.module) for k, g in generator.graphs().items()}
-    return Pipeline(generator.latent, generator.sampler, call, given=given or {})
+    return Pipeline(generator.latent, generator.sampler, executed(generator.graphs()), given=given or {})

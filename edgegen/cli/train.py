@@ -13,7 +13,7 @@ import typer
 from ..errors import InputError, UsageError
 from . import output
 from .dry_run import tell
-from .options import Threads, Weights, cores, need_torch
+from .options import Background, Fit, Threads, Weights, cores, fit_of, hex_of, need_torch
 
 if TYPE_CHECKING:
     from ..families import Family, Recipe
@@ -49,6 +49,8 @@ def train(
     keep: Annotated[int, typer.Option(help="Checkpoints that stay.", min=1)] = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Losses and grids for TensorBoard, too.")] = False,
     on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    fit: Fit = None,
+    background: Background = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how large the training is; no data.")] = False,
     threads: Threads = 0,
     weights: Weights = None,
@@ -73,6 +75,7 @@ def train(
 
     folder = None if dry_run else _folder(run, out)
     then = Recorded.of(folder) if resume and folder else Recorded()
+    fitted, ground = fit_of(fit or then.fit), hex_of(background or then.background)
     where, found = device or then.device or "cpu", family(name)
     recipe_name, plan = _recipe(found, recipe or then.recipe_name, images or then.images, batch or then.batch)
     if folder and then.family == name and then.config is not None and recipe is None:
@@ -93,13 +96,13 @@ def train(
         torch.set_num_threads(threads or then.threads or max(1, cores() // world.size))
         with show("reading photos") as advance:
             photos, report = stack.enter_context(open_source(
-                data, plan.config.size, on_bad=_on_bad(on_bad), progress=lambda _, __: advance(1),
+                data, plan.config.size, ground, on_bad=_on_bad(on_bad), fit=fitted, progress=lambda _, __: advance(1),
                 workers=max(1, cores() // world.size), tell=not_used if world.rank == 0 else _unsaid))
         if len(photos) < FEWEST:
             raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
         plan = replace(plan, config=replace(plan.config, classes=len(photos.classes)))
         settings = Settings(name, recipe_name, plan, (then.seed or 0) if seed is None else seed, where,
-                            compiled or bool(then.compiled), only or then.only, digest)
+                            compiled or bool(then.compiled), only or then.only, digest, fitted, ground)
         if world.rank == 0:
             _tell(report())
             network = "inception-v3" if weights else "efficientnet-lite0"

@@ -14,7 +14,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..core.graph import Batch, Generator
+    from ..core.graph import Batch, Generator, Objective
 
 FAMILIES = {
     "cas-dm": "edgegen.families.cas_dm:FAMILY",
@@ -23,16 +23,6 @@ FAMILIES = {
     "lcd": "edgegen.families.lcd.family:FAMILY",
 }
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # of every config that is read from a file
-
-
-@dataclass(frozen=True)
-class Family:
-    """A kind of generator: its frozen, validated Config, how to build one, and the recipes that train it."""
-
-    name: str
-    config: type[Any]
-    build: Callable[[Any], Generator]
-    recipes: Mapping[str, Callable[[], Recipe]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +36,43 @@ class Recipe:
     warmup: int = 500           # steps
     ema: float = 0.999
     precision: str = "bf16"     # of activations; weights, losses and optimizer stay in FP32
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a trained generator is adapted to other photos (LoRA): where the pairs go, what is trained whole, and the recipe.
+
+    targets, whole: fnmatch patterns over names of modules, network first, such as "theta.*"; docs/finetuning.md has the table
+    they were chosen by. The rest is a Recipe's, and the rank of the pairs.
+    """
+
+    targets: tuple[str, ...] = ("*",)
+    whole: tuple[str, ...] = ()
+    rank: int = 4
+    images: int = 48_000
+    batch: int = 32
+    rate: float = 2e-3
+    warmup: int = 50
+    ema: float = 0.995
+    precision: str = "bf16"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of generator: its frozen, validated Config, how to build one, and the recipes that train it."""
+
+    name: str
+    config: type[Any]
+    build: Callable[[Any], Generator]
+    recipes: Mapping[str, Callable[[], Recipe]]
+    tuning: Tuning
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A generator that adapts by other objectives than it is trained by."""
+
+    def adapting(self) -> Iterable[Objective]: ...
 
 
 @runtime_checkable

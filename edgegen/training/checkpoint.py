@@ -28,6 +28,7 @@ from ..core.graph import Generator
 from ..errors import InputError, TrustError, UsageError
 from ..families import family
 from .loop import Trainer, averaged
+from .update import Optimizer
 
 STATE = "state.json"
 KEEP = 2  # checkpoints of a run that stay on disk, unless told
@@ -151,12 +152,12 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     return data
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {f"{index}.{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items()}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
+def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
     params = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -165,12 +166,15 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
             raise _misfit([f"{name} is unknown"], path)
         state.setdefault(int(index), {})[key] = tensor
     for number, entry in state.items():  # a parameter no loss has moved yet has no entry at all
-        shape = params[number].shape
-        wanted = {f"{number}.step": torch.Size(), f"{number}.exp_avg": shape, f"{number}.exp_avg_sq": shape}
-        if wrong := _differences(wanted, {f"{number}.{key}": tensor for key, tensor in entry.items()}):
+        blank = optimizer.blank(params[number])
+        given = {f"{number}.{key}": tensor for key, tensor in entry.items()}
+        if wrong := _differences({f"{number}.{key}": tensor.shape for key, tensor in blank.items()}, given):
             raise _misfit(wrong, path)
-        for key in ("exp_avg", "exp_avg_sq"):  # laid out in memory as the parameter is: another layout may round otherwise
-            entry[key] = torch.empty_like(params[number]).copy_(entry[key])
+        if wrong := [f"{number}.{key} is {entry[key].dtype}, wanted {tensor.dtype}" for key, tensor in blank.items()
+                     if entry[key].dtype != tensor.dtype]:
+            raise _misfit(wrong, path)
+        for key, tensor in blank.items():  # laid out in memory as the parameter is: another layout may round otherwise
+            entry[key] = tensor.copy_(entry[key])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import ImageColor
@@ -18,8 +18,9 @@ from . import idx
 from .folder import Bad, Listing, listing
 from .magic import SUFFIXES
 from .order import picks, share
-from .photos import BadPhoto, Want
+from .photos import FITS, BadPhoto, Fit, Want
 from .pool import Pool, default_workers
+from .sizes import spread
 
 MIN_SIDE = 16  # pixels: below that a photo says too little, above it a 32 px model can use it
 BAD_LIMIT = 0.05  # of a folder: with more the folder itself is wrong, and skipping would hide it
@@ -62,9 +63,20 @@ class Photos:
         return digest.hexdigest()
 
 
+class _Used(NamedTuple):
+    """A photo that was decoded; shape: its width and height, upright."""
+
+    name: str
+    label: str
+    shape: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class Report:
-    """What load() met: stays at the site, since it names files. found = kept + bad + duplicates that were dropped."""
+    """What load() met: stays at the site, since it names files. found = kept + bad + duplicates that were dropped.
+
+    fit: what became of photos that are not square, see Want; sizes: width and height of those kept, upright -> how many.
+    """
 
     found: int
     kept: int
@@ -72,10 +84,23 @@ class Report:
     bad: tuple[Bad, ...] = ()
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     duplicates: tuple[tuple[str, ...], ...] = ()
+    fit: Fit = "pad"
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for JSON: the fields, and `counts` of warnings by code."""
-        return {**asdict(self), "counts": {code: len(names) for code, names in sorted(self.warnings.items())}}
+        """Plain data for JSON: the fields, sizes as a spread, and `counts` of warnings by code."""
+        counts = {code: len(names) for code, names in sorted(self.warnings.items())}
+        return {**asdict(self), "sizes": spread(self.sizes), "counts": counts}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that is known of a folder; names: of each photo, in order; refusal: why load() does not give them, if it does not."""
+
+    photos: Photos
+    report: Report
+    names: tuple[str, ...]
+    refusal: InputError | None = None
 
 
 class BadPhotos(InputError):
@@ -95,41 +120,55 @@ def shown(name: str) -> str:
 
 
 def load(path: Path, size: int, background: str = "white", min_side: int = MIN_SIDE, on_bad: Literal["skip", "fail"] = "skip",
-         split: Literal["train", "test"] = "train", progress: Progress | None = None) -> tuple[Photos, Report]:
+         split: Literal["train", "test"] = "train", progress: Progress | None = None,
+         fit: Fit = "pad") -> tuple[Photos, Report]:
     """Photos of a folder at size x size RGB, sorted by relative name, and a report of what was skipped or changed.
 
     Images: class = first sub-folder, or metadata.jsonl (file_name, label or text). Turned upright by EXIF, alpha composited on
-    `background`, resized (bicubic, antialiased) to fit with the aspect kept, centred on a square of `background`. Of exact
-    duplicates the first stays. min_side: pixels of the shorter side a file needs. Nothing of a file but its pixels is kept.
+    `background`, resized (bicubic, antialiased) with the aspect kept: centred on a square of `background` or, with fit="crop",
+    cut to the centred square. Of exact duplicates the first stays. min_side: pixels of the shorter side a file needs. Nothing of
+    a file but its pixels is kept.
     IDX (MNIST names): `split` chooses the files; 28 px is padded with 0 to 32, other sizes are resized first; duplicates stay.
     progress(done, of) is called after each photo. Raises InputError; BadPhotos when more than 5 % of the files are bad, or any
     with on_bad="fail".
     """
-    if size < 1 or min_side < 1 or on_bad not in ("skip", "fail") or split not in idx.PREFIX:
+    found = survey(path, size, background, min_side, on_bad, split, progress, fit)
+    if found.refusal:
+        raise found.refusal
+    return found.photos, found.report
+
+
+def survey(path: Path, size: int, background: str = "white", min_side: int = MIN_SIDE, on_bad: Literal["skip", "fail"] = "skip",
+           split: Literal["train", "test"] = "train", progress: Progress | None = None, fit: Fit = "pad") -> Survey:
+    """What load() gives, and with it what it would refuse: bad photos and photos that teach nothing do not raise here."""
+    if size < 1 or min_side < 1 or on_bad not in ("skip", "fail") or split not in idx.PREFIX or fit not in FITS:
         raise UsageError("E-CONFIG", f"size={size}, min_side={min_side} must be positive, on_bad={on_bad!r} be skip or fail, "
-                                     f"split={split!r} be train or test")
-    want = Want(size, colour(background), min_side)
+                                     f"split={split!r} be train or test, fit={fit!r} be pad or crop")
+    want = Want(size, colour(background), min_side, fit)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise InputError("E-DATA-MISSING", f"the folder of photos {what}", path=path)
     if files := idx.find(path, split):
-        photos = read_idx(*files, size)
-        return _checked(photos, path), _idx_report(photos)
+        photos, sizes = read_idx(*files, size, fit)
+        report = _idx_report(photos, sizes, fit)
+        return Survey(photos, report, tuple(map(str, range(len(photos)))), _refusal(photos, report, path, on_bad))
     found = listing(path)
     of = len(found.photos) + len(found.bad)
     if not of:
         raise InputError("E-DATA-EMPTY", f"found 0 images (looked for {' '.join(sorted(SUFFIXES))})", path=path)
     _need_memory(len(found.photos), size, path)
-    photos, report = _decode_all(path, found, want, progress)
-    refuse_bad(report, path, on_bad)
-    return _checked(photos, path, dropped=of - len(report.bad) - len(photos)), report
+    pixels, used, bad = _decode_all(path, found, want, progress)
+    photos, report, names = _without_duplicates(pixels, used, bad, found.warnings, fit)
+    return Survey(photos, report, names, _refusal(photos, report, path, on_bad))
 
 
-def read_idx(images: Path, labels: Path, size: int) -> Photos:
-    """Photos of one pair of IDX files; classes "0", "1", ... Raises InputError for a damaged file."""
+def read_idx(images: Path, labels: Path, size: int, fit: Fit = "pad") -> tuple[Photos, dict[tuple[int, int], int]]:
+    """Photos of one pair of IDX files, and their sizes; classes "0", "1", ... Raises InputError for a damaged file."""
     pictures, numbers = idx.pair(images, labels)
     _need_memory(len(pictures), size, images)
-    return Photos(idx.to_square(pictures, size), numbers, tuple(str(k) for k in range(int(numbers.max()) + 1)))
+    count, height, width = pictures.shape
+    classes = tuple(str(k) for k in range(int(numbers.max()) + 1))
+    return Photos(idx.to_square(pictures, size, fit == "crop"), numbers, classes), {(width, height): count}
 
 
 def refuse_bad(report: Report, path: Path, on_bad: str) -> None:
@@ -174,60 +213,64 @@ def _need_memory(count: int, size: int, path: Path) -> None:
         raise ResourceError("E-MEMORY", what, path=path, hint="use fewer photos or a smaller size")
 
 
-def _decode_all(root: Path, found: Listing, want: Want, progress: Progress | None) -> tuple[Photos, Report]:
-    """Every listed photo through the decoders; the first of equal ones (by name) stays."""
-    bad, names, classes = list(found.bad), list[str](), list[str]()
+def _decode_all(root: Path, found: Listing, want: Want, progress: Progress | None) -> tuple[np.ndarray, list[_Used], list[Bad]]:
+    """Every listed photo through the decoders: pixels (n, size, size, 3) of those that can be used, in order, and the others."""
+    bad, used = list(found.bad), list[_Used]()
     pixels = np.empty((len(found.photos), want.size, want.size, 3), np.uint8)
     with Pool(want, min(default_workers(), len(found.photos) // FEW + 1)) as pool:
         answers = pool.map((os.path.join(root, name), None) for name, _ in found.photos)
         for done, ((name, label), answer) in enumerate(zip(found.photos, answers, strict=True), 1):
             try:
-                data, warnings = answer.result()
+                data, warnings, shape = answer.result()
             except BadPhoto as error:
                 bad.append(Bad(name, error.code, error.reason))
             else:
-                pixels[len(names)] = np.frombuffer(data, np.uint8).reshape(want.size, want.size, 3)
-                names.append(name)
-                classes.append(label)
+                pixels[len(used)] = np.frombuffer(data, np.uint8).reshape(want.size, want.size, 3)
+                used.append(_Used(name, label, shape))
                 for code in warnings:
                     found.warn(code, name)
             if progress:
                 progress(done, len(found.photos))
-    return _without_duplicates(pixels[: len(names)], names, classes, bad, found.warnings)
+    return pixels[: len(used)], used, bad
 
 
-def _without_duplicates(pixels: np.ndarray, names: list[str], classes: list[str], bad: list[Bad],
-                        warnings: dict[str, list[str]]) -> tuple[Photos, Report]:
+def _without_duplicates(pixels: np.ndarray, used: list[_Used], bad: list[Bad], warnings: dict[str, list[str]],
+                        fit: Fit) -> tuple[Photos, Report, tuple[str, ...]]:
+    """Photos, report and the photos' names; the first of equal ones (by name) stays."""
     equal = groups(pixels)
     dropped = {index for group in equal for index in group[1:]}
     for group in equal:
-        warnings.setdefault("W-DATA-DUP", []).extend(names[i] for i in group[1:])
-        if len({classes[i] for i in group}) > 1:  # the first one's class stays: the user has to look
-            warnings.setdefault("W-DATA-DUP-CLASS", []).append(names[group[0]])
-    kept = [i for i in range(len(names)) if i not in dropped]
-    labels = [classes[i] for i in kept]
+        warnings.setdefault("W-DATA-DUP", []).extend(used[i].name for i in group[1:])
+        if len({used[i].label for i in group}) > 1:  # the first one's class stays: the user has to look
+            warnings.setdefault("W-DATA-DUP-CLASS", []).append(used[group[0]].name)
+    kept = [k for k in range(len(used)) if k not in dropped]
+    labels = [used[k].label for k in kept]
     known = tuple(sorted({label for label in labels if label}))
     number = {label: k for k, label in enumerate(known)}
     numbers = np.array([number.get(label, 0) for label in labels], np.int64)
-    report = Report(len(names) + len(bad), len(kept), {label: labels.count(label) for label in known},
+    report = Report(len(used) + len(bad), len(kept), {label: labels.count(label) for label in known},
                     tuple(sorted(bad, key=lambda b: b.name)), {code: tuple(sorted(n)) for code, n in sorted(warnings.items())},
-                    tuple(tuple(names[i] for i in group) for group in equal))
-    return Photos(pixels[kept] if dropped else pixels, numbers, known), report
+                    tuple(tuple(used[i].name for i in group) for group in equal), fit, dict(Counter(used[k].shape for k in kept)))
+    return Photos(pixels[kept] if dropped else pixels, numbers, known), report, tuple(used[k].name for k in kept)
 
 
-def _idx_report(photos: Photos) -> Report:
+def _idx_report(photos: Photos, sizes: dict[tuple[int, int], int], fit: Fit) -> Report:
     equal = groups(photos.pixels)
     warnings = {"W-DATA-DUP": tuple(str(i) for group in equal for i in group[1:])} if equal else {}
     counts = Counter(photos.labels.tolist())
     return Report(len(photos), len(photos), {name: counts[k] for k, name in enumerate(photos.classes)}, (), warnings,
-                  tuple(tuple(map(str, group)) for group in equal))
+                  tuple(tuple(map(str, group)) for group in equal), fit, sizes)
 
 
-def _checked(photos: Photos, path: Path, dropped: int = 0) -> Photos:
-    """InputError for photos that can teach nothing: all equal, or each of one colour."""
-    total = len(photos) + dropped
+def _refusal(photos: Photos, report: Report, path: Path, on_bad: str) -> InputError | None:
+    """Too many bad photos, or photos that can teach nothing: all equal, or each of one colour."""
+    try:
+        refuse_bad(report, path, on_bad)
+    except BadPhotos as error:
+        return error
+    total = report.found - len(report.bad)  # those that were dropped as duplicates, too
     if total > 1 and (len(photos) == 1 or (photos.pixels == photos.pixels[0]).all()):
-        raise InputError("E-DATA-CONSTANT", f"all {total} photos are identical", path=path)
+        return InputError("E-DATA-CONSTANT", f"all {total} photos are identical", path=path)
     if total > 1 and (photos.pixels == photos.pixels[:, :1, :1]).all():
-        raise InputError("E-DATA-CONSTANT", f"each of the {total} photos is of one colour", path=path)
-    return photos
+        return InputError("E-DATA-CONSTANT", f"each of the {total} photos is of one colour", path=path)
+    return None

@@ -21,6 +21,7 @@ METADATA = "metadata.jsonl"
 MAX_FOLDERS = 10_000
 MAX_CLASSES = 1_000
 MAX_LINE = 64 << 10  # bytes of one line of metadata.jsonl
+CAPTIONS = 20  # different texts, from which on they may be captions rather than classes
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _differ_by_case(labels: set[str]) -> list[str]:
 def _apply_metadata(root: Path, found: Listing) -> None:
     """Replace the walk's photos by the rows; images without a row are named in W-META-UNLISTED."""
     rows: dict[str, tuple[int, str | None]] = {}
+    texts = set[str | None]()
     for number, row in _rows(root / METADATA):
         name, label = _row(row, root, number)
         if name in rows:
@@ -132,6 +134,10 @@ def _apply_metadata(root: Path, found: Listing) -> None:
         if rows and (label is None) != (next(iter(rows.values()))[1] is None):
             raise _line_error(root, number, "some rows have a label or text and some have none")
         rows[name] = number, label
+        if "label" not in row:
+            texts.add(label)
+    if len(texts) > max(CAPTIONS, len(rows) // 2):  # hardly a photo shares its text with another
+        found.warn("W-META-CAPTIONS", METADATA)
     linked = {bad.name for bad in found.bad}
     for name, _ in found.photos:
         if name not in rows:

@@ -81,8 +81,15 @@ def pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     return pictures, numbers.astype(np.int64)
 
 
-def to_square(pictures: np.ndarray, size: int) -> np.ndarray:
-    """(n, h, w) -> (n, size, size, 3) uint8 on black: 28 px is only padded up to 32, else resized to 7/8 of size, then padded."""
+def to_square(pictures: np.ndarray, size: int, crop: bool = False) -> np.ndarray:
+    """(n, h, w) -> (n, size, size, 3) uint8 on black: 28 px is only padded up to 32, else resized to 7/8 of size, then padded.
+
+    crop: first to the centred square.
+    """
+    if crop:
+        side = min(pictures.shape[1:])
+        top, left = ((n - side) // 2 for n in pictures.shape[1:])
+        pictures = pictures[:, top : top + side, left : left + side]
     side = max(pictures.shape[1:])
     if not side <= size <= side * 8 // 7:
         inner = max(1, size * 7 // 8)

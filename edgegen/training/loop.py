@@ -25,7 +25,7 @@ from .feed import Feed
 from .order import mix
 from .processes import ALONE, World
 from .source import Source
-from .update import Buffers, optimizer_of, update
+from .update import Buffers, Optimizer, optimizer_of, update
 
 GIVE_UP = 20  # steps in a row with a loss that is not finite
 LESSONS = 400  # batches, at least, that an objective may measure before its first step
@@ -48,17 +48,18 @@ class Trainer:
     average: dict[str, AveragedModel]
     owned: dict[str, tuple[str, ...]]
     objectives: tuple[Objective, ...]
-    optimizers: tuple[torch.optim.Adam, ...]
+    optimizers: tuple[Optimizer, ...]
     device: torch.device = CPU
     world: World = ALONE
     step: int = 0
     skipped: int = 0
+    ended: bool = False  # set from outside: the run is over before its last step
     _buffers: Buffers = field(default_factory=lambda: Buffers(()))
 
     @classmethod
     def start(cls, generator: Generator, recipe: Recipe, photos: Source, seed: int, device: torch.device = CPU,
-              world: World = ALONE, only: str | None = None, compiled: bool = False) -> Trainer:
-        """A run at step 0; only: the one objective to train, its span becomes the whole run.
+              world: World = ALONE, only: str | None = None, compiled: bool = False, eight_bit: bool = False) -> Trainer:
+        """A run at step 0; only: the one objective to train, its span becomes the whole run; eight_bit: Adam's state is.
 
         InputError for photos that are too few, of another size, or of more classes than the generator's; UsageError for an
         unknown objective, a span without a step, a batch that processes cannot share, or nothing to compile.
@@ -75,7 +76,7 @@ class Trainer:
         owned = {o.name: _networks_of(o, generator.networks) for o in objectives}
         average = {name: _averaged(generator.networks[name], recipe.ema) for name in dict.fromkeys(chain(*owned.values()))}
         feed = Feed(photos, recipe.batch, generator.latent.classes, device, world.rank, world.size)
-        optimizers = tuple(map(optimizer_of, objectives))
+        optimizers = tuple(optimizer_of(o, eight_bit) for o in objectives)
         trainer = cls(generator, recipe, photos, seed, feed, average, owned, objectives, optimizers, device, world)
         for objective in objectives:
             first, last = trainer.span(objective)
@@ -92,6 +93,10 @@ class Trainer:
     @property
     def steps(self) -> int:
         return math.ceil(self.recipe.images / self.recipe.batch)
+
+    @property
+    def over(self) -> bool:
+        return self.ended or self.step == self.steps
 
     @property
     def images(self) -> int:
@@ -111,7 +116,7 @@ class Trainer:
     def run(self) -> Iterator[dict[str, float]]:
         """One step an iteration until the recipe's images are seen: {active objective: loss}, NaN where it was skipped."""
         bad, entered = 0, False
-        while self.step < self.steps:
+        while not self.over:
             if not entered or any(self.step in self.span(o) for o in self.objectives):
                 self._turn()
                 entered = True
@@ -142,23 +147,20 @@ class Trainer:
                     _copy(self.average[name].module, self.generator.networks[name])
         active = [self.objectives[k] for k in self._active()]
         moving = {name for objective in active for name in self.owned[objective.name]}
-        for name, network in self.generator.networks.items():
-            network.train(name in moving)  # the others are read as they ship
         for objective in active:
             if self.span(objective)[0] == self.step and objective.begin is not None:
                 self._begin(objective, objective.begin)
+        for name, network in self.generator.networks.items():
+            network.train(name in moving)  # the others are read as they ship
         kept = [net for name, net in self.generator.networks.items() if name in moving or name not in self.average]
         self._buffers = Buffers(kept)
 
     def _begin(self, objective: Objective, begin: Callable[[Iterator[Batch]], None]) -> None:
         """Let it measure fresh batches (an epoch's, LESSONS at least) in eval mode; its averages start from what it leaves."""
         use = f"begin/{objective.name}"
-        modes = [(module, module.training) for module in self.generator.networks.modules()]
         self.generator.networks.eval()
         with torch.no_grad(), self._stream(use):
             begin(self.lessons(max(LESSONS, len(self.photos) // self.recipe.batch), use))
-        for module, mode in modes:
-            module.training = mode
         for name in self.owned[objective.name]:
             _copy(self.generator.networks[name], self.average[name].module)
 

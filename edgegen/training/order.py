@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 WINDOW = 50_000  # photos that are shuffled among each other; a set up to that size is shuffled as a whole
 
@@ -22,6 +21,8 @@ def mix(seed: int, step: int, use: str) -> int:
 
 @lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, epoch: int, use: str) -> np.ndarray:
+    import torch  # here: `photos check` needs none
+
     order: np.ndarray = torch.randperm(count, generator=torch.Generator().manual_seed(mix(seed, epoch, use))).numpy()
     order.flags.writeable = False
     return order

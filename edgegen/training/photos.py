@@ -11,9 +11,10 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from PIL import Image, ImageCms, UnidentifiedImageError
 
@@ -26,17 +27,31 @@ ORIENTATION = {2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOT
                7: TURN.TRANSVERSE, 8: TURN.ROTATE_90}
 PLAIN = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
 ALPHA = {"LA", "PA", "RGBA", "La", "RGBa"}
-DNG_VERSION, EXIF_ORIENTATION = 50706, 274
+SIDEWAYS = {TURN.TRANSPOSE, TURN.ROTATE_270, TURN.TRANSVERSE, TURN.ROTATE_90}
+DNG_VERSION, EXIF_ORIENTATION, BITS, PHOTOMETRIC = 50706, 274, 258, 262
+Fit = Literal["pad", "crop"]
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True)
 class Want:
-    """What every photo becomes: size in pixels, background (r, g, b); shorter side of the file at least min_side pixels."""
+    """What every photo becomes: size in pixels, background (r, g, b); shorter side of the file at least min_side pixels.
+
+    fit: of a photo that is not square, "pad" keeps all, centred on the background, and "crop" keeps the centred square.
+    """
 
     size: int
     background: tuple[int, int, int]
     min_side: int
+    fit: Fit = "pad"
+
+
+class Decoded(NamedTuple):
+    """size x size x 3 bytes, the codes of what was changed on the way (W-IMG-...), and the upright photo's width and height."""
+
+    pixels: bytes
+    warnings: list[str]
+    shape: tuple[int, int]
 
 
 class BadPhoto(Exception):
@@ -47,11 +62,11 @@ class BadPhoto(Exception):
         self.code, self.reason = code, reason
 
 
-def decode(path: str, want: Want, span: tuple[int, int] | None = None) -> tuple[bytes, list[str]]:
-    """size x size x 3 bytes and the codes of what was changed on the way (W-IMG-...). Raises BadPhoto.
+def decode(path: str, want: Want, span: tuple[int, int] | None = None) -> Decoded:
+    """The photo as `want` says, or BadPhoto.
 
     span: offset and length of the photo within the file, which is then a tar shard; else the photo is the whole file.
-    Upright by EXIF, alpha composited on the background, resized (bicubic, antialiased) to fit with its aspect kept, centred.
+    Upright by EXIF, alpha composited on the background, resized (bicubic, antialiased) with its aspect kept, fitted.
     """
     data = _read(path, span)
     kind, suffix = recognised(data), PurePath(path).suffix.lower()
@@ -103,25 +118,35 @@ def _refuse_open(error: OSError) -> NoReturn:
     raise BadPhoto("E-DATA-READ", f"cannot be opened: {error.strerror}") from error
 
 
-def _decode(data: bytes, kind: str, want: Want) -> tuple[bytes, list[str]]:
+def _decode(data: bytes, kind: str, want: Want) -> Decoded:
     if kind == "WEBP":
         _check_size(webp_size(data), 1)  # its decoder allocates the canvas when the header is opened
     image = Image.open(io.BytesIO(data), formats=[kind])
     _check_size(image.size, want.min_side)
+    stored, tags = image.size, getattr(image, "tag_v2", {})  # tags: of TIFF; Pillow turns it while it loads, and forgets that
+    turned = kind == "TIFF" and tags.get(EXIF_ORIENTATION) in ORIENTATION
     if kind == "JPEG":
         _check_end(data)
         image.draft(None, (4 * want.size, 4 * want.size))  # large JPEGs decode at 1/2 to 1/8, never below 4 x the target
-    elif kind == "TIFF" and DNG_VERSION in image.tag_v2:  # type: ignore[attr-defined]
+    elif DNG_VERSION in tags:
         raise BadPhoto("E-IMG-FORMAT", "DNG (camera raw) is not accepted; convert to PNG or JPEG")
     image.load()
-    notes = []
-    if _is_deep(image, data, kind):
+    width, height = stored if kind == "JPEG" else image.size
+    if (turn := _turn(image)) is not None:
+        turned, upright = True, image.transpose(turn)
+        if turn in SIDEWAYS:
+            width, height = height, width
+    else:
+        upright = image
+    notes = ["W-IMG-TURNED"] if turned else []
+    if _is_deep(image, data, kind, tags):
         notes.append("W-IMG-DEPTH")
-    upright = _upright(image)
-    rgb = _to_rgb(upright, image, want, notes)
+        if "transparency" in image.info:  # a colour of 16 bits, and Pillow has kept 8 of each pixel's
+            raise BadPhoto("E-IMG-FORMAT", "16-bit pixels with a transparent colour are not accepted; save with an alpha channel")
+    rgb = _from_grey16(upright, tags) if image.mode.startswith("I;16") else _to_rgb(upright, image, want, notes)
     if getattr(image, "n_frames", 1) > 1:  # asked last: on TIFF and MPO it walks through the file
         notes.append("W-IMG-FRAMES")
-    return _fit(rgb, want).tobytes(), notes
+    return Decoded(FITS[want.fit](rgb, want).tobytes(), notes, (width, height))
 
 
 def _check_size(size: tuple[int, int], min_side: int) -> None:
@@ -145,24 +170,31 @@ def _check_end(data: bytes) -> None:
     raise BadPhoto("E-IMG-TRUNCATED", "the JPEG data ends too early: its end marker is missing")
 
 
-def _is_deep(image: Image.Image, data: bytes, kind: str) -> bool:
-    return image.mode.startswith("I;16") or (kind == "PNG" and data[24] == 16)
+def _is_deep(image: Image.Image, data: bytes, kind: str, tags: Mapping[int, Any]) -> bool:
+    """Has it more than 8 bits a channel? Pillow keeps them of grey alone, of others the upper 8."""
+    return image.mode.startswith("I;16") or (kind == "PNG" and data[24] == 16) or max(tags.get(BITS, (8,))) > 8
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        turn = ORIENTATION.get(image.getexif().get(EXIF_ORIENTATION, 1))
+        return ORIENTATION.get(image.getexif().get(EXIF_ORIENTATION, 1))
     except Exception:  # damaged EXIF beside sound pixels: the photo counts as upright
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
+
+
+def _from_grey16(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """12 or 16 bits scaled to 8, rounded; TIFF may say that 0 is white (TIFF 6.0, PhotometricInterpretation)."""
+    scale = 255 / (2 ** max(tags.get(BITS, (16,))) - 1)
+    slope, start = (-scale, 255) if tags.get(PHOTOMETRIC) == 0 else (scale, 0)
+    return image.convert("I").point(lambda level: level * slope + (start + 0.5)).convert("L").convert("RGB")
 
 
 def _to_rgb(image: Image.Image, opened: Image.Image, want: Want, notes: list[str]) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return image.convert("I").point(lambda level: level * (1 / 257) + 0.5).convert("L").convert("RGB")
     if image.mode == "CMYK":
         notes.append("W-IMG-CMYK")
         return _from_cmyk(image, opened.info.get("icc_profile"))
+    if image.mode in ("P", "PA"):
+        notes.append("W-IMG-PALETTE")
     if image.mode in ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
@@ -185,9 +217,18 @@ def _from_cmyk(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, want: Want) -> Image.Image:
+def _pad(image: Image.Image, want: Want) -> Image.Image:
     scale = want.size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     out = Image.new("RGB", (want.size, want.size), want.background)
     out.paste(image.resize((width, height), Image.Resampling.BICUBIC), ((want.size - width) // 2, (want.size - height) // 2))
     return out
+
+
+def _crop(image: Image.Image, want: Want) -> Image.Image:
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side)).resize((want.size, want.size), Image.Resampling.BICUBIC)
+
+
+FITS = {"pad": _pad, "crop": _crop}

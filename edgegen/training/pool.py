@@ -10,12 +10,11 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TypeVar
 
-from .photos import Want
+from .photos import Decoded, Want
 from .worker import Decoder
 
 MOST = 8  # decoders; one feeds a GPU step of small images, more than the cores help nobody
 T = TypeVar("T")
-Answer = tuple[bytes, list[str]]
 Place = tuple[str, tuple[int, int] | None]  # a file, or offset and length of a photo within it
 
 
@@ -47,7 +46,7 @@ class Pool:
         """task(number) in one of the threads, later."""
         return self._threads.submit(task, number)
 
-    def decode(self, place: Place) -> Answer:
+    def decode(self, place: Place) -> Decoded:
         """The answer of the next decoder that is free."""
         decoder = self._idle.get()
         try:
@@ -55,9 +54,9 @@ class Pool:
         finally:
             self._idle.put(decoder)
 
-    def map(self, places: Iterable[Place]) -> Iterator[Future[Answer]]:
+    def map(self, places: Iterable[Place]) -> Iterator[Future[Decoded]]:
         """The answers in order, each of which may raise BadPhoto; a few are under way at any time."""
-        waiting: deque[Future[Answer]] = deque()
+        waiting: deque[Future[Decoded]] = deque()
         for place in places:
             waiting.append(self._threads.submit(self.decode, place))
             if len(waiting) > self.ahead:

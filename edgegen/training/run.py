@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
+from ..core.graph import Generator
 from ..errors import Busy, InputError, UsageError
 from ..families import Judged, Recipe, family
 from . import checkpoint
+from .adapt import site
 from .device import device_of
 from .loop import Trainer, shipped
 from .order import mix
@@ -28,6 +30,7 @@ from .stop import Stop
 
 LESSONS = 400  # batches that a judge is taught with
 Progress = Callable[[Trainer, dict[str, float]], None]
+Finish = Callable[[Trainer, Path], Path]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class Settings:
     compiled: bool = False
     only: str | None = None   # the one objective that trains
     init: str | None = None   # sha256 of the weights it starts from
+    fit: str = "pad"          # what became of photos that are not square
+    background: str = "#ffffff"  # under what is transparent, around what is padded
+    eight_bit: bool = False   # the optimizer's state
+    adapt: Mapping[str, Any] | None = None     # which base an adapter stands on; None where every weight trains
+    finetune: Mapping[str, Any] | None = None  # flags of a fine-tuning
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,10 @@ class Start:
 
 def train(settings: Settings, photos: Source, out: Path, resume: bool, every: int, progress: Progress,
           keep: int = checkpoint.KEEP, samples_every: int = 0, tensorboard: bool = False, start: Start | None = None,
-          world: World = ALONE) -> Path:
+          world: World = ALONE, generator: Generator | None = None, finish: Finish | None = None) -> Path:
     """Train until the recipe's images are seen; returns the weights' path.
+
+    generator: what to train instead of a fresh one of the settings; finish: writes what the run leaves instead of its weights.
 
     A checkpoint every `every` steps and at the end, of which `keep` stay; a grid of images every `samples_every`, none for 0.
     start: the weights that settings.init names; a resumed run needs none. Of several processes the first writes.
@@ -64,13 +74,16 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
     """
     if every < 1 or keep < 1:
         raise UsageError("E-USAGE", f"a checkpoint can be written every 1 or more steps, got {every}; 1 or more stay, got {keep}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(settings.seed, 0, "init"))
-        generator = family(settings.family).build(settings.recipe.config)
+    given = generator is not None
+    if generator is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(settings.seed, 0, "init"))
+            generator = family(settings.family).build(settings.recipe.config)
     if start is not None:
         checkpoint.start_from(generator.networks, start.tensors, start.path)
     device = device_of(settings.device, local_rank())
-    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, world, settings.only, settings.compiled)
+    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, world, settings.only, settings.compiled,
+                            settings.eight_bit)
     about, writes = _about(settings, photos, world), world.rank == 0
     with _held(out) if writes else contextlib.nullcontext(), Stop(patient=world.size > 1) as stop:
         if writes:
@@ -78,18 +91,24 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
         world.wait()
         if resume and checkpoint.newest(out) is not None:
             checkpoint.resume(out, trainer)
-        elif settings.init and start is None:
+        elif settings.init and start is None and not given:
             raise UsageError("E-INIT", "the run ended before its first checkpoint", path=out, hint="name the same --init again")
         world.wait()  # nobody writes before all have read
         _teach(trainer, out / checkpoint.JUDGE)
         record = Record(out, trainer, samples_every, tensorboard) if writes else contextlib.nullcontext()
         with record as opened:
             _loop(trainer, out, every, keep, progress, opened, stop)
-        weights = out / checkpoint.WEIGHTS
+        left = out
         if writes:
-            write_bytes(weights, checkpoint.to_bytes(shipped(trainer)))
+            left = (finish or _weights)(trainer, out)
         world.wait()
-        return weights
+        return left
+
+
+def _weights(trainer: Trainer, out: Path) -> Path:
+    path = out / checkpoint.WEIGHTS
+    write_bytes(path, checkpoint.to_bytes(shipped(trainer)))
+    return path
 
 
 @contextlib.contextmanager
@@ -116,7 +135,7 @@ def _loop(trainer: Trainer, out: Path, every: int, keep: int, progress: Progress
             record.step(report)
         progress(trainer, report)
         stop.signal = world.largest(stop.signal or 0, device) or None  # processes hear of a signal at different steps
-        if record is not None and (stop.signal is not None or trainer.step % every == 0 or trainer.step == trainer.steps):
+        if record is not None and (stop.signal is not None or trainer.step % every == 0 or trainer.over):
             record.sync()
             checkpoint.save(out, trainer, keep)
         if stop.signal is not None:
@@ -141,10 +160,14 @@ def _about(settings: Settings, photos: Source, world: World) -> dict[str, Any]:
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
         "recipe": {"name": settings.recipe_name, **recipe}, "seed": settings.seed,
-        "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes)},
+        "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes),
+                 "fit": settings.fit, "background": settings.background},
         "torch": torch.__version__, "threads": torch.get_num_threads(),  # these change how sums round
         "device": settings.device, "compiled": settings.compiled, "processes": world.size,
         "only": settings.only, "init": settings.init,
+        **({"eight_bit": True} if settings.eight_bit else {}),
+        **({site.ADAPTS: dict(settings.adapt)} if settings.adapt else {}),
+        **({"finetune": dict(settings.finetune)} if settings.finetune else {}),
     }
 
 
@@ -163,6 +186,8 @@ class Recorded:
     only: str | None = None
     init: str | None = None
     threads: int | None = None
+    fit: str | None = None
+    background: str | None = None
 
     @classmethod
     def of(cls, out: Path) -> Recorded:
@@ -170,7 +195,8 @@ class Recorded:
         path = out / "run.json"
         about = read_json(path) if path.is_file() else {}
         flat = {**_flat(about), "config": about.get("config")} if isinstance(about, dict) else {}
-        places = {"recipe_name": "recipe.name", "images": "recipe.images", "batch": "recipe.batch"}
+        places = {"recipe_name": "recipe.name", "images": "recipe.images", "batch": "recipe.batch",
+                  "fit": "data.fit", "background": "data.background"}
         found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:
             return TypeAdapter(cls).validate_json(to_json(found), strict=True)
@@ -204,9 +230,14 @@ def _flat(data: Any, name: str = "") -> dict[str, Any]:
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Any]:
-    """A finished run: its description and its generator with the averaged weights."""
+    """A finished run: its description and its generator with the averaged weights, an adapted one's adapter merged into them."""
     about = read_json(folder / "run.json")
     weights = folder / checkpoint.WEIGHTS
+    if isinstance(about, dict) and site.ADAPTS in about:
+        generator = checkpoint.build(about, folder / "run.json")
+        generator.networks.load_state_dict(site.merged(folder, about))
+        generator.networks.eval()
+        return about, generator
     if not weights.is_file():
         raise InputError("E-RUN-OPEN", "this run has not ended yet", path=folder, hint="finish it with --resume")
     generator = checkpoint.build(about, folder / "run.json")

@@ -11,7 +11,7 @@ import numpy as np
 
 from .data import MIN_SIDE, Progress, Report, colour, load
 from .folder import Bad
-from .photos import Want
+from .photos import Fit, Want
 from .pool import default_workers
 from .shards import find, index
 from .stream import Shards
@@ -40,17 +40,17 @@ class Source(Protocol):
 @contextmanager
 def open_source(path: Path, size: int, background: str = "white", min_side: int = MIN_SIDE,
                 on_bad: Literal["skip", "fail"] = "skip", workers: int = 0, progress: Progress | None = None,
-                tell: Callable[[Bad], None] | None = None) -> Iterator[tuple[Source, Callable[[], Report]]]:
+                tell: Callable[[Bad], None] | None = None, fit: Fit = "pad") -> Iterator[tuple[Source, Callable[[], Report]]]:
     """The photos at `path`, and what was met so far: tar shards as a stream, whatever load() reads in memory.
 
     workers: decoder processes of a stream, 0 for one a core; tell: called for each bad photo that a stream meets later.
     Errors as load(), InputError and TrustError of tar.py and shards.py.
     """
     if not (shards := find(path)):
-        photos, report = load(path, size, background, min_side, on_bad, progress=progress)
+        photos, report = load(path, size, background, min_side, on_bad, progress=progress, fit=fit)
         yield photos, lambda: report
         return
-    want = Want(size, colour(background), min_side)
+    want = Want(size, colour(background), min_side, fit)
     with Shards(index(shards), want, workers or default_workers(), on_bad, tell) as stream:
         yield stream, stream.report
 

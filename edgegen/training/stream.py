@@ -104,7 +104,7 @@ class Shards:
         if self.index.ignored:
             warnings["W-DATA-IGNORED"] = tuple(f"{name}: {n}" for name, n in sorted(self.index.ignored.items()))
         return Report(len(self) + len(self.index.bad), len(self) + len(self.index.bad) - len(bad),
-                      {name: counts[k] for k, name in enumerate(self.classes)}, bad, warnings)
+                      {name: counts[k] for k, name in enumerate(self.classes)}, bad, warnings, fit=self.want.fit)
 
     def _settled(self, futures: list[Future[tuple[bytes, int]]]) -> tuple[np.ndarray, np.ndarray]:
         found = [future.result() for future in futures]
@@ -127,7 +127,7 @@ class Shards:
         shard, offset, size, _ = self.index.place(number)
         path = self.index.paths[shard]
         try:
-            data, warnings = self._pool.decode((str(path), (offset, size)))
+            data, warnings, _ = self._pool.decode((str(path), (offset, size)))
         except BadPhoto as error:
             self._note(number, Bad(f"{path.name}/{name_at(path, offset)}", error.code, error.reason))
             return None

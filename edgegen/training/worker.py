@@ -14,7 +14,7 @@ from dataclasses import asdict
 from types import TracebackType
 
 from ..errors import EdgegenError
-from .photos import BadPhoto, Want, decode
+from .photos import BadPhoto, Decoded, Want, decode
 
 SECONDS = 60.0  # one photo; 64 MP take about 2 s
 MEMORY = 4 << 30
@@ -36,8 +36,8 @@ class Decoder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop()
 
-    def __call__(self, path: str, span: tuple[int, int] | None = None) -> tuple[bytes, list[str]]:
-        """size x size x 3 bytes and warning codes. Raises BadPhoto, also for a file that kills or hangs the decoder.
+    def __call__(self, path: str, span: tuple[int, int] | None = None) -> Decoded:
+        """decode()'s answer. Raises BadPhoto, also for a file that kills or hangs the decoder.
 
         span: offset and length of the photo within the file, if it is not the whole of it.
         """
@@ -49,7 +49,8 @@ class Decoder:
             answer = json.loads(_line(child.stdout.fileno(), time.monotonic() + self.seconds))
             if "code" in answer:
                 raise BadPhoto(answer["code"], answer["reason"])
-            return _exactly(child.stdout.fileno(), self.want.size**2 * 3, time.monotonic() + self.seconds), answer["warnings"]
+            pixels = _exactly(child.stdout.fileno(), self.want.size**2 * 3, time.monotonic() + self.seconds)
+            return Decoded(pixels, answer["warnings"], tuple(answer["shape"]))
         except TimeoutError as error:
             self._stop()
             raise BadPhoto("E-IMG-TIME", f"decoding took longer than {self.seconds:.0f} s") from error
@@ -109,15 +110,15 @@ def serve(want: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Image.MAX_IMAGE_PIXELS = None  # photos.py has its own, lower limit, with a sentence
     fields = json.loads(want)
-    wanted = Want(fields["size"], tuple(fields["background"]), fields["min_side"])
+    wanted = Want(fields["size"], tuple(fields["background"]), fields["min_side"], fields["fit"])
     out = sys.stdout.buffer
     out.write(READY)
     out.flush()
     for line in sys.stdin.buffer:
         try:
             path, span = json.loads(line)
-            pixels, warnings = decode(path, wanted, span)
-            out.write(json.dumps({"warnings": warnings}).encode() + b"\n" + pixels)
+            found = decode(path, wanted, span)
+            out.write(json.dumps({"warnings": found.warnings, "shape": found.shape}).encode() + b"\n" + found.pixels)
         except BadPhoto as bad:
             out.write(json.dumps({"code": bad.code, "reason": bad.reason}).encode() + b"\n")
         out.flush()

@@ -25,6 +25,11 @@ class Entry:
         return self.folder / "weights.safetensors"
 
     @property
+    def companions(self) -> Path:
+        """Networks that only training needs, such as a discriminator; not there for most."""
+        return self.folder / "training.safetensors"
+
+    @property
     def reference(self) -> Path:
         """Projected feature statistics of held-out images that verdicts are measured against."""
         return self.folder / "reference.safetensors"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import Family, Recipe
+from .. import Family, Recipe, Tuning
 from ..unet import UNetConfig
 from .config import Config
 from .family import CasDm
@@ -42,4 +42,5 @@ def photos256() -> Recipe:
     return Recipe(config, images=64 * 100_000, batch=64, rate=1e-4, warmup=5_000, ema=0.9999)
 
 
-FAMILY = Family("cas-dm", Config, CasDm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256})
+FAMILY = Family("cas-dm", Config, CasDm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
+                Tuning(whole=("*.embed.label",), rate=8e-3))

@@ -12,7 +12,7 @@ from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import BridgeSampler
 from ...core.spec import TensorSpec
-from .. import Family, Recipe
+from .. import Family, Recipe, Tuning
 from ..unet import UNetConfig, fold_batch_norms
 from .bank import Bank
 from .coarse import Coarse, evaluating, stage
@@ -214,4 +214,5 @@ def _spec(size: int, coarse: tuple[int, ...], debias: tuple[int, ...], batch: in
     return Recipe(config, images=400_000 * batch, batch=batch, rate=1e-4, warmup=2_000, ema=0.9999)
 
 
-FAMILY = Family("dkgm", Config, Dkgm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256})
+FAMILY = Family("dkgm", Config, Dkgm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
+                Tuning(whole=("*.embed.label",), rank=3, rate=6e-3))

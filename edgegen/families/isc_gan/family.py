@@ -13,7 +13,7 @@ from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import SingleSampler
 from ...core.spec import TensorSpec
-from .. import Family, Recipe
+from .. import Family, Recipe, Tuning
 from .augment import Ada
 from .config import Config, Regularizers, widths
 from .critic import Critic
@@ -164,11 +164,14 @@ class IscGan:
 @contextmanager
 def _frozen(net: nn.Module) -> Iterator[None]:
     """No parameter of `net` gets a gradient from what is computed while the block runs."""
-    net.requires_grad_(False)
+    trained = [p for p in net.parameters() if p.requires_grad]  # all but those that stay while adapters train
+    for p in trained:
+        p.requires_grad_(False)
     try:
         yield
     finally:
-        net.requires_grad_(True)
+        for p in trained:
+            p.requires_grad_(True)
 
 
 def half_life(images: int, batch: int) -> float:
@@ -215,4 +218,5 @@ def _spec(size: int, base: int, layers: int, group: int, gamma: float) -> Config
     return Config(size, mapping_layers=layers, widths=sizes, critic_widths=sizes, group=group, regularizers=regular)
 
 
-FAMILY = Family("isc-gan", Config, IscGan, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256})
+FAMILY = Family("isc-gan", Config, IscGan, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
+                Tuning(whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.004))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,21 +33,52 @@ def activate(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE) * GAIN
 
 
+def _normal(cin: int, out: int, kernel: int) -> nn.Conv2d:
+    made: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Conv2d, cin, out, kernel, padding=kernel // 2, bias=False)
+    nn.init.normal_(made.weight)
+    return made
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A convolution that does what one with this weight (out, cin, k, k) does."""
+
+    def effective_weight(self) -> Tensor: ...
+
+
+def response(conv: nn.Module) -> Tensor:
+    """(cin, out, k, k): what a convolution of odd k makes of a unit impulse in each channel; without an adapter, its weight.
+
+    An adapter adds to what its convolution does, not to its weight; one that can say which weight that is like is asked.
+    """
+    if isinstance(conv, Weighted):
+        return conv.effective_weight().transpose(0, 1)
+    weight: Tensor = conv.weight  # type: ignore[assignment]
+    if type(conv) is nn.Conv2d:
+        return weight.transpose(0, 1)
+    _, cin, kernel, _ = weight.shape
+    impulses = torch.zeros(cin, cin, kernel, kernel, device=weight.device)
+    impulses[:, :, kernel // 2, kernel // 2].fill_diagonal_(1)
+    return conv(impulses).flip(2, 3)
+
+
 class EqualLinear(nn.Module):
     """(b, cin) -> (b, out) with unit-variance weights scaled as it runs; `rate` multiplies its learning rate."""
 
     def __init__(self, cin: int, out: int, bias: float = 0.0, rate: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out, cin) / rate)
+        self.linear: nn.Linear = nn.utils.skip_init(nn.Linear, cin, out, bias=False)  # type: ignore[no-untyped-call]
+        nn.init.normal_(self.linear.weight, std=1 / rate)
         self.bias = nn.Parameter(torch.full((out,), bias / rate))
         self.scale, self.rate = rate / math.sqrt(cin), rate
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+        return self.linear(x * self.scale) + self.bias * self.rate
 
     def constant(self) -> nn.Linear:
-        made = nn.Linear(self.weight.shape[1], self.weight.shape[0])
-        return _filled(made, self.weight * self.scale, self.bias * self.rate)
+        made = nn.Linear(self.linear.in_features, self.linear.out_features)
+        return _filled(made, self.linear.weight * self.scale, self.bias * self.rate)
 
 
 class EqualConv(nn.Module):
@@ -58,20 +89,22 @@ class EqualConv(nn.Module):
 
     def __init__(self, cin: int, out: int, kernel: int, activated: bool = False, share: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out, cin, kernel, kernel))
+        self.conv = _normal(cin, out, kernel)
         self.bias = nn.Parameter(torch.zeros(out))
         self.activated = activated
         self.gain = share * (GAIN if activated else 1.0)  # on the weights: leaky ReLU lets factors through, and they are few
         self.scale = self.gain / math.sqrt(cin * kernel**2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.conv2d(x, self.weight * self.scale, self.bias * self.gain, padding=self.weight.shape[2] // 2)
-        return F.leaky_relu(x, SLOPE) if self.activated else x
+        h = self.conv(x)
+        h = torch.add((self.bias * self.gain)[:, None, None].to(h.dtype), h, alpha=self.scale)
+        return F.leaky_relu(h, SLOPE) if self.activated else h
 
     def constant(self) -> nn.Conv2d:
         """Of one without activation: discriminators, which have them, never ship."""
-        out, cin, kernel, _ = self.weight.shape
-        return _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2), self.weight * self.scale, self.bias * self.gain)
+        weight = self.conv.weight
+        out, cin, kernel, _ = weight.shape
+        return _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2), weight * self.scale, self.bias * self.gain)
 
 
 class ModConv(nn.Module):
@@ -84,7 +117,7 @@ class ModConv(nn.Module):
     def __init__(self, cin: int, out: int, w_dim: int, kernel: int = 3, demodulate: bool = True, activated: bool = True,
                  size: int | None = None, up: Literal["before", "after"] | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(out, cin, kernel, kernel))
+        self.conv = _normal(cin, out, kernel)
         self.bias = nn.Parameter(torch.zeros(out))
         self.style = EqualLinear(w_dim, cin, bias=1.0)
         self.strength = nn.Parameter(torch.zeros(())) if size else None
@@ -93,7 +126,7 @@ class ModConv(nn.Module):
     def styles(self, w: Tensor) -> Tensor:
         """(b, cin): what each input channel is multiplied with."""
         found: Tensor = self.style(w)
-        return found if self.demodulate else found / math.sqrt(self.weight.shape[1])
+        return found if self.demodulate else found / math.sqrt(self.style.linear.out_features)
 
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator | None = None) -> Tensor:
         return self.modulated(x, self.styles(w), rng)
@@ -103,7 +136,7 @@ class ModConv(nn.Module):
         gain = GAIN if self.activated else 1.0
         x = x * s[:, :, None, None].to(x.dtype)
         x = up2(x) if self.up == "before" else x
-        x = F.conv2d(x, self.weight, padding=self.weight.shape[2] // 2)
+        x = self.conv(x)
         x = up2(x) if self.up == "after" else x
         bias = (gain * self.bias)[:, None, None]
         if self.strength is not None and rng is not None:
@@ -111,7 +144,7 @@ class ModConv(nn.Module):
             bias = bias + gain * self.strength * torch.randn(shape, generator=rng, device=rng.device)
         if self.demodulate:
             with torch.autocast(x.device.type, enabled=False):  # statistics of 8-bit mantissas would be noise
-                energy = self.weight.square().sum((2, 3)).T
+                energy = response(self.conv).square().sum((2, 3))
                 d = gain * torch.rsqrt(s.float().square() @ energy + EPSILON)
             x = torch.addcmul(bias.to(x.dtype), x, d[:, :, None, None].to(x.dtype))
         else:
@@ -130,21 +163,22 @@ class Constant(nn.Module):
 
     def __init__(self, layer: ModConv, place: int) -> None:
         super().__init__()
-        out, cin, kernel, _ = layer.weight.shape
+        trained = layer.conv.weight
+        out, cin, kernel, _ = trained.shape
         gain = GAIN if layer.activated else 1.0
         self.up, self.activated = layer.up, layer.activated
         self.style = layer.style.constant()
         bias = gain * layer.bias.detach()
         energy, shift = None, None
         if layer.demodulate:
-            self.conv = _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2, bias=False), layer.weight)
-            energy = layer.weight.detach().square().sum((2, 3)).T / gain**2
+            self.conv = _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2, bias=False), trained)
+            energy = trained.detach().square().sum((2, 3)).T / gain**2
             shift = bias[:, None, None]
             if layer.strength is not None and layer.size:
                 field = philox(TensorSpec("noise", ("batch", 1, layer.size, layer.size)), [place], "layer")
                 shift = shift + gain * layer.strength.detach() * torch.from_numpy(field)
         else:  # the factors of styles and activation belong to the weights, and the bias to the convolution
-            weight = layer.weight * (gain / math.sqrt(cin))
+            weight = trained * (gain / math.sqrt(cin))
             self.conv = _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2), weight, bias)
         self.register_buffer("energy", energy.contiguous() if energy is not None else None)
         self.register_buffer("shift", shift)

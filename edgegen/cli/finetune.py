@@ -1,0 +1,116 @@
+"""edgegen finetune: a trained generator to a site's own product photos, as a small adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError, UsageError
+from . import output
+from .options import Background, Fit, Threads, Weights, cores, fit_of, hex_of, need_torch
+from .train import EVERY, FEWEST, _counted, _on_bad, _reference, _tell
+
+if TYPE_CHECKING:
+    from ..training.data import Photos
+    from .adapting import Options
+
+
+def finetune(
+    names: Annotated[list[str], typer.Argument(help="Zoo name or run, and the run folder unless -o names it.",
+                                               metavar="BASE [RUN]")],
+    data: Annotated[Path | None, typer.Option(help="Photos: class folders or metadata.jsonl.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder as a flag.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its settings.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Show the named runs side by side instead.")] = False,
+    rank: Annotated[int | None, typer.Option(help="Of the adapters; 0 trains every weight instead.", min=0)] = None,
+    base: Annotated[str | None, typer.Option(help="Precision of the frozen base: fp32, int8 or nf4; fp32, if not said.")] = None,
+    adam8bit: Annotated[bool, typer.Option("--adam8bit", help="Keep the optimizer's state in 8 bits.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Less memory, more time: blocks are computed twice.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Training steps instead of the family's.", min=1)] = None,
+    time: Annotated[str | None, typer.Option(help="As many steps as fit into it: 45m, 2h, 90s.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1)] = None,
+    rate: Annotated[float | None, typer.Option(help="Adam's learning rate instead of the family's.")] = None,
+    held_out: Annotated[float | None, typer.Option(help="Share of the photos that is only looked at; 0.1 or more.")] = None,
+    looks: Annotated[int | None, typer.Option(help="Times the held-out photos are compared; 8, if not said.", min=1)] = None,
+    patience: Annotated[int | None, typer.Option(help="Looks without improvement before it ends; 3.", min=1)] = None,
+    no_classes: Annotated[bool, typer.Option("--no-classes", help="Sub-folders are no classes to draw by.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Of order, noise and adapters; 0, if not said.", min=0)] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; cpu, if not said.")] = None,
+    on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    fit: Fit = None,
+    background: Background = None,
+    threads: Threads = 0,
+    weights: Weights = None,
+    json: output.Json = False,
+) -> None:
+    """Adapt a generator to your photos; the adapter is a few hundred kilobytes, the base stays as it is."""
+    need_torch()
+    if compare:
+        from .side_by_side import side_by_side
+
+        return side_by_side([Path(name) for name in names], out)
+    folder = _folder(names, out)
+    if data is None:
+        raise UsageError("E-USAGE", "fine-tuning needs --data")
+    if base not in (None, "fp32", "int8", "nf4"):
+        raise UsageError("E-USAGE", f"--base must be fp32, int8 or nf4, got {base!r}")
+    if steps is not None and time is not None:
+        raise UsageError("E-USAGE", "--steps and --time both say how long: give one")
+    import torch
+
+    from ..evidence.features import feature_network
+    from ..training.device import device_of
+    from ..training.run import train as train_on
+    from .adapting import Plan, apart, options, within
+    from .base import open_base
+    from .looks import Looks
+
+    found = open_base(names[0])
+    given = {"rank": rank, "precision": base, "adam8bit": adam8bit or None, "recompute": recompute or None, "batch": batch,
+             "rate": rate, "held_out": held_out, "looks": looks, "patience": patience, "classes": False if no_classes else None,
+             "seed": seed, "device": device, "fit": fit and fit_of(fit), "background": background and hex_of(background)}
+    chosen = options(given, folder if resume else None, found.family.tuning.rank)
+    device_of(chosen.device)
+    torch.set_num_threads(threads or cores())
+    network = feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
+    photos = _photos(data, found.config.size, on_bad, chosen)
+    chosen, train, held = apart(photos, chosen)
+    plan = Plan.of(found, train, chosen)
+    if steps or time:
+        plan = plan.lasting(steps * plan.recipe.batch if steps else within(time or "", plan, train))
+    watch = Looks(folder, plan, train, held, network)
+    with output.progress(f"adapting {found.name}", plan.recipe.images, "images") as advance:
+        count = _counted(advance)
+
+        def after(trainer: Any, report: dict[str, float]) -> None:
+            count(trainer, report)
+            watch.after(trainer)
+
+        train_on(plan.settings(), train, folder, resume, EVERY, after, generator=plan.generator(), finish=watch.finish)
+    with output.progress("reference statistics", len(photos)) as advance:
+        _reference(photos, folder / "reference.safetensors", weights, advance)
+    output.result("finetune", {"out": str(folder), **watch.to_json()})
+    watch.tell()
+    print(f"adapted: {folder}  next: edgegen generate {folder} -o site.png, edgegen export {folder} --int8 -o out/")
+
+
+def _folder(names: list[str], out: Path | None) -> Path:
+    if len(names) > 2 or (len(names) == 2) == (out is not None):
+        raise UsageError("E-USAGE", "name the base, and the run folder once: `edgegen finetune BASE RUN --data PHOTOS`")
+    return out or Path(names[1])
+
+
+def _photos(data: Path, size: int, on_bad: str, chosen: Options) -> Photos:
+    from ..training.data import Photos, load
+
+    if on_bad not in ("skip", "fail"):
+        raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {on_bad!r}")
+    with output.progress("reading photos") as advance:
+        photos, report = load(data, size, chosen.background, on_bad=_on_bad(on_bad), fit=fit_of(chosen.fit),
+                              progress=lambda _, __: advance(1))
+    _tell(report)
+    if len(photos) < 2 * FEWEST:
+        raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {2 * FEWEST} are needed", path=data)
+    return photos if chosen.classes else Photos(photos.pixels, photos.labels * 0, ())

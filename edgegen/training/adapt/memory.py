@@ -1,0 +1,81 @@
+"""Bytes that a run's weights, gradients and optimizer state take, in linear layers and in the rest: counted, not estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from ..update import Optimizer
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A layer that holds more than its parameters say: rounded weights with their scales and levels."""
+
+    def stored(self) -> tuple[Tensor, ...]: ...
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes by use."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer
+
+    def __add__(self, other: Footprint) -> Footprint:
+        return Footprint(self.weights + other.weights, self.gradients + other.gradients, self.optimizer + other.optimizer)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of layers that are linear (adapters on them too), and of everything else: convolutions, norms, buffers, tables."""
+
+    linear: Footprint
+    rest: Footprint
+
+
+def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> Memory:
+    """What is held between two steps: gradients and optimizer states are there after the first. Shared storage counts once."""
+    optimizers, seen = tuple(optimizers), set[int]()
+    linear, rest = Footprint(), Footprint()
+    for module in networks.modules():
+        params = tuple(module.parameters(recurse=False))
+        found = Footprint(
+            _bytes(chain(module.stored() if isinstance(module, Stored) else params, module.buffers(recurse=False)), seen),
+            _bytes((p.grad for p in params if p.grad is not None), seen),
+            _bytes((t for p in params for o in optimizers for t in _state(o, p)), seen),
+        )
+        if isinstance(module, nn.Linear):
+            linear += found
+        else:
+            rest += found
+    return Memory(linear, rest)
+
+
+def peak_bytes() -> int:
+    """The largest resident set of this process so far: getrusage's would count the one that started it."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def _state(optimizer: Optimizer, parameter: Tensor) -> Iterator[Tensor]:
+    return (value for value in optimizer.state.get(parameter, {}).values() if isinstance(value, Tensor))
+
+
+def _bytes(tensors: Iterable[Tensor], seen: set[int]) -> int:
+    """Of storages that are not in `seen`, where they are then."""
+    total = 0
+    for storage in (tensor.untyped_storage() for tensor in tensors):
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total += storage.nbytes()
+    return total

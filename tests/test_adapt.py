@@ -1,0 +1,325 @@
+"""Adapters of every family: what trains, what is merged, PEFT's files, exact resumes; and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from adapters import adapted, master, recipe, run
+from runs import HERE, same, steps
+from safetensors.torch import load_file, save_file
+from toys import shapes
+
+from edgegen.cli.merge import PARITY, parity
+from edgegen.cli.source import torch_pipeline
+from edgegen.errors import InputError, TrustError
+from edgegen.families import FAMILIES, Tuning, family
+from edgegen.training import run as runs
+from edgegen.training.adapt import site
+from edgegen.training.adapt.adapted import targets
+from edgegen.training.adapt.files import CONFIG, TENSORS, Adapter, Lora
+from edgegen.training.adapt.joined import join
+from edgegen.training.adapt.part import Part
+from edgegen.training.loop import Trainer
+
+peft = pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A family's name and a run of ten steps."""
+    return request.param, run(request.param, tmp_path_factory.mktemp(request.param) / "run")
+
+
+def shaken(name: str) -> Any:
+    """An adapted generator whose pairs are not zero."""
+    made = adapted(name)
+    with torch.no_grad():
+        for key, value in made.base.networks.named_parameters():
+            if value.requires_grad and ("lora" in key or value.dim() > 1):
+                value.add_(0.1 * torch.randn_like(value))
+    return made
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_fresh_adapter_changes_nothing(name: str) -> None:
+    before = site.plain(family(name), recipe(name, 1).config, master(name))
+    np.testing.assert_allclose(torch_pipeline(adapted(name))(range(4)), torch_pipeline(before)(range(4)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_merged_weights_do_what_peft_does(name: str) -> None:
+    """Read off each layer's own answers, strides and kernels of 1 and 3 included; the demodulation of isc-gan too."""
+    made = shaken(name)
+    seen = site.plain(made.family, made.config, {**master(name), **made.trained_view()})
+    a, b = (torch_pipeline(generator)(range(8)) for generator in (seen, made.plain()))
+    assert np.abs(a - torch_pipeline(site.plain(made.family, made.config, master(name)))(range(8))).max() > 1e-3
+    assert np.abs(a - b).max() <= PARITY
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_losses_of_adapter_and_merged_weights_are_equal(name: str) -> None:
+    """The networks as they train, forward pass by forward pass, in eval mode."""
+    made = shaken(name)
+    whole = {k: v for k, v in made.merged().items()}
+    for net in made.base.networks:  # those that never ship are merged too, for this
+        for key, layer in made.base.networks[net].named_modules():
+            if hasattr(layer, "get_delta_weight"):
+                whole[f"{net}.{key}.weight"] = layer.base_layer.weight.detach() + layer.get_delta_weight("default").detach()
+            elif hasattr(layer, "modules_to_save") and hasattr(layer, "original_module"):
+                whole |= {f"{net}.{key}.{k}": v for k, v in layer.modules_to_save["default"].state_dict().items()}
+    plain = site.plain(made.family, made.config, whole)
+    losses = []
+    for generator in (made, plain):
+        trainer = Trainer.start(generator, recipe(name, 40), shapes(32, 16), 0)
+        generator.networks.eval()
+        batch = trainer.feed.batch(0, 0)
+        losses.append([o.loss(batch).detach() for o in trainer.objectives[:2]])
+    for ours, theirs in zip(*losses, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
+
+
+def test_a_joined_convolution_has_peft_s_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    nets = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, 2, 1), torch.nn.Conv2d(6, 5, 1, bias=False))})
+    peft.get_peft_model(nets, peft.LoraConfig(r=3, lora_alpha=6.0, target_modules=["a.0", "a.1"]))
+    with torch.no_grad():
+        for p in nets.parameters():
+            p.copy_(torch.randn_like(p))
+    x, found = torch.randn(2, 4, 9, 9, requires_grad=True), []
+    for _ in range(2):
+        y = nets["a"](x)
+        moved = [x, *(p for p in nets.parameters() if p.requires_grad)]
+        found.append([y, *torch.autograd.grad(y.square().sum(), moved)])
+        assert join(nets) in (2, 0)
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_only_pairs_norms_and_labels_train_and_the_base_stays(trained: tuple[str, Path]) -> None:
+    name, out = trained
+    made = adapted(name)
+    moved = dict(made.networks.named_parameters())
+    assert moved and all("lora_" in key or "modules_to_save" in key for key in moved)
+    about = json.loads((out / "run.json").read_text())
+    base = site.read_base(out, about)
+    assert all(torch.equal(base[k], v) for k, v in master(name).items())
+    adapter = site.read_adapter(out, about)
+    assert max(float(v.abs().max()) for k, v in adapter.tensors.items() if "lora_B" in k) > 0
+    assert {k.partition(".")[0] for k in adapter.tensors} <= set(made.base.shipped)
+
+
+def test_an_average_of_a_part_holds_no_frozen_weight(trained: tuple[str, Path]) -> None:
+    name, _ = trained
+    trainer = Trainer.start(adapted(name), recipe(name, 40), shapes(32, 16), 0)
+    frozen = sum(p.numel() for p in trainer.generator.base.networks.parameters() if not p.requires_grad)  # type: ignore[attr-defined]
+    held = sum(p.numel() for a in trainer.average.values() for p in a.parameters())
+    assert held == sum(p.numel() for o in trainer.objectives for p in o.params) < frozen
+
+
+def test_peft_alone_loads_the_adapter_and_merges_it_to_the_same_weights(trained: tuple[str, Path]) -> None:
+    name, out = trained
+    about, generator = runs.load(out)
+    plain = site.plain(family(name), recipe(name, 1).config, site.master(out, about))
+    loaded = peft.PeftModel.from_pretrained(plain.networks, out / "adapter")
+    theirs = peft.get_peft_model_state_dict(loaded, save_embedding_layers=False)
+    assert theirs.keys() == load_file(out / "adapter" / TENSORS).keys()
+    theirs = loaded.merge_and_unload().state_dict()
+    for key, tensor in generator.networks.state_dict().items():
+        torch.testing.assert_close(theirs[key], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_an_adapter_that_peft_wrote_is_read_back(trained: tuple[str, Path], tmp_path: Path) -> None:
+    name, out = trained
+    about, _ = runs.load(out)
+    plain = site.plain(family(name), recipe(name, 1).config, site.master(out, about))
+    peft.PeftModel.from_pretrained(plain.networks, out / "adapter").save_pretrained(tmp_path, save_embedding_layers=False)
+    ours, theirs = Adapter.read(out / "adapter"), Adapter.read(tmp_path)
+    assert theirs.tensors.keys() == ours.tensors.keys() and theirs.base is None
+    assert all(torch.equal(theirs.tensors[k], v) for k, v in ours.tensors.items())
+    base = site.master(out, about)
+    one, two = ours.merged(base, out), theirs.merged(base, out)  # peft has shortened the names of the layers
+    assert all(torch.equal(one[key], two[key]) for key in base)
+
+
+def test_parity_of_a_run(trained: tuple[str, Path]) -> None:
+    _, out = trained
+    about, generator = runs.load(out)
+    assert parity(out, about, generator) <= PARITY
+
+
+def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
+    adapter = shaken("cas-dm").adapter("0" * 64)
+    for folder in ("a", "b"):
+        adapter.write(tmp_path / folder)
+    for file in (CONFIG, TENSORS):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert (tmp_path / "a" / file).stat().st_mode & 0o044 == 0o044  # another user's service can read them
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from adapters import run
+
+def kill(trainer, report):
+    if trainer.step == 23:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for out, resume, act in (("whole", False, None), ("killed", False, kill), ("killed", True, None)):
+    pid = os.fork()
+    if not pid:
+        try:
+            run({name!r}, Path({out!r}) / out, 40, resume, act)
+            os._exit(0)
+        finally:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_40_adapting_steps_are_20_and_a_kill_9_and_20(name: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED.format(path=HERE, name=name, out=str(tmp_path))],
+                          capture_output=True, text=True)
+    assert [int(line) for line in done.stdout.split()] == [0, signal.SIGKILL, 0], done.stderr
+    same(tmp_path / "whole", tmp_path / "killed")
+    assert steps(tmp_path / "killed") == list(range(1, 41))
+
+
+def test_part_is_the_network_s_own_tensors_and_a_copy_is_not() -> None:
+    net: Any = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    net[0].requires_grad_(False)
+    part = Part(net)
+    assert dict(part.named_parameters()).keys() == {"1.weight", "1.bias", "2.weight", "2.bias"}
+    assert "1.running_mean" in part.state_dict()
+    other = copy.deepcopy(part)
+    with torch.no_grad():
+        net[2].weight.add_(1)
+    part.train(False)
+    assert torch.equal(part.state_dict()["2.weight"], net[2].weight) and not net.training
+    assert not torch.equal(other.state_dict()["2.weight"], net[2].weight)
+    part.double()
+    part.load_state_dict({k: v * 0 for k, v in part.state_dict().items()})
+    assert net[2].weight.dtype == torch.float64 and not net[2].weight.any() and net[0].weight.any()
+
+
+def test_targets_are_the_tuning_s_and_whole_modules_get_no_pair() -> None:
+    net = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4)),
+                               "b": torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm2d(2))})
+    assert targets(net, Tuning(("a.*",), ("a.2",))) == (("a.0",), ("a.2", "a.1"))
+    assert targets(net, Tuning()) == (("a.0", "a.2", "b.0"), ("a.1", "b.1"))
+
+
+def test_other_classes_start_as_the_mean_of_the_base_s(tmp_path: Path) -> None:
+    found = family("cas-dm")
+    config = replace(recipe("cas-dm", 1).config, classes=4)
+    base = dict(found.build(config).networks.state_dict())
+    got = site.fitted(found, replace(config, classes=3), base, 4, 0, tmp_path)
+    label = "theta.trunk.embed.label.weight"
+    assert got[label].shape[1] == 3
+    for column in got[label].T:
+        torch.testing.assert_close(column, base[label].mean(1))
+    assert all(torch.equal(got[k], v) for k, v in base.items() if "label" not in k)
+    with pytest.raises(InputError, match=r"tensors do not fit: .*head.weight is missing"):
+        site.fitted(found, config, {k: v for k, v in base.items() if "head.weight" not in k}, 4, 0, tmp_path)
+
+
+# what is refused
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shaken("cas-dm").adapter("ab" * 32).write(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def config(folder: Path, **change: object) -> None:
+    data = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**data, **change}))
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"target_modules": "(.*)*X$"}, "target_modules"), ({"use_dora": True}, "use_dora = True is not supported"),
+    ({"r": 0}, "rank 1 or more"), ({"r": float("nan")}, "adapter_config.json"), ({"peft_type": "IA3"}, "got IA3"),
+    ({"auto_mapping": {"parent_library": "subprocess"}}, "auto_mapping"), ({"rank_pattern": {"a": 2}}, "rank_pattern"),
+    ({"bias": "all"}, "bias = 'all' is not supported"),
+])
+def test_a_config_that_is_no_plain_lora(folder: Path, change: dict[str, object], said: str) -> None:
+    config(folder, **change)
+    with pytest.raises(InputError) as error:
+        Adapter.read(folder)
+    assert said in str(error.value)
+
+
+def test_weights_that_are_missing_pickled_or_not_finite(folder: Path) -> None:
+    tensors = load_file(folder / TENSORS)
+    first = next(name for name in tensors if "lora_A" in name)
+    save_file({**tensors, first: tensors[first] * float("nan")}, folder / TENSORS)
+    with pytest.raises(InputError, match=r"error\[E-NONFINITE\] .*lora_A.*NaN"):
+        Adapter.read(folder)
+    save_file({"other": torch.zeros(2)}, folder / TENSORS)
+    with pytest.raises(InputError, match=r"E-ADAPTER-KEYS.*of no PEFT adapter, such as other"):
+        Adapter.read(folder)
+    (folder / TENSORS).unlink()
+    with pytest.raises(InputError, match=r"E-ADAPTER-WEIGHTS.*adapter_model\.safetensors is missing"):
+        Adapter.read(folder)
+    (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(TrustError, match="E-PICKLE"):
+        Adapter.read(folder)
+
+
+def test_tensors_that_do_not_fit_the_base(folder: Path) -> None:
+    adapter, base = Adapter.read(folder), master("cas-dm")
+    layer = adapter.lora.target_modules[0]
+    for tensors, said in (
+        ({k: v for k, v in adapter.tensors.items() if k != f"{layer}.lora_B.weight"}, "lora_B.weight is missing"),
+        ({**adapter.tensors, "extra.weight": torch.zeros(1)}, "1 tensors belong to no layer of the config, such as extra.weight"),
+        ({**adapter.tensors, f"{layer}.lora_A.weight": torch.zeros(3, 1)}, "is not of a weight"),
+    ):
+        with pytest.raises(InputError, match=f"E-ADAPTER-KEYS.*{said}"):
+            Adapter(adapter.lora, tensors, None).merged(base, folder)
+    with pytest.raises(InputError, match=f"the base has no layer {layer}"):
+        adapter.merged({k: v for k, v in base.items() if not k.startswith(layer)}, folder)
+
+
+def test_an_adapter_of_another_base_is_refused_by_name(tmp_path: Path) -> None:
+    ours, theirs = (run("cas-dm", tmp_path / name, 4) for name in ("ours", "theirs"))
+    other = shaken("cas-dm").adapter(site.digest(master("cas-dm", seed=5)))
+    other.write(ours / "adapter")
+    with pytest.raises(TrustError, match=r"E-ADAPTER-BASE.*was trained on weights [0-9a-f]{12}\.\.\., the base has"):
+        runs.load(ours)
+    data = bytearray((theirs / site.BASE).read_bytes())
+    length = struct.unpack("<Q", data[:8])[0]
+    data[8 + length] ^= 1
+    (theirs / site.BASE).write_bytes(data)
+    with pytest.raises(TrustError, match=r"E-HASH.*base\.safetensors"):
+        runs.load(theirs)
+
+
+def test_a_run_that_has_not_ended_has_no_adapter(tmp_path: Path) -> None:
+    out = run("cas-dm", tmp_path / "run", 4)
+    shutil.rmtree(out / "adapter")
+    with pytest.raises(InputError, match=r"E-RUN-OPEN.*--resume"):
+        runs.load(out)
+
+
+def test_lora_of_rank_and_scaling() -> None:
+    assert Lora(4, 8.0, ("a",)).scaling == 2.0
+    with pytest.raises(ValueError, match="rank 1 or more"):
+        Lora(0, 1.0, ())

@@ -1,0 +1,204 @@
+"""edgegen finetune, merge and --compare, from photos to a proven bundle; what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from runs import nothing
+from toys import shapes
+
+from edgegen.cli import looks
+from edgegen.cli.adapting import gathered
+from edgegen.cli.main import run
+from edgegen.core.bundle import Bundle, sha256
+from edgegen.evidence import reference
+from edgegen.evidence.features import feature_network
+from edgegen.families import FAMILIES, family
+from edgegen.training import run as runs
+from edgegen.training.adapt.files import TENSORS
+from edgegen.training.data import Photos
+from edgegen.training.run import Settings, train
+
+pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty photos in two classes, as files."""
+    folder, made = tmp_path_factory.mktemp("photos"), shapes(80, 16, seed=3)
+    for k, (pixels, label) in enumerate(zip(made.pixels, made.labels, strict=True)):
+        place = folder / made.classes[label]
+        place.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / f"secret-{k:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looks, "DRAWN", 16)
+        patch.setattr(looks, "FINAL", 24)
+        yield
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param) / "base"
+    recipe = replace(family(request.param).recipes["tiny"](), images=24 * 8, batch=8, warmup=2)
+    train(Settings(request.param, "tiny", recipe), shapes(64), folder, False, 24, nothing)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(base: Path, photos: Path) -> Path:
+    out = base.with_name("site")
+    assert go(base, out, photos) == 0
+    return out
+
+
+def go(base: Path | str, out: Path, photos: Path, *more: str) -> int:
+    return run(["finetune", str(base), str(out), "--data", str(photos), "--steps", "12", "--batch", "8", "--looks", "2",
+                "--held-out", "0.25", "--threads", "1", *more])
+
+
+def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_path: Path,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    """Fine-tune, merge, export --int8, verify: inside the budget, with hashes of base, adapter and photos, and no name of one."""
+    merged, out = tmp_path / "merged", tmp_path / "bundle"
+    assert run(["merge", str(adapted), "-o", str(merged), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert 0 <= said["max_abs_difference"] <= 1e-5
+    _, one = runs.load(adapted)
+    _, two = runs.load(merged)
+    for name, tensor in two.shipped.state_dict().items():
+        assert tensor.equal(one.shipped.state_dict()[name]), name
+    network = feature_network("efficientnet-lite0", size=tiny.SIZE)
+    reference.build(network(shapes(80, 16, seed=3).pixels), network, "photos", 8).write(adapted / "reference.safetensors")
+    assert tiny.export(adapted, out) == 0
+    assert run(["verify", str(out), "--threads", "1"]) == 0
+    manifest = Bundle.open(out).manifest
+    about = json.loads((adapted / "run.json").read_text())
+    assert manifest.source["base_sha256"] == about["adapt"]["base_sha256"] == sha256(adapted / "base.safetensors")
+    assert manifest.source["adapter_sha256"] == sha256(adapted / "adapter" / TENSORS) == said["adapter_sha256"]
+    assert manifest.source["data"]["sha256"] == about["data"]["sha256"]
+    for path in (p for p in out.rglob("*") if p.is_file()):
+        assert b"secret" not in path.read_bytes() and b"disc" not in path.read_bytes(), path
+
+
+def test_what_a_run_leaves(adapted: Path) -> None:
+    looked = json.loads((adapted / "looks.json").read_text())
+    staged = json.loads((adapted / "run.json").read_text())["family"] in ("lcd", "dkgm")  # looks begin with the last stage
+    steps = [look["step"] for look in looked["watch"]["looks"]]
+    assert steps[-1] == 12 and (steps[0] > 3 if staged else steps == [6, 12])
+    last = looked["last"]
+    assert last["ratio"]["low"] <= last["ratio"]["value"] <= last["ratio"]["high"]
+    assert "efficientnet-lite0" in last["what"] and "24 images" in last["what"]
+    small = sum(p.stat().st_size for p in (adapted / "adapter").iterdir())
+    assert small < (adapted / "base.safetensors").stat().st_size / 2
+    for path in (p for p in adapted.rglob("*") if p.is_file()):
+        assert b"secret" not in path.read_bytes(), path
+
+
+def test_two_runs_side_by_side(base: Path, adapted: Path, photos: Path, tmp_path: Path,
+                               capsys: pytest.CaptureFixture[str]) -> None:
+    other = base.with_name("other")
+    assert go(base, other, photos, "--rank", "0", "--rate", "0.001") == 0
+    assert not (other / "adapter").exists() and (other / "weights.safetensors").is_file()
+    capsys.readouterr()
+    assert run(["finetune", "--compare", str(adapted), str(other), "-o", str(tmp_path / "both.png")]) == 0
+    said = capsys.readouterr().out
+    assert "site" in said and "other" in said and " all " in said and "FD / base" in said
+    assert np.asarray(Image.open(tmp_path / "both.png")).std() > 0
+
+
+def test_generate_takes_an_adapted_run(adapted: Path, tmp_path: Path) -> None:
+    assert run(["generate", str(adapted), "-n", "4", "-o", str(tmp_path / "a.png")]) == 0
+
+
+# what is refused, on one family
+
+
+@pytest.fixture(scope="module")
+def cas_dm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one") / "base"
+    recipe = replace(family("cas-dm").recipes["tiny"](), images=8, batch=8, warmup=2)
+    train(Settings("cas-dm", "tiny", recipe), shapes(64), folder, False, 24, nothing)
+    return folder
+
+
+@pytest.mark.parametrize("more, code, said", [
+    (["--base", "int4"], 2, "--base must be fp32, int8 or nf4, got 'int4'"),
+    (["--time", "soon"], 2, "--steps and --time both say how long: give one"),
+    (["--rank", "0", "--base", "nf4"], 2, "--rank 0 trains every weight: --base and --recompute are for adapters"),
+    (["--held-out", "1.5"], 2, "--held-out must be above 0 and below 1, got 1.5"),
+    (["--rate", "-1"], 2, "--rate must be above 0, got -1.0"),
+    (["--device", "tpu"], 2, "tpu"),
+    (["-o", "elsewhere"], 2, "name the base, and the run folder once"),
+])
+def test_flags_that_make_no_sense(cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                  more: list[str], code: int, said: str) -> None:
+    assert go(cas_dm, tmp_path / "out", photos, *more) == code
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_time_instead_of_steps(cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["finetune", str(cas_dm), str(tmp_path / "out"), "--data", str(photos), "--threads", "1"]
+    assert run([*given, "--time", "soon"]) == 2
+    assert "--time must be such as 90s, 45m or 2h, got 'soon'" in capsys.readouterr().err
+    assert run([*given, "--time", "1s", "--looks", "1"]) == 0
+    steps = json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["images"] // 32
+    assert f"{steps} steps of 32 photos fit into 1s" in capsys.readouterr().err
+
+
+def test_bases_and_photos_that_are_not_there(cas_dm: Path, photos: Path, tmp_path: Path,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    assert go("cas-md", tmp_path / "out", photos) == 2
+    assert "'cas-md' is no zoo name and no run" in capsys.readouterr().err
+    assert go(cas_dm, tmp_path / "out", tmp_path / "nowhere") == 4
+    assert "E-DATA-MISSING" in capsys.readouterr().err
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(photos.rglob("*.png"))[:10]:
+        shutil.copy(path, few)
+    assert go(cas_dm, tmp_path / "out", few) == 4
+    assert "10 photos, 16 are needed" in capsys.readouterr().err
+
+
+def test_a_resume_knows_its_settings_and_is_held_to_them(cas_dm: Path, photos: Path, tmp_path: Path,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert go(cas_dm, out, photos, "--rank", "3", "--seed", "4") == 0
+    before = {p.name: p.read_bytes() for p in (out / "adapter").iterdir()}
+    resumed = ["finetune", str(cas_dm), str(out), "--data", str(photos), "--threads", "1", "--resume"]
+    assert run(resumed) == 0
+    assert {p.name: p.read_bytes() for p in (out / "adapter").iterdir()} == before
+    assert run([*resumed, "--rank", "2"]) == 2
+    assert "the run was started with another adapt.rank" in capsys.readouterr().err
+    assert go(cas_dm, out, photos) == 2
+    assert "a run is there already" in capsys.readouterr().err
+
+
+def test_small_classes_are_drawn_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    made = shapes(40)
+    labels = np.repeat([0, 1, 2, 3], [20, 9, 8, 3])
+    found = gathered(Photos(made.pixels, labels, ("a", "b", "c", "d")))
+    assert found.classes == ("a", "b", "other") and np.bincount(found.labels).tolist() == [20, 9, 11]
+    assert "W-CLASS-SMALL: 2 of 4 classes have few photos and are drawn as one, 11 together" in capsys.readouterr().err
+    assert (found.labels[labels == 1] == 1).all() and (found.labels[labels >= 2] == 2).all()
+    same = Photos(made.pixels, labels % 2, ("a", "b"))
+    assert gathered(same) is same
+
+
+def test_merge_and_compare_want_adapted_runs(cas_dm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["merge", str(cas_dm), "-o", str(tmp_path / "m")]) == 2
+    assert "this is no run of `edgegen finetune` with an adapter" in capsys.readouterr().err
+    assert run(["finetune", "--compare", str(cas_dm)]) == 2
+    assert "this is no run of `edgegen finetune`" in capsys.readouterr().err
