@@ -30,7 +30,7 @@ ALONE = 16        # images that the damage of one convolution is measured on
 GLANCE = 64       # images whose PSNR says which plans are worth a look
 GOOD_DB = 35.0    # of PSNR that a plan should reach: a distance alone can hide other images
 PATIENCE = 4      # times the first look that an undecided plan is looked at before a safer one is tried
-DOUBT = 0.1       # a plan is taken, or left, when the verdict's fresh seeds will contradict with no more than this probability
+DOUBT = 0.05      # a plan is taken, or left, when fresh seeds will contradict with no more than this probability
 
 
 class Search:
