@@ -14,7 +14,7 @@ from .options import Overwrite, need_torch
 
 if TYPE_CHECKING:
     from ..core.spec import Array
-    from ..training.adapt.bases import Kind
+    from ..training.adapt import Kind
 
 PARITY = 1e-5  # of images in [-1, 1]: what float32 sums in another order differ by, with a margin of ten
 IMAGES = 16    # seeds that adapter-on and merged are compared on

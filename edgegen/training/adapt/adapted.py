@@ -20,7 +20,8 @@ from ...core.graph import Batch, Embedded, Generator, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import Sampler
 from ...families import Adapting, Family, Judged, Tuning
-from .bases import Kind, quantize
+from . import Kind
+from .bases import quantize
 from .files import Adapter, Lora
 from .joined import join
 from .library import importing
