@@ -85,6 +85,7 @@ def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_p
     assert tiny.export(adapted, out) == 0
     assert run(["verify", str(out), "--threads", "1"]) == 0
     manifest = Bundle.open(out).manifest
+    assert 0 <= manifest.evidence["adapter_max_abs"] <= 1e-5
     about = json.loads((adapted / "run.json").read_text())
     assert manifest.source["base_sha256"] == about["adapt"]["base_sha256"] == sha256(adapted / "base.safetensors")
     assert manifest.source["adapter_sha256"] == sha256(adapted / "adapter" / TENSORS) == said["adapter_sha256"]
