@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgegen.cli.adapting import Plan, options
+from edgegen.cli.adapting import Plan, gathered, options
 from edgegen.cli.base import open_base
 from edgegen.cli.looks import DRAWN, LOOK_SEED, pictures
 from edgegen.cli.merge import parity
@@ -205,7 +205,8 @@ def _trainer(family: str, train: Photos, given: dict[str, Any]) -> Trainer:
 
 
 def _photos(given: argparse.Namespace) -> tuple[Photos, Photos]:
-    return split(load(given.data, 32)[0], given.held_out)
+    train, held = split(load(given.data, 32)[0], given.held_out)
+    return gathered(train), held
 
 
 def _share(a: Footprint, b: Footprint) -> str:
