@@ -77,7 +77,8 @@ def quality(given: argparse.Namespace) -> None:
         ratios = [Interval(**word["ratio"]) for word in words]
         distances = [word["adapted"]["FD"]["value"] for word in words]
         checkpoint = sum(v.numel() * 4 for v in generator.shipped.state_dict().values())
-        plan = Plan.of(open_base(family), _photos(given)[0], options({}, None, about["finetune"]["rank"]))
+        base = open_base(family)
+        plan = Plan.of(base, _photos(given)[0], options({"rank": about["finetune"]["rank"]}, None, base))
         trained, whole = (sum(p.numel() for p in nets.parameters() if p.requires_grad)
                           for nets in (plan.generator().networks, generator.networks))
         print(f"{family}: FD / base {_said(ratios[0])} (full {_said(ratios[1])}), adapter / full "
@@ -180,7 +181,7 @@ def targets(given: argparse.Namespace) -> None:
             tuning = replace(base.family.tuning, targets=tuple(sorted(names)))
             chosen = replace(base, family=replace(base.family, tuning=tuning))
             rank = max(1, int(0.05 * whole / cost))
-            plan = Plan.of(chosen, train, options({"rank": rank}, None, rank)).lasting(given.images)
+            plan = Plan.of(chosen, train, options({"rank": rank}, None, base)).lasting(given.images)
             trainer = Trainer.start(plan.generator(), plan.recipe, train, 0)
             if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
                 trainer.generator.teach(trainer.lessons(100))
@@ -199,7 +200,7 @@ def _features(network: FeatureNetwork, pixels: np.ndarray) -> np.ndarray:
 
 def _trainer(family: str, train: Photos, given: dict[str, Any]) -> Trainer:
     base = open_base(family)
-    plan = Plan.of(base, train, options(given, None, base.family.tuning.rank)).lasting(48_000)
+    plan = Plan.of(base, train, options(given, None, base)).lasting(48_000)
     torch.manual_seed(0)
     trainer = Trainer.start(plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.options.adam8bit)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:

@@ -21,7 +21,7 @@ from toys import shapes
 from edgegen.cli.merge import PARITY, parity
 from edgegen.cli.source import torch_pipeline
 from edgegen.errors import InputError, TrustError
-from edgegen.families import FAMILIES, Tuning, family
+from edgegen.families import FAMILIES, Grown, Tuning, family
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.adapt.adapted import targets
@@ -211,11 +211,15 @@ def test_part_is_the_network_s_own_tensors_and_a_copy_is_not() -> None:
     assert net[2].weight.dtype == torch.float64 and not net[2].weight.any() and net[0].weight.any()
 
 
+def _never(*_: object) -> Grown:
+    raise AssertionError("targets do not grow")
+
+
 def test_targets_are_the_tuning_s_and_whole_modules_get_no_pair() -> None:
     net = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4)),
                                "b": torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm2d(2))})
-    assert targets(net, Tuning(("a.*",), ("a.2",))) == (("a.0",), ("a.2", "a.1"))
-    assert targets(net, Tuning()) == (("a.0", "a.2", "b.0"), ("a.1", "b.1"))
+    assert targets(net, Tuning(_never, ("a.*",), ("a.2",))) == (("a.0",), ("a.2", "a.1"))
+    assert targets(net, Tuning(_never)) == (("a.0", "a.2", "b.0"), ("a.1", "b.1"))
 
 
 def test_other_classes_start_as_the_mean_of_the_base_s(tmp_path: Path) -> None:

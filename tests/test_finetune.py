@@ -13,6 +13,7 @@ import pytest
 import tiny
 from PIL import Image
 from runs import nothing
+from sites import go, photo_files
 from toys import shapes
 
 from edgegen.cli import looks
@@ -33,13 +34,7 @@ pytest.importorskip("peft", reason="adapters are trained by peft, which is not i
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighty photos in two classes, as files."""
-    folder, made = tmp_path_factory.mktemp("photos"), shapes(80, 16, seed=3)
-    for k, (pixels, label) in enumerate(zip(made.pixels, made.labels, strict=True)):
-        place = folder / made.classes[label]
-        place.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(place / f"secret-{k:03}.png")
-    return folder
+    return photo_files(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,11 +58,6 @@ def adapted(base: Path, photos: Path) -> Path:
     out = base.with_name("site")
     assert go(base, out, photos) == 0
     return out
-
-
-def go(base: Path | str, out: Path, photos: Path, *more: str) -> int:
-    return run(["finetune", str(base), str(out), "--data", str(photos), "--steps", "12", "--batch", "8", "--looks", "2",
-                "--held-out", "0.25", "--threads", "1", *more])
 
 
 def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_path: Path,
