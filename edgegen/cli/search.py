@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,8 @@ from ..evidence.bench import record
 from ..evidence.compare import FullSide, compare, first_look
 from ..evidence.features import feature_network
 from ..export import STAND_IN, qdq, runtime
-from ..export import onnx as onnx_files
 from . import output
+from .hosted import hosted
 from .source import Source
 
 if TYPE_CHECKING:
@@ -59,10 +58,7 @@ class Search:
         return plan
 
     def _pipeline(self, models: dict[str, ModelProto], host: Runtime) -> Pipeline:
-        with tempfile.TemporaryDirectory() as folder:  # a session has read its file when load returns
-            files = {name: onnx_files.write(model, Path(folder) / f"{name}.onnx") for name, model in models.items()}
-            call = {name: host.load(path, self.threads) for name, path in files.items()}
-        return Pipeline(self.source.generator.latent, self.source.generator.sampler, call)
+        return hosted(models, self.source.generator, self.threads, host)
 
     def _damage(self, plan: Plan, full: Pipeline) -> dict[str, dict[str, float]]:
         """graph -> convolution -> squared error of the graph's output, that convolution alone int8, over the whole trajectory."""
