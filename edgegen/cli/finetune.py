@@ -24,7 +24,7 @@ def finetune(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder as a flag.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its settings.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Show the named runs side by side instead.")] = False,
-    recover: Annotated[Path | None, typer.Option(help="plan.json of a bundle: bring its INT8 images nearer instead; no --data.")] = None,
+    recover: Annotated[Path | None, typer.Option(help="A bundle's plan.json: bring INT8 images nearer; no --data.")] = None,
     rank: Annotated[int | None, typer.Option(help="Of the adapters; 0 trains every weight instead.", min=0)] = None,
     base: Annotated[str | None, typer.Option(help="Precision of the frozen base: fp32, int8 or nf4; fp32, if not said.")] = None,
     adam8bit: Annotated[bool, typer.Option("--adam8bit", help="Keep the optimizer's state in 8 bits.")] = False,
@@ -54,10 +54,10 @@ def finetune(
         return side_by_side([Path(name) for name in names], out)
     folder = _folder(names, out)
     if recover is not None:
-        others = {"--data": data, "--base": base, "--time": time, "--held-out": held_out, "--looks": looks, "--patience": patience,
-                  "--device": device, "--fit": fit, "--background": background, "--feature-weights": weights,
-                  "--resume": resume or None, "--adam8bit": adam8bit or None, "--recompute": recompute or None,
-                  "--no-classes": no_classes or None, "--rank 0": True if rank == 0 else None}
+        others = {"--data": data, "--base": base, "--time": time, "--held-out": held_out, "--looks": looks,
+                  "--patience": patience, "--device": device, "--fit": fit, "--background": background,
+                  "--feature-weights": weights, "--resume": resume or None, "--adam8bit": adam8bit or None,
+                  "--recompute": recompute or None, "--no-classes": no_classes or None, "--rank 0": rank == 0 or None}
         return _recover(names[0], recover, folder, others, rank, steps, batch, rate, seed, threads)
     if data is None:
         raise UsageError("E-USAGE", "fine-tuning needs --data")

@@ -133,7 +133,8 @@ def _word(before: np.ndarray, now: np.ndarray, itself: np.ndarray, losses: list[
     tenth = max(1, len(losses) // 10)
     return {
         "before": _decibels(before), "after": _decibels(now), "full_precision_after": _decibels(itself),
-        "ratio": {"value": float(ratio), "low": float(ratio - reach), "high": float(ratio + reach)}, "better": bool(ratio + reach < 1),
+        "ratio": {"value": float(ratio), "low": float(ratio - reach), "high": float(ratio + reach)},
+        "better": bool(ratio + reach < 1),
         "loss": {"first": float(np.mean(losses[:tenth])), "last": float(np.mean(losses[-tenth:]))},
         "what": f"INT8 images by {STAND_IN} against full-precision images of the base, {len(now)} seeds from {JUDGED_SEED}",
     }
@@ -157,7 +158,8 @@ def _write(out: Path, base: Base, source: Source, master: dict[str, Tensor], ada
 
     target = out if found["better"] else out.parent / "rejected" / out.name
     with publish(target, "run.json", overwrite=not found["better"]) as new:
-        adapt = {"base": base.name, "origin_sha256": base.sha256, "base_sha256": site.write_base(new, master), "rank": course.rank}
+        adapt = {"base": base.name, "origin_sha256": base.sha256, "base_sha256": site.write_base(new, master),
+                 "rank": course.rank}
         site.write(new, adapter, {})
         shutil.copyfile(source.reference, new / "reference.safetensors")
         (new / FILE).write_bytes(to_json({"recover": found}))

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.func import functional_call
+from torch.fx import GraphModule
 
 from ...core.graph import Graph
 from ...core.rounding import Rounding
@@ -105,7 +106,7 @@ class Student:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.teacher: Any = subject.program.module()
+        self.teacher = _module(subject.program)
         self.module, self.weights = rounded(subject)
         self.values = {name: tensor.detach() for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers())}
 
@@ -138,7 +139,7 @@ class Student:
 
 def rounded(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
     """The program with rounded activations and the constants of the file; names of the weights that the file rounds too."""
-    made: Any = copy.deepcopy(subject.program.module())
+    made = copy.deepcopy(_module(subject.program))
     rounding, graph = subject.rounding, made.graph
     with torch.no_grad():
         for name, tensor in (*made.named_parameters(), *made.named_buffers()):
@@ -168,6 +169,12 @@ def rounded(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
             weights.append(str(node.args[1].target))
     made.recompile()
     return made, tuple(weights)
+
+
+def _module(program: torch.export.ExportedProgram) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        return program.module()
 
 
 def _whole(weight: Tensor) -> Tensor:
@@ -234,7 +241,8 @@ def _delta(pair: Pair, shape: torch.Size) -> Tensor:
 
 
 def _adapter(master: Mapping[str, Tensor], pairs: Mapping[str, Pair], rank: int) -> Adapter:
-    tensors = {f"{layer}.lora_{k}.weight": t.detach().clone() for layer, pair in pairs.items() for k, t in zip("AB", pair, strict=True)}
+    tensors = {f"{layer}.lora_{k}.weight": t.detach().clone()
+               for layer, pair in pairs.items() for k, t in zip("AB", pair, strict=True)}
     return Adapter(Lora(rank, float(rank), tuple(pairs)), tensors, site.digest(master))
 
 
