@@ -8,7 +8,6 @@ even: so what was learnt is an ordinary adapter, and merges like one.
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +107,9 @@ class Student:
         self.subject = subject
         self.teacher = _module(subject.program)
         self.module, self.weights = rounded(subject)
-        self.values = {name: tensor.detach() for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers())}
+        even, own = subject.rounding.values, (*self.module.named_parameters(), *self.module.named_buffers())
+        self.values = {name: torch.from_numpy(even[name].copy()) if name in even and even[name].shape == tensor.shape
+                       else tensor.detach() for name, tensor in own}  # the program's own tensors are the teacher's too
 
     def __call__(self, inputs: Sequence[Tensor], moved: Mapping[str, Tensor]) -> Tensor:
         """The output with each weight of `moved` changed by that much; all are rounded here, since steps follow the weights."""
@@ -138,15 +139,9 @@ class Student:
 
 
 def rounded(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
-    """The program with rounded activations and the constants of the file; names of the weights that the file rounds too."""
-    made = copy.deepcopy(_module(subject.program))
+    """The program with rounded activations; names of the weights that the file rounds too."""
+    made = _module(subject.program)
     rounding, graph = subject.rounding, made.graph
-    with torch.no_grad():
-        for name, tensor in (*made.named_parameters(), *made.named_buffers()):
-            tensor.requires_grad_(False)
-            value = rounding.values.get(name)
-            if value is not None and value.shape == tensor.shape:
-                tensor.copy_(torch.from_numpy(value.copy()))
     for node in [n for n in graph.nodes if n.op == "call_module"]:
         graph.erase_node(node)  # guards of the inputs' shapes
     last = next(n for n in graph.nodes if n.op == "output").all_input_nodes[0]
