@@ -36,7 +36,7 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
             graph.module, examples, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
             input_names=[spec.name for spec in graph.inputs], output_names=[graph.output.name], dynamic_shapes=shapes,
         )
-    if program is None:
+    if program is None or program.exported_program is None:
         raise EdgegenError("E-EXPORT", f"torch returned no ONNX program for graph {name!r}")
     model = program.model_proto
     _strip(model, name)

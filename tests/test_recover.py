@@ -140,7 +140,7 @@ def go(base: Path, plan: Path, out: Path, *more: str) -> int:
 
 def test_a_recovered_run_is_a_run(base: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                   capsys: pytest.CaptureFixture[str]) -> None:
-    """Taken for better, whatever it is (a few steps on random weights are not): what is published loads, merges, does not compare."""
+    """Taken for better (three steps on random weights are not): what is published loads, merges and does not compare."""
     pytest.importorskip("peft", reason="merging is proven against peft, which is not installed")
     word, out = verb._word, tmp_path / "out"
     monkeypatch.setattr(verb, "_word", lambda *given: word(*given) | {"better": True})

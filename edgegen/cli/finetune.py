@@ -58,7 +58,11 @@ def finetune(
                   "--patience": patience, "--device": device, "--fit": fit, "--background": background,
                   "--feature-weights": weights, "--resume": resume or None, "--adam8bit": adam8bit or None,
                   "--recompute": recompute or None, "--no-classes": no_classes or None, "--rank 0": rank == 0 or None}
-        return _recover(names[0], recover, folder, others, rank, steps, batch, rate, seed, threads)
+        if given := [flag for flag, value in others.items() if value is not None]:
+            raise UsageError("E-USAGE", f"--recover learns from the generator itself, without photos: leave out {', '.join(given)}")
+        from .recover import recover as learn
+
+        return learn(names[0], recover, folder, rank, steps, batch, rate, seed, threads or cores())
     if data is None:
         raise UsageError("E-USAGE", "fine-tuning needs --data")
     if base not in (None, "fp32", "int8", "nf4"):
@@ -101,16 +105,6 @@ def finetune(
     output.result("finetune", {"out": str(folder), **watch.to_json()})
     watch.tell()
     print(f"adapted: {folder}  next: edgegen generate {folder} -o site.png, edgegen export {folder} --int8 -o out/")
-
-
-def _recover(name: str, plan: Path, folder: Path, others: dict[str, Any], *settings: Any) -> None:
-    """UsageError for a flag that is about photos; then cli/recover.py."""
-    if given := [flag for flag, value in others.items() if value is not None]:
-        raise UsageError("E-USAGE", f"--recover learns from the generator itself, without photos: leave out {', '.join(given)}")
-    from .recover import recover
-
-    *most, threads = settings
-    recover(name, plan, folder, *most, threads or cores())
 
 
 def _folder(names: list[str], out: Path | None) -> Path:
