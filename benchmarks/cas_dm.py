@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from edgegen.cli.source import trained
-from edgegen.core.graph import Batch, Objective
+from edgegen.core.graph import Batch, Objective, executed
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import CascadeSampler, alphas_bar, clean_image, mean_gates
-from edgegen.core.spec import Array
 from edgegen.evidence import reference
 from edgegen.evidence.compare import EVIDENCE_SEED
 from edgegen.evidence.features import FeatureNetwork, feature_network
@@ -78,15 +77,7 @@ class Dual(CasDm):
 
 def pipeline(generator: CasDm, sampler: CascadeSampler, device: str) -> Pipeline:
     """Executed by torch on `device`."""
-    def on(module: nn.Module) -> Callable[..., Array]:
-        def call(**inputs: Array) -> Array:
-            with torch.inference_mode():
-                moved = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in inputs.items()}
-                out: Array = module(**moved).cpu().numpy()
-                return out
-        return call
-
-    return Pipeline(generator.latent, sampler, {k: on(g.module.to(device)) for k, g in generator.graphs().items()})
+    return Pipeline(generator.latent, sampler, executed(generator.graphs(), device))
 
 
 def gates(made: Pipeline, sampler: CascadeSampler, seeds: range) -> tuple[float, ...]:

@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from edgegen.cli.source import trained
 from edgegen.core.files import to_json
+from edgegen.core.graph import executed
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import BridgeSampler
-from edgegen.core.spec import Array
 from edgegen.evidence.compare import EVIDENCE_SEED
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
@@ -76,15 +75,7 @@ def features(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
 
 
 def pipeline(generator: Dkgm, sampler: BridgeSampler, device: torch.device) -> Pipeline:
-    def on(module: nn.Module) -> Callable[..., Array]:
-        def call(**inputs: Array) -> Array:
-            with torch.inference_mode():
-                moved = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in inputs.items()}
-                out: Array = module(**moved).cpu().numpy()
-                return out
-        return call
-
-    return Pipeline(generator.latent, sampler, {k: on(g.module.to(device)) for k, g in generator.graphs().items()}, batch=250)
+    return Pipeline(generator.latent, sampler, executed(generator.graphs(), device), batch=250)
 
 
 def judged(generator: Dkgm, sampler: BridgeSampler, real: Real, given: argparse.Namespace) -> dict[str, Any]:

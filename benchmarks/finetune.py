@@ -3,6 +3,7 @@
     python benchmarks/finetune.py --data ~/.cache/edgegen/furniture --images 48000 --out runs/finetune
     python benchmarks/finetune.py --data ... --memory            only what a step holds, base by base
     python benchmarks/finetune.py --data ... --speed             only steps a second, against plain peft
+    python benchmarks/finetune.py --data ... --targets --images 12800   where pairs go, at equal numbers of trained weights
 
 Distances: squared Frechet distance and KID over EfficientNet-Lite0 features at 128 px, 512 images against the held-out photos,
 as `edgegen finetune` prints them. Runs that are there are read, not run again: a long one can be continued with the verb.
@@ -16,21 +17,30 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from edgegen.cli.adapting import Plan, options
 from edgegen.cli.base import open_base
+from edgegen.cli.looks import DRAWN, LOOK_SEED, pictures
 from edgegen.cli.merge import parity
+from edgegen.core.images import save_png, to_uint8
 from edgegen.core.verdict import Interval
-from edgegen.families import FAMILIES
+from edgegen.evidence import small
+from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.timeline import comparison
+from edgegen.families import FAMILIES, Judged
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.adapt.memory import Footprint, Memory, memory
 from edgegen.training.data import Photos, load
 from edgegen.training.loop import Trainer
+from edgegen.training.record import pipeline
 from edgegen.training.split import split
 
 GOALS = "goals: FD / base <= 0.4, adapter / full <= 1.15, trained <= 5 %, file <= 10 %, parity <= 1e-5, near-copies 0"
@@ -43,7 +53,7 @@ def adapted(family: str, given: argparse.Namespace, rank: int | None) -> Path:
     out = given.out / f"{family}-{'full' if rank == 0 else 'lora'}"
     if not (out / "reference.safetensors").is_file():
         command = [sys.executable, "-m", "edgegen", "finetune", family, str(out), "--data", str(given.data), "--held-out",
-                   str(given.held_out), "--threads", str(given.threads), "--patience", "99"]
+                   str(given.held_out), "--threads", str(given.threads), "--patience", "99", "--looks", "4"]
         command += [] if rank is None else ["--rank", str(rank), "--rate", str(given.full_rate)]
         command += ["--resume"] if (out / "run.json").is_file() else []
         batch = open_base(family).family.tuning.batch
@@ -53,6 +63,7 @@ def adapted(family: str, given: argparse.Namespace, rank: int | None) -> Path:
 
 def quality(given: argparse.Namespace) -> None:
     print(GOALS)
+    blocks: dict[str, np.ndarray] = {}
     for family in given.families:
         lora, full = adapted(family, given, None), adapted(family, given, 0)
         words = [json.loads((run / "looks.json").read_text())["last"] for run in (lora, full)]
@@ -69,7 +80,11 @@ def quality(given: argparse.Namespace) -> None:
               f"near-copies {words[0]['memory']['near_copies']} of 512 (full {words[1]['memory']['near_copies']}), novelty "
               f"{words[0]['memory']['features']['ratio']:.2f}, KID {_said(Interval(**words[0]['adapted']['KID']))} from "
               f"{_said(Interval(**words[0]['base']['KID']))}, {about['recipe']['images']} images", flush=True)
+        shown = pictures(lora)
+        blocks |= {f"{family}: base": shown["base"], f"{family}: adapted": shown["adapted"]}
     print(words[0]["what"])
+    blocks["photos, held out"] = shown["photos"]
+    save_png(given.out / "compared.png", comparison(blocks, columns=8, count=16, across=4))
 
 
 def held(given: argparse.Namespace) -> None:
@@ -121,11 +136,49 @@ def speed(given: argparse.Namespace) -> None:
               f"{middle['plain peft'] / middle['ours']:.2f} x", flush=True)
 
 
+def targets(given: argparse.Namespace) -> None:
+    """Short runs that differ in which layers get pairs, each of the largest rank within 5 % of the weights."""
+    train, held = _photos(given)
+    network = feature_network("efficientnet-lite0")
+    real, seen = (_features(network, part.pixels) for part in (train, held))
+    along = small.directions(real, len(held))
+    for family in given.families:
+        base = open_base(family)
+        nets = base.family.build(base.config).networks
+        whole = sum(p.numel() for p in nets.parameters())
+        layers = {name: m for name, m in nets.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and "label" not in name
+                  and any(fnmatchcase(name, pattern) for pattern in base.family.tuning.targets)}
+        wide = {name for name, m in layers.items() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1}
+        for what, names in (("all", set(layers)), ("3x3 convolutions", wide), ("1x1 and linear", set(layers) - wide)):
+            cost = sum(m.weight.shape[0] + m.weight[0].numel() for name, m in layers.items() if name in names)
+            tuning = replace(base.family.tuning, targets=tuple(sorted(names)))
+            chosen = replace(base, family=replace(base.family, tuning=tuning))
+            rank = max(1, int(0.05 * whole / cost))
+            plan = Plan.of(chosen, train, options({"rank": rank}, None, rank)).lasting(given.images)
+            trainer = Trainer.start(plan.generator(), plan.recipe, train, 0)
+            if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
+                trainer.generator.teach(trainer.lessons(100))
+            for _ in trainer.run():
+                pass
+            draw = pipeline(trainer)
+            made = _features(network, np.concatenate([to_uint8(draw(range(LOOK_SEED + k, LOOK_SEED + k + 64)))
+                                                      for k in range(0, DRAWN, 64)]))
+            print(f"{family}, {what}: rank {rank}, FD {_said(small.frechet(made, seen, along).interval())}, "
+                  f"KID {_said(small.kernel(made, seen).interval())}, {given.images} images, {DRAWN} drawn", flush=True)
+
+
+def _features(network: FeatureNetwork, pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([network(pixels[k : k + 64]) for k in range(0, len(pixels), 64)])
+
+
 def _trainer(family: str, train: Photos, given: dict[str, Any]) -> Trainer:
     base = open_base(family)
     plan = Plan.of(base, train, options(given, None, base.family.tuning.rank)).lasting(48_000)
     torch.manual_seed(0)
-    return Trainer.start(plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.options.adam8bit)
+    trainer = Trainer.start(plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.options.adam8bit)
+    if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
+        trainer.generator.teach(trainer.lessons(2))
+    return trainer
 
 
 def _photos(given: argparse.Namespace) -> tuple[Photos, Photos]:
@@ -151,9 +204,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--targets", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    (held if given.memory else speed if given.speed else quality)(given)
+    (held if given.memory else speed if given.speed else targets if given.targets else quality)(given)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Turn a finished run into a zoo entry: float16 weights, card, sample grid, reference statistics.
 
     python scripts/make_zoo.py runs/a cas-dm --data ~/.cache/edgegen/fashion-mnist --data-name "Fashion-MNIST" \
-        --hours 1.6 --hardware "2 CPU cores"
+        --hours 1.6 --hardware "2 CPU cores" --goal "distance_all_features, at most that of a JPEG-quality-30 copy" 135 fd
 
 The card's distance: Frechet distance over EfficientNet-Lite0 at 128 px, all 1280 features, `--samples` generated images
 against the whole test split; its reference statistics (128 directions) are of the same test images. Precision and recall are of
@@ -77,6 +77,12 @@ def seen(run: Path) -> int:
     return int(json.loads(last)["images"])
 
 
+def goal(what: str, at_most: str, found: str, whole: float) -> dict[str, object]:
+    """One goal of the card; found: a number, or "fd" for the distance over all features."""
+    value = whole if found == "fd" else float(found)
+    return {"what": what, "at_most": float(at_most), "found": value, "met": value <= float(at_most)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -88,6 +94,8 @@ def main() -> None:
     parser.add_argument("--hardware", required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--goal", nargs=3, action="append", required=True, metavar=("WHAT", "AT_MOST", "FOUND"),
+                        help='FOUND is a number, or "fd" for the distance over all features; may be given again')
     parser.add_argument("--note", default="", help="what a reader of the card should know of the training")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -128,6 +136,7 @@ def main() -> None:
         "distance_all_features": {
             "value": whole, "what": f"the same over all {network.dim} features, without correction",
         },
+        "goals": [goal(*each, whole) for each in given.goal],
         "kernel_distance": kernel_distance(real, made),
         "precision_recall": {**asdict(found), "images": count},
         "novelty": novelties(network, pixels, made, photos.pixels, real, train.pixels),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from toys import shapes, tensor
+from toys import shake, shapes, tensor
 
 from edgegen.core.graph import Batch
 from edgegen.families.lcd.config import Config
@@ -25,11 +25,7 @@ def lcd(seed: int = 0, **changes: Any) -> LatentConsistency:
 def shaken(seed: int = 0, scale: float = 0.1, **changes: Any) -> LatentConsistency:
     """One whose zero-initialised layers and statistics are random too, so that nothing is trivially equal."""
     made = lcd(seed, **changes)
-    rng = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for name, value in made.networks.state_dict().items():
-            if value.is_floating_point():
-                value.add_((torch.rand(value.shape, generator=rng) - (0 if "running_var" in name else 0.5)) * scale)
+    shake(made.networks, seed + 1, scale)
     return made
 
 

@@ -51,35 +51,28 @@ def verb(out: Path) -> int:
     return main.run(["train", "cas-dm", str(out), "--data", DATA, "--recipe", "tiny", "--images", "160", "--threads", "1"])
 
 
-def failing(folder: Path) -> int:
-    """The second process meets an error in its third step."""
+def interrupted(folder: Path, happens: Callable[[], None]) -> int:
+    """A run to the second process of which, alone, something happens in its third step."""
     real, calls = CasDm.phi_loss, 0
 
-    def broken(self: CasDm, batch: Batch) -> torch.Tensor:
+    def phi_loss(self: CasDm, batch: Batch) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 3 and os.environ["RANK"] == "1":
-            raise InputError("E-TEST", "only one process met this")
+            happens()
         return real(self, batch)
 
-    CasDm.phi_loss = broken  # type: ignore[method-assign]
+    CasDm.phi_loss = phi_loss  # type: ignore[method-assign]
     return verb(folder)
 
 
-def stopped(folder: Path) -> int:
-    """The second process alone hears a signal in its third step."""
-    real, calls = CasDm.phi_loss, 0
+def fail() -> None:
+    raise InputError("E-TEST", "only one process met this")
 
-    def interrupted(self: CasDm, batch: Batch) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 3 and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)  # the terminal's and the launcher's
-        return real(self, batch)
 
-    CasDm.phi_loss = interrupted  # type: ignore[method-assign]
-    return verb(folder)
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)  # the terminal's and the launcher's
 
 
 JOBS: dict[str, Callable[[Path], int | None]] = {
@@ -87,8 +80,8 @@ JOBS: dict[str, Callable[[Path], int | None]] = {
     "killed": lambda folder: train(folder, "killed", kill=8),
     "resumed": lambda folder: train(folder, "killed", resume=True),
     "stages": stages,
-    "failing": lambda folder: failing(folder / "failing"),
-    "stopped": lambda folder: stopped(folder / "stopped"),
+    "failing": lambda folder: interrupted(folder / "failing", fail),
+    "stopped": lambda folder: interrupted(folder / "stopped", stop),
 }
 
 

@@ -29,6 +29,7 @@ from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.adapt.adapted import targets
 from edgegen.training.adapt.files import CONFIG, TENSORS, Adapter, Lora
+from edgegen.training.adapt.joined import join
 from edgegen.training.adapt.part import Part
 from edgegen.training.loop import Trainer
 
@@ -87,6 +88,23 @@ def test_losses_of_adapter_and_merged_weights_are_equal(name: str) -> None:
         losses.append([o.loss(batch).detach() for o in trainer.objectives[:2]])
     for ours, theirs in zip(*losses, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-5)
+
+
+def test_a_joined_convolution_has_peft_s_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    nets = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, 2, 1), torch.nn.Conv2d(6, 5, 1, bias=False))})
+    peft.get_peft_model(nets, peft.LoraConfig(r=3, lora_alpha=6.0, target_modules=["a.0", "a.1"]))
+    with torch.no_grad():
+        for p in nets.parameters():
+            p.copy_(torch.randn_like(p))
+    x, found = torch.randn(2, 4, 9, 9, requires_grad=True), []
+    for _ in range(2):
+        y = nets["a"](x)
+        moved = [x, *(p for p in nets.parameters() if p.requires_grad)]
+        found.append([y, *torch.autograd.grad(y.square().sum(), moved)])
+        assert join(nets) in (2, 0)
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_only_pairs_norms_and_labels_train_and_the_base_stays(trained: tuple[str, Path]) -> None:

@@ -18,7 +18,7 @@ from runs import PHOTOS, at, go, same, settings
 from shards_of import add, folder, png, shard
 
 from edgegen.cli.main import run
-from edgegen.errors import InputError, ResourceError
+from edgegen.errors import InputError, ResourceError, UsageError
 from edgegen.training import checkpoint
 from edgegen.training.data import Photos
 from edgegen.training.run import train
@@ -122,9 +122,9 @@ def test_training_from_shards_and_resuming(tmp_path: Path, capsys: Captured) -> 
 def test_another_config_is_refused_and_named(tmp_path: Path) -> None:
     go(tmp_path / "run", steps=2)
     other = settings(steps=2, rate=0.5)
-    with pytest.raises(Exception, match=r"E-RESUME-MISMATCH.*another recipe\.rate.*then 0\.001, now 0\.5"):
+    with pytest.raises(UsageError, match=r"E-RESUME-MISMATCH.*another recipe\.rate.*then 0\.001, now 0\.5"):
         train(other, PHOTOS, tmp_path / "run", True, 10, lambda *_: None)
-    with pytest.raises(Exception, match=r"another config\.timesteps"):
+    with pytest.raises(UsageError, match=r"another config\.timesteps"):
         go(tmp_path / "run", True, steps=2, config=replace(other.recipe.config, timesteps=50))
 
 

@@ -194,7 +194,7 @@ def slow(*arguments: str) -> subprocess.Popen[str]:
 def test_a_signal_cleans_up_and_sets_the_exit_code(number: signal.Signals, code: int, how: str) -> None:
     with slow(how, "--json") as child:
         child.send_signal(number)
-        out, err = child.communicate(timeout=20)
+        out, err = child.communicate(timeout=50)
     assert child.returncode == code
     assert err == f"cleaned\nerror[E-INTERRUPTED] stopped by {number.name}\n"
     assert json.loads(out)["exit"] == code
@@ -230,7 +230,7 @@ def test_a_second_signal_ends_the_process() -> None:
         assert child.stderr is not None
         assert child.stderr.readline() == "cleaned\n"
         child.send_signal(signal.SIGTERM)
-        assert child.wait(timeout=20) == -signal.SIGTERM
+        assert child.wait(timeout=50) == -signal.SIGTERM
 
 
 def test_handlers_are_put_back() -> None:

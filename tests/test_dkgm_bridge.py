@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from edgegen.core.samplers import (
     UNTIMED,
@@ -22,7 +23,7 @@ from edgegen.core.samplers import (
 )
 from edgegen.core.samplers.bridge import TIMES, step
 from edgegen.errors import TrustError
-from edgegen.families.dkgm.debias import deviation
+from edgegen.families.dkgm.debias import bridge_loss, deviation
 from edgegen.families.dkgm.kernels import posterior_mean
 
 Clean = Callable[[np.ndarray, float], np.ndarray]  # E[x | X_t] of values (n, ...) at level t
@@ -93,11 +94,19 @@ def test_3_the_last_step_returns_the_clean_image_itself(sampler: BridgeSampler) 
 @pytest.mark.parametrize("t", [0.01, 0.1, 0.5, 1.0])
 def test_3_the_networks_target_has_unit_variance_at_every_level(t: float) -> None:
     rng = torch.Generator().manual_seed(0)
-    x, gap, xi = (torch.randn(200_000, generator=rng) for _ in range(3))
+    x, gap, xi = (torch.randn(200_000, 1, generator=rng) for _ in range(3))
     spread, k = 0.7, 0.3
-    delta = (1 - t) * x + t * (x + spread * gap) + k * (t * (1 - t)) ** 0.5 * xi - x
+    coarse, levels, seen = x + spread * gap, torch.full((200_000,), t), []
+
+    def predict(y: Tensor, asked: Tensor) -> Tensor:
+        assert torch.equal(asked, levels)
+        seen.append(y)
+        return torch.zeros_like(y)
+
+    loss = bridge_loss(predict, x, coarse, levels, xi, k, spread, "scaled")
+    torch.testing.assert_close(seen[0], (1 - t) * x + t * coarse + k * (t * (1 - t)) ** 0.5 * xi)  # the bridge's X_t
     out = deviation(torch.tensor(t), spread, k)
-    assert (delta / out).std().item() == pytest.approx(1, abs=0.02)
+    assert ((seen[0] - x) / out).std().item() == pytest.approx(1, abs=0.02) and loss.item() == pytest.approx(1, abs=0.04)
     assert deviation(torch.tensor(0.0), spread, k) == 0
 
 

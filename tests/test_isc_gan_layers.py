@@ -315,6 +315,15 @@ def test_a_fuse_that_ignores_excite_gives_it_no_gradient() -> None:
     assert all((p.grad != 0).any() for p in block(net, 2).excite.parameters())  # type: ignore[union-attr]
 
 
+def test_a_squeezed_feature_learns_from_what_is_excited_of_it_too() -> None:
+    net = synthesis().requires_grad_(True)
+    with torch.no_grad():
+        block(net, 1).colours.conv.weight.zero_()  # else its own colours alone would teach it
+    net.features(styles())["image"].square().mean().backward()  # type: ignore[no-untyped-call]
+    assert all((p.grad != 0).any() for p in block(net, 1).squeeze.parameters() if p.grad is not None)
+    assert block(net, 1).squeeze.conv.weight.grad is not None
+
+
 @pytest.mark.parametrize("connection", ["skip", "squeeze"])
 @pytest.mark.parametrize("classes", [0, 3])
 def test_every_parameter_gets_a_gradient(connection: Any, classes: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgegen.errors import EdgegenError
-from edgegen.evidence.manifold import precision_recall
+from edgegen.evidence.manifold import PrecisionRecall, precision_recall
 
 RNG = np.random.default_rng(0)
 REAL = RNG.standard_normal((600, 8))
@@ -52,3 +52,10 @@ def test_bad_sets_are_refused() -> None:
     broken[0, 0] = np.nan
     with pytest.raises(EdgegenError, match="NaN"):
         precision_recall(broken, REAL)
+
+
+def test_balls_reach_to_the_kth_neighbour_by_hand() -> None:
+    """On a line, with k = 1 and 2: radii 1, 1, 2, 4 and 3, 2, 3, 6 of the real; 0.1, 0.1, 9.9, 27.5 and 10, 9.9, 10, 37.5."""
+    real, made = np.array([[0.0], [1], [3], [7]]), np.array([[2.5], [2.6], [12.5], [40]])
+    assert precision_recall(real, made, neighbours=1) == PrecisionRecall(0.5, 0.5, 1)
+    assert precision_recall(real, made, neighbours=2) == PrecisionRecall(0.75, 1.0, 2)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bad_photos import chunk, encoded, picture
 from PIL import Image, ImageCms
 
 from edgegen.training.data import BadPhotos, load
-from edgegen.training.photos import ORIENTATION, Want, decode
+from edgegen.training.photos import ORIENTATION, BadPhoto, Want, decode
 
 WANT = Want(32, (255, 255, 255), 16)
 LZW, LOSSLESS = {"compression": "tiff_lzw"}, {"lossless": True}
-
-
-def picture(seed: int = 0, width: int = 48, height: int = 48) -> Image.Image:
-    rough = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(rough).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def encoded(kind: str, image: Image.Image, **options: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def pixels(path: Path, want: Want = WANT) -> tuple[np.ndarray, list[str]]:
@@ -78,7 +69,7 @@ def test_alpha_is_composited_on_the_background(tmp_path: Path, mode: str) -> Non
     else:
         base.convert(mode).save(tmp_path / "a.png")
     found, warnings = pixels(tmp_path / "a.png", Want(40, (0, 128, 255), 16))
-    assert warnings == ["W-IMG-ALPHA"]
+    assert warnings == ["W-IMG-PALETTE"] * (mode == "P") + ["W-IMG-ALPHA"]
     assert (found[:, :20] == 0).all() and (found[:, 20:] == (0, 128, 255)).all()
 
 
@@ -86,16 +77,63 @@ def test_alpha_is_composited_on_the_background(tmp_path: Path, mode: str) -> Non
 def test_opaque_pixels_of_any_kind_need_no_warning(tmp_path: Path, mode: str) -> None:
     Image.new("RGB", (40, 40), "white").convert(mode).save(tmp_path / "a.png")
     found, warnings = pixels(tmp_path / "a.png", Want(32, (0, 0, 0), 16))
-    assert warnings == [] and (found == 255).all()
+    assert warnings == ["W-IMG-PALETTE"] * (mode == "P") and (found == 255).all()
 
 
-def test_16_bit_is_scaled_and_counted(tmp_path: Path) -> None:
-    ramp = (np.arange(1600).reshape(40, 40) * 41).astype(np.uint16)
-    for name in ("a.png", "a.tif"):
-        Image.fromarray(ramp).save(tmp_path / name)
-        found, warnings = pixels(tmp_path / name, Want(40, (0, 0, 0), 16))
-        assert warnings == ["W-IMG-DEPTH"]
-        assert np.abs(found[..., 0] - ramp / 257).max() <= 0.51
+RAMP = np.linspace(0, 65535, 1600).astype(np.uint16).reshape(40, 40)
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2
+
+
+def png16(color: int, channels: int, *chunks: bytes) -> bytes:
+    """The ramp in each channel, alpha full; color: 0 grey, 2 RGB, 4 grey and alpha, 6 RGB and alpha."""
+    levels = np.repeat(RAMP[..., None], channels, 2)
+    if color & 4:
+        levels[..., -1] = 65535
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 40, 40, 16, color, 0, 0, 0)) + b"".join(chunks)
+            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def tiff(order: str, meaning: int, channels: int, bits: int = 16) -> bytes:
+    """The ramp's upper `bits` in each channel, uncompressed; order: < or >; meaning: PhotometricInterpretation."""
+    levels = np.repeat(RAMP[..., None] >> 16 - bits, channels, 2)
+    data = levels.astype(order + "u2").tobytes()
+    if bits == 12:  # two levels in three bytes
+        a, b = levels.reshape(-1, 2).T.astype(np.uint32)
+        data = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], 1).astype(np.uint8).tobytes()
+    tags = {256: 40, 257: 40, 258: bits, 259: 1, 262: meaning, 273: 1000, 277: channels, 278: 40, 279: len(data)}
+    head = struct.pack(order + "2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags))
+    for tag, value in tags.items():
+        head += struct.pack(order + "HHII", tag, 4, *((channels, 900) if tag == 258 and channels > 1 else (1, value)))
+    return head.ljust(900, b"\0") + (struct.pack(order + "I", bits) * channels).ljust(100, b"\0") + data
+
+
+DEEP = {
+    "grey PNG": (png16(0, 1), 0.51), "RGB PNG": (png16(2, 3), 1.0), "grey and alpha": (png16(4, 2), 1.0),
+    "RGB and alpha": (png16(6, 4), 1.0),
+    "grey TIFF": (tiff("<", BLACK_IS_ZERO, 1), 0.51), "big-endian TIFF": (tiff(">", BLACK_IS_ZERO, 1), 0.51),
+    "RGB TIFF": (tiff("<", RGB, 3), 1.0), "big-endian RGB TIFF": (tiff(">", RGB, 3), 1.0),
+    "12 bits": (tiff("<", BLACK_IS_ZERO, 1, 12), 0.57), "negative": (tiff("<", WHITE_IS_ZERO, 1), 0.51),
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_more_than_8_bits_are_scaled_and_counted(tmp_path: Path, case: str) -> None:
+    """To the nearest of 256 levels, or to the one below where Pillow keeps the upper 8 bits: never clipped."""
+    data, off = DEEP[case]
+    (tmp_path / "a").write_bytes(data)
+    found, warnings = pixels(tmp_path / "a", Want(40, (0, 0, 0), 16))
+    expected = RAMP / 257 if case != "negative" else 255 - RAMP / 257
+    assert warnings == ["W-IMG-DEPTH"] and np.abs(found - expected[..., None]).max() <= off
+
+
+@pytest.mark.parametrize("color", [0, 2])
+def test_a_transparent_colour_of_16_bits_is_refused(tmp_path: Path, color: int) -> None:
+    """Pillow compares it with the upper 8 bits of each pixel: other colours would disappear."""
+    channels = 1 if color == 0 else 3
+    (tmp_path / "a").write_bytes(png16(color, channels, chunk(b"tRNS", struct.pack(">H", 41) * channels)))
+    with pytest.raises(BadPhoto, match="E-IMG-FORMAT 16-bit pixels with a transparent colour are not accepted; save with"):
+        decode(str(tmp_path / "a"), WANT)
 
 
 @pytest.mark.parametrize(("kind", "options", "orientation"), [
@@ -108,7 +146,18 @@ def test_exif_orientation_is_applied_once(tmp_path: Path, kind: str, options: di
     undo = {**ORIENTATION, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}.get(orientation)
     stored = upright if undo is None else upright.transpose(undo)
     (tmp_path / "a").write_bytes(encoded(kind, stored, exif=exif, **options))
-    assert (pixels(tmp_path / "a")[0] == np.asarray(upright)).all()
+    found, warnings = pixels(tmp_path / "a")
+    assert (found == np.asarray(upright)).all() and warnings == ["W-IMG-TURNED"] * (orientation not in (1, 99))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_shape_is_that_of_the_upright_photo(tmp_path: Path, kind: str) -> None:
+    """Also of a JPEG that was decoded smaller than it is."""
+    for orientation, shape in ((1, (801, 600)), (3, (801, 600)), (6, (600, 801)), (5, (600, 801))):
+        exif = Image.Exif()
+        exif[274] = orientation
+        (tmp_path / "a").write_bytes(encoded(kind, picture(5, 801, 600), exif=exif))
+        assert decode(str(tmp_path / "a"), WANT).shape == shape
 
 
 def test_damaged_exif_does_not_cost_the_photo(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = [sys.executable, str(Path(__file__).with_name("pairs.py")), str(folder)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(HERE)}
     jobs = ("whole", "killed", "resumed", "stages", "failing", "stopped")
-    done = subprocess.run([*code, *jobs], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run([*code, *jobs], capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -103,7 +103,7 @@ def test_torchrun_starts_them(tmp_path: Path) -> None:
     verb = ["train", "cas-dm", str(tmp_path / "run"), "--data", DATA, "--recipe", "tiny", "--images", "64", "--threads", "1"]
     code = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "edgegen", *verb]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(HERE)}
-    done = subprocess.run(code, capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run(code, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("trained: ") == 1 and json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
     assert [line["images"] for line in lines(tmp_path / "run")] == [16, 32, 48, 64]

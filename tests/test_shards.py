@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bad_photos import bomb
 from PIL import Image
 from shards_of import add, folder, png, shard
 
@@ -36,11 +37,12 @@ def batches(source: Source, steps: range, size: int = 8, seed: int = 0, rank: in
     return [b"".join(a.tobytes() for a in source.batch(step, size, seed, rank, world)) for step in steps]
 
 
-def fails(call: Callable[[], object], kind: type[EdgegenError], code: str, words: str) -> None:
+def refused(call: Callable[[], object], kind: type[EdgegenError], code: str) -> str:
+    """What the error of that kind and code says; one that is missing, or another, fails the test."""
     with pytest.raises(kind) as caught:
         call()
-    assert caught.value.code == code and words in str(caught.value), caught.value
-    assert caught.value.exit_code == (6 if kind is TrustError else 4)
+    assert caught.value.code == code and caught.value.exit_code == (6 if kind is TrustError else 4), caught.value
+    return str(caught.value)
 
 
 # what is read
@@ -196,8 +198,6 @@ def test_formats_that_are_not_read_are_bad_photos_from_the_start(tmp_path: Path)
 
 
 def test_a_bomb_costs_one_photo(tmp_path: Path) -> None:
-    from bad_photos import bomb
-
     with opened(spoiled(tmp_path / "a.tar", {3: bomb(20_000, 20_000)})) as source:
         source.read(np.arange(8))
         assert [b.code for b in source.report().bad] == ["E-IMG-TOO-LARGE"]
@@ -208,9 +208,9 @@ def test_a_shard_that_changes_ends_the_run(tmp_path: Path) -> None:
     with opened(root) as source:
         source.batch(0, 8, 0)
         shard(root / "001.tar", range(5))
-        fails(lambda: source.batch(1, 8, 0), InputError, "E-SHARD-CHANGED", "001.tar")
+        assert "001.tar" in refused(lambda: source.batch(1, 8, 0), InputError, "E-SHARD-CHANGED")
         (root / "001.tar").unlink()
-        fails(lambda: source.batch(1, 8, 0), InputError, "E-SHARD-READ", "No such file")
+        assert "No such file" in refused(lambda: source.batch(1, 8, 0), InputError, "E-SHARD-READ")
 
 
 # shards that are refused
@@ -248,7 +248,7 @@ def test_traps_are_refused_and_nothing_is_written(tmp_path: Path, case: str) -> 
     with tarfile.open(root / "a.tar", "w", format=tarfile.GNU_FORMAT if case == "long path" else tarfile.PAX_FORMAT) as made:
         add(made, "0.png", png(0))
         add(made, name, b"" if "type" in fields else png(1), **fields)
-    fails(lambda: index([root / "a.tar"]), TrustError, "E-SHARD-MEMBER", words)
+    assert words in refused(lambda: index([root / "a.tar"]), TrustError, "E-SHARD-MEMBER")
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["a.tar"]
 
 
@@ -260,14 +260,15 @@ class Evil:
 @pytest.mark.parametrize("name", ["0.pyd", "0.pickle", "x/0.PKL", "0.seg.pt", "0.pth"])
 def test_a_pickle_is_refused_unread(tmp_path: Path, name: str) -> None:
     path = with_member(tmp_path / "a.tar", name, pickle.dumps(Evil()))
-    fails(lambda: index([path]), TrustError, "E-PICKLE", f"member '{name}' is a pickle: edgegen does not read pickle files")
+    said = refused(lambda: index([path]), TrustError, "E-PICKLE")
+    assert f"member '{name}' is a pickle: edgegen does not read pickle files" in said
     assert not Path("/tmp/edgegen-was-here").exists()
 
 
 def test_a_pickle_that_is_called_a_label_is_only_a_bad_label(tmp_path: Path) -> None:
     for name in ("0.cls", "0.json"):
         path = with_member(tmp_path / "a.tar", name, pickle.dumps(Evil()))
-        fails(lambda p=path: index([p]), InputError, "E-SHARD-LABEL", f"'{name}' ")  # type: ignore[misc]
+        assert f"'{name}' " in refused(lambda p=path: index([p]), InputError, "E-SHARD-LABEL")  # type: ignore[misc]
 
 
 def test_a_shard_that_is_cut_off_is_refused_wherever_the_cut_is(tmp_path: Path) -> None:
@@ -275,11 +276,11 @@ def test_a_shard_that_is_cut_off_is_refused_wherever_the_cut_is(tmp_path: Path) 
     end = len(data.rstrip(b"\0"))
     for cut in [*range(1, end, 97), *range(512, end + 512, 512)]:
         (tmp_path / "a.tar").write_bytes(data[:cut])
-        fails(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED", "it was cut off")
+        assert "it was cut off" in refused(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED")
     (tmp_path / "a.tar").write_bytes(data[:600])
-    fails(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED", "ends inside '000000.png'")
+    assert "ends inside '000000.png'" in refused(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED")
     (tmp_path / "a.tar").write_bytes(b"")
-    fails(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED", "at byte 0")
+    assert "at byte 0" in refused(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-TRUNCATED")
 
 
 def test_what_is_no_plain_tar_says_so(tmp_path: Path) -> None:
@@ -287,20 +288,20 @@ def test_what_is_no_plain_tar_says_so(tmp_path: Path) -> None:
     with tarfile.open(path, "w:gz") as made:
         for k in range(20):
             add(made, f"{k}.png", png(k))
-    fails(lambda: index([path]), InputError, "E-SHARD-COMPRESSED", "compressed with gzip")
+    assert "compressed with gzip" in refused(lambda: index([path]), InputError, "E-SHARD-COMPRESSED")
     path.write_bytes(b"PK\3\4" + os.urandom(2000))
-    fails(lambda: index([path]), InputError, "E-SHARD-HEADER", "no tar header at byte 0")
+    assert "no tar header at byte 0" in refused(lambda: index([path]), InputError, "E-SHARD-HEADER")
     path.write_bytes(data[:3] + b"!" + data[4:])
-    fails(lambda: index([path]), InputError, "E-SHARD-HEADER", "no tar header at byte 0")
+    assert "no tar header at byte 0" in refused(lambda: index([path]), InputError, "E-SHARD-HEADER")
     path.write_bytes(data + data)
-    fails(lambda: index([path]), InputError, "E-SHARD-JOINED", "data follows the archive's end")
+    assert "data follows the archive's end" in refused(lambda: index([path]), InputError, "E-SHARD-JOINED")
     path.write_bytes(bytes(10240))
-    fails(lambda: index([path]), InputError, "E-DATA-EMPTY", "found 0 images in 1 shards")
+    assert "found 0 images in 1 shards" in refused(lambda: index([path]), InputError, "E-DATA-EMPTY")
     (tmp_path / "l.tar").symlink_to(tmp_path / "whole.tar")
-    fails(lambda: index([tmp_path / "l.tar"]), InputError, "E-DATA-LINK", "symbolic link")
+    assert "symbolic link" in refused(lambda: index([tmp_path / "l.tar"]), InputError, "E-DATA-LINK")
     (tmp_path / "pipe.tar").unlink(missing_ok=True)
     os.mkfifo(tmp_path / "pipe.tar")
-    fails(lambda: index([tmp_path / "pipe.tar"]), InputError, "E-SHARD-READ", "not a regular file")
+    assert "not a regular file" in refused(lambda: index([tmp_path / "pipe.tar"]), InputError, "E-SHARD-READ")
 
 
 @pytest.mark.parametrize(("members", "words"), [
@@ -321,12 +322,12 @@ def test_labels_that_cannot_be_used_are_named(tmp_path: Path, members: list[tupl
     with tarfile.open(tmp_path / "a.tar", "w") as made:
         for name, data in [("0.png", png(0)), *members]:
             add(made, name, data)
-    fails(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-LABEL", words)
+    assert words in refused(lambda: index([tmp_path / "a.tar"]), InputError, "E-SHARD-LABEL")
 
 
 @pytest.mark.parametrize("name", ["0.png", "0.jpg"])
 def test_two_photos_of_one_sample_are_refused(tmp_path: Path, name: str) -> None:
-    fails(lambda: index([with_member(tmp_path / "a.tar", name, png(1))]), InputError, "E-SHARD-MEMBER", "0.png")
+    assert "0.png" in refused(lambda: index([with_member(tmp_path / "a.tar", name, png(1))]), InputError, "E-SHARD-MEMBER")
 
 
 def test_shards_beside_images_and_wrong_settings_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgegen.families import Recipe
 from edgegen.families.cas_dm import CasDm, Config, Refiner
@@ -49,12 +49,17 @@ def generator(config: Config = CONFIG, seed: int = 0) -> CasDm:
 def shaken(config: Config = CONFIG, seed: int = 0, scale: float = 0.1) -> CasDm:
     """A generator whose zero-initialised layers and statistics are random too, so that nothing is trivially equal."""
     made = generator(config, seed)
-    rng = torch.Generator().manual_seed(seed + 1)
+    shake(made.networks, seed + 1, scale)
+    return made
+
+
+def shake(networks: nn.Module, seed: int, scale: float) -> None:
+    """Add noise to every weight and statistic; variances only grow."""
+    rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, value in made.networks.state_dict().items():
+        for name, value in networks.state_dict().items():
             if value.is_floating_point():
                 value.add_((torch.rand(value.shape, generator=rng) - (0 if "running_var" in name else 0.5)) * scale)
-    return made
 
 
 def trainer(config: Config = CONFIG, photos: Photos | None = None, steps: int = 20, seed: int = 0, **recipe: Any) -> Trainer:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["fp32", "int8", "nf4"]
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
+SMALL = 8      # photos of a class that is learned on its own
 TIMED = 12     # steps that --time is measured on; the first two do not count
 SAFETY = 0.85  # of the time that is planned for steps: looks and the end take the rest
 
@@ -77,6 +78,28 @@ def options(given: Mapping[str, Any], run: Path | None, rank: int) -> Options:
     return parse(Options, found, run / "run.json" if run is not None else Path())
 
 
+def gathered(photos: Photos) -> Photos:
+    """The photos with their small classes as one, "other", which takes the next larger ones until it has SMALL photos; told."""
+    import numpy as np
+
+    from ..training.data import Photos
+
+    counts = np.bincount(photos.labels, minlength=len(photos.classes))
+    order = np.argsort(counts, kind="stable")
+    together = int((counts < SMALL).sum())
+    while 0 < together < len(order) and counts[order[:together]].sum() < SMALL:
+        together += 1
+    if not together or len(photos.classes) < 2:
+        return photos
+    few, kept = order[:together], sorted(order[together:].tolist())
+    number = np.full(len(counts), len(kept))
+    number[kept] = np.arange(len(kept))
+    names = tuple(photos.classes[k] for k in kept)
+    output.note(f"W-CLASS-SMALL: {together} of {len(counts)} classes have few photos and are drawn as one, "
+                f"{sum(int(counts[k]) for k in few)} together")
+    return Photos(photos.pixels, number[photos.labels], (*names, "other"))
+
+
 def apart(photos: Photos, options: Options) -> tuple[Options, Photos, Photos]:
     """Training photos and held-out ones, near-copies on one side; the options name the share. InputError for too few photos."""
     from ..evidence.small import LEAST
@@ -90,7 +113,7 @@ def apart(photos: Photos, options: Options) -> tuple[Options, Photos, Photos]:
             continue
         if len(held) >= LEAST and len(train) >= LEAST:
             refuse_leak(train, held)
-            return replace(options, held_out=share), train, held
+            return replace(options, held_out=share), gathered(train), held
     raise InputError("E-DATA-TOO-FEW", f"of {len(photos)} photos, {LEAST} cannot be held out with a share of {shares[-1]:g}",
                      hint="add photos" + ("" if options.held_out is None else ", or hold out another share"))
 
@@ -155,11 +178,14 @@ class Plan:
 
 def within(text: str, plan: Plan, photos: Photos) -> int:
     """Images that can be seen in that time on this machine as it is now, measured on a few steps that are thrown away."""
+    from ..families import Judged
     from ..training.loop import Trainer
 
     seconds = _seconds(text)
     recipe = replace(plan.recipe, images=plan.recipe.batch * TIMED * len(tuple(plan.generator().objectives())) * 4)
     trainer = Trainer.start(plan.generator(), recipe, photos, plan.options.seed)
+    if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
+        trainer.generator.teach(trainer.lessons(2))
     marks = [time.monotonic()]
     for _ in trainer.run():
         marks.append(time.monotonic())

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files import read_json, to_json, write_bytes
-from ..core.images import to_uint8
+from ..core.images import save_png, to_uint8
 from ..core.verdict import Interval
+from ..errors import GateFailed, InputError
 from ..evidence import small
+from ..evidence.curves import curves
 from ..evidence.memory import Images, memory
 from ..evidence.stopping import Rule, Watch
+from ..evidence.timeline import timeline
 from . import output
 
 if TYPE_CHECKING:
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 DRAWN = 256            # images a look
 FINAL = 512            # images of the last word
 LOOK_SEED = 3_000_000  # of their first: no verdict and no search uses these
-KEPT = 16              # images and photos that stay in the run for pictures
+VIEWED, VIEW_DB = 64, 25.0  # images of trained and shipped view, and how like each other they must be
+KEPT, ACROSS = 36, 12  # images and photos that stay in the run for pictures; of a look
 FILE, PICTURES = "looks.json", "pictures.safetensors"
 
 
@@ -43,8 +47,9 @@ class Looks:
 
     def after(self, trainer: Trainer) -> None:
         """Called after each step: looks when it is time, keeps the best, ends the run when it only gets worse."""
-        every = max(1, trainer.steps // self.plan.options.looks)
-        if trainer.step % every and trainer.step != trainer.steps:
+        first = max(trainer.span(objective)[0] for objective in trainer.objectives)  # before its last stage nothing is finished
+        every = max(1, (trainer.steps - first) // self.plan.options.looks)
+        if trainer.step != trainer.steps and (trainer.step <= first or (trainer.step - first) % every):
             return
         from ..training.record import pipeline
 
@@ -57,6 +62,9 @@ class Looks:
                     f"near-copies {seen.near_copies}")
         if decision.best == trainer.step:
             self._keep(trainer)
+        steps = {f"step {look.step}" for look in self.watch.looks}
+        before = {name: pixels for name, pixels in pictures(self.run).items() if name in steps}
+        self._show({**before, f"step {seen.step}": made.pixels[:ACROSS]})
         self._write()
         if decision.stop and trainer.step != trainer.steps:
             output.note(f"ended early: {decision.why}")
@@ -77,11 +85,11 @@ class Looks:
         made = self._drawn(torch_pipeline(generator), FINAL)
         before = self._drawn(torch_pipeline(self._base()), FINAL)
         self.last = self._word(before, made)
+        if self.plan.options.precision != "fp32":
+            self.last["rounded_base"] = self._rounded(out, generator)
         self._write()
-        pictures = {"base": before.pixels[:KEPT], "adapted": made.pixels[:KEPT], "photos": self._held.pixels[:KEPT]}
-        from safetensors.numpy import save
-
-        write_bytes(out / PICTURES, save({name: np.ascontiguousarray(pixels) for name, pixels in pictures.items()}))
+        ends = {"base": before.pixels[:KEPT], "adapted": made.pixels[:KEPT], "photos": _spaced(self._held.pixels)}
+        self._show({**pictures(out), **ends})
         return out / (site.ADAPTER if self.plan.options.rank else checkpoint.WEIGHTS)
 
     def tell(self) -> None:
@@ -92,6 +100,8 @@ class Looks:
         output.table(["distance to held-out photos", "base", "adapted"], rows)
         print(f"FD x {_said(Interval(**self.last['ratio']))}; near-copies {report['near_copies']} of {FINAL} images; "
               f"novelty {report['features']['ratio']:.2f}; {self.last['what']}")
+        if found := self.last.get("rounded_base"):
+            print(f"images on the {self.plan.options.precision} base and those that ship: {found['psnr_db']:.1f} dB")
 
     def to_json(self) -> dict[str, Any]:
         return {"watch": self.watch.to_json(), "last": self.last}
@@ -107,6 +117,28 @@ class Looks:
             "what": f"{network.name} at {network.size} px, {FINAL} images, {len(self._held)} held-out and {len(self._train)} "
                     f"training photos, FD along {self.along.axes.shape[1]} directions of the training photos, 95 % intervals",
         }
+
+    def _rounded(self, out: Path, generator: Any) -> dict[str, float]:
+        """How far what was trained is from what ships; GateFailed when it is too far for the looks to speak of it."""
+        from ..evidence.distances import PairedPsnr, squared_error
+        from .merge import views
+
+        a, b = views(out, read_json(out / "run.json"), generator, self.plan.options.precision, VIEWED)
+        found = PairedPsnr.of(squared_error(a, b))
+        if not found.pooled_db >= VIEW_DB:
+            raise GateFailed("E-BASE-VIEW", f"images on the {self.plan.options.precision} base are {found.pooled_db:.1f} dB from "
+                                            f"those that ship, {VIEW_DB:g} dB are needed", path=out, hint="use --base fp32")
+        return {"psnr_db": min(found.pooled_db, 200.0), "max_abs": float(np.abs(a - b).max()), "images": VIEWED}
+
+    def _show(self, shown: dict[str, np.ndarray]) -> None:
+        """pictures.safetensors, and from it the same seeds over time and the curves of the looks."""
+        from safetensors.numpy import save
+
+        write_bytes(self.run / PICTURES, save({name: np.ascontiguousarray(pixels) for name, pixels in shown.items()}))
+        steps = sorted((name for name in shown if name.startswith("step ")), key=lambda name: int(name.split()[1]))
+        rows = [(name, shown[name]) for name in (["base"] if "base" in shown else []) + steps]
+        save_png(self.run / "timeline.png", timeline(rows, _spaced(self._held.pixels), ACROSS))
+        save_png(self.run / "curves.png", curves(self.watch.looks, self.watch.rule.limits, self.watch.decision.best))
 
     def _keep(self, trainer: Trainer) -> None:
         """The averages of now as what the run leaves."""
@@ -141,6 +173,25 @@ class Looks:
             parts.append(self._network(pixels[k : k + 64]))
             advance(len(parts[-1]))
         return Images(pixels, np.concatenate(parts))
+
+
+def pictures(run: Path) -> dict[str, np.ndarray]:
+    """What a run keeps of its images: "base", "adapted", "photos", "step 120"; empty where it has none yet."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not (run / PICTURES).is_file():
+        return {}
+    try:
+        found: dict[str, np.ndarray] = load((run / PICTURES).read_bytes())
+    except SafetensorError as error:
+        raise InputError("E-ST-HEADER", f"not a safetensors file: {error}", path=run / PICTURES) from error
+    return found
+
+
+def _spaced(photos: np.ndarray) -> np.ndarray:
+    """KEPT of them, evenly: they are sorted by class."""
+    return photos[np.linspace(0, len(photos) - 1, min(KEPT, len(photos))).astype(int)]
 
 
 def _said(interval: Interval) -> str:

@@ -14,6 +14,7 @@ from .options import Overwrite, need_torch
 
 if TYPE_CHECKING:
     from ..core.spec import Array
+    from ..training.adapt.bases import Kind
 
 PARITY = 1e-5  # of images in [-1, 1]: what float32 sums in another order differ by, with a margin of ten
 IMAGES = 16    # seeds that adapter-on and merged are compared on
@@ -52,16 +53,7 @@ def parity(run: Path, about: dict[str, Any], merged: Any) -> float:
     """Largest difference between images of base and adapter as PEFT runs them, and of merged weights; GateFailed above PARITY."""
     import numpy as np
 
-    from ..families import family
-    from ..training.adapt import site
-    from ..training.adapt.adapted import Adapted
-
-    found = family(about["family"])
-    config, adapter = merged.config, site.read_adapter(run, about)
-    adapted = Adapted(found, config, site.master(run, about), adapter.lora)
-    adapted.load(adapter, run / site.ADAPTER)
-    seen = site.plain(found, config, adapted.trained_view())
-    a, b = (_images(generator) for generator in (seen, merged))
+    a, b = views(run, about, merged, "fp32", IMAGES)
     difference = float(np.abs(a - b).max())
     if not difference <= PARITY:
         raise GateFailed("E-PARITY", f"merged images differ from adapted ones by {difference:.2e}, allowed is {PARITY:.0e}",
@@ -69,8 +61,16 @@ def parity(run: Path, about: dict[str, Any], merged: Any) -> float:
     return difference
 
 
-def _images(generator: Any) -> Array:
+def views(run: Path, about: dict[str, Any], merged: Any, kind: Kind, count: int) -> tuple[Array, Array]:
+    """Images (count, c, h, w) of seeds 0, 1, ... as the adapter was trained, on a base rounded to `kind`, and as it ships."""
+    from ..families import family
+    from ..training.adapt import site
+    from ..training.adapt.adapted import Adapted
     from .source import torch_pipeline
 
-    drawn: Array = torch_pipeline(generator)(range(IMAGES))
-    return drawn
+    found, adapter = family(about["family"]), site.read_adapter(run, about)
+    adapted = Adapted(found, merged.config, site.master(run, about), adapter.lora, kind)
+    adapted.load(adapter, run / site.ADAPTER)
+    trained = site.plain(found, merged.config, adapted.trained_view())
+    a, b = (torch_pipeline(generator)(range(count)) for generator in (trained, merged))
+    return a, b

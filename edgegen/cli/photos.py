@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..training.data import Survey
 
-ENOUGH = 20   # different photos; fine-tuning is made for 20 to 800
 SHOWN = 20    # groups in the text; --json has all
 SHEET = Path("contact-sheet.png")
 MEANING = {   # of the codes that photos are used with
@@ -50,7 +48,7 @@ def check(
     size: Annotated[int, typer.Option(help="Pixels a side that the model makes.", min=8, max=1024)] = 32,
     fit: Fit = None,
     background: Background = None,
-    held_out: Annotated[float, typer.Option(help="Share that training does not see.")] = 0.1,
+    held_out: Annotated[float | None, typer.Option(help="Share that is not trained on; else as finetune takes it.")] = None,
     contact_sheet: Annotated[Path, typer.Option(help="Where to draw the photos as a model will see them.")] = SHEET,
     json: output.Json = False,
 ) -> None:
@@ -61,7 +59,7 @@ def check(
     from ..training.sheet import sheet
 
     fitted, ground = fit_of(fit), hex_of(background)
-    if not 0 < held_out < 1:
+    if held_out is not None and not 0 < held_out < 1:
         raise UsageError("E-USAGE", f"--held-out must be above 0 and below 1, got {held_out}")
     _can_draw(contact_sheet, folder)
     if find(folder):
@@ -73,7 +71,7 @@ def check(
         found = _compared(seen, held_out)
     if len(seen.photos):
         save_png(contact_sheet, sheet(seen.photos, found.held, found.groups))
-    document = _document(seen, found, size, held_out, contact_sheet)
+    document = _document(seen, found, size, contact_sheet)
     _tell(seen, found, document)
     if seen.refusal is not None:
         seen.refusal.details.update(document)
@@ -83,23 +81,35 @@ def check(
 
 @dataclass(frozen=True)
 class _Compared:
-    """groups: indices of near-copies; held: (n,) bool, what is held out; across: names of those with a near-copy in training."""
+    """groups: indices of near-copies; held: (n,) bool, the share that is held out; across: those with a near-copy in training."""
 
     groups: list[list[int]]
+    share: float
     held: np.ndarray
     across: list[str]
 
+    @property
+    def smaller(self) -> int:
+        """Photos of the side that has fewer."""
+        return int(min(self.held.sum(), (~self.held).sum()))
 
-def _compared(seen: Survey, held_out: float) -> _Compared:
+
+def _compared(seen: Survey, held_out: float | None) -> _Compared:
+    """Sides as finetune takes them: with the share that is said, else the smallest of its SHARES that holds out enough."""
     import numpy as np
 
+    from ..evidence.small import LEAST
     from ..training.copies import near_groups
     from ..training.split import sides
+    from .adapting import SHARES
 
     groups = near_groups(seen.photos.pixels)
-    held = sides(seen.photos, held_out, groups) if len(seen.photos) else np.zeros(0, bool)
+    for share in SHARES if held_out is None else (held_out,):
+        held = sides(seen.photos, share, groups) if len(seen.photos) else np.zeros(0, bool)
+        if min(held.sum(), (~held).sum()) >= LEAST:
+            break
     across = [seen.names[k] for group in groups if 0 < held[group].sum() < len(group) for k in group if held[k]]
-    return _Compared(groups, held, across)
+    return _Compared(groups, share, held, across)
 
 
 def _can_draw(target: Path, folder: Path) -> None:
@@ -111,37 +121,48 @@ def _can_draw(target: Path, folder: Path) -> None:
                          hint="name another place: --contact-sheet FILE.png")
 
 
-def _document(seen: Survey, found: _Compared, size: int, held_out: float, contact_sheet: Path) -> dict[str, Any]:
+def _document(seen: Survey, found: _Compared, size: int, contact_sheet: Path) -> dict[str, Any]:
     from ..training import sizes
 
-    report, held = seen.report, int(found.held.sum())
-    enough, why = _enough(seen, found, held_out)
-    shapes = {**sizes.shapes(report.sizes), "enlarged": sizes.enlarged(report.sizes, size, report.fit)}
+    report, held, count = seen.report, int(found.held.sum()), len(seen.photos)
+    enough, why = _enough(seen, found)
+    shapes = {**sizes.shapes(report.sizes), "smaller": sizes.smaller(report.sizes, size, report.fit)}
     return {
         "usable": seen.refusal is None, "size": size, "photos": report.to_json(),
         "bad_counts": dict(sorted(Counter(bad.code for bad in report.bad).items())), "shapes": shapes,
         "near_copies": [[seen.names[k] for k in group] for group in found.groups],
-        "split": {"held_out_share": held_out, "train": len(seen.photos) - held, "held_out": held, "copies_across": found.across},
-        "fine_tuning": {"enough": enough, "why": why},
-        "contact_sheet": str(contact_sheet) if len(seen.photos) else None,
+        "split": {"held_out_share": found.share, "train": count - held, "held_out": held, "copies_across": found.across},
+        "fine_tuning": {"enough": enough, "why": why, "drawn_as_one": _together(seen, found)},
+        "contact_sheet": str(contact_sheet) if count else None,
     }
 
 
-def _enough(seen: Survey, found: _Compared, held_out: float) -> tuple[bool, str]:
-    """Whether fine-tuning has what it needs, and why."""
+def _enough(seen: Survey, found: _Compared) -> tuple[bool, str]:
+    """Whether finetune takes them, and why."""
+    from ..evidence.small import LEAST
     from ..training.split import different
 
-    count, held = different(len(seen.photos), found.groups), int(found.held.sum())
+    count, held = len(seen.photos), int(found.held.sum())
     if seen.refusal is not None:
         return False, "not as the folder is"
-    if count < ENOUGH:
-        return False, f"too few: {count} different photos, {ENOUGH} are needed"
-    if held < FEWEST:
-        share = max(held_out, min(0.5, math.ceil(2 * FEWEST / count * 20) / 20))  # twice as many as needed, in steps of 5 %
-        return False, f"too few held out to see when to stop: {held}, {FEWEST} are needed; take --held-out {share:g}"
-    if held == len(seen.photos):
-        return False, "nothing is left to train on: take a smaller --held-out"
-    return True, f"enough: {len(seen.photos) - held} photos to train on, {held} held out"
+    if count < 2 * FEWEST:
+        return False, f"too few: {count} photos, {2 * FEWEST} are needed"
+    if found.smaller < LEAST:
+        return False, (f"too few: {count - held} to train on and {held} held out, {LEAST} of each are needed; "
+                       f"{different(count, found.groups)} of the {count} photos are different ones")
+    return True, f"enough: {count - held} photos to train on, {held} held out"
+
+
+def _together(seen: Survey, found: _Compared) -> list[str]:
+    """Classes with few photos to train on, that finetune draws as one."""
+    from ..training.data import Photos
+    from .adapting import gathered
+
+    photos, train = seen.photos, ~found.held
+    if seen.refusal is not None or not train.any():
+        return []
+    kept = gathered(Photos(photos.pixels[train], photos.labels[train], photos.classes)).classes
+    return [name for name in photos.classes if name not in kept]
 
 
 def _tell(seen: Survey, found: _Compared, document: dict[str, Any]) -> None:
@@ -159,8 +180,8 @@ def _tell(seen: Survey, found: _Compared, document: dict[str, Any]) -> None:
         _tell_sizes(document)
     _tell_groups("duplicates", [list(map(shown, group)) for group in report.duplicates], "equal pixels")
     _tell_groups("near-copies", [[shown(names[k]) for k in group] for group in found.groups], "one side of the split each")
-    print(f"split: {document['split']['train']} to train on, {document['split']['held_out']} held out; "
-          f"{len(found.across)} near-copies across it")
+    print(f"split: {document['split']['train']} to train on, {document['split']['held_out']} held out "
+          f"({found.share:g}); {len(found.across)} near-copies across it")
     if report.warnings:
         output.table(["what", "files", "means", "such as"],
                      [[code, len(files), MEANING[code], shown(files[0])] for code, files in report.warnings.items()])
@@ -168,6 +189,8 @@ def _tell(seen: Survey, found: _Compared, document: dict[str, Any]) -> None:
         print("bad: " + ", ".join(f"{count} {code}" for code, count in document["bad_counts"].items()))
         output.table(["bad photo", "code", "why"], [[shown(bad.name), bad.code, bad.reason] for bad in report.bad])
     print(f"fine-tuning: {document['fine_tuning']['why']}")
+    if together := document["fine_tuning"]["drawn_as_one"]:
+        print(f"  too small for classes of their own, drawn as one: {', '.join(map(shown, together))}")
     if document["contact_sheet"]:
         print(f"contact sheet: {document['contact_sheet']}")
 
@@ -183,15 +206,15 @@ def _tell_sizes(document: dict[str, Any]) -> None:
                 "crop": "cropped: {mean_cost:.0%} of each is cut away on average, {max_cost:.0%} at most; "
                         "--fit pad would keep all, on the background"}[fit]
         print(f"those that are not square are {does}".format(**shapes))
-    if shapes["enlarged"]:
-        print(f"enlarged: {shapes['enlarged']} photos have fewer than {document['size']} pixels a side")
+    if shapes["smaller"]:
+        print(f"smaller: {shapes['smaller']} photos have fewer than {document['size']} pixels a side")
 
 
 def _tell_groups(title: str, groups: Sequence[Sequence[str]], what: str) -> None:
     if not groups:
         print(f"{title}: none")
         return
-    print(f"{title}: {sum(map(len, groups))} photos in {len(groups)} groups ({what})")
+    print(f"{title}: {sum(map(len, groups))} photos in {len(groups)} {'groups' if len(groups) > 1 else 'group'} ({what})")
     for group in groups[:SHOWN]:
         print("  " + "  ".join(group))
     if len(groups) > SHOWN:

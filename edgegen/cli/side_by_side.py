@@ -9,16 +9,15 @@ from ..core.files import read_json
 from ..core.verdict import Interval
 from ..errors import InputError, UsageError
 from . import output
-from .looks import FILE, PICTURES, _said
+from .looks import FILE, PICTURES, _said, pictures
 
 PICTURE = Path("compared.png")
 
 
 def side_by_side(runs: list[Path], out: Path | None) -> None:
-    """Print the table; draw a row each of base, runs and photos into `out`. UsageError for fewer than one run or other data."""
-    import numpy as np
-
-    from ..core.images import grid, save_png
+    """Print the table; draw base, runs and photos into `out`. UsageError for fewer than one run or other data."""
+    from ..core.images import save_png
+    from ..evidence.timeline import comparison
 
     found = [_run(run) for run in runs]
     if len({entry["about"]["data"]["sha256"] for entry in found}) > 1:
@@ -33,19 +32,15 @@ def side_by_side(runs: list[Path], out: Path | None) -> None:
     output.table(["run", "family", "rank", "images", "KID", "FD", "FD / base", "near-copies", "novelty", "adapter"], rows)
     print(found[0]["last"]["what"])
     path = out or PICTURE
-    first = found[0]["pictures"]
-    blocks = [first["base"], *(entry["pictures"]["adapted"] for entry in found), first["photos"]]
-    columns = min(map(len, blocks))
-    save_png(path, grid(np.concatenate([block[:columns] for block in blocks]), columns), 2)
+    blocks = {"base": found[0]["pictures"]["base"]}
+    blocks |= {run.name: entry["pictures"]["adapted"] for run, entry in zip(runs, found, strict=True)}
+    save_png(path, comparison({**blocks, "photos": found[0]["pictures"]["photos"]}))
     output.result("finetune", {"compared": [{"run": str(run), **entry["last"]} for run, entry in zip(runs, found, strict=True)],
                                "picture": str(path)})
     print(f"picture: {path}")
 
 
 def _run(run: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     if not (run / FILE).is_file():
         raise UsageError("E-SOURCE", "this is no run of `edgegen finetune`", path=run)
     about, looks = read_json(run / "run.json"), read_json(run / FILE)
@@ -53,11 +48,7 @@ def _run(run: Path) -> dict[str, Any]:
         raise UsageError("E-SOURCE", "this run recovered INT8 images and saw no photos: it does not compare", path=run)
     if not looks.get("last") or not (run / PICTURES).is_file():
         raise InputError("E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume")
-    try:
-        pictures = load((run / PICTURES).read_bytes())
-    except SafetensorError as error:
-        raise InputError("E-ST-HEADER", f"not a safetensors file: {error}", path=run / PICTURES) from error
-    return {"about": about, "last": looks["last"], "pictures": pictures}
+    return {"about": about, "last": looks["last"], "pictures": pictures(run)}
 
 
 def _size(run: Path) -> str:

@@ -93,18 +93,7 @@ def _run(folder: Path) -> Source:
 
 def torch_pipeline(generator: Generator, given: Mapping[str, Array] | None = None) -> Pipeline:
     """The generator's own pipeline, executed by torch; given: further inputs, as Pipeline has them."""
-    import numpy as np
-    import torch
-
+    from ..core.graph import executed
     from ..core.runtime import Pipeline
 
-    def execute(module: Any) -> Any:
-        def call(**inputs: Array) -> Array:
-            with torch.inference_mode():
-                out: Array = module(**{k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in inputs.items()}).numpy()
-                return out
-
-        return call
-
-    call = {k: execute(g.module) for k, g in generator.graphs().items()}
-    return Pipeline(generator.latent, generator.sampler, call, given=given or {})
+    return Pipeline(generator.latent, generator.sampler, executed(generator.graphs()), given=given or {})

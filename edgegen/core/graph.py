@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .latent import Latent
 from .samplers import Sampler
-from .spec import TensorSpec
+from .spec import Array, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,20 @@ class Graph:
             raise ValueError(f"inputs and output of a graph need different names (runtimes refuse the file), got {names}")
         if self.module.training:
             raise ValueError("a graph is made from a module in eval mode: call .eval() first")
+
+
+def executed(graphs: Mapping[str, Graph], device: torch.device | str = "cpu") -> dict[str, Callable[..., Array]]:
+    """The graphs as torch executes them on `device`, to which their modules move: named arrays in, an array back."""
+    def on(module: nn.Module) -> Callable[..., Array]:
+        def call(**inputs: Array) -> Array:
+            with torch.inference_mode():
+                moved = {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in inputs.items()}
+                out: Array = module(**moved).cpu().numpy()
+                return out
+
+        return call
+
+    return {name: on(graph.module.to(device)) for name, graph in graphs.items()}
 
 
 @dataclass(frozen=True)

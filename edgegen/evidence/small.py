@@ -116,15 +116,23 @@ def change(before: Distance, after: Distance, level: float = 0.95) -> Interval:
 
 
 def ratio(before: Distance, after: Distance, level: float = 0.95) -> Interval:
-    """after / before, paired like `change`. EdgegenError when `before` cannot be told from zero."""
+    """after / before, paired like `change`; the interval after Fieller 1954, since `before` is not sure either.
+
+    EdgegenError when `before` cannot be told from zero at `level`: then the ratio may be anything.
+    """
     _same(before, after)
-    error = _error(before.made, before.held_out)
-    if not before.value > 4 * error:
-        raise EdgegenError("E-FID-SCALE", f"the distance {before.value:.3g} +- {error:.2g} is too near zero to be divided by",
+    found = after.value / before.value if before.value > 0 else 0.0
+    rest = [theirs - found * ours for ours, theirs in ((before.made, after.made), (before.held_out, after.held_out))]
+    reach = student(level, _freedom(*rest)) ** 2
+    own, both, other = (reach * _covariance(a, b) for a, b in ((before, before), (before, after), (after, after)))
+    # every r with (after - r before)^2 <= reach x its variance: a r^2 - 2 b r + c <= 0
+    a, b, c = before.value**2 - own, before.value * after.value - both, after.value**2 - other
+    if not (a > 0 and before.value > 0):
+        sigma = _covariance(before, before) ** 0.5
+        raise EdgegenError("E-FID-SCALE", f"the distance {before.value:.3g} +- {sigma:.2g} is too near zero to be divided by",
                            hint="use more images, or hold out more photos")
-    found = after.value / before.value
-    return _around(found, (after.made - found * before.made) / before.value,
-                   (after.held_out - found * before.held_out) / before.value, level)
+    half = float(np.sqrt(max(b * b - a * c, 0)))
+    return Interval(found, (b - half) / a, (b + half) / a)
 
 
 def _checked(made: Floats, held_out: Floats) -> tuple[Float64, Float64]:
@@ -147,21 +155,24 @@ def _centred(values: Float64) -> Float64:
     return out
 
 
-def _variance(influence: Float64) -> float:
-    """Of the mean of the influences."""
-    return float(np.square(influence).sum() / (len(influence) - 1) / len(influence))
+def _product(a: Float64, b: Float64) -> float:
+    """Covariance of the means of two influences."""
+    return float((a * b).sum() / (len(a) - 1) / len(a))
 
 
-def _error(made: Float64, held_out: Float64) -> float:
-    return float(np.sqrt(_variance(made) + _variance(held_out)))
+def _covariance(a: Distance, b: Distance) -> float:
+    return _product(a.made, b.made) + _product(a.held_out, b.held_out)
+
+
+def _freedom(made: Float64, held_out: Float64) -> float:
+    """Degrees of freedom of a sum of two estimated variances (Welch, Satterthwaite); infinite when nothing varies."""
+    a, b = _product(made, made), _product(held_out, held_out)
+    return (a + b) ** 2 / (a * a / (len(made) - 1) + b * b / (len(held_out) - 1)) if a + b > 0 else np.inf
 
 
 def _around(value: float, made: Float64, held_out: Float64, level: float) -> Interval:
-    a, b = _variance(made), _variance(held_out)
-    if not a + b > 0:
-        return Interval(value, value, value)
-    freedom = (a + b) ** 2 / (a * a / (len(made) - 1) + b * b / (len(held_out) - 1))
-    reach = student(level, freedom) * float(np.sqrt(a + b))
+    error = float(np.sqrt(_product(made, made) + _product(held_out, held_out)))
+    reach = student(level, _freedom(made, held_out)) * error
     return Interval(value, value - reach, value + reach)
 
 

@@ -55,7 +55,7 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
     return nn.GroupNorm(16, channels) if kind == "group" else nn.Identity()
 
 
-def _silence(layer: nn.Module) -> None:
+def silence(layer: nn.Module) -> None:
     """Weights and biases to zero: the layer's output is 0 until it is trained."""
     for tensor in layer.parameters():
         nn.init.zeros_(tensor)
@@ -85,7 +85,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.act = ACTIVATIONS[config.activation]()
         has_norm = isinstance(self.second.norm, nn.BatchNorm2d | nn.GroupNorm)
-        _silence(self.second.norm if has_norm else self.second.conv)  # the block starts as its shortcut
+        silence(self.second.norm if has_norm else self.second.conv)  # the block starts as its shortcut
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.act(self.first(x) + self.embed(e)[:, :, None, None])
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         self.norm = nn.GroupNorm(16, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        _silence(self.out)
+        silence(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)  # each (b, h w, c)
@@ -130,16 +130,19 @@ class Embed(nn.Module):
         return F.silu(e)
 
 
+def entrance(config: UNetConfig, cin: int, classes: int) -> tuple[Embed, ConvNorm, nn.Module]:
+    """What a backbone begins with: embedding, stem for patches folded into channels, activation."""
+    embed = Embed(config, classes)
+    return embed, ConvNorm(cin * config.patch**2, config.widths[0], config.norm), ACTIVATIONS[config.activation]()
+
+
 class UNet(nn.Module):
     """x (b, cin, h, w), t (b,), label (b, classes) -> (b, out, h, w); h and w divide by patch * 2**(levels - 1)."""
 
     def __init__(self, config: UNetConfig, cin: int, out: int, classes: int) -> None:
         super().__init__()
-        widths, folded = config.widths, config.patch**2
-        self.patch = config.patch
-        self.embed = Embed(config, classes)
-        self.stem = ConvNorm(cin * folded, widths[0], config.norm)
-        self.act = ACTIVATIONS[config.activation]()
+        widths, self.patch = config.widths, config.patch
+        self.embed, self.stem, self.act = entrance(config, cin, classes)
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
             if level:
@@ -154,8 +157,8 @@ class UNet(nn.Module):
             self.up.append(nn.ModuleList(Block(size, width, config) for size in sizes))
             if level:
                 self.grow.append(ConvNorm(width, widths[level - 1], config.norm))
-        self.head = nn.Conv2d(widths[0], out * folded, 3, padding=1)
-        _silence(self.head)
+        self.head = nn.Conv2d(widths[0], out * self.patch**2, 3, padding=1)
+        silence(self.head)
 
     def features(self, x: Tensor, t: Tensor, label: Tensor | None) -> dict[str, Tensor]:
         """Every intermediate by name: explain reads them, parity compares them, forward returns the last."""

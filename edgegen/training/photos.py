@@ -228,7 +228,7 @@ def _pad(image: Image.Image, want: Want) -> Image.Image:
 def _crop(image: Image.Image, want: Want) -> Image.Image:
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
-    return image.resize((want.size, want.size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    return image.crop((left, top, left + side, top + side)).resize((want.size, want.size), Image.Resampling.BICUBIC)
 
 
 FITS = {"pad": _pad, "crop": _crop}

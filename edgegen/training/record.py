@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
 from ..core.files import disk_error, write_bytes
+from ..core.graph import executed
 from ..core.images import grid, save_png, to_uint8
 from ..core.runtime import Pipeline
-from ..core.spec import Array
 from ..errors import RuntimeMissing
 from .loop import Trainer
 
@@ -89,18 +85,7 @@ def pipeline(trainer: Trainer) -> Pipeline:
     generator = trainer.generator
     with averages_in(trainer):
         graphs = generator.graphs()
-    calls = {name: _call(graph.module.to(trainer.device), trainer.device) for name, graph in graphs.items()}
-    return Pipeline(generator.latent, generator.sampler, calls)
-
-
-def _call(module: nn.Module, device: torch.device) -> Callable[..., Array]:
-    def call(**inputs: Array) -> Array:
-        with torch.inference_mode():
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in inputs.items()}
-            made: Array = module(**tensors).cpu().numpy()
-            return made
-
-    return call
+    return Pipeline(generator.latent, generator.sampler, executed(graphs, trainer.device))
 
 
 def rewind(path: Path, step: int) -> None:

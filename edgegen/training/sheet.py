@@ -17,6 +17,7 @@ TITLE, HEAD = 32, 30   # height of the first line and of a class's
 MOST = 1_000           # thumbnails, and
 AREA = 24_000_000      # pixels that they take
 CLASSES = 100          # with a heading of their own
+LETTERS = 200          # of a line, at most
 PAPER, INK, HELD, NEAR = "#e4e4e4", "#202020", "#1565c0", "#e65100"
 
 
@@ -86,9 +87,9 @@ def _thumbnail(image: Image.Image, draw: ImageDraw.ImageDraw, pixels: np.ndarray
 def _text(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> int:
     """Cut where it does not fit; the width it takes."""
     font = ImageFont.load_default(13)
-    if draw.textlength(text, font) > width:
-        while text and draw.textlength(text + "...", font) > width:
-            text = text[:-1]
-        text += "..."
-    draw.text(at, text, INK, font)
-    return int(draw.textlength(text, font))
+    kept = text[:LETTERS]
+    while kept and draw.textlength(kept, font) > width:
+        kept = kept[:-1]
+    kept = kept if kept == text else kept[:-3] + "..."
+    draw.text(at, kept, INK, font)
+    return int(draw.textlength(kept, font))

@@ -30,8 +30,8 @@ def shapes(sizes: Sizes) -> dict[str, float]:
             "mean_cost": float(uneven.mean()), "max_cost": float(uneven.max())}
 
 
-def enlarged(sizes: Sizes, size: int, fit: str) -> int:
-    """How many have fewer pixels than the model's square needs of them: their detail is interpolated."""
+def smaller(sizes: Sizes, size: int, fit: str) -> int:
+    """How many have fewer pixels a side than the square that is made of them."""
     wide, high = _sides(sizes)
     side = np.minimum(wide, high) if fit == "crop" else np.maximum(wide, high)
     return int((side < size).sum())

@@ -13,14 +13,14 @@ from ...errors import TrustError
 from .base import UNTIMED, Call, Draw, Sampler, asked
 from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
-from .latent import ConsistencySampler, LatentDdimSampler, boundary
+from .latent import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, boundary
 from .schedule import alphas_bar, clean_image, noise_of, trailing
 from .single import SingleSampler
 
 __all__ = [
-    "PATHS", "SAMPLERS", "UNTIMED", "BridgeSampler", "Call", "CascadeSampler", "ConsistencySampler", "Draw", "LatentDdimSampler",
-    "Sampler", "SingleSampler", "alphas_bar", "approximation_levels", "asked", "boundary", "clean_image", "mean_gates",
-    "noise_of", "power_levels", "sampler_from_json", "sampler_to_json", "trailing",
+    "PATHS", "RENOISE", "SAMPLERS", "UNTIMED", "BridgeSampler", "Call", "CascadeSampler", "ConsistencySampler", "Draw",
+    "LatentDdimSampler", "Renoise", "Sampler", "SingleSampler", "alphas_bar", "approximation_levels", "asked", "boundary",
+    "clean_image", "mean_gates", "noise_of", "power_levels", "sampler_from_json", "sampler_to_json", "trailing",
 ]
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {

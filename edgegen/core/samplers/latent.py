@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .base import Call, Draw
 from .schedule import clean_image, noise_of
 
 SIGMA_DATA, SCALING = 0.5, 10.0  # of the boundary condition (Luo et al. 2023)
 NULLED = ("label", "vector")       # inputs that the null branch sees as zeros
+Renoise = Literal["fresh", "own"]
+RENOISE: tuple[Renoise, ...] = ("fresh", "own")
 
 
 def boundary(t: Any) -> tuple[Any, Any]:
@@ -72,24 +74,32 @@ class LatentDdimSampler:
 
 @dataclass(frozen=True)
 class ConsistencySampler:
-    """One call of the student a timestep: straight to clean latents, with fresh noise between; guidance is in its weights."""
+    """One call of the student a timestep: straight to clean latents, then noise again; guidance is in its weights.
+
+    renoise: "fresh" noise (spec E.2.5), or the "own" that is left of x when the clean latents are taken out: then nothing is
+    random after the start, each step refines one trajectory, and errors do not add up as grain.
+    """
 
     timesteps: tuple[int, ...]
     signal: tuple[float, ...]
     prediction: str = "v"
+    renoise: Renoise = "fresh"
     kind: str = "consistency"
 
     def __post_init__(self) -> None:
         _check(self.timesteps, self.signal, self.prediction)
-        if self.kind != "consistency":
-            raise ValueError(f"unknown kind {self.kind!r}")
+        if self.kind != "consistency" or self.renoise not in RENOISE:
+            raise ValueError(f"unknown kind {self.kind!r} or renoise {self.renoise!r}; known: {', '.join(RENOISE)}")
 
     def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
         """x (b, z, h, w) standard normal -> images in [-1, 1]."""
         for k, (t, now, then) in enumerate(zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True)):
             predicted = call["denoiser"](x=x, t=x[:, 0, 0, 0] * 0 + t, **condition)
             skip, out = boundary(t)
-            x = skip * x + out * clean_image(x, predicted, now, self.prediction)
+            clean = skip * x + out * clean_image(x, predicted, now, self.prediction)
             if then < 1:
-                x = then**0.5 * x + (1 - then) ** 0.5 * draw(f"step{k}")
+                fresh = self.renoise == "fresh"
+                noise = draw(f"step{k}") if fresh else (x - now**0.5 * clean) / (1 - now) ** 0.5
+                clean = then**0.5 * clean + (1 - then) ** 0.5 * noise
+            x = clean
         return call["decoder"](x=x).clip(-1, 1)

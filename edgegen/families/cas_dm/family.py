@@ -37,8 +37,10 @@ class Noised:
 class CasDm:
     """A cas-dm generator. Raises ValueError for a config that cannot be built."""
 
+    embeds_training_data: Embedded = "none"
+
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.image_shape = config, (config.channels, config.size, config.size)
         self.networks = nn.ModuleDict({"theta": NoisePredictor(config), "phi": Refiner(config)})
         signal = alphas_bar(config.schedule, config.timesteps)  # float64, (T + 1,)
         self._signal, self._gate_weights = torch.from_numpy(signal), torch.from_numpy(gate_weights(config.gate_loss, signal))
@@ -48,14 +50,6 @@ class CasDm:
     @property
     def shipped(self) -> nn.ModuleDict:
         return self.networks
-
-    @property
-    def embeds_training_data(self) -> Embedded:
-        return "none"
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.config.channels, self.config.size, self.config.size
 
     @property
     def latent(self) -> Latent:

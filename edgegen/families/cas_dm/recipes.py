@@ -43,4 +43,4 @@ def photos256() -> Recipe:
 
 
 FAMILY = Family("cas-dm", Config, CasDm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(whole=("*.embed.label",)))
+                Tuning(whole=("*.embed.label",), rate=8e-3))

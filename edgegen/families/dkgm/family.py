@@ -215,4 +215,4 @@ def _spec(size: int, coarse: tuple[int, ...], debias: tuple[int, ...], batch: in
 
 
 FAMILY = Family("dkgm", Config, Dkgm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(whole=("*.embed.label",)))
+                Tuning(whole=("*.embed.label",), rank=3, rate=6e-3))

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..unet import ACTIVATIONS, Attention, Block, ConvNorm, Embed, UNet, UNetConfig
+from ..unet import ACTIVATIONS, Attention, Block, ConvNorm, Embed, UNet, UNetConfig, entrance, silence
 from .config import Config
 
 
@@ -16,11 +16,8 @@ class Dae(nn.Module):
 
     def __init__(self, config: UNetConfig, cin: int, out: int, classes: int) -> None:
         super().__init__()
-        widths, folded = config.widths, config.patch**2
-        self.patch = config.patch
-        self.embed = Embed(config, classes)
-        self.stem = ConvNorm(cin * folded, widths[0], config.norm)
-        self.act = ACTIVATIONS[config.activation]()
+        widths, self.patch = config.widths, config.patch
+        self.embed, self.stem, self.act = entrance(config, cin, classes)
 
         def level(width: int) -> nn.ModuleList:
             return nn.ModuleList(Block(width, width, config) for _ in range(config.blocks))
@@ -30,9 +27,8 @@ class Dae(nn.Module):
         self.attention = Attention(widths[-1]) if config.attention else nn.Identity()
         self.grow = nn.ModuleList(ConvNorm(b, a, config.norm) for a, b in pairwise(widths))
         self.up = nn.ModuleList(level(w) for w in widths)
-        self.head = nn.Conv2d(widths[0], out * folded, 3, padding=1)
-        for tensor in self.head.parameters():
-            nn.init.zeros_(tensor)  # the network starts at 0
+        self.head = nn.Conv2d(widths[0], out * self.patch**2, 3, padding=1)
+        silence(self.head)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         e = self.embed(t, label)

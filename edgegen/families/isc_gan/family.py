@@ -219,4 +219,4 @@ def _spec(size: int, base: int, layers: int, group: int, gamma: float) -> Config
 
 
 FAMILY = Family("isc-gan", Config, IscGan, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.002))
+                Tuning(whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.004))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +40,20 @@ def _normal(cin: int, out: int, kernel: int) -> nn.Conv2d:
     return made
 
 
+@runtime_checkable
+class Weighted(Protocol):
+    """A convolution that does what one with this weight (out, cin, k, k) does."""
+
+    def effective_weight(self) -> Tensor: ...
+
+
 def response(conv: nn.Module) -> Tensor:
     """(cin, out, k, k): what a convolution of odd k makes of a unit impulse in each channel; without an adapter, its weight.
 
-    An adapter adds to what its convolution does, not to its weight.
+    An adapter adds to what its convolution does, not to its weight; one that can say which weight that is like is asked.
     """
+    if isinstance(conv, Weighted):
+        return conv.effective_weight().transpose(0, 1)
     weight: Tensor = conv.weight  # type: ignore[assignment]
     if type(conv) is nn.Conv2d:
         return weight.transpose(0, 1)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ...core.samplers import ConsistencySampler, LatentDdimSampler, alphas_bar, trailing
+from ...core.samplers import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, alphas_bar, trailing
 from .. import STRICT
 from ..metrics import SMALLEST
 from ..unet import ACTIVATIONS, Activation, Norm, UNetConfig
@@ -14,9 +14,12 @@ from .consistency import few_steps, solver_grid
 
 Way = Literal["student", "teacher", "control"]
 Hint = Literal["edges", "luminance", "boxes"]
+Distil = Literal["ends", "steps"]
 WAYS: tuple[Way, ...] = ("student", "teacher", "control")
 HINTS: tuple[Hint, ...] = ("edges", "luminance", "boxes")
-STEPS: dict[Way, int] = {"student": 4, "teacher": 50, "control": 4}  # when the config does not say
+DISTIL: tuple[Distil, ...] = ("ends", "steps")
+FEW = 4  # steps of the student's sampler, when the config does not say; every number that divides FEW is as good
+STEPS: dict[Way, int] = {"student": FEW, "teacher": 50, "control": FEW}
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,24 @@ class Config:
     null: float = 0.1                       # probability that training drops the label (and, apart, the vector)
     guidance: float = 2.0                   # g of e_u + g (e_c - e_u); the student's w is g - 1
     w_max: float = 3.0                      # the student learns every w from 0 to this
-    decay: float = 0.95                     # of the student's average that its targets come from
-    perceptual: float = 1.0                 # weight of PDist in the autoencoder's loss; 0 for none
+    distil: Distil = "ends"                 # the student aims at trajectories' ends, or at its own average a step on
+    solver: int = 16                        # steps of such a trajectory
+    decay: float = 0.95                     # "steps": of the student's average that its targets come from
+    perceptual: float = 1.0                 # weight of PDist in the autoencoder's and the student's loss; 0 for none
     kl: float = 1e-6                        # weight of the KL divergence, for sums as in the LDM
     hint: Hint = "edges"                    # what the control branch is shown
     way: Way = "student"                    # which networks graphs() and the sampler draw with
     like: bool = False                      # whether those graphs take the embedding vector
     steps: int | None = None                # of the sampler; None: 4, or 50 of the teacher
+    renoise: Renoise = "own"                # noise between the student's steps
 
     def __post_init__(self) -> None:
         step = self.coder.factor * self.unet.patch << (len(self.unet.widths) - 1)
         if self.size < SMALLEST or self.size % step:
             raise ValueError(f"size {self.size} must divide by {step} (coder, patch and levels) and be at least {SMALLEST}")
         for name, known in (("transformer", ("folded", "spatial")), ("schedule", ("ldm", "linear", "cosine")),
-                            ("prediction", ("v", "epsilon")), ("hint", HINTS), ("way", WAYS)):
+                            ("prediction", ("v", "epsilon")), ("hint", HINTS), ("way", WAYS), ("distil", DISTIL),
+                            ("renoise", RENOISE)):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
         if min(self.channels, self.z, self.head, self.context, self.tokens) < 1 or min(self.classes, self.palette) < 0:
@@ -101,6 +108,9 @@ class Config:
         if not (0 <= self.perceptual < math.inf and 0 <= self.kl < math.inf):
             raise ValueError(f"perceptual and kl must be 0 or more, got {self.perceptual}, {self.kl}")
         solver_grid(self.timesteps, self.grid)
+        if self.solver % FEW or not FEW <= self.solver <= self.grid:
+            raise ValueError(f"solver must be a multiple of {FEW} (the student's steps are among its own) up to {self.grid}, "
+                             f"got {self.solver}")
         self.sampler()  # a sampler that cannot be made should fail before the training, not after it
 
     @property
@@ -123,6 +133,12 @@ class Config:
     def hint_channels(self) -> int:
         return self.channels + 1 if self.hint == "boxes" else 1
 
+    @property
+    def solved(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Timesteps of the trajectories that the student learns from, and abar at each."""
+        timesteps, levels = few_steps(self.timesteps, self.grid, self.solver), alphas_bar(self.schedule, self.timesteps)
+        return timesteps, tuple(float(levels[t + 1]) for t in timesteps)
+
     def sampler(self) -> LatentDdimSampler | ConsistencySampler:
         """The way's sampler. Raises ValueError for a number of steps that its schedule does not have."""
         levels = alphas_bar(self.schedule, self.timesteps)
@@ -132,4 +148,4 @@ class Config:
             signal = tuple(float(levels[t + 1]) for t in timesteps)
             return LatentDdimSampler(timesteps, signal, self.prediction, self.guidance if self.classes else 1.0)
         timesteps = few_steps(self.timesteps, self.grid, steps)
-        return ConsistencySampler(timesteps, tuple(float(levels[t + 1]) for t in timesteps), self.prediction)
+        return ConsistencySampler(timesteps, tuple(float(levels[t + 1]) for t in timesteps), self.prediction, self.renoise)

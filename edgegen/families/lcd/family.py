@@ -20,17 +20,21 @@ from .. import Family, Recipe, Tuning
 from ..metrics import PDist
 from ..unet import UNetConfig, fold_batch_norms
 from .autoencoder import AutoEncoder
-from .config import CoderConfig, Config
+from .config import FEW, CoderConfig, Config
 from .consistency import consistency, ddim_step, guided, pseudo_huber
 from .control import Controlled, ControlNet
 from .hints import HINTS, palette
+from .trajectory import trajectory
 from .unet import LatentUNet, Like, bake
 
 SPANS = {"autoencoder": (0.0, 0.12), "teacher": (0.12, 0.78), "student": (0.78, 0.87), "control": (0.87, 1.0)}
 ADAPTING = {"autoencoder": (0.0, 0.2), "teacher": (0.2, 0.7), "student": (0.7, 1.0)}  # spans of adapting a trained one
 MEASURED = 32         # batches that the latents' scale is measured on
-RATES = {"autoencoder": 1.0, "teacher": 1.0, "student": 0.2, "control": 0.5}  # times the recipe's
+RATES = {"autoencoder": 1.0, "teacher": 1.0, "control": 0.5}  # times the recipe's
+DISTILLED = {"ends": 0.5, "steps": 0.2}                      # the same, of the student
 HUBER = 0.1           # error of v from which the student's loss grows as the error, not as its square
+POINTS = 4            # that the student learns from each trajectory: its start, and others by chance
+SHIPPED_W = 0.75      # share of trajectories with the w that ships, the others' is any
 CONTROL_NULL = 0.5    # probability that control trains without the label: the hint alone must do (spec E.2.6)
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -38,8 +42,10 @@ Net = TypeVar("Net", bound=nn.Module)
 class LatentConsistency:
     """Autoencoder, teacher, student with its average, control, their losses and samplers."""
 
+    embeds_training_data: Embedded = "none"
+
     def __init__(self, config: Config) -> None:
-        self.config = config
+        self.config, self.image_shape = config, (config.channels, config.size, config.size)
         self.coder = AutoEncoder(config.coder, config.channels, config.z)
         self.teacher, self.student, self.target = LatentUNet(config), LatentUNet(config, True), LatentUNet(config, True)
         self.control = ControlNet(config)
@@ -53,14 +59,6 @@ class LatentConsistency:
     def shipped(self) -> nn.ModuleDict:
         """All but the student's average, which only training needs."""
         return nn.ModuleDict({name: net for name, net in self.networks.items() if name != "target"})
-
-    @property
-    def embeds_training_data(self) -> Embedded:
-        return "none"
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.config.channels, self.config.size, self.config.size
 
     @property
     def latent(self) -> Latent:
@@ -92,11 +90,13 @@ class LatentConsistency:
 
     def objectives(self) -> Iterable[Objective]:
         """In the order they train; each stage begins with what the one before left."""
+        distil = self.config.distil
         losses = {"autoencoder": self.autoencoder_loss, "teacher": self.teacher_loss,
-                  "student": self.student_loss, "control": self.control_loss}
+                  "student": self.ends_loss if distil == "ends" else self.student_loss, "control": self.control_loss}
+        rates = {**RATES, "student": DISTILLED[distil]}
         begins = {"autoencoder": None, "teacher": self.measure, "student": self.begin_student, "control": self.begin_control}
         return tuple(Objective(name, tuple(self.networks[name].parameters()), loss, span=SPANS[name], begin=begins[name],
-                               rate=RATES[name])
+                               rate=rates[name])
                      for name, loss in losses.items())
 
     def adapting(self) -> Iterable[Objective]:
@@ -191,6 +191,45 @@ class LatentConsistency:
         found = self._f(self.student.eval(), x, t, now, label, vector, w)
         spread = (1 - now).sqrt()  # what an error of v does to the image: unweighted, small timesteps, all others' anchor, drift
         return pseudo_huber(found / spread, target / spread, HUBER)
+
+    def ends_loss(self, batch: Batch) -> Tensor:
+        """The ends of the teacher's own guided trajectories, from points of them: E.2.4 a with the solver run all the way.
+
+        Of the batch only as many conditions are used as there are trajectories. No average is followed, and nothing can drift.
+        """
+        c, g, points = self.config, batch.generator, min(POINTS, len(batch.images))
+        with torch.no_grad():
+            label, vector = (None if v is None else v[::points] for v in self._condition(batch, drop=False))
+            count = len(batch.images[::points])
+            w = torch.rand((count,), generator=g, device=g.device) * c.w_max
+            w = torch.where(torch.rand((count,), generator=g, device=g.device) < SHIPPED_W, c.guidance - 1, w)
+            start = torch.randn((count, c.z, c.side, c.side), generator=g, device=g.device)
+            times, signal = c.solved
+            passed, end = trajectory(lambda x, t: self._teacher(x, w * 0 + t, label, vector, w), start, times, signal,
+                                     c.prediction)
+            place = self._places(g, count, points)
+            x = torch.stack(passed, 1)[torch.arange(count, device=g.device)[:, None], place].flatten(0, 1)
+            t = torch.tensor(times, device=g.device)[place].flatten()
+            label, vector = (None if v is None else v.repeat_interleave(points, 0) for v in (label, vector))
+            w, end, now = w.repeat_interleave(points), end.repeat_interleave(points, 0), self._signal(t)
+        # In eval mode, as the teacher made the trajectories.
+        found = self._f(self.student.eval(), x, t, now, label, vector, w)
+        spread = (1 - now).sqrt()
+        loss = pseudo_huber(found / spread, end / spread, HUBER)
+        if self.judge is not None:
+            with _still(self.coder):
+                made, wanted = (self.coder.decoder(z * self.teacher.scale) for z in (found, end))
+            with torch.autocast(x.device.type, enabled=False):
+                loss = loss + c.perceptual * self.judge(made.float(), wanted.float()).mean()
+        return loss
+
+    def _places(self, g: torch.Generator, count: int, points: int) -> Tensor:
+        """Which of a trajectory's points (count, points): its start, half of the others at steps of the shipped sampler."""
+        few = torch.randint(1, FEW, (count, points), generator=g, device=g.device) * (self.config.solver // FEW)
+        place = torch.randint(1, self.config.solver, (count, points), generator=g, device=g.device)
+        place[:, 1::2] = few[:, 1::2]
+        place[:, 0] = 0
+        return place
 
     def control_loss(self, batch: Batch) -> Tensor:
         """The controlled student against the image itself: a hint leaves little to guess (E.2.6). The student stays as it is."""
@@ -320,4 +359,5 @@ def photos256() -> Recipe:
 
 FAMILY = Family("lcd", Config, LatentConsistency,
                 {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(("autoencoder.*", "teacher.*", "student.*", "target.*"), whole=("*.context.label",), batch=64))
+                Tuning(("autoencoder.*", "teacher.*", "student.*", "target.*"), whole=("*.context.label",), rank=3, batch=64,
+                       rate=6e-3))

@@ -12,7 +12,7 @@ from .library import importing
 with importing("bitsandbytes"):
     import bitsandbytes as bnb
 
-SMALLEST = 4096  # weights of a tensor whose moments are rounded
+SMALLEST = 256  # weights of a tensor whose moments are rounded: a block. Adapters are small, 4096 would leave most in FP32
 TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}  # levels of the two moments: constants of the library
 
 
@@ -20,7 +20,8 @@ class Adam8bit(bnb.optim.Adam8bit):  # type: ignore[misc]
     """Its state is 2 bytes a weight and 8 bytes a 256 of them; tensors under SMALLEST weights keep FP32 moments.
 
     Tables are left out of a saved state: 2 KB for each parameter that are the same in all, more than most adapters' moments.
-    On a GPU the host waits for `found_inf` at each step: the library counts steps on the host.
+    On a GPU the host waits for `found_inf` at each step: the library counts steps on the host. On a CPU a step takes 20 times
+    as long as the fused one of FP32 (32 ms against 1.5 for cas-dm's 96 tensors of rank 8): it saves memory, not time.
     """
 
     def __init__(self, params: tuple[nn.Parameter, ...], betas: tuple[float, float]) -> None:

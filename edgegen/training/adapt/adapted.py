@@ -22,6 +22,7 @@ from ...core.samplers import Sampler
 from ...families import Adapting, Family, Judged, Tuning
 from .bases import Kind, quantize
 from .files import Adapter, Lora
+from .joined import join
 from .library import importing
 from .part import OF_BASE, Part
 from .recompute import recompute
@@ -76,6 +77,7 @@ class Adapted:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*modules_to_save.*")  # said of norms that LoRA cannot target: on purpose
             get_peft_model(self.base.networks, wanted)
+        join(self.base.networks)
         self.networks = nn.ModuleDict({name: _part(net) for name, net in self.base.networks.items()})
 
     @property
@@ -130,7 +132,7 @@ class Adapted:
     def trained_view(self) -> dict[str, Tensor]:
         """Tensors of all networks as training sees them: each adapted layer's weight read off what the layer does.
 
-        (Its answers to unit inputs. An int8 base also rounds what flows through it, which no weight shows.)
+        (Its answers to unit inputs: rounded bases multiply by their dequantized weights, and round nothing that flows through.)
         """
         out = {**self.merged()}
         for name, module in self.base.networks.named_modules():
