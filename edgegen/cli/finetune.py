@@ -58,8 +58,9 @@ def finetune(
                   "--patience": patience, "--device": device, "--fit": fit, "--background": background,
                   "--feature-weights": weights, "--resume": resume or None, "--adam8bit": adam8bit or None,
                   "--recompute": recompute or None, "--no-classes": no_classes or None, "--rank 0": rank == 0 or None}
-        if given := [flag for flag, value in others.items() if value is not None]:
-            raise UsageError("E-USAGE", f"--recover learns from the generator itself, without photos: leave out {', '.join(given)}")
+        if about_photos := [flag for flag, value in others.items() if value is not None]:
+            raise UsageError("E-USAGE", "--recover learns from the generator itself, without photos: leave out "
+                                        + ", ".join(about_photos))
         from .recover import recover as learn
 
         return learn(names[0], recover, folder, rank, steps, batch, rate, seed, threads or cores())
