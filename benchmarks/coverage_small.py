@@ -1,8 +1,9 @@
 """Do the intervals of edgegen/evidence/small.py and memory.py hold with 20 to 200 held-out photos?
 
     python benchmarks/coverage_small.py                    # drawn populations: about 4 CPU minutes
-    python benchmarks/coverage_small.py --photos FOLDER    # photos at 32 px, EfficientNet-Lite0 features: about 30 CPU minutes
+    python benchmarks/coverage_small.py --photos FOLDER    # photos at 32 px, EfficientNet-Lite0 features: about 5 CPU minutes
     python benchmarks/coverage_small.py --attack           # the membership attack's AUC: about 1 CPU minute
+    python benchmarks/coverage_small.py --copies FOLDER    # which copies of photos are called near-copies: about 1 CPU minute
 
 Populations are pools that runs draw from with replacement, so the truth is exact; a run has 512 images of a generator before and
 after a training, from the same seeds, and m photos. One line a case: distances with their 95 % half-widths, and the share of runs
@@ -14,6 +15,7 @@ and how far FD is off on average with and without correction. For 100 photos als
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +23,8 @@ import numpy as np
 
 from edgegen.core.verdict import Interval
 from edgegen.errors import EdgegenError
-from edgegen.evidence import small
+from edgegen.evidence import memory, small
 from edgegen.evidence.distances import Moments, frechet, kernel_distance
-from edgegen.evidence.memory import attack
 
 IMAGES, TRAIN, POOL = 512, 400, 2000
 COUNTS = (20, 50, 100, 200)
@@ -58,7 +59,7 @@ def drawn(dim: int, gap: float, seed: int = 0) -> World:
 
 
 def pictured(folder: Path) -> list[tuple[str, World]]:
-    """Furniture-like photos; the "generator" turns, moves, blurs and darkens photos, before training more than after."""
+    """Furniture-like photos; the "generator" turns, moves, blurs photos and adds noise, before training more than after."""
     from PIL import Image, ImageFilter
 
     from edgegen.evidence.features import feature_network
@@ -170,10 +171,45 @@ def attacks(runs: int) -> None:
                 photos, others, made = rows[:train], rows[train : train + held_out], rows[train + held_out :]
                 copied = rng.random(IMAGES) < share
                 made[copied] = photos[rng.integers(train, size=copied.sum())] + noise * rng.normal(size=(copied.sum(), 24))
-                found.append(attack(photos, others, made))
+                found.append(memory.attack(photos, others, made))
             truth = float(np.mean([f.value for f in found]))
             half, cover = np.median([f.high - f.low for f in found]) / 2, np.mean([holds(f, truth) for f in found])
             print(f"| {train} | {held_out} | {share:.0%} | {noise} | {truth:.3f} | {half:.3f} | {100 * cover:.1f} |", flush=True)
+
+
+def copies(folder: Path) -> None:
+    """One line a way to spoil a photo: share of 200 that are found as copies of themselves, by each criterion."""
+    from PIL import Image, ImageFilter
+
+    from edgegen.core.alike import differing_bits, looks, signs
+    from edgegen.evidence.features import feature_network
+    from edgegen.training.data import load
+
+    pixels, network, rng = load(folder, 32)[0].pixels, feature_network("efficientnet-lite0"), np.random.default_rng(0)
+
+    def noise(photo: np.ndarray, levels: float) -> np.ndarray:
+        return np.rint(photo + levels * rng.normal(size=photo.shape)).clip(0, 255).astype(np.uint8)
+
+    def blur(photo: np.ndarray, sigma: float) -> np.ndarray:
+        return np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(sigma)))
+
+    spoilt: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "noise 1": lambda p: noise(p, 1), "noise 3": lambda p: noise(p, 3), "noise 8": lambda p: noise(p, 8),
+        "blur 0.4": lambda p: blur(p, 0.4), "blur 0.8": lambda p: blur(p, 0.8), "moved by 1": lambda p: np.roll(p, 1, 1)}
+    some = rng.permutation(len(pixels))[:200]
+    own = network(pixels[some])
+    print("| spoilt by | hash, margin 0 | hash, margin 2 | features | look | near-copy |\n|---|---|---|---|---|---|")
+    for name, spoil in spoilt.items():
+        made = np.stack([spoil(photo) for photo in pixels[some]])
+        plain, near = (np.diag(differing_bits(signs(made, m), signs(pixels[some], m))) <= memory.BITS for m in (0, memory.MARGIN))
+        theirs = network(made)
+        cosine = (theirs * own).sum(1) / np.linalg.norm(theirs, axis=1) / np.linalg.norm(own, axis=1) >= memory.COSINE
+        look = (looks(made) * looks(pixels[some])).sum(1) >= memory.LOOK
+        shares = (plain, near, cosine, look, near & (cosine | look))
+        print(f"| {name} | " + " | ".join(f"{part.mean():.0%}" for part in shares) + " |", flush=True)
+    order = rng.permutation(len(pixels))
+    half, other = (memory.Images(pixels[part], network(pixels[part])) for part in (order[::2], order[1::2]))
+    print(f"of one half of the photos, near-copies of the other half: {len(memory.near_copies(half, other))} of {len(half)}")
 
 
 def main() -> None:
@@ -182,7 +218,11 @@ def main() -> None:
     parser.add_argument("--resampled", type=int, default=30, help="runs, of 100 photos, that also get the bootstrap and subsets")
     parser.add_argument("--photos", type=Path, help="folder of photos")
     parser.add_argument("--attack", action="store_true")
+    parser.add_argument("--copies", type=Path, help="folder of photos")
     chosen = parser.parse_args()
+    if chosen.copies:
+        copies(chosen.copies)
+        return
     if chosen.attack:
         attacks(chosen.runs)
         return

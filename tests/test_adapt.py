@@ -140,6 +140,22 @@ def test_peft_alone_loads_the_adapter_and_merges_it_to_the_same_weights(trained:
         torch.testing.assert_close(theirs[key], tensor, rtol=1e-6, atol=1e-6)
 
 
+def test_modulated_convolutions_demodulate_what_peft_alone_adds(tmp_path: Path) -> None:
+    """A network that PEFT has wrapped and nothing else: demodulation reads the pair, too (spec A2.1)."""
+    made = shaken("isc-gan")
+    made.adapter().write(tmp_path / "adapter")
+    ours, theirs = (site.plain(made.family, made.config, tensors) for tensors in (made.merged(), master("isc-gan")))
+    peft.PeftModel.from_pretrained(theirs.networks, tmp_path / "adapter")
+    ws = torch.randn(4, ours.config.w_dim)
+    drawn = []
+    for net in (ours, theirs):
+        generator: Any = net.networks["generator"].eval()
+        with torch.no_grad():
+            drawn.append(generator.synthesis.features([ws] * ours.config.styles)["image"])
+    a, b = drawn
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_an_adapter_that_peft_wrote_is_read_back(trained: tuple[str, Path], tmp_path: Path) -> None:
     name, out = trained
     about, _ = runs.load(out)
@@ -258,6 +274,8 @@ def config(folder: Path, **change: object) -> None:
     ({"target_modules": "(.*)*X$"}, "target_modules"), ({"use_dora": True}, "use_dora = True is not supported"),
     ({"r": 0}, "rank 1 or more"), ({"r": float("nan")}, "adapter_config.json"), ({"peft_type": "IA3"}, "got IA3"),
     ({"auto_mapping": {"parent_library": "subprocess"}}, "auto_mapping"), ({"rank_pattern": {"a": 2}}, "rank_pattern"),
+    ({"not_yet_invented": {"a": 1}}, "not_yet_invented = {'a': 1} is not supported"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not supported"),
     ({"bias": "all"}, "bias = 'all' is not supported"),
 ])
 def test_a_config_that_is_no_plain_lora(folder: Path, change: dict[str, object], said: str) -> None:

@@ -19,7 +19,7 @@ from edgegen.cli import looks
 from edgegen.cli.adapting import gathered
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle, sha256
-from edgegen.evidence import reference
+from edgegen.evidence import reference, small
 from edgegen.evidence.features import feature_network
 from edgegen.families import FAMILIES, family
 from edgegen.training import run as runs
@@ -195,6 +195,40 @@ def test_small_classes_are_drawn_as_one(capsys: pytest.CaptureFixture[str]) -> N
     assert (found.labels[labels == 1] == 1).all() and (found.labels[labels >= 2] == 2).all()
     same = Photos(made.pixels, labels % 2, ("a", "b"))
     assert gathered(same) is same
+
+
+def test_a_run_that_ended_early_stays_ended(cas_dm: Path, photos: Path, tmp_path: Path,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert go(cas_dm, out, photos, "--looks", "6", "--patience", "1") == 0
+    assert "ended early: 1 looks since step" in capsys.readouterr().err
+    before = {p.name: p.read_bytes() for p in (*(out / "adapter").iterdir(), out / "metrics.jsonl")}
+    assert len((out / "metrics.jsonl").read_text().splitlines()) < 12
+    assert run(["finetune", str(cas_dm), str(out), "--data", str(photos), "--threads", "1", "--resume", "--time", "45m"]) == 0
+    assert {p.name: p.read_bytes() for p in (*(out / "adapter").iterdir(), out / "metrics.jsonl")} == before
+
+
+def test_an_adapter_that_fails_its_gate_is_not_left_to_be_used(cas_dm: Path, photos: Path, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bitsandbytes", reason="bases are rounded by bitsandbytes, which is not installed")
+    out = tmp_path / "out"
+    monkeypatch.setattr(looks, "VIEW_DB", 500.0)
+    assert go(cas_dm, out, photos, "--base", "int8") == 3
+    assert "E-BASE-VIEW" in capsys.readouterr().err
+    assert (out / "rejected").is_dir() and not (out / "adapter").exists()
+    assert run(["generate", str(out), "-n", "1", "-o", str(tmp_path / "a.png")]) == 4
+    assert "this run's adapter failed its gate" in capsys.readouterr().err
+
+
+def test_a_base_that_is_there_already_has_no_ratio() -> None:
+    rng = np.random.default_rng(0)
+    made, held = (rng.normal(size=(n, 12)).astype(np.float32) for n in (40, 30))
+    near = small.frechet(made, held, small.directions(made, 30))
+    far = small.frechet(made + 9, held, small.directions(made, 30))
+    assert looks._ratio(near, far) is None and looks.told(None).startswith("not told")
+    found = looks._ratio(far, near)
+    assert found is not None and found["value"] < 0.1
 
 
 def test_merge_and_compare_want_adapted_runs(cas_dm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

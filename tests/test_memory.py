@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.stats import mannwhitneyu
 from shapes_of import features, images, noisy, shapes
 
@@ -44,6 +45,12 @@ def test_new_images_are_not_called_copies() -> None:
     found.check(Limits())
 
 
+def test_images_that_are_all_alike_are_no_memory() -> None:
+    mean = np.rint(TRAIN.mean(0, keepdims=True)).astype(np.uint8)
+    found = memory(images(noisy(np.repeat(mean, 200, 0), 2)), images(TRAIN), images(HELD))
+    assert found.faults(Limits()) == () and found.near_copies == 0
+
+
 def test_a_generator_that_gives_its_photos_back_has_every_fault() -> None:
     found = memory(images(noisy(TRAIN[np.arange(200) % 150], 2)), images(TRAIN), images(HELD))
     assert found.near_copies == 200 and found.features.ratio < 0.5 and found.membership.low > 0.9
@@ -56,10 +63,13 @@ def test_photos_that_resemble_each_other_are_told_apart_from_memory() -> None:
     assert found.held_out_alike == 3 and found.near_copies == 0
 
 
-def test_a_copy_in_another_light_is_found_by_its_features() -> None:
-    dark = np.rint(255 - (255 - TRAIN[:5].astype(np.float64)) * 0.8).astype(np.uint8)
-    flat = Images(dark, features(TRAIN[:5]))
-    assert near_copies(flat, images(TRAIN)) == tuple((k, k) for k in range(5))
+def test_a_copy_is_found_by_its_features_or_by_its_look() -> None:
+    coloured = [k for k in range(150) if np.ptp(TRAIN[k].astype(int), axis=-1).max() > 150][:5]
+    grey = np.stack([np.asarray(Image.fromarray(TRAIN[k]).convert("L").convert("RGB")) for k in coloured])
+    assert np.diag(looks(grey) @ looks(TRAIN[coloured]).T).max() < 0.99
+    assert near_copies(Images(grey, features(TRAIN[coloured])), images(TRAIN)) == tuple(enumerate(coloured)), "by features"
+    strange = np.eye(5, 96, dtype=np.float32)
+    assert near_copies(Images(noisy(TRAIN[coloured], 3), strange), images(TRAIN)) == tuple(enumerate(coloured)), "by look"
 
 
 def test_neither_hash_nor_likeness_alone_makes_a_copy() -> None:
@@ -108,6 +118,9 @@ def test_limits_refuse_nan_and_nonsense() -> None:
     fine = Interval(0.5, 0.4, 0.6)
     assert Limits().faults(0, 1.0, fine) == ()
     assert len(Limits().faults(0, math.nan, Interval(math.nan, math.nan, math.nan))) == 2
+    assert len(Limits().faults(0, math.nan, fine)) == 1
+    assert len(Limits().faults(0, 0.6, Interval(0.55, 0.51, 0.6))) == 1
+    assert Limits().faults(0, 0.6, fine) == (), "near to training photos and to others alike: blurred, or all the same"
     assert Limits().faults(0, 1.0, Interval(0.65, 0.59, 0.7)) == (), "not surely above the limit"
     for wrong in ({"near_copies": -1}, {"novelty": math.nan}, {"novelty": 1.0}, {"membership": 0.4}, {"membership": math.nan}):
         with pytest.raises(ValueError, match="limits must be"):

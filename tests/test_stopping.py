@@ -18,7 +18,7 @@ from edgegen.evidence.memory import Limits, memory
 from edgegen.evidence.small import Distance, kernel
 from edgegen.evidence.stopping import Look, Rule, Watch
 
-FINE = Interval(0.5, 0.4, 0.6)
+FINE, TOLD = Interval(0.5, 0.4, 0.6), Interval(0.57, 0.52, 0.62)
 
 
 class Series:
@@ -38,7 +38,8 @@ class Series:
         watch, seen = Watch(rule or Rule(patience=3)), []
         for k, truth in enumerate(truths):
             distance = self.distance(truth)
-            look = Look(100 * k, distance.interval(), (copies or {}).get(k, 0), (novelty or {}).get(k, 1.0), FINE)
+            ratio = (novelty or {}).get(k, 1.0)
+            look = Look(100 * k, distance.interval(), (copies or {}).get(k, 0), ratio, FINE if ratio == 1 else TOLD)
             watch = watch.add(look, distance)
             seen.append(watch)
             if watch.decision.stop:

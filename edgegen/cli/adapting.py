@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..core.files import read_json
 from ..errors import InputError, UsageError
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from ..training.run import Settings
     from .base import Base
 
-Kind = Literal["fp32", "int8", "nf4"]
+Kind = Literal["fp32", "int8", "nf4"]  # as training/adapt/bases.py has it, which needs torch
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
 SMALL = 8      # photos of a class that is learned on its own
-TIMED = 12     # steps that --time is measured on; the first two do not count
+TIMED = 40     # steps of the short run that --time is measured on
 SAFETY = 0.85  # of the time that is planned for steps: looks and the end take the rest
 
 
@@ -177,21 +178,27 @@ class Plan:
 
 
 def within(text: str, plan: Plan, photos: Photos) -> int:
-    """Images that can be seen in that time on this machine as it is now, measured on a few steps that are thrown away."""
+    """Images that can be seen in that time on this machine as it is now: measured on a short run that is thrown away.
+
+    A run through all stages, since their steps cost differently; the first two steps and those at which a stage begins are not
+    counted, since there are only a few of them in a long run.
+    """
     from ..families import Judged
     from ..training.loop import Trainer
 
     seconds = _seconds(text)
-    recipe = replace(plan.recipe, images=plan.recipe.batch * TIMED * len(tuple(plan.generator().objectives())) * 4)
-    trainer = Trainer.start(plan.generator(), recipe, photos, plan.options.seed)
+    short = replace(plan.recipe, images=plan.recipe.batch * TIMED)
+    trainer = Trainer.start(plan.generator(), short, photos, plan.options.seed)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
         trainer.generator.teach(trainer.lessons(2))
-    marks = [time.monotonic()]
-    for _ in trainer.run():
-        marks.append(time.monotonic())
-        if len(marks) > TIMED:
-            break
-    steps = max(1, math.floor(SAFETY * seconds * (TIMED - 2) / (marks[-1] - marks[2])))
+    begins = {0, 1, *(trainer.span(objective)[0] for objective in trainer.objectives)}
+    spent, last = [], time.monotonic()
+    for step, _ in enumerate(trainer.run()):
+        now = time.monotonic()
+        if step not in begins:
+            spent.append(now - last)
+        last = now
+    steps = max(1, math.floor(SAFETY * seconds * len(spent) / sum(spent)))
     output.note(f"{steps} steps of {plan.recipe.batch} photos fit into {text}")
     return steps * plan.recipe.batch
 

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import InputError, UsageError
 from . import output
+from .adapting import KINDS
 from .options import Background, Fit, Threads, Weights, cores, fit_of, hex_of, need_torch
 from .train import EVERY, FEWEST, _counted, _on_bad, _reference, _tell
 
@@ -66,13 +67,14 @@ def finetune(
         return learn(names[0], recover, folder, rank, steps, batch, rate, seed, threads or cores())
     if data is None:
         raise UsageError("E-USAGE", "fine-tuning needs --data")
-    if base not in (None, "fp32", "int8", "nf4"):
-        raise UsageError("E-USAGE", f"--base must be fp32, int8 or nf4, got {base!r}")
+    if base is not None and base not in KINDS:
+        raise UsageError("E-USAGE", f"--base must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {base!r}")
     if steps is not None and time is not None:
         raise UsageError("E-USAGE", "--steps and --time both say how long: give one")
     import torch
 
     from ..evidence.features import feature_network
+    from ..training.adapt.library import importing
     from ..training.device import device_of
     from ..training.run import train as train_on
     from .adapting import Plan, apart, options, within
@@ -83,6 +85,9 @@ def finetune(
     given = {"rank": rank, "precision": base, "adam8bit": adam8bit or None, "recompute": recompute or None, "batch": batch,
              "rate": rate, "held_out": held_out, "looks": looks, "patience": patience, "classes": False if no_classes else None,
              "seed": seed, "device": device, "fit": fit and fit_of(fit), "background": background and hex_of(background)}
+    if rank != 0:
+        with importing("peft"):
+            import peft  # noqa: F401  # told before the photos are read, if it is not here
     chosen = options(given, folder if resume else None, found.family.tuning.rank)
     device_of(chosen.device)
     torch.set_num_threads(threads or cores())
@@ -90,8 +95,10 @@ def finetune(
     photos = _photos(data, found.config.size, on_bad, chosen)
     chosen, train, held = apart(photos, chosen)
     plan = Plan.of(found, train, chosen)
-    if steps or time:
-        plan = plan.lasting(steps * plan.recipe.batch if steps else within(time or "", plan, train))
+    if steps is not None:
+        plan = plan.lasting(steps * plan.recipe.batch)
+    elif time is not None and chosen.images is None:  # a resumed run knows how long it is
+        plan = plan.lasting(within(time, plan, train))
     watch = Looks(folder, plan, train, held, network)
     with output.progress(f"adapting {found.name}", plan.recipe.images, "images") as advance:
         count = _counted(advance)
@@ -100,7 +107,8 @@ def finetune(
             count(trainer, report)
             watch.after(trainer)
 
-        train_on(plan.settings(), train, folder, resume, EVERY, after, generator=plan.generator(), finish=watch.finish)
+        train_on(plan.settings(), train, folder, resume, EVERY, after, generator=plan.generator(), begin=watch.begin,
+                 finish=watch.finish)
     with output.progress("reference statistics", len(photos)) as advance:
         _reference(photos, folder / "reference.safetensors", weights, advance)
     output.result("finetune", {"out": str(folder), **watch.to_json()})

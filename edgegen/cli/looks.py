@@ -10,7 +10,7 @@ import numpy as np
 from ..core.files import read_json, to_json, write_bytes
 from ..core.images import save_png, to_uint8
 from ..core.verdict import Interval
-from ..errors import GateFailed, InputError
+from ..errors import EdgegenError, GateFailed, InputError
 from ..evidence import small
 from ..evidence.curves import curves
 from ..evidence.memory import Images, memory
@@ -45,6 +45,11 @@ class Looks:
         self.watch = Watch.from_json(read_json(file)["watch"]) if file.is_file() else Watch(Rule(plan.options.patience))
         self.last: dict[str, Any] = {}
 
+    def begin(self, trainer: Trainer) -> None:
+        """Called where the run begins or goes on: later looks are forgotten, and a run that had ended early stays ended."""
+        self.watch = self.watch.rewind(trainer.step)
+        trainer.ended = self.watch.decision.stop
+
     def after(self, trainer: Trainer) -> None:
         """Called after each step: looks when it is time, keeps the best, ends the run when it only gets worse."""
         first = max(trainer.span(objective)[0] for objective in trainer.objectives)  # before its last stage nothing is finished
@@ -56,9 +61,9 @@ class Looks:
         made = self._drawn(pipeline(trainer), DRAWN)
         found = memory(made, self._train, self._held)
         distance = small.kernel(made.features, self._held.features)
-        self.watch = self.watch.rewind(trainer.step - 1).look(trainer.step, distance, found)
+        self.watch = self.watch.look(trainer.step, distance, found)
         seen, decision = self.watch.looks[-1], self.watch.decision
-        output.note(f"look at step {seen.step}: KID {_said(seen.kid)}, novelty {seen.novelty:.2f}, "
+        output.note(f"look at step {seen.step}: KID {said(seen.kid)}, novelty {seen.novelty:.2f}, "
                     f"near-copies {seen.near_copies}")
         if decision.best == trainer.step:
             self._keep(trainer)
@@ -94,11 +99,11 @@ class Looks:
 
     def tell(self) -> None:
         """The last word as a table."""
-        rows = [[name, _said(Interval(**self.last["base"][name])), _said(Interval(**self.last["adapted"][name]))]
+        rows = [[name, said(Interval(**self.last["base"][name])), said(Interval(**self.last["adapted"][name]))]
                 for name in ("KID", "FD")]
         report = self.last["memory"]
         output.table(["distance to held-out photos", "base", "adapted"], rows)
-        print(f"FD x {_said(Interval(**self.last['ratio']))}; near-copies {report['near_copies']} of {FINAL} images; "
+        print(f"FD x {told(self.last['ratio'])}; near-copies {report['near_copies']} of {FINAL} images; "
               f"novelty {report['features']['ratio']:.2f}; {self.last['what']}")
         if found := self.last.get("rounded_base"):
             print(f"images on the {self.plan.options.precision} base and those that ship: {found['psnr_db']:.1f} dB")
@@ -113,7 +118,7 @@ class Looks:
         named = [{"KID": vars(k.interval()), "FD": vars(f.interval())} for k, f in zip(kid, fd, strict=True)]
         network = self._network
         return {
-            "base": named[0], "adapted": named[1], "ratio": vars(small.ratio(fd[0], fd[1])), "memory": found.to_json(),
+            "base": named[0], "adapted": named[1], "ratio": _ratio(fd[0], fd[1]), "memory": found.to_json(),
             "what": f"{network.name} at {network.size} px, {FINAL} images, {len(self._held)} held-out and {len(self._train)} "
                     f"training photos, FD along {self.along.axes.shape[1]} directions of the training photos, 95 % intervals",
         }
@@ -121,11 +126,13 @@ class Looks:
     def _rounded(self, out: Path, generator: Any) -> dict[str, float]:
         """How far what was trained is from what ships; GateFailed when it is too far for the looks to speak of it."""
         from ..evidence.distances import PairedPsnr, squared_error
+        from ..training.adapt import site
         from .merge import views
 
         a, b = views(out, read_json(out / "run.json"), generator, self.plan.options.precision, VIEWED)
         found = PairedPsnr.of(squared_error(a, b))
         if not found.pooled_db >= VIEW_DB:
+            site.reject(out)
             raise GateFailed("E-BASE-VIEW", f"images on the {self.plan.options.precision} base are {found.pooled_db:.1f} dB from "
                                             f"those that ship, {VIEW_DB:g} dB are needed", path=out, hint="use --base fp32")
         return {"psnr_db": min(found.pooled_db, 200.0), "max_abs": float(np.abs(a - b).max()), "images": VIEWED}
@@ -150,7 +157,8 @@ class Looks:
         if not self.plan.options.rank:
             write_bytes(self.run / checkpoint.WEIGHTS, checkpoint.to_bytes(shipped(trainer)))
             return
-        site.write_base(self.run, self.plan.master)
+        if not (self.run / site.BASE).is_file():
+            site.write_base(self.run, self.plan.master)
         generator: Any = trainer.generator
         with averages_in(trainer):
             site.write(self.run, generator.adapter(self.plan.digest), generator.measured())
@@ -189,10 +197,25 @@ def pictures(run: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def _ratio(before: small.Distance, after: small.Distance) -> dict[str, float] | None:
+    """None where the base's distance cannot be told from zero: few held-out photos, or a base that is there already."""
+    try:
+        return vars(small.ratio(before, after))
+    except EdgegenError as error:
+        if error.code != "E-FID-SCALE":
+            raise
+        return None
+
+
+def told(interval: dict[str, float] | None) -> str:
+    """As a table shows it."""
+    return "not told: the base's cannot be told from zero" if interval is None else said(Interval(**interval))
+
+
 def _spaced(photos: np.ndarray) -> np.ndarray:
     """KEPT of them, evenly: they are sorted by class."""
     return photos[np.linspace(0, len(photos) - 1, min(KEPT, len(photos))).astype(int)]
 
 
-def _said(interval: Interval) -> str:
+def said(interval: Interval) -> str:
     return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"

@@ -9,7 +9,7 @@ from ..core.files import read_json
 from ..core.verdict import Interval
 from ..errors import InputError, UsageError
 from . import output
-from .looks import FILE, PICTURES, _said, pictures
+from .looks import FILE, PICTURES, pictures, said, told
 
 PICTURE = Path("compared.png")
 
@@ -27,7 +27,7 @@ def side_by_side(runs: list[Path], out: Path | None) -> None:
         about, last = entry["about"], entry["last"]
         report = last["memory"]
         rows.append([run.name, about["family"], about["finetune"]["rank"] or "all", about["recipe"]["images"],
-                     *(_said(Interval(**last["adapted"][name])) for name in ("KID", "FD")), _said(Interval(**last["ratio"])),
+                     *(said(Interval(**last["adapted"][name])) for name in ("KID", "FD")), told(last["ratio"]),
                      report["near_copies"], f"{report['features']['ratio']:.2f}", _size(run)])
     output.table(["run", "family", "rank", "images", "KID", "FD", "FD / base", "near-copies", "novelty", "adapter"], rows)
     print(found[0]["last"]["what"])

@@ -1,13 +1,14 @@
 """Does a generator give its training photos back? Near-copies, nearest neighbours and a membership attack. (numpy only)
 
 A near-copy has nearly the same difference hash as a training photo, and nearly its features or nearly its look. Features alone
-are too keen an eye: noise of 3 levels of 255 on a render takes their cosine from 1 to 0.93 (EfficientNet-Lite0, 32 px), where the
-hash and the look still find 99 % of the copies; features find copies whose light has changed.
+are too keen an eye: with noise of 3 levels of 255 on 32 px renders no copy keeps a cosine of 0.98 (EfficientNet-Lite0), while
+hash and look find 97 %; features find copies that have moved or changed colour. docs/statistics.md has the table.
 The attack: if training photos lie nearer to the samples than held-out photos do, the samples tell who was trained on.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
@@ -25,6 +26,7 @@ from .novelty import Novelty, Rows, nearest, novelty
 
 BITS = 4        # of 64 by which the difference hashes of two copies may differ
 MARGIN = 2      # levels of 255: what the hash takes for flat
+BLIND = 0.5     # AUC of an attack that tells nothing
 COSINE = 0.98   # of features
 LOOK = 0.995    # correlation of two 16 x 16 versions, as for leaks between train and held-out photos
 CHUNK = 1024    # rows of either side at a time
@@ -55,22 +57,26 @@ class Images:
 
 @dataclass(frozen=True)
 class Limits:
-    """What still counts as new: see Memory.faults."""
+    """What still counts as new: see faults."""
 
     near_copies: int = 0
     novelty: float = 0.7     # of the features' ratio; photos held out from one set lie at 0.87 to 1.2, copies with noise at 0.5
-    membership: float = 0.6  # the attack's AUC; the whole interval must lie above it
+    membership: float = 0.6  # the attack's AUC
 
     def __post_init__(self) -> None:
         if not (self.near_copies >= 0 and 0 <= self.novelty < 1 and 0.5 <= self.membership <= 1):
             raise ValueError(f"limits must be near_copies >= 0, novelty in [0, 1), membership in [0.5, 1], got {self}")
 
     def faults(self, near_copies: int, novelty: float, membership: Interval) -> tuple[str, ...]:
-        """What says that photos are remembered, one clause each; NaN is a fault."""
+        """What says that photos are remembered, one clause each; NaN is a fault.
+
+        A low ratio counts where training photos are nearer than others beyond chance: images that are all alike or blurred lie
+        near to every photo. The attack counts when its whole interval is above the limit.
+        """
         found = []
         if not near_copies <= self.near_copies:
             found.append(f"{near_copies} images are near-copies of training photos, allowed {self.near_copies}")
-        if not novelty >= self.novelty:
+        if math.isnan(novelty) or (novelty < self.novelty and not membership.low <= BLIND):
             found.append(f"images are {novelty:.2f} x as far from training photos as held-out ones are, limit {self.novelty:g}")
         if not membership.finite or not membership.low <= self.membership:
             found.append(f"training photos can be told from others by the images: AUC {membership.value:.2f} "
@@ -86,7 +92,7 @@ class Memory:
     held_out_alike: int  # held-out photos that are near-copies of training photos: how many a good generator may meet by chance
     features: Novelty
     pixels: Novelty  # also below 1 for blurred images, which lie in the middle of all photos
-    membership: Interval  # AUC of the attack, 0.5 when nothing is told; of features and pixels the one that tells more
+    membership: Interval  # AUC of the attack, 0.5 when nothing is told; by features or pixels, what tells more, at 95 % for both
     images: int
     train: int
     held_out: int
@@ -116,7 +122,8 @@ def memory(made: Images, train: Images, held_out: Images) -> Memory:
     """
     if made.pixels.shape[1:] != train.pixels.shape[1:] or made.pixels.shape[1:] != held_out.pixels.shape[1:]:
         raise ValueError(f"images and photos differ in size: {made.pixels.shape}, {train.pixels.shape}, {held_out.pixels.shape}")
-    attacks = [attack(train.features, held_out.features, made.features), attack(train.rows, held_out.rows, made.rows)]
+    attacks = [attack(train.features, held_out.features, made.features, 0.975),
+               attack(train.rows, held_out.rows, made.rows, 0.975)]
     return Memory(
         near_copies(made, train), len(near_copies(held_out, train)),
         novelty(made.features, held_out.features, train.features), novelty(made.rows, held_out.rows, train.rows),

@@ -62,10 +62,12 @@ class Start:
 
 def train(settings: Settings, photos: Source, out: Path, resume: bool, every: int, progress: Progress,
           keep: int = checkpoint.KEEP, samples_every: int = 0, tensorboard: bool = False, start: Start | None = None,
-          world: World = ALONE, generator: Generator | None = None, finish: Finish | None = None) -> Path:
+          world: World = ALONE, generator: Generator | None = None, begin: Callable[[Trainer], None] | None = None,
+          finish: Finish | None = None) -> Path:
     """Train until the recipe's images are seen; returns the weights' path.
 
-    generator: what to train instead of a fresh one of the settings; finish: writes what the run leaves instead of its weights.
+    generator: what to train instead of a fresh one of the settings. begin: called once, where the run begins or goes on. finish:
+    writes what the run leaves instead of its weights.
 
     A checkpoint every `every` steps and at the end, of which `keep` stay; a grid of images every `samples_every`, none for 0.
     start: the weights that settings.init names; a resumed run needs none. Of several processes the first writes.
@@ -95,6 +97,8 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
             raise UsageError("E-INIT", "the run ended before its first checkpoint", path=out, hint="name the same --init again")
         world.wait()  # nobody writes before all have read
         _teach(trainer, out / checkpoint.JUDGE)
+        if begin is not None:
+            begin(trainer)
         record = Record(out, trainer, samples_every, tensorboard) if writes else contextlib.nullcontext()
         with record as opened:
             _loop(trainer, out, every, keep, progress, opened, stop)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,14 +52,15 @@ class Lora:
         return self.lora_alpha / self.r
 
 
-# Fields of a LoraConfig that change what an adapter computes, and the only values that edgegen's merge is true for.
-PLAIN: Mapping[str, tuple[Any, ...]] = {
-    "use_rslora": (False, None), "use_dora": (False, None), "fan_in_fan_out": (False, None), "bias": ("none", None),
-    "rank_pattern": ({}, None), "alpha_pattern": ({}, None), "layers_to_transform": (None,), "lora_bias": (False, None),
-    "target_parameters": (None, []), "trainable_token_indices": (None,), "megatron_config": (None,),
-    "auto_mapping": (None, {"base_model_class": "ModuleDict", "parent_library": "torch.nn.modules.container"}),
-    "alora_invocation_tokens": (None,), "arrow_config": (None,), "use_bdlora": (None, False), "layer_replication": (None,),
+# Fields of a LoraConfig that change nothing about what a trained adapter computes. Any other must be empty, as PEFT writes it
+# where it is not used, or have the one value named: edgegen's merge is true for plain LoRA alone, whatever PEFT adds to it.
+NEUTRAL = frozenset(("task_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "exclude_modules",
+                     "lora_dropout", "layers_pattern", "megatron_core", "qalora_group_size", "runtime_config"))
+PLAIN: Mapping[str, Any] = {
+    "bias": "none", "init_lora_weights": True,
+    "auto_mapping": {"base_model_class": "ModuleDict", "parent_library": "torch.nn.modules.container"},
 }
+_READ = frozenset(field.name for field in fields(Lora))
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ class Adapter:
         data = read_json(path)
         if not isinstance(data, dict):
             raise InputError("E-ADAPTER-CONFIG", "not an adapter's config", path=path)
-        for name, values in PLAIN.items():
-            if name in data and data[name] not in values:
-                raise InputError("E-ADAPTER-CONFIG", f"{name} = {data[name]!r} is not supported", path=path,
+        for name, value in data.items():
+            if name not in NEUTRAL | _READ and value and value != PLAIN.get(name):
+                raise InputError("E-ADAPTER-CONFIG", f"{name} = {value!r} is not supported", path=path,
                                  hint="edgegen reads plain LoRA: a low-rank pair a layer, and whole modules")
         try:
             lora = TypeAdapter(Lora).validate_json(to_json({**data, "modules_to_save": data.get("modules_to_save") or []}))

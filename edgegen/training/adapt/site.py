@@ -1,13 +1,14 @@
 """An adapted run's own files, beside those every run has: the base it stands on, the adapter, what was measured on the photos.
 
     run/  base.safetensors      full-precision master: all networks of the base, fitted to the site's classes; never changes
-          adapter/              the adapter in PEFT's layout, of the best look or of the end
+          adapter/              the adapter in PEFT's layout, of the best look or of the end; rejected/ if a gate refused it
           measured.safetensors  buffers that training filled from the photos (dkgm's bank, lcd's scale), of the same moment
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.files import write_bytes
+from ...core.files import discard, write_bytes
 from ...core.graph import Generator
 from ...errors import InputError, TrustError
 from ...families import Family
@@ -23,7 +24,7 @@ from .. import checkpoint
 from ..order import mix
 from .files import Adapter, check_base
 
-BASE, ADAPTER, MEASURED = "base.safetensors", "adapter", "measured.safetensors"
+BASE, ADAPTER, REJECTED, MEASURED = "base.safetensors", "adapter", "rejected", "measured.safetensors"
 ADAPTS = "adapt"  # key of run.json: how an adapted run adapts; a run without it holds its weights
 
 
@@ -90,6 +91,13 @@ def write(run: Path, adapter: Adapter, measured: Mapping[str, Tensor]) -> Path:
     return run / ADAPTER
 
 
+def reject(run: Path) -> None:
+    """Take the adapter from under its name, where nothing will use it."""
+    if (run / REJECTED).is_dir():
+        discard(run / REJECTED)
+    os.replace(run / ADAPTER, run / REJECTED)
+
+
 def master(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """The base's tensors with what was measured on the photos."""
     base, path = read_base(run, about), run / MEASURED
@@ -102,6 +110,8 @@ def master(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
 def read_adapter(run: Path, about: Mapping[str, Any]) -> Adapter:
     """The run's adapter; TrustError for one of another base, InputError for a run that has left none yet."""
     folder = run / ADAPTER
+    if not folder.is_dir() and (run / REJECTED).is_dir():
+        raise InputError("E-RUN-REJECTED", "this run's adapter failed its gate", path=run, hint="read its looks.json; adapt anew")
     if not folder.is_dir():
         raise InputError("E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume")
     adapter = Adapter.read(folder)
