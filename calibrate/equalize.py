@@ -34,24 +34,38 @@ class _Space:
     readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)  # and the first input channel they read them at
 
 
-def equalized(model: onnx.ModelProto, largest: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """A model that computes the same with evener channels. largest: tensor -> largest magnitude of each channel (c,)."""
+def equalized(model: onnx.ModelProto, largest: Mapping[str, np.ndarray], like: onnx.ModelProto | None = None) -> onnx.ModelProto:
+    """A model that computes the same with evener channels. largest: tensor -> largest magnitude of each channel (c,).
+
+    like: the same graph with the weights that say how much each channel is read, where these are not the model's own.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    weights = {t.name: numpy_helper.to_array(t).copy() for t in out.graph.initializer}
-    for space in _spaces(out, weights):
+    weights = _constants(model)
+    guide = weights if like is None else _constants(like)
+    for space in _spaces(model, weights):
         seen = np.max([largest[t] for t in space.tensors if t in largest], axis=0)
-        read = np.max([_columns(weights[n.input[1]], first, space.channels) for n, first in space.readers], axis=0)
+        read = np.max([_columns(guide[n.input[1]], first, space.channels) for n, first in space.readers], axis=0)
         factor = _factors(seen, read)
-        for node in space.writers:
-            for name in node.input[1:]:
-                weights[name] /= factor.reshape(-1, *[1] * (weights[name].ndim - 1))
-        for node, first in space.readers:
-            weight = weights[node.input[1]]
-            weight[:, first : first + space.channels] *= factor.reshape(1, -1, *[1] * (weight.ndim - 2))
+        for values in (weights,) if guide is weights else (weights, guide):
+            _scale(values, space, factor)
     for tensor in out.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
     return out
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t).copy() for t in model.graph.initializer}
+
+
+def _scale(weights: dict[str, np.ndarray], space: _Space, factor: np.ndarray) -> None:
+    """Divide what writes the space's channels, multiply what reads them."""
+    for node in space.writers:
+        for name in node.input[1:]:
+            weights[name] /= factor.reshape(-1, *[1] * (weights[name].ndim - 1))
+    for node, first in space.readers:
+        weight = weights[node.input[1]]
+        weight[:, first : first + space.channels] *= factor.reshape(1, -1, *[1] * (weight.ndim - 2))
 
 
 def _columns(weight: np.ndarray, first: int, count: int) -> np.ndarray:

@@ -57,14 +57,14 @@ def finetune(
     if recover is not None:
         others = {"--data": data, "--base": base, "--time": time, "--held-out": held_out, "--looks": looks,
                   "--patience": patience, "--device": device, "--fit": fit, "--background": background,
-                  "--feature-weights": weights, "--resume": resume or None, "--adam8bit": adam8bit or None,
+                  "--resume": resume or None, "--adam8bit": adam8bit or None,
                   "--recompute": recompute or None, "--no-classes": no_classes or None, "--rank 0": rank == 0 or None}
         if about_photos := [flag for flag, value in others.items() if value is not None]:
             raise UsageError("E-USAGE", "--recover learns from the generator itself, without photos: leave out "
                                         + ", ".join(about_photos))
         from .recover import recover as learn
 
-        return learn(names[0], recover, folder, rank, steps, batch, rate, seed, threads or cores())
+        return learn(names[0], recover, folder, rank, steps, batch, rate, seed, threads or cores(), weights)
     if data is None:
         raise UsageError("E-USAGE", "fine-tuning needs --data")
     if base is not None and base not in KINDS:

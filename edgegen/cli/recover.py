@@ -6,7 +6,7 @@ Whether it does is measured with the runtime that ships, on seeds that nothing w
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,9 +17,12 @@ import numpy as np
 from ..core.files import publish, read_json, to_json
 from ..core.images import to_uint8
 from ..core.plan import Plan
+from ..core.runtime import Pipeline
 from ..errors import GateFailed, InputError, UsageError
-from ..evidence.bench import record
-from ..evidence.distances import PairedPsnr, squared_error
+from ..evidence import reference
+from ..evidence.compare import FullSide, compare, first_look
+from ..evidence.distances import squared_error
+from ..evidence.features import feature_network
 from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
 from ..export.rounding import rounding
@@ -28,7 +31,7 @@ from .base import Base, open_base
 from .build import calibrated
 from .hosted import hosted
 from .looks import FILE
-from .source import Source, torch_pipeline, trained
+from .source import Source, trained
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -37,28 +40,29 @@ if TYPE_CHECKING:
     from ..training.adapt.files import Adapter
     from ..training.adapt.recover import Course
 
-LEARNT_SEED = 4_000_000  # of the trajectories that are learnt from; no verdict, search or look uses these
-LEARNT = 64
-JUDGED_SEED = 5_000_000  # of the images that are compared
-JUDGED = 128
+JUDGED_SEED = 5_000_000  # of the images that are compared; nothing was learnt from these, calibrated on or looked at
 SAMPLES = 128            # calibrated on, as export does
-STEPS, BATCH, RATE = 400, 16, 5e-4
+STEPS, BATCH, RATE = 150, 8, 2e-3
+SIDES = ("before", "after")
+BUDGET = 0.02            # of compare: nothing here hangs on it, all images are looked at once
 
 
 def recover(name: str, plan: Path, out: Path, rank: int | None, steps: int | None, batch: int | None, rate: float | None,
-            seed: int | None, threads: int) -> None:
+            seed: int | None, threads: int, weights: Path | None) -> None:
     """Learn, measure, and publish the run; under rejected/ and with GateFailed where the images are not nearer.
 
-    The plan's rules say what is rounded. Ranges are measured anew, before and after: export does so with the same seeds.
+    The plan's rules say what is rounded. Scales are measured on the base, before and after: export does so with the same seeds.
     """
     import torch
 
     from ..training.adapt import site
-    from ..training.adapt.recover import Course
+    from ..training.adapt.recover import Course, Subject
     from ..training.adapt.recover import recover as learn
 
     given = Plan.read(plan)
     base, source = open_base(name), trained(name)
+    if source.scales is not None:
+        raise UsageError("E-SOURCE", "this run has recovered already", path=Path(name), hint="name the base it recovered from")
     if not source.reference.is_file():
         raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=source.reference)
     if out.exists():
@@ -66,35 +70,26 @@ def recover(name: str, plan: Path, out: Path, rank: int | None, steps: int | Non
     course = Course(rank or 2 * base.family.tuning.rank, steps or STEPS, batch or BATCH, rate or RATE, seed or 0)
     torch.set_num_threads(threads)
     master = site.fitted(base.family, base.config, base.tensors, base.config.classes, course.seed, base.path)
+    graphs = source.generator.graphs()
     with output.progress("exporting FP32 graphs"):
-        traced = {graph: onnx_files.traced(g, graph) for graph, g in source.generator.graphs().items()}
+        traced = {graph: onnx_files.traced(g, graph) for graph, g in graphs.items()}
     models = {graph: model for graph, (model, _) in traced.items()}
     check(given, models, plan)
-    full = hosted(models, source.generator, threads)
     even, files = _quantized(source, models, given, threads)
-    seeds = range(JUDGED_SEED, JUDGED_SEED + JUDGED)
-    wanted = to_uint8(full(seeds))
-    before = squared_error(wanted, to_uint8(hosted(files, source.generator, threads)(seeds)))
-    subjects = _subjects(source, traced, even, files)
-    losses: list[float] = []
+    subjects = {k: Subject(g, traced[k][1], rounding(even[k], files[k])) for k, g in graphs.items()}
     with output.progress("recovering", course.steps, "steps") as advance:
-
-        def after(loss: float) -> None:
-            losses.append(loss)
-            advance(1)
-
-        adapter = learn(base.family, base.config, master, subjects, course, after)
-    made = replace(source, generator=site.plain(base.family, base.config, adapter.merged(master, out)))
-    models = {graph: onnx_files.to_onnx(g, graph) for graph, g in made.generator.graphs().items()}
-    _, files = _quantized(made, models, given, threads)
-    now = squared_error(wanted, to_uint8(hosted(files, made.generator, threads)(seeds)))
-    itself = squared_error(wanted, to_uint8(hosted(models, made.generator, threads)(seeds)))
-    found = _word(before, now, itself, losses)
-    _write(out, base, source, master, adapter, course, found)
+        learnt = learn(base.family, base.config, master, subjects, course, lambda: advance(1))
+    made = replace(source, generator=site.plain(base.family, base.config, learnt.adapter.merged(master, out)),
+                   scales=source.generator)
+    _, after = _quantized(made, {k: onnx_files.to_onnx(g, k) for k, g in made.generator.graphs().items()}, given, threads)
+    full, *sides = (hosted(m, source.generator, threads) for m in (models, files, after))
+    found = {"student": learnt.looks, **_judged(source, full, sides, weights)}
+    _write(out, base, source, master, learnt.adapter, course, found)
     output.result("finetune", {"out": str(out), "recover": found})
     output.table(["INT8 against full precision, same seeds", "before", "after"],
-                 [["PSNR of all pixels, dB", *(f"{found[k]['pooled_db']:.2f}" for k in ("before", "after"))],
-                  ["median PSNR of an image, dB", *(f"{found[k]['median_db']:.2f}" for k in ("before", "after"))]])
+                 [["PSNR of all pixels, dB", *(_decibels(found[k]["psnr_db"]) for k in SIDES)],
+                  ["median PSNR of an image, dB", *(_decibels(found[k]["psnr_median_db"]) for k in SIDES)],
+                  ["change of the Frechet distance", *(_percent(found[k]["change"]) for k in SIDES)]])
     print(f"recovered: {out}  squared error x {_said(found)}; next: edgegen export {out} --int8 -o out/")
 
 
@@ -117,32 +112,42 @@ def _quantized(source: Source, models: dict[str, ModelProto], plan: Plan,
     return even, {graph: qdq.quantize(model, graph, rules, dialect) for graph, model in even.items()}
 
 
-def _subjects(source: Source, traced: Mapping[str, Any], even: Mapping[str, ModelProto],
-              files: Mapping[str, ModelProto]) -> dict[str, Any]:
-    from ..training.adapt.recover import Subject
+def _judged(source: Source, full: Pipeline, sides: Sequence[Pipeline], weights: Path | None) -> dict[str, Any]:
+    """What looks.json keeps. ratio: of mean squared errors of images, with a 95 % interval over pairs (delta method)."""
+    stored = reference.read(source.reference)
+    side = FullSide(full, feature_network(stored.network, weights, stored.size), stored, JUDGED_SEED)
+    count, errors, found = first_look(stored), [], {}
+    with output.progress("comparing images", 2 * count) as advance:
+        for name, pipeline in zip(SIDES, sides, strict=True):
+            seen: list[np.ndarray] = []
 
-    calls = record(torch_pipeline(source.generator), range(LEARNT_SEED, LEARNT_SEED + LEARNT))
-    return {graph: Subject(g, traced[graph][1], rounding(even[graph], files[graph]), calls[graph])
-            for graph, g in source.generator.graphs().items()}
+            def kept(seeds: Sequence[int], pipeline: Pipeline = pipeline, seen: list[np.ndarray] = seen) -> np.ndarray:
+                seen.append(pipeline(seeds))
+                advance(len(seeds))
+                return seen[-1]
 
-
-def _word(before: np.ndarray, now: np.ndarray, itself: np.ndarray, losses: list[float]) -> dict[str, Any]:
-    """What looks.json keeps. ratio: of the mean squared errors, with a 95 % interval over pairs (delta method)."""
-    ratio = now.mean() / before.mean() if before.mean() else float(now.mean() > 0) + 1.0
-    reach = 1.96 * (now - ratio * before).std(ddof=1) / np.sqrt(len(now)) / (before.mean() or 1)
-    tenth = max(1, len(losses) // 10)
-    return {
-        "before": _decibels(before), "after": _decibels(now), "full_precision_after": _decibels(itself),
-        "ratio": {"value": float(ratio), "low": float(ratio - reach), "high": float(ratio + reach)},
-        "better": bool(ratio + reach < 1),
-        "loss": {"first": float(np.mean(losses[:tenth])), "last": float(np.mean(losses[-tenth:]))},
-        "what": f"INT8 images by {STAND_IN} against full-precision images of the base, {len(now)} seeds from {JUDGED_SEED}",
-    }
+            found[name] = compare(side, kept, BUDGET, count, count).to_json()
+            errors.append(squared_error(side.pixels(0, count), to_uint8(np.concatenate(seen))))
+    ratio = _ratio(*errors)
+    return {**found, "ratio": ratio, "better": bool(ratio["high"] < 1),
+            "what": f"INT8 images by {STAND_IN} against full-precision images of the base, {count} seeds from {JUDGED_SEED}"}
 
 
-def _decibels(error: np.ndarray) -> dict[str, float | None]:
-    """null: no pixel differs."""
-    return {k: v if np.isfinite(v) else None for k, v in vars(PairedPsnr.of(error)).items()}
+def _ratio(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """Of mean squared errors of the same seeds; 1 where nothing was to be recovered."""
+    if not before.mean():
+        return dict.fromkeys(("value", "low", "high"), 1.0)
+    value = after.mean() / before.mean()
+    reach = 1.96 * (after - value * before).std(ddof=1) / np.sqrt(len(after)) / before.mean()
+    return {"value": float(value), "low": float(value - reach), "high": float(value + reach)}
+
+
+def _decibels(value: float | None) -> str:
+    return "no pixel differs" if value is None else f"{value:.2f}"
+
+
+def _percent(change: Mapping[str, float]) -> str:
+    return f"{change['value']:+.1%} ({change['low']:+.1%} to {change['high']:+.1%})"
 
 
 def _said(found: Mapping[str, Any]) -> str:
@@ -164,7 +169,7 @@ def _write(out: Path, base: Base, source: Source, master: dict[str, Tensor], ada
         shutil.copyfile(source.reference, new / "reference.safetensors")
         (new / FILE).write_bytes(to_json({"recover": found}))
         about = checkpoint.describe(base.family.name, base.config) | {"data": _data(source), site.ADAPTS: adapt,
-                                                                      "recover": vars(course)}
+                                                                      site.RECOVERS: vars(course)}
         (new / "run.json").write_bytes(to_json(about))
     if not found["better"]:
         raise GateFailed("E-RECOVER", f"the INT8 images came no nearer: squared error x {_said(found)}", path=target,

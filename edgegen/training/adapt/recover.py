@@ -1,8 +1,9 @@
-"""Recovery after quantization: low-rank pairs learn to make up for the rounding that a Q/DQ file does.
+"""Recovery after quantization: low-rank pairs learn to make up for the rounding that Q/DQ files do.
 
-The student is the very program the ONNX file was written from, with the file's rounding put where the file has it (rounding
-passes gradients straight through: Jacob et al. 2018, arXiv 1712.05877). Its teacher is the same program without rounding, on
-what the sampler really asks. The pairs stand in the networks' own weights, before norms fold into them and channels are made
+The student is the very programs the ONNX files were written from, with the files' rounding put where the files have it (rounding
+passes gradients straight through: Jacob et al. 2018, arXiv 1712.05877). Its teacher is the same programs without rounding. Both
+draw whole images from the same seeds, and what is learnt from is how far these are apart: an error early in a trajectory counts
+by what it does to the image. The pairs stand in the networks' own weights, before norms fold into them and channels are made
 even: so what was learnt is an ordinary adapter, and merges like one.
 """
 
@@ -19,27 +20,31 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx import GraphModule
 
-from ...core.graph import Graph
+from ...core.graph import Generator, Graph
+from ...core.noise import noise
 from ...core.rounding import Rounding
-from ...core.spec import Array
 from ...errors import EdgegenError
 from ...families import Family
 from ..order import mix
 from . import site
 from .files import Adapter, Lora
 
-CLIP = 1.0    # of the gradient's norm
-REFRESH = 10  # steps after which tensors that follow the weights are made anew
+LEARNT_SEED = 4_000_000  # first of the images that are learnt from, each once; no verdict, search or look uses these
+LOOKED_SEED = 4_900_000  # of those that choose which of the states on the way is kept
+LOOKS = 10               # at the student's images, evenly over the course
+WARM = 10                # steps to the full rate
+REFRESH = 10             # steps after which tensors that follow the weights are made anew
+
+Calls = Mapping[str, Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One graph: its program, what is rounded of it, and what it is asked along trajectories: named inputs, call by call."""
+    """One graph: its program, and what is rounded of it."""
 
     graph: Graph
     program: torch.export.ExportedProgram
     rounding: Rounding
-    calls: Sequence[Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,17 @@ class Course:
     rank: int
     steps: int
     batch: int
-    rate: float
+    rate: float      # of Adam, after WARM steps; falls to 0 along a cosine. As a share of a weight, whatever its size
     seed: int
+    looked: int = 32  # images a look
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The adapter of the best look, and the student's squared error of images at each look, over that at the start."""
+
+    adapter: Adapter
+    looks: tuple[float, ...]  # the first is the start: 1
 
 
 @dataclass(frozen=True)
@@ -64,40 +78,79 @@ class Place:
 
 
 def recover(family: Family, config: Any, master: Mapping[str, Tensor], subjects: Mapping[str, Subject], course: Course,
-            after: Callable[[float], None]) -> Adapter:
-    """The adapter after the course; after: told each step's loss, 1 at the start.
+            after: Callable[[], None]) -> Learnt:
+    """The best state of the course, its start included; after: called after each step.
 
     EdgegenError for graphs whose weights cannot be followed, or a loss that is not finite.
     """
-    students = {name: Student(s) for name, s in subjects.items() if s.rounding.int8}
+    students = {name: Student(s) for name, s in subjects.items()}
     found = places(family, config, master, students)
     if not found:
         raise EdgegenError("E-RECOVER", "the plan rounds no convolution: there is nothing to recover")
     rng = torch.Generator().manual_seed(mix(course.seed, 0, "recover"))
     pairs = {layer: _pair(master[f"{layer}.weight"], course.rank, rng) for layer in sorted({p.layer for p in found})}
-    params = [p for pair in pairs.values() for p in pair]
-    adam = torch.optim.Adam(params)
+    lesson = Lesson(site.plain(family, config, master), students, found)
     followers = _followers(family, config, master, pairs, students)
-    start = {name: float(student.loss(*student.inputs(range(len(student.subject.calls)), 4), {}))
-             for name, student in students.items()}
+
+    def follow() -> None:
+        if followers:
+            _refresh(family, config, _merged(master, pairs, course.rank), followers, students)
+
+    def look() -> float:
+        follow()
+        with torch.no_grad():
+            seeds = range(LOOKED_SEED, LOOKED_SEED + course.looked)
+            parts = [seeds[k : k + course.batch] for k in range(0, len(seeds), course.batch)]
+            return sum(len(part) * float(lesson.error(part, pairs)) for part in parts) / len(seeds)
+
+    adam = torch.optim.Adam([p for pair in pairs.values() for p in pair], betas=(0.9, 0.99))
+    start = look() or 1.0
+    looks, best = [1.0], _adapter(master, pairs, course.rank)
     for step in range(course.steps):
         for group in adam.param_groups:
-            group["lr"] = course.rate * 0.5 * (1 + math.cos(math.pi * step / course.steps))
-        if followers and step % REFRESH == 0:
-            _refresh(family, config, _merged(master, pairs, course.rank), followers, students)
-        total = 0.0
+            group["lr"] = course.rate * min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * step / course.steps))
+        if step % REFRESH == 0:
+            follow()
         adam.zero_grad()
-        for name, student in students.items():
-            moved = {p.weight: p.factor * _delta(pairs[p.layer], p.factor.shape) for p in found if p.graph == name}
-            loss = student.loss(*student.drawn(course.batch, rng), moved) / (start[name] or 1)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item() / len(students)
-        if not math.isfinite(total):
+        first = LEARNT_SEED + step * course.batch
+        loss = lesson.error(range(first, first + course.batch), pairs) / start
+        loss.backward()  # type: ignore[no-untyped-call]
+        if not math.isfinite(loss.item()):
             raise EdgegenError("E-NONFINITE", f"the loss of step {step + 1} is not finite", hint="lower --rate")
-        nn.utils.clip_grad_norm_(params, CLIP)
         adam.step()
-        after(total)
-    return _adapter(master, pairs, course.rank)
+        after()
+        if (step + 1) * LOOKS // course.steps > step * LOOKS // course.steps:
+            looks.append(look() / start)
+            if looks[-1] < min(looks[:-1]):
+                best = _adapter(master, pairs, course.rank)
+    return Learnt(best, tuple(looks))
+
+
+class Lesson:
+    """A generator's images with and without rounding."""
+
+    def __init__(self, generator: Generator, students: Mapping[str, Student], found: Sequence[Place]) -> None:
+        self.generator, self.students, self.found = generator, students, found
+        self.exact: Calls = {name: student.exact for name, student in students.items()}
+
+    def error(self, seeds: Sequence[int], pairs: Mapping[str, Pair]) -> Tensor:
+        """Mean squared difference of rounded images, with these pairs in the weights, from exact ones of the same seeds."""
+        with torch.no_grad():
+            wanted = self.images(self.exact, seeds)
+        moved: dict[str, dict[str, Tensor]] = {name: {} for name in self.students}
+        for p in self.found:
+            moved[p.graph][p.weight] = p.factor * _delta(pairs[p.layer], p.factor.shape)
+        return (self.images({n: s.rounded(moved[n]) for n, s in self.students.items()}, seeds) - wanted).square().mean()
+
+    def images(self, call: Calls, seeds: Sequence[int]) -> Tensor:
+        """(n, c, h, w) in [-1, 1]: what a Pipeline draws, in torch, so that gradients pass through the whole trajectory."""
+        latent = self.generator.latent
+        images: Tensor = self.generator.sampler(
+            call, torch.from_numpy(latent.start(seeds)),
+            {name: torch.from_numpy(value) for name, value in latent.condition(seeds).items()},
+            lambda stream: torch.from_numpy(noise(latent.noise, seeds, stream)),
+        )
+        return images
 
 
 class Student:
@@ -111,31 +164,24 @@ class Student:
         self.values = {name: torch.from_numpy(even[name].copy()) if name in even and even[name].shape == tensor.shape
                        else tensor.detach() for name, tensor in own}  # the program's own tensors are the teacher's too
 
-    def __call__(self, inputs: Sequence[Tensor], moved: Mapping[str, Tensor]) -> Tensor:
-        """The output with each weight of `moved` changed by that much; all are rounded here, since steps follow the weights."""
-        own = {name: _whole(self.values[name] + moved[name] if name in moved else self.values[name]) for name in self.weights}
-        return functional_call(self.module, {**self.values, **own}, tuple(inputs))
+    def exact(self, **inputs: Tensor) -> Tensor:
+        """The output without rounding."""
+        out: Tensor = self.teacher(*self._ordered(inputs))
+        return out
 
-    def loss(self, inputs: Sequence[Tensor], wanted: Tensor, moved: Mapping[str, Tensor]) -> Tensor:
-        """Mean squared difference from the teacher."""
-        return (self(inputs, moved) - wanted).square().mean()
+    def rounded(self, moved: Mapping[str, Tensor]) -> Callable[..., Tensor]:
+        """The rounded graph with each weight of `moved` changed by that much; all are rounded here: steps follow the weights."""
+        own = {name: whole(self.values[name] + moved[name] if name in moved else self.values[name]) for name in self.weights}
+        values = {**self.values, **own}
 
-    def inputs(self, calls: Sequence[int], count: int) -> tuple[list[Tensor], Tensor]:
-        """The first `count` rows of these calls, joined, and what the teacher says to them."""
-        rows = slice(0, count)
-        return self._asked([{k: v[rows] for k, v in self.subject.calls[c].items()} for c in calls])
+        def call(**inputs: Tensor) -> Tensor:
+            out: Tensor = functional_call(self.module, values, self._ordered(inputs))
+            return out
 
-    def drawn(self, count: int, rng: torch.Generator) -> tuple[list[Tensor], Tensor]:
-        """`count` rows of one call, both drawn."""
-        call = self.subject.calls[int(torch.randint(len(self.subject.calls), (), generator=rng))]
-        length = len(next(iter(call.values())))
-        rows = torch.randperm(length, generator=rng)[:count].numpy()
-        return self._asked([{k: v[rows] for k, v in call.items()}])
+        return call
 
-    def _asked(self, parts: Sequence[Mapping[str, Array]]) -> tuple[list[Tensor], Tensor]:
-        inputs = [torch.cat([torch.from_numpy(part[spec.name]) for part in parts]) for spec in self.subject.graph.inputs]
-        with torch.no_grad():
-            return inputs, self.teacher(*inputs)
+    def _ordered(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        return tuple(inputs[spec.name] for spec in self.subject.graph.inputs)
 
 
 def rounded(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
@@ -172,10 +218,11 @@ def _module(program: torch.export.ExportedProgram) -> Any:
         return program.module()
 
 
-def _whole(weight: Tensor) -> Tensor:
-    """Rounded to 8 bits as the file has it: symmetric, a step an output channel."""
-    step = (weight.detach().flatten(1).abs().amax(1) / 127).clamp(min=1e-18)
-    return torch.fake_quantize_per_channel_affine(weight, step, torch.zeros_like(step, dtype=torch.int32), 0, -127, 127)
+def whole(weight: Tensor) -> Tensor:
+    """Rounded to 8 bits as qdq.py writes it, in double precision: symmetric, a step an output channel."""
+    exact = weight.detach().double()
+    step = (exact.flatten(1).abs().amax(1) / 127).clamp(min=1e-18).float().reshape(-1, *[1] * (weight.dim() - 1))
+    return (exact / step).round().clamp(-127, 127).float() * step + (weight - weight.detach())
 
 
 def places(family: Family, config: Any, master: Mapping[str, Tensor], students: Mapping[str, Student]) -> tuple[Place, ...]:
@@ -225,8 +272,8 @@ Pair = tuple[Tensor, Tensor]  # A (r, cin, k, k), B (out, r, 1, 1)
 
 
 def _pair(weight: Tensor, rank: int, rng: torch.Generator) -> Pair:
-    """PEFT's start: a random A, and B zero."""
-    a = torch.randn((rank, *weight.shape[1:]), generator=rng) / math.sqrt(weight[0].numel())
+    """B zero, as PEFT starts; A as large as the weight, so that one rate moves layers of every size by the same share."""
+    a = torch.randn((rank, *weight.shape[1:]), generator=rng) * weight.square().mean().sqrt() / math.sqrt(rank)
     return a.requires_grad_(), torch.zeros(len(weight), rank, 1, 1, requires_grad=True)
 
 
