@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import signal
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import adapted, master, recipe, run
-from runs import HERE, same, steps
+from runs import survives_a_kill
 from safetensors.torch import load_file, save_file
 from toys import shapes
 
@@ -184,38 +181,17 @@ def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).stat().st_mode & 0o044 == 0o044  # another user's service can read them
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
+ADAPTING = """
 from adapters import run
 
-def kill(trainer, report):
-    if trainer.step == 23:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-for out, resume, act in (("whole", False, None), ("killed", False, kill), ("killed", True, None)):
-    pid = os.fork()
-    if not pid:
-        try:
-            run({name!r}, Path({out!r}) / out, 40, resume, act)
-            os._exit(0)
-        finally:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-    print(os.waitpid(pid, 0)[1], flush=True)
+def child(name, out, resume, progress):
+    run(name, out, 40, resume, progress)
 """
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_40_adapting_steps_are_20_and_a_kill_9_and_20(name: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED.format(path=HERE, name=name, out=str(tmp_path))],
-                          capture_output=True, text=True)
-    assert [int(line) for line in done.stdout.split()] == [0, signal.SIGKILL, 0], done.stderr
-    same(tmp_path / "whole", tmp_path / "killed")
-    assert steps(tmp_path / "killed") == list(range(1, 41))
+    survives_a_kill(ADAPTING, name, tmp_path)
 
 
 def test_part_is_the_network_s_own_tensors_and_a_copy_is_not() -> None:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..core.files import read_json
 from ..errors import InputError, UsageError
+from ..training.adapt import Kind
 from . import output
 from .options import fit_of, hex_of
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ..training.run import Settings
     from .base import Base
 
-Kind = Literal["fp32", "int8", "nf4"]  # as training/adapt/bases.py has it, which needs torch
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
 SMALL = 8      # photos of a class that is learned on its own

@@ -10,8 +10,8 @@ import typer
 from ..errors import InputError, UsageError
 from . import output
 from .adapting import KINDS
-from .options import Background, Fit, Threads, Weights, cores, fit_of, hex_of, need_torch
-from .train import EVERY, FEWEST, _counted, _on_bad, _reference, _tell
+from .options import Background, Fit, OnBad, Threads, Weights, cores, fit_of, hex_of, need_torch, on_bad_of
+from .training import EVERY, FEWEST, counted, tell_bad, write_reference
 
 if TYPE_CHECKING:
     from ..training.data import Photos
@@ -40,7 +40,7 @@ def finetune(
     no_classes: Annotated[bool, typer.Option("--no-classes", help="Sub-folders are no classes to draw by.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of order, noise and adapters; 0, if not said.", min=0)] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cpu, if not said.")] = None,
-    on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    on_bad: OnBad = "skip",
     fit: Fit = None,
     background: Background = None,
     threads: Threads = 0,
@@ -101,7 +101,7 @@ def finetune(
         plan = plan.lasting(within(time, plan, train))
     watch = Looks(folder, plan, train, held, network)
     with output.progress(f"adapting {found.name}", plan.recipe.images, "images") as advance:
-        count = _counted(advance)
+        count = counted(advance)
 
         def after(trainer: Any, report: dict[str, float]) -> None:
             count(trainer, report)
@@ -110,7 +110,7 @@ def finetune(
         train_on(plan.settings(), train, folder, resume, EVERY, after, generator=plan.generator(), begin=watch.begin,
                  finish=watch.finish)
     with output.progress("reference statistics", len(photos)) as advance:
-        _reference(photos, folder / "reference.safetensors", weights, advance)
+        write_reference(photos, folder / "reference.safetensors", weights, advance)
     output.result("finetune", {"out": str(folder), **watch.to_json()})
     watch.tell()
     print(f"adapted: {folder}  next: edgegen generate {folder} -o site.png, edgegen export {folder} --int8 -o out/")
@@ -125,12 +125,10 @@ def _folder(names: list[str], out: Path | None) -> Path:
 def _photos(data: Path, size: int, on_bad: str, chosen: Options) -> Photos:
     from ..training.data import Photos, load
 
-    if on_bad not in ("skip", "fail"):
-        raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {on_bad!r}")
     with output.progress("reading photos") as advance:
-        photos, report = load(data, size, chosen.background, on_bad=_on_bad(on_bad), fit=fit_of(chosen.fit),
+        photos, report = load(data, size, chosen.background, on_bad=on_bad_of(on_bad), fit=fit_of(chosen.fit),
                               progress=lambda _, __: advance(1))
-    _tell(report)
+    tell_bad(report)
     if len(photos) < 2 * FEWEST:
         raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {2 * FEWEST} are needed", path=data)
     return photos if chosen.classes else Photos(photos.pixels, photos.labels * 0, ())

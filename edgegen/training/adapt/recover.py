@@ -36,6 +36,7 @@ WARM = 10                # steps to the full rate
 REFRESH = 10             # steps after which tensors that follow the weights are made anew
 
 Calls = Mapping[str, Callable[..., Tensor]]
+Followers = Mapping[str, Mapping[str, Tensor]]  # graph -> constant -> what evening channels multiplies it by
 
 
 @dataclass(frozen=True)
@@ -257,9 +258,11 @@ def _ratio(before: Tensor, after: Tensor) -> Tensor:
     """(out, cin, 1, 1) of after / before, where each is a factor a row times one a column of the other."""
     place = before.flatten(2).abs().argmax(2, keepdim=True)
     above, below = (t.flatten(2).double().gather(2, place)[..., 0] for t in (after, before))
-    ratio = (above / below).log()  # NaN where the weight is 0: rows and columns tell what belongs there
+    sign, ratio = (above * below).sign(), (above / below).abs().log()  # not finite where the weight is 0: rows and columns tell
+    ratio = ratio.where(ratio.isfinite(), torch.nan)
     fill = ratio.nanmean(1, keepdim=True) + ratio.nanmean(0, keepdim=True) - ratio.nanmean()
-    return torch.where(ratio.isfinite(), ratio, fill).exp().nan_to_num(1.0)[..., None, None].float()
+    return (torch.where(ratio.isfinite(), sign, 1) * torch.where(ratio.isfinite(), ratio, fill).exp().nan_to_num(1.0))[
+        ..., None, None].float()
 
 
 def _tensors(family: Family, config: Any, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -294,19 +297,19 @@ def _merged(master: Mapping[str, Tensor], pairs: Mapping[str, Pair], rank: int) 
 
 
 def _followers(family: Family, config: Any, master: Mapping[str, Tensor], pairs: Mapping[str, Pair],
-               students: Mapping[str, Student]) -> dict[str, list[str]]:
-    """graph -> constants that change with the weights of pairs without being one, such as isc-gan's energies."""
+               students: Mapping[str, Student]) -> Followers:
+    """Constants that change with the weights of pairs without being one, such as isc-gan's energies."""
     shaken = {**master, **{f"{layer}.weight": master[f"{layer}.weight"] * 1.1 for layer in pairs}}
     before, after = _tensors(family, config, master), _tensors(family, config, shaken)
-    found = {graph: [n for n, t in before[graph].items() if n not in s.weights and not torch.equal(t, after[graph][n])]
-             for graph, s in students.items()}
+    found = {graph: {n: (s.values[n] / t).nan_to_num(1.0) for n, t in before[graph].items()
+                     if n not in s.weights and not torch.equal(t, after[graph][n])} for graph, s in students.items()}
     return {graph: names for graph, names in found.items() if names}
 
 
-def _refresh(family: Family, config: Any, tensors: Mapping[str, Tensor], followers: Mapping[str, Sequence[str]],
+def _refresh(family: Family, config: Any, tensors: Mapping[str, Tensor], followers: Followers,
              students: Mapping[str, Student]) -> None:
     """No gradient passes this way: what follows a weight here takes out its length, which rounding does not see either."""
     now = _tensors(family, config, tensors)
-    for graph, names in followers.items():
-        for name in names:
-            students[graph].values[name] = now[graph][name].detach()
+    for graph, found in followers.items():
+        for name, even in found.items():
+            students[graph].values[name] = now[graph][name].detach() * even
