@@ -39,28 +39,42 @@ class _Space:
     squares: list[onnx.NodeProto] = field(default_factory=list)  # products with a constant matrix that read their squares
 
 
-def equalized(model: onnx.ModelProto, largest: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """A model that computes the same with evener channels. largest: tensor -> of each channel's x and of its -x, (2, c)."""
+def equalized(model: onnx.ModelProto, largest: Mapping[str, np.ndarray], like: onnx.ModelProto | None = None) -> onnx.ModelProto:
+    """A model that computes the same with evener channels. largest: tensor -> of each channel's x and of its -x, (2, c).
+
+    like: the same graph with the weights that say how much each channel is read, where these are not the model's own.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    weights = {t.name: numpy_helper.to_array(t).copy() for t in out.graph.initializer}
-    for space in _spaces(out, weights):
+    weights = _constants(model)
+    guide = weights if like is None else _constants(like)
+    for space in _spaces(model, weights):
         seen = np.max([largest[t] for t in space.tensors if t in largest], axis=0)
-        read = np.max([_columns(weights[n.input[1]], first, space.channels) for n, first in space.readers], axis=0)
+        read = np.max([_columns(guide[n.input[1]], first, space.channels) for n, first in space.readers], axis=0)
         factor = _factors(seen.max(0), read)
         if not space.positive:
             factor = np.where(seen[1] > seen[0], -factor, factor)
-        for node in space.writers:
-            for name in node.input[1:]:
-                weights[name] /= factor.reshape(-1, *[1] * (weights[name].ndim - 1))
-        for node, first in space.readers:
-            weight = weights[node.input[1]]
-            weight[:, first : first + space.channels] *= factor.reshape(1, -1, *[1] * (weight.ndim - 2))
-        for node in space.squares:
-            weights[node.input[1]] *= np.square(factor)[:, None]
+        for values in (weights,) if guide is weights else (weights, guide):
+            _scale(values, space, factor)
     for tensor in out.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
     return out
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: numpy_helper.to_array(t).copy() for t in model.graph.initializer}
+
+
+def _scale(weights: dict[str, np.ndarray], space: _Space, factor: np.ndarray) -> None:
+    """Divide what writes the space's channels, multiply what reads them."""
+    for node in space.writers:
+        for name in node.input[1:]:
+            weights[name] /= factor.reshape(-1, *[1] * (weights[name].ndim - 1))
+    for node, first in space.readers:
+        weight = weights[node.input[1]]
+        weight[:, first : first + space.channels] *= factor.reshape(1, -1, *[1] * (weight.ndim - 2))
+    for node in space.squares:
+        weights[node.input[1]] *= np.square(factor)[:, None]
 
 
 def _columns(weight: np.ndarray, first: int, count: int) -> np.ndarray:

@@ -19,6 +19,11 @@ OPSET = 20  # TensorRT 10+, OpenVINO 2024+ and ONNX Runtime 1.17+ read it
 
 def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
     """The graph as an ONNX model named `name`; EdgegenError if torch cannot export it or a weight is not finite."""
+    return traced(graph, name)[0]
+
+
+def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
+    """The same, and the torch program it was written from: its nodes are called as the model's tensors are."""
     for key, value in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise EdgegenError("E-NONFINITE", f"{name}.{key} holds NaN or infinite values; INT8 would hide them")
@@ -31,12 +36,12 @@ def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
             graph.module, examples, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
             input_names=[spec.name for spec in graph.inputs], output_names=[graph.output.name], dynamic_shapes=shapes,
         )
-    if program is None:
+    if program is None or program.exported_program is None:
         raise EdgegenError("E-EXPORT", f"torch returned no ONNX program for graph {name!r}")
     model = program.model_proto
     _strip(model, name)
     onnx.checker.check_model(model, full_check=True)
-    return model
+    return model, program.exported_program
 
 
 @contextlib.contextmanager

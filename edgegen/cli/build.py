@@ -82,16 +82,23 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
 
 def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
                threads: int) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
-    """Equalized models, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data."""
-    channels = {k: ChannelObserver(m, threads) for k, m in models.items()}
+    """Equalized models, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data.
+
+    What recovered keeps the scales that it learnt under: those of its base.
+    """
+    seen = models if source.scales is None else {k: onnx_files.to_onnx(g, k) for k, g in source.scales.graphs().items()}
+    channels = {k: ChannelObserver(m, threads) for k, m in seen.items()}
     _run(source, channels, samples, "looking at channels")
-    even = {k: equalized(m, channels[k].largest) for k, m in models.items()}
+    even = {k: equalized(m, channels[k].largest) for k, m in seen.items()}
     observers = {k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads) for k, m in even.items()}
     _run(source, observers, samples, "calibrating")
     for observer in observers.values():
         observer.stats.check()
     coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
-    return even, choose(even, {k: o.stats for k, o in observers.items()}), coverage
+    plan = choose(even, {k: o.stats for k, o in observers.items()})
+    if source.scales is not None:
+        even = {k: equalized(m, channels[k].largest, seen[k]) for k, m in models.items()}
+    return even, plan, coverage
 
 
 def _run(source: Source, observers: Mapping[str, Callable[..., Array]], samples: int, label: str) -> None:

@@ -26,6 +26,7 @@ def finetune(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its settings.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Show the named runs side by side instead.")] = False,
     size: Annotated[int | None, typer.Option(help="Pixels a side, the base's or more; the base's, if not said.", min=1)] = None,
+    recover: Annotated[Path | None, typer.Option(help="A bundle's plan.json: bring INT8 images nearer; no --data.")] = None,
     rank: Annotated[int | None, typer.Option(help="Of the adapters; 0 trains every weight instead.", min=0)] = None,
     base: Annotated[str | None, typer.Option(help="Precision of the frozen base: fp32, int8 or nf4; fp32, if not said.")] = None,
     adam8bit: Annotated[bool, typer.Option("--adam8bit", help="Keep the optimizer's state in 8 bits.")] = False,
@@ -54,6 +55,17 @@ def finetune(
 
         return side_by_side([Path(name) for name in names], out)
     folder = _folder(names, out)
+    if recover is not None:
+        others = {"--data": data, "--base": base, "--time": time, "--held-out": held_out, "--looks": looks,
+                  "--patience": patience, "--device": device, "--fit": fit, "--background": background,
+                  "--resume": resume or None, "--adam8bit": adam8bit or None,
+                  "--size": size, "--recompute": recompute or None, "--no-classes": no_classes or None, "--rank 0": rank == 0 or None}
+        if about_photos := [flag for flag, value in others.items() if value is not None]:
+            raise UsageError("E-USAGE", "--recover learns from the generator itself, without photos: leave out "
+                                        + ", ".join(about_photos))
+        from .recover import recover as learn
+
+        return learn(names[0], recover, folder, rank, steps, batch, rate, seed, threads or cores(), weights)
     if data is None:
         raise UsageError("E-USAGE", "fine-tuning needs --data")
     if base is not None and base not in KINDS:

@@ -44,6 +44,8 @@ def merge(
     with publish(out, "run.json", overwrite) as new:
         (new / checkpoint.WEIGHTS).write_bytes(checkpoint.to_bytes(dict(generator.shipped.state_dict())))
         shutil.copyfile(run / "reference.safetensors", new / "reference.safetensors")
+        if site.RECOVERS in about:
+            shutil.copyfile(run / site.BASE, new / site.BASE)  # export measures scales on it
         (new / "run.json").write_bytes(to_json({**plain, "merged": origin}))
     output.result("merge", {"out": str(out), "max_abs_difference": difference, "images": IMAGES, **origin})
     print(f"merged: {out}  images of adapter and merged weights differ by {difference:.1e} at most ({IMAGES} seeds)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,8 @@ from ..evidence.compare import FullSide, chance, compare, first_look, pixels_of
 from ..evidence.distances import PairedPsnr, squared_error
 from ..evidence.features import feature_network
 from ..export import STAND_IN, qdq, runtime
-from ..export import onnx as onnx_files
 from . import output
+from .hosted import hosted
 from .source import Source
 
 if TYPE_CHECKING:
@@ -93,10 +92,7 @@ class Search:
         return self._pipeline({k: qdq.quantize(m, k, plan, target.dialect) for k, m in self.even.items()}, host)
 
     def _pipeline(self, models: dict[str, ModelProto], host: Runtime) -> Pipeline:
-        with tempfile.TemporaryDirectory() as folder:  # a session has read its file when load returns
-            files = {name: onnx_files.write(model, Path(folder) / f"{name}.onnx") for name, model in models.items()}
-            call = {name: host.load(path, self.threads) for name, path in files.items()}
-        return Pipeline(self.source.generator.latent, self.source.generator.sampler, call)
+        return hosted(models, self.source.generator, self.threads, host)
 
     def _damage(self, target: Runtime, host: Runtime) -> dict[str, dict[str, float]]:
         """graph -> convolution -> mean squared distance that the images' features move with that convolution alone in int8.

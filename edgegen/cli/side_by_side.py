@@ -44,6 +44,8 @@ def _run(run: Path) -> dict[str, Any]:
     if not (run / FILE).is_file():
         raise UsageError("E-SOURCE", "this is no run of `edgegen finetune`", path=run)
     about, looks = read_json(run / "run.json"), read_json(run / FILE)
+    if "recover" in looks:
+        raise UsageError("E-SOURCE", "this run recovered INT8 images and saw no photos: it does not compare", path=run)
     if not looks.get("last") or not (run / PICTURES).is_file():
         raise InputError("E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume")
     return {"about": about, "last": looks["last"], "pictures": pictures(run)}

@@ -27,6 +27,7 @@ class Source:
     generator: Generator
     about: dict[str, Any]
     reference: Path
+    scales: Generator | None = None  # whose activations set the scales of INT8, where these are not its own
 
 
 def is_bundle(name: str) -> bool:
@@ -76,6 +77,7 @@ def _zoo(entry: Entry) -> Source:
 
 def _run(folder: Path) -> Source:
     from ..core.bundle import sha256
+    from ..families import family
     from ..training import checkpoint, run
     from ..training.adapt import files, site
 
@@ -88,7 +90,9 @@ def _run(folder: Path) -> Source:
                   "adapter_sha256": sha256(folder / site.ADAPTER / files.TENSORS)}
     else:
         about["weights_sha256"] = sha256(folder / checkpoint.WEIGHTS)
-    return Source(folder.name, description["family"], generator, about, folder / "reference.safetensors")
+    scales = site.plain(family(description["family"]), generator.config, site.recovered(folder, description))\
+        if site.RECOVERS in description else None
+    return Source(folder.name, description["family"], generator, about, folder / "reference.safetensors", scales)
 
 
 def torch_pipeline(generator: Generator, given: Mapping[str, Array] | None = None) -> Pipeline:

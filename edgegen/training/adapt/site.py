@@ -26,6 +26,7 @@ from .files import Adapter, check_base
 
 BASE, ADAPTER, REJECTED, MEASURED = "base.safetensors", "adapter", "rejected", "measured.safetensors"
 ADAPTS = "adapt"  # key of run.json: how an adapted run adapts; a run without it holds its weights
+RECOVERS = "recover"  # key of run.json, merged or not: the course of a recovery; INT8 scales are measured on its base
 
 
 def fitted(family: Family, config: Any, tensors: Mapping[str, Tensor], classes: int, seed: int, where: Path) -> dict[str, Tensor]:
@@ -82,6 +83,11 @@ def read_base(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     if hashlib.sha256(path.read_bytes()).hexdigest() != about[ADAPTS].get("base_sha256"):
         raise TrustError("E-HASH", "not the base this run was started on", path=path)
     return tensors
+
+
+def recovered(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a run recovered from; TrustError as read_base."""
+    return read_base(run, {ADAPTS: about.get(ADAPTS) or about.get("merged", {})})
 
 
 def write(run: Path, adapter: Adapter, measured: Mapping[str, Tensor]) -> Path:

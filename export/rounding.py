@@ -1,0 +1,30 @@
+"""What a Q/DQ file rounds, read off the file itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgegen.core.rounding import Code, Rounding
+
+
+def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
+    """Of a file that qdq.quantize made of `before`."""
+    constants = {t.name: numpy_helper.to_array(t) for t in file.graph.initializer}
+    codes: dict[str, Code] = {}
+    for node in file.graph.node:
+        if node.op_type == "QuantizeLinear":
+            step, zero = constants[node.input[1]], constants[node.input[2]]
+            reach = np.iinfo(zero.dtype)
+            codes[node.input[0]] = Code(float(step), int(zero), int(reach.min), int(reach.max))
+    reads: dict[str, tuple[str, ...]] = {}
+    int8 = set()
+    for node in file.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        if found := tuple(t for name in node.input if name.endswith(".dq") and (t := name.removesuffix(".dq")) in codes):
+            reads[node.output[0]] = found
+        if node.op_type == "Conv" and node.input[1].endswith(".dq"):
+            int8.add(node.output[0])
+    return Rounding(codes, reads, frozenset(int8), {t.name: numpy_helper.to_array(t) for t in before.graph.initializer})
