@@ -58,8 +58,8 @@ def finetune(
     if recover is not None:
         others = {"--data": data, "--base": base, "--time": time, "--held-out": held_out, "--looks": looks,
                   "--patience": patience, "--device": device, "--fit": fit, "--background": background,
-                  "--resume": resume or None, "--adam8bit": adam8bit or None,
-                  "--size": size, "--recompute": recompute or None, "--no-classes": no_classes or None, "--rank 0": rank == 0 or None}
+                  "--size": size, "--resume": resume or None, "--adam8bit": adam8bit or None,
+                  "--recompute": recompute or None, "--no-classes": no_classes or None, "--rank 0": rank == 0 or None}
         if about_photos := [flag for flag, value in others.items() if value is not None]:
             raise UsageError("E-USAGE", "--recover learns from the generator itself, without photos: leave out "
                                         + ", ".join(about_photos))
