@@ -126,15 +126,18 @@ def held(given: argparse.Namespace) -> None:
 
 
 def _memory(family: str, train: Photos, given: dict[str, Any]) -> Memory:
-    trainer = _trainer(family, train, given)
-    for _, _ in zip(range(3), trainer.run(), strict=False):
+    trainer = _trainer(family, train, given, STEPS)
+    for _ in trainer.run():  # through all stages, so that each has its gradients and its optimizer's state
         pass
     nets = getattr(trainer.generator, "base", trainer.generator).networks
     return memory(nets, trainer.optimizers)
 
 
 def speed(given: argparse.Namespace) -> None:
-    """CPU seconds a step of this loop, and of peft's model with torch's Adam in the shortest loop there is; interleaved."""
+    """CPU seconds a step of this loop, and of peft's model with torch's Adam in the shortest loop there is; interleaved.
+
+    Of the first stage, where there are several.
+    """
     train = _photos(given)[0]
     for family in given.families:
         ours = _trainer(family, train, {})
@@ -198,9 +201,10 @@ def _features(network: FeatureNetwork, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([network(pixels[k : k + 64]) for k in range(0, len(pixels), 64)])
 
 
-def _trainer(family: str, train: Photos, given: dict[str, Any]) -> Trainer:
+def _trainer(family: str, train: Photos, given: dict[str, Any], steps: int = 1_500) -> Trainer:
     base = open_base(family)
-    plan = Plan.of(base, train, options(given, None, base)).lasting(48_000)
+    plan = Plan.of(base, train, options(given, None, base))
+    plan = plan.lasting(steps * plan.recipe.batch)
     torch.manual_seed(0)
     trainer = Trainer.start(plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.options.adam8bit)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
