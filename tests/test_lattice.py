@@ -80,7 +80,8 @@ def test_regions_that_are_alike_have_equal_components() -> None:
 
 def test_the_decomposition_is_linear() -> None:
     u, v = drawn(5), drawn(5, seed=1)
-    np.testing.assert_allclose(lattice.components(2 * u - 3 * v), 2 * lattice.components(u) - 3 * lattice.components(v), atol=1e-12)
+    expected = 2 * lattice.components(u) - 3 * lattice.components(v)
+    np.testing.assert_allclose(lattice.components(2 * u - 3 * v), expected, atol=1e-12)
 
 
 def test_or_is_the_negative_and_of_the_dual() -> None:

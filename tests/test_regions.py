@@ -61,7 +61,8 @@ def test_grey_and_palette_masks_too(mode: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "sentence"), [
-    ("0x3", "a grid of 0x3 does not fit"), ("9x3", "a grid of 9x3 does not fit an image of 8 x 8"), ("1x1", "cells between 2 and"),
+    ("0x3", "a grid of 0x3 does not fit"), ("9x3", "a grid of 9x3 does not fit an image of 8 x 8"),
+    ("1x1", "cells between 2 and"),
     ("8x8", "cells between 2 and 62"), ("3 by 3", "a grid such as 3x3 or a mask PNG, and there is no such file"),
 ])
 def test_bad_words(text: str, sentence: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .lattice import Floats, Sets, meets
 
@@ -23,11 +24,12 @@ def strongest(strength: Floats, count: int) -> Sets:
 
 
 def compact(rows: Floats) -> Floats:
-    """(m, K) -> (m, min(m, K)) with all distances and angles between sums of rows kept, in float64: what errors are measured on."""
+    """(m, K) -> (m, min(m, K)) in float64, norms of all sums of rows kept: what errors are measured on."""
     rows = rows.reshape(len(rows), -1).astype(np.float64)
     if rows.shape[1] <= len(rows):
         return rows
-    return np.linalg.qr(rows.T, mode="r").T
+    triangle: Floats = np.linalg.qr(rows.T)[1]
+    return triangle.T
 
 
 def additivity_error(sets: Sets, vectors: Floats, demanded: Sets, u: Floats) -> float:
@@ -55,14 +57,14 @@ def visible(strength: Floats) -> int:
     return int((strength > VISIBLE * strength.max()).sum()) if len(strength) and strength.max() > 0 else 0
 
 
-def inside_share(change: Floats, mask: Floats) -> float:
+def inside_share(change: Floats, mask: ArrayLike) -> float:
     """Share of the energy of a change of the image (c, h, w) that lies inside the mask (h, w); NaN for no change at all."""
     energy = np.square(change, dtype=np.float64).sum(0)
     total = energy.sum()
-    return float(energy[mask.astype(bool)].sum() / total) if total else float("nan")
+    return float(energy[np.asarray(mask, bool)].sum() / total) if total else float("nan")
 
 
-def action_field(change: Floats, masks: Floats, share: float = 0.1) -> int:
+def action_field(change: Floats, masks: np.ndarray, share: float = 0.1) -> int:
     """The regions that a change (c, h, w) reaches: mean |change| above `share` of the most changed region's; masks (n, h, w)."""
     size = np.abs(change, dtype=np.float64).mean(0)
     means = np.array([size[mask.astype(bool)].mean() for mask in masks])
@@ -80,10 +82,10 @@ def cosine(a: Floats, b: Floats) -> float:
     return float((a.astype(np.float64) * b).sum() / norm) if norm else float("nan")
 
 
-def psnr(a: Floats, b: Floats, mask: Floats | None = None) -> float:
+def psnr(a: Floats, b: Floats, mask: ArrayLike | None = None) -> float:
     """In dB, of images in [-1, 1] (c, h, w), inside the mask (h, w) if there is one; infinite for equal ones."""
     square = np.square(a.astype(np.float64) - b)
-    mse = square.mean() if mask is None else square[:, mask.astype(bool)].mean()
+    mse = square.mean() if mask is None else square[:, np.asarray(mask, bool)].mean()
     return float(10 * np.log10(PEAK**2 / mse)) if mse > 0 else float("inf")
 
 

@@ -31,7 +31,7 @@ def fit(demanded: Sets, u: Floats, sets: Sets, penalty: float, start: Floats | N
     if penalty == 0:
         return np.linalg.lstsq(a, u, rcond=None)[0]
     gram, target = a.T @ a, a.T @ u
-    rate = 1 / np.linalg.eigvalsh(gram)[-1]
+    rate = 1 / float(np.linalg.eigvalsh(gram)[-1])
     x = np.zeros((len(sets), u.shape[1])) if start is None else start
     y, t = x, 1.0
     for _ in range(STEPS):
@@ -43,7 +43,7 @@ def fit(demanded: Sets, u: Floats, sets: Sets, penalty: float, start: Floats | N
             t = 1.0
         t_new = (1 + np.sqrt(1 + 4 * t * t)) / 2
         y, t = new + (t - 1) / t_new * step, t_new
-        done = np.linalg.norm(step) <= TOLERANCE * max(np.linalg.norm(new), 1e-300)
+        done = bool(np.linalg.norm(step) <= TOLERANCE * np.linalg.norm(new))
         x = new
         if done:
             break
