@@ -204,13 +204,13 @@ def faithful(split: Split, found: Primitives, regions: Regions, rng: np.random.G
     everything = np.arange(len(found.sets))
     kept = {"all components": everything, "top 20 %": everything[:top],
             "random 20 % (chance)": rng.permutation(everything)[:top], "none: the baseline (chance)": everything[:0]}
-    vectors = np.array([found.vector(k) for k in everything]).reshape(len(everything), len(split.features))
+    vectors = np.array([found.vector(int(k)) for k in everything]).reshape(len(everything), len(split.features))
     made = {}
     for name, places in kept.items():
         sums = lattice.meets(demanded, found.sets[places]) @ vectors[places]
         drawn = images(split, split.baseline[None] + torch.from_numpy(sums).to(split.features.dtype))
-        made[name] = float(np.mean([measures.psnr(x, split.image.numpy(), regions.mask(int(t)))
-                                    for x, t in zip(drawn, demanded, strict=True)]))
+        made[name] = float(np.mean([measures.psnr(x, split.image.numpy(), regions.mask(t))
+                                    for x, t in zip(drawn, demanded.tolist(), strict=True)]))
     return made
 
 
