@@ -25,7 +25,7 @@ def explain(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the report; with --edit also a .png.")] = None,
     seed: Annotated[int, typer.Option(help="Of the image.", min=0)] = 0,
     label: Annotated[int | None, typer.Option(help="Class of the image; else by seed.")] = None,
-    layer: Annotated[str, typer.Option(help="Where features are taken apart: a name of --layers, a part of one, or mid.")] = "mid",
+    layer: Annotated[str, typer.Option(help="Where to cut: a name of --layers, a part of one, or mid.")] = "mid",
     layers: Annotated[bool, typer.Option("--layers", help="List the layers and stop.")] = False,
     step: Annotated[int | None, typer.Option(help="Of the sampler, from 1; the middle one, if not said.", min=1)] = None,
     regions: Annotated[str, typer.Option(help="A grid, rows x columns, or a mask PNG with one colour a part.")] = "3x3",

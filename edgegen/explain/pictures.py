@@ -34,7 +34,7 @@ def heat(image: Floats, values: Floats, most: float) -> np.ndarray:
     """values (h, w), 0 nothing and `most` full colour, over the image in grey."""
     share = np.clip(values / most, 0, 1) if most > 0 else values * 0
     grey = to_uint8(image[None])[0].astype(float).mean(2, keepdims=True) * 0.35 + 160
-    strength = 0.15 + 0.75 * share[..., None]
+    strength = 0.6 * share[..., None] ** 0.5  # the image stays visible
     mixed = grey * (1 - strength) + colours(share).astype(float) * strength
     return _larger(np.rint(mixed).clip(0, 255).astype(np.uint8), scale_of(image))
 

@@ -16,9 +16,10 @@ from .regions import Regions, name_of
 
 TAUTOLOGY = (
     "What this cannot show: the sum of all components gives back every demand exactly, whatever the network does: that is "
-    "algebra, 2^n - 1 components for 2^n demands. What can fail, and is measured here: that few components do, that they predict "
-    "demands not used, that each changes the image only in its regions, that it does so in another context too, and that the same sets "
-    "of regions are strong in another image. Each number stands beside what chance gives."
+    "algebra, 2^n - 1 components for 2^n demands. What can fail, and is measured here: that few components do, that they "
+    "predict demands not used, that each changes the image only in its regions, that it does so in another context too, and "
+    "that the same sets of regions are strong in another image. Each number stands beside what chance gives; for sets of "
+    "regions, chance counts all sets as equally likely, and neighbouring regions are likelier than that."
 )
 GATED = "Gated demands add up by construction too: for them, additivity is no finding, and pictures and PSNR are what counts."
 
