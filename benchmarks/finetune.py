@@ -1,6 +1,7 @@
 """Fine-tuning on the furniture renders, family by family: adapters against the base and against full fine-tuning.
 
     python benchmarks/finetune.py --data ~/.cache/edgegen/furniture --images 48000 --out runs/finetune
+    python benchmarks/finetune.py --data ... --out runs/finetune --export    those runs merged, exported in INT8 and verified
     python benchmarks/finetune.py --data ... --memory            only what a step holds, base by base
     python benchmarks/finetune.py --data ... --speed             only steps a second, against plain peft
     python benchmarks/finetune.py --data ... --targets --images 12800   where pairs go, at equal numbers of trained weights
@@ -20,12 +21,13 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import nn
 
-from edgegen.cli.adapting import Plan, options
+from edgegen.cli.adapting import Plan, gathered, options
 from edgegen.cli.base import open_base
 from edgegen.cli.looks import DRAWN, LOOK_SEED, pictures
 from edgegen.cli.merge import parity
@@ -46,17 +48,21 @@ from edgegen.training.split import split
 GOALS = "goals: FD / base <= 0.4, adapter / full <= 1.15, trained <= 5 %, file <= 10 %, parity <= 1e-5, near-copies 0"
 STEPS = 12  # of a measurement of memory or speed
 BASES = ("fp32", "int8", "nf4")
+RUNTIMES = "onnxruntime,openvino"
+VERB = (sys.executable, "-m", "edgegen")
 
 
 def adapted(family: str, given: argparse.Namespace, rank: int | None) -> Path:
-    """A finished run; rank: 0 trains every weight, None is the family's."""
+    """A finished run; rank: 0 trains every weight, at the rate the family was trained with; None is the family's."""
     out = given.out / f"{family}-{'full' if rank == 0 else 'lora'}"
     if not (out / "reference.safetensors").is_file():
-        command = [sys.executable, "-m", "edgegen", "finetune", family, str(out), "--data", str(given.data), "--held-out",
-                   str(given.held_out), "--threads", str(given.threads), "--patience", "99", "--looks", "4"]
-        command += [] if rank is None else ["--rank", str(rank), "--rate", str(given.full_rate)]
+        command = [*VERB, "finetune", family, str(out), "--data", str(given.data), "--held-out", str(given.held_out),
+                   "--threads", str(given.threads), "--patience", "99", "--looks", "4"]
+        found = open_base(family).family
+        trained_at = next(iter(found.recipes.values()))().rate
+        command += [] if rank is None else ["--rank", str(rank), "--rate", str(trained_at)]
         command += ["--resume"] if (out / "run.json").is_file() else []
-        batch = open_base(family).family.tuning.batch
+        batch = found.tuning.batch
         subprocess.run([*command, "--steps", str(given.images // batch)], check=True)
     return out
 
@@ -71,7 +77,8 @@ def quality(given: argparse.Namespace) -> None:
         ratios = [Interval(**word["ratio"]) for word in words]
         distances = [word["adapted"]["FD"]["value"] for word in words]
         checkpoint = sum(v.numel() * 4 for v in generator.shipped.state_dict().values())
-        plan = Plan.of(open_base(family), _photos(given)[0], options({}, None, about["finetune"]["rank"]))
+        base = open_base(family)
+        plan = Plan.of(base, _photos(given)[0], options({"rank": about["finetune"]["rank"]}, None, base))
         trained, whole = (sum(p.numel() for p in nets.parameters() if p.requires_grad)
                           for nets in (plan.generator().networks, generator.networks))
         print(f"{family}: FD / base {_said(ratios[0])} (full {_said(ratios[1])}), adapter / full "
@@ -85,6 +92,24 @@ def quality(given: argparse.Namespace) -> None:
     print(words[0]["what"])
     blocks["photos, held out"] = shown["photos"]
     save_png(given.out / "compared.png", comparison(blocks, columns=8, count=16, across=4))
+
+
+def exported(given: argparse.Namespace) -> None:
+    """Merge, export --int8 and verify of each family's adapted run, as a user calls them; verdicts as the manifest has them."""
+    for family in given.families:
+        run, merged, out = adapted(family, given, None), given.out / f"{family}-merged", given.out / f"{family}-int8"
+        threads = ["--threads", str(given.threads)]
+        subprocess.run([*VERB, "merge", str(run), "-o", str(merged), "--overwrite"], check=True)
+        code = subprocess.run([*VERB, "export", str(merged), "--int8", "--runtime", RUNTIMES, "-o", str(out), "--overwrite",
+                               *threads]).returncode
+        place = out.parent / "rejected" / out.name if code else out
+        for name, found in json.loads((place / "manifest.json").read_text())["evidence"]["runtimes"].items():
+            change = found["change"]
+            print(f"{family} on {name}: FD change {change['value']:+.2%} ({change['low']:+.2%} to {change['high']:+.2%}), "
+                  f"{found['verdict']}, PSNR {found['psnr_db']:.1f} dB, speed {found['speed']:.2f} x, {found['images']} pairs, "
+                  f"{found['features']} at {found['size']} px")
+        checked = "not run" if code else subprocess.run([*VERB, "verify", str(out), *threads]).returncode
+        print(f"{family}: export ended with {code}, verify with {checked}", flush=True)
 
 
 def held(given: argparse.Namespace) -> None:
@@ -112,7 +137,9 @@ def speed(given: argparse.Namespace) -> None:
     """CPU seconds a step of this loop, and of peft's model with torch's Adam in the shortest loop there is; interleaved."""
     train = _photos(given)[0]
     for family in given.families:
-        ours, theirs = (_trainer(family, train, {}) for _ in range(2))
+        ours = _trainer(family, train, {})
+        with patch("edgegen.training.adapt.adapted.join", lambda networks: None):  # peft runs a pair beside its layer
+            theirs = _trainer(family, train, {})
         times: dict[str, list[float]] = {"ours": [], "plain peft": []}
         adams = [torch.optim.Adam(o.params, lr=1e-3, betas=o.betas) for o in theirs.objectives]
         steps = ours.run()
@@ -154,7 +181,7 @@ def targets(given: argparse.Namespace) -> None:
             tuning = replace(base.family.tuning, targets=tuple(sorted(names)))
             chosen = replace(base, family=replace(base.family, tuning=tuning))
             rank = max(1, int(0.05 * whole / cost))
-            plan = Plan.of(chosen, train, options({"rank": rank}, None, rank)).lasting(given.images)
+            plan = Plan.of(chosen, train, options({"rank": rank}, None, base)).lasting(given.images)
             trainer = Trainer.start(plan.generator(), plan.recipe, train, 0)
             if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
                 trainer.generator.teach(trainer.lessons(100))
@@ -173,7 +200,7 @@ def _features(network: FeatureNetwork, pixels: np.ndarray) -> np.ndarray:
 
 def _trainer(family: str, train: Photos, given: dict[str, Any]) -> Trainer:
     base = open_base(family)
-    plan = Plan.of(base, train, options(given, None, base.family.tuning.rank)).lasting(48_000)
+    plan = Plan.of(base, train, options(given, None, base)).lasting(48_000)
     torch.manual_seed(0)
     trainer = Trainer.start(plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.options.adam8bit)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
@@ -182,7 +209,8 @@ def _trainer(family: str, train: Photos, given: dict[str, Any]) -> Trainer:
 
 
 def _photos(given: argparse.Namespace) -> tuple[Photos, Photos]:
-    return split(load(given.data, 32)[0], given.held_out)
+    train, held = split(load(given.data, 32)[0], given.held_out)
+    return gathered(train), held
 
 
 def _share(a: Footprint, b: Footprint) -> str:
@@ -200,14 +228,15 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--images", type=int, default=48_000)
     parser.add_argument("--held-out", type=float, default=0.2)
-    parser.add_argument("--full-rate", type=float, default=1e-3, help="of full fine-tuning")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--export", action="store_true")
     parser.add_argument("--targets", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    (held if given.memory else speed if given.speed else targets if given.targets else quality)(given)
+    parts = {"export": exported, "memory": held, "speed": speed, "targets": targets}
+    next((part for name, part in parts.items() if getattr(given, name)), quality)(given)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -12,7 +12,9 @@ from edgegen.core.plan import Plan, Precision
 
 from .observe import ActivationStats
 
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)  # of all multiplications that each rung of the ladder may keep in FP32
+# Of all multiplications, those that each rung of the ladder keeps in FP32 at least.
+SHARES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
 
 def plan(models: Mapping[str, onnx.ModelProto], stats: Mapping[str, ActivationStats]) -> Plan:
     """int8 for every convolution but each graph's first (it reads the noise itself) and last (it writes the pixels)."""
@@ -44,30 +46,43 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
 
 
 def ladder(base: Plan, models: Mapping[str, onnx.ModelProto], damage: Mapping[str, Mapping[str, float]]) -> tuple[Plan, ...]:
-    """Plans from the fastest to the safest: each keeps in FP32, within its share, those of most damage a multiplication.
+    """Plans from the fastest to the safest: each keeps in FP32 the convolutions of most damage a multiplication, up to its share.
 
-    damage: graph -> convolution -> squared output error when it alone is int8; compared within a graph by its share of the sum.
+    damage: graph -> convolution -> what is lost when it alone is int8, in one unit for all graphs. No rung keeps all of them.
     """
     costs = {name: multiplications(model) for name, model in models.items()}
     whole = sum(sum(cost.values()) for cost in costs.values())
     spent = sum(cost for name, graph in costs.items() for node, cost in graph.items() if base.precision(name, node) != "int8")
-    worth = {
-        (name, node): found / (sum(damage[name].values()) or 1) / costs[name][node]
-        for name in sorted(damage) for node, found in damage[name].items()
-    }
+    worth = {(name, node): found / costs[name][node] for name in sorted(damage) for node, found in damage[name].items()}
     order = sorted(worth, key=lambda key: (-worth[key], key))
     plans: list[Plan] = []
-    kept: set[tuple[str, str]] = set()
+    kept = 0
     for share in SHARES:
-        for name, node in order:
-            if (name, node) not in kept and spent + costs[name][node] <= share * whole:
-                kept.add((name, node))
-                spent += costs[name][node]
-        rules: tuple[tuple[str, Precision], ...] = tuple((f"{name}/{node}", "fp32") for name, node in sorted(kept))
+        while spent < share * whole and kept + 1 < len(order):
+            name, node = order[kept]
+            spent += costs[name][node]
+            kept += 1
+        rules: tuple[tuple[str, Precision], ...] = tuple((f"{name}/{node}", "fp32") for name, node in sorted(order[:kept]))
         found_plan = Plan(rules + base.rules, base.ranges)
         if not plans or found_plan.rules != plans[-1].rules:
             plans.append(found_plan)
     return tuple(plans)
+
+
+def first_good(first: int, last: int, good: Callable[[int], bool]) -> int:
+    """Of rungs first to last, which get better one after the other, the first good one; `last`, never asked about, if none is.
+
+    Found by halving: at most `questions(first, last)` are asked.
+    """
+    while first < last:
+        middle = (first + last) // 2
+        first, last = (first, middle) if good(middle) else (middle + 1, last)
+    return last
+
+
+def questions(first: int, last: int) -> int:
+    """How many rungs `first_good` asks about at most."""
+    return (last - first).bit_length()
 
 
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:

@@ -3,12 +3,14 @@
 One scale serves a whole tensor, so its largest channel decides the step of all. ReLU, sums, concatenation and nearest resizing
 commute with a positive factor a channel: what writes a channel is divided by s, what reads it multiplied, and the graph computes
 the same (cross-layer equalization, Nagel et al. 2019, arXiv 1906.04721; the balance of SmoothQuant, arXiv 2211.10438).
+Features times a style take the style's factor, and what demodulates by the styles' squares takes its square. Where no ReLU
+stands between, a factor may be negative: channels that lean to one side all lean to the same, and one range covers less.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +21,8 @@ from edgegen.core.spec import Array
 
 from .observe import session
 
-SAME = frozenset({"Relu", "Add", "Resize", "Unsqueeze"})  # a factor a channel passes through unchanged
+SAME = frozenset({"Relu", "LeakyRelu", "Add", "Resize", "Unsqueeze"})  # a positive factor a channel passes through unchanged
+SIDES = np.array([[1], [-1]], np.float32)  # of what is observed: x and -x
 BALANCE = 0.5  # share of the spread that moves into the weights: measured best of 0.3, 0.5, 0.75 and 1
 
 
@@ -29,26 +32,32 @@ class _Space:
 
     channels: int = 0
     free: bool = True
+    positive: bool = False  # whether a ReLU is among them, which lets no negative factor through
     tensors: list[str] = field(default_factory=list)
     writers: list[onnx.NodeProto] = field(default_factory=list)
     readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)  # and the first input channel they read them at
+    squares: list[onnx.NodeProto] = field(default_factory=list)  # products with a constant matrix that read their squares
 
 
 def equalized(model: onnx.ModelProto, largest: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """A model that computes the same with evener channels. largest: tensor -> largest magnitude of each channel (c,)."""
+    """A model that computes the same with evener channels. largest: tensor -> of each channel's x and of its -x, (2, c)."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     weights = {t.name: numpy_helper.to_array(t).copy() for t in out.graph.initializer}
     for space in _spaces(out, weights):
         seen = np.max([largest[t] for t in space.tensors if t in largest], axis=0)
         read = np.max([_columns(weights[n.input[1]], first, space.channels) for n, first in space.readers], axis=0)
-        factor = _factors(seen, read)
+        factor = _factors(seen.max(0), read)
+        if not space.positive:
+            factor = np.where(seen[1] > seen[0], -factor, factor)
         for node in space.writers:
             for name in node.input[1:]:
                 weights[name] /= factor.reshape(-1, *[1] * (weights[name].ndim - 1))
         for node, first in space.readers:
             weight = weights[node.input[1]]
             weight[:, first : first + space.channels] *= factor.reshape(1, -1, *[1] * (weight.ndim - 2))
+        for node in space.squares:
+            weights[node.input[1]] *= np.square(factor)[:, None]
     for tensor in out.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
     return out
@@ -71,65 +80,104 @@ def _factors(seen: np.ndarray, read: np.ndarray) -> np.ndarray:
 
 
 def _spaces(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> Iterator[_Space]:
-    """Every space whose factors are free: written by layers with constant weights and read by convolutions alone."""
-    uses = Counter(name for node in model.graph.node for name in node.input)
-    parent: dict[str, str] = {}
-
-    def find(t: str) -> str:
-        while parent.setdefault(t, t) != t:
-            t = parent[t]
-        return t
-
-    for node in model.graph.node:
-        if node.op_type in SAME:
-            for tensor in node.input:
-                if tensor and tensor not in weights:
-                    parent[find(tensor)] = find(node.output[0])
-    spaces: dict[str, _Space] = defaultdict(_Space)
-    parts: dict[str, list[str]] = {}  # a concatenation's inputs, for what reads it
-    for value in [*model.graph.input, *model.graph.output]:
-        spaces[find(value.name)].free = False
-    for node in model.graph.node:
-        _place(node, weights, uses, find, spaces, parts)
-    for name in sorted(spaces):
-        space = spaces[name]
+    """Every space whose factors are free: written by constant layers, read by convolutions and demodulation alone."""
+    found = _Walk(model, weights).spaces
+    for name in sorted(found):
+        space = found[name]
         if space.free and space.writers and space.readers:
             yield space
 
 
-def _place(node: onnx.NodeProto, weights: Mapping[str, np.ndarray], uses: Mapping[str, int], find: Callable[[str], str],
-           spaces: dict[str, _Space], parts: dict[str, list[str]]) -> None:
-    """Enter one node as writer and reader of spaces, or pin the spaces it touches."""
-    inputs = [t for t in node.input if t and t not in weights]
-    own = all(uses[name] == 1 for name in node.input[1:] if name in weights)
-    if node.op_type == "Conv" and node.input[1] in weights and own and _attribute(node, "group", 1) == 1:
-        first = 0
-        for tensor in parts.get(inputs[0], inputs[:1]):
-            space = spaces[find(tensor)]
+class _Walk:
+    """One pass over a graph that joins tensors of equal factors into spaces and enters who writes and reads them."""
+
+    def __init__(self, model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
+        nodes, ends = model.graph.node, [v.name for v in [*model.graph.input, *model.graph.output]]
+        self.weights = weights
+        self.uses = Counter(name for node in nodes for name in node.input)
+        self.maker = {node.output[0]: node for node in nodes}
+        self.parent: dict[str, str] = {}
+        self.spaces: dict[str, _Space] = defaultdict(_Space)
+        self.parts: dict[str, list[str]] = {}  # a concatenation's inputs, for what reads it
+        others = {t for node in nodes if not self._multiplies(node) for t in node.input}
+        squares = [node for node in nodes if node.op_type == "Mul" and node.input[0] == node.input[1]]
+        self.squared = {n.output[0]: n.input[0] for n in squares if n.output[0] not in {*others, *ends}}
+        for node in nodes:
+            for tensor in self._alike(node):
+                self.parent[self.find(tensor)] = self.find(node.output[0])
+        for name in ends:
+            self.space(name).free = False
+        for node in nodes:
+            self._enter(node)
+
+    def find(self, tensor: str) -> str:
+        while self.parent.setdefault(tensor, tensor) != tensor:
+            tensor = self.parent[tensor]
+        return tensor
+
+    def space(self, tensor: str) -> _Space:
+        return self.spaces[self.find(tensor)]
+
+    def _inputs(self, node: onnx.NodeProto) -> list[str]:
+        """Those that are computed."""
+        return [t for t in node.input if t and t not in self.weights]
+
+    def _alike(self, node: onnx.NodeProto) -> list[str]:
+        """Inputs whose factors are the output's: all of an op in SAME; of features times a style, the style."""
+        inputs = self._inputs(node)
+        if node.op_type in SAME and (node.op_type != "Add" or len(inputs) == 2):
+            return inputs
+        styles = [t for t in inputs if t in self.maker and self.maker[t].op_type == "Unsqueeze"]
+        return styles if node.op_type == "Mul" and len(inputs) == 2 and len(styles) == 1 else []
+
+    def _enter(self, node: onnx.NodeProto) -> None:
+        """Enter one node as writer and reader of spaces, or pin the spaces it touches."""
+        inputs, out = self._inputs(node), self.space(node.output[0])
+        if node.op_type == "Concat" and _attribute(node, "axis", 0) == 1 and not any(t in self.parts for t in inputs):
+            self.parts[node.output[0]] = inputs
+        elif self._own(node, "Conv") and _attribute(node, "group", 1) == 1:
+            self._reads(node, inputs[0])
+            self._writes(node)
+        elif self._own(node, "Gemm") and _attribute(node, "transB", 0) == 1:
+            self._writes(node)
+            self._pin(inputs)
+        elif self._multiplies(node) and inputs[0] in self.squared:
+            self.space(self.squared[inputs[0]]).squares.append(node)
+            out.free = False
+        elif node.output[0] not in self.squared:
+            same = self._alike(node)
+            out.free &= bool(same)
+            out.positive |= node.op_type in ("Relu", "LeakyRelu")
+            self._pin([t for t in inputs if t not in same or t in self.parts])
+
+    def _own(self, node: onnx.NodeProto, kind: str) -> bool:
+        """Whether it is of that kind with constants of its own, which may be changed."""
+        constants = [name for name in node.input[1:] if name in self.weights]
+        return node.op_type == kind and node.input[1] in constants and all(self.uses[name] == 1 for name in constants)
+
+    def _multiplies(self, node: onnx.NodeProto) -> bool:
+        """Whether it is a product of rows with a constant matrix of its own."""
+        return self._own(node, "MatMul") and self.weights[node.input[1]].ndim == 2
+
+    def _pin(self, tensors: list[str]) -> None:
+        for tensor in tensors:
+            for part in self.parts.get(tensor, [tensor]):
+                self.space(part).free = False
+
+    def _reads(self, node: onnx.NodeProto, joined: str) -> None:
+        first, columns = 0, self.weights[node.input[1]].shape[1]
+        for tensor in self.parts.get(joined, [joined]):
+            space = self.space(tensor)
             space.readers.append((node, first))
             space.tensors.append(tensor)
             first += space.channels
-        _writes(node, spaces[find(node.output[0])], weights)
-        if first not in (0, weights[node.input[1]].shape[1]):
-            raise ValueError(f"{node.name} reads {weights[node.input[1]].shape[1]} channels of a tensor that has {first}")
-        return
-    if node.op_type == "Gemm" and node.input[1] in weights and own and _attribute(node, "transB", 0) == 1:
-        _writes(node, spaces[find(node.output[0])], weights)
-    elif node.op_type == "Concat" and _attribute(node, "axis", 0) == 1 and not any(t in parts for t in inputs):
-        parts[node.output[0]] = inputs
-        return
-    elif node.op_type in SAME and (node.op_type != "Add" or len(inputs) == 2) and not any(t in parts for t in inputs):
-        return
-    else:
-        spaces[find(node.output[0])].free = False
-    for tensor in inputs:
-        for part in parts.get(tensor, [tensor]):
-            spaces[find(part)].free = False
+        if first not in (0, columns):
+            raise ValueError(f"{node.name} reads {columns} channels of a tensor that has {first}")
 
-
-def _writes(node: onnx.NodeProto, space: _Space, weights: Mapping[str, np.ndarray]) -> None:
-    space.writers.append(node)
-    space.channels = len(weights[node.input[1]])
+    def _writes(self, node: onnx.NodeProto) -> None:
+        space = self.space(node.output[0])
+        space.writers.append(node)
+        space.channels = len(self.weights[node.input[1]])
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -143,7 +191,7 @@ def read_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 class ChannelObserver:
-    """Executes a graph for the sampler and keeps the largest magnitude of each channel of the tensors that convolutions read."""
+    """Executes a graph for the sampler and keeps the largest x and -x of each channel of the tensors that convolutions read."""
 
     def __init__(self, model: onnx.ModelProto, threads: int) -> None:
         self.tensors = read_tensors(model)
@@ -153,7 +201,7 @@ class ChannelObserver:
     def __call__(self, **inputs: Array) -> Array:
         out, *found = self._session.run(None, inputs)
         for tensor, value in zip(self.tensors, found, strict=True):
-            self.largest[tensor] = np.maximum(self.largest.get(tensor, 0), value)
+            self.largest[tensor] = np.maximum(self.largest.get(tensor, 0), value * SIDES)
         result: Array = out
         return result
 
@@ -162,9 +210,12 @@ def _instrument(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
     out = onnx.ModelProto()
     out.CopyFrom(model)
     out.graph.initializer.append(helper.make_tensor("channels.axes", TensorProto.INT64, [3], [0, 2, 3]))
+    out.graph.initializer.append(helper.make_tensor("channels.pair", TensorProto.INT64, [2], [2, -1]))
     for k, tensor in enumerate(tensors):
-        out.graph.node.append(helper.make_node("Abs", [tensor], [f"channels.{k}.abs"]))
-        reads = [f"channels.{k}.abs", "channels.axes"]
-        out.graph.node.append(helper.make_node("ReduceMax", reads, [f"channels.{k}"], keepdims=0))
-        out.graph.output.append(helper.make_tensor_value_info(f"channels.{k}", TensorProto.FLOAT, [None]))
+        for op in ("ReduceMax", "ReduceMin"):
+            out.graph.node.append(helper.make_node(op, [tensor, "channels.axes"], [f"channels.{k}.{op}"], keepdims=0))
+        sides = [f"channels.{k}.ReduceMax", f"channels.{k}.ReduceMin"]
+        out.graph.node.append(helper.make_node("Concat", sides, [f"channels.{k}.both"], axis=0))
+        out.graph.node.append(helper.make_node("Reshape", [f"channels.{k}.both", "channels.pair"], [f"channels.{k}"]))
+        out.graph.output.append(helper.make_tensor_value_info(f"channels.{k}", TensorProto.FLOAT, [2, None]))
     return out

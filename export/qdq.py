@@ -1,7 +1,8 @@
 """Q/DQ written into an FP32 ONNX graph as a Plan says, in the form a Dialect wants.
 
 int8 nodes read quantized inputs and int8 constant weights. In a dialect with `between`, the outputs of int8 nodes and the
-ops that join them are quantized as well, so that nothing runs in float until a node that the plan keeps in float.
+ops that join them are quantized as well, so that nothing runs in float until a node that the plan keeps in float. In one with
+`outputs`, that node reads the quantized output too: a float reader would make the kernel before it a float one.
 """
 
 from __future__ import annotations
@@ -68,8 +69,10 @@ class _Writer:
                 self.readers[tensor].append(node)
             for tensor in node.output:
                 self.maker[tensor] = node
+        self.ends = {value.name for value in graph.output}
         self.int8 = {n.output[0] for n in graph.node if self._quantizable(n)}
         self.between = self._between()
+        self.only = self._outputs() if self.dialect.outputs else set()
 
     def _quantizable(self, node: onnx.NodeProto) -> bool:
         return (node.op_type in self.dialect.int8_ops and self.plan.precision(self.name, node.name) == "int8"
@@ -85,9 +88,14 @@ class _Writer:
                 found.add(node.output[0])
         return found
 
+    def _outputs(self) -> set[str]:
+        """What int8 nodes write, with the ReLU that is part of their kernel: everybody reads its Q/DQ pair."""
+        written = {self.readers[t][0].output[0] if self._fuses_with_relu(t) else t for t in self.int8}
+        return written - self.ends
+
     def _quantized(self) -> set[str]:
         """Tensors that get a Q/DQ pair."""
-        found: set[str] = set()
+        found = set(self.only)
         for node in self.model.graph.node:
             if node.output[0] in self.int8:
                 found.add(node.input[0])
@@ -117,8 +125,8 @@ class _Writer:
         for node in self.model.graph.node:
             new = onnx.NodeProto()
             new.CopyFrom(node)
-            if node.output[0] in self.int8 | self.between:
-                new.input[:] = [f"{t}.dq" if t in quantized else t for t in node.input]
+            inside = node.output[0] in self.int8 | self.between
+            new.input[:] = [f"{t}.dq" if t in (quantized if inside else self.only) else t for t in node.input]
             if node.output[0] in self.int8:
                 self._weight(new, node, scales[node.input[0]])
             self.nodes.append(new)

@@ -13,7 +13,8 @@ from torch import nn
 
 from edgegen.core.graph import Objective
 from edgegen.families import Recipe, family
-from edgegen.training.adapt.bases import Base, Kind, quantize
+from edgegen.training.adapt import Kind
+from edgegen.training.adapt.bases import Base, quantize
 from edgegen.training.adapt.library import importing
 
 MISSING = [name for name in ("bitsandbytes", "peft") if find_spec(name) is None]

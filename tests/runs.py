@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -66,3 +68,39 @@ def failed(out: Path, step: int) -> Path:
     with pytest.raises(RuntimeError, match=f"stopped at {step}"):
         go(out, progress=at(step, lambda: stop_at(step)))
     return out
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+{child}
+def kill(trainer, report):
+    if trainer.step == 23:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+for out, resume, progress in (("whole", False, lambda *_: None), ("killed", False, kill), ("killed", True, lambda *_: None)):
+    pid = os.fork()
+    if not pid:
+        try:
+            child({name!r}, Path({out!r}) / out, resume, progress)
+            os._exit(0)
+        finally:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
+def survives_a_kill(child: str, name: str, out: Path) -> None:
+    """40 steps are 20, a kill -9 and 20, to the bit; child: source of `child(name, out, resume, progress)`, which runs 40 steps.
+
+    One process imports torch and forks the three runs.
+    """
+    script = KILLED.format(path=HERE, child=child, name=name, out=str(out))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert [int(line) for line in done.stdout.split()] == [0, signal.SIGKILL, 0], done.stderr
+    same(out / "whole", out / "killed")
+    assert steps(out / "killed") == list(range(1, 41))

@@ -5,10 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import signal
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from adapters import adapted, master, recipe, run
-from runs import HERE, same, steps
+from runs import survives_a_kill
 from safetensors.torch import load_file, save_file
 from toys import shapes
 
 from edgegen.cli.merge import PARITY, parity
 from edgegen.cli.source import torch_pipeline
 from edgegen.errors import InputError, TrustError
-from edgegen.families import FAMILIES, Tuning, family
+from edgegen.families import FAMILIES, Grown, Tuning, family
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.adapt.adapted import targets
@@ -184,38 +181,17 @@ def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).stat().st_mode & 0o044 == 0o044  # another user's service can read them
 
 
-KILLED = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
+ADAPTING = """
 from adapters import run
 
-def kill(trainer, report):
-    if trainer.step == 23:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-for out, resume, act in (("whole", False, None), ("killed", False, kill), ("killed", True, None)):
-    pid = os.fork()
-    if not pid:
-        try:
-            run({name!r}, Path({out!r}) / out, 40, resume, act)
-            os._exit(0)
-        finally:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-    print(os.waitpid(pid, 0)[1], flush=True)
+def child(name, out, resume, progress):
+    run(name, out, 40, resume, progress)
 """
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_40_adapting_steps_are_20_and_a_kill_9_and_20(name: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED.format(path=HERE, name=name, out=str(tmp_path))],
-                          capture_output=True, text=True)
-    assert [int(line) for line in done.stdout.split()] == [0, signal.SIGKILL, 0], done.stderr
-    same(tmp_path / "whole", tmp_path / "killed")
-    assert steps(tmp_path / "killed") == list(range(1, 41))
+    survives_a_kill(ADAPTING, name, tmp_path)
 
 
 def test_part_is_the_network_s_own_tensors_and_a_copy_is_not() -> None:
@@ -235,11 +211,15 @@ def test_part_is_the_network_s_own_tensors_and_a_copy_is_not() -> None:
     assert net[2].weight.dtype == torch.float64 and not net[2].weight.any() and net[0].weight.any()
 
 
+def _never(*_: object) -> Grown:
+    raise AssertionError("targets do not grow")
+
+
 def test_targets_are_the_tuning_s_and_whole_modules_get_no_pair() -> None:
     net = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4)),
                                "b": torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm2d(2))})
-    assert targets(net, Tuning(("a.*",), ("a.2",))) == (("a.0",), ("a.2", "a.1"))
-    assert targets(net, Tuning()) == (("a.0", "a.2", "b.0"), ("a.1", "b.1"))
+    assert targets(net, Tuning(_never, ("a.*",), ("a.2",))) == (("a.0",), ("a.2", "a.1"))
+    assert targets(net, Tuning(_never)) == (("a.0", "a.2", "b.0"), ("a.1", "b.1"))
 
 
 def test_other_classes_start_as_the_mean_of_the_base_s(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from torch import nn
 
 from edgegen.errors import EdgegenError, RuntimeMissing
 from edgegen.families import FAMILIES
-from edgegen.training.adapt import bases
-from edgegen.training.adapt.bases import Kind, quantize
+from edgegen.training.adapt import Kind, bases
+from edgegen.training.adapt.bases import quantize
 from edgegen.training.adapt.library import importing
 
 KINDS: tuple[Kind, ...] = ("int8", "nf4")

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from edgegen.core.files import to_json
 from edgegen.core.images import to_uint8
 from edgegen.core.noise import noise
 from edgegen.core.spec import Array, TensorSpec
-from edgegen.core.verdict import Verdict
+from edgegen.core.verdict import Interval, Verdict
 from edgegen.errors import EdgegenError, GateFailed, ReferenceMismatch, UsageError
-from edgegen.evidence.compare import EVIDENCE_SEED, Comparison, FullSide, compare, plan_looks
+from edgegen.evidence.compare import EVIDENCE_SEED, Comparison, FullSide, chance, compare, plan_looks
 from edgegen.evidence.distances import Moments, frechet, psnr
 from edgegen.evidence.intervals import distance_change, estimate
 from edgegen.evidence.reference import Reference, build
@@ -205,3 +206,36 @@ def test_it_is_written_as_strict_json(full: FullSide) -> None:
     assert data["psnr_db"] == found.psnr_db and data["looks"] == [100] and data["level"] == 0.95
     equal = compare(full, generator(), budget=0.5, first=100, maximum=100)
     assert json.loads(to_json(equal.to_json()))["psnr_db"] is None
+
+
+def test_a_comparison_ends_when_its_caller_has_seen_enough(full: FullSide) -> None:
+    other = generator(0.3, 0.0, 0.03)
+    edge = abs(compare(full, other, budget=10, first=100, maximum=100).verdict.change.value)
+    seen: list[float] = []
+
+    def settled(verdict: Verdict, look_level: float) -> bool:
+        seen.append(look_level)
+        return verdict.images >= 200
+
+    found = compare(full, other, budget=edge, first=100, maximum=400, settled=settled)
+    assert found.looks == (100, 200) and seen[-1] == found.look_level
+    assert compare(full, other, budget=edge, first=100, maximum=400).looks == (100, 200, 400)
+
+
+def test_the_chance_of_a_fresh_verdict_is_that_of_simulated_ones() -> None:
+    """A flat prior: the true change is what was seen plus an error as large as the one that was made."""
+    budget, images, pairs, look_level = 0.02, 500, 2000, 0.99
+    reach = NormalDist().inv_cdf((1 + look_level) / 2)
+    rng = np.random.default_rng(0)
+    for value, error in ((0.0, 0.004), (0.012, 0.004), (-0.016, 0.005), (0.03, 0.004)):
+        seen = Verdict(Interval(value, value - reach * error, value + reach * error), budget, images)
+        later = error * math.sqrt(images / pairs)
+        fresh = rng.normal(value, error, 20_000) + rng.normal(0, later, 20_000)
+        last = NormalDist().inv_cdf(1 - 0.05 / 4) * later  # half of the 5 %, on two sides
+        assert chance(seen, look_level, pairs) == pytest.approx(np.mean(np.abs(fresh) + last <= budget), abs=0.01)
+
+
+def test_nothing_is_likely_of_what_is_not_finite_and_all_of_what_is_equal() -> None:
+    assert chance(Verdict(Interval(math.nan, math.nan, math.nan), 0.02, 500), 0.99, 4000) == 0
+    assert chance(Verdict(Interval(0.0, 0.0, 0.0), 0.02, 500), 0.99, 4000) == 1
+    assert chance(Verdict(Interval(0.03, 0.03, 0.03), 0.02, 500), 0.99, 4000) == 0

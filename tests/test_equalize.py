@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from edgegen.calibrate.choose import SHARES, ladder, multiplications
+from edgegen.calibrate.choose import SHARES, first_good, ladder, multiplications, questions
 from edgegen.calibrate.equalize import ChannelObserver, equalized, read_tensors
 from edgegen.core.runtime import Pipeline
 
@@ -63,9 +66,50 @@ def test_silent_channels_are_left_alone() -> None:
     weights = [numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), n) for n in ("a.weight", "b.weight")]
     nodes = [helper.make_node("Conv", ["x", "a.weight"], ["c"], "a"), helper.make_node("Relu", ["c"], ["r"], "relu"),
              helper.make_node("Conv", ["r", "b.weight"], ["y"], "b")]
-    even = equalized(tiny.graph_of(nodes, weights, 2, 2), {"r": np.array([0.0, 8.0], np.float32)})
+    even = equalized(tiny.graph_of(nodes, weights, 2, 2), {"r": np.array([[0.0, 8.0], [0.0, 0.0]], np.float32)})
     made = {t.name: numpy_helper.to_array(t) for t in even.graph.initializer}
     assert np.isfinite(made["a.weight"]).all() and np.allclose(made["a.weight"], 1)
+
+
+def modulated(*more: onnx.NodeProto) -> onnx.ModelProto:
+    """x -> its style, x times it -> convolution -> divided by the root of the squared styles' energy: StyleGAN2's layer."""
+    rng = np.random.default_rng(0)
+    shapes = {"a.weight": (6, 4, 1, 1), "style.weight": (6, 4), "style.bias": (6,), "b.weight": (4, 6, 3, 3), "energy": (6, 4)}
+    values = {name: rng.normal(0, 1, shape) for name, shape in shapes.items()}
+    values["energy"] = np.square(values["energy"]) + 0.1
+    values["style.weight"] *= np.array([1, 10, 0.1, 1, 1, 3])[:, None]
+    values["style.bias"] += np.array([9, -9, 9, -90, 9, 9])
+    weights = [numpy_helper.from_array(v.astype(np.float32), name) for name, v in values.items()]
+    weights += [numpy_helper.from_array(np.array(axes, np.int64), n) for n, axes in (("axes", [2, 3]), ("flat", [0, 4]))]
+    steps = [
+        ("Conv", ["x", "a.weight"], "c"), ("LeakyRelu", ["c"], "h"), ("ReduceMax", ["x", "axes"], "top"),
+        ("Reshape", ["top", "flat"], "z"), ("Gemm", ["z", "style.weight", "style.bias"], "s"),
+        ("Unsqueeze", ["s", "axes"], "wide"), ("Mul", ["h", "wide"], "styled"), ("Conv", ["styled", "b.weight"], "made"),
+        ("Mul", ["s", "s"], "square"), ("MatMul", ["square", "energy"], "power"), ("Sqrt", ["power"], "root"),
+        ("Reciprocal", ["root"], "d"), ("Unsqueeze", ["d", "axes"], "gain"), ("Mul", ["made", "gain"], "y"),
+    ]
+    attributes: dict[str, dict[str, Any]] = {"made": {"pads": [1, 1, 1, 1]}, "s": {"transB": 1}}
+    nodes = [helper.make_node(op, reads, [out], out, **attributes.get(out, {})) for op, reads, out in steps]
+    return tiny.graph_of([*nodes, *more], weights, 4, 4)
+
+
+def test_styles_take_the_channels_scale_and_sign() -> None:
+    model = modulated()
+    assert read_tensors(model) == ["styled"]
+    seen = ChannelObserver(model, 1)
+    x = np.random.default_rng(1).normal(size=(8, 4, 8, 8)).astype(np.float32)
+    seen(x=x)
+    even = equalized(model, seen.largest)
+    np.testing.assert_allclose(run(even, x=x), run(model, x=x), rtol=1e-4, atol=1e-5)
+    again = ChannelObserver(even, 1)
+    again(x=x)
+    before, after = seen.largest["styled"], again.largest["styled"]
+    assert np.log(after.max(0)).std() < 0.7 * np.log(before.max(0)).std()
+    assert (before[0] < before[1]).any() and (after[0] >= after[1]).all()
+
+
+def test_styles_whose_squares_something_else_reads_keep_their_scale() -> None:
+    assert read_tensors(modulated(helper.make_node("Softmax", ["square"], ["other"], "other"))) == []
 
 
 def test_rungs_keep_more_and_the_most_damaging_first() -> None:
@@ -80,4 +124,26 @@ def test_rungs_keep_more_and_the_most_damaging_first() -> None:
     assert any(("theta", worst) in k for k in kept) and ("theta", worst) in kept[-1]
     whole = sum(sum(c.values()) for c in costs.values())
     ends = sum(c for g, graph in costs.items() for n, c in graph.items() if n not in inner[g])
-    assert sum(costs[g][n] for g, n in kept[-1]) + ends <= max(SHARES[-1] * whole, ends)
+    spent = [ends + sum(costs[g][n] for g, n in nodes) for nodes in kept]
+    assert not kept[0] and all(any(s >= share * whole for s in spent) for share in SHARES)
+    assert kept[-1] < {(g, n) for g, nodes in inner.items() for n in nodes}
+
+
+def test_no_rung_keeps_every_convolution() -> None:
+    models, base = tiny.models(), tiny.plan()
+    damage = {"theta": {n: 1.0 for n in multiplications(models["theta"]) if base.precision("theta", n) == "int8"}}
+    for plan in ladder(base, models, damage):
+        assert any(plan.precision("theta", n) == "int8" for n in damage["theta"])
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
+def test_the_first_good_rung_is_found_by_halving(rungs: int, first: int, best: int) -> None:
+    first = min(first, rungs - 1)
+    asked: list[int] = []
+
+    def good(rung: int) -> bool:
+        asked.append(rung)
+        return rung >= best
+
+    assert first_good(first, rungs - 1, good) == min(max(best, first), rungs - 1)
+    assert len(set(asked)) == len(asked) <= questions(first, rungs - 1) and all(first <= rung < rungs - 1 for rung in asked)

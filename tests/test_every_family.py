@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from runs import HERE, same, steps
+from runs import survives_a_kill
 from toys import shapes
 
 from edgegen.core.graph import Batch
@@ -19,44 +16,20 @@ from edgegen.families import FAMILIES, family
 from edgegen.training.loop import Trainer
 
 EVERY_FAMILY = """
-import os, signal, sys
-sys.path[:0] = {path!r}
-import torch
-torch.set_num_threads(1)
 from dataclasses import replace
-from pathlib import Path
 from toys import shapes
 from edgegen.families import family
 from edgegen.training.run import Settings, train
 
-def child(out, resume, kill):
-    def progress(trainer, report):
-        if trainer.step == kill:
-            os.kill(os.getpid(), signal.SIGKILL)
-    recipe = family({name!r}).recipes["tiny"]()
-    recipe = replace(recipe, images=40 * 8, batch=8, warmup=2)
-    train(Settings({name!r}, "tiny", recipe), shapes(64, recipe.config.size), out, resume, 10, progress)
-
-for out, resume, kill in (("whole", False, 0), ("killed", False, 23), ("killed", True, 0)):
-    pid = os.fork()
-    if not pid:
-        try:
-            child(Path({out!r}) / out, resume, kill)
-            os._exit(0)
-        finally:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-    print(os.waitpid(pid, 0)[1], flush=True)
+def child(name, out, resume, progress):
+    recipe = replace(family(name).recipes["tiny"](), images=40 * 8, batch=8, warmup=2)
+    train(Settings(name, "tiny", recipe), shapes(64, recipe.config.size), out, resume, 10, progress)
 """
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_s_40_steps_are_20_and_a_kill_9_and_20(name: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", EVERY_FAMILY.format(path=HERE, name=name, out=str(tmp_path))],
-                          capture_output=True, text=True)
-    assert [int(line) for line in done.stdout.split()] == [0, signal.SIGKILL, 0], done.stderr
-    same(tmp_path / "whole", tmp_path / "killed")
-    assert steps(tmp_path / "killed") == list(range(1, 41))
+    survives_a_kill(EVERY_FAMILY, name, tmp_path)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

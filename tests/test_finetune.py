@@ -13,10 +13,12 @@ import pytest
 import tiny
 from PIL import Image
 from runs import nothing
+from sites import go, photo_files
 from toys import shapes
 
 from edgegen.cli import looks
 from edgegen.cli.adapting import gathered
+from edgegen.cli.looks import doubted
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle, sha256
 from edgegen.evidence import reference, small
@@ -32,13 +34,7 @@ pytest.importorskip("peft", reason="adapters are trained by peft, which is not i
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eighty photos in two classes, as files."""
-    folder, made = tmp_path_factory.mktemp("photos"), shapes(80, 16, seed=3)
-    for k, (pixels, label) in enumerate(zip(made.pixels, made.labels, strict=True)):
-        place = folder / made.classes[label]
-        place.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(place / f"secret-{k:03}.png")
-    return folder
+    return photo_files(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,11 +60,6 @@ def adapted(base: Path, photos: Path) -> Path:
     return out
 
 
-def go(base: Path | str, out: Path, photos: Path, *more: str) -> int:
-    return run(["finetune", str(base), str(out), "--data", str(photos), "--steps", "12", "--batch", "8", "--looks", "2",
-                "--held-out", "0.25", "--threads", "1", *more])
-
-
 def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_path: Path,
                                                 capsys: pytest.CaptureFixture[str]) -> None:
     """Fine-tune, merge, export --int8, verify: inside the budget, with hashes of base, adapter and photos, and no name of one."""
@@ -85,6 +76,7 @@ def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_p
     assert tiny.export(adapted, out) == 0
     assert run(["verify", str(out), "--threads", "1"]) == 0
     manifest = Bundle.open(out).manifest
+    assert 0 <= manifest.evidence["adapter_max_abs"] <= 1e-5
     about = json.loads((adapted / "run.json").read_text())
     assert manifest.source["base_sha256"] == about["adapt"]["base_sha256"] == sha256(adapted / "base.safetensors")
     assert manifest.source["adapter_sha256"] == sha256(adapted / "adapter" / TENSORS) == said["adapter_sha256"]
@@ -219,6 +211,12 @@ def test_an_adapter_that_fails_its_gate_is_not_left_to_be_used(cas_dm: Path, pho
     assert (out / "rejected").is_dir() and not (out / "adapter").exists()
     assert run(["generate", str(out), "-n", "1", "-o", str(tmp_path / "a.png")]) == 4
     assert "this run's adapter failed its gate" in capsys.readouterr().err
+
+
+def test_an_adapter_that_gained_nothing_says_so() -> None:
+    assert doubted({"value": 0.5, "low": 0.4, "high": 0.6}) == "" == doubted(None)
+    assert "farther from your photos than what the base draws" in doubted({"value": 1.3, "low": 1.2, "high": 1.4})
+    assert "no nearer to your photos, as far as can be told" in doubted({"value": 0.95, "low": 0.8, "high": 1.1})
 
 
 def test_a_base_that_is_there_already_has_no_ratio() -> None:

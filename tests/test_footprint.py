@@ -12,7 +12,8 @@ from runs import HERE
 from torch import Tensor, nn
 
 from edgegen.core.graph import Objective
-from edgegen.training.adapt.bases import Kind, quantize
+from edgegen.training.adapt import Kind
+from edgegen.training.adapt.bases import quantize
 from edgegen.training.adapt.memory import Footprint, memory
 from edgegen.training.update import Optimizer, optimizer_of
 

@@ -18,6 +18,7 @@ from PIL import Image
 from shards_of import folder as shards
 
 from edgegen.cli.adapting import apart, options
+from edgegen.cli.base import open_base
 from edgegen.cli.main import run
 from edgegen.cli.photos import MEANING
 from edgegen.errors import InputError
@@ -139,7 +140,7 @@ def test_finetune_takes_what_it_says(tmp_path: Path, capsys: Captured, count: in
     data = unlike(tmp_path / "site", count)
     assert check(data, "--json") == 0
     found, photos = json.loads(capsys.readouterr().out), load(data, 32)[0]
-    chosen = options({}, None, 4)
+    chosen = options({}, None, open_base("cas-dm"))
     if not found["fine_tuning"]["enough"]:
         with pytest.raises(InputError, match="cannot be held out"):
             apart(photos, chosen)

@@ -285,3 +285,23 @@ def test_a_resize_by_computed_sizes_keeps_its_integers() -> None:
     model = tiny.graph_of([first, *sizes, resize, last], [weight], 3, 3)
     int8 = qdq.quantize(model, "g", tiny.everything_int8(model), ORT)
     assert list(nodes(int8, "Resize")["resize"].input) == ["h.dq", "", "", "s2"]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_onnx_runtime_gets_int8_outputs_whatever_reads_them(relu: bool, tmp_path: Path) -> None:
+    """A float reader of a convolution's output would make the convolution a float one; a graph's own output stays as it is."""
+    weights = [numpy_helper.from_array(np.full((4, 4, 1, 1), 0.5, np.float32), n) for n in ("a.weight", "b.weight")]
+    steps = [("Conv", ["x", "a.weight"], "c"), *([("Relu", ["c"], "r")] if relu else [])]
+    written = steps[-1][2]
+    steps += [("Sigmoid", [written], "s"), ("Tanh", [written], "t"), ("Mul", ["s", "t"], "m"), ("Conv", ["m", "b.weight"], "y")]
+    plain = tiny.graph_of([helper.make_node(op, reads, [out], out) for op, reads, out in steps], weights, 4, 4)
+    model = qdq.quantize(plain, "g", tiny.everything_int8(plain), ORT)
+    made = makers(model)
+    for kind in ("Sigmoid", "Tanh"):
+        pair = made[nodes(model, kind)[kind[0].lower()].input[0]]
+        assert pair.op_type == "DequantizeLinear" and made[pair.input[0]].input[0] == written
+    assert "y.q" not in made and ("c.q" in made) is not relu
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 4, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(execute(model, tmp_path)(x=x), execute(plain, tmp_path / "f")(x=x), atol=0.15)
+    kept = qdq.quantize(plain, "g", tiny.everything_int8(plain), OV)
+    assert f"{written}.q" not in makers(kept)

@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..core.files import read_json
 from ..errors import InputError, UsageError
+from ..training.adapt import Kind
 from . import output
 from .options import fit_of, hex_of
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from ..training.run import Settings
     from .base import Base
 
-Kind = Literal["fp32", "int8", "nf4"]  # as training/adapt/bases.py has it, which needs torch
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
 SMALL = 8      # photos of a class that is learned on its own
@@ -34,6 +34,7 @@ SAFETY = 0.85  # of the time that is planned for steps: looks and the end take t
 class Options:
     """Of a run; run.json holds them, and a resumed run is held to them."""
 
+    size: int             # pixels a side, of photos and images
     rank: int             # 0: every weight trains, there is no adapter
     precision: Kind       # of the frozen base while it trains
     adam8bit: bool
@@ -63,8 +64,8 @@ DEFAULTS = {"precision": "fp32", "adam8bit": False, "recompute": False, "images"
             "held_out": None, "looks": 8, "patience": 3, "classes": True, "seed": 0, "device": "cpu"}
 
 
-def options(given: Mapping[str, Any], run: Path | None, rank: int) -> Options:
-    """What is given; else what the run in `run` was started with; else the defaults. InputError for a damaged run.json."""
+def options(given: Mapping[str, Any], run: Path | None, base: Base) -> Options:
+    """What is given; else what the run in `run` was started with; else the defaults, or the base's. InputError if damaged."""
     from ..training.checkpoint import parse
 
     before: Any = {}
@@ -73,10 +74,15 @@ def options(given: Mapping[str, Any], run: Path | None, rank: int) -> Options:
         before = about.get("finetune") if isinstance(about, dict) else None
         if not isinstance(before, dict):
             raise InputError("E-RUN", "not a run of `edgegen finetune`", path=run / "run.json")
-    found: dict[str, Any] = {**DEFAULTS, "rank": rank, "fit": fit_of(None), "background": hex_of(None)}
+    found: dict[str, Any] = {**DEFAULTS, "size": base.config.size, "rank": base.family.tuning.rank, "fit": fit_of(None),
+                             "background": hex_of(None)}
     for source in (before, given):
         found |= {name: value for name, value in source.items() if value is not None}
-    return parse(Options, found, run / "run.json" if run is not None else Path())
+    chosen = parse(Options, found, run / "run.json" if run is not None else Path())
+    if chosen.size != before.get("size", chosen.size):  # here, since it changes other settings that would be named first
+        raise UsageError("E-RESUME-MISMATCH", "the run was started with another size", path=run,
+                         hint=f"then {before['size']}, now {chosen.size}")
+    return chosen
 
 
 def gathered(photos: Photos) -> Photos:
@@ -169,7 +175,8 @@ class Plan:
         from ..training.adapt.adapted import Adapted, targets
         from ..training.adapt.files import Lora
 
-        pairs, whole = targets(plain.networks, self.base.family.tuning)
+        tuning = self.base.family.tuning
+        pairs, whole = targets(plain.networks, replace(tuning, whole=(*tuning.whole, *self.base.new)))
         lora = Lora(self.options.rank, float(self.options.rank), pairs, whole)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.options.seed, 0, "adapter"))

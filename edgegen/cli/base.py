@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,26 @@ class Base:
     tensors: dict[str, Tensor]
     sha256: str
     path: Path
+    new: tuple[str, ...] = ()  # modules that its own size did not have
+
+    def at(self, size: int, seed: int) -> Base:
+        """The same for images of `size` pixels a side, what is new in it random by the seed. UsageError where that cannot be."""
+        import torch
+
+        from ..training.order import mix
+
+        own = self.config.size
+        if size == own:
+            return self
+        if size < own:
+            raise UsageError("E-SIZE", f"{self.name} draws {own} pixels a side: --size must be {own} or more, got {size}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, 0, "grow"))
+            try:
+                grown = self.family.tuning.grow(self.config, self.tensors, size)
+            except ValueError as error:
+                raise UsageError("E-SIZE", f"{self.name} cannot draw {size} pixels a side: {error}") from error
+        return replace(self, config=grown.config, tensors=dict(grown.tensors), new=grown.whole)
 
 
 def open_base(name: str) -> Base:

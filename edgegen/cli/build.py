@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 PARITY_INPUTS = 64
 
 
-def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, budget: float, threads: int,
-          weights: Path | None) -> Bundle:
-    """Fill `folder` with everything but evidence and return it opened; nothing is proven yet."""
+def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, budget: float, maximum: int,
+          threads: int, weights: Path | None) -> Bundle:
+    """Fill `folder` with everything but evidence and return it opened; nothing is proven yet. maximum: pairs of the verdict."""
     (folder / "graphs").mkdir()
     models = fp32_models(source)
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     torch_parity = _fp32_parity(source, folder, threads)
     even, plan, coverage = calibrated(source, models, samples, threads)
-    search = Search(source, models, even, plan, budget, threads, weights)
+    search = Search(source, models, even, plan, budget, maximum, threads, weights)
     plans = {target.name: search.plan(target) for target in runtimes}
     built = {}
     with output.progress("building", len(runtimes) * len(models)) as advance:

@@ -80,6 +80,7 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
     from ..core.images import png
     from ..evidence.picture import side_by_side
     from .build import build
+    from .merge import proven
     from .prove import judge_of, prove
     from .table import show
 
@@ -89,12 +90,13 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
         raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=made.reference,
                          hint="runs of `edgegen train` write them at their end")
     judge_of(made.reference, weights)  # before the long work, since without it nothing can be proven
-    bundle = build(made, targets, folder, samples, budget, threads, weights)
+    adapter = proven(Path(what), made.generator)
+    bundle = build(made, targets, folder, samples, budget, maximum, threads, weights)
     proof = prove(bundle, [t.name for t in targets], budget, maximum, threads, weights, trust_engines=True)  # just built here
     pictures = dict(proof.pictures)
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
     description = bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
-    description["evidence"] |= proof.to_json()
+    description["evidence"] |= {**adapter, **proof.to_json()}
     write_manifest(folder, description)
     show(proof)
     if not proof.passed:

@@ -10,8 +10,8 @@ import typer
 from ..errors import InputError, UsageError
 from . import output
 from .adapting import KINDS
-from .options import Background, Fit, Threads, Weights, cores, fit_of, hex_of, need_torch
-from .train import EVERY, FEWEST, _counted, _on_bad, _reference, _tell
+from .options import Background, Fit, OnBad, Threads, Weights, cores, fit_of, hex_of, need_torch, on_bad_of
+from .training import EVERY, FEWEST, counted, tell_bad, write_reference
 
 if TYPE_CHECKING:
     from ..training.data import Photos
@@ -25,6 +25,7 @@ def finetune(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The run folder as a flag.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run bit for bit; it knows its settings.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Show the named runs side by side instead.")] = False,
+    size: Annotated[int | None, typer.Option(help="Pixels a side, the base's or more; the base's, if not said.", min=1)] = None,
     rank: Annotated[int | None, typer.Option(help="Of the adapters; 0 trains every weight instead.", min=0)] = None,
     base: Annotated[str | None, typer.Option(help="Precision of the frozen base: fp32, int8 or nf4; fp32, if not said.")] = None,
     adam8bit: Annotated[bool, typer.Option("--adam8bit", help="Keep the optimizer's state in 8 bits.")] = False,
@@ -39,7 +40,7 @@ def finetune(
     no_classes: Annotated[bool, typer.Option("--no-classes", help="Sub-folders are no classes to draw by.")] = False,
     seed: Annotated[int | None, typer.Option(help="Of order, noise and adapters; 0, if not said.", min=0)] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cpu, if not said.")] = None,
-    on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    on_bad: OnBad = "skip",
     fit: Fit = None,
     background: Background = None,
     threads: Threads = 0,
@@ -70,17 +71,19 @@ def finetune(
     from .looks import Looks
 
     found = open_base(names[0])
-    given = {"rank": rank, "precision": base, "adam8bit": adam8bit or None, "recompute": recompute or None, "batch": batch,
-             "rate": rate, "held_out": held_out, "looks": looks, "patience": patience, "classes": False if no_classes else None,
-             "seed": seed, "device": device, "fit": fit and fit_of(fit), "background": background and hex_of(background)}
+    given = {"size": size, "rank": rank, "precision": base, "adam8bit": adam8bit or None, "recompute": recompute or None,
+             "batch": batch, "rate": rate, "held_out": held_out, "looks": looks, "patience": patience,
+             "classes": False if no_classes else None, "seed": seed, "device": device, "fit": fit and fit_of(fit),
+             "background": background and hex_of(background)}
     if rank != 0:
         with importing("peft"):
             import peft  # noqa: F401  # told before the photos are read, if it is not here
-    chosen = options(given, folder if resume else None, found.family.tuning.rank)
+    chosen = options(given, folder if resume else None, found)
     device_of(chosen.device)
+    found = found.at(chosen.size, chosen.seed)
     torch.set_num_threads(threads or cores())
     network = feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
-    photos = _photos(data, found.config.size, on_bad, chosen)
+    photos = _photos(data, on_bad, chosen)
     chosen, train, held = apart(photos, chosen)
     plan = Plan.of(found, train, chosen)
     if steps is not None:
@@ -89,7 +92,7 @@ def finetune(
         plan = plan.lasting(within(time, plan, train))
     watch = Looks(folder, plan, train, held, network)
     with output.progress(f"adapting {found.name}", plan.recipe.images, "images") as advance:
-        count = _counted(advance)
+        count = counted(advance)
 
         def after(trainer: Any, report: dict[str, float]) -> None:
             count(trainer, report)
@@ -98,7 +101,7 @@ def finetune(
         train_on(plan.settings(), train, folder, resume, EVERY, after, generator=plan.generator(), begin=watch.begin,
                  finish=watch.finish)
     with output.progress("reference statistics", len(photos)) as advance:
-        _reference(photos, folder / "reference.safetensors", weights, advance)
+        write_reference(photos, folder / "reference.safetensors", weights, advance)
     output.result("finetune", {"out": str(folder), **watch.to_json()})
     watch.tell()
     print(f"adapted: {folder}  next: edgegen generate {folder} -o site.png, edgegen export {folder} --int8 -o out/")
@@ -110,15 +113,13 @@ def _folder(names: list[str], out: Path | None) -> Path:
     return out or Path(names[1])
 
 
-def _photos(data: Path, size: int, on_bad: str, chosen: Options) -> Photos:
+def _photos(data: Path, on_bad: str, chosen: Options) -> Photos:
     from ..training.data import Photos, load
 
-    if on_bad not in ("skip", "fail"):
-        raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {on_bad!r}")
     with output.progress("reading photos") as advance:
-        photos, report = load(data, size, chosen.background, on_bad=_on_bad(on_bad), fit=fit_of(chosen.fit),
+        photos, report = load(data, chosen.size, chosen.background, on_bad=on_bad_of(on_bad), fit=fit_of(chosen.fit),
                               progress=lambda _, __: advance(1))
-    _tell(report)
+    tell_bad(report)
     if len(photos) < 2 * FEWEST:
         raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {2 * FEWEST} are needed", path=data)
     return photos if chosen.classes else Photos(photos.pixels, photos.labels * 0, ())

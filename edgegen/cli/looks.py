@@ -105,6 +105,8 @@ class Looks:
         output.table(["distance to held-out photos", "base", "adapted"], rows)
         print(f"FD x {told(self.last['ratio'])}; near-copies {report['near_copies']} of {FINAL} images; "
               f"novelty {report['features']['ratio']:.2f}; {self.last['what']}")
+        if doubt := doubted(self.last["ratio"]):
+            output.note(doubt)
         if found := self.last.get("rounded_base"):
             print(f"images on the {self.plan.options.precision} base and those that ship: {found['psnr_db']:.1f} dB")
 
@@ -210,6 +212,14 @@ def _ratio(before: small.Distance, after: small.Distance) -> dict[str, float] | 
 def told(interval: dict[str, float] | None) -> str:
     """As a table shows it."""
     return "not told: the base's cannot be told from zero" if interval is None else said(Interval(**interval))
+
+
+def doubted(ratio: dict[str, float] | None) -> str:
+    """What is to be said of a distance, after / before, that is not clearly below 1; nothing where it is."""
+    if ratio is None or ratio["high"] < 1:
+        return ""
+    than = "farther from your photos than" if ratio["low"] > 1 else "no nearer to your photos, as far as can be told, than"
+    return f"W-TUNE-NO-GAIN: what it draws is {than} what the base draws: give it more --steps, or look at timeline.png"
 
 
 def _spaced(photos: np.ndarray) -> np.ndarray:

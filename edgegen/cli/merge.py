@@ -14,7 +14,7 @@ from .options import Overwrite, need_torch
 
 if TYPE_CHECKING:
     from ..core.spec import Array
-    from ..training.adapt.bases import Kind
+    from ..training.adapt import Kind
 
 PARITY = 1e-5  # of images in [-1, 1]: what float32 sums in another order differ by, with a margin of ten
 IMAGES = 16    # seeds that adapter-on and merged are compared on
@@ -29,13 +29,13 @@ def merge(
     """Add an adapter to its full-precision base, after proving that the merged images are the adapted ones."""
     need_torch()
     from ..core.bundle import sha256
-    from ..core.files import publish, read_json, to_json
+    from ..core.files import publish, to_json
     from ..training import checkpoint
     from ..training import run as runs
     from ..training.adapt import files, site
 
-    about = read_json(run / "run.json") if (run / "run.json").is_file() else None
-    if not isinstance(about, dict) or site.ADAPTS not in about:
+    about = _adapted(run)
+    if about is None:
         raise UsageError("E-SOURCE", "this is no run of `edgegen finetune` with an adapter", path=run)
     _, generator = runs.load(run)
     difference = parity(run, about, generator)
@@ -47,6 +47,21 @@ def merge(
         (new / "run.json").write_bytes(to_json({**plain, "merged": origin}))
     output.result("merge", {"out": str(out), "max_abs_difference": difference, "images": IMAGES, **origin})
     print(f"merged: {out}  images of adapter and merged weights differ by {difference:.1e} at most ({IMAGES} seeds)")
+
+
+def _adapted(run: Path) -> dict[str, Any] | None:
+    """run.json of an adapted run; None for anything else."""
+    from ..core.files import read_json
+    from ..training.adapt import site
+
+    about = read_json(run / "run.json") if (run / "run.json").is_file() else None
+    return about if isinstance(about, dict) and site.ADAPTS in about else None
+
+
+def proven(run: Path, merged: Any) -> dict[str, float]:
+    """Evidence that the merged generator is the adapted one, for a manifest; empty where there is no adapter."""
+    about = _adapted(run)
+    return {} if about is None else {"adapter_max_abs": parity(run, about, merged)}
 
 
 def parity(run: Path, about: dict[str, Any], merged: Any) -> float:

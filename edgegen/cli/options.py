@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,6 +23,14 @@ TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Execute the
 
 Fit = Annotated[str | None, typer.Option(help="Photos that are not square: pad keeps all, crop the middle; pad, if not said.")]
 Background = Annotated[str | None, typer.Option(help="Under transparency and around padded photos; white, if not said.")]
+OnBad = Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")]
+
+
+def on_bad_of(word: str) -> Literal["skip", "fail"]:
+    """--on-bad."""
+    if word not in ("skip", "fail"):
+        raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {word!r}")
+    return "fail" if word == "fail" else "skip"
 
 
 def fit_of(word: str | None) -> Fitted:

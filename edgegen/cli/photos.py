@@ -13,7 +13,7 @@ import typer
 from ..errors import UsageError
 from . import output
 from .options import Background, Fit, fit_of, hex_of
-from .train import FEWEST
+from .training import FEWEST
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,27 +6,21 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError, UsageError
 from . import output
 from .dry_run import tell
-from .options import Background, Fit, Threads, Weights, cores, fit_of, hex_of, need_torch
+from .options import Background, Fit, OnBad, Threads, Weights, cores, fit_of, hex_of, need_torch, on_bad_of
+from .training import EVERY, FEWEST, REFERENCE_IMAGES, counted, not_used, tell_bad, write_reference
 
 if TYPE_CHECKING:
     from ..families import Family, Recipe
-    from ..training.data import Report
     from ..training.folder import Bad
-    from ..training.loop import Trainer
     from ..training.run import Start
-    from ..training.source import Source
 
-EVERY = 500          # steps between checkpoints
-REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
-FEWEST = 8           # photos: two images for each direction of the reference, and more than one of these
-DIRECTIONS = 128     # of the projected reference, when there are photos enough for them
 
 
 def train(
@@ -48,7 +42,7 @@ def train(
     samples_every: Annotated[int, typer.Option(help="Steps between grids of images in the run folder; 0 for none.", min=0)] = 0,
     keep: Annotated[int, typer.Option(help="Checkpoints that stay.", min=1)] = 2,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Losses and grids for TensorBoard, too.")] = False,
-    on_bad: Annotated[str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")] = "skip",
+    on_bad: OnBad = "skip",
     fit: Fit = None,
     background: Background = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how large the training is; no data.")] = False,
@@ -57,8 +51,7 @@ def train(
     json: output.Json = False,
 ) -> None:
     """Train in full precision; Ctrl-C writes a checkpoint that --resume continues exactly."""
-    if on_bad not in ("skip", "fail"):
-        raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {on_bad!r}")
+    bad = on_bad_of(on_bad)
     need_torch()
     import torch
 
@@ -96,7 +89,7 @@ def train(
         torch.set_num_threads(threads or then.threads or max(1, cores() // world.size))
         with show("reading photos") as advance:
             photos, report = stack.enter_context(open_source(
-                data, plan.config.size, ground, on_bad=_on_bad(on_bad), fit=fitted, progress=lambda _, __: advance(1),
+                data, plan.config.size, ground, on_bad=bad, fit=fitted, progress=lambda _, __: advance(1),
                 workers=max(1, cores() // world.size), tell=not_used if world.rank == 0 else _unsaid))
         if len(photos) < FEWEST:
             raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
@@ -104,16 +97,16 @@ def train(
         settings = Settings(name, recipe_name, plan, (then.seed or 0) if seed is None else seed, where,
                             compiled or bool(then.compiled), only or then.only, digest, fitted, ground)
         if world.rank == 0:
-            _tell(report())
+            tell_bad(report())
             network = "inception-v3" if weights else "efficientnet-lite0"
             feature_network(network, weights)  # missing weights are told before the training
         with show(f"training {name}", plan.images, "images") as advance:
-            path = train_on(settings, photos, folder, resume, EVERY, _counted(advance), keep, samples_every, tensorboard, start,
+            path = train_on(settings, photos, folder, resume, EVERY, counted(advance), keep, samples_every, tensorboard, start,
                             world)
         if world.rank:
             return
         with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
-            _reference(photos, folder / "reference.safetensors", weights, advance)
+            write_reference(photos, folder / "reference.safetensors", weights, advance)
         output.result("train", {"out": str(folder), "weights": str(path), "images": plan.images, "photos": report().to_json()})
     print(f"trained: {folder}  next: edgegen export {folder} --int8 -o out/")
 
@@ -149,18 +142,6 @@ def _silent(label: str, total: int | None = None, unit: str = "") -> Iterator[Ca
     yield lambda _: None
 
 
-def _counted(advance: Callable[[int], None]) -> Callable[[Trainer, object], None]:
-    """Progress in images seen; a resumed run begins with those it has."""
-    seen = 0
-
-    def after(trainer: Trainer, _: object) -> None:
-        nonlocal seen
-        advance(trainer.images - seen)
-        seen = trainer.images
-
-    return after
-
-
 def _unsaid(bad: Bad) -> None:
     """Of the photos that are not used, the first process tells."""
 
@@ -171,42 +152,3 @@ def _recipe(found: Family, name: str | None, images: int | None, batch: int | No
         raise UsageError("E-RECIPE", f"{found.name} has no recipe {chosen!r}; known: {', '.join(found.recipes)}")
     recipe = found.recipes[chosen]()
     return chosen, replace(recipe, images=images or recipe.images, batch=batch or recipe.batch)
-
-
-def _on_bad(word: str) -> Literal["skip", "fail"]:
-    return "fail" if word == "fail" else "skip"
-
-
-def not_used(bad: Bad) -> None:
-    """A photo that is not used, by name: on stderr, since it is no result."""
-    from ..training.data import shown
-
-    output.note(f"not used: {shown(bad.name)}: {bad.code} {bad.reason}")
-
-
-def _tell(report: Report) -> None:
-    """Every photo that is not used, and what was changed or is odd, by count and first name."""
-    from ..training.data import shown
-
-    for bad in report.bad:
-        not_used(bad)
-    for code, names in report.warnings.items():
-        output.note(f"{code}: {len(names)} (such as {shown(names[0])})")
-
-
-def _reference(photos: Source, path: Path, weights: Path | None, advance: Any) -> None:
-    """Statistics that exports of this run are proven against."""
-    import numpy as np
-
-    from ..evidence import reference
-    from ..evidence.features import feature_network
-    from ..training.source import sample
-
-    network = feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
-    pixels = sample(photos, REFERENCE_IMAGES)
-    parts = []
-    for start in range(0, len(pixels), 64):
-        parts.append(network(pixels[start : start + 64]))
-        advance(len(parts[-1]))
-    directions = min(DIRECTIONS, len(pixels) // 4)
-    reference.build(np.concatenate(parts), network, "training photos", directions).write(path)

@@ -25,6 +25,7 @@ class Dialect:
     int32_bias: bool = False                         # bias as int32 with the product of both scales, else float
     int8_ops: frozenset[str] = frozenset({"Conv"})   # ops whose inputs and weights get Q/DQ
     between: frozenset[str] = frozenset()            # ops between them that run quantized too: all inputs and the output get Q/DQ
+    outputs: bool = False                            # whether an int8 op's output gets Q/DQ whatever reads it
 
 
 class Session(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ LEAST = 3  # images a projected direction at the first look: below that the inte
 
 Images = Callable[[Sequence[int]], Array]  # seeds -> (n, c, h, w) in [-1, 1]: a Pipeline
 Progress = Callable[[int, int], None]  # pairs done, pairs at most
+Settled = Callable[[Verdict, float], bool]  # what a look says, the level of its interval -> whether that is enough
 
 
 class FullSide:
@@ -119,12 +121,33 @@ def first_look(reference: Reference) -> int:
     return max(500, 4 * reference.k)
 
 
+def decided(verdict: Verdict, look_level: float) -> bool:
+    """When a comparison that is to be published ends."""
+    return verdict.state != "undecided"
+
+
+def chance(verdict: Verdict, look_level: float, pairs: int, level: float = 0.95) -> float:
+    """Probability, given what was seen, that as many fresh pairs at most end within the budget.
+
+    Seen and future change are normal around the true one, of which nothing else is known; the last of the looks decides.
+    """
+    error = (verdict.change.high - verdict.change.low) / 2 / NormalDist().inv_cdf((1 + look_level) / 2)
+    later = error * math.sqrt(verdict.images / pairs)
+    room = verdict.budget - NormalDist().inv_cdf(1 - (1 - level) / 4) * later  # the last look keeps half of the error, or more
+    if not verdict.change.finite or room <= 0:
+        return 0.0
+    if error == 0:
+        return float(abs(verdict.change.value) <= room)
+    expected = NormalDist(verdict.change.value, math.hypot(error, later))
+    return expected.cdf(room) - expected.cdf(-room)
+
+
 def compare(full: FullSide, other: Images, budget: float, first: int = 500, maximum: int = 4000, level: float = 0.95,
-            progress: Progress | None = None) -> Comparison:
+            progress: Progress | None = None, settled: Settled = decided) -> Comparison:
     """Paired images from growing runs of seeds until the change of the distance is within or outside +-budget, or at `maximum`.
 
-    budget: fraction of the full-precision distance, such as 0.02. Raises GateFailed when an image of `other` is not finite,
-    UsageError when `first` is too small for the reference's projection.
+    budget: fraction of the full-precision distance, such as 0.02. settled: another reason to end than a verdict.
+    Raises GateFailed when an image of `other` is not finite, UsageError when `first` is too small for the reference's projection.
     """
     if first < LEAST * full.reference.k:
         raise UsageError("E-LOOKS", f"the first look needs at least {LEAST * full.reference.k} images for "
@@ -135,7 +158,7 @@ def compare(full: FullSide, other: Images, budget: float, first: int = 500, maxi
     for count, look_level in looks:
         for a in range(len(errors), count, CHUNK):
             b = min(a + CHUNK, count)
-            mine, theirs = full.pixels(a, b), _pixels(other, full.seeds(a, b))
+            mine, theirs = full.pixels(a, b), pixels_of(other, full.seeds(a, b))
             if mine.shape != theirs.shape:
                 raise EdgegenError("E-SHAPE", f"the pipelines give images of shape {mine.shape[1:]} and {theirs.shape[1:]}")
             projected.extend(full.project(theirs))
@@ -150,13 +173,14 @@ def compare(full: FullSide, other: Images, budget: float, first: int = 500, maxi
             if error.code != "E-FID-SCALE" or count == maximum:
                 raise
             continue  # a small distance may still show itself with more images
-        if verdict.state != "undecided":
+        if settled(verdict, look_level):
             break
     return _report(full, verdict, ours.interval(level), its.interval(level), np.stack(projected), np.array(errors),
                    tuple(n for n, _ in looks if n <= count), level, look_level)
 
 
-def _pixels(images: Images, seeds: range) -> np.ndarray:
+def pixels_of(images: Images, seeds: range) -> np.ndarray:
+    """A pipeline's images as (n, h, w, 3) uint8; GateFailed when one is not finite."""
     try:
         return to_uint8(images(seeds))
     except EdgegenError as error:

@@ -39,13 +39,24 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Grown:
+    """A trained generator as it begins for larger images; whole: names of the modules that are new to it, trained whole."""
+
+    config: Any
+    tensors: Mapping[str, Tensor]
+    whole: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Tuning:
     """How a trained generator is adapted to other photos (LoRA): where the pairs go, what is trained whole, and the recipe.
 
     targets, whole: fnmatch patterns over names of modules, network first, such as "theta.*"; docs/finetuning.md has the table
-    they were chosen by. The rest is a Recipe's, and the rank of the pairs.
+    they were chosen by. The rest is a Recipe's, and the rank of the pairs. grow: config, tensors and a larger size -> how the
+    generator begins at that size, what is new in it random; ValueError says why not.
     """
 
+    grow: Callable[[Any, Mapping[str, Tensor], int], Grown]
     targets: tuple[str, ...] = ("*",)
     whole: tuple[str, ...] = ()
     rank: int = 4

@@ -7,6 +7,7 @@ residual sum is followed by its activation: with ReLU all activations are unsign
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -186,6 +187,39 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         return self.features(x, t, label)["output"]
+
+
+def factor_of(size: int, larger: int) -> int:
+    """How often one goes into the other; ValueError unless it is a whole number."""
+    if larger % size:
+        raise ValueError(f"it can draw {size} times a whole number")
+    return larger // size
+
+
+def stretched(tensors: Mapping[str, Tensor], enter: str, leave: str, patch: int, factor: int) -> dict[str, Tensor]:
+    """Tensors of a network whose patches are `factor` times as large: what it did, between `factor` x `factor` means and copies.
+
+    enter: its first convolution, which reads patches folded into channels; leave: its last, whose channels unfold to patches. One
+    that is not among the tensors starts fresh elsewhere.
+    """
+    def folded(weight: Tensor, axis: int) -> Tensor:
+        parts = weight.reshape(*weight.shape[:axis], -1, patch, patch, *weight.shape[axis + 1 :])
+        parts = parts.repeat_interleave(factor, axis + 1).repeat_interleave(factor, axis + 2)
+        return parts.flatten(axis, axis + 2).contiguous()
+
+    out = dict(tensors)
+    for name, axis, share in ((f"{enter}.weight", 1, factor**2), (f"{leave}.weight", 0, 1), (f"{leave}.bias", 0, 1)):
+        if name in out:
+            out[name] = folded(out[name], axis) / share
+    return out
+
+
+GRAIN = 0.05  # standard deviation that images' own detail is taken for where a network has not learned it, images in [-1, 1]
+
+
+def detail(x: Tensor, factor: int) -> Tensor:
+    """What of x (b, c, h, w) is finer than `factor` x `factor` means: stretched networks do not see it."""
+    return x - F.interpolate(F.avg_pool2d(x, factor), scale_factor=float(factor), mode="nearest")
 
 
 def fold_batch_norms(net: nn.Module) -> None:

@@ -28,6 +28,7 @@ class Config:
     classes: int = 10                                # 0 for unconditional
     theta: UNetConfig = field(default_factory=UNetConfig)
     phi: UNetConfig = field(default_factory=UNetConfig)
+    stretch: int = 1                                 # pixels a side that were one to the networks it began with, see grow.py
     schedule: Literal["cosine", "linear"] = "cosine"
     timesteps: int = 1000                            # T of training
     prediction: Literal["v", "epsilon"] = "v"        # what theta predicts
@@ -61,8 +62,9 @@ class Config:
             raise ValueError(f"metric_weight must be 0 or more and gate_bias finite, got {self.metric_weight}, {self.gate_bias}")
         if not 0 <= self.metric_warmup <= 1:
             raise ValueError(f"metric_warmup must be in [0, 1], a share of phi's steps, got {self.metric_warmup}")
-        if self.classes < 0 or self.channels < 1:
-            raise ValueError(f"classes must be 0 or more and channels at least 1, got {self.classes}, {self.channels}")
+        if self.classes < 0 or min(self.channels, self.stretch) < 1 or self.size % self.stretch:
+            raise ValueError("classes must be 0 or more, channels at least 1, and stretch a divisor of size, got "
+                             f"{self.classes}, {self.channels}, {self.stretch}")
         self.sampler(self.steps)  # a sampler that cannot be made should fail before the training, not after it
 
     def sampler(self, steps: int, path: str | None = None, eta: float = 0.0, gates: tuple[float, ...] = ()) -> CascadeSampler:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..unet import UNet
+from ...core.samplers import alphas_bar
+from ..unet import GRAIN, UNet, detail
 from .config import Config
 
 
@@ -55,12 +57,30 @@ class Refiner(nn.Module):
         return F.pixel_shuffle(self.trunk.head(h.detach()), self.trunk.patch)
 
 
+def wiener(prediction: str, signal: np.ndarray) -> np.ndarray:
+    """What epsilon or v is, on average, times x, at each abar, where images are white noise of deviation GRAIN."""
+    power = signal * GRAIN**2 + 1 - signal
+    return np.sqrt(1 - signal) / power * (np.sqrt(signal) * (1 - GRAIN**2) if prediction == "v" else 1.0)
+
+
 class NoisePredictor(nn.Module):
-    """theta: x (b, c, h, w), t (b,), label (b, classes) -> (b, c, h, w), epsilon or v as the config says."""
+    """theta: x (b, c, h, w), t (b,), label (b, classes) -> (b, c, h, w), epsilon or v as the config says.
+
+    Noise that is finer than what a stretched trunk sees would stay in its images: there it corrects a Wiener filter.
+    """
+
+    fine: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.trunk = UNet(config.theta, config.channels, config.channels, config.classes)
+        self.stretch = config.stretch
+        if self.stretch > 1:
+            table = wiener(config.prediction, alphas_bar(config.schedule, config.timesteps))
+            self.register_buffer("fine", torch.from_numpy(table).float(), persistent=False)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.trunk(x, t, label)
+        out = self.trunk(x, t, label)
+        if self.stretch == 1:
+            return out
+        return out + self.fine.index_select(0, t.long())[:, None, None, None] * detail(x, self.stretch)

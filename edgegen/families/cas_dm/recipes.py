@@ -6,6 +6,7 @@ from .. import Family, Recipe, Tuning
 from ..unet import UNetConfig
 from .config import Config
 from .family import CasDm
+from .grow import grown
 
 WARMUP = 0.1  # of phi's steps, before the metric's loss joins (C.2.8)
 
@@ -43,4 +44,4 @@ def photos256() -> Recipe:
 
 
 FAMILY = Family("cas-dm", Config, CasDm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(whole=("*.embed.label",), rate=8e-3))
+                Tuning(grown, whole=("*.embed.label",), rate=8e-3))

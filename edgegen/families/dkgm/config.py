@@ -40,6 +40,7 @@ class Config:
     debias_net: Backbone = "unet"                                    # G of stage 2
     debias: UNetConfig = field(default_factory=UNetConfig)
     noise: float = 0.3                                               # k: needed where coarse images are many-to-one
+    stretch: int = 1                                                 # pixels a side that were one to the networks it began with
     weighting: Literal["scaled", "image"] = "scaled"                 # stage 2's error: in units of F, or of pixels
     times: Literal["uniform", "grid"] = "uniform"                    # levels that stage 2 trains at: all, or the sampler's
     cond_coarse: bool = False                                        # G also sees the coarse image: keeps the pairing
@@ -59,9 +60,9 @@ class Config:
             cell = net.patch * 2 ** (len(net.widths) - 1)
             if self.size % cell:
                 raise ValueError(f"size {self.size} must divide by {cell} (patch and levels of {name})")
-        if self.size < 8 or self.channels < 1 or self.classes < 0:
-            raise ValueError(
-                f"size must be at least 8, channels 1 and classes 0, got {self.size}, {self.channels}, {self.classes}")
+        if self.size < 8 or min(self.channels, self.stretch) < 1 or self.classes < 0 or self.size % self.stretch:
+            raise ValueError(f"size must be at least 8, channels 1, classes 0, and stretch a divisor of size, got {self.size}, "
+                             f"{self.channels}, {self.classes}, {self.stretch}")
         if min(self.bank_size, self.kde_centroids, self.bank_fit) < 1:
             raise ValueError(f"bank_size, kde_centroids and bank_fit must be at least 1, got "
                              f"{self.bank_size}, {self.kde_centroids} and {self.bank_fit}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.samplers.bridge import TIMES
+from ..unet import GRAIN, detail
 from .config import Config
 from .nets import BACKBONES
 
@@ -40,13 +41,19 @@ class Restorer(nn.Module):
         super().__init__()
         c = config
         self.trunk = BACKBONES[c.debias_net](c.debias, c.channels * (2 if c.cond_coarse else 1), c.channels, c.classes)
-        self.noise = c.noise
+        self.noise, self.stretch = c.noise, c.stretch
         self.register_buffer("levels", torch.tensor(c.sampler().levels), persistent=False)  # of training on the grid
         self.register_buffer("spread", torch.tensor(1.0))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
         """F at X_t (b, c, h, w); t (b,) in [0, 1]; coarse only where the network was made to see it."""
-        return self.trunk(x if coarse is None else torch.cat([x, coarse], dim=1), TIMES * t, label)
+        found: Tensor = self.trunk(x if coarse is None else torch.cat([x, coarse], dim=1), TIMES * t, label)
+        return found if self.stretch == 1 else found + self._fine(t)[:, None, None, None] * detail(x, self.stretch)
+
+    def _fine(self, t: Tensor) -> Tensor:
+        """What F is times X - the mean of its neighbours, on average (b,): noise there, finer than a stretched trunk sees."""
+        power = self.noise**2 * t * (1 - t)
+        return power / (power + GRAIN**2) / deviation(t, self.spread, self.noise).clamp_min(1e-4)
 
     def clean(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
         """G's clean image, (b, c, h, w); x itself at t = 0."""

@@ -18,6 +18,7 @@ from .bank import Bank
 from .coarse import Coarse, evaluating, stage
 from .config import Config
 from .debias import Debias, Restore, Restorer, bridge_loss
+from .grow import grown
 from .kernels import draw
 
 MEASURED = 4096  # photos that the spread of coarse images is measured on
@@ -215,4 +216,4 @@ def _spec(size: int, coarse: tuple[int, ...], debias: tuple[int, ...], batch: in
 
 
 FAMILY = Family("dkgm", Config, Dkgm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(whole=("*.embed.label",), rank=3, rate=6e-3))
+                Tuning(grown, whole=("*.embed.label",), rank=3, rate=6e-3))

@@ -17,6 +17,7 @@ from .. import Family, Recipe, Tuning
 from .augment import Ada
 from .config import Config, Regularizers, widths
 from .critic import Critic
+from .grow import grown
 from .layers import constant
 from .losses import path_lengths, path_penalty, r1
 from .synthesis import StyleGan
@@ -219,4 +220,4 @@ def _spec(size: int, base: int, layers: int, group: int, gamma: float) -> Config
 
 
 FAMILY = Family("isc-gan", Config, IscGan, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.004))
+                Tuning(grown, whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.004))

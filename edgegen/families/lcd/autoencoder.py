@@ -35,14 +35,15 @@ class Encoder(nn.Module):
         super().__init__()
         widths = config.widths
         self.act = ACTIVATIONS[config.activation]()
-        self.stem = ConvNorm(channels, widths[0], config.norm)
+        self.fold = nn.PixelUnshuffle(config.patch) if config.patch > 1 else nn.Identity()
+        self.stem = ConvNorm(channels * config.patch**2, widths[0], config.norm)
         self.blocks = nn.ModuleList(nn.Sequential(*(Residual(w, config) for _ in range(config.blocks))) for w in widths)
         pairs = pairwise(widths)
         self.shrink = nn.ModuleList(ConvNorm(a, b, config.norm, stride=2) for a, b in pairs)
         self.head = nn.Conv2d(widths[-1], 2 * z, 3, padding=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.act(self.stem(images))
+        h = self.act(self.stem(self.fold(images)))
         for level, blocks in enumerate(self.blocks):
             h = blocks(self.act(self.shrink[level - 1](h)) if level else h)
         mean, logvar = self.head(h).float().chunk(2, dim=1)
@@ -60,7 +61,8 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(nn.Sequential(*(Residual(w, config) for _ in range(config.blocks))) for w in widths)
         pairs = pairwise(widths)
         self.grow = nn.ModuleList(ConvNorm(a, b, config.norm) for a, b in pairs)
-        self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.head = nn.Conv2d(widths[-1], channels * config.patch**2, 3, padding=1)
+        self.unfold = nn.PixelShuffle(config.patch) if config.patch > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.act(self.stem(x))
@@ -68,7 +70,7 @@ class Decoder(nn.Module):
             if level:
                 h = self.act(self.grow[level - 1](F.interpolate(h, scale_factor=2.0, mode="nearest")))
             h = blocks(h)
-        return self.head(h)
+        return self.unfold(self.head(h))
 
 
 class AutoEncoder(nn.Module):

@@ -32,17 +32,18 @@ class CoderConfig:
     blocks: int = 1                     # residual blocks a level
     norm: Norm = "batch"
     activation: Activation = "relu"
+    patch: int = 1                      # pixels a side that are folded into channels before the first level
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or any(w < 16 or w % 16 for w in self.widths):
             raise ValueError(f"coder widths must be two or more multiples of 16 (INT8 kernels), got {self.widths}")
-        if self.blocks < 1 or self.norm not in ("batch", "group", "none") or self.activation not in ACTIVATIONS:
-            raise ValueError(f"blocks must be at least 1, norm and activation known, got {self}")
+        if min(self.blocks, self.patch) < 1 or self.norm not in ("batch", "group", "none") or self.activation not in ACTIVATIONS:
+            raise ValueError(f"blocks and patch must be at least 1, norm and activation known, got {self}")
 
     @property
     def factor(self) -> int:
         """Pixels a side that become one latent."""
-        return 1 << (len(self.widths) - 1)
+        return self.patch << (len(self.widths) - 1)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ class HintEncoder(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        factor, width = config.coder.factor * config.unet.patch, 16
+        patch, width = config.coder.patch, 16
+        self.mean = nn.AvgPool2d(patch) if patch > 1 else nn.Identity()
+        factor = config.coder.factor // patch * config.unet.patch
         layers: list[nn.Module] = [nn.Conv2d(config.hint_channels, width, 3, padding=1), ACTIVATIONS[config.unet.activation]()]
         while factor > 1:
             layers += [nn.Conv2d(width, min(2 * width, 96), 3, 2, 1), ACTIVATIONS[config.unet.activation]()]
@@ -34,7 +36,7 @@ class HintEncoder(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, hint: Tensor) -> Tensor:
-        return self.out(self.layers(hint))
+        return self.out(self.layers(self.mean(hint)))
 
 
 class ControlNet(nn.Module):

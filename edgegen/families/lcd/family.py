@@ -23,6 +23,7 @@ from .autoencoder import AutoEncoder
 from .config import FEW, CoderConfig, Config
 from .consistency import consistency, ddim_step, guided, pseudo_huber
 from .control import Controlled, ControlNet
+from .grow import grown
 from .hints import HINTS, palette
 from .trajectory import trajectory
 from .unet import LatentUNet, Like, bake
@@ -359,5 +360,5 @@ def photos256() -> Recipe:
 
 FAMILY = Family("lcd", Config, LatentConsistency,
                 {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(("autoencoder.*", "teacher.*", "student.*", "target.*"), whole=("*.context.label",), rank=3, batch=64,
-                       rate=6e-3))
+                Tuning(grown, ("autoencoder.*", "teacher.*", "student.*", "target.*"), whole=("*.context.label",), rank=3,
+                       batch=64, rate=6e-3))

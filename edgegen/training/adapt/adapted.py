@@ -20,7 +20,8 @@ from ...core.graph import Batch, Embedded, Generator, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import Sampler
 from ...families import Adapting, Family, Judged, Tuning
-from .bases import Kind, quantize
+from . import Kind
+from .bases import quantize
 from .files import Adapter, Lora
 from .joined import join
 from .library import importing
@@ -77,6 +78,7 @@ class Adapted:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*modules_to_save.*")  # said of norms that LoRA cannot target: on purpose
             get_peft_model(self.base.networks, wanted)
+        _level(self.base.networks, self._master, lora.target_modules)
         join(self.base.networks)
         self.networks = nn.ModuleDict({name: _part(net) for name, net in self.base.networks.items()})
 
@@ -187,6 +189,19 @@ def _answers(layer: Any) -> Tensor:
     probe = F.pad(patches, (first, kernel, first, kernel))
     found = (layer(probe) - layer(torch.zeros_like(probe)))[:, :, 1, 1]
     return found.T.reshape(weight.shape)
+
+
+@torch.no_grad()
+def _level(networks: nn.ModuleDict, master: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Scale the first factor of each pair up to the size of the layer's weights.
+
+    PEFT draws it as for a layer whose weights are small because it has many inputs. A layer with equalized learning rate (spec
+    A2.1) holds weights of size 1 and multiplies them down: beside those, pairs as PEFT begins them would hardly move.
+    """
+    for name in names:
+        first: Any = networks.get_submodule(name)
+        first = first.lora_A[NAME].weight
+        first.mul_(max(1.0, float(master[f"{name}.weight"].square().mean().sqrt() / first.square().mean().sqrt())))
 
 
 _NOWHERE: Any = None  # an adapter that was never in a file

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from ...errors import EdgegenError
+from . import Kind
 
 if TYPE_CHECKING:
     from .layers import Frozen
 
-Kind = Literal["fp32", "int8", "nf4"]
 FP16_STEP = 2**-24  # the smallest number of FP16, which int8 weights pass through
 
 

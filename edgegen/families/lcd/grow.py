@@ -1,0 +1,21 @@
+"""A trained lcd as it begins for larger images: latents as they were, each for more pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from .. import Grown
+from ..unet import factor_of, stretched
+from .config import Config
+
+ENTER, LEAVE = "autoencoder.encoder.stem", "autoencoder.decoder.head"
+
+
+def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
+    """ValueError for a size that is not a whole number of times the config's."""
+    factor, coder = factor_of(config.size, size), config.coder
+    out = stretched(tensors, f"{ENTER}.conv", LEAVE, coder.patch, factor)
+    return Grown(replace(config, size=size, coder=replace(coder, patch=factor * coder.patch)), out, (ENTER, LEAVE))
