@@ -13,14 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgegen.core.samplers import (
+    BridgeSampler,
     Call,
     CascadeSampler,
+    ConsistencySampler,
+    Sampler,
     SingleSampler,
     alphas_bar,
     clean_image,
     mean_gates,
     sampler_from_json,
     sampler_to_json,
+    stopped,
     trailing,
 )
 from edgegen.errors import TrustError
@@ -253,3 +257,35 @@ def test_a_single_sampler_survives_the_manifest_and_refuses_nonsense() -> None:
     for change in changes:
         with pytest.raises(TrustError, match="the sampler in the manifest"):
             sampler_from_json({**sampler_to_json(sampler), **change})
+
+
+@pytest.mark.parametrize("sampler", [
+    CascadeSampler((1000, 600, 200), (0.001, 0.4, 0.9), path="fixed", gates=(0.1, 0.2, 0.3)),
+    BridgeSampler((1.0, 0.5, 0.2)), ConsistencySampler((999, 500, 100), (0.001, 0.4, 0.9)), SingleSampler(("a", "b")),
+], ids=lambda s: s.kind)
+def test_a_stopped_sampler_asks_what_the_whole_one_asks_first(sampler: Sampler) -> None:
+    """And all of its steps are the sampler itself."""
+    assert stopped(sampler, len(sampler.timesteps)) == sampler
+    few = stopped(sampler, 1)
+    assert few.timesteps == sampler.timesteps[:1]
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2, 3, 4, 4)), rng.normal(size=(2, 3, 4, 4))
+
+    def asked(which: Sampler) -> list[Any]:
+        seen: list[Any] = []
+
+        def call(**inputs: Any) -> Any:
+            seen.append((sorted(inputs), inputs["x"].copy(), inputs.get("t")))
+            return np.concatenate([inputs["x"], inputs["x"][:, :1]], 1) * 0.5 if "coarse" in inputs else inputs["x"] * 0.5
+
+        names = ("theta", "phi", "coarse", "debias", "denoiser", "decoder", "a", "b")
+        which(dict.fromkeys(names, call), x, {}, lambda _: noise)
+        return seen
+
+    whole, part = asked(sampler), asked(few)
+    assert 0 < len(part) <= len(whole)
+    for (names, x_seen, t), (other, x_whole, t_whole) in list(zip(part, whole, strict=False))[:1]:
+        assert names == other and np.array_equal(x_seen, x_whole) and np.array_equal(t, t_whole)
+    for steps in (0, len(sampler.timesteps) + 1):
+        with pytest.raises(ValueError, match=f"the sampler has {len(sampler.timesteps)} steps, got {steps}"):
+            stopped(sampler, steps)

@@ -29,6 +29,7 @@ from .. import __version__
 from . import frame
 from .bench import bench
 from .doctor import doctor
+from .explain import explain
 from .export import export
 from .finetune import finetune
 from .generate import generate
@@ -38,7 +39,9 @@ from .photos import photos
 from .train import train
 from .verify import verify
 
-VERBS: tuple[Callable[..., None], ...] = (train, finetune, merge, generate, export, verify, bench, models, doctor)
+VERBS: tuple[Callable[..., None], ...] = (
+    train, finetune, merge, generate, explain, export, verify, bench, models, doctor,
+)
 GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ...errors import TrustError
-from .base import UNTIMED, Call, Draw, Sampler, asked
+from .base import UNTIMED, Call, Draw, Sampler, asked, stopped
 from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
 from .latent import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, boundary
@@ -20,7 +20,7 @@ from .single import SingleSampler
 __all__ = [
     "PATHS", "RENOISE", "SAMPLERS", "UNTIMED", "BridgeSampler", "Call", "CascadeSampler", "ConsistencySampler", "Draw",
     "LatentDdimSampler", "Renoise", "Sampler", "SingleSampler", "alphas_bar", "approximation_levels", "asked", "boundary",
-    "clean_image", "mean_gates", "noise_of", "power_levels", "sampler_from_json", "sampler_to_json", "trailing",
+    "clean_image", "mean_gates", "noise_of", "power_levels", "sampler_from_json", "sampler_to_json", "stopped", "trailing",
 ]
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {

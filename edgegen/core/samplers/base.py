@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import fields, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 Call = Mapping[str, Callable[..., Any]]  # graph name -> whoever executes it
 Draw = Callable[[str], Any]  # stream name -> standard normal noise of the latent's shape
@@ -32,3 +33,15 @@ def asked(sampler: Sampler, graph: str) -> tuple[int, ...]:
 
 
 UNTIMED = (0,)  # the timesteps of what has no time: a sampler without a loop, a graph without an input "t"
+
+_STEPPED = ("timesteps", "signal", "gates", "levels")  # fields of samplers that hold a number a step
+S = TypeVar("S", bound=Sampler)
+
+
+def stopped(sampler: S, steps: int) -> S:
+    """The sampler that ends after its first `steps` timesteps with the clean image it then has; ValueError if it cannot."""
+    count = len(sampler.timesteps)
+    if not 1 <= steps <= count:
+        raise ValueError(f"the sampler has {count} steps, got {steps}")
+    names = [f.name for f in fields(sampler)]  # type: ignore[arg-type]
+    return replace(sampler, **{name: getattr(sampler, name)[:steps] for name in names if name in _STEPPED})  # type: ignore[type-var]

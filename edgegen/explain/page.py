@@ -1,0 +1,68 @@
+"""Parts of an HTML page without external files: pictures, tables, words."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from ..core.images import png
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top }
+figcaption { font-size: 13px; color: #555; max-width: 40rem }
+img { display: block; image-rendering: pixelated; max-width: 100% }
+table { border-collapse: collapse; font-size: 14px } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
+td.n { text-align: right; font-variant-numeric: tabular-nums } th { border-bottom: 1px solid #999 }
+.note { background: #fff6dd; padding: .6rem .9rem; border-left: 4px solid #e0b030 }
+"""
+
+
+def number(value: Any) -> str:
+    """As people read it; a dash for what could not be measured."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, float):
+        return "exact" if math.isinf(value) else f"{value:.3g}"
+    return str(value)
+
+
+def figure(pixels: np.ndarray, caption: str) -> str:
+    data = base64.b64encode(png(pixels)).decode()
+    text = escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Text in the first column, numbers in the others."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    lines = ["".join(f'<td{" class=n" if k else ""}>{escape(number(cell))}</td>' for k, cell in enumerate(row)) for row in rows]
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def facts(values: Mapping[str, Any]) -> str:
+    """Two columns; a mapping inside is one row an entry."""
+    rows: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        rows += [(f"{name}, {inner}", v) for inner, v in value.items()] if isinstance(value, Mapping) else [(name, value)]
+    return table(("what", "value"), rows)
+
+
+def page(title: str, parts: Sequence[str]) -> bytes:
+    text = escape(title)
+    html = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{text}</title><style>{STYLE}</style><h1>{text}</h1>'
+    return (html + "\n".join(parts) + "</html>\n").encode()
+
+
+def heading(text: str) -> str:
+    return f"<h2>{escape(text)}</h2>"
+
+
+def words(text: str, note: bool = False) -> str:
+    return f"<p{' class=note' if note else ''}>{escape(text)}</p>"

@@ -1,0 +1,189 @@
+"""A trained generator cut in two at one layer, along one seed's way: features f in the middle, images behind them. (torch)
+
+Everything beside the layer's feature maps is frozen as this seed has it: noise, styles, embeddings, the calls before (B2.1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.graph import Generator, Graph
+from ..core.noise import noise
+from ..core.samplers import Sampler, stopped
+from ..core.tap import Cut, cuts
+from ..errors import EdgegenError, UsageError
+
+BASELINE_SEEDS = 1 << 40  # first seed of the images whose mean features are "nothing in particular"
+MIDDLE = "mid"
+Answer = Callable[[int, str, Mapping[str, Tensor]], Tensor]  # number of the call, graph, inputs -> output
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A cut of one graph."""
+
+    graph: str
+    cut: Cut
+
+    @property
+    def name(self) -> str:
+        return f"{self.graph}.{self.cut.name}"
+
+
+def layers(graphs: Mapping[str, Graph], only: str | None = None) -> list[Layer]:
+    """All places where the generator's features can be decomposed, in the order the graphs run; only: of that graph."""
+    return [Layer(name, cut) for name, graph in graphs.items() if only in (None, name) for cut in cuts(graph)]
+
+
+def layer(graphs: Mapping[str, Graph], wanted: str) -> Layer:
+    """By name, by a part of it that only one layer has, or "mid": the middle one of the graph with the largest."""
+    graph, _, rest = wanted.partition(".")
+    found = layers(graphs, graph if rest and graph in graphs else None)
+    if wanted == MIDDLE and found:
+        each = [[one for one in found if one.graph == name] for name in graphs]
+        most = max(each, key=lambda some: max((one.cut.numbers for one in some), default=0))
+        return most[len(most) // 2]
+    fitting = [one for one in found if one.name == wanted] or [one for one in found if wanted in one.name]
+    if len(fitting) != 1:
+        names = ", ".join(one.name for one in fitting or found)
+        why = f"means {len(fitting)} layers: {names}" if fitting else f"is no layer; there are: {names}"
+        raise UsageError("E-LAYER", f"{wanted!r} {why}", hint="edgegen explain SOURCE --layers lists them")
+    return fitting[0]
+
+
+@dataclass(frozen=True)
+class Split:
+    """f, baseline and spread (K,) of one seed, its image (c, h, w), and what draws images from features: (b, K) -> (b, c, h, w).
+
+    baseline: the mean features over many seeds; spread: their standard deviation, one number a channel, repeated over its cells.
+    """
+
+    maps: Mapping[str, tuple[int, int, int]]
+    features: Tensor
+    baseline: Tensor
+    spread: Tensor
+    image: Tensor
+    images: Callable[[Tensor], Tensor] = field(repr=False)
+
+
+class _Reached(Exception):
+    """The call that is looked at has been made: nothing after it matters."""
+
+
+class Way:
+    """The generator up to one layer at one step of its sampler (counted from 1): splits of any of its seeds have one baseline."""
+
+    def __init__(self, generator: Generator, layer: Layer, steps: int) -> None:
+        graphs = generator.graphs()
+        lacking = {spec.name for graph in graphs.values() for spec in graph.inputs} & {"hint", "vector"}
+        if lacking:
+            raise UsageError("E-USAGE", f"this generator follows a photo ({', '.join(sorted(lacking))}), and explain draws from "
+                                        "seeds alone")
+        self.latent, self.layer = generator.latent, layer
+        self._sampler: Sampler = stopped(generator.sampler, steps)
+        self._modules = {name: graph.module for name, graph in graphs.items()}
+        self._before, self._after = layer.cut.before(), layer.cut.after()
+        made = self._record(BASELINE_SEEDS, None)[0]
+        asked = [k for k, (name, _, _) in enumerate(made) if name == layer.graph]
+        if not asked:
+            raise UsageError("E-LAYER", f"{layer.graph} does not run in the sampler's first {steps} steps")
+        self._pick = asked[-1]  # of the sampler's calls: which of them is the layer's last
+
+    def baseline(self, seeds: int, batch: int = 64) -> tuple[Tensor, Tensor]:
+        """Mean features and their spread (K,) over `seeds` seeds of balanced classes."""
+        total = square = None
+        shapes = list(self.layer.cut.maps.values())
+        for start in range(0, seeds, batch):
+            some = range(BASELINE_SEEDS + start, BASELINE_SEEDS + min(start + batch, seeds))
+            flat = self._reached(some).double()
+            total = flat.sum(0) + (0 if total is None else total)
+            square = flat.square().sum(0) + (0 if square is None else square)
+        assert total is not None and square is not None
+        mean = total / seeds
+        variance = (square / seeds - mean.square()).clamp(min=0)
+        parts = torch.split(variance, [c * h * w for c, h, w in shapes])
+        spread = [v.reshape(c, -1).mean(1, keepdim=True).sqrt().expand(c, h * w).flatten()
+                  for v, (c, h, w) in zip(parts, shapes, strict=True)]
+        return mean.float(), torch.cat(spread).float()
+
+    def split(self, seed: int, label: int | None, baseline: tuple[Tensor, Tensor]) -> Split:
+        """One seed's features and image, with a baseline of this way."""
+        made, image = self._record(seed, label)
+        pick = self._pick
+        with torch.no_grad():
+            crossing = self._before(**made[pick][1])
+        cut = self.layer.cut
+        beside = dict(zip(cut.beside, crossing[len(cut.maps) :], strict=True))
+        shapes = list(cut.maps.values())
+
+        def images(features: Tensor) -> Tensor:
+            b = len(features)
+            parts = torch.split(features, [c * h * w for c, h, w in shapes], dim=1)
+            given = {name: part.reshape(b, *shape) for (name, shape), part in zip(cut.maps.items(), parts, strict=True)}
+            given |= {name: value.expand(b, *value.shape[1:]) for name, value in beside.items()}
+
+            def answer(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
+                if k < pick:
+                    known = made[k][2]
+                    return known.expand(b, *known.shape[1:])
+                return self._after(**given) if k == pick else self._run(name, inputs)
+
+            return self._sample([seed] * b, label, answer)
+
+        return Split(cut.maps, _flat(crossing[: len(cut.maps)])[0], *baseline, image, images)
+
+    def _record(self, seed: int, label: int | None) -> tuple[list[tuple[str, Mapping[str, Tensor], Tensor]], Tensor]:
+        """Every call of one seed's way, as graph, inputs and output, and its image (c, h, w)."""
+        made: list[tuple[str, Mapping[str, Tensor], Tensor]] = []
+
+        def record(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
+            made.append((name, inputs, self._run(name, inputs)))
+            return made[-1][2]
+
+        with torch.no_grad():
+            return made, self._sample([seed], label, record)[0]
+
+    def _reached(self, seeds: Sequence[int]) -> Tensor:
+        """Features of these seeds (len(seeds), K)."""
+        found: list[Tensor] = []
+
+        def answer(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
+            if k == self._pick:
+                found.append(_flat(self._before(**inputs)[: len(self.layer.cut.maps)]))
+                raise _Reached
+            return self._run(name, inputs)
+
+        with torch.no_grad(), contextlib.suppress(_Reached):
+            self._sample(seeds, None, answer)
+        if not torch.isfinite(found[0]).all():
+            raise EdgegenError("E-NONFINITE", f"features at {self.layer.name} hold NaN or infinite values")
+        return found[0]
+
+    def _run(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self._modules[name](**inputs)
+
+    def _sample(self, seeds: Sequence[int], label: int | None, answer: Answer) -> Tensor:
+        """Images of the seeds, with `answer` in place of the graphs."""
+        latent, numbers = self.latent, count()
+
+        def of(name: str) -> Callable[..., Tensor]:
+            return lambda **inputs: answer(next(numbers), name, inputs)
+
+        def moved(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values))
+
+        condition = {name: moved(value) for name, value in latent.condition(seeds, label).items()}
+        images: Tensor = self._sampler({name: of(name) for name in self._modules}, moved(latent.start(seeds)), condition,
+                                       lambda stream: moved(noise(latent.noise, seeds, stream)))
+        return images
+
+
+def _flat(maps: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.flatten(1) for part in maps], dim=1)
