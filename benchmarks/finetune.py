@@ -19,7 +19,9 @@ import sys
 import time
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from multiprocessing import get_context
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 from unittest.mock import patch
 
@@ -79,8 +81,8 @@ def quality(given: argparse.Namespace) -> None:
         checkpoint = sum(v.numel() * 4 for v in generator.shipped.state_dict().values())
         base = open_base(family)
         plan = Plan.of(base, _photos(given)[0], options({"rank": about["finetune"]["rank"]}, None, base))
-        trained, whole = (sum(p.numel() for p in nets.parameters() if p.requires_grad)
-                          for nets in (plan.generator().networks, generator.networks))
+        moved = {p for objective in plan.generator().objectives() for p in objective.params}
+        trained, whole = (sum(p.numel() for p in some) for some in (moved, generator.networks.parameters()))
         print(f"{family}: FD / base {_said(ratios[0])} (full {_said(ratios[1])}), adapter / full "
               f"{distances[0] / distances[1]:.2f}, trained {trained / whole:.1%}, file "
               f"{(lora / 'adapter' / TENSORS).stat().st_size / checkpoint:.1%}, parity {parity(lora, about, generator):.1e}, "
@@ -91,7 +93,7 @@ def quality(given: argparse.Namespace) -> None:
         blocks |= {f"{family}: base": shown["base"], f"{family}: adapted": shown["adapted"]}
     print(words[0]["what"])
     blocks["photos, held out"] = shown["photos"]
-    save_png(given.out / "compared.png", comparison(blocks, columns=8, count=16, across=4))
+    save_png(given.out / "compared.png", comparison(blocks, columns=8, count=16, across=2))
 
 
 def exported(given: argparse.Namespace) -> None:
@@ -113,24 +115,30 @@ def exported(given: argparse.Namespace) -> None:
 
 
 def held(given: argparse.Namespace) -> None:
-    """Bytes of weights, gradients and optimizer state between two steps."""
+    """Bytes of weights, gradients and optimizer state between two steps; peak memory of a process that does nothing else."""
     train = _photos(given)[0]
     for family in given.families:
-        full = _memory(family, train, {"rank": 0})
+        full, peak = _memory(family, train, {"rank": 0})
         print(f"{family}: every weight in FP32 with Adam: linear {full.linear.total / 1e3:.0f} kB, rest "
-              f"{full.rest.total / 1e3:.0f} kB")
+              f"{full.rest.total / 1e3:.0f} kB; peak of the process {peak:.0f} MB")
         for base in BASES:
-            found = _memory(family, train, {"precision": base, "adam8bit": True})
+            found, peak = _memory(family, train, {"precision": base, "adam8bit": True})
             print(f"  {base} base, adapters, 8-bit Adam: linear {_share(found.linear, full.linear)}, rest "
-                  f"{_share(found.rest, full.rest)}", flush=True)
+                  f"{_share(found.rest, full.rest)}; peak {peak:.0f} MB", flush=True)
 
 
-def _memory(family: str, train: Photos, given: dict[str, Any]) -> Memory:
+def _memory(family: str, train: Photos, given: dict[str, Any]) -> tuple[Memory, float]:
+    with get_context("fork").Pool(1) as pool:
+        found: tuple[Memory, float] = pool.apply(_measured, (family, train, given))
+    return found
+
+
+def _measured(family: str, train: Photos, given: dict[str, Any]) -> tuple[Memory, float]:
     trainer = _trainer(family, train, given, STEPS)
     for _ in trainer.run():  # through all stages, so that each has its gradients and its optimizer's state
         pass
     nets = getattr(trainer.generator, "base", trainer.generator).networks
-    return memory(nets, trainer.optimizers)
+    return memory(nets, trainer.optimizers), getrusage(RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def speed(given: argparse.Namespace) -> None:

@@ -261,7 +261,7 @@ def test_the_zoos_card_still_describes_what_was_trained() -> None:
     config, since = source.generator.config, {f.name for f in fields(Config)} - card["config"].keys()
     assert {name: getattr(config, name) for name in since} == {
         "mode": "joint", "gate": "sigmoid", "gate_loss": "bounded", "gate_trunk_detach": False, "metric_warmup": 0.0,
-        "spacing": 1.0, "window": None,
+        "spacing": 1.0, "window": None, "stretch": 1,
     }
     images = torch_pipeline(source.generator)(range(10))
     found = images.mean((1, 2, 3)), images.std((1, 2, 3))

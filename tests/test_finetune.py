@@ -18,6 +18,7 @@ from toys import shapes
 
 from edgegen.cli import looks
 from edgegen.cli.adapting import gathered
+from edgegen.cli.base import open_base
 from edgegen.cli.looks import doubted
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle, sha256
@@ -71,6 +72,8 @@ def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_p
     _, two = runs.load(merged)
     for name, tensor in two.shipped.state_dict().items():
         assert tensor.equal(one.shipped.state_dict()[name]), name
+    bases = [{name.partition(".")[0] for name in open_base(str(found)).tensors} for found in (base, adapted, merged)]
+    assert bases[0] == bases[1] == bases[2], "a run that adapts them again has the networks that never ship"
     network = feature_network("efficientnet-lite0", size=tiny.SIZE)
     reference.build(network(shapes(80, 16, seed=3).pixels), network, "photos", 8).write(adapted / "reference.safetensors")
     assert tiny.export(adapted, out) == 0

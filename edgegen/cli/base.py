@@ -53,7 +53,7 @@ def open_base(name: str) -> Base:
     from ..training import checkpoint
     from ..training import run as runs
     from ..training.adapt import site
-    from ..zoo import entries
+    from ..zoo import COMPANIONS, entries
 
     zoo = {entry.name: entry for entry in entries()}
     if name in zoo:
@@ -69,7 +69,11 @@ def open_base(name: str) -> Base:
     about, generator = runs.load(folder)
     tensors = dict(generator.shipped.state_dict())
     step = checkpoint.newest(folder)
-    if site.ADAPTS not in about and step is not None:  # networks that never ship, such as a discriminator
+    if site.ADAPTS in about:  # networks that never ship, such as a discriminator: as the base has them
+        tensors = site.master(folder, about) | tensors
+    elif (folder / COMPANIONS).is_file():
+        tensors = checkpoint.read_weights(folder / COMPANIONS) | tensors
+    elif step is not None:
         tensors = checkpoint.weights_of(folder)[0] | tensors
     return Base("run", family(about["family"]), generator.config, tensors, _digest(tensors), folder)
 

@@ -33,6 +33,7 @@ def merge(
     from ..training import checkpoint
     from ..training import run as runs
     from ..training.adapt import files, site
+    from ..zoo import COMPANIONS
 
     about = _adapted(run)
     if about is None:
@@ -42,7 +43,11 @@ def merge(
     origin = {"base_sha256": about[site.ADAPTS]["base_sha256"], "adapter_sha256": sha256(run / site.ADAPTER / files.TENSORS)}
     plain = {key: value for key, value in about.items() if key != site.ADAPTS}
     with publish(out, "run.json", overwrite) as new:
-        (new / checkpoint.WEIGHTS).write_bytes(checkpoint.to_bytes(dict(generator.shipped.state_dict())))
+        ships = dict(generator.shipped.state_dict())
+        (new / checkpoint.WEIGHTS).write_bytes(checkpoint.to_bytes(ships))
+        rest = {name: tensor for name, tensor in site.master(run, about).items() if name not in ships}
+        if rest:  # whoever fine-tunes the merged run goes on with them
+            (new / COMPANIONS).write_bytes(checkpoint.to_bytes(rest))
         shutil.copyfile(run / "reference.safetensors", new / "reference.safetensors")
         if site.RECOVERS in about:
             shutil.copyfile(run / site.BASE, new / site.BASE)  # export measures scales on it

@@ -9,6 +9,7 @@ from typing import Any
 from ..core.files import read_json
 
 ROOT = Path(__file__).parent
+COMPANIONS = "training.safetensors"  # beside weights: networks that never ship, for whoever trains on
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Entry:
     @property
     def companions(self) -> Path:
         """Networks that only training needs, such as a discriminator; not there for most."""
-        return self.folder / "training.safetensors"
+        return self.folder / COMPANIONS
 
     @property
     def reference(self) -> Path:
