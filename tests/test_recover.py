@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -248,6 +249,20 @@ def test_images_that_came_no_nearer_are_said_and_kept_elsewhere(base: Path, plan
     assert "E-RECOVER" in (said := capsys.readouterr().err) and "came no nearer: squared error x" in said
     assert not (tmp_path / "out").exists()
     assert json.loads((tmp_path / "rejected" / "out" / "looks.json").read_text())["recover"]["better"] is False
+
+
+def test_nearer_pixels_are_no_recovery_when_the_set_of_images_is_worse() -> None:
+    def found(ratio: float, before: float, after: float) -> dict[str, dict[str, Any]]:
+        def about(value: float) -> dict[str, float]:
+            return {"value": value, "low": value - 0.05, "high": value + 0.05}
+        return {"ratio": about(ratio), "before": {"change": about(before)}, "after": {"change": about(after)}}
+
+    assert verb.refusal(found(0.7, 0.14, -0.1)) == ""
+    for ratio in (0.97, math.nan):
+        assert "came no nearer" in verb.refusal(found(ratio, 0.14, 0.1))
+    said = verb.refusal(found(0.65, 0.143, 0.263))
+    assert "but not as a set: the Frechet distance changes by +26.3% (+21.3% to +31.3%), before by +14.3%" in said
+    assert "but not as a set" in verb.refusal(found(0.65, 0.1, math.nan))
 
 
 def test_what_is_refused(base: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

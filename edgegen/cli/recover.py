@@ -128,9 +128,20 @@ def _judged(source: Source, full: Pipeline, sides: Sequence[Pipeline], weights: 
 
             found[name] = compare(side, kept, BUDGET, count, count).to_json()
             errors.append(squared_error(side.pixels(0, count), to_uint8(np.concatenate(seen))))
-    ratio = _ratio(*errors)
-    return {**found, "ratio": ratio, "better": bool(ratio["high"] < 1),
+    word: dict[str, Any] = {**found, "ratio": _ratio(*errors)}
+    return {**word, "better": not refusal(word),
             "what": f"INT8 images by {STAND_IN} against full-precision images of the base, {count} seeds from {JUDGED_SEED}"}
+
+
+def refusal(found: Mapping[str, Any]) -> str:
+    """Why a recovery is none: images must be nearer pixel by pixel and as a set; nothing where it is one."""
+    if not found["ratio"]["high"] < 1:
+        return f"the INT8 images came no nearer: squared error x {_said(found)}"
+    before, after = (found[side]["change"] for side in SIDES)
+    if not abs(after["value"]) <= abs(before["value"]):
+        return (f"the INT8 images came nearer pixel by pixel (squared error x {_said(found)}), but not as a set: "
+                f"the Frechet distance changes by {_percent(after)}, before by {_percent(before)}")
+    return ""
 
 
 def _ratio(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
@@ -172,8 +183,7 @@ def _write(out: Path, base: Base, source: Source, master: dict[str, Tensor], ada
                                                                       site.RECOVERS: vars(course)}
         (new / "run.json").write_bytes(to_json(about))
     if not found["better"]:
-        raise GateFailed("E-RECOVER", f"the INT8 images came no nearer: squared error x {_said(found)}", path=target,
-                         hint="try more --steps or another --rank", details=found)
+        raise GateFailed("E-RECOVER", refusal(found), path=target, hint="try more --steps or another --rank", details=found)
 
 
 def _data(source: Source) -> dict[str, Any]:
