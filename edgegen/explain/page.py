@@ -15,8 +15,8 @@ from ..core.images import png
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top }
-figcaption { font-size: 13px; color: #555; max-width: 40rem }
+figure { display: inline-table; margin: 0 1rem 1rem 0; vertical-align: top }
+figcaption { display: table-caption; caption-side: bottom; font-size: 13px; color: #555 }
 img { display: block; image-rendering: pixelated; max-width: 100% }
 table { border-collapse: collapse; font-size: 14px } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums } th { border-bottom: 1px solid #999 }
