@@ -215,6 +215,16 @@ def _never(*_: object) -> Grown:
     raise AssertionError("targets do not grow")
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pairs_begin_as_large_as_the_weights_beside_them_and_change_nothing(name: str) -> None:
+    made = adapted(name)
+    tensors, weights = made.adapter().tensors, master(name)
+    for layer in made.adapter().lora.target_modules:
+        first, second = (tensors[f"{layer}.lora_{part}.weight"] for part in "AB")
+        assert first.square().mean().sqrt() >= 0.999 * weights[f"{layer}.weight"].square().mean().sqrt(), layer
+        assert not second.any()
+
+
 def test_targets_are_the_tuning_s_and_whole_modules_get_no_pair() -> None:
     net = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4)),
                                "b": torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm2d(2))})
