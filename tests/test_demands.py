@@ -12,7 +12,7 @@ from toys import CONFIG, shaken
 
 from edgegen.errors import EdgegenError
 from edgegen.explain import lattice, measures
-from edgegen.explain.demands import FLOOR, Solver, gated, optimised, penalty, split_of, units
+from edgegen.explain.demands import FLOOR, Gates, Solver, gated, optimised, penalty, units
 from edgegen.explain.regions import grid
 from edgegen.explain.split import Split, Way, layer, layers
 
@@ -33,7 +33,12 @@ def decoder(seed: int = 0) -> tuple[Split, np.ndarray, np.ndarray]:
         return (f @ weight.T).reshape(len(f), 1, 4 * N, 4)
 
     f, f0 = torch.from_numpy(rng.normal(size=K)), torch.from_numpy(rng.normal(size=K))
-    return split_of(images, f, f0, torch.ones(K, dtype=torch.float64), {"f": (K, 1, 1)}), masks, sets
+    return Split({"f": (K, 1, 1)}, f, f0, torch.ones(K, dtype=torch.float64), images(f[None])[0], images), masks, sets
+
+
+def taken(gates: Gates, chosen: int) -> np.ndarray:
+    """(K,) 1 where the demand for these regions takes the sample's own number."""
+    return (gates.sets & chosen != 0).astype(np.float32)
 
 
 def truth(split: Split, sets: np.ndarray) -> np.ndarray:
@@ -61,7 +66,7 @@ def test_gates_are_the_known_partition_and_agree_with_optimised_demands() -> Non
     gates = gated(split, masks, share=1e-6, limit=10_000, advance=nothing)
     np.testing.assert_array_equal(gates.sets, sets)
     change = (split.features - split.baseline).numpy()
-    u = np.stack([change * gates.demand(int(t)) for t in FULL])
+    u = np.stack([change * taken(gates, int(t)) for t in FULL])
     parts = lattice.components(u)
     np.testing.assert_allclose(parts, truth(split, sets), atol=1e-12)
     np.testing.assert_allclose(u, optimised(split, masks, FULL, 1e-8, TIGHT, nothing).u, atol=1e-6)
@@ -154,7 +159,7 @@ def test_demands_of_a_family_s_layer(middle: tuple[Way, Split]) -> None:
     solved = optimised(split, masks, demanded, weight, Solver(), nothing)
     for t, u in zip(demanded[1:], solved.u[1:], strict=True):
         mask = masks[[j for j in range(4) if t >> j & 1]].any(0)
-        drawn = split.images((split.baseline + change * torch.from_numpy(gates.demand(int(t))))[None])[0].numpy()
+        drawn = split.images((split.baseline + change * torch.from_numpy(taken(gates, int(t))))[None])[0].numpy()
         before = measures.psnr(origin, split.image.numpy(), mask)
         assert measures.psnr(drawn, split.image.numpy(), mask) > before
         solution = split.images((split.baseline + torch.from_numpy(u))[None])[0].numpy()

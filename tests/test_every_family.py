@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import survives_a_kill
+from runs import killed, same, steps
 from toys import shapes
 
 from edgegen.core.graph import Batch
@@ -29,7 +29,9 @@ def child(name, out, resume, progress):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_s_40_steps_are_20_and_a_kill_9_and_20(name: str, tmp_path: Path) -> None:
-    survives_a_kill(EVERY_FAMILY, name, tmp_path)
+    whole, resumed = killed(EVERY_FAMILY, name, tmp_path)
+    same(whole, resumed)
+    assert steps(whole) == steps(resumed) == list(range(1, 41))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ..explain.split import Split
 
 MARK = "report.json"
-DEMANDS = ("gated", "optimised")
 
 
 def explain(
@@ -43,9 +43,11 @@ def explain(
     need_torch()
     import torch
 
+    from ..explain.primitives import KINDS
+
     torch.set_num_threads(threads or cores())
-    if demands not in DEMANDS:
-        raise UsageError("E-USAGE", f"--demands must be gated or optimised, got {demands!r}")
+    if demands not in KINDS:
+        raise UsageError("E-USAGE", f"--demands must be {' or '.join(KINDS)}, got {demands!r}")
     if repeat and demands == "gated":
         raise UsageError("E-USAGE", "--repeat is for --demands optimised: gated ones have no start and come out the same")
     made = source.trained(what).generator
@@ -147,17 +149,13 @@ def _decomposed(split: Split, settings: Settings) -> Primitives:
     from ..explain.primitives import decompose
 
     bars: dict[str, Any] = {}
-    try:
+    with ExitStack() as stack:
         def advance(label: str, more: int, total: int) -> None:
             if label not in bars:
-                context = output.progress(label, total)
-                bars[label] = context, context.__enter__()
-            bars[label][1](more)
+                bars[label] = stack.enter_context(output.progress(label, total))
+            bars[label](more)
 
         return decompose(split, settings, advance)
-    finally:
-        for context, _ in bars.values():
-            context.__exit__(None, None, None)
 
 
 def _edited(split: Split, found: Primitives, edits: list[tuple[int, float]]) -> Any:

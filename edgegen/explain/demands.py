@@ -7,7 +7,7 @@ as the sample has it or at its baseline, by where resetting it changes the image
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -185,10 +185,6 @@ class Gates:
     sets: Sets
     units: int
 
-    def demand(self, chosen: int) -> np.ndarray:
-        """(K,) 1 where the demand for these regions takes the sample's own number."""
-        return (self.sets & chosen != 0).astype(np.float32)
-
 
 def gated(split: Split, masks: np.ndarray, share: float, limit: int, advance: Callable[[int, int], None],
           batch: int = 128) -> Gates:
@@ -203,7 +199,6 @@ def gated(split: Split, masks: np.ndarray, share: float, limit: int, advance: Ca
     regions = torch.from_numpy(masks).to(split.image.dtype).flatten(1)
     regions = regions / regions.sum(1, keepdim=True)
     groups = torch.from_numpy(unit)
-    sets = np.zeros(number, np.int64)
     effects = np.zeros((number, len(masks)))
     with torch.no_grad():
         for k in range(0, len(tried), batch):
@@ -233,10 +228,3 @@ def units(shapes: Sequence[tuple[int, int, int]], limit: int) -> tuple[np.ndarra
         parts.append((first + np.arange(c)[:, None, None] * (rows * columns) + place[None]).ravel())
         first += c * rows * columns
     return np.concatenate(parts), total
-
-
-def split_of(images: Callable[[Tensor], Tensor], features: Tensor, baseline: Tensor, spread: Tensor,
-             maps: Mapping[str, tuple[int, int, int]]) -> Split:
-    """A split of any function of features: how a network that edgegen did not build is explained."""
-    with torch.no_grad():
-        return Split(maps, features, baseline, spread, images(features[None])[0], images)
