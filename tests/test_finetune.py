@@ -216,6 +216,13 @@ def test_an_adapter_that_fails_its_gate_is_not_left_to_be_used(cas_dm: Path, pho
     assert "this run's adapter failed its gate" in capsys.readouterr().err
 
 
+def test_the_end_is_looked_at_once(cas_dm: Path, photos: Path, tmp_path: Path) -> None:
+    """13 steps and two looks: at the sixth, and not at both the twelfth and the last."""
+    assert go(cas_dm, tmp_path / "out", photos, "--steps", "13") == 0
+    looked = json.loads((tmp_path / "out" / "looks.json").read_text())["watch"]["looks"]
+    assert [look["step"] for look in looked] == [6, 13]
+
+
 def test_an_adapter_that_gained_nothing_says_so() -> None:
     assert doubted({"value": 0.5, "low": 0.4, "high": 0.6}) == "" == doubted(None)
     assert "farther from your photos than what the base draws" in doubted({"value": 1.3, "low": 1.2, "high": 1.4})

@@ -54,7 +54,8 @@ class Looks:
         """Called after each step: looks when it is time, keeps the best, ends the run when it only gets worse."""
         first = max(trainer.span(objective)[0] for objective in trainer.objectives)  # before its last stage nothing is finished
         every = max(1, (trainer.steps - first) // self.plan.options.looks)
-        if trainer.step != trainer.steps and (trainer.step <= first or (trainer.step - first) % every):
+        left = trainer.steps - trainer.step
+        if left and (trainer.step <= first or (trainer.step - first) % every or 2 * left < every):  # the end is looked at anyway
             return
         from ..training.record import pipeline
 
