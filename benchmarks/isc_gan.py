@@ -77,7 +77,10 @@ ABLATION: dict[str, Change] = {
     "skip": shaped(connection="skip"),
     "squeeze-r4": shaped(connection="squeeze", ratio=4),
     "squeeze-r8": shaped(connection="squeeze", ratio=8),
+    "up-after": shaped(up="after"),
+    "no-noise": shaped(noise=False),
 }
+CONNECTIONS = ("skip", "squeeze-r4", "squeeze-r8")  # the others by --variants: blocks, against squeeze-r4
 
 
 @dataclass(frozen=True)
@@ -276,7 +279,7 @@ def main() -> None:
         evaluate(given.what, given.evaluate, given.data, given.samples)
         return
     known = SWEEP if given.what == "sweep" else ABLATION
-    names = given.variants.split(",") if given.variants else FIRST if given.what == "sweep" else tuple(ABLATION)
+    names = given.variants.split(",") if given.variants else FIRST if given.what == "sweep" else CONNECTIONS
     if unknown := [n for n in names if n not in known] + [n for n in given.base.split(",") if n and n not in SWEEP]:
         parser.error(f"unknown variants {', '.join(unknown)}; known: {', '.join(SWEEP | ABLATION)}")
     if not (given.images or given.minutes):
