@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..calibrate.choose import plan as choose
 from ..calibrate.equalize import ChannelObserver, equalized
 from ..calibrate.observe import Observer
+from ..calibrate.rounding import Moments, rounded
 from ..core.bundle import Bundle, write_manifest
 from ..core.runtime import Pipeline, Runtime
 from ..core.samplers import asked
@@ -143,7 +144,7 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
 
 def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
                threads: int) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
-    """Equalized models, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data.
+    """Equalized models with rounded weights, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data.
 
     What recovered keeps the scales that it learnt under: those of its base.
     """
@@ -151,6 +152,10 @@ def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
     channels = {k: ChannelObserver(m, threads) for k, m in seen.items()}
     _run(source, channels, samples, "looking at channels")
     even = {k: equalized(m, channels[k].largest) for k, m in seen.items()}
+    if source.scales is None:  # what recovered learnt under nearest rounding
+        moments = {k: Moments(m, threads) for k, m in even.items()}
+        _run(source, moments, samples, "looking at what each weight does", batch=8)  # these hold whole activations
+        even = {k: rounded(m, moments[k]) for k, m in even.items()}
     observers = {k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads) for k, m in even.items()}
     _run(source, observers, samples, "calibrating")
     for observer in observers.values():
@@ -162,9 +167,9 @@ def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
     return even, plan, coverage
 
 
-def _run(source: Source, observers: Mapping[str, Callable[..., Array]], samples: int, label: str) -> None:
+def _run(source: Source, observers: Mapping[str, Callable[..., Array]], samples: int, label: str, batch: int = 32) -> None:
     """Seeds 0 .. samples - 1 through every timestep the sampler will ever visit."""
-    pipeline = Pipeline(source.generator.latent, source.generator.sampler, observers, batch=32)
+    pipeline = Pipeline(source.generator.latent, source.generator.sampler, observers, batch=batch)
     with output.progress(label, samples) as advance:
         for start in range(0, samples, pipeline.batch):
             seeds = range(start, min(start + pipeline.batch, samples))
@@ -197,7 +202,7 @@ def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any
         "start": {"shape": list(latent.noise.shape[1:]), "classes": latent.classes},
         "sampler": sampler_to_json(source.generator.sampler),
         "graphs": {name: f"graphs/{name}.onnx" for name in models},
-        "scheme": "static INT8 weights (per channel, symmetric) and activations (per tensor, channels equalized) of the "
+        "scheme": "static INT8 weights (per channel, symmetric, rounded by second moments) and activations (per tensor, channels equalized) of the "
                   "convolutions that each runtime's plan names; everything else FP32",
         "calibration": {
             "samples": samples, "seeds": seeds, "seeds_sha256": hashlib.sha256(seeds.encode()).hexdigest(),

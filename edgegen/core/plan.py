@@ -12,6 +12,7 @@ from ..errors import InputError
 from .files import read_json, to_json
 
 Precision = Literal["int8", "fp32"]
+ROUNDED = ".rounded"  # behind a weight's name: a constant that an int8 node takes in its place, whole multiples of its scale
 FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 
