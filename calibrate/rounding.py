@@ -18,7 +18,7 @@ from edgegen.core.spec import Array
 from .observe import session
 
 DAMPING = 0.01        # of the mean second moment, added to all: directions that were hardly seen are not trusted
-PLACES = 16           # positions of each image that a convolution's input is looked at
+PLACES = 8            # positions of each image that a convolution's input is looked at
 
 
 class Moments:
@@ -86,15 +86,14 @@ def rounded(model: onnx.ModelProto, moments: Moments) -> onnx.ModelProto:
             readers.setdefault(node.input[1], []).append(node.name)
     for name, nodes in readers.items():
         weight = numpy_helper.to_array(weights[name]).astype(np.float64)
-        second = sum(moments.second[n] for n in nodes)
-        flat = weight.reshape(len(weight), -1)
-        made = on_grid(flat, second.astype(np.float64)).reshape(weight.shape)
+        second: np.ndarray = np.sum([moments.second[n] for n in nodes], axis=0, dtype=np.float64)
+        made = on_grid(weight.reshape(len(weight), -1), second).reshape(weight.shape)
         out.graph.initializer.append(numpy_helper.from_array(made.astype(np.float32), name + ROUNDED))
     return out
 
 
 def on_grid(weight: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(out, in) weights and the (in, in) second moments of what they multiply -> weights that are whole multiples of largest / 127.
+    """(out, in) weights and the (in, in) second moments of what they multiply -> whole multiples of a row's largest / 127.
 
     A row's largest weight stays, so that its scale does.
     """

@@ -144,7 +144,7 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
 
 def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
                threads: int) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
-    """Equalized models with rounded weights, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data.
+    """Equalized models with rounded weights, the plan of their ranges, and coverage: from the sampler's own trajectory.
 
     What recovered keeps the scales that it learnt under: those of its base.
     """
@@ -202,8 +202,8 @@ def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any
         "start": {"shape": list(latent.noise.shape[1:]), "classes": latent.classes},
         "sampler": sampler_to_json(source.generator.sampler),
         "graphs": {name: f"graphs/{name}.onnx" for name in models},
-        "scheme": "static INT8 weights (per channel, symmetric, rounded by second moments) and activations (per tensor, channels equalized) of the "
-                  "convolutions that each runtime's plan names; everything else FP32",
+        "scheme": "static INT8 weights (per channel, symmetric, rounded by second moments) and activations (per tensor, channels "
+                  "equalized) of the convolutions that each runtime's plan names; everything else FP32",
         "calibration": {
             "samples": samples, "seeds": seeds, "seeds_sha256": hashlib.sha256(seeds.encode()).hexdigest(),
             "feeds": "the sampler's own trajectory", "method": "min-max", "samples_at_timestep": coverage,
