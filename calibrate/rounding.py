@@ -86,7 +86,7 @@ def rounded(model: onnx.ModelProto, moments: Moments) -> onnx.ModelProto:
             readers.setdefault(node.input[1], []).append(node.name)
     for name, nodes in readers.items():
         weight = numpy_helper.to_array(weights[name]).astype(np.float64)
-        second: np.ndarray = np.sum([moments.second[n] for n in nodes], axis=0, dtype=np.float64)
+        second = np.stack([moments.second[n] for n in nodes]).sum(0, dtype=np.float64)
         made = on_grid(weight.reshape(len(weight), -1), second).reshape(weight.shape)
         out.graph.initializer.append(numpy_helper.from_array(made.astype(np.float32), name + ROUNDED))
     return out
