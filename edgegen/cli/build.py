@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibrate.choose import plan as choose
-from ..calibrate.equalize import ChannelObserver, equalized
-from ..calibrate.observe import Observer
 from ..core.bundle import Bundle, write_manifest
-from ..core.runtime import Pipeline, Runtime
-from ..core.samplers import asked
+from ..core.runtime import Runtime
 from ..evidence import parity
 from ..evidence.bench import record
 from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
 from ..export.packages import installed
 from . import output
+from .feeds import Trajectories
+from .measured import measure
 from .search import Search
 from .source import Source, torch_pipeline
 
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ..core.plan import Plan
-    from ..core.spec import Array
 
 PARITY_INPUTS = 64
 
@@ -82,33 +78,9 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
 
 def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
                threads: int) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
-    """Equalized models, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data.
-
-    What recovered keeps the scales that it learnt under: those of its base.
-    """
-    seen = models if source.scales is None else {k: onnx_files.to_onnx(g, k) for k, g in source.scales.graphs().items()}
-    channels = {k: ChannelObserver(m, threads) for k, m in seen.items()}
-    _run(source, channels, samples, "looking at channels")
-    even = {k: equalized(m, channels[k].largest) for k, m in seen.items()}
-    observers = {k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads) for k, m in even.items()}
-    _run(source, observers, samples, "calibrating")
-    for observer in observers.values():
-        observer.stats.check()
-    coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
-    plan = choose(even, {k: o.stats for k, o in observers.items()})
-    if source.scales is not None:
-        even = {k: equalized(m, channels[k].largest, seen[k]) for k, m in models.items()}
-    return even, plan, coverage
-
-
-def _run(source: Source, observers: Mapping[str, Callable[..., Array]], samples: int, label: str) -> None:
-    """Seeds 0 .. samples - 1 through every timestep the sampler will ever visit."""
-    pipeline = Pipeline(source.generator.latent, source.generator.sampler, observers, batch=32)
-    with output.progress(label, samples) as advance:
-        for start in range(0, samples, pipeline.batch):
-            seeds = range(start, min(start + pipeline.batch, samples))
-            pipeline(seeds)
-            advance(len(seeds))
+    """Equalized models, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data."""
+    found = measure(source, models, Trajectories(source.generator, samples), threads)
+    return found.even, found.plan, found.coverage
 
 
 def _built(target: Runtime, models: dict[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
