@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from collections.abc import Generator as Generated
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -106,12 +107,12 @@ class Files:
         with self.show(label, self.samples) as advance:
             for file in self.files:
                 times = asked(self.generator.sampler, file.graph)
-                for inputs in _batches(file, graphs[file.graph].inputs, times):
-                    rows = len(next(iter(inputs.values())))
-                    if count % self.world.size == self.world.rank:
-                        call[file.graph](**inputs)
-                    count += 1
-                    advance(rows)
+                with closing(_batches(file, graphs[file.graph].inputs, times)) as batches:
+                    for count, inputs in enumerate(batches, count):
+                        if count % self.world.size == self.world.rank:
+                            call[file.graph](**inputs)
+                        advance(len(next(iter(inputs.values()))))
+                count += 1
 
     def to_json(self) -> dict[str, Any]:
         from ..core.bundle import sha256
@@ -181,10 +182,10 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return shape, fortran, dtype
 
 
-def _batches(file: _File, inputs: tuple[TensorSpec, ...], times: tuple[int, ...]) -> Iterator[dict[str, Array]]:
+def _batches(file: _File, inputs: tuple[TensorSpec, ...], times: tuple[int, ...]) -> Generated[dict[str, Array], None, None]:
     """Rows of one file, BATCH at a time; InputError for values that are not finite and for timesteps that no sampler asks."""
-    with _archive(file.path) as archive:
-        streams = {spec.name: archive.open(f"{spec.name}.npy") for spec in inputs}
+    with _archive(file.path) as archive, ExitStack() as stack:
+        streams = {spec.name: stack.enter_context(archive.open(f"{spec.name}.npy")) for spec in inputs}
         for stream in streams.values():
             _read_header(stream)
         for start in range(0, file.rows, BATCH):
