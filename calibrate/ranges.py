@@ -103,6 +103,7 @@ def _inside(seen: Range, low: float, high: float) -> Range:
     return Range(min(0.0, max(seen.low, float(low))), max(0.0, min(seen.high, float(high))))
 
 
+USUAL = "percentile 99.99"
 METHODS: Mapping[str, Callable[[Histogram], Range]] = {
     "min-max": min_max,
     "percentile 99.99": lambda found: percentile(found, 0.9999),
@@ -125,10 +126,13 @@ class Choice:
 
 
 def chosen(found: Histogram) -> Choice:
-    """The method of least expected error; the first of equals, so that what fits already stays as it was seen."""
+    """The USUAL percentile; where rare values matter so much that it costs more than min-max, the range of least error.
+
+    (Least error everywhere follows the few images with the largest values, and costs the others: docs/decisions/0010-ranges.md.)
+    """
     ranges = {name: method(found) for name, method in METHODS.items()}
     errors = {name: squared_error(found, covered) for name, covered in ranges.items()}
-    best = min(errors, key=errors.__getitem__)
+    best = USUAL if errors[USUAL] <= errors["min-max"] else "least error"
     return Choice(ranges[best], best, {name: error / errors["min-max"] if error else 0.0 for name, error in errors.items()})
 
 

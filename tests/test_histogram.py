@@ -106,12 +106,15 @@ def test_a_percentile_cuts_its_share_at_most() -> None:
     assert percentile(found, 0.999).high < percentile(found, 0.9999).high
 
 
-def test_an_outlier_is_cut_and_a_uniform_tensor_is_left_alone() -> None:
+def test_a_tail_is_cut_a_uniform_tensor_is_left_alone_and_what_matters_is_kept() -> None:
     rng = np.random.default_rng(0)
-    lonely = chosen(histogram(np.append(rng.normal(0, 1, 200_000), 60.0)))
-    assert lonely.method != "min-max" and lonely.range.high < 30 and lonely.errors[lonely.method] < 0.5
+    tail = chosen(found := histogram(rng.laplace(0, 1, 200_000)))
+    assert tail.method == "percentile 99.99" and tail.range.high < found.seen.high and tail.errors[tail.method] < 1
     even = chosen(histogram(rng.uniform(-1, 1, 200_000)))
-    assert even.method == "min-max" and even.errors["min-max"] == 1
+    assert even.range.low < -0.99 and even.range.high > 0.99
+    rare = chosen(histogram(np.append(rng.normal(0, 1, 200_000), np.full(9, 20.0))))
+    assert rare.method == "least error" and rare.range.high > 15 and rare.errors["percentile 99.99"] > 1
+    assert rare.errors["least error"] <= rare.errors["min-max"] == 1
 
 
 def test_what_is_odd_is_said() -> None:

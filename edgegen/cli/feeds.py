@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -102,17 +103,16 @@ class Files:
         return sum(file.rows for file in self.files)
 
     def run(self, call: Call, label: str) -> None:
-        graphs, count = self.generator.graphs(), 0
+        graphs, turns = self.generator.graphs(), itertools.count()
         _shareable(min(sum(-(-f.rows // BATCH) for f in self.files if f.graph == name) for name in graphs), self.world)
         with self.show(label, self.samples) as advance:
             for file in self.files:
                 times = asked(self.generator.sampler, file.graph)
                 with closing(_batches(file, graphs[file.graph].inputs, times)) as batches:
-                    for count, inputs in enumerate(batches, count):
-                        if count % self.world.size == self.world.rank:
+                    for inputs in batches:
+                        if next(turns) % self.world.size == self.world.rank:
                             call[file.graph](**inputs)
                         advance(len(next(iter(inputs.values()))))
-                count += 1
 
     def to_json(self) -> dict[str, Any]:
         from ..core.bundle import sha256
