@@ -135,7 +135,7 @@ def poisoned(held: Arrays) -> Arrays:
     (lambda held: {**held, "x": np.asfortranarray(held["x"])}, "x is stored column by column"),
     (lambda held: {**held, "t": np.array([{}] * 32)}, "t must be float32, got object"),
     (lambda held: {**held, "t": held["t"] + 1}, "at which the sampler never runs theta"),
-    (poisoned, "x holds NaN or infinite values in rows 16 to 31"),
+    (poisoned, "x holds NaN or infinite values in rows 16 to 23"),
 ])
 def test_a_file_that_does_not_fit_is_named(run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                            change: Callable[[Arrays], Arrays], said: str) -> None:
@@ -224,8 +224,8 @@ def test_two_processes_write_what_one_does(run: Path, feeds: Path, tmp_path: Pat
 
 
 def test_more_processes_than_batches_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"E-PROCESSES. 3 processes cannot share 2 batches of 16 inputs"):
-        Trajectories(tiny.generator(), 32, World(0, 3)).run({}, "calibrating")
+    with pytest.raises(UsageError, match=r"E-PROCESSES. 5 processes cannot share 4 batches of 8 inputs"):
+        Trajectories(tiny.generator(), 32, World(0, 5)).run({}, "calibrating")
 
 
 def test_an_earlier_result_is_replaced_only_when_asked(run: Path, made: Path, tmp_path: Path) -> None:

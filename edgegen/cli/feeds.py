@@ -24,7 +24,7 @@ from . import output
 if TYPE_CHECKING:
     from ..core.graph import Generator
 
-BATCH = 16       # inputs at a time: what memory grows with; processes share whole batches, so that nothing differs
+BATCH = 8       # inputs at a time: what memory grows with; processes share whole batches, so that nothing differs
 Call = Mapping[str, Callable[..., Array]]
 Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 

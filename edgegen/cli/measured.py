@@ -13,6 +13,7 @@ from ..calibrate.equalize import ChannelObserver, equalized
 from ..calibrate.histogram import Counter, Histogram
 from ..calibrate.observe import Observer
 from ..calibrate.ranges import Choice, chosen
+from ..calibrate.rounding import Moments, rounded
 from ..core.plan import Plan
 from ..core.samplers import asked
 from ..errors import InputError
@@ -38,10 +39,12 @@ class Measured:
     choices: dict[str, dict[str, Choice]]
 
 
-def measure(source: Source, models: dict[str, ModelProto], feeds: Feeds, threads: int, world: World = ALONE) -> Measured:
+def measure(source: Source, models: dict[str, ModelProto], feeds: Feeds, threads: int, world: World = ALONE,
+            rounding: bool = False) -> Measured:
     """Three runs over the same feeds: channels to equalize, extremes, histograms between them. All processes get the same.
 
-    What recovered keeps the scales that it learnt under: those of its base.
+    rounding: one run more, for which way each weight is rounded; alone, since its sums are not those of one process. What
+    recovered keeps the scales that it learnt under, those of its base, and nearest rounding.
     """
     seen = models if source.scales is None else {k: onnx_files.to_onnx(g, k) for k, g in source.scales.graphs().items()}
     channels = {k: ChannelObserver(m, threads) for k, m in seen.items()}
@@ -52,6 +55,10 @@ def measure(source: Source, models: dict[str, ModelProto], feeds: Feeds, threads
             if not np.isfinite(observer.largest[tensor]).all():
                 raise InputError("E-CALIB", f"{tensor} holds NaN or infinite values while calibrating")
     even = {k: equalized(m, channels[k].largest) for k, m in seen.items()}
+    if rounding and source.scales is None:
+        moments = {k: Moments(m, threads) for k, m in even.items()}
+        feeds.run(moments, "looking at what each weight does")
+        even = {k: rounded(m, moments[k]) for k, m in even.items()}
     observers = {k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads) for k, m in even.items()}
     feeds.run(observers, "calibrating")
     for stats in (o.stats for o in observers.values()):
