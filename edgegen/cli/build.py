@@ -174,7 +174,7 @@ def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any
                   "equalized) of the convolutions that each runtime's plan names; everything else FP32",
         "calibration": {
             "samples": samples, "seeds": seeds, "seeds_sha256": hashlib.sha256(seeds.encode()).hexdigest(),
-            "feeds": "the sampler's own trajectory", "method": "99.99 percentile or least error", "samples_at_timestep": coverage,
+            "feeds": "the sampler's own trajectory", "method": "least error of rounding and cutting", "samples_at_timestep": coverage,
         },
         "runtimes": built,
         "evidence": {"fp32_torch_max_abs": torch_parity, "torch": installed(("torch",)), "onnx": installed(("onnx",))},
