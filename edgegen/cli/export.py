@@ -78,6 +78,8 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
 
     from ..core.bundle import write_manifest
     from ..core.images import png
+    from ..evidence import kept
+    from ..evidence.compare import EVIDENCE_SEED
     from ..evidence.picture import side_by_side
     from .build import build
     from .merge import proven
@@ -94,6 +96,8 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
     bundle = build(made, targets, folder, samples, budget, maximum, threads, weights)
     proof = prove(bundle, [t.name for t in targets], budget, maximum, threads, weights, trust_engines=True)  # just built here
     pictures = dict(proof.pictures)
+    images = kept.Kept(EVIDENCE_SEED, {name or kept.FULL: made for name, made in pictures.items()})
+    (folder / kept.FILE).write_bytes(kept.to_bytes(images))
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
     description = bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
     description["evidence"] |= {**adapter, **proof.to_json()}

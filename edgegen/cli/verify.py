@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def verify(
     what: Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")],
     files_only: Annotated[bool, typer.Option("--files-only", help="Check hashes and manifest, recompute nothing.")] = False,
+    images_only: Annotated[bool, typer.Option("--images-only", help="Check that the same images come out: no torch.")] = False,
     runtime: Annotated[str | None, typer.Option(help="Comma-separated; without it, every runtime of the bundle.")] = None,
     threads: Threads = 0,
     weights: Weights = None,
@@ -32,12 +33,15 @@ def verify(
     from ..export.packages import absent
     from .options import cores
 
+    names = [n.strip() for n in runtime.split(",")] if runtime else list(bundle.manifest.runtimes)
+    if images_only:
+        _images(bundle, names, threads or cores(), trust_engines)
+        return
     if why := absent("torch", "train"):
-        raise RuntimeMissing("E-BACKEND", f"recomputing needs the feature network: {why}", hint="or add --files-only")
+        raise RuntimeMissing("E-BACKEND", f"recomputing needs the feature network: {why}", hint="or add --images-only")
     from .prove import prove
     from .table import show
 
-    names = [n.strip() for n in runtime.split(",")] if runtime else list(bundle.manifest.runtimes)
     budget, most, changes = _recorded(bundle)
     proof = prove(bundle, names, budget, most, threads or cores(), weights, trust_engines)
     show(proof)
@@ -48,6 +52,17 @@ def verify(
     if not proof.passed:
         verdicts = "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed)
         raise GateFailed("E-GATE", f"the evidence does not hold on this machine: {verdicts}", path=what)
+
+
+def _images(bundle: Bundle, names: list[str], threads: int, trust_engines: bool) -> None:
+    from .repeat import check, images_of, repeated, show
+
+    there = images_of(bundle)
+    found, skipped = repeated(bundle, there, names, threads, trust_engines)
+    show(found, skipped, there.seeds)
+    output.result("verify", {"bundle": str(bundle.root), "files": len(bundle.manifest.files), "skipped": skipped,
+                             "images": {a.name: a.to_json() for a in found}})
+    check(found, bundle)
 
 
 def _recorded(bundle: Bundle) -> tuple[float, int, dict[str, float]]:

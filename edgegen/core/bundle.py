@@ -122,15 +122,18 @@ class Bundle:
             raise TrustError("E-MANIFEST", f"{name} is used but not listed", path=self.root / MANIFEST)
         return self.root / name
 
+    def built(self, name: str) -> Built:
+        """The INT8 files of that runtime. UsageError if there are none."""
+        if name not in self.manifest.runtimes:
+            known = ", ".join(self.manifest.runtimes)
+            raise UsageError("E-BUNDLE-RUNTIME", f"the bundle has no INT8 files for {name}; it has {known}", path=self.root)
+        return self.manifest.runtimes[name]
+
     def pipeline(self, runtime: Runtime, precision: Precision = "int8", threads: int = 1, batch: int = 64,
                  trust_engines: bool = False) -> Pipeline:
         """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError for unvouched engines."""
         if precision == "int8":
-            built = self.manifest.runtimes.get(runtime.name)
-            if built is None:
-                known = ", ".join(self.manifest.runtimes)
-                what = f"the bundle has no INT8 files for {runtime.name}; it has {known}"
-                raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root)
+            built = self.built(runtime.name)
             if built.code and not trust_engines:
                 what = f"{runtime.name} engines are executable code and this bundle is not signed"
                 raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint="add --trust-engines if you trust its maker")
