@@ -22,11 +22,6 @@ LIMIT = 150e6  # bytes of the core with everything it needs, beside the runtime 
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return devices.wheel(tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
 def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
     """With ONNX Runtime."""
     return devices.device(tmp_path_factory.mktemp("device"), wheel, ["onnxruntime"])
