@@ -89,6 +89,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def measured_on() -> dict[str, Any]:
+    """What a manifest says of the machine that its figures are from; nothing that tells whose it is."""
+    return {"cpu": _cpu_line("model name") or platform.machine(), "flags": cpu_flags(), "python": platform.python_version(),
+            "numpy": imports.version("numpy"), "system": platform.system()}
+
+
 def cpu_flags() -> list[str]:
     """Which of CPU_FLAGS the kernel reports; empty where it reports none."""
     present = (_cpu_line("flags") or _cpu_line("Features")).split()

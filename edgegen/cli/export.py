@@ -81,7 +81,9 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
     from ..evidence import kept
     from ..evidence.compare import EVIDENCE_SEED
     from ..evidence.picture import side_by_side
+    from . import card
     from .build import build
+    from .doctor import measured_on
     from .merge import proven
     from .prove import judge_of, prove
     from .table import show
@@ -100,7 +102,8 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
     (folder / kept.FILE).write_bytes(kept.to_bytes(images))
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
     description = bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
-    description["evidence"] |= {**adapter, **proof.to_json()}
+    description["evidence"] |= {**adapter, **proof.to_json(), "machine": measured_on()}
+    (folder / card.FILE).write_bytes(card.card(description, *images.sets[kept.FULL].shape[1:3]))
     write_manifest(folder, description)
     show(proof)
     if not proof.passed:

@@ -36,11 +36,12 @@ from .generate import generate
 from .merge import merge
 from .models import models
 from .photos import photos
+from .sign import sign
 from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, export, verify, bench, models, doctor,
+    train, finetune, merge, generate, explain, export, sign, verify, bench, models, doctor,
 )
 GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
 
