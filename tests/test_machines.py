@@ -18,10 +18,12 @@ from devices import Device
 from edgegen import OFFLINE
 from edgegen.cli import airgap, doctor, imports
 from edgegen.cli.children import ask
+from edgegen.cli.main import run
 from edgegen.cli.seal import unwatched
 from edgegen.errors import RuntimeMissing
 from edgegen.export import RUNTIMES
 
+TOY = Path(__file__).parent / "golden" / "bundle-1-toy"
 needs_seccomp = pytest.mark.skipif(unwatched() is not None, reason=str(unwatched()))
 
 
@@ -117,10 +119,19 @@ def test_a_package_that_takes_the_process_down_is_named_alone(monkeypatch: pytes
 
 @needs_seccomp
 def test_the_air_gap_of_a_device(device: Device, tmp_path: Path) -> None:
-    found = said(device, tmp_path, "--airgap")["airgap"]
+    whole = said(device, tmp_path, "--airgap", "--bundle", str(TOY))
+    assert whole["runtimes"]["onnxruntime"]["bundle"] == "made an image"
+    found = whole["airgap"]
     assert {name: check["ok"] for name, check in found["checks"].items()} == dict.fromkeys(
         ["network", "native code", "variables", "OpenVINO's telemetry", "zoo"], True)
     assert not any(found["attempts"].values()) and set(found["attempts"]) >= {"packages", "onnxruntime"}
+
+
+def test_a_damaged_bundle_is_no_fault_of_a_runtime(tmp_path: Path) -> None:
+    shutil.copytree(TOY, bundle := tmp_path / "b")
+    (bundle / "README.md").unlink()
+    assert run(["doctor", "--bundle", str(bundle)]) == 6
+    assert run(["doctor", "--bundle", str(tmp_path / "none")]) == 4
 
 
 # What the children of the next tests answer with.

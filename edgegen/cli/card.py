@@ -22,7 +22,7 @@ def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
     lines = [
         "---", "library_name: edgegen", "license: other", f"license_name: {json.dumps(source['licence'])}",
         "pipeline_tag: unconditional-image-generation", f"tags: [edgegen, {about['family']}, int8, onnx]", "---", "",
-        f"# {source['name']} in INT8 ({about['family']})", "",
+        f"# {source['name']}: an INT8 bundle of the family {about['family']}", "",
         f"Makes images of {width} x {height} pixels{_classes(about)} from seeds. Licence: {source['licence']}. {_origin(source)}",
         EMBEDS[about["embeds_training_data"]], "",
         f"Quantization: {about['scheme']}. Calibrated on {about['calibration']['samples']} seeds.", "",

@@ -7,8 +7,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +14,7 @@ import typer
 
 from .. import OFFLINE, __version__
 from ..errors import RuntimeMissing
-from . import frame, imports, output
-from .airgap import LISTEN, report
-from .children import ask
-from .probe import isolated
-from .providers import RAN
+from . import frame, output, source
 
 # What decides the speed of INT8 and reduced precision on x86 and ARM.
 CPU_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
@@ -38,11 +32,18 @@ def doctor(
     json: output.Json = False,
 ) -> None:
     """What this machine has and which runtimes really run here; exit 5 if none does, or something installed is broken."""
+    from . import imports
+    from .airgap import LISTEN, report
+    from .children import ask
+
+    if bundle is not None:
+        source.open_bundle(str(bundle))  # a damaged one is no fault of any runtime
     versions = imports.versions()
     broken, runtimes, attempts = _tried(list(versions), bundle, LISTEN if airgap else None)
     for name, (key, question) in MORE.items():
         if runtimes[name]["state"] != "missing":
-            answer = ask(question)
+            answer = ask(question, listen=0 if airgap else None)
+            attempts[name] += answer.attempts
             runtimes[name][key] = answer.found or {"any": answer.why}
     found = {**machine(), "packages": versions, "broken": broken, "runtimes": runtimes}
     if airgap:
@@ -55,7 +56,13 @@ def doctor(
 def _tried(packages: list[str], bundle: Path | None,
            listen: float | None) -> tuple[dict[str, str], dict[str, Any], dict[str, tuple[str, ...]]]:
     """Packages that do not import, findings by runtime, and who wanted the network; sealed processes listen side by side."""
+    from concurrent.futures import ThreadPoolExecutor
+    from functools import partial
+
     from edgegen.export import RUNTIMES
+
+    from . import imports
+    from .probe import isolated
 
     place = str(bundle.absolute()) if bundle else ""
     jobs: dict[str, Callable[[], tuple[Any, tuple[str, ...]]]] = {"packages": lambda: imports.broken(packages, listen)}
@@ -91,8 +98,10 @@ def machine() -> dict[str, Any]:
 
 def measured_on() -> dict[str, Any]:
     """What a manifest says of the machine that its figures are from; nothing that tells whose it is."""
+    from .imports import version
+
     return {"cpu": _cpu_line("model name") or platform.machine(), "flags": cpu_flags(), "python": platform.python_version(),
-            "numpy": imports.version("numpy"), "system": platform.system()}
+            "numpy": version("numpy"), "system": platform.system()}
 
 
 def cpu_flags() -> list[str]:
@@ -111,6 +120,9 @@ def _cpu_line(key: str) -> str:
 
 
 def _show(found: dict[str, Any]) -> None:
+    from .imports import NEIGHBOURS
+    from .providers import RAN
+
     cpu, memory, broken = found["cpu"], found["memory_bytes"], found["broken"]
     rows = [
         ["edgegen", found["edgegen"]],
@@ -125,8 +137,8 @@ def _show(found: dict[str, Any]) -> None:
         *([name, value] for name, value in found["environment"].items()),
     ]
     output.table(["what", "value"], rows)
-    for name in broken.keys() & imports.NEIGHBOURS.keys():
-        print(f"{name}: edgegen never imports it, but {imports.NEIGHBOURS[name].consequence}")
+    for name in broken.keys() & NEIGHBOURS.keys():
+        print(f"{name}: edgegen never imports it, but {NEIGHBOURS[name].consequence}")
     print()
     columns = ("state", "version", "device", "why")
     output.table(["runtime", *columns], [[name, *(finding[c] for c in columns)] for name, finding in found["runtimes"].items()])
@@ -146,9 +158,11 @@ def _show(found: dict[str, Any]) -> None:
 
 def _judge(found: dict[str, Any]) -> None:
     """RuntimeMissing, after everything has been shown: for an open air gap, a broken installation, or no runtime that works."""
+    from .imports import PACKAGES
+
     runtimes = {name: finding for name, finding in found["runtimes"].items() if name != JUDGE}
     open_ = [f"{name}: {c['found']}" for name, c in found.get("airgap", {"checks": {}})["checks"].items() if not c["ok"]]
-    faults = [f"{name} does not import: {why}" for name, why in found["broken"].items() if name in imports.PACKAGES]
+    faults = [f"{name} does not import: {why}" for name, why in found["broken"].items() if name in PACKAGES]
     faults += [f"{name} failed: {f['why']}" for name, f in runtimes.items() if f["state"] == "failed"]
     faults += [f"{name}: {f['bundle']}" for name, f in runtimes.items() if f.get("bundle", "").startswith("error")]
     if open_:

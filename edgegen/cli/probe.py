@@ -76,7 +76,9 @@ def _image(runtime: Runtime, bundle: str) -> str:
     try:
         opened = Bundle.open(Path(bundle))
         if runtime.name not in opened.manifest.runtimes:
-            return "the bundle has no files for it"
+            return "it has no files for this runtime"
+        if opened.manifest.runtimes[runtime.name].code:
+            return "its engines are executable code, which doctor does not run"
         to_uint8(opened.pipeline(runtime)([0]))
     except EdgegenError as error:
         return str(error)
