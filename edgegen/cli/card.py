@@ -30,8 +30,7 @@ def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
         "|---|---|---|---|---|---|---|",
         *(_row(name, about["runtimes"][name], r) for name, r in evidence["runtimes"].items()), "",
         f"FD: Frechet distance over {one['features']} at {one['size']} px to {one['reference']}; not an Inception FID. "
-        f"FP32: {one['distance_full']['value']:.1f}. Same seeds for both, from {one['first_seed']} on. Measured on "
-        f"{evidence['machine']['cpu']}.", "",
+        f"FP32: {one['distance_full']['value']:.1f}. Both made images of the same seeds. Measured on {evidence['machine']['cpu']}.", "",
         "```", "edgegen verify THIS_FOLDER --images-only", "edgegen generate THIS_FOLDER --seed 7 -n 64 -o grid.png", "```", "",
         "Limits: it knows what its training photos showed and nothing else; the verdict holds for the seeds, features and "
         "reference named above. `manifest.json` has the whole evidence and the sha256 of every file.", "",
@@ -55,7 +54,7 @@ def _row(name: str, built: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     change, psnr, speed = found["change"], found["psnr_db"], found["speed"]
     interval = f"{change['value']:+.2%} ({change['low']:+.2%} to {change['high']:+.2%})"
     cells = (
-        name, built["version"], f"{interval}, {found['images']} pairs",
+        name, built["version"], f"{interval}, {found['images']} pairs from seed {found['first_seed']}",
         f"{found['verdict']} +-{found['budget']:.0%}", "equal" if psnr is None else f"{psnr:.1f} dB",
         "not run" if speed is None else f"{speed:.2f} x", found["executed_by"],
     )

@@ -36,6 +36,7 @@ from .generate import generate
 from .merge import merge
 from .models import models
 from .photos import photos
+from .plan import plan
 from .sign import sign
 from .train import train
 from .verify import verify
@@ -43,7 +44,7 @@ from .verify import verify
 VERBS: tuple[Callable[..., None], ...] = (
     train, finetune, merge, generate, explain, export, sign, verify, bench, models, doctor,
 )
-GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
+GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}  # verbs that have verbs of their own
 
 app = typer.Typer(
     name="edgegen", pretty_exceptions_enable=False, rich_markup_mode=None,  # plain help: half the time, and ASCII everywhere

@@ -28,8 +28,6 @@ def repeated(bundle: Bundle, there: Kept, names: Sequence[str], threads: int,
     from ..core.images import to_uint8
     from ..export import runtime
 
-    for name in names:
-        bundle.built(name)
     skipped = {n: why for n in names if (why := runtime(n).cannot_run())}
     if len(skipped) == len(names):
         raise RuntimeMissing("E-BACKEND", "; ".join(f"{n}: {why}" for n, why in skipped.items()), path=bundle.root)

@@ -12,6 +12,7 @@ from .options import PublicKey, Threads, TrustEngines, Weights
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
+    from ..evidence.compare import Terms, Trial
 
 
 def verify(
@@ -40,6 +41,8 @@ def verify(
     from .options import cores
 
     names = [n.strip() for n in runtime.split(",")] if runtime else list(bundle.manifest.runtimes)
+    for name in names:
+        bundle.built(name)
     if images_only:
         _images(bundle, about, names, threads or cores(), trust_engines)
         return
@@ -48,15 +51,15 @@ def verify(
     from .prove import prove
     from .table import show
 
-    budget, most, changes = _recorded(bundle)
-    proof = prove(bundle, names, budget, most, threads or cores(), weights, trust_engines)
+    terms, trials, changes = _recorded(bundle)
+    proof = prove(bundle, {n: trials[n] for n in names}, terms, threads or cores(), weights, trust_engines)
     show(proof)
     drift = {j.name: j.comparison.verdict.change.value - changes[j.name] for j in proof.judged}
     for name, value in drift.items():
         print(f"{name}: the change differs by {value:+.3%} from the manifest's")
     output.result("verify", {**about, "drift": drift, **proof.to_json()})
     if not proof.passed:
-        verdicts = "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed)
+        verdicts = "; ".join(str(j) for j in proof.judged if not j.passed)
         raise GateFailed("E-GATE", f"the evidence does not hold on this machine: {verdicts}", path=what)
 
 
@@ -70,11 +73,16 @@ def _images(bundle: Bundle, about: dict[str, Any], names: list[str], threads: in
     check(found, bundle)
 
 
-def _recorded(bundle: Bundle) -> tuple[float, int, dict[str, float]]:
-    """Budget, pairs at most, and change by runtime, as the manifest's evidence says."""
+def _recorded(bundle: Bundle) -> tuple[Terms, dict[str, Trial], dict[str, float]]:
+    """What was asked of all runtimes; the seeds and level of each, and its change, as the manifest's evidence says."""
+    from ..evidence.compare import Terms, Trial
+
     try:
-        found = bundle.manifest.evidence["runtimes"]
-        changes = {name: float(found[name]["change"]["value"]) for name in bundle.manifest.runtimes}
-        return max(float(r["budget"]) for r in found.values()), max(int(r["images"]) for r in found.values()), changes
+        found = {name: bundle.manifest.evidence["runtimes"][name] for name in bundle.manifest.runtimes}
+        changes = {name: float(r["change"]["value"]) for name, r in found.items()}
+        trials = {name: Trial(int(r["first_seed"]), float(r["level"])) for name, r in found.items()}
+        terms = Terms(max(float(r["budget"]) for r in found.values()), max(int(r["images"]) for r in found.values()),
+                      min(float(r.get("min_psnr_db", 0)) for r in found.values()))
+        return terms, trials, changes
     except (KeyError, TypeError, ValueError) as error:
         raise TrustError("E-MANIFEST", "the manifest holds no complete evidence to verify", path=bundle.root) from error
