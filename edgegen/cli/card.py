@@ -30,7 +30,8 @@ def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
         "|---|---|---|---|---|---|---|",
         *(_row(name, about["runtimes"][name], r) for name, r in evidence["runtimes"].items()), "",
         f"FD: Frechet distance over {one['features']} at {one['size']} px to {one['reference']}; not an Inception FID. "
-        f"FP32: {one['distance_full']['value']:.1f}. Both made images of the same seeds. Measured on {evidence['machine']['cpu']}.", "",
+        f"FP32: {one['distance_full']['value']:.1f}. Both made images of the same seeds. Measured on "
+        f"{evidence['machine']['cpu']}.", "",
         "```", "edgegen verify THIS_FOLDER --images-only", "edgegen generate THIS_FOLDER --seed 7 -n 64 -o grid.png", "```", "",
         "Limits: it knows what its training photos showed and nothing else; the verdict holds for the seeds, features and "
         "reference named above. `manifest.json` has the whole evidence and the sha256 of every file.", "",
