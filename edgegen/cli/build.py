@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
     from ..core.plan import Plan
     from ..core.spec import Array
+    from .protect import Protect
 
 PARITY_INPUTS = 64
 
 
 def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, budget: float, maximum: int,
-          threads: int, weights: Path | None) -> Bundle:
+          threads: int, weights: Path | None, protect: Protect | None = None) -> Bundle:
     """Fill `folder` with everything but evidence and return it opened; nothing is proven yet. maximum: pairs of the verdict."""
     (folder / "graphs").mkdir()
     models = fp32_models(source)
@@ -41,6 +42,8 @@ def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, b
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     torch_parity = _fp32_parity(source, folder, threads)
     even, plan, coverage = calibrated(source, models, samples, threads)
+    if protect is not None:
+        plan, protected = protect(source, even, plan, runtimes, threads)
     search = Search(source, models, even, plan, budget, maximum, threads, weights)
     plans = {target.name: search.plan(target) for target in runtimes}
     built = {}
@@ -51,6 +54,8 @@ def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, b
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
     description = describe(source, models, built, coverage, samples, torch_parity)
     description["calibration"]["search"] = search.trail
+    if protect is not None:
+        description["calibration"]["protected"] = protected
     write_manifest(folder, description)
     return Bundle.open(folder)
 

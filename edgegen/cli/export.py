@@ -14,6 +14,7 @@ from .options import Budget, Out, Overwrite, Threads, Weights, need_torch
 
 if TYPE_CHECKING:
     from ..core.runtime import Runtime
+    from .protect import Protect
     from .prove import Proof
 
 
@@ -25,6 +26,9 @@ def export(
     fid_budget: Budget = "2%",
     calibration: Annotated[int, typer.Option(help="Seeds whose trajectories are calibrated on.", min=32)] = 128,
     max_images: Annotated[int, typer.Option(help="Image pairs at most before the verdict is undecided.", min=500)] = 4000,
+    protect_regions: Annotated[str | None, typer.Option(help="Such as 2,5: layers whose rounding damages these most stay in "
+                                                             "full precision.")] = None,
+    regions: Annotated[str | None, typer.Option(help="Of --protect-regions: a grid, or a mask PNG; 3x3, if not said.")] = None,
     threads: Threads = 0,
     weights: Weights = None,
     overwrite: Overwrite = False,
@@ -36,10 +40,14 @@ def export(
     from ..core.bundle import MANIFEST
     from ..core.files import check_target, disk_error, publish
     from .options import budget_of, cores
+    from .protect import Protect
 
     budget, count = budget_of(fid_budget), threads or cores()
     check_target(out, MANIFEST, overwrite)
     targets = _targets(runtime)
+    if regions is not None and protect_regions is None:
+        raise UsageError("E-USAGE", "--regions says what --protect-regions counts", hint="add --protect-regions, such as 2,5")
+    protect = None if protect_regions is None else Protect(protect_regions, regions or "3x3")
     from filelock import FileLock, Timeout
 
     try:
@@ -49,7 +57,7 @@ def export(
     try:
         with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
             try:
-                proof = _make(what, targets, folder, calibration, budget, max_images, count, weights)
+                proof = _make(what, targets, folder, calibration, budget, max_images, count, weights, protect)
             except GateFailed as error:
                 raise _rejected(folder, out, error) from error
     except Timeout as error:
@@ -72,7 +80,7 @@ def _targets(names: str) -> list[Runtime]:
 
 
 def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget: float, maximum: int, threads: int,
-          weights: Path | None) -> Proof:
+          weights: Path | None, protect: Protect | None) -> Proof:
     need_torch()
     import torch
 
@@ -90,8 +98,10 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
         raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=made.reference,
                          hint="runs of `edgegen train` write them at their end")
     judge_of(made.reference, weights)  # before the long work, since without it nothing can be proven
+    if protect is not None:
+        protect.numbers(made)
     adapter = proven(Path(what), made.generator)
-    bundle = build(made, targets, folder, samples, budget, maximum, threads, weights)
+    bundle = build(made, targets, folder, samples, budget, maximum, threads, weights, protect)
     proof = prove(bundle, [t.name for t in targets], budget, maximum, threads, weights, trust_engines=True)  # just built here
     pictures = dict(proof.pictures)
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))

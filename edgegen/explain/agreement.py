@@ -57,7 +57,7 @@ class Check:
             "rank correlation, mean of regions": float(np.mean(known)) if known else None,
             "rank correlation of the check with itself": rank_correlation(*halves) if self.removed.shape[1] > 1 else None,
             "seeds whose first layer removes more than the median layer": self.first_wins(),
-            "the same by chance": (len(removed) // 2) / len(removed),
+            "the same by chance": (len(removed) // 2) / len(removed) if len(removed) >= 3 else None,
         }
 
     def first_wins(self) -> float | None:

@@ -95,5 +95,5 @@ def _columns(times: Sequence[int | None]) -> tuple[list[int], tuple[str, ...]]:
     groups = [part.tolist() for part in np.array_split(np.array(known, np.int64), min(len(known), COLUMNS) or 1) if len(part)]
     names = [f"t {part[0]}" if len(part) == 1 else f"t {part[0]} to {part[-1]}" for part in groups]
     place = {t: k for k, part in enumerate(groups) for t in part}
-    untimed = [] if None not in times else ["no time"]
+    untimed = [] if None not in times else ["untimed"]
     return [len(groups) if t is None else place[t] for t in times], (*names, *untimed)

@@ -6,7 +6,6 @@ pass slopes straight through (Jacob et al. 2018, arXiv 1712.05877).
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch.func import functional_call
 
 from ..core.graph import Graph
 from ..core.rounding import Rounding
+from ..core.tap import as_written
 from ..errors import EdgegenError
 
 
@@ -23,12 +23,9 @@ class Gated:
 
     def __init__(self, graph: Graph, program: torch.export.ExportedProgram, rounding: Rounding) -> None:
         """program: what the file was written from, whose nodes are called as the file's tensors; EdgegenError for another."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own deprecations
-            module: Any = program.module(check_guards=False)
         self._names = [spec.name for spec in graph.inputs]
         self.places: tuple[tuple[str, str], ...] = ()
-        self._module = self._gated(module, graph, rounding)
+        self._module = self._gated(as_written(program), graph, rounding)
         own = (*self._module.named_parameters(), *self._module.named_buffers())
         even = rounding.values
         self._values = {name: torch.from_numpy(even[name].copy()) if name in even and even[name].shape == tensor.shape
@@ -57,6 +54,8 @@ class Gated:
             node = operations[op]
             for tensor in rounding.reads.get(op, ()):
                 code = rounding.codes[tensor]
+                if named[tensor] not in node.all_input_nodes:
+                    raise EdgegenError("E-EXPLAIN", f"{graph.output.name}: {op} does not read {tensor} as its file does")
                 with made.inserting_before(node):
                     soft = made.call_function(_rounded, (named[tensor], gates, len(self.places), code.step, code.zero, code.low,
                                                          code.high))
