@@ -109,7 +109,7 @@ def as_written(program: torch.export.ExportedProgram) -> fx.GraphModule:
         warnings.simplefilter("ignore")  # torch's own deprecations
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
-    for node in [n for n in module.graph.nodes if n.target is torch.ops.aten.clone.default]:  # what dropout leaves
+    for node in [n for n in module.graph.nodes if n.target is torch.ops.aten.clone.default and not n.kwargs]:  # dropout leaves it
         node.replace_all_uses_with(node.args[0])
         module.graph.erase_node(node)
     module.recompile()
