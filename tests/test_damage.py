@@ -15,10 +15,11 @@ from scipy.stats import spearmanr
 from edgegen.cli.damage import Quantized
 from edgegen.cli.hosted import hosted
 from edgegen.cli.main import run
-from edgegen.cli.protect import KEPT, first_layers
+from edgegen.cli.protect import KEPT, Protect, first_layers
 from edgegen.cli.source import trained
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Dialect, Runtime
+from edgegen.errors import GateFailed
 from edgegen.explain.agreement import Check, by_region, decibels, rank_correlation
 from edgegen.explain.damage import Attribution
 from edgegen.explain.gates import Gated
@@ -53,6 +54,9 @@ def attributed(source: Any, plan: Plan) -> tuple[list[str], Attribution]:
     return [one.path for one in layers], found
 
 
+FEW = tuple(f"theta/trunk.{name}.conv" for name in ("down.0.0.second", "shrink.0", "up.0.0.first", "up.1.0.first"))
+
+
 def test_one_layer_alone_accounts_for_the_whole_damage(source: Any) -> None:
     """In each region and each image, with what it does at each timestep adding up."""
     paths, found = attributed(source, only("phi/trunk.up.0.0.first.conv"))
@@ -62,8 +66,7 @@ def test_one_layer_alone_accounts_for_the_whole_damage(source: Any) -> None:
 
 
 def test_the_layer_that_is_cut_off_is_named_first_and_putting_it_back_removes_most(source: Any) -> None:
-    plan = tiny.plan()
-    poisoned = "theta/trunk.down.0.0.second.conv"
+    plan, poisoned = only(*FEW), FEW[0]
     node = next(n for n in tiny.models()["theta"].graph.node if n.name == poisoned.removeprefix("theta/"))
     seen = plan.ranges["theta"][node.input[0]]
     ranges = {**plan.ranges, "theta": {**plan.ranges["theta"], node.input[0]: Range(seen.low / 8, seen.high / 8)}}
@@ -82,11 +85,11 @@ def test_the_layer_that_is_cut_off_is_named_first_and_putting_it_back_removes_mo
 
 
 def test_a_layer_put_back_takes_its_own_roundings_with_it(source: Any) -> None:
-    made = quantized(source, tiny.plan())
+    made = quantized(source, only(*FEW))
     graphs = source.generator.graphs()
     gated = {k: Gated(g, onnx_files.traced(g, k)[1], made.rounding[k]) for k, g in graphs.items()}
     layers = made.layers(gated)
-    assert [one.path for one in layers if not one.places] == []
+    assert [one.path for one in layers] == list(FEW)
     for one in layers:
         gone = {gated[one.graph].places[k] for k in one.places}
         node = next(n for n in made.even[one.graph].graph.node if n.name == one.name)
@@ -170,14 +173,25 @@ def test_another_generators_bundle_is_refused(tiny_bundle: Path, tmp_path: Path,
     assert re.search("E-SOURCE.*the bundle was not exported from cas-dm", capsys.readouterr().err)
 
 
-def test_protected_layers_are_full_precision_in_the_bundle(tiny_run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert tiny.export(tiny_run, out, "--protect-regions", "1", "--regions", "2x2", runtimes="onnxruntime") == 0
-    said = json.loads((out / "manifest.json").read_text())["calibration"]["protected"]
-    assert said["regions"] == "1" and said["of"] == "2x2" and said["layers"] and 0 < said["multiplications"] < 1
-    plan = Plan.read(out / "int8" / "onnxruntime" / "plan.json")
-    assert {plan.precision(*path.split("/", 1)) for path in said["layers"]} == {"fp32"}
-    assert any(p == "int8" for _, p in plan.rules)
+def test_protected_layers_come_first_in_the_plan(source: Any) -> None:
+    plan = only(*FEW)
+    made, said = Protect("1,2", "2x2")(source, tiny.models(), plan, [OnnxRuntime()], 1)
+    assert said["regions"] == "1,2" and said["of"] == "2x2" and 0 < said["multiplications"] < 1
+    assert 0 < len(said["layers"]) < len(FEW) and set(said["layers"]) <= set(FEW)
+    assert made.rules == (*((path, "fp32") for path in said["layers"]), *plan.rules) and made.ranges == plan.ranges
+
+
+def test_export_hands_the_regions_to_the_build(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def build(*given: Any) -> None:
+        seen.append(given[-1])
+        raise GateFailed("E-GATE", "far enough")
+
+    monkeypatch.setattr("edgegen.cli.build.build", build)
+    assert tiny.export(tiny_run, tmp_path / "a", "--protect-regions", "1,4", "--regions", "2x2", runtimes="onnxruntime") == 3
+    assert tiny.export(tiny_run, tmp_path / "b", runtimes="onnxruntime") == 3
+    assert seen == [Protect("1,4", "2x2"), None]
 
 
 @pytest.mark.parametrize(("flags", "sentence"), [

@@ -41,7 +41,7 @@ def test_gates_are_each_images_own() -> None:
     subject = subjects("isc-gan")[0]["synthesis"]
     gated = Gated(subject.graph, subject.program, subject.rounding)
     rng = torch.Generator().manual_seed(0)
-    inputs = {s.name: torch.rand(s.sized(batch=1), generator=rng).expand(2, *s.shape[1:]) for s in subject.graph.inputs}
+    inputs = {s.name: torch.rand(s.sized(batch=1), generator=rng).repeat_interleave(2, 0) for s in subject.graph.inputs}
     gates = torch.stack([torch.zeros(len(gated.places)), torch.ones(len(gated.places))])
     with torch.no_grad():
         exact, rounded = gated(gates, **inputs)
