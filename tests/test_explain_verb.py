@@ -162,9 +162,10 @@ def test_edits_are_read() -> None:
 
 
 def test_a_matrix_has_its_darkest_cell_where_most_is() -> None:
-    made = matrix(["<l>", "a", "b"], [("x<y", [0.5, 0.0]), ("z", [-0.1, 0.25])])
+    made = matrix(["<l>", "a", "b"], [("x<y", [0.5, -0.0]), ("z", [-0.1, 0.25])], "all")
     assert "&lt;l&gt;" in made and "x&lt;y" in made and made.count("rgb(165, 0, 38)") == 1 and ">50.0<" in made
-    assert made.count("rgb(255, 255, 255)") == 2 and "the darkest cell is 50.0" in made
+    assert made.count("rgb(255, 255, 255)") == 2 and ">0.0<" in made
+    assert "Per cent of all; the darkest cell is 50.0" in made
 
 
 def test_names_cannot_break_the_page() -> None:

@@ -130,14 +130,14 @@ class Damaged:
                   r["psnr_db_with_first_put_back"]) for r in found["regions"]]),
             page.heading("Layers and timesteps"), page.words(HOW),
             page.matrix(("layer", *self.found.times), [(one["layer"], list(one["by_time"].values()))
-                                                       for one in found["layers"][:SHOWN]]),
+                                                       for one in found["layers"][:SHOWN]], "all damage"),
             page.heading("Layers and regions"),
         ]
         parts += [page.figure(drawn[f"layer-{k + 1}.png"], f"{one['layer']}: {_percent(one['share'])} of all damage")
                   for k, one in enumerate(found["layers"][:DRAWN])]
         parts += [
             page.matrix(("layer", *(f"region {r + 1}" for r in range(self.regions.count))),
-                        [(one["layer"], one["by_region"]) for one in found["layers"][:SHOWN]]),
+                        [(one["layer"], one["by_region"]) for one in found["layers"][:SHOWN]], "each region's damage"),
             page.heading("All layers"), page.table(
                 ("layer", "part of the damage", "gone when put back", "of all multiplications"),
                 [(one["layer"], _percent(one["share"]), _percent(one["removed"]), _percent(one["multiplications"]))

@@ -42,23 +42,29 @@ def figure(pixels: np.ndarray, caption: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Text in the first column, numbers in the others."""
+    """Numbers to the right but in the first column, text to the left; "8.9 %" and "-" are numbers."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    lines = ["".join(f'<td{" class=n" if k else ""}>{escape(number(cell))}</td>' for k, cell in enumerate(row)) for row in rows]
+    lines = ["".join(f'<td{" class=n" if k and not _is_text(cell) else ""}>{escape(number(cell))}</td>'
+                     for k, cell in enumerate(row)) for row in rows]
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
-def matrix(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """A name and shares of one whole a row, each share on a ground from white to dark red; the largest is full colour."""
+def _is_text(cell: Any) -> bool:
+    return isinstance(cell, str) and cell != "-" and not cell.endswith("%")
+
+
+def matrix(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]], whole: str) -> str:
+    """A name and shares of `whole` a row, each share on a ground from white to dark red; the largest is full colour."""
     most = max((value for _, values in rows for value in values), default=0.0)
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     lines = []
     for name, values in rows:
         grounds = colours(np.array([values]) / max(most, 1e-30))[0].tolist()
-        cells = [f'<td class=n style="background:rgb{tuple(c)};color:{"#fff" if sum(c) < 330 else "#222"}">{100 * v:.1f}</td>'
+        shown = [(tuple(c), "#fff" if sum(c) < 330 else "#222", round(100 * v, 1) + 0.0)  # 0.0: no minus before a zero
                  for v, c in zip(values, grounds, strict=True)]
+        cells = [f'<td class=n style="background:rgb{ground};color:{ink}">{share:.1f}</td>' for ground, ink, share in shown]
         lines.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
-    note = f"<p>Per cent of the damage; the darkest cell is {100 * most:.1f}.</p>"
+    note = words(f"Per cent of {whole}; the darkest cell is {100 * most:.1f}.")
     return f"<table class=m><tr>{head}</tr>{''.join(lines)}</table>{note}"
 
 
