@@ -80,7 +80,7 @@ ABLATION: dict[str, Change] = {
     "up-before": shaped(up="before"),
     "noise": shaped(noise=True),
 }
-CONNECTIONS = ("skip", "squeeze-r4", "squeeze-r8")  # the others by --variants: the specification's blocks, against squeeze-r4 without
+CONNECTIONS = ("skip", "squeeze-r4", "squeeze-r8")  # by --variants: the specification's blocks, against squeeze-r4
 
 
 @dataclass(frozen=True)

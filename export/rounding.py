@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edgegen.core.plan import ROUNDED
 from edgegen.core.rounding import Code, Rounding
 from edgegen.core.spec import Array
 
@@ -19,6 +20,7 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
             step, zero = constants[node.input[1]], constants[node.input[2]]
             reach = np.iinfo(zero.dtype)
             codes[node.input[0]] = Code(float(step), int(zero), int(reach.min), int(reach.max))
+    values = {t.name: numpy_helper.to_array(t) for t in before.graph.initializer if not t.name.endswith(ROUNDED)}
     reads: dict[str, tuple[str, ...]] = {}
     weights: dict[str, Array] = {}
     written = {node.output[0]: node for node in file.graph.node if node.op_type == "DequantizeLinear"}
@@ -30,5 +32,4 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
         if node.op_type == "Conv" and node.input[1].endswith(".dq"):
             whole, step = (constants[name] for name in written[node.input[1]].input[:2])
             weights[node.output[0]] = whole.astype(np.float32) * step.reshape(-1, *[1] * (whole.ndim - 1))
-    values = {t.name: numpy_helper.to_array(t) for t in before.graph.initializer}
     return Rounding(codes, reads, weights, values)

@@ -198,8 +198,11 @@ def test_export_hands_the_regions_to_the_build(tiny_run: Path, tmp_path: Path, m
     (["--protect-regions", "10"], "E-REGIONS.*different numbers from 1 to 9"),
     (["--protect-regions", "1", "--regions", "99x1"], "E-REGIONS.*does not fit"),
     (["--regions", "2x2"], "E-USAGE.*--regions says what --protect-regions counts"),
+    (["--protect-regions", "1", "--plan", "PLAN"], "E-USAGE.*--protect-regions is for the search of a plan"),
 ])
 def test_regions_that_cannot_be_protected(flags: list[str], sentence: str, tiny_run: Path, tmp_path: Path,
                                           capsys: pytest.CaptureFixture[str]) -> None:
-    assert tiny.export(tiny_run, tmp_path / "out", *flags, runtimes="onnxruntime") == 2
+    (tmp_path / "plan.json").write_bytes(tiny.plan().to_bytes())
+    given = [str(tmp_path / "plan.json") if flag == "PLAN" else flag for flag in flags]
+    assert tiny.export(tiny_run, tmp_path / "out", *given, runtimes="onnxruntime") == 2
     assert re.search(sentence, capsys.readouterr().err) and not (tmp_path / "out").exists()

@@ -2,62 +2,115 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibrate.choose import plan as choose
-from ..calibrate.equalize import ChannelObserver, equalized
-from ..calibrate.observe import Observer
 from ..core.bundle import Bundle, write_manifest
-from ..core.runtime import Pipeline, Runtime
-from ..core.samplers import asked
+from ..core.files import to_json
+from ..core.runtime import Runtime
+from ..errors import InputError
 from ..evidence import parity
 from ..evidence.bench import record
 from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
 from ..export.packages import installed
 from . import output
-from .search import Search
+from .feeds import Feeds, Files, Trajectories
+from .measured import measure
+from .search import Found, Search
 from .source import Source, torch_pipeline
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ..core.plan import Plan
-    from ..core.spec import Array
+    from ..evidence.compare import Terms
     from .protect import Protect
 
 PARITY_INPUTS = 64
 
 
-def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, budget: float, maximum: int,
-          threads: int, weights: Path | None, protect: Protect | None = None) -> Bundle:
-    """Fill `folder` with everything but evidence and return it opened; nothing is proven yet. maximum: pairs of the verdict."""
+@dataclass(frozen=True)
+class Made:
+    """An opened bundle, the models that its plans quantize, and the plans of each runtime."""
+
+    bundle: Bundle
+    models: Mapping[str, ModelProto]
+    plans: Mapping[str, Found]
+
+
+def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int,
+          weights: Path | None, given: Plan | None = None, data: Path | None = None, protect: Protect | None = None) -> Made:
+    """Fill `folder` with everything but evidence; nothing is proven yet.
+
+    given: a plan to take instead of searching one. data: files to calibrate on instead of trajectories. protect: what says which
+    convolutions the search leaves in full precision.
+    """
     (folder / "graphs").mkdir()
     models = fp32_models(source)
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     torch_parity = _fp32_parity(source, folder, threads)
-    even, plan, coverage = calibrated(source, models, samples, threads)
+    feeds = Files(data, source.generator) if data else Trajectories(source.generator, samples)
+    even, plan, coverage = calibrated(source, models, samples, threads, feeds)
+    trail: dict[str, Any] = {}
+    protected: dict[str, Any] = {}
     if protect is not None:
         plan, protected = protect(source, even, plan, runtimes, threads)
-    search = Search(source, models, even, plan, budget, maximum, threads, weights)
-    plans = {target.name: search.plan(target) for target in runtimes}
+    if given is None:
+        search = Search(source, models, even, plan, terms, threads, weights)
+        found = {target.name: search.plan(target) for target in runtimes}
+        trail = search.trail
+    else:
+        taken = reused(given, plan, even)
+        found = {target.name: Found((taken,), 0) for target in runtimes}
     built = {}
     with output.progress("building", len(runtimes) * len(models)) as advance:
         for target in runtimes:
-            built[target.name] = _built(target, even, plans[target.name], folder, advance)
+            built[target.name] = _built(target, even, found[target.name].plan, folder, advance)
     (folder / "evidence").mkdir()
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
-    description = describe(source, models, built, coverage, samples, torch_parity)
-    description["calibration"]["search"] = search.trail
-    if protect is not None:
+    description = describe(source, models, built, coverage, feeds, torch_parity)
+    description["calibration"]["search"] = trail
+    if protected:
         description["calibration"]["protected"] = protected
     write_manifest(folder, description)
-    return Bundle.open(folder)
+    return Made(Bundle.open(folder), even, found)
+
+
+def rebuild(made: Made, targets: list[Runtime]) -> Made:
+    """With what its plans now are for these runtimes, opened again."""
+    root, description = made.bundle.root, described(made.bundle)
+    with output.progress("building a safer plan", len(targets) * len(made.models)) as advance:
+        for target in targets:
+            shutil.rmtree(root / "int8" / target.name)
+            description["runtimes"][target.name] = _built(target, made.models, made.plans[target.name].plan, root, advance)
+    write_manifest(root, description)
+    return replace(made, bundle=Bundle.open(root))
+
+
+def described(bundle: Bundle) -> dict[str, Any]:
+    """What `write_manifest` was given."""
+    return bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
+
+
+def reused(given: Plan, measured: Plan, models: Mapping[str, ModelProto]) -> Plan:
+    """`given` for these models: with its own ranges where it was made for them, else with the `measured` ones.
+
+    InputError when its rules name convolutions that the models do not have.
+    """
+    names = {f"{graph}/{node.name}" for graph, model in models.items() for node in model.graph.node}
+    if missing := [pattern for pattern, _ in given.rules if not fnmatch.filter(names, pattern)]:
+        raise InputError("E-PLAN", f"the plan is of another model: this one has no {missing[0]}", hint="export without --plan")
+    if given.model == measured.model:
+        return given
+    output.note("the plan was made for other weights: its precisions are kept, its ranges are measured again")
+    return replace(given, ranges=measured.ranges, model=measured.model)
 
 
 def fp32_models(source: Source) -> dict[str, ModelProto]:
@@ -85,38 +138,14 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
     return found
 
 
-def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
-               threads: int) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
-    """Equalized models, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data.
-
-    What recovered keeps the scales that it learnt under: those of its base.
-    """
-    seen = models if source.scales is None else {k: onnx_files.to_onnx(g, k) for k, g in source.scales.graphs().items()}
-    channels = {k: ChannelObserver(m, threads) for k, m in seen.items()}
-    _run(source, channels, samples, "looking at channels")
-    even = {k: equalized(m, channels[k].largest) for k, m in seen.items()}
-    observers = {k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads) for k, m in even.items()}
-    _run(source, observers, samples, "calibrating")
-    for observer in observers.values():
-        observer.stats.check()
-    coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
-    plan = choose(even, {k: o.stats for k, o in observers.items()})
-    if source.scales is not None:
-        even = {k: equalized(m, channels[k].largest, seen[k]) for k, m in models.items()}
-    return even, plan, coverage
+def calibrated(source: Source, models: dict[str, ModelProto], samples: int, threads: int,
+               feeds: Feeds | None = None) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
+    """Equalized models with rounded weights, the plan of their ranges, and coverage; without `feeds` from trajectories."""
+    found = measure(source, models, feeds or Trajectories(source.generator, samples), threads, rounding=True)
+    return found.even, found.plan, found.coverage
 
 
-def _run(source: Source, observers: Mapping[str, Callable[..., Array]], samples: int, label: str) -> None:
-    """Seeds 0 .. samples - 1 through every timestep the sampler will ever visit."""
-    pipeline = Pipeline(source.generator.latent, source.generator.sampler, observers, batch=32)
-    with output.progress(label, samples) as advance:
-        for start in range(0, samples, pipeline.batch):
-            seeds = range(start, min(start + pipeline.batch, samples))
-            pipeline(seeds)
-            advance(len(seeds))
-
-
-def _built(target: Runtime, models: dict[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
+def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
     place = folder / "int8" / target.name
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(plan.to_bytes())
@@ -129,23 +158,23 @@ def _built(target: Runtime, models: dict[str, ModelProto], plan: Plan, folder: P
     return {"version": target.version(), "device": target.device(), "load": load, "onnx": onnx, "code": target.executable}
 
 
-def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any], coverage: dict[str, Any], samples: int,
+def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any], coverage: dict[str, Any], feeds: Feeds,
              torch_parity: dict[str, float]) -> dict[str, Any]:
     """The manifest but for its files and evidence."""
     from ..core.samplers import sampler_to_json
 
-    latent = source.generator.latent
-    seeds = f"0 to {samples - 1}"
+    latent, looked_at = source.generator.latent, feeds.to_json()
     return {
         "family": source.family, "source": source.about, "embeds_training_data": source.generator.embeds_training_data,
         "start": {"shape": list(latent.noise.shape[1:]), "classes": latent.classes},
         "sampler": sampler_to_json(source.generator.sampler),
         "graphs": {name: f"graphs/{name}.onnx" for name in models},
-        "scheme": "static INT8 weights (per channel, symmetric) and activations (per tensor, channels equalized) of the "
-                  "convolutions that each runtime's plan names; everything else FP32",
+        "scheme": "static INT8 weights (per channel, symmetric, rounded by second moments) and activations (per tensor, channels "
+                  "equalized) of the convolutions that each runtime's plan names; everything else FP32",
         "calibration": {
-            "samples": samples, "seeds": seeds, "seeds_sha256": hashlib.sha256(seeds.encode()).hexdigest(),
-            "feeds": "the sampler's own trajectory", "method": "min-max", "samples_at_timestep": coverage,
+            "samples": feeds.samples, **{k: v for k, v in looked_at.items() if k != "files"},  # whose names are the site's
+            "feeds_sha256": hashlib.sha256(to_json(looked_at)).hexdigest(),
+            "method": "99.99 percentile or least error", "samples_at_timestep": coverage,
         },
         "runtimes": built,
         "evidence": {"fp32_torch_max_abs": torch_parity, "torch": installed(("torch",)), "onnx": installed(("onnx",))},

@@ -6,7 +6,7 @@ The INT8 side is the bundle's own Q/DQ files, on their runtime or the stand-in; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class Quantized:
         return qdq.quantize(self.even[graph], graph, plan, self.target.dialect)
 
     def put_back(self, path: str) -> Plan:
-        return Plan(((path, "fp32"), *self.plan.rules), self.plan.ranges)
+        return replace(self.plan, rules=((path, "fp32"), *self.plan.rules))
 
     def layers(self, gated: Mapping[str, Gated]) -> list[Layer]:
         """Convolutions in int8, in the order the graphs have them, with the roundings that go when one is put back."""
@@ -118,7 +118,9 @@ def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwri
     name = asked.runtime or next(iter(bundle.manifest.runtimes))
     plan, shipped = _shipped(bundle, name)
     models = {k: onnx_files.to_onnx(g, k) for k, g in generator.graphs().items()}
-    even, _, _ = calibrated(source, models, bundle.manifest.calibration["samples"], threads)
+    even, measured, _ = calibrated(source, models, bundle.manifest.calibration["samples"], threads)
+    if plan.model not in ("", measured.model):
+        output.note("the bundle was calibrated otherwise than this source is now: layers are put back in graphs unlike its own")
     quantized = Quantized(source, even, plan, runtime(name), threads)
     full = hosted(models, generator, threads)(asked.seeds, asked.label)
     int8 = hosted(shipped, generator, threads, quantized.host)

@@ -28,6 +28,7 @@ import typer
 from .. import __version__
 from . import frame
 from .bench import bench
+from .calibrate import calibrate
 from .doctor import doctor
 from .explain import explain
 from .export import export
@@ -36,13 +37,14 @@ from .generate import generate
 from .merge import merge
 from .models import models
 from .photos import photos
+from .plan import plan
 from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, export, verify, bench, models, doctor,
+    train, finetune, merge, generate, explain, calibrate, export, verify, bench, models, doctor,
 )
-GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
+GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}  # verbs that have verbs of their own
 
 app = typer.Typer(
     name="edgegen", pretty_exceptions_enable=False, rich_markup_mode=None,  # plain help: half the time, and ASCII everywhere

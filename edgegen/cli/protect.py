@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..calibrate.choose import multiplications
@@ -42,7 +42,7 @@ class Protect:
             kept |= {path: share[path] for path in first_layers(damage, share)}
         rules: tuple[tuple[str, Precision], ...] = tuple((path, "fp32") for path in sorted(kept))
         about = {"regions": self.chosen, "of": self.regions, "layers": sorted(kept), "multiplications": sum(kept.values())}
-        return Plan((*rules, *plan.rules), plan.ranges), about
+        return replace(plan, rules=(*rules, *plan.rules)), about
 
     def numbers(self, source: Source) -> tuple[Any, list[int]]:
         """Masks of all regions, and which of them are chosen; UsageError for what these images do not have."""

@@ -6,7 +6,7 @@ Works on an opened bundle, so that export and verify prove the very files that s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..core.images import to_uint8
 from ..core.runtime import Pipeline
 from ..errors import RuntimeMissing, UsageError
 from ..evidence import bench, parity, reference
-from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, compare, first_look
+from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, Terms, Trial, compare, first_look
 from ..evidence.features import FeatureNetwork, feature_network
 from ..export import STAND_IN, runtime
 from . import output
@@ -38,6 +38,7 @@ class Judged:
     executed_by: str              # the runtime itself, or the stand-in
     why: str | None               # why it could not run here
     comparison: Comparison
+    psnr: float                   # dB that the images must reach as well
     latency: bench.Latency | None
     speed: float | None           # fastest FP32 runtime's time over this one's
     size: float                   # INT8 ONNX bytes over FP32 ONNX bytes
@@ -45,12 +46,16 @@ class Judged:
 
     @property
     def passed(self) -> bool:
-        return self.comparison.verdict.state == "within"
+        return self.comparison.verdict.state == "within" and self.comparison.psnr_db >= self.psnr
+
+    def __str__(self) -> str:
+        near = "" if self.comparison.psnr_db >= self.psnr else f", {self.comparison.psnr_db:.1f} dB where {self.psnr:g} are asked"
+        return f"{self.name} {self.comparison.verdict}{near}"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "executed_by": self.executed_by, "why": self.why, "size_ratio": self.size, "speed": self.speed,
-            "latency": self.latency.to_json() if self.latency else None, **self.comparison.to_json(),
+            "min_psnr_db": self.psnr, "latency": self.latency.to_json() if self.latency else None, **self.comparison.to_json(),
             "referee": {k: r.to_json() for k, r in self.refereed.items()},
         }
 
@@ -69,6 +74,12 @@ class Proof:
     def passed(self) -> bool:
         return all(j.passed for j in self.judged)
 
+    def again(self, other: Proof) -> Proof:
+        """With what `other` says of its runtimes."""
+        newer = {j.name: j for j in other.judged}
+        judged = tuple(newer.get(j.name, j) for j in self.judged)
+        return replace(self, judged=judged, pictures={**self.pictures, **other.pictures})
+
     def to_json(self) -> dict[str, Any]:
         return {
             "runtimes": {j.name: j.to_json() for j in self.judged},
@@ -77,9 +88,10 @@ class Proof:
         }
 
 
-def prove(bundle: Bundle, names: list[str], budget: float, maximum: int, threads: int, weights: Path | None = None,
+def prove(bundle: Bundle, trials: Mapping[str, Trial], terms: Terms, threads: int, weights: Path | None = None,
           trust_engines: bool = False) -> Proof:
-    """Judge each named runtime of the bundle. GateFailed when one computes something else than its file or FP32 differs."""
+    """Judge each runtime of `trials` on its seeds. GateFailed when one computes something else than its file or FP32 differs."""
+    names = list(trials)
     for name in names:
         if name not in bundle.manifest.runtimes:
             has = ", ".join(bundle.manifest.runtimes)
@@ -93,12 +105,15 @@ def prove(bundle: Bundle, names: list[str], budget: float, maximum: int, threads
     full, int8 = _latencies(bundle, fp32, names, recorded, trust_engines)
     baseline = min(full, key=lambda n: full[n].cpu_ms)
     side, pixels = _full_side(bundle, baseline, list(fp32), threads, weights)
+    sides = {EVIDENCE_SEED: side}
     judged = []
-    for name in names:
-        comparison = _compare(bundle, name, side, budget, maximum, threads, trust_engines)
+    for name, trial in trials.items():
+        start = trial.first_seed
+        mine = sides.setdefault(start, FullSide(side.images, side.features, side.reference, start))
+        comparison = _compare(bundle, name, mine, terms, trial.level, threads, trust_engines)
         latency = int8.get(name)
         speed = full[baseline].cpu_ms / latency.cpu_ms if latency else None
-        judged.append(Judged(name, _executor(name), runtime(name).cannot_run(), comparison, latency, speed,
+        judged.append(Judged(name, _executor(name), runtime(name).cannot_run(), comparison, terms.psnr, latency, speed,
                              _size(bundle, name), agreed[name]))
     seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + 10)
     pictures = {n: to_uint8(_int8(bundle, n, threads, trust_engines)(seeds)) for n in names}
@@ -162,20 +177,20 @@ def judge_of(path: Path, weights: Path | None) -> tuple[Reference, FeatureNetwor
     return stored, network
 
 
-def _compare(bundle: Bundle, name: str, side: FullSide, budget: float, maximum: int, threads: int,
+def _compare(bundle: Bundle, name: str, side: FullSide, terms: Terms, level: float, threads: int,
              trust_engines: bool) -> Comparison:
     pipeline = _int8(bundle, name, threads, trust_engines)
-    first = min(maximum, first_look(side.reference))
+    first = min(terms.maximum, first_look(side.reference))
     label = f"verdict of {name}" + ("" if _executor(name) == name else f" (executed by {STAND_IN})")
     done = 0
-    with output.progress(label, maximum) as advance:
+    with output.progress(label, terms.maximum) as advance:
 
         def progress(now: int, _: int) -> None:
             nonlocal done
             advance(now - done)
             done = now
 
-        return compare(side, pipeline, budget, first, maximum, progress=progress)
+        return compare(side, pipeline, terms.budget, first, terms.maximum, level, progress)
 
 
 def _size(bundle: Bundle, name: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from ..errors import InputError
 from .files import read_json, to_json
 
 Precision = Literal["int8", "fp32"]
+ROUNDED = ".rounded"  # behind a weight's name: a constant that an int8 node takes in its place, whole multiples of its scale
 FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 
@@ -28,11 +29,31 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A convolution that was decided on: its precision, why, and what that was decided from."""
+
+    graph: str
+    node: str
+    precision: Precision
+    why: str
+    damage: float | None  # mean squared distance that the images' features move with this layer alone in int8
+    saved: float | None   # by int8, in the unit that the plan names; None as above: not measured
+    multiplications: int  # an image
+
+
+@dataclass(frozen=True)
 class Plan:
-    """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor -> observed range."""
+    """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor -> observed range.
+
+    layers: what a search found, in the order of the graphs; unit: of what they save. model: sha256 of the graphs whose ranges
+    these are ("" if not known).
+    """
 
     rules: tuple[tuple[str, Precision], ...]
     ranges: Mapping[str, Mapping[str, Range]]
+    layers: tuple[Layer, ...] = ()
+    unit: str = ""
+    model: str = ""
 
     def precision(self, graph: str, node: str) -> Precision:
         """fp32 where no rule matches."""
@@ -43,6 +64,7 @@ class Plan:
             "schema_version": 1,
             "rules": [list(rule) for rule in self.rules],
             "ranges": {g: {t: [r.low, r.high] for t, r in tensors.items()} for g, tensors in self.ranges.items()},
+            "layers": [asdict(layer) for layer in self.layers], "unit": self.unit, "model": self.model,
         })
 
     @classmethod
@@ -54,9 +76,17 @@ class Plan:
                 raise ValueError(f"schema {data['schema_version']} is not known to this version")
             rules = tuple((str(pattern), _precision(p)) for pattern, p in data["rules"])
             ranges = {g: {t: Range(*map(float, r)) for t, r in tensors.items()} for g, tensors in data["ranges"].items()}
+            layers = tuple(_layer(one) for one in data.get("layers", ()))
+            unit, model = str(data.get("unit", "")), str(data.get("model", ""))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("E-PLAN", f"not a usable plan: {error}", path=path) from error
-        return cls(rules, ranges)
+        return cls(rules, ranges, layers, unit, model)
+
+
+def _layer(data: Any) -> Layer:
+    damage, saved = (None if data[k] is None else float(data[k]) for k in ("damage", "saved"))
+    return Layer(str(data["graph"]), str(data["node"]), _precision(data["precision"]), str(data["why"]),
+                  damage, saved, int(data["multiplications"]))
 
 
 def _precision(word: str) -> Precision:
