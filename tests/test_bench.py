@@ -42,7 +42,7 @@ def test_what_is_slower_is_told_beside_a_base_that_drifts(monkeypatch: pytest.Mo
             clock[1] *= 1.001
         return Pipeline(tiny.generator().latent, tiny.generator().sampler, {"g": call})
 
-    monkeypatch.setattr(bench.time, "process_time", lambda: clock[0])
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
     found = bench.slower(pipeline(10), {"more": pipeline(13), "less": pipeline(7)}, {"g": {}}, rounds=8)
     assert {name: len(values) for name, values in found.items()} == {"more": 8, "less": 8}
     assert np.median(found["more"]) == pytest.approx(3, rel=0.1) and np.median(found["less"]) == pytest.approx(-3, rel=0.1)
