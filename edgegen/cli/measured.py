@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from onnx import ModelProto
 
 from ..calibrate.choose import plan as choose
 from ..calibrate.equalize import ChannelObserver, equalized
@@ -14,7 +16,7 @@ from ..calibrate.histogram import Counter, Histogram
 from ..calibrate.observe import Observer
 from ..calibrate.ranges import Choice, chosen
 from ..calibrate.rounding import Moments, rounded
-from ..core.plan import Plan
+from ..core.plan import ROUNDED, Plan
 from ..core.samplers import asked
 from ..errors import InputError
 from ..export import RUNTIMES, qdq, runtime
@@ -22,8 +24,6 @@ from ..export import onnx as onnx_files
 from ..training.processes import ALONE, World
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from .feeds import Feeds
     from .source import Source
 
@@ -78,7 +78,19 @@ def measure(source: Source, models: dict[str, ModelProto], feeds: Feeds, threads
     if source.scales is not None:
         even = {k: equalized(m, channels[k].largest, seen[k]) for k, m in models.items()}
     coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
-    return Measured(even, Plan(plan.rules, ranges), coverage, found, choices)
+    return Measured(even, Plan(plan.rules, ranges, model=digest(even)), coverage, found, choices)
+
+
+def digest(models: Mapping[str, ModelProto]) -> str:
+    """sha256 of graphs, whichever way their weights are rounded: whose ranges a plan's are."""
+    found = hashlib.sha256()
+    for name in sorted(models):
+        plain = ModelProto()
+        plain.CopyFrom(models[name])
+        del plain.graph.initializer[:]
+        plain.graph.initializer.extend(t for t in models[name].graph.initializer if not t.name.endswith(ROUNDED))
+        found.update(name.encode() + b"\0" + plain.SerializeToString(deterministic=True))
+    return found.hexdigest()
 
 
 def quantized(model: ModelProto, graph: str, plan: Plan) -> list[str]:
