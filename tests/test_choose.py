@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import tiny
@@ -14,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgegen.calibrate.choose import SHARES, Measured, first_good, ladder, questions
-from edgegen.cli.build import digest, reused
+from edgegen.cli.build import reused
 from edgegen.cli.main import run
+from edgegen.cli.measured import digest
 from edgegen.cli.search import Found
 from edgegen.core.notes import Notes, folder
-from edgegen.core.plan import Plan, Range
+from edgegen.core.plan import ROUNDED, Plan, Range
 from edgegen.errors import InputError
 
 BASE = Plan((("g/first", "fp32"), ("*", "int8")), {})
@@ -108,6 +110,9 @@ def test_the_hash_of_models_is_of_their_weights() -> None:
     models = tiny.models()
     other = {k: onnx.ModelProto.FromString(m.SerializeToString()) for k, m in models.items()}
     assert digest(models) == digest(other)
+    rounded = onnx.numpy_helper.from_array(np.zeros(1, np.float32), f"theta{ROUNDED}")
+    other["theta"].graph.initializer.append(rounded)
+    assert digest(models) == digest(other), "ranges are the same, whichever way weights are rounded"
     tensor = other["theta"].graph.initializer[0]
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 1, tensor.name))
     assert digest(models) != digest(other)

@@ -28,6 +28,7 @@ import typer
 from .. import __version__
 from . import frame
 from .bench import bench
+from .calibrate import calibrate
 from .doctor import doctor
 from .explain import explain
 from .export import export
@@ -42,7 +43,7 @@ from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, export, sign, verify, bench, models, doctor,
+    train, finetune, merge, generate, explain, calibrate, export, sign, verify, bench, models, doctor,
 )
 GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}  # verbs that have verbs of their own
 
