@@ -1,7 +1,8 @@
 """From a histogram to the range that 8 bits cover: a wider one rounds coarsely, a narrower one cuts off what is rare.
 
 min-max covers all; percentiles cut a fixed share; `least_error` cuts where rounding and cutting together cost least; `entropy` is
-the threshold whose 8-bit histogram diverges least from the true one (Migacz 2017, 8-bit inference with TensorRT).
+the threshold whose 8-bit histogram diverges least from the true one (Migacz 2017, 8-bit inference with TensorRT). Errors count to
+the power 1.5: squared ones follow the few images with the largest values, plain ones cut visibly (docs/decisions/0010-ranges.md).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from edgegen.core.plan import Range
 from .histogram import Histogram
 
 STEPS = 255                                         # of an 8-bit code
-SHRINK = tuple(k / 20 for k in range(20, 4, -1))    # of an end, tried by `least_error`: 1 to 0.25
+POWER = 1.5                                         # to which an error counts
+SHRINK = np.arange(40, 5, -1) / 40                  # of an end, tried by `least_error`
 LEVELS = 128                                        # of a magnitude, in `entropy`
 MAGNITUDES = 1024                                   # bins of a magnitude, in `entropy`
 CORE, FAR = 0.9999, 2.0                             # a largest magnitude FAR times that of the CORE of all values is an outlier
@@ -39,19 +41,27 @@ def percentile(found: Histogram, share: float) -> Range:
     return _inside(found.seen, edges[first], edges[min(last, len(counts) - 1) + 1])
 
 
-def least_error(found: Histogram) -> Range:
-    """The range of least expected squared error, of a grid of shrunk ends."""
-    return min((Range(found.seen.low * a, found.seen.high * b) for a in _ends(found.seen.low) for b in _ends(found.seen.high)),
-               key=lambda r: squared_error(found, r))
+def least_error(found: Histogram, power: float = POWER) -> Range:
+    """The range of least expected error, of a grid of shrunk ends; the widest of equals."""
+    lows, highs = (end * (SHRINK if end else np.ones(1)) for end in (found.seen.low, found.seen.high))
+    low, high = np.unravel_index(int(_costs(found, lows, highs, power).argmin()), (len(lows), len(highs)))
+    return Range(float(lows[low]), float(highs[high]))
 
 
-def squared_error(found: Histogram, covered: Range) -> float:
-    """Expected squared error of one value in the affine 8-bit code of `covered`: rounding inside, distance to the end outside."""
-    x, total = found.centres, found.counts.sum() + found.zeros
-    inside = (x >= covered.low) & (x <= covered.high)
-    rounding = ((covered.high - covered.low) / STEPS) ** 2 / 12 * found.counts[inside].sum()
-    cut = np.square(x - np.clip(x, covered.low, covered.high)) @ found.counts
-    return float((rounding + cut) / max(total, 1))
+def expected_error(found: Histogram, covered: Range, power: float = POWER) -> float:
+    """Of one value in the affine 8-bit code of `covered`, to a power: of rounding inside, of the distance to the end outside."""
+    total = found.counts.sum() + found.zeros
+    return float(_costs(found, np.array([covered.low]), np.array([covered.high]), power)[0, 0] / max(total, 1))
+
+
+def _costs(found: Histogram, lows: np.ndarray, highs: np.ndarray, power: float) -> np.ndarray:
+    """Summed errors (lows, highs); what is 0 costs nothing."""
+    under = np.maximum(lows[:, None] - found.centres, 0)
+    over = np.maximum(found.centres - highs[:, None], 0)
+    inside = found.counts.sum() - ((under > 0) @ found.counts)[:, None] - (over > 0) @ found.counts
+    half = (highs - lows[:, None]) / STEPS / 2
+    cut: np.ndarray = (under**power @ found.counts)[:, None] + over**power @ found.counts
+    return half**power / (power + 1) * inside + cut
 
 
 def entropy(found: Histogram) -> Range:
@@ -94,21 +104,17 @@ def _bin_of_zero(found: Histogram) -> int:
     return int(np.clip(-found.seen.low / found.width, 0, len(found.counts) - 1)) if found.width else 0
 
 
-def _ends(end: float) -> tuple[float, ...]:
-    return SHRINK if end else (1.0,)
-
-
 def _inside(seen: Range, low: float, high: float) -> Range:
     """No wider than what was seen, 0 inside."""
     return Range(min(0.0, max(seen.low, float(low))), max(0.0, min(seen.high, float(high))))
 
 
-USUAL = "percentile 99.99"
 METHODS: Mapping[str, Callable[[Histogram], Range]] = {
     "min-max": min_max,
     "percentile 99.99": lambda found: percentile(found, 0.9999),
     "percentile 99.9": lambda found: percentile(found, 0.999),
     "least error": least_error,
+    "least squared error": lambda found: least_error(found, 2),
     "entropy": entropy,
 }
 
@@ -126,13 +132,10 @@ class Choice:
 
 
 def chosen(found: Histogram) -> Choice:
-    """The USUAL percentile; where rare values matter so much that it costs more than min-max, the range of least error.
-
-    (Least error everywhere follows the few images with the largest values, and costs the others: docs/decisions/0010-ranges.md.)
-    """
+    """The method of least expected error; the first of equals."""
     ranges = {name: method(found) for name, method in METHODS.items()}
-    errors = {name: squared_error(found, covered) for name, covered in ranges.items()}
-    best = USUAL if errors[USUAL] <= errors["min-max"] else "least error"
+    errors = {name: expected_error(found, covered) for name, covered in ranges.items()}
+    best = min(errors, key=errors.__getitem__)
     return Choice(ranges[best], best, {name: error / errors["min-max"] if error else 0.0 for name, error in errors.items()})
 
 

@@ -78,7 +78,7 @@ def stop() -> None:
 
 def calibrated(folder: Path, name: str, *flags: str) -> int:
     """What the test has exported already."""
-    build.fp32_models = lambda _: {graph: onnx.load(folder / f"{graph}.onnx") for graph in ("theta", "phi")}
+    build.fp32_models = lambda source: {g: onnx.load(folder / f"{g}.onnx") for g in ("theta", "phi")}
     return main.run(["calibrate", str(folder / "run"), "--threads", "1", "-o", str(folder / name), *flags])
 
 

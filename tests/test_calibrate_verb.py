@@ -19,6 +19,7 @@ from runs import HERE
 
 from edgegen.calibrate.observe import ENOUGH
 from edgegen.cli import build, main
+from edgegen.cli.calibrate import show
 from edgegen.cli.feeds import Trajectories
 from edgegen.cli.measured import measure
 from edgegen.cli.source import trained
@@ -52,7 +53,7 @@ def feeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, calls in record(tiny.torch_images(), range(ENOUGH)).items():
         (folder / name).mkdir()
         for k, inputs in enumerate(calls):
-            np.savez(folder / name / f"{k:02}.npz", **inputs)
+            np.savez(folder / name / f"{k:02}.npz", **inputs)  # type: ignore[arg-type]
     return folder
 
 
@@ -234,3 +235,17 @@ def test_an_earlier_result_is_replaced_only_when_asked(run: Path, made: Path, tm
     assert calibrate(run, tmp_path / "stats", "--samples", "32", "--overwrite") == 2
     assert calibrate(run, made, "--samples", "32") == 2
     assert calibrate(run, made, "--samples", "32", "--overwrite") == 0
+
+
+def test_outliers_and_constant_tensors_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def one(outlier: float, constant: bool = False, **other: Any) -> dict[str, Any]:
+        return {"seen": [-2.0, 60.0], "range": [-2.0, 9.0], "method": "least error", "read_by": ["mid.conv"], "one_sided": False,
+                "outlier": outlier, "constant": constant, **other}
+
+    tensors = {"a": one(0.0), "b": one(7.5), "c": one(2.5, read_by=[]), "still": one(0.0, True)}
+    show({"graphs": {"theta": {"samples_at_timestep": {"1": 32, "2": 40}, "tensors": tensors}}})
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert said[2][:8] == ["theta", "2", "32", "to", "40", "4", "1", "0"]
+    assert ["theta/still", "holds", "one", "value", "alone."] in said
+    assert said[-2] == ["theta/b", "60", "7.5", "-2", "to", "9", "mid.conv"]
+    assert said[-1] == ["theta/c", "60", "2.5", "-2", "to", "9", "no", "convolution"]

@@ -174,7 +174,7 @@ def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any
         "calibration": {
             "samples": feeds.samples, **{k: v for k, v in looked_at.items() if k != "files"},  # whose names are the site's
             "feeds_sha256": hashlib.sha256(to_json(looked_at)).hexdigest(),
-            "method": "99.99 percentile or least error", "samples_at_timestep": coverage,
+            "method": "least error of rounding and cutting", "samples_at_timestep": coverage,
         },
         "runtimes": built,
         "evidence": {"fp32_torch_max_abs": torch_parity, "torch": installed(("torch",)), "onnx": installed(("onnx",))},

@@ -61,7 +61,7 @@ def calibrate(
         with publish(out, MARK, overwrite) as folder:
             (folder / PLAN).write_bytes(found.plan.to_bytes())
             (folder / MARK).write_bytes(to_json(report))
-        _show(report)
+        show(report)
         output.result("calibrate", {"out": str(out), **report})
     print(f"calibrated: {out}  plan: {out / PLAN}")
 
@@ -97,25 +97,24 @@ def _report(made: source.Source, feeds: Feeds, found: Measured) -> dict[str, Any
             "graphs": graphs}
 
 
-def _show(report: dict[str, Any]) -> None:
+def show(report: dict[str, Any]) -> None:
     """Coverage of each graph, then the tensors that INT8 will find hard."""
-    rows = []
-    odd = []
+    rows, odd = [], []
     for name, graph in report["graphs"].items():
-        tensors, seen = graph["tensors"], graph["samples_at_timestep"]
-        least, most = min(seen.values()), max(seen.values())
-        methods = [one["method"] for one in tensors.values()]
-        rows.append([name, len(seen), f"{least}" if least == most else f"{least} to {most}", len(tensors),
+        tensors, seen = graph["tensors"], graph["samples_at_timestep"].values()
+        methods = sorted(one["method"] for one in tensors.values())
+        rows.append([name, len(seen), " to ".join(map(str, dict.fromkeys((min(seen), max(seen))))), len(tensors),
                      sum(one["constant"] for one in tensors.values()), sum(one["one_sided"] for one in tensors.values()),
-                     ", ".join(f"{method} {methods.count(method)}" for method in dict.fromkeys(sorted(methods)))])
-        odd += [(one["outlier"], f"{name}/{tensor}", one) for tensor, one in tensors.items() if one["outlier"]]
+                     ", ".join(f"{method} {methods.count(method)}" for method in dict.fromkeys(methods))])
+        odd += [(one["outlier"], f"{name}/{tensor}", one) for tensor, one in tensors.items() if one["outlier"] or one["constant"]]
     output.table(["graph", "timesteps", "samples at each", "tensors", "constant", "one-sided", "ranges"], rows)
-    for _, name, _ in [o for o in odd if o[2]["constant"]]:
-        print(f"{name} holds one value alone.")
-    if odd:
-        odd.sort(key=lambda row: (-row[0], row[1]))
-        print(f"Outliers, {min(SHOWN, len(odd))} of {len(odd)}: largest value over the 99.99 percentile of magnitudes.")
+    for _, name, one in odd:
+        if one["constant"]:
+            print(f"{name} holds one value alone.")
+    far = sorted((row for row in odd if row[0]), key=lambda row: (-row[0], row[1]))
+    if far:
+        print(f"Outliers, {min(SHOWN, len(far))} of {len(far)}: largest value over the 99.99 percentile of magnitudes.")
         output.table(["tensor", "largest", "factor", "range", "read by"], [
             [name, f"{max(-one['seen'][0], one['seen'][1]):.3g}", f"{factor:.1f}", "{:.3g} to {:.3g}".format(*one["range"]),
-             ", ".join(one["read_by"]) or "no convolution"] for factor, name, one in odd[:SHOWN]
+             ", ".join(one["read_by"]) or "no convolution"] for factor, name, one in far[:SHOWN]
         ])

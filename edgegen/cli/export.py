@@ -97,8 +97,12 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: 
 
     from ..core.bundle import write_manifest
     from ..core.images import png
+    from ..evidence import kept
+    from ..evidence.compare import EVIDENCE_SEED
     from ..evidence.picture import side_by_side
+    from . import card
     from .build import build, described
+    from .doctor import measured_on
     from .merge import proven
     from .prove import judge_of
     from .table import show
@@ -115,9 +119,12 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: 
     built = build(made, targets, folder, samples, terms, threads, weights, given, data, protect)
     proof, bundle = _proven(built, targets, terms, threads, weights)
     pictures = dict(proof.pictures)
+    images = kept.Kept(EVIDENCE_SEED, {name or kept.FULL: made for name, made in pictures.items()})
+    (folder / kept.FILE).write_bytes(kept.to_bytes(images))
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
     description = described(bundle)
-    description["evidence"] |= {**adapter, **proof.to_json()}
+    description["evidence"] |= {**adapter, **proof.to_json(), "machine": measured_on()}
+    (folder / card.FILE).write_bytes(card.card(description, *images.sets[kept.FULL].shape[1:3]))
     write_manifest(folder, description)
     show(proof)
     if not proof.passed:

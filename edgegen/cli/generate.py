@@ -10,9 +10,10 @@ import typer
 from ..errors import UsageError
 from . import output, source
 from .choices import Choices, chosen
-from .options import TrustEngines, need_torch
+from .options import PublicKey, TrustEngines, need_torch
 
 if TYPE_CHECKING:
+    from ..core.bundle import Bundle
     from ..core.runtime import Pipeline
 
 
@@ -30,6 +31,7 @@ def generate(
     runtime: Annotated[str | None, typer.Option(help="Of a bundle: which runtime; its first that works here.")] = None,
     precision: Annotated[str, typer.Option(help="Of a bundle: int8 or fp32.")] = "int8",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    public_key: PublicKey = None,
     trust_engines: TrustEngines = False,
     json: output.Json = False,
 ) -> None:
@@ -47,10 +49,10 @@ def generate(
         if choices:
             raise UsageError("E-USAGE", "--steps, --way, --control, --control-from and --like are decided when a bundle is made",
                              path=what, hint="use the zoo name or the run it was exported from")
-        executed, pipeline = _bundled(what, runtime, precision, threads, trust_engines)
+        executed, pipeline = _bundled(source.open_bundle(what, public_key), runtime, precision, threads, trust_engines)
     else:
-        if runtime or precision != "int8" or trust_engines:
-            raise UsageError("E-USAGE", "--runtime, --precision and --trust-engines are for bundles")
+        if runtime or precision != "int8" or trust_engines or public_key:
+            raise UsageError("E-USAGE", "--runtime, --precision, --public-key and --trust-engines are for bundles")
         need_torch()
         import torch
 
@@ -69,18 +71,17 @@ def generate(
     print(f"{count} images by {executed}: {out}")
 
 
-def _bundled(what: str, runtime: str | None, precision: str, threads: int, trust_engines: bool) -> tuple[str, Pipeline]:
+def _bundled(bundle: Bundle, runtime: str | None, precision: str, threads: int, trust_engines: bool) -> tuple[str, Pipeline]:
     from ..export import runtime as find
 
     if precision not in ("int8", "fp32"):
         raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {precision!r}")
-    bundle = source.open_bundle(what)
     names = [runtime] if runtime else [n for n in bundle.manifest.runtimes if find(n).cannot_run() is None]
     if not names:
         from ..errors import RuntimeMissing
 
         reasons = "; ".join(f"{n}: {find(n).cannot_run()}" for n in bundle.manifest.runtimes)
-        raise RuntimeMissing("E-BACKEND", f"none of the bundle's runtimes works here: {reasons}", path=what)
+        raise RuntimeMissing("E-BACKEND", f"none of the bundle's runtimes works here: {reasons}", path=bundle.root)
     pipeline = bundle.pipeline(find(names[0]), "fp32" if precision == "fp32" else "int8", threads, trust_engines=trust_engines)
     return f"{names[0]} {precision}", pipeline
 
