@@ -32,7 +32,7 @@ def test_gates_round_as_the_file_does_or_not_at_all(name: str) -> None:
             exact, whole = (gated(torch.full((4, len(gated.places)), gate), **given).numpy() for gate in (0.0, 1.0))
         np.testing.assert_allclose(exact, made.graphs()[graph].module(**given).detach().numpy(), rtol=1e-3, atol=1e-4)
         shipped = session(files[graph], 1).run(None, inputs)[0]
-        assert np.square(whole - shipped).mean() <= 0.2 * np.square(exact - shipped).mean() + 1e-10
+        assert np.square(whole - shipped).mean() <= 0.4 * np.square(exact - shipped).mean() + 1e-10
         places += len(gated.places)
     assert places
 
@@ -52,5 +52,5 @@ def test_gates_are_each_images_own() -> None:
 def test_another_graphs_rounding_is_refused() -> None:
     found, _ = subjects("isc-gan")
     other = subjects("isc-gan")[0]["mapping"]
-    with pytest.raises(EdgegenError, match=r"the program has no conv2d.*, which its file rounds"):
+    with pytest.raises(EdgegenError, match=r"the program has no \w+, which its file rounds"):
         Gated(other.graph, other.program, found["synthesis"].rounding)
