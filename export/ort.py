@@ -12,6 +12,7 @@ from edgegen.errors import InputError, RuntimeMissing
 from .packages import CpuRuntime
 
 PROVIDER = "CPUExecutionProvider"
+UNASKED = ["WeightBiasQuantization"]  # would round the float weights of a node between quantized tensors, one scale for all
 
 
 class OnnxRuntime(CpuRuntime):
@@ -38,7 +39,7 @@ class OnnxRuntime(CpuRuntime):
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning steals the CPU of everything else
         try:
-            session = ort.InferenceSession(str(built), options, providers=[PROVIDER])
+            session = ort.InferenceSession(str(built), options, providers=[PROVIDER], disabled_optimizers=UNASKED)
         except Exception as error:  # its exceptions share no base class
             raise InputError("E-ONNX-LOAD", f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}", path=built) from error
         if session.get_providers() != [PROVIDER]:

@@ -16,6 +16,7 @@ from edgegen.errors import InputError, RuntimeMissing
 
 from .packages import CpuRuntime
 
+REASON = re.compile(r"No conversion rule found for operations: .*")
 COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")  # "Reshape_49": made from a counter of this process, not the same twice
 
 
@@ -49,8 +50,10 @@ class OpenVino(CpuRuntime):
         target = folder / f"{onnx.stem}.xml"
         try:
             model = ov.convert_model(str(onnx))
-        except RuntimeError as error:
-            raise InputError("E-ONNX-PARSE", f"OpenVINO cannot convert it: {str(error).splitlines()[0]}", path=onnx) from error
+        except Exception as error:  # its exceptions share no base class
+            reason = REASON.search(str(error))
+            what = reason[0] if reason else str(error).splitlines()[0]
+            raise InputError("E-ONNX-PARSE", f"OpenVINO cannot convert it: {what}", path=onnx) from error
         for place, op in enumerate(model.get_ordered_ops()):
             if COUNTED.fullmatch(op.get_friendly_name()):
                 op.set_friendly_name(f"{op.get_type_name()}.{place}")

@@ -13,8 +13,9 @@ import numpy as np
 
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
-from edgegen.errors import EdgegenError, InputError, RuntimeMissing
+from edgegen.errors import EdgegenError, RuntimeMissing
 
+from .check import checked
 from .engine import engines, logger_of
 from .packages import absent, installed
 
@@ -48,14 +49,7 @@ class TensorRt:
         """One engine a compute capability. EdgegenError names the node that the parser or the builder refuses."""
         if why := self.missing():
             raise RuntimeMissing("E-BACKEND", why)
-        import onnx as onnx_package  # here, since a device that executes finished engines has no onnx
-
-        data = onnx.read_bytes()
-        try:
-            onnx_package.checker.check_model(data, full_check=True)  # its parser accepts garbage: never unchecked bytes
-        except (onnx_package.checker.ValidationError, onnx_package.shape_inference.InferenceError, ValueError) as error:
-            what = str(error).strip().partition("\n")[0] or "empty"
-            raise InputError("E-ONNX-PARSE", f"not a usable ONNX file: {what}", path=onnx) from error
+        data, _ = checked(onnx)
         made = engines(self.module, data, self.capabilities or ("",))
         if isinstance(made, tuple):
             raise EdgegenError(*made, path=onnx)

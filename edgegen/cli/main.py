@@ -33,6 +33,7 @@ from .explain import explain
 from .export import export
 from .finetune import finetune
 from .generate import generate
+from .lint import lint
 from .merge import merge
 from .models import models
 from .photos import photos
@@ -40,7 +41,7 @@ from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, export, verify, bench, models, doctor,
+    train, finetune, merge, generate, explain, export, lint, verify, bench, models, doctor,
 )
 GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
 
