@@ -234,9 +234,20 @@ TENSORRT: tuple[Rule, ...] = (
     OUTPUT, PER_CHANNEL, WEIGHT,
     ("warning", narrow, "keep it in FP16 or FP32, or give it multiples of 16 channels"),
 )
+OPENVINO: tuple[Rule, ...] = (
+    ("error", signed_behind_concat, "quantize to uint8 with zero point 128"),
+    ("error", unknown(NOT_IN_OPENVINO), REPLACE),
+    ("warning", newest(28), EXPORT),
+    OUTPUT, PER_CHANNEL, WEIGHT,
+)
 RULES: dict[str, tuple[Rule, ...]] = {
     "tensorrt": TENSORRT,
     "tensorrt-rtx": TENSORRT,
+    "tensorrt-fp16": TENSORRT,
+    "tensorrt-rtx-fp16": TENSORRT,
+    "onnxruntime-cuda": TENSORRT,
+    "onnxruntime-tensorrt": TENSORRT,
+    "onnxruntime-openvino": OPENVINO,
     "onnxruntime": (
         ("error", unknown(NOT_IN_ONNXRUNTIME, frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})), REPLACE),
         ("error", newest(26), EXPORT),
@@ -245,12 +256,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         ("warning", signed, "quantize activations to uint8"),
         ("warning", float_output, "quantize its output as well, or keep the op in float"),
     ),
-    "openvino": (
-        ("error", signed_behind_concat, "quantize to uint8 with zero point 128"),
-        ("error", unknown(NOT_IN_OPENVINO), REPLACE),
-        ("warning", newest(28), EXPORT),
-        OUTPUT, PER_CHANNEL, WEIGHT,
-    ),
+    "openvino": OPENVINO,
 }
 
 

@@ -44,10 +44,10 @@ def int8_plan(model: onnx.ModelProto, graph: str, kept: Sequence[str] = ()) -> P
 
 
 def inputs(model: onnx.ModelProto, batch: int = 2, seed: int = 0) -> dict[str, Array]:
-    """Normal noise of the shapes that its inputs have."""
+    """Normal noise of the shapes that its inputs have; times, which have one axis, in [0, 1)."""
     rng = np.random.default_rng(seed)
     sizes = {v.name: [d.dim_value or batch for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
-    return {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    return {n: (rng.normal(size=s) if len(s) > 1 else rng.random(s)).astype(np.float32) for n, s in sizes.items()}
 
 
 def one_conv(activation: str = "int8", zero: int = 0, *, weights: str = "int8", per_channel: bool = True, bias: str = "float",

@@ -19,7 +19,10 @@ from ..errors import EdgegenError, ResourceError, UsageError
 from . import output
 
 # Every variable of ours that means something, with what it says; any other EDGEGEN_ name is refused.
-ENVIRONMENT = {"EDGEGEN_DEBUG": "1 shows the traceback of an error"}
+ENVIRONMENT = {
+    "EDGEGEN_CACHE": "the folder of what is built for this machine; ~/.cache/edgegen without it",
+    "EDGEGEN_DEBUG": "1 shows the traceback of an error",
+}
 DEBUG_FLAG = "-vv"
 
 

@@ -29,6 +29,7 @@ from .. import __version__
 from . import frame
 from .bench import bench
 from .doctor import doctor
+from .engines import build
 from .explain import explain
 from .export import export
 from .finetune import finetune
@@ -41,7 +42,7 @@ from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, export, lint, verify, bench, models, doctor,
+    train, finetune, merge, generate, explain, export, build, lint, verify, bench, models, doctor,
 )
 GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
 

@@ -50,6 +50,8 @@ class Search:
         """The fastest plan that fresh seeds will find within the budget, as far as seen here; the safest when there is none."""
         host = target if target.cannot_run() is None else runtime(STAND_IN)
         self.trail[target.name] = []
+        if not target.dialect.int8_ops:  # every plan gives the same files
+            return self.base
         plans = ladder(self.base, self.even, self._damage(target, host))
         first, last = self._first_sharp(plans, target, host), len(plans) - 1
         with output.progress(f"searching a plan for {target.name}", questions(first, last) * self.most, "pairs") as advance:

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import GateFailed, RuntimeMissing, TrustError
 from . import output, source
-from .options import Threads, TrustEngines, Weights
+from .options import AllowCpu, Threads, TrustEngines, Weights
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
@@ -21,6 +21,7 @@ def verify(
     threads: Threads = 0,
     weights: Weights = None,
     trust_engines: TrustEngines = False,
+    allow_cpu: AllowCpu = False,
     json: output.Json = False,
 ) -> None:
     """Check every file, generate the same seeds again, and hold the recomputed verdict to the one in the manifest."""
@@ -34,10 +35,13 @@ def verify(
 
     if why := absent("torch", "train"):
         raise RuntimeMissing("E-BACKEND", f"recomputing needs the feature network: {why}", hint="or add --files-only")
+    from .executor import insist
     from .prove import prove
     from .table import show
 
     names = [n.strip() for n in runtime.split(",")] if runtime else list(bundle.manifest.runtimes)
+    if runtime:  # of all that a bundle is for, those that do not run here are said to be executed by the stand-in
+        insist(names, allow_cpu)
     budget, most, changes = _recorded(bundle)
     proof = prove(bundle, names, budget, most, threads or cores(), weights, trust_engines)
     show(proof)
