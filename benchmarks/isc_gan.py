@@ -77,10 +77,10 @@ ABLATION: dict[str, Change] = {
     "skip": shaped(connection="skip"),
     "squeeze-r4": shaped(connection="squeeze", ratio=4),
     "squeeze-r8": shaped(connection="squeeze", ratio=8),
-    "up-after": shaped(up="after"),
-    "no-noise": shaped(noise=False),
+    "up-before": shaped(up="before"),
+    "noise": shaped(noise=True),
 }
-CONNECTIONS = ("skip", "squeeze-r4", "squeeze-r8")  # the others by --variants: blocks, against squeeze-r4
+CONNECTIONS = ("skip", "squeeze-r4", "squeeze-r8")  # by --variants: the specification's blocks, against squeeze-r4
 
 
 @dataclass(frozen=True)

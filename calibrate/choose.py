@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgegen.core.plan import Plan, Precision
+from edgegen.core.plan import Plan, Precision, Region
 
 from .observe import ActivationStats
 
-# Of all multiplications, those that each rung of the ladder keeps in FP32 at least.
+# Of all that int8 saves, what each rung of the ladder gives up at least.
 SHARES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
@@ -45,27 +46,41 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
     return found
 
 
-def ladder(base: Plan, models: Mapping[str, onnx.ModelProto], damage: Mapping[str, Mapping[str, float]]) -> tuple[Plan, ...]:
-    """Plans from the fastest to the safest: each keeps in FP32 the convolutions of most damage a multiplication, up to its share.
+@dataclass(frozen=True)
+class Measured:
+    """A region whose precision is open: what int8 costs and gains there, in one unit for all."""
 
-    damage: graph -> convolution -> what is lost when it alone is int8, in one unit for all graphs. No rung keeps all of them.
+    graph: str
+    nodes: tuple[str, ...]
+    damage: float
+    saved: float
+    multiplications: int
+
+
+def ladder(base: Plan, found: Sequence[Measured], unit: str) -> tuple[Plan, ...]:
+    """Plans from the fastest to the safest: each keeps in FP32 the regions of most damage for what they save, up to its share.
+
+    A region that saves nothing in int8 stays FP32 in all of them. No rung keeps all that save something.
     """
-    costs = {name: multiplications(model) for name, model in models.items()}
-    whole = sum(sum(cost.values()) for cost in costs.values())
-    spent = sum(cost for name, graph in costs.items() for node, cost in graph.items() if base.precision(name, node) != "int8")
-    worth = {(name, node): found / costs[name][node] for name in sorted(damage) for node, found in damage[name].items()}
-    order = sorted(worth, key=lambda key: (-worth[key], key))
-    plans: list[Plan] = []
-    kept = 0
+    idle = [one for one in found if one.saved <= 0]
+    order = sorted((one for one in found if one.saved > 0), key=lambda one: (-one.damage / one.saved, one.graph, one.nodes))
+    whole = sum(one.saved for one in order)
+    counts: list[int] = []
+    kept, spent = 0, 0.0
     for share in SHARES:
         while spent < share * whole and kept + 1 < len(order):
-            name, node = order[kept]
-            spent += costs[name][node]
+            spent += order[kept].saved
             kept += 1
-        rules: tuple[tuple[str, Precision], ...] = tuple((f"{name}/{node}", "fp32") for name, node in sorted(order[:kept]))
-        found_plan = Plan(rules + base.rules, base.ranges)
-        if not plans or found_plan.rules != plans[-1].rules:
-            plans.append(found_plan)
+        counts.append(kept)
+    plans = []
+    for kept in dict.fromkeys(counts):
+        why = {id(one): "int8 saves no time here" for one in idle} | {
+            id(one): "most damage for the time it saves" for one in order[:kept]}
+        rules: tuple[tuple[str, Precision], ...] = tuple(sorted(
+            (f"{one.graph}/{node}", "fp32") for one in [*idle, *order[:kept]] for node in one.nodes))
+        regions = tuple(Region(one.graph, one.nodes, "fp32" if id(one) in why else "int8", why.get(id(one), "within the budget"),
+                               one.damage, one.saved, one.multiplications) for one in found)
+        plans.append(replace(base, rules=rules + base.rules, regions=regions, unit=unit))
     return tuple(plans)
 
 

@@ -14,23 +14,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgegen.core.files import disk_error, write_bytes
+from edgegen.core.notes import cache
 from edgegen.errors import TrustError
 
-VARIABLE = "EDGEGEN_CACHE"
 SUFFIX = ".cached"
-
-
-def place() -> Path:
-    """The folder of everything that is built here; made when something is stored."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgegen"
 
 
 def entry(onnx: Path, facts: Mapping[str, str]) -> Path:
     """Where what is built of this ONNX file in this situation belongs, whether or not it is there."""
     said = {**facts, "onnx": hashlib.sha256(onnx.read_bytes()).hexdigest()}
-    return place() / "built" / f"{hashlib.sha256(_line(said)).hexdigest()}{SUFFIX}"
+    return cache() / "built" / f"{hashlib.sha256(_line(said)).hexdigest()}{SUFFIX}"
 
 
 def found(path: Path) -> Path | None:

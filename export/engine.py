@@ -117,6 +117,7 @@ def build(trt: Any, onnx: bytes, capability: str, batches: Sequence[int]) -> byt
         error = parser.get_error(0)
         return "E-TRT-PARSE", f"TensorRT refuses node {error.node_name()} ({error.node_operator()}): {reason(error.desc())}"
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # what the file says is float32 is not rounded to 10 bits
     if capability:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)

@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
+from edgegen.core import notes
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
 
-from . import cache
 from .ov import OpenVino
 from .packages import FileRuntime
 from .tensorrt import TensorRt
@@ -110,7 +110,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     provider, library = "TensorrtExecutionProvider", "tensorrt"
 
     def options(self, threads: int) -> dict[str, str]:
-        kept = str(cache.place() / self.name)
+        kept = str(notes.cache() / self.name)
         return {"trt_int8_enable": "1", "trt_fp16_enable": "1", "trt_engine_cache_enable": "1", "trt_engine_cache_path": kept,
                 "trt_timing_cache_enable": "1", "trt_timing_cache_path": kept}
 

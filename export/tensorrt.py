@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgegen.core import notes
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import EdgegenError, RuntimeMissing
@@ -53,7 +54,7 @@ class TensorRt(FileRuntime):
         if why := self.cannot_run():
             raise RuntimeMissing("E-GPU", why)
         facts = self._facts()
-        timing = cache.place() / f"{self.name}-{facts['gpu'].replace(' ', '-')}.timing" if self.timed else None
+        timing = notes.cache() / f"{self.name}-{facts['gpu'].replace(' ', '-')}.timing" if self.timed else None
         (engine,) = self._engines(onnx, (self.here,), timing)
         return cache.store(cache.entry(onnx, facts), engine, facts)
 

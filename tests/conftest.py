@@ -51,6 +51,14 @@ def one_thread() -> Iterator[None]:
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Notes of searches stay in the tests."""
+    os.environ["EDGEGEN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["EDGEGEN_CACHE"]
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run folder; read it only."""

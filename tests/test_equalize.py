@@ -1,8 +1,7 @@
-"""Channel equalization changes no output and evens the channels; the ladder keeps more and more in full precision."""
+"""Channel equalization changes no output and evens the channels."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tiny
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from edgegen.calibrate.choose import SHARES, first_good, ladder, multiplications, questions
 from edgegen.calibrate.equalize import ChannelObserver, equalized, read_tensors
 from edgegen.core.runtime import Pipeline
 
@@ -110,40 +106,3 @@ def test_styles_take_the_channels_scale_and_sign() -> None:
 
 def test_styles_whose_squares_something_else_reads_keep_their_scale() -> None:
     assert read_tensors(modulated(helper.make_node("Softmax", ["square"], ["other"], "other"))) == []
-
-
-def test_rungs_keep_more_and_the_most_damaging_first() -> None:
-    models, base = tiny.models(), tiny.plan()
-    costs = {name: multiplications(model) for name, model in models.items()}
-    inner = {name: [n for n in graph if base.precision(name, n) == "int8"] for name, graph in costs.items()}
-    worst = min(inner["theta"], key=lambda n: costs["theta"][n])
-    damage = {name: {n: (1e6 if n == worst else 1.0) * costs[name][n] for n in nodes} for name, nodes in inner.items()}
-    plans = ladder(base, models, damage)
-    kept = [{(g, n) for g, nodes in inner.items() for n in nodes if p.precision(g, n) == "fp32"} for p in plans]
-    assert all(a < b for a, b in pairwise(kept))
-    assert any(("theta", worst) in k for k in kept) and ("theta", worst) in kept[-1]
-    whole = sum(sum(c.values()) for c in costs.values())
-    ends = sum(c for g, graph in costs.items() for n, c in graph.items() if n not in inner[g])
-    spent = [ends + sum(costs[g][n] for g, n in nodes) for nodes in kept]
-    assert not kept[0] and all(any(s >= share * whole for s in spent) for share in SHARES)
-    assert kept[-1] < {(g, n) for g, nodes in inner.items() for n in nodes}
-
-
-def test_no_rung_keeps_every_convolution() -> None:
-    models, base = tiny.models(), tiny.plan()
-    damage = {"theta": {n: 1.0 for n in multiplications(models["theta"]) if base.precision("theta", n) == "int8"}}
-    for plan in ladder(base, models, damage):
-        assert any(plan.precision("theta", n) == "int8" for n in damage["theta"])
-
-
-@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
-def test_the_first_good_rung_is_found_by_halving(rungs: int, first: int, best: int) -> None:
-    first = min(first, rungs - 1)
-    asked: list[int] = []
-
-    def good(rung: int) -> bool:
-        asked.append(rung)
-        return rung >= best
-
-    assert first_good(first, rungs - 1, good) == min(max(best, first), rungs - 1)
-    assert len(set(asked)) == len(asked) <= questions(first, rungs - 1) and all(first <= rung < rungs - 1 for rung in asked)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,14 @@ from ..calibrate.observe import Observer
 from ..core.bundle import Bundle, write_manifest
 from ..core.runtime import Pipeline, Runtime
 from ..core.samplers import asked
+from ..errors import InputError
 from ..evidence import parity
 from ..evidence.bench import record
 from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
 from ..export.packages import installed
 from . import output
-from .search import Search
+from .search import Found, Search
 from .source import Source, torch_pipeline
 
 if TYPE_CHECKING:
@@ -28,31 +31,89 @@ if TYPE_CHECKING:
 
     from ..core.plan import Plan
     from ..core.spec import Array
+    from ..evidence.compare import Terms
 
 PARITY_INPUTS = 64
 
 
-def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, budget: float, maximum: int,
-          threads: int, weights: Path | None) -> Bundle:
-    """Fill `folder` with everything but evidence and return it opened; nothing is proven yet. maximum: pairs of the verdict."""
+@dataclass(frozen=True)
+class Made:
+    """An opened bundle, the models that its plans quantize, and the plans of each runtime."""
+
+    bundle: Bundle
+    models: Mapping[str, ModelProto]
+    plans: Mapping[str, Found]
+
+
+def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int,
+          weights: Path | None, given: Plan | None = None) -> Made:
+    """Fill `folder` with everything but evidence; nothing is proven yet.
+
+    given: a plan to take instead of searching one.
+    """
     (folder / "graphs").mkdir()
     models = fp32_models(source)
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     torch_parity = _fp32_parity(source, folder, threads)
     even, plan, coverage = calibrated(source, models, samples, threads)
-    search = Search(source, models, even, plan, budget, maximum, threads, weights)
-    plans = {target.name: search.plan(target) for target in runtimes}
+    plan = replace(plan, model=digest(even))
+    trail: dict[str, Any] = {}
+    if given is None:
+        search = Search(source, models, even, plan, terms, threads, weights)
+        found = {target.name: search.plan(target) for target in runtimes}
+        trail = search.trail
+    else:
+        taken = reused(given, plan, even)
+        found = {target.name: Found((taken,), 0) for target in runtimes}
     built = {}
     with output.progress("building", len(runtimes) * len(models)) as advance:
         for target in runtimes:
-            built[target.name] = _built(target, even, plans[target.name], folder, advance)
+            built[target.name] = _built(target, even, found[target.name].plan, folder, advance)
     (folder / "evidence").mkdir()
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
     description = describe(source, models, built, coverage, samples, torch_parity)
-    description["calibration"]["search"] = search.trail
+    description["calibration"]["search"] = trail
     write_manifest(folder, description)
-    return Bundle.open(folder)
+    return Made(Bundle.open(folder), even, found)
+
+
+def rebuild(made: Made, targets: list[Runtime]) -> Made:
+    """With what its plans now are for these runtimes, opened again."""
+    root, description = made.bundle.root, described(made.bundle)
+    with output.progress("building a safer plan", len(targets) * len(made.models)) as advance:
+        for target in targets:
+            shutil.rmtree(root / "int8" / target.name)
+            description["runtimes"][target.name] = _built(target, made.models, made.plans[target.name].plan, root, advance)
+    write_manifest(root, description)
+    return replace(made, bundle=Bundle.open(root))
+
+
+def described(bundle: Bundle) -> dict[str, Any]:
+    """What `write_manifest` was given."""
+    return bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
+
+
+def digest(models: Mapping[str, ModelProto]) -> str:
+    """sha256 of graphs: whose ranges a plan's are."""
+    found = hashlib.sha256()
+    for name in sorted(models):
+        found.update(name.encode() + b"\0" + models[name].SerializeToString(deterministic=True))
+    return found.hexdigest()
+
+
+def reused(given: Plan, measured: Plan, models: Mapping[str, ModelProto]) -> Plan:
+    """`given` for these models: with its own ranges where it was made for them, else with the `measured` ones.
+
+    InputError when its rules name convolutions that the models do not have.
+    """
+    names = {f"{graph}/{node.name}" for graph, model in models.items() for node in model.graph.node}
+    if missing := [pattern for pattern, _ in given.rules if not fnmatch.filter(names, pattern)]:
+        raise InputError("E-PLAN", f"the plan is of another model: this one has no {missing[0]}", hint="export without --plan")
+    if given.model == measured.model:
+        return given
+    output.note("the plan was made for other weights: its precisions are kept, its ranges are measured again")
+    return replace(given, ranges=measured.ranges, model=measured.model)
 
 
 def fp32_models(source: Source) -> dict[str, ModelProto]:
@@ -111,7 +172,7 @@ def _run(source: Source, observers: Mapping[str, Callable[..., Array]], samples:
             advance(len(seeds))
 
 
-def _built(target: Runtime, models: dict[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
+def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
     place = folder / "int8" / target.name
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(plan.to_bytes())

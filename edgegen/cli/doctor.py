@@ -7,7 +7,9 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from .. import OFFLINE, __version__
 from . import frame, output
@@ -22,7 +24,10 @@ PACKAGES = (
 CPU_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
 
 
-def doctor(json: output.Json = False) -> None:
+def doctor(
+    gpu_suite: Annotated[Path | None, typer.Option(help="A bundle to measure on the GPU here; writes gpu-report.json.")] = None,
+    json: output.Json = False,
+) -> None:
     """What this machine has and which runtimes really run here."""
     from edgegen.export import RUNTIMES
 
@@ -32,8 +37,15 @@ def doctor(json: output.Json = False) -> None:
             runtimes[name] = isolated(name)
             advance(1)
     found = {**machine(), "runtimes": runtimes}
+    if gpu_suite is not None:
+        from .gpu_suite import REPORT, show, suite
+        from .source import open_bundle
+
+        found["gpu_suite"] = suite(open_bundle(str(gpu_suite)), Path(REPORT))
     output.result("doctor", found)
     _show(found)
+    if gpu_suite is not None:
+        show(found["gpu_suite"])
 
 
 def machine() -> dict[str, Any]:

@@ -13,7 +13,11 @@ from . import output, source
 from .options import Budget, Out, Overwrite, Threads, Weights, need_torch
 
 if TYPE_CHECKING:
+    from ..core.bundle import Bundle
+    from ..core.plan import Plan
     from ..core.runtime import Runtime
+    from ..evidence.compare import Terms
+    from .build import Made
     from .prove import Proof
 
 
@@ -23,6 +27,8 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantize weights and activations to 8 bits.")] = False,
     runtime: Annotated[str, typer.Option(help="Comma-separated: onnxruntime, openvino, tensorrt-rtx, tensorrt.")] = "onnxruntime",
     fid_budget: Budget = "2%",
+    min_psnr: Annotated[float, typer.Option(help="dB to full precision that the images must reach as well.", min=0)] = 35.0,
+    plan: Annotated[Path | None, typer.Option(help="Take this plan.json; search none.")] = None,
     calibration: Annotated[int, typer.Option(help="Seeds whose trajectories are calibrated on.", min=32)] = 128,
     max_images: Annotated[int, typer.Option(help="Image pairs at most before the verdict is undecided.", min=500)] = 4000,
     threads: Threads = 0,
@@ -35,11 +41,13 @@ def export(
         raise UsageError("E-USAGE", "export needs a precision", hint="add --int8")
     from ..core.bundle import MANIFEST
     from ..core.files import check_target, disk_error, publish
+    from ..core.plan import Plan
+    from ..evidence.compare import Terms
     from .options import budget_of, cores
 
-    budget, count = budget_of(fid_budget), threads or cores()
+    terms, count = Terms(budget_of(fid_budget), max_images, min_psnr), threads or cores()
     check_target(out, MANIFEST, overwrite)
-    targets = _targets(runtime)
+    targets, given = _targets(runtime), Plan.read(plan) if plan else None
     from filelock import FileLock, Timeout
 
     try:
@@ -49,7 +57,7 @@ def export(
     try:
         with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
             try:
-                proof = _make(what, targets, folder, calibration, budget, max_images, count, weights)
+                proof = _make(what, targets, folder, calibration, terms, count, weights, given)
             except GateFailed as error:
                 raise _rejected(folder, out, error) from error
     except Timeout as error:
@@ -71,17 +79,17 @@ def _targets(names: str) -> list[Runtime]:
     return found
 
 
-def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget: float, maximum: int, threads: int,
-          weights: Path | None) -> Proof:
+def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int, weights: Path | None,
+          given: Plan | None) -> Proof:
     need_torch()
     import torch
 
     from ..core.bundle import write_manifest
     from ..core.images import png
     from ..evidence.picture import side_by_side
-    from .build import build
+    from .build import build, described
     from .merge import proven
-    from .prove import judge_of, prove
+    from .prove import judge_of
     from .table import show
 
     torch.set_num_threads(threads)
@@ -91,17 +99,37 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, budget:
                          hint="runs of `edgegen train` write them at their end")
     judge_of(made.reference, weights)  # before the long work, since without it nothing can be proven
     adapter = proven(Path(what), made.generator)
-    bundle = build(made, targets, folder, samples, budget, maximum, threads, weights)
-    proof = prove(bundle, [t.name for t in targets], budget, maximum, threads, weights, trust_engines=True)  # just built here
+    built = build(made, targets, folder, samples, terms, threads, weights, given)
+    proof, bundle = _proven(built, targets, terms, threads, weights)
     pictures = dict(proof.pictures)
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
-    description = bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
+    description = described(bundle)
     description["evidence"] |= {**adapter, **proof.to_json()}
     write_manifest(folder, description)
     show(proof)
     if not proof.passed:
-        raise GateFailed("E-GATE", "; ".join(f"{j.name} {j.comparison.verdict}" for j in proof.judged if not j.passed))
+        raise GateFailed("E-GATE", "; ".join(str(j) for j in proof.judged if not j.passed))
     return proof
+
+
+def _proven(made: Made, targets: list[Runtime], terms: Terms, threads: int, weights: Path | None) -> tuple[Proof, Bundle]:
+    """What the bundle is worth; a runtime whose plan does not keep its promise gets a safer one, judged on seeds of its own."""
+    from ..evidence.compare import SHARES
+    from .build import rebuild
+    from .prove import prove
+
+    proof = prove(made.bundle, {t.name: terms.trial(0) for t in targets}, terms, threads, weights, trust_engines=True)
+    for number in range(1, len(SHARES)):
+        failed = {j.name: j for j in proof.judged if not j.passed}
+        again = [t for t in targets if t.name in failed and made.plans[t.name].safer()]
+        if not again:
+            break
+        for target in again:
+            output.note(f"{failed[target.name]}; trying a plan with more in FP32")
+        made = rebuild(made, again)
+        proof = proof.again(prove(made.bundle, {t.name: terms.trial(number) for t in again}, terms, threads, weights,
+                                  trust_engines=True))
+    return proof, made.bundle
 
 
 def _rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:

@@ -20,7 +20,7 @@ from . import output
 
 # Every variable of ours that means something, with what it says; any other EDGEGEN_ name is refused.
 ENVIRONMENT = {
-    "EDGEGEN_CACHE": "the folder of what is built for this machine; ~/.cache/edgegen without it",
+    "EDGEGEN_CACHE": "folder of what may be deleted at any time; ~/.cache/edgegen, if not said",
     "EDGEGEN_DEBUG": "1 shows the traceback of an error",
 }
 DEBUG_FLAG = "-vv"

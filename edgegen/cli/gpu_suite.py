@@ -102,6 +102,16 @@ def _gains(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return {name: times[f"{name}-fp16"] / ms for name, ms in times.items() if f"{name}-fp16" in times}
 
 
+def show(report: Mapping[str, Any]) -> None:
+    """For people."""
+    rows = [[name, found["state"], *(f"{found[k]:.2f}" if k in found else "" for k in ("wall_ms", "psnr_db_against_fp32")),
+             f"{report['int8_over_fp16'][name]:.2f} x" if name in report["int8_over_fp16"] else "", found.get("why", "")]
+            for name, found in report["runtimes"].items()]
+    print()
+    output.table(["GPU runtime", "state", "wall ms", "PSNR dB", "INT8 over FP16", "why"], rows)
+    print(f"written: {REPORT}; one sampler step, batch {BATCH}, host to host")
+
+
 def gpus() -> list[str]:
     """Name, driver, clocks and power limit as the driver's own tool says; empty without it."""
     tool = shutil.which("nvidia-smi")

@@ -38,13 +38,14 @@ from .lint import lint
 from .merge import merge
 from .models import models
 from .photos import photos
+from .plan import plan
 from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
     train, finetune, merge, generate, explain, export, build, lint, verify, bench, models, doctor,
 )
-GROUPS: dict[str, typer.Typer] = {"photos": photos}  # verbs that have verbs of their own
+GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}  # verbs that have verbs of their own
 
 app = typer.Typer(
     name="edgegen", pretty_exceptions_enable=False, rich_markup_mode=None,  # plain help: half the time, and ASCII everywhere

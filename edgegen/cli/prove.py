@@ -6,7 +6,7 @@ Works on an opened bundle, so that export and verify prove the very files that s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..core.images import to_uint8
 from ..core.runtime import Pipeline, placement
 from ..errors import RuntimeMissing, UsageError
 from ..evidence import bench, parity, reference
-from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, compare, first_look
+from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, Terms, Trial, compare, first_look
 from ..evidence.features import FeatureNetwork, feature_network
 from ..export import STAND_IN, runtime
 from . import output
@@ -39,6 +39,7 @@ class Judged:
     executed_by: str              # the runtime itself, or the stand-in
     why: str | None               # why it could not run here
     comparison: Comparison
+    psnr: float                   # dB that the images must reach as well
     latency: bench.Latency | None
     speed: float | None           # fastest FP32 runtime's time over this one's
     size: float                   # INT8 ONNX bytes over FP32 ONNX bytes
@@ -47,12 +48,16 @@ class Judged:
 
     @property
     def passed(self) -> bool:
-        return self.comparison.verdict.state == "within"
+        return self.comparison.verdict.state == "within" and self.comparison.psnr_db >= self.psnr
+
+    def __str__(self) -> str:
+        near = "" if self.comparison.psnr_db >= self.psnr else f", {self.comparison.psnr_db:.1f} dB where {self.psnr:g} are asked"
+        return f"{self.name} {self.comparison.verdict}{near}"
 
     def to_json(self) -> dict[str, Any]:
         return {
             "executed_by": self.executed_by, "why": self.why, "size_ratio": self.size, "speed": self.speed,
-            "latency": self.latency.to_json() if self.latency else None, **self.comparison.to_json(),
+            "min_psnr_db": self.psnr, "latency": self.latency.to_json() if self.latency else None, **self.comparison.to_json(),
             "referee": {k: r.to_json() for k, r in self.refereed.items()},
             "placement": {k: dict(p) for k, p in self.placement.items()},
         }
@@ -72,6 +77,12 @@ class Proof:
     def passed(self) -> bool:
         return all(j.passed for j in self.judged)
 
+    def again(self, other: Proof) -> Proof:
+        """With what `other` says of its runtimes."""
+        newer = {j.name: j for j in other.judged}
+        judged = tuple(newer.get(j.name, j) for j in self.judged)
+        return replace(self, judged=judged, pictures={**self.pictures, **other.pictures})
+
     def to_json(self) -> dict[str, Any]:
         return {
             "runtimes": {j.name: j.to_json() for j in self.judged},
@@ -80,9 +91,10 @@ class Proof:
         }
 
 
-def prove(bundle: Bundle, names: list[str], budget: float, maximum: int, threads: int, weights: Path | None = None,
+def prove(bundle: Bundle, trials: Mapping[str, Trial], terms: Terms, threads: int, weights: Path | None = None,
           trust_engines: bool = False) -> Proof:
-    """Judge each named runtime of the bundle. GateFailed when one computes something else than its file or FP32 differs."""
+    """Judge each runtime of `trials` on its seeds. GateFailed when one computes something else than its file or FP32 differs."""
+    names = list(trials)
     for name in names:
         if name not in bundle.manifest.runtimes:
             has = ", ".join(bundle.manifest.runtimes)
@@ -90,18 +102,22 @@ def prove(bundle: Bundle, names: list[str], budget: float, maximum: int, threads
     if why := runtime(STAND_IN).cannot_run():
         raise RuntimeMissing("E-BACKEND", f"a proof needs {STAND_IN} as host of the FP32 graphs: {why}")
     runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]
-    fp32 = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in runners if not runtime(n).executable}
+    of_onnx = [n for n in runners if not runtime(n).executable and runtime(n).dialect.int8_ops]
+    fp32 = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in of_onnx}
     recorded = bench.record(next(iter(fp32.values())), range(8))
     agreed = {name: _referee(bundle, name, recorded, trust_engines) for name in names}
     full, own = _latencies(bundle, fp32, names, recorded, trust_engines)
     baseline = min(full, key=lambda n: full[n].cpu_ms)
     side, pixels = _full_side(bundle, baseline, list(fp32), threads, weights)
+    sides = {EVIDENCE_SEED: side}
     judged = []
-    for name in names:
-        comparison = _compare(bundle, name, side, budget, maximum, threads, trust_engines)
+    for name, trial in trials.items():
+        start = trial.first_seed
+        mine = sides.setdefault(start, FullSide(side.images, side.features, side.reference, start))
+        comparison = _compare(bundle, name, mine, terms, trial.level, threads, trust_engines)
         latency = own.get(name)
         speed = full[baseline].cpu_ms / latency.cpu_ms if latency else None
-        judged.append(Judged(name, executor(name), runtime(name).cannot_run(), comparison, latency, speed,
+        judged.append(Judged(name, executor(name), runtime(name).cannot_run(), comparison, terms.psnr, latency, speed,
                              _size(bundle, name), agreed[name], placement(int8(bundle, name, 1, trust_engines).call)))
     seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + 10)
     pictures = {n: to_uint8(int8(bundle, n, threads, trust_engines)(seeds)) for n in names}
@@ -153,20 +169,20 @@ def judge_of(path: Path, weights: Path | None) -> tuple[Reference, FeatureNetwor
     return stored, network
 
 
-def _compare(bundle: Bundle, name: str, side: FullSide, budget: float, maximum: int, threads: int,
+def _compare(bundle: Bundle, name: str, side: FullSide, terms: Terms, level: float, threads: int,
              trust_engines: bool) -> Comparison:
     pipeline = int8(bundle, name, threads, trust_engines)
-    first = min(maximum, first_look(side.reference))
+    first = min(terms.maximum, first_look(side.reference))
     label = f"verdict of {name}" + ("" if executor(name) == name else f" (executed by {STAND_IN})")
     done = 0
-    with output.progress(label, maximum) as advance:
+    with output.progress(label, terms.maximum) as advance:
 
         def progress(now: int, _: int) -> None:
             nonlocal done
             advance(now - done)
             done = now
 
-        return compare(side, pipeline, budget, first, maximum, progress=progress)
+        return compare(side, pipeline, terms.budget, first, terms.maximum, level, progress)
 
 
 def _size(bundle: Bundle, name: str) -> float:

@@ -125,46 +125,41 @@ class Bundle:
     def pipeline(self, runtime: Runtime, precision: Precision = "int8", threads: int = 1, batch: int = 64,
                  trust_engines: bool = False) -> Pipeline:
         """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError for unvouched engines."""
-        paths = self.built_here(runtime, precision)
-        if not paths:
-            paths = {graph: self.path(name) for graph, name in self._shipped(runtime, precision, trust_engines).items()}
+        local = self.built_here(runtime, precision)
+        if precision == "int8":
+            built = self.manifest.runtimes.get(runtime.name)
+            if built is None:
+                known = ", ".join(self.manifest.runtimes)
+                what = f"the bundle has no INT8 files for {runtime.name}; it has {known}"
+                raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root)
+            if built.code and not trust_engines and not local:
+                what = f"{runtime.name} engines are executable code and this bundle is not signed"
+                raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root,
+                                 hint="add --trust-engines if you trust its maker, or build them here: edgegen build")
+            files: Mapping[str, str] = built.load
+        elif runtime.executable and not local:
+            what = f"{runtime.name} executes engines, and the full-precision graphs of a bundle are ONNX"
+            raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root,
+                             hint="choose another runtime for fp32, or build them here: edgegen build --precision fp32")
+        else:
+            files = self.manifest.graphs
+        call = {graph: runtime.load(local.get(graph) or self.path(name), threads) for graph, name in files.items()}
         start = self.manifest.start
         latent = Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
-        call = {graph: runtime.load(path, threads) for graph, path in paths.items()}
         return Pipeline(latent, sampler_from_json(self.manifest.sampler), call, batch)
 
     def onnx(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
-        """The ONNX files behind what `runtime` loads, by graph; UsageError if the bundle has none for it."""
-        if precision == "fp32":
-            return {graph: self.path(name) for graph, name in self.manifest.graphs.items()}
-        if runtime.name not in self.manifest.runtimes:
-            known = ", ".join(self.manifest.runtimes)
-            what = f"the bundle has no INT8 files for {runtime.name}; it has {known}"
-            raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root)
-        return {graph: self.path(name) for graph, name in self.manifest.runtimes[runtime.name].onnx.items()}
+        """The ONNX files behind what `runtime` loads, by graph; none if the bundle has none for it."""
+        built = self.manifest.runtimes.get(runtime.name)
+        names = self.manifest.graphs if precision == "fp32" else built.onnx if built else {}
+        return {graph: self.path(name) for graph, name in names.items()}
 
     def built_here(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
-        """What this machine built of them before; nothing unless it is there for every graph."""
+        """What this machine built of them before, by graph; nothing unless all of it is there."""
         if not isinstance(runtime, Compiling) or runtime.cannot_run():
             return {}
         found = {graph: runtime.compiled(path) for graph, path in self.onnx(runtime, precision).items()}
         return {graph: path for graph, path in found.items() if path is not None} if all(found.values()) else {}
-
-    def _shipped(self, runtime: Runtime, precision: Precision, trust_engines: bool) -> Mapping[str, str]:
-        """Names of the bundle's own files that `runtime` loads."""
-        if precision == "int8":
-            self.onnx(runtime, precision)
-            built = self.manifest.runtimes[runtime.name]
-            if built.code and not trust_engines:
-                what = f"{runtime.name} engines are executable code and this bundle is not signed"
-                raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root,
-                                 hint="run edgegen build to build them here, or add --trust-engines if you trust its maker")
-            return built.load
-        if runtime.executable:
-            what = f"{runtime.name} executes engines, and the full-precision graphs of a bundle are ONNX"
-            raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root,
-                             hint="choose another runtime for fp32, or run edgegen build --precision fp32")
-        return self.manifest.graphs
 
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -28,11 +28,35 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Region:
+    """Convolutions of one graph that are decided on together: their precision, why, and what it was decided from."""
+
+    graph: str
+    nodes: tuple[str, ...]
+    precision: Precision
+    why: str
+    damage: float | None  # mean squared distance that the images' features move with this region alone in int8
+    saved: float | None   # by int8, in the unit that the plan names; None as above: not measured
+    multiplications: int  # an image
+
+    @property
+    def name(self) -> str:
+        return self.graph + "/" + " to ".join(dict.fromkeys((self.nodes[0], self.nodes[-1])))
+
+
+@dataclass(frozen=True)
 class Plan:
-    """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor -> observed range."""
+    """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor -> observed range.
+
+    regions: what a search found, in the order of the graphs; unit: of what they save. model: sha256 of the graphs whose ranges
+    these are ("" if not known).
+    """
 
     rules: tuple[tuple[str, Precision], ...]
     ranges: Mapping[str, Mapping[str, Range]]
+    regions: tuple[Region, ...] = ()
+    unit: str = ""
+    model: str = ""
 
     def precision(self, graph: str, node: str) -> Precision:
         """fp32 where no rule matches."""
@@ -43,6 +67,7 @@ class Plan:
             "schema_version": 1,
             "rules": [list(rule) for rule in self.rules],
             "ranges": {g: {t: [r.low, r.high] for t, r in tensors.items()} for g, tensors in self.ranges.items()},
+            "regions": [asdict(region) for region in self.regions], "unit": self.unit, "model": self.model,
         })
 
     @classmethod
@@ -54,9 +79,19 @@ class Plan:
                 raise ValueError(f"schema {data['schema_version']} is not known to this version")
             rules = tuple((str(pattern), _precision(p)) for pattern, p in data["rules"])
             ranges = {g: {t: Range(*map(float, r)) for t, r in tensors.items()} for g, tensors in data["ranges"].items()}
+            regions = tuple(_region(one) for one in data.get("regions", ()))
+            unit, model = str(data.get("unit", "")), str(data.get("model", ""))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("E-PLAN", f"not a usable plan: {error}", path=path) from error
-        return cls(rules, ranges)
+        return cls(rules, ranges, regions, unit, model)
+
+
+def _region(data: Any) -> Region:
+    damage, saved = (None if data[k] is None else float(data[k]) for k in ("damage", "saved"))
+    if not data["nodes"]:
+        raise ValueError("a region without nodes")
+    return Region(str(data["graph"]), tuple(map(str, data["nodes"])), _precision(data["precision"]), str(data["why"]),
+                  damage, saved, int(data["multiplications"]))
 
 
 def _precision(word: str) -> Precision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -20,11 +20,41 @@ from .reference import Features, Reference
 
 EVIDENCE_SEED = 1_000_000  # calibration counts from 0: what chose the scales must not also judge them
 CHUNK = 64  # images between two calls of progress
+ERROR = 0.05
+SHARES = (0.8, 0.16, 0.04)  # of ERROR: what the first plan that is judged may use, the second, the third
 LEAST = 3  # images a projected direction at the first look: below that the interval is too narrow (docs/statistics.md)
 
 Images = Callable[[Sequence[int]], Array]  # seeds -> (n, c, h, w) in [-1, 1]: a Pipeline
 Progress = Callable[[int, int], None]  # pairs done, pairs at most
 Settled = Callable[[Verdict, float], bool]  # what a look says, the level of its interval -> whether that is enough
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where a verdict's seeds begin, and the level that all its looks hold at together."""
+
+    first_seed: int
+    level: float
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What images must be to be as good: a change of the distance within +-budget, seen on `maximum` pairs at most, and a PSNR.
+
+    When the verdict on one plan is not "within", a safer one is judged on seeds of its own: so the error of 5 % is shared among
+    as many plans as SHARES has, and a bundle is wrongly "within" no more often than if there had been one.
+    """
+
+    budget: float
+    maximum: int
+    psnr: float = 0.0
+
+    def trial(self, number: int) -> Trial:
+        """Of plan 0, 1, ... len(SHARES) - 1."""
+        return Trial(EVIDENCE_SEED + number * self.maximum, 1 - ERROR * SHARES[number])
+
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
 
 
 class FullSide:

@@ -1,0 +1,66 @@
+"""Answers that took long to find, kept as soon as they are known: what was interrupted goes on, what is repeated is the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .files import DAY
+
+KEPT = 30 * DAY  # seconds that notes nobody asked for stay
+
+
+class Notes:
+    """Questions and answers, one JSON line each. The file's name holds a hash of everything that the answers depend on.
+
+    A line that a crash cut off is no answer; an answer is any JSON value.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path` need not exist, nor its folder."""
+        self._path = path
+        self._known: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for line in path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    found = json.loads(line)
+                    self._known[found["asked"]] = found["answer"]
+
+    def recall(self, question: str, find: Callable[[], Any]) -> Any:
+        """The answer noted, or the one that `find` gives, noted before it is returned. OSError when it cannot be."""
+        if question not in self._known:
+            line = json.dumps({"asked": question, "answer": find()}, allow_nan=False)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._path, "a+b") as f:
+                f.write(b"\n" * self._torn() + line.encode() + b"\n")
+                f.flush()
+                os.fsync(f.fileno())
+            self._known[question] = json.loads(line)["answer"]
+        return self._known[question]
+
+    def _torn(self) -> bool:
+        """Whether the file ends within a line: the next one must not begin there."""
+        data = self._path.read_bytes()
+        return bool(data) and not data.endswith(b"\n")
+
+
+def folder(kind: str) -> Path:
+    """Where notes of a kind are kept for this user; those that nobody touched for 30 days are gone."""
+    place = cache() / kind
+    for old in place.glob("*.jsonl"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > KEPT:
+                old.unlink()
+    return place
+
+
+def cache() -> Path:
+    """EDGEGEN_CACHE, or edgegen in XDG_CACHE_HOME, or ~/.cache/edgegen: what may be deleted at any time."""
+    if given := os.environ.get("EDGEGEN_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgegen"

@@ -1,0 +1,198 @@
+"""Regions of a graph, the ladder of plans over them, the answers a search notes, and what a plan says of itself."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper
+
+from edgegen.calibrate.choose import SHARES, Measured, first_good, ladder, questions
+from edgegen.calibrate.regions import regions
+from edgegen.cli.build import digest, reused
+from edgegen.cli.main import run
+from edgegen.cli.search import Found
+from edgegen.core.notes import Notes, folder
+from edgegen.core.plan import Plan, Range
+from edgegen.errors import InputError
+
+BASE = Plan((("g/first", "fp32"), ("*", "int8")), {})
+
+
+def measured(*pairs: tuple[float, float]) -> list[Measured]:
+    return [Measured("g", (f"c{k}",), damage, saved, 1) for k, (damage, saved) in enumerate(pairs)]
+
+
+def kept(plan: Plan) -> set[str]:
+    return {n for r in plan.regions for n in r.nodes if plan.precision("g", n) == "fp32"}
+
+
+def test_convolutions_that_only_feed_one_another_are_one_region() -> None:
+    """a -> b -> Add(a's other reader c): a feeds two, so it stands alone; c, d in a row are one; a Resize parts d from e."""
+    rng = np.random.default_rng(0)
+    weights = [onnx.numpy_helper.from_array(rng.normal(size=(4, 4, 1, 1)).astype(np.float32), f"{n}.w") for n in "abcde"]
+    weights.append(onnx.numpy_helper.from_array(np.array([1, 1, 1, 1], np.float32), "scales"))
+
+    def conv(name: str, x: str) -> onnx.NodeProto:
+        return helper.make_node("Conv", [x, f"{name}.w"], [name], name)
+
+    nodes = [conv("a", "x"), conv("b", "a"), helper.make_node("Add", ["a", "b"], ["sum"], "sum"), conv("c", "sum"),
+             helper.make_node("Relu", ["c"], ["r"], "relu"), conv("d", "r"),
+             helper.make_node("Resize", ["d", "", "scales"], ["big"], "up"), conv("e", "big"),
+             helper.make_node("Identity", ["e"], ["y"], "out")]
+    assert regions(tiny.graph_of(nodes, weights, 4, 4)) == [("a",), ("b",), ("c", "d"), ("e",)]
+
+
+def test_every_convolution_of_the_toy_is_in_one_region() -> None:
+    for model in tiny.models().values():
+        found = [n for region in regions(model) for n in region]
+        assert sorted(found) == sorted(n.name for n in model.graph.node if n.op_type == "Conv")
+        assert any(len(region) == 2 for region in regions(model)), "both convolutions of a residual block"
+
+
+def test_rungs_give_up_more_and_more_of_the_time_and_the_most_damaging_first() -> None:
+    found = measured((1, 1), (100, 1), (5, 10), (1, 8), (3, 2))
+    plans = ladder(BASE, found, "ms")
+    assert kept(plans[0]) == set() and all(kept(a) < kept(b) for a, b in pairwise(plans))
+    assert kept(plans[1]) == {"c1"}, "most damage a millisecond"
+    given_up = [sum(m.saved for m in found if m.nodes[0] in kept(p)) for p in plans]
+    assert all(any(g >= min(share * 22, max(given_up)) for g in given_up) for share in SHARES)
+    assert len(kept(plans[-1])) < len(found)
+
+
+def test_a_region_that_saves_nothing_in_int8_is_never_in_int8() -> None:
+    for plan in ladder(BASE, measured((1, 1), (0.001, -0.2), (2, 1), (3, 4)), "ms"):
+        assert "c1" in kept(plan)
+        assert next(r for r in plan.regions if r.nodes == ("c1",)).why == "int8 saves no time here"
+
+
+def test_nothing_left_to_choose_is_one_plan() -> None:
+    assert [kept(p) for p in ladder(BASE, measured((1, 1)), "ms")] == [set()]
+    assert [kept(p) for p in ladder(BASE, measured((1, -1)), "ms")] == [{"c0"}]
+    assert [kept(p) for p in ladder(BASE, [], "ms")] == [set()]
+
+
+def test_a_safer_plan_is_half_of_the_way_to_the_safest() -> None:
+    plans = ladder(BASE, measured(*[(k + 1, 1) for k in range(12)]), "ms")
+    found = Found(plans, 0)
+    seen = [len(kept(found.plan))]
+    while found.safer():
+        seen.append(len(kept(found.plan)))
+    assert seen == sorted(set(seen)) and found.rung == len(plans) - 1
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
+def test_the_first_good_rung_is_found_by_halving(rungs: int, first: int, best: int) -> None:
+    first = min(first, rungs - 1)
+    asked: list[int] = []
+
+    def good(rung: int) -> bool:
+        asked.append(rung)
+        return rung >= best
+
+    assert first_good(first, rungs - 1, good) == min(max(best, first), rungs - 1)
+    assert len(set(asked)) == len(asked) <= questions(first, rungs - 1) and all(first <= rung < rungs - 1 for rung in asked)
+
+
+def test_a_plan_with_regions_survives_its_file(tmp_path: Path) -> None:
+    plan = ladder(Plan(BASE.rules, {"g": {"x": Range(-1, 2)}}, model="abc"), measured((1, 1), (2, 3)), "ms")[-1]
+    (tmp_path / "plan.json").write_bytes(plan.to_bytes())
+    assert Plan.read(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("change", [{"precision": "int4"}, {"nodes": []}, {"damage": "much"}, {"multiplications": None}])
+def test_a_region_that_says_nothing_sensible_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    data = json.loads(ladder(BASE, measured((1, 1)), "ms")[0].to_bytes())
+    data["regions"][0] |= change
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match=r"E-PLAN. not a usable plan: "):
+        Plan.read(tmp_path / "plan.json")
+
+
+def test_a_plan_for_other_weights_keeps_its_precisions_and_gets_new_ranges(capfd: pytest.CaptureFixture[str]) -> None:
+    models, measured_now = tiny.models(), Plan(BASE.rules, {"theta": {"x": Range(-1, 1)}}, model="now")
+    rules = tuple((f"theta/{n.name}", "fp32") for n in models["theta"].graph.node if n.op_type == "Conv")[:2]
+    plan = Plan((*rules, ("*", "int8")), {}, model="then")  # type: ignore[arg-type]
+    taken = reused(plan, measured_now, models)
+    assert taken.rules == plan.rules and taken.ranges == measured_now.ranges and taken.model == "now"
+    assert "its ranges are measured again" in capfd.readouterr().err
+    same = Plan(plan.rules, {}, model="now")
+    assert reused(same, measured_now, models) is same
+    with pytest.raises(InputError, match=r"E-PLAN. the plan is of another model: this one has no theta/nowhere"):
+        reused(Plan((("theta/nowhere", "fp32"),), {}), measured_now, models)
+
+
+def test_the_hash_of_models_is_of_their_weights() -> None:
+    models = tiny.models()
+    other = {k: onnx.ModelProto.FromString(m.SerializeToString()) for k, m in models.items()}
+    assert digest(models) == digest(other)
+    tensor = other["theta"].graph.initializer[0]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 1, tensor.name))
+    assert digest(models) != digest(other)
+
+
+def test_what_was_answered_is_not_asked_again_and_a_torn_line_is_no_answer(tmp_path: Path) -> None:
+    path, asked = tmp_path / "deep" / "notes.jsonl", list[str]()
+
+    def find(answer: Any) -> Any:
+        asked.append(str(answer))
+        return answer
+
+    notes = Notes(path)
+    assert notes.recall("a", lambda: find([1.5, "x"])) == [1.5, "x"] and notes.recall("a", lambda: find(2)) == [1.5, "x"]
+    with path.open("ab") as f:
+        f.write(b'{"asked": "b", "ans')  # killed while writing
+    again = Notes(path)
+    assert again.recall("a", lambda: find(3)) == [1.5, "x"] and again.recall("b", lambda: find(4)) == 4
+    assert Notes(path).recall("b", lambda: find(5)) == 4 and asked == ["[1.5, 'x']", "4"]
+
+
+def test_an_answer_that_is_no_number_is_not_noted(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "n.jsonl")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        notes.recall("a", lambda: float("nan"))
+    assert notes.recall("a", lambda: 1.0) == 1.0
+
+
+def test_old_notes_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path))
+    place = tmp_path / "search"
+    place.mkdir()
+    for name, age in (("old.jsonl", 40), ("new.jsonl", 1), ("other.txt", 99)):
+        (place / name).write_text("")
+        then = (place / name).stat().st_mtime - age * 86400
+        os.utime(place / name, (then, then))
+    assert folder("search") == place and sorted(p.name for p in place.iterdir()) == ["new.jsonl", "other.txt"]
+
+
+def test_a_plan_can_be_looked_at(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    plan = ladder(BASE, measured((1, 1), (2, -3)), "ms of something")[0]
+    (tmp_path / "plan.json").write_bytes(plan.to_bytes())
+    assert run(["plan", "show", str(tmp_path / "plan.json")]) == 0
+    said = capfd.readouterr().out
+    assert "g/c1" in said and "int8 saves no time here" in said and "ms of something" in said and "always FP32: g/first." in said
+    assert run(["plan", "show", str(tmp_path / "plan.json"), "--json"]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert [r["precision"] for r in shown["regions"]] == ["int8", "fp32"] and shown["unit"] == "ms of something"
+    (tmp_path / "plan.json").write_bytes(BASE.to_bytes())
+    assert run(["plan", "show", str(tmp_path / "plan.json")]) == 0
+    assert "was not searched" in capfd.readouterr().out
+    assert run(["plan", "show", str(tmp_path / "none.json")]) == 4
+
+
+def test_the_plan_of_a_bundle_is_shown_by_runtime(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "show", str(tiny_bundle), "--runtime", "onnxruntime", "--json"]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    assert shown["regions"] and all(r["damage"] >= 0 for r in shown["regions"]) and shown["unit"].startswith("ms")
+    assert run(["plan", "show", str(tiny_bundle), "--runtime", "abacus"]) == 2
+    assert "E-BUNDLE-RUNTIME" in capfd.readouterr().err
