@@ -153,7 +153,8 @@ def engines(names: Sequence[str]) -> None:
     from edgegen.export import qdq
     from edgegen.export.onnx import to_onnx, write
 
-    row("graph", "precision", "seconds, longest of " + ", ".join(CAPABILITIES), "peak MB", "MB of engine", "ONNX MB", "")
+    print(f"Longest of {', '.join(CAPABILITIES)}, one engine a process.")
+    row("graph", "precision", "CPU s", "wall s", "peak MB", "engine MB", "ONNX MB", "goal 30 s, 1 GB")
     for name in names or ZOO:
         for graph, value in trained(name).generator.graphs().items():
             model = to_onnx(value, graph)
@@ -164,32 +165,34 @@ def engines(names: Sequence[str]) -> None:
             for precision, made in files.items():
                 with tempfile.TemporaryDirectory() as folder:
                     path = write(made, Path(folder) / "g.onnx")
-                    seconds, peak, size = _engines(path)
-                    row(f"{name}/{graph}", precision, f"{seconds:.1f}", f"{peak:.0f}", f"{size / 1e6:.1f}",
-                        f"{path.stat().st_size / 1e6:.1f}", verdict(seconds <= 30 and peak <= 1000))
+                    cpu, wall, peak, size = _engines(path)
+                    row(f"{name}/{graph}", precision, f"{cpu:.1f}", f"{wall:.1f}", f"{peak:.0f}", f"{size / 1e6:.1f}",
+                        f"{path.stat().st_size / 1e6:.1f}", verdict(wall <= 30 and peak <= 1000))
 
 
 ENGINE = """
 import json, resource, sys, time
 sys.path[:0] = {path!r}
 from edgegen.export.engine import engines
-data, worst, size = open({file!r}, "rb").read(), 0.0, 0
+data, wall, cpu, size, before = open({file!r}, "rb").read(), 0.0, 0.0, 0, 0.0
 for capability in {capabilities!r}:
     start = time.perf_counter()
     made = engines("tensorrt_rtx", data, (capability,))
-    worst = max(worst, time.perf_counter() - start)
+    wall = max(wall, time.perf_counter() - start)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu, before = max(cpu, used.ru_utime + used.ru_stime - before), used.ru_utime + used.ru_stime
     if isinstance(made, tuple):
         sys.exit(made[1])
     size = max(size, len(made[0]))
-print(json.dumps([worst, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, size]), file=sys.stderr)
+print(json.dumps([cpu, wall, used.ru_maxrss / 1024, size]), file=sys.stderr)
 """
 
 
-def _engines(path: Path) -> tuple[float, float, int]:
-    """Longest seconds of one engine, peak memory in MB of the process that builds, bytes of the largest engine."""
+def _engines(path: Path) -> tuple[float, float, float, int]:
+    """Most seconds of CPU and of wall for one engine, peak memory in MB of the process that builds, bytes of the largest."""
     said = _child(ENGINE.format(path=[str(Path(__file__).parents[1])], file=str(path), capabilities=CAPABILITIES))
-    seconds, peak, size = json.loads(said.strip().splitlines()[-1])
-    return seconds, peak, size
+    cpu, wall, peak, size = json.loads(said.strip().splitlines()[-1])
+    return cpu, wall, peak, size
 
 
 STAGES: dict[str, Callable[[Sequence[str]], None]] = {

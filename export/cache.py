@@ -20,6 +20,16 @@ from edgegen.errors import TrustError
 SUFFIX = ".cached"
 
 
+def folder() -> Path:
+    """Where entries are: made, if need be, for the user alone."""
+    place = cache() / "built"
+    try:
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise disk_error(error, place) from error
+    return place
+
+
 def entry(onnx: Path, facts: Mapping[str, str]) -> Path:
     """Where what is built of this ONNX file in this situation belongs, whether or not it is there."""
     said = {**facts, "onnx": hashlib.sha256(onnx.read_bytes()).hexdigest()}
@@ -52,11 +62,7 @@ def read(path: Path) -> bytes:
 
 def store(path: Path, payload: bytes, facts: Mapping[str, str]) -> Path:
     """Write an entry whole or not at all, readable by the user alone."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    write_bytes(path, _line({**facts, "sha256": hashlib.sha256(payload).hexdigest()}) + b"\n" + payload)
+    write_bytes(folder() / path.name, _line({**facts, "sha256": hashlib.sha256(payload).hexdigest()}) + b"\n" + payload)
     path.chmod(0o600)
     return path
 

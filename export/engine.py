@@ -145,7 +145,8 @@ def reason(message: str) -> str:
     line = next((m for m in message.splitlines() if "Error Code" in m or "Assertion failed" in m), message.partition("\n")[0])
     line = re.sub(r"[.:]? In \w+ at .*", "", line)
     line = re.sub(r"^.*Assertion failed: [^:]*: ", "", line)
-    return re.sub(r"^.*?Error Code \d+: [\w ]*\((?:\[[^\]]*\] )?", "", line).strip() or "no reason given"
+    said = re.sub(r"^.*?Error Code \d+: [\w ]*\((?:\[[^\]]*\] )?", "", line).strip()
+    return {"false": "it has no such operator", "": "no reason given"}.get(said, said)
 
 
 def blamed(message: str, layers: Iterator[str]) -> str:

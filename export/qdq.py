@@ -18,7 +18,7 @@ from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Dialect
 from edgegen.errors import InputError
 
-from .half import half
+from .half import LARGEST, half
 
 TYPES = {"int8": (TensorProto.INT8, np.int8, -128, 127), "uint8": (TensorProto.UINT8, np.uint8, 0, 255)}
 SMALLEST = 1e-18  # of a scale: the product of two of them is still a normal float32
@@ -53,8 +53,9 @@ def _written(scale: np.ndarray, dialect: Dialect) -> np.ndarray:
     """Scales as the file will hold them: in float16 the next larger one, so that nothing in the range is cut off."""
     if dialect.floats == "float32":
         return scale.astype(np.float32)
-    near = np.maximum(scale, TINY).astype(np.float16)
-    return np.where(near < scale, np.nextafter(near, np.float16(np.inf)), near).astype(np.float32)
+    near = np.clip(scale, TINY, LARGEST).astype(np.float16)
+    held = np.where(near < scale, np.nextafter(near, np.float16(np.inf)), near)
+    return np.where(scale * 127 > LARGEST, scale, held).astype(np.float32)  # what is so large stays in float32
 
 
 @dataclass

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgegen.core import notes
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import EdgegenError, RuntimeMissing
@@ -54,9 +53,10 @@ class TensorRt(FileRuntime):
         if why := self.cannot_run():
             raise RuntimeMissing("E-GPU", why)
         facts = self._facts()
-        timing = notes.cache() / f"{self.name}-{facts['gpu'].replace(' ', '-')}.timing" if self.timed else None
+        path = cache.entry(onnx, facts)
+        timing = cache.folder() / f"{self.name}-{facts['gpu'].replace(' ', '-')}.timing" if self.timed else None
         (engine,) = self._engines(onnx, (self.here,), timing)
-        return cache.store(cache.entry(onnx, facts), engine, facts)
+        return cache.store(path, engine, facts)
 
     def _engines(self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None) -> list[bytes]:
         """One engine a compute capability. EdgegenError names the node that the parser or the builder refuses."""

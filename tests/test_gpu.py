@@ -55,7 +55,7 @@ def test_quantized_graphs_compute_what_the_file_says(name: str, kept: Path, tmp_
         path = write(qdq.quantize(model, graph, tiny.plan(), target.dialect), tmp_path / f"{graph}.onnx")
         full = host.load(write(model, tmp_path / f"{graph}.full.onnx"), 1)
         session = target.load(target.compile(path) if isinstance(target, Compiling) else path, 1)
-        found = parity.referee(session, judge.load(path, 1), full, tiny.calls()[graph], parity.HALF_DB)
+        found = parity.referee(session, judge.load(path, 1), full, tiny.calls()[graph], half=True)
         parity.check_referee(name, {graph: found})
         assert sum(placement({graph: session})[graph].values()) > 0
 

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Dialect
 from edgegen.core.spec import Array
+from edgegen.evidence import parity
 from edgegen.export import RUNTIMES, engine, qdq, runtime
 from edgegen.export.half import full_precision, half
 
@@ -124,6 +125,11 @@ def test_scales_are_what_float16_can_hold_and_cut_nothing_off(exponent: int) -> 
     assert plain == np.float32(top / 127)
 
 
+def test_a_range_that_float16_cannot_hold_keeps_its_scale() -> None:
+    for top in (2e4, 1e6, 3e38):
+        assert qdq.Scale.of(Range(-top, top), HALF).scale == np.float32(top / 127)
+
+
 def test_int8_convolutions_read_and_write_float16() -> None:
     """DequantizeLinear gives what its scale is: both inputs of an INT8 convolution must be of one type."""
     for (_, graph), model in every_graph().items():
@@ -144,3 +150,11 @@ def test_every_graph_of_every_family_builds_in_every_precision(family: str, grap
     for made in (model, qdq.quantize(model, graph, Plan((), plan.ranges), HALF), qdq.quantize(model, graph, plan, HALF)):
         built = engine.engines("tensorrt_rtx", made.SerializeToString(), ("SM86",))
         assert isinstance(built, list) and len(built[0]) > 10_000, built
+
+
+def test_a_cpu_that_rounds_a_float16_file_less_often_agrees_with_it() -> None:
+    """ONNX Runtime's CPU kernels compute such files in float32; in a float32 file the same distance would be a defect."""
+    assert parity.Refereed(60.0, 61.0, half=True).agrees and not parity.Refereed(60.0, 61.0).agrees
+    assert parity.Refereed(33.0, 35.0, half=True).agrees, "float16 in front of a quantizer flips some codes"
+    assert not any(parity.Refereed(db, 35.0, half=True).agrees for db in (28.0, float("nan")))
+    assert not parity.Refereed(40.0, 61.0, half=True).agrees

@@ -208,6 +208,9 @@ def test_with_build_the_runtime_itself_is_asked(tmp_path: Path, capfd: pytest.Ca
     good = write(one_conv("uint8", output=True), tmp_path / "g.onnx")
     assert run(["lint", str(good), "--runtime", "onnxruntime", "--build"]) == 0
     assert "nothing to say" in capfd.readouterr().out
+    if runtime("tensorrt").cannot_run():
+        assert run(["lint", str(write(one_conv(), tmp_path / "t.onnx")), "--runtime", "tensorrt", "--build"]) == 5
+        assert "tensorrt cannot be asked here" in capfd.readouterr().err
 
 
 def test_a_bundle_is_linted_for_its_own_runtimes(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -226,5 +229,5 @@ def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_runtime_has_no_rules() -> None:
-    with pytest.raises(UsageError, match="there are for tensorrt, tensorrt-rtx, onnxruntime, openvino"):
+    with pytest.raises(UsageError, match="there are no rules for 'tensorflow'; there are for tensorrt, tensorrt-rtx, "):
         lint(one_conv(), "tensorflow")

@@ -92,7 +92,7 @@ def _refereed(bundle: Bundle, target: Runtime, pipeline: Pipeline,
     for graph, calls in recorded.items():
         few = [{k: v[:2] for k, v in calls[len(calls) // 2].items()}]
         found[graph] = parity.referee(pipeline.call[graph], judge.load(files[graph], 1), host.load(full[graph], 1), few,
-                                      parity.HALF_DB)
+                                      target.dialect.floats == "float16")
     return found
 
 

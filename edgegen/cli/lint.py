@@ -74,8 +74,10 @@ def _refusal(name: str, file: Path) -> EdgegenError | None:
     with tempfile.TemporaryDirectory(prefix="edgegen-lint-") as folder:
         try:
             built = target.build(file, Path(folder))
-            if target.cannot_run() is None:
+            if (why := target.cannot_run()) is None:
                 target.load(built[0], 1)
+            elif built[0].suffix == file.suffix:  # it builds where it runs
+                raise RuntimeMissing("E-BACKEND", f"{name} cannot be asked here: {why}", hint="leave --build away")
         except RuntimeMissing:
             raise
         except EdgegenError as error:

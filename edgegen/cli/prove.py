@@ -129,13 +129,13 @@ def _referee(bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, An
     judge, host = runtime("reference"), runtime(STAND_IN)
     pipeline = int8(bundle, name, 1, trust_engines)
     built = bundle.manifest.runtimes[name]
-    rounding = parity.HALF_DB if runtime(name).dialect.floats == "float16" else parity.ROUNDING_DB
+    half = runtime(name).dialect.floats == "float16"
     found = {}
     for graph, calls in recorded.items():
         few = [{k: v[: len(REFEREE_SEEDS)] for k, v in calls[i].items()} for i in (0, len(calls) // 2, len(calls) - 1)]
         exact = host.load(bundle.path(bundle.manifest.graphs[graph]), 1)
         found[graph] = parity.referee(pipeline.call[graph], judge.load(bundle.path(built.onnx[graph]), 1), exact, few,
-                                      rounding)
+                                      half)
     parity.check_referee(name, found)
     return found
 
