@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgegen.core.plan import Plan, Precision, Region
+from edgegen.core.plan import Layer, Plan, Precision
 
 from .observe import ActivationStats
 
@@ -48,22 +48,22 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
 
 @dataclass(frozen=True)
 class Measured:
-    """A region whose precision is open: what int8 costs and gains there, in one unit for all."""
+    """A convolution whose precision is open: what int8 costs and gains there, in one unit for all."""
 
     graph: str
-    nodes: tuple[str, ...]
+    node: str
     damage: float
     saved: float
     multiplications: int
 
 
 def ladder(base: Plan, found: Sequence[Measured], unit: str) -> tuple[Plan, ...]:
-    """Plans from the fastest to the safest: each keeps in FP32 the regions of most damage for what they save, up to its share.
+    """Plans from the fastest to the safest: each keeps in FP32 what damages most for what it saves, up to its share.
 
-    A region that saves nothing in int8 stays FP32 in all of them. No rung keeps all that save something.
+    One that saves nothing in int8 stays FP32 in all of them. No rung keeps all that save something.
     """
     idle = [one for one in found if one.saved <= 0]
-    order = sorted((one for one in found if one.saved > 0), key=lambda one: (-one.damage / one.saved, one.graph, one.nodes))
+    order = sorted((one for one in found if one.saved > 0), key=lambda one: (-one.damage / one.saved, one.graph, one.node))
     whole = sum(one.saved for one in order)
     counts: list[int] = []
     kept, spent = 0, 0.0
@@ -77,10 +77,10 @@ def ladder(base: Plan, found: Sequence[Measured], unit: str) -> tuple[Plan, ...]
         why = {id(one): "int8 saves no time here" for one in idle} | {
             id(one): "most damage for the time it saves" for one in order[:kept]}
         rules: tuple[tuple[str, Precision], ...] = tuple(sorted(
-            (f"{one.graph}/{node}", "fp32") for one in [*idle, *order[:kept]] for node in one.nodes))
-        regions = tuple(Region(one.graph, one.nodes, "fp32" if id(one) in why else "int8", why.get(id(one), "within the budget"),
-                               one.damage, one.saved, one.multiplications) for one in found)
-        plans.append(replace(base, rules=rules + base.rules, regions=regions, unit=unit))
+            (f"{one.graph}/{one.node}", "fp32") for one in [*idle, *order[:kept]]))
+        layers = tuple(Layer(one.graph, one.node, "fp32" if id(one) in why else "int8", why.get(id(one), "within the budget"),
+                             one.damage, one.saved, one.multiplications) for one in found)
+        plans.append(replace(base, rules=rules + base.rules, layers=layers, unit=unit))
     return tuple(plans)
 
 

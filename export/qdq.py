@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgegen.core.plan import Plan, Range
+from edgegen.core.plan import ROUNDED, Plan, Range
 from edgegen.core.runtime import Dialect
 from edgegen.errors import InputError
 
@@ -162,7 +162,7 @@ class _Writer:
 
     def _weight(self, new: onnx.NodeProto, node: onnx.NodeProto, data: Scale) -> None:
         """int8 weights, symmetric, one scale an output channel (axis 0), and the bias as the dialect wants it."""
-        weight = self._values(node.input[1])
+        weight = self._values(f"{node.input[1]}{ROUNDED}" if f"{node.input[1]}{ROUNDED}" in self.weights else node.input[1])
         scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / 127
         bias = None
         if self.dialect.int32_bias and len(node.input) > 2 and node.input[2] in self.weights:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from edgegen.core.plan import ROUNDED
 from edgegen.core.rounding import Code, Rounding
 
 
@@ -18,6 +19,7 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
             step, zero = constants[node.input[1]], constants[node.input[2]]
             reach = np.iinfo(zero.dtype)
             codes[node.input[0]] = Code(float(step), int(zero), int(reach.min), int(reach.max))
+    weights = {t.name: numpy_helper.to_array(t) for t in before.graph.initializer if not t.name.endswith(ROUNDED)}
     reads: dict[str, tuple[str, ...]] = {}
     int8 = set()
     for node in file.graph.node:
@@ -27,4 +29,4 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
             reads[node.output[0]] = found
         if node.op_type == "Conv" and node.input[1].endswith(".dq"):
             int8.add(node.output[0])
-    return Rounding(codes, reads, frozenset(int8), {t.name: numpy_helper.to_array(t) for t in before.graph.initializer})
+    return Rounding(codes, reads, frozenset(int8), weights)

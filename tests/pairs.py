@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import torch
 from runs import go
 from staged import staged
 
-from edgegen.cli import main
+from edgegen.cli import build, main
 from edgegen.core.graph import Batch
 from edgegen.errors import InputError
 from edgegen.families.cas_dm import CasDm
@@ -75,12 +76,20 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)  # the terminal's and the launcher's
 
 
+def calibrated(folder: Path, name: str, *flags: str) -> int:
+    """What the test has exported already."""
+    build.fp32_models = lambda source: {g: onnx.load(folder / f"{g}.onnx") for g in ("theta", "phi")}
+    return main.run(["calibrate", str(folder / "run"), "--threads", "1", "-o", str(folder / name), *flags])
+
+
 JOBS: dict[str, Callable[[Path], int | None]] = {
     "whole": lambda folder: train(folder, "whole"),
     "killed": lambda folder: train(folder, "killed", kill=8),
     "resumed": lambda folder: train(folder, "killed", resume=True),
     "stages": stages,
     "failing": lambda folder: interrupted(folder / "failing", fail),
+    "calibrate": lambda folder: calibrated(folder, "calibrate", "--samples", "40"),
+    "calibrate-files": lambda folder: calibrated(folder, "calibrate-files", "--data", str(folder / "feeds")),
     "stopped": lambda folder: interrupted(folder / "stopped", stop),
 }
 

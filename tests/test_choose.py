@@ -1,4 +1,4 @@
-"""Regions of a graph, the ladder of plans over them, the answers a search notes, and what a plan says of itself."""
+"""The ladder of plans, the answers a search notes, and what a plan says of itself."""
 
 from __future__ import annotations
 
@@ -13,49 +13,25 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import helper
 
 from edgegen.calibrate.choose import SHARES, Measured, first_good, ladder, questions
-from edgegen.calibrate.regions import regions
-from edgegen.cli.build import digest, reused
+from edgegen.cli.build import reused
 from edgegen.cli.main import run
+from edgegen.cli.measured import digest
 from edgegen.cli.search import Found
 from edgegen.core.notes import Notes, folder
-from edgegen.core.plan import Plan, Range
+from edgegen.core.plan import ROUNDED, Plan, Range
 from edgegen.errors import InputError
 
 BASE = Plan((("g/first", "fp32"), ("*", "int8")), {})
 
 
 def measured(*pairs: tuple[float, float]) -> list[Measured]:
-    return [Measured("g", (f"c{k}",), damage, saved, 1) for k, (damage, saved) in enumerate(pairs)]
+    return [Measured("g", f"c{k}", damage, saved, 1) for k, (damage, saved) in enumerate(pairs)]
 
 
 def kept(plan: Plan) -> set[str]:
-    return {n for r in plan.regions for n in r.nodes if plan.precision("g", n) == "fp32"}
-
-
-def test_convolutions_that_only_feed_one_another_are_one_region() -> None:
-    """a -> b -> Add(a's other reader c): a feeds two, so it stands alone; c, d in a row are one; a Resize parts d from e."""
-    rng = np.random.default_rng(0)
-    weights = [onnx.numpy_helper.from_array(rng.normal(size=(4, 4, 1, 1)).astype(np.float32), f"{n}.w") for n in "abcde"]
-    weights.append(onnx.numpy_helper.from_array(np.array([1, 1, 1, 1], np.float32), "scales"))
-
-    def conv(name: str, x: str) -> onnx.NodeProto:
-        return helper.make_node("Conv", [x, f"{name}.w"], [name], name)
-
-    nodes = [conv("a", "x"), conv("b", "a"), helper.make_node("Add", ["a", "b"], ["sum"], "sum"), conv("c", "sum"),
-             helper.make_node("Relu", ["c"], ["r"], "relu"), conv("d", "r"),
-             helper.make_node("Resize", ["d", "", "scales"], ["big"], "up"), conv("e", "big"),
-             helper.make_node("Identity", ["e"], ["y"], "out")]
-    assert regions(tiny.graph_of(nodes, weights, 4, 4)) == [("a",), ("b",), ("c", "d"), ("e",)]
-
-
-def test_every_convolution_of_the_toy_is_in_one_region() -> None:
-    for model in tiny.models().values():
-        found = [n for region in regions(model) for n in region]
-        assert sorted(found) == sorted(n.name for n in model.graph.node if n.op_type == "Conv")
-        assert any(len(region) == 2 for region in regions(model)), "both convolutions of a residual block"
+    return {r.node for r in plan.layers if plan.precision("g", r.node) == "fp32"}
 
 
 def test_rungs_give_up_more_and_more_of_the_time_and_the_most_damaging_first() -> None:
@@ -63,15 +39,15 @@ def test_rungs_give_up_more_and_more_of_the_time_and_the_most_damaging_first() -
     plans = ladder(BASE, found, "ms")
     assert kept(plans[0]) == set() and all(kept(a) < kept(b) for a, b in pairwise(plans))
     assert kept(plans[1]) == {"c1"}, "most damage a millisecond"
-    given_up = [sum(m.saved for m in found if m.nodes[0] in kept(p)) for p in plans]
+    given_up = [sum(m.saved for m in found if m.node in kept(p)) for p in plans]
     assert all(any(g >= min(share * 22, max(given_up)) for g in given_up) for share in SHARES)
     assert len(kept(plans[-1])) < len(found)
 
 
-def test_a_region_that_saves_nothing_in_int8_is_never_in_int8() -> None:
+def test_a_convolution_that_saves_nothing_in_int8_is_never_in_int8() -> None:
     for plan in ladder(BASE, measured((1, 1), (0.001, -0.2), (2, 1), (3, 4)), "ms"):
         assert "c1" in kept(plan)
-        assert next(r for r in plan.regions if r.nodes == ("c1",)).why == "int8 saves no time here"
+        assert next(r for r in plan.layers if r.node == "c1").why == "int8 saves no time here"
 
 
 def test_nothing_left_to_choose_is_one_plan() -> None:
@@ -102,16 +78,16 @@ def test_the_first_good_rung_is_found_by_halving(rungs: int, first: int, best: i
     assert len(set(asked)) == len(asked) <= questions(first, rungs - 1) and all(first <= rung < rungs - 1 for rung in asked)
 
 
-def test_a_plan_with_regions_survives_its_file(tmp_path: Path) -> None:
+def test_a_plan_with_layers_survives_its_file(tmp_path: Path) -> None:
     plan = ladder(Plan(BASE.rules, {"g": {"x": Range(-1, 2)}}, model="abc"), measured((1, 1), (2, 3)), "ms")[-1]
     (tmp_path / "plan.json").write_bytes(plan.to_bytes())
     assert Plan.read(tmp_path / "plan.json") == plan
 
 
-@pytest.mark.parametrize("change", [{"precision": "int4"}, {"nodes": []}, {"damage": "much"}, {"multiplications": None}])
-def test_a_region_that_says_nothing_sensible_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"precision": "int4"}, {"damage": "much"}, {"multiplications": None}])
+def test_a_layer_that_says_nothing_sensible_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     data = json.loads(ladder(BASE, measured((1, 1)), "ms")[0].to_bytes())
-    data["regions"][0] |= change
+    data["layers"][0] |= change
     (tmp_path / "plan.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=r"E-PLAN. not a usable plan: "):
         Plan.read(tmp_path / "plan.json")
@@ -134,6 +110,9 @@ def test_the_hash_of_models_is_of_their_weights() -> None:
     models = tiny.models()
     other = {k: onnx.ModelProto.FromString(m.SerializeToString()) for k, m in models.items()}
     assert digest(models) == digest(other)
+    rounded = onnx.numpy_helper.from_array(np.zeros(1, np.float32), f"theta{ROUNDED}")
+    other["theta"].graph.initializer.append(rounded)
+    assert digest(models) == digest(other), "ranges are the same, whichever way weights are rounded"
     tensor = other["theta"].graph.initializer[0]
     tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 1, tensor.name))
     assert digest(models) != digest(other)
@@ -183,7 +162,7 @@ def test_a_plan_can_be_looked_at(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert "g/c1" in said and "int8 saves no time here" in said and "ms of something" in said and "always FP32: g/first." in said
     assert run(["plan", "show", str(tmp_path / "plan.json"), "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
-    assert [r["precision"] for r in shown["regions"]] == ["int8", "fp32"] and shown["unit"] == "ms of something"
+    assert [r["precision"] for r in shown["layers"]] == ["int8", "fp32"] and shown["unit"] == "ms of something"
     (tmp_path / "plan.json").write_bytes(BASE.to_bytes())
     assert run(["plan", "show", str(tmp_path / "plan.json")]) == 0
     assert "was not searched" in capfd.readouterr().out
@@ -193,6 +172,6 @@ def test_a_plan_can_be_looked_at(tmp_path: Path, capfd: pytest.CaptureFixture[st
 def test_the_plan_of_a_bundle_is_shown_by_runtime(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "show", str(tiny_bundle), "--runtime", "onnxruntime", "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
-    assert shown["regions"] and all(r["damage"] >= 0 for r in shown["regions"]) and shown["unit"].startswith("ms")
+    assert shown["layers"] and all(r["damage"] >= 0 for r in shown["layers"]) and shown["unit"].startswith("ms")
     assert run(["plan", "show", str(tiny_bundle), "--runtime", "abacus"]) == 2
     assert "E-BUNDLE-RUNTIME" in capfd.readouterr().err

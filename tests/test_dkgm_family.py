@@ -16,6 +16,7 @@ from dkgm_toys import TINY, generator, trained
 from edgegen.calibrate.choose import plan as choose
 from edgegen.calibrate.observe import Observer
 from edgegen.cli.build import describe
+from edgegen.cli.feeds import Trajectories
 from edgegen.cli.source import Source, torch_pipeline
 from edgegen.core.graph import Batch
 from edgegen.core.runtime import Pipeline
@@ -99,7 +100,7 @@ def test_it_says_what_of_the_photos_it_holds(change: dict[str, Any], wanted: str
 @pytest.mark.parametrize(("bank", "wanted"), [("centroids", "none"), ("exemplars", "pixels")])
 def test_a_bundle_s_manifest_says_it_too(bank: str, wanted: str) -> None:
     source = Source("toy", "dkgm", generator(bank=bank), {}, Path("reference.safetensors"))
-    assert describe(source, {}, {}, {}, 32, {})["embeds_training_data"] == wanted
+    assert describe(source, {}, {}, {}, Trajectories(source.generator, 32), {})["embeds_training_data"] == wanted
 
 
 @pytest.mark.parametrize("name", ["photos32", "photos64"])

@@ -5,17 +5,14 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..calibrate.choose import plan as choose
-from ..calibrate.equalize import ChannelObserver, equalized
-from ..calibrate.observe import Observer
 from ..core.bundle import Bundle, write_manifest
-from ..core.runtime import Pipeline, Runtime
-from ..core.samplers import asked
+from ..core.files import to_json
+from ..core.runtime import Runtime
 from ..errors import InputError
 from ..evidence import parity
 from ..evidence.bench import record
@@ -23,6 +20,8 @@ from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
 from ..export.packages import installed
 from . import output
+from .feeds import Feeds, Files, Trajectories
+from .measured import measure
 from .search import Found, Search
 from .source import Source, torch_pipeline
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ..core.plan import Plan
-    from ..core.spec import Array
     from ..evidence.compare import Terms
 
 PARITY_INPUTS = 64
@@ -46,18 +44,18 @@ class Made:
 
 
 def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int,
-          weights: Path | None, given: Plan | None = None) -> Made:
+          weights: Path | None, given: Plan | None = None, data: Path | None = None) -> Made:
     """Fill `folder` with everything but evidence; nothing is proven yet.
 
-    given: a plan to take instead of searching one.
+    given: a plan to take instead of searching one. data: files to calibrate on instead of trajectories.
     """
     (folder / "graphs").mkdir()
     models = fp32_models(source)
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     torch_parity = _fp32_parity(source, folder, threads)
-    even, plan, coverage = calibrated(source, models, samples, threads)
-    plan = replace(plan, model=digest(even))
+    feeds = Files(data, source.generator) if data else Trajectories(source.generator, samples)
+    even, plan, coverage = calibrated(source, models, samples, threads, feeds)
     trail: dict[str, Any] = {}
     if given is None:
         search = Search(source, models, even, plan, terms, threads, weights)
@@ -72,7 +70,7 @@ def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, t
             built[target.name] = _built(target, even, found[target.name].plan, folder, advance)
     (folder / "evidence").mkdir()
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
-    description = describe(source, models, built, coverage, samples, torch_parity)
+    description = describe(source, models, built, coverage, feeds, torch_parity)
     description["calibration"]["search"] = trail
     write_manifest(folder, description)
     return Made(Bundle.open(folder), even, found)
@@ -92,14 +90,6 @@ def rebuild(made: Made, targets: list[Runtime]) -> Made:
 def described(bundle: Bundle) -> dict[str, Any]:
     """What `write_manifest` was given."""
     return bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
-
-
-def digest(models: Mapping[str, ModelProto]) -> str:
-    """sha256 of graphs: whose ranges a plan's are."""
-    found = hashlib.sha256()
-    for name in sorted(models):
-        found.update(name.encode() + b"\0" + models[name].SerializeToString(deterministic=True))
-    return found.hexdigest()
 
 
 def reused(given: Plan, measured: Plan, models: Mapping[str, ModelProto]) -> Plan:
@@ -141,35 +131,11 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
     return found
 
 
-def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
-               threads: int) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
-    """Equalized models, the plan of their ranges, and coverage: from the sampler's own trajectory, never random data.
-
-    What recovered keeps the scales that it learnt under: those of its base.
-    """
-    seen = models if source.scales is None else {k: onnx_files.to_onnx(g, k) for k, g in source.scales.graphs().items()}
-    channels = {k: ChannelObserver(m, threads) for k, m in seen.items()}
-    _run(source, channels, samples, "looking at channels")
-    even = {k: equalized(m, channels[k].largest) for k, m in seen.items()}
-    observers = {k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads) for k, m in even.items()}
-    _run(source, observers, samples, "calibrating")
-    for observer in observers.values():
-        observer.stats.check()
-    coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
-    plan = choose(even, {k: o.stats for k, o in observers.items()})
-    if source.scales is not None:
-        even = {k: equalized(m, channels[k].largest, seen[k]) for k, m in models.items()}
-    return even, plan, coverage
-
-
-def _run(source: Source, observers: Mapping[str, Callable[..., Array]], samples: int, label: str) -> None:
-    """Seeds 0 .. samples - 1 through every timestep the sampler will ever visit."""
-    pipeline = Pipeline(source.generator.latent, source.generator.sampler, observers, batch=32)
-    with output.progress(label, samples) as advance:
-        for start in range(0, samples, pipeline.batch):
-            seeds = range(start, min(start + pipeline.batch, samples))
-            pipeline(seeds)
-            advance(len(seeds))
+def calibrated(source: Source, models: dict[str, ModelProto], samples: int, threads: int,
+               feeds: Feeds | None = None) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
+    """Equalized models with rounded weights, the plan of their ranges, and coverage; without `feeds` from trajectories."""
+    found = measure(source, models, feeds or Trajectories(source.generator, samples), threads, rounding=True)
+    return found.even, found.plan, found.coverage
 
 
 def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
@@ -185,23 +151,23 @@ def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, folder
     return {"version": target.version(), "device": target.device(), "load": load, "onnx": onnx, "code": target.executable}
 
 
-def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any], coverage: dict[str, Any], samples: int,
+def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any], coverage: dict[str, Any], feeds: Feeds,
              torch_parity: dict[str, float]) -> dict[str, Any]:
     """The manifest but for its files and evidence."""
     from ..core.samplers import sampler_to_json
 
-    latent = source.generator.latent
-    seeds = f"0 to {samples - 1}"
+    latent, looked_at = source.generator.latent, feeds.to_json()
     return {
         "family": source.family, "source": source.about, "embeds_training_data": source.generator.embeds_training_data,
         "start": {"shape": list(latent.noise.shape[1:]), "classes": latent.classes},
         "sampler": sampler_to_json(source.generator.sampler),
         "graphs": {name: f"graphs/{name}.onnx" for name in models},
-        "scheme": "static INT8 weights (per channel, symmetric) and activations (per tensor, channels equalized) of the "
-                  "convolutions that each runtime's plan names; everything else FP32",
+        "scheme": "static INT8 weights (per channel, symmetric, rounded by second moments) and activations (per tensor, channels "
+                  "equalized) of the convolutions that each runtime's plan names; everything else FP32",
         "calibration": {
-            "samples": samples, "seeds": seeds, "seeds_sha256": hashlib.sha256(seeds.encode()).hexdigest(),
-            "feeds": "the sampler's own trajectory", "method": "min-max", "samples_at_timestep": coverage,
+            "samples": feeds.samples, **{k: v for k, v in looked_at.items() if k != "files"},  # whose names are the site's
+            "feeds_sha256": hashlib.sha256(to_json(looked_at)).hexdigest(),
+            "method": "least error of rounding and cutting", "samples_at_timestep": coverage,
         },
         "runtimes": built,
         "evidence": {"fp32_torch_max_abs": torch_parity, "torch": installed(("torch",)), "onnx": installed(("onnx",))},

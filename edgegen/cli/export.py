@@ -29,6 +29,7 @@ def export(
     fid_budget: Budget = "2%",
     min_psnr: Annotated[float, typer.Option(help="dB to full precision that the images must reach as well.", min=0)] = 35.0,
     plan: Annotated[Path | None, typer.Option(help="Take this plan.json; search none.")] = None,
+    feeds: Annotated[Path | None, typer.Option(help="Files to calibrate on, as `calibrate --data`; else trajectories.")] = None,
     calibration: Annotated[int, typer.Option(help="Seeds whose trajectories are calibrated on.", min=32)] = 128,
     max_images: Annotated[int, typer.Option(help="Image pairs at most before the verdict is undecided.", min=500)] = 4000,
     threads: Threads = 0,
@@ -57,7 +58,7 @@ def export(
     try:
         with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
             try:
-                proof = _make(what, targets, folder, calibration, terms, count, weights, given)
+                proof = _make(what, targets, folder, calibration, terms, count, weights, given, feeds)
             except GateFailed as error:
                 raise _rejected(folder, out, error) from error
     except Timeout as error:
@@ -80,7 +81,7 @@ def _targets(names: str) -> list[Runtime]:
 
 
 def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int, weights: Path | None,
-          given: Plan | None) -> Proof:
+          given: Plan | None, data: Path | None) -> Proof:
     need_torch()
     import torch
 
@@ -99,7 +100,7 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: 
                          hint="runs of `edgegen train` write them at their end")
     judge_of(made.reference, weights)  # before the long work, since without it nothing can be proven
     adapter = proven(Path(what), made.generator)
-    built = build(made, targets, folder, samples, terms, threads, weights, given)
+    built = build(made, targets, folder, samples, terms, threads, weights, given, data)
     proof, bundle = _proven(built, targets, terms, threads, weights)
     pictures = dict(proof.pictures)
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))

@@ -28,6 +28,7 @@ import typer
 from .. import __version__
 from . import frame
 from .bench import bench
+from .calibrate import calibrate
 from .doctor import doctor
 from .engines import build
 from .explain import explain
@@ -43,7 +44,7 @@ from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, export, build, lint, verify, bench, models, doctor,
+    train, finetune, merge, generate, explain, calibrate, export, build, lint, verify, bench, models, doctor,
 )
 GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}  # verbs that have verbs of their own
 

@@ -28,13 +28,13 @@ def show(
     runtime: Annotated[str | None, typer.Option(help="Of a bundle; its first, if not said.")] = None,
     json: output.Json = False,
 ) -> None:
-    """Region by region: its precision and why, what INT8 damages there alone, what it saves alone."""
+    """Convolution by convolution: its precision and why, what INT8 damages there alone, what it saves alone."""
     from ..core.plan import Plan
 
     path = _in_bundle(what, runtime) if what.is_dir() else what
     found = Plan.read(path)
     output.result("plan show", {"plan": str(path), "rules": [list(r) for r in found.rules], "unit": found.unit,
-                                "regions": [{"name": r.name, **asdict(r)} for r in found.regions]})
+                                "layers": [asdict(layer) for layer in found.layers]})
     _table(found)
 
 
@@ -48,17 +48,17 @@ def _in_bundle(folder: Path, runtime: str | None) -> Path:
 
 
 def _table(found: Plan) -> None:
-    if not found.regions:
+    if not found.layers:
         print("this plan was not searched: its rules are all there is")
         output.table(["graph/convolution", "precision"], found.rules)
         return
-    rows = [[r.name, r.precision.upper(), r.why, "" if r.damage is None else f"{r.damage:.3g}",
-             "" if r.saved is None else f"{r.saved:.3g}", f"{r.multiplications / 1e6:.2f}"] for r in found.regions]
-    output.table(["region", "precision", "why", "damage", "saved", "10^6 multiplications"], rows)
-    saved = [r.saved or 0 for r in found.regions if r.precision == "int8"]
-    print(f"damage: mean squared distance that images' features move with the region alone in INT8. saved: {found.unit}; "
-          f"in INT8 {sum(saved):.3g} of {sum(max(r.saved or 0, 0) for r in found.regions):.3g}.")
+    rows = [[f"{r.graph}/{r.node}", r.precision.upper(), r.why, "" if r.damage is None else f"{r.damage:.3g}",
+             "" if r.saved is None else f"{r.saved:.3g}", f"{r.multiplications / 1e6:.2f}"] for r in found.layers]
+    output.table(["convolution", "precision", "why", "damage", "saved", "10^6 multiplications"], rows)
+    saved = [r.saved or 0 for r in found.layers if r.precision == "int8"]
+    print(f"damage: mean squared distance that images' features move with this one alone in INT8. saved: {found.unit}; "
+          f"in INT8 {sum(saved):.3g} of {sum(max(r.saved or 0, 0) for r in found.layers):.3g}.")
     ends = [name for name, precision in found.rules if precision == "fp32"
-            and name not in {f"{r.graph}/{n}" for r in found.regions for n in r.nodes}]
+            and name not in {f"{r.graph}/{r.node}" for r in found.layers}]
     if ends:
         print(f"always FP32: {', '.join(ends)}.")

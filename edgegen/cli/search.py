@@ -12,7 +12,6 @@ import numpy as np
 
 from .. import __version__
 from ..calibrate.choose import Measured, first_good, ladder, multiplications, questions
-from ..calibrate.regions import regions
 from ..core.bundle import sha256
 from ..core.files import to_json
 from ..core.notes import Notes, folder
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 SEARCH_SEED = 2_000_000
-ALONE = 16        # images that the damage of one region is measured on
+ALONE = 16        # images that the damage of one convolution is measured on
 GLANCE = 64       # images whose PSNR says which plans are worth a look
 PATIENCE = 4      # times the first look that an undecided plan is looked at before a safer one is tried
 DOUBT = 0.1       # a plan is taken, or left, when fresh seeds will contradict with no more than this probability
@@ -92,49 +91,43 @@ class Search:
         return Found(plans, rung)
 
     def _measured(self, target: Runtime, host: Runtime, notes: Notes) -> tuple[list[Measured], str]:
-        """What each region costs and saves alone, and the unit of what it saves."""
-        alone = {(graph, region): counts for graph, model in self.even.items() for region, counts in self._open(graph, model)}
-        damage: dict[tuple[str, tuple[str, ...]], float] = {}
-        with output.progress(f"measuring the damage of each region on {target.name}", len(alone)) as advance:
-            for graph, region in alone:
-                damage[graph, region] = notes.recall(f"damage {graph} {region}", lambda g=graph, r=region:  # type: ignore[misc]
-                                                     self._damage(g, r, target, host))
+        """What each convolution costs and saves alone, and the unit of what it saves."""
+        alone = {(graph, node): count for graph, model in self.even.items() for node, count in multiplications(model).items()
+                 if self.base.precision(graph, node) == "int8"}
+        damage: dict[tuple[str, str], float] = {}
+        with output.progress(f"measuring the damage of each convolution on {target.name}", len(alone)) as advance:
+            for graph, node in alone:
+                damage[graph, node] = notes.recall(f"damage {graph}/{node}", lambda g=graph, n=node:  # type: ignore[misc]
+                                                   self._damage(g, n, target, host))
                 advance(1)
         if target is host:
             saved = notes.recall("saved", lambda: self._saved(target, list(alone)))
             unit = MEASURED
         else:  # no time can be measured where it does not run
             saved, unit = [count / 1e6 for count in alone.values()], COUNTED
-        return [Measured(graph, region, damage[graph, region], gain, counts)
-                for ((graph, region), counts), gain in zip(alone.items(), saved, strict=True)], unit
+        return [Measured(graph, node, damage[graph, node], gain, count)
+                for ((graph, node), count), gain in zip(alone.items(), saved, strict=True)], unit
 
-    def _open(self, graph: str, model: ModelProto) -> list[tuple[tuple[str, ...], int]]:
-        """Regions of the convolutions that the base plan quantizes, with their multiplications."""
-        costs = multiplications(model)
-        found = [tuple(n for n in region if n in costs and self.base.precision(graph, n) == "int8") for region in regions(model)]
-        return [(region, sum(costs[n] for n in region)) for region in found if region]
-
-    def _damage(self, graph: str, region: tuple[str, ...], target: Runtime, host: Runtime) -> float:
-        """Mean squared distance that the images' features move with that region alone in int8.
+    def _damage(self, graph: str, node: str, target: Runtime, host: Runtime) -> float:
+        """Mean squared distance that the images' features move with that convolution alone in int8.
 
         Of features, since that is what is judged: noise that squared pixels hardly show can move them far.
         """
         seeds, exact = self.side.seeds(0, ALONE), self.side.projected(ALONE)
-        alone = Plan(tuple((f"{graph}/{node}", "int8") for node in region), self.base.ranges)
+        alone = Plan(((f"{graph}/{node}", "int8"),), self.base.ranges)
         one = self._pipeline({graph: qdq.quantize(self.even[graph], graph, alone, target.dialect)}, host)
         images = Pipeline(self.full.latent, self.full.sampler, {**self.full.call, **one.call})
         moved = self.side.project(pixels_of(images, seeds)) - exact
         return float(np.square(moved).sum(1).mean())
 
-    def _saved(self, target: Runtime, found: list[tuple[str, tuple[str, ...]]]) -> list[float]:
-        """Milliseconds that each region in FP32 adds to everything in int8, over a whole trajectory."""
+    def _saved(self, target: Runtime, found: list[tuple[str, str]]) -> list[float]:
+        """Milliseconds that each convolution in FP32 adds to everything in int8, over a whole trajectory."""
         recorded = bench.record(self.full, range(TIMED))
         saved: list[float] = []
-        with output.progress(f"timing each region on {target.name}", len(self.even)) as advance:
+        with output.progress(f"timing each convolution on {target.name}", len(self.even)) as advance:
             for graph, model in self.even.items():
-                mine = [region for g, region in found if g == graph]
-                plans = [self.base, *(Plan((*((f"{graph}/{n}", "fp32") for n in region), *self.base.rules), self.base.ranges)
-                                      for region in mine)]
+                plans = [self.base, *(Plan(((f"{g}/{n}", "fp32"), *self.base.rules), self.base.ranges)
+                                      for g, n in found if g == graph)]
                 timed = {str(k): self._pipeline({graph: qdq.quantize(model, graph, plan, target.dialect)}, target, threads=1)
                          for k, plan in enumerate(plans)}
                 times = bench.latencies(timed, {graph: bench.middle(recorded)[graph]}, threads=1, rounds=ROUNDS)

@@ -12,6 +12,7 @@ from ..errors import InputError
 from .files import read_json, to_json
 
 Precision = Literal["int8", "fp32"]
+ROUNDED = ".rounded"  # behind a weight's name: a constant that an int8 node takes in its place, whole multiples of its scale
 FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 
@@ -28,33 +29,29 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Region:
-    """Convolutions of one graph that are decided on together: their precision, why, and what it was decided from."""
+class Layer:
+    """A convolution that was decided on: its precision, why, and what that was decided from."""
 
     graph: str
-    nodes: tuple[str, ...]
+    node: str
     precision: Precision
     why: str
-    damage: float | None  # mean squared distance that the images' features move with this region alone in int8
+    damage: float | None  # mean squared distance that the images' features move with this layer alone in int8
     saved: float | None   # by int8, in the unit that the plan names; None as above: not measured
     multiplications: int  # an image
-
-    @property
-    def name(self) -> str:
-        return self.graph + "/" + " to ".join(dict.fromkeys((self.nodes[0], self.nodes[-1])))
 
 
 @dataclass(frozen=True)
 class Plan:
     """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor -> observed range.
 
-    regions: what a search found, in the order of the graphs; unit: of what they save. model: sha256 of the graphs whose ranges
+    layers: what a search found, in the order of the graphs; unit: of what they save. model: sha256 of the graphs whose ranges
     these are ("" if not known).
     """
 
     rules: tuple[tuple[str, Precision], ...]
     ranges: Mapping[str, Mapping[str, Range]]
-    regions: tuple[Region, ...] = ()
+    layers: tuple[Layer, ...] = ()
     unit: str = ""
     model: str = ""
 
@@ -67,7 +64,7 @@ class Plan:
             "schema_version": 1,
             "rules": [list(rule) for rule in self.rules],
             "ranges": {g: {t: [r.low, r.high] for t, r in tensors.items()} for g, tensors in self.ranges.items()},
-            "regions": [asdict(region) for region in self.regions], "unit": self.unit, "model": self.model,
+            "layers": [asdict(layer) for layer in self.layers], "unit": self.unit, "model": self.model,
         })
 
     @classmethod
@@ -79,18 +76,16 @@ class Plan:
                 raise ValueError(f"schema {data['schema_version']} is not known to this version")
             rules = tuple((str(pattern), _precision(p)) for pattern, p in data["rules"])
             ranges = {g: {t: Range(*map(float, r)) for t, r in tensors.items()} for g, tensors in data["ranges"].items()}
-            regions = tuple(_region(one) for one in data.get("regions", ()))
+            layers = tuple(_layer(one) for one in data.get("layers", ()))
             unit, model = str(data.get("unit", "")), str(data.get("model", ""))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("E-PLAN", f"not a usable plan: {error}", path=path) from error
-        return cls(rules, ranges, regions, unit, model)
+        return cls(rules, ranges, layers, unit, model)
 
 
-def _region(data: Any) -> Region:
+def _layer(data: Any) -> Layer:
     damage, saved = (None if data[k] is None else float(data[k]) for k in ("damage", "saved"))
-    if not data["nodes"]:
-        raise ValueError("a region without nodes")
-    return Region(str(data["graph"]), tuple(map(str, data["nodes"])), _precision(data["precision"]), str(data["why"]),
+    return Layer(str(data["graph"]), str(data["node"]), _precision(data["precision"]), str(data["why"]),
                   damage, saved, int(data["multiplications"]))
 
 

@@ -1,0 +1,159 @@
+"""INT8 of bundles against other toolkits' INT8 of the same FP32 graphs, from the same feeds, in one run: a JSON line each.
+
+    python benchmarks/int8.py out/cas-dm out/isc-gan --nncf /opt/nncf/bin/python --modelopt /opt/modelopt/bin/python
+
+ONNX Runtime's own quantizer is here already; NNCF (OpenVINO's) and ModelOpt (TensorRT's) come in environments of their own,
+whose Python is named. Each peer is used as its documentation shows it: static, min-max or its default, all that it quantizes
+by default. Feeds: what the sampler asks the graphs for on seeds 0, 1, ... Judged: pairs of images on fresh seeds, the change of
+the Frechet distance with its 95 % interval, PSNR, and CPU seconds from seed to image (batch 8, one thread, interleaved medians).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgegen.core.bundle import Bundle
+from edgegen.core.runtime import Pipeline
+from edgegen.evidence import bench, reference
+from edgegen.evidence.compare import FullSide, compare
+from edgegen.evidence.features import feature_network
+from edgegen.export import runtime
+
+FRESH = 7_000_000  # no calibration, search or verdict has seen these
+BATCH, ROUNDS = 8, 7
+Feeds = list[dict[str, np.ndarray]]
+Make = Callable[[Path, Feeds, Path], Path]  # FP32 graph, feeds, where to write -> what its runtime loads
+
+NNCF = """
+import sys
+sys.modules["openvino_telemetry"] = None
+import numpy as np, nncf, openvino as ov
+graph, feeds, out = sys.argv[1:]
+held = np.load(feeds)
+names = sorted({k.split("|")[0] for k in held})
+items = [{n: held[f"{n}|{i}"] for n in names} for i in range(len(held) // len(names))]
+made = nncf.quantize(ov.convert_model(graph), nncf.Dataset(items), subset_size=len(items))
+ov.save_model(made, out + ".xml", compress_to_fp16=False)
+"""
+MODELOPT = """
+import sys
+import numpy as np
+from modelopt.onnx.quantization import quantize
+graph, feeds, out = sys.argv[1:]
+held = np.load(feeds)
+names = sorted({k.split("|")[0] for k in held})
+data = {n: np.concatenate([held[f"{n}|{i}"] for i in range(len(held) // len(names))]) for n in names}
+quantize(graph, quantize_mode="int8", calibration_data=data, calibration_method="max", calibration_eps=["cpu"],
+         high_precision_dtype="fp32", output_path=out + ".onnx")
+"""
+
+
+def onnxruntime_own(graph: Path, feeds: Feeds, out: Path) -> Path:
+    """ONNX Runtime's quantize_static, after the preprocessing that its documentation asks for."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(feeds)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._left, None)
+
+    ready = out.with_suffix(".ready.onnx")
+    quant_pre_process(str(graph), str(ready), skip_symbolic_shape=True)
+    quantize_static(str(ready), str(out.with_suffix(".onnx")), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+    return out.with_suffix(".onnx")
+
+
+def elsewhere(python: str, code: str, suffix: str) -> Make:
+    """A peer that runs in an environment of its own."""
+    def make(graph: Path, feeds: Feeds, out: Path) -> Path:
+        held = out.with_suffix(".npz")
+        np.savez(held, **{f"{n}|{i}": v for i, feed in enumerate(feeds) for n, v in feed.items()})  # type: ignore[arg-type]
+        done = subprocess.run([python, "-c", code, graph, held, out], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])
+        return out.with_suffix(suffix)
+
+    return make
+
+
+def quantized_by(make: Make, bundle: Bundle, feeds: Mapping[str, Feeds], host: str, folder: Path) -> Pipeline:
+    """The bundle's FP32 graphs quantized by a peer; executed by `host`."""
+    full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
+    call = {}
+    for graph, name in bundle.manifest.graphs.items():
+        made = make(bundle.path(name), feeds[graph], folder / graph)
+        call[graph] = runtime(host).load(made, 1)
+    return Pipeline(full.latent, full.sampler, call)
+
+
+def seconds(candidates: Mapping[str, Pipeline]) -> dict[str, float]:
+    """CPU seconds of one batch from seed to image, median of interleaved rounds."""
+    spent: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(ROUNDS + 1):
+        for name, pipeline in candidates.items():
+            start = time.process_time()
+            pipeline(range(turn * BATCH, (turn + 1) * BATCH))
+            if turn:
+                spent[name].append(time.process_time() - start)
+    return {name: float(np.median(values)) for name, values in spent.items()}
+
+
+def measured(folder: Path, peers: Mapping[str, tuple[Make, str]], samples: int, feeds: int) -> None:
+    bundle = Bundle.open(folder)
+    full = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in ("onnxruntime", "openvino")}
+    recorded = bench.record(full["onnxruntime"], range(feeds))
+    stored = reference.read(bundle.path("evidence/reference.safetensors"))
+    side = FullSide(full["onnxruntime"], feature_network(stored.network, None, stored.size), stored, FRESH)
+    candidates = {f"edgegen on {n}": bundle.pipeline(runtime(n), "int8", 1) for n in bundle.manifest.runtimes if n in full}
+    with tempfile.TemporaryDirectory() as place:
+        for name, (make, host) in peers.items():
+            (mine := Path(place) / name.replace(" ", "-")).mkdir()
+            start = time.process_time()
+            try:
+                candidates[name] = quantized_by(make, bundle, recorded, host, mine)
+            except Exception as error:  # a peer that fails is a result
+                print(json.dumps({"family": bundle.manifest.family, "what": name, "failed": str(error)[:300]}), flush=True)
+            print(f"{name}: made in {time.process_time() - start:.0f} CPU s", flush=True)
+        spent = seconds({f"{n} FP32": p for n, p in full.items()} | candidates)
+        base = min(spent[f"{n} FP32"] for n in full)
+        for name, pipeline in candidates.items():
+            found = compare(side, pipeline, 0.02, samples, samples)
+            change = found.verdict.change
+            print(json.dumps({
+                "family": bundle.manifest.family, "what": name, "speed": round(base / spent[name], 2), "ms an image":
+                round(1e3 * spent[name] / BATCH, 3), "FD change": round(change.value, 4), "low": round(change.low, 4),
+                "high": round(change.high, 4), "PSNR dB": round(found.psnr_db, 1), "FD FP32": round(found.distance_full.value, 1),
+                "FD between": round(found.distance_between, 2), "verdict": found.verdict.state, "pairs": samples}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("--nncf", help="Python that has nncf and openvino")
+    parser.add_argument("--modelopt", help="Python that has nvidia-modelopt[onnx]")
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--feeds", type=int, default=128)
+    given = parser.parse_args()
+    peers: dict[str, tuple[Make, str]] = {"ONNX Runtime's own": (onnxruntime_own, "onnxruntime")}
+    if given.nncf:
+        peers["NNCF on openvino"] = (elsewhere(given.nncf, NNCF, ".xml"), "openvino")
+    if given.modelopt:
+        peers["ModelOpt on onnxruntime"] = (elsewhere(given.modelopt, MODELOPT, ".onnx"), "onnxruntime")
+    for folder in given.bundles:
+        measured(folder, peers, given.samples, given.feeds)
+
+
+if __name__ == "__main__":
+    main()

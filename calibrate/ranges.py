@@ -1,0 +1,166 @@
+"""From a histogram to the range that 8 bits cover: a wider one rounds coarsely, a narrower one cuts off what is rare.
+
+min-max covers all; percentiles cut a fixed share; `least_error` cuts where rounding and cutting together cost least; `entropy` is
+the threshold whose 8-bit histogram diverges least from the true one (Migacz 2017, 8-bit inference with TensorRT). Errors count to
+the power 1.5: squared ones follow the few images with the largest values, plain ones cut visibly (docs/decisions/0010-ranges.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgegen.core.plan import Range
+
+from .histogram import Histogram
+
+STEPS = 255                                         # of an 8-bit code
+POWER = 1.5                                         # to which an error counts
+SHRINK = np.arange(40, 5, -1) / 40                  # of an end, tried by `least_error`
+LEVELS = 128                                        # of a magnitude, in `entropy`
+MAGNITUDES = 1024                                   # bins of a magnitude, in `entropy`
+CORE, FAR = 0.9999, 2.0                             # a largest magnitude FAR times that of the CORE of all values is an outlier
+
+
+def min_max(found: Histogram) -> Range:
+    """All that was seen."""
+    return found.seen
+
+
+def percentile(found: Histogram, share: float) -> Range:
+    """The smallest range that cuts no more than 1 - share of the values, half of it at either end."""
+    counts = found.counts.astype(np.float64)
+    counts[_bin_of_zero(found)] += found.zeros
+    below = np.cumsum(counts) / max(counts.sum(), 1)
+    cut = (1 - share) / 2
+    first, last = (int(np.searchsorted(below, place)) for place in (cut, 1 - cut))
+    edges = found.seen.low + found.width * np.arange(len(counts) + 1)
+    return _inside(found.seen, edges[first], edges[min(last, len(counts) - 1) + 1])
+
+
+def least_error(found: Histogram, power: float = POWER) -> Range:
+    """The range of least expected error, of a grid of shrunk ends; the widest of equals."""
+    lows, highs = (end * (SHRINK if end else np.ones(1)) for end in (found.seen.low, found.seen.high))
+    low, high = np.unravel_index(int(_costs(found, lows, highs, power).argmin()), (len(lows), len(highs)))
+    return Range(float(lows[low]), float(highs[high]))
+
+
+def expected_error(found: Histogram, covered: Range, power: float = POWER) -> float:
+    """Of one value in the affine 8-bit code of `covered`, to a power: of rounding inside, of the distance to the end outside."""
+    total = found.counts.sum() + found.zeros
+    return float(_costs(found, np.array([covered.low]), np.array([covered.high]), power)[0, 0] / max(total, 1))
+
+
+def _costs(found: Histogram, lows: np.ndarray, highs: np.ndarray, power: float) -> np.ndarray:
+    """Summed errors (lows, highs); what is 0 costs nothing."""
+    under = np.maximum(lows[:, None] - found.centres, 0)
+    over = np.maximum(found.centres - highs[:, None], 0)
+    inside = found.counts.sum() - ((under > 0) @ found.counts)[:, None] - (over > 0) @ found.counts
+    half = (highs - lows[:, None]) / STEPS / 2
+    cut: np.ndarray = (under**power @ found.counts)[:, None] + over**power @ found.counts
+    return half**power / (power + 1) * inside + cut
+
+
+def entropy(found: Histogram) -> Range:
+    """The threshold on magnitudes of least divergence."""
+    largest = max(-found.seen.low, found.seen.high)
+    if not largest:
+        return found.seen
+    places = np.minimum(np.abs(found.centres) / largest * MAGNITUDES, MAGNITUDES - 1).astype(int)
+    counts = np.bincount(places, found.counts, MAGNITUDES)
+    best = min(range(LEVELS, MAGNITUDES + 1, LEVELS // 8), key=lambda kept: _divergence(counts, kept))
+    threshold = largest * best / MAGNITUDES
+    return _inside(found.seen, -threshold, threshold)
+
+
+def _divergence(counts: np.ndarray, kept: int) -> float:
+    """Kullback-Leibler, of the first `kept` bins with all beyond in the last, from the same in LEVELS levels."""
+    true = counts[:kept].copy()
+    coarse = np.add.reduceat(true, np.arange(LEVELS) * kept // LEVELS)
+    true[-1] += counts[kept:].sum()
+    level = np.searchsorted(np.arange(LEVELS) * kept // LEVELS, np.arange(kept), "right") - 1
+    filled = counts[:kept] > 0
+    spread = np.where(filled, (coarse / np.maximum(np.bincount(level, filled, LEVELS), 1))[level], 0)
+    p, q = true / max(true.sum(), 1), spread / max(spread.sum(), 1)
+    if ((p > 0) & (q == 0)).any():
+        return float("inf")
+    used = p > 0
+    return float(p[used] @ np.log(p[used] / q[used]))
+
+
+def _magnitude(found: Histogram, share: float) -> float:
+    """What `share` of the values are not larger than, in magnitude."""
+    sizes = np.abs(found.centres)
+    order = np.argsort(sizes, kind="stable")
+    below = found.zeros + np.cumsum(found.counts[order])
+    place = int(np.searchsorted(below, share * below[-1]))
+    return float(sizes[order[place]] + found.width / 2) if below[place] > found.zeros else 0.0
+
+
+def _bin_of_zero(found: Histogram) -> int:
+    return int(np.clip(-found.seen.low / found.width, 0, len(found.counts) - 1)) if found.width else 0
+
+
+def _ends(end: float) -> tuple[float, ...]:
+    return SHRINK if end else (1.0,)
+
+
+def _inside(seen: Range, low: float, high: float) -> Range:
+    """No wider than what was seen, 0 inside."""
+    return Range(min(0.0, max(seen.low, float(low))), max(0.0, min(seen.high, float(high))))
+
+
+METHODS: Mapping[str, Callable[[Histogram], Range]] = {
+    "min-max": min_max,
+    "percentile 99.99": lambda found: percentile(found, 0.9999),
+    "percentile 99.9": lambda found: percentile(found, 0.999),
+    "least error": least_error,
+    "least squared error": lambda found: least_error(found, 2),
+    "entropy": entropy,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A tensor's range, the method that gave it, and the expected error of every method as a share of min-max's."""
+
+    range: Range
+    method: str
+    errors: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"range": [self.range.low, self.range.high], "method": self.method, "errors": dict(self.errors)}
+
+
+def chosen(found: Histogram) -> Choice:
+    """The method of least expected error; the first of equals."""
+    ranges = {name: method(found) for name, method in METHODS.items()}
+    errors = {name: expected_error(found, covered) for name, covered in ranges.items()}
+    best = min(errors, key=errors.__getitem__)
+    return Choice(ranges[best], best, {name: error / errors["min-max"] if error else 0.0 for name, error in errors.items()})
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is odd about a tensor: one value alone, nothing on one side of 0, or a largest value far beyond all others.
+
+    outlier: the largest magnitude over the 99.99 percentile of magnitudes, where that is FAR or more, else 0.
+    """
+
+    constant: bool
+    one_sided: bool
+    outlier: float
+
+    @classmethod
+    def of(cls, found: Histogram) -> Shape:
+        used = np.flatnonzero(found.counts)
+        constant = len(used) + (found.zeros > 0) < 2
+        usual, largest = _magnitude(found, CORE), max(-found.seen.low, found.seen.high)
+        factor = largest / usual if usual else 0.0
+        return cls(constant, not constant and 0 in (found.seen.low, found.seen.high), factor if factor >= FAR else 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"constant": self.constant, "one_sided": self.one_sided, "outlier": self.outlier}

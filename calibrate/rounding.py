@@ -1,0 +1,118 @@
+"""Which way each weight is rounded: what one weight's rounding breaks, the weights that are not rounded yet mend.
+
+After Frantar et al., GPTQ (2022), for convolutions: the second moments of what a convolution reads, over the sampler's own
+trajectory, say how much its output moves with each weight. Scales stay as nearest rounding has them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgegen.core.plan import ROUNDED
+from edgegen.core.spec import Array
+
+from .observe import session
+
+DAMPING = 0.01        # of the mean second moment, added to all: directions that were hardly seen are not trusted
+PLACES = 8            # positions of each image that a convolution's input is looked at
+
+
+class Moments:
+    """Executes a graph for the sampler and keeps the second moments of each convolution's patches: pass it as its `call`."""
+
+    def __init__(self, model: onnx.ModelProto, threads: int) -> None:
+        weights = {t.name: t for t in model.graph.initializer}
+        self._convolutions = [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights and _group(n) == 1]
+        self._shapes = {n.name: tuple(weights[n.input[1]].dims) for n in self._convolutions}
+        self._tensors = list(dict.fromkeys(n.input[0] for n in self._convolutions))
+        self._session = session(_watched(model, self._tensors), threads)
+        self._rng = np.random.default_rng(0)
+        self.second = {n: np.zeros((int(np.prod(s[1:])),) * 2, np.float32) for n, s in self._shapes.items()}
+
+    def __call__(self, **inputs: Array) -> Array:
+        out, *values = self._session.run(None, inputs)
+        seen = dict(zip(self._tensors, values, strict=True)) | inputs
+        for node in self._convolutions:
+            patches = _patches(seen[node.input[0]], node, self._shapes[node.name][2:], self._rng)
+            self.second[node.name] += patches.T @ patches
+        result: Array = out
+        return result
+
+
+def _watched(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
+    """The model with `tensors` as further outputs."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    inputs = {v.name for v in model.graph.input}
+    for k, tensor in enumerate(tensors):
+        name = tensor
+        if tensor in inputs:  # an input cannot be an output
+            name = f"watched.{k}"
+            out.graph.node.append(helper.make_node("Identity", [tensor], [name]))
+        out.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return out
+
+
+def _group(node: onnx.NodeProto) -> int:
+    return next((a.i for a in node.attribute if a.name == "group"), 1)
+
+
+def _ints(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name == name), default)
+
+
+def _patches(x: Array, node: onnx.NodeProto, kernel: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """(b, c, h, w) -> (places, c * kh * kw): what the convolution multiplies at a few random positions of each image."""
+    pads, strides = _ints(node, "pads", [0, 0, 0, 0]), _ints(node, "strides", [1, 1])
+    padded = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (2, 3))[:, :, :: strides[0], :: strides[1]]
+    rows, columns = (rng.integers(0, n, (len(x), PLACES)) for n in windows.shape[2:4])
+    taken = windows[np.arange(len(x))[:, None], :, rows, columns]  # (b, places, c, kh, kw)
+    return np.ascontiguousarray(taken.reshape(len(x) * PLACES, -1), np.float32)
+
+
+def rounded(model: onnx.ModelProto, moments: Moments) -> onnx.ModelProto:
+    """The model with, beside each convolution's weight, one that is on the grid of int8 already (`ROUNDED`)."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    weights = {t.name: t for t in model.graph.initializer}
+    readers: dict[str, Any] = {}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.name in moments.second:
+            readers.setdefault(node.input[1], []).append(node.name)
+    for name, nodes in readers.items():
+        weight = numpy_helper.to_array(weights[name]).astype(np.float64)
+        second = np.stack([moments.second[n] for n in nodes]).sum(0, dtype=np.float64)
+        made = on_grid(weight.reshape(len(weight), -1), second).reshape(weight.shape)
+        out.graph.initializer.append(numpy_helper.from_array(made.astype(np.float32), name + ROUNDED))
+    return out
+
+
+def on_grid(weight: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(out, in) weights and the (in, in) second moments of what they multiply -> whole multiples of a row's largest / 127.
+
+    A row's largest weight stays, so that its scale does.
+    """
+    scale = np.abs(weight).max(1, keepdims=True) / 127
+    scale[scale == 0] = 1
+    mean = float(np.diag(second).mean())
+    if not np.isfinite(mean) or mean <= 0:
+        return np.rint(weight / scale) * scale
+    order = np.argsort(-np.diag(second), kind="stable")
+    damped = second[np.ix_(order, order)] + DAMPING * mean * np.eye(len(second))
+    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    left, steps = weight[:, order].copy(), np.zeros_like(weight)
+    for k in range(len(order)):
+        steps[:, k] = np.clip(np.rint(left[:, k] / scale[:, 0]), -127, 127)
+        wrong = (left[:, k] - steps[:, k] * scale[:, 0]) / upper[k, k]
+        left[:, k + 1 :] -= np.outer(wrong, upper[k, k + 1 :])
+    found = np.empty_like(steps)
+    found[:, order] = steps
+    largest = np.abs(weight).argmax(1)
+    rows = np.arange(len(weight))
+    found[rows, largest] = 127 * np.sign(weight[rows, largest])
+    return found * scale

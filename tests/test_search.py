@@ -1,0 +1,138 @@
+"""The search goes on where it was stopped, is the same twice, and gives way when the verdict contradicts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgegen.calibrate.choose import Measured, ladder
+from edgegen.cli import build, export, prove
+from edgegen.cli.search import COUNTED, MEASURED, Found, Search
+from edgegen.cli.source import trained
+from edgegen.core.plan import Plan
+from edgegen.evidence.compare import ERROR, SHARES, Terms
+from edgegen.export import runtime
+
+
+@pytest.fixture(scope="module")
+def search(tiny_run: Path) -> Search:
+    source = trained(str(tiny_run))
+    models = build.fp32_models(source)
+    even, plan, _ = build.calibrated(source, models, 32, 1)
+    return Search(source, models, even, plan, Terms(0.3, 500, 1.0), 1, None)
+
+
+def counted(search: Search, monkeypatch: pytest.MonkeyPatch, cache: Path, stop_at: int = 99) -> dict[str, int]:
+    """How often each kind of question is really answered; the `stop_at`th look is where the process dies."""
+    calls = dict.fromkeys(("_damage", "_saved", "_psnr", "_look"), 0)
+    monkeypatch.setenv("EDGEGEN_CACHE", str(cache))
+    for name in calls:
+        real = getattr(Search, name)
+
+        def spy(self: Search, *given: Any, name: str = name, real: Any = real) -> Any:
+            calls[name] += 1
+            if name == "_look" and calls[name] == stop_at:
+                raise KeyboardInterrupt
+            return real(self, *given)
+
+        monkeypatch.setattr(Search, name, spy)
+    return calls
+
+
+def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Search, monkeypatch: pytest.MonkeyPatch,
+                                                                      tmp_path: Path) -> None:
+    target = runtime("onnxruntime")
+    with monkeypatch.context() as patch:
+        first = counted(search, patch, tmp_path, stop_at=2)
+        with pytest.raises(KeyboardInterrupt):
+            search.plan(target)
+    assert first["_damage"] > 1 and first["_saved"] == 1 and first["_psnr"] >= 1 and first["_look"] == 2
+    with monkeypatch.context() as patch:
+        second = counted(search, patch, tmp_path)
+        found = search.plan(target)
+    assert second["_damage"] == second["_saved"] == second["_psnr"] == 0 and second["_look"] >= 1
+    trail = search.trail["onnxruntime"]
+    with monkeypatch.context() as patch:
+        third = counted(search, patch, tmp_path)
+        assert search.plan(target).plan.to_bytes() == found.plan.to_bytes()
+    assert not any(third.values()) and search.trail["onnxruntime"] == trail
+    assert found.plan.unit == MEASURED and {layer.precision for layer in found.plan.layers} <= {"int8", "fp32"}
+
+
+def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(search: Search, monkeypatch: pytest.MonkeyPatch,
+                                                                         tmp_path: Path) -> None:
+    target = SimpleNamespace(name="elsewhere", dialect=runtime("openvino").dialect, cannot_run=lambda: "no such card",
+                             version=lambda: "1")
+    calls = counted(search, monkeypatch, tmp_path)
+    found = search.plan(target)
+    assert calls["_saved"] == 0 and found.plan.unit == COUNTED
+    assert all(layer.saved == pytest.approx(layer.multiplications / 1e6) for layer in found.plan.layers)
+    assert all(look["executed_by"] == "onnxruntime" for look in search.trail["elsewhere"])
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verdict says of a runtime."""
+
+    name: str
+    passed: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} outside"
+
+
+@dataclass(frozen=True)
+class Fake:
+    """A proof."""
+
+    judged: tuple[Result, ...]
+
+    def again(self, other: Fake) -> Fake:
+        return Fake(tuple({r.name: r for r in (*self.judged, *other.judged)}.values()))
+
+
+def proven(monkeypatch: pytest.MonkeyPatch, bad: dict[str, int],
+           rungs: int = 9) -> tuple[Fake, list[dict[str, Any]], dict[str, Found]]:
+    """What export concludes when the first `bad` plans of each runtime fail, what it asked for, and where the plans ended."""
+    plans = ladder(Plan((("*", "int8"),), {}), [Measured("g", f"c{k}", k + 1, 1, 1) for k in range(rungs)], "ms")
+    made = build.Made(SimpleNamespace(), {}, {name: Found(plans, 0) for name in bad})  # type: ignore[arg-type]
+    asked: list[dict[str, Any]] = []
+
+    def judge(_: Any, trials: dict[str, Any], *given: Any, **named: Any) -> Fake:
+        asked.append(dict(trials))
+        return Fake(tuple(Result(name, len(asked) > bad[name]) for name in trials))
+
+    monkeypatch.setattr(prove, "prove", judge)
+    monkeypatch.setattr(build, "rebuild", lambda made, targets: made)
+    targets = [SimpleNamespace(name=name) for name in bad]
+    proof, _ = export._proven(made, targets, Terms(0.02, 4000), 1, None)  # type: ignore[arg-type]
+    return proof, asked, dict(made.plans)  # type: ignore[return-value]
+
+
+def test_only_what_failed_is_judged_again_on_seeds_and_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof, asked, plans = proven(monkeypatch, {"good": 0, "late": 1})
+    assert [set(trials) for trials in asked] == [{"good", "late"}, {"late"}]
+    assert asked[0]["late"] == Terms(0.02, 4000).trial(0) and asked[1]["late"] == Terms(0.02, 4000).trial(1)
+    assert {r.name: r.passed for r in proof.judged} == {"good": True, "late": True}
+    assert plans["good"].rung == 0 and plans["late"].rung > 0
+
+
+def test_the_error_is_shared_and_no_seed_judges_two_plans() -> None:
+    trials = [Terms(0.02, 4000).trial(k) for k in range(len(SHARES))]
+    assert sum(1 - t.level for t in trials) == pytest.approx(ERROR)
+    seeds = [range(t.first_seed, t.first_seed + 4000) for t in trials]
+    assert not set(seeds[0]) & set(seeds[1]) and not set(seeds[1]) & set(seeds[2]) and not set(seeds[0]) & set(seeds[2])
+
+
+def test_what_never_passes_ends_with_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof, asked, _ = proven(monkeypatch, {"never": 9})
+    assert len(asked) == len(SHARES) and not proof.judged[0].passed
+
+
+def test_one_plan_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof, asked, _ = proven(monkeypatch, {"never": 5}, rungs=1)
+    assert len(asked) == 1 and not proof.judged[0].passed
