@@ -82,7 +82,7 @@ class _Provider(OnnxRuntime):
 
         if self.provider not in (has := ort.get_available_providers()):
             what = f"this ONNX Runtime has no {self.provider}, only {', '.join(has)}"
-            return f'{what}: pip install "edgegen[{self.extra}]" in an environment of its own'
+            return f"{what}: pip install {self.packages[0]} in an environment of its own"
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()  # CUDA of PyTorch or of NVIDIA's own packages
         try:
@@ -116,7 +116,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
 
 
 class OnnxRuntimeOpenVino(_Provider):
-    name, extra = "onnxruntime-openvino", "onnxruntime-openvino"
+    name = "onnxruntime-openvino"
     dialect = OpenVino.dialect
     packages = ("onnxruntime-openvino",)
     provider, library = "OpenVINOExecutionProvider", "openvino"
