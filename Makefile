@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,train,export,adapt,onnxruntime,openvino,tensorrt-rtx
+EXTRAS := dev,train,export,adapt,onnxruntime,openvino,tensorrt-rtx,sign
 RUNTIMES := onnxruntime,openvino,tensorrt-rtx
 
 .PHONY: venv demo test check lint wheel data clean

@@ -1,7 +1,8 @@
-"""What primitives of the zoo's generators cost and how far they are true: a JSON line each, with CPU seconds and the numbers.
+"""What explaining the zoo's generators costs and how far it is true: a JSON line each, with CPU seconds and the numbers.
 
-    python benchmarks/explain.py gated                 # all four families, their middle layers, 3x3 regions
+    python benchmarks/explain.py gated                 # primitives: all four families, their middle layers, 3x3 regions
     python benchmarks/explain.py optimised isc-gan     # 512 demands; docs/explain.md has what was measured
+    python benchmarks/explain.py damage                # does what is said of each layer's INT8 agree with putting it back?
 """
 
 from __future__ import annotations
@@ -10,15 +11,27 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, getrusage
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from typing import Any
 
+import torch
+
+from edgegen.cli.build import calibrated, fp32_models
+from edgegen.cli.damage import DAMAGE_SEED, Quantized
+from edgegen.cli.hosted import hosted
+from edgegen.cli.source import trained
+from edgegen.explain.agreement import Check, by_region, decibels
+from edgegen.explain.regions import regions
+from edgegen.export import runtime
 from edgegen.families import FAMILIES
 
 LAYERS = {"isc-gan": "synthesis.blocks.1"}  # 8x8, where the specification starts; the others' are "mid"
+SEEDS = 32
 
 
-def measured(family: str, demands: str) -> dict[str, object]:
+def primitives(family: str, demands: str) -> dict[str, Any]:
     """One report of seed 7, on one thread."""
     with tempfile.TemporaryDirectory() as folder:
         before, out = getrusage(RUSAGE_CHILDREN), Path(folder) / "out"
@@ -27,12 +40,36 @@ def measured(family: str, demands: str) -> dict[str, object]:
         after = getrusage(RUSAGE_CHILDREN)
         report = json.loads((out / "report.json").read_text())
     kept = {name: report[name] for name in report if name.startswith(("Sparsity", "Additivity", "PSNR", "found"))}
-    return {"family": family, "cpu seconds": after.ru_utime - before.ru_utime, "peak MB": after.ru_maxrss / 1024, **kept}
+    return {"cpu seconds": after.ru_utime - before.ru_utime, "peak MB": after.ru_maxrss / 1024, **kept}
 
 
-def main(demands: str = "gated", *families: str) -> None:
+def damage(family: str, name: str) -> dict[str, Any]:
+    """Of a plan that leaves in full precision nothing but each graph's ends: what a search begins with. 2x2 regions."""
+    torch.set_num_threads(1)
+    source, seeds = trained(family), range(DAMAGE_SEED, DAMAGE_SEED + SEEDS)
+    models = fp32_models(source)
+    even, plan, _ = calibrated(source, models, 128, 1)
+    made = Quantized(source, even, plan, runtime(name), 1)
+    masks = regions("2x2", *source.generator.image_shape[1:]).masks
+    full = hosted(models, source.generator, 1)(seeds)
+    int8 = hosted({g: made.file(g, plan) for g in even}, source.generator, 1, made.host)
+    square = by_region(int8(seeds) - full, masks)
+    start = time.process_time()
+    layers, found = made.attributed(masks, seeds, None)
+    between = time.process_time()
+    check = Check(found.parts.sum(1), made.removed(layers, int8, full, masks, seeds, None))
+    return {
+        "runtime": name, "layers": len(layers), "psnr_db": decibels(float(square.sum()), full.size),
+        "predicted_psnr_db": decibels(float(found.whole.sum()), full.size), **check.to_json(),
+        "cpu seconds to attribute": between - start, "cpu seconds to put back": time.process_time() - between,
+        "peak MB": getrusage(RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main(what: str = "gated", *families: str) -> None:
     for family in families or tuple(FAMILIES):
-        print(json.dumps(measured(family, demands)), flush=True)
+        row = damage(family, "onnxruntime") if what == "damage" else primitives(family, what)
+        print(json.dumps({"family": family, **row}), flush=True)
 
 
 if __name__ == "__main__":

@@ -104,10 +104,6 @@ def _bin_of_zero(found: Histogram) -> int:
     return int(np.clip(-found.seen.low / found.width, 0, len(found.counts) - 1)) if found.width else 0
 
 
-def _ends(end: float) -> tuple[float, ...]:
-    return SHRINK if end else (1.0,)
-
-
 def _inside(seen: Range, low: float, high: float) -> Range:
     """No wider than what was seen, 0 inside."""
     return Range(min(0.0, max(seen.low, float(low))), max(0.0, min(seen.high, float(high))))

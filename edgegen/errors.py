@@ -6,7 +6,7 @@
       InputError          4  a photo, weight file or graph that cannot be read
         ReferenceMismatch 4  statistics made with another feature network, count or projection
       RuntimeMissing      5  a runtime, driver or package is not on this machine
-      TrustError          6  hash, manifest, pickle or path escape
+      TrustError          6  hash, manifest, signature, pickle or path escape
       ResourceError       7  disk, memory or time
       Busy                8  another run holds the lock
 """

@@ -75,3 +75,11 @@ def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("bundle") / "tiny"
     assert export(tiny_run, out) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    import devices
+
+    return devices.wheel(tmp_path_factory.mktemp("wheel"))

@@ -33,6 +33,21 @@ def test_what_is_recorded_is_the_whole_trajectory() -> None:
     assert float(middle["theta"]["t"][0]) == steps[len(steps) // 2]
 
 
+def test_what_is_slower_is_told_beside_a_base_that_drifts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0, 1.0]  # seconds; how slow the machine is just now
+
+    def pipeline(cost: float) -> Pipeline:
+        def call(**_: Any) -> Any:
+            clock[0] += cost * clock[1] / 1e3
+            clock[1] *= 1.001
+        return Pipeline(tiny.generator().latent, tiny.generator().sampler, {"g": call})
+
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    found = bench.slower(pipeline(10), {"more": pipeline(13), "less": pipeline(7)}, {"g": {}}, rounds=8)
+    assert {name: len(values) for name, values in found.items()} == {"more": 8, "less": 8}
+    assert np.median(found["more"]) == pytest.approx(3, rel=0.1) and np.median(found["less"]) == pytest.approx(-3, rel=0.1)
+
+
 def test_candidates_are_timed_in_turn_and_alike() -> None:
     order: list[str] = []
 

@@ -136,7 +136,7 @@ class OnThisMachine(TensorRtRtx):
 @ENGINES
 def test_an_engine_built_here_needs_nobody_to_vouch_for_it(tiny_bundle: Path, kept: Path) -> None:
     bundle, target = Bundle.open(tiny_bundle), OnThisMachine()
-    with pytest.raises(TrustError, match=r"add --trust-engines if you trust its maker, or build them here"):
+    with pytest.raises(TrustError, match=r"or build them here: edgegen build"):
         bundle.pipeline(target)
     files = bundle.onnx(target, "int8")
     first = target.compile(files["theta"])

@@ -16,11 +16,13 @@ from edgegen.cli.main import run
 from edgegen.cli.probe import TINY
 from edgegen.core.bundle import MANIFEST, Bundle, digest, write_manifest
 from edgegen.core.files import read_json, to_json
+from edgegen.core.manifest import Built, File, Manifest, Start, schema
 from edgegen.core.samplers import CascadeSampler, sampler_to_json
 from edgegen.errors import EdgegenError, InputError, TrustError, UsageError
 from edgegen.export import runtime
 
 GOLDEN = Path(__file__).parent / "golden" / "bundle-1"
+TOY = GOLDEN.with_name("bundle-1-toy")
 ABOUT: dict[str, Any] = {
     "family": "cas-dm", "source": {"name": "golden", "weights_sha256": "0" * 64, "data": {"images": 3}, "licence": "Apache-2.0"},
     "embeds_training_data": "none", "start": {"shape": [3, 16, 16], "classes": 0},
@@ -67,6 +69,25 @@ def test_the_first_released_format_opens() -> None:
     opened = Bundle.open(GOLDEN)
     assert opened.manifest.schema_version == 1 and opened.manifest.source["name"] == "golden"
     assert run(["verify", str(GOLDEN), "--files-only"]) == 0
+
+
+def test_a_bundle_of_the_first_released_format_still_makes_its_images(capfd: pytest.CaptureFixture[str]) -> None:
+    """A toy of two graphs with the images that it made then: pinned, on every machine, for ever."""
+    assert run(["verify", str(TOY), "--images-only", "--threads", "1", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)["images"]
+    assert set(found) == {"onnxruntime FP32", "onnxruntime INT8"}
+    assert found["onnxruntime FP32"]["within_one_level"] >= 0.999 and all(a["same"] for a in found.values())
+
+
+def test_the_schema_for_other_programs_is_what_is_checked() -> None:
+    """After a change: to_json(edgegen.core.manifest.schema()) into that file."""
+    assert read_json(GOLDEN.parents[2] / "docs" / "manifest.schema.json") == schema()
+
+
+def test_every_part_of_the_manifest_is_documented() -> None:
+    document = (GOLDEN.parents[2] / "docs" / "bundle.md").read_text()
+    named = [f for model in (Manifest, Built, Start, File) for f in model.model_fields]
+    assert [name for name in named if f"`{name}`" not in document] == []
 
 
 def test_a_manifest_is_the_same_bytes_each_time(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from toys import CONFIG, shaken
 from edgegen.errors import EdgegenError
 from edgegen.explain import lattice, measures
 from edgegen.explain.demands import FLOOR, Gates, Solver, gated, optimised, penalty, units
-from edgegen.explain.regions import grid
+from edgegen.explain.primitives import Edit, Settings, decompose, edited
+from edgegen.explain.regions import Regions, grid
 from edgegen.explain.split import Split, Way, layer, layers
 
 K, N = 12, 5
@@ -84,6 +85,22 @@ def test_components_draw_inside_their_regions_and_wrong_names_are_by_chance() ->
         wrong.append(np.mean([measures.inside_share(change, masks[o].any(0)) for o in others]) - s.bit_count() / N)
     assert min(right) > 1 - 1e-9
     assert abs(np.mean(wrong)) < 0.05
+
+
+def test_a_swapped_component_is_the_other_samples_and_the_rest_stays() -> None:
+    split, masks, sets = decoder()
+    theirs = replace(split, features=split.features.flip(0))
+    theirs = replace(theirs, image=theirs.images(theirs.features[None])[0])
+    settings = Settings(Regions(masks.argmax(0)))
+    found, other = (decompose(one, settings, lambda *_: None) for one in (split, theirs))
+    chosen = next(s for s in found.order if s in other.order)
+    mixed = torch.where(torch.from_numpy(sets == chosen), theirs.features, split.features)
+    made = edited(split, found, [Edit(chosen, donor=1)], {1: other})
+    np.testing.assert_allclose(made, split.images(mixed[None])[0].numpy(), atol=1e-5)
+    gone = torch.where(torch.from_numpy(sets == chosen), split.baseline, split.features)
+    np.testing.assert_allclose(edited(split, found, [Edit(chosen, 0.0)], {}), split.images(gone[None])[0].numpy(), atol=1e-5)
+    with pytest.raises(KeyError):
+        found.of(1 << N)
 
 
 def test_a_strong_penalty_is_no_or_gate_and_the_measures_say_so() -> None:

@@ -2,132 +2,99 @@
 
 from __future__ import annotations
 
-import os
-import re
+import json
 import shutil
-import subprocess
-import sys
-import venv
 import zipfile
-from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import find_spec
 from pathlib import Path
 
+import devices
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
+from devices import Device
 from PIL import Image
 
 from edgegen.cli.main import run
+from edgegen.core.bundle import MANIFEST, digest, sha256
+from edgegen.core.files import read_json, to_json
+from edgegen.evidence import kept
 
-ROOT = Path(__file__).parents[1]
-# What a machine without `unshare` gets instead of an empty network: a connection ends the process.
-GUARD = "import socket, sys, runpy\ndef no(*a): sys.exit(f'a connection to {a[1:]}')\nsocket.socket.connect = no\n" \
-        "sys.argv[0] = 'edgegen'\nrunpy.run_module('edgegen', run_name='__main__', alter_sys=True)"
-
-
-def wheel(folder: Path) -> Path:
-    """Built from a copy, since building writes into the source."""
-    source = folder / "source"
-    source.mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("edgegen", "export", "calibrate"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    flags = ["--no-build-isolation"] if find_spec("setuptools") else []
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps", *flags, "-w", str(folder)]
-    done = subprocess.run([*command, "."], cwd=source, capture_output=True, text=True, timeout=300)
-    if done.returncode and not flags and "setuptools" in done.stderr:
-        pytest.skip("setuptools is neither installed nor can it be fetched: no wheel was built")
-    assert done.returncode == 0, done.stderr
-    (built,) = folder.glob("edgegen-*.whl")
-    return built
-
-
-def requirements(lines: list[str], extra: str = "") -> list[Requirement]:
-    found = [Requirement(line) for line in lines]
-    return [r for r in found if r.marker is None or r.marker.evaluate({"extra": extra})]
-
-
-def closure(wanted: list[Requirement]) -> set[str]:
-    """The distributions that pip would install for these, by what each declares."""
-    found: set[str] = set()
-    todo = [(r.name, extra) for r in wanted for extra in ("", *r.extras)]
-    while todo:
-        name, extra = todo.pop()
-        name = re.sub(r"[-_.]+", "-", name).lower()
-        try:
-            found.add(name)
-            more = requirements(distribution(name).requires or [], extra)
-        except PackageNotFoundError:
-            pytest.skip(f"{name}, which the device needs, is not installed here")
-        todo += [(r.name, e) for r in more for e in ("", *r.extras) if re.sub(r"[-_.]+", "-", r.name).lower() not in found]
-    return found
-
-
-def link(names: set[str], site: Path) -> None:
-    """These distributions of this environment, and nothing else of it."""
-    for name in names:
-        here = distribution(name)
-        for top in {Path(str(f)).parts[0] for f in here.files or [] if ".." not in Path(str(f)).parts}:
-            if top != "__pycache__" and not (site / top).exists():
-                (site / top).symlink_to(Path(str(here.locate_file(top))).resolve())
+LIMIT = 150e6  # bytes of the core with everything it needs, beside the runtime itself
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of an environment that has the wheel with its core dependencies and ONNX Runtime."""
-    folder = tmp_path_factory.mktemp("device")
-    built = wheel(folder / "wheel")
-    venv.create(folder / "venv", symlinks=True, with_pip=False)
-    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(site)
-        metadata = archive.read(next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))).decode()
-    lines = [line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
-    link(closure(requirements(lines, "onnxruntime")), site)
-    return folder / "venv" / "bin" / "python"
+def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
+    """With ONNX Runtime."""
+    return devices.device(tmp_path_factory.mktemp("device"), wheel, ["onnxruntime"])
 
 
-def on_device(python: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`edgegen` there, outside the checkout, without a network."""
-    env = {"HOME": str(home), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    command = [str(python), "-P", "-m", "edgegen", *arguments]
-    cut = ["unshare", "-n"] if shutil.which("unshare") and subprocess.run(["unshare", "-n", "true"]).returncode == 0 else []
-    if not cut:
-        command[2:4] = ["-c", GUARD]
-    return subprocess.run([*cut, *command], cwd=home, env=env, capture_output=True, text=True, timeout=300)
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
-def test_torch_and_onnx_are_not_there(device: Path, tmp_path: Path) -> None:
+def test_torch_and_onnx_are_not_there(device: Device, tmp_path: Path) -> None:
     for module in ("torch", "onnx", "openvino", "scipy", "pytest"):
-        done = subprocess.run([device, "-P", "-c", f"import {module}"], cwd=tmp_path, capture_output=True, text=True)
-        assert "ModuleNotFoundError" in done.stderr, module
-    where = [str(device), "-P", "-c", "import edgegen; print(edgegen.__file__)"]
-    assert str(device.parents[1]) in subprocess.run(where, cwd=tmp_path, capture_output=True, text=True).stdout
+        assert "ModuleNotFoundError" in device.run(tmp_path, f"import {module}").stderr, module
+    where = device.run(tmp_path, "import edgegen; print(edgegen.__file__)").stdout
+    assert str(device.python.parents[1]) in where
+
+
+def test_the_core_is_small(wheel: Path) -> None:
+    """The wheel, with the zoo, and every library it needs; numpy counts, though each runtime needs it too."""
+    with zipfile.ZipFile(wheel) as archive:
+        ours = sum(entry.file_size for entry in archive.infolist())
+    libraries = devices.size(devices.closure(devices.needed(wheel, [])))
+    print(f"core: {libraries / 1e6:.0f} MB of libraries, {ours / 1e6:.0f} MB of edgegen")
+    assert 50e6 < libraries + ours < LIMIT
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_a_device_makes_the_offices_pixels(precision: str, device: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_device_makes_the_offices_pixels(name: str, precision: str, wheel: Path, device: Device, tiny_bundle: Path,
+                                           tmp_path: Path) -> None:
+    there = device if name == "onnxruntime" else devices.device(tmp_path, wheel, [name])
     (home := tmp_path / "home").mkdir()
     flags = ["--seed", "3", "-n", "4", "--precision", precision]
-    done = on_device(device, home, "generate", str(tiny_bundle), *flags, "-o", str(tmp_path / "there.png"))
+    done = there.edgegen(home, "generate", str(tiny_bundle), *flags, "-o", str(tmp_path / "there.png"))
     assert done.returncode == 0, done.stderr
-    assert f"4 images by onnxruntime {precision}" in done.stdout
-    assert run(["generate", str(tiny_bundle), *flags, "--runtime", "onnxruntime", "-o", str(tmp_path / "here.png")]) == 0
-    with Image.open(tmp_path / "there.png") as there, Image.open(tmp_path / "here.png") as here:
-        np.testing.assert_array_equal(np.asarray(there), np.asarray(here))
+    assert f"4 images by {name} {precision}" in done.stdout
+    assert run(["generate", str(tiny_bundle), *flags, "--runtime", name, "-o", str(tmp_path / "here.png")]) == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "there.png"), pixels(tmp_path / "here.png"))
     assert list(home.iterdir()) == [], "a device's home is left as it was"
 
 
-def test_a_device_checks_times_and_says_what_it_cannot_do(device: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    assert on_device(device, tmp_path, "verify", str(tiny_bundle), "--files-only").returncode == 0
-    timed = on_device(device, tmp_path, "bench", str(tiny_bundle), "--rounds", "5", "--batch", "1")
+def test_a_device_shows_that_its_images_are_those_of_the_export(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
+    done = device.edgegen(tmp_path, "verify", str(tiny_bundle), "--images-only", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert sorted(found["images"]) == ["onnxruntime FP32", "onnxruntime INT8"]
+    for alike in found["images"].values():
+        assert alike["same"] and alike["within_one_level"] >= 0.999
+    assert "openvino is not installed" in found["skipped"]["openvino"]
+
+
+def test_a_machine_that_makes_other_images_fails(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
+    """As far from the kept ones as those of the next seed are."""
+    shutil.copytree(tiny_bundle, other := tmp_path / "other")
+    there = kept.read(other / kept.FILE)
+    (other / kept.FILE).write_bytes(kept.to_bytes(kept.Kept(there.first_seed + 1, there.sets)))
+    manifest = read_json(other / MANIFEST)
+    manifest["files"][kept.FILE] = {"bytes": (other / kept.FILE).stat().st_size, "sha256": sha256(other / kept.FILE)}
+    manifest["sha256"] = digest(manifest)
+    (other / MANIFEST).write_bytes(to_json(manifest))
+    done = device.edgegen(tmp_path, "verify", str(other), "--images-only")
+    assert done.returncode == 3, done.stderr
+    assert "E-PARITY] this machine makes other images than the export did: onnxruntime FP32, onnxruntime INT8" in done.stderr
+
+
+def test_a_device_checks_times_and_says_what_it_cannot_do(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert device.edgegen(tmp_path, "verify", str(tiny_bundle), "--files-only").returncode == 0
+    timed = device.edgegen(tmp_path, "bench", str(tiny_bundle), "--rounds", "5", "--batch", "1")
     assert timed.returncode == 0 and "onnxruntime INT8" in timed.stdout, timed.stderr
     assert "openvino is not installed" in timed.stdout
-    whole = on_device(device, tmp_path, "verify", str(tiny_bundle))
+    whole = device.edgegen(tmp_path, "verify", str(tiny_bundle))
     assert whole.returncode == 5 and 'torch is not installed: pip install "edgegen[train]"' in whole.stderr
-    assert "--files-only" in whole.stderr
-    run_here = on_device(device, tmp_path, "generate", "cas-dm", "-o", str(tmp_path / "x.png"))
+    assert "--images-only" in whole.stderr
+    run_here = device.edgegen(tmp_path, "generate", "cas-dm", "-o", str(tmp_path / "x.png"))
     assert run_here.returncode == 5 and "torch" in run_here.stderr, run_here.stderr
-    assert on_device(device, tmp_path, "models").returncode == 0
+    assert device.edgegen(tmp_path, "models").returncode == 0

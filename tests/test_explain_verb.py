@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 from tiny import finished_run
 
-from edgegen.cli.explain import edit_of
 from edgegen.cli.main import run
+from edgegen.cli.primitives import edit_of
 from edgegen.errors import EdgegenError
-from edgegen.explain.page import number, table
+from edgegen.explain.page import matrix, number, table
+from edgegen.explain.primitives import Edit
+from edgegen.explain.regions import name_of
 
 FEW = ("--baseline", "8", "--threads", "1")
 
@@ -102,6 +104,25 @@ def test_an_edit_takes_a_primitive_out(source: str, report: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == [same, gone] or set(tmp_path.iterdir()) == {same, gone}
 
 
+def test_a_primitive_is_taken_from_another_seed(source: str, report: Path, tmp_path: Path,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    """A seed's own changes nothing, another's does; a set that one of them lacks is refused with those that both have."""
+    where = ["explain", source, "--seed", "7", "--layer", "theta.trunk.up.1", "--regions", "2x2", *FEW]
+    components = {one["regions"] for one in document(report)["components"]}
+    absent = next(name for s in range(1, 16) if (name := name_of(s)) not in components)
+    assert run([*where, "-o", str(tmp_path / "none.png"), "--edit", f"S={absent}:seed8"]) == 2
+    said = re.search("E-EDIT.*seed 7 or seed 8 has no primitive of regions .*\n.*the strongest are those of regions ([0-9,]+)",
+                     capsys.readouterr().err)
+    assert said and said[1] in components and list(tmp_path.iterdir()) == []
+    drawn = {}
+    for donor in (7, 8):
+        out = tmp_path / f"{donor}.png"
+        assert run([*where, "-o", str(out), "--edit", f"S={said[1]}:seed{donor}"]) == 0
+        drawn[donor] = np.split(np.asarray(Image.open(out))[:, :588], [192, 198, 390, 396], axis=1)
+    assert np.array_equal(drawn[7][0], drawn[7][2]) and np.array_equal(drawn[7][0], drawn[8][0])
+    assert not np.array_equal(drawn[8][0], drawn[8][2])
+
+
 def test_layers_are_listed(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["explain", source, "--layers", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -128,14 +149,23 @@ def test_what_it_cannot_do(flags: list[str], sentence: str, source: str, capsys:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["S=1", "S=1:x", "S=1:nan", "S=1:inf", "1:0", "S=9:0", "S=1,1:0", "S=:0"])
+@pytest.mark.parametrize("text", ["S=1", "S=1:x", "S=1:seed", "S=1:seed-1", "S=1:nan", "S=1:inf", "1:0", "S=9:0", "S=1,1:0",
+                                  "S=:0"])
 def test_bad_edits(text: str) -> None:
     with pytest.raises(EdgegenError, match=r"E-EDIT|E-REGIONS"):
         edit_of(text, 4)
 
 
 def test_edits_are_read() -> None:
-    assert edit_of("S=2,4:0.5", 4) == (0b1010, 0.5) and edit_of("S=1:-1", 4) == (1, -1.0)
+    assert edit_of("S=2,4:0.5", 4) == Edit(0b1010, 0.5) and edit_of("S=1:-1", 4) == Edit(1, -1.0)
+    assert edit_of("S=2,4:seed11", 4) == Edit(0b1010, donor=11)
+
+
+def test_a_matrix_has_its_darkest_cell_where_most_is() -> None:
+    made = matrix(["<l>", "a", "b"], [("x<y", [0.5, -0.0]), ("z", [-0.1, 0.25])], "all")
+    assert "&lt;l&gt;" in made and "x&lt;y" in made and made.count("rgb(165, 0, 38)") == 1 and ">50.0<" in made
+    assert made.count("rgb(255, 255, 255)") == 2 and ">0.0<" in made
+    assert "Per cent of all; the darkest cell is 50.0" in made
 
 
 def test_names_cannot_break_the_page() -> None:

@@ -63,6 +63,17 @@ def test_a_bundle_holds_its_whole_evidence(tiny_bundle: Path) -> None:
         assert [n for n in manifest.files if n.endswith(".SM89.engine")] and manifest.runtimes["tensorrt-rtx"].code
 
 
+def test_its_model_card_says_what_the_manifest_says(tiny_bundle: Path) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    card = (tiny_bundle / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: edgegen\nlicense: other\nlicense_name: \"the owner's\"\n")
+    assert "Makes images of 16 x 16 pixels from seeds. Licence: the owner's." in card
+    assert "It holds no training photos and no features of them." in card and manifest.evidence["machine"]["cpu"] in card
+    for name, found in manifest.evidence["runtimes"].items():
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| {name} |")]
+        assert f"{found['change']['value']:+.2%}" in row and row.endswith(f"{found['executed_by']} |")
+
+
 def test_nothing_of_this_machine_or_the_site_is_in_it(tiny_bundle: Path, tiny_run: Path) -> None:
     here = [str(tiny_run.parent), str(tiny_bundle.parent), str(Path(__file__).resolve().parent), "site-packages", sys.prefix]
     for path in tiny_bundle.rglob("*"):

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,50 +16,22 @@ import pytest
 import tiny
 import torch
 from adapters import master
+from subjects import subjects
 
-from edgegen.calibrate.choose import plan as choose
-from edgegen.calibrate.equalize import ChannelObserver, equalized
-from edgegen.calibrate.observe import Observer
 from edgegen.cli import recover as verb
 from edgegen.cli.build import calibrated, fp32_models
 from edgegen.cli.main import run
 from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.bundle import sha256
 from edgegen.core.plan import Plan
-from edgegen.core.runtime import Pipeline
-from edgegen.core.samplers import asked
 from edgegen.evidence.bench import record
-from edgegen.export import onnx as onnx_files
-from edgegen.export import qdq
-from edgegen.export.ort import OnnxRuntime
 from edgegen.export.rounding import rounding
 from edgegen.families import FAMILIES, family
 from edgegen.training import run as runs
 from edgegen.training.adapt import recover, site
-from edgegen.training.adapt.recover import Course, Student, Subject
+from edgegen.training.adapt.recover import Course, Student
 
 COURSE = Course(rank=4, steps=20, batch=8, rate=2e-2, seed=0, looked=32)
-
-
-def plan_of(generator: Any, models: Mapping[str, Any]) -> tuple[dict[str, Any], Plan]:
-    """Even graphs, and a plan that rounds every convolution."""
-    channels = {k: ChannelObserver(m, 1) for k, m in models.items()}
-    Pipeline(generator.latent, generator.sampler, channels)(range(32))
-    even = {k: equalized(m, channels[k].largest) for k, m in models.items()}
-    seen = {k: Observer(m, qdq.candidates(m), asked(generator.sampler, k), 1) for k, m in even.items()}
-    Pipeline(generator.latent, generator.sampler, seen)(range(32))
-    return even, Plan((("*", "int8"),), choose(even, {k: o.stats for k, o in seen.items()}).ranges)
-
-
-@cache
-def subjects(name: str) -> tuple[dict[str, Subject], dict[str, Any]]:
-    """A tiny generator's graphs, and their Q/DQ files."""
-    found = family(name)
-    generator = site.plain(found, found.recipes["tiny"]().config, master(name))
-    traced = {k: onnx_files.traced(g, k) for k, g in generator.graphs().items()}
-    even, plan = plan_of(generator, {k: m for k, (m, _) in traced.items()})
-    files = {k: qdq.quantize(m, k, plan, OnnxRuntime.dialect) for k, m in even.items()}
-    return {k: Subject(g, traced[k][1], rounding(even[k], files[k])) for k, g in generator.graphs().items()}, files
 
 
 def every_tensor(file: onnx.ModelProto, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -113,6 +84,7 @@ def test_a_student_rounds_as_the_file_that_ships(name: str) -> None:
             for key, tensor in (*student.module.named_parameters(), *student.module.named_buffers()):
                 tensor.data = values[key].data
             beside.run(*(torch.from_numpy(calls[graph][-1][spec.name]) for spec in subject.graph.inputs))
+        assert all(n.users for n in student.module.graph.nodes if "fake_quantize" in str(n.target))
         assert max(beside.apart.values()) < 1e-3, {k: v for k, v in beside.apart.items() if v >= 1e-3}
         places = [k for k in beside.apart if "fake_quantize" in k]
         assert len(places) == len({t for read in subject.rounding.reads.values() for t in read})

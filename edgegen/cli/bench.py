@@ -8,7 +8,7 @@ import typer
 
 from ..errors import RuntimeMissing
 from . import output, source
-from .options import TrustEngines
+from .options import PublicKey, TrustEngines
 
 
 def bench(
@@ -16,6 +16,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Images a call.", min=1)] = 8,
     rounds: Annotated[int, typer.Option(help="Timed rounds, interleaved over all candidates.", min=5)] = 25,
     threads: Annotated[int, typer.Option(help="CPU threads of each runtime.", min=1)] = 1,
+    public_key: PublicKey = None,
     trust_engines: TrustEngines = False,
     json: output.Json = False,
 ) -> None:
@@ -25,12 +26,13 @@ def bench(
     from ..export import runtime
     from .executor import label
 
-    bundle = source.open_bundle(what)
+    bundle = source.open_bundle(what, public_key)
     candidates, skipped = {}, {}
     for name in bundle.manifest.runtimes:
         target = runtime(name)
         why = target.cannot_run()
-        if target.executable and not why and not trust_engines and not bundle.built_here(target, "int8"):
+        vouched = trust_engines or bundle.signed_by is not None or bool(bundle.built_here(target, "int8"))
+        if target.executable and not why and not vouched:
             why = "its engines are executable code: run edgegen build, or add --trust-engines if you trust their maker"
         if why:
             skipped[name] = why

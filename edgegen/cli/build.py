@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from ..core.plan import Plan
     from ..evidence.compare import Terms
+    from .protect import Protect
 
 PARITY_INPUTS = 64
 
@@ -44,10 +45,11 @@ class Made:
 
 
 def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int,
-          weights: Path | None, given: Plan | None = None, data: Path | None = None) -> Made:
+          weights: Path | None, given: Plan | None = None, data: Path | None = None, protect: Protect | None = None) -> Made:
     """Fill `folder` with everything but evidence; nothing is proven yet.
 
-    given: a plan to take instead of searching one. data: files to calibrate on instead of trajectories.
+    given: a plan to take instead of searching one. data: files to calibrate on instead of trajectories. protect: what says which
+    convolutions the search leaves in full precision.
     """
     (folder / "graphs").mkdir()
     models = fp32_models(source)
@@ -57,6 +59,9 @@ def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, t
     feeds = Files(data, source.generator) if data else Trajectories(source.generator, samples)
     even, plan, coverage = calibrated(source, models, samples, threads, feeds)
     trail: dict[str, Any] = {}
+    protected: dict[str, Any] = {}
+    if protect is not None:
+        plan, protected = protect(source, even, plan, runtimes, threads)
     if given is None:
         search = Search(source, models, even, plan, terms, threads, weights)
         found = {target.name: search.plan(target) for target in runtimes}
@@ -72,6 +77,8 @@ def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, t
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
     description = describe(source, models, built, coverage, feeds, torch_parity)
     description["calibration"]["search"] = trail
+    if protected:
+        description["calibration"]["protected"] = protected
     write_manifest(folder, description)
     return Made(Bundle.open(folder), even, found)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..core.runtime import Runtime
     from ..evidence.compare import Terms
     from .build import Made
+    from .protect import Protect
     from .prove import Proof
 
 
@@ -32,6 +33,9 @@ def export(
     feeds: Annotated[Path | None, typer.Option(help="Files to calibrate on, as `calibrate --data`; else trajectories.")] = None,
     calibration: Annotated[int, typer.Option(help="Seeds whose trajectories are calibrated on.", min=32)] = 128,
     max_images: Annotated[int, typer.Option(help="Image pairs at most before the verdict is undecided.", min=500)] = 4000,
+    protect_regions: Annotated[str | None, typer.Option(help="Such as 2,5: layers whose rounding damages these most stay in "
+                                                             "full precision.")] = None,
+    regions: Annotated[str | None, typer.Option(help="Of --protect-regions: a grid, or a mask PNG; 3x3, if not said.")] = None,
     threads: Threads = 0,
     weights: Weights = None,
     overwrite: Overwrite = False,
@@ -45,10 +49,16 @@ def export(
     from ..core.plan import Plan
     from ..evidence.compare import Terms
     from .options import budget_of, cores
+    from .protect import Protect
 
     terms, count = Terms(budget_of(fid_budget), max_images, min_psnr), threads or cores()
     check_target(out, MANIFEST, overwrite)
     targets, given = _targets(runtime), Plan.read(plan) if plan else None
+    if regions is not None and protect_regions is None:
+        raise UsageError("E-USAGE", "--regions says what --protect-regions counts", hint="add --protect-regions, such as 2,5")
+    if given and protect_regions is not None:
+        raise UsageError("E-USAGE", "--protect-regions is for the search of a plan, and --plan takes one as it is")
+    protect = None if protect_regions is None else Protect(protect_regions, regions or "3x3")
     from filelock import FileLock, Timeout
 
     try:
@@ -58,7 +68,7 @@ def export(
     try:
         with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
             try:
-                proof = _make(what, targets, folder, calibration, terms, count, weights, given, feeds)
+                proof = _make(what, targets, folder, calibration, terms, count, weights, given, feeds, protect)
             except GateFailed as error:
                 raise _rejected(folder, out, error) from error
     except Timeout as error:
@@ -81,14 +91,18 @@ def _targets(names: str) -> list[Runtime]:
 
 
 def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int, weights: Path | None,
-          given: Plan | None, data: Path | None) -> Proof:
+          given: Plan | None, data: Path | None, protect: Protect | None) -> Proof:
     need_torch()
     import torch
 
     from ..core.bundle import write_manifest
     from ..core.images import png
+    from ..evidence import kept
+    from ..evidence.compare import EVIDENCE_SEED
     from ..evidence.picture import side_by_side
+    from . import card
     from .build import build, described
+    from .doctor import measured_on
     from .merge import proven
     from .prove import judge_of
     from .table import show
@@ -99,13 +113,18 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: 
         raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=made.reference,
                          hint="runs of `edgegen train` write them at their end")
     judge_of(made.reference, weights)  # before the long work, since without it nothing can be proven
+    if protect is not None:
+        protect.numbers(made)
     adapter = proven(Path(what), made.generator)
-    built = build(made, targets, folder, samples, terms, threads, weights, given, data)
+    built = build(made, targets, folder, samples, terms, threads, weights, given, data, protect)
     proof, bundle = _proven(built, targets, terms, threads, weights)
     pictures = dict(proof.pictures)
+    images = kept.Kept(EVIDENCE_SEED, {name or kept.FULL: made for name, made in pictures.items()})
+    (folder / kept.FILE).write_bytes(kept.to_bytes(images))
     (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
     description = described(bundle)
-    description["evidence"] |= {**adapter, **proof.to_json()}
+    description["evidence"] |= {**adapter, **proof.to_json(), "machine": measured_on()}
+    (folder / card.FILE).write_bytes(card.card(description, *images.sets[kept.FULL].shape[1:3]))
     write_manifest(folder, description)
     show(proof)
     if not proof.passed:

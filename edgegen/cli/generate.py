@@ -10,9 +10,10 @@ import typer
 from ..errors import UsageError
 from . import output, source
 from .choices import Choices, chosen
-from .options import AllowCpu, TrustEngines, need_torch
+from .options import AllowCpu, PublicKey, TrustEngines, need_torch
 
 if TYPE_CHECKING:
+    from ..core.bundle import Bundle
     from ..core.runtime import Pipeline
 
 
@@ -30,6 +31,7 @@ def generate(
     runtime: Annotated[str | None, typer.Option(help="Of a bundle: which runtime; its first that works here.")] = None,
     precision: Annotated[str, typer.Option(help="Of a bundle: int8 or fp32.")] = "int8",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    public_key: PublicKey = None,
     trust_engines: TrustEngines = False,
     allow_cpu: AllowCpu = False,
     json: output.Json = False,
@@ -48,10 +50,10 @@ def generate(
         if choices:
             raise UsageError("E-USAGE", "--steps, --way, --control, --control-from and --like are decided when a bundle is made",
                              path=what, hint="use the zoo name or the run it was exported from")
-        executed, pipeline = _bundled(what, runtime, precision, threads, trust_engines, allow_cpu)
+        executed, pipeline = _bundled(source.open_bundle(what, public_key), runtime, precision, threads, trust_engines, allow_cpu)
     else:
-        if runtime or precision != "int8" or trust_engines or allow_cpu:
-            raise UsageError("E-USAGE", "--runtime, --precision, --trust-engines and --allow-cpu are for bundles")
+        if runtime or precision != "int8" or trust_engines or public_key or allow_cpu:
+            raise UsageError("E-USAGE", "--runtime, --precision, --public-key, --trust-engines and --allow-cpu are for bundles")
         need_torch()
         import torch
 
@@ -70,20 +72,19 @@ def generate(
     print(f"{count} images by {executed}: {out}")
 
 
-def _bundled(what: str, runtime: str | None, precision: str, threads: int, trust_engines: bool,
+def _bundled(bundle: Bundle, runtime: str | None, precision: str, threads: int, trust_engines: bool,
              allow_cpu: bool) -> tuple[str, Pipeline]:
     from ..export import runtime as find
     from .executor import executor, insist, int8
 
     if precision not in ("int8", "fp32"):
         raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {precision!r}")
-    bundle = source.open_bundle(what)
     names = [runtime] if runtime else [n for n in bundle.manifest.runtimes if find(n).cannot_run() is None]
     if not names:
         from ..errors import RuntimeMissing
 
         reasons = "; ".join(f"{n}: {find(n).cannot_run()}" for n in bundle.manifest.runtimes)
-        raise RuntimeMissing("E-BACKEND", f"none of the bundle's runtimes works here: {reasons}", path=what)
+        raise RuntimeMissing("E-BACKEND", f"none of the bundle's runtimes works here: {reasons}", path=bundle.root)
     insist(names[:1], allow_cpu)
     if precision == "fp32":
         host = executor(names[0])

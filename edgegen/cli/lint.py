@@ -49,10 +49,7 @@ def _files(what: str, runtime: str | None) -> Iterator[tuple[str, Path]]:
         return
     bundle = source.open_bundle(what)
     for name in names or bundle.manifest.runtimes:
-        if name not in bundle.manifest.runtimes:
-            has = ", ".join(bundle.manifest.runtimes)
-            raise UsageError("E-BUNDLE-RUNTIME", f"the bundle has no INT8 files for {name}; it has {has}", path=what)
-        yield from ((name, bundle.path(file)) for file in bundle.manifest.runtimes[name].onnx.values())
+        yield from ((name, bundle.path(file)) for file in bundle.built(name).onnx.values())
 
 
 def _findings(name: str, file: Path, build: bool) -> Iterator[Finding]:

@@ -40,11 +40,12 @@ from .merge import merge
 from .models import models
 from .photos import photos
 from .plan import plan
+from .sign import sign
 from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, calibrate, export, build, lint, verify, bench, models, doctor,
+    train, finetune, merge, generate, explain, calibrate, export, build, sign, lint, verify, bench, models, doctor,
 )
 GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}  # verbs that have verbs of their own
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import signal
-import subprocess
-import sys
-import tempfile
 from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EdgegenError
+from .children import ask
 
 if TYPE_CHECKING:
     from ..core.runtime import Runtime
 
-LIMIT = 120  # seconds one runtime may take
 Finding = dict[str, str]
 
 # y = x + x for x (1, 1, 2, 2), IR 8, opset 17: written out since a device has no onnx package (a test compares it with onnx's).
@@ -54,34 +49,37 @@ def probe(runtime: Runtime, folder: Path) -> Finding:
     return {**found, "state": "ok"}
 
 
-def isolated(name: str) -> Finding:
-    """The probe of the runtime of that name, run in a child process with a time limit."""
-    with tempfile.TemporaryDirectory(prefix="edgegen-probe-") as folder:
-        command = [sys.executable, "-P", "-c", _CHILD, name, folder, *sys.path]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired:
-            return _broken(f"no answer within {LIMIT} s")
-    if done.returncode < 0:
-        return _broken(f"the process crashed with {signal.Signals(-done.returncode).name}")
-    try:
-        finding: Finding = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        lines = done.stderr.strip().splitlines() or ["no output"]
-        return _broken(f"the process ended with {done.returncode}: {lines[-1]}")
-    return finding
+def isolated(name: str, listen: float | None = None, bundle: str = "") -> tuple[Finding, tuple[str, ...]]:
+    """The probe of the runtime of that name in a process of its own, and who in it wanted the network; listen: see ask."""
+    answer = ask("edgegen.cli.probe:child", name, bundle, listen=listen)
+    if answer.found is None:
+        return {"version": "", "device": "", "state": "failed", "why": answer.why}, answer.attempts
+    return answer.found, answer.attempts
 
 
-# The child looks for modules where this process does: with -m it would also take a user's own json.py from the working folder.
-_CHILD = "import sys; sys.path[:] = sys.argv[3:]; from edgegen.cli.probe import child; child(sys.argv[1], sys.argv[2])"
-
-
-def child(name: str, folder: str) -> None:
-    """Prints the finding as one line of JSON."""
+def child(folder: Path, name: str, bundle: str) -> Finding:
+    """Also makes one image of `bundle`, if there is one and the runtime works."""
     from edgegen.export import runtime
 
-    print(json.dumps(probe(runtime(name), Path(folder))))
+    target = runtime(name)
+    found = probe(target, folder)
+    if bundle and found["state"] == "ok":
+        found["bundle"] = _image(target, bundle)
+    return found
 
 
-def _broken(why: str) -> Finding:
-    return {"version": "", "device": "", "state": "failed", "why": why}
+def _image(runtime: Runtime, bundle: str) -> str:
+    """"made an image", or why not."""
+    from ..core.bundle import Bundle
+    from ..core.images import to_uint8
+
+    try:
+        opened = Bundle.open(Path(bundle))
+        if runtime.name not in opened.manifest.runtimes:
+            return "it has no files for this runtime"
+        if opened.manifest.runtimes[runtime.name].code:
+            return "its engines are executable code, which doctor does not run"
+        to_uint8(opened.pipeline(runtime)([0]))
+    except EdgegenError as error:
+        return str(error)
+    return "made an image"

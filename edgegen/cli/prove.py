@@ -14,7 +14,7 @@ import numpy as np
 from ..core.bundle import Bundle
 from ..core.images import to_uint8
 from ..core.runtime import Pipeline, placement
-from ..errors import RuntimeMissing, UsageError
+from ..errors import RuntimeMissing
 from ..evidence import bench, parity, reference
 from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, Terms, Trial, compare, first_look
 from ..evidence.features import FeatureNetwork, feature_network
@@ -96,9 +96,7 @@ def prove(bundle: Bundle, trials: Mapping[str, Trial], terms: Terms, threads: in
     """Judge each runtime of `trials` on its seeds. GateFailed when one computes something else than its file or FP32 differs."""
     names = list(trials)
     for name in names:
-        if name not in bundle.manifest.runtimes:
-            has = ", ".join(bundle.manifest.runtimes)
-            raise UsageError("E-BUNDLE-RUNTIME", f"the bundle has no INT8 files for {name}; it has {has}", path=bundle.root)
+        bundle.built(name)
     if why := runtime(STAND_IN).cannot_run():
         raise RuntimeMissing("E-BACKEND", f"a proof needs {STAND_IN} as host of the FP32 graphs: {why}")
     runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]

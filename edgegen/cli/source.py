@@ -34,13 +34,13 @@ def is_bundle(name: str) -> bool:
     return (Path(name) / "manifest.json").is_file()
 
 
-def open_bundle(name: str) -> Bundle:
-    """A bundle folder; InputError for anything else."""
+def open_bundle(name: str, public_key: Path | None = None) -> Bundle:
+    """A bundle folder; InputError for anything else, TrustError for one that the key's owner did not sign."""
     if not Path(name).is_dir():
         raise InputError("E-BUNDLE", "there is no such folder", path=name)
     from ..core.bundle import Bundle
 
-    return Bundle.open(Path(name))
+    return Bundle.open(Path(name), public_key)
 
 
 def trained(name: str) -> Source:

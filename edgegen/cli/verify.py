@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import GateFailed, RuntimeMissing, TrustError, UsageError
+from ..errors import GateFailed, RuntimeMissing, TrustError
 from . import output, source
-from .options import AllowCpu, Threads, TrustEngines, Weights
+from .options import AllowCpu, PublicKey, Threads, TrustEngines, Weights
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
@@ -18,44 +18,63 @@ if TYPE_CHECKING:
 def verify(
     what: Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")],
     files_only: Annotated[bool, typer.Option("--files-only", help="Check hashes and manifest, recompute nothing.")] = False,
+    images_only: Annotated[bool, typer.Option("--images-only", help="Check that the same images come out: no torch.")] = False,
     runtime: Annotated[str | None, typer.Option(help="Comma-separated; without it, every runtime of the bundle.")] = None,
     threads: Threads = 0,
     weights: Weights = None,
+    public_key: PublicKey = None,
     trust_engines: TrustEngines = False,
     allow_cpu: AllowCpu = False,
     json: output.Json = False,
 ) -> None:
     """Check every file, generate the same seeds again, and hold the recomputed verdict to the one in the manifest."""
-    bundle = source.open_bundle(what)
+    bundle = source.open_bundle(what, public_key)
     print(f"{len(bundle.manifest.files)} files are the ones that were exported")
+    if bundle.signed_by:
+        print(f"signed by key {bundle.signed_by[:16]}...")
+    elif bundle.is_signed:
+        print("signed, and held to no key: give one with --public-key")
+    about = {"bundle": what, "files": len(bundle.manifest.files), "signed_by": bundle.signed_by}
     if files_only:
-        output.result("verify", {"bundle": what, "files": len(bundle.manifest.files)})
+        output.result("verify", about)
         return
     from ..export.packages import absent
     from .options import cores
 
+    names = [n.strip() for n in runtime.split(",")] if runtime else list(bundle.manifest.runtimes)
+    for name in names:
+        bundle.built(name)
+    if images_only:
+        _images(bundle, about, names, threads or cores(), trust_engines)
+        return
     if why := absent("torch", "train"):
-        raise RuntimeMissing("E-BACKEND", f"recomputing needs the feature network: {why}", hint="or add --files-only")
+        raise RuntimeMissing("E-BACKEND", f"recomputing needs the feature network: {why}", hint="or add --images-only")
     from .executor import insist
     from .prove import prove
     from .table import show
 
-    names = [n.strip() for n in runtime.split(",")] if runtime else list(bundle.manifest.runtimes)
-    terms, trials, changes = _recorded(bundle)
-    if unknown := [n for n in names if n not in trials]:
-        what_for = f"the bundle has no INT8 files for {', '.join(unknown)}; it has {', '.join(trials)}"
-        raise UsageError("E-BUNDLE-RUNTIME", what_for, path=what)
     if runtime:  # of all that a bundle is for, those that do not run here are said to be executed by the stand-in
         insist(names, allow_cpu)
+    terms, trials, changes = _recorded(bundle)
     proof = prove(bundle, {n: trials[n] for n in names}, terms, threads or cores(), weights, trust_engines)
     show(proof)
     drift = {j.name: j.comparison.verdict.change.value - changes[j.name] for j in proof.judged}
     for name, value in drift.items():
         print(f"{name}: the change differs by {value:+.3%} from the manifest's")
-    output.result("verify", {"bundle": what, "files": len(bundle.manifest.files), "drift": drift, **proof.to_json()})
+    output.result("verify", {**about, "drift": drift, **proof.to_json()})
     if not proof.passed:
         verdicts = "; ".join(str(j) for j in proof.judged if not j.passed)
         raise GateFailed("E-GATE", f"the evidence does not hold on this machine: {verdicts}", path=what)
+
+
+def _images(bundle: Bundle, about: dict[str, Any], names: list[str], threads: int, trust_engines: bool) -> None:
+    from .repeat import check, images_of, repeated, show
+
+    there = images_of(bundle)
+    found, skipped = repeated(bundle, there, names, threads, trust_engines)
+    show(found, skipped, there.seeds)
+    output.result("verify", {**about, "skipped": skipped, "images": {a.name: a.to_json() for a in found}})
+    check(found, bundle)
 
 
 def _recorded(bundle: Bundle) -> tuple[Terms, dict[str, Trial], dict[str, float]]:

@@ -5,8 +5,11 @@
     int8/<runtime>/ what that runtime loads, the Q/DQ ONNX it was built from, and plan.json behind both
     evidence/       reference statistics, pictures, comparisons
 
+    README.md       the model card
+    model.sig       the site's signature over all of them, if it signed
+
 Reading is strict: a file that is not listed, a link, another size or another hash is an error, before native code sees it.
-The manifest carries the hash of itself, which shows damage; who wrote it only a signature could show.
+The manifest carries the hash of itself, which shows damage; who wrote it only the signature shows. docs/bundle.md has the format.
 """
 
 from __future__ import annotations
@@ -17,76 +20,38 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from .. import __version__
 from ..errors import EdgegenError, InputError, TrustError, UsageError
 from .files import read_json, to_json
 from .latent import Latent
+from .manifest import Built, Manifest
 from .runtime import Compiling, Pipeline, Runtime
 from .samplers import sampler_from_json
+from .signature import SIGNATURE, check
 from .spec import TensorSpec
 
 MANIFEST = "manifest.json"
+UNLISTED = (MANIFEST, SIGNATURE)  # which no manifest can list: itself, and what is made of it
 SCHEMA = 1
 Precision = Literal["int8", "fp32"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class File(_Strict):
-    sha256: str
-    bytes: int
-
-
-class Start(_Strict):
-    """What the sampler starts from: noise of `shape` after the batch axis, one-hot labels of `classes`."""
-
-    shape: list[int]
-    classes: int
-
-
-class Built(_Strict):
-    """One runtime's INT8 files: what it loads and the Q/DQ ONNX behind it, by graph; code: they are executable (an engine)."""
-
-    version: str
-    device: str
-    load: dict[str, str]
-    onnx: dict[str, str]
-    code: bool
-
-
-class Manifest(_Strict):
-    """manifest.json, schema 1."""
-
-    schema_version: Literal[1]
-    sha256: str                                # of this document without this entry
-    edgegen: str
-    family: str
-    source: dict[str, Any]                     # what was exported: name, weights' sha256, data, licence
-    embeds_training_data: Literal["none", "features", "pixels"]
-    start: Start
-    sampler: dict[str, Any]
-    graphs: dict[str, str]                     # FP32 ONNX by graph
-    scheme: str                                # the quantization that was really used, in words
-    calibration: dict[str, Any]
-    runtimes: dict[str, Built]
-    evidence: dict[str, Any]
-    files: dict[str, File]
-
-
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, checked bundle."""
+    """An opened, checked bundle; signed_by: fingerprint of the key that its signature was held to, if it was."""
 
     root: Path
     manifest: Manifest
+    signed_by: str | None = None
 
     @classmethod
-    def open(cls, root: Path) -> Bundle:
-        """Read and check everything but what the runtimes parse. TrustError for damage, UsageError for another schema."""
+    def open(cls, root: Path, public_key: Path | None = None) -> Bundle:
+        """Read and check everything but what the runtimes parse. TrustError for damage, UsageError for another schema.
+
+        With a public key, a bundle that its owner did not sign as it is here is a TrustError too.
+        """
         path = root / MANIFEST
         if not path.is_file() or path.is_symlink():
             raise InputError("E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=root)
@@ -106,6 +71,8 @@ class Bundle:
             raise TrustError("E-MANIFEST", f"{where}: {first['msg']}", path=path) from error
         _check_files(root, manifest)
         bundle = cls(root, manifest)
+        if public_key is not None:
+            bundle = cls(root, manifest, check(root, bundle.digests(), public_key))
         for named in (manifest.graphs, *(files for built in manifest.runtimes.values() for files in (built.load, built.onnx))):
             for name in named.values():
                 bundle.path(name)
@@ -116,26 +83,38 @@ class Bundle:
             raise TrustError("E-MANIFEST", f"start: cannot begin from {manifest.start}", path=path)
         return bundle
 
+    def digests(self) -> dict[str, str]:
+        """sha256 of every file, the manifest included: what a signature is over."""
+        return {MANIFEST: sha256(self.root / MANIFEST), **{name: file.sha256 for name, file in self.manifest.files.items()}}
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether there is a signature, held to a key or not."""
+        return (self.root / SIGNATURE).is_file()
+
     def path(self, name: str) -> Path:
         """A listed file."""
         if name not in self.manifest.files:
             raise TrustError("E-MANIFEST", f"{name} is used but not listed", path=self.root / MANIFEST)
         return self.root / name
 
+    def built(self, name: str) -> Built:
+        """The INT8 files of that runtime. UsageError if there are none."""
+        if name not in self.manifest.runtimes:
+            known = ", ".join(self.manifest.runtimes)
+            raise UsageError("E-BUNDLE-RUNTIME", f"the bundle has no INT8 files for {name}; it has {known}", path=self.root)
+        return self.manifest.runtimes[name]
+
     def pipeline(self, runtime: Runtime, precision: Precision = "int8", threads: int = 1, batch: int = 64,
                  trust_engines: bool = False) -> Pipeline:
         """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError for unvouched engines."""
         local = self.built_here(runtime, precision)
         if precision == "int8":
-            built = self.manifest.runtimes.get(runtime.name)
-            if built is None:
-                known = ", ".join(self.manifest.runtimes)
-                what = f"the bundle has no INT8 files for {runtime.name}; it has {known}"
-                raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root)
-            if built.code and not trust_engines and not local:
-                what = f"{runtime.name} engines are executable code and this bundle is not signed"
-                raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root,
-                                 hint="add --trust-engines if you trust its maker, or build them here: edgegen build")
+            built = self.built(runtime.name)
+            if built.code and not trust_engines and self.signed_by is None and not local:
+                what = f"{runtime.name} engines are executable code and nobody vouches for this bundle"
+                hint = "give its signer's --public-key" if self.is_signed else "add --trust-engines if you trust its maker"
+                raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint=f"{hint}, or build them here: edgegen build")
             files: Mapping[str, str] = built.load
         elif runtime.executable and not local:
             what = f"{runtime.name} executes engines, and the full-precision graphs of a bundle are ONNX"
@@ -164,7 +143,7 @@ class Bundle:
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:
     """List and hash every file under `root`, check the whole, write manifest.json last. EdgegenError if it would not open."""
-    names = sorted(name for p in root.rglob("*") if p.is_file() and (name := p.relative_to(root).as_posix()) != MANIFEST)
+    names = sorted(name for p in root.rglob("*") if p.is_file() and (name := p.relative_to(root).as_posix()) not in UNLISTED)
     files = {name: {"sha256": sha256(root / name), "bytes": (root / name).stat().st_size} for name in names}
     data = {"schema_version": SCHEMA, "edgegen": __version__, "files": files, **manifest}
     data["sha256"] = digest(data)
@@ -189,14 +168,14 @@ def sha256(path: Path) -> str:
 def _check_files(root: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         pure = PurePosixPath(name)
-        if (pure.is_absolute() or pure.as_posix() != name or name == MANIFEST or not name.isprintable()
+        if (pure.is_absolute() or pure.as_posix() != name or name in UNLISTED or not name.isprintable()
                 or any(part in ("..", ".") or "\\" in part for part in pure.parts)):
             raise TrustError("E-MANIFEST", f"the file name {name!r} is not allowed", path=root / MANIFEST)
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise TrustError("E-MANIFEST", f"{name} is a link or a device, not a file", path=root)
-        if path.is_file() and name != MANIFEST and name not in manifest.files:
+        if path.is_file() and name not in UNLISTED and name not in manifest.files:
             raise TrustError("E-MANIFEST", f"{name} is not listed in the manifest", path=root)
     for name, file in manifest.files.items():
         path = root / name

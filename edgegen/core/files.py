@@ -34,9 +34,9 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """The file is the old one or the new one, never half of either."""
-    temporary = path.with_name(f"{PREFIX}{uuid.uuid4().hex}")
+def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
+    """The file is the old one or the new one, never half of either. place: folder for the half, on the same file system."""
+    temporary = (place or path.parent) / f"{PREFIX}{uuid.uuid4().hex}"
     try:
         with open(temporary, "xb") as f:
             f.write(data)

@@ -24,5 +24,15 @@ class Rounding:
 
     codes: Mapping[str, Code]             # tensor -> its code
     reads: Mapping[str, tuple[str, ...]]  # operation -> tensors that it reads rounded
-    int8: frozenset[str]                  # operations whose weight is rounded too: symmetric, a step an output channel
+    weights: Mapping[str, Array]          # operation -> its weight as rounded: symmetric, a step an output channel
     values: Mapping[str, Array]           # constants of the graph before rounding, its channels made even
+
+    @property
+    def int8(self) -> frozenset[str]:
+        """Operations whose weight is rounded."""
+        return frozenset(self.weights)
+
+    @property
+    def places(self) -> frozenset[tuple[str, str]]:
+        """All that rounds: an operation with a tensor that it reads, or with "" for its weight."""
+        return frozenset((op, t) for op, tensors in self.reads.items() for t in tensors) | {(op, "") for op in self.int8}

@@ -103,6 +103,19 @@ def traced(graph: Graph) -> fx.GraphModule:
     return module
 
 
+def as_written(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """The program whose nodes are called as the tensors of the ONNX file written from it: copies, which files lack, are gone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    for node in [n for n in module.graph.nodes if n.target is torch.ops.aten.clone.default and not n.kwargs]:  # dropout leaves it
+        node.replace_all_uses_with(node.args[0])
+        module.graph.erase_node(node)
+    module.recompile()
+    return module
+
+
 def _cut(name: str, program: fx.GraphModule, alive: Sequence[fx.Node], outputs: tuple[fx.Node, ...]) -> Cut:
     maps = {node.name: _shape(node) for node in alive if _is_map(node)}
     stop = {node for node in alive if _is_tensor(node)}

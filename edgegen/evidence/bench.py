@@ -75,3 +75,27 @@ def latencies(candidates: Mapping[str, Pipeline], inputs: Feeds, threads: int, r
                       float(np.percentile(wall[name], 90)), batch, threads, rounds)
         for name in candidates
     }
+
+
+def slower(base: Pipeline, candidates: Mapping[str, Pipeline], inputs: Feeds, rounds: int = 15,
+           warm_up: int = 2) -> dict[str, Array]:
+    """Milliseconds of CPU time by which each candidate is slower than `base`, round by round, (rounds,) each.
+
+    Each is timed beside a call of `base` of its own, in turn before and behind it: neither a drift of the machine nor one bad
+    measurement of `base` counts for all.
+    """
+    found: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(warm_up + rounds):
+        for name, pipeline in candidates.items():
+            pair = (base, pipeline) if turn % 2 else (pipeline, base)
+            first, second = (_cpu_ms(one, inputs) for one in pair)
+            if turn >= warm_up:
+                found[name].append(second - first if turn % 2 else first - second)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+def _cpu_ms(pipeline: Pipeline, inputs: Feeds) -> float:
+    start = time.process_time()
+    for graph, named in inputs.items():
+        pipeline.call[graph](**named)
+    return 1e3 * (time.process_time() - start)

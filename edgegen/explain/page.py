@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.images import png
+from .pictures import colours
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
@@ -20,6 +21,7 @@ figcaption { display: table-caption; caption-side: bottom; font-size: 13px; colo
 img { display: block; image-rendering: pixelated; max-width: 100% }
 table { border-collapse: collapse; font-size: 14px } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums } th { border-bottom: 1px solid #999 }
+.m td { padding: .1rem .5rem } .m th { padding-right: .5rem }
 .note { background: #fff6dd; padding: .6rem .9rem; border-left: 4px solid #e0b030 }
 """
 
@@ -40,10 +42,30 @@ def figure(pixels: np.ndarray, caption: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Text in the first column, numbers in the others."""
+    """Numbers to the right but in the first column, text to the left; "8.9 %" and "-" are numbers."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    lines = ["".join(f'<td{" class=n" if k else ""}>{escape(number(cell))}</td>' for k, cell in enumerate(row)) for row in rows]
+    lines = ["".join(f'<td{" class=n" if k and not _is_text(cell) else ""}>{escape(number(cell))}</td>'
+                     for k, cell in enumerate(row)) for row in rows]
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def _is_text(cell: Any) -> bool:
+    return isinstance(cell, str) and cell != "-" and not cell.endswith("%")
+
+
+def matrix(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]], whole: str) -> str:
+    """A name and shares of `whole` a row, each share on a ground from white to dark red; the largest is full colour."""
+    most = max((value for _, values in rows for value in values), default=0.0)
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    lines = []
+    for name, values in rows:
+        grounds = colours(np.array([values]) / max(most, 1e-30))[0].tolist()
+        shown = [(tuple(c), "#fff" if sum(c) < 330 else "#222", round(100 * v, 1) + 0.0)  # 0.0: no minus before a zero
+                 for v, c in zip(values, grounds, strict=True)]
+        cells = [f'<td class=n style="background:rgb{ground};color:{ink}">{share:.1f}</td>' for ground, ink, share in shown]
+        lines.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
+    note = words(f"Per cent of {whole}; the darkest cell is {100 * most:.1f}.")
+    return f"<table class=m><tr>{head}</tr>{''.join(lines)}</table>{note}"
 
 
 def facts(values: Mapping[str, Any]) -> str:

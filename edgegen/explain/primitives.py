@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,6 +43,13 @@ class Primitives:
     def order(self) -> list[int]:
         """The sets as whole numbers, strongest first."""
         return [int(s) for s in self.sets]
+
+    def of(self, chosen: int) -> Floats:
+        """The component (K,) of a set of regions; KeyError where there is none."""
+        places = np.flatnonzero(self.sets == chosen)
+        if not len(places):
+            raise KeyError(chosen)
+        return self.vector(int(places[0]))
 
 
 @dataclass(frozen=True)
@@ -223,14 +230,22 @@ def shared(found: Primitives, other: Primitives, regions: int) -> dict[str, floa
     return made
 
 
-def edited(split: Split, found: Primitives, edits: Sequence[tuple[int, float]]) -> Floats:
-    """The sample (c, h, w) with components at other strengths: 0 removes, 1 keeps; ValueError for a set that is none."""
+@dataclass(frozen=True)
+class Edit:
+    """A set of regions whose primitive gets another strength (0 removes, 1 keeps), or is taken from the seed `donor`."""
+
+    chosen: int
+    strength: float = 1.0
+    donor: int | None = None
+
+
+def edited(split: Split, found: Primitives, edits: Sequence[Edit], donors: Mapping[int, Primitives]) -> Floats:
+    """The sample (c, h, w) after all edits; donors: their seeds' components at the same cut. KeyError for a set that is none."""
     features = split.features.clone()
-    for chosen, strength in edits:
-        places = np.flatnonzero(found.sets == chosen)
-        if not len(places):
-            raise ValueError("there is no such component")
-        features += (strength - 1) * torch.from_numpy(found.vector(int(places[0]))).to(features.dtype)
+    for edit in edits:
+        own = found.of(edit.chosen)
+        change = (edit.strength - 1) * own if edit.donor is None else donors[edit.donor].of(edit.chosen) - own
+        features += torch.from_numpy(change).to(features.dtype)
     return images(split, features[None])[0]
 
 

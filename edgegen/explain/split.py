@@ -6,7 +6,7 @@ Everything beside the layer's feature maps is frozen as this seed has it: noise,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.graph import Generator, Graph
+from ..core.latent import Latent
 from ..core.noise import noise
 from ..core.samplers import Sampler, stopped
 from ..core.tap import Cut, cuts
@@ -170,19 +171,24 @@ class Way:
         return self._modules[name](**inputs)
 
     def _sample(self, seeds: Sequence[int], label: int | None, answer: Answer) -> Tensor:
-        """Images of the seeds, with `answer` in place of the graphs."""
-        latent, numbers = self.latent, count()
+        return sample(self.latent, self._sampler, self._modules, seeds, label, answer)
 
-        def of(name: str) -> Callable[..., Tensor]:
-            return lambda **inputs: answer(next(numbers), name, inputs)
 
-        def moved(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values))
+def sample(latent: Latent, sampler: Sampler, graphs: Iterable[str], seeds: Sequence[int], label: int | None,
+           answer: Answer) -> Tensor:
+    """Images (len(seeds), c, h, w) of a sampler, with `answer` in place of the graphs: gradients pass."""
+    numbers = count()
 
-        condition = {name: moved(value) for name, value in latent.condition(seeds, label).items()}
-        images: Tensor = self._sampler({name: of(name) for name in self._modules}, moved(latent.start(seeds)), condition,
-                                       lambda stream: moved(noise(latent.noise, seeds, stream)))
-        return images
+    def of(name: str) -> Callable[..., Tensor]:
+        return lambda **inputs: answer(next(numbers), name, inputs)
+
+    def moved(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))
+
+    condition = {name: moved(value) for name, value in latent.condition(seeds, label).items()}
+    images: Tensor = sampler({name: of(name) for name in graphs}, moved(latent.start(seeds)), condition,
+                             lambda stream: moved(noise(latent.noise, seeds, stream)))
+    return images
 
 
 def _flat(maps: Sequence[Tensor]) -> Tensor:

@@ -52,17 +52,22 @@ def test_help_and_version() -> None:
     assert cli("--help").returncode == 0
 
 
-def test_doctor_runs_a_session() -> None:
+@pytest.fixture(scope="module")
+def runtimes() -> dict[str, dict[str, str]]:
+    """What doctor says of them."""
     done = cli("doctor", "--json")
     assert done.returncode == 0, done.stderr
-    runtimes = json.loads(done.stdout)["runtimes"]
+    found: dict[str, dict[str, str]] = json.loads(done.stdout)["runtimes"]
+    return found
+
+
+def test_doctor_runs_a_session(runtimes: dict[str, dict[str, str]]) -> None:
     assert runtimes["onnxruntime"]["state"] == "ok", runtimes
 
 
-def test_what_needs_an_extra_says_which() -> None:
+def test_what_needs_an_extra_says_which(runtimes: dict[str, dict[str, str]]) -> None:
     if find_spec("openvino"):
         pytest.skip("openvino is installed here, so nothing is missing")
-    runtimes = json.loads(cli("doctor", "--json").stdout)["runtimes"]
     assert runtimes["openvino"]["why"] == 'openvino is not installed: pip install "edgegen[openvino]"'
 
 

@@ -10,7 +10,6 @@ even: so what was learnt is an ordinary adapter, and merges like one.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from torch.fx import GraphModule
 from ...core.graph import Generator, Graph
 from ...core.noise import noise
 from ...core.rounding import Rounding
+from ...core.tap import as_written
 from ...errors import EdgegenError
 from ...families import Family
 from ..order import mix
@@ -159,7 +159,7 @@ class Student:
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.teacher = _module(subject.program)
+        self.teacher = as_written(subject.program)
         self.module, self.weights = rounded(subject)
         even, own = subject.rounding.values, (*self.module.named_parameters(), *self.module.named_buffers())
         self.values = {name: torch.from_numpy(even[name].copy()) if name in even and even[name].shape == tensor.shape
@@ -187,10 +187,8 @@ class Student:
 
 def rounded(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
     """The program with rounded activations; names of the weights that the file rounds too."""
-    made = _module(subject.program)
+    made = as_written(subject.program)
     rounding, graph = subject.rounding, made.graph
-    for node in [n for n in graph.nodes if n.op == "call_module"]:
-        graph.erase_node(node)  # guards of the inputs' shapes
     last = next(n for n in graph.nodes if n.op == "output").all_input_nodes[0]
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
     named = {n.name: n for n in graph.nodes} | {s.name: n for s, n in zip(subject.graph.inputs, inputs, strict=True)}
@@ -206,17 +204,13 @@ def rounded(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
                 with graph.inserting_before(node):
                     whole[tensor] = graph.call_function(torch.fake_quantize_per_tensor_affine,
                                                         (named[tensor], c.step, c.zero, c.low, c.high))
+            if named[tensor] not in node.all_input_nodes:
+                raise EdgegenError("E-RECOVER", f"{called[node]} does not read {tensor} as its file does")
             node.replace_input_with(named[tensor], whole[tensor])
         if called[node] in rounding.int8:
             weights.append(str(node.args[1].target))
     made.recompile()
     return made, tuple(weights)
-
-
-def _module(program: torch.export.ExportedProgram) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations
-        return program.module()
 
 
 def whole(weight: Tensor) -> Tensor:

@@ -1,0 +1,61 @@
+"""What manifest.json holds: schema 1, as pydantic checks it and as docs/manifest.schema.json tells other programs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+ByGraph = dict[str, str]
+
+
+class File(_Strict):
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Start(_Strict):
+    """What the sampler starts from."""
+
+    shape: Annotated[list[int], Field(description="of the noise, after the batch axis")]
+    classes: Annotated[int, Field(description="of one-hot labels; 0 for a generator without")]
+
+
+class Built(_Strict):
+    """One runtime's INT8 files."""
+
+    version: Annotated[str, Field(description="of the package that built and judged them")]
+    device: Annotated[str, Field(description="what executes them, such as CPU")]
+    load: Annotated[ByGraph, Field(description="file that the runtime loads, by graph")]
+    onnx: Annotated[ByGraph, Field(description="Q/DQ ONNX that it was built from, by graph")]
+    code: Annotated[bool, Field(description="executable code (engines): run only when signed or by request")]
+
+
+class Manifest(_Strict):
+    """manifest.json of a bundle."""
+
+    schema_version: Literal[1]
+    sha256: Annotated[Sha256, Field(description="of this document without this entry: keys sorted, indent 2, ASCII, one newline")]
+    edgegen: Annotated[str, Field(description="version that made the bundle")]
+    family: str
+    source: Annotated[dict[str, Any], Field(description="name, sha256 of weights or of base and adapter, data, licence")]
+    embeds_training_data: Annotated[Literal["none", "features", "pixels"], Field(description="what the model holds of photos")]
+    start: Start
+    sampler: Annotated[dict[str, Any], Field(description="kind and constants: the loop over the graphs as data")]
+    graphs: Annotated[ByGraph, Field(description="FP32 ONNX by graph")]
+    scheme: Annotated[str, Field(description="the quantization that was really used, in words")]
+    calibration: Annotated[dict[str, Any], Field(description="samples, seeds, coverage of timesteps, search of plans")]
+    runtimes: Annotated[dict[str, Built], Field(description="INT8 files by runtime")]
+    evidence: Annotated[dict[str, Any], Field(description="parity, verdicts with seeds and the reference's sha256, machine")]
+    files: Annotated[dict[str, File], Field(description="every file but manifest.json and model.sig, by path")]
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of manifest.json; a test holds docs/manifest.schema.json to it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
