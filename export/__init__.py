@@ -21,6 +21,11 @@ RUNTIMES = {
     "openvino": "edgegen.export.ov:OpenVino",
     "tensorrt-rtx": "edgegen.export.tensorrt:TensorRtRtx",
     "tensorrt": "edgegen.export.tensorrt:TensorRt",
+    "tensorrt-rtx-fp16": "edgegen.export.tensorrt:TensorRtRtxHalf",
+    "tensorrt-fp16": "edgegen.export.tensorrt:TensorRtHalf",
+    "onnxruntime-cuda": "edgegen.export.ort:OnnxRuntimeCuda",
+    "onnxruntime-tensorrt": "edgegen.export.ort:OnnxRuntimeTensorRt",
+    "onnxruntime-openvino": "edgegen.export.ort:OnnxRuntimeOpenVino",
     "reference": "edgegen.export.reference:Reference",
 }
 

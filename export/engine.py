@@ -9,18 +9,23 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from edgegen.core.files import write_bytes
+
 BATCHES = (1, 64, 256)  # smallest, tuned and largest batch of the optimization profile
+VARYING = "batch"  # the only axis of a graph that may vary: what a profile is about
 FAILURE = "failure.json"
+TIMING = "timing.cache"
 LIMIT = 600  # seconds for all engines of one graph
 NO_RANDOMIZE = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2): holds from the next exec on
 HASHES = "PYTHONHASHSEED"  # set when the child has started itself anew
@@ -34,12 +39,18 @@ child(*sys.argv[1:])"""
 KEPT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "PATH", "TMPDIR")  # of the environment: the rest would shape its memory
 
 
-def engines(module: str, onnx: bytes, capabilities: Sequence[str]) -> list[bytes] | Failure:
-    """One engine a compute capability ("" is the GPU at hand) by package `module`, or why there is none."""
+def engines(module: str, onnx: bytes, capabilities: Sequence[str], batches: Sequence[int] = BATCHES,
+            timing: Path | None = None) -> list[bytes] | Failure:
+    """One engine a compute capability ("" is the GPU at hand) by package `module`, or why there is none.
+
+    timing: file with the times of kernels that earlier builds measured on this GPU; read, and replaced by what this one knows.
+    """
     with tempfile.TemporaryDirectory(prefix="edgegen-engine-") as name:
         folder = Path(name)
         (folder / "path.json").write_text(json.dumps([os.path.abspath(p) for p in sys.path]), "utf-8")
-        command = [sys.executable, "-P", "-c", CHILD, module, ",".join(capabilities)]
+        if timing is not None:
+            (folder / TIMING).write_bytes(timing.read_bytes() if timing.is_file() else b"")
+        command = [sys.executable, "-P", "-c", CHILD, module, ",".join(capabilities), json.dumps(list(batches))]
         env = {k: os.environ[k] for k in KEPT if k in os.environ}
         try:
             done = subprocess.run(command, input=onnx, capture_output=True, timeout=LIMIT, check=False, env=env, cwd=folder)
@@ -50,12 +61,14 @@ def engines(module: str, onnx: bytes, capabilities: Sequence[str]) -> list[bytes
             return code, sentence
         built = [folder / f"{k}.engine" for k in range(len(capabilities))]
         if done.returncode == 0 and all(path.is_file() for path in built):
+            if timing is not None:
+                write_bytes(timing, (folder / TIMING).read_bytes())
             return [path.read_bytes() for path in built]
         last = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
         return "E-TRT-BUILD", f"the process that builds engines ended with {done.returncode}: {last[-1]}"
 
 
-def child(module: str, capabilities: str) -> None:
+def child(module: str, capabilities: str, batches: str) -> None:
     """Reads the ONNX file from stdin; leaves 0.engine, 1.engine, ... or failure.json in the working folder."""
     if HASHES not in os.environ:
         ctypes.CDLL(None).personality(NO_RANDOMIZE)  # a container may forbid it: engines then differ in internal names alone
@@ -65,7 +78,7 @@ def child(module: str, capabilities: str) -> None:
     trt = import_module(module)
     for number, capability in enumerate(capabilities.split(",")):
         if (one := os.fork()) == 0:
-            fresh = threading.Thread(target=_one, args=(trt, onnx, capability, number))
+            fresh = threading.Thread(target=_one, args=(trt, onnx, capability, number, json.loads(batches)))
             fresh.start()  # a thread allocates from a heap of its own, which nothing before it has shaped
             fresh.join()
             os._exit(0)
@@ -75,9 +88,9 @@ def child(module: str, capabilities: str) -> None:
             return
 
 
-def _one(trt: Any, onnx: bytes, capability: str, number: int) -> None:
+def _one(trt: Any, onnx: bytes, capability: str, number: int, batches: list[int]) -> None:
     try:
-        made = build(trt, onnx, capability)
+        made = build(trt, onnx, capability, batches)
         if isinstance(made, bytes):
             Path(f"{number}.engine").write_bytes(made)
         else:
@@ -94,7 +107,7 @@ def _gpu(capability: str) -> str:
     return capability or "this GPU"
 
 
-def build(trt: Any, onnx: bytes, capability: str) -> bytes | Failure:
+def build(trt: Any, onnx: bytes, capability: str, batches: Sequence[int]) -> bytes | Failure:
     """One engine, in this process."""
     logger = logger_of(trt)
     builder = trt.Builder(logger)
@@ -102,21 +115,44 @@ def build(trt: Any, onnx: bytes, capability: str) -> bytes | Failure:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         error = parser.get_error(0)
-        return "E-TRT-PARSE", f"TensorRT refuses node {error.node_name()}: {error.desc()}"
+        return "E-TRT-PARSE", f"TensorRT refuses node {error.node_name()} ({error.node_operator()}): {reason(error.desc())}"
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # what the file says is float32 is not rounded to 10 bits
     if capability:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
     profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        profile.set_shape(tensor.name, *(tuple(b if d < 0 else d for d in tensor.shape) for b in BATCHES))
+    for tensor in (network.get_input(index) for index in range(network.num_inputs)):
+        for axis, size in enumerate(tensor.shape):
+            if size < 0 and (name := tensor.get_dimension_name(axis)) != VARYING:
+                return "E-TRT-AXIS", f"axis {axis} of input {tensor.name} varies as {name!r}; only {VARYING!r} may vary"
+        profile.set_shape(tensor.name, *(tuple(b if d < 0 else d for d in tensor.shape) for b in batches))
     config.add_optimization_profile(profile)
+    if Path(TIMING).is_file():
+        config.set_timing_cache(config.create_timing_cache(Path(TIMING).read_bytes()), ignore_mismatch=True)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         last = logger.errors[-1] if logger.errors else "no reason given"
-        return "E-TRT-BUILD", f"TensorRT cannot build it for {_gpu(capability)}: {last}"
+        layers = (network.get_layer(index).name for index in range(network.num_layers))
+        return "E-TRT-BUILD", f"TensorRT cannot build {blamed(last, layers)}for {_gpu(capability)}: {reason(last)}"
+    if Path(TIMING).is_file():
+        Path(TIMING).write_bytes(config.get_timing_cache().serialize())
     return bytes(engine)
+
+
+def reason(message: str) -> str:
+    """The sentence inside what TensorRT logs: without its own files, functions and assertions."""
+    line = next((m for m in message.splitlines() if "Error Code" in m or "Assertion failed" in m), message.partition("\n")[0])
+    line = re.sub(r"[.:]? In \w+ at .*", "", line)
+    line = re.sub(r"^.*Assertion failed: [^:]*: ", "", line)
+    said = re.sub(r"^.*?Error Code \d+: [\w ]*\((?:\[[^\]]*\] )?", "", line).strip()
+    return {"false": "it has no such operator", "": "no reason given"}.get(said, said)
+
+
+def blamed(message: str, layers: Iterator[str]) -> str:
+    """"node NAME " for the longest layer name in a message (layers are called as their ONNX nodes), else "it "."""
+    found = [name for name in layers if name and re.search(rf"(?<![\w.]){re.escape(name)}(?:_U\d+)?(?![\w.])", message)]
+    return f"node {max(found, key=len)} " if found else "it "
 
 
 def logger_of(trt: Any) -> Any:

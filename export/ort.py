@@ -1,20 +1,29 @@
-"""ONNX Runtime, CPU provider: what was asked for is what runs."""
+"""ONNX Runtime by execution provider: the one that was asked for is the one that runs, or the error says what is missing."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from edgegen.core import notes
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
 
-from .packages import CpuRuntime
+from .ov import OpenVino
+from .packages import FileRuntime
+from .tensorrt import TensorRt
 
-PROVIDER = "CPUExecutionProvider"
+CPU = "CPUExecutionProvider"
+HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # of a provider that leaves these to the CPU nothing is gained
+UNASKED = ["WeightBiasQuantization"]  # would round the float weights of a node between quantized tensors, one scale for all
 
 
-class OnnxRuntime(CpuRuntime):
+class OnnxRuntime(FileRuntime):
     """Its CPU kernels want unsigned activations and every op between convolutions quantized (signed is 2 to 4 times slower).
 
     A convolution whose output stays in float is no INT8 kernel: it dequantizes its input and takes 1.5 times as long as FP32.
@@ -26,7 +35,8 @@ class OnnxRuntime(CpuRuntime):
         between=frozenset({"Add", "Relu", "Concat", "Resize"}), outputs=True,
     )
     module, extra = "onnxruntime", "onnxruntime"
-    packages = ("onnxruntime-gpu", "onnxruntime")
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
+    provider: ClassVar[str] = CPU
 
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():
@@ -37,13 +47,82 @@ class OnnxRuntime(CpuRuntime):
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning steals the CPU of everything else
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        wanted = [(self.provider, self.options(threads))]
         try:
-            session = ort.InferenceSession(str(built), options, providers=[PROVIDER])
+            session = ort.InferenceSession(str(built), options, providers=wanted, disabled_optimizers=UNASKED)
         except Exception as error:  # its exceptions share no base class
             raise InputError("E-ONNX-LOAD", f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}", path=built) from error
-        if session.get_providers() != [PROVIDER]:
-            raise RuntimeMissing("E-EP-FALLBACK", f"asked for {PROVIDER}, got {session.get_providers()}")
-        return _Session(session)
+        if session.get_providers()[0] != self.provider:
+            got = ", ".join(session.get_providers())
+            raise RuntimeMissing("E-EP-FALLBACK", f"asked for {self.provider}, got {got}", path=built)
+        found = _Session(session)
+        if self.provider != CPU and (left := found.on_cpu() & HEAVY):
+            what = f"{self.provider} leaves {', '.join(sorted(left))} nodes to the CPU"
+            raise RuntimeMissing("E-EP-PARTIAL", what, path=built, details={"placement": found.placement()})
+        return found
+
+    def options(self, threads: int) -> dict[str, str]:
+        """Of the provider."""
+        return {}
+
+
+class _Provider(OnnxRuntime):
+    """Not the CPU's. Its files are ONNX, which can be written anywhere; where it runs, its library must load."""
+
+    library: ClassVar[str]
+
+    def missing(self) -> str | None:
+        return None
+
+    def cannot_run(self) -> str | None:
+        if why := super().missing():
+            return why
+        import onnxruntime as ort
+
+        if self.provider not in (has := ort.get_available_providers()):
+            what = f"this ONNX Runtime has no {self.provider}, only {', '.join(has)}"
+            return f"{what}: pip install {self.packages[0]} in an environment of its own"
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            ort.preload_dlls()  # CUDA of PyTorch or of NVIDIA's own packages
+        try:
+            ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{self.library}.so"))
+        except OSError as error:
+            return f"{self.provider} cannot be loaded: {error}"
+        return None
+
+
+class OnnxRuntimeCuda(_Provider):
+    """float16 convolutions of cuDNN: it has no INT8 kernels, so INT8 saves memory on it and no time."""
+
+    name = "onnxruntime-cuda"
+    dialect = TensorRt.dialect
+    provider, library = "CUDAExecutionProvider", "cuda"
+
+    def device(self) -> str:
+        return "GPU"
+
+
+class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
+    """Builds an engine of all that TensorRT takes when a session starts, and keeps it in the cache."""
+
+    name = "onnxruntime-tensorrt"
+    provider, library = "TensorrtExecutionProvider", "tensorrt"
+
+    def options(self, threads: int) -> dict[str, str]:
+        kept = str(notes.cache() / self.name)
+        return {"trt_int8_enable": "1", "trt_fp16_enable": "1", "trt_engine_cache_enable": "1", "trt_engine_cache_path": kept,
+                "trt_timing_cache_enable": "1", "trt_timing_cache_path": kept}
+
+
+class OnnxRuntimeOpenVino(_Provider):
+    name = "onnxruntime-openvino"
+    dialect = OpenVino.dialect
+    packages = ("onnxruntime-openvino",)
+    provider, library = "OpenVINOExecutionProvider", "openvino"
+
+    def options(self, threads: int) -> dict[str, str]:
+        return {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(threads)}
 
 
 class _Session:
@@ -53,3 +132,13 @@ class _Session:
     def __call__(self, **inputs: Array) -> Array:
         out: Array = self._session.run(None, inputs)[0]
         return out
+
+    def placement(self) -> dict[str, int]:
+        """Nodes by provider, as the session assigned them."""
+        parts = self._session.get_provider_graph_assignment_info()
+        return dict(Counter(part.ep_name for part in parts for _ in part.get_nodes()))
+
+    def on_cpu(self) -> set[str]:
+        """Operators of the nodes that the CPU provider executes."""
+        parts = self._session.get_provider_graph_assignment_info()
+        return {node.op_type for part in parts if part.ep_name == CPU for node in part.get_nodes()}

@@ -1,7 +1,9 @@
-"""Is a backend's package here: answered without importing it; and what every CPU runtime answers alike."""
+"""Is a backend's package here: answered without importing it; and what runtimes answer alike."""
 
 from __future__ import annotations
 
+import hashlib
+import platform
 import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +29,16 @@ def installed(distributions: Sequence[str]) -> str:
     return "not installed"
 
 
-class CpuRuntime:
-    """What the runtimes of this machine's CPU share: installed means it works, and it loads the ONNX file itself."""
+def processor() -> str:
+    """The CPU and what it can do, as far as the system says: code compiled for one may crash on another."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.is_file() else [platform.processor()]
+    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    return hashlib.sha256("\n".join(sorted(kept or lines)).encode()).hexdigest()
+
+
+class FileRuntime:
+    """What a runtime answers unless it says otherwise: installed means it works, on the CPU, and it loads ONNX files itself."""
 
     name: str
     executable = False

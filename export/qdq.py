@@ -18,8 +18,11 @@ from edgegen.core.plan import ROUNDED, Plan, Range
 from edgegen.core.runtime import Dialect
 from edgegen.errors import InputError
 
+from .half import LARGEST, half
+
 TYPES = {"int8": (TensorProto.INT8, np.int8, -128, 127), "uint8": (TensorProto.UINT8, np.uint8, 0, 255)}
 SMALLEST = 1e-18  # of a scale: the product of two of them is still a normal float32
+TINY = 2.0**-24  # smallest float16 above zero
 INT32 = 2.0**31 - 128  # largest magnitude of an int32 bias that float32 can write
 
 
@@ -36,14 +39,23 @@ class Scale:
         """The affine code that covers a range; a constant zero gets scale 1."""
         _, _, low, high = TYPES[dialect.activation]
         if dialect.symmetric:
-            half = max(-seen.low, seen.high)
-            return cls(_step(half / 127), 0 if dialect.activation == "int8" else 128, dialect.activation)
-        scale = _step((seen.high - seen.low) / 255)
+            widest = max(-seen.low, seen.high)
+            return cls(_step(widest / 127, dialect), 0 if dialect.activation == "int8" else 128, dialect.activation)
+        scale = _step((seen.high - seen.low) / 255, dialect)
         return cls(scale, int(np.clip(np.rint(low - seen.low / scale), low, high)), dialect.activation)
 
 
-def _step(value: float) -> np.float32:
-    return np.float32(max(value, SMALLEST) if value else 1)
+def _step(value: float, dialect: Dialect) -> np.float32:
+    return np.float32(_written(np.asarray(max(value, SMALLEST) if value else 1), dialect))
+
+
+def _written(scale: np.ndarray, dialect: Dialect) -> np.ndarray:
+    """Scales as the file will hold them: in float16 the next larger one, so that nothing in the range is cut off."""
+    if dialect.floats == "float32":
+        return scale.astype(np.float32)
+    near = np.clip(scale, TINY, LARGEST).astype(np.float16)
+    held = np.where(near < scale, np.nextafter(near, np.float16(np.inf)), near)
+    return np.where(scale * 127 > LARGEST, scale, held).astype(np.float32)  # what is so large stays in float32
 
 
 @dataclass
@@ -159,7 +171,7 @@ class _Writer:
         scale = np.where(scale > 0, np.maximum(scale, SMALLEST), 1)
         if not self.dialect.per_channel_weights:
             scale[:] = scale.max()
-        steps = scale.astype(np.float32)
+        steps = _written(scale, self.dialect)
         shaped = steps.reshape(-1, *[1] * (weight.ndim - 1))
         new.input[1] = self._dequantized(node.input[1], np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8), steps)
         if bias is not None:
@@ -205,7 +217,8 @@ class _Writer:
 
 def quantize(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) -> onnx.ModelProto:
     """A new model with Q/DQ as `plan` says for graph `name`. InputError when a tensor it needs has no range."""
-    return _Writer(model, name, plan, dialect).run()
+    made = _Writer(model, name, plan, dialect).run()
+    return half(made, plan.ranges.get(name, {})) if dialect.floats == "float16" else made
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import RuntimeMissing
 
-from .packages import CpuRuntime
+from .packages import FileRuntime
 
 
-class Reference(CpuRuntime):
+class Reference(FileRuntime):
     """Executes any dialect; its own is the plainest."""
 
     name = "reference"

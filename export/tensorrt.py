@@ -13,81 +13,85 @@ import numpy as np
 
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
-from edgegen.errors import EdgegenError, InputError, RuntimeMissing
+from edgegen.errors import EdgegenError, RuntimeMissing
 
-from .engine import engines, logger_of
-from .packages import absent, installed
+from . import cache
+from .check import checked
+from .engine import BATCHES, engines, logger_of
+from .packages import FileRuntime, absent
 
 
-class TensorRt:
-    """The enterprise library: builds for the GPU it runs on, so it needs one.
+class TensorRt(FileRuntime):
+    """The enterprise library. It builds for the GPU it runs on, so a bundle holds its Q/DQ ONNX and the device keeps the engine.
 
-    int8 with zero point 0, float bias, constant per-channel int8 weights, Q/DQ in front of each convolution and none behind.
+    int8 with zero point 0, float bias, constant per-channel int8 weights, Q/DQ in front of each convolution and none behind;
+    what is not int8 is float16, which its GPUs multiply at many times the speed of float32.
     """
 
     name = "tensorrt"
-    executable = True
-    dialect = Dialect(activation="int8", symmetric=True)
-    module = "tensorrt"
+    dialect = Dialect(activation="int8", symmetric=True, floats="float16")
+    module = extra = "tensorrt"
     packages: ClassVar[tuple[str, ...]] = ("tensorrt",)
-    capabilities: ClassVar[tuple[str, ...]] = ()  # compute capabilities to build for; none means the GPU at hand
+    here: ClassVar[str] = ""       # what the builder calls the GPU at hand
+    timed: ClassVar[bool] = True   # whether it measures kernels while it builds, and can keep the times
 
     def missing(self) -> str | None:
-        return absent(self.module, self.name) or self._gpu()
+        """A bundle's files for it are ONNX: those can be written anywhere."""
+        return None
 
     def cannot_run(self) -> str | None:
-        return absent(self.module, self.name) or self._gpu()
-
-    def version(self) -> str:
-        return installed(self.packages)
+        return absent(self.module, self.extra) or _no_gpu()
 
     def device(self) -> str:
         return "GPU"
 
-    def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
-        """One engine a compute capability. EdgegenError names the node that the parser or the builder refuses."""
-        if why := self.missing():
-            raise RuntimeMissing("E-BACKEND", why)
-        import onnx as onnx_package  # here, since a device that executes finished engines has no onnx
+    def compiled(self, onnx: Path) -> Path | None:
+        return cache.found(cache.entry(onnx, self._facts()))
 
-        data = onnx.read_bytes()
-        try:
-            onnx_package.checker.check_model(data, full_check=True)  # its parser accepts garbage: never unchecked bytes
-        except (onnx_package.checker.ValidationError, onnx_package.shape_inference.InferenceError, ValueError) as error:
-            what = str(error).strip().partition("\n")[0] or "empty"
-            raise InputError("E-ONNX-PARSE", f"not a usable ONNX file: {what}", path=onnx) from error
-        made = engines(self.module, data, self.capabilities or ("",))
-        if isinstance(made, tuple):
-            raise EdgegenError(*made, path=onnx)
-        paths = []
-        for capability, engine in zip(self.capabilities or ("",), made, strict=True):
-            paths.append(folder / (f"{onnx.stem}.{capability}.engine" if capability else f"{onnx.stem}.engine"))
-            paths[-1].write_bytes(engine)
-        return tuple(paths)
-
-    def load(self, built: Path, threads: int) -> Session:
+    def compile(self, onnx: Path) -> Path:
+        """Its engine for this GPU, driver and version, in the cache."""
         if why := self.cannot_run():
             raise RuntimeMissing("E-GPU", why)
-        return _Session(import_module(self.module), built)
+        facts = self._facts()
+        path = cache.entry(onnx, facts)
+        timing = cache.folder() / f"{self.name}-{facts['gpu'].replace(' ', '-')}.timing" if self.timed else None
+        (engine,) = self._engines(onnx, (self.here,), timing)
+        return cache.store(path, engine, facts)
 
-    def _gpu(self) -> str | None:
-        try:
-            import torch
-        except ImportError:
-            return "no CUDA device can be reached: PyTorch, which holds the device memory, is not installed"
-        return None if torch.cuda.is_available() else "no CUDA device on this machine"
+    def _engines(self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None) -> list[bytes]:
+        """One engine a compute capability. EdgegenError names the node that the parser or the builder refuses."""
+        data, _ = checked(onnx)
+        made = engines(self.module, data, capabilities, timing=timing)
+        if isinstance(made, tuple):
+            raise EdgegenError(*made, path=onnx, hint="edgegen lint says what its runtimes refuse of a graph")
+        return made
+
+    def _facts(self) -> dict[str, str]:
+        """Everything but the ONNX file that decides whether an engine fits."""
+        return {"runtime": self.name, "version": self.version(), "batches": str(BATCHES), **_gpu()}
+
+    def load(self, built: Path, threads: int) -> Session:
+        """An engine, or an ONNX file whose engine is built here unless that has been done."""
+        if why := self.cannot_run():
+            raise RuntimeMissing("E-GPU", why)
+        if built.suffix == ".onnx":
+            built = self.compiled(built) or self.compile(built)
+        data = cache.read(built) if built.suffix == cache.SUFFIX else built.read_bytes()
+        return _Session(import_module(self.module), data, built)
 
 
 class TensorRtRtx(TensorRt):
-    """TensorRT for RTX: engines for each capability named here, built on any machine."""
+    """TensorRT for RTX: engines for each capability named here, built on any machine and shipped in the bundle."""
 
-    name = "tensorrt-rtx"
+    name = extra = "tensorrt-rtx"
     module = "tensorrt_rtx"
+    executable = True
     packages: ClassVar[tuple[str, ...]] = ("tensorrt_rtx_cu13", "tensorrt_rtx", "tensorrt_rtx_cu12")
-    capabilities: ClassVar[tuple[str, ...]] = ("SM80", "SM86", "SM89", "SM120")
+    capabilities: ClassVar[tuple[str, ...]] = ("SM80", "SM86", "SM89", "SM120")  # not SM75: it has no FP32 matrix product
+    here, timed = "CURRENT", False
 
     def missing(self) -> str | None:
-        return absent(self.module, self.name)
+        return absent(self.module, self.extra)
 
     def cannot_run(self) -> str | None:
         if why := super().cannot_run():
@@ -96,15 +100,48 @@ class TensorRtRtx(TensorRt):
         known = ", ".join(self.capabilities)
         return None if here in self.capabilities else f"engines are built for {known}, and the GPU of this machine is {here}"
 
+    def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
+        if why := self.missing():
+            raise RuntimeMissing("E-BACKEND", why)
+        paths = []
+        for capability, engine in zip(self.capabilities, self._engines(onnx, self.capabilities), strict=True):
+            paths.append(folder / f"{onnx.stem}.{capability}.engine")
+            paths[-1].write_bytes(engine)
+        return tuple(paths)
+
     def load(self, built: Path, threads: int) -> Session:
-        """The engine beside `built` that fits this GPU; RuntimeMissing if there is none."""
+        """The engine beside `built` that fits this GPU, or one that was built here; RuntimeMissing if there is none."""
         if why := self.cannot_run():
             raise RuntimeMissing("E-GPU", why)
+        if built.suffix != ".engine":
+            return super().load(built, threads)
         fitting = built.with_name(f"{built.name.rsplit('.', 2)[0]}.{_capability()}.engine")
         if not fitting.is_file():
             raise RuntimeMissing("E-ENGINE-VERSION", f"there is no engine for this GPU: {fitting.name}", path=built.parent,
-                                 hint="export again")
+                                 hint="run edgegen build")
         return super().load(fitting, threads)
+
+
+class TensorRtHalf(TensorRt):
+    """The same without INT8: what INT8 must beat."""
+
+    name = "tensorrt-fp16"
+    dialect = Dialect(int8_ops=frozenset(), floats="float16")
+
+
+class TensorRtRtxHalf(TensorRtRtx):
+    """The same without INT8: what INT8 must beat."""
+
+    name = "tensorrt-rtx-fp16"
+    dialect = Dialect(int8_ops=frozenset(), floats="float16")
+
+
+def _no_gpu() -> str | None:
+    try:
+        import torch
+    except ImportError:
+        return "no CUDA device can be reached: PyTorch, which holds the device memory, is not installed"
+    return None if torch.cuda.is_available() else "no CUDA device on this machine"
 
 
 def _capability() -> str:
@@ -115,20 +152,29 @@ def _capability() -> str:
     return f"SM{major}{minor}"
 
 
+def _gpu() -> dict[str, str]:
+    import torch
+
+    driver = Path("/proc/driver/nvidia/version")
+    said = driver.read_text(errors="replace").splitlines()[0] if driver.is_file() else ""
+    return {"gpu": torch.cuda.get_device_name(), "capability": _capability(), "driver": said}
+
+
 class _Session:
     """Runs an engine with torch tensors as device memory."""
 
-    def __init__(self, trt: Any, built: Path) -> None:
+    def __init__(self, trt: Any, data: bytes, built: Path) -> None:
         import torch
 
         self._torch = torch
         runtime = trt.Runtime(logger_of(trt))
-        engine = runtime.deserialize_cuda_engine(built.read_bytes())
+        engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise RuntimeMissing("E-ENGINE-VERSION", "this engine was built by another version or for another GPU", path=built,
-                                 hint="export again on this machine")
+                                 hint="run edgegen build on this machine")
         self._engine, self._context = engine, engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self._layers = engine.num_layers
         self._output = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)
 
     def __call__(self, **inputs: Array) -> Array:
@@ -144,3 +190,7 @@ class _Session:
         torch.cuda.current_stream().synchronize()
         result: Array = out.cpu().numpy()
         return result
+
+    def placement(self) -> dict[str, int]:
+        """An engine runs whole on its GPU."""
+        return {"TensorRT": self._layers}

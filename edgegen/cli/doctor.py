@@ -29,6 +29,7 @@ REMARKS = {
 def doctor(
     airgap: Annotated[bool, typer.Option("--airgap", help="Prove that nothing that runs here wants the network.")] = False,
     bundle: Annotated[Path | None, typer.Option(help="Also make an image of this bundle on each runtime.")] = None,
+    gpu_suite: Annotated[Path | None, typer.Option(help="A bundle to measure on the GPU here; writes gpu-report.json.")] = None,
     json: output.Json = False,
 ) -> None:
     """What this machine has and which runtimes really run here; exit 5 if none does, or something installed is broken."""
@@ -48,8 +49,14 @@ def doctor(
     found = {**machine(), "packages": versions, "broken": broken, "runtimes": runtimes}
     if airgap:
         found["airgap"] = report(attempts)
+    if gpu_suite is not None:
+        from .gpu_suite import REPORT, show, suite
+
+        found["gpu_suite"] = suite(source.open_bundle(str(gpu_suite)), Path(REPORT))
     output.result("doctor", found)
     _show(found)
+    if gpu_suite is not None:
+        show(found["gpu_suite"])
     _judge(found)
 
 

@@ -10,7 +10,7 @@ import typer
 from ..errors import UsageError
 from . import output, source
 from .choices import Choices, chosen
-from .options import PublicKey, TrustEngines, need_torch
+from .options import AllowCpu, PublicKey, TrustEngines, need_torch
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
@@ -33,6 +33,7 @@ def generate(
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     public_key: PublicKey = None,
     trust_engines: TrustEngines = False,
+    allow_cpu: AllowCpu = False,
     json: output.Json = False,
 ) -> None:
     """Make images from seeds: the same seed gives the same image on every runtime and machine."""
@@ -49,10 +50,10 @@ def generate(
         if choices:
             raise UsageError("E-USAGE", "--steps, --way, --control, --control-from and --like are decided when a bundle is made",
                              path=what, hint="use the zoo name or the run it was exported from")
-        executed, pipeline = _bundled(source.open_bundle(what, public_key), runtime, precision, threads, trust_engines)
+        executed, pipeline = _bundled(source.open_bundle(what, public_key), runtime, precision, threads, trust_engines, allow_cpu)
     else:
-        if runtime or precision != "int8" or trust_engines or public_key:
-            raise UsageError("E-USAGE", "--runtime, --precision, --public-key and --trust-engines are for bundles")
+        if runtime or precision != "int8" or trust_engines or public_key or allow_cpu:
+            raise UsageError("E-USAGE", "--runtime, --precision, --public-key, --trust-engines and --allow-cpu are for bundles")
         need_torch()
         import torch
 
@@ -71,8 +72,10 @@ def generate(
     print(f"{count} images by {executed}: {out}")
 
 
-def _bundled(bundle: Bundle, runtime: str | None, precision: str, threads: int, trust_engines: bool) -> tuple[str, Pipeline]:
+def _bundled(bundle: Bundle, runtime: str | None, precision: str, threads: int, trust_engines: bool,
+             allow_cpu: bool) -> tuple[str, Pipeline]:
     from ..export import runtime as find
+    from .executor import executor, insist, int8
 
     if precision not in ("int8", "fp32"):
         raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {precision!r}")
@@ -82,8 +85,13 @@ def _bundled(bundle: Bundle, runtime: str | None, precision: str, threads: int, 
 
         reasons = "; ".join(f"{n}: {find(n).cannot_run()}" for n in bundle.manifest.runtimes)
         raise RuntimeMissing("E-BACKEND", f"none of the bundle's runtimes works here: {reasons}", path=bundle.root)
-    pipeline = bundle.pipeline(find(names[0]), "fp32" if precision == "fp32" else "int8", threads, trust_engines=trust_engines)
-    return f"{names[0]} {precision}", pipeline
+    insist(names[:1], allow_cpu)
+    if precision == "fp32":
+        host = executor(names[0])
+        return f"{host} fp32", bundle.pipeline(find(host), "fp32", threads, trust_engines=trust_engines)
+    made = int8(bundle, names[0], threads, trust_engines)
+    host = executor(names[0])
+    return f"{names[0]} int8" + ("" if host == names[0] else f", executed by {host} on the CPU"), made
 
 
 def _write(out: Path, made: list, seed: int, classes: int) -> None:  # type: ignore[type-arg]

@@ -30,10 +30,12 @@ from . import frame
 from .bench import bench
 from .calibrate import calibrate
 from .doctor import doctor
+from .engines import build
 from .explain import explain
 from .export import export
 from .finetune import finetune
 from .generate import generate
+from .lint import lint
 from .merge import merge
 from .models import models
 from .photos import photos
@@ -43,7 +45,7 @@ from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, calibrate, export, sign, verify, bench, models, doctor,
+    train, finetune, merge, generate, explain, calibrate, export, build, sign, lint, verify, bench, models, doctor,
 )
 GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}  # verbs that have verbs of their own
 

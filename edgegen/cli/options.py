@@ -20,6 +20,7 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all cores.", mi
 Budget = Annotated[str, typer.Option(help="Largest change of the FID either way, as 2% or 0.02.")]
 Weights = Annotated[Path | None, typer.Option("--feature-weights", help="Inception-v3 weight file; else a package's network.")]
 TrustEngines = Annotated[bool, typer.Option("--trust-engines", help="Execute the bundle's GPU engines: you know who built them.")]
+AllowCpu = Annotated[bool, typer.Option("--allow-cpu", help="Execute on the CPU, and say so, what cannot run as asked.")]
 PublicKey = Annotated[Path | None, typer.Option("--public-key", help="Refuse a bundle that this key's owner did not sign.")]
 
 Fit = Annotated[str | None, typer.Option(help="Photos that are not square: pad keeps all, crop the middle; pad, if not said.")]

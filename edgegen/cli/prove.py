@@ -13,13 +13,14 @@ import numpy as np
 
 from ..core.bundle import Bundle
 from ..core.images import to_uint8
-from ..core.runtime import Pipeline
+from ..core.runtime import Pipeline, placement
 from ..errors import RuntimeMissing
 from ..evidence import bench, parity, reference
 from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, Terms, Trial, compare, first_look
 from ..evidence.features import FeatureNetwork, feature_network
 from ..export import STAND_IN, runtime
 from . import output
+from .executor import executor, int8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,7 @@ class Judged:
     speed: float | None           # fastest FP32 runtime's time over this one's
     size: float                   # INT8 ONNX bytes over FP32 ONNX bytes
     refereed: Mapping[str, parity.Refereed]
+    placement: Mapping[str, Mapping[str, int]]  # graph -> what executed it -> nodes
 
     @property
     def passed(self) -> bool:
@@ -57,6 +59,7 @@ class Judged:
             "executed_by": self.executed_by, "why": self.why, "size_ratio": self.size, "speed": self.speed,
             "min_psnr_db": self.psnr, "latency": self.latency.to_json() if self.latency else None, **self.comparison.to_json(),
             "referee": {k: r.to_json() for k, r in self.refereed.items()},
+            "placement": {k: dict(p) for k, p in self.placement.items()},
         }
 
 
@@ -97,10 +100,11 @@ def prove(bundle: Bundle, trials: Mapping[str, Trial], terms: Terms, threads: in
     if why := runtime(STAND_IN).cannot_run():
         raise RuntimeMissing("E-BACKEND", f"a proof needs {STAND_IN} as host of the FP32 graphs: {why}")
     runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]
-    fp32 = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in runners if not runtime(n).executable}
+    of_onnx = [n for n in runners if not runtime(n).executable and runtime(n).dialect.int8_ops]
+    fp32 = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in of_onnx}
     recorded = bench.record(next(iter(fp32.values())), range(8))
     agreed = {name: _referee(bundle, name, recorded, trust_engines) for name in names}
-    full, int8 = _latencies(bundle, fp32, names, recorded, trust_engines)
+    full, own = _latencies(bundle, fp32, names, recorded, trust_engines)
     baseline = min(full, key=lambda n: full[n].cpu_ms)
     side, pixels = _full_side(bundle, baseline, list(fp32), threads, weights)
     sides = {EVIDENCE_SEED: side}
@@ -109,39 +113,27 @@ def prove(bundle: Bundle, trials: Mapping[str, Trial], terms: Terms, threads: in
         start = trial.first_seed
         mine = sides.setdefault(start, FullSide(side.images, side.features, side.reference, start))
         comparison = _compare(bundle, name, mine, terms, trial.level, threads, trust_engines)
-        latency = int8.get(name)
+        latency = own.get(name)
         speed = full[baseline].cpu_ms / latency.cpu_ms if latency else None
-        judged.append(Judged(name, _executor(name), runtime(name).cannot_run(), comparison, terms.psnr, latency, speed,
-                             _size(bundle, name), agreed[name]))
+        judged.append(Judged(name, executor(name), runtime(name).cannot_run(), comparison, terms.psnr, latency, speed,
+                             _size(bundle, name), agreed[name], placement(int8(bundle, name, 1, trust_engines).call)))
     seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + 10)
-    pictures = {n: to_uint8(_int8(bundle, n, threads, trust_engines)(seeds)) for n in names}
+    pictures = {n: to_uint8(int8(bundle, n, threads, trust_engines)(seeds)) for n in names}
     return Proof(tuple(judged), full, baseline, pixels, {"": side.pixels(0, len(seeds)), **pictures})
-
-
-def _executor(name: str) -> str:
-    return name if runtime(name).cannot_run() is None else STAND_IN
-
-
-def _int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeline:
-    """The runtime's INT8 pipeline, or its Q/DQ files executed by the stand-in."""
-    if _executor(name) == name:
-        return bundle.pipeline(runtime(name), "int8", threads, trust_engines=trust_engines)
-    host = runtime(STAND_IN)
-    full = bundle.pipeline(host, "fp32", threads)
-    files = bundle.manifest.runtimes[name].onnx
-    return Pipeline(full.latent, full.sampler, {g: host.load(bundle.path(f), threads) for g, f in files.items()}, full.batch)
 
 
 def _referee(bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, Any]]],
              trust_engines: bool) -> dict[str, parity.Refereed]:
     judge, host = runtime("reference"), runtime(STAND_IN)
-    pipeline = _int8(bundle, name, 1, trust_engines)
+    pipeline = int8(bundle, name, 1, trust_engines)
     built = bundle.manifest.runtimes[name]
+    half = runtime(name).dialect.floats == "float16"
     found = {}
     for graph, calls in recorded.items():
         few = [{k: v[: len(REFEREE_SEEDS)] for k, v in calls[i].items()} for i in (0, len(calls) // 2, len(calls) - 1)]
         exact = host.load(bundle.path(bundle.manifest.graphs[graph]), 1)
-        found[graph] = parity.referee(pipeline.call[graph], judge.load(bundle.path(built.onnx[graph]), 1), exact, few)
+        found[graph] = parity.referee(pipeline.call[graph], judge.load(bundle.path(built.onnx[graph]), 1), exact, few,
+                                      half)
     parity.check_referee(name, found)
     return found
 
@@ -149,7 +141,7 @@ def _referee(bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, An
 def _latencies(bundle: Bundle, fp32: Mapping[str, Pipeline], names: list[str], recorded: Mapping[str, list[dict[str, Any]]],
                trust_engines: bool) -> tuple[dict[str, bench.Latency], dict[str, bench.Latency]]:
     """One thread, batch 8, one step: FP32 by runtime, INT8 by runtime; all in one interleaved run."""
-    running = [n for n in names if _executor(n) == n]
+    running = [n for n in names if executor(n) == n]
     candidates = {f"{n} fp32": p for n, p in fp32.items()}
     candidates |= {f"{n} int8": bundle.pipeline(runtime(n), "int8", 1, trust_engines=trust_engines) for n in running}
     times = bench.latencies(candidates, bench.middle(recorded), threads=1)
@@ -177,9 +169,9 @@ def judge_of(path: Path, weights: Path | None) -> tuple[Reference, FeatureNetwor
 
 def _compare(bundle: Bundle, name: str, side: FullSide, terms: Terms, level: float, threads: int,
              trust_engines: bool) -> Comparison:
-    pipeline = _int8(bundle, name, threads, trust_engines)
+    pipeline = int8(bundle, name, threads, trust_engines)
     first = min(terms.maximum, first_look(side.reference))
-    label = f"verdict of {name}" + ("" if _executor(name) == name else f" (executed by {STAND_IN})")
+    label = f"verdict of {name}" + ("" if executor(name) == name else f" (executed by {STAND_IN})")
     done = 0
     with output.progress(label, terms.maximum) as advance:
 

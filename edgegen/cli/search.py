@@ -82,6 +82,8 @@ class Search:
         key.update(f"{target.name} {target.dialect} {host.name} {host.version()}".encode())
         notes = Notes(folder("search") / f"{key.hexdigest()[:32]}.jsonl")
         self.trail[target.name] = []
+        if not target.dialect.int8_ops:  # every plan gives the same files
+            return Found((self.base,), 0)
         plans = ladder(self.base, *self._measured(target, host, notes))
         first, last = self._first_sharp(plans, target, host, notes), len(plans) - 1
         most = questions(first, last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import output
+from .executor import label
 
 if TYPE_CHECKING:
     from .prove import Judged, Proof
@@ -26,14 +27,14 @@ def show(proof: Proof) -> None:
         if judged.why:
             print(f"{judged.name}: built, not run here ({judged.why}); its Q/DQ graph was executed by {judged.executed_by}.")
         if judged.speed is not None and judged.speed < 1:
-            print(f"{judged.name}: INT8 is slower than FP32 here; it does not pay on this machine.")
+            print(f"{label(judged.name)} is slower than FP32 here: it does not pay on this machine.")
 
 
 def _row(judged: Judged) -> list[str]:
     c = judged.comparison
     change, latency = c.verdict.change, judged.latency
     return [
-        f"{judged.name} INT8", f"{latency.cpu_ms / latency.batch:.2f}" if latency else "not run",
+        label(judged.name), f"{latency.cpu_ms / latency.batch:.2f}" if latency else "not run",
         f"{judged.speed:.2f} x" if judged.speed else "not run", f"{judged.size:.2f} x",
         f"{change.value:+.2%} ({change.low:+.2%} to {change.high:+.2%})", f"{c.distance_between:.2f}", f"{c.psnr_db:.1f} dB",
         f"{c.verdict.state} +-{c.verdict.budget:.0%}, n = {c.images}",

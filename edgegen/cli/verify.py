@@ -8,7 +8,7 @@ import typer
 
 from ..errors import GateFailed, RuntimeMissing, TrustError
 from . import output, source
-from .options import PublicKey, Threads, TrustEngines, Weights
+from .options import AllowCpu, PublicKey, Threads, TrustEngines, Weights
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
@@ -24,6 +24,7 @@ def verify(
     weights: Weights = None,
     public_key: PublicKey = None,
     trust_engines: TrustEngines = False,
+    allow_cpu: AllowCpu = False,
     json: output.Json = False,
 ) -> None:
     """Check every file, generate the same seeds again, and hold the recomputed verdict to the one in the manifest."""
@@ -48,9 +49,12 @@ def verify(
         return
     if why := absent("torch", "train"):
         raise RuntimeMissing("E-BACKEND", f"recomputing needs the feature network: {why}", hint="or add --images-only")
+    from .executor import insist
     from .prove import prove
     from .table import show
 
+    if runtime:  # of all that a bundle is for, those that do not run here are said to be executed by the stand-in
+        insist(names, allow_cpu)
     terms, trials, changes = _recorded(bundle)
     proof = prove(bundle, {n: trials[n] for n in names}, terms, threads or cores(), weights, trust_engines)
     show(proof)

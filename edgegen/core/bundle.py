@@ -27,7 +27,7 @@ from ..errors import EdgegenError, InputError, TrustError, UsageError
 from .files import read_json, to_json
 from .latent import Latent
 from .manifest import Built, Manifest
-from .runtime import Pipeline, Runtime
+from .runtime import Compiling, Pipeline, Runtime
 from .samplers import sampler_from_json
 from .signature import SIGNATURE, check
 from .spec import TensorSpec
@@ -108,22 +108,37 @@ class Bundle:
     def pipeline(self, runtime: Runtime, precision: Precision = "int8", threads: int = 1, batch: int = 64,
                  trust_engines: bool = False) -> Pipeline:
         """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError for unvouched engines."""
+        local = self.built_here(runtime, precision)
         if precision == "int8":
             built = self.built(runtime.name)
-            if built.code and not trust_engines and self.signed_by is None:
+            if built.code and not trust_engines and self.signed_by is None and not local:
                 what = f"{runtime.name} engines are executable code and nobody vouches for this bundle"
                 hint = "give its signer's --public-key" if self.is_signed else "add --trust-engines if you trust its maker"
-                raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint=hint)
+                raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint=f"{hint}, or build them here: edgegen build")
             files: Mapping[str, str] = built.load
-        elif runtime.executable:
+        elif runtime.executable and not local:
             what = f"{runtime.name} executes engines, and the full-precision graphs of a bundle are ONNX"
-            raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root, hint="choose another runtime for fp32")
+            raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root,
+                             hint="choose another runtime for fp32, or build them here: edgegen build --precision fp32")
         else:
             files = self.manifest.graphs
-        call = {graph: runtime.load(self.path(name), threads) for graph, name in files.items()}
+        call = {graph: runtime.load(local.get(graph) or self.path(name), threads) for graph, name in files.items()}
         start = self.manifest.start
         latent = Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
         return Pipeline(latent, sampler_from_json(self.manifest.sampler), call, batch)
+
+    def onnx(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
+        """The ONNX files behind what `runtime` loads, by graph; none if the bundle has none for it."""
+        built = self.manifest.runtimes.get(runtime.name)
+        names = self.manifest.graphs if precision == "fp32" else built.onnx if built else {}
+        return {graph: self.path(name) for graph, name in names.items()}
+
+    def built_here(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
+        """What this machine built of them before, by graph; nothing unless all of it is there."""
+        if not isinstance(runtime, Compiling) or runtime.cannot_run():
+            return {}
+        found = {graph: runtime.compiled(path) for graph, path in self.onnx(runtime, precision).items()}
+        return {graph: path for graph, path in found.items() if path is not None} if all(found.values()) else {}
 
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Dialect:
     int8_ops: frozenset[str] = frozenset({"Conv"})   # ops whose inputs and weights get Q/DQ
     between: frozenset[str] = frozenset()            # ops between them that run quantized too: all inputs and the output get Q/DQ
     outputs: bool = False                            # whether an int8 op's output gets Q/DQ whatever reads it
+    floats: Literal["float32", "float16"] = "float32"  # what is not int8 runs in; float16 keeps islands of float32
 
 
 class Session(Protocol):
@@ -58,6 +59,31 @@ class Runtime(Protocol):
 
     def load(self, built: Path, threads: int) -> Session:
         """Ready to call; RuntimeMissing when it cannot run here."""
+
+
+@runtime_checkable
+class Compiling(Runtime, Protocol):
+    """A runtime that builds for the machine it is on, and keeps what it built there: nobody else needs to vouch for it."""
+
+    def compiled(self, onnx: Path) -> Path | None:
+        """What was built here of that file, for load; None if nothing was. TrustError for something damaged."""
+
+    def compile(self, onnx: Path) -> Path:
+        """Build it, in place of what was there. RuntimeMissing when this machine cannot."""
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A session that knows where its nodes run."""
+
+    def placement(self) -> Mapping[str, int]:
+        """Nodes by what executes them."""
+
+
+def placement(call: Call) -> dict[str, dict[str, int]]:
+    """Where each graph's nodes run, of the sessions that know."""
+    sessions: Mapping[str, object] = call
+    return {graph: dict(session.placement()) for graph, session in sessions.items() if isinstance(session, Placed)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,143 @@
+"""The part of a graph that is not INT8, in float16: TensorRT's networks are strongly typed, so the file says what runs in what.
+
+Float32 stays where float16 would overflow or lose what matters: every operator that is not listed as harmless (norms, softmax,
+roots, sines), products of two computed tensors (attention), squares and what leads from them to a root (demodulation), and
+whatever touches a tensor that calibration saw beyond float16's range. Inputs and outputs of the graph stay float32.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgegen.core.plan import Range
+
+LARGEST = 65504.0 / 4  # of a calibrated range: other seeds go beyond what was seen
+SMALLEST = 2.0**-24    # above zero
+HARMLESS = frozenset({
+    "Add", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Expand", "Flatten", "Gemm", "Identity",
+    "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "QuantizeLinear", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
+})
+LEADING = frozenset({"Add", "Div", "MatMul", "Mul", "Sub"})  # stay float32 when only float32 operators read them
+FULL, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+@dataclass
+class _Halver:
+    model: onnx.ModelProto
+    ranges: Mapping[str, Range]
+    nodes: list[NodeProto] = field(default_factory=list)
+    constants: dict[str, TensorProto] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)   # tensor -> type in the new graph
+    casts: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        graph = onnx.shape_inference.infer_shapes(self.model).graph
+        values = [*graph.value_info, *graph.input, *graph.output]
+        self.floats = {v.name for v in values if v.type.tensor_type.elem_type == FULL}
+        self.weights = {t.name: t for t in graph.initializer}
+        self.floats |= {n for n, t in self.weights.items() if t.data_type == FULL}
+        self.ends = {v.name for v in graph.output}
+        self.readers: dict[str, list[int]] = defaultdict(list)
+        for k, node in enumerate(self.model.graph.node):
+            for tensor in node.input:
+                self.readers[tensor].append(k)
+        self.full = self._islands()
+
+    def _islands(self) -> set[int]:
+        """Places of the nodes that stay float32."""
+        nodes = list(self.model.graph.node)
+        found = {k for k, node in enumerate(nodes) if self._needs_full(node)}
+        for k in reversed(range(len(nodes))):
+            read = [r for t in nodes[k].output for r in self.readers[t]]
+            leads = nodes[k].op_type in LEADING or nodes[k].op_type == "DequantizeLinear"
+            if leads and read and found.issuperset(read):
+                found.add(k)
+        made = {t: k for k, node in enumerate(nodes) for t in node.output}
+        rounds = {k: made.get(n.input[0]) for k, n in enumerate(nodes) if n.op_type == "QuantizeLinear"}
+        return found | {k for k, before in rounds.items() if before is None or before in found}  # quantized as it was made
+
+    def _needs_full(self, node: NodeProto) -> bool:
+        inputs = [t for t in node.input if t]
+        if node.op_type not in HARMLESS or any(self._wide(t) for t in (*inputs, *node.output)):
+            return True
+        computed = [t for t in inputs if t not in self.weights]
+        product = node.op_type == "MatMul" and len(computed) == 2 and not inputs[1].endswith(".dq")
+        return product or (node.op_type == "Mul" and inputs[0] == inputs[1])
+
+    def _wide(self, tensor: str) -> bool:
+        """Beyond float16's range, as calibrated or as constant; a single constant that float16 would make zero, too."""
+        if tensor in self.weights:
+            if tensor not in self.floats:
+                return False
+            largest = np.abs(numpy_helper.to_array(self.weights[tensor])).max(initial=0)
+            one = np.prod(self.weights[tensor].dims) == 1
+            return bool(largest > LARGEST or (one and 0 < largest < SMALLEST))
+        seen = self.ranges.get(tensor.removesuffix(".dq"))
+        return seen is not None and max(-seen.low, seen.high) > LARGEST
+
+    def run(self) -> onnx.ModelProto:
+        self.written = {v.name: FULL for v in self.model.graph.input if v.name in self.floats}
+        for k, node in enumerate(self.model.graph.node):
+            kind = FULL if k in self.full else HALF
+            new = onnx.NodeProto()
+            new.CopyFrom(node)
+            for place, tensor in enumerate(node.input):
+                keeps = node.op_type == "Resize" and place > 0  # its scales are float32 whatever it resizes
+                if tensor in self.floats:
+                    new.input[place] = self._as(tensor, FULL if keeps else kind)
+                elif tensor in self.weights:
+                    self.constants[tensor] = self.weights[tensor]
+            ends = []
+            for place, tensor in enumerate(node.output):
+                if tensor in self.floats:
+                    self.written[tensor] = kind
+                    if kind == HALF and tensor in self.ends:
+                        new.output[place] = f"{tensor}.half"
+                        self.casts[tensor, HALF] = f"{tensor}.half"
+                        ends.append(helper.make_node("Cast", [f"{tensor}.half"], [tensor], f"{tensor}.Full", to=FULL))
+                        self.written[tensor] = FULL
+            self.nodes += [new, *ends]
+        return self._model()
+
+    def _as(self, tensor: str, kind: int) -> str:
+        """The name under which `tensor` is read in that type; casts are shared, constants converted."""
+        if tensor in self.weights:
+            name = tensor if kind == FULL else f"{tensor}.half"
+            if name not in self.constants:
+                values = numpy_helper.to_array(self.weights[tensor])
+                self.constants[name] = numpy_helper.from_array(values.astype(np.float16 if kind == HALF else np.float32), name)
+            return name
+        if self.written[tensor] == kind:
+            return tensor
+        if (tensor, kind) not in self.casts:
+            word = "half" if kind == HALF else "full"
+            self.casts[tensor, kind] = f"{tensor}.{word}"
+            self.nodes.append(helper.make_node("Cast", [tensor], [f"{tensor}.{word}"], f"{tensor}.{word.title()}", to=kind))
+        return self.casts[tensor, kind]
+
+    def _model(self) -> onnx.ModelProto:
+        out = onnx.ModelProto()
+        out.CopyFrom(self.model)
+        del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
+        out.graph.node.extend(self.nodes)
+        out.graph.initializer.extend(self.constants.values())
+        onnx.checker.check_model(out, full_check=True)
+        return out
+
+
+def half(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelProto:
+    """A new model whose harmless float operators run in float16. ranges: of its tensors, as calibrated."""
+    return _Halver(model, ranges).run()
+
+
+def full_precision(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> Iterator[str]:
+    """Names of the nodes that `half` leaves in float32, in graph order."""
+    kept = _Halver(model, ranges).full
+    yield from (node.name for k, node in enumerate(model.graph.node) if k in kept)
