@@ -6,6 +6,11 @@ ONNX Runtime's own quantizer is here already; NNCF (OpenVINO's) and ModelOpt (Te
 whose Python is named. Each peer is used as its documentation shows it: static, min-max or its default, all that it quantizes
 by default. Feeds: what the sampler asks the graphs for on seeds 0, 1, ... Judged: pairs of images on fresh seeds, the change of
 the Frechet distance with its 95 % interval, PSNR, and CPU seconds from seed to image (batch 8, one thread, interleaved medians).
+
+--everything FOLDER: bundles of the same names with all but each graph's ends in INT8, whatever the images are: what peers are like.
+
+    edgegen calibrate isc-gan -o stats/
+    edgegen export isc-gan --int8 --plan stats/plan.json --fid-budget 100% --min-psnr 0 --max-images 600 -o FOLDER/isc-gan
 """
 
 from __future__ import annotations
@@ -110,22 +115,24 @@ def seconds(candidates: Mapping[str, Pipeline]) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in spent.items()}
 
 
-def measured(folder: Path, peers: Mapping[str, tuple[Make, str]], samples: int, feeds: int) -> None:
+def measured(folder: Path, everything: Path | None, peers: Mapping[str, tuple[Make, str]], samples: int, feeds: int) -> None:
     bundle = Bundle.open(folder)
     full = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in ("onnxruntime", "openvino")}
     recorded = bench.record(full["onnxruntime"], range(feeds))
     stored = reference.read(bundle.path("evidence/reference.safetensors"))
     side = FullSide(full["onnxruntime"], feature_network(stored.network, None, stored.size), stored, FRESH)
     candidates = {f"edgegen on {n}": bundle.pipeline(runtime(n), "int8", 1) for n in bundle.manifest.runtimes if n in full}
+    if everything is not None:
+        other = Bundle.open(everything / folder.name)
+        candidates |= {f"edgegen on {n}, everything": other.pipeline(runtime(n), "int8", 1)
+                       for n in other.manifest.runtimes if n in full}
     with tempfile.TemporaryDirectory() as place:
         for name, (make, host) in peers.items():
             (mine := Path(place) / name.replace(" ", "-")).mkdir()
-            start = time.process_time()
             try:
                 candidates[name] = quantized_by(make, bundle, recorded, host, mine)
             except Exception as error:  # a peer that fails is a result
                 print(json.dumps({"family": bundle.manifest.family, "what": name, "failed": str(error)[:300]}), flush=True)
-            print(f"{name}: made in {time.process_time() - start:.0f} CPU s", flush=True)
         spent = seconds({f"{n} FP32": p for n, p in full.items()} | candidates)
         base = min(spent[f"{n} FP32"] for n in full)
         for name, pipeline in candidates.items():
@@ -143,6 +150,7 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--nncf", help="Python that has nncf and openvino")
     parser.add_argument("--modelopt", help="Python that has nvidia-modelopt[onnx]")
+    parser.add_argument("--everything", type=Path, help="folder of bundles of the same names with everything in INT8")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--feeds", type=int, default=128)
     given = parser.parse_args()
@@ -152,7 +160,7 @@ def main() -> None:
     if given.modelopt:
         peers["ModelOpt on onnxruntime"] = (elsewhere(given.modelopt, MODELOPT, ".onnx"), "onnxruntime")
     for folder in given.bundles:
-        measured(folder, peers, given.samples, given.feeds)
+        measured(folder, given.everything, peers, given.samples, given.feeds)
 
 
 if __name__ == "__main__":
