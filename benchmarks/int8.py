@@ -7,7 +7,7 @@ whose Python is named. Each peer is used as its documentation shows it: static, 
 by default. Feeds: what the sampler asks the graphs for on seeds 0, 1, ... Judged: pairs of images on fresh seeds, the change of
 the Frechet distance with its 95 % interval, PSNR, and CPU seconds from seed to image (batch 8, one thread, interleaved medians).
 
---everything FOLDER: bundles of the same names with all but each graph's ends in INT8, whatever the images are: what peers are like.
+--everything FOLDER: bundles of the same names with all but each graph's ends in INT8, whatever the images are, as peers do it.
 
     edgegen calibrate isc-gan -o stats/
     edgegen export isc-gan --int8 --plan stats/plan.json --fid-budget 100% --min-psnr 0 --max-images 600 -o FOLDER/isc-gan
