@@ -231,3 +231,14 @@ def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_runtime_has_no_rules() -> None:
     with pytest.raises(UsageError, match="there are no rules for 'tensorflow'; there are for tensorrt, tensorrt-rtx, "):
         lint(one_conv(), "tensorflow")
+
+
+def test_export_writes_no_file_that_its_runtime_would_refuse() -> None:
+    """Files that are built on the target are refused where they are made: another runtime's dialect, under this one's name."""
+    from edgegen.cli.build import check
+
+    model = tiny.conv_net((16, 16), (16, 16))
+    made = qdq.quantize(model, "g", tiny.everything_int8(model), runtime("onnxruntime").dialect)
+    check(made, "onnxruntime")
+    with pytest.raises(EdgegenError, match=r"E-LINT. tensorrt cannot take \S+: it "):
+        check(made, "tensorrt")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ..core.bundle import Bundle, write_manifest
 from ..core.files import to_json
 from ..core.runtime import Runtime
-from ..errors import InputError
+from ..errors import EdgegenError, InputError
 from ..evidence import parity
 from ..evidence.bench import record
 from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
+from ..export.lint import lint
 from ..export.packages import installed
 from . import output
 from .feeds import Feeds, Files, Trajectories
@@ -151,11 +152,20 @@ def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, folder
     (place / "plan.json").write_bytes(plan.to_bytes())
     load, onnx = {}, {}
     for name, model in models.items():
-        file = onnx_files.write(qdq.quantize(model, name, plan, target.dialect), place / f"{name}.onnx")
+        quantized = qdq.quantize(model, name, plan, target.dialect)
+        check(quantized, target.name)  # of files that are built on the target nobody else would know
+        file = onnx_files.write(quantized, place / f"{name}.onnx")
         paths = target.build(file, place)
         load[name], onnx[name] = (p.relative_to(folder).as_posix() for p in (paths[0], file))
         advance(1)
     return {"version": target.version(), "device": target.device(), "load": load, "onnx": onnx, "code": target.executable}
+
+
+def check(model: ModelProto, name: str) -> None:
+    """EdgegenError when the runtime would refuse a node of the model or compute it wrongly."""
+    for found in lint(model, name):
+        if found.level == "error":
+            raise EdgegenError("E-LINT", f"{name} cannot take {found.node}: it {found.what}", hint=found.remedy)
 
 
 def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any], coverage: dict[str, Any], feeds: Feeds,
