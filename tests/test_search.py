@@ -109,7 +109,7 @@ def proven(monkeypatch: pytest.MonkeyPatch, bad: dict[str, int],
     monkeypatch.setattr(prove, "prove", judge)
     monkeypatch.setattr(build, "rebuild", lambda made, targets: made)
     targets = [SimpleNamespace(name=name) for name in bad]
-    proof, _ = export._proven(made, targets, Terms(0.02, 4000), 1, None)  # type: ignore[arg-type]
+    proof, _ = export._proven(made, build.Order(targets, Terms(0.02, 4000), 1, None, 32, None, None, None))  # type: ignore[arg-type]
     return proof, asked, dict(made.plans)  # type: ignore[return-value]
 
 

@@ -45,34 +45,43 @@ class Made:
     plans: Mapping[str, Found]
 
 
-def build(source: Source, runtimes: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int,
-          weights: Path | None, given: Plan | None = None, data: Path | None = None, protect: Protect | None = None) -> Made:
-    """Fill `folder` with everything but evidence; nothing is proven yet.
+@dataclass(frozen=True)
+class Order:
+    """What an export was asked for."""
 
-    given: a plan to take instead of searching one. data: files to calibrate on instead of trajectories. protect: what says which
-    convolutions the search leaves in full precision.
-    """
+    runtimes: list[Runtime]
+    terms: Terms
+    threads: int
+    weights: Path | None      # of the feature network, where it is no package's
+    samples: int              # trajectories to calibrate on, where there are no
+    feeds: Path | None        # files to calibrate on
+    plan: Plan | None         # to take instead of searching one
+    protect: Protect | None   # which convolutions the search leaves in full precision
+
+
+def build(source: Source, order: Order, folder: Path) -> Made:
+    """Fill `folder` with everything but evidence; nothing is proven yet."""
     (folder / "graphs").mkdir()
     models = fp32_models(source)
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
-    torch_parity = _fp32_parity(source, folder, threads)
-    feeds = Files(data, source.generator) if data else Trajectories(source.generator, samples)
-    even, plan, coverage = calibrated(source, models, samples, threads, feeds)
+    torch_parity = _fp32_parity(source, folder, order.threads)
+    feeds = Files(order.feeds, source.generator) if order.feeds else Trajectories(source.generator, order.samples)
+    even, plan, coverage = calibrated(source, models, order.samples, order.threads, feeds)
     trail: dict[str, Any] = {}
     protected: dict[str, Any] = {}
-    if protect is not None:
-        plan, protected = protect(source, even, plan, runtimes, threads)
-    if given is None:
-        search = Search(source, models, even, plan, terms, threads, weights)
-        found = {target.name: search.plan(target) for target in runtimes}
+    if order.protect is not None:
+        plan, protected = order.protect(source, even, plan, order.runtimes, order.threads)
+    if order.plan is None:
+        search = Search(source, models, even, plan, order.terms, order.threads, order.weights)
+        found = {target.name: search.plan(target) for target in order.runtimes}
         trail = search.trail
     else:
-        taken = reused(given, plan, even)
-        found = {target.name: Found((taken,), 0) for target in runtimes}
+        taken = reused(order.plan, plan, even)
+        found = {target.name: Found((taken,), 0) for target in order.runtimes}
     built = {}
-    with output.progress("building", len(runtimes) * len(models)) as advance:
-        for target in runtimes:
+    with output.progress("building", len(order.runtimes) * len(models)) as advance:
+        for target in order.runtimes:
             built[target.name] = _built(target, even, found[target.name].plan, folder, advance)
     (folder / "evidence").mkdir()
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")

@@ -14,11 +14,8 @@ from .options import Budget, Out, Overwrite, Threads, Weights, need_torch
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
-    from ..core.plan import Plan
     from ..core.runtime import Runtime
-    from ..evidence.compare import Terms
-    from .build import Made
-    from .protect import Protect
+    from .build import Made, Order
     from .prove import Proof
 
 
@@ -44,21 +41,23 @@ def export(
     """Quantize, build for each runtime, prove the images are as good, and publish the bundle; exit 3 if they are not."""
     if not int8:
         raise UsageError("E-USAGE", "export needs a precision", hint="add --int8")
+    need_torch()
     from ..core.bundle import MANIFEST
     from ..core.files import check_target, disk_error, publish
     from ..core.plan import Plan
     from ..evidence.compare import Terms
+    from .build import Order
     from .options import budget_of, cores
     from .protect import Protect
 
-    terms, count = Terms(budget_of(fid_budget), max_images, min_psnr), threads or cores()
+    terms = Terms(budget_of(fid_budget), max_images, min_psnr)
     check_target(out, MANIFEST, overwrite)
-    targets, given = _targets(runtime), Plan.read(plan) if plan else None
     if regions is not None and protect_regions is None:
         raise UsageError("E-USAGE", "--regions says what --protect-regions counts", hint="add --protect-regions, such as 2,5")
-    if given and protect_regions is not None:
+    if plan and protect_regions is not None:
         raise UsageError("E-USAGE", "--protect-regions is for the search of a plan, and --plan takes one as it is")
-    protect = None if protect_regions is None else Protect(protect_regions, regions or "3x3")
+    order = Order(_targets(runtime), terms, threads or cores(), weights, calibration, feeds, Plan.read(plan) if plan else None,
+                  None if protect_regions is None else Protect(protect_regions, regions or "3x3"))
     from filelock import FileLock, Timeout
 
     try:
@@ -68,7 +67,7 @@ def export(
     try:
         with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
             try:
-                proof = _make(what, targets, folder, calibration, terms, count, weights, given, feeds, protect)
+                proof = _make(what, order, folder)
             except GateFailed as error:
                 raise _rejected(folder, out, error) from error
     except Timeout as error:
@@ -90,9 +89,7 @@ def _targets(names: str) -> list[Runtime]:
     return found
 
 
-def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: Terms, threads: int, weights: Path | None,
-          given: Plan | None, data: Path | None, protect: Protect | None) -> Proof:
-    need_torch()
+def _make(what: str, order: Order, folder: Path) -> Proof:
     import torch
 
     from ..core.bundle import write_manifest
@@ -107,17 +104,16 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: 
     from .prove import judge_of
     from .table import show
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(order.threads)
     made = source.trained(what)
     if not made.reference.is_file():
         raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=made.reference,
                          hint="runs of `edgegen train` write them at their end")
-    judge_of(made.reference, weights)  # before the long work, since without it nothing can be proven
-    if protect is not None:
-        protect.numbers(made)
+    judge_of(made.reference, order.weights)  # before the long work, since without it nothing can be proven
+    if order.protect is not None:
+        order.protect.numbers(made)
     adapter = proven(Path(what), made.generator)
-    built = build(made, targets, folder, samples, terms, threads, weights, given, data, protect)
-    proof, bundle = _proven(built, targets, terms, threads, weights)
+    proof, bundle = _proven(build(made, order, folder), order)
     pictures = dict(proof.pictures)
     images = kept.Kept(EVIDENCE_SEED, {name or kept.FULL: made for name, made in pictures.items()})
     (folder / kept.FILE).write_bytes(kept.to_bytes(images))
@@ -132,23 +128,26 @@ def _make(what: str, targets: list[Runtime], folder: Path, samples: int, terms: 
     return proof
 
 
-def _proven(made: Made, targets: list[Runtime], terms: Terms, threads: int, weights: Path | None) -> tuple[Proof, Bundle]:
+def _proven(made: Made, order: Order) -> tuple[Proof, Bundle]:
     """What the bundle is worth; a runtime whose plan does not keep its promise gets a safer one, judged on seeds of its own."""
     from ..evidence.compare import SHARES
     from .build import rebuild
     from .prove import prove
 
-    proof = prove(made.bundle, {t.name: terms.trial(0) for t in targets}, terms, threads, weights, trust_engines=True)
+    def judged(targets: list[Runtime], number: int) -> Proof:
+        trials = {t.name: order.terms.trial(number) for t in targets}
+        return prove(made.bundle, trials, order.terms, order.threads, order.weights, trust_engines=True)  # just built here
+
+    proof = judged(order.runtimes, 0)
     for number in range(1, len(SHARES)):
         failed = {j.name: j for j in proof.judged if not j.passed}
-        again = [t for t in targets if t.name in failed and made.plans[t.name].safer()]
+        again = [t for t in order.runtimes if t.name in failed and made.plans[t.name].safer()]
         if not again:
             break
         for target in again:
             output.note(f"{failed[target.name]}; trying a plan with more in FP32")
         made = rebuild(made, again)
-        proof = proof.again(prove(made.bundle, {t.name: terms.trial(number) for t in again}, terms, threads, weights,
-                                  trust_engines=True))
+        proof = proof.again(judged(again, number))
     return proof, made.bundle
 
 
