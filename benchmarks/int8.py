@@ -24,7 +24,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from edgegen.cli.choices import Choices, chosen
+from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.bundle import Bundle
 from edgegen.core.runtime import Pipeline
 from edgegen.evidence import bench, reference
@@ -145,15 +148,30 @@ def measured(folder: Path, everything: Path | None, peers: Mapping[str, tuple[Ma
                 "FD between": round(found.distance_between, 2), "verdict": found.verdict.state, "pairs": samples}), flush=True)
 
 
+def against_eager(folder: Path, source: str) -> None:
+    """The bundle's INT8, from seed to image, against torch in FP32 that takes the teacher's 50 steps."""
+    torch.set_num_threads(1)
+    bundle = Bundle.open(folder)
+    teacher = torch_pipeline(chosen(trained(source), Choices(steps=50, way="teacher"))[0])
+    spent = seconds({"torch": teacher} | {n: bundle.pipeline(runtime(n), "int8", 1) for n in bundle.manifest.runtimes})
+    for name, value in spent.items():
+        print(json.dumps({"what": f"{source}: {name}", "ms an image": round(1e3 * value / BATCH, 2),
+                          "times torch's images/s": round(spent["torch"] / value, 1)}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--nncf", help="Python that has nncf and openvino")
     parser.add_argument("--modelopt", help="Python that has nvidia-modelopt[onnx]")
+    parser.add_argument("--eager", help="a zoo name: only its teacher's 50 steps in torch against the one bundle that is named")
     parser.add_argument("--everything", type=Path, help="folder of bundles of the same names with everything in INT8")
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--feeds", type=int, default=128)
     given = parser.parse_args()
+    if given.eager:
+        against_eager(given.bundles[0], given.eager)
+        return
     peers: dict[str, tuple[Make, str]] = {"ONNX Runtime's own": (onnxruntime_own, "onnxruntime")}
     if given.nncf:
         peers["NNCF on openvino"] = (elsewhere(given.nncf, NNCF, ".xml"), "openvino")
