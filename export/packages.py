@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
+NOT_INSTALLED = "not installed"
+
 
 def absent(module: str, extra: str) -> str | None:
     """None if `module` can be imported, else the sentence with the command that installs it."""
@@ -20,13 +22,13 @@ def absent(module: str, extra: str) -> str | None:
 
 
 def installed(distributions: Sequence[str]) -> str:
-    """Version of the first of these distributions that is installed, or "not installed"."""
+    """Version of the first of these distributions that is installed, or NOT_INSTALLED."""
     for name in distributions:
         try:
             return version(name)
         except PackageNotFoundError:
             continue
-    return "not installed"
+    return NOT_INSTALLED
 
 
 def processor() -> str:

@@ -62,7 +62,7 @@ def test_graphs_become_int8_files_for_every_runtime(name: str) -> None:
     assert observers["coarse"].stats.coverage == {0: 32}
     assert observers["debias"].stats.coverage == dict.fromkeys((1000, 640, 360, 160, 40), 32)
     plan = choose(models, {k: o.stats for k, o in observers.items()})
-    for name in RUNTIMES:
+    for name in (name for name in RUNTIMES if runtime(name).dialect.int8_ops):
         quantized = {k: qdq.quantize(m, k, plan, runtime(name).dialect) for k, m in models.items()}
         for k, model_int8 in quantized.items():
             names = {t.name for t in model_int8.graph.initializer}

@@ -85,6 +85,8 @@ def _bundled(bundle: Bundle, runtime: str | None, precision: str, threads: int, 
 
         reasons = "; ".join(f"{n}: {find(n).cannot_run()}" for n in bundle.manifest.runtimes)
         raise RuntimeMissing("E-BACKEND", f"none of the bundle's runtimes works here: {reasons}", path=bundle.root)
+    if runtime and precision == "int8":
+        bundle.vouched(runtime, trust_engines or allow_cpu or bool(bundle.built_here(find(runtime), "int8")))
     insist(names[:1], allow_cpu)
     if precision == "fp32":
         host = executor(names[0])

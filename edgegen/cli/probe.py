@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EdgegenError
+from ..export.packages import NOT_INSTALLED
 from .children import ask
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def probe(runtime: Runtime, folder: Path) -> Finding:
     import numpy as np
 
     found = {"version": runtime.version(), "device": runtime.device(), "why": ""}
-    if why := runtime.missing():
+    why = runtime.missing() or (runtime.cannot_run() if found["version"] == NOT_INSTALLED else None)  # files need no package
+    if why:
         return {**found, "state": "missing", "why": why}
     file = folder / "tiny.onnx"
     file.write_bytes(TINY)

@@ -110,12 +110,8 @@ class Bundle:
         """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError for unvouched engines."""
         local = self.built_here(runtime, precision)
         if precision == "int8":
-            built = self.built(runtime.name)
-            if built.code and not trust_engines and self.signed_by is None and not local:
-                what = f"{runtime.name} engines are executable code and nobody vouches for this bundle"
-                hint = "give its signer's --public-key" if self.is_signed else "add --trust-engines if you trust its maker"
-                raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint=f"{hint}, or build them here: edgegen build")
-            files: Mapping[str, str] = built.load
+            self.vouched(runtime.name, trust_engines or bool(local))
+            files: Mapping[str, str] = self.built(runtime.name).load
         elif runtime.executable and not local:
             what = f"{runtime.name} executes engines, and the full-precision graphs of a bundle are ONNX"
             raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root,
@@ -126,6 +122,13 @@ class Bundle:
         start = self.manifest.start
         latent = Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
         return Pipeline(latent, sampler_from_json(self.manifest.sampler), call, batch)
+
+    def vouched(self, name: str, trusted: bool) -> None:
+        """UsageError when the bundle has nothing for that runtime, TrustError when it has engines that nobody vouches for."""
+        if self.built(name).code and not trusted and self.signed_by is None:
+            what = f"{name} engines are executable code and nobody vouches for this bundle"
+            hint = "give its signer's --public-key" if self.is_signed else "add --trust-engines if you trust its maker"
+            raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint=f"{hint}, or build them here: edgegen build")
 
     def onnx(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
         """The ONNX files behind what `runtime` loads, by graph; none if the bundle has none for it."""
