@@ -20,12 +20,14 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 
+from edgegen.calibrate.choose import ends
 from edgegen.cli.choices import Choices, chosen
 from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.bundle import Bundle
@@ -44,11 +46,12 @@ NNCF = """
 import sys
 sys.modules["openvino_telemetry"] = None
 import numpy as np, nncf, openvino as ov
-graph, feeds, out = sys.argv[1:]
+graph, feeds, out = sys.argv[1:4]
 held = np.load(feeds)
 names = sorted({k.split("|")[0] for k in held})
+left = nncf.IgnoredScope(types=["MatMul"], validate=False) if len(sys.argv) > 4 else None
 items = [{n: held[f"{n}|{i}"] for n in names} for i in range(len(held) // len(names))]
-made = nncf.quantize(ov.convert_model(graph), nncf.Dataset(items), subset_size=len(items))
+made = nncf.quantize(ov.convert_model(graph), nncf.Dataset(items), subset_size=len(items), ignored_scope=left)
 ov.save_model(made, out + ".xml", compress_to_fp16=False)
 """
 MODELOPT = """
@@ -64,7 +67,13 @@ quantize(graph, quantize_mode="int8", calibration_data=data, calibration_method=
 """
 
 
-def onnxruntime_own(graph: Path, feeds: Feeds, out: Path) -> Path:
+def convolutions_alone(graph: Path, feeds: Feeds, out: Path) -> Path:
+    """ONNX Runtime's, with what edgegen leaves in FP32 left out by hand: all but convolutions, and each graph's ends."""
+    return onnxruntime_own(graph, feeds, out, ["Conv"], ends(onnx.load(graph)))
+
+
+def onnxruntime_own(graph: Path, feeds: Feeds, out: Path, types: list[str] | None = None,
+                    excluded: Sequence[str] = ()) -> Path:
     """ONNX Runtime's quantize_static, after the preprocessing that its documentation asks for."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -79,16 +88,17 @@ def onnxruntime_own(graph: Path, feeds: Feeds, out: Path) -> Path:
     ready = out.with_suffix(".ready.onnx")
     quant_pre_process(str(graph), str(ready), skip_symbolic_shape=True)
     quantize_static(str(ready), str(out.with_suffix(".onnx")), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, op_types_to_quantize=types,
+                    nodes_to_exclude=list(excluded))
     return out.with_suffix(".onnx")
 
 
-def elsewhere(python: str, code: str, suffix: str) -> Make:
+def elsewhere(python: str, code: str, suffix: str, *more: str) -> Make:
     """A peer that runs in an environment of its own."""
     def make(graph: Path, feeds: Feeds, out: Path) -> Path:
         held = out.with_suffix(".npz")
         np.savez(held, **{f"{n}|{i}": v for i, feed in enumerate(feeds) for n, v in feed.items()})  # type: ignore[arg-type]
-        done = subprocess.run([python, "-c", code, graph, held, out], capture_output=True, text=True, check=False)
+        done = subprocess.run([python, "-c", code, graph, held, out, *more], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])
         return out.with_suffix(suffix)
@@ -172,9 +182,13 @@ def main() -> None:
     if given.eager:
         against_eager(given.bundles[0], given.eager)
         return
-    peers: dict[str, tuple[Make, str]] = {"ONNX Runtime's own": (onnxruntime_own, "onnxruntime")}
+    peers: dict[str, tuple[Make, str]] = {
+        "ONNX Runtime's own": (onnxruntime_own, "onnxruntime"),
+        "ONNX Runtime's own, inner convolutions alone": (convolutions_alone, "onnxruntime"),
+    }
     if given.nncf:
         peers["NNCF on openvino"] = (elsewhere(given.nncf, NNCF, ".xml"), "openvino")
+        peers["NNCF on openvino, without matrix products"] = (elsewhere(given.nncf, NNCF, ".xml", "left"), "openvino")
     if given.modelopt:
         peers["ModelOpt on onnxruntime"] = (elsewhere(given.modelopt, MODELOPT, ".onnx"), "onnxruntime")
     for folder in given.bundles:
