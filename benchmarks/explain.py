@@ -48,7 +48,7 @@ def damage(family: str, name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     source, seeds = trained(family), range(DAMAGE_SEED, DAMAGE_SEED + SEEDS)
     models = fp32_models(source)
-    even, plan, _ = calibrated(source, models, 128, 1)
+    even, plan = calibrated(source, models, 128, 1)
     made = Quantized(source, even, plan, runtime(name), 1)
     masks = regions("2x2", *source.generator.image_shape[1:]).masks
     full = hosted(models, source.generator, 1)(seeds)

@@ -94,16 +94,23 @@ def test_a_layer_that_says_nothing_sensible_is_refused(change: dict[str, Any], t
 
 
 def test_a_plan_for_other_weights_keeps_its_precisions_and_gets_new_ranges(capfd: pytest.CaptureFixture[str]) -> None:
-    models, measured_now = tiny.models(), Plan(BASE.rules, {"theta": {"x": Range(-1, 1)}}, model="now")
-    rules = tuple((f"theta/{n.name}", "fp32") for n in models["theta"].graph.node if n.op_type == "Conv")[:2]
-    plan = Plan((*rules, ("*", "int8")), {}, model="then")  # type: ignore[arg-type]
-    taken = reused(plan, measured_now, models)
+    measured_now = Plan(BASE.rules, {"theta": {"x": Range(-1, 1)}}, model="now")
+    plan = Plan((("theta/a", "fp32"), ("*", "int8")), {}, model="then")
+    taken = reused(plan, measured_now)
     assert taken.rules == plan.rules and taken.ranges == measured_now.ranges and taken.model == "now"
     assert "its ranges are measured again" in capfd.readouterr().err
     same = Plan(plan.rules, {}, model="now")
-    assert reused(same, measured_now, models) is same
-    with pytest.raises(InputError, match=r"E-PLAN. the plan is of another model: this one has no theta/nowhere"):
-        reused(Plan((("theta/nowhere", "fp32"),), {}), measured_now, models)
+    assert reused(same, measured_now) is same
+
+
+def test_a_plan_of_another_model_is_refused_before_the_long_work(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                  capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("edgegen.cli.build.measure", lambda *_: pytest.fail("it calibrated"))
+    path = tmp_path / "plan.json"
+    path.write_bytes(Plan((("theta/nowhere", "fp32"),), {}).to_bytes())
+    assert tiny.export(tiny_run, tmp_path / "out", "--plan", str(path)) == 4
+    assert "E-PLAN] the plan is another generator's: theta/nowhere is not in these graphs" in capfd.readouterr().err
+    assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == ["plan.json"]
 
 
 def test_the_hash_of_models_is_of_their_weights() -> None:

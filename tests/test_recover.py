@@ -207,8 +207,8 @@ def test_scales_of_the_base_make_the_merged_weights_what_the_student_learnt_with
     moved = site.plain(family("cas-dm"), source.generator.config, {
         k: t * 1.5 if k == "theta.trunk.stem.conv.weight" else t for k, t in source.generator.networks.state_dict().items()})
     models, others = (fp32_models(replace(source, generator=g)) for g in (source.generator, moved))
-    even, plan, _ = calibrated(source, models, 32, 1)
-    own, same, _ = calibrated(replace(source, generator=moved, scales=source.generator), others, 32, 1)
+    even, plan = calibrated(source, models, 32, 1)
+    own, same = calibrated(replace(source, generator=moved, scales=source.generator), others, 32, 1)
     assert same.ranges == plan.ranges
     apart = [name for name, tensor in rounding(even["theta"], even["theta"]).values.items()
              if not np.allclose(tensor, rounding(own["theta"], own["theta"]).values[name], rtol=1e-5)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +23,14 @@ from edgegen.export import runtime
 
 @pytest.fixture(scope="module")
 def search(tiny_run: Path) -> Search:
-    source = trained(str(tiny_run))
+    return made(tiny_run)
+
+
+def made(run: Path) -> Search:
+    """Of a run folder."""
+    source = trained(str(run))
     models = build.fp32_models(source)
-    even, plan, _ = build.calibrated(source, models, 32, 1)
+    even, plan = build.calibrated(source, models, 32, 1)
     return Search(source, models, even, plan, Terms(0.3, 500, 1.0), 1, None)
 
 
@@ -61,6 +69,17 @@ def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Sea
         assert search.plan(target).plan.to_bytes() == found.plan.to_bytes()
     assert not any(third.values()) and search.trail["onnxruntime"] == trail
     assert found.plan.unit == MEASURED and {layer.precision for layer in found.plan.layers} <= {"int8", "fp32"}
+
+
+def test_notes_are_found_by_another_process(search: Search, tiny_run: Path) -> None:
+    """Whatever order its sets come in: hashes of text differ from process to process."""
+    code = ("import sys\nfrom test_search import made\nfrom edgegen.export import runtime\nfrom pathlib import Path\n"
+            "host = runtime('onnxruntime')\nprint(made(Path(sys.argv[1]))._key(host, host))")
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    keys = {subprocess.run([sys.executable, "-c", code, str(tiny_run)], capture_output=True, text=True, check=True,
+                           env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed}).stdout.strip() for seed in "12"}
+    host = runtime("onnxruntime")
+    assert keys == {search._key(host, host)}
 
 
 def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(search: Search, monkeypatch: pytest.MonkeyPatch,

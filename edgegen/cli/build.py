@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.bundle import Bundle, write_manifest
 from ..core.files import to_json
+from ..core.plan import Plan
 from ..core.runtime import Runtime
 from ..errors import EdgegenError, InputError
 from ..evidence import parity
@@ -29,7 +30,6 @@ from .source import Source, torch_pipeline
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from ..core.plan import Plan
     from ..evidence.compare import Terms
     from .protect import Protect
 
@@ -55,29 +55,33 @@ class Order:
     weights: Path | None      # of the feature network, where it is no package's
     samples: int              # trajectories to calibrate on, where there are no
     feeds: Path | None        # files to calibrate on
-    plan: Plan | None         # to take instead of searching one
+    plan: Path | None         # to take instead of searching one
     protect: Protect | None   # which convolutions the search leaves in full precision
 
 
 def build(source: Source, order: Order, folder: Path) -> Made:
     """Fill `folder` with everything but evidence; nothing is proven yet."""
+    given = None if order.plan is None else Plan.read(order.plan)
     (folder / "graphs").mkdir()
     models = fp32_models(source)
+    if given is not None and order.plan is not None:
+        fits(given, models, order.plan)  # before the long work
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     torch_parity = _fp32_parity(source, folder, order.threads)
     feeds = Files(order.feeds, source.generator) if order.feeds else Trajectories(source.generator, order.samples)
-    even, plan, coverage = calibrated(source, models, order.samples, order.threads, feeds)
+    measured = measure(source, models, feeds, order.threads, rounding=True)
+    even, plan = measured.even, measured.plan
     trail: dict[str, Any] = {}
     protected: dict[str, Any] = {}
     if order.protect is not None:
         plan, protected = order.protect(source, even, plan, order.runtimes, order.threads)
-    if order.plan is None:
+    if given is None:
         search = Search(source, models, even, plan, order.terms, order.threads, order.weights)
         found = {target.name: search.plan(target) for target in order.runtimes}
         trail = search.trail
     else:
-        taken = reused(order.plan, plan, even)
+        taken = reused(given, plan)
         found = {target.name: Found((taken,), 0) for target in order.runtimes}
     built = {}
     with output.progress("building", len(order.runtimes) * len(models)) as advance:
@@ -85,7 +89,7 @@ def build(source: Source, order: Order, folder: Path) -> Made:
             built[target.name] = _built(target, even, found[target.name].plan, folder, advance)
     (folder / "evidence").mkdir()
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
-    description = describe(source, models, built, coverage, feeds, torch_parity)
+    description = describe(source, models, built, measured.coverage, feeds, torch_parity)
     description["calibration"]["search"] = trail
     if protected:
         description["calibration"]["protected"] = protected
@@ -109,14 +113,19 @@ def described(bundle: Bundle) -> dict[str, Any]:
     return bundle.manifest.model_dump(exclude={"schema_version", "sha256", "edgegen", "files"})
 
 
-def reused(given: Plan, measured: Plan, models: Mapping[str, ModelProto]) -> Plan:
-    """`given` for these models: with its own ranges where it was made for them, else with the `measured` ones.
+def fits(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None:
+    """InputError names a rule, graph or tensor of the plan that these graphs do not have."""
+    nodes = [f"{graph}/{node.name}" for graph, model in models.items() for node in model.graph.node if node.op_type == "Conv"]
+    tensors = {graph: set(qdq.candidates(model)) for graph, model in models.items()}
+    unknown = [pattern for pattern, _ in plan.rules if not any(fnmatchcase(node, pattern) for node in nodes)]
+    unknown += [f"{graph}/{t}" for graph, ranges in plan.ranges.items() for t in ranges if t not in tensors.get(graph, ())]
+    if unknown:
+        raise InputError("E-PLAN", f"the plan is another generator's: {unknown[0]} is not in these graphs", path=path,
+                         hint="name the plan of this generator's own bundle")
 
-    InputError when its rules name convolutions that the models do not have.
-    """
-    names = {f"{graph}/{node.name}" for graph, model in models.items() for node in model.graph.node}
-    if missing := [pattern for pattern, _ in given.rules if not fnmatch.filter(names, pattern)]:
-        raise InputError("E-PLAN", f"the plan is of another model: this one has no {missing[0]}", hint="export without --plan")
+
+def reused(given: Plan, measured: Plan) -> Plan:
+    """`given` with its own ranges where it was made for the models that were measured, else with the `measured` ones."""
     if given.model == measured.model:
         return given
     output.note("the plan was made for other weights: its precisions are kept, its ranges are measured again")
@@ -148,11 +157,11 @@ def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]
     return found
 
 
-def calibrated(source: Source, models: dict[str, ModelProto], samples: int, threads: int,
-               feeds: Feeds | None = None) -> tuple[dict[str, ModelProto], Plan, dict[str, Any]]:
-    """Equalized models with rounded weights, the plan of their ranges, and coverage; without `feeds` from trajectories."""
-    found = measure(source, models, feeds or Trajectories(source.generator, samples), threads, rounding=True)
-    return found.even, found.plan, found.coverage
+def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
+               threads: int) -> tuple[dict[str, ModelProto], Plan]:
+    """Equalized models with rounded weights and the plan of their ranges, from the sampler's own trajectories, as export."""
+    found = measure(source, models, Trajectories(source.generator, samples), threads, rounding=True)
+    return found.even, found.plan
 
 
 def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwri
     name = asked.runtime or next(iter(bundle.manifest.runtimes))
     plan, shipped = _shipped(bundle, name)
     models = {k: onnx_files.to_onnx(g, k) for k, g in generator.graphs().items()}
-    even, measured, _ = calibrated(source, models, bundle.manifest.calibration["samples"], threads)
+    even, measured = calibrated(source, models, bundle.manifest.calibration["samples"], threads)
     if plan.model not in ("", measured.model):
         output.note("the bundle was calibrated otherwise than this source is now: layers are put back in graphs unlike its own")
     quantized = Quantized(source, even, plan, runtime(name), threads)

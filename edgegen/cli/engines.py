@@ -9,6 +9,7 @@ import typer
 
 from ..errors import RuntimeMissing, TrustError, UsageError
 from . import output, source
+from .options import PublicKey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ def build(
     runtime: Annotated[str | None, typer.Option(help="Comma-separated; without it, every one that builds and runs here.")] = None,
     precision: Annotated[str, typer.Option(help="int8, or fp32 of the full-precision graphs.")] = "int8",
     again: Annotated[bool, typer.Option("--again", help="Build even what is there.")] = False,
+    public_key: PublicKey = None,
     json: output.Json = False,
 ) -> None:
     """Build a bundle's graphs for this GPU or CPU, from its ONNX files: engines built here need nobody to vouch for them."""
@@ -31,7 +33,7 @@ def build(
     if precision not in ("int8", "fp32"):
         raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {precision!r}")
     wanted: Precision = "fp32" if precision == "fp32" else "int8"
-    bundle = source.open_bundle(what)
+    bundle = source.open_bundle(what, public_key)
     rows, built = [], []
     for name in [n.strip() for n in runtime.split(",")] if runtime else bundle.manifest.runtimes:
         target = find(name)

@@ -44,7 +44,6 @@ def export(
     need_torch()
     from ..core.bundle import MANIFEST
     from ..core.files import check_target, disk_error, publish
-    from ..core.plan import Plan
     from ..evidence.compare import Terms
     from .build import Order
     from .options import budget_of, cores
@@ -56,7 +55,7 @@ def export(
         raise UsageError("E-USAGE", "--regions says what --protect-regions counts", hint="add --protect-regions, such as 2,5")
     if plan and protect_regions is not None:
         raise UsageError("E-USAGE", "--protect-regions is for the search of a plan, and --plan takes one as it is")
-    order = Order(_targets(runtime), terms, threads or cores(), weights, calibration, feeds, Plan.read(plan) if plan else None,
+    order = Order(_targets(runtime), terms, threads or cores(), weights, calibration, feeds, plan,
                   None if protect_regions is None else Protect(protect_regions, regions or "3x3"))
     from filelock import FileLock, Timeout
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from ..core.files import publish, read_json, to_json
 from ..core.images import to_uint8
 from ..core.plan import Plan
 from ..core.runtime import Pipeline
-from ..errors import GateFailed, InputError, UsageError
+from ..errors import GateFailed, UsageError
 from ..evidence import reference
 from ..evidence.compare import FullSide, compare, first_look
 from ..evidence.distances import squared_error
@@ -28,7 +27,7 @@ from ..export import onnx as onnx_files
 from ..export.rounding import rounding
 from . import output
 from .base import Base, open_base
-from .build import calibrated
+from .build import calibrated, fits
 from .hosted import hosted
 from .looks import FILE
 from .source import Source, trained
@@ -74,7 +73,7 @@ def recover(name: str, plan: Path, out: Path, rank: int | None, steps: int | Non
     with output.progress("exporting FP32 graphs"):
         traced = {graph: onnx_files.traced(g, graph) for graph, g in graphs.items()}
     models = {graph: model for graph, (model, _) in traced.items()}
-    check(given, models, plan)
+    fits(given, models, plan)
     even, files = _quantized(source, models, given, threads)
     subjects = {k: Subject(g, traced[k][1], rounding(even[k], files[k])) for k, g in graphs.items()}
     with output.progress("recovering", course.steps, "steps") as advance:
@@ -93,21 +92,10 @@ def recover(name: str, plan: Path, out: Path, rank: int | None, steps: int | Non
     print(f"recovered: {out}  squared error x {_said(found)}; next: edgegen export {out} --int8 -o out/")
 
 
-def check(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None:
-    """InputError names a rule, graph or tensor of the plan that these graphs do not have."""
-    nodes = [f"{graph}/{node.name}" for graph, model in models.items() for node in model.graph.node if node.op_type == "Conv"]
-    tensors = {graph: set(qdq.candidates(model)) for graph, model in models.items()}
-    unknown = [pattern for pattern, _ in plan.rules if not any(fnmatchcase(node, pattern) for node in nodes)]
-    unknown += [f"{graph}/{t}" for graph, ranges in plan.ranges.items() for t in ranges if t not in tensors.get(graph, ())]
-    if unknown:
-        raise InputError("E-PLAN", f"the plan is another generator's: {unknown[0]} is not in these graphs", path=path,
-                         hint="name the plan of this generator's own bundle")
-
-
 def _quantized(source: Source, models: dict[str, ModelProto], plan: Plan,
                threads: int) -> tuple[dict[str, ModelProto], dict[str, ModelProto]]:
     """Even graphs and their Q/DQ files: as export makes them, with the rules of `plan`."""
-    even, measured, _ = calibrated(source, models, SAMPLES, threads)
+    even, measured = calibrated(source, models, SAMPLES, threads)
     dialect, rules = runtime(STAND_IN).dialect, Plan(plan.rules, measured.ranges)
     return even, {graph: qdq.quantize(model, graph, rules, dialect) for graph, model in even.items()}
 

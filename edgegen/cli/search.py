@@ -71,16 +71,13 @@ class Search:
         self.side = FullSide(self.full, feature_network(stored.network, weights, stored.size), stored, SEARCH_SEED)
         self.first = first_look(stored)
         self.most = PATIENCE * self.first
-        key = to_json([__version__, terms.to_json(), threads, sha256(source.reference), cpu_flags(),
-                       [ALONE, GLANCE, PATIENCE, DOUBT, TIMED, ROUNDS]])
-        self._key = hashlib.sha256(key + plan.to_bytes())
+        self._asked = [__version__, terms.to_json(), threads, sha256(source.reference), cpu_flags(),
+                       [ALONE, GLANCE, PATIENCE, DOUBT, TIMED, ROUNDS]]
 
     def plan(self, target: Runtime) -> Found:
         """The fastest plan that fresh seeds will find within the budget, as far as seen here; the safest when there is none."""
         host = target if target.cannot_run() is None else runtime(STAND_IN)
-        key = self._key.copy()
-        key.update(f"{target.name} {target.dialect} {host.name} {host.version()}".encode())
-        notes = Notes(folder("search") / f"{key.hexdigest()[:32]}.jsonl")
+        notes = Notes(folder("search") / f"{self._key(target, host)}.jsonl")
         self.trail[target.name] = []
         if not target.dialect.int8_ops:  # every plan gives the same files
             return Found((self.base,), 0)
@@ -90,6 +87,13 @@ class Search:
         with output.progress(f"searching a plan for {target.name}", most * self.most, "pairs") as advance:
             rung = first_good(first, last, lambda k: self._good(plans[k], k, target, host, notes, advance))
         return Found(plans, rung)
+
+    def _key(self, target: Runtime, host: Runtime) -> str:
+        """Of everything that the answers depend on; the fastest files stand for models, ranges and dialect."""
+        key = hashlib.sha256(to_json([self._asked, target.name, host.name, host.version()]) + self.base.to_bytes())
+        for graph in sorted(self.even):
+            key.update(qdq.quantize(self.even[graph], graph, self.base, target.dialect).SerializeToString(deterministic=True))
+        return key.hexdigest()[:32]
 
     def _measured(self, target: Runtime, host: Runtime, notes: Notes) -> tuple[list[Measured], str]:
         """What each convolution costs and saves alone, and the unit of what it saves."""
