@@ -42,12 +42,14 @@ def test_the_output_is_nearer_than_with_nearest_rounding_on_samples_not_seen() -
 
 
 def test_all_are_whole_multiples_of_the_scale_that_nearest_rounding_has() -> None:
-    x, weight = seen(30), RNG.normal(size=(5, 30))
-    made = on_grid(weight, x.T @ x)
-    steps = made / scale_of(weight)
-    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
-    np.testing.assert_allclose(scale_of(made), scale_of(weight), rtol=1e-12)
-    assert np.abs(np.rint(steps)).max() == 127
+    """Also where what others broke would move the largest weight itself."""
+    for sources in (1, 3) * 10:
+        x, weight = seen(30, 200, sources), RNG.normal(size=(5, 30))
+        made = on_grid(weight, x.T @ x)
+        steps = made / scale_of(weight)
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
+        np.testing.assert_allclose(scale_of(made), scale_of(weight), rtol=1e-12)
+        assert np.abs(np.rint(steps)).max() == 127
 
 
 def test_features_that_do_not_hang_together_are_rounded_to_nearest() -> None:
