@@ -12,6 +12,7 @@ import pytest
 import tiny
 from scipy.stats import spearmanr
 
+from edgegen.cli import build
 from edgegen.cli.damage import Quantized
 from edgegen.cli.hosted import hosted
 from edgegen.cli.main import run
@@ -184,11 +185,11 @@ def test_protected_layers_come_first_in_the_plan(source: Any) -> None:
 def test_export_hands_the_regions_to_the_build(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def build(*given: Any) -> None:
-        seen.append(given[-1])
+    def building(source: Any, order: build.Order, folder: Path) -> None:
+        seen.append(order.protect)
         raise GateFailed("E-GATE", "far enough")
 
-    monkeypatch.setattr("edgegen.cli.build.build", build)
+    monkeypatch.setattr(build, "build", building)
     assert tiny.export(tiny_run, tmp_path / "a", "--protect-regions", "1,4", "--regions", "2x2", runtimes="onnxruntime") == 3
     assert tiny.export(tiny_run, tmp_path / "b", runtimes="onnxruntime") == 3
     assert seen == [Protect("1,4", "2x2"), None]
