@@ -18,6 +18,7 @@ from edgegen.errors import InputError, RuntimeMissing
 
 from . import cache
 from .packages import FileRuntime, processor
+from .pixels import vectors_as_pixels
 
 REASON = re.compile(r"No conversion rule found for operations: .*")
 COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")  # "Reshape_49": made from a counter of this process, not the same twice
@@ -85,7 +86,9 @@ class OpenVino(FileRuntime):
         try:
             if built.suffix == cache.SUFFIX:
                 return _core().import_model(io.BytesIO(cache.read(built)), "CPU", config)
-            return _core().compile_model(str(built), "CPU", config)
+            model = _core().read_model(str(built))
+            vectors_as_pixels(model, _openvino())
+            return _core().compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise InputError("E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built) from error
 

@@ -189,9 +189,13 @@ class Constant(nn.Module):
         x = x * s[:, :, None, None]
         x = up2(x) if self.up == "before" else x
         x = self.conv(x)
+        if self.energy is not None:  # upsampling leaves a factor or a shift of a whole channel as it is: on a quarter of the pixels
+            x = x * torch.rsqrt(s * s @ self.energy + self.epsilon)[:, :, None, None]
+        if self.shift is not None and self.shift.shape[1:] == (1, 1):
+            x = x + self.shift
         x = up2(x) if self.up == "after" else x
-        if self.energy is not None and self.shift is not None:
-            x = x * torch.rsqrt(s * s @ self.energy + self.epsilon)[:, :, None, None] + self.shift
+        if self.shift is not None and self.shift.shape[1:] != (1, 1):
+            x = x + self.shift
         return F.leaky_relu(x, SLOPE) if self.activated else x
 
 
