@@ -59,9 +59,11 @@ def test_a_sampler_is_data(finished: Path) -> None:
 
 def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(finished: Path, tmp_path: Path) -> None:
     out, images = tmp_path / "bundle", tmp_path / "images"
-    assert tiny.export(finished, out) == 0
+    small = trained(str(finished)).family == "isc-gan"
+    runtimes = tiny.RUNTIMES if small else "onnxruntime,openvino"  # test_half.py builds the engines of every family's graphs
+    assert tiny.export(finished, out, runtimes=runtimes) == 0
     manifest = Bundle.open(out).manifest
-    assert sorted(manifest.runtimes) == sorted(tiny.RUNTIMES.split(","))
+    assert sorted(manifest.runtimes) == sorted(runtimes.split(","))
     assert all(manifest.evidence["runtimes"][name]["verdict"] == "within" for name in manifest.runtimes)
     assert 0 < max(manifest.evidence["fp32_torch_max_abs"].values()) <= 1e-4
     plans = [json.loads(path.read_text()) for path in out.rglob("plan.json")]

@@ -76,7 +76,7 @@ def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_p
     assert bases[0] == bases[1] == bases[2], "a run that adapts them again has the networks that never ship"
     network = feature_network("efficientnet-lite0", size=tiny.SIZE)
     reference.build(network(shapes(80, 16, seed=3).pixels), network, "photos", 8).write(adapted / "reference.safetensors")
-    assert tiny.export(adapted, out) == 0
+    assert tiny.export(adapted, out, runtimes="onnxruntime") == 0  # test_every_export.py has the others
     assert run(["verify", str(out), "--threads", "1"]) == 0
     manifest = Bundle.open(out).manifest
     assert 0 <= manifest.evidence["adapter_max_abs"] <= 1e-5

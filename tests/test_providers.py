@@ -84,7 +84,8 @@ def test_where_nodes_run_is_known_and_recorded(tiny_bundle: Path, capfd: Capture
 def test_the_cpu_steps_in_only_when_it_is_allowed_to_and_loudly(tiny_bundle: Path, tmp_path: Path, capfd: Captured) -> None:
     if "tensorrt-rtx" not in Bundle.open(tiny_bundle).manifest.runtimes or runtime("tensorrt-rtx").cannot_run() is None:
         pytest.skip("nothing that cannot run here is in the bundle")
-    command = ["generate", str(tiny_bundle), "--runtime", "tensorrt-rtx", "--trust-engines", "-n", "2", "-o", str(tmp_path / "g.png")]
+    out = str(tmp_path / "g.png")
+    command = ["generate", str(tiny_bundle), "--runtime", "tensorrt-rtx", "--trust-engines", "-n", "2", "-o", out]
     assert run(command) == 5
     said = capfd.readouterr().err
     assert "tensorrt-rtx does not run here: no CUDA device" in said and "add --allow-cpu" in said

@@ -58,6 +58,7 @@ class Config:
     critic: Literal["residual", "plain"] = "residual"
     group: int = 4                                      # images that a minibatch standard deviation is taken over
     regularizers: Regularizers = field(default_factory=Regularizers)
+    qat: bool = False                                   # train a trained generator to bear INT8, not the game
 
     def __post_init__(self) -> None:
         levels = int(self.size).bit_length() - 2

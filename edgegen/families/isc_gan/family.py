@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ from .critic import Critic
 from .grow import grown
 from .layers import constant
 from .losses import path_lengths, path_penalty, r1
-from .synthesis import StyleGan
+from .qat import apart, rounding
+from .synthesis import StyleGan, Synthesis
 
 BETAS = (0.0, 0.99)  # of Adam, for both (spec A4)
 CLIP = 10.0          # of each gradient's norm: a lazy R1 term comes rarely and large, and must not be cut to the size of the rest
@@ -60,6 +62,8 @@ class IscGan:
         self.config = config
         self.generator, self.critic, self.progress = StyleGan(config), Critic(config), Progress(config.regularizers)
         self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.critic, "progress": self.progress})
+        if config.qat:
+            self.networks["teacher"] = Synthesis(config).requires_grad_(False)
 
     @property
     def shipped(self) -> nn.ModuleDict:
@@ -102,6 +106,12 @@ class IscGan:
 
         (The official code gives it an optimizer step of its own and corrects Adam for the steps more; in one sum there are none.)
         """
+        if self.config.qat:
+            return (Objective("qat", tuple(self.generator.synthesis.parameters()), self.qat_loss, begin=self.begin_qat),)
+        return self.adapting()
+
+    def adapting(self) -> Iterable[Objective]:
+        """The game, whatever the config was trained by."""
         generator, critic = (tuple(net.parameters()) for net in (self.generator, self.critic))
         return (Objective("generator", generator, self.generator_loss, BETAS, CLIP),
                 Objective("discriminator", critic, self.critic_loss, BETAS, CLIP))
@@ -131,6 +141,22 @@ class IscGan:
             loss = loss + r.r1_interval * r1(lambda x: self.critic(x, *condition), real, r.r1_gamma)
         ada.follow(scores.detach())
         return loss
+
+    def begin_qat(self, batches: Iterable[Batch]) -> None:
+        """The teacher is the generator as it is now."""
+        self.networks["teacher"].load_state_dict(self.generator.synthesis.state_dict())
+
+    def qat_loss(self, batch: Batch) -> Tensor:
+        """Images with rounded activations, and images without, should both be what they were."""
+        synthesis, rng = self.generator.synthesis, batch.generator
+        with torch.no_grad():
+            z = torch.randn(len(batch.images), self.config.z_dim, generator=rng, device=rng.device)
+            w = self.generator.mapping(z, *self._condition(batch))
+            wanted = self.networks["teacher"](w).float()
+        exact = synthesis(w).float()
+        with rounding(synthesis.blocks[1:]):  # the first block's convolution stays in full precision
+            rounded = synthesis(w).float()
+        return apart(rounded, wanted) + apart(exact, wanted)
 
     def _frozen_scores(self, fake: Tensor, batch: Batch) -> Tensor:
         """The discriminator's opinion of augmented fakes, whose gradients go to the fakes alone."""
@@ -195,6 +221,12 @@ def photos32() -> Recipe:
     return Recipe(config, images=1_792_000, batch=128, rate=0.0025, warmup=500, ema=half_life(50_000, 128), precision="fp32")
 
 
+def qat32() -> Recipe:
+    """A trained photos32 made for INT8: `--init isc-gan --recipe qat32`; edgegen/zoo's isc-gan ended with it (decision 13)."""
+    game = photos32()
+    return replace(game, config=replace(game.config, qat=True), images=64_000, batch=32, rate=0.003, warmup=50, ema=0.9)
+
+
 def tiny() -> Recipe:
     """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
     config = Config(size=16, z_dim=16, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16))
@@ -219,5 +251,6 @@ def _spec(size: int, base: int, layers: int, group: int, gamma: float) -> Config
     return Config(size, mapping_layers=layers, widths=sizes, critic_widths=sizes, group=group, regularizers=regular)
 
 
-FAMILY = Family("isc-gan", Config, IscGan, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
+RECIPES = {"photos32": photos32, "qat32": qat32, "tiny": tiny, "photos64": photos64, "photos256": photos256}
+FAMILY = Family("isc-gan", Config, IscGan, RECIPES,
                 Tuning(grown, whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.004))

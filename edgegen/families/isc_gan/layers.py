@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ...core.noise import noise as philox
 from ...core.spec import TensorSpec
+from .qat import Rounder
 
 GAIN = math.sqrt(2)  # keeps the second moment through a leaky ReLU
 SLOPE = 0.2
@@ -91,12 +92,13 @@ class EqualConv(nn.Module):
         super().__init__()
         self.conv = _normal(cin, out, kernel)
         self.bias = nn.Parameter(torch.zeros(out))
+        self.rounder = Rounder()
         self.activated = activated
         self.gain = share * (GAIN if activated else 1.0)  # on the weights: leaky ReLU lets factors through, and they are few
         self.scale = self.gain / math.sqrt(cin * kernel**2)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv(x)
+        h = self.conv(self.rounder(x, self.conv))
         h = torch.add((self.bias * self.gain)[:, None, None].to(h.dtype), h, alpha=self.scale)
         return F.leaky_relu(h, SLOPE) if self.activated else h
 
@@ -121,6 +123,7 @@ class ModConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out))
         self.style = EqualLinear(w_dim, cin, bias=1.0)
         self.strength = nn.Parameter(torch.zeros(())) if size else None
+        self.rounder = Rounder() if demodulate else None  # colours stay in full precision, as export leaves them
         self.demodulate, self.activated, self.size, self.up = demodulate, activated, size, up
 
     def styles(self, w: Tensor) -> Tensor:
@@ -136,7 +139,7 @@ class ModConv(nn.Module):
         gain = GAIN if self.activated else 1.0
         x = x * s[:, :, None, None].to(x.dtype)
         x = up2(x) if self.up == "before" else x
-        x = self.conv(x)
+        x = self.conv(x if self.rounder is None else self.rounder(x, self.conv))
         x = up2(x) if self.up == "after" else x
         bias = (gain * self.bias)[:, None, None]
         if self.strength is not None and rng is not None:
@@ -189,7 +192,7 @@ class Constant(nn.Module):
         x = x * s[:, :, None, None]
         x = up2(x) if self.up == "before" else x
         x = self.conv(x)
-        if self.energy is not None:  # upsampling leaves a factor or a shift of a whole channel as it is: on a quarter of the pixels
+        if self.energy is not None:  # factors and shifts of whole channels come before upsampling: on a quarter of the pixels
             x = x * torch.rsqrt(s * s @ self.energy + self.epsilon)[:, :, None, None]
         if self.shift is not None and self.shift.shape[1:] == (1, 1):
             x = x + self.shift
