@@ -20,6 +20,8 @@ from .check import checked
 from .engine import BATCHES, engines, logger_of
 from .packages import FileRuntime, absent
 
+TURING = "SM75"
+
 
 class TensorRt(FileRuntime):
     """The enterprise library. It builds for the GPU it runs on, so a bundle holds its Q/DQ ONNX and the device keeps the engine.
@@ -60,7 +62,9 @@ class TensorRt(FileRuntime):
 
     def _engines(self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None) -> list[bytes]:
         """One engine a compute capability. EdgegenError names the node that the parser or the builder refuses."""
-        data, _ = checked(onnx)
+        return self._built(onnx, checked(onnx)[0], capabilities, timing)
+
+    def _built(self, onnx: Path, data: bytes, capabilities: tuple[str, ...], timing: Path | None = None) -> list[bytes]:
         made = engines(self.module, data, capabilities, timing=timing)
         if isinstance(made, tuple):
             raise EdgegenError(*made, path=onnx, hint="edgegen lint says what its runtimes refuse of a graph")
@@ -87,7 +91,7 @@ class TensorRtRtx(TensorRt):
     module = "tensorrt_rtx"
     executable = True
     packages: ClassVar[tuple[str, ...]] = ("tensorrt_rtx_cu13", "tensorrt_rtx", "tensorrt_rtx_cu12")
-    capabilities: ClassVar[tuple[str, ...]] = ("SM80", "SM86", "SM89", "SM120")  # not SM75: it has no FP32 matrix product
+    capabilities: ClassVar[tuple[str, ...]] = (TURING, "SM80", "SM86", "SM89", "SM120")
     here, timed = "CURRENT", False
 
     def missing(self) -> str | None:
@@ -108,6 +112,20 @@ class TensorRtRtx(TensorRt):
             paths.append(folder / f"{onnx.stem}.{capability}.engine")
             paths[-1].write_bytes(engine)
         return tuple(paths)
+
+    def _engines(self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None) -> list[bytes]:
+        """Those for Turing GPUs are of a graph of their own."""
+        from .turing import without_products  # here: a device that executes finished engines has no onnx
+
+        data, model = checked(onnx)
+        here = self._facts().get("capability") if self.here in capabilities else ""
+        old = tuple(c for c in capabilities if TURING in (c, here))
+        new = tuple(c for c in capabilities if c not in old)
+        made = dict(zip(new, self._built(onnx, data, new, timing), strict=True)) if new else {}
+        if old:
+            products = without_products(model).SerializeToString(deterministic=True)
+            made |= zip(old, self._built(onnx, products, old, timing), strict=True)
+        return [made[c] for c in capabilities]
 
     def load(self, built: Path, threads: int) -> Session:
         """The engine beside `built` that fits this GPU, or one that was built here; RuntimeMissing if there is none."""

@@ -18,6 +18,7 @@ from edgegen.core.spec import Array
 from edgegen.evidence import parity
 from edgegen.export import RUNTIMES, engine, qdq, runtime
 from edgegen.export.half import full_precision, half
+from edgegen.export.turing import without_products
 
 ENGINES = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed: no graph was built")
 HALF = runtime("tensorrt").dialect
@@ -150,6 +151,15 @@ def test_every_graph_of_every_family_builds_in_every_precision(family: str, grap
     for made in (model, qdq.quantize(model, graph, Plan((), plan.ranges), HALF), qdq.quantize(model, graph, plan, HALF)):
         built = engine.engines("tensorrt_rtx", made.SerializeToString(), ("SM86",))
         assert isinstance(built, list) and len(built[0]) > 10_000, built
+    turing = without_products(made)
+    assert full_products(made) >= full_products(turing) == 0
+    assert isinstance(engine.engines("tensorrt_rtx", turing.SerializeToString(), ("SM75",)), list)
+
+
+def full_products(model: onnx.ModelProto) -> int:
+    """Matrix products in float32, which TensorRT-RTX has not for Turing GPUs."""
+    found = types(model)
+    return sum(n.op_type in ("MatMul", "Gemm") and found[n.output[0]] == TensorProto.FLOAT for n in model.graph.node)
 
 
 def test_a_cpu_that_rounds_a_float16_file_less_often_agrees_with_it() -> None:

@@ -165,10 +165,10 @@ def test_engines_are_built_without_a_gpu_and_the_same_bytes_twice(tmp_path: Path
         monkeypatch.setenv("SOMETHING", part)
         file = write(qdq.quantize(tiny.models()["theta"], "theta", tiny.plan(), target.dialect), folder / "g.onnx")
         paths = target.build(file, folder)
-        assert [p.name for p in paths] == [f"g.{sm}.engine" for sm in ("SM80", "SM86", "SM89", "SM120")]
+        assert [p.name for p in paths] == [f"g.{sm}.engine" for sm in ("SM75", "SM80", "SM86", "SM89", "SM120")]
         made.append([p.read_bytes() for p in paths])
     assert all(len(set(builds)) < 3 for builds in zip(*made, strict=True))
-    assert min(map(len, made[0])) > 100_000 and len(set(made[0])) == 4
+    assert min(map(len, made[0])) > 100_000 and len(set(made[0])) == 5
     if why := target.cannot_run():
         with pytest.raises(RuntimeMissing, match=r"error\[E-GPU\]") as caught:
             target.load(paths[0], 1)
@@ -252,7 +252,7 @@ def test_an_engine_is_chosen_by_the_gpu_at_hand(tmp_path: Path, monkeypatch: pyt
     target = runtime("tensorrt-rtx")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     why = target.cannot_run()
-    assert why == "engines are built for SM80, SM86, SM89, SM120, and the GPU of this machine is SM90"
+    assert why == "engines are built for SM75, SM80, SM86, SM89, SM120, and the GPU of this machine is SM90"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
     assert target.cannot_run() is None
     (tmp_path / "g.SM80.engine").write_bytes(b"")
