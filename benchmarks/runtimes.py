@@ -2,6 +2,7 @@
 
     python benchmarks/runtimes.py parity [NAME ...]        # FP32 of each zoo graph on each runtime against torch
     python benchmarks/runtimes.py int8 BUNDLE ...          # the same Q/DQ file on each runtime
+    python benchmarks/runtimes.py pixels BUNDLE ...        # OpenVINO with and without vectors computed as pixels (decision 13)
     python benchmarks/runtimes.py cold BUNDLE              # a device's first image, in a process of its own
     python benchmarks/runtimes.py engines [NAME ...]       # TensorRT-RTX: seconds, memory and megabytes of each zoo graph
 
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -104,6 +106,21 @@ def _executed(full: Pipeline, files: Mapping[str, Path], name: str) -> Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             call[graph] = target.load(target.build(path, Path(folder))[0], 1)
     return Pipeline(full.latent, full.sampler, call, full.batch)
+
+
+def pixels(bundles: Sequence[str]) -> None:
+    """CPU ms of one sampler step, batch 8, interleaved medians: OpenVINO as it is loaded here, and as it would be."""
+    row("bundle", "precision", "vectors stay, ms", "vectors as pixels, ms", "")
+    for folder in bundles:
+        bundle = Bundle.open(Path(folder))
+        for precision in ("fp32", "int8"):
+            with patch("edgegen.export.ov.vectors_as_pixels"):
+                stay = bundle.pipeline(runtime("openvino"), precision)
+            both = {"stay": stay, "pixels": bundle.pipeline(runtime("openvino"), precision)}
+            inputs = bench.middle(bench.record(stay, SEEDS[:8]))
+            found = bench.latencies(both, inputs, 1)
+            before, after = (found[k].cpu_ms for k in both)
+            row(bundle.manifest.source["name"], precision, f"{before:.2f}", f"{after:.2f}", f"{before / after:.2f} x")
 
 
 COLD = """
@@ -217,7 +234,7 @@ def _engines(path: Path) -> tuple[float, float, float, int]:
 
 
 STAGES: dict[str, Callable[[Sequence[str]], None]] = {
-    "parity": fp32, "int8": int8, "cold": lambda given: cold(given[0]), "engines": engines,
+    "parity": fp32, "int8": int8, "pixels": pixels, "cold": lambda given: cold(given[0]), "engines": engines,
 }
 
 if __name__ == "__main__":

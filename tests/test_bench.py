@@ -48,6 +48,21 @@ def test_what_is_slower_is_told_beside_a_base_that_drifts(monkeypatch: pytest.Mo
     assert np.median(found["more"]) == pytest.approx(3, rel=0.1) and np.median(found["less"]) == pytest.approx(-3, rel=0.1)
 
 
+def test_a_step_is_not_charged_for_the_network_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, last = [0.0], [""]
+
+    def pipeline(name: str) -> Pipeline:
+        def call(**_: Any) -> Any:
+            clock[0] += 1e-3 if last[0] == name else 5e-3
+            last[0] = name
+        return Pipeline(tiny.generator().latent, tiny.generator().sampler, {"theta": call})
+
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    inputs = {"theta": bench.middle(tiny.calls())["theta"]}
+    times = bench.latencies({"a": pipeline("a"), "b": pipeline("b")}, inputs, threads=1, rounds=3)
+    assert all(found.cpu_ms == pytest.approx(1) for found in times.values())
+
+
 def test_candidates_are_timed_in_turn_and_alike() -> None:
     order: list[str] = []
 
@@ -60,7 +75,7 @@ def test_candidates_are_timed_in_turn_and_alike() -> None:
 
     inputs = bench.middle(tiny.calls())
     times = bench.latencies({"a": pipeline("a"), "b": pipeline("b")}, inputs, threads=1, rounds=5, warm_up=1)
-    assert order == ["a", "a", "b", "b"] * 6
+    assert order == ["a", "a", "a", "a", "b", "b", "b", "b"] * 6  # a step that warms the caches, and one that is timed
     for found in times.values():
         assert (found.batch, found.threads, found.rounds) == (4, 1, 5)
         assert 0 <= found.cpu_ms <= found.cpu_p90_ms and 0 < found.wall_ms <= found.wall_p90_ms
