@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from edgegen.cli.settings import changed
 from edgegen.cli.source import torch_pipeline
 from edgegen.core.files import to_json, write_bytes
 from edgegen.core.images import grid, save_png, to_uint8
@@ -31,6 +32,7 @@ from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import distance_interval
 from edgegen.evidence.manifold import precision_recall
 from edgegen.evidence.novelty import novelty
+from edgegen.families import family
 from edgegen.training import checkpoint
 from edgegen.training import run as runs
 from edgegen.training.data import load
@@ -97,6 +99,9 @@ def main() -> None:
     parser.add_argument("--goal", nargs=3, action="append", required=True, metavar=("WHAT", "AT_MOST", "FOUND"),
                         help='FOUND is a number, or "fd" for the distance over all features; may be given again')
     parser.add_argument("--note", default="", help="what a reader of the card should know of the training")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                        help="of the card's config, where the run's says how it trained and not what ships: qat=false")
+    parser.add_argument("--images", type=int, help="training images seen, where the run's are only its last")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
 
@@ -122,11 +127,11 @@ def main() -> None:
     found = precision_recall(real[:count], made[:count])
     projected = distance_interval(statistics.moments, statistics.project(made))
     card = {
-        "family": about["family"], "config": about["config"],
+        "family": about["family"], "config": asdict(changed(family(about["family"]), generator.config, given.set)),
         "parameters": sum(p.numel() for p in generator.shipped.parameters()),
         "data": {"name": given.data_name, "sha256": about["data"]["sha256"], "images": about["data"]["images"]},
         "recipe": about["recipe"], "seed": about["seed"], "torch": about["torch"], "hours": given.hours,
-        "hardware": given.hardware, "images_seen": seen(given.run), "note": given.note,
+        "hardware": given.hardware, "images_seen": given.images or seen(given.run), "note": given.note,
         "licence": given.licence, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "distance": {
             "value": projected.value, "low": projected.low, "high": projected.high,

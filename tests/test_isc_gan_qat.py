@@ -59,12 +59,16 @@ def test_channels_are_rounded_in_steps_of_their_own_size() -> None:
 
 
 def test_the_gradient_knows_that_a_wider_range_rounds_coarser() -> None:
-    x = drawn()[:1].requires_grad_()
-    out = rounder()(x, even())
+    """Of the squared error of what is rounded, by the largest value: a share of everybody's error, and its own."""
+    x = drawn()[:1, :1].requires_grad_()
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    out = rounder()(x, conv)
+    error = (out - x).detach()
     (out - x.detach()).square().sum().backward()
     assert x.grad is not None
-    top = int(x.detach().argmax())
-    assert x.grad.flatten()[top] > 0  # to lower the largest value is to lower everybody's error
+    top, step = int(x.detach().argmax()), float(x.detach().max() - x.detach().min()) / 255
+    shared = 2 * float(error.square().sum()) / step / 255
+    assert float(x.grad.flatten()[top]) == pytest.approx(shared + 2 * float(error.flatten()[top]), rel=1e-3) and shared > 0
 
 
 def test_only_what_export_rounds_is_rounded() -> None:
