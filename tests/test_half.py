@@ -90,6 +90,12 @@ def test_what_calibration_saw_beyond_float16_stays_in_float32() -> None:
     assert list(full_precision(model, ranges)) == ["up", "add", "down"]
 
 
+def test_squares_stay_in_float32_whoever_reads_them() -> None:
+    """256 squared is beyond float16; Relu alone is harmless."""
+    model = graph_of([helper.make_node("Mul", ["x", "x"], ["s"], "square"), helper.make_node("Relu", ["s"], ["y"], "relu")])
+    assert list(full_precision(model, {})) == ["square"]
+
+
 def test_constants_that_float16_cannot_hold_stay() -> None:
     for value in (1e-9, 1e6):
         nodes = [helper.make_node("Mul", ["x", "c"], ["h"], "mul"), helper.make_node("Relu", ["h"], ["y"], "relu")]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgegen.core.noise import noise
+from edgegen.core.spec import TensorSpec
 from edgegen.families.isc_gan.config import Config, widths
 from edgegen.families.isc_gan.layers import GAIN, EqualConv, ModConv, constant, up2
 from edgegen.families.isc_gan.synthesis import Block, Mapping, StyleGan, Synthesis
@@ -43,6 +45,19 @@ def block(net: Synthesis, level: int) -> Block:
 
 
 # layers
+
+
+@pytest.mark.parametrize("up", [None, "before", "after"])
+def test_constant_noise_is_a_field_of_the_output_s_size(up: Any) -> None:
+    """Upsampling goes over factors and shifts of whole channels, never over noise."""
+    layer = ModConv(4, 6, 5, size=16, up=up, activated=False).requires_grad_(False)
+    x, w = torch.randn(2, 4, 16 if up is None else 8, 16 if up is None else 8), torch.randn(2, 5)
+    layer.bias.normal_()
+    quiet = layer.constant(3)(x, w)
+    nn.init.constant_(layer.strength, 0.5)  # type: ignore[arg-type]
+    field = torch.from_numpy(noise(TensorSpec("noise", ("batch", 1, 16, 16)), [3], "layer"))
+    torch.testing.assert_close(layer.constant(3)(x, w), quiet + 0.5 * field)
+    torch.testing.assert_close(quiet, layer(x, w))
 
 
 @pytest.mark.parametrize("up", [None, "before", "after"])
