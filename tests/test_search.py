@@ -26,12 +26,12 @@ def search(tiny_run: Path) -> Search:
     return made(tiny_run)
 
 
-def made(run: Path) -> Search:
-    """Of a run folder."""
+def made(run: Path, pairs: int = 500) -> Search:
+    """Of a run folder; pairs: of a verdict, at most."""
     source = trained(str(run))
     models = build.fp32_models(source)
     even, plan = build.calibrated(source, models, 32, 1)
-    return Search(source, models, even, plan, Terms(0.3, 500, 1.0), 1, None)
+    return Search(source, models, even, plan, Terms(0.3, pairs, 1.0), 1, None)
 
 
 def counted(search: Search, monkeypatch: pytest.MonkeyPatch, cache: Path, stop_at: int = 99) -> dict[str, int]:
@@ -69,6 +69,12 @@ def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Sea
         assert search.plan(target).plan.to_bytes() == found.plan.to_bytes()
     assert not any(third.values()) and search.trail["onnxruntime"] == trail
     assert found.plan.unit == MEASURED and {layer.precision for layer in found.plan.layers} <= {"int8", "fp32"}
+
+
+@pytest.mark.parametrize(("pairs", "looked"), [(500, 2_000), (4_000, 2_000), (10_000, 5_000)])
+def test_more_pairs_for_the_verdict_are_more_for_the_search(tiny_run: Path, pairs: int, looked: int) -> None:
+    """A plan that the verdict could tell from the budget is not left for a slower one."""
+    assert made(tiny_run, pairs).most == looked
 
 
 def test_notes_are_found_by_another_process(search: Search, tiny_run: Path) -> None:

@@ -29,7 +29,8 @@ def export(
     plan: Annotated[Path | None, typer.Option(help="Take this plan.json; search none.")] = None,
     feeds: Annotated[Path | None, typer.Option(help="Files to calibrate on, as `calibrate --data`; else trajectories.")] = None,
     calibration: Annotated[int, typer.Option(help="Seeds whose trajectories are calibrated on.", min=32)] = 128,
-    max_images: Annotated[int, typer.Option(help="Image pairs at most before the verdict is undecided.", min=500)] = 4000,
+    max_images: Annotated[int, typer.Option(
+        help="Image pairs at most before the verdict is undecided; the search looks at half.", min=500)] = 4000,
     protect_regions: Annotated[str | None, typer.Option(help="Such as 2,5: layers whose rounding damages these most stay in "
                                                              "full precision.")] = None,
     regions: Annotated[str | None, typer.Option(help="Of --protect-regions: a grid, or a mask PNG; 3x3, if not said.")] = None,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SEARCH_SEED = 2_000_000
 ALONE = 16        # images that the damage of one convolution is measured on
 GLANCE = 64       # images whose PSNR says which plans are worth a look
-PATIENCE = 4      # times the first look that an undecided plan is looked at before a safer one is tried
+PATIENCE = 4      # times the first look, or half of the verdict's images, that an undecided plan is looked at before a safer one
 DOUBT = 0.1       # a plan is taken, or left, when fresh seeds will contradict with no more than this probability
 TIMED = 8         # images in a batch that is timed
 ROUNDS = 16       # each beside one with everything in int8; the median counts
@@ -70,7 +70,7 @@ class Search:
         self.base, self.full = plan, self._pipeline(models, runtime(STAND_IN))
         self.side = FullSide(self.full, feature_network(stored.network, weights, stored.size), stored, SEARCH_SEED)
         self.first = first_look(stored)
-        self.most = PATIENCE * self.first
+        self.most = max(PATIENCE * self.first, terms.maximum // 2)  # who pays for a sharper verdict is spared safer plans
         self._asked = [__version__, terms.to_json(), threads, sha256(source.reference), cpu_flags(),
                        [ALONE, GLANCE, PATIENCE, DOUBT, TIMED, ROUNDS]]
 
