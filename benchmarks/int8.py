@@ -112,7 +112,7 @@ def quantized_by(make: Make, bundle: Bundle, feeds: Mapping[str, Feeds], host: s
     full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
     call = {}
     for graph, name in bundle.manifest.graphs.items():
-        own = Path(shutil.copy(bundle.path(name), folder / f"{graph}-full.onnx"))  # ModelOpt writes into the file that it is given
+        own = Path(shutil.copy(bundle.path(name), folder / f"{graph}-full.onnx"))  # ModelOpt writes into what it is given
         made = make(own, feeds[graph], folder / graph)
         call[graph] = runtime(host).load(made, 1)
     return Pipeline(full.latent, full.sampler, call)
