@@ -143,7 +143,7 @@ def measured(folder: Path, everything: Path | None, peers: Mapping[str, tuple[Ma
                        for n in other.manifest.runtimes if n in full}
     with tempfile.TemporaryDirectory() as place:
         for name, (make, host) in peers.items():
-            (mine := Path(place) / name.replace(" ", "-")).mkdir()
+            (mine := Path(place) / name.replace(" ", "-").replace(",", "")).mkdir()
             try:
                 candidates[name] = quantized_by(make, bundle, recorded, host, mine)
             except Exception as error:  # a peer that fails is a result
