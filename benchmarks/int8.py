@@ -119,18 +119,19 @@ def quantized_by(make: Make, bundle: Bundle, feeds: Mapping[str, Feeds], host: s
 
 
 def seconds(candidates: Mapping[str, Pipeline]) -> dict[str, float]:
-    """CPU seconds of one batch from seed to image, median of interleaved rounds."""
+    """CPU seconds of one batch from seed to image, median of interleaved rounds; each behind a batch of its own, as in use."""
     spent: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(ROUNDS + 1):
+    for turn in range(ROUNDS):
         for name, pipeline in candidates.items():
+            pipeline(range(turn * BATCH, (turn + 1) * BATCH))
             start = time.process_time()
             pipeline(range(turn * BATCH, (turn + 1) * BATCH))
-            if turn:
-                spent[name].append(time.process_time() - start)
+            spent[name].append(time.process_time() - start)
     return {name: float(np.median(values)) for name, values in spent.items()}
 
 
 def measured(folder: Path, everything: Path | None, peers: Mapping[str, tuple[Make, str]], samples: int, feeds: int) -> None:
+    """A line a candidate; samples 0: of its speed alone."""
     bundle = Bundle.open(folder)
     full = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in ("onnxruntime", "openvino")}
     recorded = bench.record(full["onnxruntime"], range(feeds))
@@ -151,13 +152,16 @@ def measured(folder: Path, everything: Path | None, peers: Mapping[str, tuple[Ma
         spent = seconds({f"{n} FP32": p for n, p in full.items()} | candidates)
         base = min(spent[f"{n} FP32"] for n in full)
         for name, pipeline in candidates.items():
+            timed = {"family": bundle.manifest.family, "what": name, "speed": round(base / spent[name], 2),
+                     "ms an image": round(1e3 * spent[name] / BATCH, 3)}
+            if not samples:
+                print(json.dumps(timed), flush=True)
+                continue
             found = compare(side, pipeline, 0.02, samples, samples)
             change = found.verdict.change
-            print(json.dumps({
-                "family": bundle.manifest.family, "what": name, "speed": round(base / spent[name], 2), "ms an image":
-                round(1e3 * spent[name] / BATCH, 3), "FD change": round(change.value, 4), "low": round(change.low, 4),
-                "high": round(change.high, 4), "PSNR dB": round(found.psnr_db, 1), "FD FP32": round(found.distance_full.value, 1),
-                "FD between": round(found.distance_between, 2), "verdict": found.verdict.state, "pairs": samples}), flush=True)
+            print(json.dumps(timed | {
+                "FD change": round(change.value, 4), "low": round(change.low, 4), "high": round(change.high, 4),
+                "PSNR dB": round(found.psnr_db, 1), "FD FP32": round(found.distance_full.value, 1), "FD between": round(found.distance_between, 2), "verdict": found.verdict.state, "pairs": samples}), flush=True)
 
 
 def against_eager(folder: Path, source: str) -> None:
@@ -178,7 +182,7 @@ def main() -> None:
     parser.add_argument("--modelopt", help="Python that has nvidia-modelopt[onnx]")
     parser.add_argument("--eager", help="a zoo name: only its teacher's 50 steps in torch against the one bundle that is named")
     parser.add_argument("--everything", type=Path, help="folder of bundles of the same names with everything in INT8")
-    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--samples", type=int, default=2000, help="pairs that are judged; 0: speeds alone, on an idle machine")
     parser.add_argument("--feeds", type=int, default=128)
     given = parser.parse_args()
     if given.eager:
