@@ -161,7 +161,8 @@ def measured(folder: Path, everything: Path | None, peers: Mapping[str, tuple[Ma
             change = found.verdict.change
             print(json.dumps(timed | {
                 "FD change": round(change.value, 4), "low": round(change.low, 4), "high": round(change.high, 4),
-                "PSNR dB": round(found.psnr_db, 1), "FD FP32": round(found.distance_full.value, 1), "FD between": round(found.distance_between, 2), "verdict": found.verdict.state, "pairs": samples}), flush=True)
+                "PSNR dB": round(found.psnr_db, 1), "FD FP32": round(found.distance_full.value, 1),
+                "FD between": round(found.distance_between, 2), "verdict": found.verdict.state, "pairs": samples}), flush=True)
 
 
 def against_eager(folder: Path, source: str) -> None:
