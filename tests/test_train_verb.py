@@ -85,6 +85,17 @@ def test_one_objective_starts_from_another_run(first: Path, tmp_path: Path, capf
     assert train("--resume", str(out), "--init", str(first)) == 0
 
 
+def test_what_goes_on_from_trained_weights_needs_them(first: Path, tmp_path: Path, capfd: Capture) -> None:
+    flags = ["--recipe", "tiny", "--images", "32", "--threads", "1"]
+    assert train(str(tmp_path / "qat"), *flags, "--set", "qat=true", family="isc-gan") == 2
+    assert "E-INIT] tiny trains a finished generator on - name it: --init" in capfd.readouterr().err
+    assert not (tmp_path / "qat").exists()
+    assert train(str(tmp_path / "gan"), *flags, family="isc-gan") == 0
+    assert train(str(tmp_path / "qat"), *flags, "--set", "qat=true", "--init", str(tmp_path / "gan"), family="isc-gan") == 0
+    before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("gan", "qat"))
+    assert before.keys() == after.keys() and any(not torch.equal(v, after[k]) for k, v in before.items())
+
+
 def test_what_cannot_be_started_from_is_refused(first: Path, tmp_path: Path, capfd: Capture) -> None:
     for init, told in ((str(tmp_path), "E-SOURCE] --init"), (str(first), "E-KEYS]")):
         assert train(str(tmp_path / "run"), "--recipe", "tiny", "--images", "64", "--init", init, family="isc-gan") in (2, 4)

@@ -56,7 +56,7 @@ def train(
     import torch
 
     from ..evidence.features import feature_network
-    from ..families import family
+    from ..families import Continuing, family
     from ..training.checkpoint import parse
     from ..training.device import device_of
     from ..training.processes import joined, local_rank
@@ -80,6 +80,8 @@ def train(
         return tell(name, recipe_name, plan)
     if data is None:
         raise UsageError("E-USAGE", "training needs --data", hint="--dry-run needs none")
+    if isinstance(plan.config, Continuing) and plan.config.continues and not (init or then.init):
+        raise UsageError("E-INIT", f"{recipe_name} trains a finished generator on", hint="name it: --init, a run or a zoo name")
     with joined(where) as world, contextlib.ExitStack() as stack:
         show = _silent if world.rank else output.progress
         device_of(where, local_rank())  # what is not there is told before the photos are read

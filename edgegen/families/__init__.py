@@ -80,6 +80,14 @@ class Family:
 
 
 @runtime_checkable
+class Continuing(Protocol):
+    """A config that may train trained weights on instead of fresh ones."""
+
+    @property
+    def continues(self) -> bool: ...
+
+
+@runtime_checkable
 class Adapting(Protocol):
     """A generator that adapts by other objectives than it is trained by."""
 

@@ -79,6 +79,11 @@ class Config:
             raise ValueError(f"truncation must be in [0, 1], got {self.truncation}")
 
     @property
+    def continues(self) -> bool:
+        """Whether training begins from a trained generator: there is nothing in a fresh one that rounding could spoil."""
+        return self.qat
+
+    @property
     def styles(self) -> int:
         """Number of w that a synthesis takes: one a convolution on the main path, and one for the last colours (A2.3)."""
         return 2 * len(self.widths)
