@@ -66,7 +66,7 @@ class _Pixels:
             return self.ops.convolution(self.of(inputs[0]), kernel, [1, 1], [0, 0], [0, 0], [1, 1])
         if kind == "Sqrt":
             return self.ops.sqrt(self.of(inputs[0]))
-        if kind in POINTWISE and all(_fixed(value) or _rank(value) == 2 for value in inputs):
+        if kind in POINTWISE and all(_row(value) if _fixed(value) else _rank(value) == 2 for value in inputs):
             operands = [self._constant(v) if _fixed(v) else self.of(v) for v in inputs]
             return getattr(self.ops, kind.lower())(*operands)
         return self.ops.unsqueeze(vector, _whole([2, 3]))
@@ -83,6 +83,12 @@ def _whole(values: list[int]) -> np.ndarray:
 def _rank(value: Any) -> int:
     rank = value.get_partial_shape().rank
     return int(rank.get_length()) if rank.is_static else -1
+
+
+def _row(value: Any) -> bool:
+    """Whether it is one number, or one a channel: a number for each image would need another shape."""
+    shape = value.get_partial_shape()
+    return shape.is_static and all(size == 1 for size in list(shape)[:-1])
 
 
 def _fixed(value: Any) -> bool:

@@ -79,6 +79,19 @@ def test_a_vector_that_two_images_read_is_computed_once(tmp_path: Path) -> None:
     assert vectors_as_pixels(model, openvino) == 2 and kinds(model).count("Convolution") == 2
 
 
+def test_a_constant_of_each_image_is_no_row(tmp_path: Path) -> None:
+    """(2, 8) for two images: a pixel's constant would be (1, 16, 1, 1)."""
+    CONSTANTS["each"] = RNG.normal(size=(2, 8))
+    try:
+        made = graph(STYLE, helper.make_node("Mul", ["s", "each"], ["m"]), last="m")
+    finally:
+        del CONSTANTS["each"]
+    for value in made.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    ours, theirs = both(made, tmp_path)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_what_no_image_is_joined_with_stays(tmp_path: Path) -> None:
     """A vector that goes on as a vector, and one that is reshaped to an image of its own."""
     made = graph(STYLE, last="s")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from edgegen.cli.main import run
-from edgegen.core.files import read_json
+from edgegen.core.files import read_json, to_json
 
 DATA = str(Path(__file__).parent / "data" / "photos")
 Capture = pytest.CaptureFixture[str]
@@ -86,14 +86,33 @@ def test_one_objective_starts_from_another_run(first: Path, tmp_path: Path, capf
 
 
 def test_what_goes_on_from_trained_weights_needs_them(first: Path, tmp_path: Path, capfd: Capture) -> None:
-    flags = ["--recipe", "tiny", "--images", "32", "--threads", "1"]
-    assert train(str(tmp_path / "qat"), *flags, "--set", "qat=true", family="isc-gan") == 2
-    assert "E-INIT] tiny trains a finished generator on - name it: --init" in capfd.readouterr().err
+    """And takes their size: the recipe's own says nothing of a generator of somebody else's."""
+    flags = ["--images", "32", "--batch", "8", "--threads", "1"]
+    qat = ["--recipe", "qat32", *flags]
+    assert train(str(tmp_path / "qat"), *qat, family="isc-gan") == 2
+    assert "E-INIT] qat32 trains a finished generator on - name it: --init" in capfd.readouterr().err
+    assert train(str(tmp_path / "qat"), *qat, "--init", str(first), family="isc-gan") == 2
+    assert "E-SOURCE] --init is a generator of cas-dm, not of isc-gan" in capfd.readouterr().err
+    assert train(str(tmp_path / "qat"), *qat, "--init", "isc-gan", family="isc-gan") == 4
+    assert "E-DATA-CLASSES] the generator has 10 classes, the photos" in capfd.readouterr().err
     assert not (tmp_path / "qat").exists()
-    assert train(str(tmp_path / "gan"), *flags, family="isc-gan") == 0
-    assert train(str(tmp_path / "qat"), *flags, "--set", "qat=true", "--init", str(tmp_path / "gan"), family="isc-gan") == 0
+    assert train(str(tmp_path / "gan"), "--recipe", "tiny", *flags, family="isc-gan") == 0
+    assert train(str(tmp_path / "qat"), *qat, "--init", str(tmp_path / "gan"), family="isc-gan") == 0
     before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("gan", "qat"))
     assert before.keys() == after.keys() and any(not torch.equal(v, after[k]) for k, v in before.items())
+    about, own = (read_json(tmp_path / name / "run.json")["config"] for name in ("qat", "gan"))
+    assert about == own | {"qat": True}
+
+
+def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path: Path, capfd: Capture) -> None:
+    run = tmp_path / "gan"
+    assert train(str(run), "--recipe", "tiny", "--images", "32", "--threads", "1", family="isc-gan") == 0
+    about = read_json(run / "run.json")
+    for changed, code in (({}, 0), ({"ratio": 8}, 2)):
+        config = {k: v for k, v in about["config"].items() if k != "qat"} | changed
+        (run / "run.json").write_bytes(to_json(about | {"config": config}))
+        assert train("--resume", str(run), "--recipe", "tiny", "--images", "32", "--threads", "1", family="isc-gan") == code
+    assert "the run was started with another config.ratio" in capfd.readouterr().err
 
 
 def test_what_cannot_be_started_from_is_refused(first: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +17,10 @@ from .options import Background, Fit, OnBad, Threads, Weights, cores, fit_of, he
 from .training import EVERY, FEWEST, REFERENCE_IMAGES, counted, not_used, tell_bad, write_reference
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..families import Family, Recipe
     from ..training.folder import Bad
-    from ..training.run import Start
 
 
 
@@ -61,7 +62,7 @@ def train(
     from ..training.device import device_of
     from ..training.processes import joined, local_rank
     from ..training.record import summary_writer
-    from ..training.run import Recorded, Settings
+    from ..training.run import Recorded, Settings, Start
     from ..training.run import train as train_on
     from ..training.source import open_source
     from .settings import changed
@@ -80,14 +81,17 @@ def train(
         return tell(name, recipe_name, plan)
     if data is None:
         raise UsageError("E-USAGE", "training needs --data", hint="--dry-run needs none")
-    if isinstance(plan.config, Continuing) and plan.config.continues and not (init or then.init):
+    start = _start(init) if init else None
+    continues = isinstance(plan.config, Continuing) and plan.config.continues
+    if continues and start:
+        plan = replace(plan, config=plan.config.onto(start.config(found)))
+    elif continues and not then.init:
         raise UsageError("E-INIT", f"{recipe_name} trains a finished generator on", hint="name it: --init, a run or a zoo name")
     with joined(where) as world, contextlib.ExitStack() as stack:
         show = _silent if world.rank else output.progress
         device_of(where, local_rank())  # what is not there is told before the photos are read
         if tensorboard:
             summary_writer()
-        start, digest = _start(init) if init else (None, then.init)
         torch.set_num_threads(threads or then.threads or max(1, cores() // world.size))
         with show("reading photos") as advance:
             photos, report = stack.enter_context(open_source(
@@ -95,16 +99,21 @@ def train(
                 workers=max(1, cores() // world.size), tell=not_used if world.rank == 0 else _unsaid))
         if len(photos) < FEWEST:
             raise InputError("E-DATA-TOO-FEW", f"{len(photos)} photos, {FEWEST} are needed", path=data)
-        plan = replace(plan, config=replace(plan.config, classes=len(photos.classes)))
+        if continues and plan.config.classes != (drawn := len(photos.classes)):
+            raise InputError("E-DATA-CLASSES", f"the generator has {plan.config.classes} classes, the photos {drawn}",
+                             path=data, hint="give it the photos it was trained on")
+        if not continues:
+            plan = replace(plan, config=replace(plan.config, classes=len(photos.classes)))
         settings = Settings(name, recipe_name, plan, (then.seed or 0) if seed is None else seed, where,
-                            compiled or bool(then.compiled), only or then.only, digest, fitted, ground)
+                            compiled or bool(then.compiled), only or then.only, start.digest if start else then.init, fitted,
+                            ground)
         if world.rank == 0:
             tell_bad(report())
             network = "inception-v3" if weights else "efficientnet-lite0"
             feature_network(network, weights)  # missing weights are told before the training
         with show(f"training {name}", plan.images, "images") as advance:
-            path = train_on(settings, photos, folder, resume, EVERY, counted(advance), keep, samples_every, tensorboard, start,
-                            world)
+            path = train_on(settings, photos, folder, resume, EVERY, counted(advance), keep, samples_every, tensorboard,
+                            Start(start.tensors, start.path) if start else None, world)
         if world.rank:
             return
         with output.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
@@ -120,22 +129,45 @@ def _folder(run: Path | None, out: Path | None) -> Path:
     return run or out or Path()
 
 
-def _start(name: str) -> tuple[Start, str]:
-    """Weights of a run or of the zoo, and their sha256."""
+@dataclass(frozen=True)
+class _Init:
+    """What a training starts from: a description as in run.json, weights with their sha256, and where they are."""
+
+    about: dict[str, Any]
+    tensors: dict[str, Tensor]
+    digest: str
+    path: Path
+
+    def config(self, wanted: Family) -> Any:
+        """UsageError for a generator of another family."""
+        from ..training.checkpoint import parse
+
+        if (mine := self.about.get("family")) != wanted.name:
+            raise UsageError("E-SOURCE", f"--init is a generator of {mine}, not of {wanted.name}", path=self.path)
+        return parse(wanted.config, self.about["config"], self.path)
+
+
+def _start(name: str) -> _Init:
+    """A zoo entry or a run; an adapted one with its adapter merged."""
     from ..core.bundle import sha256
+    from ..core.files import read_json
     from ..training import checkpoint
-    from ..training.run import Start
+    from ..training.adapt import site
     from ..zoo import entries
 
-    zoo = {entry.name: entry.weights for entry in entries()}
+    zoo = {entry.name: entry for entry in entries()}
     if name in zoo:
-        return Start(checkpoint.read_weights(zoo[name]), zoo[name]), sha256(zoo[name])
+        entry = zoo[name]
+        return _Init(entry.card, checkpoint.read_weights(entry.weights), sha256(entry.weights), entry.weights)
     folder = Path(name)
     if not (folder / "run.json").is_file():
         raise UsageError("E-SOURCE", f"--init {name!r} is no zoo name and no run of `edgegen train`",
                          hint=f"the zoo has: {', '.join(zoo)}")
-    tensors, digest = checkpoint.weights_of(folder)
-    return Start(tensors, folder), digest
+    about = read_json(folder / "run.json")
+    if isinstance(about, dict) and site.ADAPTS in about:
+        tensors = site.merged(folder, about)
+        return _Init(about, tensors, site.digest(tensors), folder)
+    return _Init(about, *checkpoint.weights_of(folder), folder)
 
 
 @contextlib.contextmanager

@@ -86,6 +86,9 @@ class Continuing(Protocol):
     @property
     def continues(self) -> bool: ...
 
+    def onto(self, trained: Any) -> Any:
+        """The trained weights' own config, trained on as this one says."""
+
 
 @runtime_checkable
 class Adapting(Protocol):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
 from ..core.graph import Generator
 from ..errors import Busy, InputError, UsageError
-from ..families import Judged, Recipe, family
+from ..families import FAMILIES, Judged, Recipe, family
 from . import checkpoint
 from .adapt import site
 from .device import device_of
@@ -219,11 +219,19 @@ def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
         return
     if not resume:
         raise UsageError("E-OUT-EXISTS", "a run is there already", path=out, hint="add --resume, or choose another --out")
-    before, now = _flat(read_json(path)), _flat(json.loads(to_json(about)))
+    before, now = _flat(_filled(read_json(path), path)), _flat(json.loads(to_json(about)))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             raise UsageError("E-RESUME-MISMATCH", f"the run was started with another {key}", path=path,
                              hint=f"then {before.get(key)!r}, now {now.get(key)!r}")
+
+
+def _filled(about: Any, path: Path) -> Any:
+    """A description with the fields that its family's config has got since at what they are when nobody says."""
+    if not isinstance(about, dict) or about.get("family") not in FAMILIES:
+        return about
+    config = checkpoint.parse(family(about["family"]).config, about.get("config"), path)
+    return about | json.loads(to_json(checkpoint.describe(about["family"], config)))
 
 
 def _flat(data: Any, name: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from .. import STRICT
@@ -82,6 +82,10 @@ class Config:
     def continues(self) -> bool:
         """Whether training begins from a trained generator: there is nothing in a fresh one that rounding could spoil."""
         return self.qat
+
+    def onto(self, trained: Config) -> Config:
+        """`trained`, a generator of any size, to bear INT8."""
+        return replace(trained, qat=self.qat)
 
     @property
     def styles(self) -> int:
