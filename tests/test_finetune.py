@@ -21,6 +21,7 @@ from edgegen.cli.adapting import gathered
 from edgegen.cli.base import open_base
 from edgegen.cli.looks import doubted
 from edgegen.cli.main import run
+from edgegen.cli.train import _start
 from edgegen.core.bundle import Bundle, sha256
 from edgegen.evidence import reference, small
 from edgegen.evidence.features import feature_network
@@ -86,6 +87,15 @@ def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_p
     assert manifest.source["data"]["sha256"] == about["data"]["sha256"]
     for path in (p for p in out.rglob("*") if p.is_file()):
         assert b"secret" not in path.read_bytes() and b"disc" not in path.read_bytes(), path
+
+
+def test_an_adapted_run_is_a_start_with_its_adapter(adapted: Path) -> None:
+    """Of `train --init`: plain tensors, the adapter in them, and networks that never ship too."""
+    init = _start(str(adapted))
+    _, made = runs.load(adapted)
+    assert all(init.tensors[k].equal(v) for k, v in made.shipped.state_dict().items())
+    assert init.tensors.keys() == open_base(str(adapted)).tensors.keys() and len(init.digest) == 64
+    assert init.config(family(init.about["family"])) == made.config
 
 
 def test_what_a_run_leaves(adapted: Path) -> None:
