@@ -7,6 +7,8 @@ whose Python is named. Each peer is used as its documentation shows it: static, 
 by default. Feeds: what the sampler asks the graphs for on seeds 0, 1, ... Judged: pairs of images on fresh seeds, the change of
 the Frechet distance with its 95 % interval, PSNR, and CPU seconds from seed to image (batch 8, one thread, interleaved medians).
 
+--parts: what costs the images of a bundle's OpenVINO files: weights alone, all of them, and each activation alone.
+
 --everything FOLDER: bundles of the same names with all but each graph's ends in INT8, whatever the images are, as peers do it.
 
     edgegen calibrate isc-gan -o stats/
@@ -26,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 
 from edgegen.calibrate.choose import ends
@@ -165,6 +168,40 @@ def measured(folder: Path, everything: Path | None, peers: Mapping[str, tuple[Ma
                 "FD between": round(found.distance_between, 2), "verdict": found.verdict.state, "pairs": samples}), flush=True)
 
 
+def parts(folder: Path) -> None:
+    """PSNR, of all pixels of 64 fresh seeds, of the files with some of their activations rounded; weights always are."""
+    bundle = Bundle.open(folder)
+    full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
+    files = {graph: onnx.load(path) for graph, path in bundle.onnx(runtime("openvino"), "int8").items()}
+    seeds = range(FRESH, FRESH + 64)
+    exact = full(seeds).astype(np.float64)
+    rounded = [(g, n.input[0]) for g, m in files.items() for n in m.graph.node if n.op_type == "QuantizeLinear"]
+    asked = {"weights alone": [], "everything": rounded, **{f"{g}/{t} alone": [(g, t)] for g, t in rounded}}
+    for name, these in asked.items():
+        call = {g: _session(bypassed(m, {t for graph, t in rounded if graph == g and (graph, t) not in these}))
+                for g, m in files.items()}
+        error = float(np.square(Pipeline(full.latent, full.sampler, {**full.call, **call})(seeds) - exact).mean())
+        print(json.dumps({"family": bundle.manifest.family, "what": name,
+                          "PSNR dB": round(10 * np.log10(4 / error), 1)}), flush=True)
+
+
+def bypassed(model: onnx.ModelProto, tensors: set[str]) -> onnx.ModelProto:
+    """Without the Q/DQ pairs of these tensors."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    for node in out.graph.node:
+        node.input[:] = [t.removesuffix(".dq") if t.removesuffix(".dq") in tensors else t for t in node.input]
+    return out
+
+
+def _session(model: onnx.ModelProto) -> Callable[..., np.ndarray]:
+    """As the file says, operator by operator: fusing kernels would round where it does not."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level, options.intra_op_num_threads = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda **inputs: session.run(None, inputs)[0]
+
+
 def against_eager(folder: Path, source: str) -> None:
     """The bundle's INT8, from seed to image, against torch in FP32 that takes the teacher's 50 steps."""
     torch.set_num_threads(1)
@@ -182,12 +219,17 @@ def main() -> None:
     parser.add_argument("--nncf", help="Python that has nncf and openvino")
     parser.add_argument("--modelopt", help="Python that has nvidia-modelopt[onnx]")
     parser.add_argument("--eager", help="a zoo name: only its teacher's 50 steps in torch against the one bundle that is named")
+    parser.add_argument("--parts", action="store_true", help="only what costs the images of each bundle")
     parser.add_argument("--everything", type=Path, help="folder of bundles of the same names with everything in INT8")
     parser.add_argument("--samples", type=int, default=2000, help="pairs that are judged; 0: speeds alone, on an idle machine")
     parser.add_argument("--feeds", type=int, default=128)
     given = parser.parse_args()
     if given.eager:
         against_eager(given.bundles[0], given.eager)
+        return
+    if given.parts:
+        for folder in given.bundles:
+            parts(folder)
         return
     peers: dict[str, tuple[Make, str]] = {
         "ONNX Runtime's own": (onnxruntime_own, "onnxruntime"),
