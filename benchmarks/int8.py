@@ -1,11 +1,12 @@
 """INT8 of bundles against other toolkits' INT8 of the same FP32 graphs, from the same feeds, in one run: a JSON line each.
 
-    python benchmarks/int8.py out/cas-dm out/isc-gan --nncf /opt/nncf/bin/python --modelopt /opt/modelopt/bin/python
+    python benchmarks/int8.py out/cas-dm out/isc-gan --nncf A/bin/python --modelopt B/bin/python --olive C/bin/python
 
-ONNX Runtime's own quantizer is here already; NNCF (OpenVINO's) and ModelOpt (TensorRT's) come in environments of their own,
-whose Python is named. Each peer is used as its documentation shows it: static, min-max or its default, all that it quantizes
-by default. Feeds: what the sampler asks the graphs for on seeds 0, 1, ... Judged: pairs of images on fresh seeds, the change of
-the Frechet distance with its 95 % interval, PSNR, and CPU seconds from seed to image (batch 8, one thread, interleaved medians).
+ONNX Runtime's own quantizer is here already; NNCF (OpenVINO's), ModelOpt (TensorRT's) and Olive (which drives ONNX Runtime's)
+come in environments of their own, whose Python is named. Each peer is used as its documentation shows it: static, min-max or its
+default, all that it quantizes by default. Feeds: what the sampler asks the graphs for on seeds 0, 1, ... Judged: pairs of images
+on fresh seeds, the change of the Frechet distance with its 95 % interval, PSNR, and CPU seconds from seed to image (batch 8, one
+thread, interleaved medians).
 
 --parts: what costs the images of a bundle's OpenVINO files: weights alone, all of them, and each activation alone.
 
@@ -68,6 +69,30 @@ names = sorted({k.split("|")[0] for k in held})
 data = {n: np.concatenate([held[f"{n}|{i}"] for i in range(len(held) // len(names))]) for n in names}
 quantize(graph, quantize_mode="int8", calibration_data=data, calibration_method="max", calibration_eps=["cpu"],
          high_precision_dtype="fp32", output_path=out + ".onnx")
+"""
+
+OLIVE = """
+import sys, pathlib
+import numpy as np
+from olive.data.config import DataConfig
+from olive.data.registry import Registry
+from olive.model import ONNXModelHandler
+from olive.passes.olive_pass import create_pass_from_dict
+from olive.passes.onnx.quantization import OnnxStaticQuantization
+graph, feeds, out = sys.argv[1:4]
+held = np.load(feeds)
+names = sorted({k.split("|")[0] for k in held})
+
+@Registry.register_dataloader()
+def recorded(dataset, **_):
+    return [({n: held[f"{n}|{i}"] for n in names}, None) for i in range(len(held) // len(names))]
+
+config = DataConfig(name="recorded", type="DummyDataContainer", dataloader_config={"type": "recorded"},
+                    load_dataset_config={"type": "dummy_dataset", "params": {"input_shapes": [[1]]}})
+better = {"per_channel": True, "activation_type": "uint8"} if len(sys.argv) > 4 else {}
+quantizer = create_pass_from_dict(OnnxStaticQuantization, {"data_config": config, **better}, disable_search=True)
+made = quantizer.run(ONNXModelHandler(graph), out + ".folder")
+pathlib.Path(made.model_path).rename(out + ".onnx")
 """
 
 
@@ -218,6 +243,7 @@ def main() -> None:
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--nncf", help="Python that has nncf and openvino")
     parser.add_argument("--modelopt", help="Python that has nvidia-modelopt[onnx]")
+    parser.add_argument("--olive", help="Python that has olive-ai")
     parser.add_argument("--eager", help="a zoo name: only its teacher's 50 steps in torch against the one bundle that is named")
     parser.add_argument("--parts", action="store_true", help="only what costs the images of each bundle")
     parser.add_argument("--everything", type=Path, help="folder of bundles of the same names with everything in INT8")
@@ -240,6 +266,9 @@ def main() -> None:
         peers["NNCF on openvino, without matrix products"] = (elsewhere(given.nncf, NNCF, ".xml", "left"), "openvino")
     if given.modelopt:
         peers["ModelOpt on onnxruntime"] = (elsewhere(given.modelopt, MODELOPT, ".onnx"), "onnxruntime")
+    if given.olive:
+        peers["Olive on onnxruntime"] = (elsewhere(given.olive, OLIVE, ".onnx"), "onnxruntime")
+        peers["Olive on onnxruntime, per channel"] = (elsewhere(given.olive, OLIVE, ".onnx", "better"), "onnxruntime")
     for folder in given.bundles:
         measured(folder, given.everything, peers, given.samples, given.feeds)
 

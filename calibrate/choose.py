@@ -84,6 +84,28 @@ def ladder(base: Plan, found: Sequence[Measured], unit: str) -> tuple[Plan, ...]
     return tuple(plans)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a graph's calls of a trajectory cost, all of them, in the unit of `Measured.saved`.
+
+    int8: with every convolution of the base plan in int8. calls: how many there are; 1 for a graph whose steps cannot change.
+    """
+
+    int8: float
+    fp32: float
+    calls: int
+
+
+def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
+    """Of a trajectory under a searched plan, as the sum of what was measured of its parts."""
+    total = 0.0
+    for name, graph in graphs.items():
+        exact = plan.last / graph.calls if graph.calls > plan.last else 0.0
+        mixed = graph.int8 + sum(one.saved or 0.0 for one in plan.layers if one.graph == name and one.precision == "fp32")
+        total += (1 - exact) * mixed + exact * graph.fp32
+    return total
+
+
 def first_good(first: int, last: int, good: Callable[[int], bool]) -> int:
     """Of rungs first to last, which get better one after the other, the first good one; `last`, never asked about, if none is.
 

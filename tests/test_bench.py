@@ -30,7 +30,7 @@ def test_what_is_recorded_is_the_whole_trajectory() -> None:
         assert [float(c["t"][0]) for c in calls] == list(steps), graph
         assert all(len(v) == 3 for c in calls for v in c.values())
     middle = bench.middle(recorded)
-    assert float(middle["theta"]["t"][0]) == steps[len(steps) // 2]
+    assert float(middle["theta"][0]["t"][0]) == steps[len(steps) // 2]
 
 
 def test_what_is_slower_is_told_beside_a_base_that_drifts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_what_is_slower_is_told_beside_a_base_that_drifts(monkeypatch: pytest.Mo
         return Pipeline(tiny.generator().latent, tiny.generator().sampler, {"g": call})
 
     monkeypatch.setattr("time.process_time", lambda: clock[0])
-    found = bench.slower(pipeline(10), {"more": pipeline(13), "less": pipeline(7)}, {"g": {}}, rounds=8)
+    found = bench.slower(pipeline(10), {"more": pipeline(13), "less": pipeline(7)}, {"g": [{}]}, rounds=8)
     assert {name: len(values) for name, values in found.items()} == {"more": 8, "less": 8}
     assert np.median(found["more"]) == pytest.approx(3, rel=0.1) and np.median(found["less"]) == pytest.approx(-3, rel=0.1)
 
@@ -63,6 +63,19 @@ def test_a_step_is_not_charged_for_the_network_before_it(monkeypatch: pytest.Mon
     assert all(found.cpu_ms == pytest.approx(1) for found in times.values())
 
 
+def test_a_latency_is_the_mean_of_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that steps in FP32 count for what they are."""
+    clock = [0.0]
+
+    def call(**inputs: Any) -> Any:
+        clock[0] += 1e-3 * float(inputs["t"][0])
+
+    monkeypatch.setattr("time.process_time", lambda: clock[0])
+    recorded = {"often": [{"t": np.full(2, t)} for t in (4.0, 3.0, 2.0, 1.0)], "once": [{"t": np.full(2, 6.0)}]}
+    pipeline = Pipeline(tiny.generator().latent, tiny.generator().sampler, dict.fromkeys(recorded, call))
+    assert bench.latencies({"a": pipeline}, recorded, 1, rounds=3)["a"].cpu_ms == pytest.approx((4 + 3 + 2 + 1 + 6) / 4)
+
+
 def test_candidates_are_timed_in_turn_and_alike() -> None:
     order: list[str] = []
 
@@ -76,6 +89,10 @@ def test_candidates_are_timed_in_turn_and_alike() -> None:
     inputs = bench.middle(tiny.calls())
     times = bench.latencies({"a": pipeline("a"), "b": pipeline("b")}, inputs, threads=1, rounds=5, warm_up=1)
     assert order == ["a", "a", "a", "a", "b", "b", "b", "b"] * 6  # a step that warms the caches, and one that is timed
+    order.clear()
+    bench.latencies({"a": pipeline("a"), "b": pipeline("b")}, tiny.calls(), threads=1, rounds=1, warm_up=0)
+    steps = len(tiny.generator().sampler.timesteps)
+    assert order == ["a"] * 2 * (1 + steps) + ["b"] * 2 * (1 + steps)  # a whole trajectory
     for found in times.values():
         assert (found.batch, found.threads, found.rounds) == (4, 1, 5)
         assert 0 <= found.cpu_ms <= found.cpu_p90_ms and 0 < found.wall_ms <= found.wall_p90_ms

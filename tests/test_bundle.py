@@ -30,9 +30,9 @@ ABOUT: dict[str, Any] = {
     "graphs": {"theta": "graphs/theta.onnx"}, "scheme": "static INT8", "calibration": {"samples": 32},
     "runtimes": {
         "onnxruntime": {"version": "1.0", "device": "CPU", "load": {"theta": "int8/onnxruntime/theta.onnx"},
-                        "onnx": {"theta": "int8/onnxruntime/theta.onnx"}, "code": False},
+                        "onnx": {"theta": "int8/onnxruntime/theta.onnx"}, "until": {"theta": 75.0}, "code": False},
         "tensorrt-rtx": {"version": "1.0", "device": "GPU", "load": {"theta": "int8/tensorrt-rtx/theta.SM80.engine"},
-                         "onnx": {"theta": "int8/tensorrt-rtx/theta.onnx"}, "code": True},
+                         "onnx": {"theta": "int8/tensorrt-rtx/theta.onnx"}, "until": {}, "code": True},
     },
     "evidence": {"runtimes": {"onnxruntime": {"change": {"value": 0.001, "low": -0.01, "high": 0.012}}}},
 }

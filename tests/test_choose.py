@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgegen.calibrate.choose import SHARES, Measured, first_good, ladder, questions
+from edgegen.calibrate.choose import SHARES, Measured, Whole, cost, first_good, ladder, questions
 from edgegen.cli.build import reused
 from edgegen.cli.main import run
 from edgegen.cli.measured import digest
@@ -50,6 +51,15 @@ def test_a_convolution_that_saves_nothing_in_int8_is_never_in_int8() -> None:
         assert next(r for r in plan.layers if r.node == "c1").why == "int8 saves no time here"
 
 
+def test_the_cost_of_a_plan_is_the_sum_of_what_its_steps_and_convolutions_cost() -> None:
+    graphs = {"g": Whole(10.0, 40.0, 5), "once": Whole(3.0, 4.0, 1)}
+    plans = ladder(BASE, measured((1, 2), (9, 3)), "ms")
+    assert cost(plans[0], graphs) == pytest.approx(10 + 3)
+    assert kept(plans[-1]) == {"c1"} and cost(plans[-1], graphs) == pytest.approx(10 + 3 + 3)
+    last = replace(plans[-1], last=1)
+    assert cost(last, graphs) == pytest.approx(0.8 * 13 + 0.2 * 40 + 3), "a graph of one call has no last step of its own"
+
+
 def test_nothing_left_to_choose_is_one_plan() -> None:
     assert [kept(p) for p in ladder(BASE, measured((1, 1)), "ms")] == [set()]
     assert [kept(p) for p in ladder(BASE, measured((1, -1)), "ms")] == [{"c0"}]
@@ -82,6 +92,15 @@ def test_a_plan_with_layers_survives_its_file(tmp_path: Path) -> None:
     plan = ladder(Plan(BASE.rules, {"g": {"x": Range(-1, 2)}}, model="abc"), measured((1, 1), (2, 3)), "ms")[-1]
     (tmp_path / "plan.json").write_bytes(plan.to_bytes())
     assert Plan.read(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("last", [-1, 1.0, True, "1", None])
+def test_a_number_of_last_steps_that_is_none_is_refused(last: Any, tmp_path: Path) -> None:
+    data = json.loads(ladder(BASE, measured((1, 1)), "ms")[0].to_bytes())
+    assert data["last"] == 0
+    (tmp_path / "plan.json").write_text(json.dumps(data | {"last": last}))
+    with pytest.raises(InputError, match=r"E-PLAN. not a usable plan: last is a number of steps, got "):
+        Plan.read(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize("change", [{"precision": "int4"}, {"damage": "much"}, {"multiplications": None}])

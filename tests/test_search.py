@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from edgegen.calibrate.choose import Measured, ladder
+from edgegen.calibrate.choose import Measured, Whole, cost, ladder
 from edgegen.cli import build, export, prove
 from edgegen.cli.search import COUNTED, MEASURED, Found, Search
 from edgegen.cli.source import trained
@@ -36,7 +37,7 @@ def made(run: Path, pairs: int = 500) -> Search:
 
 def counted(search: Search, monkeypatch: pytest.MonkeyPatch, cache: Path, stop_at: int = 99) -> dict[str, int]:
     """How often each kind of question is really answered; the `stop_at`th look is where the process dies."""
-    calls = dict.fromkeys(("_damage", "_saved", "_psnr", "_look"), 0)
+    calls = dict.fromkeys(("_damage", "_saved", "_whole", "_psnr", "_look"), 0)
     monkeypatch.setenv("EDGEGEN_CACHE", str(cache))
     for name in calls:
         real = getattr(Search, name)
@@ -62,7 +63,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Sea
     with monkeypatch.context() as patch:
         second = counted(search, patch, tmp_path)
         found = search.plan(target)
-    assert second["_damage"] == second["_saved"] == second["_psnr"] == 0 and second["_look"] >= 1
+    assert second["_damage"] == second["_saved"] == second["_whole"] == second["_psnr"] == 0 and second["_look"] >= 1
     trail = search.trail["onnxruntime"]
     with monkeypatch.context() as patch:
         third = counted(search, patch, tmp_path)
@@ -90,13 +91,59 @@ def test_notes_are_found_by_another_process(search: Search, tiny_run: Path) -> N
 
 def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(search: Search, monkeypatch: pytest.MonkeyPatch,
                                                                          tmp_path: Path) -> None:
-    target = SimpleNamespace(name="elsewhere", dialect=runtime("openvino").dialect, cannot_run=lambda: "no such card",
-                             version=lambda: "1")
+    target = SimpleNamespace(name="elsewhere", executable=False, dialect=runtime("openvino").dialect, version=lambda: "1",
+                             cannot_run=lambda: "no such card")
     calls = counted(search, monkeypatch, tmp_path)
     found = search.plan(target)
     assert calls["_saved"] == 0 and found.plan.unit == COUNTED
     assert all(layer.saved == pytest.approx(layer.multiplications / 1e6) for layer in found.plan.layers)
     assert all(look["executed_by"] == "onnxruntime" for look in search.trail["elsewhere"])
+
+
+def test_the_last_step_in_full_precision_is_weighed_with_all_plans(search: Search, monkeypatch: pytest.MonkeyPatch,
+                                                                    tmp_path: Path) -> None:
+    """Where INT8 costs images only at the last step, the plan that leaves that one to FP32 is the only good one."""
+    monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path))
+    steps = len(search.source.generator.sampler.timesteps)
+    assert list(search.lasts) == [0, 1]
+    monkeypatch.setattr(Search, "_saved", lambda self, target, found: [1.0] * len(found))
+    monkeypatch.setattr(Search, "_whole", lambda self, target: dict.fromkeys(self.even, (10.0, 30.0)))
+    monkeypatch.setattr(Search, "_damage", lambda self, graph, node, last, target, host: float(len(node)))
+    monkeypatch.setattr(Search, "_psnr", lambda *_: 99.0)
+    graphs = dict.fromkeys(search.even, Whole(10.0, 30.0, steps))
+    looked: list[Plan] = []
+
+    def plans(good: Callable[[Plan], bool]) -> Found:
+        def look(self: Search, plan: Plan, *_: Any) -> dict[str, Any]:
+            looked.append(plan)
+            return {"likely": float(good(plan)), "psnr_db": 99.0, "fp32_convolutions": 0, "change": 0.0, "pairs": 1}
+
+        looked.clear()
+        monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path / str(len(list(tmp_path.iterdir())))))
+        monkeypatch.setattr(Search, "_look", look)
+        return search.plan(runtime("onnxruntime"))
+
+    found = plans(lambda plan: plan.last == 1)
+    assert found.plan.last == 1 and found.rung == 0, "everything else in INT8 is good, so the fastest is"
+    assert found.safer() and found.plan.last == 1
+    found = plans(lambda plan: True)
+    assert found.plan.last == 0 and found.rung == 0
+    assert not any(plan.last for plan in looked), "no plan with a step in FP32 is faster: none is asked about"
+    assert cost(found.plans[0], graphs) < cost(replace(found.plans[0], last=1), graphs)
+    found = plans(lambda plan: False)
+    assert found.plan.last == 0 and found.rung == len(found.plans) - 1, "the safest, where nothing is good"
+    engine = SimpleNamespace(name="engine", executable=True, dialect=runtime("openvino").dialect, cannot_run=lambda: None,
+                             version=lambda: "1")
+    monkeypatch.setattr(Search, "_whole", lambda self, target: pytest.fail("an engine has one precision"))
+    assert search.plan(engine).plan.last == 0
+
+
+@pytest.mark.parametrize(("most", "lasts"), [(0, [0]), (1, [0, 1]), (9, [0, 1, 2])])
+def test_no_more_than_half_of_the_steps_are_left_to_full_precision(tiny_run: Path, most: int, lasts: list[int]) -> None:
+    source = trained(str(tiny_run))
+    models = build.fp32_models(source)
+    even, plan = build.calibrated(source, models, 32, 1)
+    assert list(Search(source, models, even, plan, Terms(0.3, 500, 1.0), 1, None, most).lasts) == lasts
 
 
 @dataclass(frozen=True)
@@ -124,7 +171,7 @@ def proven(monkeypatch: pytest.MonkeyPatch, bad: dict[str, int],
            rungs: int = 9) -> tuple[Fake, list[dict[str, Any]], dict[str, Found]]:
     """What export concludes when the first `bad` plans of each runtime fail, what it asked for, and where the plans ended."""
     plans = ladder(Plan((("*", "int8"),), {}), [Measured("g", f"c{k}", k + 1, 1, 1) for k in range(rungs)], "ms")
-    made = build.Made(SimpleNamespace(), {}, {name: Found(plans, 0) for name in bad})  # type: ignore[arg-type]
+    made = build.Made(SimpleNamespace(), {}, {name: Found(plans, 0) for name in bad}, {})  # type: ignore[arg-type]
     asked: list[dict[str, Any]] = []
 
     def judge(_: Any, trials: dict[str, Any], *given: Any, **named: Any) -> Fake:
@@ -134,7 +181,7 @@ def proven(monkeypatch: pytest.MonkeyPatch, bad: dict[str, int],
     monkeypatch.setattr(prove, "prove", judge)
     monkeypatch.setattr(build, "rebuild", lambda made, targets: made)
     targets = [SimpleNamespace(name=name) for name in bad]
-    proof, _ = export._proven(made, build.Order(targets, Terms(0.02, 4000), 1, None, 32, None, None, None))  # type: ignore[arg-type]
+    proof, _ = export._proven(made, build.Order(targets, Terms(0.02, 4000), 1, None, 32, None, None, None, 1))  # type: ignore[arg-type]
     return proof, asked, dict(made.plans)  # type: ignore[return-value]
 
 

@@ -20,7 +20,7 @@ def bench(
     trust_engines: TrustEngines = False,
     json: output.Json = False,
 ) -> None:
-    """Time one sampler step on every runtime of the bundle, FP32 and INT8; states: ok, or skipped with the reason."""
+    """Time the mean sampler step on every runtime of the bundle, FP32 and INT8; states: ok, or skipped with the reason."""
     from ..core.runtime import placement
     from ..evidence import bench as timing
     from ..export import runtime
@@ -44,12 +44,12 @@ def bench(
         raise RuntimeMissing("E-BACKEND", "; ".join(f"{n}: {why}" for n, why in skipped.items()), path=what)
     with output.progress("timing", None):
         recorded = timing.record(next(iter(candidates.values())), range(batch))
-        times = timing.latencies(candidates, timing.middle(recorded), threads, rounds)
+        times = timing.latencies(candidates, recorded, threads, rounds)
     full = [t.cpu_ms for n, t in times.items() if n.endswith("FP32")]
     rows = [[n, "ok", f"{t.cpu_ms:.2f}", f"{t.cpu_p90_ms:.2f}", f"{t.wall_ms:.2f}", f"{t.wall_p90_ms:.2f}",
              f"{min(full) / t.cpu_ms:.2f} x" if full else "-"] for n, t in sorted(times.items())]
     rows += [[label(n), f"skipped: {why}", "", "", "", "", ""] for n, why in skipped.items()]
     output.table(["runtime", "state", "CPU ms", "p90", "wall ms", "p90", "against fastest FP32"], rows)
-    print(f"One sampler step (every graph once), batch {batch}, {threads} thread(s), medians of {rounds} interleaved rounds.")
+    print(f"The mean sampler step of a trajectory, batch {batch}, {threads} thread(s), medians of {rounds} interleaved rounds.")
     output.result("bench", {"bundle": what, "latency": {n: t.to_json() for n, t in times.items()}, "skipped": skipped,
                             "placement": {n: placement(p.call) for n, p in candidates.items()}})

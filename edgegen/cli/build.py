@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +14,8 @@ from ..core.bundle import Bundle, write_manifest
 from ..core.files import to_json
 from ..core.plan import Plan
 from ..core.runtime import Runtime
+from ..core.spec import Array
+from ..core.stepped import until
 from ..errors import EdgegenError, InputError
 from ..evidence import parity
 from ..evidence.bench import record
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from .protect import Protect
 
 PARITY_INPUTS = 64
+Calls = Mapping[str, Sequence[Mapping[str, Array]]]  # what each graph is asked along the trajectory
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Made:
     bundle: Bundle
     models: Mapping[str, ModelProto]
     plans: Mapping[str, Found]
+    calls: Calls
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Order:
     feeds: Path | None        # files to calibrate on
     plan: Path | None         # to take instead of searching one
     protect: Protect | None   # which convolutions the search leaves in full precision
+    most_last: int            # steps at the end that the search may leave to FP32
 
 
 def build(source: Source, order: Order, folder: Path) -> Made:
@@ -68,7 +73,8 @@ def build(source: Source, order: Order, folder: Path) -> Made:
         fits(given, models, order.plan)  # before the long work
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
-    torch_parity = _fp32_parity(source, folder, order.threads)
+    calls = record(torch_pipeline(source.generator), range(-(-PARITY_INPUTS // len(source.generator.sampler.timesteps))))
+    torch_parity = _fp32_parity(source, calls, folder, order.threads)
     feeds = Files(order.feeds, source.generator) if order.feeds else Trajectories(source.generator, order.samples)
     measured = measure(source, models, feeds, order.threads, rounding=True)
     even, plan = measured.even, measured.plan
@@ -77,7 +83,7 @@ def build(source: Source, order: Order, folder: Path) -> Made:
     if order.protect is not None:
         plan, protected = order.protect(source, even, plan, order.runtimes, order.threads)
     if given is None:
-        search = Search(source, models, even, plan, order.terms, order.threads, order.weights)
+        search = Search(source, models, even, plan, order.terms, order.threads, order.weights, order.most_last)
         found = {target.name: search.plan(target) for target in order.runtimes}
         trail = search.trail
     else:
@@ -86,7 +92,7 @@ def build(source: Source, order: Order, folder: Path) -> Made:
     built = {}
     with output.progress("building", len(order.runtimes) * len(models)) as advance:
         for target in order.runtimes:
-            built[target.name] = _built(target, even, found[target.name].plan, folder, advance)
+            built[target.name] = _built(target, even, found[target.name].plan, calls, folder, advance)
     (folder / "evidence").mkdir()
     shutil.copyfile(source.reference, folder / "evidence" / "reference.safetensors")
     description = describe(source, models, built, measured.coverage, feeds, torch_parity)
@@ -94,7 +100,7 @@ def build(source: Source, order: Order, folder: Path) -> Made:
     if protected:
         description["calibration"]["protected"] = protected
     write_manifest(folder, description)
-    return Made(Bundle.open(folder), even, found)
+    return Made(Bundle.open(folder), even, found, calls)
 
 
 def rebuild(made: Made, targets: list[Runtime]) -> Made:
@@ -103,7 +109,8 @@ def rebuild(made: Made, targets: list[Runtime]) -> Made:
     with output.progress("building a safer plan", len(targets) * len(made.models)) as advance:
         for target in targets:
             shutil.rmtree(root / "int8" / target.name)
-            description["runtimes"][target.name] = _built(target, made.models, made.plans[target.name].plan, root, advance)
+            description["runtimes"][target.name] = _built(target, made.models, made.plans[target.name].plan, made.calls, root,
+                                                          advance)
     write_manifest(root, description)
     return replace(made, bundle=Bundle.open(root))
 
@@ -143,12 +150,9 @@ def fp32_models(source: Source) -> dict[str, ModelProto]:
     return models
 
 
-def _fp32_parity(source: Source, folder: Path, threads: int) -> dict[str, float]:
+def _fp32_parity(source: Source, calls: Calls, folder: Path, threads: int) -> dict[str, float]:
     """Torch against ONNX Runtime on inputs from every step of the trajectory; GateFailed beyond the limit."""
-    pipeline = torch_pipeline(source.generator)
-    steps = len(source.generator.sampler.timesteps)
-    calls = record(pipeline, range(-(-PARITY_INPUTS // steps)))
-    host = runtime(STAND_IN)
+    pipeline, host = torch_pipeline(source.generator), runtime(STAND_IN)
     found = {
         name: parity.largest_difference(pipeline.call[name], host.load(folder / "graphs" / f"{name}.onnx", threads), inputs)
         for name, inputs in calls.items()
@@ -164,7 +168,11 @@ def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
     return found.even, found.plan
 
 
-def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, folder: Path, advance: Any) -> dict[str, Any]:
+def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, calls: Calls, folder: Path,
+           advance: Any) -> dict[str, Any]:
+    if plan.last and target.executable:
+        output.note(f"{target.name} executes engines of one precision: the plan's last {plan.last} steps are INT8 there too")
+        plan = replace(plan, last=0)
     place = folder / "int8" / target.name
     place.mkdir(parents=True)
     (place / "plan.json").write_bytes(plan.to_bytes())
@@ -176,7 +184,8 @@ def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, folder
         paths = target.build(file, place)
         load[name], onnx[name] = (p.relative_to(folder).as_posix() for p in (paths[0], file))
         advance(1)
-    return {"version": target.version(), "device": target.device(), "load": load, "onnx": onnx, "code": target.executable}
+    return {"version": target.version(), "device": target.device(), "load": load, "onnx": onnx, "code": target.executable,
+            "until": until(calls, plan.last)}
 
 
 def check(model: ModelProto, name: str) -> None:

@@ -121,6 +121,8 @@ def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwri
     even, measured = calibrated(source, models, bundle.manifest.calibration["samples"], threads)
     if plan.model not in ("", measured.model):
         output.note("the bundle was calibrated otherwise than this source is now: layers are put back in graphs unlike its own")
+    if plan.last:
+        output.note(f"of the bundle's steps {output.steps_in_fp32(plan.last)}; the map is of INT8 at all of them")
     quantized = Quantized(source, even, plan, runtime(name), threads)
     full = hosted(models, generator, threads)(asked.seeds, asked.label)
     int8 = hosted(shipped, generator, threads, quantized.host)
@@ -129,8 +131,9 @@ def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwri
     check = None if removed is None else Check(found.parts.sum(1), removed)
     cost = {k: multiplications(m) for k, m in even.items()}
     total = sum(sum(one.values()) for one in cost.values())
+    title = f"{source.name}: what INT8 on {name} damages" + (" where all steps run in it" if plan.last else "")
     made = damage_page.Damaged(
-        f"{source.name}: what INT8 on {name} damaged", parts, asked.seeds, full, int8(asked.seeds, asked.label), layers,
+        title, parts, asked.seeds, full, int8(asked.seeds, asked.label), layers,
         [cost[one.graph][one.name] / total for one in layers], found, check)
     about = {"source": source.name, "runtime": name, "executed_by": quantized.host.name, "first_seed": asked.seeds[0],
              "seeds": len(asked.seeds), "label": asked.label, "regions": asked.regions,

@@ -46,7 +46,10 @@ def build(
         if why or not isinstance(target, Compiling):
             rows.append([name, "", f"nothing to build: {why}", "", ""])
             continue
-        for graph, file in bundle.onnx(target, wanted).items():
+        files = bundle.onnx(target, wanted)
+        if wanted == "int8":
+            files |= {f"{graph}, last steps": bundle.onnx(target, "fp32")[graph] for graph in bundle.built(name).until}
+        for graph, file in files.items():
             state, path, seconds = _one(target, file, again)
             rows.append([name, graph, state, f"{seconds:.1f}", f"{path.stat().st_size / 1e6:.1f}"])
             built.append({"runtime": name, "graph": graph, "state": state, "seconds": seconds, "path": str(path),

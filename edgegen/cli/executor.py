@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.runtime import Pipeline
+from ..core.stepped import stepped
 from ..errors import RuntimeMissing
 from ..export import STAND_IN, runtime
 from . import output
@@ -29,7 +30,8 @@ def int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeli
     host = runtime(STAND_IN)
     full = bundle.pipeline(host, "fp32", threads)
     files = bundle.onnx(runtime(name), "int8")
-    return Pipeline(full.latent, full.sampler, {g: host.load(f, threads) for g, f in files.items()}, full.batch)
+    call = stepped({g: host.load(f, threads) for g, f in files.items()}, full.call, bundle.built(name).until)
+    return Pipeline(full.latent, full.sampler, call, full.batch)
 
 
 def insist(names: list[str], allow_cpu: bool) -> None:

@@ -34,6 +34,8 @@ def export(
     protect_regions: Annotated[str | None, typer.Option(help="Such as 2,5: layers whose rounding damages these most stay in "
                                                              "full precision.")] = None,
     regions: Annotated[str | None, typer.Option(help="Of --protect-regions: a grid, or a mask PNG; 3x3, if not said.")] = None,
+    last_steps: Annotated[int, typer.Option(
+        help="Of the sampler's last steps, how many a plan may leave to FP32; 0 keeps FP32 weights off the device.", min=0)] = 1,
     threads: Threads = 0,
     weights: Weights = None,
     overwrite: Overwrite = False,
@@ -57,7 +59,7 @@ def export(
     if plan and protect_regions is not None:
         raise UsageError("E-USAGE", "--protect-regions is for the search of a plan, and --plan takes one as it is")
     order = Order(_targets(runtime), terms, threads or cores(), weights, calibration, feeds, plan,
-                  None if protect_regions is None else Protect(protect_regions, regions or "3x3"))
+                  None if protect_regions is None else Protect(protect_regions, regions or "3x3"), last_steps)
     from filelock import FileLock, Timeout
 
     try:

@@ -154,3 +154,8 @@ class _Bar(_Lines):
 def note(line: str) -> None:
     """One line for people, on stderr."""
     print(line, file=sys.stderr)
+
+
+def steps_in_fp32(last: int) -> str:
+    """Which of a sampler's steps, for people."""
+    return "the last runs in FP32" if last == 1 else f"the last {last} run in FP32"

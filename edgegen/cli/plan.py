@@ -30,12 +30,15 @@ def show(
 ) -> None:
     """Convolution by convolution: its precision and why, what INT8 damages there alone, what it saves alone."""
     from ..core.plan import Plan
+    from .output import steps_in_fp32
 
     path = _in_bundle(what, runtime) if what.is_dir() else what
     found = Plan.read(path)
     output.result("plan show", {"plan": str(path), "rules": [list(r) for r in found.rules], "unit": found.unit,
-                                "layers": [asdict(layer) for layer in found.layers]})
+                                "last": found.last, "layers": [asdict(layer) for layer in found.layers]})
     _table(found)
+    if found.last:
+        print(f"of the sampler's steps {steps_in_fp32(found.last)}, as a whole; what is said above is of the others.")
 
 
 def _in_bundle(folder: Path, runtime: str | None) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 from ..core.bundle import Bundle
 from ..core.images import to_uint8
 from ..core.runtime import Pipeline, placement
+from ..core.stepped import rounded
 from ..errors import RuntimeMissing
 from ..evidence import bench, parity, reference
 from ..evidence.compare import EVIDENCE_SEED, Comparison, FullSide, Terms, Trial, compare, first_look
@@ -42,7 +43,7 @@ class Judged:
     psnr: float                   # dB that the images must reach as well
     latency: bench.Latency | None
     speed: float | None           # fastest FP32 runtime's time over this one's
-    size: float                   # INT8 ONNX bytes over FP32 ONNX bytes
+    size: float                   # bytes of INT8 ONNX, and of FP32 ONNX for the last steps, over FP32 ONNX bytes
     refereed: Mapping[str, parity.Refereed]
     placement: Mapping[str, Mapping[str, int]]  # graph -> what executed it -> nodes
 
@@ -132,7 +133,7 @@ def _referee(bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, An
     for graph, calls in recorded.items():
         few = [{k: v[: len(REFEREE_SEEDS)] for k, v in calls[i].items()} for i in (0, len(calls) // 2, len(calls) - 1)]
         exact = host.load(bundle.path(bundle.manifest.graphs[graph]), 1)
-        found[graph] = parity.referee(pipeline.call[graph], judge.load(bundle.path(built.onnx[graph]), 1), exact, few,
+        found[graph] = parity.referee(rounded(pipeline.call[graph]), judge.load(bundle.path(built.onnx[graph]), 1), exact, few,
                                       half)
     parity.check_referee(name, found)
     return found
@@ -140,11 +141,11 @@ def _referee(bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, An
 
 def _latencies(bundle: Bundle, fp32: Mapping[str, Pipeline], names: list[str], recorded: Mapping[str, list[dict[str, Any]]],
                trust_engines: bool) -> tuple[dict[str, bench.Latency], dict[str, bench.Latency]]:
-    """One thread, batch 8, one step: FP32 by runtime, INT8 by runtime; all in one interleaved run."""
+    """One thread, batch 8, the mean step: FP32 by runtime, INT8 by runtime; all in one interleaved run."""
     running = [n for n in names if executor(n) == n]
     candidates = {f"{n} fp32": p for n, p in fp32.items()}
     candidates |= {f"{n} int8": bundle.pipeline(runtime(n), "int8", 1, trust_engines=trust_engines) for n in running}
-    times = bench.latencies(candidates, bench.middle(recorded), threads=1)
+    times = bench.latencies(candidates, recorded, threads=1)
     return {n: times[f"{n} fp32"] for n in fp32}, {n: times[f"{n} int8"] for n in running}
 
 
@@ -184,5 +185,7 @@ def _compare(bundle: Bundle, name: str, side: FullSide, terms: Terms, level: flo
 
 
 def _size(bundle: Bundle, name: str) -> float:
-    full = sum(bundle.manifest.files[f].bytes for f in bundle.manifest.graphs.values())
-    return sum(bundle.manifest.files[f].bytes for f in bundle.manifest.runtimes[name].onnx.values()) / full
+    """Of all that the device holds: INT8, and what runs in FP32 at the last steps."""
+    built, files = bundle.manifest.runtimes[name], bundle.manifest.files
+    full = {graph: files[f].bytes for graph, f in bundle.manifest.graphs.items()}
+    return (sum(files[f].bytes for f in built.onnx.values()) + sum(full[g] for g in built.until)) / sum(full.values())

@@ -21,7 +21,7 @@ def show(proof: Proof) -> None:
     one = proof.judged[0].comparison
     print(f"FD: Frechet distance over {one.features} at {one.size} px, projected, to {one.reference}; not an Inception FID. "
           f"FP32: {one.distance_full.value:.1f}.")
-    print(f"Latency: one sampler step, every graph once, batch {base.batch}, 1 thread, CPU time, median of {base.rounds} "
+    print(f"Latency: the mean sampler step of a trajectory, batch {base.batch}, 1 thread, CPU time, median of {base.rounds} "
           f"interleaved rounds; speed and size against the fastest FP32 ({proof.baseline}).")
     for judged in proof.judged:
         if judged.why:

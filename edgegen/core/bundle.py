@@ -31,6 +31,7 @@ from .runtime import Compiling, Pipeline, Runtime
 from .samplers import sampler_from_json
 from .signature import SIGNATURE, check
 from .spec import TensorSpec
+from .stepped import stepped
 
 MANIFEST = "manifest.json"
 UNLISTED = (MANIFEST, SIGNATURE)  # which no manifest can list: itself, and what is made of it
@@ -78,6 +79,11 @@ class Bundle:
                 bundle.path(name)
             if set(named) != set(manifest.graphs):
                 raise TrustError("E-MANIFEST", f"the runtimes have other graphs than {', '.join(manifest.graphs)}", path=path)
+        for name, built in manifest.runtimes.items():
+            if unknown := sorted(built.until.keys() - manifest.graphs.keys()):
+                raise TrustError("E-MANIFEST", f"runtimes.{name}.until: there is no graph {unknown[0]}", path=path)
+            if built.until and built.code:
+                raise TrustError("E-MANIFEST", f"runtimes.{name}.until: engines cannot change to FP32 between steps", path=path)
         sampler_from_json(manifest.sampler)
         if not manifest.start.shape or min(manifest.start.shape) < 1 or manifest.start.classes < 0:
             raise TrustError("E-MANIFEST", f"start: cannot begin from {manifest.start}", path=path)
@@ -119,6 +125,11 @@ class Bundle:
         else:
             files = self.manifest.graphs
         call = {graph: runtime.load(local.get(graph) or self.path(name), threads) for graph, name in files.items()}
+        until = self.built(runtime.name).until if precision == "int8" else {}
+        if until:
+            full = {graph: self.path(self.manifest.graphs[graph]) for graph in until}
+            exact = {graph: runtime.load(_here(runtime, path) or path, threads) for graph, path in full.items()}
+            call = stepped(call, exact, until)
         start = self.manifest.start
         latent = Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
         return Pipeline(latent, sampler_from_json(self.manifest.sampler), call, batch)
@@ -138,10 +149,13 @@ class Bundle:
 
     def built_here(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
         """What this machine built of them before, by graph; nothing unless all of it is there."""
-        if not isinstance(runtime, Compiling) or runtime.cannot_run():
-            return {}
-        found = {graph: runtime.compiled(path) for graph, path in self.onnx(runtime, precision).items()}
+        found = {graph: _here(runtime, path) for graph, path in self.onnx(runtime, precision).items()}
         return {graph: path for graph, path in found.items() if path is not None} if all(found.values()) else {}
+
+
+def _here(runtime: Runtime, onnx: Path) -> Path | None:
+    """What this machine built of that file before."""
+    return runtime.compiled(onnx) if isinstance(runtime, Compiling) and not runtime.cannot_run() else None
 
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:

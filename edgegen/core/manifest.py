@@ -34,6 +34,8 @@ class Built(_Strict):
     device: Annotated[str, Field(description="what executes them, such as CPU")]
     load: Annotated[ByGraph, Field(description="file that the runtime loads, by graph")]
     onnx: Annotated[ByGraph, Field(description="Q/DQ ONNX that it was built from, by graph")]
+    until: Annotated[dict[str, float], Field(
+        description="by graph: below this timestep the FP32 graph runs instead; none if it never does")] = {}
     code: Annotated[bool, Field(description="executable code (engines): run only when signed or by request")]
 
 

@@ -46,7 +46,7 @@ class Plan:
     """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor -> observed range.
 
     layers: what a search found, in the order of the graphs; unit: of what they save. model: sha256 of the graphs whose ranges
-    these are ("" if not known).
+    these are ("" if not known). last: how many of the sampler's last steps run in FP32, whatever the rules say.
     """
 
     rules: tuple[tuple[str, Precision], ...]
@@ -54,6 +54,7 @@ class Plan:
     layers: tuple[Layer, ...] = ()
     unit: str = ""
     model: str = ""
+    last: int = 0
 
     def precision(self, graph: str, node: str) -> Precision:
         """fp32 where no rule matches."""
@@ -64,7 +65,7 @@ class Plan:
             "schema_version": 1,
             "rules": [list(rule) for rule in self.rules],
             "ranges": {g: {t: [r.low, r.high] for t, r in tensors.items()} for g, tensors in self.ranges.items()},
-            "layers": [asdict(layer) for layer in self.layers], "unit": self.unit, "model": self.model,
+            "layers": [asdict(layer) for layer in self.layers], "unit": self.unit, "model": self.model, "last": self.last,
         })
 
     @classmethod
@@ -77,10 +78,12 @@ class Plan:
             rules = tuple((str(pattern), _precision(p)) for pattern, p in data["rules"])
             ranges = {g: {t: Range(*map(float, r)) for t, r in tensors.items()} for g, tensors in data["ranges"].items()}
             layers = tuple(_layer(one) for one in data.get("layers", ()))
-            unit, model = str(data.get("unit", "")), str(data.get("model", ""))
+            unit, model, last = str(data.get("unit", "")), str(data.get("model", "")), data.get("last", 0)
+            if type(last) is not int or last < 0:
+                raise ValueError(f"last is a number of steps, got {last!r}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("E-PLAN", f"not a usable plan: {error}", path=path) from error
-        return cls(rules, ranges, layers, unit, model)
+        return cls(rules, ranges, layers, unit, model, last)
 
 
 def _layer(data: Any) -> Layer:

@@ -15,12 +15,12 @@ import numpy as np
 from ..core.runtime import Pipeline
 from ..core.spec import Array
 
-Feeds = Mapping[str, Mapping[str, Array]]  # graph -> named inputs
+Feeds = Mapping[str, Sequence[Mapping[str, Array]]]  # graph -> named inputs, call by call
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one sampler step (every graph once): milliseconds a batch, CPU time and wall time."""
+    """Of one sampler step, the mean over a trajectory: milliseconds a batch, CPU time and wall time."""
 
     cpu_ms: float       # median
     cpu_p90_ms: float
@@ -50,29 +50,31 @@ def record(pipeline: Pipeline, seeds: Sequence[int]) -> dict[str, list[dict[str,
     return seen
 
 
-def middle(recorded: Mapping[str, Sequence[Mapping[str, Array]]]) -> dict[str, Mapping[str, Array]]:
-    """The inputs in the middle of the trajectory: what a step is timed on."""
-    return {graph: calls[len(calls) // 2] for graph, calls in recorded.items()}
+def middle(recorded: Feeds) -> dict[str, list[Mapping[str, Array]]]:
+    """The call in the middle of the trajectory: a step that is like most."""
+    return {graph: [calls[len(calls) // 2]] for graph, calls in recorded.items()}
 
 
-def latencies(candidates: Mapping[str, Pipeline], inputs: Feeds, threads: int, rounds: int = 25,
-              warm_up: int = 3) -> dict[str, Latency]:
-    """Time one step of each candidate in turn, round by round, so that drift of the machine meets all alike.
+def latencies(candidates: Mapping[str, Pipeline], inputs: Feeds, threads: int, rounds: int = 15,
+              warm_up: int = 2) -> dict[str, Latency]:
+    """Time these calls of each candidate in turn, round by round, so that drift of the machine meets all alike.
 
-    Each makes a step that is not timed first: a sampler's steps follow one another, and find no other network in the caches.
+    As many steps are counted as the graph that is asked most often has calls. Each candidate makes its first calls once more
+    before, not timed: a sampler's steps follow one another, and find no other network in the caches.
     """
+    first, steps = {graph: calls[:1] for graph, calls in inputs.items()}, max(map(len, inputs.values()))
     cpu: dict[str, list[float]] = {name: [] for name in candidates}
     wall: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warm_up + rounds):
         for name, pipeline in candidates.items():
-            _step(pipeline, inputs)
+            _run(pipeline, first)
             start_wall, start_cpu = time.perf_counter(), time.process_time()
-            _step(pipeline, inputs)
+            _run(pipeline, inputs)
             spent_cpu, spent_wall = time.process_time() - start_cpu, time.perf_counter() - start_wall
             if turn >= warm_up:
-                cpu[name].append(1e3 * spent_cpu)
-                wall[name].append(1e3 * spent_wall)
-    batch = len(next(iter(next(iter(inputs.values())).values())))
+                cpu[name].append(1e3 * spent_cpu / steps)
+                wall[name].append(1e3 * spent_wall / steps)
+    batch = len(next(iter(next(iter(inputs.values()))[0].values())))
     return {
         name: Latency(float(np.median(cpu[name])), float(np.percentile(cpu[name], 90)), float(np.median(wall[name])),
                       float(np.percentile(wall[name], 90)), batch, threads, rounds)
@@ -97,12 +99,13 @@ def slower(base: Pipeline, candidates: Mapping[str, Pipeline], inputs: Feeds, ro
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _step(pipeline: Pipeline, inputs: Feeds) -> None:
-    for graph, named in inputs.items():
-        pipeline.call[graph](**named)
+def _run(pipeline: Pipeline, inputs: Feeds) -> None:
+    for graph, calls in inputs.items():
+        for named in calls:
+            pipeline.call[graph](**named)
 
 
 def _cpu_ms(pipeline: Pipeline, inputs: Feeds) -> float:
     start = time.process_time()
-    _step(pipeline, inputs)
+    _run(pipeline, inputs)
     return 1e3 * (time.process_time() - start)
