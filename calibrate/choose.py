@@ -106,20 +106,30 @@ def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
     return total
 
 
-def first_good(first: int, last: int, good: Callable[[int], bool]) -> int:
-    """Of rungs first to last, which get better one after the other, the first good one; `last`, never asked about, if none is.
+def fastest_good(costs: Sequence[Sequence[float]], good: Callable[[int, int], bool], most: int) -> tuple[int, int] | None:
+    """Of ladders whose rungs get better one after the other, the good rung that costs least: (ladder, rung); None if none is.
 
-    Found by halving: at most `questions(first, last)` are asked.
+    Each question goes to the middle of all that could still be it: a good one spares what costs more, in every ladder, a bad
+    one what is less safe, in its own. One ladder of n rungs takes questions(n) at most; several may end early at `most`, with
+    the best that was found.
     """
-    while first < last:
-        middle = (first + last) // 2
-        first, last = (first, middle) if good(middle) else (middle + 1, last)
-    return last
+    left = sorted((spent, place, rung) for place, ladder in enumerate(costs) for rung, spent in enumerate(ladder))
+    best: tuple[int, int] | None = None
+    for _ in range(most):
+        if not left:
+            break
+        spent, place, rung = left[(len(left) - 1) // 2]
+        if good(place, rung):
+            best = place, rung
+            left = [one for one in left if one[0] < spent]
+        else:
+            left = [one for one in left if one[1] != place or one[2] > rung]
+    return best
 
 
-def questions(first: int, last: int) -> int:
-    """How many rungs `first_good` asks about at most."""
-    return (last - first).bit_length()
+def questions(rungs: int) -> int:
+    """How many of a ladder's rungs have to be asked about to find the first good one, at most."""
+    return rungs.bit_length()
 
 
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:

@@ -15,7 +15,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgegen.calibrate.choose import SHARES, Measured, Whole, cost, first_good, ladder, questions
+from edgegen.calibrate.choose import SHARES, Measured, Whole, cost, fastest_good, ladder, questions
 from edgegen.cli.build import reused
 from edgegen.cli.main import run
 from edgegen.cli.measured import digest
@@ -75,17 +75,46 @@ def test_a_safer_plan_is_half_of_the_way_to_the_safest() -> None:
     assert seen == sorted(set(seen)) and found.rung == len(plans) - 1
 
 
-@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
-def test_the_first_good_rung_is_found_by_halving(rungs: int, first: int, best: int) -> None:
-    first = min(first, rungs - 1)
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_the_first_good_rung_is_found_by_halving(rungs: int, best: int) -> None:
     asked: list[int] = []
 
-    def good(rung: int) -> bool:
+    def good(_: int, rung: int) -> bool:
         asked.append(rung)
         return rung >= best
 
-    assert first_good(first, rungs - 1, good) == min(max(best, first), rungs - 1)
-    assert len(set(asked)) == len(asked) <= questions(first, rungs - 1) and all(first <= rung < rungs - 1 for rung in asked)
+    found = fastest_good([range(rungs)], good, questions(rungs))
+    assert found == ((0, best) if best < rungs else None)
+    assert len(set(asked)) == len(asked) <= questions(rungs)
+
+
+@given(st.lists(st.tuples(st.lists(st.floats(0, 1), max_size=15, unique=True).map(sorted), st.integers(0, 15)), max_size=3))
+def test_of_several_ladders_the_cheapest_good_rung_is_found(ladders: list[tuple[list[float], int]]) -> None:
+    costs, best = [costs for costs, _ in ladders], [first for _, first in ladders]
+    asked: list[tuple[int, int]] = []
+
+    def good(place: int, rung: int) -> bool:
+        asked.append((place, rung))
+        return rung >= best[place]
+
+    found = fastest_good(costs, good, 99)
+    cheapest = min((spent for one, first in zip(costs, best, strict=True) for spent in one[first:]), default=None)
+    assert (None if found is None else costs[found[0]][found[1]]) == cheapest
+    assert len(set(asked)) == len(asked)
+    limited = fastest_good(costs, good, 2)
+    assert limited is None or limited[1] >= best[limited[0]], "what is left when questions run out is good"
+
+
+def test_a_good_plan_spares_what_costs_more_in_every_ladder() -> None:
+    """As ONNX Runtime's: with a step in FP32 a plan is good that costs less than all good ones without."""
+    asked: list[tuple[int, int]] = []
+
+    def good(place: int, rung: int) -> bool:
+        asked.append((place, rung))
+        return place == 1 and rung >= 1
+
+    assert fastest_good([range(10, 24), [12.5, 13.5, 14.5, 15.5, 30.5, 31.5]], good, 8) == (1, 1)
+    assert len(asked) <= 6
 
 
 def test_a_plan_with_layers_survives_its_file(tmp_path: Path) -> None:

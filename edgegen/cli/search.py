@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from ..calibrate.choose import Measured, Whole, cost, first_good, ladder, multiplications, questions
+from ..calibrate.choose import Measured, Whole, cost, fastest_good, ladder, multiplications, questions
 from ..core.bundle import sha256
 from ..core.files import to_json
 from ..core.notes import Notes, folder
@@ -106,26 +106,18 @@ class Search:
         if not target.dialect.int8_ops:  # every plan gives the same files
             return Found((self.base,), 0)
         weighed = self._weighed(target, host, notes)
-        plans = self._ladder(weighed, 0, target, host, notes)
-        best = Found(plans, len(plans) - 1)  # the safest, which is taken unseen where nothing faster is good
-        most = questions(0, len(plans)) * len(weighed.lasts) * self.most
-        with output.progress(f"searching a plan for {target.name}", most, "pairs") as advance:
-            for last in weighed.lasts:
-                if last:
-                    if weighed.cost(replace(self.base, last=last)) >= weighed.cost(best.plan):
-                        continue  # not even the fastest of them is faster
-                    plans = self._ladder(weighed, last, target, host, notes)
-                faster = [plan for plan in plans if plan is not best.plan and weighed.cost(plan) <= weighed.cost(best.plan)]
-                rung = self._first_good(faster, target, host, notes, advance)
-                if rung < len(faster):
-                    best = Found(plans, plans.index(faster[rung]))
-        return best
-
-    def _first_good(self, plans: Sequence[Plan], target: Runtime, host: Runtime, notes: Notes,
-                    advance: Callable[[int], None]) -> int:
-        """The first of plans that get better one after the other; how many, if none is good."""
-        first = self._first_sharp(plans, target, host, notes)
-        return first_good(first, len(plans), lambda k: self._good(plans[k], target, host, notes, advance))
+        ladders = [self._ladder(weighed, last, target, host, notes) for last in weighed.lasts]
+        safest = ladders[0][-1]  # taken unseen where nothing faster is good
+        faster = [[p for p in plans if p is not safest and weighed.cost(p) <= weighed.cost(safest)] for plans in ladders]
+        sharp = [self._sharp(plans, target, host, notes) for plans in faster]
+        most = sum(questions(len(plans)) for plans in sharp)
+        with output.progress(f"searching a plan for {target.name}", most * self.most, "pairs") as advance:
+            found = fastest_good([[weighed.cost(plan) for plan in plans] for plans in sharp],
+                                 lambda place, rung: self._good(sharp[place][rung], target, host, notes, advance), most)
+        if found is None:
+            return Found(ladders[0], len(ladders[0]) - 1)
+        place, rung = found
+        return Found(ladders[place], ladders[place].index(sharp[place][rung]))
 
     def _key(self, target: Runtime, host: Runtime) -> str:
         """Of everything that the answers depend on; the fastest files stand for models, ranges and dialect."""
@@ -214,14 +206,14 @@ class Search:
                 advance(1)
         return saved
 
-    def _first_sharp(self, plans: Sequence[Plan], target: Runtime, host: Runtime, notes: Notes) -> int:
-        """The first plan whose images reach the PSNR asked for at a glance, without their features; how many, if none does."""
+    def _sharp(self, plans: Sequence[Plan], target: Runtime, host: Runtime, notes: Notes) -> Sequence[Plan]:
+        """Those from the first on whose images reach the PSNR asked for at a glance, without their features."""
         with output.progress(f"glancing at plans for {target.name}", len(plans)) as advance:
             for rung, plan in enumerate(plans):
                 advance(1)
                 if notes.recall(f"psnr {_digest(plan)}", lambda p=plan: self._psnr(p, target, host)) >= self.terms.psnr:  # type: ignore[misc]
-                    return rung
-        return len(plans)
+                    return plans[rung:]
+        return ()
 
     def _psnr(self, plan: Plan, target: Runtime, host: Runtime) -> float:
         made = pixels_of(self._quantized(plan, target, host), self.side.seeds(0, GLANCE))
