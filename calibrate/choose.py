@@ -106,6 +106,11 @@ def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
     return total
 
 
+def damage(plan: Plan) -> float:
+    """Of a searched plan, as the sum of what its convolutions in int8 damage alone."""
+    return sum(one.damage or 0.0 for one in plan.layers if one.precision == "int8")
+
+
 def fastest_good(costs: Sequence[Sequence[float]], good: Callable[[int, int], bool], most: int) -> tuple[int, int] | None:
     """Of ladders whose rungs get better one after the other, the good rung that costs least: (ladder, rung); None if none is.
 

@@ -15,7 +15,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgegen.calibrate.choose import SHARES, Measured, Whole, cost, fastest_good, ladder, questions
+from edgegen.calibrate.choose import SHARES, Measured, Whole, cost, damage, fastest_good, ladder, questions
 from edgegen.cli.build import reused
 from edgegen.cli.main import run
 from edgegen.cli.measured import digest
@@ -66,13 +66,17 @@ def test_nothing_left_to_choose_is_one_plan() -> None:
     assert [kept(p) for p in ladder(BASE, [], "ms")] == [set()]
 
 
-def test_a_safer_plan_is_half_of_the_way_to_the_safest() -> None:
-    plans = ladder(BASE, measured(*[(k + 1, 1) for k in range(12)]), "ms")
-    found = Found(plans, 0)
-    seen = [len(kept(found.plan))]
+def test_a_safer_plan_damages_half_as_much_and_gives_up_no_more_than_that_takes() -> None:
+    plans = ladder(BASE, measured(*[(2.0**k, 1) for k in range(12)]), "ms")
+    assert damage(plans[0]) == 2**12 - 1
+    found, seen = Found(plans, 0), [0]
     while found.safer():
-        seen.append(len(kept(found.plan)))
+        seen.append(found.rung)
     assert seen == sorted(set(seen)) and found.rung == len(plans) - 1
+    for before, after in pairwise(seen):
+        least = next((k for k in range(before + 1, len(plans)) if damage(plans[k]) <= damage(plans[before]) / 2), len(plans) - 1)
+        assert after == least
+    assert len(kept(plans[seen[1]])) == 1, "most of the damage was that of one convolution"
 
 
 @given(st.integers(0, 40), st.integers(0, 40))

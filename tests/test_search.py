@@ -132,6 +132,10 @@ def test_the_last_step_in_full_precision_is_weighed_with_all_plans(search: Searc
     assert cost(found.plans[0], graphs) < cost(replace(found.plans[0], last=1), graphs)
     found = plans(lambda plan: False)
     assert found.plan.last == 0 and found.rung == len(found.plans) - 1, "the safest, where nothing is good"
+    monkeypatch.setattr(Search, "_whole", lambda self, target: dict.fromkeys(self.even, (10.0, 10.4)))
+    count = len(search.even)
+    slower = plans(lambda plan: plan.last or plan.rules == search.base.rules or cost(plan, graphs) >= count * 11)
+    assert slower.plan.last == 0, "a tenth of the time is what FP32 weights on the device have to save"
     engine = SimpleNamespace(name="engine", executable=True, dialect=runtime("openvino").dialect, cannot_run=lambda: None,
                              version=lambda: "1")
     monkeypatch.setattr(Search, "_whole", lambda self, target: pytest.fail("an engine has one precision"))

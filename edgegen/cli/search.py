@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from ..calibrate.choose import Measured, Whole, cost, fastest_good, ladder, multiplications, questions
+from ..calibrate.choose import Measured, Whole, cost, damage, fastest_good, ladder, multiplications, questions
 from ..core.bundle import sha256
 from ..core.files import to_json
 from ..core.notes import Notes, folder
@@ -39,7 +39,9 @@ PATIENCE = 4      # times the first look, or half of the verdict's images, that 
 DOUBT = 0.1       # a plan is taken when fresh seeds will contradict with no more than this probability
 HOPE = 0.3        # and is left when the probability that they will agree is no more than this
 TIMED = 8         # images in a batch that is timed
+SAFER = 0.5       # of the damage of a plan that its verdict contradicts, what the next one may do
 MOST_LAST = 1     # of the sampler's steps, from its end, that a plan may leave to FP32; no more than half of them
+BURDEN = 0.1      # share of the time that such a plan has to save, since both weights are then on the device
 ROUNDS = 16       # each beside one with everything in int8; the median counts
 LEAST = 0.01      # ms that a convolution saves where nothing can be told: it stays int8 unless it damages
 MEASURED, COUNTED = "ms of CPU time for a batch of 8, from noise to image", "10^6 multiplications an image"
@@ -57,8 +59,10 @@ class Found:
         return self.plans[self.rung]
 
     def safer(self) -> bool:
-        """Half of the way to the safest plan; whether there was one."""
-        before, self.rung = self.rung, (self.rung + len(self.plans)) // 2
+        """The first plan behind that damages half as much, or the safest; whether there was one."""
+        before, behind = self.rung, range(self.rung + 1, len(self.plans))
+        most = SAFER * damage(self.plan)
+        self.rung = next((rung for rung in behind if damage(self.plans[rung]) <= most), len(self.plans) - 1)
         return self.rung > before
 
 
@@ -76,8 +80,8 @@ class _Weighed:
     whole: Mapping[str, Whole]
 
     def cost(self, plan: Plan) -> float:
-        """Of a trajectory."""
-        return cost(plan, self.whole)
+        """Of a trajectory, with what FP32 weights beside INT8 ones are a burden."""
+        return cost(plan, self.whole) * (1 + BURDEN if plan.last else 1)
 
 
 class Search:
@@ -96,7 +100,7 @@ class Search:
         self.lasts = range(min(most_last, steps // 2) + 1)
         self.most = max(PATIENCE * self.first, terms.maximum // 2)  # who pays for a sharper verdict is spared safer plans
         self._asked = [__version__, terms.to_json(), threads, sha256(source.reference), cpu_flags(),
-                       [ALONE, GLANCE, PATIENCE, DOUBT, HOPE, TIMED, ROUNDS, *self.lasts]]
+                       [ALONE, GLANCE, PATIENCE, DOUBT, HOPE, TIMED, ROUNDS, BURDEN, *self.lasts]]
 
     def plan(self, target: Runtime) -> Found:
         """The fastest plan that fresh seeds will find within the budget, as far as seen here; the safest when there is none."""
@@ -149,14 +153,14 @@ class Search:
     def _measured(self, alone: Mapping[tuple[str, str], int], saved: Sequence[float], last: int, target: Runtime, host: Runtime,
                   notes: Notes) -> list[Measured]:
         """What each convolution costs and saves alone, with that many last steps in FP32."""
-        damage: dict[tuple[str, str], float] = {}
+        hurt: dict[tuple[str, str], float] = {}
         label = f"measuring the damage of each convolution on {target.name}" + (f", last {last} in FP32" if last else "")
         with output.progress(label, len(alone)) as advance:
             for graph, node in alone:
-                damage[graph, node] = notes.recall(f"damage {last} {graph}/{node}",
+                hurt[graph, node] = notes.recall(f"damage {last} {graph}/{node}",
                                                    lambda g=graph, n=node: self._damage(g, n, last, target, host))  # type: ignore[misc]
                 advance(1)
-        return [Measured(graph, node, damage[graph, node], gain, count)
+        return [Measured(graph, node, hurt[graph, node], gain, count)
                 for ((graph, node), count), gain in zip(alone.items(), saved, strict=True)]
 
     def _damage(self, graph: str, node: str, last: int, target: Runtime, host: Runtime) -> float:
