@@ -25,6 +25,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +245,7 @@ def main() -> None:
     parser.add_argument("--nncf", help="Python that has nncf and openvino")
     parser.add_argument("--modelopt", help="Python that has nvidia-modelopt[onnx]")
     parser.add_argument("--olive", help="Python that has olive-ai")
+    parser.add_argument("--peers", default="*", help='glob over their names, such as "Olive*"; edgegen is always there')
     parser.add_argument("--eager", help="a zoo name: only its teacher's 50 steps in torch against the one bundle that is named")
     parser.add_argument("--parts", action="store_true", help="only what costs the images of each bundle")
     parser.add_argument("--everything", type=Path, help="folder of bundles of the same names with everything in INT8")
@@ -269,6 +271,7 @@ def main() -> None:
     if given.olive:
         peers["Olive on onnxruntime"] = (elsewhere(given.olive, OLIVE, ".onnx"), "onnxruntime")
         peers["Olive on onnxruntime, per channel"] = (elsewhere(given.olive, OLIVE, ".onnx", "better"), "onnxruntime")
+    peers = {name: peer for name, peer in peers.items() if fnmatchcase(name, given.peers)}
     for folder in given.bundles:
         measured(folder, given.everything, peers, given.samples, given.feeds)
 

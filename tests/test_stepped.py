@@ -29,12 +29,20 @@ def asked(*times: float, **more: Any) -> list[dict[str, Any]]:
 
 
 def test_the_last_calls_are_told_by_their_timestep() -> None:
-    recorded = {"net": asked(9, 6, 2), "other": asked(8, 4), "once": asked(5), "timeless": [{"x": np.zeros(1)}] * 3,
+    recorded = {"net": asked(9, 6, 2), "other": asked(9, 6, 2), "once": asked(5), "timeless": [{"x": np.zeros(1)}] * 3,
                 "back": asked(1, 2, 3)}
-    assert timed(recorded) == {"net": [9, 6, 2], "other": [8, 4]}
-    assert until(recorded, 1) == {"net": 4.0, "other": 6.0}
-    assert until(recorded, 2) == {"net": 7.5}, "of two calls not both can be the last"
-    assert until(recorded, 0) == {} == until(recorded, 3)
+    assert timed(recorded) == {"net": [9, 6, 2], "other": [9, 6, 2]}
+    assert until(recorded, 1) == {"net": 4.0, "other": 4.0}
+    assert until(recorded, 2) == {"net": 7.5, "other": 7.5}
+    assert until(recorded, 0) == {} == until(recorded, 3), "not all can be the last"
+    assert until({"same": asked(5, 5)}, 1) == {}, "a graph that is told one time twice cannot tell which is the last"
+
+
+def test_a_graph_that_is_not_asked_at_the_last_steps_has_none_in_full_precision() -> None:
+    """cas-dm's phi in a window of timesteps."""
+    recorded = {"theta": asked(9, 6, 4, 2), "early": asked(9, 6), "late": asked(4, 2)}
+    assert until(recorded, 1) == {"theta": 3.0, "late": 3.0}
+    assert until(recorded, 2) == {"theta": 5.0}, "late would be in full precision as a whole, and needs no INT8"
 
 
 def test_each_step_goes_to_one_session() -> None:

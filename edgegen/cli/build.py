@@ -207,7 +207,8 @@ def describe(source: Source, models: dict[str, ModelProto], built: dict[str, Any
         "sampler": sampler_to_json(source.generator.sampler),
         "graphs": {name: f"graphs/{name}.onnx" for name in models},
         "scheme": "static INT8 weights (per channel, symmetric, rounded by second moments) and activations (per tensor, channels "
-                  "equalized) of the convolutions that each runtime's plan names; everything else FP32",
+                  "equalized) of the convolutions that each runtime's plan names; everything else FP32, and the sampler's last "
+                  "steps where the plan leaves them",
         "calibration": {
             "samples": feeds.samples, **{k: v for k, v in looked_at.items() if k != "files"},  # whose names are the site's
             "feeds_sha256": hashlib.sha256(to_json(looked_at)).hexdigest(),

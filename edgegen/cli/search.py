@@ -140,8 +140,8 @@ class Search:
         saved = notes.recall("saved", lambda: self._saved(target, list(alone)))
         if target.executable or len(self.lasts) == 1:  # an engine's FP32 would be another engine
             return _Weighed(alone, saved, MEASURED, range(1), nothing)
-        several = timed(self.recorded)
-        whole = {graph: Whole(int8, fp32, len(several.get(graph, [0])))
+        several = {graph: len(self.recorded[graph]) for graph in until(self.recorded, self.lasts[-1])}
+        whole = {graph: Whole(int8, fp32, several.get(graph, 1))
                  for graph, (int8, fp32) in notes.recall("whole", lambda: self._whole(target)).items()}
         return _Weighed(alone, saved, MEASURED, self.lasts, whole)
 

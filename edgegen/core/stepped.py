@@ -51,6 +51,13 @@ def timed(recorded: Mapping[str, Sequence[Mapping[str, Array]]]) -> dict[str, li
 
 
 def until(recorded: Mapping[str, Sequence[Mapping[str, Array]]], last: int) -> dict[str, float]:
-    """graph -> the timestep between its last `last` calls and those before; none for 0, or where that is all calls."""
-    several = {graph: times for graph, times in timed(recorded).items() if 0 < last < len(times)}
-    return {graph: (times[-last - 1] + times[-last]) / 2 for graph, times in several.items()}
+    """graph -> the timestep between the sampler's last `last` steps and those before; of graphs that are asked on both sides.
+
+    None for 0. All graphs are told the same times; one that is not asked at every step may have none of the last.
+    """
+    several = timed(recorded)
+    times = sorted({time for one in several.values() for time in one}, reverse=True)
+    if not 0 < last < len(times):
+        return {}
+    between = (times[-last - 1] + times[-last]) / 2
+    return {graph: between for graph, one in several.items() if one[-1] < between < one[0]}
