@@ -86,9 +86,9 @@ def ladder(base: Plan, found: Sequence[Measured], unit: str) -> tuple[Plan, ...]
 
 @dataclass(frozen=True)
 class Whole:
-    """What a graph's calls of a trajectory cost, all of them, in the unit of `Measured.saved`.
+    """What a graph's calls of a trajectory cost, all of them: with every convolution of the base plan in int8, and in FP32.
 
-    int8: with every convolution of the base plan in int8. calls: how many there are; 1 for a graph whose steps cannot change.
+    calls: how many there are; 1 for a graph whose steps cannot change.
     """
 
     int8: float
@@ -97,12 +97,18 @@ class Whole:
 
 
 def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
-    """Of a trajectory under a searched plan, as the sum of what was measured of its parts."""
+    """Of a trajectory under a searched plan, between what its graphs cost as a whole.
+
+    What convolutions save alone says only which share of that a plan gives up: the sum of them is more than they save together,
+    since each alone pays for changing to FP32 and back.
+    """
     total = 0.0
     for name, graph in graphs.items():
+        saved = {p: sum(max(one.saved or 0.0, 0.0) for one in plan.layers if one.graph == name and one.precision == p)
+                 for p in ("int8", "fp32")}
+        share = saved["fp32"] / sum(saved.values()) if any(saved.values()) else 0.0
         exact = plan.last / graph.calls if graph.calls > plan.last else 0.0
-        mixed = graph.int8 + sum(one.saved or 0.0 for one in plan.layers if one.graph == name and one.precision == "fp32")
-        total += (1 - exact) * mixed + exact * graph.fp32
+        total += graph.int8 + (graph.fp32 - graph.int8) * (exact + (1 - exact) * share)
     return total
 
 

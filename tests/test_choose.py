@@ -51,13 +51,14 @@ def test_a_convolution_that_saves_nothing_in_int8_is_never_in_int8() -> None:
         assert next(r for r in plan.layers if r.node == "c1").why == "int8 saves no time here"
 
 
-def test_the_cost_of_a_plan_is_the_sum_of_what_its_steps_and_convolutions_cost() -> None:
+def test_the_cost_of_a_plan_lies_between_what_its_graphs_cost_as_a_whole() -> None:
     graphs = {"g": Whole(10.0, 40.0, 5), "once": Whole(3.0, 4.0, 1)}
-    plans = ladder(BASE, measured((1, 2), (9, 3)), "ms")
-    assert cost(plans[0], graphs) == pytest.approx(10 + 3)
-    assert kept(plans[-1]) == {"c1"} and cost(plans[-1], graphs) == pytest.approx(10 + 3 + 3)
+    plans = ladder(BASE, measured((1, 2), (9, 3), (1, -1)), "ms")
+    assert cost(plans[0], graphs) == pytest.approx(10 + 3), "what saves nothing costs nothing in FP32"
+    assert kept(plans[-1]) == {"c1", "c2"} and cost(plans[-1], graphs) == pytest.approx(10 + 30 * 3 / 5 + 3)
     last = replace(plans[-1], last=1)
-    assert cost(last, graphs) == pytest.approx(0.8 * 13 + 0.2 * 40 + 3), "a graph of one call has no last step of its own"
+    assert cost(last, graphs) == pytest.approx(0.8 * 28 + 0.2 * 40 + 3), "a graph of one call has no last step of its own"
+    assert cost(replace(BASE, last=1), graphs) == pytest.approx(0.8 * 10 + 0.2 * 40 + 3), "a plan that was not searched"
 
 
 def test_nothing_left_to_choose_is_one_plan() -> None:

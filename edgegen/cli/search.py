@@ -134,12 +134,12 @@ class Search:
         """What can be in int8, and what that saves on the target: by time where it runs, else by multiplications."""
         alone = {(graph, node): count for graph, model in self.even.items() for node, count in multiplications(model).items()
                  if self.base.precision(graph, node) == "int8"}
-        nothing = {graph: Whole(0.0, 0.0, 1) for graph in self.even}
+        by_share = {graph: Whole(0.0, 1.0, 1) for graph in self.even}
         if target is not host:
-            return _Weighed(alone, [count / 1e6 for count in alone.values()], COUNTED, range(1), nothing)
+            return _Weighed(alone, [count / 1e6 for count in alone.values()], COUNTED, range(1), by_share)
         saved = notes.recall("saved", lambda: self._saved(target, list(alone)))
         if target.executable or len(self.lasts) == 1:  # an engine's FP32 would be another engine
-            return _Weighed(alone, saved, MEASURED, range(1), nothing)
+            return _Weighed(alone, saved, MEASURED, range(1), by_share)
         several = {graph: len(self.recorded[graph]) for graph in until(self.recorded, self.lasts[-1])}
         whole = {graph: Whole(int8, fp32, several.get(graph, 1))
                  for graph, (int8, fp32) in notes.recall("whole", lambda: self._whole(target)).items()}
