@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import RuntimeMissing
@@ -33,5 +35,6 @@ class _Session:
         self._evaluator = evaluator
 
     def __call__(self, **inputs: Array) -> Array:
-        out: Array = self._evaluator.run(None, inputs)[0]
+        with np.errstate(over="ignore", invalid="ignore"):  # its Sigmoid divides infinities in the branch that it then drops
+            out: Array = self._evaluator.run(None, inputs)[0]
         return out

@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
-from onnx import helper
+from onnx import TensorProto, helper
 
 import edgegen
 from edgegen.core.runtime import Runtime, Session
@@ -295,3 +296,15 @@ def test_ctrl_c_still_works_after_sessions_have_come_and_gone(name: str, tmp_pat
     running(name)
     done = subprocess.run([sys.executable, "-c", SIGNALLED, str(tmp_path), name], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
+def test_the_referee_is_silent_about_numbers_that_its_own_code_drops(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Sigmoid", ["x"], ["y"])], "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "x"],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in "y"])
+    path = write(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "g.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = runtime("reference").load(path, 1)(x=np.array([200, -200], np.float32))
+    np.testing.assert_array_equal(found, [1, 0])
