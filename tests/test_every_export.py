@@ -14,6 +14,7 @@ import tiny
 from runs import HERE, nothing
 from toys import shapes
 
+from edgegen.cli.main import run
 from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.bundle import Bundle
 from edgegen.core.images import to_uint8
@@ -55,6 +56,26 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_a_sampler_is_data(finished: Path) -> None:
     sampler = trained(str(finished)).generator.sampler
     assert sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler)))) == sampler
+
+
+def test_steps_are_of_the_sampler_that_ships_or_mean_nothing(finished: Path, tmp_path: Path,
+                                                            capfd: pytest.CaptureFixture[str]) -> None:
+    """One step is lcd's hardest case, and what its sampler is chosen for."""
+    family = trained(str(finished)).family
+    if family == "isc-gan":
+        assert tiny.export(finished, tmp_path / "one", "--steps", "1", runtimes="onnxruntime") == 2
+        assert "--steps means nothing to isc-gan" in capfd.readouterr().err
+        return
+    assert tiny.export(finished, tmp_path / "none", "--steps", "5000", runtimes="onnxruntime") == 2
+    assert "--steps: " in capfd.readouterr().err and not (tmp_path / "none").exists()
+    if family != "lcd":
+        return
+    assert tiny.export(finished, tmp_path / "one", "--steps", "1", runtimes="onnxruntime") == 0
+    bundle = Bundle.open(tmp_path / "one")
+    assert len(sampler_from_json(bundle.manifest.sampler).timesteps) == 1
+    assert bundle.manifest.runtimes["onnxruntime"].until == {}, "of one step none is the last of several"
+    against = ["explain", str(finished), "--against", str(tmp_path / "one"), "-o", str(tmp_path / "map"), "--quick"]
+    assert run(against) == 4 and "samples otherwise than" in capfd.readouterr().err
 
 
 def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(finished: Path, tmp_path: Path) -> None:

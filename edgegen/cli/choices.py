@@ -1,4 +1,4 @@
-"""What `generate` may choose anew of a trained generator: its steps, which networks draw, and a picture to follow."""
+"""What `generate` and `export` choose anew of a trained generator: its steps, which networks draw, a picture to follow."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..calibrate.choose import multiplications
 from ..core.plan import Plan
 from ..core.runtime import Pipeline, Runtime
+from ..core.samplers import sampler_to_json
 from ..errors import InputError, UsageError
 from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
@@ -115,6 +116,9 @@ def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwri
     bundle = open_bundle(asked.bundle)
     if bundle.manifest.source != source.about:
         raise InputError("E-SOURCE", f"the bundle was not exported from {source.name}", path=asked.bundle)
+    if sampler_to_json(generator.sampler) != bundle.manifest.sampler:
+        raise InputError("E-SOURCE", f"the bundle samples otherwise than {source.name} does: it was exported with --steps",
+                         path=asked.bundle)
     name = asked.runtime or next(iter(bundle.manifest.runtimes))
     plan, shipped = _shipped(bundle, name)
     models = {k: onnx_files.to_onnx(g, k) for k, g in generator.graphs().items()}

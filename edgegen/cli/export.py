@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,7 @@ def export(
     protect_regions: Annotated[str | None, typer.Option(help="Such as 2,5: layers whose rounding damages these most stay in "
                                                              "full precision.")] = None,
     regions: Annotated[str | None, typer.Option(help="Of --protect-regions: a grid, or a mask PNG; 3x3, if not said.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of the sampler that ships, of a generator that has them.", min=1)] = None,
     last_steps: Annotated[int, typer.Option(
         help="Of the sampler's last steps, how many a plan may leave to FP32; 0 keeps FP32 weights off the device.", min=0)] = 1,
     threads: Threads = 0,
@@ -69,7 +71,7 @@ def export(
     try:
         with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
             try:
-                proof = _make(what, order, folder)
+                proof = _make(what, steps, order, folder)
             except GateFailed as error:
                 raise _rejected(folder, out, error) from error
     except Timeout as error:
@@ -91,7 +93,7 @@ def _targets(names: str) -> list[Runtime]:
     return found
 
 
-def _make(what: str, order: Order, folder: Path) -> Proof:
+def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     import torch
 
     from ..core.bundle import write_manifest
@@ -101,6 +103,7 @@ def _make(what: str, order: Order, folder: Path) -> Proof:
     from ..evidence.picture import side_by_side
     from . import card
     from .build import build, described
+    from .choices import Choices, chosen
     from .doctor import measured_on
     from .merge import proven
     from .prove import judge_of
@@ -108,6 +111,7 @@ def _make(what: str, order: Order, folder: Path) -> Proof:
 
     torch.set_num_threads(order.threads)
     made = source.trained(what)
+    sampled = replace(made, generator=chosen(made, Choices(steps))[0])
     if not made.reference.is_file():
         raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=made.reference,
                          hint="runs of `edgegen train` write them at their end")
@@ -115,7 +119,7 @@ def _make(what: str, order: Order, folder: Path) -> Proof:
     if order.protect is not None:
         order.protect.numbers(made)
     adapter = proven(Path(what), made.generator)
-    proof, bundle = _proven(build(made, order, folder), order)
+    proof, bundle = _proven(build(sampled, order, folder), order)
     pictures = dict(proof.pictures)
     images = kept.Kept(EVIDENCE_SEED, {name or kept.FULL: made for name, made in pictures.items()})
     (folder / kept.FILE).write_bytes(kept.to_bytes(images))
