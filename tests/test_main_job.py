@@ -142,7 +142,7 @@ class Nothing:
 
 def test_what_is_there_stays_until_it_is_told_to_go(tiny_run: Path, tiny_bundle: Path, tmp_path: Path, capfd: Capture,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(what: str, targets: Any, folder: Path, *_: Any) -> Nothing:
+    def make(what: str, steps: int | None, order: Any, folder: Path) -> Nothing:
         shutil.copytree(tiny_bundle, folder, dirs_exist_ok=True)
         return Nothing()
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..calibrate.choose import multiplications
 from ..core.plan import Plan
 from ..core.runtime import Pipeline, Runtime
-from ..core.samplers import sampler_to_json
+from ..core.samplers import sampler_from_json
 from ..errors import InputError, UsageError
 from ..export import STAND_IN, qdq, runtime
 from ..export import onnx as onnx_files
@@ -116,7 +116,7 @@ def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwri
     bundle = open_bundle(asked.bundle)
     if bundle.manifest.source != source.about:
         raise InputError("E-SOURCE", f"the bundle was not exported from {source.name}", path=asked.bundle)
-    if sampler_to_json(generator.sampler) != bundle.manifest.sampler:
+    if sampler_from_json(bundle.manifest.sampler) != generator.sampler:
         raise InputError("E-SOURCE", f"the bundle samples otherwise than {source.name} does: it was exported with --steps",
                          path=asked.bundle)
     name = asked.runtime or next(iter(bundle.manifest.runtimes))
