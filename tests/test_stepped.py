@@ -92,6 +92,17 @@ def test_a_bundle_runs_its_last_step_in_full_precision(exported: Bundle, name: s
     np.testing.assert_array_equal(int8(exported, name, 1, False)(range(3)), mixed(range(3)))
 
 
+def test_the_stand_in_changes_to_full_precision_too(exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a bundle's runtime does not run, its files are executed by another, at the same steps."""
+    monkeypatch.setattr("edgegen.cli.executor.executor", lambda name: "onnxruntime")
+    made = int8(exported, "openvino", 1, False)
+    full = exported.pipeline(runtime("onnxruntime"), "fp32")
+    for graph, calls in bench.record(full, range(3)).items():
+        assert isinstance(made.call[graph], Stepped)
+        np.testing.assert_array_equal(made.call[graph](**calls[-1]), full.call[graph](**calls[-1]))
+        assert not np.array_equal(made.call[graph](**calls[0]), full.call[graph](**calls[0]))
+
+
 def test_engines_have_one_precision_and_the_export_says_so(exported: Bundle) -> None:
     if "tensorrt-rtx" not in exported.manifest.runtimes:
         pytest.skip("tensorrt_rtx is not installed")
@@ -107,7 +118,9 @@ def test_the_size_is_of_all_that_the_device_holds(exported: Bundle) -> None:
 
 
 def test_the_files_are_refereed_at_all_steps(exported: Bundle) -> None:
-    """The FP32 step would differ from the Q/DQ file that the referee reads."""
+    """The FP32 step would differ from the Q/DQ file that the referee reads, by all that quantization costs in one of three."""
+    for graph, found in exported.manifest.evidence["runtimes"]["onnxruntime"]["referee"].items():
+        assert found["runtime_db"] > found["quantization_db"] + 10, graph
     assert run(["verify", str(exported.root), "--runtime", "onnxruntime", "--threads", "1"]) == 0
 
 
