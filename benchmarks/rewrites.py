@@ -6,7 +6,7 @@
 
 Each prints rows of a Markdown table. images: zoo names; what `edgegen export` does, the same without one step of it, and with one
 step more. Calibrated on 128 seeds; judged on pairs of images from seed 7,500,000 on, in 128 directions of the reference's
-features; speed of one sampler step of a batch of 8 against what export does, CPU time of one thread, interleaved medians.
+features; speed of a batch of 8, from noise to image, against what export does, CPU time of one thread, interleaved medians.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from edgegen.core.bundle import Bundle
 from edgegen.core.graph import Graph
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Pipeline
+from edgegen.core.stepped import stepped, until
 from edgegen.evidence import bench, reference
 from edgegen.evidence.compare import FullSide, compare
 from edgegen.evidence.features import feature_network
@@ -48,7 +49,7 @@ from edgegen.export import qdq, runtime
 from edgegen.families.lcd.attention import Folded
 
 FRESH = 7_500_000
-CALIBRATED, BATCH, ROUNDS, BALANCE = 128, 8, 40, 0.5
+CALIBRATED, BATCH, ROUNDS, BALANCE = 128, 8, 10, 0.5
 RUNTIMES = ("onnxruntime", "openvino")
 Models = dict[str, onnx.ModelProto]
 
@@ -66,9 +67,9 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
         models, stored = fp32_models(source), reference.read(source.reference)
         full = hosted(models, source.generator, 1)
         side = FullSide(full, feature_network(stored.network, None, stored.size), stored, FRESH)
-        inputs = bench.middle(bench.record(full, range(BATCH)))
+        recorded = bench.record(full, range(BATCH))
         usual: Measured | None = None
-        for what, variant in variants(source, models).items():
+        for what, variant in variants(source, models, len(until(recorded, 1)) > 0).items():
             if usual is not None and not fnmatchcase(what, wanted):
                 continue
             found = variant()
@@ -76,23 +77,24 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
                 continue
             usual = usual or found
             for target in RUNTIMES:
-                mine, theirs = (written(m, target, source) for m in (found, usual))
+                mine, theirs = (written(m, target, source, models, recorded) for m in (found, usual))
                 judged = compare(side, mine, 0.02, pairs, pairs)
                 change = judged.verdict.change
-                step = bench.latencies({"mine": mine, "usual": theirs}, inputs, 1, ROUNDS)
+                step = bench.latencies({"mine": mine, "usual": theirs}, recorded, 1, ROUNDS)
                 row(name, what, target, f"{change.value:+.1%} ({change.low:+.1%} to {change.high:+.1%}), n = {pairs}",
                     f"{judged.distance_between:.2f}", f"{judged.psnr_db:.1f} dB",
                     f"{step['usual'].cpu_ms / step['mine'].cpu_ms:.2f} x")
 
 
-def written(found: Measured, target: str, source: Source) -> Pipeline:
-    """Its Q/DQ files on that runtime."""
+def written(found: Measured, target: str, source: Source, models: Models, recorded: bench.Feeds) -> Pipeline:
+    """Its Q/DQ files on that runtime, and FP32 for the steps that its plan leaves."""
     files = {k: qdq.quantize(m, k, found.plan, runtime(target).dialect) for k, m in found.even.items()}
-    return hosted(files, source.generator, 1, runtime(target))
+    made, full = (hosted(m, source.generator, 1, runtime(target)) for m in (files, models))
+    return replace(made, call=stepped(made.call, full.call, until(recorded, found.plan.last)))
 
 
-def variants(source: Source, models: Models) -> Mapping[str, Callable[[], Measured | None]]:
-    """What export does comes first; None where a graph has nothing to rewrite so."""
+def variants(source: Source, models: Models, steps: bool) -> Mapping[str, Callable[[], Measured | None]]:
+    """What export does comes first; None where there is nothing to rewrite so. steps: whether one of several is the last."""
     apart = {k: halves_apart(m) for k, m in models.items()}
     as_they_are = patch("edgegen.cli.measured.equalized", lambda model, largest: model)
 
@@ -105,9 +107,15 @@ def variants(source: Source, models: Models) -> Mapping[str, Callable[[], Measur
         ranges = {k: {**of, **{t: h.seen for t, h in found.histograms[k].items()}} for k, of in found.plan.ranges.items()}
         return replace(found, plan=Plan(found.plan.rules, ranges))
 
+    def last(count: int) -> Measured | None:
+        found = on(models)
+        return replace(found, plan=replace(found.plan, last=count)) if steps else None
+
     split = apart if any(len(apart[k].graph.node) > len(models[k].graph.node) for k in models) else None
     return {
         "as export does": lambda: on(models),
+        "the last step in FP32": lambda: last(1),
+        "the last two in FP32": lambda: last(2),
         "channels as they are": lambda: on(models, as_they_are),
         "balance 0.3": lambda: on(models, patch("edgegen.calibrate.equalize.BALANCE", 0.3)),
         "balance 0.7": lambda: on(models, patch("edgegen.calibrate.equalize.BALANCE", 0.7)),
@@ -223,7 +231,7 @@ def tables(folders: list[str]) -> None:
                 with tempfile.TemporaryDirectory() as place:
                     theirs, mine = (runtime(target).load(onnx_files.write(m, Path(place) / f"{k}.onnx"), 1)
                                     for k, m in enumerate((model, looked_up)))
-                spent = [(cpu(theirs, calls[len(calls) // 2]), cpu(mine, calls[len(calls) // 2])) for _ in range(10 * ROUNDS)]
+                spent = [(cpu(theirs, calls[len(calls) // 2]), cpu(mine, calls[len(calls) // 2])) for _ in range(40 * ROUNDS)]
                 before, after = (statistics.median(column) for column in zip(*spent, strict=True))
                 row(Path(folder).name, target, graph, f"{before:.3f}", f"{after:.3f}",
                     f"{statistics.median(b / a for b, a in spent):.3f} x")

@@ -32,7 +32,7 @@ def made(run: Path, pairs: int = 500) -> Search:
     source = trained(str(run))
     models = build.fp32_models(source)
     even, plan = build.calibrated(source, models, 32, 1)
-    return Search(source, models, even, plan, Terms(0.3, pairs, 1.0), 1, None)
+    return Search(source, models, even, plan, Terms(0.3, pairs, 1.0), 1, None, 1)
 
 
 def counted(search: Search, monkeypatch: pytest.MonkeyPatch, cache: Path, stop_at: int = 99) -> dict[str, int]:

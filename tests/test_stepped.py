@@ -129,6 +129,24 @@ def test_a_plan_says_which_steps_it_leaves(exported: Bundle, capfd: pytest.Captu
     assert "of the sampler's steps the last runs in FP32, as a whole" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("last", [4, 9])
+def test_a_plan_of_a_longer_sampler_is_refused(exported: Bundle, tiny_run: Path, tmp_path: Path, last: int,
+                                               capfd: pytest.CaptureFixture[str]) -> None:
+    """Else all steps would be in INT8, and nobody would know."""
+    plan = dataclasses.replace(Plan.read(exported.path("int8/onnxruntime/plan.json")), last=last)
+    (tmp_path / "plan.json").write_bytes(plan.to_bytes())
+    assert tiny.export(tiny_run, tmp_path / "out", "--plan", str(tmp_path / "plan.json"), runtimes="onnxruntime") == 4
+    assert f"the plan leaves the last {last} steps to FP32, and this sampler has 4" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_are_asked_of_a_search_alone(exported: Bundle, tiny_run: Path, tmp_path: Path,
+                                           capfd: pytest.CaptureFixture[str]) -> None:
+    plan = str(exported.path("int8/onnxruntime/plan.json"))
+    assert tiny.export(tiny_run, tmp_path / "out", "--plan", plan, "--last-steps", "0", runtimes="onnxruntime") == 2
+    assert "--last-steps is for the search of a plan, and --plan takes one as it is" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "until", "why"), [
     ("onnxruntime", {"phantom": 10.0}, "there is no graph phantom"),
     ("tensorrt-rtx", {"theta": 10.0}, "engines cannot change to FP32 between steps"),

@@ -74,6 +74,10 @@ def build(source: Source, order: Order, folder: Path) -> Made:
     for name, model in models.items():
         onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
     calls = record(torch_pipeline(source.generator), range(-(-PARITY_INPUTS // len(source.generator.sampler.timesteps))))
+    if given is not None and given.last and not until(calls, given.last):
+        steps = max(map(len, calls.values()))
+        raise InputError("E-PLAN", f"the plan leaves the last {given.last} steps to FP32, and this sampler has {steps}",
+                         path=order.plan, hint='lower its "last", or search a plan')
     torch_parity = _fp32_parity(source, calls, folder, order.threads)
     feeds = Files(order.feeds, source.generator) if order.feeds else Trajectories(source.generator, order.samples)
     measured = measure(source, models, feeds, order.threads, rounding=True)
@@ -171,7 +175,7 @@ def calibrated(source: Source, models: dict[str, ModelProto], samples: int,
 def _built(target: Runtime, models: Mapping[str, ModelProto], plan: Plan, calls: Calls, folder: Path,
            advance: Any) -> dict[str, Any]:
     if plan.last and target.executable:
-        output.note(f"{target.name} executes engines of one precision: the plan's last {plan.last} steps are INT8 there too")
+        output.note(f"{target.name} executes engines of one precision: the steps that the plan leaves to FP32 are INT8 there too")
         plan = replace(plan, last=0)
     place = folder / "int8" / target.name
     place.mkdir(parents=True)

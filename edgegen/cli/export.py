@@ -36,8 +36,9 @@ def export(
                                                              "full precision.")] = None,
     regions: Annotated[str | None, typer.Option(help="Of --protect-regions: a grid, or a mask PNG; 3x3, if not said.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of the sampler that ships, of a generator that has them.", min=1)] = None,
-    last_steps: Annotated[int, typer.Option(
-        help="Of the sampler's last steps, how many a plan may leave to FP32; 0 keeps FP32 weights off the device.", min=0)] = 1,
+    last_steps: Annotated[int | None, typer.Option(
+        help="Of the sampler's last steps, how many a plan may leave to FP32, half of them at most; 0 keeps FP32 weights off the "
+             "device.  [default: 1]", min=0, show_default=False)] = None,
     threads: Threads = 0,
     weights: Weights = None,
     overwrite: Overwrite = False,
@@ -53,6 +54,7 @@ def export(
     from .build import Order
     from .options import budget_of, cores
     from .protect import Protect
+    from .search import MOST_LAST
 
     terms = Terms(budget_of(fid_budget), max_images, min_psnr)
     check_target(out, MANIFEST, overwrite)
@@ -60,8 +62,12 @@ def export(
         raise UsageError("E-USAGE", "--regions says what --protect-regions counts", hint="add --protect-regions, such as 2,5")
     if plan and protect_regions is not None:
         raise UsageError("E-USAGE", "--protect-regions is for the search of a plan, and --plan takes one as it is")
+    if plan and last_steps is not None:
+        raise UsageError("E-USAGE", "--last-steps is for the search of a plan, and --plan takes one as it is",
+                         hint='its own "last" says how many steps it leaves to FP32')
     order = Order(_targets(runtime), terms, threads or cores(), weights, calibration, feeds, plan,
-                  None if protect_regions is None else Protect(protect_regions, regions or "3x3"), last_steps)
+                  None if protect_regions is None else Protect(protect_regions, regions or "3x3"),
+                  MOST_LAST if last_steps is None else last_steps)
     from filelock import FileLock, Timeout
 
     try:

@@ -40,7 +40,7 @@ DOUBT = 0.1       # a plan is taken when fresh seeds will contradict with no mor
 HOPE = 0.3        # and is left when the probability that they will agree is no more than this
 TIMED = 8         # images in a batch that is timed
 SAFER = 0.5       # of the damage of a plan that its verdict contradicts, what the next one may do
-MOST_LAST = 1     # of the sampler's steps, from its end, that a plan may leave to FP32; no more than half of them
+MOST_LAST = 1     # of the sampler's steps, from its end, that a plan may leave to FP32 where nobody says; half of them at most
 BURDEN = 0.1      # share of the time that such a plan has to save, since both weights are then on the device
 ROUNDS = 16       # each beside one with everything in int8; the median counts
 LEAST = 0.01      # ms that a convolution saves where nothing can be told: it stays int8 unless it damages
@@ -88,7 +88,7 @@ class Search:
     """Plans of one generator; the full-precision side is shared by all runtimes."""
 
     def __init__(self, source: Source, models: dict[str, ModelProto], even: dict[str, ModelProto], plan: Plan, terms: Terms,
-                 threads: int, weights: Path | None, most_last: int = MOST_LAST) -> None:
+                 threads: int, weights: Path | None, most_last: int) -> None:
         self.source, self.models, self.even, self.terms, self.threads = source, models, even, terms, threads
         self.trail: dict[str, list[dict[str, Any]]] = {}  # runtime -> what was tried, for the manifest
         stored = reference.read(source.reference)
