@@ -35,6 +35,7 @@ test: $(STAMP)
 check: lint test
 
 lint: $(STAMP)
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

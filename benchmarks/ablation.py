@@ -4,10 +4,10 @@
     .venv/bin/python benchmarks/ablation.py prediction --images 96000
     .venv/bin/python benchmarks/ablation.py sampler --run runs/a
 
-blocks: theta alone; v-loss of the averaged weights on 2,000 test images at eight timesteps, and CPU milliseconds an image of
-one call (one thread, batch 8, interleaved medians) in FP32 and INT8 on each runtime.
-prediction: both networks; FD of 1,000 images (EfficientNet-Lite0 at 128 px, 128 directions, against 10,000 test images) in FP32
-and its change in INT8 on OpenVINO, same seeds.
+blocks: theta alone; v-loss of the averaged weights on 2,000 test images at eight timesteps, and CPU
+milliseconds an image of one call (one thread, batch 8, interleaved medians) in FP32 and INT8 on
+each runtime. prediction: both networks; FD of 1,000 images (EfficientNet-Lite0 at 128 px, 128
+directions, against 10,000 test images) in FP32 and its change in INT8 on OpenVINO, same seeds.
 sampler: a finished run; FD of 1,000 images as above, FP32 on OpenVINO, for steps x spacing x path.
 Every trained variant sees the same images in the same order, one seed, one thread.
 """
@@ -83,9 +83,14 @@ def v_loss(generator: CasDm, photos: Photos) -> float:
     with torch.inference_mode():
         for t in TIMESTEPS:
             s = float(signal[t])
-            x, wanted = s**0.5 * images + (1 - s) ** 0.5 * eps, s**0.5 * eps - (1 - s) ** 0.5 * images
+            x, wanted = (
+                s**0.5 * images + (1 - s) ** 0.5 * eps,
+                s**0.5 * eps - (1 - s) ** 0.5 * images,
+            )
             for k in range(0, 2000, 250):
-                predicted = generator.networks["theta"](x[k : k + 250], torch.full((250,), float(t)), labels[k : k + 250])
+                predicted = generator.networks["theta"](
+                    x[k : k + 250], torch.full((250,), float(t)), labels[k : k + 250]
+                )
                 losses.append(float((predicted - wanted[k : k + 250]).square().mean()))
     return float(np.mean(losses))
 
@@ -93,7 +98,9 @@ def v_loss(generator: CasDm, photos: Photos) -> float:
 def pipelines(generator: Generator, folder: Path) -> dict[str, Pipeline]:
     """FP32 and INT8 on each runtime, by name."""
     models = {name: onnx_files.to_onnx(graph, name) for name, graph in generator.graphs().items()}
-    observers = {k: Observer(m, qdq.candidates(m), generator.sampler.timesteps, 1) for k, m in models.items()}
+    observers = {
+        k: Observer(m, qdq.candidates(m), generator.sampler.timesteps, 1) for k, m in models.items()
+    }
     Pipeline(generator.latent, generator.sampler, observers, 32)(range(64))
     decided = plan(models, {k: o.stats for k, o in observers.items()})
     made = {}
@@ -103,8 +110,14 @@ def pipelines(generator: Generator, folder: Path) -> dict[str, Pipeline]:
         for precision in ("fp32", "int8"):
             call = {}
             for graph, model in models.items():
-                written = model if precision == "fp32" else qdq.quantize(model, graph, decided, target.dialect)
-                call[graph] = target.load(onnx_files.write(written, place / f"{graph}-{precision}.onnx"), 1)
+                written = (
+                    model
+                    if precision == "fp32"
+                    else qdq.quantize(model, graph, decided, target.dialect)
+                )
+                call[graph] = target.load(
+                    onnx_files.write(written, place / f"{graph}-{precision}.onnx"), 1
+                )
             made[f"{name} {precision}"] = Pipeline(generator.latent, generator.sampler, call)
     return made
 
@@ -122,7 +135,10 @@ def blocks(images: int, train: Photos, test: Photos) -> None:
             times = latencies(made, middle(record(next(iter(made.values())), range(8))), threads=1)
         count = sum(p.numel() for p in generator.networks["theta"].parameters())
         columns = " | ".join(f"{t.cpu_ms / t.batch:.3f}" for t in times.values())
-        print(f"{name} | {count:,} | {v_loss(generator, test):.4f} | {spent:.0f} | {columns}", flush=True)
+        print(
+            f"{name} | {count:,} | {v_loss(generator, test):.4f} | {spent:.0f} | {columns}",
+            flush=True,
+        )
 
 
 def features_of(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
@@ -131,22 +147,32 @@ def features_of(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
 
 def prediction(images: int, train: Photos, test: Photos) -> None:
     network = feature_network("efficientnet-lite0")
-    statistics = reference.build(features_of(network, test.pixels), network, "Fashion-MNIST test split")
+    statistics = reference.build(
+        features_of(network, test.pixels), network, "Fashion-MNIST test split"
+    )
     print("prediction | steps | FD FP32 | change INT8 (95 %) | PSNR dB")
     for kind in ("v", "epsilon"):
         torch.manual_seed(0)
         generator = trained(CasDm(Config(prediction=kind)), images, train)
         full = FullSide(torch_pipeline(generator), network, statistics)
         with tempfile.TemporaryDirectory() as folder:
-            result = compare(full, pipelines(generator, Path(folder))["openvino int8"], 0.02, 1000, 1000)
+            result = compare(
+                full, pipelines(generator, Path(folder))["openvino int8"], 0.02, 1000, 1000
+            )
         change = result.verdict.change
-        print(f"{kind} | {generator.config.steps} | {result.distance_full.value:.1f} | {change.value:+.2%} ({change.low:+.2%} to "
-              f"{change.high:+.2%}) | {result.psnr_db:.1f}", flush=True)
+        print(
+            f"{kind} | {generator.config.steps} | {result.distance_full.value:.1f} | "
+            f"{change.value:+.2%} ({change.low:+.2%} to "
+            f"{change.high:+.2%}) | {result.psnr_db:.1f}",
+            flush=True,
+        )
 
 
 def sampler(folder: Path, test: Photos) -> None:
     network = feature_network("efficientnet-lite0")
-    statistics = reference.build(features_of(network, test.pixels), network, "Fashion-MNIST test split")
+    statistics = reference.build(
+        features_of(network, test.pixels), network, "Fashion-MNIST test split"
+    )
     generator = runs.load(folder)[1]
     with tempfile.TemporaryDirectory() as place:
         made = pipelines(generator, Path(place))["openvino fp32"]
@@ -155,13 +181,25 @@ def sampler(folder: Path, test: Photos) -> None:
             for spacing in (0.5, 0.7, 1.0):
                 for path in ("dynamic", "x0"):
                     chosen = replace(generator.config, spacing=spacing).sampler(steps, path)
-                    images = to_uint8(Pipeline(generator.latent, chosen, made.call)(range(EVIDENCE_SEED, EVIDENCE_SEED + 1000)))
-                    found = distance_interval(statistics.moments, statistics.project(features_of(network, images)))
-                    print(f"{steps} | {spacing} | {path} | {found.value:.1f} ({found.low:.1f} to {found.high:.1f})", flush=True)
+                    images = to_uint8(
+                        Pipeline(generator.latent, chosen, made.call)(
+                            range(EVIDENCE_SEED, EVIDENCE_SEED + 1000)
+                        )
+                    )
+                    found = distance_interval(
+                        statistics.moments, statistics.project(features_of(network, images))
+                    )
+                    print(
+                        f"{steps} | {spacing} | {path} | {found.value:.1f} ({found.low:.1f} to "
+                        f"{found.high:.1f})",
+                        flush=True,
+                    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("blocks", "prediction", "sampler"))
     parser.add_argument("--run", type=Path, default=Path("runs/a"))
     parser.add_argument("--images", type=int, default=64_000)

@@ -1,9 +1,10 @@
-"""Peak memory of a calibration at 64 and at 4,096 feeds, ours and ONNX Runtime's own MinMax: a JSON line each.
+"""Peak memory of a calibration at 64 and at 4,096 feeds, ours and ONNX Runtime's own MinMax: a JSON
+line each.
 
     python benchmarks/calibration.py            # about a minute on one core
 
-One network of four convolutions on 3 x 32 x 32 inputs, made batch by batch; each figure is the peak resident size of a process
-of its own, on one thread. docs/calibration.md has what was measured.
+One network of four convolutions on 3 x 32 x 32 inputs, made batch by batch; each figure is the peak
+resident size of a process of its own, on one thread. docs/calibration.md has what was measured.
 """
 
 from __future__ import annotations
@@ -34,11 +35,17 @@ def network() -> onnx.ModelProto:
         weight = rng.normal(0, (read * 4.5) ** -0.5, (made, read, 3, 3)).astype(np.float32)
         weights.append(numpy_helper.from_array(weight, f"w{k}"))
         last = k == len(WIDTHS) - 1
-        nodes.append(helper.make_node("Conv", [tensor, f"w{k}"], ["y" if last else f"h{k}"], f"c{k}", pads=[1, 1, 1, 1]))
+        nodes.append(
+            helper.make_node(
+                "Conv", [tensor, f"w{k}"], ["y" if last else f"h{k}"], f"c{k}", pads=[1, 1, 1, 1]
+            )
+        )
         if not last:
             tensor = f"r{k}"
             nodes.append(helper.make_node("Relu", [f"h{k}"], [tensor], f"relu{k}"))
-    x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 3, 32, 32]) for n in "xy")
+    x, y = (
+        helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 3, 32, 32]) for n in "xy"
+    )
     graph = helper.make_graph(nodes, "g", [x], [y], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
@@ -94,14 +101,26 @@ TOOLS = {"edgegen": ours, "ONNX Runtime MinMax": onnx_runtime}
 
 def measured(tool: str, count: int) -> float:
     """Peak MB of a process of its own."""
-    done = subprocess.run([sys.executable, __file__, tool, str(count)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__, tool, str(count)], check=True, capture_output=True, text=True
+    )
     return float(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     for tool in TOOLS:
         few, many = (measured(tool, count) for count in (FEW, MANY))
-        print(json.dumps({"tool": tool, f"peak MB at {FEW}": few, f"at {MANY}": many, "growth": many / few - 1}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "tool": tool,
+                    f"peak MB at {FEW}": few,
+                    f"at {MANY}": many,
+                    "growth": many / few - 1,
+                }
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

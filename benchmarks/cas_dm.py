@@ -1,19 +1,22 @@
-"""What Cas-DM's parts are worth: its sampling paths, its gate, and what a metric loss does to the prediction of noise.
+"""What Cas-DM's parts are worth: its sampling paths, its gate, and what a metric loss does to the
+prediction of noise.
 
     python benchmarks/cas_dm.py paths --source cas-dm --images 1000 --steps 5 10 20
     python benchmarks/cas_dm.py gates --source runs/a
     python benchmarks/cas_dm.py control --train-steps 2000 --seeds 3 --device cuda
     python benchmarks/cas_dm.py sweep --train-steps 2000 --device cuda
 
-paths: a zoo name or a run; FD of the same seeds' images on each path at equal numbers of function evaluations: theta alone takes
-2 N steps where theta and phi take N. "fixed" takes the mean of "dynamic"'s gate over 64 other seeds.
-gates: that mean, and the mean's spread over images, by timestep.
-control: one network with both outputs (Benny and Wolf 2022: noise, clean image, gate; the metric on its image) against Cas-DM,
-for metric weights 0, 0.1 and 1: change of the noise's mean squared error on held-out images against weight 0, the same seed.
-The paper's motivation holds where the first is damaged; Cas-DM's must be 0 to the bit.
-sweep: Cas-DM for metric weights 0, 0.03, 0.1, 0.3 and 1: noise error, metric of phi's image on held-out images, FD on "dynamic".
-Trainings here are short, in FP32, at a constant rate, without averaged weights: for comparing with one another only.
-FD is over EfficientNet-Lite0 at 128 px in the reference's directions, 95 % interval. A table, then the same as one line of JSON.
+paths: a zoo name or a run; FD of the same seeds' images on each path at equal numbers of function
+evaluations: theta alone takes 2 N steps where theta and phi take N. "fixed" takes the mean of
+"dynamic"'s gate over 64 other seeds. gates: that mean, and the mean's spread over images, by
+timestep. control: one network with both outputs (Benny and Wolf 2022: noise, clean image, gate; the
+metric on its image) against Cas-DM, for metric weights 0, 0.1 and 1: change of the noise's mean
+squared error on held-out images against weight 0, the same seed. The paper's motivation holds where
+the first is damaged; Cas-DM's must be 0 to the bit. sweep: Cas-DM for metric weights 0, 0.03, 0.1,
+0.3 and 1: noise error, metric of phi's image on held-out images, FD on "dynamic". Trainings here
+are short, in FP32, at a constant rate, without averaged weights: for comparing with one another
+only. FD is over EfficientNet-Lite0 at 128 px in the reference's directions, 95 % interval. A table,
+then the same as one line of JSON.
 """
 
 from __future__ import annotations
@@ -52,11 +55,15 @@ CONTROL, SWEEP = (0.0, 0.1, 1.0), (0.0, 0.03, 0.1, 0.3, 1.0)  # metric weights
 
 
 class Dual(CasDm):
-    """The negative control: one network for noise, clean image and gate, all losses on all of it but the gate's (C.3 test 10)."""
+    """The negative control: one network for noise, clean image and gate, all losses on all of it
+    but the gate's (C.3 test 10).
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__(replace(config, prediction="epsilon"))
-        self.networks = nn.ModuleDict({"both": UNet(config.theta, config.channels, 2 * config.channels + 1, config.classes)})
+        self.networks = nn.ModuleDict(
+            {"both": UNet(config.theta, config.channels, 2 * config.channels + 1, config.classes)}
+        )
 
     def objectives(self) -> Iterable[Objective]:
         return (Objective("both", tuple(self.networks.parameters()), self.both_loss),)
@@ -64,12 +71,20 @@ class Dual(CasDm):
     def both_loss(self, batch: Batch) -> Tensor:
         noised, c = self._noised(batch), self.config.channels
         out = self.networks["both"](noised.x, noised.t.float(), *self._labels(batch))
-        eps, image, gate = out[:, :c], out[:, c:-1], torch.sigmoid(out[:, -1:] + self.config.gate_bias)
+        eps, image, gate = (
+            out[:, :c],
+            out[:, c:-1],
+            torch.sigmoid(out[:, -1:] + self.config.gate_bias),
+        )
         coarse = clean_image(noised.x, eps.detach(), noised.signal, "epsilon").clip(-1, 1)
         loss = (noised.eps - eps).square().mean() + (image - batch.images).square().mean()
         loss = loss + gate_loss(gate, image, coarse, batch.images, noised.signal)
         weight = METRIC_WEIGHTS[self.config.metric_schedule](noised.signal.flatten())
-        return loss + self.config.metric_weight * (weight * METRICS[self.config.metric](image, batch.images)).mean()
+        return (
+            loss
+            + self.config.metric_weight
+            * (weight * METRICS[self.config.metric](image, batch.images)).mean()
+        )
 
     def _labels(self, batch: Batch) -> tuple[Tensor | None]:
         return (batch.labels if self.config.classes else None,)
@@ -81,10 +96,14 @@ def pipeline(generator: CasDm, sampler: CascadeSampler, device: str) -> Pipeline
 
 
 def gates(made: Pipeline, sampler: CascadeSampler, seeds: range) -> tuple[float, ...]:
-    return mean_gates(sampler, made.call, made.latent.start(seeds), made.latent.condition(seeds), lambda _: None)
+    return mean_gates(
+        sampler, made.call, made.latent.start(seeds), made.latent.condition(seeds), lambda _: None
+    )
 
 
-def distance(made: Pipeline, count: int, network: FeatureNetwork, real: Reference) -> dict[str, Any]:
+def distance(
+    made: Pipeline, count: int, network: FeatureNetwork, real: Reference
+) -> dict[str, Any]:
     images = to_uint8(made(range(EVIDENCE_SEED, EVIDENCE_SEED + count)))
     found = distance_interval(real.moments, real.project(network(images)))
     return {"FD": found.value, "FD low": found.low, "FD high": found.high}
@@ -102,7 +121,15 @@ def paths(given: argparse.Namespace) -> Rows:
             count = 2 * steps if path == "eps" else steps
             sampler = generator.sampler_with(count, path, gates=curve if path == "fixed" else ())
             found = distance(replace(made, sampler=sampler), given.images, network, real)
-            rows.append({"path": path, "steps": count, "evaluations": 2 * steps, **found, "images": given.images})
+            rows.append(
+                {
+                    "path": path,
+                    "steps": count,
+                    "evaluations": 2 * steps,
+                    **found,
+                    "images": given.images,
+                }
+            )
             tell(rows[-1])
     return rows
 
@@ -113,8 +140,15 @@ def curves(given: argparse.Namespace) -> Rows:
     made = pipeline(generator, sampler, given.device)
     each = np.array([gates(made, sampler, range(k, k + 4)) for k in range(0, 64, 4)])
     signal = sampler.signal
-    rows = [{"timestep": t, "abar": s, "gate": float(g.mean()), "spread of 4 images' means": float(g.std(ddof=1))}
-            for t, s, g in zip(sampler.timesteps, signal, each.T, strict=True)]
+    rows = [
+        {
+            "timestep": t,
+            "abar": s,
+            "gate": float(g.mean()),
+            "spread of 4 images' means": float(g.std(ddof=1)),
+        }
+        for t, s, g in zip(sampler.timesteps, signal, each.T, strict=True)
+    ]
     for row in rows:
         tell(row)
     return rows
@@ -127,9 +161,13 @@ def cascade(generator: object) -> CasDm:
 
 
 def fit(generator: CasDm, photos: Photos, given: argparse.Namespace, seed: int) -> CasDm:
-    """Short training, a function of (photos, seed) alone; each objective has its own optimizer, clipping and dropout."""
+    """Short training, a function of (photos, seed) alone; each objective has its own optimizer,
+    clipping and dropout.
+    """
     generator.networks.to(given.device).train()
-    objectives = [(o, torch.optim.Adam(o.params, given.rate, betas=o.betas)) for o in generator.objectives()]
+    objectives = [
+        (o, torch.optim.Adam(o.params, given.rate, betas=o.betas)) for o in generator.objectives()
+    ]
     picks = torch.Generator().manual_seed(seed)
     for step in range(given.train_steps):
         chosen = torch.randint(len(photos), (given.batch,), generator=picks).numpy()
@@ -148,12 +186,18 @@ def fit(generator: CasDm, photos: Photos, given: argparse.Namespace, seed: int) 
 
 def batch_of(photos: Photos, chosen: Any, classes: int, device: str) -> tuple[Tensor, Tensor]:
     images = torch.from_numpy(photos.pixels[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    labels = torch.eye(max(classes, 1))[torch.from_numpy(photos.labels[chosen])] if classes else torch.zeros(len(images), 0)
+    labels = (
+        torch.eye(max(classes, 1))[torch.from_numpy(photos.labels[chosen])]
+        if classes
+        else torch.zeros(len(images), 0)
+    )
     return images.to(device), labels.to(device)
 
 
 def errors(generator: CasDm, held: Photos, device: str) -> tuple[float, float]:
-    """Mean squared error of the noise, and the metric of the refined image, over SHARES; NaN where there is no phi."""
+    """Mean squared error of the noise, and the metric of the refined image, over SHARES; NaN where
+    there is no phi.
+    """
     config = generator.config
     levels, noise, metric = alphas_bar(config.schedule, config.timesteps), [], []
     images, labels = batch_of(held, slice(0, 500), config.classes, device)
@@ -163,10 +207,17 @@ def errors(generator: CasDm, held: Photos, device: str) -> tuple[float, float]:
             t = round(share * config.timesteps)
             signal = float(levels[t])
             eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(t)).to(device)
-            x, times = signal**0.5 * images + (1 - signal) ** 0.5 * eps, torch.full((len(images),), float(t), device=device)
+            x, times = (
+                signal**0.5 * images + (1 - signal) ** 0.5 * eps,
+                torch.full((len(images),), float(t), device=device),
+            )
             net = generator.networks["both" if isinstance(generator, Dual) else "theta"]
             out = net(x, times, *condition)[:, : config.channels]
-            guess = out if config.prediction == "epsilon" else signal**0.5 * out + (1 - signal) ** 0.5 * x
+            guess = (
+                out
+                if config.prediction == "epsilon"
+                else signal**0.5 * out + (1 - signal) ** 0.5 * x
+            )
             noise.append(float((guess - eps).square().mean()))
             if "phi" in generator.networks:
                 coarse = clean_image(x, out, signal, config.prediction).clip(-1, 1)
@@ -186,27 +237,53 @@ def control(given: argparse.Namespace, train: Photos, test: Photos) -> Rows:
         plain: dict[int, float] = {}
         for weight in CONTROL:
             config = replace(settings(given, train), prediction="epsilon", metric_weight=weight)
-            found = {seed: errors(fit(made(kind, config, seed), train, given, seed), test, given.device)[0]
-                     for seed in range(given.seeds)}
+            found = {
+                seed: errors(fit(made(kind, config, seed), train, given, seed), test, given.device)[
+                    0
+                ]
+                for seed in range(given.seeds)
+            }
             plain = plain or found
             changes = [100 * (found[seed] / plain[seed] - 1) for seed in found]
-            rows.append({"model": name, "metric weight": weight, "noise MSE": float(np.mean(list(found.values()))),
-                         "change %": float(np.mean(changes)), "least %": min(changes), "most %": max(changes),
-                         "seeds": given.seeds, "same bits": found == plain})
+            rows.append(
+                {
+                    "model": name,
+                    "metric weight": weight,
+                    "noise MSE": float(np.mean(list(found.values()))),
+                    "change %": float(np.mean(changes)),
+                    "least %": min(changes),
+                    "most %": max(changes),
+                    "seeds": given.seeds,
+                    "same bits": found == plain,
+                }
+            )
             tell(rows[-1])
     return rows
 
 
 def sweep(given: argparse.Namespace, train: Photos, test: Photos) -> Rows:
     network = feature_network("efficientnet-lite0")
-    real = reference.build(network(test.pixels[: given.reference]), network, f"{given.reference} held-out images")
+    real = reference.build(
+        network(test.pixels[: given.reference]), network, f"{given.reference} held-out images"
+    )
     rows: Rows = []
     for weight in SWEEP:
-        generator = fit(made(CasDm, replace(settings(given, train), metric_weight=weight), 0), train, given, 0)
+        generator = fit(
+            made(CasDm, replace(settings(given, train), metric_weight=weight), 0), train, given, 0
+        )
         noise, metric = errors(generator, test, given.device)
-        found = distance(pipeline(generator, generator.sampler, given.device), given.images, network, real)
-        rows.append({"metric weight": weight, "noise MSE": noise, f"{generator.config.metric} of phi": metric, **found,
-                     "images": given.images})
+        found = distance(
+            pipeline(generator, generator.sampler, given.device), given.images, network, real
+        )
+        rows.append(
+            {
+                "metric weight": weight,
+                "noise MSE": noise,
+                f"{generator.config.metric} of phi": metric,
+                **found,
+                "images": given.images,
+            }
+        )
         tell(rows[-1])
     return rows
 
@@ -216,17 +293,27 @@ def settings(given: argparse.Namespace, photos: Photos) -> Config:
 
 
 def tell(row: Mapping[str, Any]) -> None:
-    print(" | ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+    print(
+        " | ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()),
+        flush=True,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("paths", "gates", "control", "sweep"))
     parser.add_argument("--source", default="cas-dm", help="zoo name or run folder")
     parser.add_argument("--steps", type=int, nargs="+", default=[10], help="N of theta and phi")
     parser.add_argument("--images", type=int, default=500, help="of each FD")
     parser.add_argument("--data", type=Path, default=Path.home() / ".cache/edgegen/fashion-mnist")
-    parser.add_argument("--reference", type=int, default=1000, help="held-out images that a sweep's FD is taken against")
+    parser.add_argument(
+        "--reference",
+        type=int,
+        default=1000,
+        help="held-out images that a sweep's FD is taken against",
+    )
     parser.add_argument("--metric", choices=tuple(METRICS), default="gradient")
     parser.add_argument("--train-steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
@@ -242,8 +329,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         train, test = (load(given.data, 32, split=split)[0] for split in ("train", "test"))
         rows = (control if given.what == "control" else sweep)(given, train, test)
-    about = {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items() if k not in ("json", "data")}
-    text = json.dumps({"settings": about, "first seed": EVIDENCE_SEED, "torch": torch.__version__, "rows": rows})
+    about = {
+        k: str(v) if isinstance(v, Path) else v
+        for k, v in vars(given).items()
+        if k not in ("json", "data")
+    }
+    text = json.dumps(
+        {"settings": about, "first seed": EVIDENCE_SEED, "torch": torch.__version__, "rows": rows}
+    )
     print(text)
     if given.json:
         given.json.write_text(text + "\n")

@@ -1,13 +1,16 @@
-"""What dkgm's parts are worth: noise k, bandwidth h, the update's variance, steps N, backbones, stage 2 (spec D.3 test 10).
+"""What dkgm's parts are worth: noise k, bandwidth h, the update's variance, steps N, backbones,
+stage 2 (spec D.3 test 10).
 
     python benchmarks/dkgm.py --data PHOTOS --device cuda --train-images 2000000
     python benchmarks/dkgm.py --data PHOTOS --parts sampling --source runs/a
 
-sampling: one generator (trained here, or --source: a zoo name or a run) with stage 1 alone, and with stage 2 on both variances,
-grids of power 1 and 2, and N steps. training: one short training a row, each with one field changed: k, h, and the backbones.
-Each row: sharpness (Laplacian variance over that of held-out photos), FD to held-out photos (EfficientNet-Lite0 at 128 px, all
-features, no correction: for comparing rows of one table only), and novelty over pixels (nearest training photo against that of
-held-out photos, and the share of copies). Widths by --recipe. A table as it goes, then everything as JSON in --out.
+sampling: one generator (trained here, or --source: a zoo name or a run) with stage 1 alone, and
+with stage 2 on both variances, grids of power 1 and 2, and N steps. training: one short training a
+row, each with one field changed: k, h, and the backbones. Each row: sharpness (Laplacian variance
+over that of held-out photos), FD to held-out photos (EfficientNet-Lite0 at 128 px, all features, no
+correction: for comparing rows of one table only), and novelty over pixels (nearest training photo
+against that of held-out photos, and the share of copies). Widths by --recipe. A table as it goes,
+then everything as JSON in --out.
 """
 
 from __future__ import annotations
@@ -44,7 +47,11 @@ STEPS = (1, 2, 5, 10, 20)
 CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
     "k": tuple({"noise": k} for k in (0.0, 0.1, 0.3, 0.5)),
     "h": tuple({"bandwidth": h} for h in (0.25, 0.5, 1.0, 2.0, 4.0)),
-    "backbones": ({"coarse_net": "unet"}, {"debias_net": "dae"}, {"coarse_net": "unet", "debias_net": "dae"}),
+    "backbones": (
+        {"coarse_net": "unet"},
+        {"debias_net": "dae"},
+        {"coarse_net": "unet", "debias_net": "dae"},
+    ),
     "modes": ({"mode": "pixel"}, {"mode": "latent"}, {"bank": "exemplars"}, {"weighting": "image"}),
 }
 
@@ -63,7 +70,13 @@ class Real:
     def of(cls, held_out: Photos, train: Photos, images: int) -> Real:
         network, pixels = feature_network("efficientnet-lite0"), held_out.pixels[:images]
         scaled = pixels.transpose(0, 3, 1, 2) / 127.5 - 1
-        return cls(network, Moments.of(features(network, pixels)), sharpness(scaled), _flat(pixels), _flat(train.pixels))
+        return cls(
+            network,
+            Moments.of(features(network, pixels)),
+            sharpness(scaled),
+            _flat(pixels),
+            _flat(train.pixels),
+        )
 
 
 def _flat(images: np.ndarray) -> np.ndarray:
@@ -78,21 +91,34 @@ def pipeline(generator: Dkgm, sampler: BridgeSampler, device: torch.device) -> P
     return Pipeline(generator.latent, sampler, executed(generator.graphs(), device), batch=250)
 
 
-def judged(generator: Dkgm, sampler: BridgeSampler, real: Real, given: argparse.Namespace) -> dict[str, Any]:
+def judged(
+    generator: Dkgm, sampler: BridgeSampler, real: Real, given: argparse.Namespace
+) -> dict[str, Any]:
     """What one generator with one sampler gives."""
-    images = pipeline(generator, sampler, given.on)(range(EVIDENCE_SEED, EVIDENCE_SEED + given.images))
+    images = pipeline(generator, sampler, given.on)(
+        range(EVIDENCE_SEED, EVIDENCE_SEED + given.images)
+    )
     pixels = to_uint8(images)
     new = novelty(_flat(pixels), real.held_out, real.train)
     distance = frechet(real.moments, Moments.of(features(real.network, pixels)))
-    return {"sharpness": sharpness(images) / real.sharpness, "FD": distance, "novelty": new.ratio, "copies": new.copies}
+    return {
+        "sharpness": sharpness(images) / real.sharpness,
+        "FD": distance,
+        "novelty": new.ratio,
+        "copies": new.copies,
+    }
 
 
 def fit(config: Config, photos: Photos, given: argparse.Namespace) -> Dkgm:
     """The engine's own training on --train-images, and the averaged weights that would ship."""
     torch.manual_seed(given.seed)
     generator = Dkgm(config)
-    recipe: Recipe = replace(FAMILY.recipes[given.recipe](), config=config, images=given.train_images, batch=given.batch)
-    recipe = replace(recipe, warmup=min(recipe.warmup, given.train_images // given.batch // 20), ema=given.ema)
+    recipe: Recipe = replace(
+        FAMILY.recipes[given.recipe](), config=config, images=given.train_images, batch=given.batch
+    )
+    recipe = replace(
+        recipe, warmup=min(recipe.warmup, given.train_images // given.batch // 20), ema=given.ema
+    )
     run = Trainer.start(generator, recipe, photos, given.seed, given.on)
     for _ in run.run():
         pass
@@ -127,17 +153,30 @@ def config_of(photos: Photos, given: argparse.Namespace) -> Config:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--parts", nargs="+", choices=["sampling", "training"], default=["sampling", "training"])
-    parser.add_argument("--groups", nargs="+", choices=[*CHANGES], default=[*CHANGES], help="of trainings")
-    parser.add_argument("--source", help="zoo name or run for the part sampling, instead of a training here")
+    parser.add_argument(
+        "--parts", nargs="+", choices=["sampling", "training"], default=["sampling", "training"]
+    )
+    parser.add_argument(
+        "--groups", nargs="+", choices=[*CHANGES], default=[*CHANGES], help="of trainings"
+    )
+    parser.add_argument(
+        "--source", help="zoo name or run for the part sampling, instead of a training here"
+    )
     parser.add_argument("--recipe", choices=[*FAMILY.recipes], default="photos32")
     parser.add_argument("--train-images", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--ema", type=float, default=0.999)
-    parser.add_argument("--images", type=int, default=1_000, help="generated for each row, and held-out ones at most")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=1_000,
+        help="generated for each row, and held-out ones at most",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="JSON file")
@@ -148,7 +187,10 @@ def main() -> None:
     photos, held_out = (load(given.data, size, split=split)[0] for split in ("train", "test"))
     real = Real.of(held_out, photos, given.images)
     apart = float(np.median(nearest(real.held_out, real.train)) / 127.5)
-    print(f"held-out photos are {apart:.2f} from the nearest training one (median, units of h): h below {apart / 3:.2f} copies")
+    print(
+        f"held-out photos are {apart:.2f} from the nearest training one (median, units of h): h "
+        f"below {apart / 3:.2f} copies"
+    )
     rows: list[dict[str, Any]] = []
     parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "sampling": lambda: sampling(source(photos, given), real, given),
@@ -157,9 +199,19 @@ def main() -> None:
     for part in given.parts:
         print(f"\n| {part} | sharpness | FD | novelty | copies |\n|---|---|---|---|---|")
         for row in parts[part]():
-            print("| {row} | {sharpness:.2f} | {FD:.1f} | {novelty:.2f} | {copies:.1%} |".format(**row), flush=True)
+            print(
+                "| {row} | {sharpness:.2f} | {FD:.1f} | {novelty:.2f} | {copies:.1%} |".format(
+                    **row
+                ),
+                flush=True,
+            )
             rows.append({"part": part, **row})
-    result = {"neighbours": apart, "given": {k: str(v) for k, v in vars(given).items()}, "torch": torch.__version__, "rows": rows}
+    result = {
+        "neighbours": apart,
+        "given": {k: str(v) for k, v in vars(given).items()},
+        "torch": torch.__version__,
+        "rows": rows,
+    }
     if given.out:
         given.out.write_bytes(to_json(result))
     print(json.dumps(result))

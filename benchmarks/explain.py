@@ -1,8 +1,12 @@
-"""What explaining the zoo's generators costs and how far it is true: a JSON line each, with CPU seconds and the numbers.
+"""What explaining the zoo's generators costs and how far it is true: a JSON line each, with CPU
+seconds and the numbers.
 
-    python benchmarks/explain.py gated                 # primitives: all four families, their middle layers, 3x3 regions
-    python benchmarks/explain.py optimised isc-gan     # 512 demands; docs/explain.md has what was measured
-    python benchmarks/explain.py damage                # does what is said of each layer's INT8 agree with putting it back?
+    python benchmarks/explain.py gated
+        primitives: all four families, their middle layers, 3x3 regions
+    python benchmarks/explain.py optimised isc-gan
+        512 demands; docs/explain.md has what was measured
+    python benchmarks/explain.py damage
+        does what is said of each layer's INT8 agree with putting it back?
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from edgegen.explain.regions import regions
 from edgegen.export import runtime
 from edgegen.families import FAMILIES
 
-LAYERS = {"isc-gan": "synthesis.blocks.1"}  # 8x8, where the specification starts; the others' are "mid"
+# 8x8, where the specification starts; the others' are "mid"
+LAYERS = {"isc-gan": "synthesis.blocks.1"}
 SEEDS = 32
 
 
@@ -35,16 +40,46 @@ def primitives(family: str, demands: str) -> dict[str, Any]:
     """One report of seed 7, on one thread."""
     with tempfile.TemporaryDirectory() as folder:
         before, out = getrusage(RUSAGE_CHILDREN), Path(folder) / "out"
-        subprocess.run([sys.executable, "-m", "edgegen", "explain", family, "--seed", "7", "--layer", LAYERS.get(family, "mid"),
-                        "--demands", demands, "--baseline", "1000", "--threads", "1", "-o", str(out)], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "edgegen",
+                "explain",
+                family,
+                "--seed",
+                "7",
+                "--layer",
+                LAYERS.get(family, "mid"),
+                "--demands",
+                demands,
+                "--baseline",
+                "1000",
+                "--threads",
+                "1",
+                "-o",
+                str(out),
+            ],
+            check=True,
+        )
         after = getrusage(RUSAGE_CHILDREN)
         report = json.loads((out / "report.json").read_text())
-    kept = {name: report[name] for name in report if name.startswith(("Sparsity", "Additivity", "PSNR", "found"))}
-    return {"cpu seconds": after.ru_utime - before.ru_utime, "peak MB": after.ru_maxrss / 1024, **kept}
+    kept = {
+        name: report[name]
+        for name in report
+        if name.startswith(("Sparsity", "Additivity", "PSNR", "found"))
+    }
+    return {
+        "cpu seconds": after.ru_utime - before.ru_utime,
+        "peak MB": after.ru_maxrss / 1024,
+        **kept,
+    }
 
 
 def damage(family: str, name: str) -> dict[str, Any]:
-    """Of a plan that leaves in full precision nothing but each graph's ends: what a search begins with. 2x2 regions."""
+    """Of a plan that leaves in full precision nothing but each graph's ends: what a search begins
+    with. 2x2 regions.
+    """
     torch.set_num_threads(1)
     source, seeds = trained(family), range(DAMAGE_SEED, DAMAGE_SEED + SEEDS)
     models = fp32_models(source)
@@ -59,9 +94,13 @@ def damage(family: str, name: str) -> dict[str, Any]:
     between = time.process_time()
     check = Check(found.parts.sum(1), made.removed(layers, int8, full, masks, seeds, None))
     return {
-        "runtime": name, "layers": len(layers), "psnr_db": decibels(float(square.sum()), full.size),
-        "predicted_psnr_db": decibels(float(found.whole.sum()), full.size), **check.to_json(),
-        "cpu seconds to attribute": between - start, "cpu seconds to put back": time.process_time() - between,
+        "runtime": name,
+        "layers": len(layers),
+        "psnr_db": decibels(float(square.sum()), full.size),
+        "predicted_psnr_db": decibels(float(found.whole.sum()), full.size),
+        **check.to_json(),
+        "cpu seconds to attribute": between - start,
+        "cpu seconds to put back": time.process_time() - between,
         "peak MB": getrusage(RUSAGE_SELF).ru_maxrss / 1024,
     }
 

@@ -1,11 +1,14 @@
-"""lcd on one trained generator: the student's 1, 2 and 4 steps against the teacher's 50 and 1, the same seeds and labels.
+"""lcd on one trained generator: the student's 1, 2 and 4 steps against the teacher's 50 and 1, the
+same seeds and labels.
 
-    .venv/bin/python benchmarks/lcd.py SOURCE --data data/fashion-mnist [--samples 10000] [--threads 1] [--out lcd.json]
+    .venv/bin/python benchmarks/lcd.py SOURCE --data data/fashion-mnist [--samples 10000] [--threads
+    1] [--out lcd.json]
 
-SOURCE is a zoo name or a run folder with reference statistics of held-out photos. FD over the reference's own features, projected
-and corrected for the number of samples, 95 % interval; KID over all features against the test photos in --data. The goals are
-spec E.3 test 11 (FD of 4, 2 and 1 steps in that order with 5 % slack, one step at most 0.7 of the teacher's one) and the zoo's
-(4 steps at most 1.25 times the teacher's 50, 1 step at most 2 times).
+SOURCE is a zoo name or a run folder with reference statistics of held-out photos. FD over the
+reference's own features, projected and corrected for the number of samples, 95 % interval; KID over
+all features against the test photos in --data. The goals are spec E.3 test 11 (FD of 4, 2 and 1
+steps in that order with 5 % slack, one step at most 0.7 of the teacher's one) and the zoo's (4
+steps at most 1.25 times the teacher's 50, 1 step at most 2 times).
 """
 
 from __future__ import annotations
@@ -41,15 +44,34 @@ def measure(source: str, data: Path, count: int) -> dict[str, Any]:
         generator, given = chosen(made, Choices(steps=steps, way=way))
         pipeline, start = torch_pipeline(generator, given), time.perf_counter()
         seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + count)
-        features = np.concatenate([network(to_uint8(pipeline(seeds[k : k + 64]))) for k in range(0, count, 64)])
+        features = np.concatenate(
+            [network(to_uint8(pipeline(seeds[k : k + 64]))) for k in range(0, count, 64)]
+        )
         found = distance_interval(stored.moments, stored.project(features))
-        row = {"way": way, "steps": steps, "fd": found.value, "low": found.low, "high": found.high,
-               "kid": kernel_distance(real, features), "seconds": time.perf_counter() - start}
+        row = {
+            "way": way,
+            "steps": steps,
+            "fd": found.value,
+            "low": found.low,
+            "high": found.high,
+            "kid": kernel_distance(real, features),
+            "seconds": time.perf_counter() - start,
+        }
         rows.append(row)
-        print(f"{way:8} {steps:3} steps  FD {found.value:8.2f} ({found.low:.2f} to {found.high:.2f})  "
-              f"KID {row['kid']:.5f}  {row['seconds']:.0f} s", flush=True)
-    return {"source": made.about, "reference": str(stored), "samples": count, "photos": len(photos),
-            "seeds": f"{EVIDENCE_SEED} to {EVIDENCE_SEED + count - 1}, label seed modulo classes", "rows": rows}
+        print(
+            f"{way:8} {steps:3} steps  FD {found.value:8.2f} ({found.low:.2f} to {found.high:.2f}) "
+            " "
+            f"KID {row['kid']:.5f}  {row['seconds']:.0f} s",
+            flush=True,
+        )
+    return {
+        "source": made.about,
+        "reference": str(stored),
+        "samples": count,
+        "photos": len(photos),
+        "seeds": f"{EVIDENCE_SEED} to {EVIDENCE_SEED + count - 1}, label seed modulo classes",
+        "rows": rows,
+    }
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[str]:
@@ -57,14 +79,23 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     fd = {(row["way"], row["steps"]): row["fd"] for row in rows}
     teacher, blurred = fd["teacher", 50], fd["teacher", 1]
     one, two, four = (fd["student", steps] for steps in (1, 2, 4))
-    goals = [("student 4 steps / teacher 50", four / teacher, 1.25), ("student 1 step / teacher 50", one / teacher, 2.0),
-             ("student 4 / 2", four / two, 1.05), ("student 2 / 1", two / one, 1.05),
-             ("student 1 / teacher 1", one / blurred, 0.7)]
-    return [f"{name}: {ratio:.2f}, at most {limit}: {'met' if ratio <= limit else 'NOT met'}" for name, ratio, limit in goals]
+    goals = [
+        ("student 4 steps / teacher 50", four / teacher, 1.25),
+        ("student 1 step / teacher 50", one / teacher, 2.0),
+        ("student 4 / 2", four / two, 1.05),
+        ("student 2 / 1", two / one, 1.05),
+        ("student 1 / teacher 1", one / blurred, 0.7),
+    ]
+    return [
+        f"{name}: {ratio:.2f}, at most {limit}: {'met' if ratio <= limit else 'NOT met'}"
+        for name, ratio, limit in goals
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=10_000)

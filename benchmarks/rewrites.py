@@ -1,12 +1,17 @@
-"""What each rewrite before quantization is worth, and those that were not taken: everything in INT8 but the ends, in one run.
+"""What each rewrite before quantization is worth, and those that were not taken: everything in INT8
+but the ends, in one run.
 
-    python benchmarks/rewrites.py images NAME ... [--pairs 512] [--variants "balance*"]   # damage and speed of each
-    python benchmarks/rewrites.py tables BUNDLE ...               # rows of a table in place of the timestep's embedding
-    python benchmarks/rewrites.py products NAME ...               # share of multiplications that no convolution makes
+    python benchmarks/rewrites.py images NAME ... [--pairs 512] [--variants "balance*"]
+        damage and speed of each
+    python benchmarks/rewrites.py tables BUNDLE ...
+        rows of a table in place of the timestep's embedding
+    python benchmarks/rewrites.py products NAME ...
+        share of multiplications that no convolution makes
 
-Each prints rows of a Markdown table. images: zoo names; what `edgegen export` does, the same without one step of it, and with one
-step more. Calibrated on 128 seeds; judged on pairs of images from seed 7,500,000 on, in 128 directions of the reference's
-features; speed of a batch of 8, from noise to image, against what export does, CPU time of one thread, interleaved medians.
+Each prints rows of a Markdown table. images: zoo names; what `edgegen export` does, the same
+without one step of it, and with one step more. Calibrated on 128 seeds; judged on pairs of images
+from seed 7,500,000 on, in 128 directions of the reference's features; speed of a batch of 8, from
+noise to image, against what export does, CPU time of one thread, interleaved medians.
 """
 
 from __future__ import annotations
@@ -60,7 +65,15 @@ def row(*cells: object) -> None:
 
 def images(names: list[str], pairs: int, wanted: str) -> None:
     """A row a variant and runtime."""
-    row("", "variant", "runtime", "FD change (95 %)", "FD INT8-FP32", "PSNR", "speed against export's")
+    row(
+        "",
+        "variant",
+        "runtime",
+        "FD change (95 %)",
+        "FD INT8-FP32",
+        "PSNR",
+        "speed against export's",
+    )
     row(*["---"] * 7)
     for name in names:
         source = trained(name)
@@ -77,41 +90,66 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
                 continue
             usual = usual or found
             for target in RUNTIMES:
-                mine, theirs = (written(m, target, source, models, recorded) for m in (found, usual))
+                mine, theirs = (
+                    written(m, target, source, models, recorded) for m in (found, usual)
+                )
                 judged = compare(side, mine, 0.02, pairs, pairs)
                 change = judged.verdict.change
                 step = bench.latencies({"mine": mine, "usual": theirs}, recorded, 1, ROUNDS)
-                row(name, what, target, f"{change.value:+.1%} ({change.low:+.1%} to {change.high:+.1%}), n = {pairs}",
-                    f"{judged.distance_between:.2f}", f"{judged.psnr_db:.1f} dB",
-                    f"{step['usual'].cpu_ms / step['mine'].cpu_ms:.2f} x")
+                row(
+                    name,
+                    what,
+                    target,
+                    f"{change.value:+.1%} ({change.low:+.1%} to {change.high:+.1%}), n = {pairs}",
+                    f"{judged.distance_between:.2f}",
+                    f"{judged.psnr_db:.1f} dB",
+                    f"{step['usual'].cpu_ms / step['mine'].cpu_ms:.2f} x",
+                )
 
 
-def written(found: Measured, target: str, source: Source, models: Models, recorded: bench.Feeds) -> Pipeline:
+def written(
+    found: Measured, target: str, source: Source, models: Models, recorded: bench.Feeds
+) -> Pipeline:
     """Its Q/DQ files on that runtime, and FP32 for the steps that its plan leaves."""
-    files = {k: qdq.quantize(m, k, found.plan, runtime(target).dialect) for k, m in found.even.items()}
+    files = {
+        k: qdq.quantize(m, k, found.plan, runtime(target).dialect) for k, m in found.even.items()
+    }
     made, full = (hosted(m, source.generator, 1, runtime(target)) for m in (files, models))
     return replace(made, call=stepped(made.call, full.call, until(recorded, found.plan.last)))
 
 
-def variants(source: Source, models: Models, steps: bool) -> Mapping[str, Callable[[], Measured | None]]:
-    """What export does comes first; None where there is nothing to rewrite so. steps: whether one of several is the last."""
+def variants(
+    source: Source, models: Models, steps: bool
+) -> Mapping[str, Callable[[], Measured | None]]:
+    """What export does comes first; None where there is nothing to rewrite so. steps: whether one
+    of several is the last.
+    """
     apart = {k: halves_apart(m) for k, m in models.items()}
     as_they_are = patch("edgegen.cli.measured.equalized", lambda model, largest: model)
 
-    def on(given: Models, around: AbstractContextManager[Any] | None = None, rounding: bool = True) -> Measured:
+    def on(
+        given: Models, around: AbstractContextManager[Any] | None = None, rounding: bool = True
+    ) -> Measured:
         with around or nullcontext():
-            return measure(source, given, Trajectories(source.generator, CALIBRATED), 1, rounding=rounding)
+            return measure(
+                source, given, Trajectories(source.generator, CALIBRATED), 1, rounding=rounding
+            )
 
     def min_max() -> Measured:
         found = on(models)
-        ranges = {k: {**of, **{t: h.seen for t, h in found.histograms[k].items()}} for k, of in found.plan.ranges.items()}
+        ranges = {
+            k: {**of, **{t: h.seen for t, h in found.histograms[k].items()}}
+            for k, of in found.plan.ranges.items()
+        }
         return replace(found, plan=Plan(found.plan.rules, ranges))
 
     def last(count: int) -> Measured | None:
         found = on(models)
         return replace(found, plan=replace(found.plan, last=count)) if steps else None
 
-    split = apart if any(len(apart[k].graph.node) > len(models[k].graph.node) for k in models) else None
+    split = (
+        apart if any(len(apart[k].graph.node) > len(models[k].graph.node) for k in models) else None
+    )
     return {
         "as export does": lambda: on(models),
         "the last step in FP32": lambda: last(1),
@@ -124,19 +162,29 @@ def variants(source: Source, models: Models, steps: bool) -> Mapping[str, Callab
         "ranges of all that was seen": min_max,
         "halves of concatenations apart": lambda: on(split) if split else None,
         "the same, channels as they are": lambda: on(split, as_they_are) if split else None,
-        "attention evened as well": lambda: (lambda even: on(even) if even else None)(attention_evened(source)),
+        "attention evened as well": lambda: (lambda even: on(even) if even else None)(
+            attention_evened(source)
+        ),
     }
 
 
 def halves_apart(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Convolutions that read a concatenation become sums of one convolution of each part, each with a range of its own."""
+    """Convolutions that read a concatenation become sums of one convolution of each part, each with
+    a range of its own.
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
     weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    shapes = {v.name: v.type.tensor_type.shape.dim[1].dim_value for v in
-              onnx.shape_inference.infer_shapes(model).graph.value_info if len(v.type.tensor_type.shape.dim) == 4}
-    joined = {n.output[0]: list(n.input) for n in model.graph.node
-              if n.op_type == "Concat" and all(t in shapes for t in n.input)}
+    shapes = {
+        v.name: v.type.tensor_type.shape.dim[1].dim_value
+        for v in onnx.shape_inference.infer_shapes(model).graph.value_info
+        if len(v.type.tensor_type.shape.dim) == 4
+    }
+    joined = {
+        n.output[0]: list(n.input)
+        for n in model.graph.node
+        if n.op_type == "Concat" and all(t in shapes for t in n.input)
+    }
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.op_type != "Conv" or node.input[0] not in joined:
@@ -147,14 +195,22 @@ def halves_apart(model: onnx.ModelProto) -> onnx.ModelProto:
             made = onnx.NodeProto()
             made.CopyFrom(node)
             last = first + shapes[part]
-            kernel = numpy_helper.from_array(np.ascontiguousarray(weights[node.input[1]][:, first:last]), f"{node.input[1]}.{k}")
+            kernel = numpy_helper.from_array(
+                np.ascontiguousarray(weights[node.input[1]][:, first:last]), f"{node.input[1]}.{k}"
+            )
             out.graph.initializer.append(kernel)
             made.name, made.output[0] = f"{node.name}.{k}", f"{node.output[0]}.{k}"
             made.input[:] = [part, kernel.name, *(node.input[2:] if k == 0 else ())]
             nodes.append(made)
             if k:
-                end = node.output[0] if k == len(joined[node.input[0]]) - 1 else f"{node.output[0]}.to{k}"
-                nodes.append(helper.make_node("Add", [total, made.output[0]], [end], f"{node.name}.sum{k}"))
+                end = (
+                    node.output[0]
+                    if k == len(joined[node.input[0]]) - 1
+                    else f"{node.output[0]}.to{k}"
+                )
+                nodes.append(
+                    helper.make_node("Add", [total, made.output[0]], [end], f"{node.name}.sum{k}")
+                )
                 total = end
             else:
                 total = made.output[0]
@@ -170,9 +226,13 @@ def halves_apart(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def attention_evened(source: Source) -> Models | None:
-    """SmoothQuant's migration inside attention: queries against keys, values against what reads them, a channel at a time."""
+    """SmoothQuant's migration inside attention: queries against keys, values against what reads
+    them, a channel at a time.
+    """
     graphs = source.generator.graphs()
-    blocks = {k: [m for m in g.module.modules() if isinstance(m, Folded)] for k, g in graphs.items()}
+    blocks = {
+        k: [m for m in g.module.modules() if isinstance(m, Folded)] for k, g in graphs.items()
+    }
     if not any(blocks.values()):
         return None
     seen = observed(source, graphs, [b for found in blocks.values() for b in found])
@@ -181,19 +241,25 @@ def attention_evened(source: Source) -> Models | None:
             width = len(rows["own"])
             q, k = rows["qkv"][:width], rows["qkv"][width : 2 * width]
             between = (k / q).sqrt()
-            values = (rows["own"] ** BALANCE / block.own.weight.abs().amax((0, 2, 3)) ** (1 - BALANCE)).clamp(1e-3, 1e3)
+            values = (
+                rows["own"] ** BALANCE / block.own.weight.abs().amax((0, 2, 3)) ** (1 - BALANCE)
+            ).clamp(1e-3, 1e3)
             factor = torch.cat([between, 1 / between, 1 / values])
             block.qkv.conv.weight *= factor[:, None, None, None]
             if block.qkv.conv.bias is not None:
                 block.qkv.conv.bias *= factor
             block.own.weight *= values[None, :, None, None]
-            crossing = (rows["cross"] ** BALANCE / block.cross.weight.abs().amax((0, 2, 3)) ** (1 - BALANCE)).clamp(1e-3, 1e3)
+            crossing = (
+                rows["cross"] ** BALANCE / block.cross.weight.abs().amax((0, 2, 3)) ** (1 - BALANCE)
+            ).clamp(1e-3, 1e3)
             block.kv.weight[width:] /= crossing[:, None]
             block.cross.weight *= crossing[None, :, None, None]
     return {k: onnx_files.to_onnx(g, k) for k, g in graphs.items()}
 
 
-def observed(source: Source, graphs: Mapping[str, Graph], blocks: list[Folded]) -> dict[Folded, dict[str, torch.Tensor]]:
+def observed(
+    source: Source, graphs: Mapping[str, Graph], blocks: list[Folded]
+) -> dict[Folded, dict[str, torch.Tensor]]:
     """Largest magnitudes: of what qkv writes, and of what `own` and `cross` read, a channel."""
     seen: dict[Folded, dict[str, torch.Tensor]] = {b: {} for b in blocks}
 
@@ -206,7 +272,11 @@ def observed(source: Source, graphs: Mapping[str, Graph], blocks: list[Folded]) 
         hooks.append(b.qkv.register_forward_hook(lambda _, __, out, b=b: keep(b, "qkv", out)))
         for what in ("own", "cross"):
             layer: nn.Module = getattr(b, what)
-            hooks.append(layer.register_forward_pre_hook(lambda _, given, b=b, what=what: keep(b, what, given[0])))
+            hooks.append(
+                layer.register_forward_pre_hook(
+                    lambda _, given, b=b, what=what: keep(b, what, given[0])
+                )
+            )
     with patch.object(type(source.generator), "graphs", lambda _: graphs):
         torch_pipeline(source.generator)(range(CALIBRATED // 4))
     for hook in hooks:
@@ -215,7 +285,9 @@ def observed(source: Source, graphs: Mapping[str, Graph], blocks: list[Folded]) 
 
 
 def tables(folders: list[str]) -> None:
-    """INT8 of each graph that reads a timestep, with what depends on it alone looked up: milliseconds, and their ratio."""
+    """INT8 of each graph that reads a timestep, with what depends on it alone looked up:
+    milliseconds, and their ratio.
+    """
     row("bundle", "runtime", "graph", "ms, embedding", "ms, table", "ratio")
     row(*["---"] * 6)
     for folder in folders:
@@ -227,14 +299,27 @@ def tables(folders: list[str]) -> None:
                 if "t" not in {v.name for v in model.graph.input}:
                     continue
                 calls = recorded[graph]
-                looked_up = with_tables(model, sorted({float(t) for call in calls for t in call["t"]}))
+                looked_up = with_tables(
+                    model, sorted({float(t) for call in calls for t in call["t"]})
+                )
                 with tempfile.TemporaryDirectory() as place:
-                    theirs, mine = (runtime(target).load(onnx_files.write(m, Path(place) / f"{k}.onnx"), 1)
-                                    for k, m in enumerate((model, looked_up)))
-                spent = [(cpu(theirs, calls[len(calls) // 2]), cpu(mine, calls[len(calls) // 2])) for _ in range(40 * ROUNDS)]
+                    theirs, mine = (
+                        runtime(target).load(onnx_files.write(m, Path(place) / f"{k}.onnx"), 1)
+                        for k, m in enumerate((model, looked_up))
+                    )
+                spent = [
+                    (cpu(theirs, calls[len(calls) // 2]), cpu(mine, calls[len(calls) // 2]))
+                    for _ in range(40 * ROUNDS)
+                ]
                 before, after = (statistics.median(column) for column in zip(*spent, strict=True))
-                row(Path(folder).name, target, graph, f"{before:.3f}", f"{after:.3f}",
-                    f"{statistics.median(b / a for b, a in spent):.3f} x")
+                row(
+                    Path(folder).name,
+                    target,
+                    graph,
+                    f"{before:.3f}",
+                    f"{after:.3f}",
+                    f"{statistics.median(b / a for b, a in spent):.3f} x",
+                )
 
 
 def cpu(call: Callable[..., Any], inputs: Mapping[str, np.ndarray]) -> float:
@@ -249,7 +334,13 @@ def with_tables(model: onnx.ModelProto, times: list[float]) -> onnx.ModelProto:
     """What depends on t alone as rows of tables, one for each of `times`."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    graph, known = out.graph, {v.name: v.type.tensor_type for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    graph, known = (
+        out.graph,
+        {
+            v.name: v.type.tensor_type
+            for v in onnx.shape_inference.infer_shapes(model).graph.value_info
+        },
+    )
     constants, alone = {t.name for t in graph.initializer}, {"t"}
     for node in graph.node:
         inputs = [t for t in node.input if t and t not in constants]
@@ -257,28 +348,49 @@ def with_tables(model: onnx.ModelProto, times: list[float]) -> onnx.ModelProto:
             constants.update(node.output)
         elif alone.issuperset(inputs):
             alone.update(node.output)
-    ends = list(dict.fromkeys(
-        t for node in graph.node if node.output[0] not in alone for t in node.input
-        if t in alone and t in known and known[t].elem_type == TensorProto.FLOAT and len(known[t].shape.dim) > 1))
+    ends = list(
+        dict.fromkeys(
+            t
+            for node in graph.node
+            if node.output[0] not in alone
+            for t in node.input
+            if t in alone
+            and t in known
+            and known[t].elem_type == TensorProto.FLOAT
+            and len(known[t].shape.dim) > 1
+        )
+    )
     part = onnx.ModelProto()
     part.CopyFrom(model)
     del part.graph.node[:], part.graph.output[:], part.graph.input[:]
     part.graph.input.extend(v for v in model.graph.input if v.name == "t")
-    part.graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in ends)
+    part.graph.output.extend(
+        helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in ends
+    )
     part.graph.node.extend(n for n in model.graph.node if n.output[0] in alone | constants)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        part.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     rows = session.run(None, {"t": np.asarray(times, np.float32)})
-    held = {"table.axis": np.array([1]), "table.times": np.asarray(times, np.float32)[None],
-            **{f"table.{k}": v for k, v in enumerate(rows)}}
+    held = {
+        "table.axis": np.array([1]),
+        "table.times": np.asarray(times, np.float32)[None],
+        **{f"table.{k}": v for k, v in enumerate(rows)},
+    }
     graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in held.items())
-    nodes = [helper.make_node("Unsqueeze", ["t", "table.axis"], ["table.t"]),
-             helper.make_node("Equal", ["table.t", "table.times"], ["table.equal"]),
-             helper.make_node("Cast", ["table.equal"], ["table.hot"], to=TensorProto.FLOAT),
-             helper.make_node("ArgMax", ["table.hot"], ["table.place"], axis=1, keepdims=0),
-             *(helper.make_node("Gather", [f"table.{k}", "table.place"], [t], axis=0) for k, t in enumerate(ends)),
-             *(n for n in graph.node if not set(n.output) & set(ends))]
+    nodes = [
+        helper.make_node("Unsqueeze", ["t", "table.axis"], ["table.t"]),
+        helper.make_node("Equal", ["table.t", "table.times"], ["table.equal"]),
+        helper.make_node("Cast", ["table.equal"], ["table.hot"], to=TensorProto.FLOAT),
+        helper.make_node("ArgMax", ["table.hot"], ["table.place"], axis=1, keepdims=0),
+        *(
+            helper.make_node("Gather", [f"table.{k}", "table.place"], [t], axis=0)
+            for k, t in enumerate(ends)
+        ),
+        *(n for n in graph.node if not set(n.output) & set(ends)),
+    ]
     kept = list(_used(nodes, {v.name for v in graph.output}))[::-1]
     read = {t for n in kept for t in n.input}
     left = [t for t in graph.initializer if t.name in read]
@@ -298,7 +410,9 @@ def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> Iterator[onnx.NodePr
 
 
 def products(names: list[str]) -> None:
-    """Multiplications an image: of convolutions, of constant matrices, and of attention's own products."""
+    """Multiplications an image: of convolutions, of constant matrices, and of attention's own
+    products.
+    """
     row("", "graph", "convolutions, 10^6", "constant matrices", "products of activations")
     row(*["---"] * 5)
     for name in names:
@@ -306,25 +420,36 @@ def products(names: list[str]) -> None:
             for value in model.graph.input:
                 value.type.tensor_type.shape.dim[0].dim_value = 1
             inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-            shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in
-                      [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]}
+            shapes = {
+                v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim]
+                for v in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+            }
             weights = {t.name: list(t.dims) for t in model.graph.initializer}
             count = {"conv": 0, "constant": 0, "free": 0}
             for node in model.graph.node:
                 if node.op_type == "Conv":
-                    count["conv"] += math.prod(shapes[node.output[0]]) * math.prod(weights[node.input[1]][1:])
+                    count["conv"] += math.prod(shapes[node.output[0]]) * math.prod(
+                        weights[node.input[1]][1:]
+                    )
                 elif node.op_type in ("Gemm", "MatMul"):
                     kind = "constant" if node.input[1] in weights else "free"
-                    count[kind] += math.prod(shapes[node.output[0]]) * (shapes.get(node.input[0]) or weights[node.input[0]])[-1]
+                    count[kind] += (
+                        math.prod(shapes[node.output[0]])
+                        * (shapes.get(node.input[0]) or weights[node.input[0]])[-1]
+                    )
             row(name, graph, *(f"{n / 1e6:.1f}" for n in count.values()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("images", "tables", "products"))
     parser.add_argument("names", nargs="+")
     parser.add_argument("--pairs", type=int, default=512)
-    parser.add_argument("--variants", default="*", help="glob; the first, what export does, is always there")
+    parser.add_argument(
+        "--variants", default="*", help="glob; the first, what export does, is always there"
+    )
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "images":

@@ -1,10 +1,15 @@
-"""Goals of the runtimes, measured: the same numbers everywhere, a cold start, and engines built without a GPU.
+"""Goals of the runtimes, measured: the same numbers everywhere, a cold start, and engines built
+without a GPU.
 
-    python benchmarks/runtimes.py parity [NAME ...]        # FP32 of each zoo graph on each runtime against torch
+    python benchmarks/runtimes.py parity [NAME ...]
+        FP32 of each zoo graph on each runtime against torch
     python benchmarks/runtimes.py int8 BUNDLE ...          # the same Q/DQ file on each runtime
-    python benchmarks/runtimes.py pixels BUNDLE ...        # OpenVINO with and without vectors computed as pixels (decision 13)
-    python benchmarks/runtimes.py cold BUNDLE              # a device's first image, in a process of its own
-    python benchmarks/runtimes.py engines [NAME ...]       # TensorRT-RTX: seconds, memory and megabytes of each zoo graph
+    python benchmarks/runtimes.py pixels BUNDLE ...
+        OpenVINO with and without vectors computed as pixels (decision 13)
+    python benchmarks/runtimes.py cold BUNDLE
+        a device's first image, in a process of its own
+    python benchmarks/runtimes.py engines [NAME ...]
+        TensorRT-RTX: seconds, memory and megabytes of each zoo graph
 
 Each prints rows of a Markdown table. Seeds from 4,000,000 on; one thread.
 """
@@ -48,12 +53,20 @@ def verdict(met: bool) -> str:
 
 
 def fp32(names: Sequence[str]) -> None:
-    """Largest absolute difference to torch over 8 seeds at every step of the trajectory, and pixels of 32 seeds."""
+    """Largest absolute difference to torch over 8 seeds at every step of the trajectory, and pixels
+    of 32 seeds.
+    """
     from edgegen.cli.hosted import hosted
     from edgegen.cli.source import torch_pipeline, trained
     from edgegen.export.onnx import to_onnx
 
-    row("graph", "runtime", "largest difference (goal 1e-4)", "pixels within 1/255 (goal 99.9 %)", "")
+    row(
+        "graph",
+        "runtime",
+        "largest difference (goal 1e-4)",
+        "pixels within 1/255 (goal 99.9 %)",
+        "",
+    )
     for name in names or ZOO:
         generator = trained(name).generator
         models = {k: to_onnx(g, k) for k, g in generator.graphs().items()}
@@ -66,7 +79,13 @@ def fp32(names: Sequence[str]) -> None:
             for graph, inputs in calls.items():
                 worst = parity.largest_difference(made.call[graph], pipeline.call[graph], inputs)
                 met = worst <= parity.FP32_LIMIT and pixels >= parity.PIXEL_LIMIT
-                row(f"{name}/{graph}", f"{target.name} {target.version()}", f"{worst:.1e}", f"{pixels:.3%}", verdict(met))
+                row(
+                    f"{name}/{graph}",
+                    f"{target.name} {target.version()}",
+                    f"{worst:.1e}",
+                    f"{pixels:.3%}",
+                    verdict(met),
+                )
 
 
 class _Built(OpenVino):
@@ -84,7 +103,9 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def int8(bundles: Sequence[str]) -> None:
-    """The Q/DQ files of each runtime, executed by both: they should be nearer to one another than to full precision."""
+    """The Q/DQ files of each runtime, executed by both: they should be nearer to one another than
+    to full precision.
+    """
     row("bundle", "Q/DQ of", *(f"{name} to FP32" for name in RUNTIMES), "between them", "")
     for folder in bundles:
         bundle = Bundle.open(Path(folder))
@@ -95,8 +116,13 @@ def int8(bundles: Sequence[str]) -> None:
             sides = [_executed(full, files, target)(SEEDS) for target in RUNTIMES]
             found = [psnr(side, exact) for side in sides]
             between = psnr(*sides)
-            row(bundle.manifest.source["name"], name, *(f"{v:.1f} dB" for v in found), f"{between:.1f} dB",
-                verdict(between >= max(found)))
+            row(
+                bundle.manifest.source["name"],
+                name,
+                *(f"{v:.1f} dB" for v in found),
+                f"{between:.1f} dB",
+                verdict(between >= max(found)),
+            )
 
 
 def _executed(full: Pipeline, files: Mapping[str, Path], name: str) -> Pipeline:
@@ -109,7 +135,9 @@ def _executed(full: Pipeline, files: Mapping[str, Path], name: str) -> Pipeline:
 
 
 def pixels(bundles: Sequence[str]) -> None:
-    """CPU ms of one sampler step, batch 8, interleaved medians: OpenVINO as it is loaded here, and as it would be."""
+    """CPU ms of one sampler step, batch 8, interleaved medians: OpenVINO as it is loaded here, and
+    as it would be.
+    """
     row("bundle", "precision", "vectors stay, ms", "vectors as pixels, ms", "")
     for folder in bundles:
         bundle = Bundle.open(Path(folder))
@@ -120,7 +148,13 @@ def pixels(bundles: Sequence[str]) -> None:
             inputs = bench.middle(bench.record(stay, SEEDS[:8]))
             found = bench.latencies(both, inputs, 1)
             before, after = (found[k].cpu_ms for k in both)
-            row(bundle.manifest.source["name"], precision, f"{before:.2f}", f"{after:.2f}", f"{before / after:.2f} x")
+            row(
+                bundle.manifest.source["name"],
+                precision,
+                f"{before:.2f}",
+                f"{after:.2f}",
+                f"{before / after:.2f} x",
+            )
 
 
 COLD = """
@@ -135,28 +169,66 @@ sys.exit(code)
 
 
 def cold(bundle: str, rounds: int = 7) -> None:
-    """Import and first image, in a cold process on a warm disk; and what of it edgegen's own modules take to import."""
+    """Import and first image, in a cold process on a warm disk; and what of it edgegen's own
+    modules take to import.
+    """
     row("what", "wall s, median (least)", "CPU s, median (least)", "goal", "")
     with tempfile.TemporaryDirectory() as folder:
-        for name in (n for n in Bundle.open(Path(bundle)).manifest.runtimes if runtime(n).cannot_run() is None):
+        for name in (
+            n
+            for n in Bundle.open(Path(bundle)).manifest.runtimes
+            if runtime(n).cannot_run() is None
+        ):
             for precision in ("fp32", "int8"):
                 more = ["--precision", precision]
-                times = [_child(COLD.format(path=[str(Path(__file__).parents[1])], bundle=bundle, runtime=name, more=more,
-                                            out=str(Path(folder) / "x.png"))) for _ in range(rounds)]
+                times = [
+                    _child(
+                        COLD.format(
+                            path=[str(Path(__file__).parents[1])],
+                            bundle=bundle,
+                            runtime=name,
+                            more=more,
+                            out=str(Path(folder) / "x.png"),
+                        )
+                    )
+                    for _ in range(rounds)
+                ]
                 lines = [t.strip().splitlines()[-1].split() for t in times]
                 wall, cpu = ([float(line[k]) for line in lines] for k in (0, 1))
-                row(f"first image, {name} {precision}", f"{statistics.median(wall):.2f} ({min(wall):.2f})",
-                    f"{statistics.median(cpu):.2f} ({min(cpu):.2f})", "1.5 s", verdict(statistics.median(cpu) <= 1.5))
-        code = COLD.format(path=[str(Path(__file__).parents[1])], bundle=bundle, runtime="onnxruntime", more=[],
-                           out=str(Path(folder) / "x.png"))
-        modules = _child(code.replace("sys.exit(code)", "print(*sys.modules, file=sys.stderr)")).strip().splitlines()[-1].split()
+                row(
+                    f"first image, {name} {precision}",
+                    f"{statistics.median(wall):.2f} ({min(wall):.2f})",
+                    f"{statistics.median(cpu):.2f} ({min(cpu):.2f})",
+                    "1.5 s",
+                    verdict(statistics.median(cpu) <= 1.5),
+                )
+        code = COLD.format(
+            path=[str(Path(__file__).parents[1])],
+            bundle=bundle,
+            runtime="onnxruntime",
+            more=[],
+            out=str(Path(folder) / "x.png"),
+        )
+        modules = (
+            _child(code.replace("sys.exit(code)", "print(*sys.modules, file=sys.stderr)"))
+            .strip()
+            .splitlines()[-1]
+            .split()
+        )
         own = [_own_import(modules) for _ in range(rounds)]
-        row("of it, edgegen's own import", "", f"{statistics.median(own):.3f} ({min(own):.3f})", "0.25 s",
-            verdict(statistics.median(own) <= 0.25))
+        row(
+            "of it, edgegen's own import",
+            "",
+            f"{statistics.median(own):.3f} ({min(own):.3f})",
+            "0.25 s",
+            verdict(statistics.median(own) <= 0.25),
+        )
 
 
 def _child(code: str, *flags: str) -> str:
-    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True
+    )
     return done.stderr
 
 
@@ -179,30 +251,56 @@ def _own_import(modules: Sequence[str]) -> float:
     """CPU seconds that edgegen's own modules take to import when all that they import is there."""
     own = [m for m in modules if m.partition(".")[0] == "edgegen"]
     others = [m for m in modules if m.partition(".")[0] not in ("edgegen", "__main__")]
-    return float(_child(OWN.format(path=[str(Path(__file__).parents[1])], others=others, own=own)).strip().splitlines()[-1])
+    return float(
+        _child(OWN.format(path=[str(Path(__file__).parents[1])], others=others, own=own))
+        .strip()
+        .splitlines()[-1]
+    )
 
 
 def engines(names: Sequence[str]) -> None:
-    """Ahead of time, for each compute capability, FP32, FP16 and INT8 (every convolution; ranges do not change what is built)."""
+    """Ahead of time, for each compute capability, FP32, FP16 and INT8 (every convolution; ranges do
+    not change what is built).
+    """
     from edgegen.cli.source import trained
     from edgegen.export import qdq
     from edgegen.export.onnx import to_onnx, write
 
     print(f"Longest of {', '.join(CAPABILITIES)}, one engine a process.")
-    row("graph", "precision", "CPU s", "wall s", "peak MB", "engine MB", "ONNX MB", "goal 30 s, 1 GB")
+    row(
+        "graph",
+        "precision",
+        "CPU s",
+        "wall s",
+        "peak MB",
+        "engine MB",
+        "ONNX MB",
+        "goal 30 s, 1 GB",
+    )
     for name in names or ZOO:
         for graph, value in trained(name).generator.graphs().items():
             model = to_onnx(value, graph)
             ranges = {graph: {t: Range(-8.0, 8.0) for t in qdq.candidates(model)}}
             dialect = runtime("tensorrt-rtx").dialect
-            files = {"FP32": model, "FP16": qdq.quantize(model, graph, Plan((), ranges), dialect),
-                     "INT8": qdq.quantize(model, graph, Plan((("*", "int8"),), ranges), dialect)}
+            files = {
+                "FP32": model,
+                "FP16": qdq.quantize(model, graph, Plan((), ranges), dialect),
+                "INT8": qdq.quantize(model, graph, Plan((("*", "int8"),), ranges), dialect),
+            }
             for precision, made in files.items():
                 with tempfile.TemporaryDirectory() as folder:
                     path = write(made, Path(folder) / "g.onnx")
                     cpu, wall, peak, size = _engines(path)
-                    row(f"{name}/{graph}", precision, f"{cpu:.1f}", f"{wall:.1f}", f"{peak:.0f}", f"{size / 1e6:.1f}",
-                        f"{path.stat().st_size / 1e6:.1f}", verdict(wall <= 30 and peak <= 1000))
+                    row(
+                        f"{name}/{graph}",
+                        precision,
+                        f"{cpu:.1f}",
+                        f"{wall:.1f}",
+                        f"{peak:.0f}",
+                        f"{size / 1e6:.1f}",
+                        f"{path.stat().st_size / 1e6:.1f}",
+                        verdict(wall <= 30 and peak <= 1000),
+                    )
 
 
 ENGINE = """
@@ -227,14 +325,24 @@ print(json.dumps([cpu, wall, used.ru_maxrss / 1024, size]), file=sys.stderr)
 
 
 def _engines(path: Path) -> tuple[float, float, float, int]:
-    """Most seconds of CPU and of wall for one engine, peak memory in MB of the process that builds, bytes of the largest."""
-    said = _child(ENGINE.format(path=[str(Path(__file__).parents[1])], file=str(path), capabilities=CAPABILITIES))
+    """Most seconds of CPU and of wall for one engine, peak memory in MB of the process that builds,
+    bytes of the largest.
+    """
+    said = _child(
+        ENGINE.format(
+            path=[str(Path(__file__).parents[1])], file=str(path), capabilities=CAPABILITIES
+        )
+    )
     cpu, wall, peak, size = json.loads(said.strip().splitlines()[-1])
     return cpu, wall, peak, size
 
 
 STAGES: dict[str, Callable[[Sequence[str]], None]] = {
-    "parity": fp32, "int8": int8, "pixels": pixels, "cold": lambda given: cold(given[0]), "engines": engines,
+    "parity": fp32,
+    "int8": int8,
+    "pixels": pixels,
+    "cold": lambda given: cold(given[0]),
+    "engines": engines,
 }
 
 if __name__ == "__main__":

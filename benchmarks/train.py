@@ -1,14 +1,19 @@
-"""Training speed and memory of each family against a plain reference on the same machine, in one run.
+"""Training speed and memory of each family against a plain reference on the same machine, in one
+run.
 
-    python benchmarks/train.py                       # 16 steps a round hold every lazy term once; --steps 1 for a first look
+    python benchmarks/train.py
+        16 steps a round hold every lazy term once; --steps 1 for a first look
 
-The reference is what diffusers' own training example does: UNet2DModel, DDPMScheduler, mean squared error of the noise, clipped
-gradients, AdamW, EMAModel. Its widths are chosen for each family so that one of its steps has about the multiply-adds of one of
-edgegen's steps (all objectives; terms that are due every few steps are timed, but their multiply-adds are not counted). Families
-that are no denoisers are held against the same reference per multiply-add: a GAN's step is another thing, and the table says so.
+The reference is what diffusers' own training example does: UNet2DModel, DDPMScheduler, mean squared
+error of the noise, clipped gradients, AdamW, EMAModel. Its widths are chosen for each family so
+that one of its steps has about the multiply-adds of one of edgegen's steps (all objectives; terms
+that are due every few steps are timed, but their multiply-adds are not counted). Families that are
+no denoisers are held against the same reference per multiply-add: a GAN's step is another thing,
+and the table says so.
 
-Time: CPU time of this process, rounds of both sides interleaved, median over rounds. Memory: growth of the resident set's peak
-over its start, each side in a process of its own. Same batch, size, precision and threads; photos are noise in memory.
+Time: CPU time of this process, rounds of both sides interleaved, median over rounds. Memory: growth
+of the resident set's peak over its start, each side in a process of its own. Same batch, size,
+precision and threads; photos are noise in memory.
 """
 
 from __future__ import annotations
@@ -39,7 +44,9 @@ WIDTHS = [(a, b, c) for a, b, c in itertools.product(range(16, 129, 16), repeat=
 
 def photos(recipe: Recipe) -> Photos:
     rng, classes = np.random.default_rng(0), recipe.config.classes
-    pixels = rng.integers(0, 256, (4 * recipe.batch, recipe.config.size, recipe.config.size, 3), np.uint8)
+    pixels = rng.integers(
+        0, 256, (4 * recipe.batch, recipe.config.size, recipe.config.size, 3), np.uint8
+    )
     names = tuple(str(k) for k in range(classes))
     return Photos(pixels, np.arange(len(pixels), dtype=np.int64) % max(1, classes), names)
 
@@ -47,7 +54,9 @@ def photos(recipe: Recipe) -> Photos:
 def ours(name: str, recipe: Recipe) -> Iterator[object]:
     """One training step an iteration."""
     torch.manual_seed(0)
-    trainer = Trainer.start(family(name).build(recipe.config), replace(recipe, images=10**9), photos(recipe), 0)
+    trainer = Trainer.start(
+        family(name).build(recipe.config), replace(recipe, images=10**9), photos(recipe), 0
+    )
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
         trainer.generator.teach(trainer.lessons(2))  # what it has learnt takes no other time to ask
     return trainer.run()
@@ -57,8 +66,16 @@ def unet(widths: tuple[int, ...], size: int) -> Any:
     from diffusers import UNet2DModel
 
     count = len(widths)
-    return UNet2DModel(sample_size=size, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=widths,
-                       norm_num_groups=16, down_block_types=("DownBlock2D",) * count, up_block_types=("UpBlock2D",) * count)
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=widths,
+        norm_num_groups=16,
+        down_block_types=("DownBlock2D",) * count,
+        up_block_types=("UpBlock2D",) * count,
+    )
 
 
 def macs_of(widths: tuple[int, ...], size: int) -> int:
@@ -86,7 +103,9 @@ def reference(widths: tuple[int, ...], recipe: Recipe) -> Iterator[object]:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     average = EMAModel(net.parameters(), decay=recipe.ema)
     while True:
-        images = torch.from_numpy(pixels[np.random.default_rng().integers(0, len(pixels), recipe.batch)])
+        images = torch.from_numpy(
+            pixels[np.random.default_rng().integers(0, len(pixels), recipe.batch)]
+        )
         images = images.permute(0, 3, 1, 2).float() / 127.5 - 1
         noise, t = torch.randn_like(images), torch.randint(0, 1000, (len(images),))
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -114,19 +133,35 @@ def resident(word: str) -> int:
 
 def peak(side: str, name: str, recipe_name: str, batch: int, widths: tuple[int, ...]) -> float:
     """MB that a few steps take beyond the imports, in a fresh process."""
-    command = [sys.executable, __file__, "--child", side, "--families", name, "--recipe", recipe_name, "--batch", str(batch),
-               "--widths", ",".join(map(str, widths))]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        side,
+        "--families",
+        name,
+        "--recipe",
+        recipe_name,
+        "--batch",
+        str(batch),
+        "--widths",
+        ",".join(map(str, widths)),
+    ]
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def child(side: str, name: str, recipe: Recipe, widths: tuple[int, ...]) -> None:
     import diffusers.training_utils  # both sides start with the same imports
 
     assert diffusers
-    next(reference((16,), replace(recipe, batch=2)))  # what torch and its threads take at the first use
+    # what torch and its threads take at the first use
+    next(reference((16,), replace(recipe, batch=2)))
     before = resident("VmRSS:")
     sides: dict[str, Callable[[], Iterator[object]]] = {
-        "ours": lambda: ours(name, recipe), "reference": lambda: reference(widths, recipe),
+        "ours": lambda: ours(name, recipe),
+        "reference": lambda: reference(widths, recipe),
     }
     for _ in itertools.islice(sides[side](), 3):
         pass
@@ -151,14 +186,22 @@ def compare(name: str, recipe_name: str, recipe: Recipe, rounds: int, count: int
     memory = {side: peak(side, name, recipe_name, recipe.batch, widths) for side in sides}
     params = sum(p.numel() for p in unet(widths, recipe.config.size).parameters())
     verdict = ratio if name in DENOISERS else per_mac
-    return [name, f"{sum(size.parameters.values()) / 1e6:.2f} / {params / 1e6:.2f}", f"{target / 1e6:.0f} / {theirs / 1e6:.0f}",
-            f"{speed['ours']:.1f} / {speed['reference']:.1f}", f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-            f"{per_mac:.2f}", f"{memory['ours']:.0f} / {memory['reference']:.0f}",
-            ("not slower" if verdict >= 1 else "SLOWER") + ("" if name in DENOISERS else " per MAC")]
+    return [
+        name,
+        f"{sum(size.parameters.values()) / 1e6:.2f} / {params / 1e6:.2f}",
+        f"{target / 1e6:.0f} / {theirs / 1e6:.0f}",
+        f"{speed['ours']:.1f} / {speed['reference']:.1f}",
+        f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        f"{per_mac:.2f}",
+        f"{memory['ours']:.0f} / {memory['reference']:.0f}",
+        ("not slower" if verdict >= 1 else "SLOWER") + ("" if name in DENOISERS else " per MAC"),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--recipe", default="photos32")
     parser.add_argument("--batch", type=int, default=0, help="instead of the recipe's")
@@ -178,16 +221,33 @@ def main() -> None:
         print(f"{name}: done", file=sys.stderr, flush=True)
     import diffusers
 
-    print(f"edgegen / diffusers, recipe {given.recipe}, n = {given.rounds} interleaved rounds of {given.steps} steps, 1 thread, "
-          f"CPU time; torch {torch.__version__}, diffusers {diffusers.__version__}, Python {platform.python_version()}, "
-          f"{platform.machine()}")
-    columns = ["family", "M parameters", "M MACs/image", "images/s", "speed ratio (range)", "per MAC", "peak MB", "verdict",
-               "batch"]
+    print(
+        f"edgegen / diffusers, recipe {given.recipe}, n = {given.rounds} interleaved rounds of "
+        f"{given.steps} steps, 1 thread, "
+        f"CPU time; torch {torch.__version__}, diffusers {diffusers.__version__}, Python "
+        f"{platform.python_version()}, "
+        f"{platform.machine()}"
+    )
+    columns = [
+        "family",
+        "M parameters",
+        "M MACs/image",
+        "images/s",
+        "speed ratio (range)",
+        "per MAC",
+        "peak MB",
+        "verdict",
+        "batch",
+    ]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for recipe, row in rows:
         print("| " + " | ".join([*row, f"{recipe.batch}, {recipe.precision}"]) + " |")
-    print("Parameters and MACs: all trained networks, one image through all losses. Families without a noise prediction loss are "
-          "compared per MAC, since no reference of the same kind is run; their ratio is for the record.")
+    print(
+        "Parameters and MACs: all trained networks, one image through all losses. Families without "
+        "a noise prediction loss are "
+        "compared per MAC, since no reference of the same kind is run; their ratio is for the "
+        "record."
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""From statistics to plans. Full precision stays where INT8 costs most and saves least: a graph's ends, then by damage."""
+"""From statistics to plans. Full precision stays where INT8 costs most and saves least: a graph's
+ends, then by damage.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SHARES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7
 
 
 def plan(models: Mapping[str, onnx.ModelProto], stats: Mapping[str, ActivationStats]) -> Plan:
-    """int8 for every convolution but each graph's first (it reads the noise itself) and last (it writes the pixels)."""
+    """int8 for every convolution but each graph's first (it reads the noise itself) and last (it
+    writes the pixels).
+    """
     rules: list[tuple[str, Precision]] = []
     for name in sorted(models):
         rules += [(f"{name}/{node}", "fp32") for node in ends(models[name])]
@@ -34,7 +38,9 @@ def ends(model: onnx.ModelProto) -> list[str]:
 
 
 def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]]]) -> set[str]:
-    """Convolutions that no other convolution's tensors reach, walking `nodes` in order along (reads, writes)."""
+    """Convolutions that no other convolution's tensors reach, walking `nodes` in order along
+    (reads, writes).
+    """
     reached: set[str] = set()
     found: set[str] = set()
     for node, (reads, writes) in zip(nodes, ports, strict=True):
@@ -48,7 +54,9 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
 
 @dataclass(frozen=True)
 class Measured:
-    """A convolution whose precision is open: what int8 costs and gains there, in one unit for all."""
+    """A convolution whose precision is open: what int8 costs and gains there, in one unit for
+    all.
+    """
 
     graph: str
     node: str
@@ -58,12 +66,16 @@ class Measured:
 
 
 def ladder(base: Plan, found: Sequence[Measured], unit: str) -> tuple[Plan, ...]:
-    """Plans from the fastest to the safest: each keeps in FP32 what damages most for what it saves, up to its share.
+    """Plans from the fastest to the safest: each keeps in FP32 what damages most for what it saves,
+    up to its share.
 
     One that saves nothing in int8 stays FP32 in all of them. No rung keeps all that save something.
     """
     idle = [one for one in found if one.saved <= 0]
-    order = sorted((one for one in found if one.saved > 0), key=lambda one: (-one.damage / one.saved, one.graph, one.node))
+    order = sorted(
+        (one for one in found if one.saved > 0),
+        key=lambda one: (-one.damage / one.saved, one.graph, one.node),
+    )
     whole = sum(one.saved for one in order)
     counts: list[int] = []
     kept, spent = 0, 0.0
@@ -75,18 +87,31 @@ def ladder(base: Plan, found: Sequence[Measured], unit: str) -> tuple[Plan, ...]
     plans = []
     for kept in dict.fromkeys(counts):
         why = {id(one): "int8 saves no time here" for one in idle} | {
-            id(one): "most damage for the time it saves" for one in order[:kept]}
-        rules: tuple[tuple[str, Precision], ...] = tuple(sorted(
-            (f"{one.graph}/{one.node}", "fp32") for one in [*idle, *order[:kept]]))
-        layers = tuple(Layer(one.graph, one.node, "fp32" if id(one) in why else "int8", why.get(id(one), "within the budget"),
-                             one.damage, one.saved, one.multiplications) for one in found)
+            id(one): "most damage for the time it saves" for one in order[:kept]
+        }
+        rules: tuple[tuple[str, Precision], ...] = tuple(
+            sorted((f"{one.graph}/{one.node}", "fp32") for one in [*idle, *order[:kept]])
+        )
+        layers = tuple(
+            Layer(
+                one.graph,
+                one.node,
+                "fp32" if id(one) in why else "int8",
+                why.get(id(one), "within the budget"),
+                one.damage,
+                one.saved,
+                one.multiplications,
+            )
+            for one in found
+        )
         plans.append(replace(base, rules=rules + base.rules, layers=layers, unit=unit))
     return tuple(plans)
 
 
 @dataclass(frozen=True)
 class Whole:
-    """What a graph's calls of a trajectory cost, all of them: with every convolution of the base plan in int8, and in FP32.
+    """What a graph's calls of a trajectory cost, all of them: with every convolution of the base
+    plan in int8, and in FP32.
 
     calls: how many there are; 1 for a graph whose steps cannot change.
     """
@@ -99,13 +124,19 @@ class Whole:
 def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
     """Of a trajectory under a searched plan, between what its graphs cost as a whole.
 
-    What convolutions save alone says only which share of that a plan gives up: the sum of them is more than they save together,
-    since each alone pays for changing to FP32 and back.
+    What convolutions save alone says only which share of that a plan gives up: the sum of them is
+    more than they save together, since each alone pays for changing to FP32 and back.
     """
     total = 0.0
     for name, graph in graphs.items():
-        saved = {p: sum(max(one.saved or 0.0, 0.0) for one in plan.layers if one.graph == name and one.precision == p)
-                 for p in ("int8", "fp32")}
+        saved = {
+            p: sum(
+                max(one.saved or 0.0, 0.0)
+                for one in plan.layers
+                if one.graph == name and one.precision == p
+            )
+            for p in ("int8", "fp32")
+        }
         share = saved["fp32"] / sum(saved.values()) if any(saved.values()) else 0.0
         exact = plan.last / graph.calls if graph.calls > plan.last else 0.0
         total += graph.int8 + (graph.fp32 - graph.int8) * (exact + (1 - exact) * share)
@@ -117,14 +148,21 @@ def damage(plan: Plan) -> float:
     return sum(one.damage or 0.0 for one in plan.layers if one.precision == "int8")
 
 
-def fastest_good(costs: Sequence[Sequence[float]], good: Callable[[int, int], bool], most: int) -> tuple[int, int] | None:
-    """Of ladders whose rungs get better one after the other, the good rung that costs least: (ladder, rung); None if none is.
+def fastest_good(
+    costs: Sequence[Sequence[float]], good: Callable[[int, int], bool], most: int
+) -> tuple[int, int] | None:
+    """Of ladders whose rungs get better one after the other, the good rung that costs least:
+    (ladder, rung); None if none is.
 
-    Each question goes to the middle of all that could still be it: a good one spares what costs more, in every ladder, a bad
-    one what is less safe, in its own. One ladder of n rungs takes questions(n) at most; several may end early at `most`, with
-    the best that was found.
+    Each question goes to the middle of all that could still be it: a good one spares what costs
+    more, in every ladder, a bad one what is less safe, in its own. One ladder of n rungs takes
+    questions(n) at most; several may end early at `most`, with the best that was found.
     """
-    left = sorted((spent, place, rung) for place, ladder in enumerate(costs) for rung, spent in enumerate(ladder))
+    left = sorted(
+        (spent, place, rung)
+        for place, ladder in enumerate(costs)
+        for rung, spent in enumerate(ladder)
+    )
     best: tuple[int, int] | None = None
     for _ in range(most):
         if not left:
@@ -151,5 +189,6 @@ def multiplications(model: onnx.ModelProto) -> dict[str, int]:
     weights = {t.name: numpy_helper.to_array(t).size for t in model.graph.initializer}
     return {
         n.name: int(weights[n.input[1]] * np.prod(shapes[n.output[0]][2:] or [1]))
-        for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights
+        for n in model.graph.node
+        if n.op_type == "Conv" and n.input[1] in weights
     }

@@ -1,10 +1,13 @@
-"""Channel equalization: move scale between a tensor's channels and the weights around it, exactly, before quantization.
+"""Channel equalization: move scale between a tensor's channels and the weights around it, exactly,
+before quantization.
 
-One scale serves a whole tensor, so its largest channel decides the step of all. ReLU, sums, concatenation and nearest resizing
-commute with a positive factor a channel: what writes a channel is divided by s, what reads it multiplied, and the graph computes
-the same (cross-layer equalization, Nagel et al. 2019, arXiv 1906.04721; the balance of SmoothQuant, arXiv 2211.10438).
-Features times a style take the style's factor, and what demodulates by the styles' squares takes its square. Where no ReLU
-stands between, a factor may be negative: channels that lean to one side all lean to the same, and one range covers less.
+One scale serves a whole tensor, so its largest channel decides the step of all. ReLU, sums,
+concatenation and nearest resizing commute with a positive factor a channel: what writes a channel
+is divided by s, what reads it multiplied, and the graph computes the same (cross-layer
+equalization, Nagel et al. 2019, arXiv 1906.04721; the balance of SmoothQuant, arXiv 2211.10438).
+Features times a style take the style's factor, and what demodulates by the styles' squares takes
+its square. Where no ReLU stands between, a factor may be negative: channels that lean to one side
+all lean to the same, and one range covers less.
 """
 
 from __future__ import annotations
@@ -21,28 +24,38 @@ from edgegen.core.spec import Array
 
 from .observe import session
 
-SAME = frozenset({"Relu", "LeakyRelu", "Add", "Resize", "Unsqueeze"})  # a positive factor a channel passes through unchanged
+# a positive factor a channel passes through unchanged
+SAME = frozenset({"Relu", "LeakyRelu", "Add", "Resize", "Unsqueeze"})
 SIDES = np.array([[1], [-1]], np.float32)  # of what is observed: x and -x
-BALANCE = 0.5  # share of the spread that moves into the weights: measured best of 0.3, 0.5, 0.75 and 1
+# share of the spread that moves into the weights: measured best of 0.3, 0.5, 0.75 and 1
+BALANCE = 0.5
 
 
 @dataclass
 class _Space:
-    """Channels that must share their factors: who writes them, who reads them, and the tensors that are read."""
+    """Channels that must share their factors: who writes them, who reads them, and the tensors that
+    are read.
+    """
 
     channels: int = 0
     free: bool = True
     positive: bool = False  # whether a ReLU is among them, which lets no negative factor through
     tensors: list[str] = field(default_factory=list)
     writers: list[onnx.NodeProto] = field(default_factory=list)
-    readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)  # and the first input channel they read them at
-    squares: list[onnx.NodeProto] = field(default_factory=list)  # products with a constant matrix that read their squares
+    # and the first input channel they read them at
+    readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)
+    # products with a constant matrix that read their squares
+    squares: list[onnx.NodeProto] = field(default_factory=list)
 
 
-def equalized(model: onnx.ModelProto, largest: Mapping[str, np.ndarray], like: onnx.ModelProto | None = None) -> onnx.ModelProto:
-    """A model that computes the same with evener channels. largest: tensor -> of each channel's x and of its -x, (2, c).
+def equalized(
+    model: onnx.ModelProto, largest: Mapping[str, np.ndarray], like: onnx.ModelProto | None = None
+) -> onnx.ModelProto:
+    """A model that computes the same with evener channels. largest: tensor -> of each channel's x
+    and of its -x, (2, c).
 
-    like: the same graph with the weights that say how much each channel is read, where these are not the model's own.
+    like: the same graph with the weights that say how much each channel is read, where these are
+    not the model's own.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -50,7 +63,10 @@ def equalized(model: onnx.ModelProto, largest: Mapping[str, np.ndarray], like: o
     guide = weights if like is None else _constants(like)
     for space in _spaces(model, weights):
         seen = np.max([largest[t] for t in space.tensors if t in largest], axis=0)
-        read = np.max([_columns(guide[n.input[1]], first, space.channels) for n, first in space.readers], axis=0)
+        read = np.max(
+            [_columns(guide[n.input[1]], first, space.channels) for n, first in space.readers],
+            axis=0,
+        )
         factor = _factors(seen.max(0), read)
         if not space.positive:
             factor = np.where(seen[1] > seen[0], -factor, factor)
@@ -79,7 +95,9 @@ def _scale(weights: dict[str, np.ndarray], space: _Space, factor: np.ndarray) ->
 
 def _columns(weight: np.ndarray, first: int, count: int) -> np.ndarray:
     """Largest magnitude of each input channel (count,)."""
-    part: np.ndarray = np.abs(weight[:, first : first + count]).max(axis=(0, *range(2, weight.ndim)))
+    part: np.ndarray = np.abs(weight[:, first : first + count]).max(
+        axis=(0, *range(2, weight.ndim))
+    )
     return part
 
 
@@ -94,7 +112,9 @@ def _factors(seen: np.ndarray, read: np.ndarray) -> np.ndarray:
 
 
 def _spaces(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> Iterator[_Space]:
-    """Every space whose factors are free: written by constant layers, read by convolutions and demodulation alone."""
+    """Every space whose factors are free: written by constant layers, read by convolutions and
+    demodulation alone.
+    """
     found = _Walk(model, weights).spaces
     for name in sorted(found):
         space = found[name]
@@ -103,7 +123,9 @@ def _spaces(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> Iterat
 
 
 class _Walk:
-    """One pass over a graph that joins tensors of equal factors into spaces and enters who writes and reads them."""
+    """One pass over a graph that joins tensors of equal factors into spaces and enters who writes
+    and reads them.
+    """
 
     def __init__(self, model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
         nodes, ends = model.graph.node, [v.name for v in [*model.graph.input, *model.graph.output]]
@@ -114,8 +136,12 @@ class _Walk:
         self.spaces: dict[str, _Space] = defaultdict(_Space)
         self.parts: dict[str, list[str]] = {}  # a concatenation's inputs, for what reads it
         others = {t for node in nodes if not self._multiplies(node) for t in node.input}
-        squares = [node for node in nodes if node.op_type == "Mul" and node.input[0] == node.input[1]]
-        self.squared = {n.output[0]: n.input[0] for n in squares if n.output[0] not in {*others, *ends}}
+        squares = [
+            node for node in nodes if node.op_type == "Mul" and node.input[0] == node.input[1]
+        ]
+        self.squared = {
+            n.output[0]: n.input[0] for n in squares if n.output[0] not in {*others, *ends}
+        }
         for node in nodes:
             for tensor in self._alike(node):
                 self.parent[self.find(tensor)] = self.find(node.output[0])
@@ -137,7 +163,9 @@ class _Walk:
         return [t for t in node.input if t and t not in self.weights]
 
     def _alike(self, node: onnx.NodeProto) -> list[str]:
-        """Inputs whose factors are the output's: all of an op in SAME; of features times a style, the style."""
+        """Inputs whose factors are the output's: all of an op in SAME; of features times a style,
+        the style.
+        """
         inputs = self._inputs(node)
         if node.op_type in SAME and (node.op_type != "Add" or len(inputs) == 2):
             return inputs
@@ -147,7 +175,11 @@ class _Walk:
     def _enter(self, node: onnx.NodeProto) -> None:
         """Enter one node as writer and reader of spaces, or pin the spaces it touches."""
         inputs, out = self._inputs(node), self.space(node.output[0])
-        if node.op_type == "Concat" and _attribute(node, "axis", 0) == 1 and not any(t in self.parts for t in inputs):
+        if (
+            node.op_type == "Concat"
+            and _attribute(node, "axis", 0) == 1
+            and not any(t in self.parts for t in inputs)
+        ):
             self.parts[node.output[0]] = inputs
         elif self._own(node, "Conv") and _attribute(node, "group", 1) == 1:
             self._reads(node, inputs[0])
@@ -167,7 +199,11 @@ class _Walk:
     def _own(self, node: onnx.NodeProto, kind: str) -> bool:
         """Whether it is of that kind with constants of its own, which may be changed."""
         constants = [name for name in node.input[1:] if name in self.weights]
-        return node.op_type == kind and node.input[1] in constants and all(self.uses[name] == 1 for name in constants)
+        return (
+            node.op_type == kind
+            and node.input[1] in constants
+            and all(self.uses[name] == 1 for name in constants)
+        )
 
     def _multiplies(self, node: onnx.NodeProto) -> bool:
         """Whether it is a product of rows with a constant matrix of its own."""
@@ -205,7 +241,9 @@ def read_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 class ChannelObserver:
-    """Executes a graph for the sampler and keeps the largest x and -x of each channel of the tensors that convolutions read."""
+    """Executes a graph for the sampler and keeps the largest x and -x of each channel of the
+    tensors that convolutions read.
+    """
 
     def __init__(self, model: onnx.ModelProto, threads: int) -> None:
         self.tensors = read_tensors(model)
@@ -223,13 +261,23 @@ class ChannelObserver:
 def _instrument(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    out.graph.initializer.append(helper.make_tensor("channels.axes", TensorProto.INT64, [3], [0, 2, 3]))
-    out.graph.initializer.append(helper.make_tensor("channels.pair", TensorProto.INT64, [2], [2, -1]))
+    out.graph.initializer.append(
+        helper.make_tensor("channels.axes", TensorProto.INT64, [3], [0, 2, 3])
+    )
+    out.graph.initializer.append(
+        helper.make_tensor("channels.pair", TensorProto.INT64, [2], [2, -1])
+    )
     for k, tensor in enumerate(tensors):
         for op in ("ReduceMax", "ReduceMin"):
-            out.graph.node.append(helper.make_node(op, [tensor, "channels.axes"], [f"channels.{k}.{op}"], keepdims=0))
+            out.graph.node.append(
+                helper.make_node(op, [tensor, "channels.axes"], [f"channels.{k}.{op}"], keepdims=0)
+            )
         sides = [f"channels.{k}.ReduceMax", f"channels.{k}.ReduceMin"]
         out.graph.node.append(helper.make_node("Concat", sides, [f"channels.{k}.both"], axis=0))
-        out.graph.node.append(helper.make_node("Reshape", [f"channels.{k}.both", "channels.pair"], [f"channels.{k}"]))
-        out.graph.output.append(helper.make_tensor_value_info(f"channels.{k}", TensorProto.FLOAT, [2, None]))
+        out.graph.node.append(
+            helper.make_node("Reshape", [f"channels.{k}.both", "channels.pair"], [f"channels.{k}"])
+        )
+        out.graph.output.append(
+            helper.make_tensor_value_info(f"channels.{k}", TensorProto.FLOAT, [2, None])
+        )
     return out

@@ -1,6 +1,8 @@
-"""Streamed histograms: where a tensor's values lie between the extremes that a first pass over the same samples found.
+"""Streamed histograms: where a tensor's values lie between the extremes that a first pass over the
+same samples found.
 
-The bins are fixed before the first sample, so that memory never grows and counts of batches, or of processes, simply add up.
+The bins are fixed before the first sample, so that memory never grows and counts of batches, or of
+processes, simply add up.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ BINS = 2048  # eight a step of an 8-bit code that covers the whole range
 
 @dataclass(frozen=True)
 class Histogram:
-    """counts (BINS,) of a tensor's values in equal bins over `seen`, but for the `zeros` that are 0 exactly and cost nothing."""
+    """counts (BINS,) of a tensor's values in equal bins over `seen`, but for the `zeros` that are 0
+    exactly and cost nothing.
+    """
 
     seen: Range
     counts: np.ndarray
@@ -62,7 +66,9 @@ class Histograms:
             filled = x[x != 0]
             places = (filled - np.float32(ends.low)) * np.float32(BINS / (ends.high - ends.low))
             # sums in another order may fall a rounding error beyond the ends
-            self.counts[k] += np.bincount(np.clip(places, 0, BINS - 1).astype(np.int32), minlength=BINS)
+            self.counts[k] += np.bincount(
+                np.clip(places, 0, BINS - 1).astype(np.int32), minlength=BINS
+            )
             self.zeros[k] += x.size - filled.size
 
     def of(self, tensor: str) -> Histogram:
@@ -74,14 +80,19 @@ def fetched(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     """The model with the values of `tensors` as further outputs, in their order."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    for k, tensor in enumerate(tensors):  # a copy, since an input or an output cannot be an output once more
+    # a copy, since an input or an output cannot be an output once more
+    for k, tensor in enumerate(tensors):
         out.graph.node.append(helper.make_node("Identity", [tensor], [f"fetched.{k}"]))
-        out.graph.output.append(helper.make_tensor_value_info(f"fetched.{k}", TensorProto.FLOAT, None))
+        out.graph.output.append(
+            helper.make_tensor_value_info(f"fetched.{k}", TensorProto.FLOAT, None)
+        )
     return out
 
 
 class Counter:
-    """Executes one graph for the sampler and counts: pass it as that graph's `call`, on the samples that gave `seen`."""
+    """Executes one graph for the sampler and counts: pass it as that graph's `call`, on the samples
+    that gave `seen`.
+    """
 
     def __init__(self, model: onnx.ModelProto, seen: Mapping[str, Range], threads: int) -> None:
         self.histograms = Histograms(seen)

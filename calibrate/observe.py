@@ -1,4 +1,5 @@
-"""Activation statistics, streamed: every tensor reduces to its minimum and maximum inside the graph that runs.
+"""Activation statistics, streamed: every tensor reduces to its minimum and maximum inside the graph
+that runs.
 
 Memory grows with tensors and never with samples, because no activation leaves the runtime.
 """
@@ -23,7 +24,9 @@ ENOUGH = 32  # samples below which a range is luck
 
 @dataclass
 class ActivationStats:
-    """Of one graph: each tensor's extremes over all samples, and how many samples came at each of the sampler's timesteps."""
+    """Of one graph: each tensor's extremes over all samples, and how many samples came at each of
+    the sampler's timesteps.
+    """
 
     tensors: tuple[str, ...]
     timesteps: tuple[int, ...]
@@ -36,28 +39,46 @@ class ActivationStats:
         self.coverage = dict.fromkeys(self.timesteps, 0)
 
     def add(self, low: Sequence[float] | Array, high: Sequence[float] | Array, t: Array) -> None:
-        """One batch's extremes, in the order of `tensors`, and its timesteps (b,). InputError names a tensor not finite."""
+        """One batch's extremes, in the order of `tensors`, and its timesteps (b,). InputError names
+        a tensor not finite.
+        """
         new_low, new_high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         bad = ~(np.isfinite(new_low) & np.isfinite(new_high))
         if bad.any():
-            raise InputError("E-CALIB", f"{self.tensors[int(bad.argmax())]} holds NaN or infinite values while calibrating")
+            raise InputError(
+                "E-CALIB",
+                f"{self.tensors[int(bad.argmax())]} holds NaN or infinite values while calibrating",
+            )
         np.minimum(self.low, new_low, out=self.low)
         np.maximum(self.high, new_high, out=self.high)
         for timestep in t:
             self.coverage[int(timestep)] += 1
 
     def check(self) -> None:
-        """InputError unless every timestep of the sampler was seen often enough, and some tensor moved at all."""
+        """InputError unless every timestep of the sampler was seen often enough, and some tensor
+        moved at all.
+        """
         for timestep, count in self.coverage.items():
             if count < ENOUGH:
-                raise InputError("E-CALIB", f"timestep {timestep} was calibrated on {count} samples, {ENOUGH} are needed")
-        still = [t for t, a, b in zip(self.tensors, self.low, self.high, strict=True) if a == b == 0]
+                raise InputError(
+                    "E-CALIB",
+                    f"timestep {timestep} was calibrated on {count} samples, {ENOUGH} are needed",
+                )
+        still = [
+            t for t, a, b in zip(self.tensors, self.low, self.high, strict=True) if a == b == 0
+        ]
         if len(still) == len(self.tensors):
-            raise InputError("E-CALIB", "every tensor stayed 0 while calibrating: the weights are not a trained model's")
+            raise InputError(
+                "E-CALIB",
+                "every tensor stayed 0 while calibrating: the weights are not a trained model's",
+            )
 
     def ranges(self) -> dict[str, Range]:
         """What a plan stores."""
-        return {t: Range(float(a), float(b)) for t, a, b in zip(self.tensors, self.low, self.high, strict=True)}
+        return {
+            t: Range(float(a), float(b))
+            for t, a, b in zip(self.tensors, self.low, self.high, strict=True)
+        }
 
 
 def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
@@ -67,14 +88,22 @@ def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProt
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    for op, name in (("ReduceMin", "observed_low"), ("ReduceMax", "observed_high"), ("ReduceSum", "observed_sum")):
+    for op, name in (
+        ("ReduceMin", "observed_low"),
+        ("ReduceMax", "observed_high"),
+        ("ReduceSum", "observed_sum"),
+    ):
         parts = []
         for k, tensor in enumerate(tensors):
             parts.append(f"{name}.{k}")
             out.graph.node.append(helper.make_node(op, [tensor], [f"{name}.{k}.0"], keepdims=0))
-            out.graph.node.append(helper.make_node("Reshape", [f"{name}.{k}.0", "observed.one"], [parts[-1]]))
+            out.graph.node.append(
+                helper.make_node("Reshape", [f"{name}.{k}.0", "observed.one"], [parts[-1]])
+            )
         out.graph.node.append(helper.make_node("Concat", parts, [name], axis=0))
-        out.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [len(tensors)]))
+        out.graph.output.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [len(tensors)])
+        )
     out.graph.initializer.append(helper.make_tensor("observed.one", TensorProto.INT64, [1], [1]))
     return out
 
@@ -86,13 +115,23 @@ def session(model: onnx.ModelProto, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 class Observer:
-    """Executes one instrumented graph for the sampler and keeps its statistics: pass it as that graph's `call`."""
+    """Executes one instrumented graph for the sampler and keeps its statistics: pass it as that
+    graph's `call`.
+    """
 
-    def __init__(self, model: onnx.ModelProto, tensors: tuple[str, ...], timesteps: tuple[int, ...], threads: int) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        tensors: tuple[str, ...],
+        timesteps: tuple[int, ...],
+        threads: int,
+    ) -> None:
         self._timed = any(value.name == "t" for value in model.graph.input)
         self._session = session(instrument(model, tensors), threads)
         self.stats = ActivationStats(tensors, timesteps if self._timed else UNTIMED)

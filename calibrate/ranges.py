@@ -1,8 +1,10 @@
-"""From a histogram to the range that 8 bits cover: a wider one rounds coarsely, a narrower one cuts off what is rare.
+"""From a histogram to the range that 8 bits cover: a wider one rounds coarsely, a narrower one cuts
+off what is rare.
 
-min-max covers all; percentiles cut a fixed share; `least_error` cuts where rounding and cutting together cost least; `entropy` is
-the threshold whose 8-bit histogram diverges least from the true one (Migacz 2017, 8-bit inference with TensorRT). Errors count to
-the power 1.5: squared ones follow the few images with the largest values, plain ones cut visibly (docs/decisions/0010-ranges.md).
+min-max covers all; percentiles cut a fixed share; `least_error` cuts where rounding and cutting
+together cost least; `entropy` is the threshold whose 8-bit histogram diverges least from the true
+one (Migacz 2017, 8-bit inference with TensorRT). Errors count to the power 1.5: squared ones follow
+the few images with the largest values, plain ones cut visibly (docs/decisions/0010-ranges.md).
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from edgegen.core.plan import Range
 
 from .histogram import Histogram
 
-STEPS = 255                                         # of an 8-bit code
-POWER = 1.5                                         # to which an error counts
-SHRINK = np.arange(40, 5, -1) / 40                  # of an end, tried by `least_error`
-LEVELS = 128                                        # of a magnitude, in `entropy`
-MAGNITUDES = 1024                                   # bins of a magnitude, in `entropy`
-CORE, FAR = 0.9999, 2.0                             # a largest magnitude FAR times that of the CORE of all values is an outlier
+STEPS = 255  # of an 8-bit code
+POWER = 1.5  # to which an error counts
+SHRINK = np.arange(40, 5, -1) / 40  # of an end, tried by `least_error`
+LEVELS = 128  # of a magnitude, in `entropy`
+MAGNITUDES = 1024  # bins of a magnitude, in `entropy`
+# a largest magnitude FAR times that of the CORE of all values is an outlier
+CORE, FAR = 0.9999, 2.0
 
 
 def min_max(found: Histogram) -> Range:
@@ -31,7 +34,9 @@ def min_max(found: Histogram) -> Range:
 
 
 def percentile(found: Histogram, share: float) -> Range:
-    """The smallest range that cuts no more than 1 - share of the values, half of it at either end."""
+    """The smallest range that cuts no more than 1 - share of the values, half of it at either
+    end.
+    """
     counts = found.counts.astype(np.float64)
     counts[_bin_of_zero(found)] += found.zeros
     below = np.cumsum(counts) / max(counts.sum(), 1)
@@ -43,15 +48,24 @@ def percentile(found: Histogram, share: float) -> Range:
 
 def least_error(found: Histogram, power: float = POWER) -> Range:
     """The range of least expected error, of a grid of shrunk ends; the widest of equals."""
-    lows, highs = (end * (SHRINK if end else np.ones(1)) for end in (found.seen.low, found.seen.high))
-    low, high = np.unravel_index(int(_costs(found, lows, highs, power).argmin()), (len(lows), len(highs)))
+    lows, highs = (
+        end * (SHRINK if end else np.ones(1)) for end in (found.seen.low, found.seen.high)
+    )
+    low, high = np.unravel_index(
+        int(_costs(found, lows, highs, power).argmin()), (len(lows), len(highs))
+    )
     return Range(float(lows[low]), float(highs[high]))
 
 
 def expected_error(found: Histogram, covered: Range, power: float = POWER) -> float:
-    """Of one value in the affine 8-bit code of `covered`, to a power: of rounding inside, of the distance to the end outside."""
+    """Of one value in the affine 8-bit code of `covered`, to a power: of rounding inside, of the
+    distance to the end outside.
+    """
     total = found.counts.sum() + found.zeros
-    return float(_costs(found, np.array([covered.low]), np.array([covered.high]), power)[0, 0] / max(total, 1))
+    return float(
+        _costs(found, np.array([covered.low]), np.array([covered.high]), power)[0, 0]
+        / max(total, 1)
+    )
 
 
 def _costs(found: Histogram, lows: np.ndarray, highs: np.ndarray, power: float) -> np.ndarray:
@@ -71,19 +85,25 @@ def entropy(found: Histogram) -> Range:
         return found.seen
     places = np.minimum(np.abs(found.centres) / largest * MAGNITUDES, MAGNITUDES - 1).astype(int)
     counts = np.bincount(places, found.counts, MAGNITUDES)
-    best = min(range(LEVELS, MAGNITUDES + 1, LEVELS // 8), key=lambda kept: _divergence(counts, kept))
+    best = min(
+        range(LEVELS, MAGNITUDES + 1, LEVELS // 8), key=lambda kept: _divergence(counts, kept)
+    )
     threshold = largest * best / MAGNITUDES
     return _inside(found.seen, -threshold, threshold)
 
 
 def _divergence(counts: np.ndarray, kept: int) -> float:
-    """Kullback-Leibler, of the first `kept` bins with all beyond in the last, from the same in LEVELS levels."""
+    """Kullback-Leibler, of the first `kept` bins with all beyond in the last, from the same in
+    LEVELS levels.
+    """
     true = counts[:kept].copy()
     coarse = np.add.reduceat(true, np.arange(LEVELS) * kept // LEVELS)
     true[-1] += counts[kept:].sum()
     level = np.searchsorted(np.arange(LEVELS) * kept // LEVELS, np.arange(kept), "right") - 1
     filled = counts[:kept] > 0
-    spread = np.where(filled, (coarse / np.maximum(np.bincount(level, filled, LEVELS), 1))[level], 0)
+    spread = np.where(
+        filled, (coarse / np.maximum(np.bincount(level, filled, LEVELS), 1))[level], 0
+    )
     p, q = true / max(true.sum(), 1), spread / max(spread.sum(), 1)
     if ((p > 0) & (q == 0)).any():
         return float("inf")
@@ -101,7 +121,9 @@ def _magnitude(found: Histogram, share: float) -> float:
 
 
 def _bin_of_zero(found: Histogram) -> int:
-    return int(np.clip(-found.seen.low / found.width, 0, len(found.counts) - 1)) if found.width else 0
+    return (
+        int(np.clip(-found.seen.low / found.width, 0, len(found.counts) - 1)) if found.width else 0
+    )
 
 
 def _inside(seen: Range, low: float, high: float) -> Range:
@@ -121,14 +143,20 @@ METHODS: Mapping[str, Callable[[Histogram], Range]] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A tensor's range, the method that gave it, and the expected error of every method as a share of min-max's."""
+    """A tensor's range, the method that gave it, and the expected error of every method as a share
+    of min-max's.
+    """
 
     range: Range
     method: str
     errors: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        return {"range": [self.range.low, self.range.high], "method": self.method, "errors": dict(self.errors)}
+        return {
+            "range": [self.range.low, self.range.high],
+            "method": self.method,
+            "errors": dict(self.errors),
+        }
 
 
 def chosen(found: Histogram) -> Choice:
@@ -136,14 +164,20 @@ def chosen(found: Histogram) -> Choice:
     ranges = {name: method(found) for name, method in METHODS.items()}
     errors = {name: expected_error(found, covered) for name, covered in ranges.items()}
     best = min(errors, key=errors.__getitem__)
-    return Choice(ranges[best], best, {name: error / errors["min-max"] if error else 0.0 for name, error in errors.items()})
+    return Choice(
+        ranges[best],
+        best,
+        {name: error / errors["min-max"] if error else 0.0 for name, error in errors.items()},
+    )
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is odd about a tensor: one value alone, nothing on one side of 0, or a largest value far beyond all others.
+    """What is odd about a tensor: one value alone, nothing on one side of 0, or a largest value far
+    beyond all others.
 
-    outlier: the largest magnitude over the 99.99 percentile of magnitudes, where that is FAR or more, else 0.
+    outlier: the largest magnitude over the 99.99 percentile of magnitudes, where that is FAR or
+    more, else 0.
     """
 
     constant: bool
@@ -156,7 +190,11 @@ class Shape:
         constant = len(used) + (found.zeros > 0) < 2
         usual, largest = _magnitude(found, CORE), max(-found.seen.low, found.seen.high)
         factor = largest / usual if usual else 0.0
-        return cls(constant, not constant and 0 in (found.seen.low, found.seen.high), factor if factor >= FAR else 0.0)
+        return cls(
+            constant,
+            not constant and 0 in (found.seen.low, found.seen.high),
+            factor if factor >= FAR else 0.0,
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {"constant": self.constant, "one_sided": self.one_sided, "outlier": self.outlier}

@@ -1,7 +1,9 @@
-"""Which way each weight is rounded: what one weight's rounding breaks, the weights that are not rounded yet mend.
+"""Which way each weight is rounded: what one weight's rounding breaks, the weights that are not
+rounded yet mend.
 
-After Frantar et al., GPTQ (2022), for convolutions: the second moments of what a convolution reads, over the sampler's own
-trajectory, say how much its output moves with each weight. Scales stay as nearest rounding has them.
+After Frantar et al., GPTQ (2022), for convolutions: the second moments of what a convolution reads,
+over the sampler's own trajectory, say how much its output moves with each weight. Scales stay as
+nearest rounding has them.
 """
 
 from __future__ import annotations
@@ -17,21 +19,30 @@ from edgegen.core.spec import Array
 
 from .observe import session
 
-DAMPING = 0.01        # of the mean second moment, added to all: directions that were hardly seen are not trusted
-PLACES = 8            # positions of each image that a convolution's input is looked at
+# of the mean second moment, added to all: directions that were hardly seen are not trusted
+DAMPING = 0.01
+PLACES = 8  # positions of each image that a convolution's input is looked at
 
 
 class Moments:
-    """Executes a graph for the sampler and keeps the second moments of each convolution's patches: pass it as its `call`."""
+    """Executes a graph for the sampler and keeps the second moments of each convolution's patches:
+    pass it as its `call`.
+    """
 
     def __init__(self, model: onnx.ModelProto, threads: int) -> None:
         weights = {t.name: t for t in model.graph.initializer}
-        self._convolutions = [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights and _group(n) == 1]
+        self._convolutions = [
+            n
+            for n in model.graph.node
+            if n.op_type == "Conv" and n.input[1] in weights and _group(n) == 1
+        ]
         self._shapes = {n.name: tuple(weights[n.input[1]].dims) for n in self._convolutions}
         self._tensors = list(dict.fromkeys(n.input[0] for n in self._convolutions))
         self._session = session(_watched(model, self._tensors), threads)
         self._rng = np.random.default_rng(0)
-        self.second = {n: np.zeros((int(np.prod(s[1:])),) * 2, np.float32) for n, s in self._shapes.items()}
+        self.second = {
+            n: np.zeros((int(np.prod(s[1:])),) * 2, np.float32) for n, s in self._shapes.items()
+        }
 
     def __call__(self, **inputs: Array) -> Array:
         out, *values = self._session.run(None, inputs)
@@ -65,18 +76,26 @@ def _ints(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
     return next((list(a.ints) for a in node.attribute if a.name == name), default)
 
 
-def _patches(x: Array, node: onnx.NodeProto, kernel: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """(b, c, h, w) -> (places, c * kh * kw): what the convolution multiplies at a few random positions of each image."""
+def _patches(
+    x: Array, node: onnx.NodeProto, kernel: tuple[int, ...], rng: np.random.Generator
+) -> Array:
+    """(b, c, h, w) -> (places, c * kh * kw): what the convolution multiplies at a few random
+    positions of each image.
+    """
     pads, strides = _ints(node, "pads", [0, 0, 0, 0]), _ints(node, "strides", [1, 1])
     padded = np.pad(x, ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (2, 3))[:, :, :: strides[0], :: strides[1]]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (2, 3))[
+        :, :, :: strides[0], :: strides[1]
+    ]
     rows, columns = (rng.integers(0, n, (len(x), PLACES)) for n in windows.shape[2:4])
     taken = windows[np.arange(len(x))[:, None], :, rows, columns]  # (b, places, c, kh, kw)
     return np.ascontiguousarray(taken.reshape(len(x) * PLACES, -1), np.float32)
 
 
 def rounded(model: onnx.ModelProto, moments: Moments) -> onnx.ModelProto:
-    """The model with, beside each convolution's weight, one that is on the grid of int8 already (`ROUNDED`)."""
+    """The model with, beside each convolution's weight, one that is on the grid of int8 already
+    (`ROUNDED`).
+    """
     out = onnx.ModelProto()
     out.CopyFrom(model)
     weights = {t.name: t for t in model.graph.initializer}
@@ -88,12 +107,15 @@ def rounded(model: onnx.ModelProto, moments: Moments) -> onnx.ModelProto:
         weight = numpy_helper.to_array(weights[name]).astype(np.float64)
         second = np.stack([moments.second[n] for n in nodes]).sum(0, dtype=np.float64)
         made = on_grid(weight.reshape(len(weight), -1), second).reshape(weight.shape)
-        out.graph.initializer.append(numpy_helper.from_array(made.astype(np.float32), name + ROUNDED))
+        out.graph.initializer.append(
+            numpy_helper.from_array(made.astype(np.float32), name + ROUNDED)
+        )
     return out
 
 
 def on_grid(weight: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(out, in) weights and the (in, in) second moments of what they multiply -> whole multiples of a row's largest / 127.
+    """(out, in) weights and the (in, in) second moments of what they multiply -> whole multiples of
+    a row's largest / 127.
 
     A row's largest weight stays, so that its scale does.
     """

@@ -1,14 +1,14 @@
 """Everything edgegen reports on purpose: one tree, one exit code and one stable code per error.
 
-    EdgegenError          1  bug or unclassified failure
-      UsageError          2  a flag, a config or an output folder that cannot be used
-      GateFailed          3  quality or parity is outside its budget
-      InputError          4  a photo, weight file or graph that cannot be read
-        ReferenceMismatch 4  statistics made with another feature network, count or projection
-      RuntimeMissing      5  a runtime, driver or package is not on this machine
-      TrustError          6  hash, manifest, signature, pickle or path escape
-      ResourceError       7  disk, memory or time
-      Busy                8  another run holds the lock
+EdgegenError          1  bug or unclassified failure
+  UsageError          2  a flag, a config or an output folder that cannot be used
+  GateFailed          3  quality or parity is outside its budget
+  InputError          4  a photo, weight file or graph that cannot be read
+    ReferenceMismatch 4  statistics made with another feature network, count or projection
+  RuntimeMissing      5  a runtime, driver or package is not on this machine
+  TrustError          6  hash, manifest, signature, pickle or path escape
+  ResourceError       7  disk, memory or time
+  Busy                8  another run holds the lock
 """
 
 from __future__ import annotations
@@ -20,22 +20,35 @@ from typing import Any
 class EdgegenError(Exception):
     """One sentence for the user: what is wrong, in which file, what to do.
 
-    code: stable name such as "E-PICKLE"; path: the file meant, if any; hint: the next step, if it is not in the sentence;
-    details: numbers for machines, shown by --json (finite JSON values).
+    code: stable name such as "E-PICKLE"; path: the file meant, if any; hint: the next step, if it
+    is not in the sentence; details: numbers for machines, shown by --json (finite JSON values).
     """
 
     exit_code = 1
 
     def __init__(
-        self, code: str, message: str, *, path: object = None, hint: str = "", details: Mapping[str, Any] | None = None,
+        self,
+        code: str,
+        message: str,
+        *,
+        path: object = None,
+        hint: str = "",
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.details = dict(details or {})
-        self.code, self.message, self.path, self.hint = code, message, None if path is None else str(path), hint
+        self.code, self.message, self.path, self.hint = (
+            code,
+            message,
+            None if path is None else str(path),
+            hint,
+        )
 
     def __str__(self) -> str:
         where = f" ({self.path})" if self.path else ""
-        return f"error[{self.code}] {self.message}{where}" + (f" - {self.hint}" if self.hint else "")
+        return f"error[{self.code}] {self.message}{where}" + (
+            f" - {self.hint}" if self.hint else ""
+        )
 
 
 class UsageError(EdgegenError):

@@ -1,12 +1,16 @@
-"""Graphs to files: FP32 ONNX, Q/DQ in each runtime's dialect, engines; and the runtimes that execute them.
+"""Graphs to files: FP32 ONNX, Q/DQ in each runtime's dialect, engines; and the runtimes that
+execute them.
 
-A runtime is one file with its dialect and one line in RUNTIMES; none is imported until it is asked for.
+A runtime is one file with its dialect and one line in RUNTIMES; none is imported until it is asked
+for.
 """
 
 from __future__ import annotations
 
 if __name__ == "export":
-    raise ImportError("import edgegen.export: the bare name would load a second copy of every class")
+    raise ImportError(
+        "import edgegen.export: the bare name would load a second copy of every class"
+    )
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -29,11 +33,15 @@ RUNTIMES = {
     "reference": "edgegen.export.reference:Reference",
 }
 
-STAND_IN = "onnxruntime"  # on the exporting machine: calibrates, and executes the Q/DQ file of a runtime that cannot run there
+# on the exporting machine: calibrates, and executes the Q/DQ file of a runtime that cannot run
+# there
+STAND_IN = "onnxruntime"
 
 
 def runtime(name: str) -> Runtime:
-    """The runtime of that name, whether or not it works here: ask its missing() and cannot_run()."""
+    """The runtime of that name, whether or not it works here: ask its missing() and
+    cannot_run().
+    """
     if name not in RUNTIMES:
         raise UsageError("E-RUNTIME", f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}")
     module, _, attribute = RUNTIMES[name].partition(":")

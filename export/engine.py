@@ -1,7 +1,9 @@
-"""Builds TensorRT engines in a child process: a crash of native code is an answer, and the same graph gives the same bytes.
+"""Builds TensorRT engines in a child process: a crash of native code is an answer, and the same
+graph gives the same bytes.
 
-TensorRT-RTX numbers its internal tensors in the order of their addresses, so an engine repeats only when the memory of the
-process that builds it does: no address randomization (where the system lets us), no random hashes, one engine a process.
+TensorRT-RTX numbers its internal tensors in the order of their addresses, so an engine repeats only
+when the memory of the process that builds it does: no address randomization (where the system lets
+us), no random hashes, one engine a process.
 """
 
 from __future__ import annotations
@@ -31,29 +33,56 @@ NO_RANDOMIZE = 0x0040000  # ADDR_NO_RANDOMIZE of personality(2): holds from the 
 HASHES = "PYTHONHASHSEED"  # set when the child has started itself anew
 Failure = tuple[str, str]  # code and sentence
 
-# The child looks for modules where this process does, and starts itself anew once its addresses are fixed.
+# The child looks for modules where this process does, and starts itself anew once its addresses are
+# fixed.
 CHILD = """import json, sys
 sys.path[:] = json.load(open("path.json"))
 from edgegen.export.engine import child
 child(*sys.argv[1:])"""
-KEPT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "PATH", "TMPDIR")  # of the environment: the rest would shape its memory
+# of the environment: the rest would shape its memory
+KEPT = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 
 
-def engines(module: str, onnx: bytes, capabilities: Sequence[str], batches: Sequence[int] = BATCHES,
-            timing: Path | None = None) -> list[bytes] | Failure:
-    """One engine a compute capability ("" is the GPU at hand) by package `module`, or why there is none.
+def engines(
+    module: str,
+    onnx: bytes,
+    capabilities: Sequence[str],
+    batches: Sequence[int] = BATCHES,
+    timing: Path | None = None,
+) -> list[bytes] | Failure:
+    """One engine a compute capability ("" is the GPU at hand) by package `module`, or why there is
+    none.
 
-    timing: file with the times of kernels that earlier builds measured on this GPU; read, and replaced by what this one knows.
+    timing: file with the times of kernels that earlier builds measured on this GPU; read, and
+    replaced by what this one knows.
     """
     with tempfile.TemporaryDirectory(prefix="edgegen-engine-") as name:
         folder = Path(name)
-        (folder / "path.json").write_text(json.dumps([os.path.abspath(p) for p in sys.path]), "utf-8")
+        (folder / "path.json").write_text(
+            json.dumps([os.path.abspath(p) for p in sys.path]), "utf-8"
+        )
         if timing is not None:
             (folder / TIMING).write_bytes(timing.read_bytes() if timing.is_file() else b"")
-        command = [sys.executable, "-P", "-c", CHILD, module, ",".join(capabilities), json.dumps(list(batches))]
+        command = [
+            sys.executable,
+            "-P",
+            "-c",
+            CHILD,
+            module,
+            ",".join(capabilities),
+            json.dumps(list(batches)),
+        ]
         env = {k: os.environ[k] for k in KEPT if k in os.environ}
         try:
-            done = subprocess.run(command, input=onnx, capture_output=True, timeout=LIMIT, check=False, env=env, cwd=folder)
+            done = subprocess.run(
+                command,
+                input=onnx,
+                capture_output=True,
+                timeout=LIMIT,
+                check=False,
+                env=env,
+                cwd=folder,
+            )
         except subprocess.TimeoutExpired:
             return "E-TIMEOUT", f"TensorRT was not ready after {LIMIT} s"
         if (failed := folder / FAILURE).is_file():
@@ -65,25 +94,38 @@ def engines(module: str, onnx: bytes, capabilities: Sequence[str], batches: Sequ
                 write_bytes(timing, (folder / TIMING).read_bytes())
             return [path.read_bytes() for path in built]
         last = done.stderr.decode(errors="replace").strip().splitlines() or ["no output"]
-        return "E-TRT-BUILD", f"the process that builds engines ended with {done.returncode}: {last[-1]}"
+        return (
+            "E-TRT-BUILD",
+            f"the process that builds engines ended with {done.returncode}: {last[-1]}",
+        )
 
 
 def child(module: str, capabilities: str, batches: str) -> None:
-    """Reads the ONNX file from stdin; leaves 0.engine, 1.engine, ... or failure.json in the working folder."""
+    """Reads the ONNX file from stdin; leaves 0.engine, 1.engine, ... or failure.json in the working
+    folder.
+    """
     if HASHES not in os.environ:
-        ctypes.CDLL(None).personality(NO_RANDOMIZE)  # a container may forbid it: engines then differ in internal names alone
+        # a container may forbid it: engines then differ in internal names alone
+        ctypes.CDLL(None).personality(NO_RANDOMIZE)
         os.execve(sys.executable, sys.orig_argv, {**os.environ, HASHES: "0"})
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core: threads would race for places in memory
+    # one core: threads would race for places in memory
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     onnx = sys.stdin.buffer.read()
     trt = import_module(module)
     for number, capability in enumerate(capabilities.split(",")):
         if (one := os.fork()) == 0:
-            fresh = threading.Thread(target=_one, args=(trt, onnx, capability, number, json.loads(batches)))
-            fresh.start()  # a thread allocates from a heap of its own, which nothing before it has shaped
+            fresh = threading.Thread(
+                target=_one, args=(trt, onnx, capability, number, json.loads(batches))
+            )
+            # a thread allocates from a heap of its own, which nothing before it has shaped
+            fresh.start()
             fresh.join()
             os._exit(0)
         if status := os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]):
-            _fail("E-TRT-BUILD", f"TensorRT crashed with {signal.Signals(-status).name} for {_gpu(capability)}")
+            _fail(
+                "E-TRT-BUILD",
+                f"TensorRT crashed with {signal.Signals(-status).name} for {_gpu(capability)}",
+            )
         if Path(FAILURE).exists():
             return
 
@@ -95,8 +137,12 @@ def _one(trt: Any, onnx: bytes, capability: str, number: int, batches: list[int]
             Path(f"{number}.engine").write_bytes(made)
         else:
             _fail(*made)
-    except BaseException as error:  # whatever it is, the parent must hear of it: this process ends without a traceback
-        _fail("E-TRT-BUILD", f"TensorRT failed for {_gpu(capability)}: {type(error).__name__}: {error}")
+    # whatever it is, the parent must hear of it: this process ends without a traceback
+    except BaseException as error:
+        _fail(
+            "E-TRT-BUILD",
+            f"TensorRT failed for {_gpu(capability)}: {type(error).__name__}: {error}",
+        )
 
 
 def _fail(code: str, sentence: str) -> None:
@@ -115,9 +161,14 @@ def build(trt: Any, onnx: bytes, capability: str, batches: Sequence[int]) -> byt
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(onnx):
         error = parser.get_error(0)
-        return "E-TRT-PARSE", f"TensorRT refuses node {error.node_name()} ({error.node_operator()}): {reason(error.desc())}"
+        return (
+            "E-TRT-PARSE",
+            f"TensorRT refuses node {error.node_name()} ({error.node_operator()}): "
+            f"{reason(error.desc())}",
+        )
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # what the file says is float32 is not rounded to 10 bits
+    # what the file says is float32 is not rounded to 10 bits
+    config.clear_flag(trt.BuilderFlag.TF32)
     if capability:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
@@ -125,16 +176,27 @@ def build(trt: Any, onnx: bytes, capability: str, batches: Sequence[int]) -> byt
     for tensor in (network.get_input(index) for index in range(network.num_inputs)):
         for axis, size in enumerate(tensor.shape):
             if size < 0 and (name := tensor.get_dimension_name(axis)) != VARYING:
-                return "E-TRT-AXIS", f"axis {axis} of input {tensor.name} varies as {name!r}; only {VARYING!r} may vary"
-        profile.set_shape(tensor.name, *(tuple(b if d < 0 else d for d in tensor.shape) for b in batches))
+                return (
+                    "E-TRT-AXIS",
+                    f"axis {axis} of input {tensor.name} varies as {name!r}; only {VARYING!r} may "
+                    "vary",
+                )
+        profile.set_shape(
+            tensor.name, *(tuple(b if d < 0 else d for d in tensor.shape) for b in batches)
+        )
     config.add_optimization_profile(profile)
     if Path(TIMING).is_file():
-        config.set_timing_cache(config.create_timing_cache(Path(TIMING).read_bytes()), ignore_mismatch=True)
+        config.set_timing_cache(
+            config.create_timing_cache(Path(TIMING).read_bytes()), ignore_mismatch=True
+        )
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         last = logger.errors[-1] if logger.errors else "no reason given"
         layers = (network.get_layer(index).name for index in range(network.num_layers))
-        return "E-TRT-BUILD", f"TensorRT cannot build {blamed(last, layers)}for {_gpu(capability)}: {reason(last)}"
+        return (
+            "E-TRT-BUILD",
+            f"TensorRT cannot build {blamed(last, layers)}for {_gpu(capability)}: {reason(last)}",
+        )
     if Path(TIMING).is_file():
         Path(TIMING).write_bytes(config.get_timing_cache().serialize())
     return bytes(engine)
@@ -142,7 +204,10 @@ def build(trt: Any, onnx: bytes, capability: str, batches: Sequence[int]) -> byt
 
 def reason(message: str) -> str:
     """The sentence inside what TensorRT logs: without its own files, functions and assertions."""
-    line = next((m for m in message.splitlines() if "Error Code" in m or "Assertion failed" in m), message.partition("\n")[0])
+    line = next(
+        (m for m in message.splitlines() if "Error Code" in m or "Assertion failed" in m),
+        message.partition("\n")[0],
+    )
     line = re.sub(r"[.:]? In \w+ at .*", "", line)
     line = re.sub(r"^.*Assertion failed: [^:]*: ", "", line)
     said = re.sub(r"^.*?Error Code \d+: [\w ]*\((?:\[[^\]]*\] )?", "", line).strip()
@@ -150,8 +215,14 @@ def reason(message: str) -> str:
 
 
 def blamed(message: str, layers: Iterator[str]) -> str:
-    """"node NAME " for the longest layer name in a message (layers are called as their ONNX nodes), else "it "."""
-    found = [name for name in layers if name and re.search(rf"(?<![\w.]){re.escape(name)}(?:_U\d+)?(?![\w.])", message)]
+    """ "node NAME " for the longest layer name in a message (layers are called as their ONNX
+    nodes), else "it ".
+    """
+    found = [
+        name
+        for name in layers
+        if name and re.search(rf"(?<![\w.]){re.escape(name)}(?:_U\d+)?(?![\w.])", message)
+    ]
     return f"node {max(found, key=len)} " if found else "it "
 
 

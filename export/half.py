@@ -1,8 +1,10 @@
-"""The part of a graph that is not INT8, in float16: TensorRT's networks are strongly typed, so the file says what runs in what.
+"""The part of a graph that is not INT8, in float16: TensorRT's networks are strongly typed, so the
+file says what runs in what.
 
-Float32 stays where float16 would overflow or lose what matters: every operator that is not listed as harmless (norms, softmax,
-roots, sines), products of two computed tensors (attention), squares and what leads from them to a root (demodulation), and
-whatever touches a tensor that calibration saw beyond float16's range. Inputs and outputs of the graph stay float32.
+Float32 stays where float16 would overflow or lose what matters: every operator that is not listed
+as harmless (norms, softmax, roots, sines), products of two computed tensors (attention), squares
+and what leads from them to a root (demodulation), and whatever touches a tensor that calibration
+saw beyond float16's range. Inputs and outputs of the graph stay float32.
 """
 
 from __future__ import annotations
@@ -18,13 +20,43 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from edgegen.core.plan import Range
 
 LARGEST = 65504.0 / 4  # of a calibrated range: other seeds go beyond what was seen
-SMALLEST = 2.0**-24    # above zero
-HARMLESS = frozenset({
-    "Add", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Expand", "Flatten", "Gemm", "Identity",
-    "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "QuantizeLinear", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
-})
-LEADING = frozenset({"Add", "Div", "MatMul", "Mul", "Sub"})  # stay float32 when only float32 operators read them
+SMALLEST = 2.0**-24  # above zero
+HARMLESS = frozenset(
+    {
+        "Add",
+        "Clip",
+        "Concat",
+        "Conv",
+        "ConvTranspose",
+        "DepthToSpace",
+        "DequantizeLinear",
+        "Expand",
+        "Flatten",
+        "Gemm",
+        "Identity",
+        "LeakyRelu",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "QuantizeLinear",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Sigmoid",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    }
+)
+# stay float32 when only float32 operators read them
+LEADING = frozenset({"Add", "Div", "MatMul", "Mul", "Sub"})
 FULL, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -34,7 +66,7 @@ class _Halver:
     ranges: Mapping[str, Range]
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, TensorProto] = field(default_factory=dict)
-    written: dict[str, int] = field(default_factory=dict)   # tensor -> type in the new graph
+    written: dict[str, int] = field(default_factory=dict)  # tensor -> type in the new graph
     casts: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,8 +92,11 @@ class _Halver:
             if leads and read and found.issuperset(read):
                 found.add(k)
         made = {t: k for k, node in enumerate(nodes) for t in node.output}
-        rounds = {k: made.get(n.input[0]) for k, n in enumerate(nodes) if n.op_type == "QuantizeLinear"}
-        return found | {k for k, before in rounds.items() if before is None or before in found}  # quantized as it was made
+        rounds = {
+            k: made.get(n.input[0]) for k, n in enumerate(nodes) if n.op_type == "QuantizeLinear"
+        }
+        # quantized as it was made
+        return found | {k for k, before in rounds.items() if before is None or before in found}
 
     def _needs_full(self, node: NodeProto) -> bool:
         inputs = [t for t in node.input if t]
@@ -72,7 +107,9 @@ class _Halver:
         return product or (node.op_type == "Mul" and inputs[0] == inputs[1])
 
     def _wide(self, tensor: str) -> bool:
-        """Beyond float16's range, as calibrated or as constant; a single constant that float16 would make zero, too."""
+        """Beyond float16's range, as calibrated or as constant; a single constant that float16
+        would make zero, too.
+        """
         if tensor in self.weights:
             if tensor not in self.floats:
                 return False
@@ -89,7 +126,8 @@ class _Halver:
             new = onnx.NodeProto()
             new.CopyFrom(node)
             for place, tensor in enumerate(node.input):
-                keeps = node.op_type == "Resize" and place > 0  # its scales are float32 whatever it resizes
+                # its scales are float32 whatever it resizes
+                keeps = node.op_type == "Resize" and place > 0
                 if tensor in self.floats:
                     new.input[place] = self._as(tensor, FULL if keeps else kind)
                 elif tensor in self.weights:
@@ -101,25 +139,37 @@ class _Halver:
                     if kind == HALF and tensor in self.ends:
                         new.output[place] = f"{tensor}.half"
                         self.casts[tensor, HALF] = f"{tensor}.half"
-                        ends.append(helper.make_node("Cast", [f"{tensor}.half"], [tensor], f"{tensor}.Full", to=FULL))
+                        ends.append(
+                            helper.make_node(
+                                "Cast", [f"{tensor}.half"], [tensor], f"{tensor}.Full", to=FULL
+                            )
+                        )
                         self.written[tensor] = FULL
             self.nodes += [new, *ends]
         return self._model()
 
     def _as(self, tensor: str, kind: int) -> str:
-        """The name under which `tensor` is read in that type; casts are shared, constants converted."""
+        """The name under which `tensor` is read in that type; casts are shared, constants
+        converted.
+        """
         if tensor in self.weights:
             name = tensor if kind == FULL else f"{tensor}.half"
             if name not in self.constants:
                 values = numpy_helper.to_array(self.weights[tensor])
-                self.constants[name] = numpy_helper.from_array(values.astype(np.float16 if kind == HALF else np.float32), name)
+                self.constants[name] = numpy_helper.from_array(
+                    values.astype(np.float16 if kind == HALF else np.float32), name
+                )
             return name
         if self.written[tensor] == kind:
             return tensor
         if (tensor, kind) not in self.casts:
             word = "half" if kind == HALF else "full"
             self.casts[tensor, kind] = f"{tensor}.{word}"
-            self.nodes.append(helper.make_node("Cast", [tensor], [f"{tensor}.{word}"], f"{tensor}.{word.title()}", to=kind))
+            self.nodes.append(
+                helper.make_node(
+                    "Cast", [tensor], [f"{tensor}.{word}"], f"{tensor}.{word.title()}", to=kind
+                )
+            )
         return self.casts[tensor, kind]
 
     def _model(self) -> onnx.ModelProto:
@@ -133,7 +183,9 @@ class _Halver:
 
 
 def half(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelProto:
-    """A new model whose harmless float operators run in float16. ranges: of its tensors, as calibrated."""
+    """A new model whose harmless float operators run in float16. ranges: of its tensors, as
+    calibrated.
+    """
     return _Halver(model, ranges).run()
 
 

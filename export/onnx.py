@@ -1,4 +1,6 @@
-"""Torch graph -> FP32 ONNX: one file, dynamic named axes, no paths or stack traces, the same bytes each time."""
+"""Torch graph -> FP32 ONNX: one file, dynamic named axes, no paths or stack traces, the same bytes
+each time.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +20,40 @@ OPSET = 20  # TensorRT 10+, OpenVINO 2024+ and ONNX Runtime 1.17+ read it
 
 
 def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
-    """The graph as an ONNX model named `name`; EdgegenError if torch cannot export it or a weight is not finite."""
+    """The graph as an ONNX model named `name`; EdgegenError if torch cannot export it or a weight
+    is not finite.
+    """
     return traced(graph, name)[0]
 
 
 def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
-    """The same, and the torch program it was written from: its nodes are called as the model's tensors are."""
+    """The same, and the torch program it was written from: its nodes are called as the model's
+    tensors are.
+    """
     for key, value in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise EdgegenError("E-NONFINITE", f"{name}.{key} holds NaN or infinite values; INT8 would hide them")
-    axes = {axis: torch.export.Dim(axis, min=1, max=4096) for spec in graph.inputs for axis in spec.dynamic.values()}
+            raise EdgegenError(
+                "E-NONFINITE", f"{name}.{key} holds NaN or infinite values; INT8 would hide them"
+            )
+    axes = {
+        axis: torch.export.Dim(axis, min=1, max=4096)
+        for spec in graph.inputs
+        for axis in spec.dynamic.values()
+    }
     examples = tuple(torch.zeros(spec.sized(**{a: 2 for a in axes})) for spec in graph.inputs)
     shapes = tuple({i: axes[a] for i, a in spec.dynamic.items()} for spec in graph.inputs)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter's own deprecations, many a release
         program = torch.onnx.export(
-            graph.module, examples, dynamo=True, verbose=False, opset_version=OPSET, external_data=False,
-            input_names=[spec.name for spec in graph.inputs], output_names=[graph.output.name], dynamic_shapes=shapes,
+            graph.module,
+            examples,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            external_data=False,
+            input_names=[spec.name for spec in graph.inputs],
+            output_names=[graph.output.name],
+            dynamic_shapes=shapes,
         )
     if program is None or program.exported_program is None:
         raise EdgegenError("E-EXPORT", f"torch returned no ONNX program for graph {name!r}")
@@ -57,9 +76,16 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _strip(model: onnx.ModelProto, name: str) -> None:
-    """Drop source paths and stack traces, name nodes by their place: nothing of this machine leaves it."""
+    """Drop source paths and stack traces, name nodes by their place: nothing of this machine leaves
+    it.
+    """
     del model.metadata_props[:], model.functions[:]
-    model.graph.name, model.producer_name, model.producer_version, model.doc_string = name, "edgegen", "", ""
+    model.graph.name, model.producer_name, model.producer_version, model.doc_string = (
+        name,
+        "edgegen",
+        "",
+        "",
+    )
     model.graph.doc_string = ""
     del model.graph.metadata_props[:]
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -68,9 +94,11 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
         del node.metadata_props[:]
         node.doc_string = ""
         weight = node.input[1] if len(node.input) > 1 else ""
-        named = weight in weights and weight.endswith(".weight")  # the exporter keeps module paths in initializer names
+        # the exporter keeps module paths in initializer names
+        named = weight in weights and weight.endswith(".weight")
         name = weight.removesuffix(".weight") if named else f"{node.op_type}.{node.output[0]}"
-        node.name = f"{name}.{node.output[0]}" if name in taken else name  # a weight that two nodes read
+        # a weight that two nodes read
+        node.name = f"{name}.{node.output[0]}" if name in taken else name
         taken.add(node.name)
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         del value.metadata_props[:]

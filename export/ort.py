@@ -1,4 +1,6 @@
-"""ONNX Runtime by execution provider: the one that was asked for is the one that runs, or the error says what is missing."""
+"""ONNX Runtime by execution provider: the one that was asked for is the one that runs, or the error
+says what is missing.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +21,28 @@ from .packages import FileRuntime
 from .tensorrt import TensorRt
 
 CPU = "CPUExecutionProvider"
-HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # of a provider that leaves these to the CPU nothing is gained
-UNASKED = ["WeightBiasQuantization"]  # would round the float weights of a node between quantized tensors, one scale for all
+# of a provider that leaves these to the CPU nothing is gained
+HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# would round the float weights of a node between quantized tensors, one scale for all
+UNASKED = ["WeightBiasQuantization"]
 
 
 class OnnxRuntime(FileRuntime):
-    """Its CPU kernels want unsigned activations and every op between convolutions quantized (signed is 2 to 4 times slower).
+    """Its CPU kernels want unsigned activations and every op between convolutions quantized (signed
+    is 2 to 4 times slower).
 
-    A convolution whose output stays in float is no INT8 kernel: it dequantizes its input and takes 1.5 times as long as FP32.
+    A convolution whose output stays in float is no INT8 kernel: it dequantizes its input and takes
+    1.5 times as long as FP32.
     """
 
     name = "onnxruntime"
     dialect = Dialect(
-        activation="uint8", symmetric=False, int32_bias=True, int8_ops=frozenset({"Conv"}),
-        between=frozenset({"Add", "Relu", "Concat", "Resize"}), outputs=True,
+        activation="uint8",
+        symmetric=False,
+        int32_bias=True,
+        int8_ops=frozenset({"Conv"}),
+        between=frozenset({"Add", "Relu", "Concat", "Resize"}),
+        outputs=True,
     )
     module, extra = "onnxruntime", "onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
@@ -46,20 +56,31 @@ class OnnxRuntime(FileRuntime):
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning steals the CPU of everything else
+        # spinning steals the CPU of everything else
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         wanted = [(self.provider, self.options(threads))]
         try:
-            session = ort.InferenceSession(str(built), options, providers=wanted, disabled_optimizers=UNASKED)
+            session = ort.InferenceSession(
+                str(built), options, providers=wanted, disabled_optimizers=UNASKED
+            )
         except Exception as error:  # its exceptions share no base class
-            raise InputError("E-ONNX-LOAD", f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}", path=built) from error
+            raise InputError(
+                "E-ONNX-LOAD",
+                f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}",
+                path=built,
+            ) from error
         if session.get_providers()[0] != self.provider:
             got = ", ".join(session.get_providers())
-            raise RuntimeMissing("E-EP-FALLBACK", f"asked for {self.provider}, got {got}", path=built)
+            raise RuntimeMissing(
+                "E-EP-FALLBACK", f"asked for {self.provider}, got {got}", path=built
+            )
         found = _Session(session)
         if self.provider != CPU and (left := found.on_cpu() & HEAVY):
             what = f"{self.provider} leaves {', '.join(sorted(left))} nodes to the CPU"
-            raise RuntimeMissing("E-EP-PARTIAL", what, path=built, details={"placement": found.placement()})
+            raise RuntimeMissing(
+                "E-EP-PARTIAL", what, path=built, details={"placement": found.placement()}
+            )
         return found
 
     def options(self, threads: int) -> dict[str, str]:
@@ -68,7 +89,9 @@ class OnnxRuntime(FileRuntime):
 
 
 class _Provider(OnnxRuntime):
-    """Not the CPU's. Its files are ONNX, which can be written anywhere; where it runs, its library must load."""
+    """Not the CPU's. Its files are ONNX, which can be written anywhere; where it runs, its library
+    must load.
+    """
 
     library: ClassVar[str]
 
@@ -86,14 +109,22 @@ class _Provider(OnnxRuntime):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             ort.preload_dlls()  # CUDA of PyTorch or of NVIDIA's own packages
         try:
-            ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{self.library}.so"))
+            ctypes.CDLL(
+                str(
+                    Path(ort.__file__).parent
+                    / "capi"
+                    / f"libonnxruntime_providers_{self.library}.so"
+                )
+            )
         except OSError as error:
             return f"{self.provider} cannot be loaded: {error}"
         return None
 
 
 class OnnxRuntimeCuda(_Provider):
-    """float16 convolutions of cuDNN: it has no INT8 kernels, so INT8 saves memory on it and no time."""
+    """float16 convolutions of cuDNN: it has no INT8 kernels, so INT8 saves memory on it and no
+    time.
+    """
 
     name = "onnxruntime-cuda"
     dialect = TensorRt.dialect
@@ -104,15 +135,23 @@ class OnnxRuntimeCuda(_Provider):
 
 
 class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
-    """Builds an engine of all that TensorRT takes when a session starts, and keeps it in the cache."""
+    """Builds an engine of all that TensorRT takes when a session starts, and keeps it in the
+    cache.
+    """
 
     name = "onnxruntime-tensorrt"
     provider, library = "TensorrtExecutionProvider", "tensorrt"
 
     def options(self, threads: int) -> dict[str, str]:
         kept = str(notes.cache() / self.name)
-        return {"trt_int8_enable": "1", "trt_fp16_enable": "1", "trt_engine_cache_enable": "1", "trt_engine_cache_path": kept,
-                "trt_timing_cache_enable": "1", "trt_timing_cache_path": kept}
+        return {
+            "trt_int8_enable": "1",
+            "trt_fp16_enable": "1",
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": kept,
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": kept,
+        }
 
 
 class OnnxRuntimeOpenVino(_Provider):

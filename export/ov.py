@@ -1,4 +1,6 @@
-"""OpenVINO on the CPU: its precision hint always set (bf16 is its default and changes results), its telemetry disarmed."""
+"""OpenVINO on the CPU: its precision hint always set (bf16 is its default and changes results), its
+telemetry disarmed.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,13 @@ from .packages import FileRuntime, processor
 from .pixels import vectors_as_pixels
 
 REASON = re.compile(r"No conversion rule found for operations: .*")
-COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")  # "Reshape_49": made from a counter of this process, not the same twice
+# "Reshape_49": made from a counter of this process, not the same twice
+COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")
 
 
 def _openvino() -> Any:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else a bare import looks up a host
+    # else a bare import looks up a host
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     return openvino
@@ -33,13 +37,17 @@ def _openvino() -> Any:
 
 @functools.cache
 def _core() -> Any:
-    """One for the process, never destroyed: on processors with AMX each one swaps the thread's signal stack, and two that end in
-    the order they began leave it pointing at freed memory, so that the next Ctrl-C is a segmentation fault."""
+    """One for the process, never destroyed: on processors with AMX each one swaps the thread's
+    signal stack, and two that end in the order they began leave it pointing at freed memory, so
+    that the next Ctrl-C is a segmentation fault.
+    """
     return _openvino().Core()
 
 
 class OpenVino(FileRuntime):
-    """Unsigned activations: signed ones behind a Concat give wrong results on its CPU plug-in. Outputs stay in float."""
+    """Unsigned activations: signed ones behind a Concat give wrong results on its CPU plug-in.
+    Outputs stay in float.
+    """
 
     name = "openvino"
     dialect = Dialect(activation="uint8", symmetric=False)
@@ -57,7 +65,9 @@ class OpenVino(FileRuntime):
         except Exception as error:  # its exceptions share no base class
             reason = REASON.search(str(error))
             what = reason[0] if reason else str(error).splitlines()[0]
-            raise InputError("E-ONNX-PARSE", f"OpenVINO cannot convert it: {what}", path=onnx) from error
+            raise InputError(
+                "E-ONNX-PARSE", f"OpenVINO cannot convert it: {what}", path=onnx
+            ) from error
         for place, op in enumerate(model.get_ordered_ops()):
             if COUNTED.fullmatch(op.get_friendly_name()):
                 op.set_friendly_name(f"{op.get_type_name()}.{place}")
@@ -68,10 +78,14 @@ class OpenVino(FileRuntime):
         return cache.found(cache.entry(onnx, self._facts()))
 
     def compile(self, onnx: Path) -> Path:
-        """What its CPU plug-in makes of the model, which it reads in a fifth of the time that it takes to make."""
+        """What its CPU plug-in makes of the model, which it reads in a fifth of the time that it
+        takes to make.
+        """
         with tempfile.TemporaryDirectory(prefix="edgegen-openvino-") as folder:
             made = self._compile(self.build(onnx, Path(folder))[0], 1)
-        return cache.store(cache.entry(onnx, self._facts()), made.export_model().getvalue(), self._facts())
+        return cache.store(
+            cache.entry(onnx, self._facts()), made.export_model().getvalue(), self._facts()
+        )
 
     def _facts(self) -> dict[str, str]:
         return {"runtime": self.name, "version": self.version(), "processor": processor()}
@@ -82,7 +96,11 @@ class OpenVino(FileRuntime):
         return _Session(self._compile(built, threads))
 
     def _compile(self, built: Path, threads: int) -> Any:
-        config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        config = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
         try:
             if built.suffix == cache.SUFFIX:
                 return _core().import_model(io.BytesIO(cache.read(built)), "CPU", config)
@@ -90,7 +108,9 @@ class OpenVino(FileRuntime):
             vectors_as_pixels(model, _openvino())
             return _core().compile_model(model, "CPU", config)
         except RuntimeError as error:
-            raise InputError("E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built) from error
+            raise InputError(
+                "E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built
+            ) from error
 
 
 class _Session:
@@ -98,7 +118,9 @@ class _Session:
         self._compiled, self._request = compiled, compiled.create_infer_request()
 
     def __call__(self, **inputs: Array) -> Array:
-        result = self._request.infer({k: np.ascontiguousarray(v) for k, v in inputs.items()}, share_inputs=True)
+        result = self._request.infer(
+            {k: np.ascontiguousarray(v) for k, v in inputs.items()}, share_inputs=True
+        )
         out: Array = next(iter(result.values())).copy()
         return out
 

@@ -32,15 +32,23 @@ def installed(distributions: Sequence[str]) -> str:
 
 
 def processor() -> str:
-    """The CPU and what it can do, as far as the system says: code compiled for one may crash on another."""
+    """The CPU and what it can do, as far as the system says: code compiled for one may crash on
+    another.
+    """
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.is_file() else [platform.processor()]
-    kept = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    lines = (
+        info.read_text(errors="replace").splitlines() if info.is_file() else [platform.processor()]
+    )
+    kept = {
+        line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))
+    }
     return hashlib.sha256("\n".join(sorted(kept or lines)).encode()).hexdigest()
 
 
 class FileRuntime:
-    """What a runtime answers unless it says otherwise: installed means it works, on the CPU, and it loads ONNX files itself."""
+    """What a runtime answers unless it says otherwise: installed means it works, on the CPU, and it
+    loads ONNX files itself.
+    """
 
     name: str
     executable = False
@@ -61,4 +69,6 @@ class FileRuntime:
         return "CPU"
 
     def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
-        return (onnx,) if onnx.parent == folder else (Path(shutil.copyfile(onnx, folder / onnx.name)),)
+        return (
+            (onnx,) if onnx.parent == folder else (Path(shutil.copyfile(onnx, folder / onnx.name)),)
+        )

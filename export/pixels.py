@@ -1,9 +1,12 @@
-"""What joins every pixel of an image, computed as an image of one pixel: OpenVINO then keeps images in one memory layout.
+"""What joins every pixel of an image, computed as an image of one pixel: OpenVINO then keeps images
+in one memory layout.
 
-A style or a time embedding is a vector (n, c) that becomes (n, c, 1, 1) and is multiplied with or added to features (n, c, h, w).
-OpenVINO's CPU plug-in keeps vectors in plain order and convolutions' features with channels last; an operator that reads both may
-take the vector's order, and then the features are turned round before it and back after it. Matrix products on a vector are
-convolutions on a pixel, whose order is the features' own: the same sums, and nothing to turn (decision 13 has the times).
+A style or a time embedding is a vector (n, c) that becomes (n, c, 1, 1) and is multiplied with or
+added to features (n, c, h, w). OpenVINO's CPU plug-in keeps vectors in plain order and
+convolutions' features with channels last; an operator that reads both may take the vector's order,
+and then the features are turned round before it and back after it. Matrix products on a vector are
+convolutions on a pixel, whose order is the features' own: the same sums, and nothing to turn
+(decision 13 has the times).
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ POINTWISE = frozenset({"Add", "Multiply", "Divide", "Power"})
 
 
 def vectors_as_pixels(model: Any, ov: Any) -> int:
-    """Rewrite an openvino.Model in place, exactly; how many vectors became pixels. ov: the openvino package."""
+    """Rewrite an openvino.Model in place, exactly; how many vectors became pixels. ov: the openvino
+    package.
+    """
     made: dict[tuple[str, int], Any] = {}
     count = 0
     for node in model.get_ordered_ops():
@@ -33,24 +38,34 @@ def vectors_as_pixels(model: Any, ov: Any) -> int:
 def _is_pixel(node: Any) -> bool:
     """(n, c) -> (n, c, 1, 1) in float32."""
     before, after = node.get_input_partial_shape(0), node.get_output_partial_shape(0)
-    if not (before.rank.is_static and after.rank.is_static and before.rank.get_length() == 2 and after.rank.get_length() == 4):
+    if not (
+        before.rank.is_static
+        and after.rank.is_static
+        and before.rank.get_length() == 2
+        and after.rank.get_length() == 4
+    ):
         return False
     kept = before[1].is_static and before[1] == after[1]
     return kept and after[2] == after[3] == 1 and node.get_element_type().get_type_name() == "f32"
 
 
 def _joins(node: Any) -> bool:
-    return any(target.get_node().get_type_name() in JOINS for target in node.output(0).get_target_inputs())
+    return any(
+        target.get_node().get_type_name() in JOINS for target in node.output(0).get_target_inputs()
+    )
 
 
 class _Pixels:
-    """Operators on (n, c) rebuilt on (n, c, 1, 1), each once, back to what is no product or pointwise operator."""
+    """Operators on (n, c) rebuilt on (n, c, 1, 1), each once, back to what is no product or
+    pointwise operator.
+    """
 
     def __init__(self, ops: Any, made: dict[tuple[str, int], Any]) -> None:
         self.ops, self.made = ops, made
 
     def of(self, vector: Any) -> Any:
-        key = (vector.get_node().get_name(), vector.get_index())  # unlike friendly names, no two are alike
+        # unlike friendly names, no two are alike
+        key = (vector.get_node().get_name(), vector.get_index())
         if key not in self.made:
             self.made[key] = self._rebuilt(vector).output(0)
         return self.made[key]
@@ -58,7 +73,12 @@ class _Pixels:
     def _rebuilt(self, vector: Any) -> Any:
         node = vector.get_node()
         kind, inputs = node.get_type_name(), node.input_values()
-        if kind == "MatMul" and _fixed(inputs[1]) and _rank(inputs[1]) == 2 and not node.get_attributes()["transpose_a"]:
+        if (
+            kind == "MatMul"
+            and _fixed(inputs[1])
+            and _rank(inputs[1]) == 2
+            and not node.get_attributes()["transpose_a"]
+        ):
             weight = inputs[1]
             if not node.get_attributes()["transpose_b"]:
                 weight = self.ops.transpose(weight, _whole([1, 0]))
@@ -66,7 +86,9 @@ class _Pixels:
             return self.ops.convolution(self.of(inputs[0]), kernel, [1, 1], [0, 0], [0, 0], [1, 1])
         if kind == "Sqrt":
             return self.ops.sqrt(self.of(inputs[0]))
-        if kind in POINTWISE and all(_row(value) if _fixed(value) else _rank(value) == 2 for value in inputs):
+        if kind in POINTWISE and all(
+            _row(value) if _fixed(value) else _rank(value) == 2 for value in inputs
+        ):
             operands = [self._constant(v) if _fixed(v) else self.of(v) for v in inputs]
             return getattr(self.ops, kind.lower())(*operands)
         return self.ops.unsqueeze(vector, _whole([2, 3]))
@@ -86,7 +108,9 @@ def _rank(value: Any) -> int:
 
 
 def _row(value: Any) -> bool:
-    """Whether it is one number, or one a channel: a number for each image would need another shape."""
+    """Whether it is one number, or one a channel: a number for each image would need another
+    shape.
+    """
     shape = value.get_partial_shape()
     return shape.is_static and all(size == 1 for size in list(shape)[:-1])
 

@@ -1,8 +1,9 @@
 """Q/DQ written into an FP32 ONNX graph as a Plan says, in the form a Dialect wants.
 
-int8 nodes read quantized inputs and int8 constant weights. In a dialect with `between`, the outputs of int8 nodes and the
-ops that join them are quantized as well, so that nothing runs in float until a node that the plan keeps in float. In one with
-`outputs`, that node reads the quantized output too: a float reader would make the kernel before it a float one.
+int8 nodes read quantized inputs and int8 constant weights. In a dialect with `between`, the outputs
+of int8 nodes and the ops that join them are quantized as well, so that nothing runs in float until
+a node that the plan keeps in float. In one with `outputs`, that node reads the quantized output
+too: a float reader would make the kernel before it a float one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from edgegen.errors import InputError
 
 from .half import LARGEST, half
 
-TYPES = {"int8": (TensorProto.INT8, np.int8, -128, 127), "uint8": (TensorProto.UINT8, np.uint8, 0, 255)}
+TYPES = {
+    "int8": (TensorProto.INT8, np.int8, -128, 127),
+    "uint8": (TensorProto.UINT8, np.uint8, 0, 255),
+}
 SMALLEST = 1e-18  # of a scale: the product of two of them is still a normal float32
 TINY = 2.0**-24  # smallest float16 above zero
 INT32 = 2.0**31 - 128  # largest magnitude of an int32 bias that float32 can write
@@ -40,9 +44,15 @@ class Scale:
         _, _, low, high = TYPES[dialect.activation]
         if dialect.symmetric:
             widest = max(-seen.low, seen.high)
-            return cls(_step(widest / 127, dialect), 0 if dialect.activation == "int8" else 128, dialect.activation)
+            return cls(
+                _step(widest / 127, dialect),
+                0 if dialect.activation == "int8" else 128,
+                dialect.activation,
+            )
         scale = _step((seen.high - seen.low) / 255, dialect)
-        return cls(scale, int(np.clip(np.rint(low - seen.low / scale), low, high)), dialect.activation)
+        return cls(
+            scale, int(np.clip(np.rint(low - seen.low / scale), low, high)), dialect.activation
+        )
 
 
 def _step(value: float, dialect: Dialect) -> np.float32:
@@ -50,30 +60,36 @@ def _step(value: float, dialect: Dialect) -> np.float32:
 
 
 def _written(scale: np.ndarray, dialect: Dialect) -> np.ndarray:
-    """Scales as the file will hold them: in float16 the next larger one, so that nothing in the range is cut off."""
+    """Scales as the file will hold them: in float16 the next larger one, so that nothing in the
+    range is cut off.
+    """
     if dialect.floats == "float32":
         return scale.astype(np.float32)
     near = np.clip(scale, TINY, LARGEST).astype(np.float16)
     held = np.where(near < scale, np.nextafter(near, np.float16(np.inf)), near)
-    return np.where(scale * 127 > LARGEST, scale, held).astype(np.float32)  # what is so large stays in float32
+    # what is so large stays in float32
+    return np.where(scale * 127 > LARGEST, scale, held).astype(np.float32)
 
 
 @dataclass
 class _Writer:
-    """Nodes go by their first output: names may be missing or appear twice in a model that edgegen did not export."""
+    """Nodes go by their first output: names may be missing or appear twice in a model that edgegen
+    did not export.
+    """
 
     model: onnx.ModelProto
     name: str
     plan: Plan
     dialect: Dialect
-    nodes: list[onnx.NodeProto] = field(default_factory=list)   # of the new graph, in order
+    nodes: list[onnx.NodeProto] = field(default_factory=list)  # of the new graph, in order
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         graph = self.model.graph
         self.weights = {t.name: t for t in graph.initializer}
         self.floats = set(candidates(self.model))
-        self.written: dict[tuple[str, bytes], str] = {}  # (weight, its scales) -> its dequantized tensor
+        # (weight, its scales) -> its dequantized tensor
+        self.written: dict[tuple[str, bytes], str] = {}
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         self.maker: dict[str, onnx.NodeProto] = {}
         for node in graph.node:
@@ -87,22 +103,31 @@ class _Writer:
         self.only = self._outputs() if self.dialect.outputs else set()
 
     def _quantizable(self, node: onnx.NodeProto) -> bool:
-        return (node.op_type in self.dialect.int8_ops and self.plan.precision(self.name, node.name) == "int8"
-                and node.input[1] in self.weights)  # a weight that is computed is no constant to quantize
+        return (
+            node.op_type in self.dialect.int8_ops
+            and self.plan.precision(self.name, node.name) == "int8"
+            # a weight that is computed is no constant to quantize
+            and node.input[1] in self.weights
+        )
 
     def _between(self) -> set[str]:
         """Joining ops that an int8 node's output reaches through joining ops alone."""
         found: set[str] = set()
         for node in self.model.graph.node:
             if node.op_type in self.dialect.between and any(
-                (made := self.maker.get(t)) is not None and made.output[0] in self.int8 | found for t in node.input
+                (made := self.maker.get(t)) is not None and made.output[0] in self.int8 | found
+                for t in node.input
             ):
                 found.add(node.output[0])
         return found
 
     def _outputs(self) -> set[str]:
-        """What int8 nodes write, with the ReLU that is part of their kernel: everybody reads its Q/DQ pair."""
-        written = {self.readers[t][0].output[0] if self._fuses_with_relu(t) else t for t in self.int8}
+        """What int8 nodes write, with the ReLU that is part of their kernel: everybody reads its
+        Q/DQ pair.
+        """
+        written = {
+            self.readers[t][0].output[0] if self._fuses_with_relu(t) else t for t in self.int8
+        }
         return written - self.ends
 
     def _quantized(self) -> set[str]:
@@ -112,8 +137,14 @@ class _Writer:
             if node.output[0] in self.int8:
                 found.add(node.input[0])
             if node.output[0] in self.between:
-                found.update(t for t in node.input if t in self.floats and not self._constant_node(t))
-            if self.dialect.between and node.output[0] in self.int8 | self.between and self._reads_quantized(node.output[0]):
+                found.update(
+                    t for t in node.input if t in self.floats and not self._constant_node(t)
+                )
+            if (
+                self.dialect.between
+                and node.output[0] in self.int8 | self.between
+                and self._reads_quantized(node.output[0])
+            ):
                 found.add(node.output[0])
         # Conv -> Relu -> Q is one kernel: a pair between them would break it and cost precision
         return {t for t in found if not self._fuses_with_relu(t)}
@@ -126,8 +157,12 @@ class _Writer:
 
     def _fuses_with_relu(self, tensor: str) -> bool:
         made, readers = self.maker.get(tensor), self.readers[tensor]
-        return (made is not None and made.output[0] in self.int8 | self.between and len(readers) == 1
-                and readers[0].op_type == "Relu")
+        return (
+            made is not None
+            and made.output[0] in self.int8 | self.between
+            and len(readers) == 1
+            and readers[0].op_type == "Relu"
+        )
 
     def run(self) -> onnx.ModelProto:
         quantized, scales = self._quantized(), {}
@@ -138,7 +173,9 @@ class _Writer:
             new = onnx.NodeProto()
             new.CopyFrom(node)
             inside = node.output[0] in self.int8 | self.between
-            new.input[:] = [f"{t}.dq" if t in (quantized if inside else self.only) else t for t in node.input]
+            new.input[:] = [
+                f"{t}.dq" if t in (quantized if inside else self.only) else t for t in node.input
+            ]
             if node.output[0] in self.int8:
                 self._weight(new, node, scales[node.input[0]])
             self.nodes.append(new)
@@ -150,40 +187,67 @@ class _Writer:
     def _pair(self, tensor: str) -> Scale:
         seen = self.plan.ranges.get(self.name, {}).get(tensor)
         if seen is None:
-            raise InputError("E-PLAN", f"{self.name}/{tensor} is int8 but the plan has no range for it", hint="calibrate again")
+            raise InputError(
+                "E-PLAN",
+                f"{self.name}/{tensor} is int8 but the plan has no range for it",
+                hint="calibrate again",
+            )
         scale = Scale.of(seen, self.dialect)
         dtype = TYPES[scale.kind][1]
         self._constant(f"{tensor}.scale", np.asarray(scale.scale))
         self._constant(f"{tensor}.zero", np.asarray(scale.zero_point, dtype))
         code = [f"{tensor}.scale", f"{tensor}.zero"]
-        self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *code], [f"{tensor}.q"], f"{tensor}.Q"))
-        self.nodes.append(helper.make_node("DequantizeLinear", [f"{tensor}.q", *code], [f"{tensor}.dq"], f"{tensor}.DQ"))
+        self.nodes.append(
+            helper.make_node("QuantizeLinear", [tensor, *code], [f"{tensor}.q"], f"{tensor}.Q")
+        )
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [f"{tensor}.q", *code], [f"{tensor}.dq"], f"{tensor}.DQ"
+            )
+        )
         return scale
 
     def _weight(self, new: onnx.NodeProto, node: onnx.NodeProto, data: Scale) -> None:
-        """int8 weights, symmetric, one scale an output channel (axis 0), and the bias as the dialect wants it."""
-        weight = self._values(f"{node.input[1]}{ROUNDED}" if f"{node.input[1]}{ROUNDED}" in self.weights else node.input[1])
+        """int8 weights, symmetric, one scale an output channel (axis 0), and the bias as the
+        dialect wants it.
+        """
+        weight = self._values(
+            f"{node.input[1]}{ROUNDED}"
+            if f"{node.input[1]}{ROUNDED}" in self.weights
+            else node.input[1]
+        )
         scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / 127
         bias = None
         if self.dialect.int32_bias and len(node.input) > 2 and node.input[2] in self.weights:
             bias = self._values(node.input[2])
-            scale = np.maximum(scale, np.abs(bias) / (float(data.scale) * INT32))  # else the bias of a dead channel overflows
+            # else the bias of a dead channel overflows
+            scale = np.maximum(scale, np.abs(bias) / (float(data.scale) * INT32))
         scale = np.where(scale > 0, np.maximum(scale, SMALLEST), 1)
         if not self.dialect.per_channel_weights:
             scale[:] = scale.max()
         steps = _written(scale, self.dialect)
         shaped = steps.reshape(-1, *[1] * (weight.ndim - 1))
-        new.input[1] = self._dequantized(node.input[1], np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8), steps)
+        new.input[1] = self._dequantized(
+            node.input[1], np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8), steps
+        )
         if bias is not None:
             steps = steps * data.scale
             new.input[2] = self._dequantized(
-                node.input[2], np.clip(np.rint(bias / steps.astype(np.float64)), -INT32, INT32).astype(np.int32), steps)
+                node.input[2],
+                np.clip(np.rint(bias / steps.astype(np.float64)), -INT32, INT32).astype(np.int32),
+                steps,
+            )
 
     def _values(self, name: str) -> np.ndarray:
-        """A constant as float64. InputError when it is not finite: as int8 it would be an ordinary number."""
+        """A constant as float64. InputError when it is not finite: as int8 it would be an ordinary
+        number.
+        """
         values = numpy_helper.to_array(self.weights[name]).astype(np.float64)
         if not np.isfinite(values).all():
-            raise InputError("E-NONFINITE", f"{self.name}/{name} holds NaN or infinite values; INT8 would hide them")
+            raise InputError(
+                "E-NONFINITE",
+                f"{self.name}/{name} holds NaN or infinite values; INT8 would hide them",
+            )
         return values
 
     def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray) -> str:
@@ -196,7 +260,9 @@ class _Writer:
             self._constant(f"{made}.scale", scale)
             self._constant(f"{made}.zero", np.zeros(scale.shape, values.dtype))
             code = [f"{made}.int", f"{made}.scale", f"{made}.zero"]
-            self.nodes.append(helper.make_node("DequantizeLinear", code, [f"{made}.dq"], f"{made}.DQ", axis=0))
+            self.nodes.append(
+                helper.make_node("DequantizeLinear", code, [f"{made}.dq"], f"{made}.DQ", axis=0)
+            )
             self.written[key] = f"{made}.dq"
         return self.written[key]
 
@@ -216,15 +282,24 @@ class _Writer:
 
 
 def quantize(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) -> onnx.ModelProto:
-    """A new model with Q/DQ as `plan` says for graph `name`. InputError when a tensor it needs has no range."""
+    """A new model with Q/DQ as `plan` says for graph `name`. InputError when a tensor it needs has
+    no range.
+    """
     made = _Writer(model, name, plan, dialect).run()
     return half(made, plan.ranges.get(name, {})) if dialect.floats == "float16" else made
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Float tensors a plan may quantize: every input and node output whose element type is float32, in graph order."""
+    """Float tensors a plan may quantize: every input and node output whose element type is float32,
+    in graph order.
+    """
     inferred = onnx.shape_inference.infer_shapes(model)
-    kinds = {v.name: v.type.tensor_type.elem_type for v in [*inferred.graph.value_info, *inferred.graph.output]}
+    kinds = {
+        v.name: v.type.tensor_type.elem_type
+        for v in [*inferred.graph.value_info, *inferred.graph.output]
+    }
     inputs = [v.name for v in model.graph.input]
-    outputs = [t for node in model.graph.node for t in node.output if kinds.get(t) == TensorProto.FLOAT]
+    outputs = [
+        t for node in model.graph.node for t in node.output if kinds.get(t) == TensorProto.FLOAT
+    ]
     return (*inputs, *outputs)

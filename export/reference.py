@@ -1,4 +1,6 @@
-"""The ONNX reference evaluator: slow, plain numpy, and shares no code with the runtimes it referees."""
+"""The ONNX reference evaluator: slow, plain numpy, and shares no code with the runtimes it
+referees.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +37,7 @@ class _Session:
         self._evaluator = evaluator
 
     def __call__(self, **inputs: Array) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):  # its Sigmoid divides infinities in the branch that it then drops
+        # its Sigmoid divides infinities in the branch that it then drops
+        with np.errstate(over="ignore", invalid="ignore"):
             out: Array = self._evaluator.run(None, inputs)[0]
         return out

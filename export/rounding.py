@@ -20,16 +20,28 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
             step, zero = constants[node.input[1]], constants[node.input[2]]
             reach = np.iinfo(zero.dtype)
             codes[node.input[0]] = Code(float(step), int(zero), int(reach.min), int(reach.max))
-    values = {t.name: numpy_helper.to_array(t) for t in before.graph.initializer if not t.name.endswith(ROUNDED)}
+    values = {
+        t.name: numpy_helper.to_array(t)
+        for t in before.graph.initializer
+        if not t.name.endswith(ROUNDED)
+    }
     reads: dict[str, tuple[str, ...]] = {}
     weights: dict[str, Array] = {}
-    written = {node.output[0]: node for node in file.graph.node if node.op_type == "DequantizeLinear"}
+    written = {
+        node.output[0]: node for node in file.graph.node if node.op_type == "DequantizeLinear"
+    }
     for node in file.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        if found := tuple(t for name in node.input if name.endswith(".dq") and (t := name.removesuffix(".dq")) in codes):
+        if found := tuple(
+            t
+            for name in node.input
+            if name.endswith(".dq") and (t := name.removesuffix(".dq")) in codes
+        ):
             reads[node.output[0]] = found
         if node.op_type == "Conv" and node.input[1].endswith(".dq"):
             whole, step = (constants[name] for name in written[node.input[1]].input[:2])
-            weights[node.output[0]] = whole.astype(np.float32) * step.reshape(-1, *[1] * (whole.ndim - 1))
+            weights[node.output[0]] = whole.astype(np.float32) * step.reshape(
+                -1, *[1] * (whole.ndim - 1)
+            )
     return Rounding(codes, reads, weights, values)

@@ -1,6 +1,8 @@
-"""TensorRT and TensorRT-RTX through one builder: strongly typed networks, precision written in the graph as Q/DQ.
+"""TensorRT and TensorRT-RTX through one builder: strongly typed networks, precision written in the
+graph as Q/DQ.
 
-TensorRT-RTX engines are built ahead of time without a GPU, one file a compute capability; executing one needs a GPU and driver.
+TensorRT-RTX engines are built ahead of time without a GPU, one file a compute capability; executing
+one needs a GPU and driver.
 """
 
 from __future__ import annotations
@@ -24,18 +26,21 @@ TURING = "SM75"
 
 
 class TensorRt(FileRuntime):
-    """The enterprise library. It builds for the GPU it runs on, so a bundle holds its Q/DQ ONNX and the device keeps the engine.
+    """The enterprise library. It builds for the GPU it runs on, so a bundle holds its Q/DQ ONNX and
+    the device keeps the engine.
 
-    int8 with zero point 0, float bias, constant per-channel int8 weights, Q/DQ in front of each convolution and none behind;
-    what is not int8 is float16, which its GPUs multiply at many times the speed of float32.
+    int8 with zero point 0, float bias, constant per-channel int8 weights, Q/DQ in front of each
+    convolution and none behind; what is not int8 is float16, which its GPUs multiply at many times
+    the speed of float32.
     """
 
     name = "tensorrt"
     dialect = Dialect(activation="int8", symmetric=True, floats="float16")
     module = extra = "tensorrt"
     packages: ClassVar[tuple[str, ...]] = ("tensorrt",)
-    here: ClassVar[str] = ""       # what the builder calls the GPU at hand
-    timed: ClassVar[bool] = True   # whether it measures kernels while it builds, and can keep the times
+    here: ClassVar[str] = ""  # what the builder calls the GPU at hand
+    # whether it measures kernels while it builds, and can keep the times
+    timed: ClassVar[bool] = True
 
     def missing(self) -> str | None:
         """A bundle's files for it are ONNX: those can be written anywhere."""
@@ -56,18 +61,30 @@ class TensorRt(FileRuntime):
             raise RuntimeMissing("E-GPU", why)
         facts = self._facts()
         path = cache.entry(onnx, facts)
-        timing = cache.folder() / f"{self.name}-{facts['gpu'].replace(' ', '-')}.timing" if self.timed else None
+        timing = (
+            cache.folder() / f"{self.name}-{facts['gpu'].replace(' ', '-')}.timing"
+            if self.timed
+            else None
+        )
         (engine,) = self._engines(onnx, (self.here,), timing)
         return cache.store(path, engine, facts)
 
-    def _engines(self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None) -> list[bytes]:
-        """One engine a compute capability. EdgegenError names the node that the parser or the builder refuses."""
+    def _engines(
+        self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None
+    ) -> list[bytes]:
+        """One engine a compute capability. EdgegenError names the node that the parser or the
+        builder refuses.
+        """
         return self._built(onnx, checked(onnx)[0], capabilities, timing)
 
-    def _built(self, onnx: Path, data: bytes, capabilities: tuple[str, ...], timing: Path | None = None) -> list[bytes]:
+    def _built(
+        self, onnx: Path, data: bytes, capabilities: tuple[str, ...], timing: Path | None = None
+    ) -> list[bytes]:
         made = engines(self.module, data, capabilities, timing=timing)
         if isinstance(made, tuple):
-            raise EdgegenError(*made, path=onnx, hint="edgegen lint says what its runtimes refuse of a graph")
+            raise EdgegenError(
+                *made, path=onnx, hint="edgegen lint says what its runtimes refuse of a graph"
+            )
         return made
 
     def _facts(self) -> dict[str, str]:
@@ -85,7 +102,9 @@ class TensorRt(FileRuntime):
 
 
 class TensorRtRtx(TensorRt):
-    """TensorRT for RTX: engines for each capability named here, built on any machine and shipped in the bundle."""
+    """TensorRT for RTX: engines for each capability named here, built on any machine and shipped in
+    the bundle.
+    """
 
     name = extra = "tensorrt-rtx"
     module = "tensorrt_rtx"
@@ -102,20 +121,29 @@ class TensorRtRtx(TensorRt):
             return why
         here = _capability()
         known = ", ".join(self.capabilities)
-        return None if here in self.capabilities else f"engines are built for {known}, and the GPU of this machine is {here}"
+        return (
+            None
+            if here in self.capabilities
+            else f"engines are built for {known}, and the GPU of this machine is {here}"
+        )
 
     def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
         if why := self.missing():
             raise RuntimeMissing("E-BACKEND", why)
         paths = []
-        for capability, engine in zip(self.capabilities, self._engines(onnx, self.capabilities), strict=True):
+        for capability, engine in zip(
+            self.capabilities, self._engines(onnx, self.capabilities), strict=True
+        ):
             paths.append(folder / f"{onnx.stem}.{capability}.engine")
             paths[-1].write_bytes(engine)
         return tuple(paths)
 
-    def _engines(self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None) -> list[bytes]:
+    def _engines(
+        self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None
+    ) -> list[bytes]:
         """Those for Turing GPUs are of a graph of their own."""
-        from .turing import without_products  # here: a device that executes finished engines has no onnx
+        # here: a device that executes finished engines has no onnx
+        from .turing import without_products
 
         data, model = checked(onnx)
         here = self._facts().get("capability") if self.here in capabilities else ""
@@ -128,15 +156,21 @@ class TensorRtRtx(TensorRt):
         return [made[c] for c in capabilities]
 
     def load(self, built: Path, threads: int) -> Session:
-        """The engine beside `built` that fits this GPU, or one that was built here; RuntimeMissing if there is none."""
+        """The engine beside `built` that fits this GPU, or one that was built here; RuntimeMissing
+        if there is none.
+        """
         if why := self.cannot_run():
             raise RuntimeMissing("E-GPU", why)
         if built.suffix != ".engine":
             return super().load(built, threads)
         fitting = built.with_name(f"{built.name.rsplit('.', 2)[0]}.{_capability()}.engine")
         if not fitting.is_file():
-            raise RuntimeMissing("E-ENGINE-VERSION", f"there is no engine for this GPU: {fitting.name}", path=built.parent,
-                                 hint="run edgegen build")
+            raise RuntimeMissing(
+                "E-ENGINE-VERSION",
+                f"there is no engine for this GPU: {fitting.name}",
+                path=built.parent,
+                hint="run edgegen build",
+            )
         return super().load(fitting, threads)
 
 
@@ -158,7 +192,10 @@ def _no_gpu() -> str | None:
     try:
         import torch
     except ImportError:
-        return "no CUDA device can be reached: PyTorch, which holds the device memory, is not installed"
+        return (
+            "no CUDA device can be reached: PyTorch, which holds the device memory, is not "
+            "installed"
+        )
     return None if torch.cuda.is_available() else "no CUDA device on this machine"
 
 
@@ -188,12 +225,18 @@ class _Session:
         runtime = trt.Runtime(logger_of(trt))
         engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise RuntimeMissing("E-ENGINE-VERSION", "this engine was built by another version or for another GPU", path=built,
-                                 hint="run edgegen build on this machine")
+            raise RuntimeMissing(
+                "E-ENGINE-VERSION",
+                "this engine was built by another version or for another GPU",
+                path=built,
+                hint="run edgegen build on this machine",
+            )
         self._engine, self._context = engine, engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self._layers = engine.num_layers
-        self._output = next(n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT)
+        self._output = next(
+            n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.OUTPUT
+        )
 
     def __call__(self, **inputs: Array) -> Array:
         torch = self._torch

@@ -1,7 +1,8 @@
-"""Float32 matrix products for Turing GPUs (SM 7.5), for which TensorRT-RTX has none: the same sums by operators that it has.
+"""Float32 matrix products for Turing GPUs (SM 7.5), for which TensorRT-RTX has none: the same sums
+by operators that it has.
 
-By a constant matrix: a convolution of an image of one pixel. Of two computed tensors, or more than two axes: a product of every
-pair of numbers, and its sum. Products in float16 stay as they are.
+By a constant matrix: a convolution of an image of one pixel. Of two computed tensors, or more than
+two axes: a product of every pair of numbers, and its sum. Products in float16 stay as they are.
 """
 
 from __future__ import annotations
@@ -14,16 +15,23 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 
 def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A new model with neither MatMul nor Gemm in float32 whose ranks are known; the others are left for the builder to name."""
+    """A new model with neither MatMul nor Gemm in float32 whose ranks are known; the others are
+    left for the builder to name.
+    """
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {v.name: v.type.tensor_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    shapes = {
+        v.name: v.type.tensor_type
+        for v in (*inferred.value_info, *inferred.input, *inferred.output)
+    }
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
     def rank(name: str) -> int:
         """0 where it is not known; a matrix product has no scalars."""
         if name in constants:
             return int(constants[name].ndim)
-        return len(shapes[name].shape.dim) if name in shapes and shapes[name].HasField("shape") else 0
+        return (
+            len(shapes[name].shape.dim) if name in shapes and shapes[name].HasField("shape") else 0
+        )
 
     def full(node: NodeProto) -> bool:
         kinds = [shapes[n].elem_type if n in shapes else None for n in node.output]
@@ -34,9 +42,18 @@ def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
     del out.graph.node[:]
     for node in model.graph.node:
         made: list[NodeProto | TensorProto] = []
-        if full(node) and rank(node.input[0]) == 2 and node.input[1] in constants and rank(node.input[1]) == 2:
+        if (
+            full(node)
+            and rank(node.input[0]) == 2
+            and node.input[1] in constants
+            and rank(node.input[1]) == 2
+        ):
             made = list(_pixel(node, constants[node.input[1]]))
-        elif full(node) and node.op_type == "MatMul" and min(rank(node.input[0]), rank(node.input[1])) >= 2:
+        elif (
+            full(node)
+            and node.op_type == "MatMul"
+            and min(rank(node.input[0]), rank(node.input[1])) >= 2
+        ):
             made = list(_pairs(node))
         for one in made or [node]:
             (out.graph.node if isinstance(one, NodeProto) else out.graph.initializer).append(one)
@@ -50,21 +67,29 @@ def _pixel(node: NodeProto, matrix: np.ndarray) -> Iterator[NodeProto | TensorPr
     name = node.output[0]
     x = node.input[0]
     if given.get("transA"):
-        yield helper.make_node("Transpose", [x], [f"{name}.turned"], f"{node.name}.Turn", perm=[1, 0])
+        yield helper.make_node(
+            "Transpose", [x], [f"{name}.turned"], f"{node.name}.Turn", perm=[1, 0]
+        )
         x = f"{name}.turned"
     kernel = (matrix if given.get("transB") else matrix.T) * np.float32(given.get("alpha", 1.0))
     yield numpy_helper.from_array(np.ascontiguousarray(kernel[:, :, None, None]), f"{name}.kernel")
     yield numpy_helper.from_array(np.array([2, 3]), f"{name}.pixel")
     biased = len(node.input) > 2 and bool(node.input[2])
     product = f"{name}.product" if biased else name
-    yield helper.make_node("Unsqueeze", [x, f"{name}.pixel"], [f"{name}.wide"], f"{node.name}.Widen")
+    yield helper.make_node(
+        "Unsqueeze", [x, f"{name}.pixel"], [f"{name}.wide"], f"{node.name}.Widen"
+    )
     yield helper.make_node("Conv", [f"{name}.wide", f"{name}.kernel"], [f"{name}.sums"], node.name)
-    yield helper.make_node("Squeeze", [f"{name}.sums", f"{name}.pixel"], [product], f"{node.name}.Narrow")
+    yield helper.make_node(
+        "Squeeze", [f"{name}.sums", f"{name}.pixel"], [product], f"{node.name}.Narrow"
+    )
     if biased:
         bias = node.input[2]
         if given.get("beta", 1.0) != 1.0:
             yield numpy_helper.from_array(np.asarray(given["beta"], np.float32), f"{name}.beta")
-            yield helper.make_node("Mul", [bias, f"{name}.beta"], [f"{name}.bias"], f"{node.name}.Beta")
+            yield helper.make_node(
+                "Mul", [bias, f"{name}.beta"], [f"{name}.bias"], f"{node.name}.Beta"
+            )
             bias = f"{name}.bias"
         yield helper.make_node("Add", [product, bias], [name], f"{node.name}.Bias")
 
@@ -76,5 +101,9 @@ def _pairs(node: NodeProto) -> Iterator[NodeProto | TensorProto]:
         yield numpy_helper.from_array(np.array([axis]), f"{name}.{key}")
     yield helper.make_node("Unsqueeze", [a, f"{name}.last"], [f"{name}.a"], f"{node.name}.A")
     yield helper.make_node("Unsqueeze", [b, f"{name}.third"], [f"{name}.b"], f"{node.name}.B")
-    yield helper.make_node("Mul", [f"{name}.a", f"{name}.b"], [f"{name}.pairs"], f"{node.name}.Pairs")
-    yield helper.make_node("ReduceSum", [f"{name}.pairs", f"{name}.summed"], [name], node.name, keepdims=0)
+    yield helper.make_node(
+        "Mul", [f"{name}.a", f"{name}.b"], [f"{name}.pairs"], f"{node.name}.Pairs"
+    )
+    yield helper.make_node(
+        "ReduceSum", [f"{name}.pairs", f"{name}.summed"], [name], node.name, keepdims=0
+    )

@@ -1,8 +1,10 @@
-"""Colour renders out of Sweet Home 3D furniture archives: furniture.py ARCHIVES OUT -> OUT/<class>/<archive>-<name>.png on white.
+"""Colour renders out of Sweet Home 3D furniture archives: furniture.py ARCHIVES OUT ->
+OUT/<class>/<archive>-<name>.png on white.
 
-An archive is a zip; its PluginFurnitureCatalog.properties gives each piece an icon (PNG) and a category, which becomes the class.
-Members are read one by one, by the names the catalogue lists, with a size limit; no name from the archive is used as a path.
-OUT appears whole or not at all, and is left alone when it was made from the same archives.
+An archive is a zip; its PluginFurnitureCatalog.properties gives each piece an icon (PNG) and a
+category, which becomes the class. Members are read one by one, by the names the catalogue lists,
+with a size limit; no name from the archive is used as a path. OUT appears whole or not at all, and
+is left alone when it was made from the same archives.
 """
 
 from __future__ import annotations
@@ -45,13 +47,23 @@ def member(archive: zipfile.ZipFile, name: str) -> bytes:
 def icons(archive: zipfile.ZipFile) -> list[tuple[str, str]]:
     """(member, category) of every piece in the catalogue, in its order."""
     text = member(archive, CATALOG).decode("latin-1")
-    entries = {(key, int(n)): value for key, n, value in re.findall(r"(?m)^(icon|category)#(\d+)\s*=\s*(.*?)\s*$", text)}
-    return [(value.lstrip("/"), entries["category", n]) for (key, n), value in sorted(entries.items()) if key == "icon"]
+    entries = {
+        (key, int(n)): value
+        for key, n, value in re.findall(r"(?m)^(icon|category)#(\d+)\s*=\s*(.*?)\s*$", text)
+    }
+    return [
+        (value.lstrip("/"), entries["category", n])
+        for (key, n), value in sorted(entries.items())
+        if key == "icon"
+    ]
 
 
 def plain(text: str) -> str:
     """Lower-case letters, digits and hyphens: safe as a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z])(?=[A-Z])", "-", text).lower()).strip("-") or "none"
+    return (
+        re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z])(?=[A-Z])", "-", text).lower()).strip("-")
+        or "none"
+    )
 
 
 def on_white(data: bytes) -> Image.Image:
@@ -68,7 +80,9 @@ def extract(source: Path, out: Path) -> int:
         for name, category in icons(archive):
             folder = out / plain(category)
             folder.mkdir(exist_ok=True)
-            on_white(member(archive, name)).save(folder / f"{plain(source.stem)}-{plain(Path(name).stem)}-{count:03d}.png")
+            on_white(member(archive, name)).save(
+                folder / f"{plain(source.stem)}-{plain(Path(name).stem)}-{count:03d}.png"
+            )
             count += 1
     return count
 
@@ -78,8 +92,14 @@ def main(archives: Path, out: Path) -> None:
     sources = sorted(archives.glob("*.sh3f"))
     if not sources:
         sys.exit(f"furniture.py: no .sh3f archives in {archives}: install sweethome3d-furniture")
-    made_from = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in [*sources, Path(__file__)]}
-    licences = [f"{path.stem}: {LICENCES.get(path.stem, 'see LICENSE.TXT in the archive')}" for path in sources]
+    made_from = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in [*sources, Path(__file__)]
+    }
+    licences = [
+        f"{path.stem}: {LICENCES.get(path.stem, 'see LICENSE.TXT in the archive')}"
+        for path in sources
+    ]
     if (out / MARK).is_file() and json.loads((out / MARK).read_text()) == made_from:
         print(f"furniture: {out} is up to date, {len(list(out.glob('*/*.png')))} images")
     elif out.exists() and not (out / MARK).is_file():
@@ -89,7 +109,10 @@ def main(archives: Path, out: Path) -> None:
         new = Path(tempfile.mkdtemp(prefix=".edgegen-tmp-", dir=out.parent))
         try:
             counts = {path.stem: extract(path, new) for path in sources}
-            note = "Renders from the Debian package sweethome3d-furniture (sweethome3d.com), composited on white."
+            note = (
+                "Renders from the Debian package sweethome3d-furniture (sweethome3d.com), "
+                "composited on white."
+            )
             (new / NOTE).write_text("\n".join([note, *licences, ""]))
             (new / MARK).write_text(json.dumps(made_from))
             new.chmod(0o755)

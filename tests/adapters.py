@@ -22,8 +22,12 @@ def master(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = family(name).build(family(name).recipes["tiny"]().config)
-        return {k: v + 0.05 * (torch.rand_like(v) - 0.5 * ("running_var" not in k)) if v.is_floating_point() and v.dim() else v
-                for k, v in made.networks.state_dict().items()}
+        return {
+            k: v + 0.05 * (torch.rand_like(v) - 0.5 * ("running_var" not in k))
+            if v.is_floating_point() and v.dim()
+            else v
+            for k, v in made.networks.state_dict().items()
+        }
 
 
 def adapted(name: str, rank: int = 2, tensors: Mapping[str, torch.Tensor] | None = None) -> Adapted:
@@ -45,7 +49,14 @@ def settings(name: str, steps: int, rank: int = 2) -> Settings:
     return Settings(name, "finetune", recipe(name, steps), adapt=about)
 
 
-def run(name: str, out: Path, steps: int = 10, resume: bool = False, progress: Any = None, every: int = 10) -> Path:
+def run(
+    name: str,
+    out: Path,
+    steps: int = 10,
+    resume: bool = False,
+    progress: Any = None,
+    every: int = 10,
+) -> Path:
     """A whole adapted run on disk, without looks."""
     made = adapted(name)
 
@@ -56,5 +67,14 @@ def run(name: str, out: Path, steps: int = 10, resume: bool = False, progress: A
         with averages_in(trainer):
             return site.write(out, made.adapter(site.digest(master(name))), made.measured())
 
-    train(settings(name, steps), shapes(64, 16), out, resume, every, progress or (lambda *_: None), generator=made, finish=finish)
+    train(
+        settings(name, steps),
+        shapes(64, 16),
+        out,
+        resume,
+        every,
+        progress or (lambda *_: None),
+        generator=made,
+        finish=finish,
+    )
     return out

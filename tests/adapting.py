@@ -1,4 +1,6 @@
-"""Generators with adapters on a rounded base that several tests share, and what needs the extra `adapt`."""
+"""Generators with adapters on a rounded base that several tests share, and what needs the extra
+`adapt`.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,17 @@ from edgegen.training.adapt.bases import Base, quantize
 from edgegen.training.adapt.library import importing
 
 MISSING = [name for name in ("bitsandbytes", "peft") if find_spec(name) is None]
-ADAPT = pytest.mark.skipif(bool(MISSING), reason=f'{" and ".join(MISSING)} not installed (extra "adapt"): no base was rounded')
+ADAPT = pytest.mark.skipif(
+    bool(MISSING),
+    reason=f'{" and ".join(MISSING)} not installed (extra "adapt"): no base was rounded',
+)
 
 
 @dataclass
 class Adapted:
-    """A family's tiny generator that moves its adapters only, on every linear layer and convolution."""
+    """A family's tiny generator that moves its adapters only, on every linear layer and
+    convolution.
+    """
 
     generator: Any
     base: Base
@@ -60,5 +67,11 @@ def inject(network: nn.Module, rank: int) -> None:
     """Random adapters of peft on every linear layer and plain convolution."""
     with importing("peft"):
         from peft import LoraConfig, inject_adapter_in_model
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    inject_adapter_in_model(LoraConfig(r=rank, target_modules=names, init_lora_weights=False), network)
+    names = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    inject_adapter_in_model(
+        LoraConfig(r=rank, target_modules=names, init_lora_weights=False), network
+    )

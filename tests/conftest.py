@@ -1,4 +1,6 @@
-"""One environment for every test: one thread, no network, no variables of ours, the same examples each time."""
+"""One environment for every test: one thread, no network, no variables of ours, the same examples
+each time.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ import edgegen  # before any other library: it is what keeps them off the networ
 for _name in [name for name in os.environ if name.startswith("EDGEGEN_")]:
     del os.environ[_name]
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"  # torch reads it when first imported, and so do the processes tests start
-# nohup, and a shell that starts a job behind `&`, leave these ignored; tests and the processes they start rely on them
+    # torch reads it when first imported, and so do the processes tests start
+    os.environ[_name] = "1"
+# nohup, and a shell that starts a job behind `&`, leave these ignored; tests and the processes they
+# start rely on them
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -35,7 +39,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: Any) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
             raise AssertionError(f"a test tried to connect to {address}")
         connect(self, address)
 
@@ -45,7 +53,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """A verb sets torch's threads for its process; here it shares one with the next test, whose sums would round differently."""
+    """A verb sets torch's threads for its process; here it shares one with the next test, whose
+    sums would round differently.
+    """
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

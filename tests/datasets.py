@@ -1,4 +1,6 @@
-"""Whole data sets for tests: where scripts/datasets.sh puts them, or a skip that says how to get them."""
+"""Whole data sets for tests: where scripts/datasets.sh puts them, or a skip that says how to get
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def cache() -> Path:
 
 def fashion_mnist() -> Path:
     """Folder of the four IDX files; skips the test when they are missing."""
-    return _first("fashion-mnist", "train-images-idx3-ubyte.gz", Path("/usr/share/datasets/fashion-mnist"))
+    return _first(
+        "fashion-mnist", "train-images-idx3-ubyte.gz", Path("/usr/share/datasets/fashion-mnist")
+    )
 
 
 def furniture() -> Path:

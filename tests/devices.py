@@ -1,4 +1,6 @@
-"""Machines without a development environment: the wheel, chosen distributions of this environment, no network."""
+"""Machines without a development environment: the wheel, chosen distributions of this environment,
+no network.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,11 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 # What a machine without `unshare` gets instead of an empty network: a connection ends the process.
-GUARD = "import socket, sys, runpy\ndef no(*a): sys.exit(f'a connection to {a[1:]}')\nsocket.socket.connect = no\n" \
-        "sys.argv[0] = 'edgegen'\nrunpy.run_module('edgegen', run_name='__main__', alter_sys=True)"
+GUARD = (
+    "import socket, sys, runpy\ndef no(*a): sys.exit(f'a connection to "
+    "{a[1:]}')\nsocket.socket.connect = no\n"
+    "sys.argv[0] = 'edgegen'\nrunpy.run_module('edgegen', run_name='__main__', alter_sys=True)"
+)
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,27 @@ class Device:
     python: Path
     names: frozenset[str]
 
-    def edgegen(self, home: Path, *arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """`edgegen` there, outside the checkout, without a network; path: one more folder to import from."""
+    def edgegen(
+        self, home: Path, *arguments: str, path: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """`edgegen` there, outside the checkout, without a network; path: one more folder to import
+        from.
+        """
         command = [str(self.python), "-P", "-m", "edgegen", *arguments]
         cut = ["unshare", "-n"] if can_unshare() else []
         if not cut:
             command[2:4] = ["-c", GUARD]
         env = environment(home, path)
-        return subprocess.run([*cut, *command], cwd=home, env=env, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            [*cut, *command], cwd=home, env=env, capture_output=True, text=True, timeout=300
+        )
 
     def run(self, home: Path, code: str) -> subprocess.CompletedProcess[str]:
         """A line of Python there."""
         command = [str(self.python), "-P", "-c", code]
-        return subprocess.run(command, cwd=home, env=environment(home), capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            command, cwd=home, env=environment(home), capture_output=True, text=True, timeout=60
+        )
 
 
 def environment(home: Path, path: Path | None = None) -> dict[str, str]:
@@ -55,7 +68,10 @@ def environment(home: Path, path: Path | None = None) -> dict[str, str]:
 
 @cache
 def can_unshare() -> bool:
-    return shutil.which("unshare") is not None and subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode == 0
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode == 0
+    )
 
 
 def wheel(folder: Path) -> Path:
@@ -65,9 +81,22 @@ def wheel(folder: Path) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("edgegen", "export", "calibrate"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
     flags = ["--no-build-isolation"] if find_spec("setuptools") else []
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps", *flags, "-w", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--disable-pip-version-check",
+        "--no-deps",
+        *flags,
+        "-w",
+        str(folder),
+    ]
     done = subprocess.run([*command, "."], cwd=source, capture_output=True, text=True, timeout=300)
     if done.returncode and not flags and "setuptools" in done.stderr:
         pytest.skip("setuptools is neither installed nor can it be fetched: no wheel was built")
@@ -90,8 +119,14 @@ def device(folder: Path, built: Path, extras: Sequence[str]) -> Device:
 def needed(built: Path, extras: Sequence[str]) -> list[Requirement]:
     """What the wheel says it needs, with these extras."""
     with zipfile.ZipFile(built) as archive:
-        metadata = archive.read(next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))).decode()
-    lines = [line.partition(": ")[2] for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
+        metadata = archive.read(
+            next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        ).decode()
+    lines = [
+        line.partition(": ")[2]
+        for line in metadata.splitlines()
+        if line.startswith("Requires-Dist: ")
+    ]
     found = [r for extra in ("", *extras) for r in _requirements(lines, extra)]
     return list({str(r): r for r in found}.values())
 
@@ -127,7 +162,9 @@ def _link(names: set[str], site: Path) -> None:
     """These distributions of this environment, and nothing else of it."""
     for name in names:
         here = distribution(name)
-        for top in {Path(str(f)).parts[0] for f in here.files or [] if ".." not in Path(str(f)).parts}:
+        for top in {
+            Path(str(f)).parts[0] for f in here.files or [] if ".." not in Path(str(f)).parts
+        }:
             if top != "__pycache__" and not (site / top).exists():
                 (site / top).symlink_to(Path(str(here.locate_file(top))).resolve())
 

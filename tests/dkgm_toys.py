@@ -1,4 +1,6 @@
-"""Small dkgm generators, and a loop that trains them as the engine would: one stage after the other, each with its `begin`."""
+"""Small dkgm generators, and a loop that trains them as the engine would: one stage after the
+other, each with its `begin`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,17 @@ from edgegen.families.dkgm.family import Dkgm
 from edgegen.families.unet import UNetConfig
 
 NET = UNetConfig(widths=(16, 32), embedding=16)
-TINY = Config(size=16, classes=2, coarse=NET, debias=NET, bandwidth=0.5, steps=5, kde_centroids=4, bank_size=16, bank_fit=64)
+TINY = Config(
+    size=16,
+    classes=2,
+    coarse=NET,
+    debias=NET,
+    bandwidth=0.5,
+    steps=5,
+    kde_centroids=4,
+    bank_size=16,
+    bank_fit=64,
+)
 
 
 def generator(seed: int = 0, **change: Any) -> Dkgm:

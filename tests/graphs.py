@@ -1,4 +1,6 @@
-"""The graphs of a small generator of every family, each exported once, and graphs that break one rule of a runtime."""
+"""The graphs of a small generator of every family, each exported once, and graphs that break one
+rule of a runtime.
+"""
 
 from __future__ import annotations
 
@@ -40,25 +42,50 @@ def every_graph() -> dict[tuple[str, str], onnx.ModelProto]:
 def int8_plan(model: onnx.ModelProto, graph: str, kept: Sequence[str] = ()) -> Plan:
     """Every convolution but `kept` in int8, every tensor in [-4, 4]."""
     rules = [(f"{graph}/{node}", FP32) for node in kept]
-    return Plan((*rules, ("*", "int8")), {graph: {t: Range(-4.0, 4.0) for t in qdq.candidates(model)}})
+    return Plan(
+        (*rules, ("*", "int8")), {graph: {t: Range(-4.0, 4.0) for t in qdq.candidates(model)}}
+    )
 
 
 def inputs(model: onnx.ModelProto, batch: int = 2, seed: int = 0) -> dict[str, Array]:
     """Normal noise of the shapes that its inputs have; times, which have one axis, in [0, 1)."""
     rng = np.random.default_rng(seed)
-    sizes = {v.name: [d.dim_value or batch for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
-    return {n: (rng.normal(size=s) if len(s) > 1 else rng.random(s)).astype(np.float32) for n, s in sizes.items()}
+    sizes = {
+        v.name: [d.dim_value or batch for d in v.type.tensor_type.shape.dim]
+        for v in model.graph.input
+    }
+    return {
+        n: (rng.normal(size=s) if len(s) > 1 else rng.random(s)).astype(np.float32)
+        for n, s in sizes.items()
+    }
 
 
-def one_conv(activation: str = "int8", zero: int = 0, *, weights: str = "int8", per_channel: bool = True, bias: str = "float",
-             cin: int = 16, concat: bool = False, output: bool = False, opset: int = 20) -> onnx.ModelProto:
-    """x (batch, cin, 8, 8) -> y (batch, 16, 8, 8): one INT8 convolution called "conv", with one thing that some runtime minds."""
+def one_conv(
+    activation: str = "int8",
+    zero: int = 0,
+    *,
+    weights: str = "int8",
+    per_channel: bool = True,
+    bias: str = "float",
+    cin: int = 16,
+    concat: bool = False,
+    output: bool = False,
+    opset: int = 20,
+) -> onnx.ModelProto:
+    """x (batch, cin, 8, 8) -> y (batch, 16, 8, 8): one INT8 convolution called "conv", with one
+    thing that some runtime minds.
+    """
     rng = np.random.default_rng(0)
     nodes: list[Any] = []
     constants: dict[str, np.ndarray] = {}
 
     def pair(tensor: str, out: str, scale: float) -> str:
-        constants.update({f"{out}.s": np.asarray(scale, np.float32), f"{out}.z": np.asarray(zero, TYPES[activation])})
+        constants.update(
+            {
+                f"{out}.s": np.asarray(scale, np.float32),
+                f"{out}.z": np.asarray(zero, TYPES[activation]),
+            }
+        )
         code = [f"{out}.s", f"{out}.z"]
         nodes.append(helper.make_node("QuantizeLinear", [tensor, *code], [f"{out}.q"], f"{out}.Q"))
         nodes.append(helper.make_node("DequantizeLinear", [f"{out}.q", *code], [out], f"{out}.DQ"))
@@ -78,13 +105,25 @@ def one_conv(activation: str = "int8", zero: int = 0, *, weights: str = "int8", 
         scale = scale if per_channel else scale.max().reshape(())
         shift = 128 if weights == "uint8" else 0
         code = np.rint(w / scale.reshape(-1, 1, 1, 1)).clip(-127, 127) + shift
-        constants |= {"w.i": code.astype(TYPES[weights]), "w.s": scale, "w.z": np.full(scale.shape, shift, TYPES[weights])}
+        constants |= {
+            "w.i": code.astype(TYPES[weights]),
+            "w.s": scale,
+            "w.z": np.full(scale.shape, shift, TYPES[weights]),
+        }
         axis: Any = {"axis": 0} if per_channel else {}
-        nodes.append(helper.make_node("DequantizeLinear", ["w.i", "w.s", "w.z"], ["w"], "w.DQ", **axis))
+        nodes.append(
+            helper.make_node("DequantizeLinear", ["w.i", "w.s", "w.z"], ["w"], "w.DQ", **axis)
+        )
     if bias == "int32":
         steps = (scale * np.float32(0.03)).astype(np.float32)
-        constants |= {"b.i": np.rint(b / steps).astype(np.int32), "b.s": steps, "b.z": np.zeros(16, np.int32)}
-        nodes.append(helper.make_node("DequantizeLinear", ["b.i", "b.s", "b.z"], ["b"], "b.DQ", axis=0))
+        constants |= {
+            "b.i": np.rint(b / steps).astype(np.int32),
+            "b.s": steps,
+            "b.z": np.zeros(16, np.int32),
+        }
+        nodes.append(
+            helper.make_node("DequantizeLinear", ["b.i", "b.s", "b.z"], ["b"], "b.DQ", axis=0)
+        )
     else:
         constants["b"] = b
     nodes.append(helper.make_node("Conv", given, ["h" if output else "y"], "conv", pads=[1] * 4))

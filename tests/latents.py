@@ -23,13 +23,17 @@ def lcd(seed: int = 0, **changes: Any) -> LatentConsistency:
 
 
 def shaken(seed: int = 0, scale: float = 0.1, **changes: Any) -> LatentConsistency:
-    """One whose zero-initialised layers and statistics are random too, so that nothing is trivially equal."""
+    """One whose zero-initialised layers and statistics are random too, so that nothing is trivially
+    equal.
+    """
     made = lcd(seed, **changes)
     shake(made.networks, seed + 1, scale)
     return made
 
 
-def batches(count: int, size: int = 16, seed: int = 0, classes: int = 2, pick: int = 16) -> Iterator[Batch]:
+def batches(
+    count: int, size: int = 16, seed: int = 0, classes: int = 2, pick: int = 16
+) -> Iterator[Batch]:
     """Random discs and boxes."""
     photos = shapes(128, size, seed)
     images, labels = tensor(photos), torch.eye(2)[torch.from_numpy(photos.labels)]
@@ -39,7 +43,9 @@ def batches(count: int, size: int = 16, seed: int = 0, classes: int = 2, pick: i
         yield Batch(images[rows], labels[rows] if classes else torch.zeros(pick, 0), rng)
 
 
-def fit(loss: Callable[[Batch], torch.Tensor], params: Any, data: Iterator[Batch], rate: float) -> list[float]:
+def fit(
+    loss: Callable[[Batch], torch.Tensor], params: Any, data: Iterator[Batch], rate: float
+) -> list[float]:
     """Adam until the data ends, the rate falling along the second half; every loss."""
     seen = list(data)
     optimizer, losses = torch.optim.Adam(params, lr=rate, betas=(0.9, 0.99)), []

@@ -1,4 +1,5 @@
-"""Jobs for two processes, started by fork: `python pairs.py FOLDER JOB...` writes FOLDER/JOB.RANK.{out,err,code}.
+"""Jobs for two processes, started by fork: `python pairs.py FOLDER JOB...` writes
+FOLDER/JOB.RANK.{out,err,code}.
 
 A fresh interpreter, since torch cannot fork once it has computed gradients.
 """
@@ -31,12 +32,21 @@ DATA = str(Path(__file__).parent / "data" / "photos")
 
 def train(folder: Path, name: str, resume: bool = False, kill: int = 0) -> None:
     """A run of cas-dm; kill: the step after which both processes are killed."""
+
     def progress(trainer: Trainer, _: dict[str, float]) -> None:
         if trainer.step == kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with joined("cpu") as world:
-        go(folder / name, resume=resume, every=5, progress=progress, steps=STEPS, precision="fp32", world=world)
+        go(
+            folder / name,
+            resume=resume,
+            every=5,
+            progress=progress,
+            steps=STEPS,
+            precision="fp32",
+            world=world,
+        )
 
 
 def stages(folder: Path) -> None:
@@ -45,11 +55,27 @@ def stages(folder: Path) -> None:
         made, run = staged(steps=STEPS, world=world)
         losses = list(run.run())
         state = {k: v.tolist() for k, v in run.averages.state_dict().items()}
-        Path(folder / f"stages.{world.rank}.json").write_text(json.dumps({"losses": losses, "state": state, "begun": made.begun}))
+        Path(folder / f"stages.{world.rank}.json").write_text(
+            json.dumps({"losses": losses, "state": state, "begun": made.begun})
+        )
 
 
 def verb(out: Path) -> int:
-    return main.run(["train", "cas-dm", str(out), "--data", DATA, "--recipe", "tiny", "--images", "160", "--threads", "1"])
+    return main.run(
+        [
+            "train",
+            "cas-dm",
+            str(out),
+            "--data",
+            DATA,
+            "--recipe",
+            "tiny",
+            "--images",
+            "160",
+            "--threads",
+            "1",
+        ]
+    )
 
 
 def interrupted(folder: Path, happens: Callable[[], None]) -> int:
@@ -78,8 +104,12 @@ def stop() -> None:
 
 def calibrated(folder: Path, name: str, *flags: str) -> int:
     """What the test has exported already."""
-    build.fp32_models = lambda source: {g: onnx.load(folder / f"{g}.onnx") for g in ("theta", "phi")}
-    return main.run(["calibrate", str(folder / "run"), "--threads", "1", "-o", str(folder / name), *flags])
+    build.fp32_models = lambda source: {
+        g: onnx.load(folder / f"{g}.onnx") for g in ("theta", "phi")
+    }
+    return main.run(
+        ["calibrate", str(folder / "run"), "--threads", "1", "-o", str(folder / name), *flags]
+    )
 
 
 JOBS: dict[str, Callable[[Path], int | None]] = {
@@ -89,7 +119,9 @@ JOBS: dict[str, Callable[[Path], int | None]] = {
     "stages": stages,
     "failing": lambda folder: interrupted(folder / "failing", fail),
     "calibrate": lambda folder: calibrated(folder, "calibrate", "--samples", "40"),
-    "calibrate-files": lambda folder: calibrated(folder, "calibrate-files", "--data", str(folder / "feeds")),
+    "calibrate-files": lambda folder: calibrated(
+        folder, "calibrate-files", "--data", str(folder / "feeds")
+    ),
     "stopped": lambda folder: interrupted(folder / "stopped", stop),
 }
 
@@ -100,7 +132,13 @@ def start(folder: Path, name: str, rank: int, port: int) -> int:
         return pid
     for number, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / f"{name}.{rank}.{kind}", os.O_CREAT | os.O_WRONLY, 0o600), number)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
     code = 70
     try:
         code = JOBS[name](folder) or 0

@@ -38,8 +38,13 @@ def nothing(trainer: Trainer, report: dict[str, float]) -> None:
 
 
 def go(
-    out: Path, resume: bool = False, every: int = 10, progress: run.Progress = nothing, photos: Photos = PHOTOS,
-    world: World = ALONE, **other: Any,
+    out: Path,
+    resume: bool = False,
+    every: int = 10,
+    progress: run.Progress = nothing,
+    photos: Photos = PHOTOS,
+    world: World = ALONE,
+    **other: Any,
 ) -> Path:
     return run.train(settings(**other), photos, out, resume, every, progress, world=world)
 
@@ -51,7 +56,9 @@ def at(step: int, act: Callable[[], object]) -> run.Progress:
 def same(a: Path, b: Path) -> None:
     """Both runs have the same last checkpoint, weights and losses, to the bit."""
     names = sorted(p.relative_to(a) for p in a.rglob("*") if p.is_file())
-    assert names == sorted(p.relative_to(b) for p in b.rglob("*") if p.is_file()) and len(names) > 10
+    assert (
+        names == sorted(p.relative_to(b) for p in b.rglob("*") if p.is_file()) and len(names) > 10
+    )
     assert [str(n) for n in names if (a / n).read_bytes() != (b / n).read_bytes()] == []
 
 
@@ -81,7 +88,14 @@ def kill(trainer, report):
     if trainer.step == 23:
         os.kill(os.getpid(), signal.SIGKILL)
 
-for out, resume, progress in (("whole", False, lambda *_: None), ("killed", False, kill), ("killed", True, lambda *_: None)):
+def watch(*_):
+    pass
+
+def watch(*_):
+    pass
+
+for out, resume, progress in (
+        ("whole", False, watch), ("killed", False, kill), ("killed", True, watch)):
     pid = os.fork()
     if not pid:
         try:
@@ -95,7 +109,8 @@ for out, resume, progress in (("whole", False, lambda *_: None), ("killed", Fals
 
 
 def killed(child: str, name: str, out: Path) -> tuple[Path, Path]:
-    """A run of 40 steps, and one killed with -9 at step 23 and resumed; child: source of `child(name, out, resume, progress)`.
+    """A run of 40 steps, and one killed with -9 at step 23 and resumed; child: source of
+    `child(name, out, resume, progress)`.
 
     One process imports torch and forks the three.
     """

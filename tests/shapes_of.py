@@ -1,4 +1,6 @@
-"""Product photos in miniature: coloured shapes on white, and features of them that no network is needed for."""
+"""Product photos in miniature: coloured shapes on white, and features of them that no network is
+needed for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ def shapes(count: int, seed: int, size: int = 32) -> np.ndarray:
         for _ in range(rng.integers(1, 4)):
             corner, extent = rng.integers(2, size // 2, 2), rng.integers(size // 5, size // 2, 2)
             color = tuple(int(v) for v in rng.integers(0, 220, 3))
-            place = [int(corner[0]), int(corner[1]), int(corner[0] + extent[0]), int(corner[1] + extent[1])]
+            place = [
+                int(corner[0]),
+                int(corner[1]),
+                int(corner[0] + extent[0]),
+                int(corner[1] + extent[1]),
+            ]
             (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(place, fill=color)
         out.append(np.asarray(image))
     return np.stack(out)
@@ -28,7 +35,12 @@ def shapes(count: int, seed: int, size: int = 32) -> np.ndarray:
 
 def features(pixels: np.ndarray) -> np.ndarray:
     """(n, 96) float32, none below 0, as pooled features of a network are."""
-    small = np.stack([np.asarray(Image.fromarray(p).resize((8, 8), Image.Resampling.BOX), np.float32).ravel() for p in pixels])
+    small = np.stack(
+        [
+            np.asarray(Image.fromarray(p).resize((8, 8), Image.Resampling.BOX), np.float32).ravel()
+            for p in pixels
+        ]
+    )
     return np.maximum((1 - small / 255) @ MIX, 0)
 
 

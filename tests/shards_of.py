@@ -27,8 +27,12 @@ def add(tar: tarfile.TarFile, name: str, data: bytes = b"", **fields: Any) -> No
     tar.addfile(info, io.BytesIO(data))
 
 
-def shard(path: Path, seeds: range, label: str = "cls", format: int = tarfile.GNU_FORMAT, **more: bytes) -> Path:
-    """PNGs 000000.png, ... whose label is seed modulo 3 (label: "cls", "json" or ""), and files of `more` by suffix."""
+def shard(
+    path: Path, seeds: range, label: str = "cls", format: int = tarfile.GNU_FORMAT, **more: bytes
+) -> Path:
+    """PNGs 000000.png, ... whose label is seed modulo 3 (label: "cls", "json" or ""), and files of
+    `more` by suffix.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=format) as tar:
         for seed in seeds:

@@ -22,5 +22,23 @@ def photo_files(folder: Path, size: int = 16) -> Path:
 
 def go(base: Path | str, out: Path, photos: Path, *more: str) -> int:
     """The exit code of twelve steps of `edgegen finetune`."""
-    return run(["finetune", str(base), str(out), "--data", str(photos), "--steps", "12", "--batch", "8", "--looks", "2",
-                "--held-out", "0.25", "--threads", "1", *more])
+    return run(
+        [
+            "finetune",
+            str(base),
+            str(out),
+            "--data",
+            str(photos),
+            "--steps",
+            "12",
+            "--batch",
+            "8",
+            "--looks",
+            "2",
+            "--held-out",
+            "0.25",
+            "--threads",
+            "1",
+            *more,
+        ]
+    )

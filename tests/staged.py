@@ -19,8 +19,13 @@ from edgegen.training.processes import ALONE, World
 
 
 def net(cin: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(cin, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.1),
-                         nn.Conv2d(16, 3, 1))
+    return nn.Sequential(
+        nn.Conv2d(cin, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Conv2d(16, 3, 1),
+    )
 
 
 class Corrector(nn.Module):
@@ -61,7 +66,9 @@ class Staged:
 
     def __init__(self, half: float = 0.5, gap: float = 0.0) -> None:
         self.corrector, self.counter = Corrector(), Counter()
-        self.networks = nn.ModuleDict({"first": net(3), "second": self.corrector, "counter": self.counter})
+        self.networks = nn.ModuleDict(
+            {"first": net(3), "second": self.corrector, "counter": self.counter}
+        )
         self.half, self.gap = half, gap
         self.begun: list[float] = []
         self.modes: list[tuple[bool, bool]] = []
@@ -91,8 +98,17 @@ class Staged:
 
     def objectives(self) -> Iterable[Objective]:
         first, second = (tuple(self.networks[name].parameters()) for name in ("first", "second"))
-        return (Objective("first", first, self.first_loss, span=(0.0, self.half)),
-                Objective("second", second, self.second_loss, span=(self.half + self.gap, 1.0), begin=self.measure, rate=0.5))
+        return (
+            Objective("first", first, self.first_loss, span=(0.0, self.half)),
+            Objective(
+                "second",
+                second,
+                self.second_loss,
+                span=(self.half + self.gap, 1.0),
+                begin=self.measure,
+                rate=0.5,
+            ),
+        )
 
     def first_loss(self, batch: Batch) -> Tensor:
         self.counter.follow(batch.images)
@@ -107,8 +123,11 @@ class Staged:
 
     def measure(self, batches: Iterable[Batch]) -> None:
         assert not torch.is_grad_enabled() and not self.networks["second"].training
-        found = torch.stack([self.networks["first"](self._noised(b)).std() for b in islice(batches, 3)])
-        self.corrector.scale.copy_(found.mean() + 0.01 * torch.rand(()))  # torch's own stream is part of the run too
+        found = torch.stack(
+            [self.networks["first"](self._noised(b)).std() for b in islice(batches, 3)]
+        )
+        # torch's own stream is part of the run too
+        self.corrector.scale.copy_(found.mean() + 0.01 * torch.rand(()))
         self.begun.append(float(self.corrector.scale))
 
     def _noised(self, batch: Batch) -> Tensor:
@@ -120,7 +139,11 @@ class Staged:
 
 
 def staged(
-    steps: int = 20, half: float = 0.5, gap: float = 0.0, only: str | None = None, world: World = ALONE,
+    steps: int = 20,
+    half: float = 0.5,
+    gap: float = 0.0,
+    only: str | None = None,
+    world: World = ALONE,
 ) -> tuple[Staged, Trainer]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

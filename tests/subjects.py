@@ -28,7 +28,9 @@ def plan_of(generator: Any, models: Mapping[str, Any]) -> tuple[dict[str, Any], 
     channels = {k: ChannelObserver(m, 1) for k, m in models.items()}
     Pipeline(generator.latent, generator.sampler, channels)(range(32))
     even = {k: equalized(m, channels[k].largest) for k, m in models.items()}
-    seen = {k: Observer(m, qdq.candidates(m), asked(generator.sampler, k), 1) for k, m in even.items()}
+    seen = {
+        k: Observer(m, qdq.candidates(m), asked(generator.sampler, k), 1) for k, m in even.items()
+    }
     Pipeline(generator.latent, generator.sampler, seen)(range(32))
     return even, Plan((("*", "int8"),), choose(even, {k: o.stats for k, o in seen.items()}).ranges)
 
@@ -41,4 +43,7 @@ def subjects(name: str) -> tuple[dict[str, Subject], dict[str, Any]]:
     traced = {k: onnx_files.traced(g, k) for k, g in generator.graphs().items()}
     even, plan = plan_of(generator, {k: m for k, (m, _) in traced.items()})
     files = {k: qdq.quantize(m, k, plan, OnnxRuntime.dialect) for k, m in even.items()}
-    return {k: Subject(g, traced[k][1], rounding(even[k], files[k])) for k, g in generator.graphs().items()}, files
+    return {
+        k: Subject(g, traced[k][1], rounding(even[k], files[k]))
+        for k, g in generator.graphs().items()
+    }, files

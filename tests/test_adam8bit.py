@@ -34,8 +34,11 @@ def copied(run: Trainer) -> dict[str, Tensor]:
     state = {f"now.{k}": v for k, v in run.generator.networks.state_dict().items()}
     state |= {f"average.{k}": v for k, v in run.averages.state_dict().items()}
     for objective, optimizer in zip(run.objectives, run.optimizers, strict=True):
-        state |= {f"adam.{objective.name}.{index}.{k}": torch.as_tensor(v)
-                  for index, entry in optimizer.state_dict()["state"].items() for k, v in entry.items()}
+        state |= {
+            f"adam.{objective.name}.{index}.{k}": torch.as_tensor(v)
+            for index, entry in optimizer.state_dict()["state"].items()
+            for k, v in entry.items()
+        }
     return {k: v.clone() for k, v in state.items()}
 
 
@@ -60,7 +63,9 @@ def test_the_state_is_of_8_bits_and_its_tables_are_shared() -> None:
     next(run.run())
     for optimizer in run.optimizers:
         entries = [entry for entry in optimizer.state.values() if "absmax1" in entry]
-        assert entries and all(e["state1"].dtype == e["state2"].dtype == torch.uint8 for e in entries)
+        assert entries and all(
+            e["state1"].dtype == e["state2"].dtype == torch.uint8 for e in entries
+        )
         assert len({e["qmap1"].data_ptr() for e in entries}) == 1
         assert all(p.numel() < 256 for p, e in optimizer.state.items() if "absmax1" not in e)
 
@@ -68,9 +73,13 @@ def test_the_state_is_of_8_bits_and_its_tables_are_shared() -> None:
 def test_8_steps_are_4_a_checkpoint_and_4_to_the_bit(tmp_path: Path) -> None:
     """Convolutions' adapters too, whose layout in memory a first step would otherwise change."""
     whole, half, rest = started(), started(), started()
-    layout = [p.stride() for optimizer in rest.optimizers for p in optimizer.param_groups[0]["params"]]
+    layout = [
+        p.stride() for optimizer in rest.optimizers for p in optimizer.param_groups[0]["params"]
+    ]
     losses = list(whole.run())
-    assert [p.stride() for optimizer in whole.optimizers for p in optimizer.param_groups[0]["params"]] == layout
+    assert [
+        p.stride() for optimizer in whole.optimizers for p in optimizer.param_groups[0]["params"]
+    ] == layout
     steps = half.run()
     first = [next(steps) for _ in range(4)]
     checkpoint.save(tmp_path, half)
@@ -95,11 +104,17 @@ def test_what_is_not_finite_changes_nothing(eight_bit: bool) -> None:
     before = copied(run)
     for number, _ in enumerate(run.run()):
         now = copied(run)
-        changed = [k for k in now if not torch.equal(now[k], before.get(k, torch.zeros_like(now[k])))]
+        changed = [
+            k for k in now if not torch.equal(now[k], before.get(k, torch.zeros_like(now[k])))
+        ]
         assert bool(changed) == (number not in (0, 1, 4)), changed[:3]
         before = now
     assert run.skipped == 3 and all(v.float().isfinite().all() for v in before.values())
-    assert all(int(entry["step"]) == 5 for optimizer in run.optimizers for entry in optimizer.state.values())
+    assert all(
+        int(entry["step"]) == 5
+        for optimizer in run.optimizers
+        for entry in optimizer.state.values()
+    )
 
 
 def rename(tensors: dict[str, Tensor], n: str) -> None:
@@ -118,13 +133,21 @@ def shorten(tensors: dict[str, Tensor], n: str) -> None:
     del tensors[f"{n}.absmax2"]
 
 
-@pytest.mark.parametrize(("spoil", "text"), [
-    (rename, r"E-KEYS. 2 tensors do not fit: N.exp_avg is unknown; N.state1 is missing"),
-    (widen, r"E-KEYS. 1 tensors do not fit: N.state1 is \(.*\), wanted \("),
-    (float_state, r"E-KEYS. 1 tensors do not fit: N.state1 is torch.float32, wanted torch.uint8"),
-    (shorten, r"E-KEYS. 1 tensors do not fit: N.absmax2 is missing"),
-])
-def test_a_state_that_does_not_fit_is_refused(saved: Path, spoil: Callable[[dict[str, Tensor], str], None], text: str) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (rename, r"E-KEYS. 2 tensors do not fit: N.exp_avg is unknown; N.state1 is missing"),
+        (widen, r"E-KEYS. 1 tensors do not fit: N.state1 is \(.*\), wanted \("),
+        (
+            float_state,
+            r"E-KEYS. 1 tensors do not fit: N.state1 is torch.float32, wanted torch.uint8",
+        ),
+        (shorten, r"E-KEYS. 1 tensors do not fit: N.absmax2 is missing"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(
+    saved: Path, spoil: Callable[[dict[str, Tensor], str], None], text: str
+) -> None:
     path = saved / "step-00000002" / "adam-theta.safetensors"
     before = path.read_bytes()
     tensors = load_file(path)
@@ -132,14 +155,18 @@ def test_a_state_that_does_not_fit_is_refused(saved: Path, spoil: Callable[[dict
     spoil(tensors, number)
     save_file(tensors, path)
     try:
-        with pytest.raises(InputError, match=text.replace("fit: N", f"fit: {number}").replace("; N", f"; {number}")):
+        with pytest.raises(
+            InputError, match=text.replace("fit: N", f"fit: {number}").replace("; N", f"; {number}")
+        ):
             checkpoint.resume(saved, started())
     finally:
         path.write_bytes(before)
 
 
 @pytest.mark.parametrize("eight_bit", [False, True])
-def test_the_state_of_the_other_adam_is_refused(eight_bit: bool, saved: Path, tmp_path: Path) -> None:
+def test_the_state_of_the_other_adam_is_refused(
+    eight_bit: bool, saved: Path, tmp_path: Path
+) -> None:
     folder = saved
     if eight_bit:
         folder, other = tmp_path, started(eight_bit=False)

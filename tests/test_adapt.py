@@ -1,4 +1,6 @@
-"""Adapters of every family: what trains, what is merged, PEFT's files, exact resumes; and what is refused."""
+"""Adapters of every family: what trains, what is merged, PEFT's files, exact resumes; and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ peft = pytest.importorskip("peft", reason="adapters are trained by peft, which i
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     """A family's name and a run of ten steps."""
     return request.param, run(request.param, tmp_path_factory.mktemp(request.param) / "run")
 
@@ -52,16 +56,25 @@ def shaken(name: str) -> Any:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_fresh_adapter_changes_nothing(name: str) -> None:
     before = site.plain(family(name), recipe(name, 1).config, master(name))
-    np.testing.assert_allclose(torch_pipeline(adapted(name))(range(4)), torch_pipeline(before)(range(4)), atol=1e-6)
+    np.testing.assert_allclose(
+        torch_pipeline(adapted(name))(range(4)), torch_pipeline(before)(range(4)), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_merged_weights_do_what_peft_does(name: str) -> None:
-    """Read off each layer's own answers, strides and kernels of 1 and 3 included; the demodulation of isc-gan too."""
+    """Read off each layer's own answers, strides and kernels of 1 and 3 included; the demodulation
+    of isc-gan too.
+    """
     made = shaken(name)
     seen = site.plain(made.family, made.config, {**master(name), **made.trained_view()})
     a, b = (torch_pipeline(generator)(range(8)) for generator in (seen, made.plain()))
-    assert np.abs(a - torch_pipeline(site.plain(made.family, made.config, master(name)))(range(8))).max() > 1e-3
+    assert (
+        np.abs(
+            a - torch_pipeline(site.plain(made.family, made.config, master(name)))(range(8))
+        ).max()
+        > 1e-3
+    )
     assert np.abs(a - b).max() <= PARITY
 
 
@@ -73,9 +86,14 @@ def test_losses_of_adapter_and_merged_weights_are_equal(name: str) -> None:
     for net in made.base.networks:  # those that never ship are merged too, for this
         for key, layer in made.base.networks[net].named_modules():
             if hasattr(layer, "get_delta_weight"):
-                whole[f"{net}.{key}.weight"] = layer.base_layer.weight.detach() + layer.get_delta_weight("default").detach()
+                whole[f"{net}.{key}.weight"] = (
+                    layer.base_layer.weight.detach() + layer.get_delta_weight("default").detach()
+                )
             elif hasattr(layer, "modules_to_save") and hasattr(layer, "original_module"):
-                whole |= {f"{net}.{key}.{k}": v for k, v in layer.modules_to_save["default"].state_dict().items()}
+                whole |= {
+                    f"{net}.{key}.{k}": v
+                    for k, v in layer.modules_to_save["default"].state_dict().items()
+                }
     plain = site.plain(made.family, made.config, whole)
     losses = []
     for generator in (made, plain):
@@ -89,7 +107,13 @@ def test_losses_of_adapter_and_merged_weights_are_equal(name: str) -> None:
 
 def test_a_joined_convolution_has_peft_s_values_and_gradients() -> None:
     torch.manual_seed(0)
-    nets = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, 2, 1), torch.nn.Conv2d(6, 5, 1, bias=False))})
+    nets = torch.nn.ModuleDict(
+        {
+            "a": torch.nn.Sequential(
+                torch.nn.Conv2d(4, 6, 3, 2, 1), torch.nn.Conv2d(6, 5, 1, bias=False)
+            )
+        }
+    )
     peft.get_peft_model(nets, peft.LoraConfig(r=3, lora_alpha=6.0, target_modules=["a.0", "a.1"]))
     with torch.no_grad():
         for p in nets.parameters():
@@ -120,12 +144,16 @@ def test_only_pairs_norms_and_labels_train_and_the_base_stays(trained: tuple[str
 def test_an_average_of_a_part_holds_no_frozen_weight(trained: tuple[str, Path]) -> None:
     name, _ = trained
     trainer = Trainer.start(adapted(name), recipe(name, 40), shapes(32, 16), 0)
-    frozen = sum(p.numel() for p in trainer.generator.base.networks.parameters() if not p.requires_grad)  # type: ignore[attr-defined]
+    frozen = sum(
+        p.numel() for p in trainer.generator.base.networks.parameters() if not p.requires_grad
+    )  # type: ignore[attr-defined]
     held = sum(p.numel() for a in trainer.average.values() for p in a.parameters())
     assert held == sum(p.numel() for o in trainer.objectives for p in o.params) < frozen
 
 
-def test_peft_alone_loads_the_adapter_and_merges_it_to_the_same_weights(trained: tuple[str, Path]) -> None:
+def test_peft_alone_loads_the_adapter_and_merges_it_to_the_same_weights(
+    trained: tuple[str, Path],
+) -> None:
     name, out = trained
     about, generator = runs.load(out)
     plain = site.plain(family(name), recipe(name, 1).config, site.master(out, about))
@@ -138,10 +166,15 @@ def test_peft_alone_loads_the_adapter_and_merges_it_to_the_same_weights(trained:
 
 
 def test_modulated_convolutions_demodulate_what_peft_alone_adds(tmp_path: Path) -> None:
-    """A network that PEFT has wrapped and nothing else: demodulation reads the pair, too (spec A2.1)."""
+    """A network that PEFT has wrapped and nothing else: demodulation reads the pair, too (spec
+    A2.1).
+    """
     made = shaken("isc-gan")
     made.adapter().write(tmp_path / "adapter")
-    ours, theirs = (site.plain(made.family, made.config, tensors) for tensors in (made.merged(), master("isc-gan")))
+    ours, theirs = (
+        site.plain(made.family, made.config, tensors)
+        for tensors in (made.merged(), master("isc-gan"))
+    )
     peft.PeftModel.from_pretrained(theirs.networks, tmp_path / "adapter")
     ws = torch.randn(4, ours.config.w_dim)
     drawn = []
@@ -157,12 +190,15 @@ def test_an_adapter_that_peft_wrote_is_read_back(trained: tuple[str, Path], tmp_
     name, out = trained
     about, _ = runs.load(out)
     plain = site.plain(family(name), recipe(name, 1).config, site.master(out, about))
-    peft.PeftModel.from_pretrained(plain.networks, out / "adapter").save_pretrained(tmp_path, save_embedding_layers=False)
+    peft.PeftModel.from_pretrained(plain.networks, out / "adapter").save_pretrained(
+        tmp_path, save_embedding_layers=False
+    )
     ours, theirs = Adapter.read(out / "adapter"), Adapter.read(tmp_path)
     assert theirs.tensors.keys() == ours.tensors.keys() and theirs.base is None
     assert all(torch.equal(theirs.tensors[k], v) for k, v in ours.tensors.items())
     base = site.master(out, about)
-    one, two = ours.merged(base, out), theirs.merged(base, out)  # peft has shortened the names of the layers
+    # peft has shortened the names of the layers
+    one, two = ours.merged(base, out), theirs.merged(base, out)
     assert all(torch.equal(one[key], two[key]) for key in base)
 
 
@@ -178,7 +214,8 @@ def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
         adapter.write(tmp_path / folder)
     for file in (CONFIG, TENSORS):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-        assert (tmp_path / "a" / file).stat().st_mode & 0o044 == 0o044  # another user's service can read them
+        # another user's service can read them
+        assert (tmp_path / "a" / file).stat().st_mode & 0o044 == 0o044
 
 
 ADAPTING = """
@@ -197,7 +234,9 @@ def test_40_adapting_steps_are_20_and_a_kill_9_and_20(name: str, tmp_path: Path)
 
 
 def test_part_is_the_network_s_own_tensors_and_a_copy_is_not() -> None:
-    net: Any = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    net: Any = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
+    )
     net[0].requires_grad_(False)
     part = Part(net)
     assert dict(part.named_parameters()).keys() == {"1.weight", "1.bias", "2.weight", "2.bias"}
@@ -223,13 +262,22 @@ def test_pairs_begin_as_large_as_the_weights_beside_them_and_change_nothing(name
     tensors, weights = made.adapter().tensors, master(name)
     for layer in made.adapter().lora.target_modules:
         first, second = (tensors[f"{layer}.lora_{part}.weight"] for part in "AB")
-        assert first.square().mean().sqrt() >= 0.999 * weights[f"{layer}.weight"].square().mean().sqrt(), layer
+        assert (
+            first.square().mean().sqrt()
+            >= 0.999 * weights[f"{layer}.weight"].square().mean().sqrt()
+        ), layer
         assert not second.any()
 
 
 def test_targets_are_the_tuning_s_and_whole_modules_get_no_pair() -> None:
-    net = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4)),
-                               "b": torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm2d(2))})
+    net = torch.nn.ModuleDict(
+        {
+            "a": torch.nn.Sequential(
+                torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4)
+            ),
+            "b": torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm2d(2)),
+        }
+    )
     assert targets(net, Tuning(_never, ("a.*",), ("a.2",))) == (("a.0",), ("a.2", "a.1"))
     assert targets(net, Tuning(_never)) == (("a.0", "a.2", "b.0"), ("a.1", "b.1"))
 
@@ -245,7 +293,9 @@ def test_other_classes_start_as_the_mean_of_the_base_s(tmp_path: Path) -> None:
         torch.testing.assert_close(column, base[label].mean(1))
     assert all(torch.equal(got[k], v) for k, v in base.items() if "label" not in k)
     with pytest.raises(InputError, match=r"tensors do not fit: .*head.weight is missing"):
-        site.fitted(found, config, {k: v for k, v in base.items() if "head.weight" not in k}, 4, 0, tmp_path)
+        site.fitted(
+            found, config, {k: v for k, v in base.items() if "head.weight" not in k}, 4, 0, tmp_path
+        )
 
 
 # what is refused
@@ -262,14 +312,21 @@ def config(folder: Path, **change: object) -> None:
     (folder / CONFIG).write_text(json.dumps({**data, **change}))
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"target_modules": "(.*)*X$"}, "target_modules"), ({"use_dora": True}, "use_dora = True is not supported"),
-    ({"r": 0}, "rank 1 or more"), ({"r": float("nan")}, "adapter_config.json"), ({"peft_type": "IA3"}, "got IA3"),
-    ({"auto_mapping": {"parent_library": "subprocess"}}, "auto_mapping"), ({"rank_pattern": {"a": 2}}, "rank_pattern"),
-    ({"not_yet_invented": {"a": 1}}, "not_yet_invented = {'a': 1} is not supported"),
-    ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not supported"),
-    ({"bias": "all"}, "bias = 'all' is not supported"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"target_modules": "(.*)*X$"}, "target_modules"),
+        ({"use_dora": True}, "use_dora = True is not supported"),
+        ({"r": 0}, "rank 1 or more"),
+        ({"r": float("nan")}, "adapter_config.json"),
+        ({"peft_type": "IA3"}, "got IA3"),
+        ({"auto_mapping": {"parent_library": "subprocess"}}, "auto_mapping"),
+        ({"rank_pattern": {"a": 2}}, "rank_pattern"),
+        ({"not_yet_invented": {"a": 1}}, "not_yet_invented = {'a': 1} is not supported"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not supported"),
+        ({"bias": "all"}, "bias = 'all' is not supported"),
+    ],
+)
 def test_a_config_that_is_no_plain_lora(folder: Path, change: dict[str, object], said: str) -> None:
     config(folder, **change)
     with pytest.raises(InputError) as error:
@@ -287,7 +344,9 @@ def test_weights_that_are_missing_pickled_or_not_finite(folder: Path) -> None:
     with pytest.raises(InputError, match=r"E-ADAPTER-KEYS.*of no PEFT adapter, such as other"):
         Adapter.read(folder)
     (folder / TENSORS).unlink()
-    with pytest.raises(InputError, match=r"E-ADAPTER-WEIGHTS.*adapter_model\.safetensors is missing"):
+    with pytest.raises(
+        InputError, match=r"E-ADAPTER-WEIGHTS.*adapter_model\.safetensors is missing"
+    ):
         Adapter.read(folder)
     (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(TrustError, match="E-PICKLE"):
@@ -298,8 +357,14 @@ def test_tensors_that_do_not_fit_the_base(folder: Path) -> None:
     adapter, base = Adapter.read(folder), master("cas-dm")
     layer = adapter.lora.target_modules[0]
     for tensors, said in (
-        ({k: v for k, v in adapter.tensors.items() if k != f"{layer}.lora_B.weight"}, "lora_B.weight is missing"),
-        ({**adapter.tensors, "extra.weight": torch.zeros(1)}, "1 tensors belong to no layer of the config, such as extra.weight"),
+        (
+            {k: v for k, v in adapter.tensors.items() if k != f"{layer}.lora_B.weight"},
+            "lora_B.weight is missing",
+        ),
+        (
+            {**adapter.tensors, "extra.weight": torch.zeros(1)},
+            "1 tensors belong to no layer of the config, such as extra.weight",
+        ),
         ({**adapter.tensors, f"{layer}.lora_A.weight": torch.zeros(3, 1)}, "is not of a weight"),
     ):
         with pytest.raises(InputError, match=f"E-ADAPTER-KEYS.*{said}"):
@@ -312,7 +377,9 @@ def test_an_adapter_of_another_base_is_refused_by_name(tmp_path: Path) -> None:
     ours, theirs = (run("cas-dm", tmp_path / name, 4) for name in ("ours", "theirs"))
     other = shaken("cas-dm").adapter(site.digest(master("cas-dm", seed=5)))
     other.write(ours / "adapter")
-    with pytest.raises(TrustError, match=r"E-ADAPTER-BASE.*was trained on weights [0-9a-f]{12}\.\.\., the base has"):
+    with pytest.raises(
+        TrustError, match=r"E-ADAPTER-BASE.*was trained on weights [0-9a-f]{12}\.\.\., the base has"
+    ):
         runs.load(ours)
     data = bytearray((theirs / site.BASE).read_bytes())
     length = struct.unpack("<Q", data[:8])[0]

@@ -1,4 +1,5 @@
-"""Every class of bad photo of the list of bad inputs, B01 to B32, at the command line: one sentence with its code, one exit code.
+"""Every class of bad photo of the list of bad inputs, B01 to B32, at the command line: one sentence
+with its code, one exit code.
 
 What each looks like on the inside stands in other files; TABLE says where.
 """
@@ -24,30 +25,52 @@ from edgegen.training import folder
 
 Captured = pytest.CaptureFixture[str]
 HERE = "test_bad_photo_classes"
-PER_FILE = [f"{HERE}.test_a_bad_photo_is_named_at_the_command_line", "test_bad_photos.test_a_bad_photo_is_refused_with_its_code"]
+PER_FILE = [
+    f"{HERE}.test_a_bad_photo_is_named_at_the_command_line",
+    "test_bad_photos.test_a_bad_photo_is_refused_with_its_code",
+]
 ODD = f"{HERE}.test_odd_photos_are_used_and_counted"
 FOLDER = f"{HERE}.test_a_folder_gets_one_sentence_and_an_exit_code"
 TABLE = {
-    **{number: PER_FILE for number in ("B03", "B04", "B05", "B07", "B08", "B17", "B18", "B19", "B21", "B22")},
+    **{
+        number: PER_FILE
+        for number in ("B03", "B04", "B05", "B07", "B08", "B17", "B18", "B19", "B21", "B22")
+    },
     "B01": [FOLDER, "test_data.test_a_folder_that_cannot_be_used_says_why"],
     "B02": [FOLDER, "test_data.test_a_folder_that_cannot_be_used_says_why"],
     "B09": [ODD, "test_photos.test_content_decides_not_the_name"],
     "B11": [ODD, "test_photos.test_cmyk_is_converted_and_counted"],
-    "B12": [ODD, "test_photos.test_alpha_is_composited_on_the_background",
-            "test_photos.test_more_than_8_bits_are_scaled_and_counted"],
-    "B14": [ODD, "test_photos.test_exif_orientation_is_applied_once", "test_fit.test_a_photo_is_turned_before_it_is_cropped"],
-    "B15": [f"{HERE}.test_nothing_of_a_file_reaches_a_run", "test_data.test_nothing_of_a_photo_but_pixels_gets_in",
-            "test_photos_check.test_names_and_exif_stay_out_of_the_sheet"],
+    "B12": [
+        ODD,
+        "test_photos.test_alpha_is_composited_on_the_background",
+        "test_photos.test_more_than_8_bits_are_scaled_and_counted",
+    ],
+    "B14": [
+        ODD,
+        "test_photos.test_exif_orientation_is_applied_once",
+        "test_fit.test_a_photo_is_turned_before_it_is_cropped",
+    ],
+    "B15": [
+        f"{HERE}.test_nothing_of_a_file_reaches_a_run",
+        "test_data.test_nothing_of_a_photo_but_pixels_gets_in",
+        "test_photos_check.test_names_and_exif_stay_out_of_the_sheet",
+    ],
     "B16": [ODD, *PER_FILE, "test_photos.test_of_several_frames_the_first_is_used_and_counted"],
     "B23": [FOLDER, "test_data.test_hidden_files_and_fifos_are_never_opened"],
     "B24": [FOLDER, "test_bad_photos.test_links_are_refused_and_never_followed"],
     "B25": [FOLDER, "test_bad_photos.test_files_that_cannot_be_opened_say_why"],
     "B27": [FOLDER, "test_data.test_duplicates_are_named_and_one_is_kept"],
-    "B28": [FOLDER, "test_copies.test_near_copies_land_on_one_side_and_others_stay_where_they_were",
-            "test_data.test_near_copies_across_the_split_are_found"],
+    "B28": [
+        FOLDER,
+        "test_copies.test_near_copies_land_on_one_side_and_others_stay_where_they_were",
+        "test_data.test_near_copies_across_the_split_are_found",
+    ],
     "B29": [FOLDER, "test_data.test_photos_that_teach_nothing_are_refused"],
-    "B30": [FOLDER, "test_data.test_too_few_photos_and_wrong_settings_say_so",
-            "test_bad_input.test_one_sentence_and_an_exit_code"],
+    "B30": [
+        FOLDER,
+        "test_data.test_too_few_photos_and_wrong_settings_say_so",
+        "test_bad_input.test_one_sentence_and_an_exit_code",
+    ],
     "B31": [FOLDER, "test_data.test_metadata_errors_carry_the_line"],
     "B32": [FOLDER, "test_data.test_class_folders_that_are_empty_or_differ_by_case_are_named"],
 }
@@ -56,10 +79,20 @@ GOOD = [encoded("PNG", picture(k)) for k in range(40)]
 
 def test_every_class_has_its_tests() -> None:
     named = {name for tests in TABLE.values() for name in tests}
-    trees = {file: ast.parse((Path(__file__).parent / f"{file}.py").read_text()) for file in {n.partition(".")[0] for n in named}}
-    there = {f"{file}.{node.name}" for file, tree in trees.items() for node in tree.body if isinstance(node, ast.FunctionDef)}
+    trees = {
+        file: ast.parse((Path(__file__).parent / f"{file}.py").read_text())
+        for file in {n.partition(".")[0] for n in named}
+    }
+    there = {
+        f"{file}.{node.name}"
+        for file, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
     assert named - there == set()
-    mentioned = {name.split()[0] for name in [*BAD, *FOLDERS, *ODD_PHOTOS] if name[1:3].isdigit()} | {"B15"}
+    mentioned = {
+        name.split()[0] for name in [*BAD, *FOLDERS, *ODD_PHOTOS] if name[1:3].isdigit()
+    } | {"B15"}
     assert mentioned == set(TABLE), "each number has a case"
 
 
@@ -67,11 +100,14 @@ def check(root: Path, *flags: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the check."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run(["photos", "check", str(root), "--contact-sheet", str(root.with_suffix(".png")), *flags])
+        code = run(
+            ["photos", "check", str(root), "--contact-sheet", str(root.with_suffix(".png")), *flags]
+        )
     return code, out.getvalue(), err.getvalue()
 
 
 # one photo
+
 
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, str]:
@@ -87,10 +123,20 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, str]:
 def test_a_bad_photo_is_named_at_the_command_line(spoiled: tuple[int, str, str], case: str) -> None:
     code, out, err = spoiled
     name, _, bad, words = BAD[case]
-    line = next(line for line in out.splitlines() if line.startswith(f"{list(BAD).index(case):02d}-{name} "))
+    line = next(
+        line for line in out.splitlines() if line.startswith(f"{list(BAD).index(case):02d}-{name} ")
+    )
     assert bad in line and words in line
-    assert code == 4 and f"error[E-DATA-BAD] {len(BAD)} of {len(BAD) + 3} photos cannot be used: 00-a.jpg: E-IMG-EMPTY" in err
-    assert f"photos: {len(BAD) + 3} found, 3 used, {len(BAD)} bad, 0 left out" in out and "Traceback" not in err
+    assert (
+        code == 4
+        and f"error[E-DATA-BAD] {len(BAD)} of {len(BAD) + 3} photos cannot be used: 00-a.jpg: "
+        "E-IMG-EMPTY"
+        in err
+    )
+    assert (
+        f"photos: {len(BAD) + 3} found, 3 used, {len(BAD)} bad, 0 left out" in out
+        and "Traceback" not in err
+    )
 
 
 def turned() -> bytes:
@@ -111,12 +157,18 @@ ODD_PHOTOS: dict[str, tuple[bytes, str]] = {  # content, and the code that count
     "B12 RGBA": (transparent("RGBA", 53), "W-IMG-ALPHA"),
     "B12 grey and alpha": (transparent("LA", 54), "W-IMG-ALPHA"),
     "B12 palette": (encoded("PNG", picture(55).convert("P")), "W-IMG-PALETTE"),
-    "B12 palette with alpha": (encoded("PNG", picture(56).convert("P"), transparency=0), "W-IMG-PALETTE"),
+    "B12 palette with alpha": (
+        encoded("PNG", picture(56).convert("P"), transparency=0),
+        "W-IMG-PALETTE",
+    ),
     "B12 grey": (encoded("PNG", picture(57).convert("L")), ""),
     "B12 one bit": (encoded("PNG", picture(58).convert("1")), ""),
     "B12 16 bits": (encoded("PNG", picture(59).convert("I;16")), "W-IMG-DEPTH"),
     "B14 turned": (turned(), "W-IMG-TURNED"),
-    "B16 frames": (encoded("TIFF", picture(60), save_all=True, append_images=[picture(1)]), "W-IMG-FRAMES"),
+    "B16 frames": (
+        encoded("TIFF", picture(60), save_all=True, append_images=[picture(1)]),
+        "W-IMG-FRAMES",
+    ),
 }
 
 
@@ -135,6 +187,7 @@ def test_odd_photos_are_used_and_counted(tmp_path: Path) -> None:
 
 
 # one folder
+
 
 def good(root: Path, count: int = 40, first: int = 0) -> Path:
     root.mkdir(parents=True, exist_ok=True)
@@ -210,7 +263,9 @@ def flat(root: Path) -> None:
 
 def rows(text: str | bytes) -> Callable[[Path], None]:
     def make(root: Path) -> None:
-        (good(root, 3) / "metadata.jsonl").write_bytes(text.encode() if isinstance(text, str) else text)
+        (good(root, 3) / "metadata.jsonl").write_bytes(
+            text.encode() if isinstance(text, str) else text
+        )
 
     return make
 
@@ -230,38 +285,120 @@ def classes(*names: str) -> Callable[[Path], None]:
 
 
 ROW = '{"file_name": "good00.png"}\n'
-FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {  # how it is made, exit code, what is said
-    "B01 missing": (lambda root: None, 4, ["error[E-DATA-MISSING] the folder of photos does not exist"]),
-    "B01 a file": (lambda root: root.write_text("x"), 4, ["error[E-DATA-MISSING] the folder of photos is not a folder"]),
-    "B02 empty": (lambda root: (root / "sub").mkdir(parents=True), 4, ["error[E-DATA-EMPTY] found 0 images (looked for .bmp"]),
+# how it is made, exit code, what is said
+FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {
+    "B01 missing": (
+        lambda root: None,
+        4,
+        ["error[E-DATA-MISSING] the folder of photos does not exist"],
+    ),
+    "B01 a file": (
+        lambda root: root.write_text("x"),
+        4,
+        ["error[E-DATA-MISSING] the folder of photos is not a folder"],
+    ),
+    "B02 empty": (
+        lambda root: (root / "sub").mkdir(parents=True),
+        4,
+        ["error[E-DATA-EMPTY] found 0 images (looked for .bmp"],
+    ),
     "B23 fifo and socket": (sockets, 0, ["W-DATA-NOT-FILE  2      no regular file: never opened"]),
-    "B24 link": (link, 0, ["link.png   E-DATA-LINK  symbolic links are not followed; put the photos themselves there"]),
+    "B24 link": (
+        link,
+        0,
+        [
+            "link.png   E-DATA-LINK  symbolic links are not followed; put the photos themselves "
+            "there"
+        ],
+    ),
     "B24 loop": (loop, 0, ["loop.png   E-DATA-LINK  symbolic links are not followed"]),
-    "B25 unreadable": (unreadable, 0, ["private/   E-DATA-PERM  the folder cannot be listed: Permission denied"]),
-    "B25 vanished": (vanishing, 0, ["good07.png  E-DATA-GONE  it vanished after the folder was listed"]),
-    "B27 duplicates": (doubled, 0, ["duplicates: 2 photos in 1 group (equal", "  good07.png  same.png", "W-DATA-DUP  1 "]),
-    "B28 near-copies": (nearly, 0, ["near-copies: 80 photos in 40 groups (one side", "; 0 near-copies across it"]),
+    "B25 unreadable": (
+        unreadable,
+        0,
+        ["private/   E-DATA-PERM  the folder cannot be listed: Permission denied"],
+    ),
+    "B25 vanished": (
+        vanishing,
+        0,
+        ["good07.png  E-DATA-GONE  it vanished after the folder was listed"],
+    ),
+    "B27 duplicates": (
+        doubled,
+        0,
+        ["duplicates: 2 photos in 1 group (equal", "  good07.png  same.png", "W-DATA-DUP  1 "],
+    ),
+    "B28 near-copies": (
+        nearly,
+        0,
+        ["near-copies: 80 photos in 40 groups (one side", "; 0 near-copies across it"],
+    ),
     "B29 all equal": (equal, 4, ["error[E-DATA-CONSTANT] all 3 photos are identical"]),
     "B29 flat": (flat, 4, ["error[E-DATA-CONSTANT] each of the 5 photos is of one colour"]),
-    "B30 too few": (lambda root: good(root, 5), 0, ["fine-tuning: too few: 5 photos, 16 are needed"]),
+    "B30 too few": (
+        lambda root: good(root, 5),
+        0,
+        ["fine-tuning: too few: 5 photos, 16 are needed"],
+    ),
     "B31 not JSON": (rows(ROW + "{no\n"), 4, ["error[E-META-LINE] metadata.jsonl:2 not JSON"]),
-    "B31 no name": (rows(ROW + '{"text": "x"}\n'), 4, ["error[E-META-LINE] metadata.jsonl:2 file_name is missing"]),
-    "B31 outside": (rows(ROW + '{"file_name": "../../x.png"}\n'), 4, ["metadata.jsonl:2 file_name '../../x.png' must be a"]),
-    "B31 absolute": (rows('{"file_name": "/etc/x.png"}\n'), 4, ["metadata.jsonl:1 file_name '/etc/x.png' must be a path inside"]),
-    "B31 not there": (rows('{"file_name": "x.png"}\n'), 4, ["metadata.jsonl:1 'x.png': no such file"]),
+    "B31 no name": (
+        rows(ROW + '{"text": "x"}\n'),
+        4,
+        ["error[E-META-LINE] metadata.jsonl:2 file_name is missing"],
+    ),
+    "B31 outside": (
+        rows(ROW + '{"file_name": "../../x.png"}\n'),
+        4,
+        ["metadata.jsonl:2 file_name '../../x.png' must be a"],
+    ),
+    "B31 absolute": (
+        rows('{"file_name": "/etc/x.png"}\n'),
+        4,
+        ["metadata.jsonl:1 file_name '/etc/x.png' must be a path inside"],
+    ),
+    "B31 not there": (
+        rows('{"file_name": "x.png"}\n'),
+        4,
+        ["metadata.jsonl:1 'x.png': no such file"],
+    ),
     "B31 twice": (rows(ROW + ROW), 4, ["metadata.jsonl:2 'good00.png' is on line 1 already"]),
-    "B31 long line": (rows('{"file_name": "' + "x" * 70_000), 4, ["metadata.jsonl:1 the line is longer than 64 KiB"]),
-    "B31 UTF-16": (rows(ROW.encode("utf-16")), 4, ["metadata.jsonl:1 the file starts with a byte order mark"]),
+    "B31 long line": (
+        rows('{"file_name": "' + "x" * 70_000),
+        4,
+        ["metadata.jsonl:1 the line is longer than 64 KiB"],
+    ),
+    "B31 UTF-16": (
+        rows(ROW.encode("utf-16")),
+        4,
+        ["metadata.jsonl:1 the file starts with a byte order mark"],
+    ),
     "B32 many folders": (many, 4, ["error[E-DATA-LIMIT] more than 3 sub-folders"]),
-    "B32 empty class": (classes("chair", "table", "empty"), 0, ["W-DATA-CLASS-EMPTY  1      a class folder without photos"]),
-    "B32 case": (classes("chair", "Chair"), 0, ["W-DATA-CLASS-CASE  2      classes that differ by upper and lower case alone"]),
-    "mixed": (lambda root: good(good(root) / "a"), 4, ["error[E-DATA-MIXED] 40 images lie beside class folders that hold 40"]),
-    "metadata.csv": (lambda root: (good(root) / "metadata.csv").write_text("x"), 4, ["E-META-CSV] metadata.csv is not read"]),
+    "B32 empty class": (
+        classes("chair", "table", "empty"),
+        0,
+        ["W-DATA-CLASS-EMPTY  1      a class folder without photos"],
+    ),
+    "B32 case": (
+        classes("chair", "Chair"),
+        0,
+        ["W-DATA-CLASS-CASE  2      classes that differ by upper and lower case alone"],
+    ),
+    "mixed": (
+        lambda root: good(good(root) / "a"),
+        4,
+        ["error[E-DATA-MIXED] 40 images lie beside class folders that hold 40"],
+    ),
+    "metadata.csv": (
+        lambda root: (good(root) / "metadata.csv").write_text("x"),
+        4,
+        ["E-META-CSV] metadata.csv is not read"],
+    ),
 }
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_folder_gets_one_sentence_and_an_exit_code(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_gets_one_sentence_and_an_exit_code(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make, expected, said = FOLDERS[case]
     root = tmp_path / "photos"
     make(root, *([monkeypatch] if make in (unreadable, vanishing, many) else []))
@@ -274,6 +411,7 @@ def test_a_folder_gets_one_sentence_and_an_exit_code(case: str, tmp_path: Path, 
 
 # what must not leave the folder
 
+
 def test_nothing_of_a_file_reaches_a_run(tmp_path: Path, capsys: Captured) -> None:
     """No file name, no EXIF, no thumbnail; what is exported is made from the run alone."""
     secret, root, out = "SECRET-SERIAL-4711", tmp_path / "photos", tmp_path / "run"
@@ -282,7 +420,9 @@ def test_nothing_of_a_file_reaches_a_run(tmp_path: Path, capsys: Captured) -> No
     for k in range(20):
         exif = Image.Exif()
         exif[0x010F], exif[0x8825] = secret, {1: "N", 2: (47.0, 11.0, k)}  # maker, GPS
-        photo = encoded("JPEG", picture(k), exif=exif.tobytes() + thumbnail, comment=secret.encode())
+        photo = encoded(
+            "JPEG", picture(k), exif=exif.tobytes() + thumbnail, comment=secret.encode()
+        )
         (root / f"{secret}-{k}.jpg").write_bytes(photo)
     assert secret.encode() in photo and b"Exif" in photo and thumbnail in photo
     flags = ["--recipe", "tiny", "--images", "32", "--threads", "1", "--samples-every", "1"]
@@ -290,6 +430,8 @@ def test_nothing_of_a_file_reaches_a_run(tmp_path: Path, capsys: Captured) -> No
     files = [path for path in out.rglob("*") if path.is_file()]
     assert len(files) > 10 and any(path.suffix == ".png" for path in files)
     for path in files:
-        marks = [secret.encode(), thumbnail[20:80], str(tmp_path).encode()] + [b"Exif", b"eXIf"] * (path.suffix == ".png")
+        marks = [secret.encode(), thumbnail[20:80], str(tmp_path).encode()] + [b"Exif", b"eXIf"] * (
+            path.suffix == ".png"
+        )
         assert [mark for mark in marks if mark in path.read_bytes()] == [], path.name
     assert secret not in capsys.readouterr().out and not any(secret in str(path) for path in files)

@@ -1,4 +1,6 @@
-"""Every kind of bad photo is named with its code, none stops or crashes the run, none is half used."""
+"""Every kind of bad photo is named with its code, none stops or crashes the run, none is half
+used.
+"""
 
 from __future__ import annotations
 
@@ -49,11 +51,24 @@ def test_each_bad_photo_is_named_and_the_rest_is_used(tmp_path: Path) -> None:
         (tmp_path / f"bad{k}.jpg").write_bytes(BAD[case][1])
     photos, report = load(tmp_path, 32)
     assert len(photos) == report.kept == 80 and report.found == 84
-    assert [(bad.name, bad.code) for bad in report.bad] == [(f"bad{k}.jpg", BAD[case][2]) for k, case in enumerate(cases)]
-    assert report.to_json()["bad"][0] == {"name": "bad0.jpg", "code": "E-IMG-EMPTY", "reason": "the file has 0 bytes"}
-    with pytest.raises(BadPhotos, match=r"4 of 84 photos .* used: bad0\.jpg: E-IMG-EMPTY the file has 0 bytes; bad1") as caught:
+    assert [(bad.name, bad.code) for bad in report.bad] == [
+        (f"bad{k}.jpg", BAD[case][2]) for k, case in enumerate(cases)
+    ]
+    assert report.to_json()["bad"][0] == {
+        "name": "bad0.jpg",
+        "code": "E-IMG-EMPTY",
+        "reason": "the file has 0 bytes",
+    }
+    with pytest.raises(
+        BadPhotos,
+        match=r"4 of 84 photos .* used: bad0\.jpg: E-IMG-EMPTY the file has 0 bytes; bad1",
+    ) as caught:
         load(tmp_path, 32, on_bad="fail")
-    assert caught.value.code == "E-DATA-BAD" and caught.value.exit_code == 4 and caught.value.report == report
+    assert (
+        caught.value.code == "E-DATA-BAD"
+        and caught.value.exit_code == 4
+        and caught.value.report == report
+    )
 
 
 def test_more_than_five_percent_bad_always_fails(tmp_path: Path) -> None:
@@ -68,14 +83,25 @@ def test_more_than_five_percent_bad_always_fails(tmp_path: Path) -> None:
 
 
 def test_a_long_list_is_cut_in_the_sentence_but_not_in_the_report() -> None:
-    report = Report(50, 0, bad=tuple(Bad(f"{k:02d}.jpg", "E-IMG-EMPTY", "the file has 0 bytes") for k in range(50)))
+    report = Report(
+        50,
+        0,
+        bad=tuple(Bad(f"{k:02d}.jpg", "E-IMG-EMPTY", "the file has 0 bytes") for k in range(50)),
+    )
     error = BadPhotos(report, Path("x"), "")
-    assert "19.jpg" in error.message and "20.jpg" not in error.message and "and 30 more" in error.message
+    assert (
+        "19.jpg" in error.message
+        and "20.jpg" not in error.message
+        and "and 30 more" in error.message
+    )
     assert len(error.report.bad) == 50
 
 
 def test_names_are_printed_without_control_characters() -> None:
-    assert shown("a\x1b[31m\n\udcff.jpg") == "a\\x1b[31m\\n\\udcff.jpg" and shown("gräser 1.jpg") == "gräser 1.jpg"
+    assert (
+        shown("a\x1b[31m\n\udcff.jpg") == "a\\x1b[31m\\n\\udcff.jpg"
+        and shown("gräser 1.jpg") == "gräser 1.jpg"
+    )
 
 
 def test_names_that_are_no_text_can_be_reported(tmp_path: Path) -> None:
@@ -89,6 +115,7 @@ def test_names_that_are_no_text_can_be_reported(tmp_path: Path) -> None:
 
 # links, permissions, files that change
 
+
 def test_links_are_refused_and_never_followed(tmp_path: Path) -> None:
     inside, outside = tmp_path / "in", tmp_path / "out"
     inside.mkdir()
@@ -100,14 +127,24 @@ def test_links_are_refused_and_never_followed(tmp_path: Path) -> None:
     (inside / "folder").symlink_to(outside)
     (inside / "loop.jpg").symlink_to("loop.jpg")
     photos, report = load(inside, 32)
-    assert [(bad.name, bad.code) for bad in report.bad] == [(name, "E-DATA-LINK") for name in ("file.png", "folder", "loop.jpg")]
+    assert [(bad.name, bad.code) for bad in report.bad] == [
+        (name, "E-DATA-LINK") for name in ("file.png", "folder", "loop.jpg")
+    ]
     assert len(photos) == 60
 
 
-@pytest.mark.parametrize(("number", "code"), [
-    (errno.EACCES, "E-DATA-PERM"), (errno.ENOENT, "E-DATA-GONE"), (errno.ELOOP, "E-DATA-LINK"), (errno.EIO, "E-DATA-READ"),
-])
-def test_files_that_cannot_be_opened_say_why(monkeypatch: pytest.MonkeyPatch, number: int, code: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EACCES, "E-DATA-PERM"),
+        (errno.ENOENT, "E-DATA-GONE"),
+        (errno.ELOOP, "E-DATA-LINK"),
+        (errno.EIO, "E-DATA-READ"),
+    ],
+)
+def test_files_that_cannot_be_opened_say_why(
+    monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
     def refuse(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
@@ -117,7 +154,9 @@ def test_files_that_cannot_be_opened_say_why(monkeypatch: pytest.MonkeyPatch, nu
     assert caught.value.code == code
 
 
-def test_a_file_that_changes_after_listing_is_still_checked(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_file_that_changes_after_listing_is_still_checked(
+    decoder: Decoder, tmp_path: Path
+) -> None:
     with pytest.raises(BadPhoto, match="E-DATA-GONE"):
         decoder(str(tmp_path / "gone.png"))
     picture().save(tmp_path / "real.png")
@@ -138,11 +177,15 @@ def test_a_huge_file_is_not_read(decoder: Decoder, tmp_path: Path) -> None:
 
 # the child process
 
+
 def test_the_child_has_a_memory_limit(decoder: Decoder, tmp_path: Path) -> None:
     with pytest.raises(BadPhoto):
         decoder(str(tmp_path / "none"))
     assert decoder._child is not None
-    assert resource.prlimit(decoder._child.pid, resource.RLIMIT_AS) == (worker.MEMORY, worker.MEMORY)
+    assert resource.prlimit(decoder._child.pid, resource.RLIMIT_AS) == (
+        worker.MEMORY,
+        worker.MEMORY,
+    )
 
 
 def test_a_decoder_that_dies_costs_one_photo(tmp_path: Path) -> None:
@@ -160,16 +203,22 @@ def test_a_decoder_that_dies_costs_one_photo(tmp_path: Path) -> None:
     assert last is not None and last.poll() is not None, "no process is left"
 
 
-def test_a_decoder_that_hangs_costs_one_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_hangs_costs_one_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture().save(tmp_path / "a.png")
     with Decoder(WANT, seconds=0.2) as decoder:
-        monkeypatch.setattr(worker, "CODE", "import time; print('ready', flush=True); time.sleep(60)")
+        monkeypatch.setattr(
+            worker, "CODE", "import time; print('ready', flush=True); time.sleep(60)"
+        )
         with pytest.raises(BadPhoto, match="E-IMG-TIME"):
             decoder(str(tmp_path / "a.png"))
         assert decoder._child is None
 
 
-def test_a_decoder_that_cannot_start_is_not_blamed_on_the_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_cannot_start_is_not_blamed_on_the_photos(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(worker, "CODE", "raise SystemExit(1)")
     with Decoder(WANT) as decoder, pytest.raises(EdgegenError) as caught:
         decoder("a.png")
@@ -185,13 +234,16 @@ def test_bombs_do_not_grow_any_process(decoder: Decoder, tmp_path: Path) -> None
     status = Path(f"/proc/{decoder._child.pid}/status").read_text()
     peak = int(status.partition("VmPeak:")[2].split()[0]) >> 10
     assert peak < 1000, f"{peak} MiB"
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY, "the limit is the child's alone"
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY, (
+        "the limit is the child's alone"
+    )
 
 
 @pytest.mark.parametrize("level", [0, 9])
 def test_every_bit_of_a_png_counts(tmp_path: Path, level: int) -> None:
     """A flipped bit is refused or changes nothing that is used: a PNG is never half used."""
-    data = encoded("PNG", picture(3, 20, 20), compress_level=level)  # 0: stored, where only checksums can tell
+    # 0: stored, where only checksums can tell
+    data = encoded("PNG", picture(3, 20, 20), compress_level=level)
     path = tmp_path / "a.png"
     path.write_bytes(data)
     good = decode(str(path), WANT)[0]

@@ -1,4 +1,6 @@
-"""Linear layers of 8 and 4 bits under an adapter: close to their master, one function in every mode, named when they stay."""
+"""Linear layers of 8 and 4 bits under an adapter: close to their master, one function in every
+mode, named when they stay.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,32 @@ from edgegen.training.adapt.library import importing
 
 KINDS: tuple[Kind, ...] = ("int8", "nf4")
 # the quantiles of a normal distribution that Dettmers et al. (2023, appendix E) print
-NF4 = torch.tensor([
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0])
+NF4 = torch.tensor(
+    [
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ]
+)
 
 
 def nearest(weight: torch.Tensor, kind: Kind) -> torch.Tensor:
     """The weight as the format can say it, without the library."""
-    rows = weight.half().float() if kind == "int8" else weight.reshape(-1, 64)  # the library rounds to FP16 first
+    # the library rounds to FP16 first
+    rows = weight.half().float() if kind == "int8" else weight.reshape(-1, 64)
     largest = rows.abs().amax(1, keepdim=True)
     if kind == "int8":
         return (rows * (127 / largest)).round() * largest / 127
@@ -43,7 +62,11 @@ class Net(nn.Module):
 
     def __init__(self, cin: int = 32) -> None:
         super().__init__()
-        self.wide, self.plain, self.odd = nn.Linear(cin, 64), nn.Linear(64, 64, bias=False), nn.Linear(36, 5)
+        self.wide, self.plain, self.odd = (
+            nn.Linear(cin, 64),
+            nn.Linear(64, 64, bias=False),
+            nn.Linear(36, 5),
+        )
         self.conv = nn.Conv2d(1, 1, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,7 +87,9 @@ def test_a_rounded_weight_is_the_nearest_that_its_format_can_say(kind: Kind, cin
     made = net(cin)
     master = made.wide.weight.detach().clone()
     quantize(made, kind)
-    assert (made.wide.dequantized() - nearest(master, kind)).abs().max() <= master.abs().max() * 1e-3  # type: ignore[operator]
+    assert (
+        made.wide.dequantized() - nearest(master, kind)
+    ).abs().max() <= master.abs().max() * 1e-3  # type: ignore[operator]
     x = torch.randn(5, cin)
     expected = x @ nearest(master, kind).T + made.wide.bias
     assert torch.allclose(made.wide(x), expected, atol=5e-3)
@@ -93,14 +118,19 @@ def test_a_layer_is_one_function_in_every_mode_and_trains_after_eval(kind: Kind)
 
 @ADAPT
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_the_dequantized_layer_and_can_be_differentiated_again(kind: Kind) -> None:
+def test_gradients_are_those_of_the_dequantized_layer_and_can_be_differentiated_again(
+    kind: Kind,
+) -> None:
     layer = nn.Sequential(nn.Linear(32, 64))
     quantize(layer, kind)
     plain = nn.Linear(32, 64)
     plain.load_state_dict({"weight": layer[0].dequantized(), "bias": layer[0].bias})  # type: ignore[operator]
     x = torch.randn(2, 3, 32, requires_grad=True)
     assert torch.allclose(layer(x), plain(x), atol=1e-6)
-    slopes = [torch.autograd.grad(net(x.square()).square().sum(), x, create_graph=True)[0] for net in (layer, plain)]
+    slopes = [
+        torch.autograd.grad(net(x.square()).square().sum(), x, create_graph=True)[0]
+        for net in (layer, plain)
+    ]
     assert torch.allclose(slopes[0], slopes[1], rtol=1e-4, atol=1e-5)
     second = [torch.autograd.grad(slope.square().sum(), x)[0] for slope in slopes]
     assert torch.allclose(second[0], second[1], rtol=1e-4, atol=1e-4)
@@ -129,9 +159,16 @@ def test_what_stays_is_named_with_the_reason(kind: Kind) -> None:
     assert torch.equal(torch.get_rng_state(), state), "rounding draws no random numbers"
     assert base.kind == kind and base.quantized[:2] == ("wide", "plain")
     assert base.kept["conv"] == "a convolution: bitsandbytes has none"
-    assert base.kept.get("odd") == {"int8": None, "nf4": "its 180 weights are not whole blocks of 64"}[kind]
-    assert base.weights + base.weights_kept == sum(p.numel() for p in net().parameters() if p.dim() > 1)
-    assert not any(p.requires_grad for name in base.quantized for p in made.get_submodule(name).parameters())
+    assert (
+        base.kept.get("odd")
+        == {"int8": None, "nf4": "its 180 weights are not whole blocks of 64"}[kind]
+    )
+    assert base.weights + base.weights_kept == sum(
+        p.numel() for p in net().parameters() if p.dim() > 1
+    )
+    assert not any(
+        p.requires_grad for name in base.quantized for p in made.get_submodule(name).parameters()
+    )
     assert made.conv.weight.requires_grad, "peft freezes the rest"
 
 
@@ -141,13 +178,17 @@ def test_the_fp32_base_is_the_network_itself() -> None:
     base = quantize(made, "fp32")
     assert (base.quantized, base.kept, base.weights) == ((), {}, 0)
     assert [type(m) for m in made.modules()] == kinds
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), made.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.values(), made.state_dict().values(), strict=True)
+    )
 
 
 @ADAPT
 @pytest.mark.parametrize("kind", KINDS)
 def test_copies_moves_and_checkpoints_hold(kind: Kind) -> None:
-    """A run keeps an average of its networks, which is a copy, and a state that is not the rounded weights."""
+    """A run keeps an average of its networks, which is a copy, and a state that is not the rounded
+    weights.
+    """
     made = net()
     quantize(made, kind)
     inject(made, 2)
@@ -156,7 +197,10 @@ def test_copies_moves_and_checkpoints_hold(kind: Kind) -> None:
     other = copy.deepcopy(made).to("cpu").eval()
     assert torch.equal(other(x), before)
     state = made.state_dict()
-    assert not [name for name in state if "wide.base_layer.weight" in name] and "wide.base_layer.bias" in state
+    assert (
+        not [name for name in state if "wide.base_layer.weight" in name]
+        and "wide.base_layer.bias" in state
+    )
     for p in other.parameters():
         if p.requires_grad:
             nn.init.zeros_(p)
@@ -180,12 +224,17 @@ def test_a_layer_with_two_names_and_rows_of_zeros(kind: Kind) -> None:
 
 @ADAPT
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_library_that_rounds_wrongly_here_is_refused(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_rounds_wrongly_here_is_refused(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from edgegen.training.adapt.layers import LAYERS
 
     real = LAYERS[kind].dequantized
     monkeypatch.setattr(LAYERS[kind], "dequantized", lambda self: real(self).roll(1, 0))
-    with pytest.raises(EdgegenError, match=r"E-BASE. bitsandbytes rounds wide further than its format does.*--base fp32"):
+    with pytest.raises(
+        EdgegenError,
+        match=r"E-BASE. bitsandbytes rounds wide further than its format does.*--base fp32",
+    ):
         quantize(net(), kind)
     made = net()
     monkeypatch.undo()
@@ -198,20 +247,33 @@ def test_a_library_that_rounds_wrongly_here_is_refused(kind: Kind, monkeypatch: 
 @ADAPT
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_s_linear_layers_are_rounded_and_peft_takes_them_for_its_own(name: str, kind: Kind) -> None:
+def test_every_family_s_linear_layers_are_rounded_and_peft_takes_them_for_its_own(
+    name: str, kind: Kind
+) -> None:
     from peft.tuners.lora import bnb
 
     made, _ = adapted(name, kind)
     wrapped = {"int8": bnb.Linear8bitLt, "nf4": bnb.Linear4bit}[kind]
-    assert made.base.quantized and all(type(made.networks.get_submodule(n)) is wrapped for n in made.base.quantized)
-    linear = [n for n, reason in made.base.kept.items() if "convolution" not in reason and "plain" not in reason]
+    assert made.base.quantized and all(
+        type(made.networks.get_submodule(n)) is wrapped for n in made.base.quantized
+    )
+    linear = [
+        n
+        for n, reason in made.base.kept.items()
+        if "convolution" not in reason and "plain" not in reason
+    ]
     assert all(kind == "nf4" and "not whole blocks of 64" in made.base.kept[n] for n in linear)
 
 
-def test_without_the_packages_the_command_that_installs_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_packages_the_command_that_installs_them_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # importing it fails
     monkeypatch.delitem(sys.modules, "edgegen.training.adapt.layers", raising=False)
-    with pytest.raises(RuntimeMissing, match=r'E-BACKEND. bitsandbytes cannot be imported.* - pip install "edgegen\[adapt\]"'):
+    with pytest.raises(
+        RuntimeMissing,
+        match=r'E-BACKEND. bitsandbytes cannot be imported.* - pip install "edgegen\[adapt\]"',
+    ):
         quantize(net(), "int8")
     with pytest.raises(RuntimeMissing, match="peft cannot be imported"), importing("peft"):
         raise ImportError("no")
@@ -238,7 +300,9 @@ assert sys.modules["kernels"] is hub and "bitsandbytes" in sys.modules
 @ADAPT
 def test_bitsandbytes_asks_no_hub_and_says_nothing(tmp_path: Path) -> None:
     """`kernels`, with which it would fetch a kernel as it is imported, is as good as absent."""
-    done: Any = subprocess.run([sys.executable, "-c", OFFLINE.format(path=HERE)], capture_output=True, text=True)
+    done: Any = subprocess.run(
+        [sys.executable, "-c", OFFLINE.format(path=HERE)], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -1,4 +1,6 @@
-"""`edgegen build`: what is built on a machine is kept, found again while everything is the same, never trusted when damaged."""
+"""`edgegen build`: what is built on a machine is kept, found again while everything is the same,
+never trusted when damaged.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,12 @@ from edgegen.export.onnx import write
 from edgegen.export.ov import OpenVino
 from edgegen.export.tensorrt import TensorRt, TensorRtRtx
 
-ENGINES = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed: no engine was built")
-OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed: nothing was built")
+ENGINES = pytest.mark.skipif(
+    find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed: no engine was built"
+)
+OPENVINO = pytest.mark.skipif(
+    find_spec("openvino") is None, reason="openvino is not installed: nothing was built"
+)
 SEEDS = range(1000, 1004)
 
 
@@ -39,7 +45,10 @@ def entries(folder: Path) -> list[Path]:
 
 @OPENVINO
 def test_what_is_built_is_found_again_and_gives_the_same_images(
-    tiny_bundle: Path, kept: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    tiny_bundle: Path,
+    kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     before = Bundle.open(tiny_bundle).pipeline(runtime("openvino"))(SEEDS)
     assert run(["build", str(tiny_bundle), "--runtime", "openvino,onnxruntime", "--json"]) == 0
@@ -64,12 +73,30 @@ def test_what_is_built_is_found_again_and_gives_the_same_images(
 
 @OPENVINO
 def test_a_damaged_entry_is_refused_and_build_replaces_it(
-    tiny_bundle: Path, kept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    tiny_bundle: Path,
+    kept: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    generate = ["generate", str(tiny_bundle), "--runtime", "openvino", "-n", "2", "-o", str(tmp_path / "g.png")]
+    generate = [
+        "generate",
+        str(tiny_bundle),
+        "--runtime",
+        "openvino",
+        "-n",
+        "2",
+        "-o",
+        str(tmp_path / "g.png"),
+    ]
     assert run(["build", str(tiny_bundle), "--runtime", "openvino"]) == 0
     whole = entries(kept)[0].read_bytes()
-    for damage in (whole[:-1], whole[: len(whole) // 2] + b"x" + whole[len(whole) // 2 + 1 :], b"", b"{}\nabc", b"nothing"):
+    for damage in (
+        whole[:-1],
+        whole[: len(whole) // 2] + b"x" + whole[len(whole) // 2 + 1 :],
+        b"",
+        b"{}\nabc",
+        b"nothing",
+    ):
         entries(kept)[0].write_bytes(damage)
         assert run(generate) == 6
         assert "error[E-CACHE] what was built here before is damaged" in capfd.readouterr().err
@@ -82,7 +109,9 @@ def test_a_damaged_entry_is_refused_and_build_replaces_it(
 
 
 @OPENVINO
-def test_another_graph_version_or_processor_is_another_entry(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_graph_version_or_processor_is_another_entry(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = runtime("openvino")
     assert isinstance(target, Compiling)
     theta, phi = (write(tiny.models()[g], tmp_path / f"{g}.onnx") for g in ("theta", "phi"))
@@ -100,7 +129,9 @@ def test_another_graph_version_or_processor_is_another_entry(kept: Path, tmp_pat
 
 
 def test_a_runtime_that_cannot_build_here_is_an_error_when_asked_for(
-    tiny_bundle: Path, kept: Path, capfd: pytest.CaptureFixture[str],
+    tiny_bundle: Path,
+    kept: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     if runtime("tensorrt-rtx").cannot_run() is None:
         pytest.skip("there is a GPU here")
@@ -122,7 +153,13 @@ class OnThisMachine(TensorRtRtx):
         return None
 
     def _facts(self) -> dict[str, str]:
-        return {"runtime": self.name, "version": self.version(), "gpu": "a card", "capability": "SM86", "driver": "1"}
+        return {
+            "runtime": self.name,
+            "version": self.version(),
+            "gpu": "a card",
+            "capability": "SM86",
+            "driver": "1",
+        }
 
     def load(self, built: Path, threads: int) -> Any:
         assert built.suffix == ".cached" and len(cache.read(built)) > 10_000
@@ -169,7 +206,12 @@ def test_float16_beside_int8_is_a_runtime_that_quantizes_nothing(name: str) -> N
     assert type(runtime(name)).__mro__[1] is type(runtime(name.removesuffix("-fp16")))
 
 
-def test_a_bundle_without_files_for_a_runtime_says_which_it_has(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_without_files_for_a_runtime_says_which_it_has(
+    tiny_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert Bundle.open(tiny_bundle).onnx(runtime("tensorrt-fp16"), "int8") == {}
     assert run(["build", str(tiny_bundle), "--runtime", "tensorrt-fp16"]) == 2
-    assert "the bundle has no INT8 files for tensorrt-fp16; it has onnxruntime, openvino" in capfd.readouterr().err
+    assert (
+        "the bundle has no INT8 files for tensorrt-fp16; it has onnxruntime, openvino"
+        in capfd.readouterr().err
+    )

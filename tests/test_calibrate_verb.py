@@ -1,4 +1,6 @@
-"""edgegen calibrate: statistics of trajectories or files, the same from one process and from two; what is wrong is named."""
+"""edgegen calibrate: statistics of trajectories or files, the same from one process and from two;
+what is wrong is named.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def test_a_plan_that_export_reads_and_a_report_of_every_quantized_tensor(made: P
             assert one["range"] == [covered.low, covered.high] and one["method"] in one["errors"]
             assert one["seen"][0] <= covered.low <= covered.high <= one["seen"][1]
     assert set(report["graphs"]) == {"theta", "phi"}
-    read = {conv for one in report["graphs"]["theta"]["tensors"].values() for conv in one["read_by"]}
+    read = {
+        conv for one in report["graphs"]["theta"]["tensors"].values() for conv in one["read_by"]
+    }
     assert "trunk.middle.first.conv" in read and "trunk.stem.conv" not in read
     for name in ("onnxruntime", "openvino", "tensorrt-rtx"):
         for graph, model in tiny.models().items():
@@ -88,29 +92,40 @@ def test_a_plan_that_export_reads_and_a_report_of_every_quantized_tensor(made: P
 
 def test_the_same_files_twice(run: Path, made: Path, tmp_path: Path) -> None:
     assert calibrate(run, tmp_path / "again", "--samples", "32") == 0
-    assert all((made / p).read_bytes() == (tmp_path / "again" / p).read_bytes() for p in ("plan.json", "report.json"))
+    assert all(
+        (made / p).read_bytes() == (tmp_path / "again" / p).read_bytes()
+        for p in ("plan.json", "report.json")
+    )
 
 
-def test_files_of_what_the_trajectories_held_give_the_same_ranges(run: Path, made: Path, feeds: Path, tmp_path: Path) -> None:
+def test_files_of_what_the_trajectories_held_give_the_same_ranges(
+    run: Path, made: Path, feeds: Path, tmp_path: Path
+) -> None:
     assert calibrate(run, tmp_path / "stats", "--data", str(feeds)) == 0
     by_hand, own = (Plan.read(p / "plan.json") for p in (tmp_path / "stats", made))
     assert by_hand.rules == own.rules
     for name, ranges in own.ranges.items():
         for tensor, wanted in ranges.items():
             found = by_hand.ranges[name][tensor]
-            np.testing.assert_allclose((found.low, found.high), (wanted.low, wanted.high), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                (found.low, found.high), (wanted.low, wanted.high), rtol=1e-3, atol=1e-4
+            )
     report = json.loads((tmp_path / "stats" / "report.json").read_text())
     assert report["feeds"] == "files" and len(report["files"]) == 8 and report["samples"] == 256
 
 
-def test_the_table_names_coverage_and_outliers(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_names_coverage_and_outliers(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert calibrate(run, tmp_path / "stats", "--samples", "48") == 0
     said = capsys.readouterr().out
     assert "samples at each" in said and "theta  4          48" in said
     assert f"calibrated: {tmp_path / 'stats'}" in said
 
 
-def changed(feeds: Path, folder: Path, change: Callable[[Arrays], Arrays], name: str = "theta/00.npz") -> Path:
+def changed(
+    feeds: Path, folder: Path, change: Callable[[Arrays], Arrays], name: str = "theta/00.npz"
+) -> Path:
     """A copy of the feeds with one file changed."""
     for path in feeds.rglob("*.npz"):
         (folder / path.relative_to(feeds)).parent.mkdir(parents=True, exist_ok=True)
@@ -126,20 +141,41 @@ def poisoned(held: Arrays) -> Arrays:
     return held
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda held: {"x": held["x"]}, "theta takes x, t; the file has x"),
-    (lambda held: {**held, "label": held["t"]}, "theta takes x, t; the file has label, t, x"),
-    (lambda held: {**held, "x": held["x"].astype(np.float64)}, "x must be float32, got float64"),
-    (lambda held: {**held, "x": held["x"][..., :8]}, "x must have the shape (n, 3, 16, 16), got (32, 3, 16, 8)"),
-    (lambda held: {**held, "t": held["t"][:5]}, "the arrays must have the same rows, one or more, got {'x': 32, 't': 5}"),
-    (lambda held: {k: v[:0] for k, v in held.items()}, "the arrays must have the same rows, one or more, got {'x': 0, 't': 0}"),
-    (lambda held: {**held, "x": np.asfortranarray(held["x"])}, "x is stored column by column"),
-    (lambda held: {**held, "t": np.array([{}] * 32)}, "t must be float32, got object"),
-    (lambda held: {**held, "t": held["t"] + 1}, "at which the sampler never runs theta"),
-    (poisoned, "x holds NaN or infinite values in rows 16 to 23"),
-])
-def test_a_file_that_does_not_fit_is_named(run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                           change: Callable[[Arrays], Arrays], said: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda held: {"x": held["x"]}, "theta takes x, t; the file has x"),
+        (lambda held: {**held, "label": held["t"]}, "theta takes x, t; the file has label, t, x"),
+        (
+            lambda held: {**held, "x": held["x"].astype(np.float64)},
+            "x must be float32, got float64",
+        ),
+        (
+            lambda held: {**held, "x": held["x"][..., :8]},
+            "x must have the shape (n, 3, 16, 16), got (32, 3, 16, 8)",
+        ),
+        (
+            lambda held: {**held, "t": held["t"][:5]},
+            "the arrays must have the same rows, one or more, got {'x': 32, 't': 5}",
+        ),
+        (
+            lambda held: {k: v[:0] for k, v in held.items()},
+            "the arrays must have the same rows, one or more, got {'x': 0, 't': 0}",
+        ),
+        (lambda held: {**held, "x": np.asfortranarray(held["x"])}, "x is stored column by column"),
+        (lambda held: {**held, "t": np.array([{}] * 32)}, "t must be float32, got object"),
+        (lambda held: {**held, "t": held["t"] + 1}, "at which the sampler never runs theta"),
+        (poisoned, "x holds NaN or infinite values in rows 16 to 23"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(
+    run: Path,
+    feeds: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Arrays], Arrays],
+    said: str,
+) -> None:
     folder = changed(feeds, tmp_path / "feeds", change)
     assert calibrate(run, tmp_path / "stats", "--data", str(folder)) == 4
     error = capsys.readouterr().err
@@ -160,19 +196,31 @@ def longer(path: Path) -> None:
             new.writestr(name, data.replace(b"(32,", b"(99,"))
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    (cut, "no .npz file that can be read"), (lambda p: p.write_bytes(b"photo"), "no .npz file that can be read"),
-    (longer, "x is not as long as its header says"),
-])
-def test_a_damaged_file_is_named(run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any,
-                                 said: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut, "no .npz file that can be read"),
+        (lambda p: p.write_bytes(b"photo"), "no .npz file that can be read"),
+        (longer, "x is not as long as its header says"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    run: Path,
+    feeds: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Any,
+    said: str,
+) -> None:
     folder = changed(feeds, tmp_path / "feeds", lambda held: held)
     damage(folder / "theta" / "01.npz")
     assert calibrate(run, tmp_path / "stats", "--data", str(folder)) == 4
     assert said in (error := capsys.readouterr().err) and "01.npz" in error
 
 
-def test_folders_must_be_the_graphs(run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_must_be_the_graphs(
+    run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = changed(feeds, tmp_path / "feeds", lambda held: held)
     (folder / "phi").rename(folder / "psi")
     assert calibrate(run, tmp_path / "stats", "--data", str(folder)) == 4
@@ -184,8 +232,12 @@ def test_folders_must_be_the_graphs(run: Path, feeds: Path, tmp_path: Path, caps
     assert "there is no such folder of feeds" in capsys.readouterr().err
 
 
-def test_fewer_feeds_than_enough_are_refused(run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = changed(feeds, tmp_path / "feeds", lambda held: {k: v[:31] for k, v in held.items()}, "phi/02.npz")
+def test_fewer_feeds_than_enough_are_refused(
+    run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed(
+        feeds, tmp_path / "feeds", lambda held: {k: v[:31] for k, v in held.items()}, "phi/02.npz"
+    )
     assert calibrate(run, tmp_path / "stats", "--data", str(folder)) == 4
     assert "was calibrated on 31 samples, 32 are needed" in capsys.readouterr().err
     assert calibrate(run, tmp_path / "stats", "--samples", "31") == 2
@@ -200,9 +252,15 @@ def test_a_network_that_overflows_is_told_by_its_tensor(run: Path) -> None:
         models[name].CopyFrom(model)
         for weight in models[name].graph.initializer:
             if weight.name.endswith("middle.first.conv.weight"):
-                weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(1e38), weight.name))
+                weight.CopyFrom(
+                    onnx.numpy_helper.from_array(
+                        onnx.numpy_helper.to_array(weight) * np.float32(1e38), weight.name
+                    )
+                )
     source = trained(str(run))
-    with pytest.raises(InputError, match=r"E-CALIB\] \w+ holds NaN or infinite values while calibrating"):
+    with pytest.raises(
+        InputError, match=r"E-CALIB\] \w+ holds NaN or infinite values while calibrating"
+    ):
         measure(source, models, Trajectories(source.generator, 32), 1)
 
 
@@ -212,24 +270,39 @@ def test_two_processes_write_what_one_does(run: Path, feeds: Path, tmp_path: Pat
     (tmp_path / "feeds").symlink_to(feeds)
     for name, model in tiny.models().items():
         onnx.save(model, tmp_path / f"{name}.onnx")
-    code = [sys.executable, str(Path(__file__).with_name("pairs.py")), str(tmp_path), "calibrate", "calibrate-files"]
+    code = [
+        sys.executable,
+        str(Path(__file__).with_name("pairs.py")),
+        str(tmp_path),
+        "calibrate",
+        "calibrate-files",
+    ]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(HERE)}
     done = subprocess.run(code, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr
-    for job, flags in (("calibrate", ["--samples", "40"]), ("calibrate-files", ["--data", str(feeds)])):
+    for job, flags in (
+        ("calibrate", ["--samples", "40"]),
+        ("calibrate-files", ["--data", str(feeds)]),
+    ):
         codes = [(tmp_path / f"{job}.{rank}.code").read_text() for rank in "01"]
         assert codes == ["0", "0"], (tmp_path / f"{job}.0.err").read_text()
         assert calibrate(run, tmp_path / "one" / job, *flags) == 0
         for name in ("plan.json", "report.json"):
-            assert (tmp_path / job / name).read_bytes() == (tmp_path / "one" / job / name).read_bytes()
+            assert (tmp_path / job / name).read_bytes() == (
+                tmp_path / "one" / job / name
+            ).read_bytes()
 
 
 def test_more_processes_than_batches_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"E-PROCESSES. 5 processes cannot share 4 batches of 8 inputs"):
+    with pytest.raises(
+        UsageError, match=r"E-PROCESSES. 5 processes cannot share 4 batches of 8 inputs"
+    ):
         Trajectories(tiny.generator(), 32, World(0, 5)).run({}, "calibrating")
 
 
-def test_an_earlier_result_is_replaced_only_when_asked(run: Path, made: Path, tmp_path: Path) -> None:
+def test_an_earlier_result_is_replaced_only_when_asked(
+    run: Path, made: Path, tmp_path: Path
+) -> None:
     (tmp_path / "stats").mkdir()
     (tmp_path / "stats" / "notes.txt").write_text("mine")
     assert calibrate(run, tmp_path / "stats", "--samples", "32", "--overwrite") == 2
@@ -239,8 +312,16 @@ def test_an_earlier_result_is_replaced_only_when_asked(run: Path, made: Path, tm
 
 def test_outliers_and_constant_tensors_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     def one(outlier: float, constant: bool = False, **other: Any) -> dict[str, Any]:
-        return {"seen": [-2.0, 60.0], "range": [-2.0, 9.0], "method": "least error", "read_by": ["mid.conv"], "one_sided": False,
-                "outlier": outlier, "constant": constant, **other}
+        return {
+            "seen": [-2.0, 60.0],
+            "range": [-2.0, 9.0],
+            "method": "least error",
+            "read_by": ["mid.conv"],
+            "one_sided": False,
+            "outlier": outlier,
+            "constant": constant,
+            **other,
+        }
 
     tensors = {"a": one(0.0), "b": one(7.5), "c": one(2.5, read_by=[]), "still": one(0.0, True)}
     show({"graphs": {"theta": {"samples_at_timestep": {"1": 32, "2": 40}, "tensors": tensors}}})

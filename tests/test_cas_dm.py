@@ -1,4 +1,6 @@
-"""Cas-DM's acceptance tests 1 to 6 and 8, numbered as in the specification (C.3); 7: test_metrics, 9, 10: test_cas_dm_toy."""
+"""Cas-DM's acceptance tests 1 to 6 and 8, numbered as in the specification (C.3); 7: test_metrics,
+9, 10: test_cas_dm_toy.
+"""
 
 from __future__ import annotations
 
@@ -23,37 +25,64 @@ from edgegen.training.loop import Trainer
 
 
 def batch(config: Config = CONFIG, count: int = 8, seed: int = 0) -> Batch:
-    return Batch(tensor(shapes(count, config.size)), torch.zeros(count, config.classes), torch.Generator().manual_seed(seed))
+    return Batch(
+        tensor(shapes(count, config.size)),
+        torch.zeros(count, config.classes),
+        torch.Generator().manual_seed(seed),
+    )
 
 
 # 1. Gradient isolation
 
 
-@pytest.mark.parametrize("change", [
-    *({"theta": replace(NET, norm=norm), "phi": replace(NET, norm=norm)} for norm in ("batch", "group", "none")),
-    *({"gate": gate} for gate in GATES), {"gate": "none"}, {"gate_trunk_detach": True}, {"gate_loss": "posterior"},
-    {"mode": "frozen"}, {"residual": False, "phi_input": "x0"},
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {"theta": replace(NET, norm=norm), "phi": replace(NET, norm=norm)}
+            for norm in ("batch", "group", "none")
+        ),
+        *({"gate": gate} for gate in GATES),
+        {"gate": "none"},
+        {"gate_trunk_detach": True},
+        {"gate_loss": "posterior"},
+        {"mode": "frozen"},
+        {"residual": False, "phi_input": "x0"},
+    ],
+    ids=str,
+)
 def test_1_losses_of_phi_never_reach_theta(change: dict[str, Any]) -> None:
     model = shaken(replace(CONFIG, **change))
     data = batch()
     if model.config.mode == "joint":
         model.theta_loss(data)
     model.phi_loss(data).backward()  # type: ignore[no-untyped-call]
-    assert [name for name, p in model.networks["theta"].named_parameters() if p.grad is not None] == []
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.networks["phi"].parameters())
+    assert [
+        name for name, p in model.networks["theta"].named_parameters() if p.grad is not None
+    ] == []
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in model.networks["phi"].parameters()
+    )
 
 
 def test_1_the_noise_loss_never_reaches_phi() -> None:
     model = shaken()
     model.theta_loss(batch()).backward()  # type: ignore[no-untyped-call]
-    assert [name for name, p in model.networks["phi"].named_parameters() if p.grad is not None] == []
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.networks["theta"].parameters())
+    assert [
+        name for name, p in model.networks["phi"].named_parameters() if p.grad is not None
+    ] == []
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in model.networks["theta"].parameters()
+    )
 
 
 @pytest.mark.parametrize("detach", [False, True])
-@pytest.mark.parametrize(("which", "gate_form"), [("image", "sigmoid"), *(("gate", gate) for gate in GATES)])
-def test_1_the_gate_loss_moves_the_gate_head_and_the_others_the_image_head(which: str, gate_form: Any, detach: bool) -> None:
+@pytest.mark.parametrize(
+    ("which", "gate_form"), [("image", "sigmoid"), *(("gate", gate) for gate in GATES)]
+)
+def test_1_the_gate_loss_moves_the_gate_head_and_the_others_the_image_head(
+    which: str, gate_form: Any, detach: bool
+) -> None:
     model = shaken(replace(CONFIG, gate=gate_form, gate_trunk_detach=detach))
     x, coarse = torch.randn(8, 3, 16, 16), torch.rand(8, 3, 16, 16) * 2 - 1
     images, signal = batch().images, torch.full((8, 1, 1, 1), 0.5)
@@ -65,7 +94,8 @@ def test_1_the_gate_loss_moves_the_gate_head_and_the_others_the_image_head(which
         loss = (image - images).square().mean() + METRICS["gradient"](image, images).mean()
     loss.backward()  # type: ignore[no-untyped-call]
     trunk = phi(model).trunk
-    cut = 3 * NET.patch**2  # rows of the head before this make the image (pixel_shuffle keeps channels together)
+    # rows of the head before this make the image (pixel_shuffle keeps channels together)
+    cut = 3 * NET.patch**2
     for grad in (p.grad for p in trunk.head.parameters()):
         assert grad is not None
         moved, still = (grad[cut:], grad[:cut]) if which == "gate" else (grad[:cut], grad[cut:])
@@ -131,9 +161,19 @@ def _trajectory(kind: type[CasDm], weight: float, norm: Any) -> Trainer:
     return run
 
 
-@pytest.mark.parametrize(("kind", "weight", "norm"), [(CasDm, 0.1, "batch"), (CasDm, 0.1, "group"), (CasDm, 100.0, "batch"),
-                                                      (CasDm, 0.0, "batch"), (Greedy, 0.1, "batch")])
-def test_2_theta_moves_alike_whatever_phi_does(alone: dict[str, Any], kind: type[CasDm], weight: float, norm: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "weight", "norm"),
+    [
+        (CasDm, 0.1, "batch"),
+        (CasDm, 0.1, "group"),
+        (CasDm, 100.0, "batch"),
+        (CasDm, 0.0, "batch"),
+        (Greedy, 0.1, "batch"),
+    ],
+)
+def test_2_theta_moves_alike_whatever_phi_does(
+    alone: dict[str, Any], kind: type[CasDm], weight: float, norm: str
+) -> None:
     run = _trajectory(kind, weight, norm)
     assert (run.skipped > 0) == (kind is Greedy)
     before, now = theta_state(alone[norm]), theta_state(run)
@@ -154,17 +194,26 @@ def coefficients(schedule: str, steps: int) -> tuple[Tensor, ...]:
     now, before = bar[1:], bar[:-1]
     alpha = now / before
     beta = 1 - alpha
-    return alpha.sqrt() * (1 - before) / (1 - now), before.sqrt() * beta / (1 - now), beta, alpha, now
+    return (
+        alpha.sqrt() * (1 - before) / (1 - now),
+        before.sqrt() * beta / (1 - now),
+        beta,
+        alpha,
+        now,
+    )
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_3_mixing_means_is_mixing_clean_images(schedule: str) -> None:
     rng = torch.Generator().manual_seed(0)
-    x, eps, refined, images = (torch.randn(4, 3, 8, 8, generator=rng, dtype=torch.float64) for _ in range(4))
+    x, eps, refined, images = (
+        torch.randn(4, 3, 8, 8, generator=rng, dtype=torch.float64) for _ in range(4)
+    )
     gate = torch.rand(4, 1, 8, 8, generator=rng, dtype=torch.float64)
     for a, c, beta, alpha, bar in zip(*coefficients(schedule, 1000), strict=True):
         if bar < 1e-5:
-            continue  # x0 of the closed form reaches 2e4 there, and float64's own rounding the limit
+            # x0 of the closed form reaches 2e4 there, and float64's own rounding the limit
+            continue
         coarse = clean_image(x, eps, bar, "epsilon")
         mean_eps = (x - beta / (1 - bar).sqrt() * eps) / alpha.sqrt()
         assert (mean_eps - (a * x + c * coarse)).abs().max() < 1e-10
@@ -172,40 +221,66 @@ def test_3_mixing_means_is_mixing_clean_images(schedule: str) -> None:
         mean = gate * (a * x + c * refined) + (1 - gate) * mean_eps
         assert (mean - (a * x + c * mixed)).abs().max() < 1e-10
         wanted = a * x + c * images
-        assert torch.allclose((wanted - mean).square(), c**2 * (images - mixed).square(), rtol=1e-8, atol=1e-10)
+        assert torch.allclose(
+            (wanted - mean).square(), c**2 * (images - mixed).square(), rtol=1e-8, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_3_gate_loss_is_the_bounded_form_with_the_papers_minimiser(prediction: str) -> None:
     rng = torch.Generator().manual_seed(0)
-    images, eps, guess, refined = (torch.randn(4, 3, 8, 8, generator=rng, dtype=torch.float64) for _ in range(4))
+    images, eps, guess, refined = (
+        torch.randn(4, 3, 8, 8, generator=rng, dtype=torch.float64) for _ in range(4)
+    )
     gate = torch.rand(4, 1, 8, 8, generator=rng, dtype=torch.float64)
     for bar in (0.999, 0.5, 0.01):
         signal = torch.full((4, 1, 1, 1), bar, dtype=torch.float64)
         x = bar**0.5 * images + (1 - bar) ** 0.5 * eps
         predicted = guess if prediction == "epsilon" else (guess - (1 - bar) ** 0.5 * x) / bar**0.5
         coarse = clean_image(x, predicted, signal, prediction)
-        written = gate * bar**0.5 * (refined - images) + (1 - gate) * (1 - bar) ** 0.5 * (eps - guess)
-        assert float(gate_loss(gate, refined, coarse, images, signal) - written.square().mean()) == pytest.approx(0, abs=1e-10)
+        written = gate * bar**0.5 * (refined - images) + (1 - gate) * (1 - bar) ** 0.5 * (
+            eps - guess
+        )
+        assert float(
+            gate_loss(gate, refined, coarse, images, signal) - written.square().mean()
+        ) == pytest.approx(0, abs=1e-10)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_3_the_papers_gate_loss_is_the_distance_of_means(schedule: str) -> None:
-    """mean ||mu~ - (r mu_x(x_phi) + (1 - r) mu_eps(eps_theta))||^2, written from C.2.5 (2), at each timestep."""
+    """mean ||mu~ - (r mu_x(x_phi) + (1 - r) mu_eps(eps_theta))||^2, written from C.2.5 (2), at each
+    timestep.
+    """
     rng = torch.Generator().manual_seed(0)
-    x, eps, refined, images = (torch.randn(4, 3, 8, 8, generator=rng, dtype=torch.float64) for _ in range(4))
+    x, eps, refined, images = (
+        torch.randn(4, 3, 8, 8, generator=rng, dtype=torch.float64) for _ in range(4)
+    )
     gate = torch.rand(4, 1, 8, 8, generator=rng, dtype=torch.float64)
     weights = gate_weights("posterior", alphas_bar(schedule, 1000))
     assert weights.shape == (1001,) and weights[1] == pytest.approx(1.0)
     if schedule == "linear":
-        np.testing.assert_allclose(weights[[10, 500, 1000]] ** 0.5, [0.147, 3.1e-3, 1.3e-4], rtol=0.03)  # the spec's numbers
-    for t, (a, c, beta, alpha, bar) in enumerate(zip(*coefficients(schedule, 1000), strict=True), start=1):
+        # the spec's numbers
+        np.testing.assert_allclose(
+            weights[[10, 500, 1000]] ** 0.5, [0.147, 3.1e-3, 1.3e-4], rtol=0.03
+        )
+    for t, (a, c, beta, alpha, bar) in enumerate(
+        zip(*coefficients(schedule, 1000), strict=True), start=1
+    ):
         if bar < 1e-5 or t % 7:
             continue
         mean_eps = (x - beta / (1 - bar).sqrt() * eps) / alpha.sqrt()
-        wanted = (a * x + c * images - gate * (a * x + c * refined) - (1 - gate) * mean_eps).square().mean()
-        coarse, weight = clean_image(x, eps, bar, "epsilon"), torch.full((4, 1, 1, 1), float(weights[t]), dtype=torch.float64)
-        assert float(gate_loss(gate, refined, coarse, images, weight)) == pytest.approx(float(wanted), rel=1e-6)
+        wanted = (
+            (a * x + c * images - gate * (a * x + c * refined) - (1 - gate) * mean_eps)
+            .square()
+            .mean()
+        )
+        coarse, weight = (
+            clean_image(x, eps, bar, "epsilon"),
+            torch.full((4, 1, 1, 1), float(weights[t]), dtype=torch.float64),
+        )
+        assert float(gate_loss(gate, refined, coarse, images, weight)) == pytest.approx(
+            float(wanted), rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -213,7 +288,9 @@ def test_3_a_step_of_eta_1_is_the_posterior(schedule: str) -> None:
     """The sampler's one formula, at every timestep, against A_t x + c_t x_mix + sqrt(beta~_t) z."""
     bar = alphas_bar(schedule, 100)
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    refined = torch.rand(2, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    refined = torch.rand(
+        2, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     z = torch.randn(2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for t in (100, 99, 50, 2):
         seen: list[Tensor] = []
@@ -240,12 +317,17 @@ def test_4_untrained_phi_changes_no_sample(eta: float, bias: float) -> None:
     model = shaken(replace(CONFIG, gate_bias=bias))
     for tensor_ in phi(model).trunk.head.parameters():
         nn.init.zeros_(tensor_)
-    x, draw = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3)), draws((4, 3, 16, 16))
+    x, draw = (
+        torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(3)),
+        draws((4, 3, 16, 16)),
+    )
     plain = model.sampler_with(10, "eps", eta)(calls(model), x, {}, draw)
     assert plain.std() > 0.1
     for path in ("dynamic", "x0", "fixed"):
         gates = (0.7,) * 10 if path == "fixed" else ()
-        assert (model.sampler_with(10, path, eta, gates)(calls(model), x, {}, draw) - plain).abs().max() <= 1e-5
+        assert (
+            model.sampler_with(10, path, eta, gates)(calls(model), x, {}, draw) - plain
+        ).abs().max() <= 1e-5
 
 
 # 5. Optimal gate
@@ -253,14 +335,26 @@ def test_4_untrained_phi_changes_no_sample(eta: float, bias: float) -> None:
 
 @pytest.mark.parametrize("kind", ["bounded", "posterior"])
 @pytest.mark.parametrize(("theta", "phi"), [(0.8, 0.2), (0.4, 0.4), (0.1, 0.0), (0.0, 0.3)])
-def test_5_the_gate_weighs_branches_by_the_others_variance(theta: float, phi: float, kind: str) -> None:
+def test_5_the_gate_weighs_branches_by_the_others_variance(
+    theta: float, phi: float, kind: str
+) -> None:
     weight = float(gate_weights(kind, alphas_bar("linear", 1000))[300])
     rng = torch.Generator().manual_seed(0)
-    images, a, b = (torch.randn(64, 3, 16, 16, generator=rng, dtype=torch.float64) for _ in range(3))
-    coarse, refined, signal = images + theta * a, images + phi * b, torch.full((64, 1, 1, 1), weight, dtype=torch.float64)
+    images, a, b = (
+        torch.randn(64, 3, 16, 16, generator=rng, dtype=torch.float64) for _ in range(3)
+    )
+    coarse, refined, signal = (
+        images + theta * a,
+        images + phi * b,
+        torch.full((64, 1, 1, 1), weight, dtype=torch.float64),
+    )
 
     def loss(r: float) -> float:
-        return float(gate_loss(torch.full((64, 1, 16, 16), r, dtype=torch.float64), refined, coarse, images, signal))
+        return float(
+            gate_loss(
+                torch.full((64, 1, 16, 16), r, dtype=torch.float64), refined, coarse, images, signal
+            )
+        )
 
     best = minimize_scalar(loss, bounds=(0, 1), method="bounded", options={"xatol": 1e-6}).x
     assert best == pytest.approx(theta**2 / (theta**2 + phi**2), abs=0.01)
@@ -274,7 +368,8 @@ def test_5_every_form_of_gate_finds_the_best_one(form: str) -> None:
     coarse, refined, weight = images + 0.8 * a, images + 0.2 * b, torch.ones(2000, 1, 1, 1)
     raw = torch.zeros(1, 1, 2, 2, requires_grad=True)
     optimizer = torch.optim.Adam([raw], lr=0.1)
-    assert GATES[form](raw, -2.0).detach().mean().item() == pytest.approx(0.1192, abs=1e-4)  # where all of them start
+    # where all of them start
+    assert GATES[form](raw, -2.0).detach().mean().item() == pytest.approx(0.1192, abs=1e-4)
     for _ in range(500):
         optimizer.zero_grad()
         gate_loss(GATES[form](raw, -2.0), refined, coarse, images, weight).backward()  # type: ignore[no-untyped-call]
@@ -285,9 +380,15 @@ def test_5_every_form_of_gate_finds_the_best_one(form: str) -> None:
 # 6. Gaussian oracle sampler
 
 
-@pytest.mark.parametrize(("steps", "eta"), [(10, 0.0), (50, 0.0), (250, 0.0), (1000, 0.0), (1000, 1.0)])
-def test_6_an_exact_network_samples_its_gaussian(steps: int, eta: float, record_property: Any) -> None:
-    """Data N(0.3, 0.5^2), whose clean image is not clipped on the path "x0"; the shortfall at few steps is discretisation."""
+@pytest.mark.parametrize(
+    ("steps", "eta"), [(10, 0.0), (50, 0.0), (250, 0.0), (1000, 0.0), (1000, 1.0)]
+)
+def test_6_an_exact_network_samples_its_gaussian(
+    steps: int, eta: float, record_property: Any
+) -> None:
+    """Data N(0.3, 0.5^2), whose clean image is not clipped on the path "x0"; the shortfall at few
+    steps is discretisation.
+    """
     mean, deviation = 0.3, 0.5
     rng = np.random.default_rng(0)
     timesteps, bar = trailing(1000, steps), alphas_bar("linear", 1000)
@@ -301,9 +402,14 @@ def test_6_an_exact_network_samples_its_gaussian(steps: int, eta: float, record_
         return np.concatenate([clean, clean[:, :1]], axis=1)
 
     sampler = CascadeSampler(timesteps, tuple(bar[list(timesteps)]), "epsilon", "x0", eta=eta)
-    images = sampler({"theta": exact, "phi": oracle}, rng.standard_normal((64, 1, 32, 32)), {},
-                     lambda _: rng.standard_normal((64, 1, 32, 32)))
-    low, middle, high = np.quantile(images, [0.16, 0.5, 0.84])  # not moved by the last clip to [-1, 1]
+    images = sampler(
+        {"theta": exact, "phi": oracle},
+        rng.standard_normal((64, 1, 32, 32)),
+        {},
+        lambda _: rng.standard_normal((64, 1, 32, 32)),
+    )
+    # not moved by the last clip to [-1, 1]
+    low, middle, high = np.quantile(images, [0.16, 0.5, 0.84])
     found = (high - low) / (2 * 0.99446)
     record_property("standard deviation", found)
     assert middle == pytest.approx(mean, abs=0.01 if steps == 1000 else 0.05)
@@ -314,22 +420,45 @@ def test_6_an_exact_network_samples_its_gaussian(steps: int, eta: float, record_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("prediction", "change"), [
-    ("epsilon", {}), ("v", {}), ("epsilon", {"gate": "linear", "gate_loss": "posterior"}), ("v", {"gate": "clip"}),
-])
+@pytest.mark.parametrize(
+    ("prediction", "change"),
+    [
+        ("epsilon", {}),
+        ("v", {}),
+        ("epsilon", {"gate": "linear", "gate_loss": "posterior"}),
+        ("v", {"gate": "clip"}),
+    ],
+)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_8_nothing_overflows_at_the_noisiest_timestep(
     schedule: Any, prediction: Any, change: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    config = replace(CONFIG, schedule=schedule, prediction=prediction, timesteps=1000, metric_schedule="const", **change)
+    config = replace(
+        CONFIG,
+        schedule=schedule,
+        prediction=prediction,
+        timesteps=1000,
+        metric_schedule="const",
+        **change,
+    )
     model = shaken(config)
     seen: list[Tensor] = []
-    model.networks["phi"].register_forward_pre_hook(lambda _, inputs: seen.extend(i for i in inputs if i is not None))
+    model.networks["phi"].register_forward_pre_hook(
+        lambda _, inputs: seen.extend(i for i in inputs if i is not None)
+    )
     data = batch()
-    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
+    ):
         patch.setattr(torch, "randint", lambda low, high, size, **_: torch.full(size, high - 1))
         losses = [model.theta_loss(data), model.phi_loss(data)]
-    assert len(seen) == 3 and all(s.isfinite().all() for s in seen) and seen[0].abs().max() <= 1 and (seen[2] == 1000).all()
+    assert (
+        len(seen) == 3
+        and all(s.isfinite().all() for s in seen)
+        and seen[0].abs().max() <= 1
+        and (seen[2] == 1000).all()
+    )
     assert all(loss.isfinite() for loss in losses)
     sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.networks.parameters())

@@ -22,14 +22,26 @@ from edgegen.families.cas_dm.losses import METRIC_WEIGHTS
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize(("steps", "eta"), [(10, 0.0), (10, 1.0), (50, 0.4), (100, 1.0)])
-def test_the_eps_path_is_diffusers_ddim(schedule: str, prediction: str, steps: int, eta: float) -> None:
-    """Our timesteps are 1..T with abar[0] = 1, theirs 0..T-1; they too start again from the clipped image."""
+def test_the_eps_path_is_diffusers_ddim(
+    schedule: str, prediction: str, steps: int, eta: float
+) -> None:
+    """Our timesteps are 1..T with abar[0] = 1, theirs 0..T-1; they too start again from the clipped
+    image.
+    """
     from diffusers import DDIMScheduler
 
     bar, network, x, draw = oracle(schedule)
-    theirs = DDIMScheduler(100, prediction_type="epsilon" if prediction == "epsilon" else "v_prediction", clip_sample=True,
-                           set_alpha_to_one=True, timestep_spacing="trailing")
-    theirs.alphas_cumprod, theirs.final_alpha_cumprod = torch.from_numpy(bar[1:]), torch.ones((), dtype=torch.float64)
+    theirs = DDIMScheduler(
+        100,
+        prediction_type="epsilon" if prediction == "epsilon" else "v_prediction",
+        clip_sample=True,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+    )
+    theirs.alphas_cumprod, theirs.final_alpha_cumprod = (
+        torch.from_numpy(bar[1:]),
+        torch.ones((), dtype=torch.float64),
+    )
     theirs.set_timesteps(steps)
     timesteps = trailing(100, steps)
     assert [t - 1 for t in timesteps] == theirs.timesteps.tolist()
@@ -37,24 +49,33 @@ def test_the_eps_path_is_diffusers_ddim(schedule: str, prediction: str, steps: i
     ours = sampler({"theta": network}, x, {}, draw)
     for k, t in enumerate(theirs.timesteps.tolist()):
         predicted = network(x, torch.full((2,), t + 1.0, dtype=torch.float64))
-        x = theirs.step(predicted, t, x, eta=eta, use_clipped_model_output=True, variance_noise=draw(f"step{k}")).prev_sample
+        x = theirs.step(
+            predicted, t, x, eta=eta, use_clipped_model_output=True, variance_noise=draw(f"step{k}")
+        ).prev_sample
     assert (ours - x.clip(-1, 1)).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_eta_1_at_every_timestep_is_diffusers_ddpm(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eta_1_at_every_timestep_is_diffusers_ddpm(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from diffusers import DDPMScheduler
     from diffusers.schedulers import scheduling_ddpm
 
     bar, network, x, draw = oracle(schedule)
     theirs = DDPMScheduler(100, variance_type="fixed_small", clip_sample=True)
-    theirs.alphas_cumprod, theirs.one = torch.from_numpy(bar[1:]), torch.ones((), dtype=torch.float64)
+    theirs.alphas_cumprod, theirs.one = (
+        torch.from_numpy(bar[1:]),
+        torch.ones((), dtype=torch.float64),
+    )
     timesteps = tuple(range(100, 0, -1))
     sampler = CascadeSampler(timesteps, tuple(bar[list(timesteps)]), "epsilon", "eps", eta=1.0)
     ours = sampler({"theta": network}, x, {}, draw)
     for k, t in enumerate(range(99, -1, -1)):
         monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, k=k, **__: draw(f"step{k}"))
-        x = theirs.step(network(x, torch.full((2,), t + 1.0, dtype=torch.float64)), t, x).prev_sample
+        x = theirs.step(
+            network(x, torch.full((2,), t + 1.0, dtype=torch.float64)), t, x
+        ).prev_sample
     assert (ours - x.clip(-1, 1)).abs().max() < 1e-9
 
 
@@ -91,7 +112,10 @@ def test_config_refuses_what_cannot_be_built() -> None:
         ({"gate": "softmax"}, "unknown gate 'softmax'; known: sigmoid, clip, linear, scalar, none"),
         ({"gate_loss": "mean"}, "unknown gate_loss 'mean'; known: bounded, posterior"),
         ({"phi_input": "xt"}, "unknown phi_input 'xt'"),
-        ({"metric_warmup": 1.5}, r"metric_warmup must be in \[0, 1\], a share of phi's steps, got 1.5"),
+        (
+            {"metric_warmup": 1.5},
+            r"metric_warmup must be in \[0, 1\], a share of phi's steps, got 1.5",
+        ),
         ({"metric_warmup": float("nan")}, "metric_warmup must be in"),
         ({"window": (26, 49)}, r"no timestep of \(100, 75, 50, 25\) is in the window \(26, 49\)"),
         ({"window": (75, 50)}, "is in the window"),
@@ -104,7 +128,9 @@ def test_config_refuses_what_cannot_be_built() -> None:
 @pytest.mark.parametrize("classes", [0, 3])
 @pytest.mark.parametrize("phi_input", ["x0", "x0+xt"])
 @pytest.mark.parametrize("path", ["dynamic", "eps", "x0"])
-def test_graphs_are_pure_and_folded_and_give_the_networks_images(classes: int, phi_input: Any, path: Any) -> None:
+def test_graphs_are_pure_and_folded_and_give_the_networks_images(
+    classes: int, phi_input: Any, path: Any
+) -> None:
     model = shaken(replace(CONFIG, classes=classes, phi_input=phi_input, path=path))
     graphs = model.graphs()
     assert set(graphs) == ({"theta"} if path == "eps" else {"theta", "phi"})
@@ -118,14 +144,17 @@ def test_graphs_are_pure_and_folded_and_give_the_networks_images(classes: int, p
         torch.testing.assert_close(graph.module(*inputs), wanted, atol=2e-5, rtol=1e-4)
     condition = {k: torch.from_numpy(v) for k, v in model.latent.condition([0, 1]).items()}
     call = {name: torch.no_grad()(graph.module) for name, graph in graphs.items()}
-    images = model.sampler(call, torch.from_numpy(model.latent.start([0, 1])), condition, draws((2, 3, 16, 16)))
+    images = model.sampler(
+        call, torch.from_numpy(model.latent.start([0, 1])), condition, draws((2, 3, 16, 16))
+    )
     assert images.shape == (2, 3, 16, 16) and images.abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", sorted(FAMILY.recipes))
 def test_recipes_build(name: str) -> None:
     recipe = FAMILY.recipes[name]()
-    with torch.device("meta"):  # shapes without memory: the GPU recipes have a hundred million parameters
+    # shapes without memory: the GPU recipes have a hundred million parameters
+    with torch.device("meta"):
         model = FAMILY.build(recipe.config)
     assert [o.name for o in model.objectives()] == ["theta", "phi"]
     assert model.latent.classes == recipe.config.classes
@@ -143,6 +172,8 @@ def test_w_m_follows_the_specification() -> None:
 
 def test_a_direct_phi_is_not_the_identity() -> None:
     model = generator(replace(CONFIG, residual=False, phi_input="x0"))
-    refined = model.networks["phi"](torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 16), torch.ones(1))
+    refined = model.networks["phi"](
+        torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 16), torch.ones(1)
+    )
     assert (refined[:, :-1] == 0).all()
     assert refined[:, -1:].mean().item() == pytest.approx(torch.tensor(-2.0).sigmoid().item())

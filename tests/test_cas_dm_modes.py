@@ -1,4 +1,6 @@
-"""Cas-DM's choices: theta frozen before phi, the metric's warm-up, gates, phi in a window, recipes, the zoo's weights."""
+"""Cas-DM's choices: theta frozen before phi, the metric's warm-up, gates, phi in a window, recipes,
+the zoo's weights.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ from toys import CONFIG, NET, calls, draws, generator, phi, shaken, shapes, tens
 
 from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.graph import Batch, Objective
-from edgegen.core.samplers import SingleSampler, asked, mean_gates, sampler_from_json, sampler_to_json
+from edgegen.core.samplers import (
+    SingleSampler,
+    asked,
+    mean_gates,
+    sampler_from_json,
+    sampler_to_json,
+)
 from edgegen.export.onnx import to_onnx
 from edgegen.families.cas_dm import FAMILY, CasDm, Config
 from edgegen.families.unet import UNetConfig
@@ -36,7 +44,9 @@ def batches(count: int, first: int = 0) -> Iterator[Batch]:
 
 
 def moved(model: CasDm, names: tuple[str, ...], steps: range) -> CasDm:
-    """The model after these steps of these objectives, each with its own optimizer and dropout, as the engine has it."""
+    """The model after these steps of these objectives, each with its own optimizer and dropout, as
+    the engine has it.
+    """
     model.networks.train()
     chosen = [o for o in model.objectives() if o.name in names]
     optimizers = [torch.optim.Adam(o.params, lr=1e-3) for o in chosen]
@@ -57,15 +67,24 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def test_2_theta_is_bit_identical_after_its_own_steps_in_both_modes() -> None:
-    joint = moved(generator(replace(FROZEN, mode="joint")), ("theta", "phi"), range(6)).networks["theta"].state_dict()
+    joint = (
+        moved(generator(replace(FROZEN, mode="joint")), ("theta", "phi"), range(6))
+        .networks["theta"]
+        .state_dict()
+    )
     start = generator(FROZEN).networks["theta"].state_dict()
     frozen = moved(generator(FROZEN), ("theta",), range(6))
     assert same(frozen.networks["theta"].state_dict(), joint) and not same(start, joint)
     untrained = copy.deepcopy(frozen.networks["phi"].state_dict())
     moved(frozen, ("phi",), range(6, 12))
-    assert same(frozen.networks["theta"].state_dict(), joint)  # batch norm's statistics are among them
-    assert frozen.networks["theta"].training and not same(frozen.networks["phi"].state_dict(), untrained)
-    assert all(p.grad is None or not p.grad.any() for p in generator(FROZEN).networks["theta"].parameters())
+    # batch norm's statistics are among them
+    assert same(frozen.networks["theta"].state_dict(), joint)
+    assert frozen.networks["theta"].training and not same(
+        frozen.networks["phi"].state_dict(), untrained
+    )
+    assert all(
+        p.grad is None or not p.grad.any() for p in generator(FROZEN).networks["theta"].parameters()
+    )
 
 
 def test_2_a_frozen_run_has_the_theta_of_a_joint_run_of_half_its_length() -> None:
@@ -75,7 +94,10 @@ def test_2_a_frozen_run_has_the_theta_of_a_joint_run_of_half_its_length() -> Non
     assert [sorted(report) for report in reports[1]] == 6 * [["theta"]] + 6 * [["phi"]]
     assert [r["theta"] for r in reports[0]] == [r["theta"] for r in reports[1][:6]]
     assert same(joint.averages["theta"].state_dict(), frozen.averages["theta"].state_dict())
-    assert same(frozen.generator.networks["theta"].state_dict(), frozen.averages["theta"].state_dict())  # phi saw what ships
+    # phi saw what ships
+    assert same(
+        frozen.generator.networks["theta"].state_dict(), frozen.averages["theta"].state_dict()
+    )
     assert not same(frozen.generator.networks["phi"].state_dict(), start)
 
 
@@ -92,7 +114,10 @@ def test_a_frozen_theta_speaks_without_dropout() -> None:
 
 def test_modes_say_which_part_of_a_run_is_whose() -> None:
     assert [o.span for o in generator().objectives()] == [(0, 1), (0, 1)]
-    assert [(o.name, o.span) for o in generator(FROZEN).objectives()] == [("theta", (0, 0.5)), ("phi", (0.5, 1))]
+    assert [(o.name, o.span) for o in generator(FROZEN).objectives()] == [
+        ("theta", (0, 0.5)),
+        ("phi", (0.5, 1)),
+    ]
 
 
 # metric warm-up (C.2.8)
@@ -109,7 +134,8 @@ def test_the_metric_joins_after_its_warm_up() -> None:
 
     assert loss(model, 0.0) == loss(model, 0.099) == loss(silent, 0.5)
     assert loss(model, 0.1) == loss(model, 1.0) > loss(silent, 0.5)
-    assert loss(shaken(), 0.0) == loss(model, 1.0)  # without a warm-up it is there from the first step
+    # without a warm-up it is there from the first step
+    assert loss(shaken(), 0.0) == loss(model, 1.0)
 
 
 class Watched(CasDm):
@@ -133,9 +159,13 @@ def test_the_loop_says_how_far_an_objective_is(config: Config, steps: int) -> No
     base, watched = trainer(config, steps=steps), Watched(config)
     run = Trainer.start(watched, base.recipe, base.photos, seed=0)
     train(run)
-    assert [p for name, p in watched.told if name == "phi"] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert [p for name, p in watched.told if name == "phi"] == pytest.approx(
+        [0, 0.2, 0.4, 0.6, 0.8]
+    )
     part = Objective("phi", (), lambda _: torch.zeros(()), span=(0.5, 1.0))
-    assert [part.progress(share) for share in (0.0, 0.5, 0.55, 0.75, 1.0)] == pytest.approx([0, 0, 0.1, 0.5, 1])
+    assert [part.progress(share) for share in (0.0, 0.5, 0.55, 0.75, 1.0)] == pytest.approx(
+        [0, 0, 0.1, 0.5, 1]
+    )
 
 
 # gates (C.2.4)
@@ -175,7 +205,9 @@ def test_gates_leave_as_onnx(gate: Any) -> None:
 
     model = shaken(replace(CONFIG, gate=gate, gate_trunk_detach=True), scale=0.3)
     graph = model.graphs()["phi"]
-    session = onnxruntime.InferenceSession(to_onnx(graph, "phi").SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        to_onnx(graph, "phi").SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     for count in (1, 3):
         inputs = {spec.name: torch.randn(spec.sized(batch=count)) for spec in graph.inputs}
         (found,) = session.run(None, {k: v.numpy() for k, v in inputs.items()})
@@ -186,17 +218,27 @@ def test_fixed_gates_of_a_gate_without_bounds_are_cut() -> None:
     model = shaken(replace(CONFIG, gate="linear", gate_bias=8.0))
     with torch.no_grad():
         phi(model).trunk.head.get_parameter("bias").fill_(3.0)
-    gates = mean_gates(model.sampler, calls(model), torch.randn(2, 3, 16, 16), {}, draws((2, 3, 16, 16)))
+    gates = mean_gates(
+        model.sampler, calls(model), torch.randn(2, 3, 16, 16), {}, draws((2, 3, 16, 16))
+    )
     assert gates == (1.0,) * 4
 
 
 # phi in a window of timesteps (C.2.9)
 
 
-@pytest.mark.parametrize(("window", "inside"), [
-    (None, (100, 75, 50, 25)), ((1, 100), (100, 75, 50, 25)), ((50, 75), (75, 50)), ((0, 30), (25,)),
-])
-def test_phi_runs_in_its_window_only(window: tuple[int, int] | None, inside: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("window", "inside"),
+    [
+        (None, (100, 75, 50, 25)),
+        ((1, 100), (100, 75, 50, 25)),
+        ((50, 75), (75, 50)),
+        ((0, 30), (25,)),
+    ],
+)
+def test_phi_runs_in_its_window_only(
+    window: tuple[int, int] | None, inside: tuple[int, ...]
+) -> None:
     model = shaken(replace(CONFIG, window=window))
     sampler, call, asked_phi = model.sampler, calls(model), []
     assert sampler.asks("theta") == (100, 75, 50, 25) and asked(sampler, "phi") == inside
@@ -206,13 +248,21 @@ def test_phi_runs_in_its_window_only(window: tuple[int, int] | None, inside: tup
         asked_phi.append(int(inputs["t"][0]))
         return call["phi"](**inputs)
 
-    x, draw = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), draws((2, 3, 16, 16))
+    x, draw = (
+        torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+        draws((2, 3, 16, 16)),
+    )
     images = sampler({"theta": call["theta"], "phi": spy}, x, {}, draw)
     assert tuple(asked_phi) == inside
     gates = mean_gates(sampler, call, x, {}, draw)
     assert [g > 0 for g in gates] == [t in inside for t in sampler.timesteps]
-    elsewhere = model.sampler_with(4, "fixed", gates=tuple(float(t in inside) for t in sampler.timesteps))
-    torch.testing.assert_close(replace(sampler, path="x0")(call, x, {}, draw), replace(elsewhere, window=None)(call, x, {}, draw))
+    elsewhere = model.sampler_with(
+        4, "fixed", gates=tuple(float(t in inside) for t in sampler.timesteps)
+    )
+    torch.testing.assert_close(
+        replace(sampler, path="x0")(call, x, {}, draw),
+        replace(elsewhere, window=None)(call, x, {}, draw),
+    )
     assert torch.equal(images, model.sampler_with(4)(call, x, {}, draw))
     again = sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler))))
     assert again == sampler
@@ -222,16 +272,25 @@ def test_phi_runs_in_its_window_only(window: tuple[int, int] | None, inside: tup
 # recipes (C.4) and the zoo
 
 
-@pytest.mark.parametrize(("name", "millions"), [
-    ("photos32", (1.46, 1.47)), ("photos64", (74.9, 18.8)), ("photos256", (76.5, 12.5)),
-])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("photos32", (1.46, 1.47)),
+        ("photos64", (74.9, 18.8)),
+        ("photos256", (76.5, 12.5)),
+    ],
+)
 def test_recipes_are_of_the_size_they_say(name: str, millions: tuple[float, float]) -> None:
     config = FAMILY.recipes[name]().config
     with torch.device("meta"):
         model = CasDm(config)
     found = [sum(p.numel() for p in model.networks[k].parameters()) / 1e6 for k in ("theta", "phi")]
     assert found == pytest.approx(millions, rel=0.01)
-    assert config.metric_warmup == 0.1 and config.metric_weight == 0.1 and config.metric_schedule == "snr"
+    assert (
+        config.metric_warmup == 0.1
+        and config.metric_weight == 0.1
+        and config.metric_schedule == "snr"
+    )
 
 
 @pytest.mark.parametrize("name", ["photos64", "photos256"])
@@ -246,11 +305,18 @@ def test_gpu_recipes_take_a_step_at_their_size(name: str) -> None:
     assert model.judge is not None
     model.judge.taught.fill_(1)
     labels = torch.eye(10)[:2]
-    batch = Batch(torch.rand(2, 3, config.size, config.size) * 2 - 1, labels, torch.Generator().manual_seed(0), progress=0.5)
+    batch = Batch(
+        torch.rand(2, 3, config.size, config.size) * 2 - 1,
+        labels,
+        torch.Generator().manual_seed(0),
+        progress=0.5,
+    )
     for objective in model.objectives():
         loss = objective.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        assert loss.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in objective.params)
+        assert loss.isfinite() and all(
+            p.grad is not None and p.grad.isfinite().all() for p in objective.params
+        )
 
 
 def test_the_zoos_card_still_describes_what_was_trained() -> None:
@@ -258,10 +324,19 @@ def test_the_zoos_card_still_describes_what_was_trained() -> None:
     card = json.loads((ROOT / "cas-dm" / "card.json").read_text())
     source = trained("cas-dm")
     assert isinstance(source.generator, CasDm)
-    config, since = source.generator.config, {f.name for f in fields(Config)} - card["config"].keys()
+    config, since = (
+        source.generator.config,
+        {f.name for f in fields(Config)} - card["config"].keys(),
+    )
     assert {name: getattr(config, name) for name in since} == {
-        "mode": "joint", "gate": "sigmoid", "gate_loss": "bounded", "gate_trunk_detach": False, "metric_warmup": 0.0,
-        "spacing": 1.0, "window": None, "stretch": 1,
+        "mode": "joint",
+        "gate": "sigmoid",
+        "gate_loss": "bounded",
+        "gate_trunk_detach": False,
+        "metric_warmup": 0.0,
+        "spacing": 1.0,
+        "window": None,
+        "stretch": 1,
     }
     images = torch_pipeline(source.generator)(range(10))
     found = images.mean((1, 2, 3)), images.std((1, 2, 3))

@@ -1,4 +1,6 @@
-"""Cas-DM's acceptance tests 9 and 10 (spec C.3): what the metric loss does in short trainings, and what it does not touch."""
+"""Cas-DM's acceptance tests 9 and 10 (spec C.3): what the metric loss does in short trainings, and
+what it does not touch.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ def noised(model: CasDm, images: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor
     """x_t, its noise, the timesteps and abar_t."""
     eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(t))
     signal = float(alphas_bar(model.config.schedule, model.config.timesteps)[t])
-    return signal**0.5 * images + (1 - signal) ** 0.5 * eps, eps, torch.full((len(images),), float(t)), signal
+    return (
+        signal**0.5 * images + (1 - signal) ** 0.5 * eps,
+        eps,
+        torch.full((len(images),), float(t)),
+        signal,
+    )
 
 
 def judged(model: CasDm, images: Tensor, t: int) -> tuple[float, float]:
@@ -45,11 +52,14 @@ def with_and_without() -> tuple[CasDm, CasDm]:
         train(run)
         assert isinstance(run.generator, CasDm)
         return run.generator
+
     return made(0.0), made(1.0)
 
 
 @pytest.mark.parametrize("t", [11, 28, 46])
-def test_9_the_metric_loss_improves_the_metric_and_leaves_theta_alone(with_and_without: tuple[CasDm, CasDm], t: int) -> None:
+def test_9_the_metric_loss_improves_the_metric_and_leaves_theta_alone(
+    with_and_without: tuple[CasDm, CasDm], t: int
+) -> None:
     held = tensor(shapes(128, seed=2))
     signal = alphas_bar("linear", 100)[t]
     assert 0.1 <= signal <= 0.9
@@ -58,9 +68,14 @@ def test_9_the_metric_loss_improves_the_metric_and_leaves_theta_alone(with_and_w
     assert helped <= 0.95 * plain
 
 
-def test_9_the_four_paths_can_be_compared(with_and_without: tuple[CasDm, CasDm], record_property: Any) -> None:
+def test_9_the_four_paths_can_be_compared(
+    with_and_without: tuple[CasDm, CasDm], record_property: Any
+) -> None:
     model = with_and_without[1]
-    start, draw = torch.randn(128, 3, 16, 16, generator=torch.Generator().manual_seed(0)), draws((128, 3, 16, 16))
+    start, draw = (
+        torch.randn(128, 3, 16, 16, generator=torch.Generator().manual_seed(0)),
+        draws((128, 3, 16, 16)),
+    )
     wanted = features(tensor(shapes(512, seed=3)))
     gates = mean_gates(model.sampler_with(4), calls(model), start, {}, draw)
     assert len(gates) == 4 and all(0 < g < 1 for g in gates)
@@ -82,7 +97,9 @@ def features(images: Tensor) -> Moments:
 
 
 def dual_errors(weight: float) -> list[float]:
-    """Noise errors after 30 steps of one network that predicts noise and clean image, the metric acting on the latter."""
+    """Noise errors after 30 steps of one network that predicts noise and clean image, the metric
+    acting on the latter.
+    """
     torch.manual_seed(0)
     net = UNet(NET, 3, 6, 0)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -102,8 +119,21 @@ def dual_errors(weight: float) -> list[float]:
     held, rng = tensor(shapes(32, seed=5)), torch.Generator().manual_seed(7)
     eps = torch.randn(held.shape, generator=rng)
     with torch.no_grad():
-        return [float((net(bar[t].sqrt() * held + (1 - bar[t]).sqrt() * eps, torch.full((32,), float(t)), None)[:, :3] - eps)
-                      .square().mean()) for t in (10, 30, 60)]
+        return [
+            float(
+                (
+                    net(
+                        bar[t].sqrt() * held + (1 - bar[t]).sqrt() * eps,
+                        torch.full((32,), float(t)),
+                        None,
+                    )[:, :3]
+                    - eps
+                )
+                .square()
+                .mean()
+            )
+            for t in (10, 30, 60)
+        ]
 
 
 def test_10_a_single_dual_output_network_is_changed_by_the_metric_and_the_cascade_is_not() -> None:
@@ -111,7 +141,9 @@ def test_10_a_single_dual_output_network_is_changed_by_the_metric_and_the_cascad
     assert all(abs(a - b) > 1e-3 * a for a, b in zip(plain, touched, strict=True))
     held, errors = tensor(shapes(32, seed=5)), []
     for weight in (0.0, 1.0):
-        run = trainer(replace(CONFIG, prediction="epsilon", metric_weight=weight), shapes(16), steps=10)
+        run = trainer(
+            replace(CONFIG, prediction="epsilon", metric_weight=weight), shapes(16), steps=10
+        )
         train(run)
         assert isinstance(run.generator, CasDm)
         errors.append([judged(run.generator, held, t)[0] for t in (10, 30, 60)])

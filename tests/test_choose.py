@@ -15,7 +15,16 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgegen.calibrate.choose import SHARES, Measured, Whole, cost, damage, fastest_good, ladder, questions
+from edgegen.calibrate.choose import (
+    SHARES,
+    Measured,
+    Whole,
+    cost,
+    damage,
+    fastest_good,
+    ladder,
+    questions,
+)
 from edgegen.cli.build import reused
 from edgegen.cli.main import run
 from edgegen.cli.measured import digest
@@ -54,11 +63,19 @@ def test_a_convolution_that_saves_nothing_in_int8_is_never_in_int8() -> None:
 def test_the_cost_of_a_plan_lies_between_what_its_graphs_cost_as_a_whole() -> None:
     graphs = {"g": Whole(10.0, 40.0, 5), "once": Whole(3.0, 4.0, 1)}
     plans = ladder(BASE, measured((1, 2), (9, 3), (1, -1)), "ms")
-    assert cost(plans[0], graphs) == pytest.approx(10 + 3), "what saves nothing costs nothing in FP32"
-    assert kept(plans[-1]) == {"c1", "c2"} and cost(plans[-1], graphs) == pytest.approx(10 + 30 * 3 / 5 + 3)
+    assert cost(plans[0], graphs) == pytest.approx(10 + 3), (
+        "what saves nothing costs nothing in FP32"
+    )
+    assert kept(plans[-1]) == {"c1", "c2"} and cost(plans[-1], graphs) == pytest.approx(
+        10 + 30 * 3 / 5 + 3
+    )
     last = replace(plans[-1], last=1)
-    assert cost(last, graphs) == pytest.approx(0.8 * 28 + 0.2 * 40 + 3), "a graph of one call has no last step of its own"
-    assert cost(replace(BASE, last=1), graphs) == pytest.approx(0.8 * 10 + 0.2 * 40 + 3), "a plan that was not searched"
+    assert cost(last, graphs) == pytest.approx(0.8 * 28 + 0.2 * 40 + 3), (
+        "a graph of one call has no last step of its own"
+    )
+    assert cost(replace(BASE, last=1), graphs) == pytest.approx(0.8 * 10 + 0.2 * 40 + 3), (
+        "a plan that was not searched"
+    )
 
 
 def test_nothing_left_to_choose_is_one_plan() -> None:
@@ -75,7 +92,14 @@ def test_a_safer_plan_damages_half_as_much_and_gives_up_no_more_than_that_takes(
         seen.append(found.rung)
     assert seen == sorted(set(seen)) and found.rung == len(plans) - 1
     for before, after in pairwise(seen):
-        least = next((k for k in range(before + 1, len(plans)) if damage(plans[k]) <= damage(plans[before]) / 2), len(plans) - 1)
+        least = next(
+            (
+                k
+                for k in range(before + 1, len(plans))
+                if damage(plans[k]) <= damage(plans[before]) / 2
+            ),
+            len(plans) - 1,
+        )
         assert after == least
     assert len(kept(plans[seen[1]])) == 1, "most of the damage was that of one convolution"
 
@@ -93,8 +117,17 @@ def test_the_first_good_rung_is_found_by_halving(rungs: int, best: int) -> None:
     assert len(set(asked)) == len(asked) <= questions(rungs)
 
 
-@given(st.lists(st.tuples(st.lists(st.floats(0, 1), max_size=15, unique=True).map(sorted), st.integers(0, 15)), max_size=3))
-def test_of_several_ladders_the_cheapest_good_rung_is_found(ladders: list[tuple[list[float], int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.floats(0, 1), max_size=15, unique=True).map(sorted), st.integers(0, 15)
+        ),
+        max_size=3,
+    )
+)
+def test_of_several_ladders_the_cheapest_good_rung_is_found(
+    ladders: list[tuple[list[float], int]],
+) -> None:
     costs, best = [costs for costs, _ in ladders], [first for _, first in ladders]
     asked: list[tuple[int, int]] = []
 
@@ -103,15 +136,22 @@ def test_of_several_ladders_the_cheapest_good_rung_is_found(ladders: list[tuple[
         return rung >= best[place]
 
     found = fastest_good(costs, good, 99)
-    cheapest = min((spent for one, first in zip(costs, best, strict=True) for spent in one[first:]), default=None)
+    cheapest = min(
+        (spent for one, first in zip(costs, best, strict=True) for spent in one[first:]),
+        default=None,
+    )
     assert (None if found is None else costs[found[0]][found[1]]) == cheapest
     assert len(set(asked)) == len(asked)
     limited = fastest_good(costs, good, 2)
-    assert limited is None or limited[1] >= best[limited[0]], "what is left when questions run out is good"
+    assert limited is None or limited[1] >= best[limited[0]], (
+        "what is left when questions run out is good"
+    )
 
 
 def test_a_good_plan_spares_what_costs_more_in_every_ladder() -> None:
-    """As ONNX Runtime's: with a step in FP32 a plan is good that costs less than all good ones without."""
+    """As ONNX Runtime's: with a step in FP32 a plan is good that costs less than all good ones
+    without.
+    """
     asked: list[tuple[int, int]] = []
 
     def good(place: int, rung: int) -> bool:
@@ -123,7 +163,9 @@ def test_a_good_plan_spares_what_costs_more_in_every_ladder() -> None:
 
 
 def test_a_plan_with_layers_survives_its_file(tmp_path: Path) -> None:
-    plan = ladder(Plan(BASE.rules, {"g": {"x": Range(-1, 2)}}, model="abc"), measured((1, 1), (2, 3)), "ms")[-1]
+    plan = ladder(
+        Plan(BASE.rules, {"g": {"x": Range(-1, 2)}}, model="abc"), measured((1, 1), (2, 3)), "ms"
+    )[-1]
     (tmp_path / "plan.json").write_bytes(plan.to_bytes())
     assert Plan.read(tmp_path / "plan.json") == plan
 
@@ -133,12 +175,18 @@ def test_a_number_of_last_steps_that_is_none_is_refused(last: Any, tmp_path: Pat
     data = json.loads(ladder(BASE, measured((1, 1)), "ms")[0].to_bytes())
     assert data["last"] == 0
     (tmp_path / "plan.json").write_text(json.dumps(data | {"last": last}))
-    with pytest.raises(InputError, match=r"E-PLAN. not a usable plan: last is a number of steps, got "):
+    with pytest.raises(
+        InputError, match=r"E-PLAN. not a usable plan: last is a number of steps, got "
+    ):
         Plan.read(tmp_path / "plan.json")
 
 
-@pytest.mark.parametrize("change", [{"precision": "int4"}, {"damage": "much"}, {"multiplications": None}])
-def test_a_layer_that_says_nothing_sensible_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"precision": "int4"}, {"damage": "much"}, {"multiplications": None}]
+)
+def test_a_layer_that_says_nothing_sensible_is_refused(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
     data = json.loads(ladder(BASE, measured((1, 1)), "ms")[0].to_bytes())
     data["layers"][0] |= change
     (tmp_path / "plan.json").write_text(json.dumps(data))
@@ -146,23 +194,34 @@ def test_a_layer_that_says_nothing_sensible_is_refused(change: dict[str, Any], t
         Plan.read(tmp_path / "plan.json")
 
 
-def test_a_plan_for_other_weights_keeps_its_precisions_and_gets_new_ranges(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_for_other_weights_keeps_its_precisions_and_gets_new_ranges(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     measured_now = Plan(BASE.rules, {"theta": {"x": Range(-1, 1)}}, model="now")
     plan = Plan((("theta/a", "fp32"), ("*", "int8")), {}, model="then")
     taken = reused(plan, measured_now)
-    assert taken.rules == plan.rules and taken.ranges == measured_now.ranges and taken.model == "now"
+    assert (
+        taken.rules == plan.rules and taken.ranges == measured_now.ranges and taken.model == "now"
+    )
     assert "its ranges are measured again" in capfd.readouterr().err
     same = Plan(plan.rules, {}, model="now")
     assert reused(same, measured_now) is same
 
 
-def test_a_plan_of_another_model_is_refused_before_the_long_work(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                  capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_of_another_model_is_refused_before_the_long_work(
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr("edgegen.cli.build.measure", lambda *_: pytest.fail("it calibrated"))
     path = tmp_path / "plan.json"
     path.write_bytes(Plan((("theta/nowhere", "fp32"),), {}).to_bytes())
     assert tiny.export(tiny_run, tmp_path / "out", "--plan", str(path)) == 4
-    assert "E-PLAN] the plan is another generator's: theta/nowhere is not in these graphs" in capfd.readouterr().err
+    assert (
+        "E-PLAN] the plan is another generator's: theta/nowhere is not in these graphs"
+        in capfd.readouterr().err
+    )
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == ["plan.json"]
 
 
@@ -174,7 +233,9 @@ def test_the_hash_of_models_is_of_their_weights() -> None:
     other["theta"].graph.initializer.append(rounded)
     assert digest(models) == digest(other), "ranges are the same, whichever way weights are rounded"
     tensor = other["theta"].graph.initializer[0]
-    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 1, tensor.name))
+    tensor.CopyFrom(
+        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 1, tensor.name)
+    )
     assert digest(models) != digest(other)
 
 
@@ -186,11 +247,15 @@ def test_what_was_answered_is_not_asked_again_and_a_torn_line_is_no_answer(tmp_p
         return answer
 
     notes = Notes(path)
-    assert notes.recall("a", lambda: find([1.5, "x"])) == [1.5, "x"] and notes.recall("a", lambda: find(2)) == [1.5, "x"]
+    assert notes.recall("a", lambda: find([1.5, "x"])) == [1.5, "x"] and notes.recall(
+        "a", lambda: find(2)
+    ) == [1.5, "x"]
     with path.open("ab") as f:
         f.write(b'{"asked": "b", "ans')  # killed while writing
     again = Notes(path)
-    assert again.recall("a", lambda: find(3)) == [1.5, "x"] and again.recall("b", lambda: find(4)) == 4
+    assert (
+        again.recall("a", lambda: find(3)) == [1.5, "x"] and again.recall("b", lambda: find(4)) == 4
+    )
     assert Notes(path).recall("b", lambda: find(5)) == 4 and asked == ["[1.5, 'x']", "4"]
 
 
@@ -211,7 +276,10 @@ def test_old_notes_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (place / name).write_text("")
         then = (place / name).stat().st_mtime - age * 86400
         os.utime(place / name, (then, then))
-    assert folder("search") == place and sorted(p.name for p in place.iterdir()) == ["new.jsonl", "other.txt"]
+    assert folder("search") == place and sorted(p.name for p in place.iterdir()) == [
+        "new.jsonl",
+        "other.txt",
+    ]
 
 
 def test_a_plan_can_be_looked_at(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -219,19 +287,32 @@ def test_a_plan_can_be_looked_at(tmp_path: Path, capfd: pytest.CaptureFixture[st
     (tmp_path / "plan.json").write_bytes(plan.to_bytes())
     assert run(["plan", "show", str(tmp_path / "plan.json")]) == 0
     said = capfd.readouterr().out
-    assert "g/c1" in said and "int8 saves no time here" in said and "ms of something" in said and "always FP32: g/first." in said
+    assert (
+        "g/c1" in said
+        and "int8 saves no time here" in said
+        and "ms of something" in said
+        and "always FP32: g/first." in said
+    )
     assert run(["plan", "show", str(tmp_path / "plan.json"), "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
-    assert [r["precision"] for r in shown["layers"]] == ["int8", "fp32"] and shown["unit"] == "ms of something"
+    assert [r["precision"] for r in shown["layers"]] == ["int8", "fp32"] and shown[
+        "unit"
+    ] == "ms of something"
     (tmp_path / "plan.json").write_bytes(BASE.to_bytes())
     assert run(["plan", "show", str(tmp_path / "plan.json")]) == 0
     assert "was not searched" in capfd.readouterr().out
     assert run(["plan", "show", str(tmp_path / "none.json")]) == 4
 
 
-def test_the_plan_of_a_bundle_is_shown_by_runtime(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_of_a_bundle_is_shown_by_runtime(
+    tiny_bundle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run(["plan", "show", str(tiny_bundle), "--runtime", "onnxruntime", "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
-    assert shown["layers"] and all(r["damage"] >= 0 for r in shown["layers"]) and shown["unit"].startswith("ms")
+    assert (
+        shown["layers"]
+        and all(r["damage"] >= 0 for r in shown["layers"])
+        and shown["unit"].startswith("ms")
+    )
     assert run(["plan", "show", str(tiny_bundle), "--runtime", "abacus"]) == 2
     assert "E-BUNDLE-RUNTIME" in capfd.readouterr().err

@@ -1,4 +1,6 @@
-"""The contract of the command line: exit codes, one sentence, one JSON document, signals, environment variables."""
+"""The contract of the command line: exit codes, one sentence, one JSON document, signals,
+environment variables.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,14 @@ MEMORY = "error[E-OOM] not enough memory - use a smaller batch"
 
 def edgegen(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgegen", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def raising(error: BaseException) -> Any:
@@ -56,43 +65,85 @@ def test_an_unknown_verb_suggests_the_right_one() -> None:
     done = edgegen("docter")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == f"error[E-USAGE] No such command 'docter'. Did you mean 'doctor'? - {HELP}\n"
+    assert (
+        done.stderr == f"error[E-USAGE] No such command 'docter'. Did you mean 'doctor'? - {HELP}\n"
+    )
 
 
 def test_an_unknown_flag_is_a_usage_error_in_json_too() -> None:
     done = edgegen("doctor", "--jsn", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout) == {
-        "schema_version": 1, "ok": False, "code": "E-USAGE", "exit": 2,
-        "message": "No such option: --jsn (Possible options: --json)", "path": None, "hint": HELP, "details": {},
+        "schema_version": 1,
+        "ok": False,
+        "code": "E-USAGE",
+        "exit": 2,
+        "message": "No such option: --jsn (Possible options: --json)",
+        "path": None,
+        "hint": HELP,
+        "details": {},
     }
 
 
-@pytest.mark.parametrize(("error", "code"), [
-    (errors.EdgegenError, 1), (errors.UsageError, 2), (errors.GateFailed, 3), (errors.InputError, 4),
-    (errors.ReferenceMismatch, 4), (errors.RuntimeMissing, 5), (errors.TrustError, 6), (errors.ResourceError, 7),
-    (errors.Busy, 8),
-])
-def test_every_error_class_has_its_exit_code(error: type[errors.EdgegenError], code: int, capfd: Captured) -> None:
-    program = raising(error("E-X", "it broke", path="a/b.onnx", hint="mend it", details={"low": 1.5}))
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.EdgegenError, 1),
+        (errors.UsageError, 2),
+        (errors.GateFailed, 3),
+        (errors.InputError, 4),
+        (errors.ReferenceMismatch, 4),
+        (errors.RuntimeMissing, 5),
+        (errors.TrustError, 6),
+        (errors.ResourceError, 7),
+        (errors.Busy, 8),
+    ],
+)
+def test_every_error_class_has_its_exit_code(
+    error: type[errors.EdgegenError], code: int, capfd: Captured
+) -> None:
+    program = raising(
+        error("E-X", "it broke", path="a/b.onnx", hint="mend it", details={"low": 1.5})
+    )
     assert frame.call(program, ["x"]) == code
     assert capfd.readouterr() == ("", "error[E-X] it broke (a/b.onnx) - mend it\n")
     assert frame.call(program, ["x", "--json"]) == code
     shown = capfd.readouterr()
-    assert json.loads(shown.out) == {"schema_version": 1, "ok": False, "code": "E-X", "exit": code, "message": "it broke",
-                                     "path": "a/b.onnx", "hint": "mend it", "details": {"low": 1.5}}
+    assert json.loads(shown.out) == {
+        "schema_version": 1,
+        "ok": False,
+        "code": "E-X",
+        "exit": code,
+        "message": "it broke",
+        "path": "a/b.onnx",
+        "hint": "mend it",
+        "details": {"low": 1.5},
+    }
     assert shown.err == "error[E-X] it broke (a/b.onnx) - mend it\n"
 
 
-@pytest.mark.parametrize(("error", "code", "sentence"), [
-    (KeyError("scale"), 1, f"error[E-BUG] unexpected KeyError: 'scale' - {REPORT}"),
-    (RuntimeError("two\n  lines"), 1, f"error[E-BUG] unexpected RuntimeError: two lines - {REPORT}"),
-    (MemoryError(), 7, MEMORY),
-    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 7, MEMORY),
-    (OSError(errno.ENOSPC, "No space left", "out/x"), 7, "error[E-DISK-FULL] cannot write: No space left (out/x)"),
-    (typer.BadParameter("no"), 2, f"error[E-USAGE] Invalid value: no - {HELP}"),
-])
-def test_foreign_exceptions_become_one_sentence(error: Exception, code: int, sentence: str, capfd: Captured) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyError("scale"), 1, f"error[E-BUG] unexpected KeyError: 'scale' - {REPORT}"),
+        (
+            RuntimeError("two\n  lines"),
+            1,
+            f"error[E-BUG] unexpected RuntimeError: two lines - {REPORT}",
+        ),
+        (MemoryError(), 7, MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 7, MEMORY),
+        (
+            OSError(errno.ENOSPC, "No space left", "out/x"),
+            7,
+            "error[E-DISK-FULL] cannot write: No space left (out/x)",
+        ),
+        (typer.BadParameter("no"), 2, f"error[E-USAGE] Invalid value: no - {HELP}"),
+    ],
+)
+def test_foreign_exceptions_become_one_sentence(
+    error: Exception, code: int, sentence: str, capfd: Captured
+) -> None:
     assert frame.call(raising(error), []) == code
     assert capfd.readouterr() == ("", sentence + "\n")
 
@@ -110,7 +161,9 @@ def test_a_traceback_is_shown_only_when_asked_for(flags: list[str], capfd: Captu
     assert seen == [[flag for flag in flags if flag != "-vv"]]
 
 
-def test_debug_variable_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:
+def test_debug_variable_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capfd: Captured
+) -> None:
     monkeypatch.setenv("EDGEGEN_DEBUG", "1")
     assert frame.call(raising(errors.InputError("E-X", "it broke")), []) == 4
     assert "Traceback" in capfd.readouterr().err
@@ -122,10 +175,18 @@ def test_flags_after_two_dashes_are_not_ours(capfd: Captured) -> None:
     assert seen == [["a", "--", "-vv", "--json"]]
 
 
-@pytest.mark.parametrize(("name", "value", "sentence"), [
-    ("EDGEGEN_DEBUGG", "1", "the environment variable EDGEGEN_DEBUGG means nothing to edgegen - did you mean EDGEGEN_DEBUG?"),
-    ("EDGEGEN_DEBUG", "yes", "EDGEGEN_DEBUG must be 0 or 1, not 'yes'"),
-])
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        (
+            "EDGEGEN_DEBUGG",
+            "1",
+            "the environment variable EDGEGEN_DEBUGG means nothing to edgegen - did you mean "
+            "EDGEGEN_DEBUG?",
+        ),
+        ("EDGEGEN_DEBUG", "yes", "EDGEGEN_DEBUG must be 0 or 1, not 'yes'"),
+    ],
+)
 def test_environment_variables_are_checked(name: str, value: str, sentence: str) -> None:
     done = edgegen("doctor", "--json", **{name: value})
     assert done.returncode == 2
@@ -183,15 +244,21 @@ sys.exit(frame.call(program, sys.argv[1:]))
 def slow(*arguments: str) -> subprocess.Popen[str]:
     """A verb that has started and waits."""
     command = [sys.executable, "-c", SLOW, *arguments]
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert child.stderr is not None
     assert child.stderr.readline() == "ready\n"
     return child
 
 
 @pytest.mark.parametrize("how", ["raise", "swallow"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_cleans_up_and_sets_the_exit_code(number: signal.Signals, code: int, how: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_cleans_up_and_sets_the_exit_code(
+    number: signal.Signals, code: int, how: str
+) -> None:
     with slow(how, "--json") as child:
         child.send_signal(number)
         out, err = child.communicate(timeout=50)
@@ -200,11 +267,19 @@ def test_a_signal_cleans_up_and_sets_the_exit_code(number: signal.Signals, code:
     assert json.loads(out)["exit"] == code
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (KeyboardInterrupt(int(signal.SIGTERM)), 143)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), 130), (KeyboardInterrupt(int(signal.SIGTERM)), 143)]
+)
 def test_a_verb_may_handle_the_signal_itself(
-    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capfd: Captured,
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Captured,
 ) -> None:
-    """As training does, to finish its step: the exit code is that of the signal, through Typer too."""
+    """As training does, to finish its step: the exit code is that of the signal, through Typer
+    too.
+    """
+
     def wait() -> None:
         raise error
 
@@ -213,13 +288,18 @@ def test_a_verb_may_handle_the_signal_itself(
     app.callback()(lambda: None)
     monkeypatch.setattr(main, "app", app)
     assert main.run(["wait"]) == code
-    assert capfd.readouterr().err == f"error[E-INTERRUPTED] stopped by {signal.Signals(code - 128).name}\n"
+    assert (
+        capfd.readouterr().err
+        == f"error[E-INTERRUPTED] stopped by {signal.Signals(code - 128).name}\n"
+    )
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"set -o pipefail; {sys.executable} -m edgegen --help | true"
     for _ in range(3):
-        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         assert done.returncode in (0, 141)
         assert done.stderr == ""
 
@@ -239,7 +319,9 @@ def test_handlers_are_put_back() -> None:
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
-def test_progress_is_silent_when_quick_and_counts_when_slow(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_progress_is_silent_when_quick_and_counts_when_slow(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
     with output.progress("quick", 3) as advance:
         advance(3)
     assert capsys.readouterr() == ("", "")
@@ -255,4 +337,7 @@ def test_progress_is_silent_when_quick_and_counts_when_slow(monkeypatch: pytest.
 
 def test_a_table_without_a_terminal_is_plain_and_never_wraps(capsys: Captured) -> None:
     output.table(["file", "why"], [["shop[/2024].jpg", "x" * 200]])
-    assert capsys.readouterr().out == f"file             why\n---------------  {'-' * 200}\nshop[/2024].jpg  {'x' * 200}\n"
+    assert (
+        capsys.readouterr().out
+        == f"file             why\n---------------  {'-' * 200}\nshop[/2024].jpg  {'x' * 200}\n"
+    )

@@ -1,4 +1,6 @@
-"""The paired comparison: each verdict, shared full-precision images, looks that keep the error, and NaN that never passes."""
+"""The paired comparison: each verdict, shared full-precision images, looks that keep the error, and
+NaN that never passes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from edgegen.core.noise import noise
 from edgegen.core.spec import Array, TensorSpec
 from edgegen.core.verdict import Interval, Verdict
 from edgegen.errors import EdgegenError, GateFailed, ReferenceMismatch, UsageError
-from edgegen.evidence.compare import EVIDENCE_SEED, Comparison, FullSide, chance, compare, plan_looks
+from edgegen.evidence.compare import (
+    EVIDENCE_SEED,
+    Comparison,
+    FullSide,
+    chance,
+    compare,
+    plan_looks,
+)
 from edgegen.evidence.distances import Moments, frechet, psnr
 from edgegen.evidence.intervals import distance_change, estimate
 from edgegen.evidence.reference import Reference, build
@@ -39,10 +48,19 @@ class Pixels:
         return np.tanh(images.reshape(len(images), -1).astype(np.float32) / 64 - 2) @ mix
 
 
-def generator(gain: float = 0.3, shift: float = 0.0, own: float = 0.0) -> Callable[[Sequence[int]], Array]:
-    """Images 4 x 4 from seeds; gain and shift move the whole set, `own` adds noise of its own to each image."""
+def generator(
+    gain: float = 0.3, shift: float = 0.0, own: float = 0.0
+) -> Callable[[Sequence[int]], Array]:
+    """Images 4 x 4 from seeds; gain and shift move the whole set, `own` adds noise of its own to
+    each image.
+    """
+
     def images(seeds: Sequence[int]) -> Array:
-        return gain * noise(LATENT, seeds, "start") + np.float32(shift) + own * noise(LATENT, seeds, "own")
+        return (
+            gain * noise(LATENT, seeds, "start")
+            + np.float32(shift)
+            + own * noise(LATENT, seeds, "own")
+        )
 
     return images
 
@@ -61,7 +79,11 @@ def test_equal_pipelines_are_within_at_the_first_look(full: FullSide) -> None:
     found = compare(full, generator(), budget=0.001, first=100, maximum=1600)
     assert found.verdict.state == "within" and found.verdict.change.value == 0
     assert (found.images, found.looks, found.first_seed) == (100, (100,), EVIDENCE_SEED)
-    assert found.distance_between == pytest.approx(0, abs=1e-6) and math.isinf(found.psnr_db) and math.isinf(found.psnr_median_db)
+    assert (
+        found.distance_between == pytest.approx(0, abs=1e-6)
+        and math.isinf(found.psnr_db)
+        and math.isinf(found.psnr_median_db)
+    )
     assert (found.features, found.size, found.reference) == ("pixels", 4, "toy")
     assert found.reference_sha256 == full.reference.sha256
 
@@ -113,13 +135,26 @@ def test_full_precision_images_are_made_once_and_shared(reference: Reference) ->
     compare(full, generator(0.3, 0.0, 0.05), budget=10, first=200, maximum=200)
     assert asked == list(range(77, 277)) and len(full) == 200
     assert one.first_seed == two.first_seed == 77
-    fresh = compare(FullSide(generator(), Pixels(), reference, start=77), generator(0.3, 0.0, 0.05), 10, 150, 150)
+    fresh = compare(
+        FullSide(generator(), Pixels(), reference, start=77),
+        generator(0.3, 0.0, 0.05),
+        10,
+        150,
+        150,
+    )
     assert fresh == one
 
 
 def test_progress_counts_pairs(full: FullSide) -> None:
     seen: list[tuple[int, int]] = []
-    compare(full, generator(0.3, 0.0, 0.2), 10, 100, 300, progress=lambda done, total: seen.append((done, total)))
+    compare(
+        full,
+        generator(0.3, 0.0, 0.2),
+        10,
+        100,
+        300,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen == [(64, 300), (100, 300)]
 
 
@@ -133,8 +168,13 @@ def test_looks_double_and_share_the_error_by_their_pairs() -> None:
 
 
 def test_looking_often_does_not_pass_what_is_at_the_edge(full: FullSide) -> None:
-    """A true change equal to the budget: "within" is then wrong, and may come up in at most 2.5 % of runs, looks and all."""
-    x, y = (full.reference.project(Pixels()(to_uint8(make(range(8000))))) for make in (generator(), generator(0.3, 0.0, 0.02)))
+    """A true change equal to the budget: "within" is then wrong, and may come up in at most 2.5 %
+    of runs, looks and all.
+    """
+    x, y = (
+        full.reference.project(Pixels()(to_uint8(make(range(8000)))))
+        for make in (generator(), generator(0.3, 0.0, 0.02))
+    )
     reference = full.reference.moments
     truth = abs(frechet(Moments.of(y), reference) / frechet(Moments.of(x), reference) - 1)
     said = []
@@ -142,11 +182,17 @@ def test_looking_often_does_not_pass_what_is_at_the_edge(full: FullSide) -> None
         rows = np.random.default_rng(run).integers(8000, size=800)
         for n, level in plan_looks(100, 800, 0.95):
             part = rows[:n]
-            state = Verdict(distance_change(estimate(reference, x[part]), estimate(reference, y[part]), level), truth, n).state
+            state = Verdict(
+                distance_change(estimate(reference, x[part]), estimate(reference, y[part]), level),
+                truth,
+                n,
+            ).state
             if state != "undecided":
                 break
         said.append(state)
-    assert said.count("within") <= 15 and said.count("outside") <= 15 and said.count("undecided") > 250
+    assert (
+        said.count("within") <= 15 and said.count("outside") <= 15 and said.count("undecided") > 250
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -158,11 +204,19 @@ def test_an_image_that_is_not_finite_fails_the_gate(full: FullSide, bad: float) 
 
     with pytest.raises(GateFailed) as caught:
         compare(full, broken, budget=0.02, first=100, maximum=400)
-    assert str(caught.value) == ("error[E-NONFINITE] images of seeds 1000000 to 1000063 hold NaN or infinite values"
-                                 " - keep more layers in floating point")
+    assert str(caught.value) == (
+        "error[E-NONFINITE] images of seeds 1000000 to 1000063 hold NaN or infinite values"
+        " - keep more layers in floating point"
+    )
     assert caught.value.exit_code == 3
     with pytest.raises(EdgegenError, match="E-NONFINITE"):
-        compare(FullSide(broken, Pixels(), full.reference), generator(), budget=0.02, first=100, maximum=400)
+        compare(
+            FullSide(broken, Pixels(), full.reference),
+            generator(),
+            budget=0.02,
+            first=100,
+            maximum=400,
+        )
 
 
 def test_features_that_are_not_finite_are_an_error(reference: Reference) -> None:
@@ -171,19 +225,36 @@ def test_features_that_are_not_finite_are_an_error(reference: Reference) -> None
             return super().__call__(images) * np.float32(math.nan)
 
     with pytest.raises(EdgegenError, match="E-NONFINITE"):
-        compare(FullSide(generator(), Broken(), reference), generator(), budget=0.02, first=100, maximum=100)
+        compare(
+            FullSide(generator(), Broken(), reference),
+            generator(),
+            budget=0.02,
+            first=100,
+            maximum=100,
+        )
 
 
 def test_a_constant_image_is_outside(full: FullSide) -> None:
-    found = compare(full, lambda seeds: np.zeros((len(seeds), 3, 4, 4), np.float32), budget=0.02, first=100, maximum=400)
+    found = compare(
+        full,
+        lambda seeds: np.zeros((len(seeds), 3, 4, 4), np.float32),
+        budget=0.02,
+        first=100,
+        maximum=400,
+    )
     assert found.verdict.state == "outside" and found.images == 100
 
 
 def test_what_cannot_be_compared_is_refused(full: FullSide, reference: Reference) -> None:
-    with pytest.raises(ReferenceMismatch, match=r"E-FID-REF.*pixels@121212121212 at 4 px.*pixels@121212121212 at 8 px"):
+    with pytest.raises(
+        ReferenceMismatch,
+        match=r"E-FID-REF.*pixels@121212121212 at 4 px.*pixels@121212121212 at 8 px",
+    ):
         FullSide(generator(), Pixels(size=8), reference)
     with pytest.raises(EdgegenError, match=r"E-SHAPE.*\(4, 4, 3\) and \(4, 2, 3\)"):
-        compare(full, lambda seeds: generator()(seeds)[..., :2], budget=0.02, first=100, maximum=100)
+        compare(
+            full, lambda seeds: generator()(seeds)[..., :2], budget=0.02, first=100, maximum=100
+        )
     with pytest.raises(UsageError, match=r"at least 12 images for 4 projected directions, got 11"):
         compare(full, generator(), budget=0.02, first=11, maximum=100)
     with pytest.raises(UsageError, match="first <= maximum"):
@@ -192,7 +263,9 @@ def test_what_cannot_be_compared_is_refused(full: FullSide, reference: Reference
         compare(full, generator(), budget=math.nan, first=100, maximum=100)
 
 
-def test_a_distance_near_zero_asks_for_more_images_before_it_is_an_error(reference: Reference) -> None:
+def test_a_distance_near_zero_asks_for_more_images_before_it_is_an_error(
+    reference: Reference,
+) -> None:
     twin = FullSide(generator(0.4, 0.3), Pixels(), reference)  # the reference's own distribution
     with pytest.raises(EdgegenError, match=r"E-FID-SCALE.*over 200 images"):
         compare(twin, generator(0.4, 0.3), budget=0.02, first=100, maximum=200)
@@ -201,7 +274,9 @@ def test_a_distance_near_zero_asks_for_more_images_before_it_is_an_error(referen
 def test_it_is_written_as_strict_json(full: FullSide) -> None:
     found: Comparison = compare(full, generator(0.3, 0.0, 0.01), budget=0.5, first=100, maximum=100)
     data = json.loads(to_json(found.to_json()))
-    assert data["verdict"] == found.verdict.state and data["change"]["low"] == found.verdict.change.low
+    assert (
+        data["verdict"] == found.verdict.state and data["change"]["low"] == found.verdict.change.low
+    )
     assert (data["first_seed"], data["last_seed"], data["images"]) == (1_000_000, 1_000_099, 100)
     assert data["psnr_db"] == found.psnr_db and data["looks"] == [100] and data["level"] == 0.95
     equal = compare(full, generator(), budget=0.5, first=100, maximum=100)
@@ -223,16 +298,22 @@ def test_a_comparison_ends_when_its_caller_has_seen_enough(full: FullSide) -> No
 
 
 def test_the_chance_of_a_fresh_verdict_is_that_of_simulated_ones() -> None:
-    """A flat prior: the true change is what was seen plus an error as large as the one that was made."""
+    """A flat prior: the true change is what was seen plus an error as large as the one that was
+    made.
+    """
     budget, images, pairs, look_level = 0.02, 500, 2000, 0.99
     reach = NormalDist().inv_cdf((1 + look_level) / 2)
     rng = np.random.default_rng(0)
     for value, error in ((0.0, 0.004), (0.012, 0.004), (-0.016, 0.005), (0.03, 0.004)):
-        seen = Verdict(Interval(value, value - reach * error, value + reach * error), budget, images)
+        seen = Verdict(
+            Interval(value, value - reach * error, value + reach * error), budget, images
+        )
         later = error * math.sqrt(images / pairs)
         fresh = rng.normal(value, error, 20_000) + rng.normal(0, later, 20_000)
         last = NormalDist().inv_cdf(1 - 0.05 / 4) * later  # half of the 5 %, on two sides
-        assert chance(seen, look_level, pairs) == pytest.approx(np.mean(np.abs(fresh) + last <= budget), abs=0.01)
+        assert chance(seen, look_level, pairs) == pytest.approx(
+            np.mean(np.abs(fresh) + last <= budget), abs=0.01
+        )
 
 
 def test_nothing_is_likely_of_what_is_not_finite_and_all_of_what_is_equal() -> None:

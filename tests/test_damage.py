@@ -1,4 +1,6 @@
-"""What INT8 damaged: the part of each layer, what goes when it is put back, and the map that `edgegen explain` writes."""
+"""What INT8 damaged: the part of each layer, what goes when it is put back, and the map that
+`edgegen explain` writes.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,10 @@ def attributed(source: Any, plan: Plan) -> tuple[list[str], Attribution]:
     return [one.path for one in layers], found
 
 
-FEW = tuple(f"theta/trunk.{name}.conv" for name in ("down.0.0.second", "shrink.0", "up.0.0.first", "up.1.0.first"))
+FEW = tuple(
+    f"theta/trunk.{name}.conv"
+    for name in ("down.0.0.second", "shrink.0", "up.0.0.first", "up.1.0.first")
+)
 
 
 def test_one_layer_alone_accounts_for_the_whole_damage(source: Any) -> None:
@@ -66,11 +71,18 @@ def test_one_layer_alone_accounts_for_the_whole_damage(source: Any) -> None:
     np.testing.assert_allclose(found.parts.sum((0, 1)), found.whole, rtol=0.1)
 
 
-def test_the_layer_that_is_cut_off_is_named_first_and_putting_it_back_removes_most(source: Any) -> None:
+def test_the_layer_that_is_cut_off_is_named_first_and_putting_it_back_removes_most(
+    source: Any,
+) -> None:
     plan, poisoned = only(*FEW), FEW[0]
-    node = next(n for n in tiny.models()["theta"].graph.node if n.name == poisoned.removeprefix("theta/"))
+    node = next(
+        n for n in tiny.models()["theta"].graph.node if n.name == poisoned.removeprefix("theta/")
+    )
     seen = plan.ranges["theta"][node.input[0]]
-    ranges = {**plan.ranges, "theta": {**plan.ranges["theta"], node.input[0]: Range(seen.low / 8, seen.high / 8)}}
+    ranges = {
+        **plan.ranges,
+        "theta": {**plan.ranges["theta"], node.input[0]: Range(seen.low / 8, seen.high / 8)},
+    }
     made = quantized(source, Plan(plan.rules, ranges), Plain())
     layers, found = made.attributed(MASKS, range(4), None)
     parts = found.parts.sum(1)
@@ -101,8 +113,13 @@ def test_rank_correlation_is_scipys_with_ties_too() -> None:
     rng = np.random.default_rng(0)
     for size in (3, 8, 40):
         a, b = rng.integers(0, 6, (2, size)).astype(float)
-        assert rank_correlation(a, b) == pytest.approx(float(spearmanr(a, b).statistic), nan_ok=True)
-    assert rank_correlation(np.ones(5), np.arange(5.0)) is None and rank_correlation(np.arange(2.0), np.arange(2.0)) is None
+        assert rank_correlation(a, b) == pytest.approx(
+            float(spearmanr(a, b).statistic), nan_ok=True
+        )
+    assert (
+        rank_correlation(np.ones(5), np.arange(5.0)) is None
+        and rank_correlation(np.arange(2.0), np.arange(2.0)) is None
+    )
 
 
 def test_a_prediction_at_random_wins_as_often_as_chance_says() -> None:
@@ -130,8 +147,27 @@ def test_protected_are_the_layers_with_most_damage_a_multiplication() -> None:
 @pytest.fixture(scope="module")
 def report(tiny_run: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("damage") / "out"
-    assert run(["explain", str(tiny_run), "--against", str(tiny_bundle), "--runtime", "onnxruntime", "--regions", "2x2",
-                "--seeds", "4", "--threads", "1", "-o", str(out)]) == 0
+    assert (
+        run(
+            [
+                "explain",
+                str(tiny_run),
+                "--against",
+                str(tiny_bundle),
+                "--runtime",
+                "onnxruntime",
+                "--regions",
+                "2x2",
+                "--seeds",
+                "4",
+                "--threads",
+                "1",
+                "-o",
+                str(out),
+            ]
+        )
+        == 0
+    )
     return out
 
 
@@ -140,37 +176,71 @@ def test_a_map_has_its_pictures_and_one_page_without_external_files(report: Path
     assert not re.search(r"(src|href)=[\"'](?!data:image/png;base64,)|https?:|<script|url\(", page)
     found = json.loads((report / "report.json").read_text())
     drawn = {f"layer-{k + 1}.png" for k in range(min(6, len(found["layers"])))}
-    assert {p.name for p in report.iterdir()} == {"index.html", "report.json", "damage.png", "seeds.png"} | drawn
+    assert {p.name for p in report.iterdir()} == {
+        "index.html",
+        "report.json",
+        "damage.png",
+        "seeds.png",
+    } | drawn
 
 
 def test_a_map_adds_up(report: Path) -> None:
     found = json.loads((report / "report.json").read_text())
-    assert found["about"]["executed_by"] == "onnxruntime" and found["about"]["first_seed"] == 6_000_000
+    assert (
+        found["about"]["executed_by"] == "onnxruntime" and found["about"]["first_seed"] == 6_000_000
+    )
     shares = [one["share"] for one in found["layers"]]
-    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(found["damage"]["explained"])
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(
+        found["damage"]["explained"]
+    )
     for one in found["layers"]:
-        assert sum(one["by_time"].values()) == pytest.approx(one["share"]) and len(one["by_region"]) == 4
+        assert (
+            sum(one["by_time"].values()) == pytest.approx(one["share"])
+            and len(one["by_region"]) == 4
+        )
     assert sum(one["share"] for one in found["regions"]) == pytest.approx(1)
     assert found["check"]["the same by chance"] <= 0.5
 
 
-@pytest.mark.parametrize(("flags", "sentence"), [
-    (["--against", "BUNDLE", "--layer", "theta"], "E-USAGE.*--against maps all layers and steps"),
-    (["--against", "BUNDLE", "--edit", "S=1:0"], "E-USAGE.*--against maps all layers and steps"),
-    (["--quick"], "E-USAGE.*--runtime and --quick are for --against"),
-    (["--against", "BUNDLE", "--runtime", "tensorrt"], "E-BUNDLE-RUNTIME.*no INT8 files for tensorrt"),
-    (["--against", "BUNDLE", "--label", "3"], "E-LABEL.*this generator has 0 classes"),
-    (["--against", "nowhere"], "E-BUNDLE.*there is no such folder"),
-])
-def test_what_a_map_cannot_do(flags: list[str], sentence: str, tiny_run: Path, tiny_bundle: Path, tmp_path: Path,
-                              capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            ["--against", "BUNDLE", "--layer", "theta"],
+            "E-USAGE.*--against maps all layers and steps",
+        ),
+        (
+            ["--against", "BUNDLE", "--edit", "S=1:0"],
+            "E-USAGE.*--against maps all layers and steps",
+        ),
+        (["--quick"], "E-USAGE.*--runtime and --quick are for --against"),
+        (
+            ["--against", "BUNDLE", "--runtime", "tensorrt"],
+            "E-BUNDLE-RUNTIME.*no INT8 files for tensorrt",
+        ),
+        (["--against", "BUNDLE", "--label", "3"], "E-LABEL.*this generator has 0 classes"),
+        (["--against", "nowhere"], "E-BUNDLE.*there is no such folder"),
+    ],
+)
+def test_what_a_map_cannot_do(
+    flags: list[str],
+    sentence: str,
+    tiny_run: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     given = [str(tiny_bundle) if flag == "BUNDLE" else flag for flag in flags]
     assert run(["explain", str(tiny_run), *given, "-o", str(tmp_path / "out")]) in (2, 4)
     assert re.search(sentence, capsys.readouterr().err) and not list(tmp_path.iterdir())
 
 
-def test_another_generators_bundle_is_refused(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["explain", "cas-dm", "--against", str(tiny_bundle), "-o", str(tmp_path / "out")]) == 4
+def test_another_generators_bundle_is_refused(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run(["explain", "cas-dm", "--against", str(tiny_bundle), "-o", str(tmp_path / "out")]) == 4
+    )
     assert re.search("E-SOURCE.*the bundle was not exported from cas-dm", capsys.readouterr().err)
 
 
@@ -179,10 +249,15 @@ def test_protected_layers_come_first_in_the_plan(source: Any) -> None:
     made, said = Protect("1,2", "2x2")(source, tiny.models(), plan, [OnnxRuntime()], 1)
     assert said["regions"] == "1,2" and said["of"] == "2x2" and 0 < said["multiplications"] < 1
     assert 0 < len(said["layers"]) < len(FEW) and set(said["layers"]) <= set(FEW)
-    assert made.rules == (*((path, "fp32") for path in said["layers"]), *plan.rules) and made.ranges == plan.ranges
+    assert (
+        made.rules == (*((path, "fp32") for path in said["layers"]), *plan.rules)
+        and made.ranges == plan.ranges
+    )
 
 
-def test_export_hands_the_regions_to_the_build(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_hands_the_regions_to_the_build(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
 
     def building(source: Any, order: build.Order, folder: Path) -> None:
@@ -190,19 +265,41 @@ def test_export_hands_the_regions_to_the_build(tiny_run: Path, tmp_path: Path, m
         raise GateFailed("E-GATE", "far enough")
 
     monkeypatch.setattr(build, "build", building)
-    assert tiny.export(tiny_run, tmp_path / "a", "--protect-regions", "1,4", "--regions", "2x2", runtimes="onnxruntime") == 3
+    assert (
+        tiny.export(
+            tiny_run,
+            tmp_path / "a",
+            "--protect-regions",
+            "1,4",
+            "--regions",
+            "2x2",
+            runtimes="onnxruntime",
+        )
+        == 3
+    )
     assert tiny.export(tiny_run, tmp_path / "b", runtimes="onnxruntime") == 3
     assert seen == [Protect("1,4", "2x2"), None]
 
 
-@pytest.mark.parametrize(("flags", "sentence"), [
-    (["--protect-regions", "10"], "E-REGIONS.*different numbers from 1 to 9"),
-    (["--protect-regions", "1", "--regions", "99x1"], "E-REGIONS.*does not fit"),
-    (["--regions", "2x2"], "E-USAGE.*--regions says what --protect-regions counts"),
-    (["--protect-regions", "1", "--plan", "PLAN"], "E-USAGE.*--protect-regions is for the search of a plan"),
-])
-def test_regions_that_cannot_be_protected(flags: list[str], sentence: str, tiny_run: Path, tmp_path: Path,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--protect-regions", "10"], "E-REGIONS.*different numbers from 1 to 9"),
+        (["--protect-regions", "1", "--regions", "99x1"], "E-REGIONS.*does not fit"),
+        (["--regions", "2x2"], "E-USAGE.*--regions says what --protect-regions counts"),
+        (
+            ["--protect-regions", "1", "--plan", "PLAN"],
+            "E-USAGE.*--protect-regions is for the search of a plan",
+        ),
+    ],
+)
+def test_regions_that_cannot_be_protected(
+    flags: list[str],
+    sentence: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "plan.json").write_bytes(tiny.plan().to_bytes())
     given = [str(tmp_path / "plan.json") if flag == "PLAN" else flag for flag in flags]
     assert tiny.export(tiny_run, tmp_path / "out", *given, runtimes="onnxruntime") == 2

@@ -1,4 +1,6 @@
-"""Folders, metadata and IDX files become Photos; splits are fixed by pixels; nothing but pixels gets in."""
+"""Folders, metadata and IDX files become Photos; splits are fixed by pixels; nothing but pixels
+gets in.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_class_folders_give_sorted_photos_and_labels() -> None:
     assert np.median(photos.pixels[:, 0, 0]) == 255, "the renders stand on white"
 
 
-def test_the_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_does_not_depend_on_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder_of(tmp_path / "b"), folder_of(tmp_path / "a" / "deep", 2)
     expected = folder.listing(tmp_path).photos
     real = os.scandir
@@ -79,7 +83,11 @@ def test_photos_keep_their_aspect_on_the_background(tmp_path: Path) -> None:
     Image.new("RGB", (30, 60), "red").save(tmp_path / "tall.png")
     photos, _ = load(tmp_path, 32, background="#0000ff")
     tall, wide = photos.pixels
-    assert (wide[8:24] == (255, 0, 0)).all() and (wide[:8] == (0, 0, 255)).all() and (wide[24:] == (0, 0, 255)).all()
+    assert (
+        (wide[8:24] == (255, 0, 0)).all()
+        and (wide[:8] == (0, 0, 255)).all()
+        and (wide[24:] == (0, 0, 255)).all()
+    )
     assert (tall == wide.transpose(1, 0, 2)).all()
 
 
@@ -90,7 +98,9 @@ def test_resizing_is_antialiased(tmp_path: Path) -> None:
     stripes[:, :256] = 0
     Image.fromarray(stripes).save(tmp_path / "half.png")
     photos, _ = load(tmp_path, 32)
-    assert np.abs(photos.pixels[0].astype(int) - 127).max() <= 4, "one pixel in two columns would be 0 or 255"
+    assert np.abs(photos.pixels[0].astype(int) - 127).max() <= 4, (
+        "one pixel in two columns would be 0 or 255"
+    )
 
 
 def test_large_jpegs_are_decoded_smaller_without_a_visible_change(tmp_path: Path) -> None:
@@ -106,10 +116,14 @@ def test_duplicates_are_named_and_one_is_kept(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         picture(1 if name != "dog/d.png" else 2).save(tmp_path / name)
     photos, report = load(tmp_path, 32)
-    assert len(photos) == 2 and photos.classes == ("cat", "dog") and photos.labels.tolist() == [0, 1]
+    assert (
+        len(photos) == 2 and photos.classes == ("cat", "dog") and photos.labels.tolist() == [0, 1]
+    )
     assert report.duplicates == (("cat/a.png", "cat/b.png", "dog/c.png"),)
     assert report.warnings["W-DATA-DUP"] == ("cat/b.png", "dog/c.png")
-    assert report.warnings["W-DATA-DUP-CLASS"] == ("cat/a.png",), "one picture, two classes: the user must look"
+    assert report.warnings["W-DATA-DUP-CLASS"] == ("cat/a.png",), (
+        "one picture, two classes: the user must look"
+    )
     assert report.found == report.kept + 2
 
 
@@ -120,7 +134,10 @@ def test_class_folders_that_are_empty_or_differ_by_case_are_named(tmp_path: Path
     (tmp_path / "sofa").mkdir()
     photos, report = load(tmp_path, 32)
     assert photos.classes == ("Chair", "chair")
-    assert report.warnings == {"W-DATA-CLASS-EMPTY": ("sofa",), "W-DATA-CLASS-CASE": ("Chair", "chair")}
+    assert report.warnings == {
+        "W-DATA-CLASS-EMPTY": ("sofa",),
+        "W-DATA-CLASS-CASE": ("Chair", "chair"),
+    }
 
 
 def test_hidden_files_and_fifos_are_never_opened(tmp_path: Path) -> None:
@@ -129,16 +146,23 @@ def test_hidden_files_and_fifos_are_never_opened(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     os.mkfifo(tmp_path / "pipe.jpg")
     _, report = load(tmp_path, 32, on_bad="fail")
-    assert report.warnings == {"W-DATA-IGNORED": ("._001.jpg", "notes.txt"), "W-DATA-NOT-FILE": ("pipe.jpg",)}
+    assert report.warnings == {
+        "W-DATA-IGNORED": ("._001.jpg", "notes.txt"),
+        "W-DATA-NOT-FILE": ("pipe.jpg",),
+    }
 
 
-def test_a_folder_that_cannot_be_used_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_used_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert code_of(lambda: load(tmp_path / "none", 32)) == "E-DATA-MISSING"
     (tmp_path / "file").write_text("x")
     assert code_of(lambda: load(tmp_path / "file", 32)) == "E-DATA-MISSING"
     empty = tmp_path / "empty"
     (empty / "sub").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"found 0 images \(looked for \.bmp \.jpeg \.jpg") as caught:
+    with pytest.raises(
+        InputError, match=r"found 0 images \(looked for \.bmp \.jpeg \.jpg"
+    ) as caught:
         load(empty, 32)
     assert caught.value.code == "E-DATA-EMPTY"
     mixed = folder_of(tmp_path / "mixed")
@@ -163,7 +187,9 @@ def test_too_many_classes_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("kind", ["same", "flat"])
 def test_photos_that_teach_nothing_are_refused(tmp_path: Path, kind: str) -> None:
     for k in range(3):
-        (picture(1) if kind == "same" else Image.new("RGB", (40, 40), (k, 80, 200))).save(tmp_path / f"{k}.png")
+        (picture(1) if kind == "same" else Image.new("RGB", (40, 40), (k, 80, 200))).save(
+            tmp_path / f"{k}.png"
+        )
     assert code_of(lambda: load(tmp_path, 32)) == "E-DATA-CONSTANT"
 
 
@@ -173,7 +199,13 @@ def test_too_few_photos_and_wrong_settings_say_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="calibration needs at least 32 photos, got 4") as caught:
         need(photos, 32, "calibration")
     assert caught.value.code == "E-DATA-TOO-FEW"
-    wrong: list[dict[str, Any]] = [{"size": 0}, {"min_side": 0}, {"background": "no one"}, {"on_bad": "maybe"}, {"split": "all"}]
+    wrong: list[dict[str, Any]] = [
+        {"size": 0},
+        {"min_side": 0},
+        {"background": "no one"},
+        {"on_bad": "maybe"},
+        {"split": "all"},
+    ]
     for setting in wrong:
         with pytest.raises(UsageError):
             load(tmp_path, **{"size": 32, **setting})
@@ -186,6 +218,7 @@ def test_photos_that_do_not_fit_in_memory_are_refused_before_reading(tmp_path: P
 
 
 # metadata.jsonl
+
 
 def with_metadata(root: Path, text: str | bytes) -> Path:
     folder_of(root)
@@ -203,7 +236,9 @@ def test_metadata_gives_classes_and_names_what_it_leaves_out(tmp_path: Path, key
 
 
 def test_metadata_without_labels_and_with_numbers(tmp_path: Path) -> None:
-    photos, _ = load(with_metadata(tmp_path / "a", '{"file_name": "000.png"}\n{"file_name": "001.png"}'), 32)
+    photos, _ = load(
+        with_metadata(tmp_path / "a", '{"file_name": "000.png"}\n{"file_name": "001.png"}'), 32
+    )
     assert photos.classes == () and photos.labels.tolist() == [0, 0]
     photos, _ = load(with_metadata(tmp_path / "b", '{"file_name": "000.png", "label": 7}'), 32)
     assert photos.classes == ("7",)
@@ -212,39 +247,53 @@ def test_metadata_without_labels_and_with_numbers(tmp_path: Path) -> None:
 GOOD = '{"file_name": "000.png"}\n'
 
 
-@pytest.mark.parametrize(("text", "line", "words"), [
-    (GOOD + "{nonsense}\n", 2, "not JSON"),
-    (GOOD + "[" * 20000, 2, "not JSON"),
-    (GOOD + "[1]\n", 2, "not a JSON object"),
-    (GOOD + '{"text": "x"}\n', 2, "file_name is missing"),
-    (GOOD + '{"file_name": 3}\n', 2, "file_name is missing"),
-    (GOOD + '{"file_name": "../../x.png"}\n', 2, "inside the folder"),
-    (GOOD + '{"file_name": "/etc/passwd"}\n', 2, "inside the folder"),
-    (GOOD + '{"file_name": "C:/x.png"}\n', 2, "inside the folder"),
-    (GOOD + '{"file_name": "a\\\\b.png"}\n', 2, "inside the folder"),
-    (GOOD + '{"file_name": "x\\u0000.png"}\n', 2, "inside the folder"),
-    (GOOD + '{"file_name": "none.png"}\n', 2, "no such file"),
-    (GOOD + '{"file_name": "001.png/x.png"}\n', 2, "not a directory"),
-    (GOOD + GOOD, 2, "is on line 1 already"),
-    (GOOD + '\n{"file_name": "./000.png"}\n', 3, "is on line 1 already"),
-    (GOOD + '{"file_name": "001.png", "label": "a"}\n', 2, "some rows have a label"),
-    (GOOD + '{"file_name": "001.png", "label": 1.5}\n', 2, "whole number"),
-    (GOOD + '{"file_name": "001.png", "text": "' + "x" * 70_000 + '"}\n', 2, "longer than 64 KiB"),
-    (GOOD.encode("utf-16"), 1, "byte order mark"),
-    (GOOD.encode("utf-8-sig"), 1, "byte order mark"),
-    (GOOD.encode() + b'{"file_name": "\xff.png"}\n', 2, "not UTF-8"),
-], ids=lambda value: str(value)[-30:])
-def test_metadata_errors_carry_the_line(tmp_path: Path, text: str | bytes, line: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (GOOD + "{nonsense}\n", 2, "not JSON"),
+        (GOOD + "[" * 20000, 2, "not JSON"),
+        (GOOD + "[1]\n", 2, "not a JSON object"),
+        (GOOD + '{"text": "x"}\n', 2, "file_name is missing"),
+        (GOOD + '{"file_name": 3}\n', 2, "file_name is missing"),
+        (GOOD + '{"file_name": "../../x.png"}\n', 2, "inside the folder"),
+        (GOOD + '{"file_name": "/etc/passwd"}\n', 2, "inside the folder"),
+        (GOOD + '{"file_name": "C:/x.png"}\n', 2, "inside the folder"),
+        (GOOD + '{"file_name": "a\\\\b.png"}\n', 2, "inside the folder"),
+        (GOOD + '{"file_name": "x\\u0000.png"}\n', 2, "inside the folder"),
+        (GOOD + '{"file_name": "none.png"}\n', 2, "no such file"),
+        (GOOD + '{"file_name": "001.png/x.png"}\n', 2, "not a directory"),
+        (GOOD + GOOD, 2, "is on line 1 already"),
+        (GOOD + '\n{"file_name": "./000.png"}\n', 3, "is on line 1 already"),
+        (GOOD + '{"file_name": "001.png", "label": "a"}\n', 2, "some rows have a label"),
+        (GOOD + '{"file_name": "001.png", "label": 1.5}\n', 2, "whole number"),
+        (
+            GOOD + '{"file_name": "001.png", "text": "' + "x" * 70_000 + '"}\n',
+            2,
+            "longer than 64 KiB",
+        ),
+        (GOOD.encode("utf-16"), 1, "byte order mark"),
+        (GOOD.encode("utf-8-sig"), 1, "byte order mark"),
+        (GOOD.encode() + b'{"file_name": "\xff.png"}\n', 2, "not UTF-8"),
+    ],
+    ids=lambda value: str(value)[-30:],
+)
+def test_metadata_errors_carry_the_line(
+    tmp_path: Path, text: str | bytes, line: int, words: str
+) -> None:
     with pytest.raises(InputError) as caught:
         load(with_metadata(tmp_path, text), 32)
-    assert caught.value.code == "E-META-LINE" and caught.value.message.startswith(f"metadata.jsonl:{line} ")
+    assert caught.value.code == "E-META-LINE" and caught.value.message.startswith(
+        f"metadata.jsonl:{line} "
+    )
     assert words in caught.value.message
 
 
 def test_metadata_cannot_lead_out_through_links(tmp_path: Path) -> None:
     outside = folder_of(tmp_path / "outside")
     rows = [*(f"{k:03d}.png" for k in range(30)), "d/000.png"]
-    root = with_metadata(tmp_path / "in", "\n".join(json.dumps({"file_name": name}) for name in rows))
+    root = with_metadata(
+        tmp_path / "in", "\n".join(json.dumps({"file_name": name}) for name in rows)
+    )
     folder_of(root, 30)
     (root / "d").symlink_to(outside)
     _, report = load(root, 32)
@@ -256,9 +305,12 @@ def test_metadata_cannot_lead_out_through_links(tmp_path: Path) -> None:
 
 # split and near-copies
 
+
 def many(n: int = 400) -> Photos:
     rng = np.random.default_rng(0)
-    return Photos(rng.integers(0, 256, (n, 16, 16, 3), np.uint8), rng.integers(0, 3, n), ("a", "b", "c"))
+    return Photos(
+        rng.integers(0, 256, (n, 16, 16, 3), np.uint8), rng.integers(0, 3, n), ("a", "b", "c")
+    )
 
 
 def kinds(photos: Photos) -> set[bytes]:
@@ -268,10 +320,18 @@ def kinds(photos: Photos) -> set[bytes]:
 def test_the_split_is_a_function_of_each_photo() -> None:
     photos = many()
     train, held = split(photos)
-    assert len(train) + len(held) == 400 and 20 < len(held) < 70 and train.classes == held.classes == photos.classes
+    assert (
+        len(train) + len(held) == 400
+        and 20 < len(held) < 70
+        and train.classes == held.classes == photos.classes
+    )
     half = Photos(photos.pixels[::-2], photos.labels[::-2], photos.classes)
-    assert kinds(split(half)[1]) == kinds(held) & kinds(half), "photos that go do not move the others"
-    twice = Photos(np.concatenate([photos.pixels] * 2), np.concatenate([photos.labels] * 2), photos.classes)
+    assert kinds(split(half)[1]) == kinds(held) & kinds(half), (
+        "photos that go do not move the others"
+    )
+    twice = Photos(
+        np.concatenate([photos.pixels] * 2), np.concatenate([photos.labels] * 2), photos.classes
+    )
     assert not kinds(split(twice)[0]) & kinds(split(twice)[1]), "equal photos are on one side"
 
 
@@ -291,7 +351,9 @@ def test_near_copies_across_the_split_are_found(tmp_path: Path) -> None:
         with Image.open(name) as image:
             image.save(tmp_path / (name.stem + ".jpg"), quality=75)
     copies, _ = load(tmp_path, 32)
-    assert near_copies(train, copies).tolist() == [[0, 0], [1, 1], [2, 2], [3, 4], [4, 5]], "number 3 is a JPEG"
+    assert near_copies(train, copies).tolist() == [[0, 0], [1, 1], [2, 2], [3, 4], [4, 5]], (
+        "number 3 is a JPEG"
+    )
     with pytest.raises(InputError, match="5 of 5 held-out photos are near-copies") as caught:
         refuse_leak(train, copies)
     assert caught.value.code == "E-DATA-LEAK"
@@ -299,12 +361,15 @@ def test_near_copies_across_the_split_are_found(tmp_path: Path) -> None:
 
 # privacy
 
+
 def test_nothing_of_a_photo_but_pixels_gets_in(tmp_path: Path) -> None:
     secret = "SECRET-SERIAL-4711"
     for k in range(3):
         exif = Image.Exif()
         exif[0x010F], exif[0x8825] = secret, {1: "N", 2: (47.0, 11.0, k)}  # maker, GPS
-        picture(k).save(tmp_path / f"{secret}-{k}.jpg", exif=exif, quality=95, comment=secret.encode())
+        picture(k).save(
+            tmp_path / f"{secret}-{k}.jpg", exif=exif, quality=95, comment=secret.encode()
+        )
     assert secret.encode() in (tmp_path / f"{secret}-0.jpg").read_bytes()
     photos, report = load(tmp_path, 32)
     assert secret.encode() not in pickle.dumps(photos) and b"Exif" not in pickle.dumps(photos)

@@ -1,4 +1,6 @@
-"""scripts/datasets.sh and scripts/furniture.py: nothing leaves the folder, a second run changes nothing."""
+"""scripts/datasets.sh and scripts/furniture.py: nothing leaves the folder, a second run changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 def furniture_archive(path: Path, icon: bytes) -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("PluginFurnitureCatalog.properties",
-                         "icon#1=/../../evil.png\ncategory#1=../Living room\nicon#2=/x/b.png\ncategory#2=Bed\n")
+        archive.writestr(
+            "PluginFurnitureCatalog.properties",
+            "icon#1=/../../evil.png\ncategory#1=../Living room\nicon#2=/x/b.png\ncategory#2=Bed\n",
+        )
         archive.writestr("../../evil.png", icon)
         archive.writestr("x/b.png", icon)
 
@@ -29,14 +33,26 @@ def test_furniture_is_extracted_inside_its_folder_once(tmp_path: Path) -> None:
     source.mkdir()
     Image.new("RGBA", (20, 20), (255, 0, 0, 0)).save(source / "icon.png")
     furniture_archive(source / "EvilName.sh3f", (source / "icon.png").read_bytes())
-    run = [sys.executable, str(SCRIPTS / "furniture.py"), str(source), str(tmp_path / "deep" / "out")]
+    run = [
+        sys.executable,
+        str(SCRIPTS / "furniture.py"),
+        str(source),
+        str(tmp_path / "deep" / "out"),
+    ]
     first = subprocess.run(run, capture_output=True, text=True, check=True)
     made = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
-    assert made == ["deep/out/bed/evil-name-b-001.png", "deep/out/living-room/evil-name-evil-000.png", "in/icon.png"]
+    assert made == [
+        "deep/out/bed/evil-name-b-001.png",
+        "deep/out/living-room/evil-name-evil-000.png",
+        "in/icon.png",
+    ]
     with Image.open(tmp_path / made[0]) as image:
         assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)
     assert "2 images in 2 classes" in first.stdout and "licence" in first.stdout
-    assert "up to date, 2 images" in subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert (
+        "up to date, 2 images"
+        in subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    )
     shutil.rmtree(tmp_path / "deep" / "out")
     (tmp_path / "deep" / "out").mkdir()
     again = subprocess.run(run, capture_output=True, text=True)
@@ -47,8 +63,17 @@ def test_the_datasets_script_says_what_it_did(tmp_path: Path) -> None:
     fashion_mnist()
     if not Path("/usr/share/sweethome3d/furniture/BlendSwap-CC-0.sh3f").exists():
         pytest.skip("the package sweethome3d-furniture is missing: run scripts/datasets.sh")
-    done = subprocess.run(["bash", str(SCRIPTS / "datasets.sh"), str(tmp_path / "c")], capture_output=True, text=True,
-                          env={**os.environ, "PYTHON": sys.executable}, check=True)
-    assert "60000 + 10000 images" in done.stdout and "820 images in 12 classes" in done.stdout and "CC BY 3.0" in done.stdout
+    done = subprocess.run(
+        ["bash", str(SCRIPTS / "datasets.sh"), str(tmp_path / "c")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": sys.executable},
+        check=True,
+    )
+    assert (
+        "60000 + 10000 images" in done.stdout
+        and "820 images in 12 classes" in done.stdout
+        and "CC BY 3.0" in done.stdout
+    )
     assert (tmp_path / "c" / "fashion-mnist" / "train-images-idx3-ubyte.gz").is_file()
     assert len(list((tmp_path / "c" / "furniture").glob("*/*.png"))) == 820

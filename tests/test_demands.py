@@ -1,4 +1,6 @@
-"""Demands on a decoder whose primitives are known (tests 4, 5, 8 and 9 of the specification), and on a real family's layer."""
+"""Demands on a decoder whose primitives are known (tests 4, 5, 8 and 9 of the specification), and
+on a real family's layer.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,12 @@ FULL = np.arange(1 << N)
 
 
 def decoder(seed: int = 0) -> tuple[Split, np.ndarray, np.ndarray]:
-    """12 units of known regions, five regions whose 16 pixels are each a random linear map of exactly their units, in float64."""
+    """12 units of known regions, five regions whose 16 pixels are each a random linear map of
+    exactly their units, in float64.
+    """
     rng = np.random.default_rng(seed)
     sets = rng.integers(1, 1 << N, K)
-    acts = (sets[:, None] >> np.arange(N) & 1).astype(float)                      # (K, N)
+    acts = (sets[:, None] >> np.arange(N) & 1).astype(float)  # (K, N)
     weight = torch.from_numpy(rng.normal(size=(N * 16, K)) * np.repeat(acts.T, 16, axis=0))
     masks = np.repeat(np.arange(N), 16).reshape(1, 4 * N, 4) == np.arange(N)[:, None, None]
 
@@ -34,7 +38,13 @@ def decoder(seed: int = 0) -> tuple[Split, np.ndarray, np.ndarray]:
         return (f @ weight.T).reshape(len(f), 1, 4 * N, 4)
 
     f, f0 = torch.from_numpy(rng.normal(size=K)), torch.from_numpy(rng.normal(size=K))
-    return Split({"f": (K, 1, 1)}, f, f0, torch.ones(K, dtype=torch.float64), images(f[None])[0], images), masks, sets
+    return (
+        Split(
+            {"f": (K, 1, 1)}, f, f0, torch.ones(K, dtype=torch.float64), images(f[None])[0], images
+        ),
+        masks,
+        sets,
+    )
 
 
 def taken(gates: Gates, chosen: int) -> np.ndarray:
@@ -79,10 +89,17 @@ def test_components_draw_inside_their_regions_and_wrong_names_are_by_chance() ->
     rng, right, wrong = np.random.default_rng(0), [], []
     origin = split.images(split.baseline[None])[0]
     for s in sorted(set(sets.tolist())):
-        change = (split.images(split.baseline[None] + torch.from_numpy(parts[s])[None])[0] - origin).numpy()
-        right.append(measures.inside_share(change, masks[[j for j in range(N) if s >> j & 1]].any(0)))
+        change = (
+            split.images(split.baseline[None] + torch.from_numpy(parts[s])[None])[0] - origin
+        ).numpy()
+        right.append(
+            measures.inside_share(change, masks[[j for j in range(N) if s >> j & 1]].any(0))
+        )
         others = [rng.choice(N, s.bit_count(), replace=False) for _ in range(200)]
-        wrong.append(np.mean([measures.inside_share(change, masks[o].any(0)) for o in others]) - s.bit_count() / N)
+        wrong.append(
+            np.mean([measures.inside_share(change, masks[o].any(0)) for o in others])
+            - s.bit_count() / N
+        )
     assert min(right) > 1 - 1e-9
     assert abs(np.mean(wrong)) < 0.05
 
@@ -98,7 +115,11 @@ def test_a_swapped_component_is_the_other_samples_and_the_rest_stays() -> None:
     made = edited(split, found, [Edit(chosen, donor=1)], {1: other})
     np.testing.assert_allclose(made, split.images(mixed[None])[0].numpy(), atol=1e-5)
     gone = torch.where(torch.from_numpy(sets == chosen), split.baseline, split.features)
-    np.testing.assert_allclose(edited(split, found, [Edit(chosen, 0.0)], {}), split.images(gone[None])[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        edited(split, found, [Edit(chosen, 0.0)], {}),
+        split.images(gone[None])[0].numpy(),
+        atol=1e-5,
+    )
     with pytest.raises(KeyError):
         found.of(1 << N)
 
@@ -126,7 +147,9 @@ def test_two_random_starts_give_the_same_strongest_components() -> None:
 def test_batches_change_nothing() -> None:
     split, masks, _ = decoder()
     one = optimised(split, masks, FULL, 1e-4, replace(TIGHT, batch=3), nothing).u
-    np.testing.assert_allclose(one, optimised(split, masks, FULL, 1e-4, TIGHT, nothing).u, atol=1e-9)
+    np.testing.assert_allclose(
+        one, optimised(split, masks, FULL, 1e-4, TIGHT, nothing).u, atol=1e-9
+    )
 
 
 def test_the_penalty_is_the_largest_that_draws_the_image() -> None:
@@ -135,7 +158,10 @@ def test_the_penalty_is_the_largest_that_draws_the_image() -> None:
     everything = np.array([(1 << N) - 1])
     assert optimised(split, masks, everything, weight, TIGHT, nothing).psnr[0] >= FLOOR
     assert optimised(split, masks, everything, 10 * weight, TIGHT, nothing).psnr[0] < FLOOR
-    with pytest.raises(EdgegenError, match=r"E-EXPLAIN.*no penalty lets the features draw the whole image with 1000 dB"):
+    with pytest.raises(
+        EdgegenError,
+        match=r"E-EXPLAIN.*no penalty lets the features draw the whole image with 1000 dB",
+    ):
         penalty(split, masks, TIGHT, floor=1000.0)
 
 
@@ -165,24 +191,30 @@ def test_features_of_a_family_s_layer_draw_the_seed_s_image(middle: tuple[Way, S
 
 
 def test_demands_of_a_family_s_layer(middle: tuple[Way, Split]) -> None:
-    """A gated demand draws its region better than the baseline, an optimised one nearer the baseline."""
+    """A gated demand draws its region better than the baseline, an optimised one nearer the
+    baseline.
+    """
     _, split = middle
     masks = grid(2, 2, 16, 16).masks
     gates = gated(split, masks, 0.2, 200, nothing)
     origin = split.images(split.baseline[None])[0].numpy()
-    change = (split.features - split.baseline)
+    change = split.features - split.baseline
     weight = penalty(split, masks, Solver(), 30.0)
     demanded = np.array([0, 1, 6, 15])
     solved = optimised(split, masks, demanded, weight, Solver(), nothing)
     for t, u in zip(demanded[1:], solved.u[1:], strict=True):
         mask = masks[[j for j in range(4) if t >> j & 1]].any(0)
-        drawn = split.images((split.baseline + change * torch.from_numpy(taken(gates, int(t))))[None])[0].numpy()
+        drawn = split.images(
+            (split.baseline + change * torch.from_numpy(taken(gates, int(t))))[None]
+        )[0].numpy()
         before = measures.psnr(origin, split.image.numpy(), mask)
         assert measures.psnr(drawn, split.image.numpy(), mask) > before
         solution = split.images((split.baseline + torch.from_numpy(u))[None])[0].numpy()
         assert measures.psnr(solution, split.image.numpy(), mask) > 25
     norms = [np.linalg.norm(u / split.spread.numpy().clip(1e-9)) for u in solved.u]
-    assert norms[0] == 0 and norms[1] < norms[3] < np.linalg.norm((change / split.spread.clip(min=1e-9)).numpy())
+    assert norms[0] == 0 and norms[1] < norms[3] < np.linalg.norm(
+        (change / split.spread.clip(min=1e-9)).numpy()
+    )
 
 
 def test_layers_are_found_by_name_and_by_part() -> None:
@@ -190,7 +222,10 @@ def test_layers_are_found_by_name_and_by_part() -> None:
     names = [one.name for one in layers(graphs)]
     assert "phi.trunk.middle" in names and layer(graphs, "mid").name == "theta.trunk.middle"
     assert layer(graphs, "theta.trunk.up.1").name == "theta.trunk.up.1"
-    sentences = {"middle": "means 2 layers: theta.trunk.middle, phi.trunk.middle", "up9": "is no layer; there are: theta"}
+    sentences = {
+        "middle": "means 2 layers: theta.trunk.middle, phi.trunk.middle",
+        "up9": "is no layer; there are: theta",
+    }
     for word, sentence in sentences.items():
         with pytest.raises(EdgegenError, match=f"E-LAYER.*{sentence}.*--layers lists them"):
             layer(graphs, word)

@@ -1,4 +1,6 @@
-"""The device side: the wheel, its declared dependencies and one runtime; no torch, no network. The pixels are the office's."""
+"""The device side: the wheel, its declared dependencies and one runtime; no torch, no network. The
+pixels are the office's.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def test_torch_and_onnx_are_not_there(device: Device, tmp_path: Path) -> None:
 
 
 def test_the_core_is_small(wheel: Path) -> None:
-    """The wheel, with the zoo, and every library it needs; numpy counts, though each runtime needs it too."""
+    """The wheel, with the zoo, and every library it needs; numpy counts, though each runtime needs
+    it too.
+    """
     with zipfile.ZipFile(wheel) as archive:
         ours = sum(entry.file_size for entry in archive.infolist())
     libraries = devices.size(devices.closure(devices.needed(wheel, [])))
@@ -50,20 +54,38 @@ def test_the_core_is_small(wheel: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_a_device_makes_the_offices_pixels(name: str, precision: str, wheel: Path, device: Device, tiny_bundle: Path,
-                                           tmp_path: Path) -> None:
+def test_a_device_makes_the_offices_pixels(
+    name: str, precision: str, wheel: Path, device: Device, tiny_bundle: Path, tmp_path: Path
+) -> None:
     there = device if name == "onnxruntime" else devices.device(tmp_path, wheel, [name])
     (home := tmp_path / "home").mkdir()
     flags = ["--seed", "3", "-n", "4", "--precision", precision]
-    done = there.edgegen(home, "generate", str(tiny_bundle), *flags, "-o", str(tmp_path / "there.png"))
+    done = there.edgegen(
+        home, "generate", str(tiny_bundle), *flags, "-o", str(tmp_path / "there.png")
+    )
     assert done.returncode == 0, done.stderr
     assert f"4 images by {name} {precision}" in done.stdout
-    assert run(["generate", str(tiny_bundle), *flags, "--runtime", name, "-o", str(tmp_path / "here.png")]) == 0
+    assert (
+        run(
+            [
+                "generate",
+                str(tiny_bundle),
+                *flags,
+                "--runtime",
+                name,
+                "-o",
+                str(tmp_path / "here.png"),
+            ]
+        )
+        == 0
+    )
     np.testing.assert_array_equal(pixels(tmp_path / "there.png"), pixels(tmp_path / "here.png"))
     assert list(home.iterdir()) == [], "a device's home is left as it was"
 
 
-def test_a_device_shows_that_its_images_are_those_of_the_export(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_device_shows_that_its_images_are_those_of_the_export(
+    device: Device, tiny_bundle: Path, tmp_path: Path
+) -> None:
     done = device.edgegen(tmp_path, "verify", str(tiny_bundle), "--images-only", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -73,27 +95,40 @@ def test_a_device_shows_that_its_images_are_those_of_the_export(device: Device, 
     assert "openvino is not installed" in found["skipped"]["openvino"]
 
 
-def test_a_machine_that_makes_other_images_fails(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_machine_that_makes_other_images_fails(
+    device: Device, tiny_bundle: Path, tmp_path: Path
+) -> None:
     """As far from the kept ones as those of the next seed are."""
     shutil.copytree(tiny_bundle, other := tmp_path / "other")
     there = kept.read(other / kept.FILE)
     (other / kept.FILE).write_bytes(kept.to_bytes(kept.Kept(there.first_seed + 1, there.sets)))
     manifest = read_json(other / MANIFEST)
-    manifest["files"][kept.FILE] = {"bytes": (other / kept.FILE).stat().st_size, "sha256": sha256(other / kept.FILE)}
+    manifest["files"][kept.FILE] = {
+        "bytes": (other / kept.FILE).stat().st_size,
+        "sha256": sha256(other / kept.FILE),
+    }
     manifest["sha256"] = digest(manifest)
     (other / MANIFEST).write_bytes(to_json(manifest))
     done = device.edgegen(tmp_path, "verify", str(other), "--images-only")
     assert done.returncode == 3, done.stderr
-    assert "E-PARITY] this machine makes other images than the export did: onnxruntime FP32, onnxruntime INT8" in done.stderr
+    assert (
+        "E-PARITY] this machine makes other images than the export did: onnxruntime FP32, "
+        "onnxruntime INT8" in done.stderr
+    )
 
 
-def test_a_device_checks_times_and_says_what_it_cannot_do(device: Device, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_a_device_checks_times_and_says_what_it_cannot_do(
+    device: Device, tiny_bundle: Path, tmp_path: Path
+) -> None:
     assert device.edgegen(tmp_path, "verify", str(tiny_bundle), "--files-only").returncode == 0
     timed = device.edgegen(tmp_path, "bench", str(tiny_bundle), "--rounds", "5", "--batch", "1")
     assert timed.returncode == 0 and "onnxruntime INT8" in timed.stdout, timed.stderr
     assert "openvino is not installed" in timed.stdout
     whole = device.edgegen(tmp_path, "verify", str(tiny_bundle))
-    assert whole.returncode == 5 and 'torch is not installed: pip install "edgegen[train]"' in whole.stderr
+    assert (
+        whole.returncode == 5
+        and 'torch is not installed: pip install "edgegen[train]"' in whole.stderr
+    )
     assert "--images-only" in whole.stderr
     run_here = device.edgegen(tmp_path, "generate", "cas-dm", "-o", str(tmp_path / "x.png"))
     assert run_here.returncode == 5 and "torch" in run_here.stderr, run_here.stderr

@@ -1,4 +1,6 @@
-"""Distances against closed forms, scipy, torchmetrics and brute force; NaN never becomes a number."""
+"""Distances against closed forms, scipy, torchmetrics and brute force; NaN never becomes a
+number.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,21 @@ from scipy.linalg import sqrtm
 from torchmetrics.image.fid import _compute_fid
 
 from edgegen.errors import EdgegenError
-from edgegen.evidence.distances import Moments, PairedPsnr, frechet, kernel_distance, psnr, squared_error
+from edgegen.evidence.distances import (
+    Moments,
+    PairedPsnr,
+    frechet,
+    kernel_distance,
+    psnr,
+    squared_error,
+)
 
 
 def features(n: int, dim: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return (rng.gamma(2, size=(n, dim)) @ rng.normal(size=(dim, dim)) + rng.normal(size=dim)).astype(np.float32)
+    return (
+        rng.gamma(2, size=(n, dim)) @ rng.normal(size=(dim, dim)) + rng.normal(size=dim)
+    ).astype(np.float32)
 
 
 def test_moments_are_numpys() -> None:
@@ -35,7 +46,8 @@ def test_of_two_gaussians_that_commute_it_is_the_closed_form() -> None:
     assert frechet(a, b) == pytest.approx(1 + 4 + (2 - 1) ** 2 + 0 + 9)
 
 
-@pytest.mark.parametrize(("n", "dim"), [(400, 24), (20, 24)])  # 20 rows: a covariance without full rank
+# 20 rows: a covariance without full rank
+@pytest.mark.parametrize(("n", "dim"), [(400, 24), (20, 24)])
 def test_it_agrees_with_scipy_and_torchmetrics(n: int, dim: int) -> None:
     a, b = Moments.of(features(n, dim, 1)), Moments.of(features(500, dim, 2))
     gap = a.mean - b.mean
@@ -62,10 +74,16 @@ def test_a_value_that_is_not_finite_is_an_error(bad: float) -> None:
     x = features(10, 3, 0)
     good = Moments.of(x)
     x[4, 1] = bad
-    for attempt in (lambda: Moments.of(x), lambda: kernel_distance(x, x),
-                    lambda: frechet(Moments(good.mean * bad, good.cov, 9), good),
-                    lambda: squared_error(x[:, None, None], x[:, None, None])):
-        with pytest.raises(EdgegenError, match=r"E-NONFINITE.* NaN or infinite"), np.errstate(invalid="ignore"):
+    for attempt in (
+        lambda: Moments.of(x),
+        lambda: kernel_distance(x, x),
+        lambda: frechet(Moments(good.mean * bad, good.cov, 9), good),
+        lambda: squared_error(x[:, None, None], x[:, None, None]),
+    ):
+        with (
+            pytest.raises(EdgegenError, match=r"E-NONFINITE.* NaN or infinite"),
+            np.errstate(invalid="ignore"),
+        ):
             attempt()
 
 
@@ -87,7 +105,9 @@ def test_the_kernel_distance_is_the_sum_over_pairs_and_blocks_do_not_matter() ->
         return float((a.astype(np.float64) @ b.astype(np.float64) / 5 + 1) ** 3)
 
     def pairs(p: np.ndarray) -> float:
-        return float(np.mean([kernel(a, b) for i, a in enumerate(p) for j, b in enumerate(p) if i != j]))
+        return float(
+            np.mean([kernel(a, b) for i, a in enumerate(p) for j, b in enumerate(p) if i != j])
+        )
 
     wanted = pairs(x) + pairs(y) - 2 * np.mean([kernel(a, b) for a in x for b in y])
     assert kernel_distance(x, y) == pytest.approx(wanted)
@@ -95,8 +115,13 @@ def test_the_kernel_distance_is_the_sum_over_pairs_and_blocks_do_not_matter() ->
 
 
 def test_the_kernel_distance_of_one_distribution_is_zero_on_average() -> None:
-    found = [kernel_distance(np.random.default_rng(k).normal(size=(40, 4)).astype(np.float32),
-                             np.random.default_rng(k + 999).normal(size=(40, 4)).astype(np.float32)) for k in range(200)]
+    found = [
+        kernel_distance(
+            np.random.default_rng(k).normal(size=(40, 4)).astype(np.float32),
+            np.random.default_rng(k + 999).normal(size=(40, 4)).astype(np.float32),
+        )
+        for k in range(200)
+    ]
     assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
     assert min(found) < 0  # unbiased: clamping at 0 would shift the mean
 
@@ -108,13 +133,19 @@ def test_psnr_of_a_known_error_is_the_same_for_bytes_and_floats() -> None:
     b[1, 0, 0, 0] += 16
     wanted = [20 * np.log10(255 / 10), 10 * np.log10(255**2 / (16**2 / 48))]
     np.testing.assert_allclose(psnr(a, b), wanted)
-    np.testing.assert_allclose(psnr(a.astype(np.float32) / 127.5 - 1, b.astype(np.float32) / 127.5 - 1), wanted, rtol=1e-6)
+    np.testing.assert_allclose(
+        psnr(a.astype(np.float32) / 127.5 - 1, b.astype(np.float32) / 127.5 - 1), wanted, rtol=1e-6
+    )
 
 
 def test_the_two_summaries_of_psnr() -> None:
     both = PairedPsnr.of(np.array([0.0, 0.01, 0.02]))
     assert both.pooled_db == pytest.approx(20) and both.median_db == pytest.approx(20)
     skewed = PairedPsnr.of(np.array([1e-6, 1e-6, 1.0]))
-    assert skewed.median_db == pytest.approx(60) and skewed.pooled_db == pytest.approx(10 * np.log10(3), rel=1e-5)
-    equal = PairedPsnr.of(squared_error(np.zeros((3, 2, 2, 3), np.uint8), np.zeros((3, 2, 2, 3), np.uint8)))
+    assert skewed.median_db == pytest.approx(60) and skewed.pooled_db == pytest.approx(
+        10 * np.log10(3), rel=1e-5
+    )
+    equal = PairedPsnr.of(
+        squared_error(np.zeros((3, 2, 2, 3), np.uint8), np.zeros((3, 2, 2, 3), np.uint8))
+    )
     assert math.isinf(equal.pooled_db) and math.isinf(equal.median_db)

@@ -1,4 +1,6 @@
-"""dkgm's bank: which vectors it keeps, that centroids are none of them, and that picks are as frequent as what they stand for."""
+"""dkgm's bank: which vectors it keeps, that centroids are none of them, and that picks are as
+frequent as what they stand for.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ def rng(seed: int = 0) -> torch.Generator:
 def photos(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Bytes (n, 1, 2, 2) in two well separated classes, and their labels."""
     labels = torch.eye(2)[torch.arange(count) % 2]
-    return (torch.randint(0, 90, (count, 1, 2, 2), generator=rng(seed)) + 150 * labels[:, :1, None, None]).to(torch.uint8), labels
+    return (
+        torch.randint(0, 90, (count, 1, 2, 2), generator=rng(seed))
+        + 150 * labels[:, :1, None, None]
+    ).to(torch.uint8), labels
 
 
 def test_exemplars_are_training_vectors_of_their_class() -> None:
@@ -71,7 +76,8 @@ def test_picks_are_as_frequent_as_what_they_stand_for() -> None:
         label = torch.eye(2)[torch.full((1000,), group)]
         given = ((picker(pick, label).flatten() + 1) * 127.5).round().long()
         assert {int(v): int((given == v).sum()) for v in given.unique()} == wanted
-    edges = picker(torch.tensor([0.0, 1.0]), torch.eye(2)[[1, 1]])  # rounding can give 1: never a vector that stands for nothing
+    # rounding can give 1: never a vector that stands for nothing
+    edges = picker(torch.tensor([0.0, 1.0]), torch.eye(2)[[1, 1]])
     assert ((edges.flatten() + 1) * 127.5).round().tolist() == [4, 7]
 
 
@@ -85,7 +91,9 @@ def test_the_nearest_is_of_the_own_class_and_in_use() -> None:
     for image, one, near in zip(x, label, found, strict=True):
         used = bank.decoded(bank.values[int(one.argmax())][bank.counts[int(one.argmax())] > 0])
         best = (used - image.flatten()).square().sum(1).min()
-        assert (near - image).square().sum().item() == pytest.approx(float(best), rel=1e-4, abs=1e-5)
+        assert (near - image).square().sum().item() == pytest.approx(
+            float(best), rel=1e-4, abs=1e-5
+        )
         assert (used - near.flatten()).abs().sum(1).min() < 1e-5
 
 
@@ -94,14 +102,25 @@ def test_codes_keep_their_range_in_eight_bits() -> None:
     bank = Bank((4, 2, 2), 0, 50)
     bank.fill(codes, torch.zeros(50, 0), False, rng())
     assert torch.cdist(bank.decoded(bank.values[0]), codes.flatten(1)).amin(0).max() < 0.15
-    assert torch.equal(bank.nearest(codes[:3], torch.zeros(3, 0)), bank.nearest(codes[:3], torch.zeros(3, 0)))
+    assert torch.equal(
+        bank.nearest(codes[:3], torch.zeros(3, 0)), bank.nearest(codes[:3], torch.zeros(3, 0))
+    )
 
 
-@pytest.mark.parametrize(("centroids", "wanted"), [(True, "class 1 has 1 different photos in the bank's sample, 4 are needed"),
-                                                   (False, "class 2 has 0 different photos")])
+@pytest.mark.parametrize(
+    ("centroids", "wanted"),
+    [
+        (True, "class 1 has 1 different photos in the bank's sample, 4 are needed"),
+        (False, "class 2 has 0 different photos"),
+    ],
+)
 def test_a_class_that_cannot_be_represented_is_named(centroids: bool, wanted: str) -> None:
-    vectors = torch.cat([torch.randint(0, 255, (20, 1, 2, 2), generator=rng()).to(torch.uint8),
-                         torch.zeros(5, 1, 2, 2, dtype=torch.uint8)])
+    vectors = torch.cat(
+        [
+            torch.randint(0, 255, (20, 1, 2, 2), generator=rng()).to(torch.uint8),
+            torch.zeros(5, 1, 2, 2, dtype=torch.uint8),
+        ]
+    )
     labels = torch.eye(3)[[0] * 20 + [1] * 5]
     with pytest.raises(InputError, match=wanted) as caught:
         Bank((1, 2, 2), 3, 8).fill(vectors, labels, centroids, rng())
@@ -109,4 +128,7 @@ def test_a_class_that_cannot_be_represented_is_named(centroids: bool, wanted: st
 
 
 def test_a_bank_before_training_gives_grey() -> None:
-    assert Bank((1, 2, 2), 3, 8).frozen()(torch.tensor([0.0, 0.99]), torch.eye(3)[:2]).abs().max() < 0.01
+    assert (
+        Bank((1, 2, 2), 3, 8).frozen()(torch.tensor([0.0, 0.99]), torch.eye(3)[:2]).abs().max()
+        < 0.01
+    )

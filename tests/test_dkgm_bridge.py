@@ -1,4 +1,6 @@
-"""dkgm's bridge and sampler with the exact clean image (spec D.3 tests 3, 5 to 9): no network, so only the loop is judged."""
+"""dkgm's bridge and sampler with the exact clean image (spec D.3 tests 3, 5 to 9): no network, so
+only the loop is judged.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def refined(sampler: BridgeSampler, clean: Clean, coarse: np.ndarray, seed: int 
 
 @pytest.mark.parametrize(("t", "s"), [(1.0, 0.8), (0.7, 0.3), (0.2, 0.01), (0.5, 0.0)])
 def test_3_an_update_is_the_bridge_s_own_conditional(t: float, s: float) -> None:
-    """Given x and X_t, whatever the coarse image was: mean and variance of X_s from the bridge's covariance k^2 s (1 - t)."""
+    """Given x and X_t, whatever the coarse image was: mean and variance of X_s from the bridge's
+    covariance k^2 s (1 - t).
+    """
     x, coarse, now, k = 0.3, -1.2, 0.7, 0.4
     mean = {u: (1 - u) * x + u * coarse for u in (s, t)}
     if t < 1:
@@ -66,18 +70,24 @@ def test_3_an_update_is_the_bridge_s_own_conditional(t: float, s: float) -> None
     gain, fresh = step(t, s, k, "lower")
     assert now + gain * (x - now) == pytest.approx(wanted, abs=1e-12)
     assert fresh**2 == pytest.approx(left, abs=1e-12)
-    assert step(t, s, k, "upper") == pytest.approx((gain, k * (t - s) ** 0.5 if s else 0.0), abs=1e-15)
+    assert step(t, s, k, "upper") == pytest.approx(
+        (gain, k * (t - s) ** 0.5 if s else 0.0), abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
 def test_3_the_uniform_grid_is_the_harmonic_step_size(steps: int) -> None:
     levels = (*power_levels(steps), 0.0)
     for n in range(steps):
-        assert step(levels[n], levels[n + 1], 0.3, "upper")[0] == pytest.approx(1 / (steps - n), rel=1e-12)
+        assert step(levels[n], levels[n + 1], 0.3, "upper")[0] == pytest.approx(
+            1 / (steps - n), rel=1e-12
+        )
     assert step(levels[-2], 0.0, 0.3, "upper") == step(levels[-2], 0.0, 0.3, "lower") == (1.0, 0.0)
 
 
-@pytest.mark.parametrize("sampler", [upper(4, 0.5), uniform(3, 0.2, variance="lower"), uniform(3, solver="heun")])
+@pytest.mark.parametrize(
+    "sampler", [upper(4, 0.5), uniform(3, 0.2, variance="lower"), uniform(3, solver="heun")]
+)
 def test_3_the_last_step_returns_the_clean_image_itself(sampler: BridgeSampler) -> None:
     asked: list[float] = []
 
@@ -88,7 +98,9 @@ def test_3_the_last_step_returns_the_clean_image_itself(sampler: BridgeSampler) 
     made = refined(sampler, clean, np.linspace(-2, 2, 7))
     np.testing.assert_array_equal(made, 0.123 + asked[-1])
     assert asked[-1] == pytest.approx(sampler.levels[-1])
-    assert len(asked) == (2 * len(sampler.levels) - 1 if sampler.solver == "heun" else len(sampler.levels))
+    assert len(asked) == (
+        2 * len(sampler.levels) - 1 if sampler.solver == "heun" else len(sampler.levels)
+    )
 
 
 @pytest.mark.parametrize("t", [0.01, 0.1, 0.5, 1.0])
@@ -104,9 +116,12 @@ def test_3_the_networks_target_has_unit_variance_at_every_level(t: float) -> Non
         return torch.zeros_like(y)
 
     loss = bridge_loss(predict, x, coarse, levels, xi, k, spread, "scaled")
-    torch.testing.assert_close(seen[0], (1 - t) * x + t * coarse + k * (t * (1 - t)) ** 0.5 * xi)  # the bridge's X_t
+    # the bridge's X_t
+    torch.testing.assert_close(seen[0], (1 - t) * x + t * coarse + k * (t * (1 - t)) ** 0.5 * xi)
     out = deviation(torch.tensor(t), spread, k)
-    assert ((seen[0] - x) / out).std().item() == pytest.approx(1, abs=0.02) and loss.item() == pytest.approx(1, abs=0.04)
+    assert ((seen[0] - x) / out).std().item() == pytest.approx(
+        1, abs=0.02
+    ) and loss.item() == pytest.approx(1, abs=0.04)
     assert deviation(torch.tensor(0.0), spread, k) == 0
 
 
@@ -123,7 +138,8 @@ def test_step_sizes_of_stochastic_approximation_are_robbins_and_monro_s() -> Non
 
 
 def final_deviation(sampler: BridgeSampler, s: float = 0.5, h: float = 0.8) -> float:
-    """Of the result for data N(0, s^2) and draws with bandwidth h: the loop is linear, so it runs on coefficients.
+    """Of the result for data N(0, s^2) and draws with bandwidth h: the loop is linear, so it runs
+    on coefficients.
 
     Place 0 is the coefficient of the coarse image, place n + 1 that of step n's fresh noise.
     """
@@ -142,14 +158,18 @@ def final_deviation(sampler: BridgeSampler, s: float = 0.5, h: float = 0.8) -> f
     return float(np.sqrt(found[0] ** 2 * (s**2 + h**2) + np.square(found[1:]).sum()))
 
 
-@pytest.mark.parametrize(("make", "wanted"), [
-    (lambda n: uniform(n), {1: 0.265, 5: 0.444, 10: 0.472, 20: 0.486, 50: 0.494}),
-    (lambda n: uniform(n, solver="heun"), {5: 0.481, 10: 0.495, 20: 0.499}),
-    (lambda n: uniform(n, 0.5, variance="lower"), {5: 0.415, 10: 0.447, 20: 0.467, 50: 0.483}),
-    (lambda n: upper(n, 0.5), {5: 0.493, 10: 0.498, 20: 0.500, 50: 0.500}),
-])
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (lambda n: uniform(n), {1: 0.265, 5: 0.444, 10: 0.472, 20: 0.486, 50: 0.494}),
+        (lambda n: uniform(n, solver="heun"), {5: 0.481, 10: 0.495, 20: 0.499}),
+        (lambda n: uniform(n, 0.5, variance="lower"), {5: 0.415, 10: 0.447, 20: 0.467, 50: 0.483}),
+        (lambda n: upper(n, 0.5), {5: 0.493, 10: 0.498, 20: 0.500, 50: 0.500}),
+    ],
+)
 def test_5_gaussian_data_come_back_with_the_deviations_of_the_spec_s_table(
-    make: Callable[[int], BridgeSampler], wanted: Mapping[int, float],
+    make: Callable[[int], BridgeSampler],
+    wanted: Mapping[int, float],
 ) -> None:
     assert {n: final_deviation(make(n)) for n in wanted} == pytest.approx(wanted, abs=1e-3)
 
@@ -187,7 +207,9 @@ def mixture_distance(values: np.ndarray) -> float:
 def mixed(sampler: BridgeSampler, count: int = 100_000) -> float:
     rng = np.random.default_rng(1)
     coarse = mixture(count) + 0.8 * rng.standard_normal(count)
-    return mixture_distance(refined(sampler, lambda x, t: mixture_mean(x, t, sampler.noise), coarse))
+    return mixture_distance(
+        refined(sampler, lambda x, t: mixture_mean(x, t, sampler.noise), coarse)
+    )
 
 
 def test_6_a_mixture_comes_back() -> None:
@@ -226,14 +248,18 @@ def spiral(places: np.ndarray) -> np.ndarray:
 
 
 def test_8_points_return_to_the_swiss_roll_and_cover_it() -> None:
-    """Median distance to the noiseless roll, and the share of it that has a point near; energy distance would see little."""
+    """Median distance to the noiseless roll, and the share of it that has a point near; energy
+    distance would see little.
+    """
     rng, h, k = np.random.default_rng(0), 0.2, 0.3
     data = spiral(rng.random(3000)) + 0.02 * rng.standard_normal((3000, 2))
     clean, bank = torch.from_numpy(spiral(np.linspace(0, 1, 4000))), torch.from_numpy(data)
     coarse = data[:1000] + h * rng.standard_normal((1000, 2))
 
     def restored(x: np.ndarray, t: float) -> np.ndarray:
-        return posterior_mean(torch.from_numpy(x), bank, (t**2 * h**2 + k**2 * t * (1 - t)) ** 0.5).numpy()
+        return posterior_mean(
+            torch.from_numpy(x), bank, (t**2 * h**2 + k**2 * t * (1 - t)) ** 0.5
+        ).numpy()
 
     def off(points: np.ndarray) -> float:
         return float(torch.cdist(torch.from_numpy(points), clean).amin(1).median())
@@ -251,8 +277,10 @@ def test_9_more_steps_do_not_harm_and_one_step_is_the_one_shot_restorer() -> Non
     found = [mixed(upper(n, 0.3), 20_000) for n in (1, 2, 5, 20)]
     assert all(b <= 1.05 * a for a, b in pairwise(found)), found
     coarse = mixture(1000) * 1.3
-    np.testing.assert_array_equal(refined(upper(1, 0.3), lambda x, t: mixture_mean(x, t, 0.3), coarse),
-                                  mixture_mean(coarse, 1.0, 0.3))
+    np.testing.assert_array_equal(
+        refined(upper(1, 0.3), lambda x, t: mixture_mean(x, t, 0.3), coarse),
+        mixture_mean(coarse, 1.0, 0.3),
+    )
 
 
 # the sampler as data
@@ -277,7 +305,12 @@ def test_a_whole_pass_is_the_same_in_numpy_and_torch_and_after_json() -> None:
     assert sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler)))) == sampler
     made = sampler(call, x, {"label": label}, fresh.__getitem__)
     assert made.dtype == np.float32 and made.shape == x.shape and np.abs(made).max() <= 1
-    other = sampler(call, torch.from_numpy(x), {"label": torch.from_numpy(label)}, lambda s: torch.from_numpy(fresh[s]))
+    other = sampler(
+        call,
+        torch.from_numpy(x),
+        {"label": torch.from_numpy(label)},
+        lambda s: torch.from_numpy(fresh[s]),
+    )
     np.testing.assert_allclose(other.numpy(), made, atol=1e-6)
     pick = seen[0]
     assert pick.shape == (4, 3) and (pick > 0).all() and (pick < 1).all()
@@ -302,11 +335,15 @@ def test_without_levels_the_coarse_image_is_the_result() -> None:
     x = np.full((2, 3, 8, 8), 3.0, np.float32)
     sampler = BridgeSampler(())
     assert sampler.timesteps == UNTIMED
-    np.testing.assert_array_equal(sampler({"coarse": lambda x, pick: x}, x, {}, lambda _: x), np.ones_like(x))
+    np.testing.assert_array_equal(
+        sampler({"coarse": lambda x, pick: x}, x, {}, lambda _: x), np.ones_like(x)
+    )
 
 
 def test_timesteps_are_what_the_graph_is_told() -> None:
-    """Calibration counts samples by int(t) of a float32: every level must be found, however it rounds."""
+    """Calibration counts samples by int(t) of a float32: every level must be found, however it
+    rounds.
+    """
 
     def note(told: list[int], x: np.ndarray, t: np.ndarray) -> np.ndarray:
         told.append(int(t[0]))
@@ -316,21 +353,26 @@ def test_timesteps_are_what_the_graph_is_told() -> None:
         for power in (1.0, 2.0, 1.7):
             told: list[int] = []
             sampler = BridgeSampler(power_levels(steps, power), 0.0)
-            sampler.refine(partial(note, told), np.zeros((1, 1, 1, 1), np.float32), {}, lambda _: None)
+            sampler.refine(
+                partial(note, told), np.zeros((1, 1, 1, 1), np.float32), {}, lambda _: None
+            )
             assert tuple(told) == sampler.timesteps
 
 
-@pytest.mark.parametrize(("change", "text"), [
-    ({"levels": (0.9, 0.5)}, "the first level must be 1"),
-    ({"levels": (1.0, 0.5, 0.5)}, "levels must fall and stay above 0"),
-    ({"levels": (1.0, float("nan"))}, "levels must fall"),
-    ({"levels": (1.0, 0.0)}, "levels must fall and stay above 0"),
-    ({"noise": -0.1}, "noise must be in"),
-    ({"noise": float("nan")}, "noise must be in"),
-    ({"solver": "heun"}, "Heun's solver is for noise 0"),
-    ({"variance": "middle"}, "unknown variance 'middle'"),
-    ({"kind": "cascade"}, "unknown"),
-])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"levels": (0.9, 0.5)}, "the first level must be 1"),
+        ({"levels": (1.0, 0.5, 0.5)}, "levels must fall and stay above 0"),
+        ({"levels": (1.0, float("nan"))}, "levels must fall"),
+        ({"levels": (1.0, 0.0)}, "levels must fall and stay above 0"),
+        ({"noise": -0.1}, "noise must be in"),
+        ({"noise": float("nan")}, "noise must be in"),
+        ({"solver": "heun"}, "Heun's solver is for noise 0"),
+        ({"variance": "middle"}, "unknown variance 'middle'"),
+        ({"kind": "cascade"}, "unknown"),
+    ],
+)
 def test_a_sampler_that_means_nothing_is_refused(change: dict[str, Any], text: str) -> None:
     data = {"levels": (1.0, 0.5), "noise": 0.3, **change}
     with pytest.raises(ValueError, match=text):
@@ -345,7 +387,12 @@ def test_a_grid_that_cannot_be_is_refused(arguments: tuple[int, float]) -> None:
         power_levels(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [(0, 1.0, 2.0, 1.0), (5, 1.0, 1.0, 1.0), (5, 0.5, 2.0, 0.5), (5, float("nan"), 2.0, 1.0)])
-def test_step_sizes_that_do_not_converge_are_refused(arguments: tuple[int, float, float, float]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [(0, 1.0, 2.0, 1.0), (5, 1.0, 1.0, 1.0), (5, 0.5, 2.0, 0.5), (5, float("nan"), 2.0, 1.0)],
+)
+def test_step_sizes_that_do_not_converge_are_refused(
+    arguments: tuple[int, float, float, float],
+) -> None:
     with pytest.raises(ValueError, match="decay in"):
         approximation_levels(*arguments)

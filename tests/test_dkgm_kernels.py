@@ -1,4 +1,6 @@
-"""dkgm's density estimate (spec D.3 tests 1, 2 and 4): draws, densities, bandwidths, and what half a step towards data does."""
+"""dkgm's density estimate (spec D.3 tests 1, 2 and 4): draws, densities, bandwidths, and what half
+a step towards data does.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def test_1_draws_have_the_estimates_own_moments(kernel: str) -> None:
     wanted = torch.cov(CORNERS.T, correction=0) + h**2 * variance(kernel, 3) * torch.eye(3)
     assert (torch.cov(y.T) - wanted).abs().max() < 0.02
     torch.testing.assert_close(u.var(0), torch.full((3,), variance(kernel, 3)), rtol=0.02, atol=0)
-    bound = {"gaussian": math.inf, "epanechnikov": float(u.abs().max()), "radial": float(u.norm(dim=1).max())}[kernel]
+    bound = {
+        "gaussian": math.inf,
+        "epanechnikov": float(u.abs().max()),
+        "radial": float(u.norm(dim=1).max()),
+    }[kernel]
     assert bound == math.inf or 0.9 < bound <= 1
 
 
@@ -86,7 +92,9 @@ def test_2_a_density_is_the_direct_sum() -> None:
 def test_2_in_two_dimensions_it_integrates_too_and_ends_at_the_support(kernel: str) -> None:
     axis = torch.linspace(-1.2, 1.2, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
-    density = log_density(grid, torch.zeros(1, 2, dtype=torch.float64), 1.0, kernel, chunk=50_000).exp()
+    density = log_density(
+        grid, torch.zeros(1, 2, dtype=torch.float64), 1.0, kernel, chunk=50_000
+    ).exp()
     assert float(density.sum() * (axis[1] - axis[0]) ** 2) == pytest.approx(1, abs=1e-3)
     outside = grid.norm(dim=1) > 1 if kernel == "radial" else grid.abs().amax(1) > 1
     assert (density[outside] == 0).all() and (density[~outside] >= 0).all()
@@ -103,7 +111,8 @@ def test_silverman_says_nothing_about_photos() -> None:
 @pytest.mark.parametrize("kernel", SHAPES)
 def test_the_likelihood_chooses_neither_spikes_nor_fog(kernel: str) -> None:
     data = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
-    wanted = {"gaussian": 0.4, "epanechnikov": 2.5, "radial": 2.5}[kernel]  # supports end: below, some points are alone
+    # supports end: below, some points are alone
+    wanted = {"gaussian": 0.4, "epanechnikov": 2.5, "radial": 2.5}[kernel]
     assert likelihood_bandwidth(data, [0.02, 0.1, 0.4, 2.5, 10.0], kernel, chunk=64) == wanted
 
 
@@ -111,7 +120,10 @@ def test_leaving_one_out_is_exact() -> None:
     data = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
 
     def direct(h: float) -> float:
-        return sum(float(log_density(data[k : k + 1], torch.cat([data[:k], data[k + 1 :]]), h)) for k in range(3))
+        return sum(
+            float(log_density(data[k : k + 1], torch.cat([data[:k], data[k + 1 :]]), h))
+            for k in range(3)
+        )
 
     candidates = [0.3, 0.9, 1.0, 1.1, 4.0]
     assert likelihood_bandwidth(data, candidates) == max(candidates, key=direct)
@@ -127,7 +139,9 @@ def test_the_likelihood_is_not_asked_about_images() -> None:
 
 @pytest.mark.parametrize(("h", "s"), [(0.1, 0.5), (0.05, 0.5), (0.8, 0.5)])
 def test_4_half_a_step_leaves_the_fourth_order_of_the_bias(h: float, s: float) -> None:
-    """y of variance s^2 + h^2 moves by (h^2 / 2) grad log p = -h^2 y / (2 (s^2 + h^2)); a whole step goes too far."""
+    """y of variance s^2 + h^2 moves by (h^2 / 2) grad log p = -h^2 y / (2 (s^2 + h^2)); a whole
+    step goes too far.
+    """
     total = s**2 + h**2
 
     def error(share: float) -> float:
@@ -141,13 +155,19 @@ def test_4_half_a_step_leaves_the_fourth_order_of_the_bias(h: float, s: float) -
 
 
 def test_4_the_posterior_mean_is_tweedie_s_step() -> None:
-    """m(y) = y + h^2 grad log p_h(y): half of it takes draws of a Gaussian back to their variance, all of it too far."""
+    """m(y) = y + h^2 grad log p_h(y): half of it takes draws of a Gaussian back to their variance,
+    all of it too far.
+    """
     rng, h, s = torch.Generator().manual_seed(0), 0.3, 0.5
     data = s * torch.randn(4000, 1, generator=rng, dtype=torch.float64)
-    y = data[torch.randperm(4000, generator=rng)] + h * torch.randn(4000, 1, generator=rng, dtype=torch.float64)
+    y = data[torch.randperm(4000, generator=rng)] + h * torch.randn(
+        4000, 1, generator=rng, dtype=torch.float64
+    )
     point = y[:20].clone().requires_grad_(True)
     (slope,) = torch.autograd.grad(log_density(point, data, h).sum(), point)
-    torch.testing.assert_close(posterior_mean(y[:20], data, h, chunk=7), y[:20] + h**2 * slope, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        posterior_mean(y[:20], data, h, chunk=7), y[:20] + h**2 * slope, rtol=1e-8, atol=1e-8
+    )
 
     def gap(moved: Tensor) -> float:
         return float(moved.var() - data.var())

@@ -1,4 +1,6 @@
-"""What dkgm's stages give once trained, small (spec D.3 tests 6 and 10): a mixture in one dimension, and sharpness of images."""
+"""What dkgm's stages give once trained, small (spec D.3 tests 6 and 10): a mixture in one
+dimension, and sharpness of images.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Small(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(2, 48), nn.SiLU(), nn.Linear(48, 48), nn.SiLU(), nn.Linear(48, 1))
+        self.body = nn.Sequential(
+            nn.Linear(2, 48), nn.SiLU(), nn.Linear(48, 48), nn.SiLU(), nn.Linear(48, 1)
+        )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.body(torch.cat([x, t[:, None]], dim=1))
@@ -84,7 +88,10 @@ def done() -> Dkgm:
 def test_10_the_second_stage_gives_back_the_sharpness_that_the_first_takes() -> None:
     made = done()
     call = torch_pipeline(made).call
-    sharp = {steps: sharpness(Pipeline(made.latent, made.config.sampler(steps), call)(range(128))) for steps in (0, 1, 20)}
+    sharp = {
+        steps: sharpness(Pipeline(made.latent, made.config.sampler(steps), call)(range(128)))
+        for steps in (0, 1, 20)
+    }
     real = sharpness(PHOTOS.numpy())
     assert sharp[0] < 0.6 * real
     assert sharp[0] < sharp[1] < sharp[20]
@@ -107,5 +114,10 @@ def test_a_narrow_kernel_returns_training_vectors_and_a_wide_one_does_not() -> N
     shares = []
     for h in (apart / 12, apart):
         y = flat + h * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
-        shares.append((torch.cdist(posterior_mean(y, flat, h), flat).amin(1) < 0.1 * apart).float().mean().item())
+        shares.append(
+            (torch.cdist(posterior_mean(y, flat, h), flat).amin(1) < 0.1 * apart)
+            .float()
+            .mean()
+            .item()
+        )
     assert shares[0] > 0.95 and shares[1] < 0.7, shares

@@ -21,7 +21,11 @@ class Fake:
     name, dialect, executable = "fake", Dialect(), True
 
     def __init__(
-        self, absent: str | None = None, no_device: str | None = None, factor: float = 2.0, breaks: Exception | None = None,
+        self,
+        absent: str | None = None,
+        no_device: str | None = None,
+        factor: float = 2.0,
+        breaks: Exception | None = None,
     ) -> None:
         self.absent, self.no_device, self.factor, self.breaks = absent, no_device, factor, breaks
 
@@ -49,37 +53,64 @@ class Fake:
         return session
 
 
-@pytest.mark.parametrize(("fake", "state", "why"), [
-    (Fake(), "ok", ""),
-    (Fake(absent="not here"), "missing", "not here"),
-    (Fake(no_device="no GPU"), "builds", "no GPU"),
-    (Fake(factor=3.0), "failed", "ran, but 2 x [0, 1, 2, 3] came out as [0.0, 3.0, 6.0, 9.0]"),
-    (Fake(factor=float("nan")), "failed", "ran, but 2 x [0, 1, 2, 3] came out as [nan, nan, nan, nan]"),
-    (Fake(breaks=ValueError("two\nlines")), "failed", "ValueError: two lines"),
-    (Fake(breaks=InputError("E-X", "no")), "failed", "error[E-X] no"),
-])
+@pytest.mark.parametrize(
+    ("fake", "state", "why"),
+    [
+        (Fake(), "ok", ""),
+        (Fake(absent="not here"), "missing", "not here"),
+        (Fake(no_device="no GPU"), "builds", "no GPU"),
+        (Fake(factor=3.0), "failed", "ran, but 2 x [0, 1, 2, 3] came out as [0.0, 3.0, 6.0, 9.0]"),
+        (
+            Fake(factor=float("nan")),
+            "failed",
+            "ran, but 2 x [0, 1, 2, 3] came out as [nan, nan, nan, nan]",
+        ),
+        (Fake(breaks=ValueError("two\nlines")), "failed", "ValueError: two lines"),
+        (Fake(breaks=InputError("E-X", "no")), "failed", "error[E-X] no"),
+    ],
+)
 def test_states(fake: Fake, state: str, why: str, tmp_path: Path) -> None:
-    assert probe.probe(fake, tmp_path) == {"version": "1.0", "device": "CPU", "state": state, "why": why}
+    assert probe.probe(fake, tmp_path) == {
+        "version": "1.0",
+        "device": "CPU",
+        "state": state,
+        "why": why,
+    }
 
 
 def test_the_tiny_graph_is_what_it_says() -> None:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 2, 2]) for name in "xy"]
-    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "tiny", values[:1], values[1:])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])], "tiny", values[:1], values[1:]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert onnx.load_from_string(probe.TINY) == model
 
 
-@pytest.mark.parametrize(("child", "why"), [
-    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "the process crashed with SIGSEGV"),
-    ("import time; time.sleep(60)", "no answer within 1 s"),
-    ("raise SystemExit('no such library')", "the process ended with 1: no such library"),
-])
+@pytest.mark.parametrize(
+    ("child", "why"),
+    [
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "the process crashed with SIGSEGV",
+        ),
+        ("import time; time.sleep(60)", "no answer within 1 s"),
+        ("raise SystemExit('no such library')", "the process ended with 1: no such library"),
+    ],
+)
 def test_a_crash_is_an_answer(child: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_CHILD", child)
     monkeypatch.setattr(children, "LIMIT", 1)
-    assert probe.isolated("onnxruntime") == ({"version": "", "device": "", "state": "failed", "why": why}, ())
+    assert probe.isolated("onnxruntime") == (
+        {"version": "", "device": "", "state": "failed", "why": why},
+        (),
+    )
 
 
 def test_cpu_flags_are_those_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_cpu_line", lambda key: "fpu avx2 avx512_vnni amx_int8 avx2x" if key == "flags" else "")
+    monkeypatch.setattr(
+        doctor,
+        "_cpu_line",
+        lambda key: "fpu avx2 avx512_vnni amx_int8 avx2x" if key == "flags" else "",
+    )
     assert doctor.cpu_flags() == ["avx2", "avx512_vnni", "amx_int8"]

@@ -1,4 +1,6 @@
-"""Documents name only what is there: every edgegen command line in them has known verbs and flags, every link leads somewhere."""
+"""Documents name only what is there: every edgegen command line in them has known verbs and flags,
+every link leads somewhere.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,12 @@ LINK = re.compile(r"\]\(([^)#]+)\)")
 
 
 def command_lines(text: str) -> Iterator[str]:
-    """Of the code blocks: lines that start with edgegen, also behind a prompt, without their comments."""
-    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text.replace("\\\n", " "), re.DOTALL | re.MULTILINE):
+    """Of the code blocks: lines that start with edgegen, also behind a prompt, without their
+    comments.
+    """
+    for block in re.findall(
+        r"^```[a-z]*\n(.*?)^```", text.replace("\\\n", " "), re.DOTALL | re.MULTILINE
+    ):
         for line in block.splitlines():
             if found := re.match(r"(?:\$ )?(?:[A-Z_]+=\S+ )?(edgegen [a-z].*)", line):
                 yield found[1]
@@ -33,7 +39,11 @@ def unknown(line: str) -> list[str]:
         if words[0] not in command.commands:
             return [words[0]]
         command = command.commands[words.pop(0)]
-    flags = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help", "-vv"}
+    flags = {
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help", "-vv"}
     given = [word.partition("=")[0] for word in words if word.startswith("-")]
     return [flag for flag in given if flag not in flags]
 
@@ -51,5 +61,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_a_wrong_command_line_is_found() -> None:
-    text = "```\n$ edgegen verify out/a --files-only\nedgegen verifi x\nedgegen photos check P --what #\n```\nedgegen nothing"
+    text = (
+        "```\n$ edgegen verify out/a --files-only\nedgegen verifi x\nedgegen photos check P "
+        "--what #\n```\nedgegen nothing"
+    )
     assert [unknown(line) for line in command_lines(text)] == [[], ["verifi"], ["--what"]]

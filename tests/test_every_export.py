@@ -1,4 +1,6 @@
-"""What the path behind training promises of every family: a proven INT8 bundle, and the same images without torch."""
+"""What the path behind training promises of every family: a proven INT8 bundle, and the same images
+without torch.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 from edgegen.cli.main import run
-code = run(["generate", {bundle!r}, "--precision", "fp32", "--runtime", "onnxruntime", "--seed", "5", "-n", "3", "-o", {out!r}])
+code = run(["generate", {bundle!r}, "--precision", "fp32", "--runtime", "onnxruntime",
+            "--seed", "5", "-n", "3", "-o", {out!r}])
 assert not {{"torch", "onnx"}} & set(sys.modules)
 sys.exit(code)
 """
@@ -49,7 +52,9 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     photos = shapes(64, recipe.config.size)
     train(Settings(request.param, "tiny", recipe), photos, folder, False, 24, nothing)
     network = feature_network("efficientnet-lite0", size=tiny.SIZE)
-    reference.build(network(photos.pixels), network, "shapes", 8).write(folder / "reference.safetensors")
+    reference.build(network(photos.pixels), network, "shapes", 8).write(
+        folder / "reference.safetensors"
+    )
     return folder
 
 
@@ -58,8 +63,9 @@ def test_a_sampler_is_data(finished: Path) -> None:
     assert sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler)))) == sampler
 
 
-def test_steps_are_of_the_sampler_that_ships_or_mean_nothing(finished: Path, tmp_path: Path,
-                                                            capfd: pytest.CaptureFixture[str]) -> None:
+def test_steps_are_of_the_sampler_that_ships_or_mean_nothing(
+    finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """One step is lcd's hardest case, and what its sampler is chosen for."""
     family = trained(str(finished)).family
     if family == "isc-gan":
@@ -73,19 +79,34 @@ def test_steps_are_of_the_sampler_that_ships_or_mean_nothing(finished: Path, tmp
     assert tiny.export(finished, tmp_path / "one", "--steps", "1", runtimes="onnxruntime") == 0
     bundle = Bundle.open(tmp_path / "one")
     assert len(sampler_from_json(bundle.manifest.sampler).timesteps) == 1
-    assert bundle.manifest.runtimes["onnxruntime"].until == {}, "of one step none is the last of several"
-    against = ["explain", str(finished), "--against", str(tmp_path / "one"), "-o", str(tmp_path / "map"), "--quick"]
+    assert bundle.manifest.runtimes["onnxruntime"].until == {}, (
+        "of one step none is the last of several"
+    )
+    against = [
+        "explain",
+        str(finished),
+        "--against",
+        str(tmp_path / "one"),
+        "-o",
+        str(tmp_path / "map"),
+        "--quick",
+    ]
     assert run(against) == 4 and "samples otherwise than" in capfd.readouterr().err
 
 
-def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(finished: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(
+    finished: Path, tmp_path: Path
+) -> None:
     out, images = tmp_path / "bundle", tmp_path / "images"
     small = trained(str(finished)).family == "isc-gan"
-    runtimes = tiny.RUNTIMES if small else "onnxruntime,openvino"  # test_half.py builds the engines of every family's graphs
+    # test_half.py builds the engines of every family's graphs
+    runtimes = tiny.RUNTIMES if small else "onnxruntime,openvino"
     assert tiny.export(finished, out, runtimes=runtimes) == 0
     manifest = Bundle.open(out).manifest
     assert sorted(manifest.runtimes) == sorted(runtimes.split(","))
-    assert all(manifest.evidence["runtimes"][name]["verdict"] == "within" for name in manifest.runtimes)
+    assert all(
+        manifest.evidence["runtimes"][name]["verdict"] == "within" for name in manifest.runtimes
+    )
     assert 0 < max(manifest.evidence["fp32_torch_max_abs"].values()) <= 1e-4
     plans = [json.loads(path.read_text()) for path in out.rglob("plan.json")]
     assert len(plans) == len(manifest.runtimes) and all(plan["rules"] for plan in plans)
@@ -97,4 +118,3 @@ def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(finished: Pat
     made = np.stack([np.asarray(Image.open(path)) for path in sorted(images.glob("*.png"))])
     wanted = to_uint8(torch_pipeline(trained(str(finished)).generator)(range(5, 8)))
     assert made.shape == wanted.shape and np.abs(made.astype(int) - wanted).max() <= 1
-

@@ -1,4 +1,6 @@
-"""What training promises of every family: an exact resume after kill -9, and no step that is not finite."""
+"""What training promises of every family: an exact resume after kill -9, and no step that is not
+finite.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +38,16 @@ def test_every_family_s_40_steps_are_20_and_a_kill_9_and_20(name: str, tmp_path:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_skips_what_is_not_finite(name: str) -> None:
-    """Its weights, buffers, averages and optimizers stay as they are, and it goes on as if nothing had been."""
+    """Its weights, buffers, averages and optimizers stay as they are, and it goes on as if nothing
+    had been.
+    """
     found = family(name)
     recipe = replace(found.recipes["tiny"](), images=12 * 8, batch=8, warmup=2)
     torch.manual_seed(0)
     made, photos = found.build(recipe.config), shapes(64, recipe.config.size)
     trainer = Trainer.start(made, recipe, photos, 0)
-    turns = {step for o in trainer.objectives for step in trainer.span(o)}  # at which networks change without an update
+    # at which networks change without an update
+    turns = {step for o in trainer.objectives for step in trainer.span(o)}
     real, sick = trainer.feed.batch, set(range(1, 12)) - turns
 
     def batch(step: int, seed: int) -> Batch:
@@ -56,7 +61,9 @@ def test_every_family_skips_what_is_not_finite(name: str) -> None:
         if trainer.step - 1 in sick and any(np.isnan(loss) for loss in report.values()):
             bad = [o.name for o in trainer.objectives if np.isnan(report.get(o.name, 0.0))]
             skipped = {name for objective in bad for name in (objective, *trainer.owned[objective])}
-            assert [k for k in now if k.split(".")[1] in skipped and not torch.equal(now[k], before[k])] == []
+            assert [
+                k for k in now if k.split(".")[1] in skipped and not torch.equal(now[k], before[k])
+            ] == []
         assert all(v.isfinite().all() for v in now.values())
         before = now
     assert trainer.skipped >= 5
@@ -68,5 +75,10 @@ def held(trainer: Trainer) -> dict[str, torch.Tensor]:
     state |= {f"average.{k}": v for k, v in trainer.averages.state_dict().items()}
     for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
         entries = optimizer.state_dict()["state"].items()
-        state |= {f"adam.{objective.name}.{i}.{k}": v for i, entry in entries for k, v in entry.items() if entry["step"]}
+        state |= {
+            f"adam.{objective.name}.{i}.{k}": v
+            for i, entry in entries
+            for k, v in entry.items()
+            if entry["step"]
+        }
     return {k: v.detach().clone() for k, v in state.items()}

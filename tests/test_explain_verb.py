@@ -30,8 +30,28 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def report(source: str) -> Path:
     out = Path(source).parent / "report"
-    assert run(["explain", source, "--seed", "7", "--layer", "theta.trunk.up.1", "--regions", "2x2", "--others", "1", "-o",
-                str(out), "--show", "3", *FEW]) == 0
+    assert (
+        run(
+            [
+                "explain",
+                source,
+                "--seed",
+                "7",
+                "--layer",
+                "theta.trunk.up.1",
+                "--regions",
+                "2x2",
+                "--others",
+                "1",
+                "-o",
+                str(out),
+                "--show",
+                "3",
+                *FEW,
+            ]
+        )
+        == 0
+    )
     return out
 
 
@@ -45,16 +65,30 @@ def test_a_report_has_its_pictures_and_one_page_without_external_files(report: P
     assert not re.search(r"(src|href)=[\"'](?!data:image/png;base64,)|https?:|<script|url\(", page)
     shown = document(report)["shown"]
     assert 1 <= len(shown) <= 3
-    names = {"image.png", "baseline.png", "regions.png", "strength.png", "index.html", "report.json"}
-    assert {p.name for p in report.iterdir()} == names | {f"primitive-{k + 1:02}.png" for k in range(len(shown))}
+    names = {
+        "image.png",
+        "baseline.png",
+        "regions.png",
+        "strength.png",
+        "index.html",
+        "report.json",
+    }
+    assert {p.name for p in report.iterdir()} == names | {
+        f"primitive-{k + 1:02}.png" for k in range(len(shown))
+    }
     assert page.count("<img ") == 4 + len(shown)
     with Image.open(report / "image.png") as image:
         assert image.size == (192, 192)
 
 
-def test_the_report_says_what_is_a_tautology_and_gives_chance_beside_each_number(report: Path) -> None:
+def test_the_report_says_what_is_a_tautology_and_gives_chance_beside_each_number(
+    report: Path,
+) -> None:
     page, found = (report / "index.html").read_text(), document(report)
-    assert "that is algebra, 2^n - 1 components" in page and "Gated demands add up by construction" in page
+    assert (
+        "that is algebra, 2^n - 1 components" in page
+        and "Gated demands add up by construction" in page
+    )
     assert found["Additivity (error as a share)"]["all components, all demands"] < 1e-9
     psnr = found["PSNR on demanded regions (dB)"]
     assert psnr["all components"] > psnr["none: the baseline (chance)"]
@@ -73,8 +107,28 @@ def test_components_are_sorted_and_their_regions_exist(report: Path) -> None:
 
 def test_the_same_seed_gives_the_same_report(source: str, report: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    assert run(["explain", source, "--seed", "7", "--layer", "theta.trunk.up.1", "--regions", "2x2", "--others", "1", "-o",
-                str(again), "--show", "3", *FEW]) == 0
+    assert (
+        run(
+            [
+                "explain",
+                source,
+                "--seed",
+                "7",
+                "--layer",
+                "theta.trunk.up.1",
+                "--regions",
+                "2x2",
+                "--others",
+                "1",
+                "-o",
+                str(again),
+                "--show",
+                "3",
+                *FEW,
+            ]
+        )
+        == 0
+    )
     for name in ("image.png", "strength.png", "primitive-01.png"):
         assert (again / name).read_bytes() == (report / name).read_bytes()
     assert (again / "report.json").read_bytes() == (report / "report.json").read_bytes()
@@ -82,8 +136,27 @@ def test_the_same_seed_gives_the_same_report(source: str, report: Path, tmp_path
 
 def test_optimised_demands_with_repeat_say_how_stable_they_are(source: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert run(["explain", source, "--layer", "phi.trunk.up.1", "--step", "4", "--regions", "2x2", "--demands", "optimised",
-                "--repeat", "-o", str(out), *FEW]) == 0
+    assert (
+        run(
+            [
+                "explain",
+                source,
+                "--layer",
+                "phi.trunk.up.1",
+                "--step",
+                "4",
+                "--regions",
+                "2x2",
+                "--demands",
+                "optimised",
+                "--repeat",
+                "-o",
+                str(out),
+                *FEW,
+            ]
+        )
+        == 0
+    )
     found = document(out)
     assert found["found"]["psnr on the regions"]["median"] > 30 and found["found"]["solved"] == 16
     assert "held out" in found["Additivity (error as a share)"]
@@ -96,23 +169,60 @@ def test_an_edit_takes_a_primitive_out(source: str, report: Path, tmp_path: Path
     strongest = document(report)["components"][0]["regions"]
     same, gone = tmp_path / "same.png", tmp_path / "gone.png"
     for strength, out in (("1", same), ("0.0", gone)):
-        assert run(["explain", source, "--seed", "7", "--layer", "theta.trunk.up.1", "--regions", "2x2", "-o", str(out),
-                    "--edit", f"S={strongest}:{strength}", *FEW]) == 0
-    parts = [np.split(np.asarray(Image.open(out))[:, :588], [192, 198, 390, 396], axis=1) for out in (same, gone)]
+        assert (
+            run(
+                [
+                    "explain",
+                    source,
+                    "--seed",
+                    "7",
+                    "--layer",
+                    "theta.trunk.up.1",
+                    "--regions",
+                    "2x2",
+                    "-o",
+                    str(out),
+                    "--edit",
+                    f"S={strongest}:{strength}",
+                    *FEW,
+                ]
+            )
+            == 0
+        )
+    parts = [
+        np.split(np.asarray(Image.open(out))[:, :588], [192, 198, 390, 396], axis=1)
+        for out in (same, gone)
+    ]
     assert np.array_equal(parts[0][0], parts[0][2])
     assert not np.array_equal(parts[1][0], parts[1][2])
     assert list(tmp_path.iterdir()) == [same, gone] or set(tmp_path.iterdir()) == {same, gone}
 
 
-def test_a_primitive_is_taken_from_another_seed(source: str, report: Path, tmp_path: Path,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
-    """A seed's own changes nothing, another's does; a set that one of them lacks is refused with those that both have."""
-    where = ["explain", source, "--seed", "7", "--layer", "theta.trunk.up.1", "--regions", "2x2", *FEW]
+def test_a_primitive_is_taken_from_another_seed(
+    source: str, report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A seed's own changes nothing, another's does; a set that one of them lacks is refused with
+    those that both have.
+    """
+    where = [
+        "explain",
+        source,
+        "--seed",
+        "7",
+        "--layer",
+        "theta.trunk.up.1",
+        "--regions",
+        "2x2",
+        *FEW,
+    ]
     components = {one["regions"] for one in document(report)["components"]}
     absent = next(name for s in range(1, 16) if (name := name_of(s)) not in components)
     assert run([*where, "-o", str(tmp_path / "none.png"), "--edit", f"S={absent}:seed8"]) == 2
-    said = re.search("E-EDIT.*seed 7 or seed 8 has no primitive of regions .* the strongest are those of regions ([0-9,]+)",
-                     capsys.readouterr().err)
+    said = re.search(
+        "E-EDIT.*seed 7 or seed 8 has no primitive of regions .* the strongest are those of "
+        "regions ([0-9,]+)",
+        capsys.readouterr().err,
+    )
     assert said and said[1] in components and list(tmp_path.iterdir()) == []
     drawn = {}
     for donor in (7, 8):
@@ -126,31 +236,58 @@ def test_a_primitive_is_taken_from_another_seed(source: str, report: Path, tmp_p
 def test_layers_are_listed(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["explain", source, "--layers", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [one["layer"] for one in found["layers"]][3] == "theta.trunk.middle" and found["steps"] == 4
+    assert [one["layer"] for one in found["layers"]][3] == "theta.trunk.middle" and found[
+        "steps"
+    ] == 4
     assert found["layers"][3]["maps"] == [[16, 8, 8], [32, 4, 4], [32, 4, 4]]
 
 
-@pytest.mark.parametrize(("flags", "sentence"), [
-    ([], "E-OUT.*-o names the folder to write"),
-    (["-o", "x.png"], "E-OUT.*or a .png with --edit"),
-    (["-o", "x", "--demands", "some"], "E-USAGE.*must be gated or optimised, got 'some'"),
-    (["-o", "x", "--repeat"], "E-USAGE.*--repeat is for --demands optimised"),
-    (["-o", "x", "--step", "5"], "E-USAGE.*--step 5: this sampler has 4"),
-    (["-o", "x", "--label", "1"], "E-LABEL.*this generator has 0 classes"),
-    (["-o", "x", "--regions", "99x1"], "E-REGIONS.*a grid of 99x1 does not fit"),
-    (["-o", "x", "--layer", "theta.nothing"], "E-LAYER.*'theta.nothing' is no layer; there are: theta.trunk.stem"),
-    (["-o", "x", "--edit", "2,5"], "E-EDIT.*--edit is S=REGIONS:STRENGTH"),
-])
-def test_what_it_cannot_do(flags: list[str], sentence: str, source: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
-                           monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ([], "E-OUT.*-o names the folder to write"),
+        (["-o", "x.png"], "E-OUT.*or a .png with --edit"),
+        (["-o", "x", "--demands", "some"], "E-USAGE.*must be gated or optimised, got 'some'"),
+        (["-o", "x", "--repeat"], "E-USAGE.*--repeat is for --demands optimised"),
+        (["-o", "x", "--step", "5"], "E-USAGE.*--step 5: this sampler has 4"),
+        (["-o", "x", "--label", "1"], "E-LABEL.*this generator has 0 classes"),
+        (["-o", "x", "--regions", "99x1"], "E-REGIONS.*a grid of 99x1 does not fit"),
+        (
+            ["-o", "x", "--layer", "theta.nothing"],
+            "E-LAYER.*'theta.nothing' is no layer; there are: theta.trunk.stem",
+        ),
+        (["-o", "x", "--edit", "2,5"], "E-EDIT.*--edit is S=REGIONS:STRENGTH"),
+    ],
+)
+def test_what_it_cannot_do(
+    flags: list[str],
+    sentence: str,
+    source: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["explain", source, *flags]) == 2
     assert re.search(sentence, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["S=1", "S=1:x", "S=1:seed", "S=1:seed-1", "S=1:nan", "S=1:inf", "1:0", "S=9:0", "S=1,1:0",
-                                  "S=:0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "S=1",
+        "S=1:x",
+        "S=1:seed",
+        "S=1:seed-1",
+        "S=1:nan",
+        "S=1:inf",
+        "1:0",
+        "S=9:0",
+        "S=1,1:0",
+        "S=:0",
+    ],
+)
 def test_bad_edits(text: str) -> None:
     with pytest.raises(EdgegenError, match=r"E-EDIT|E-REGIONS"):
         edit_of(text, 4)
@@ -163,7 +300,12 @@ def test_edits_are_read() -> None:
 
 def test_a_matrix_has_its_darkest_cell_where_most_is() -> None:
     made = matrix(["<l>", "a", "b"], [("x<y", [0.5, -0.0]), ("z", [-0.1, 0.25])], "all")
-    assert "&lt;l&gt;" in made and "x&lt;y" in made and made.count("rgb(165, 0, 38)") == 1 and ">50.0<" in made
+    assert (
+        "&lt;l&gt;" in made
+        and "x&lt;y" in made
+        and made.count("rgb(165, 0, 38)") == 1
+        and ">50.0<" in made
+    )
     assert made.count("rgb(255, 255, 255)") == 2 and ">0.0<" in made
     assert "Per cent of all; the darkest cell is 50.0" in made
 
@@ -171,5 +313,6 @@ def test_a_matrix_has_its_darkest_cell_where_most_is() -> None:
 def test_names_cannot_break_the_page() -> None:
     assert table(["<b>"], [["a & <i>", float("nan")], ["x", float("inf")]]) == (
         "<table><tr><th>&lt;b&gt;</th></tr><tr><td>a &amp; &lt;i&gt;</td><td class=n>-</td></tr>"
-        "<tr><td>x</td><td class=n>exact</td></tr></table>")
+        "<tr><td>x</td><td class=n>exact</td></tr></table>"
+    )
     assert number(0.12345) == "0.123" and number(7) == "7"

@@ -68,11 +68,17 @@ for k in itertools.count():
 
 @pytest.mark.parametrize("exchange", [True, False])
 def test_kill_9_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, exchange: bool) -> None:
-    """Without an atomic exchange a kill between two renames may leave nothing, but never a mixture."""
+    """Without an atomic exchange a kill between two renames may leave nothing, but never a
+    mixture.
+    """
     rng, target = random.Random(0), tmp_path / "out"
     code = KILLED.format(path=[p for p in sys.path if p], target=str(target))
     if not exchange:
-        code = code.replace("target = Path", "import edgegen.core.files as f; f._exchange = lambda a, b: -1\ntarget = Path", 1)
+        code = code.replace(
+            "target = Path",
+            "import edgegen.core.files as f; f._exchange = lambda a, b: -1\ntarget = Path",
+            1,
+        )
     whole = 0
     for _ in range(12):
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -95,8 +101,12 @@ def test_kill_9_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, exchange
 
 
 @pytest.mark.parametrize("name", ["fsync", "rename", "replace"])
-def test_a_call_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Every fsync and rename fails once, the first, the second, ..., until a publication needs no more of them."""
+def test_a_call_that_fails_leaves_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Every fsync and rename fails once, the first, the second, ..., until a publication needs no
+    more of them.
+    """
     target, single = tmp_path / "out", tmp_path / "single"
     make(target, "old")
     write_bytes(single, b"old")
@@ -128,7 +138,9 @@ def test_a_call_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.Mo
     assert words(target) == {"new"} and single.read_bytes() == b"new"
 
 
-def test_data_is_synced_before_the_rename_and_the_parent_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_is_synced_before_the_rename_and_the_parent_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[str] = []
     sync, swap = files.sync, files._swap
 
@@ -144,7 +156,11 @@ def test_data_is_synced_before_the_rename_and_the_parent_after(tmp_path: Path, m
     monkeypatch.setattr(files, "_swap", note_swap)
     make(tmp_path / "out", count=1)
     inside = events[: events.index("swap")]
-    assert inside.index("0.txt") < inside.index("sub") and MARK in inside and inside[-1].startswith(PREFIX)
+    assert (
+        inside.index("0.txt") < inside.index("sub")
+        and MARK in inside
+        and inside[-1].startswith(PREFIX)
+    )
     assert events[-1] == tmp_path.name and events[-2] == "swap"
 
 
@@ -176,13 +192,22 @@ for call in (big, lambda: write_bytes(Path({str(tmp_path / "single")!r}), bytes(
     start = "E-DISK-FULL 7 error[E-DISK-FULL] cannot write: File too large; "
     assert len(lines) == 2 and all(line.startswith(start) for line in lines)
     assert all("MB free" in line for line in lines)
-    assert words(target) == {"old"} and (tmp_path / "single").read_bytes() == b"old" and leftovers(tmp_path) == []
+    assert (
+        words(target) == {"old"}
+        and (tmp_path / "single").read_bytes() == b"old"
+        and leftovers(tmp_path) == []
+    )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
 
 
-@pytest.mark.parametrize(("number", "code"), [
-    (errno.ENOSPC, "E-DISK-FULL"), (errno.EDQUOT, "E-DISK-FULL"), (errno.EROFS, "E-DISK-RO"),
-])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, "E-DISK-FULL"),
+        (errno.EDQUOT, "E-DISK-FULL"),
+        (errno.EROFS, "E-DISK-RO"),
+    ],
+)
 def test_what_the_block_may_raise_about_the_disk(tmp_path: Path, number: int, code: str) -> None:
     with pytest.raises(ResourceError) as caught, publish(tmp_path / "out", MARK):
         raise OSError(number, os.strerror(number))
@@ -190,10 +215,16 @@ def test_what_the_block_may_raise_about_the_disk(tmp_path: Path, number: int, co
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [
-    FileNotFoundError(errno.ENOENT, "No such file"), PermissionError(errno.EACCES, "denied"), ValueError("x"),
-    KeyboardInterrupt(), InputError("E-X", "x"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file"),
+        PermissionError(errno.EACCES, "denied"),
+        ValueError("x"),
+        KeyboardInterrupt(),
+        InputError("E-X", "x"),
+    ],
+)
 def test_other_errors_of_the_block_stay_what_they_are(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, publish(tmp_path / "out", MARK) as new:
         (new / "half").write_text("half")
@@ -209,7 +240,9 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
         write_bytes(tmp_path / "missing" / "x", b"")
 
 
-def test_write_bytes_cleans_up_after_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_bytes_cleans_up_after_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(fd: int) -> None:
         raise KeyboardInterrupt
 
@@ -225,7 +258,9 @@ def test_write_bytes_cleans_up_after_an_interrupt(tmp_path: Path, monkeypatch: p
 def test_overwrite_rules(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "out"
     make(target, "a")
-    with pytest.raises(UsageError, match=r"the output folder is not empty .* - choose another, or add --overwrite") as caught:
+    with pytest.raises(
+        UsageError, match=r"the output folder is not empty .* - choose another, or add --overwrite"
+    ) as caught:
         make(target, "b")
     assert caught.value.code == "E-OUT-EXISTS" and words(target) == {"a"}
     make(target, "b", overwrite=True)
@@ -236,7 +271,9 @@ def test_overwrite_rules(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"the output folder is not one of edgegen's .* - choose another"):
+    with pytest.raises(
+        UsageError, match=r"the output folder is not one of edgegen's .* - choose another"
+    ):
         make(foreign, overwrite=True)
     assert (foreign / "thesis.txt").read_text() == "mine"
     for path in (tmp_path / "file", tmp_path / "link"):
@@ -246,7 +283,9 @@ def test_overwrite_rules(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_the_working_folder_home_and_root_are_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_folder_home_and_root_are_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for path in (Path("."), tmp_path, Path("/"), tmp_path / "home", tmp_path / "x" / ".."):
@@ -255,7 +294,9 @@ def test_the_working_folder_home_and_root_are_no_output(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("exchange", [True, False])
-def test_both_ways_to_replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
+def test_both_ways_to_replace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda a, b: -1)
     make(tmp_path / "out", "a")
@@ -263,7 +304,9 @@ def test_both_ways_to_replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e
     assert words(tmp_path / "out") == {"b"} and [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_fallback_puts_the_old_back_when_the_second_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fallback_puts_the_old_back_when_the_second_rename_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path / "out", "old")
     monkeypatch.setattr(files, "_exchange", lambda a, b: -1)
     rename, calls = Path.rename, []
@@ -285,7 +328,8 @@ def test_modes_follow_the_umask_even_for_files_written_0600(tmp_path: Path, umas
     before = os.umask(umask)
     try:
         with publish(tmp_path / "out", MARK) as new:
-            assert stat.S_IMODE(new.stat().st_mode) == 0o700 & ~umask  # private while it is being written
+            # private while it is being written
+            assert stat.S_IMODE(new.stat().st_mode) == 0o700 & ~umask
             (new / "sub").mkdir(mode=0o700)
             (new / "sub" / "weights").touch(mode=0o600)
             (new / MARK).touch()
@@ -294,8 +338,13 @@ def test_modes_follow_the_umask_even_for_files_written_0600(tmp_path: Path, umas
     finally:
         os.umask(before)
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.rglob("*")}
-    assert modes == {"out": 0o777 & ~umask, "sub": 0o777 & ~umask, "weights": 0o666 & ~umask, MARK: 0o666 & ~umask,
-                     "single": 0o666 & ~umask}
+    assert modes == {
+        "out": 0o777 & ~umask,
+        "sub": 0o777 & ~umask,
+        "weights": 0o666 & ~umask,
+        MARK: 0o666 & ~umask,
+        "single": 0o666 & ~umask,
+    }
 
 
 def test_sweep_takes_only_ours_and_only_the_old(tmp_path: Path) -> None:
@@ -325,7 +374,11 @@ def test_discard_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_json_is_deterministic_ascii_and_finite(tmp_path: Path) -> None:
     data = {"b": [1, 2.5, None, True], "a": {"ü": "é\n"}}
-    assert to_json(data) == to_json(dict(reversed(data.items()))) and to_json(data).isascii() and to_json(data).endswith(b"}\n")
+    assert (
+        to_json(data) == to_json(dict(reversed(data.items())))
+        and to_json(data).isascii()
+        and to_json(data).endswith(b"}\n")
+    )
     write_bytes(tmp_path / "x.json", to_json(data))
     assert read_json(tmp_path / "x.json") == data
     for bad in (float("nan"), float("inf")):
@@ -333,24 +386,27 @@ def test_json_is_deterministic_ascii_and_finite(tmp_path: Path) -> None:
             to_json({"x": [bad]})
 
 
-@pytest.mark.parametrize(("data", "text"), [
-    (b"", "not usable JSON"),
-    (b"{", "not usable JSON"),
-    (b'{"a": 1, "a": 2}', "a key appears twice"),
-    (b'{"x": {"a": 1, "a": 2}}', "a key appears twice"),
-    (b"[NaN]", "NaN is not a number"),
-    (b"[-Infinity]", "-Infinity is not a number"),
-    (b"[1e400]", "1e400 is out of range"),
-    (b"[" * 200_000, "not usable JSON"),
-    (b'{"a":' * 200_000, "not usable JSON"),
-    (b"[" + b"1" * 5000 + b"]", "not usable JSON"),
-    (b'["\xff"]', "not usable JSON"),
-    (b"\xef\xbb\xbf[]", "not usable JSON"),
-    ("[1]".encode("utf-16"), "not usable JSON"),
-    ("[1]".encode("utf-32-le"), "not usable JSON"),
-    (b"[1] trailing", "not usable JSON"),
-    (b"[" + b" " * (16 << 20) + b"]", "the file is larger than 16777216 bytes"),
-])
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "not usable JSON"),
+        (b"{", "not usable JSON"),
+        (b'{"a": 1, "a": 2}', "a key appears twice"),
+        (b'{"x": {"a": 1, "a": 2}}', "a key appears twice"),
+        (b"[NaN]", "NaN is not a number"),
+        (b"[-Infinity]", "-Infinity is not a number"),
+        (b"[1e400]", "1e400 is out of range"),
+        (b"[" * 200_000, "not usable JSON"),
+        (b'{"a":' * 200_000, "not usable JSON"),
+        (b"[" + b"1" * 5000 + b"]", "not usable JSON"),
+        (b'["\xff"]', "not usable JSON"),
+        (b"\xef\xbb\xbf[]", "not usable JSON"),
+        ("[1]".encode("utf-16"), "not usable JSON"),
+        ("[1]".encode("utf-32-le"), "not usable JSON"),
+        (b"[1] trailing", "not usable JSON"),
+        (b"[" + b" " * (16 << 20) + b"]", "the file is larger than 16777216 bytes"),
+    ],
+)
 def test_json_that_is_refused(tmp_path: Path, data: bytes, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(data)

@@ -62,9 +62,12 @@ def adapted(base: Path, photos: Path) -> Path:
     return out
 
 
-def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_path: Path,
-                                                capsys: pytest.CaptureFixture[str]) -> None:
-    """Fine-tune, merge, export --int8, verify: inside the budget, with hashes of base, adapter and photos, and no name of one."""
+def test_a_site_s_photos_become_a_proven_bundle(
+    base: Path, adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fine-tune, merge, export --int8, verify: inside the budget, with hashes of base, adapter and
+    photos, and no name of one.
+    """
     merged, out = tmp_path / "merged", tmp_path / "bundle"
     assert run(["merge", str(adapted), "-o", str(merged), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -73,17 +76,33 @@ def test_a_site_s_photos_become_a_proven_bundle(base: Path, adapted: Path, tmp_p
     _, two = runs.load(merged)
     for name, tensor in two.shipped.state_dict().items():
         assert tensor.equal(one.shipped.state_dict()[name]), name
-    bases = [{name.partition(".")[0] for name in open_base(str(found)).tensors} for found in (base, adapted, merged)]
-    assert bases[0] == bases[1] == bases[2], "a run that adapts them again has the networks that never ship"
+    bases = [
+        {name.partition(".")[0] for name in open_base(str(found)).tensors}
+        for found in (base, adapted, merged)
+    ]
+    assert bases[0] == bases[1] == bases[2], (
+        "a run that adapts them again has the networks that never ship"
+    )
     network = feature_network("efficientnet-lite0", size=tiny.SIZE)
-    reference.build(network(shapes(80, 16, seed=3).pixels), network, "photos", 8).write(adapted / "reference.safetensors")
-    assert tiny.export(adapted, out, runtimes="onnxruntime") == 0  # test_every_export.py has the others
+    reference.build(network(shapes(80, 16, seed=3).pixels), network, "photos", 8).write(
+        adapted / "reference.safetensors"
+    )
+    # test_every_export.py has the others
+    assert tiny.export(adapted, out, runtimes="onnxruntime") == 0
     assert run(["verify", str(out), "--threads", "1"]) == 0
     manifest = Bundle.open(out).manifest
     assert 0 <= manifest.evidence["adapter_max_abs"] <= 1e-5
     about = json.loads((adapted / "run.json").read_text())
-    assert manifest.source["base_sha256"] == about["adapt"]["base_sha256"] == sha256(adapted / "base.safetensors")
-    assert manifest.source["adapter_sha256"] == sha256(adapted / "adapter" / TENSORS) == said["adapter_sha256"]
+    assert (
+        manifest.source["base_sha256"]
+        == about["adapt"]["base_sha256"]
+        == sha256(adapted / "base.safetensors")
+    )
+    assert (
+        manifest.source["adapter_sha256"]
+        == sha256(adapted / "adapter" / TENSORS)
+        == said["adapter_sha256"]
+    )
     assert manifest.source["data"]["sha256"] == about["data"]["sha256"]
     for path in (p for p in out.rglob("*") if p.is_file()):
         assert b"secret" not in path.read_bytes() and b"disc" not in path.read_bytes(), path
@@ -100,7 +119,8 @@ def test_an_adapted_run_is_a_start_with_its_adapter(adapted: Path) -> None:
 
 def test_what_a_run_leaves(adapted: Path) -> None:
     looked = json.loads((adapted / "looks.json").read_text())
-    staged = json.loads((adapted / "run.json").read_text())["family"] in ("lcd", "dkgm")  # looks begin with the last stage
+    # looks begin with the last stage
+    staged = json.loads((adapted / "run.json").read_text())["family"] in ("lcd", "dkgm")
     steps = [look["step"] for look in looked["watch"]["looks"]]
     assert steps[-1] == 12 and (steps[0] > 3 if staged else steps == [6, 12])
     last = looked["last"]
@@ -112,13 +132,17 @@ def test_what_a_run_leaves(adapted: Path) -> None:
         assert b"secret" not in path.read_bytes(), path
 
 
-def test_two_runs_side_by_side(base: Path, adapted: Path, photos: Path, tmp_path: Path,
-                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_side_by_side(
+    base: Path, adapted: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = base.with_name("other")
     assert go(base, other, photos, "--rank", "0", "--rate", "0.001") == 0
     assert not (other / "adapter").exists() and (other / "weights.safetensors").is_file()
     capsys.readouterr()
-    assert run(["finetune", "--compare", str(adapted), str(other), "-o", str(tmp_path / "both.png")]) == 0
+    assert (
+        run(["finetune", "--compare", str(adapted), str(other), "-o", str(tmp_path / "both.png")])
+        == 0
+    )
     said = capsys.readouterr().out
     assert "site" in said and "other" in said and " all " in said and "FD / base" in said
     assert np.asarray(Image.open(tmp_path / "both.png")).std() > 0
@@ -139,23 +163,47 @@ def cas_dm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("more, code, said", [
-    (["--base", "int4"], 2, "--base must be fp32, int8 or nf4, got 'int4'"),
-    (["--time", "soon"], 2, "--steps and --time both say how long: give one"),
-    (["--rank", "0", "--base", "nf4"], 2, "--rank 0 trains every weight: --base and --recompute are for adapters"),
-    (["--held-out", "1.5"], 2, "--held-out must be above 0 and below 1, got 1.5"),
-    (["--rate", "-1"], 2, "--rate must be above 0, got -1.0"),
-    (["--device", "tpu"], 2, "tpu"),
-    (["-o", "elsewhere"], 2, "name the base, and the run folder once"),
-])
-def test_flags_that_make_no_sense(cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                  more: list[str], code: int, said: str) -> None:
+@pytest.mark.parametrize(
+    "more, code, said",
+    [
+        (["--base", "int4"], 2, "--base must be fp32, int8 or nf4, got 'int4'"),
+        (["--time", "soon"], 2, "--steps and --time both say how long: give one"),
+        (
+            ["--rank", "0", "--base", "nf4"],
+            2,
+            "--rank 0 trains every weight: --base and --recompute are for adapters",
+        ),
+        (["--held-out", "1.5"], 2, "--held-out must be above 0 and below 1, got 1.5"),
+        (["--rate", "-1"], 2, "--rate must be above 0, got -1.0"),
+        (["--device", "tpu"], 2, "tpu"),
+        (["-o", "elsewhere"], 2, "name the base, and the run folder once"),
+    ],
+)
+def test_flags_that_make_no_sense(
+    cas_dm: Path,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    code: int,
+    said: str,
+) -> None:
     assert go(cas_dm, tmp_path / "out", photos, *more) == code
     assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_time_instead_of_steps(cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["finetune", str(cas_dm), str(tmp_path / "out"), "--data", str(photos), "--threads", "1"]
+def test_time_instead_of_steps(
+    cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        "finetune",
+        str(cas_dm),
+        str(tmp_path / "out"),
+        "--data",
+        str(photos),
+        "--threads",
+        "1",
+    ]
     assert run([*given, "--time", "soon"]) == 2
     assert "--time must be such as 90s, 45m or 2h, got 'soon'" in capsys.readouterr().err
     assert run([*given, "--time", "1s", "--looks", "1"]) == 0
@@ -163,8 +211,9 @@ def test_time_instead_of_steps(cas_dm: Path, photos: Path, tmp_path: Path, capsy
     assert f"{steps} steps of 32 photos fit into 1s" in capsys.readouterr().err
 
 
-def test_bases_and_photos_that_are_not_there(cas_dm: Path, photos: Path, tmp_path: Path,
-                                             capsys: pytest.CaptureFixture[str]) -> None:
+def test_bases_and_photos_that_are_not_there(
+    cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert go("cas-md", tmp_path / "out", photos) == 2
     assert "'cas-md' is no zoo name and no run" in capsys.readouterr().err
     assert go(cas_dm, tmp_path / "out", tmp_path / "nowhere") == 4
@@ -177,12 +226,22 @@ def test_bases_and_photos_that_are_not_there(cas_dm: Path, photos: Path, tmp_pat
     assert "10 photos, 16 are needed" in capsys.readouterr().err
 
 
-def test_a_resume_knows_its_settings_and_is_held_to_them(cas_dm: Path, photos: Path, tmp_path: Path,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resume_knows_its_settings_and_is_held_to_them(
+    cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert go(cas_dm, out, photos, "--rank", "3", "--seed", "4") == 0
     before = {p.name: p.read_bytes() for p in (out / "adapter").iterdir()}
-    resumed = ["finetune", str(cas_dm), str(out), "--data", str(photos), "--threads", "1", "--resume"]
+    resumed = [
+        "finetune",
+        str(cas_dm),
+        str(out),
+        "--data",
+        str(photos),
+        "--threads",
+        "1",
+        "--resume",
+    ]
     assert run(resumed) == 0
     assert {p.name: p.read_bytes() for p in (out / "adapter").iterdir()} == before
     assert run([*resumed, "--rank", "2"]) == 2
@@ -195,28 +254,60 @@ def test_small_classes_are_drawn_as_one(capsys: pytest.CaptureFixture[str]) -> N
     made = shapes(40)
     labels = np.repeat([0, 1, 2, 3], [20, 9, 8, 3])
     found = gathered(Photos(made.pixels, labels, ("a", "b", "c", "d")))
-    assert found.classes == ("a", "b", "other") and np.bincount(found.labels).tolist() == [20, 9, 11]
-    assert "W-CLASS-SMALL: 2 of 4 classes have few photos and are drawn as one, 11 together" in capsys.readouterr().err
+    assert found.classes == ("a", "b", "other") and np.bincount(found.labels).tolist() == [
+        20,
+        9,
+        11,
+    ]
+    assert (
+        "W-CLASS-SMALL: 2 of 4 classes have few photos and are drawn as one, 11 together"
+        in capsys.readouterr().err
+    )
     assert (found.labels[labels == 1] == 1).all() and (found.labels[labels >= 2] == 2).all()
     same = Photos(made.pixels, labels % 2, ("a", "b"))
     assert gathered(same) is same
 
 
-def test_a_run_that_ended_early_stays_ended(cas_dm: Path, photos: Path, tmp_path: Path,
-                                            capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_ended_early_stays_ended(
+    cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert go(cas_dm, out, photos, "--looks", "6", "--patience", "1") == 0
     assert "ended early: 1 looks since step" in capsys.readouterr().err
     before = {p.name: p.read_bytes() for p in (*(out / "adapter").iterdir(), out / "metrics.jsonl")}
     assert len((out / "metrics.jsonl").read_text().splitlines()) < 12
-    assert run(["finetune", str(cas_dm), str(out), "--data", str(photos), "--threads", "1", "--resume", "--time", "45m"]) == 0
-    assert {p.name: p.read_bytes() for p in (*(out / "adapter").iterdir(), out / "metrics.jsonl")} == before
+    assert (
+        run(
+            [
+                "finetune",
+                str(cas_dm),
+                str(out),
+                "--data",
+                str(photos),
+                "--threads",
+                "1",
+                "--resume",
+                "--time",
+                "45m",
+            ]
+        )
+        == 0
+    )
+    assert {
+        p.name: p.read_bytes() for p in (*(out / "adapter").iterdir(), out / "metrics.jsonl")
+    } == before
 
 
-def test_an_adapter_that_fails_its_gate_is_not_left_to_be_used(cas_dm: Path, photos: Path, tmp_path: Path,
-                                                               monkeypatch: pytest.MonkeyPatch,
-                                                               capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("bitsandbytes", reason="bases are rounded by bitsandbytes, which is not installed")
+def test_an_adapter_that_fails_its_gate_is_not_left_to_be_used(
+    cas_dm: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip(
+        "bitsandbytes", reason="bases are rounded by bitsandbytes, which is not installed"
+    )
     out = tmp_path / "out"
     monkeypatch.setattr(looks, "VIEW_DB", 500.0)
     assert go(cas_dm, out, photos, "--base", "int8") == 3
@@ -235,8 +326,12 @@ def test_the_end_is_looked_at_once(cas_dm: Path, photos: Path, tmp_path: Path) -
 
 def test_an_adapter_that_gained_nothing_says_so() -> None:
     assert doubted({"value": 0.5, "low": 0.4, "high": 0.6}) == "" == doubted(None)
-    assert "farther from your photos than what the base draws" in doubted({"value": 1.3, "low": 1.2, "high": 1.4})
-    assert "no nearer to your photos, as far as can be told" in doubted({"value": 0.95, "low": 0.8, "high": 1.1})
+    assert "farther from your photos than what the base draws" in doubted(
+        {"value": 1.3, "low": 1.2, "high": 1.4}
+    )
+    assert "no nearer to your photos, as far as can be told" in doubted(
+        {"value": 0.95, "low": 0.8, "high": 1.1}
+    )
 
 
 def test_a_base_that_is_there_already_has_no_ratio() -> None:
@@ -249,7 +344,9 @@ def test_a_base_that_is_there_already_has_no_ratio() -> None:
     assert found is not None and found["value"] < 0.1
 
 
-def test_merge_and_compare_want_adapted_runs(cas_dm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_and_compare_want_adapted_runs(
+    cas_dm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["merge", str(cas_dm), "-o", str(tmp_path / "m")]) == 2
     assert "this is no run of `edgegen finetune` with an adapter" in capsys.readouterr().err
     assert run(["finetune", "--compare", str(cas_dm)]) == 2

@@ -1,4 +1,6 @@
-"""Photos that are not square: padded or cropped as was asked, said so in the report, and the same when a run resumes."""
+"""Photos that are not square: padded or cropped as was asked, said so in the report, and the same
+when a run resumes.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,15 @@ def test_a_crop_is_the_centred_square(tmp_path: Path, kind: str, width: int, hei
     whole = picture(1, width, height)
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    expected = whole.crop((left, top, left + side, top + side)).resize((32, 32), Image.Resampling.BICUBIC)
-    (tmp_path / "a").write_bytes(encoded(kind, whole, **({"quality": 98, "subsampling": 0} if kind == "JPEG" else {})))
-    found = np.frombuffer(decode(str(tmp_path / "a"), Want(32, (0, 0, 0), 16, "crop")).pixels, np.uint8).reshape(32, 32, 3)
+    expected = whole.crop((left, top, left + side, top + side)).resize(
+        (32, 32), Image.Resampling.BICUBIC
+    )
+    (tmp_path / "a").write_bytes(
+        encoded(kind, whole, **({"quality": 98, "subsampling": 0} if kind == "JPEG" else {}))
+    )
+    found = np.frombuffer(
+        decode(str(tmp_path / "a"), Want(32, (0, 0, 0), 16, "crop")).pixels, np.uint8
+    ).reshape(32, 32, 3)
     assert np.abs(found.astype(int) - np.asarray(expected)).max() <= (8 if kind == "JPEG" else 0)
 
 
@@ -48,7 +56,10 @@ def test_a_photo_is_turned_before_it_is_cropped(tmp_path: Path) -> None:
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     upright.save(tmp_path / "upright.png")
     want = Want(32, (0, 0, 0), 16, "crop")
-    assert decode(str(tmp_path / "turned.png"), want).pixels == decode(str(tmp_path / "upright.png"), want).pixels
+    assert (
+        decode(str(tmp_path / "turned.png"), want).pixels
+        == decode(str(tmp_path / "upright.png"), want).pixels
+    )
 
 
 def test_the_report_says_which_and_of_what_sizes(tmp_path: Path) -> None:
@@ -56,13 +67,21 @@ def test_the_report_says_which_and_of_what_sizes(tmp_path: Path) -> None:
     picture(9, 40, 40).save(data / "square.png")
     padded, report = load(data, 32)
     cropped, other = load(data, 32, fit="crop")
-    assert report.fit == "pad" and other.fit == "crop" and report.sizes == other.sizes == {(64, 32): 3, (40, 40): 1}
+    assert (
+        report.fit == "pad"
+        and other.fit == "crop"
+        and report.sizes == other.sizes == {(64, 32): 3, (40, 40): 1}
+    )
     assert other.to_json()["fit"] == "crop"
     assert report.to_json()["sizes"] == {
-        "width": {"min": 40, "median": 64, "max": 64}, "height": {"min": 32, "median": 32, "max": 40},
-        "ratio": {"min": 1, "median": 2, "max": 2}}
+        "width": {"min": 40, "median": 64, "max": 64},
+        "height": {"min": 32, "median": 32, "max": 40},
+        "ratio": {"min": 1, "median": 2, "max": 2},
+    }
     assert (padded.pixels[:3, :8] == 255).all() and not (cropped.pixels[:3, :8] == 255).all()
-    assert (padded.pixels[3] == cropped.pixels[3]).all() and padded.fingerprint != cropped.fingerprint
+    assert (
+        padded.pixels[3] == cropped.pixels[3]
+    ).all() and padded.fingerprint != cropped.fingerprint
     with pytest.raises(Exception, match="fit='stretch' be pad or crop"):
         load(data, 32, fit="stretch")  # type: ignore[arg-type]
 
@@ -70,7 +89,13 @@ def test_the_report_says_which_and_of_what_sizes(tmp_path: Path) -> None:
 def test_what_a_square_costs() -> None:
     """A quarter of the photo of 40 x 30 is cut away, or a quarter of its square is background."""
     some = {(40, 30): 1, (30, 60): 1, (64, 64): 5}
-    assert sizes.shapes(some) == {"wide": 1, "square": 5, "tall": 1, "mean_cost": 0.375, "max_cost": 0.5}
+    assert sizes.shapes(some) == {
+        "wide": 1,
+        "square": 5,
+        "tall": 1,
+        "mean_cost": 0.375,
+        "max_cost": 0.5,
+    }
     assert sizes.shapes({(8, 8): 2})["max_cost"] == 0 and sizes.spread({}) == {}
     assert sizes.smaller(some, 50, "pad") == 1 and sizes.smaller(some, 50, "crop") == 2
 
@@ -90,7 +115,9 @@ def test_shards_are_cropped_and_known_by_it(tmp_path: Path) -> None:
         with open_source(tmp_path / "a.tar", 16, fit=fit) as (source, report):
             seen[fit] = source.fingerprint, source.read(np.arange(10))[0]
             assert report().fit == fit
-    assert seen["pad"][0] != seen["crop"][0], "the fingerprint of a stream says what becomes of a photo"
+    assert seen["pad"][0] != seen["crop"][0], (
+        "the fingerprint of a stream says what becomes of a photo"
+    )
     assert (seen["pad"][1][1:, :4] == 255).all() and not (seen["crop"][1][1:, :4] == 255).all()
 
 
@@ -103,10 +130,18 @@ def test_a_resumed_run_is_held_to_the_same_fit(tmp_path: Path, capfd: Captured) 
     about = read_json(out / "run.json")["data"]
     assert (about["fit"], about["background"]) == ("crop", "#000080")
     assert run([*train, "--resume"]) == 0
-    for flags, named in ((["--fit", "pad"], "data.fit"), (["--background", "white"], "data.background")):
+    for flags, named in (
+        (["--fit", "pad"], "data.fit"),
+        (["--background", "white"], "data.background"),
+    ):
         assert run([*train, "--resume", *flags]) == 2
-        assert f"error[E-RESUME-MISMATCH] the run was started with another {named}" in capfd.readouterr().err
-    for flags, named in ((["--fit", "stretch"], "--fit must be pad or crop, got 'stretch'"),
-                         (["--background", "nocolour"], "background 'nocolour' is not a colour")):
+        assert (
+            f"error[E-RESUME-MISMATCH] the run was started with another {named}"
+            in capfd.readouterr().err
+        )
+    for flags, named in (
+        (["--fit", "stretch"], "--fit must be pad or crop, got 'stretch'"),
+        (["--background", "nocolour"], "background 'nocolour' is not a colour"),
+    ):
         assert run([*train, "--resume", *flags]) == 2
         assert named in capfd.readouterr().err

@@ -1,4 +1,6 @@
-"""Bytes of weights, gradients and optimizer state: counted by hand beside, and what rounding saves."""
+"""Bytes of weights, gradients and optimizer state: counted by hand beside, and what rounding
+saves.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +47,31 @@ def test_full_fine_tuning_takes_sixteen_bytes_a_weight() -> None:
     found = memory(network, [stepped(network, eight_bit=False)])
     linear = sum(p.numel() for layer in (network.first, network.second) for p in layer.parameters())
     rest = sum(p.numel() for p in network.parameters()) - linear
-    assert before.linear == Footprint(weights=4 * linear) and before.rest.gradients == before.rest.optimizer == 0
-    assert found.linear == Footprint(4 * linear, 4 * linear, 8 * linear + 4 * 4)  # and Adam's count of steps, four tensors
-    assert found.rest == Footprint(4 * rest + 2 * 4 * 256 + 8, 4 * rest, 8 * rest + 4 * 4)  # statistics and their count
+    assert (
+        before.linear == Footprint(weights=4 * linear)
+        and before.rest.gradients == before.rest.optimizer == 0
+    )
+    # and Adam's count of steps, four tensors
+    assert found.linear == Footprint(4 * linear, 4 * linear, 8 * linear + 4 * 4)
+    # statistics and their count
+    assert found.rest == Footprint(4 * rest + 2 * 4 * 256 + 8, 4 * rest, 8 * rest + 4 * 4)
     assert (found.linear + found.rest).total == found.linear.total + found.rest.total
 
 
 @ADAPT
-@pytest.mark.parametrize(("kind", "a_weight", "scales"), [("int8", 1.0, 4 * 512), ("nf4", 0.5, 4 * (256 * 320 // 64) + 2 * 64)])
-def test_rounded_weights_are_counted_with_their_scales_and_levels(kind: Kind, a_weight: float, scales: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "a_weight", "scales"),
+    [("int8", 1.0, 4 * 512), ("nf4", 0.5, 4 * (256 * 320 // 64) + 2 * 64)],
+)
+def test_rounded_weights_are_counted_with_their_scales_and_levels(
+    kind: Kind, a_weight: float, scales: int
+) -> None:
     network = Net()
     quantize(network, kind)
     weights = 64 * 256 + 256 * 256
-    assert memory(network, ()).linear == Footprint(weights=int(a_weight * weights) + scales + 4 * 512)
+    assert memory(network, ()).linear == Footprint(
+        weights=int(a_weight * weights) + scales + 4 * 512
+    )
     network.again = network.first
     assert memory(network, ()).linear.weights == int(a_weight * weights) + scales + 4 * 512
 
@@ -75,7 +89,9 @@ def test_adapters_on_nf4_with_8_bit_adam_take_less_than_a_third_of_full_fine_tun
     lora = [p for name, p in network.named_parameters() if "lora_" in name and "conv" not in name]
     assert found.linear.gradients == 4 * sum(p.numel() for p in lora)
     tables = 2 * 4 * 256  # shared by all
-    assert found.linear.optimizer == sum(2 * p.numel() + 8 * (p.numel() // 256) for p in lora) + tables
+    assert (
+        found.linear.optimizer == sum(2 * p.numel() + 8 * (p.numel() // 256) for p in lora) + tables
+    )
 
 
 PEAK = """
@@ -91,6 +107,8 @@ print(before, peak_bytes())
 
 def test_the_peak_is_of_this_process_and_stays() -> None:
     mine = torch.ones(1 << 27)  # 512 MB, which a child must not be told of
-    done = subprocess.run([sys.executable, "-c", PEAK.format(path=HERE)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK.format(path=HERE)], capture_output=True, text=True, check=True
+    )
     before, after = map(int, done.stdout.split())
     assert after - before >= 60 << 20 and before < mine.nbytes * 1.5

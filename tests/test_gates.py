@@ -19,7 +19,9 @@ from edgegen.training.adapt import site
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gates_round_as_the_file_does_or_not_at_all(name: str) -> None:
-    """Open ones as ONNX Runtime executes the file, but for values near a half; closed ones give the graph's own output."""
+    """Open ones as ONNX Runtime executes the file, but for values near a half; closed ones give the
+    graph's own output.
+    """
     found, files = subjects(name)
     made = site.plain(family(name), family(name).recipes["tiny"]().config, master(name))
     calls = record(torch_pipeline(made), range(100, 104))
@@ -29,8 +31,13 @@ def test_gates_round_as_the_file_does_or_not_at_all(name: str) -> None:
         assert set(gated.places) == subject.rounding.places
         given = {name: torch.from_numpy(value) for name, value in inputs.items()}
         with torch.no_grad():
-            exact, whole = (gated(torch.full((4, len(gated.places)), gate), **given).numpy() for gate in (0.0, 1.0))
-        np.testing.assert_allclose(exact, made.graphs()[graph].module(**given).detach().numpy(), rtol=1e-3, atol=1e-4)
+            exact, whole = (
+                gated(torch.full((4, len(gated.places)), gate), **given).numpy()
+                for gate in (0.0, 1.0)
+            )
+        np.testing.assert_allclose(
+            exact, made.graphs()[graph].module(**given).detach().numpy(), rtol=1e-3, atol=1e-4
+        )
         shipped = session(files[graph], 1).run(None, inputs)[0]
         assert np.square(whole - shipped).mean() <= 0.4 * np.square(exact - shipped).mean() + 1e-10
         places += len(gated.places)
@@ -41,7 +48,10 @@ def test_gates_are_each_images_own() -> None:
     subject = subjects("isc-gan")[0]["synthesis"]
     gated = Gated(subject.graph, subject.program, subject.rounding)
     rng = torch.Generator().manual_seed(0)
-    inputs = {s.name: torch.rand(s.sized(batch=1), generator=rng).repeat_interleave(2, 0) for s in subject.graph.inputs}
+    inputs = {
+        s.name: torch.rand(s.sized(batch=1), generator=rng).repeat_interleave(2, 0)
+        for s in subject.graph.inputs
+    }
     gates = torch.stack([torch.zeros(len(gated.places)), torch.ones(len(gated.places))])
     with torch.no_grad():
         exact, rounded = gated(gates, **inputs)

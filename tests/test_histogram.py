@@ -1,4 +1,6 @@
-"""Histograms stream: state never grows with samples, batches add up. Ranges: what each method covers, and what it costs."""
+"""Histograms stream: state never grows with samples, batches add up. Ranges: what each method
+covers, and what it costs.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ def counted(parts: list[list[Array]], seen: dict[str, Range] = SEEN) -> Histogra
 
 
 def size(found: Histograms) -> int:
-    return sum(sys.getsizeof(v) + (v.nbytes if isinstance(v, np.ndarray) else 0) for v in vars(found).values())
+    return sum(
+        sys.getsizeof(v) + (v.nbytes if isinstance(v, np.ndarray) else 0)
+        for v in vars(found).values()
+    )
 
 
 def histogram(values: np.ndarray) -> Histogram:
@@ -54,12 +59,21 @@ def test_histograms_of_batches_are_those_of_the_whole() -> None:
         np.testing.assert_array_equal(found, whole.counts)
     np.testing.assert_array_equal(split.zeros, whole.zeros)
     values = np.concatenate([part[0].ravel() for part in parts])
-    np.testing.assert_array_equal(whole.counts[0], np.histogram(values[values != 0], BINS, (-4, 4))[0])
+    np.testing.assert_array_equal(
+        whole.counts[0], np.histogram(values[values != 0], BINS, (-4, 4))[0]
+    )
     assert (whole.counts.sum(1) + whole.zeros == values.size).all()
 
 
 def test_what_is_zero_or_a_hair_outside_is_counted() -> None:
-    found = counted([[np.array([x], np.float32) for x in (np.nextafter(np.float32(4), np.float32(5)), 0.0, 0.0)]])
+    found = counted(
+        [
+            [
+                np.array([x], np.float32)
+                for x in (np.nextafter(np.float32(4), np.float32(5)), 0.0, 0.0)
+            ]
+        ]
+    )
     assert found.counts[0, -1] == 1 and found.zeros.tolist() == [0, 1, 1]
 
 
@@ -74,10 +88,17 @@ def test_a_graph_is_counted_as_it_runs() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("values", [
-    np.random.default_rng(0).normal(0, 1, 20_000), np.abs(np.random.default_rng(1).standard_t(3, 20_000)),
-    -np.random.default_rng(2).random(500) - 3, np.zeros(50), np.full(50, 3.0),
-], ids=["normal", "one-sided", "never zero", "zero", "constant"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(0).normal(0, 1, 20_000),
+        np.abs(np.random.default_rng(1).standard_t(3, 20_000)),
+        -np.random.default_rng(2).random(500) - 3,
+        np.zeros(50),
+        np.full(50, 3.0),
+    ],
+    ids=["normal", "one-sided", "never zero", "zero", "constant"],
+)
 def test_a_range_holds_zero_and_no_more_than_was_seen(method: str, values: np.ndarray) -> None:
     found = histogram(values)
     covered = METHODS[method](found)
@@ -111,7 +132,9 @@ def test_a_percentile_cuts_its_share_at_most() -> None:
 def test_the_least_error_is_the_least_of_all_methods_and_of_ranges_nearby() -> None:
     values = np.random.default_rng(0).standard_t(5, 200_000)
     found, choice = histogram(values), chosen(histogram(values))
-    assert choice.errors[choice.method] == min(choice.errors.values()) < choice.errors["min-max"] == 1
+    assert (
+        choice.errors[choice.method] == min(choice.errors.values()) < choice.errors["min-max"] == 1
+    )
     least = least_error(found)
     for low, high in ((0.9, 1), (1.1, 1), (1, 0.9), (1, 1.1)):
         near = Range(max(found.seen.low, least.low * low), min(found.seen.high, least.high * high))
@@ -133,6 +156,8 @@ def test_what_is_odd_is_said() -> None:
     assert Shape.of(histogram(normal)) == Shape(False, False, 0.0)
     assert Shape.of(histogram(np.abs(normal))).one_sided
     usual = np.quantile(np.abs(normal), 0.9999)
-    assert Shape.of(histogram(np.append(normal, 40.0))).outlier == pytest.approx(40 / usual, rel=0.05)
+    assert Shape.of(histogram(np.append(normal, 40.0))).outlier == pytest.approx(
+        40 / usual, rel=0.05
+    )
     for still in (0.0, 3.0):
         assert Shape.of(histogram(np.full(50, still))).constant

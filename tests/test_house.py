@@ -1,4 +1,6 @@
-"""The shape of the house: who may import whom, how long a file may be, what a device never imports, what is packaged."""
+"""The shape of the house: who may import whom, how long a file may be, what a device never imports,
+what is packaged.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +22,51 @@ import edgegen
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 400
 SEAMS = {"export", "calibrate"}  # top-level folders whose packages live under edgegen.
-BASE = {"errors", "edgegen"}     # "edgegen" is edgegen/__init__.py itself
+BASE = {"errors", "edgegen"}  # "edgegen" is edgegen/__init__.py itself
 MAY_IMPORT = {
-    "errors": set(), "edgegen": BASE, "core": BASE, "families": BASE | {"core"}, "zoo": BASE | {"core"},
-    "training": BASE | {"core", "families"}, "explain": BASE | {"core", "families"},
-    "calibrate": BASE | {"core"}, "export": BASE | {"core"}, "evidence": BASE | {"core"},
+    "errors": set(),
+    "edgegen": BASE,
+    "core": BASE,
+    "families": BASE | {"core"},
+    "zoo": BASE | {"core"},
+    "training": BASE | {"core", "families"},
+    "explain": BASE | {"core", "families"},
+    "calibrate": BASE | {"core"},
+    "export": BASE | {"core"},
+    "evidence": BASE | {"core"},
 }
 EVERYTHING = {"cli", "__main__"}  # the composition root
-FREE_OF = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pandas", "scipy", "diffusers", "peft")
+FREE_OF = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "pandas",
+    "scipy",
+    "diffusers",
+    "peft",
+)
 WITH_TORCH = {  # and no other module of core, evidence and zoo
-    "edgegen.core.graph", "edgegen.core.tap", "edgegen.core.testing", "edgegen.evidence.features", "edgegen.evidence.networks",
+    "edgegen.core.graph",
+    "edgegen.core.tap",
+    "edgegen.core.testing",
+    "edgegen.evidence.features",
+    "edgegen.evidence.networks",
 }
 
 
 def python_files() -> list[Path]:
     """Every .py file once, links not followed."""
     places = ("edgegen", "export", "calibrate", "tests", "benchmarks", "scripts", "docs")
-    return sorted(Path(top, f) for p in places for top, _, files in os.walk(ROOT / p) for f in files if f.endswith(".py"))
+    return sorted(
+        Path(top, f)
+        for p in places
+        for top, _, files in os.walk(ROOT / p)
+        for f in files
+        if f.endswith(".py")
+    )
 
 
 def dotted(path: Path) -> str:
@@ -47,11 +77,15 @@ def dotted(path: Path) -> str:
 
 
 def our_modules() -> dict[str, Path]:
-    return {dotted(p): p for p in python_files() if p.relative_to(ROOT).parts[0] in {"edgegen", *SEAMS}}
+    return {
+        dotted(p): p for p in python_files() if p.relative_to(ROOT).parts[0] in {"edgegen", *SEAMS}
+    }
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """Absolute names of what a module imports, wherever in the file; `from a import b` gives a.b."""
+    """Absolute names of what a module imports, wherever in the file; `from a import b` gives
+    a.b.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -62,73 +96,119 @@ def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
 
 
 def wing(name: str) -> str | None:
-    """"edgegen.core.spec" -> "core"; "edgegen.__version__" -> "edgegen"; another library -> None"""
+    """ "edgegen.core.spec" -> "core"; "edgegen.__version__" -> "edgegen"; another library ->
+    None
+    """
     top, _, rest = name.partition(".")
     first = rest.partition(".")[0]
     if top in SEAMS:
         return f"bare {top}"
-    return None if top != "edgegen" else first if first in MAY_IMPORT or first in EVERYTHING else "edgegen"
+    return (
+        None
+        if top != "edgegen"
+        else first
+        if first in MAY_IMPORT or first in EVERYTHING
+        else "edgegen"
+    )
 
 
 def wrong_arrows(source: str, module: str, is_package: bool = False) -> list[str]:
     here = wing(module) or ""
     allowed = {here, *MAY_IMPORT.get(here, {*MAY_IMPORT, *EVERYTHING})}
-    return [f"{module} -> {name}" for name in imports(source, module, is_package) if wing(name) not in {None, *allowed}]
+    return [
+        f"{module} -> {name}"
+        for name in imports(source, module, is_package)
+        if wing(name) not in {None, *allowed}
+    ]
 
 
 def test_arrows() -> None:
     found = our_modules().items()
     assert len(found) > 25
-    assert [w for name, path in found for w in wrong_arrows(path.read_text(), name, path.name == "__init__.py")] == []
+    assert [
+        w
+        for name, path in found
+        for w in wrong_arrows(path.read_text(), name, path.name == "__init__.py")
+    ] == []
 
 
-@pytest.mark.parametrize(("module", "source", "bad"), [
-    ("edgegen.core.spec", "from ..export import qdq", "edgegen.export.qdq"),
-    ("edgegen.core.spec", "import edgegen.cli.main", "edgegen.cli.main"),
-    ("edgegen.export.qdq", "def f():\n    from edgegen.calibrate.observe import x", "edgegen.calibrate.observe.x"),
-    ("edgegen.evidence.verify", "from edgegen import families", "edgegen.families"),
-    ("edgegen.training.loop", "import export", "export"),
-    ("edgegen.errors", "from .core import spec", "edgegen.core.spec"),
-])
+@pytest.mark.parametrize(
+    ("module", "source", "bad"),
+    [
+        ("edgegen.core.spec", "from ..export import qdq", "edgegen.export.qdq"),
+        ("edgegen.core.spec", "import edgegen.cli.main", "edgegen.cli.main"),
+        (
+            "edgegen.export.qdq",
+            "def f():\n    from edgegen.calibrate.observe import x",
+            "edgegen.calibrate.observe.x",
+        ),
+        ("edgegen.evidence.verify", "from edgegen import families", "edgegen.families"),
+        ("edgegen.training.loop", "import export", "export"),
+        ("edgegen.errors", "from .core import spec", "edgegen.core.spec"),
+    ],
+)
 def test_a_wrong_arrow_is_found(module: str, source: str, bad: str) -> None:
     assert wrong_arrows(source, module) == [f"{module} -> {bad}"]
 
 
-@pytest.mark.parametrize(("module", "source"), [
-    ("edgegen.training.loop", "from ..families import Recipe\nfrom ..core.spec import Array\nfrom .data import Photos"),
-    ("edgegen.export.manifest", "from edgegen import __version__\nfrom . import qdq"),
-    ("edgegen.cli.export", "from edgegen.export import runtime\nfrom ..training import run"),
-])
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        (
+            "edgegen.training.loop",
+            "from ..families import Recipe\nfrom ..core.spec import Array\nfrom .data import "
+            "Photos",
+        ),
+        ("edgegen.export.manifest", "from edgegen import __version__\nfrom . import qdq"),
+        ("edgegen.cli.export", "from edgegen.export import runtime\nfrom ..training import run"),
+    ],
+)
 def test_a_right_arrow_passes(module: str, source: str) -> None:
     assert wrong_arrows(source, module) == []
 
 
 def test_no_file_is_too_long() -> None:
-    lengths = {p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in python_files()}
-    print(f"{len(lengths)} files, {sum(lengths.values())} lines, median {statistics.median(lengths.values()):.0f}, "
-          f"longest {max(lengths, key=lengths.__getitem__)} ({max(lengths.values())})")
+    lengths = {
+        p.relative_to(ROOT).as_posix(): len(p.read_text().splitlines()) for p in python_files()
+    }
+    print(
+        f"{len(lengths)} files, {sum(lengths.values())} lines, median "
+        f"{statistics.median(lengths.values()):.0f}, "
+        f"longest {max(lengths, key=lengths.__getitem__)} ({max(lengths.values())})"
+    )
     assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
 
 
 def test_every_package_is_packaged() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     on_disk = {dotted(path) for path in our_modules().values() if path.name == "__init__.py"}
-    folders = {dotted(path).rpartition(".")[0] for path in our_modules().values() if path.name != "__init__.py"}
+    folders = {
+        dotted(path).rpartition(".")[0]
+        for path in our_modules().values()
+        if path.name != "__init__.py"
+    }
     assert folders <= on_disk, "a folder with modules has no __init__.py"
     assert set(settings["tool"]["setuptools"]["packages"]) == on_disk
     assert settings["project"]["version"] == edgegen.__version__
 
 
 def test_every_file_of_the_zoo_is_packaged() -> None:
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["edgegen.zoo"]
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]["edgegen.zoo"]
     zoo = ROOT / "edgegen" / "zoo"
     packaged = {path for pattern in patterns for path in zoo.glob(pattern)}
-    assert {p for p in zoo.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")} == packaged
+    assert {
+        p for p in zoo.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")
+    } == packaged
 
 
 def test_every_requirement_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(r for extra in project["optional-dependencies"].values() for r in extra),
+    ]
     pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
     # tensorrt comes from its vendor's index for one CUDA version: the machine decides
@@ -146,16 +226,28 @@ def test_links_make_the_top_folders_part_of_the_package() -> None:
 def test_the_bare_name_is_refused(name: str) -> None:
     done = python(f"import {name}")
     assert done.returncode == 1
-    assert f"ImportError: import edgegen.{name}: the bare name would load a second copy of every class" in done.stderr
+    assert (
+        f"ImportError: import edgegen.{name}: the bare name would load a second copy of every class"
+        in done.stderr
+    )
 
 
 def device_modules() -> list[str]:
     """What may run on a device: found on disk, so that a new file is held to it too."""
     from edgegen.export import RUNTIMES
 
-    wings = [m for m in our_modules() if wing(m) in {"core", "evidence", "zoo"} and m not in WITH_TORCH]
+    wings = [
+        m for m in our_modules() if wing(m) in {"core", "evidence", "zoo"} and m not in WITH_TORCH
+    ]
     runtimes = [target.partition(":")[0] for target in RUNTIMES.values()]
-    others = ["edgegen", "edgegen.errors", "edgegen.export", "edgegen.calibrate", "edgegen.cli.main", "edgegen.cli.probe"]
+    others = [
+        "edgegen",
+        "edgegen.errors",
+        "edgegen.export",
+        "edgegen.calibrate",
+        "edgegen.cli.main",
+        "edgegen.cli.probe",
+    ]
     return [*others, *wings, *runtimes]
 
 
@@ -171,15 +263,22 @@ for name in {device_modules()!r}:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("code", ["import edgegen", "from edgegen.cli.main import run; run(['--help'])"])
+@pytest.mark.parametrize(
+    "code", ["import edgegen", "from edgegen.cli.main import run; run(['--help'])"]
+)
 def test_import_and_help_are_instant(code: str) -> None:
     slow = {"numpy", "pydantic_core", *FREE_OF}
-    done = python(f"{code}\nimport sys; print(sorted({slow!r} & set(sys.modules)), file=sys.stderr)")
+    done = python(
+        f"{code}\nimport sys; print(sorted({slow!r} & set(sys.modules)), file=sys.stderr)"
+    )
     assert done.stderr == "[]\n"
 
 
 def test_importing_edgegen_keeps_libraries_off_the_network() -> None:
-    code = "import edgegen, os, sys; assert sys.modules['openvino_telemetry'] is None; print(os.environ['HF_HUB_OFFLINE'])"
+    code = (
+        "import edgegen, os, sys; assert sys.modules['openvino_telemetry'] is None; "
+        "print(os.environ['HF_HUB_OFFLINE'])"
+    )
     assert python(code, {}).stdout == "1\n"
     assert python(code, {"HF_HUB_OFFLINE": "0"}).stdout == "0\n", "a user's own choice is respected"
 
@@ -200,30 +299,44 @@ def test_the_package_hides_no_sub_package() -> None:
 
 def test_no_name_of_one_machine_or_registry() -> None:
     # written so that they do not match this file
-    pattern = re.compile(r"/work[/](main|shared)|/opt[/](venv|pypi)|/root[/]|/tmp[/]w/|pypi[.]org|pythonhosted[.]org|"
-                         r"download[.]pytorch[.]org|pypi[.]nvidia[.]com")
+    pattern = re.compile(
+        r"/work[/](main|shared)|/opt[/](venv|pypi)|/root[/]|/tmp[/]w/|pypi[.]org|pythonhosted[.]org|"
+        r"download[.]pytorch[.]org|pypi[.]nvidia[.]com"
+    )
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed is None:
         pytest.skip("not a git checkout: nothing says which files are ours")
     found = []
     for name in filter(None, listed.split("\0")):
         path = ROOT / name
-        if path.is_file() and not path.is_symlink() and b"\0" not in (data := path.read_bytes()[:1_000_000]):
-            found += [f"{name}: {match[0]}" for match in pattern.finditer(data.decode("utf-8", "replace"))]
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and b"\0" not in (data := path.read_bytes()[:1_000_000])
+        ):
+            found += [
+                f"{name}: {match[0]}" for match in pattern.finditer(data.decode("utf-8", "replace"))
+            ]
     assert found == []
 
 
 def git(*arguments: str) -> str | None:
     """What git prints; None outside a checkout."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return None
     return done.stdout if done.returncode == 0 and (ROOT / ".git").exists() else None
 
 
-def python(code: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """A fresh interpreter in the checkout."""
     offline = {name: value for name, value in os.environ.items() if name not in edgegen.OFFLINE}
     env = {**(os.environ if environment is None else offline), **(environment or {})}
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )

@@ -16,11 +16,20 @@ from edgegen.training import idx
 from edgegen.training.data import load, read_idx
 
 
-def write_idx(root: Path, n: int = 5, side: int = 28, zipped: bool = True, prefix: str = "train", separator: str = "-") -> Path:
+def write_idx(
+    root: Path,
+    n: int = 5,
+    side: int = 28,
+    zipped: bool = True,
+    prefix: str = "train",
+    separator: str = "-",
+) -> Path:
     root.mkdir(exist_ok=True)
     pictures = np.random.default_rng(n).integers(0, 256, (n, side, side), np.uint8)
-    for kind, blob in (("images", struct.pack(">4B3I", 0, 0, 8, 3, n, side, side) + pictures.tobytes()),
-                       ("labels", struct.pack(">4BI", 0, 0, 8, 1, n) + bytes(k % 3 for k in range(n)))):
+    for kind, blob in (
+        ("images", struct.pack(">4B3I", 0, 0, 8, 3, n, side, side) + pictures.tobytes()),
+        ("labels", struct.pack(">4BI", 0, 0, 8, 1, n) + bytes(k % 3 for k in range(n))),
+    ):
         name = f"{prefix}-{kind}{separator}idx{3 if kind == 'images' else 1}-ubyte"
         (root / (name + ".gz" * zipped)).write_bytes(gzip.compress(blob) if zipped else blob)
     return root
@@ -34,7 +43,11 @@ def test_idx_folders_are_padded_with_black(tmp_path: Path, zipped: bool, separat
     photos, report = load(tmp_path, 32)
     pictures = np.random.default_rng(5).integers(0, 256, (5, 28, 28), np.uint8)
     assert (photos.pixels == np.pad(pictures, ((0, 0), (2, 2), (2, 2)))[..., None]).all()
-    assert photos.classes == ("0", "1", "2") and photos.labels.tolist() == [0, 1, 2, 0, 1] and report.kept == 5
+    assert (
+        photos.classes == ("0", "1", "2")
+        and photos.labels.tolist() == [0, 1, 2, 0, 1]
+        and report.kept == 5
+    )
     assert len(load(tmp_path, 32, split="test")[0]) == 7
 
 
@@ -62,18 +75,33 @@ def test_idx_keeps_duplicates_but_reports_them(tmp_path: Path) -> None:
     blob[16 : 16 + 784] = blob[16 + 784 : 16 + 2 * 784]
     path.write_bytes(blob)
     photos, report = load(tmp_path, 32)
-    assert len(photos) == 3 and report.duplicates == (("0", "1"),) and report.warnings == {"W-DATA-DUP": ("1",)}
+    assert (
+        len(photos) == 3
+        and report.duplicates == (("0", "1"),)
+        and report.warnings == {"W-DATA-DUP": ("1",)}
+    )
 
 
-@pytest.mark.parametrize(("change", "code"), [
-    (lambda b: b[:-1], "E-IDX-LENGTH"), (lambda b: b + b"\0", "E-IDX-LENGTH"),
-    (lambda b: b[:10], "E-IDX-HEADER"), (lambda b: b"", "E-IDX-HEADER"),
-    (lambda b: b"\0\0\x0d\3" + b[4:], "E-IDX-HEADER"), (lambda b: b"\0\0\x08\1" + b[4:], "E-IDX-HEADER"),
-    (lambda b: b[:4] + b"\xff" * 12 + b[16:], "E-IDX-HEADER"), (lambda b: b[:4] + bytes(12) + b[16:], "E-IDX-HEADER"),
-    (lambda b: gzip.compress(b)[:-300], "E-IDX-LENGTH"), (lambda b: gzip.compress(b)[:-2], "E-IDX-LENGTH"),
-    (lambda b: gzip.compress(b)[:-8] + bytes(8), "E-IDX-GZIP"), (lambda b: gzip.compress(b)[:12] + b"\xff" * 99, "E-IDX-GZIP"),
-])
-def test_damaged_idx_files_are_named(tmp_path: Path, change: Callable[[bytes], bytes], code: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda b: b[:-1], "E-IDX-LENGTH"),
+        (lambda b: b + b"\0", "E-IDX-LENGTH"),
+        (lambda b: b[:10], "E-IDX-HEADER"),
+        (lambda b: b"", "E-IDX-HEADER"),
+        (lambda b: b"\0\0\x0d\3" + b[4:], "E-IDX-HEADER"),
+        (lambda b: b"\0\0\x08\1" + b[4:], "E-IDX-HEADER"),
+        (lambda b: b[:4] + b"\xff" * 12 + b[16:], "E-IDX-HEADER"),
+        (lambda b: b[:4] + bytes(12) + b[16:], "E-IDX-HEADER"),
+        (lambda b: gzip.compress(b)[:-300], "E-IDX-LENGTH"),
+        (lambda b: gzip.compress(b)[:-2], "E-IDX-LENGTH"),
+        (lambda b: gzip.compress(b)[:-8] + bytes(8), "E-IDX-GZIP"),
+        (lambda b: gzip.compress(b)[:12] + b"\xff" * 99, "E-IDX-GZIP"),
+    ],
+)
+def test_damaged_idx_files_are_named(
+    tmp_path: Path, change: Callable[[bytes], bytes], code: str
+) -> None:
     write_idx(tmp_path, zipped=False)
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(change(path.read_bytes()))
@@ -85,7 +113,11 @@ def test_damaged_idx_files_are_named(tmp_path: Path, change: Callable[[bytes], b
 def test_idx_halves_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_idx(tmp_path, 5), write_idx(tmp_path / "b", 6)
     with pytest.raises(InputError, match="5 images but 6 labels"):
-        read_idx(tmp_path / "train-images-idx3-ubyte.gz", tmp_path / "b" / "train-labels-idx1-ubyte.gz", 32)
+        read_idx(
+            tmp_path / "train-images-idx3-ubyte.gz",
+            tmp_path / "b" / "train-labels-idx1-ubyte.gz",
+            32,
+        )
     with pytest.raises(InputError, match="the test split needs t10k-images-idx3-ubyte") as caught:
         load(tmp_path, 32, split="test")
     assert caught.value.code == "E-IDX-MISSING"
@@ -93,4 +125,6 @@ def test_idx_halves_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def test_fashion_mnist_loads_whole() -> None:
     photos, report = load(fashion_mnist(), 32, split="test")
-    assert photos.pixels.shape == (10_000, 32, 32, 3) and report.classes == {str(k): 1000 for k in range(10)}
+    assert photos.pixels.shape == (10_000, 32, 32, 3) and report.classes == {
+        str(k): 1000 for k in range(10)
+    }

@@ -1,4 +1,6 @@
-"""Intervals: the influence and the bias are what brute force gives, coverage is nominal, pairing pays, NaN never passes."""
+"""Intervals: the influence and the bias are what brute force gives, coverage is nominal, pairing
+pays, NaN never passes.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,17 @@ DIM = 6
 
 
 class World:
-    """A skewed population of full-precision features, its damaged twin and a reference, all with known moments."""
+    """A skewed population of full-precision features, its damaged twin and a reference, all with
+    known moments.
+    """
 
     def __init__(self, damage: float, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.shape, self.damage = rng.normal(size=(DIM, DIM)) + 2 * np.eye(DIM), damage
-        self.bend, self.shift = np.eye(DIM) + damage * rng.normal(size=(DIM, DIM)), damage * rng.normal(size=DIM)
+        self.bend, self.shift = (
+            np.eye(DIM) + damage * rng.normal(size=(DIM, DIM)),
+            damage * rng.normal(size=DIM),
+        )
         cov = self.shape.T @ self.shape
         self.full = Moments(np.zeros(DIM), cov, 0)
         self.other = Moments(self.shift, self.bend.T @ cov @ self.bend + damage**2 * np.eye(DIM), 0)
@@ -32,7 +39,8 @@ class World:
 
     def draw(self, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
-        x = (rng.gamma(4, size=(n, DIM)) - 4) / 2 @ self.shape  # skewed: nothing here may lean on normality
+        # skewed: nothing here may lean on normality
+        x = (rng.gamma(4, size=(n, DIM)) - 4) / 2 @ self.shape
         return x, x @ self.bend + self.shift + self.damage * rng.normal(size=x.shape)
 
     @property
@@ -84,7 +92,9 @@ def test_pairing_pays() -> None:
     x, y = world.draw(500, 1)
     a, b = estimate(world.reference, x), estimate(world.reference, y)
     paired = distance_change(a, b)
-    unpaired = distance_change(a, estimate(world.reference, y[np.random.default_rng(0).permutation(500)]))
+    unpaired = distance_change(
+        a, estimate(world.reference, y[np.random.default_rng(0).permutation(500)])
+    )
     assert paired.high - paired.low < (unpaired.high - unpaired.low) / 4
     assert paired.value == pytest.approx(unpaired.value)
 
@@ -92,7 +102,11 @@ def test_pairing_pays() -> None:
 def test_equal_images_change_nothing_for_certain() -> None:
     x = World(0.1).draw(100, 0)[0]
     a = estimate(World(0.1).reference, x)
-    assert (distance_change(a, a).low, distance_change(a, a).value, distance_change(a, a).high) == (0, 0, 0)
+    assert (distance_change(a, a).low, distance_change(a, a).value, distance_change(a, a).high) == (
+        0,
+        0,
+        0,
+    )
 
 
 @given(st.integers(0, 10**6))
@@ -111,7 +125,9 @@ def test_intervals_do_not_depend_on_order_or_orientation(seed: int) -> None:
     assert change(x, y, world.reference) == wanted
     assert change(x[order], y[order], world.reference) == pytest.approx(wanted, abs=1e-9)
     assert change(x @ turn, y @ turn, reference) == pytest.approx(wanted, abs=1e-9)
-    assert change(3 * x, 3 * y, Moments(3 * world.reference.mean, 9 * world.reference.cov, 0)) == pytest.approx(wanted, abs=1e-9)
+    assert change(
+        3 * x, 3 * y, Moments(3 * world.reference.mean, 9 * world.reference.cov, 0)
+    ) == pytest.approx(wanted, abs=1e-9)
 
 
 def test_a_higher_level_is_wider_and_more_images_are_narrower() -> None:
@@ -119,10 +135,14 @@ def test_a_higher_level_is_wider_and_more_images_are_narrower() -> None:
     x, y = world.draw(1600, 0)
 
     def width(n: int, level: float) -> float:
-        found = distance_change(estimate(world.reference, x[:n]), estimate(world.reference, y[:n]), level)
+        found = distance_change(
+            estimate(world.reference, x[:n]), estimate(world.reference, y[:n]), level
+        )
         return found.high - found.low
 
-    widths = [width(n, level) for n, level in ((1600, 0.9), (1600, 0.95), (1600, 0.999), (100, 0.999))]
+    widths = [
+        width(n, level) for n, level in ((1600, 0.9), (1600, 0.95), (1600, 0.999), (100, 0.999))
+    ]
     assert all(a < b for a, b in pairwise(widths))
     assert width(100, 0.95) / width(1600, 0.95) == pytest.approx(4, rel=0.4)
 
@@ -134,7 +154,9 @@ def test_images_that_are_all_alike_are_far_away_and_finite() -> None:
     assert found.finite and found.low > 0
     assert Verdict(found, 0.02, 100).state == "outside"
     gap = 1 - world.reference.mean
-    assert distance_interval(world.reference, alike).value == pytest.approx(gap @ gap + np.trace(world.reference.cov), rel=1e-6)
+    assert distance_interval(world.reference, alike).value == pytest.approx(
+        gap @ gap + np.trace(world.reference.cov), rel=1e-6
+    )
 
 
 def test_what_cannot_be_told_is_an_error() -> None:
@@ -148,5 +170,8 @@ def test_what_cannot_be_told_is_an_error() -> None:
     with pytest.raises(ValueError, match="equal counts, got 100 and 50"):
         distance_change(a, estimate(world.reference, x[:50]))
     near = estimate(world.full, x)  # the reference is the very population the images come from
-    with pytest.raises(EdgegenError, match=r"E-FID-SCALE.*too near zero for a relative change over 100 images - use more"):
+    with pytest.raises(
+        EdgegenError,
+        match=r"E-FID-SCALE.*too near zero for a relative change over 100 images - use more",
+    ):
         distance_change(near, a)

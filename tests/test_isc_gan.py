@@ -1,4 +1,6 @@
-"""isc-gan's game (spec A3, tests 7 and 8): regularisers, augmentation, averages, resuming, and what leaves it."""
+"""isc-gan's game (spec A3, tests 7 and 8): regularisers, augmentation, averages, resuming, and what
+leaves it.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,17 @@ from edgegen.training import checkpoint, loop, run
 from edgegen.training.loop import Trainer
 from edgegen.training.run import Settings
 
-EVERYTHING = Regularizers(r1_gamma=1.0, r1_interval=3, path_weight=1.0, path_interval=2, mixing=0.5, ada_kimg=0.2)
-TINY = Config(size=16, z_dim=8, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16), regularizers=EVERYTHING)
+EVERYTHING = Regularizers(
+    r1_gamma=1.0, r1_interval=3, path_weight=1.0, path_interval=2, mixing=0.5, ada_kimg=0.2
+)
+TINY = Config(
+    size=16,
+    z_dim=8,
+    w_dim=16,
+    widths=(32, 16, 16),
+    critic_widths=(32, 16, 16),
+    regularizers=EVERYTHING,
+)
 
 
 def generator(config: Config = TINY, seed: int = 0) -> IscGan:
@@ -59,7 +70,9 @@ def test_r1_of_a_linear_critic_is_its_slope() -> None:
 
 
 def test_path_length_of_a_linear_generator_is_analytic() -> None:
-    """image = sum_l M w_l: each J_l = y M / sqrt(h w), and the length is the root mean square over l of its norm."""
+    """image = sum_l M w_l: each J_l = y M / sqrt(h w), and the length is the root mean square over
+    l of its norm.
+    """
     m, ws = torch.randn(12, 5), torch.randn(2, 3, 5, requires_grad=True)
     images = (ws.sum(1) @ m.T).reshape(2, 3, 2, 2)
     found = path_lengths(ws, images, torch.Generator().manual_seed(1))
@@ -76,10 +89,14 @@ def test_path_penalty_is_zero_when_lengths_are_the_running_mean() -> None:
 
 @pytest.mark.parametrize("side", ["generator", "discriminator"])
 def test_a_lazy_term_has_the_expected_gradient_of_an_eager_one(side: str) -> None:
-    """Over one interval, the summed loss of a fixed batch is the same whether the term comes once or each time."""
+    """Over one interval, the summed loss of a fixed batch is the same whether the term comes once
+    or each time.
+    """
     sums = []
     for interval in (1, 4):
-        lazy = replace(EVERYTHING, r1_interval=interval, path_interval=interval, mixing=0.0, ada_target=0.0)
+        lazy = replace(
+            EVERYTHING, r1_interval=interval, path_interval=interval, mixing=0.0, ada_target=0.0
+        )
         made = generator(replace(TINY, regularizers=lazy, noise=False))
         made.progress.path_mean.fill_(0.5)
         loss = made.generator_loss if side == "generator" else made.critic_loss
@@ -91,7 +108,9 @@ def test_a_lazy_term_has_the_expected_gradient_of_an_eager_one(side: str) -> Non
         grads = torch.autograd.grad(total, params, allow_unused=True)
         sums.append(torch.cat([g.flatten() for g in grads if g is not None]))
         none = replace(lazy, r1_gamma=0.0, path_weight=0.0)
-        assert not torch.allclose(sums[-1], _grads(replace(TINY, regularizers=none, noise=False), side), rtol=1e-3)
+        assert not torch.allclose(
+            sums[-1], _grads(replace(TINY, regularizers=none, noise=False), side), rtol=1e-3
+        )
     torch.testing.assert_close(sums[1], sums[0], rtol=2e-3, atol=2e-5)
 
 
@@ -120,7 +139,9 @@ def test_minibatch_deviation_is_a_group_s_and_fits_any_batch() -> None:
     assert whole.shape == (6, 1, 2, 2)
     torch.testing.assert_close(whole[0, 0, 0, 0], (x.var(0, unbiased=False) + 1e-8).sqrt().mean())
     pairs = spread(x, 4)  # 4 does not divide 6: groups of two
-    torch.testing.assert_close(pairs[1, 0, 0, 0], (x[[1, 4]].var(0, unbiased=False) + 1e-8).sqrt().mean())
+    torch.testing.assert_close(
+        pairs[1, 0, 0, 0], (x[[1, 4]].var(0, unbiased=False) + 1e-8).sqrt().mean()
+    )
     assert spread(x[:1], 4).max() <= 1e-3
 
 
@@ -154,7 +175,7 @@ def test_p_moves_by_a_notch_and_stays_between_0_and_1() -> None:
     assert ada.p == 0
     for _ in range(EVERY):
         ada.follow(unsure)
-    assert ada.p == 0                                  # clamped
+    assert ada.p == 0  # clamped
     for _ in range(20 * EVERY):
         ada.follow(sure)
     assert ada.p == 1
@@ -177,7 +198,12 @@ def test_augmentation_is_neutral_at_0_differentiable_and_bounded(channels: int) 
     y = ada(x, rng)
     (slope,) = torch.autograd.grad(y.square().sum(), x)
     changed = (y - x).flatten(1).abs().amax(1) > 1e-3
-    assert y.shape == x.shape and y.isfinite().all() and changed.float().mean() > 0.8 and (slope != 0).any()
+    assert (
+        y.shape == x.shape
+        and y.isfinite().all()
+        and changed.float().mean() > 0.8
+        and (slope != 0).any()
+    )
     again = [Ada.forward(ada, x, torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*again)
 
@@ -194,10 +220,16 @@ def test_whole_augmentations_are_exact() -> None:
 
     one = torch.ones(1)
     torch.testing.assert_close(by(augment._scaling(-one, one)), x.flip(3), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(by(augment._rotation(one * torch.pi / 2)), x.rot90(-1, (2, 3)), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(by(augment._shift(one * 0.25, 0 * one))[:, :, :, 1:], x[:, :, :, :-1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        by(augment._rotation(one * torch.pi / 2)), x.rot90(-1, (2, 3)), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        by(augment._shift(one * 0.25, 0 * one))[:, :, :, 1:], x[:, :, :, :-1], atol=1e-5, rtol=1e-5
+    )
     hue = augment._hue(one * 2 * torch.pi / 3)
-    torch.testing.assert_close(hue[0] @ torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        hue[0] @ torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]), atol=1e-6, rtol=0
+    )
 
 
 # a run as a whole; test 9 is in test_isc_gan_training.py
@@ -205,7 +237,9 @@ def test_whole_augmentations_are_exact() -> None:
 
 def go(out: Path, fail_at: int = 0, resume: bool = False) -> None:
     config = replace(TINY, classes=2)
-    recipe = replace(FAMILY.recipes["tiny"](), config=config, images=8 * 12, batch=8, precision="bf16", warmup=2)
+    recipe = replace(
+        FAMILY.recipes["tiny"](), config=config, images=8 * 12, batch=8, precision="bf16", warmup=2
+    )
 
     def progress(trainer: Trainer, _: dict[str, float]) -> None:
         if trainer.step == fail_at:
@@ -215,7 +249,9 @@ def go(out: Path, fail_at: int = 0, resume: bool = False) -> None:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    """Augmentation, lazy terms, path lengths and the mean style go on where they were, to the bit."""
+    """Augmentation, lazy terms, path lengths and the mean style go on where they were, to the
+    bit.
+    """
     go(tmp_path / "whole")
     with pytest.raises(RuntimeError, match="stopped"):
         go(tmp_path / "cut", fail_at=7)
@@ -233,9 +269,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
 # what leaves training
 
 
-@pytest.mark.parametrize("change", [
-    {"fuse": "modulated"}, {"connection": "skip", "noise": False, "up": "after", "classes": 3},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fuse": "modulated"},
+        {"connection": "skip", "noise": False, "up": "after", "classes": 3},
+    ],
+)
 def test_graphs_become_int8_files_for_every_runtime(change: dict[str, Any]) -> None:
     made = generator(replace(TINY, **change))
     made.networks.eval()
@@ -247,8 +287,11 @@ def test_graphs_become_int8_files_for_every_runtime(change: dict[str, Any]) -> N
 
     def executed(files: dict[str, Any]) -> Pipeline:
         def call(model: Any) -> Any:
-            session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), providers=["CPUExecutionProvider"]
+            )
             return lambda **inputs: session.run(None, inputs)[0]
+
         return Pipeline(latent, sampler, {k: call(m) for k, m in files.items()}, batch=5)
 
     np.testing.assert_allclose(executed(models)(range(7)), wanted(range(7)), atol=1e-5)
@@ -262,7 +305,8 @@ def test_graphs_become_int8_files_for_every_runtime(change: dict[str, Any]) -> N
         quantized = {k: qdq.quantize(m, k, plan, runtime(name).dialect) for k, m in models.items()}
         weights = {t.name: t.data_type for t in quantized["synthesis"].graph.initializer}
         assert sum(k.endswith("weight.int") for k in weights) >= 3
-        assert not any(k.endswith("conv.weight") and f"{k}.int" in weights for k in weights)  # no FP32 copy beside it
+        # no FP32 copy beside it
+        assert not any(k.endswith("conv.weight") and f"{k}.int" in weights for k in weights)
         images = executed(quantized)(range(7))
         error = np.square(images - wanted(range(7))).mean()
         assert 0 < error < 0.1 * wanted(range(7)).var(), name
@@ -274,26 +318,37 @@ def test_recipes_build(name: str) -> None:
     recipe = FAMILY.recipes[name]()
     with torch.device("meta"):
         made = FAMILY.build(recipe.config)
-    assert [o.name for o in made.objectives()] == (["qat"] if recipe.config.qat else ["generator", "discriminator"])
-    assert made.image_shape == (3, recipe.config.size, recipe.config.size) and list(made.shipped) == ["generator"]
+    assert [o.name for o in made.objectives()] == (
+        ["qat"] if recipe.config.qat else ["generator", "discriminator"]
+    )
+    assert made.image_shape == (3, recipe.config.size, recipe.config.size) and list(
+        made.shipped
+    ) == ["generator"]
     assert (FAMILY.recipes[name].__doc__ or "").strip()
 
 
-@pytest.mark.parametrize(("change", "text"), [
-    ({"size": 24}, "size must be a power of two from 8 on, got 24"),
-    ({"widths": (16, 16)}, "size 16 has 3 levels from 4x4 on, got 2 widths"),
-    ({"critic_widths": (16, 16, 20)}, "critic_widths must be multiples of 16"),
-    ({"connection": "residual"}, "unknown connection 'residual'; known: squeeze, skip"),
-    ({"isc_min_res": 16}, "unknown isc_min_res 16; known: 4, 8"),
-    ({"ratio": 0}, "must be at least 1"),
-    ({"truncation": 1.5}, r"truncation must be in \[0, 1\], got 1.5"),
-])
-def test_a_config_that_cannot_be_built_is_refused_in_words(change: dict[str, Any], text: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"size": 24}, "size must be a power of two from 8 on, got 24"),
+        ({"widths": (16, 16)}, "size 16 has 3 levels from 4x4 on, got 2 widths"),
+        ({"critic_widths": (16, 16, 20)}, "critic_widths must be multiples of 16"),
+        ({"connection": "residual"}, "unknown connection 'residual'; known: squeeze, skip"),
+        ({"isc_min_res": 16}, "unknown isc_min_res 16; known: 4, 8"),
+        ({"ratio": 0}, "must be at least 1"),
+        ({"truncation": 1.5}, r"truncation must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_a_config_that_cannot_be_built_is_refused_in_words(
+    change: dict[str, Any], text: str
+) -> None:
     with pytest.raises(ValueError, match=text):
         replace(TINY, **change)
 
 
-@pytest.mark.parametrize("change", [{"r1_interval": 0}, {"r1_gamma": float("nan")}, {"mixing": 2.0}, {"ada_kimg": 0.0}])
+@pytest.mark.parametrize(
+    "change", [{"r1_interval": 0}, {"r1_gamma": float("nan")}, {"mixing": 2.0}, {"ada_kimg": 0.0}]
+)
 def test_regularizers_that_mean_nothing_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Regularizers(**change)

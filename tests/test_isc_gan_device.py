@@ -1,4 +1,6 @@
-"""isc-gan's losses on an accelerator: everything on the batch's device, no value of a tensor asked for, FP32 where it matters."""
+"""isc-gan's losses on an accelerator: everything on the batch's device, no value of a tensor asked
+for, FP32 where it matters.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,11 @@ CONDITIONAL = replace(TINY, classes=3, critic="plain", connection="skip")
 
 
 class OnMeta(TorchFunctionMode):
-    """Draws from a generator, and what is put on its device, land on "meta": there is no generator for that device.
+    """Draws from a generator, and what is put on its device, land on "meta": there is no generator
+    for that device.
 
-    Elsewhere a tensor on the CPU meets one on "meta", or a value is wanted that is not there: both raise, as on a GPU they
-    would raise or make the host wait.
+    Elsewhere a tensor on the CPU meets one on "meta", or a value is wanted that is not there: both
+    raise, as on a GPU they would raise or make the host wait.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -36,8 +39,12 @@ class OnMeta(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("config", [TINY, CONDITIONAL])
-def test_losses_stay_on_the_batch_s_device_and_ask_for_no_value(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five steps of each side, so that every lazy term and an adjustment of the augmentation come by."""
+def test_losses_stay_on_the_batch_s_device_and_ask_for_no_value(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five steps of each side, so that every lazy term and an adjustment of the augmentation come
+    by.
+    """
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
     made = generator(config)
     made.networks.to("meta")
@@ -53,7 +60,10 @@ def test_losses_stay_on_the_batch_s_device_and_ask_for_no_value(config: Config, 
 
 def test_a_value_that_is_asked_for_is_caught() -> None:
     """The test above can fail."""
-    with OnMeta(), pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta|meta tensors"):
+    with (
+        OnMeta(),
+        pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta|meta tensors"),
+    ):
         float(torch.zeros((), device="meta"))
     with OnMeta(), pytest.raises(RuntimeError, match="device"):
         torch.eye(3) + torch.rand(3, 3, device="meta")
@@ -104,10 +114,17 @@ def test_steps_are_kept_through_a_state_without_being_on_the_device() -> None:
 
 @pytest.mark.parametrize("name", ["photos64", "photos256"])
 def test_gpu_recipes_run_one_step(name: str) -> None:
-    """Their own structure (levels, mapping, every regulariser due) at a sixteenth of the channels: whole, they take a GPU."""
+    """Their own structure (levels, mapping, every regulariser due) at a sixteenth of the channels:
+    whole, they take a GPU.
+    """
     recipe = FAMILY.recipes[name]()
-    narrow = replace(recipe.config, z_dim=32, w_dim=32, widths=(16,) * len(recipe.config.widths),
-                     critic_widths=(16,) * len(recipe.config.widths))
+    narrow = replace(
+        recipe.config,
+        z_dim=32,
+        w_dim=32,
+        widths=(16,) * len(recipe.config.widths),
+        critic_widths=(16,) * len(recipe.config.widths),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = IscGan(narrow)

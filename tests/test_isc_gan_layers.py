@@ -16,10 +16,19 @@ from edgegen.families.isc_gan.config import Config, widths
 from edgegen.families.isc_gan.layers import GAIN, EqualConv, ModConv, constant, up2
 from edgegen.families.isc_gan.synthesis import Block, Mapping, StyleGan, Synthesis
 
-SMALL = Config(size=32, z_dim=16, w_dim=16, widths=(32, 32, 32, 16), critic_widths=(16, 16, 16, 16), noise=False)
+SMALL = Config(
+    size=32,
+    z_dim=16,
+    w_dim=16,
+    widths=(32, 32, 32, 16),
+    critic_widths=(16, 16, 16, 16),
+    noise=False,
+)
 FULL = Config()  # C32-full of spec A2.5
 C32_SMALL = replace(FULL, z_dim=256, w_dim=256, widths=(256, 256, 256, 128))
-P256 = replace(FULL, size=256, mapping_layers=8, widths=widths(256, 16_384), critic_widths=widths(256, 16_384))
+P256 = replace(
+    FULL, size=256, mapping_layers=8, widths=widths(256, 16_384), critic_widths=widths(256, 16_384)
+)
 
 
 def synthesis(config: Config = SMALL, seed: int = 0) -> Synthesis:
@@ -63,7 +72,9 @@ def test_constant_noise_is_a_field_of_the_output_s_size(up: Any) -> None:
 @pytest.mark.parametrize("up", [None, "before", "after"])
 @pytest.mark.parametrize("demodulate", [True, False])
 def test_constant_weights_give_what_modulated_weights_give(demodulate: bool, up: Any) -> None:
-    """x * style -> conv -> demodulate against one weight an image: w' = s w, w'' = w' / ||w'|| (A2.1)."""
+    """x * style -> conv -> demodulate against one weight an image: w' = s w, w'' = w' / ||w'||
+    (A2.1).
+    """
     torch.manual_seed(0)
     layer = ModConv(16, 8, 12, demodulate=demodulate, size=8, up=up)
     nn.init.normal_(layer.bias)
@@ -81,7 +92,9 @@ def test_constant_weights_give_what_modulated_weights_give(demodulate: bool, up:
     noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     y = torch.cat(expected) + noise + layer.bias[:, None, None]
     wanted = F.leaky_relu(y, 0.2) * GAIN
-    torch.testing.assert_close(layer(x, w, torch.Generator().manual_seed(1)), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        layer(x, w, torch.Generator().manual_seed(1)), wanted, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_up2_is_zero_insertion_and_the_filter_away_from_edges() -> None:
@@ -92,10 +105,13 @@ def test_up2_is_zero_insertion_and_the_filter_away_from_edges() -> None:
     kernel = (4 * torch.outer(tap, tap)).expand(3, 1, 4, 4)
     by_hand = F.conv2d(F.pad(zeros, (2, 1, 2, 1)), kernel, groups=3)
     torch.testing.assert_close(up2(x)[:, :, 1:-1, 1:-1], by_hand[:, :, 1:-1, 1:-1])
-    torch.testing.assert_close(up2(torch.ones(1, 1, 4, 4)), torch.ones(1, 1, 8, 8))  # DC gain 1, at the edges too
+    # DC gain 1, at the edges too
+    torch.testing.assert_close(up2(torch.ones(1, 1, 4, 4)), torch.ones(1, 1, 8, 8))
 
 
-@pytest.mark.parametrize("change", [{}, {"connection": "skip"}, {"fuse": "modulated", "up": "after"}, {"isc_min_res": 4}])
+@pytest.mark.parametrize(
+    "change", [{}, {"connection": "skip"}, {"fuse": "modulated", "up": "after"}, {"isc_min_res": 4}]
+)
 def test_a_constant_copy_computes_the_same_with_ordinary_layers(change: dict[str, Any]) -> None:
     config = replace(SMALL, **change)
     net, w = synthesis(config), styles(config)[0]
@@ -112,11 +128,16 @@ def test_noise_is_explicit_and_one_fixed_field_in_a_constant_copy() -> None:
     config = replace(SMALL, noise=True)
     net, ws = synthesis(config), styles(config)
     with_noise = [net.features(ws, torch.Generator().manual_seed(k))["image"] for k in (1, 1, 2)]
-    assert torch.equal(with_noise[0], with_noise[1]) and not torch.equal(with_noise[0], with_noise[2])
+    assert torch.equal(with_noise[0], with_noise[1]) and not torch.equal(
+        with_noise[0], with_noise[2]
+    )
     made = constant(net)
     image = made(ws[0])
-    assert torch.equal(image, constant(net)(ws[0])) and not torch.allclose(image, net(ws[0]), atol=1e-3)
-    torch.testing.assert_close(image[:1], made(ws[0][:1]), atol=1e-5, rtol=1e-5)  # whatever the batch
+    assert torch.equal(image, constant(net)(ws[0])) and not torch.allclose(
+        image, net(ws[0]), atol=1e-3
+    )
+    # whatever the batch
+    torch.testing.assert_close(image[:1], made(ws[0][:1]), atol=1e-5, rtol=1e-5)
 
 
 def test_mapping_normalises_and_truncates() -> None:
@@ -157,7 +178,9 @@ def test_skip_is_one_linear_map_of_all_features() -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_a_squeeze_connection_can_be_a_skip_connection(level: int) -> None:
-    """r = 1, squeeze = conv1, excite a delta without modulation, demodulation and activation, fuse = [0 | I]."""
+    """r = 1, squeeze = conv1, excite a delta without modulation, demodulation and activation, fuse
+    = [0 | I].
+    """
     skip = block(synthesis(replace(SMALL, connection="skip")), level)
     isc = block(synthesis(replace(SMALL, ratio=1, isc_min_res=4), seed=1), level)
     if level:
@@ -169,17 +192,23 @@ def test_a_squeeze_connection_can_be_a_skip_connection(level: int) -> None:
     isc.excite.demodulate, isc.excite.activated = False, False
     c = SMALL.widths[level]
     isc.excite.style.linear.weight.zero_()
-    isc.excite.style.bias.fill_(c**0.5)  # a layer without demodulation divides its styles by the root of its channels
-    isc.excite.conv.weight.copy_(torch.eye(c)[:, :, None, None] * F.pad(torch.ones(1, 1), (1, 1, 1, 1)))
+    # a layer without demodulation divides its styles by the root of its channels
+    isc.excite.style.bias.fill_(c**0.5)
+    isc.excite.conv.weight.copy_(
+        torch.eye(c)[:, :, None, None] * F.pad(torch.ones(1, 1), (1, 1, 1, 1))
+    )
     isc.excite.bias.zero_()
     fuse = isc.fuse
     assert isinstance(fuse, EqualConv)
-    fuse.conv.weight.copy_(torch.cat([torch.zeros(c, c), torch.eye(c)], 1)[:, :, None, None] / fuse.scale)
+    fuse.conv.weight.copy_(
+        torch.cat([torch.zeros(c, c), torch.eye(c)], 1)[:, :, None, None] / fuse.scale
+    )
     fuse.bias.zero_()
     x = torch.randn(3, SMALL.widths[level - 1], 2 << level, 2 << level) if level else None
     rgb, ws = torch.randn(3, 3, 2 << level, 2 << level) if level else None, styles()[:3]
     a, b = skip.features(x, rgb, ws, None), isc.features(x, rgb, ws, None)
-    assert torch.equal(b["x"], a["x"]) and torch.equal(b["rgb"], a["rgb"])  # to the bit: sums of products with 0 and 1
+    # to the bit: sums of products with 0 and 1
+    assert torch.equal(b["x"], a["x"]) and torch.equal(b["rgb"], a["rgb"])
 
 
 # test 3: parameters
@@ -194,12 +223,29 @@ def generator_count(config: Config, **change: Any) -> int:
         return count(StyleGan(replace(config, **change)))
 
 
-@pytest.mark.parametrize(("config", "skip", "isc"), [
-    (FULL, 19_947_539, {(4, 8): 16_405_141, (4, 4): 15_617_942, (8, 8): 14_765_653, (8, 4): 13_322_710}),
-    (C32_SMALL, 4_189_331, {(4, 8): 3_659_701, (4, 4): 3_462_710, (8, 8): 3_309_029, (8, 4): 2_948_006}),
-    (P256, 24_767_458, {(4, 8): 22_049_719, (4, 4): 21_262_520, (8, 8): 19_839_983, (8, 4): 18_397_040}),
-])
-def test_generators_have_the_specifications_parameters(config: Config, skip: int, isc: dict[tuple[Any, Any], int]) -> None:
+@pytest.mark.parametrize(
+    ("config", "skip", "isc"),
+    [
+        (
+            FULL,
+            19_947_539,
+            {(4, 8): 16_405_141, (4, 4): 15_617_942, (8, 8): 14_765_653, (8, 4): 13_322_710},
+        ),
+        (
+            C32_SMALL,
+            4_189_331,
+            {(4, 8): 3_659_701, (4, 4): 3_462_710, (8, 8): 3_309_029, (8, 4): 2_948_006},
+        ),
+        (
+            P256,
+            24_767_458,
+            {(4, 8): 22_049_719, (4, 4): 21_262_520, (8, 8): 19_839_983, (8, 4): 18_397_040},
+        ),
+    ],
+)
+def test_generators_have_the_specifications_parameters(
+    config: Config, skip: int, isc: dict[tuple[Any, Any], int]
+) -> None:
     assert generator_count(config, connection="skip") == skip
     for (ratio, first), wanted in isc.items():
         assert generator_count(config, ratio=ratio, isc_min_res=first) == wanted
@@ -208,29 +254,102 @@ def test_generators_have_the_specifications_parameters(config: Config, skip: int
 
 @pytest.mark.parametrize(("config", "wanted"), [(FULL, 22_044_695), (C32_SMALL, 4_615_319)])
 def test_a_ratio_of_two_does_not_pay(config: Config, wanted: int) -> None:
-    """ISC at every block with the tail kept: what the last block would add is a block's that is not the last."""
+    """ISC at every block with the tail kept: what the last block would add is a block's that is not
+    the last.
+    """
     config = replace(config, ratio=2, isc_min_res=4)
     with torch.device("meta"):
         tail = count(Block(config, 3, last=False)) - count(Block(config, 3, last=True))
     assert generator_count(config) + tail == wanted > generator_count(config, connection="skip")
 
 
-@pytest.mark.parametrize(("config", "ratio", "level", "skip", "parts"), [
-    (FULL, 8, 0, 2_894_852, {"squeeze": 557_633, "colours": 33_027, "excite": 328_257, "fuse": 524_800, "": 1_451_909}),
-    (FULL, 8, 1, 5_509_125, {"conv0": 2_622_465, "squeeze": 557_633, "colours": 33_027, "excite": 328_257, "": 4_066_182}),
-    (FULL, 4, 2, 5_509_125, {"squeeze": 852_609, "colours": 66_051, "excite": 656_001}),
-    (FULL, 8, 3, 5_509_125, {"": 3_213_125}),
-    (C32_SMALL, 4, 0, 726_532, {"squeeze": 213_313, "colours": 16_643, "excite": 164_161, "fuse": 131_328, "": 529_541}),
-    (C32_SMALL, 4, 1, 1_378_309, {"conv0": 655_873, "": 1_181_318}),
-    (C32_SMALL, 4, 3, 574_597, {"conv0": 360_833, "squeeze": 69_793, "colours": 8_323, "": 438_949}),
-    (P256, 8, 3, 5_509_125, {"": 4_066_182}),
-    (P256, 8, 4, 2_296_069, {"conv0": 1_442_561, "squeeze": 205_089, "colours": 16_515, "excite": 90_401, "fuse": 131_328,
-                             "": 1_885_894}),
-    (P256, 8, 5, 705_669, {"conv0": 426_369, "squeeze": 84_113, "colours": 8_259, "excite": 26_769, "fuse": 32_896,
-                           "": 578_406}),
-    (P256, 8, 6, 242_245, {"conv0": 139_457, "squeeze": 37_449, "colours": 4_131, "": 181_037}),
-])
-def test_blocks_have_their_parameters(config: Config, ratio: int, level: int, skip: int, parts: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("config", "ratio", "level", "skip", "parts"),
+    [
+        (
+            FULL,
+            8,
+            0,
+            2_894_852,
+            {
+                "squeeze": 557_633,
+                "colours": 33_027,
+                "excite": 328_257,
+                "fuse": 524_800,
+                "": 1_451_909,
+            },
+        ),
+        (
+            FULL,
+            8,
+            1,
+            5_509_125,
+            {
+                "conv0": 2_622_465,
+                "squeeze": 557_633,
+                "colours": 33_027,
+                "excite": 328_257,
+                "": 4_066_182,
+            },
+        ),
+        (FULL, 4, 2, 5_509_125, {"squeeze": 852_609, "colours": 66_051, "excite": 656_001}),
+        (FULL, 8, 3, 5_509_125, {"": 3_213_125}),
+        (
+            C32_SMALL,
+            4,
+            0,
+            726_532,
+            {
+                "squeeze": 213_313,
+                "colours": 16_643,
+                "excite": 164_161,
+                "fuse": 131_328,
+                "": 529_541,
+            },
+        ),
+        (C32_SMALL, 4, 1, 1_378_309, {"conv0": 655_873, "": 1_181_318}),
+        (
+            C32_SMALL,
+            4,
+            3,
+            574_597,
+            {"conv0": 360_833, "squeeze": 69_793, "colours": 8_323, "": 438_949},
+        ),
+        (P256, 8, 3, 5_509_125, {"": 4_066_182}),
+        (
+            P256,
+            8,
+            4,
+            2_296_069,
+            {
+                "conv0": 1_442_561,
+                "squeeze": 205_089,
+                "colours": 16_515,
+                "excite": 90_401,
+                "fuse": 131_328,
+                "": 1_885_894,
+            },
+        ),
+        (
+            P256,
+            8,
+            5,
+            705_669,
+            {
+                "conv0": 426_369,
+                "squeeze": 84_113,
+                "colours": 8_259,
+                "excite": 26_769,
+                "fuse": 32_896,
+                "": 578_406,
+            },
+        ),
+        (P256, 8, 6, 242_245, {"conv0": 139_457, "squeeze": 37_449, "colours": 4_131, "": 181_037}),
+    ],
+)
+def test_blocks_have_their_parameters(
+    config: Config, ratio: int, level: int, skip: int, parts: dict[str, int]
+) -> None:
     last = level == len(config.widths) - 1
     with torch.device("meta"):
         isc = Block(replace(config, ratio=ratio, isc_min_res=4), level, last)
@@ -239,23 +358,31 @@ def test_blocks_have_their_parameters(config: Config, ratio: int, level: int, sk
         assert count(isc.get_submodule(name)) == wanted, name
 
 
-@pytest.mark.parametrize(("config", "level", "parts"), [
-    (FULL, 0, {"conv1": 2_622_465, "colours": 264_195}),
-    (FULL, 3, {"conv0": 2_622_465, "conv1": 2_622_465, "colours": 264_195}),
-    (C32_SMALL, 0, {"conv1": 655_873, "colours": 66_563}),
-    (C32_SMALL, 3, {"conv0": 360_833, "conv1": 180_481, "colours": 33_283}),
-    (P256, 4, {"conv0": 1_442_561, "conv1": 721_409, "colours": 132_099}),
-    (P256, 5, {"conv0": 426_369, "conv1": 213_249, "colours": 66_051}),
-    (P256, 6, {"conv0": 139_457, "conv1": 69_761, "colours": 33_027}),
-])
-def test_skip_blocks_have_their_parameters(config: Config, level: int, parts: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("config", "level", "parts"),
+    [
+        (FULL, 0, {"conv1": 2_622_465, "colours": 264_195}),
+        (FULL, 3, {"conv0": 2_622_465, "conv1": 2_622_465, "colours": 264_195}),
+        (C32_SMALL, 0, {"conv1": 655_873, "colours": 66_563}),
+        (C32_SMALL, 3, {"conv0": 360_833, "conv1": 180_481, "colours": 33_283}),
+        (P256, 4, {"conv0": 1_442_561, "conv1": 721_409, "colours": 132_099}),
+        (P256, 5, {"conv0": 426_369, "conv1": 213_249, "colours": 66_051}),
+        (P256, 6, {"conv0": 139_457, "conv1": 69_761, "colours": 33_027}),
+    ],
+)
+def test_skip_blocks_have_their_parameters(
+    config: Config, level: int, parts: dict[str, int]
+) -> None:
     with torch.device("meta"):
         skip = Block(replace(config, connection="skip"), level, level == len(config.widths) - 1)
-        standard = Block(config, 0, last=False)  # 4x4 is as StyleGAN2 has it from isc_min_res = 8 on
+        # 4x4 is as StyleGAN2 has it from isc_min_res = 8 on
+        standard = Block(config, 0, last=False)
         assert count(standard) == count(Block(replace(config, connection="skip"), 0, last=False))
     for name, wanted in parts.items():
         assert count(skip.get_submodule(name)) == wanted, name
-    assert (skip.start is None) == (level > 0) and (level > 0 or skip.start.numel() == 16 * config.widths[0])  # type: ignore[union-attr]
+    assert (skip.start is None) == (level > 0) and (
+        level > 0 or skip.start.numel() == 16 * config.widths[0]
+    )  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("width", "pays"), [(304, False), (320, True)])
@@ -263,7 +390,9 @@ def test_a_modulated_fuse_pays_for_wide_blocks_only(width: int, pays: bool) -> N
     """With w = 512 and r = 4 a block saves only when c > 307 (A2.4)."""
     config = Config(widths=(width,) * 4, critic_widths=(16,) * 4, fuse="modulated")
     with torch.device("meta"):
-        squeeze, skip = (count(Block(replace(config, connection=c), 1, last=False)) for c in ("squeeze", "skip"))
+        squeeze, skip = (
+            count(Block(replace(config, connection=c), 1, last=False)) for c in ("squeeze", "skip")
+        )
     assert (squeeze < skip) is pays
 
 
@@ -280,12 +409,17 @@ def test_demodulation_forgets_the_scale_of_styles_and_colours_do_not() -> None:
     net, x = block(synthesis(), 1), torch.randn(3, 32, 8, 8)
     for layer, features in ((net.squeeze, x), (net.excite, x[:, :8])):
         s = layer.styles(styles()[0])
-        torch.testing.assert_close(layer.modulated(features, 7.0 * s), layer.modulated(features, s), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            layer.modulated(features, 7.0 * s), layer.modulated(features, s), atol=1e-5, rtol=1e-4
+        )
     s, bias = net.colours.styles(styles()[0]), net.colours.bias[:, None, None]
     one, seven = net.colours.modulated(x[:, :8], s), net.colours.modulated(x[:, :8], 7.0 * s)
     torch.testing.assert_close(seven - bias, 7 * (one - bias), atol=1e-5, rtol=1e-5)
     net.colours.bias.zero_()
-    assert torch.equal(net.colours.modulated(x[:, :8], 8.0 * s), 8 * net.colours.modulated(x[:, :8], s))  # exactly k
+    # exactly k
+    assert torch.equal(
+        net.colours.modulated(x[:, :8], 8.0 * s), 8 * net.colours.modulated(x[:, :8], s)
+    )
 
 
 # test 5: data flow
@@ -307,12 +441,14 @@ def test_what_reads_what() -> None:
     everything = set(net.features(styles()))
     excited = moved_by(net, "blocks.1.excite.conv.weight")
     later = {k for k in everything if int(k.partition(".")[0].replace("image", "64")) > 8}
-    assert excited == {"8.e", "8.x"} | later                    # not y or rgb of its own block, and all that comes after
+    # not y or rgb of its own block, and all that comes after
+    assert excited == {"8.e", "8.x"} | later
     assert moved_by(net, "blocks.2.squeeze.conv.weight") >= {"16.q", "16.y", "16.rgb", "32.y"}
     for level in range(4):
         size = 4 << level
         read = moved_by(net, f"blocks.{level}.colours.conv.weight")
-        assert read == {f"{size}.y", "image", *(f"{4 << k}.rgb" for k in range(level, 4))}  # colours feed nothing but colours
+        # colours feed nothing but colours
+        assert read == {f"{size}.y", "image", *(f"{4 << k}.rgb" for k in range(level, 4))}
     first = block(net, 1)
     q, d, w = torch.randn(3, 8, 8, 8), torch.randn(3, 8, 8, 8), styles()[0]
     y = [first.colours(v, w) for v in (q, q + d, q + 2 * d)]
@@ -335,7 +471,9 @@ def test_a_squeezed_feature_learns_from_what_is_excited_of_it_too() -> None:
     with torch.no_grad():
         block(net, 1).colours.conv.weight.zero_()  # else its own colours alone would teach it
     net.features(styles())["image"].square().mean().backward()  # type: ignore[no-untyped-call]
-    assert all((p.grad != 0).any() for p in block(net, 1).squeeze.parameters() if p.grad is not None)
+    assert all(
+        (p.grad != 0).any() for p in block(net, 1).squeeze.parameters() if p.grad is not None
+    )
     assert block(net, 1).squeeze.conv.weight.grad is not None
 
 
@@ -346,7 +484,9 @@ def test_every_parameter_gets_a_gradient(connection: Any, classes: int) -> None:
     ws = [net.mapping(torch.randn(2, 16), torch.eye(3)[:2] if classes else None)] * SMALL.styles
     net.synthesis.features(ws, torch.Generator())["image"].square().mean().backward()  # type: ignore[no-untyped-call]
     assert [k for k, p in net.named_parameters() if p.grad is None] == []
-    assert not any("blocks.3.excite" in k or "blocks.3.fuse" in k for k, _ in net.named_parameters())
+    assert not any(
+        "blocks.3.excite" in k or "blocks.3.fuse" in k for k, _ in net.named_parameters()
+    )
 
 
 # test 6: variance at the start
@@ -355,11 +495,21 @@ def test_every_parameter_gets_a_gradient(connection: Any, classes: int) -> None:
 @pytest.mark.parametrize("up", ["before", "after"])
 @pytest.mark.parametrize("ratio", [4, 8])
 def test_features_keep_their_second_moment_at_the_start(ratio: int, up: Any) -> None:
-    """From features of unit variance that are even over the image, away from its edges: filters and padding take no part."""
+    """From features of unit variance that are even over the image, away from its edges: filters and
+    padding take no part.
+    """
     torch.manual_seed(0)
-    net = block(Synthesis(replace(SMALL, widths=(256,) * 4, ratio=ratio, up=up)).requires_grad_(False), 1)
-    x, ws = torch.randn(16, 256, 1, 1).expand(-1, -1, 12, 12), [torch.randn(16, 16) for _ in range(3)]
-    moments = {k: v[:, :, 6:-6, 6:-6].square().mean().item() for k, v in net.features(x, None, ws, None).items()}
+    net = block(
+        Synthesis(replace(SMALL, widths=(256,) * 4, ratio=ratio, up=up)).requires_grad_(False), 1
+    )
+    x, ws = (
+        torch.randn(16, 256, 1, 1).expand(-1, -1, 12, 12),
+        [torch.randn(16, 16) for _ in range(3)],
+    )
+    moments = {
+        k: v[:, :, 6:-6, 6:-6].square().mean().item()
+        for k, v in net.features(x, None, ws, None).items()
+    }
     assert all(0.6 <= moments[k] <= 1.5 for k in "hqe"), moments
     assert 0.5 <= moments["x"] <= 2
 

@@ -1,4 +1,6 @@
-"""Training an isc-gan to bear INT8: what is rounded, how ranges enter the loss, and that images stay."""
+"""Training an isc-gan to bear INT8: what is rounded, how ranges enter the loss, and that images
+stay.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def test_channels_are_rounded_in_steps_of_their_own_size() -> None:
 
 
 def test_the_gradient_knows_that_a_wider_range_rounds_coarser() -> None:
-    """Of the squared error of what is rounded, by the largest value: a share of everybody's error, and its own."""
+    """Of the squared error of what is rounded, by the largest value: a share of everybody's error,
+    and its own.
+    """
     x = drawn()[:1, :1].requires_grad_()
     conv = nn.Conv2d(1, 1, 1, bias=False)
     out = rounder()(x, conv)
@@ -68,7 +72,11 @@ def test_the_gradient_knows_that_a_wider_range_rounds_coarser() -> None:
     assert x.grad is not None
     top, step = int(x.detach().argmax()), float(x.detach().max() - x.detach().min()) / 255
     shared = 2 * float(error.square().sum()) / step / 255
-    assert float(x.grad.flatten()[top]) == pytest.approx(shared + 2 * float(error.flatten()[top]), rel=1e-3) and shared > 0
+    assert (
+        float(x.grad.flatten()[top])
+        == pytest.approx(shared + 2 * float(error.flatten()[top]), rel=1e-3)
+        and shared > 0
+    )
 
 
 def test_only_what_export_rounds_is_rounded() -> None:
@@ -87,12 +95,17 @@ def settings(config: Config, images: int) -> Settings:
 
 def distances(made: IscGan, start: IscGan) -> tuple[float, float]:
     """Squared error by rounding, and of images without rounding from those of the start."""
-    synthesis, z = made.generator.synthesis, torch.randn(64, TINY.z_dim, generator=torch.Generator().manual_seed(9))
+    synthesis, z = (
+        made.generator.synthesis,
+        torch.randn(64, TINY.z_dim, generator=torch.Generator().manual_seed(9)),
+    )
     with torch.no_grad():
         w = start.generator.mapping(z)
         exact, wanted = synthesis(w), start.generator.synthesis(w)
         with rounding(synthesis.blocks[1:]):
-            return float((synthesis(w) - exact).square().mean()), float((exact - wanted).square().mean() / wanted.var())
+            return float((synthesis(w) - exact).square().mean()), float(
+                (exact - wanted).square().mean() / wanted.var()
+            )
 
 
 def test_rounding_costs_less_and_the_images_stay(tmp_path: Path) -> None:
@@ -101,18 +114,32 @@ def test_rounding_costs_less_and_the_images_stay(tmp_path: Path) -> None:
         start = IscGan(TINY)
     tensors = {f"generator.{k}": v for k, v in start.generator.state_dict().items()}
     photos, config = shapes(40, 16), replace(TINY, qat=True)
-    out = run.train(settings(config, 8 * 120), photos, tmp_path / "a", False, 60, nothing, start=Start(tensors, tmp_path))
+    out = run.train(
+        settings(config, 8 * 120),
+        photos,
+        tmp_path / "a",
+        False,
+        60,
+        nothing,
+        start=Start(tensors, tmp_path),
+    )
     made = IscGan(TINY)
-    checkpoint.load_into(made, checkpoint.read_weights(out), out)  # what ships fits the config without qat
+    # what ships fits the config without qat
+    checkpoint.load_into(made, checkpoint.read_weights(out), out)
     before, after = distances(start, start), distances(made, start)
     assert after[0] < 0.8 * before[0], (before, after)
     assert after[1] < 0.02, after
-    assert all(torch.equal(made.generator.mapping.state_dict()[k], v) for k, v in start.generator.mapping.state_dict().items())
+    assert all(
+        torch.equal(made.generator.mapping.state_dict()[k], v)
+        for k, v in start.generator.mapping.state_dict().items()
+    )
 
 
 def test_the_teacher_is_resumed_and_adapting_plays_the_game(tmp_path: Path) -> None:
     config, photos = replace(TINY, qat=True), shapes(40, 16)
-    start = Start({f"generator.{k}": v for k, v in IscGan(TINY).generator.state_dict().items()}, tmp_path)
+    start = Start(
+        {f"generator.{k}": v for k, v in IscGan(TINY).generator.state_dict().items()}, tmp_path
+    )
 
     class Enough(Exception):
         pass
@@ -137,5 +164,9 @@ def test_the_recipe_goes_on_where_photos32_ends() -> None:
 
 def test_grain_on_a_flat_ground_is_farther_than_a_shift() -> None:
     flat = torch.zeros(1, 3, 8, 8)
-    grain = 0.1 * (torch.arange(8)[:, None] + torch.arange(8)[None]).remainder(2).mul(2).sub(1).expand(1, 3, 8, 8)
-    assert apart(flat, flat + 0.1) == pytest.approx(0.01) and apart(flat, grain) == pytest.approx(0.09)
+    grain = 0.1 * (torch.arange(8)[:, None] + torch.arange(8)[None]).remainder(2).mul(2).sub(
+        1
+    ).expand(1, 3, 8, 8)
+    assert apart(flat, flat + 0.1) == pytest.approx(0.01) and apart(flat, grain) == pytest.approx(
+        0.09
+    )

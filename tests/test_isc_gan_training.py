@@ -1,4 +1,6 @@
-"""isc-gan trains with either connection (spec A3 test 9): a short look here, the comparison is benchmarks/isc_gan.py."""
+"""isc-gan trains with either connection (spec A3 test 9): a short look here, the comparison is
+benchmarks/isc_gan.py.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ from edgegen.families.isc_gan.config import Regularizers
 from edgegen.families.isc_gan.family import FAMILY, IscGan
 from edgegen.training.loop import Trainer
 
-BASE = replace(TINY, widths=(32, 64, 32), noise=False, up="after", regularizers=Regularizers(r1_gamma=0.5, ada_kimg=5.0))
+BASE = replace(
+    TINY,
+    widths=(32, 64, 32),
+    noise=False,
+    up="after",
+    regularizers=Regularizers(r1_gamma=0.5, ada_kimg=5.0),
+)
 PHOTOS = shapes(128, 16)
 REAL = PHOTOS.pixels.transpose(0, 3, 1, 2) / 127.5 - 1
 
@@ -29,14 +37,25 @@ def distance(made: IscGan) -> float:
     return float(sum(np.square(of(images, 0) - of(REAL, 0)).mean() for of in (np.mean, np.std)))
 
 
-@pytest.mark.parametrize("change", [{"connection": "skip"}, {"ratio": 4}, {"ratio": 8}], ids=["skip", "r4", "r8"])
+@pytest.mark.parametrize(
+    "change", [{"connection": "skip"}, {"ratio": 4}, {"ratio": 8}], ids=["skip", "r4", "r8"]
+)
 def test_9_training_moves_towards_the_data_and_stays_finite(change: dict[str, Any]) -> None:
-    """Coloured shapes, bf16, three seeds: no step skipped, no NaN, and every run comes nearer to the photos."""
+    """Coloured shapes, bf16, three seeds: no step skipped, no NaN, and every run comes nearer to
+    the photos.
+    """
     config = replace(BASE, **change)
     assert config.squeezed(64) == 64 // config.ratio
     for seed in range(3):
         made = generator(config, seed)
-        recipe = replace(FAMILY.recipes["tiny"](), config=config, images=8 * 40, batch=8, precision="bf16", warmup=5)
+        recipe = replace(
+            FAMILY.recipes["tiny"](),
+            config=config,
+            images=8 * 40,
+            batch=8,
+            precision="bf16",
+            warmup=5,
+        )
         before = distance(made)
         trainer = Trainer.start(made, recipe, PHOTOS, seed)
         reports = list(trainer.run())

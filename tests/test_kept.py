@@ -1,4 +1,6 @@
-"""Images of the export against images made here: equal, as good as equal, or others; and a file that only edgegen writes."""
+"""Images of the export against images made here: equal, as good as equal, or others; and a file
+that only edgegen writes.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def test_the_file_gives_back_what_was_kept(tmp_path: Path) -> None:
 def test_equal_images_are_the_same_whatever_quantization_costs() -> None:
     alike = kept.int8(KEPT, "onnxruntime", INT8)
     assert alike.same and alike.share == 1 and alike.to_json()["psnr_db"] is None
-    free = kept.Kept(0, {"fp32": FULL, "onnxruntime": FULL})  # INT8 that costs nothing allows nothing but rounding
+    # INT8 that costs nothing allows nothing but rounding
+    free = kept.Kept(0, {"fp32": FULL, "onnxruntime": FULL})
     assert kept.int8(free, "onnxruntime", moved(FULL, 1)).same
     assert not kept.int8(free, "onnxruntime", moved(FULL, 2)).same
     assert kept.int8(free, "onnxruntime", FULL).to_json()["least_db"] is None
@@ -62,15 +65,26 @@ def test_images_of_another_size_are_others() -> None:
 
 
 def test_a_runtime_without_kept_images_is_named() -> None:
-    with pytest.raises(TrustError, match="no INT8 images of openvino were kept; there are fp32, onnxruntime"):
+    with pytest.raises(
+        TrustError, match="no INT8 images of openvino were kept; there are fp32, onnxruntime"
+    ):
         kept.int8(KEPT, "openvino", INT8)
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"hello", kept.to_bytes(KEPT)[:-1], save({"fp32": FULL}), save({"fp32": FULL}, {"first_seed": "one"}),
-    save({"onnxruntime": FULL}, {"first_seed": "1"}), save({"fp32": FULL.astype(np.float32)}, {"first_seed": "1"}),
-    save({"fp32": FULL[0]}, {"first_seed": "1"}), save({"fp32": FULL, "openvino": FULL[:2]}, {"first_seed": "1"}),
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        kept.to_bytes(KEPT)[:-1],
+        save({"fp32": FULL}),
+        save({"fp32": FULL}, {"first_seed": "one"}),
+        save({"onnxruntime": FULL}, {"first_seed": "1"}),
+        save({"fp32": FULL.astype(np.float32)}, {"first_seed": "1"}),
+        save({"fp32": FULL[0]}, {"first_seed": "1"}),
+        save({"fp32": FULL, "openvino": FULL[:2]}, {"first_seed": "1"}),
+    ],
+)
 def test_a_file_that_edgegen_did_not_write_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(TrustError, match="these are no images of an export"):

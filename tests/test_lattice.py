@@ -1,4 +1,6 @@
-"""The OR decomposition: every identity of the specification of regional primitives (B2.2; tests 1 to 3, 6 and 7 of B3)."""
+"""The OR decomposition: every identity of the specification of regional primitives (B2.2; tests 1
+to 3, 6 and 7 of B3).
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_a_demand_is_the_sum_of_the_components_that_meet_it() -> None:
         meeting = [s for s in range(1, len(u)) if s & demanded]
         np.testing.assert_allclose(parts[0] + parts[meeting].sum(0), u[demanded], atol=1e-12)
     everything = np.arange(1, len(u))
-    np.testing.assert_allclose(lattice.meets(np.arange(len(u)), everything) @ parts[1:] + parts[0], u, atol=1e-12)
+    np.testing.assert_allclose(
+        lattice.meets(np.arange(len(u)), everything) @ parts[1:] + parts[0], u, atol=1e-12
+    )
 
 
 def test_known_games() -> None:
@@ -58,7 +62,12 @@ def test_known_games() -> None:
     assert {s: v for s, v in enumerate(conjunction) if v} == {1: 1, 2: 1, 3: -1}
     values = np.array([0.5, -1.0, 2.0, 4.0])
     single = lattice.components((t[:, None] >> np.arange(4) & 1) @ values[:, None])[:, 0]
-    assert {s: v for s, v in enumerate(single) if abs(v) > 1e-12} == {1: 0.5, 2: -1.0, 4: 2.0, 8: 4.0}
+    assert {s: v for s, v in enumerate(single) if abs(v) > 1e-12} == {
+        1: 0.5,
+        2: -1.0,
+        4: 2.0,
+        8: 4.0,
+    }
     constant = lattice.components(np.full((16, 1), 7.0))[:, 0]
     assert {s: v for s, v in enumerate(constant) if v} == {0: 7.0}
 
@@ -102,7 +111,9 @@ def test_noise_grows_with_the_size_of_a_set() -> None:
     np.testing.assert_allclose(spread[1:], 2.0 ** sizes[1:] * sigma**2, rtol=0.05)
     per_demand = sigma * np.sqrt(noise.shape[1])
     floors = lattice.noise_floor(per_demand, np.arange(1, 1 << n), kappa=1.0)
-    np.testing.assert_allclose(np.linalg.norm(lattice.components(noise), axis=1)[1:], floors, rtol=0.03)
+    np.testing.assert_allclose(
+        np.linalg.norm(lattice.components(noise), axis=1)[1:], floors, rtol=0.03
+    )
 
 
 def test_chunks_change_nothing_and_types_stay(monkeypatch: pytest.MonkeyPatch) -> None:

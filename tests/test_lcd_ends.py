@@ -1,4 +1,6 @@
-"""Distillation to the ends of the teacher's trajectories: the solver, what is aimed at, and a sampler that keeps its noise."""
+"""Distillation to the ends of the teacher's trajectories: the solver, what is aimed at, and a
+sampler that keeps its noise.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ import torch
 from latents import TINY, batches, shaken
 from torch import Tensor
 
-from edgegen.core.samplers import ConsistencySampler, alphas_bar, boundary, sampler_from_json, sampler_to_json
+from edgegen.core.samplers import (
+    ConsistencySampler,
+    alphas_bar,
+    boundary,
+    sampler_from_json,
+    sampler_to_json,
+)
 from edgegen.errors import TrustError
 from edgegen.families.lcd.consistency import few_steps
 from edgegen.families.lcd.family import POINTS, SHIPPED_W, LatentConsistency
@@ -33,7 +41,9 @@ def spread(signal: float, variance: float) -> float:
 # the solver
 
 
-def test_its_points_keep_their_quantile_of_gaussian_data_and_double_steps_quarter_the_error() -> None:
+def test_its_points_keep_their_quantile_of_gaussian_data_and_double_steps_quarter_the_error() -> (
+    None
+):
     errors = []
     for count in (8, 16, 32):
         logits = np.linspace(-8, 8, count)
@@ -57,8 +67,17 @@ def test_the_solver_is_diffusers_dpm(prediction: str) -> None:
     from diffusers import DPMSolverMultistepScheduler
 
     theirs = DPMSolverMultistepScheduler(
-        1000, 0.0015, 0.0195, "scaled_linear", solver_order=2, algorithm_type="dpmsolver++", lower_order_final=False,
-        prediction_type="v_prediction" if prediction == "v" else "epsilon", timestep_spacing="trailing", final_sigmas_type="zero")
+        1000,
+        0.0015,
+        0.0195,
+        "scaled_linear",
+        solver_order=2,
+        algorithm_type="dpmsolver++",
+        lower_order_final=False,
+        prediction_type="v_prediction" if prediction == "v" else "epsilon",
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+    )
     theirs.set_timesteps(8)
     times = theirs.timesteps.tolist()
     signal = [float(LEVELS[t]) for t in times]
@@ -78,8 +97,12 @@ def test_the_solver_is_diffusers_dpm(prediction: str) -> None:
 # what the student aims at
 
 
-def known(model: LatentConsistency, monkeypatch: pytest.MonkeyPatch, miss: float = 1.0) -> list[Tensor]:
-    """Teacher of Gaussians whose variance is each label's and w's own; student that knows every end, times `miss`; w's asked."""
+def known(
+    model: LatentConsistency, monkeypatch: pytest.MonkeyPatch, miss: float = 1.0
+) -> list[Tensor]:
+    """Teacher of Gaussians whose variance is each label's and w's own; student that knows every
+    end, times `miss`; w's asked.
+    """
     c, asked = model.config, list[Tensor]()
     times, signal = c.solved
 
@@ -89,9 +112,17 @@ def known(model: LatentConsistency, monkeypatch: pytest.MonkeyPatch, miss: float
     def teacher(x: Tensor, t: Tensor, label: Tensor, vector: None, w: Tensor) -> Tensor:
         return gaussian(x, model._signal(t.long()), variance(label, w))
 
-    def student(net: object, x: Tensor, t: Tensor, now: Tensor, label: Tensor, vector: None, w: Tensor) -> Tensor:
+    def student(
+        net: object, x: Tensor, t: Tensor, now: Tensor, label: Tensor, vector: None, w: Tensor
+    ) -> Tensor:
         own, one = variance(label, w).double(), torch.ones(len(x), 1, 1, 1, dtype=torch.float64)
-        points, end = trajectory(lambda y, s: gaussian(y, float(model.teacher.signal[s]), own), one, times, signal, c.prediction)
+        points, end = trajectory(
+            lambda y, s: gaussian(y, float(model.teacher.signal[s]), own),
+            one,
+            times,
+            signal,
+            c.prediction,
+        )
         there = torch.stack(points)[[times.index(int(at)) for at in t], torch.arange(len(x))]
         asked.append(w)
         return (x * end / there).float() * miss
@@ -102,7 +133,9 @@ def known(model: LatentConsistency, monkeypatch: pytest.MonkeyPatch, miss: float
 
 
 def test_who_knows_the_flow_of_every_condition_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From any point of a trajectory to its end, at that trajectory's label and w; 5 % beside it shows."""
+    """From any point of a trajectory to its end, at that trajectory's label and w; 5 % beside it
+    shows.
+    """
     model = shaken()
     model.begin_student(iter(()))
     asked = known(model, monkeypatch)
@@ -111,7 +144,9 @@ def test_who_knows_the_flow_of_every_condition_has_no_loss(monkeypatch: pytest.M
     known(model, monkeypatch, miss=1.05)
     assert float(model.ends_loss(next(batches(1)))) > 1e-4
     shipped = torch.cat(asked) == model.config.guidance - 1
-    assert 0 < shipped.float().mean() < 1 and all(w.min() >= 0 and w.max() <= model.config.w_max for w in asked)
+    assert 0 < shipped.float().mean() < 1 and all(
+        w.min() >= 0 and w.max() <= model.config.w_max for w in asked
+    )
     assert all(torch.equal(w[::POINTS].repeat_interleave(POINTS), w) for w in asked)
     assert 0.5 < SHIPPED_W < 1
 
@@ -137,7 +172,11 @@ def test_only_the_student_gets_gradients_and_nothing_else_moves() -> None:
         assert any(p.grad is not None for p in net.parameters()) == (name == "student"), name
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.student.parameters())
     assert all(torch.equal(v, before[k]) for k, v in model.networks.state_dict().items())
-    assert all(p.requires_grad for name in ("autoencoder", "student") for p in model.networks[name].parameters())
+    assert all(
+        p.requires_grad
+        for name in ("autoencoder", "student")
+        for p in model.networks[name].parameters()
+    )
 
 
 def test_images_count_where_there_is_a_judge() -> None:
@@ -148,7 +187,9 @@ def test_images_count_where_there_is_a_judge() -> None:
         model.teach(batches(2))
         model.begin_student(iter(()))
         losses.append(float(model.ends_loss(next(batches(1))).detach()))
-    assert losses[1] > losses[0] and losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
+    assert losses[1] > losses[0] and losses[2] - losses[0] == pytest.approx(
+        3 * (losses[1] - losses[0]), rel=1e-4
+    )
 
 
 def test_the_config_says_which_way_the_student_learns() -> None:
@@ -162,7 +203,9 @@ def test_the_config_says_which_way_the_student_learns() -> None:
 
 
 def test_own_noise_stays_on_the_line_from_noise_to_image() -> None:
-    """With an f that always says the same image, every step sees that image under the first step's noise; nothing is drawn."""
+    """With an f that always says the same image, every step sees that image under the first step's
+    noise; nothing is drawn.
+    """
     timesteps = few_steps(1000, 50, 4)
     rng = np.random.default_rng(0)
     image, start = rng.standard_normal((2, 3, 4, 4, 4))
@@ -172,7 +215,9 @@ def test_own_noise_stays_on_the_line_from_noise_to_image() -> None:
     def denoiser(x: Any, t: Any) -> Any:
         asked.append(int(t[0]))
         now, (skip, out) = LEVELS[asked[-1]], boundary(asked[-1])
-        np.testing.assert_allclose(x, now**0.5 * image + (1 - now) ** 0.5 * noise, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(
+            x, now**0.5 * image + (1 - now) ** 0.5 * noise, rtol=1e-6, atol=1e-8
+        )
         return (now**0.5 * x - (image - skip * x) / out) / (1 - now) ** 0.5  # as v
 
     def draw(stream: str) -> Any:

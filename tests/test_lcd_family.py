@@ -1,4 +1,6 @@
-"""lcd as a family: its stages in order, its recipes, what it refuses, and what `generate` can ask of it."""
+"""lcd as a family: its stages in order, its recipes, what it refuses, and what `generate` can ask
+of it.
+"""
 
 from __future__ import annotations
 
@@ -60,16 +62,27 @@ def test_the_stages_train_in_order_and_each_moves_its_own_network(distil: Distil
             return found
 
         fit(loss, list(objective.params), batches(2), 1e-3)
-        changed = {k.partition(".")[0] for k, v in model.networks.state_dict().items() if not torch.equal(v, before[k])}
-        assert changed == {objective.name, *(["target"] if objective.loss == model.student_loss else [])}
+        changed = {
+            k.partition(".")[0]
+            for k, v in model.networks.state_dict().items()
+            if not torch.equal(v, before[k])
+        }
+        assert changed == {
+            objective.name,
+            *(["target"] if objective.loss == model.student_loss else []),
+        }
         model.networks.zero_grad()
-    assert model.teacher.scale != 1 and all(net.scale == model.teacher.scale for net in (model.student, model.target))
+    assert model.teacher.scale != 1 and all(
+        net.scale == model.teacher.scale for net in (model.student, model.target)
+    )
     assert set(model.shipped) == {*STAGES} and "target" in model.networks
 
 
 def go(out: Path, distil: Distil, fail_at: int = 0, resume: bool = False) -> None:
     config = replace(TINY, distil=distil)
-    recipe = replace(FAMILY.recipes["tiny"](), config=config, images=8 * 48, batch=8, precision="bf16", warmup=2)
+    recipe = replace(
+        FAMILY.recipes["tiny"](), config=config, images=8 * 48, batch=8, precision="bf16", warmup=2
+    )
 
     def progress(trainer: Trainer, _: dict[str, float]) -> None:
         if trainer.step == fail_at:
@@ -79,16 +92,23 @@ def go(out: Path, distil: Distil, fail_at: int = 0, resume: bool = False) -> Non
 
 
 @pytest.mark.parametrize("distil", DISTIL)
-def test_one_command_trains_all_stages_and_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, distil: Distil) -> None:
-    """Cut off within the student's stage: its target, the scale and who has begun go on where they were, to the bit."""
+def test_one_command_trains_all_stages_and_a_resumed_run_is_the_uninterrupted_one(
+    tmp_path: Path, distil: Distil
+) -> None:
+    """Cut off within the student's stage: its target, the scale and who has begun go on where they
+    were, to the bit.
+    """
     go(tmp_path / "whole", distil)
     with pytest.raises(RuntimeError, match="stopped"):
         go(tmp_path / "cut", distil, fail_at=41)
     go(tmp_path / "cut", distil, resume=True)
     same(tmp_path / "whole", tmp_path / "cut")
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [next(name for name in STAGES if name in line) for line in lines] == sorted(
-        (name for line in lines for name in STAGES if name in line), key=STAGES.index)
+        (name for line in lines for name in STAGES if name in line), key=STAGES.index
+    )
     weights = load_file(tmp_path / "whole" / checkpoint.WEIGHTS)
     assert {k.partition(".")[0] for k in weights} == set(STAGES)
     assert weights["student.scale"] == weights["teacher.scale"] != 1
@@ -117,9 +137,15 @@ def test_recipes_build(name: str) -> None:
     size = recipe.config.size
     assert made.image_shape == (3, size, size) and (FAMILY.recipes[name].__doc__ or "").strip()
     if name == "photos32":
-        assert 2 * sum(v.numel() for v in made.shipped.state_dict().values()) <= 6_000_000  # the zoo's limit in FP16
+        # the zoo's limit in FP16
+        assert 2 * sum(v.numel() for v in made.shipped.state_dict().values()) <= 6_000_000
         assert made.latent.noise.shape == ("batch", 4, 16, 16) and made.latent.classes == 10
-        assert isinstance(made.sampler, ConsistencySampler) and made.sampler.timesteps == (999, 759, 499, 259)
+        assert isinstance(made.sampler, ConsistencySampler) and made.sampler.timesteps == (
+            999,
+            759,
+            499,
+            259,
+        )
 
 
 @pytest.mark.parametrize("name", ["photos64"])
@@ -135,22 +161,37 @@ def test_a_gpu_recipe_takes_a_step(name: str) -> None:
         assert loss.isfinite() and any(p.grad is not None for p in objective.params), objective.name
 
 
-@pytest.mark.parametrize(("change", "text"), [
-    ({"size": 18}, "size 18 must divide by 4"), ({"size": 4}, "at least 8"),
-    ({"prediction": "x0"}, "unknown prediction 'x0'; known: v, epsilon"), ({"hint": "depth"}, "known: edges, luminance, boxes"),
-    ({"way": "pupil"}, "unknown way 'pupil'; known: student, teacher, control"),
-    ({"schedule": "sqrt"}, "unknown schedule 'sqrt'; known: ldm, linear, cosine"),
-    ({"head": 24}, "32 channels does not divide into heads of 24"), ({"guidance": 4.5}, r"guidance must be in \[1, 1 \+ w_max\]"),
-    ({"guidance": float("nan")}, "guidance must be in"), ({"steps": 0}, "steps must be between 1 and 20, got 0"),
-    ({"steps": 21}, "steps must be between 1 and 20, got 21"), ({"steps": 101, "way": "teacher"}, "between 1 and 100, got 101"),
-    ({"solver": 10}, "solver must be a multiple of 4"), ({"solver": 24}, "up to 20, got 24"),
-    ({"distil": "both"}, "unknown distil 'both'; known: ends, steps"), ({"renoise": "old"}, "known: fresh, own"),
-    ({"grid": 30}, "100 timesteps do not divide into a grid of 30"), ({"like": True}, "like needs a palette"),
-    ({"palette": 3}, "size 16 must divide by palette 3"), ({"null": 1.0}, r"null and decay must be in \[0, 1\)"),
-    ({"perceptual": -1.0}, "perceptual and kl must be 0 or more"), ({"tokens": 0}, "numbers must be at least 1"),
-    ({"unet": replace(TINY.unet, attention=True)}, "unet.attention must be false"),
-])
-def test_a_config_that_cannot_be_built_is_refused_in_words(change: dict[str, Any], text: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"size": 18}, "size 18 must divide by 4"),
+        ({"size": 4}, "at least 8"),
+        ({"prediction": "x0"}, "unknown prediction 'x0'; known: v, epsilon"),
+        ({"hint": "depth"}, "known: edges, luminance, boxes"),
+        ({"way": "pupil"}, "unknown way 'pupil'; known: student, teacher, control"),
+        ({"schedule": "sqrt"}, "unknown schedule 'sqrt'; known: ldm, linear, cosine"),
+        ({"head": 24}, "32 channels does not divide into heads of 24"),
+        ({"guidance": 4.5}, r"guidance must be in \[1, 1 \+ w_max\]"),
+        ({"guidance": float("nan")}, "guidance must be in"),
+        ({"steps": 0}, "steps must be between 1 and 20, got 0"),
+        ({"steps": 21}, "steps must be between 1 and 20, got 21"),
+        ({"steps": 101, "way": "teacher"}, "between 1 and 100, got 101"),
+        ({"solver": 10}, "solver must be a multiple of 4"),
+        ({"solver": 24}, "up to 20, got 24"),
+        ({"distil": "both"}, "unknown distil 'both'; known: ends, steps"),
+        ({"renoise": "old"}, "known: fresh, own"),
+        ({"grid": 30}, "100 timesteps do not divide into a grid of 30"),
+        ({"like": True}, "like needs a palette"),
+        ({"palette": 3}, "size 16 must divide by palette 3"),
+        ({"null": 1.0}, r"null and decay must be in \[0, 1\)"),
+        ({"perceptual": -1.0}, "perceptual and kl must be 0 or more"),
+        ({"tokens": 0}, "numbers must be at least 1"),
+        ({"unet": replace(TINY.unet, attention=True)}, "unet.attention must be false"),
+    ],
+)
+def test_a_config_that_cannot_be_built_is_refused_in_words(
+    change: dict[str, Any], text: str
+) -> None:
     with pytest.raises(ValueError, match=text):
         replace(TINY, **change)
 
@@ -171,7 +212,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = shaken(scale=0.3, palette=2)
     photos = shapes(8)
     data = {"sha256": photos.fingerprint, "images": len(photos), "classes": ["disc", "box"]}
-    (folder / "run.json").write_bytes(to_json({**checkpoint.describe("lcd", model.config), "data": data}))
+    (folder / "run.json").write_bytes(
+        to_json({**checkpoint.describe("lcd", model.config), "data": data})
+    )
     (folder / checkpoint.WEIGHTS).write_bytes(checkpoint.to_bytes(dict(model.shipped.state_dict())))
     for name, size in (("photo", 16), ("other", 20)):
         Image.fromarray(shapes(1, size, seed=3).pixels[0]).save(folder / f"{name}.png")
@@ -186,8 +229,13 @@ def generate(finished: Path, out: Path, *flags: str) -> np.ndarray:
 
 def test_generate_by_any_way_and_number_of_steps(finished: Path, tmp_path: Path) -> None:
     ways: list[list[str]] = [
-        [], ["--steps", "4"], ["--steps", "1"], ["--way", "teacher", "--steps", "5"], ["--label", "1"],
-        ["--control", str(finished / "photo.png")], ["--control-from", str(finished / "photo.png")],
+        [],
+        ["--steps", "4"],
+        ["--steps", "1"],
+        ["--way", "teacher", "--steps", "5"],
+        ["--label", "1"],
+        ["--control", str(finished / "photo.png")],
+        ["--control-from", str(finished / "photo.png")],
         ["--like", str(finished / "photo.png")],
     ]
     made = [generate(finished, tmp_path / f"{k}.png", *flags) for k, flags in enumerate(ways)]
@@ -197,22 +245,53 @@ def test_generate_by_any_way_and_number_of_steps(finished: Path, tmp_path: Path)
     assert np.array_equal(made[5], generate(finished, tmp_path / "again.png", *ways[5]))
 
 
-@pytest.mark.parametrize(("flags", "left", "code", "text"), [
-    (["--steps", "30"], 2, "E-USAGE", "--steps: steps must be between 1 and 20, got 30"),
-    (["--way", "pupil"], 2, "E-USAGE", "unknown way 'pupil'; known: student, teacher, control"),
-    (["--label", "2"], 2, "E-LABEL", "--label 2: this generator has 2 classes, numbered from 0"),
-    (["--control", "{}/other.png"], 4, "E-IMAGE-SIZE", "the picture is 20 x 20 pixels, this generator needs 16 x 16"),
-    (["--control-from", "{}/other.png"], 4, "E-IMAGE-SIZE", "the picture is 20 x 20 pixels, this generator needs 16 x 16"),
-    (["--control-from", "{}/words.png"], 4, "E-IMAGE", "no PNG or JPEG that can be read"),
-    (["--like", "{}/missing.png"], 4, "E-IMAGE", "no PNG or JPEG that can be read"),
-    (["--control", "{}/photo.png", "--like", "{}/photo.png"], 2, "E-USAGE", "exclude each other"),
-    (["--control", "{}/photo.png", "--way", "teacher"], 2, "E-USAGE", "--way is decided by"),
-])
+@pytest.mark.parametrize(
+    ("flags", "left", "code", "text"),
+    [
+        (["--steps", "30"], 2, "E-USAGE", "--steps: steps must be between 1 and 20, got 30"),
+        (["--way", "pupil"], 2, "E-USAGE", "unknown way 'pupil'; known: student, teacher, control"),
+        (
+            ["--label", "2"],
+            2,
+            "E-LABEL",
+            "--label 2: this generator has 2 classes, numbered from 0",
+        ),
+        (
+            ["--control", "{}/other.png"],
+            4,
+            "E-IMAGE-SIZE",
+            "the picture is 20 x 20 pixels, this generator needs 16 x 16",
+        ),
+        (
+            ["--control-from", "{}/other.png"],
+            4,
+            "E-IMAGE-SIZE",
+            "the picture is 20 x 20 pixels, this generator needs 16 x 16",
+        ),
+        (["--control-from", "{}/words.png"], 4, "E-IMAGE", "no PNG or JPEG that can be read"),
+        (["--like", "{}/missing.png"], 4, "E-IMAGE", "no PNG or JPEG that can be read"),
+        (
+            ["--control", "{}/photo.png", "--like", "{}/photo.png"],
+            2,
+            "E-USAGE",
+            "exclude each other",
+        ),
+        (["--control", "{}/photo.png", "--way", "teacher"], 2, "E-USAGE", "--way is decided by"),
+    ],
+)
 def test_what_cannot_be_generated_is_refused_in_words(
-    finished: Path, tmp_path: Path, flags: list[str], left: int, code: str, text: str, capsys: pytest.CaptureFixture[str]
+    finished: Path,
+    tmp_path: Path,
+    flags: list[str],
+    left: int,
+    code: str,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags = [flag.replace("{}", str(finished)) for flag in flags]
-    assert run(["generate", str(finished), "-n", "2", "-o", str(tmp_path / "a.png"), *flags]) == left
+    assert (
+        run(["generate", str(finished), "-n", "2", "-o", str(tmp_path / "a.png"), *flags]) == left
+    )
     said = capsys.readouterr().err
     assert code in said and text in " ".join(said.split())
 
@@ -222,8 +301,12 @@ def test_a_family_without_steps_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     model = other.build(other.recipes["tiny"]().config)
     assert isinstance(lcd(), Steered) and not isinstance(model, Steered)
     data = {"sha256": "0", "images": 8, "classes": []}
-    (tmp_path / "run.json").write_bytes(to_json({**checkpoint.describe("isc-gan", model.config), "data": data}))
-    (tmp_path / checkpoint.WEIGHTS).write_bytes(checkpoint.to_bytes(dict(model.shipped.state_dict())))
+    (tmp_path / "run.json").write_bytes(
+        to_json({**checkpoint.describe("isc-gan", model.config), "data": data})
+    )
+    (tmp_path / checkpoint.WEIGHTS).write_bytes(
+        checkpoint.to_bytes(dict(model.shipped.state_dict()))
+    )
     for flags in (["--steps", "2"], ["--way", "x"], ["--control", "x.png"], ["--like", "x.png"]):
         assert run(["generate", str(tmp_path), "-o", str(tmp_path / "a.png"), *flags]) == 2
         assert f"{flags[0]} means nothing to isc-gan" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""lcd's losses as wholes, written again from what their networks were shown and said (spec E.2.3, E.2.4 a, E.2.6)."""
+"""lcd's losses as wholes, written again from what their networks were shown and said (spec E.2.3,
+E.2.4 a, E.2.6).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ Seen = list[tuple[tuple[Any, ...], Any]]
 def heard(net: nn.Module) -> Seen:
     """Filled with the arguments and the result of each call of `net` from now on."""
     seen: Seen = []
-    net.register_forward_hook(lambda _, given, made: seen.append((given, made.detach() if isinstance(made, Tensor) else made)))
+    net.register_forward_hook(
+        lambda _, given, made: seen.append(
+            (given, made.detach() if isinstance(made, Tensor) else made)
+        )
+    )
     return seen
 
 
@@ -49,7 +55,9 @@ def signal(model: LatentConsistency, t: Tensor) -> Tensor:
 def check_noise(x: Tensor, z: Tensor, now: Tensor) -> Tensor:
     """The noise in x (b, c, h, w), which must be standard normal."""
     eps = (x - now.sqrt() * z) / (1 - now).sqrt()
-    assert float(eps.mean()) == pytest.approx(0, abs=0.02) and float(eps.std()) == pytest.approx(1, abs=0.02)
+    assert float(eps.mean()) == pytest.approx(0, abs=0.02) and float(eps.std()) == pytest.approx(
+        1, abs=0.02
+    )
     return eps
 
 
@@ -71,7 +79,9 @@ def test_4_the_student_s_average_starts_as_the_student() -> None:
 
 
 def test_4_the_student_s_loss_is_the_specification_s(model: LatentConsistency) -> None:
-    """z_s by one guided DDIM step of the teacher, the average's f there, Huber of the difference in units of v."""
+    """z_s by one guided DDIM step of the teacher, the average's f there, Huber of the difference in
+    units of v.
+    """
     batch, k = many(), model.config.timesteps // model.config.grid
     z = latents(model, batch)
     seen = {name: heard(model.networks[name]) for name in ("teacher", "target", "student")}
@@ -83,20 +93,29 @@ def test_4_the_student_s_loss_is_the_specification_s(model: LatentConsistency) -
     s, now = (t - k).clamp(min=0), signal(model, t)
     then = signal(model, s)
     check_noise(x, z, now)
-    assert torch.equal(teacher[0][0], torch.cat([x, x])) and torch.equal(teacher[0][1], torch.cat([t, t]))
+    assert torch.equal(teacher[0][0], torch.cat([x, x])) and torch.equal(
+        teacher[0][1], torch.cat([t, t])
+    )
     assert torch.equal(teacher[0][2], torch.cat([label, 0 * label]))
     c, u = teacher[1].chunk(2)
     v = c + w[:, None, None, None] * (c - u)
-    reached = then.sqrt() * (now.sqrt() * x - (1 - now).sqrt() * v) + (1 - then).sqrt() * ((1 - now).sqrt() * x + now.sqrt() * v)
+    reached = then.sqrt() * (now.sqrt() * x - (1 - now).sqrt() * v) + (1 - then).sqrt() * (
+        (1 - now).sqrt() * x + now.sqrt() * v
+    )
     torch.testing.assert_close(target[0][0], reached, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(a, b) for a, b in zip((target[0][1], target[0][2], target[0][4]), (s, label, w), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip((target[0][1], target[0][2], target[0][4]), (s, label, w), strict=True)
+    )
 
     def f(at: Tensor, time: Tensor, level: Tensor, said: Tensor) -> Tensor:
         skip, out = boundary(time[:, None, None, None])
         return skip * at + out * (level.sqrt() * at - (1 - level).sqrt() * said)
 
     far = (f(x, t, now, predicted) - f(reached, s, then, target[1])) / (1 - now).sqrt()
-    assert float(loss) == pytest.approx(float(((far**2 + HUBER**2).sqrt() - HUBER).mean()), rel=1e-4)
+    assert float(loss) == pytest.approx(
+        float(((far**2 + HUBER**2).sqrt() - HUBER).mean()), rel=1e-4
+    )
     assert far[t == k - 1].abs().mean() > 0.01  # the anchor, j = 1, is among them
 
 
@@ -108,7 +127,7 @@ def test_5_the_teacher_s_loss_is_the_specification_s(prediction: Any) -> None:
     for batch in batches(8, pick=256):
         z, seen = latents(model, batch), heard(model.teacher)
         loss = model.teacher_loss(batch).detach()
-        ((x, t, label, _), predicted), = seen
+        (((x, t, label, _), predicted),) = seen
         now = signal(model, t)
         eps = check_noise(x, z, now)
         wanted = eps if prediction == "epsilon" else now.sqrt() * eps - (1 - now).sqrt() * z
@@ -119,7 +138,9 @@ def test_5_the_teacher_s_loss_is_the_specification_s(prediction: Any) -> None:
         times.append(t)
     assert sum(dropped) / 8 == pytest.approx(model.config.null, abs=0.02)
     drawn = torch.cat(times)
-    assert (int(drawn.min()), int(drawn.max())) == (0, 99) and float(drawn.mean()) == pytest.approx(49.5, abs=2)
+    assert (int(drawn.min()), int(drawn.max())) == (0, 99) and float(drawn.mean()) == pytest.approx(
+        49.5, abs=2
+    )
 
 
 @pytest.mark.parametrize("hint", sorted(HINTS))
@@ -131,18 +152,27 @@ def test_7_a_fresh_control_says_nothing(hint: Any) -> None:
     shown = torch.rand(2, made.config.hint_channels, 16, 16)
     with torch.no_grad():
         assert not made.control.hint(shown).any()
-        assert torch.equal(Controlled(made.student, made.control)(x, t, shown, label, w), made.student(x, t, label, None, w))
+        assert torch.equal(
+            Controlled(made.student, made.control)(x, t, shown, label, w),
+            made.student(x, t, label, None, w),
+        )
 
 
-def test_7_control_starts_as_the_student_s_copy_and_its_loss_is_the_image_itself(model: LatentConsistency) -> None:
+def test_7_control_starts_as_the_student_s_copy_and_its_loss_is_the_image_itself(
+    model: LatentConsistency,
+) -> None:
     """At the solver's timesteps, half of the labels null, the hint always there."""
-    assert not torch.equal(model.control.trunk.stem.conv.weight, model.student.trunk.stem.conv.weight)
+    assert not torch.equal(
+        model.control.trunk.stem.conv.weight, model.student.trunk.stem.conv.weight
+    )
     model.begin_control(iter(()))
     own, base = model.control.trunk.state_dict(), model.student.trunk.state_dict()
     assert all(torch.equal(own[name], value) for name, value in base.items())
     batch = many()
     z, student = latents(model, batch), model.student
-    seen, context, embed, head = (heard(net) for net in (model.control, student.context, student.embed, student.head))
+    seen, context, embed, head = (
+        heard(net) for net in (model.control, student.context, student.embed, student.head)
+    )
     loss = model.control_loss(batch).detach()
     (x, _, hint), _ = seen[0]
     (_, label, _), _ = context[0]

@@ -1,4 +1,6 @@
-"""Trained for seconds: the autoencoder's reconstructions, and few steps against many (spec E.3, tests 10 and 11)."""
+"""Trained for seconds: the autoencoder's reconstructions, and few steps against many (spec E.3,
+tests 10 and 11).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from edgegen.families.lcd.family import LatentConsistency
 def test_10_the_autoencoder_reconstructs_held_out_images() -> None:
     """24 dB, a latent spread of 1 after scaling, and nothing random in mode()."""
     model = lcd(coder=CoderConfig((32, 48)))
-    losses = fit(model.autoencoder_loss, list(model.coder.parameters()), batches(220, pick=16), 4e-3)
+    losses = fit(
+        model.autoencoder_loss, list(model.coder.parameters()), batches(220, pick=16), 4e-3
+    )
     assert losses[-1] < 0.5 * losses[0]
     model.measure(batches(8))
     held_out = next(batches(1, seed=5, pick=128)).images
@@ -38,11 +42,15 @@ def test_10_the_autoencoder_reconstructs_held_out_images() -> None:
 def two_kinds(count: int, pick: int = 64) -> Iterator[Batch]:
     """Batches whose images nobody looks at: latents come from `Known`."""
     for k in range(count):
-        yield Batch(torch.zeros(pick, 3, 8, 8), torch.zeros(pick, 0), torch.Generator().manual_seed(k))
+        yield Batch(
+            torch.zeros(pick, 3, 8, 8), torch.zeros(pick, 0), torch.Generator().manual_seed(k)
+        )
 
 
 def known(count: int, g: torch.Generator) -> Tensor:
-    """Latents of +1 or -1 all over, with a little noise: what one step of a denoiser can only blur."""
+    """Latents of +1 or -1 all over, with a little noise: what one step of a denoiser can only
+    blur.
+    """
     sign = torch.randint(2, (count, 1, 1, 1), generator=g) * 2.0 - 1
     return sign + 0.1 * torch.randn((count, 4, 4, 4), generator=g)
 
@@ -60,8 +68,17 @@ def test_11_few_steps_of_the_student_beat_one_of_the_teacher(distil: Distil) -> 
 
     That four steps beat one needs a data set: benchmarks/lcd.py measures it on a trained run.
     """
-    config = lcd(size=8, coder=CoderConfig((16, 32)), classes=0, attend=(), guidance=1.0, timesteps=200, grid=10, solver=8,
-                 distil=distil).config
+    config = lcd(
+        size=8,
+        coder=CoderConfig((16, 32)),
+        classes=0,
+        attend=(),
+        guidance=1.0,
+        timesteps=200,
+        grid=10,
+        solver=8,
+        distil=distil,
+    ).config
     torch.manual_seed(0)
     model = Known(replace(config, unet=replace(config.unet, widths=(32,))))
     fit(model.teacher_loss, list(model.teacher.parameters()), two_kinds(250), 5e-3)

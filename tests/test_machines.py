@@ -1,5 +1,6 @@
-"""What doctor says, and with which exit code, on machines that the test makes: no runtime, CPU only, a GPU package without CUDA,
-a package that breaks others, an air gap."""
+"""What doctor says, and with which exit code, on machines that the test makes: no runtime, CPU
+only, a GPU package without CUDA, a package that breaks others, an air gap.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Device:
     return devices.device(tmp_path_factory.mktemp("device"), wheel, ["onnxruntime"])
 
 
-def said(device: Device, home: Path, *flags: str, path: Path | None = None, code: int = 0) -> dict[str, Any]:
+def said(
+    device: Device, home: Path, *flags: str, path: Path | None = None, code: int = 0
+) -> dict[str, Any]:
     done = device.edgegen(home, "doctor", "--json", *flags, path=path)
     assert done.returncode == code, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -58,7 +61,11 @@ def test_no_runtime(wheel: Path, tmp_path: Path) -> None:
     assert {r["state"] for r in found["details"]["runtimes"].values()} == {"missing"}
     assert found["details"]["broken"] == {} and "torch" not in found["details"]["packages"]
     people = bare.edgegen(tmp_path, "doctor")
-    assert people.returncode == 5 and "missing" in people.stdout and "no runtime executes graphs here" in people.stderr
+    assert (
+        people.returncode == 5
+        and "missing" in people.stdout
+        and "no runtime executes graphs here" in people.stderr
+    )
 
 
 def test_cpu_only(wheel: Path, tmp_path: Path) -> None:
@@ -77,9 +84,13 @@ def test_a_gpu_package_without_cuda(device: Device, tmp_path: Path) -> None:
     assert found["state"] == "ok" and found["device"] == "CPU"
     assert found["providers"].pop("CPUExecutionProvider") == "ran"
     assert "CUDAExecutionProvider" in found["providers"]
-    assert all("cannot open shared object file" in why for why in found["providers"].values()), found["providers"]
+    assert all("cannot open shared object file" in why for why in found["providers"].values()), (
+        found["providers"]
+    )
     people = device.edgegen(tmp_path, "doctor").stdout
-    assert "onnxruntime, CUDAExecutionProvider: in the package, but no session runs: libcu" in people
+    assert (
+        "onnxruntime, CUDAExecutionProvider: in the package, but no session runs: libcu" in people
+    )
     assert "onnxruntime, CPUExecutionProvider: a session ran" in people
 
 
@@ -87,14 +98,21 @@ def test_a_package_that_breaks_others(device: Device, tmp_path: Path) -> None:
     path = package(tmp_path / "site", "torch-fidelity", "0.4.0", "import torchvision")
     found = said(device, tmp_path, path=path)
     assert found["packages"]["torch-fidelity"] == "0.4.0"
-    assert found["broken"] == {"torch-fidelity": "ModuleNotFoundError: No module named 'torchvision'"}
+    assert found["broken"] == {
+        "torch-fidelity": "ModuleNotFoundError: No module named 'torchvision'"
+    }
     people = device.edgegen(tmp_path, "doctor", path=path).stdout
     assert "0.4.0   DOES NOT IMPORT: ModuleNotFoundError: No module named 'torchvision'" in people
-    assert "torch-fidelity: edgegen never imports it, but torchmetrics.image does, and fails as long as it is installed" in people
+    assert (
+        "torch-fidelity: edgegen never imports it, but torchmetrics.image does, and fails as long "
+        "as it is installed" in people
+    )
 
 
 def test_a_package_of_ours_that_is_broken_is_no_success(device: Device, tmp_path: Path) -> None:
-    path = package(tmp_path / "site", "accelerate", "1.0", "raise RuntimeError('built for another Python')")
+    path = package(
+        tmp_path / "site", "accelerate", "1.0", "raise RuntimeError('built for another Python')"
+    )
     found = said(device, tmp_path, path=path, code=5)
     assert found["code"] == "E-DOCTOR"
     assert "accelerate does not import: RuntimeError: built for another Python" in found["message"]
@@ -112,9 +130,17 @@ def test_a_folder_with_traps(device: Device, tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == traps
 
 
-def test_a_package_that_takes_the_process_down_is_named_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(package(tmp_path, "torchvision", "1", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"))
-    assert imports.broken(["numpy", "torchvision"])[0] == {"torchvision": "the process crashed with SIGSEGV"}
+def test_a_package_that_takes_the_process_down_is_named_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(
+        package(
+            tmp_path, "torchvision", "1", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+        )
+    )
+    assert imports.broken(["numpy", "torchvision"])[0] == {
+        "torchvision": "the process crashed with SIGSEGV"
+    }
 
 
 @needs_seccomp
@@ -123,8 +149,12 @@ def test_the_air_gap_of_a_device(device: Device, tmp_path: Path) -> None:
     assert whole["runtimes"]["onnxruntime"]["bundle"] == "made an image"
     found = whole["airgap"]
     assert {name: check["ok"] for name, check in found["checks"].items()} == dict.fromkeys(
-        ["network", "native code", "variables", "OpenVINO's telemetry", "zoo"], True)
-    assert not any(found["attempts"].values()) and set(found["attempts"]) >= {"packages", "onnxruntime"}
+        ["network", "native code", "variables", "OpenVINO's telemetry", "zoo"], True
+    )
+    assert not any(found["attempts"].values()) and set(found["attempts"]) >= {
+        "packages",
+        "onnxruntime",
+    }
 
 
 def test_a_damaged_bundle_is_no_fault_of_a_runtime(tmp_path: Path) -> None:
@@ -135,6 +165,7 @@ def test_a_damaged_bundle_is_no_fault_of_a_runtime(tmp_path: Path) -> None:
 
 
 # What the children of the next tests answer with.
+
 
 def look_up(_: Path) -> str:
     try:
@@ -164,11 +195,14 @@ def native(_: Path) -> str:
 SEALED = "[Errno 101] edgegen sealed this process off the network"
 
 
-@pytest.mark.parametrize(("question", "answer", "attempts"), [
-    ("look_up", SEALED, ("test_machines looks up telemetry.example",)),
-    ("numeric", SEALED, ("test_machines opens an internet socket",)),
-    ("local", "opened", ()),
-])
+@pytest.mark.parametrize(
+    ("question", "answer", "attempts"),
+    [
+        ("look_up", SEALED, ("test_machines looks up telemetry.example",)),
+        ("numeric", SEALED, ("test_machines opens an internet socket",)),
+        ("local", "opened", ()),
+    ],
+)
 def test_python_is_refused_and_named(question: str, answer: str, attempts: tuple[str, ...]) -> None:
     found = ask(f"test_machines:{question}", listen=0)
     assert (found.found, found.attempts) == (answer, attempts)
@@ -178,14 +212,24 @@ def test_python_is_refused_and_named(question: str, answer: str, attempts: tuple
 def test_native_code_that_opens_a_socket_does_not_live_to_use_it() -> None:
     found = ask("test_machines:native", listen=0)
     assert found.found is None and found.attempts == ("native code opens an internet socket",)
-    assert str(ask("test_machines:native").found).startswith("socket "), "not sealed unless asked for"
+    assert str(ask("test_machines:native").found).startswith("socket "), (
+        "not sealed unless asked for"
+    )
 
 
 def test_a_wish_for_the_network_is_no_air_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = airgap.report({"packages": (), "openvino": ("openvino_telemetry looks up example.org",)})["checks"]
-    assert checks["network"] == {"ok": False, "found": "openvino: openvino_telemetry looks up example.org"}
+    checks = airgap.report(
+        {"packages": (), "openvino": ("openvino_telemetry looks up example.org",)}
+    )["checks"]
+    assert checks["network"] == {
+        "ok": False,
+        "found": "openvino: openvino_telemetry looks up example.org",
+    }
     ok = {"state": "ok", "why": ""}
-    with pytest.raises(RuntimeMissing, match=r"E-AIRGAP\] not sealed off: network: openvino: openvino_telemetry looks up"):
+    with pytest.raises(
+        RuntimeMissing,
+        match=r"E-AIRGAP\] not sealed off: network: openvino: openvino_telemetry looks up",
+    ):
         doctor._judge({"runtimes": {"onnxruntime": ok}, "broken": {}, "airgap": {"checks": checks}})
 
 
@@ -194,21 +238,42 @@ def test_what_the_user_switched_on_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv(name, value)
     assert airgap._variables(os.environ)[0]
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    assert airgap._variables(os.environ) == (False, "HF_HUB_OFFLINE=0 is set, 1 keeps its library off the network")
+    assert airgap._variables(os.environ) == (
+        False,
+        "HF_HUB_OFFLINE=0 is set, 1 keeps its library off the network",
+    )
 
 
-@pytest.mark.parametrize(("runtimes", "broken", "said"), [
-    ({"onnxruntime": "ok", "openvino": "missing"}, {}, None),
-    ({"onnxruntime": "ok", "tensorrt-rtx": "builds"}, {"torch-fidelity": "why"}, None),
-    ({"onnxruntime": "ok", "openvino": "failed"}, {}, "E-DOCTOR] something installed here is broken: openvino failed: why"),
-    ({"onnxruntime": "ok"}, {"peft": "ImportError: x"}, "peft does not import: ImportError: x"),
-    ({"tensorrt-rtx": "builds", "reference": "ok"}, {}, r"E-BACKEND] no runtime executes graphs here: tensorrt-rtx: why"),
-])
-def test_the_exit_code_tells_the_truth(runtimes: dict[str, str], broken: dict[str, str], said: str | None) -> None:
-    found = {"runtimes": {n: {"state": s, "why": "why"} for n, s in runtimes.items()}, "broken": broken}
+@pytest.mark.parametrize(
+    ("runtimes", "broken", "said"),
+    [
+        ({"onnxruntime": "ok", "openvino": "missing"}, {}, None),
+        ({"onnxruntime": "ok", "tensorrt-rtx": "builds"}, {"torch-fidelity": "why"}, None),
+        (
+            {"onnxruntime": "ok", "openvino": "failed"},
+            {},
+            "E-DOCTOR] something installed here is broken: openvino failed: why",
+        ),
+        ({"onnxruntime": "ok"}, {"peft": "ImportError: x"}, "peft does not import: ImportError: x"),
+        (
+            {"tensorrt-rtx": "builds", "reference": "ok"},
+            {},
+            r"E-BACKEND] no runtime executes graphs here: tensorrt-rtx: why",
+        ),
+    ],
+)
+def test_the_exit_code_tells_the_truth(
+    runtimes: dict[str, str], broken: dict[str, str], said: str | None
+) -> None:
+    found = {
+        "runtimes": {n: {"state": s, "why": "why"} for n, s in runtimes.items()},
+        "broken": broken,
+    }
     if said is None:
         doctor._judge(found)
         return
     with pytest.raises(RuntimeMissing) as caught:
         doctor._judge(found)
-    assert said in str(caught.value) and caught.value.exit_code == 5 and caught.value.details == found
+    assert (
+        said in str(caught.value) and caught.value.exit_code == 5 and caught.value.details == found
+    )

@@ -1,4 +1,6 @@
-"""The main job end to end, as a user types it: run -> proven bundle -> images; and every way it says no."""
+"""The main job end to end, as a user types it: run -> proven bundle -> images; and every way it
+says no.
+"""
 
 from __future__ import annotations
 
@@ -45,37 +47,64 @@ def test_a_bundle_holds_its_whole_evidence(tiny_bundle: Path) -> None:
     manifest = Bundle.open(tiny_bundle).manifest
     assert list(manifest.runtimes) == sorted(NAMES)
     evidence = manifest.evidence
-    assert set(evidence["fp32_torch_max_abs"]) == {"theta", "phi"} and max(evidence["fp32_torch_max_abs"].values()) <= 1e-4
+    assert (
+        set(evidence["fp32_torch_max_abs"]) == {"theta", "phi"}
+        and max(evidence["fp32_torch_max_abs"].values()) <= 1e-4
+    )
     assert evidence["fp32_same_pixels"] >= 0.999 and evidence["baseline"] in evidence["fp32"]
     for name in NAMES:
         found = evidence["runtimes"][name]
         assert found["verdict"] == "within" and found["images"] == 500 and found["budget"] == 1.0
         assert found["change"]["low"] <= found["change"]["value"] <= found["change"]["high"]
         assert found["psnr_db"] > 20 and set(found["referee"]) == {"theta", "phi"}
-        assert 0 < found["size_ratio"] < 1 and found["size"] == tiny.SIZE, "of the files, and of the images features look at"
-        assert found["first_seed"] > manifest.calibration["samples"], "what chose the scales must not judge them"
+        assert 0 < found["size_ratio"] < 1 and found["size"] == tiny.SIZE, (
+            "of the files, and of the images features look at"
+        )
+        assert found["first_seed"] > manifest.calibration["samples"], (
+            "what chose the scales must not judge them"
+        )
         ran = runtime(name).cannot_run() is None
-        assert found["executed_by"] == (name if ran else "onnxruntime") and (found["latency"] is not None) == ran
+        assert (
+            found["executed_by"] == (name if ran else "onnxruntime")
+            and (found["latency"] is not None) == ran
+        )
     coverage = manifest.calibration["samples_at_timestep"]
-    assert coverage == {k: {str(t): 32 for t in tiny.generator().sampler.timesteps} for k in ("theta", "phi")}
+    assert coverage == {
+        k: {str(t): 32 for t in tiny.generator().sampler.timesteps} for k in ("theta", "phi")
+    }
     assert pixels(tiny_bundle / "evidence" / "same-seeds.png").std() > 10
     if "tensorrt-rtx" in NAMES:
-        assert [n for n in manifest.files if n.endswith(".SM89.engine")] and manifest.runtimes["tensorrt-rtx"].code
+        assert [n for n in manifest.files if n.endswith(".SM89.engine")] and manifest.runtimes[
+            "tensorrt-rtx"
+        ].code
 
 
 def test_its_model_card_says_what_the_manifest_says(tiny_bundle: Path) -> None:
     manifest = Bundle.open(tiny_bundle).manifest
     card = (tiny_bundle / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: edgegen\nlicense: other\nlicense_name: \"the owner's\"\n")
+    assert card.startswith(
+        '---\nlibrary_name: edgegen\nlicense: other\nlicense_name: "the owner\'s"\n'
+    )
     assert "Makes images of 16 x 16 pixels from seeds. Licence: the owner's." in card
-    assert "It holds no training photos and no features of them." in card and manifest.evidence["machine"]["cpu"] in card
+    assert (
+        "It holds no training photos and no features of them." in card
+        and manifest.evidence["machine"]["cpu"] in card
+    )
     for name, found in manifest.evidence["runtimes"].items():
         (row,) = [line for line in card.splitlines() if line.startswith(f"| {name} |")]
-        assert f"{found['change']['value']:+.2%}" in row and row.endswith(f"{found['executed_by']} |")
+        assert f"{found['change']['value']:+.2%}" in row and row.endswith(
+            f"{found['executed_by']} |"
+        )
 
 
 def test_nothing_of_this_machine_or_the_site_is_in_it(tiny_bundle: Path, tiny_run: Path) -> None:
-    here = [str(tiny_run.parent), str(tiny_bundle.parent), str(Path(__file__).resolve().parent), "site-packages", sys.prefix]
+    here = [
+        str(tiny_run.parent),
+        str(tiny_bundle.parent),
+        str(Path(__file__).resolve().parent),
+        "site-packages",
+        sys.prefix,
+    ]
     for path in tiny_bundle.rglob("*"):
         if path.is_file():
             data = path.read_bytes()
@@ -85,7 +114,10 @@ def test_nothing_of_this_machine_or_the_site_is_in_it(tiny_bundle: Path, tiny_ru
 def test_verify_and_bench_say_so_in_json(tiny_bundle: Path, capfd: Capture) -> None:
     assert run(["verify", str(tiny_bundle), "--files-only"]) == 0
     assert "files are the ones that were exported" in capfd.readouterr().out
-    assert run(["verify", str(tiny_bundle), "--threads", "1", "--runtime", "onnxruntime", "--json"]) == 0
+    assert (
+        run(["verify", str(tiny_bundle), "--threads", "1", "--runtime", "onnxruntime", "--json"])
+        == 0
+    )
     verified = json.loads(capfd.readouterr().out)
     assert verified["ok"] and abs(verified["drift"]["onnxruntime"]) < 1e-3
     assert run(["bench", str(tiny_bundle), "--rounds", "5", "--batch", "2", "--json"]) == 0
@@ -95,15 +127,34 @@ def test_verify_and_bench_say_so_in_json(tiny_bundle: Path, capfd: Capture) -> N
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_images_of_a_bundle_are_those_of_torch_in_any_batch(precision: str, tiny_bundle: Path, tmp_path: Path) -> None:
-    """FP32 within a level on nearly all pixels; INT8 near it; a bundle makes one image as it makes ten."""
+def test_images_of_a_bundle_are_those_of_torch_in_any_batch(
+    precision: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """FP32 within a level on nearly all pixels; INT8 near it; a bundle makes one image as it makes
+    ten.
+    """
     flags = ["--seed", "7", "--precision", precision, "--runtime", "onnxruntime"]
     assert run(["generate", str(tiny_bundle), *flags, "-n", "10", "-o", str(tmp_path / "ten")]) == 0
     made = np.stack([pixels(tmp_path / "ten" / f"{seed:08d}.png") for seed in range(7, 17)])
     wanted = to_uint8(tiny.torch_images()(range(7, 17)))
     difference = np.abs(made.astype(int) - wanted)
     assert (difference <= 1).mean() > 0.999 if precision == "fp32" else difference.mean() < 16
-    assert run(["generate", str(tiny_bundle), "--seed", "9", *flags[2:], "-n", "1", "-o", str(tmp_path / "one")]) == 0
+    assert (
+        run(
+            [
+                "generate",
+                str(tiny_bundle),
+                "--seed",
+                "9",
+                *flags[2:],
+                "-n",
+                "1",
+                "-o",
+                str(tmp_path / "one"),
+            ]
+        )
+        == 0
+    )
     np.testing.assert_array_equal(pixels(tmp_path / "one" / "00000009.png"), made[2])
 
 
@@ -112,23 +163,34 @@ def test_a_run_generates_too(tiny_run: Path, tmp_path: Path) -> None:
     assert pixels(tmp_path / "grid.png").shape == (2 * 34, 2 * 34, 3)
 
 
-def test_the_same_export_twice_is_the_same_files(tiny_run: Path, tiny_bundle: Path, tmp_path: Path) -> None:
-    """All but the evidence, which holds timings, and engines: on a loaded machine one in some dozens has differed."""
+def test_the_same_export_twice_is_the_same_files(
+    tiny_run: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """All but the evidence, which holds timings, and engines: on a loaded machine one in some
+    dozens has differed.
+    """
     out = tmp_path / "again"
     assert tiny.export(tiny_run, out) == 0
     first, second = (Bundle.open(b).manifest for b in (tiny_bundle, out))
     assert first.files.keys() == second.files.keys()
-    differ = [n for n in first.files if first.files[n] != second.files[n] and not n.endswith(".engine")]
+    differ = [
+        n for n in first.files if first.files[n] != second.files[n] and not n.endswith(".engine")
+    ]
     assert differ == []
     assert first.calibration == second.calibration and first.sampler == second.sampler
 
 
-def test_a_budget_that_does_not_hold_leaves_nothing_under_the_name(tiny_run: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_a_budget_that_does_not_hold_leaves_nothing_under_the_name(
+    tiny_run: Path, tmp_path: Path, capfd: Capture
+) -> None:
     out = tmp_path / "b"
     bundle(tmp_path / "rejected" / "b")  # of an earlier try: it is replaced
     assert tiny.export(tiny_run, out, runtimes="onnxruntime", budget="0.0001%") == 3
     said = capfd.readouterr()
-    assert "error[E-GATE] onnxruntime " in said.err and "nothing was written under the name asked for" in said.err
+    assert (
+        "error[E-GATE] onnxruntime " in said.err
+        and "nothing was written under the name asked for" in said.err
+    )
     assert "onnxruntime INT8" in said.out, "the table is shown all the same"
     assert left(tmp_path) == ["b.lock", "rejected"]
     kept = Bundle.open(tmp_path / "rejected" / "b").manifest
@@ -140,8 +202,13 @@ class Nothing:
         return {}
 
 
-def test_what_is_there_stays_until_it_is_told_to_go(tiny_run: Path, tiny_bundle: Path, tmp_path: Path, capfd: Capture,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_there_stays_until_it_is_told_to_go(
+    tiny_run: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capfd: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def make(what: str, steps: int | None, order: Any, folder: Path) -> Nothing:
         shutil.copytree(tiny_bundle, folder, dirs_exist_ok=True)
         return Nothing()
@@ -152,10 +219,14 @@ def test_what_is_there_stays_until_it_is_told_to_go(tiny_run: Path, tiny_bundle:
     assert tiny.export(tiny_run, out) == 2
     assert "E-OUT-EXISTS" in capfd.readouterr().err and (out / MANIFEST).read_bytes() == before
     assert tiny.export(tiny_run, out, "--overwrite") == 0
-    assert (out / MANIFEST).read_bytes() == (tiny_bundle / MANIFEST).read_bytes() and left(tmp_path) == ["b", "b.lock"]
+    assert (out / MANIFEST).read_bytes() == (tiny_bundle / MANIFEST).read_bytes() and left(
+        tmp_path
+    ) == ["b", "b.lock"]
     (other := tmp_path / "photos").mkdir()
     (other / "a.jpg").write_bytes(b"x")
-    assert tiny.export(tiny_run, other, "--overwrite") == 2 and left(other) == ["a.jpg"], "a folder that is not ours stays"
+    assert tiny.export(tiny_run, other, "--overwrite") == 2 and left(other) == ["a.jpg"], (
+        "a folder that is not ours stays"
+    )
 
 
 def test_two_exports_into_one_folder(tiny_run: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -172,10 +243,25 @@ def wait_for(what: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_export_that_is_stopped_leaves_no_half_bundle(number: signal.Signals, tiny_run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edgegen", "export", str(tiny_run), "--int8", "-o", str(tmp_path / "b"), "--threads", "1"]
+def test_an_export_that_is_stopped_leaves_no_half_bundle(
+    number: signal.Signals, tiny_run: Path, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "edgegen",
+        "export",
+        str(tiny_run),
+        "--int8",
+        "-o",
+        str(tmp_path / "b"),
+        "--threads",
+        "1",
+    ]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    child = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(lambda: any(tmp_path.glob(f"{PREFIX}*/graphs/*.onnx")), child)
         child.send_signal(number)
@@ -194,40 +280,80 @@ def spoiled(tiny_run: Path, to: Path, change: Callable[[Path], object]) -> Path:
     return to
 
 
-@pytest.mark.parametrize("change, code, said", [
-    (lambda r: (r / "weights.safetensors").write_bytes(pickle.dumps({"a": 1})), 6, "E-PICKLE"),
-    (lambda r: (r / "weights.safetensors").write_bytes(b"PK\x03\x04" + b"\0" * 99), 6, "E-PICKLE"),
-    (lambda r: (r / "weights.safetensors").write_bytes((r / "weights.safetensors").read_bytes()[:999]), 4, "E-ST-HEADER"),
-    (lambda r: (r / "weights.safetensors").unlink(), 4, "this run has not ended yet"),
-    (lambda r: (r / "reference.safetensors").unlink(), 2, "there are no reference statistics"),
-    (lambda r: (r / "reference.safetensors").write_bytes(b"hello"), 4, "not a usable reference"),
-    (lambda r: (r / "run.json").unlink(), 2, "this folder is no run"),
-    (lambda r: (r / "run.json").write_text("{"), 4, "E-JSON"),
-])
+@pytest.mark.parametrize(
+    "change, code, said",
+    [
+        (lambda r: (r / "weights.safetensors").write_bytes(pickle.dumps({"a": 1})), 6, "E-PICKLE"),
+        (
+            lambda r: (r / "weights.safetensors").write_bytes(b"PK\x03\x04" + b"\0" * 99),
+            6,
+            "E-PICKLE",
+        ),
+        (
+            lambda r: (r / "weights.safetensors").write_bytes(
+                (r / "weights.safetensors").read_bytes()[:999]
+            ),
+            4,
+            "E-ST-HEADER",
+        ),
+        (lambda r: (r / "weights.safetensors").unlink(), 4, "this run has not ended yet"),
+        (lambda r: (r / "reference.safetensors").unlink(), 2, "there are no reference statistics"),
+        (
+            lambda r: (r / "reference.safetensors").write_bytes(b"hello"),
+            4,
+            "not a usable reference",
+        ),
+        (lambda r: (r / "run.json").unlink(), 2, "this folder is no run"),
+        (lambda r: (r / "run.json").write_text("{"), 4, "E-JSON"),
+    ],
+)
 def test_a_run_that_cannot_be_exported_is_refused_before_any_work(
-    change: Callable[[Path], object], code: int, said: str, tiny_run: Path, tmp_path: Path, capfd: Capture,
+    change: Callable[[Path], object],
+    code: int,
+    said: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    capfd: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edgegen.cli.build.build", lambda *_: pytest.fail("the long work has begun"))
+    monkeypatch.setattr(
+        "edgegen.cli.build.build", lambda *_: pytest.fail("the long work has begun")
+    )
     (place := tmp_path / "place").mkdir()
     assert tiny.export(spoiled(tiny_run, tmp_path / "run", change), place / "b") == code
     assert said in capfd.readouterr().err and left(place) == ["b.lock"]
 
 
-@pytest.mark.parametrize("source, flags, code, said", [
-    ("cas-dn", [], 2, "did you mean cas-dm?"),
-    ("no-such-thing-at-all", [], 2, "the zoo has: cas-dm"),
-    ("RUN", ["--fid-budget", "0%"], 2, "--fid-budget must be a share such as 2% or 0.02, got '0%'"),
-    ("RUN", ["--fid-budget", "nan"], 2, "E-BUDGET"),
-    ("RUN", ["--fid-budget", "-1"], 2, "E-BUDGET"),
-    ("RUN", ["--runtime", "onnxruntime,,"], 2, "unknown runtime ''"),
-    ("RUN", ["--runtime", "reference"], 2, "it is no runtime to export for"),
-    ("RUN", ["--runtime", "tensorflow"], 2, "unknown runtime 'tensorflow'"),
-    ("RUN", ["--calibration", "8"], 2, "calibration"),
-    ("BUNDLE", [], 2, "this is a bundle"),
-])
-def test_a_call_that_cannot_be_meant(source: str, flags: list[str], code: int, said: str, tiny_run: Path, tiny_bundle: Path,
-                                     tmp_path: Path, capfd: Capture) -> None:
+@pytest.mark.parametrize(
+    "source, flags, code, said",
+    [
+        ("cas-dn", [], 2, "did you mean cas-dm?"),
+        ("no-such-thing-at-all", [], 2, "the zoo has: cas-dm"),
+        (
+            "RUN",
+            ["--fid-budget", "0%"],
+            2,
+            "--fid-budget must be a share such as 2% or 0.02, got '0%'",
+        ),
+        ("RUN", ["--fid-budget", "nan"], 2, "E-BUDGET"),
+        ("RUN", ["--fid-budget", "-1"], 2, "E-BUDGET"),
+        ("RUN", ["--runtime", "onnxruntime,,"], 2, "unknown runtime ''"),
+        ("RUN", ["--runtime", "reference"], 2, "it is no runtime to export for"),
+        ("RUN", ["--runtime", "tensorflow"], 2, "unknown runtime 'tensorflow'"),
+        ("RUN", ["--calibration", "8"], 2, "calibration"),
+        ("BUNDLE", [], 2, "this is a bundle"),
+    ],
+)
+def test_a_call_that_cannot_be_meant(
+    source: str,
+    flags: list[str],
+    code: int,
+    said: str,
+    tiny_run: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capfd: Capture,
+) -> None:
     what = {"RUN": str(tiny_run), "BUNDLE": str(tiny_bundle)}.get(source, source)
     capfd.readouterr()
     assert run(["export", what, "--int8", "-o", str(tmp_path / "b"), *flags]) == code
@@ -235,42 +361,81 @@ def test_a_call_that_cannot_be_meant(source: str, flags: list[str], code: int, s
 
 
 def test_export_without_a_precision(tiny_run: Path, tmp_path: Path, capfd: Capture) -> None:
-    assert run(["export", str(tiny_run), "-o", str(tmp_path / "b")]) == 2 and "add --int8" in capfd.readouterr().err
+    assert (
+        run(["export", str(tiny_run), "-o", str(tmp_path / "b")]) == 2
+        and "add --int8" in capfd.readouterr().err
+    )
 
 
 def test_an_output_that_cannot_be_made(tiny_run: Path, tmp_path: Path, capfd: Capture) -> None:
     (tmp_path / "file").write_text("x")
-    assert tiny.export(tiny_run, tmp_path / "file" / "b") == 7 and "E-DISK" in capfd.readouterr().err
+    assert (
+        tiny.export(tiny_run, tmp_path / "file" / "b") == 7 and "E-DISK" in capfd.readouterr().err
+    )
     assert tiny.export(tiny_run, tmp_path / "file") == 2
 
 
-def test_a_missing_runtime_is_told_before_any_work(tiny_run: Path, tmp_path: Path, capfd: Capture,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_runtime_is_told_before_any_work(
+    tiny_run: Path, tmp_path: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "openvino" else found(name))
+    monkeypatch.setattr(
+        packages, "find_spec", lambda name: None if name == "openvino" else found(name)
+    )
     assert tiny.export(tiny_run, tmp_path / "b", runtimes="onnxruntime,openvino") == 5
-    assert 'openvino is not installed: pip install "edgegen[openvino]"' in capfd.readouterr().err and left(tmp_path) == []
+    assert (
+        'openvino is not installed: pip install "edgegen[openvino]"' in capfd.readouterr().err
+        and left(tmp_path) == []
+    )
 
 
-@pytest.mark.parametrize("arguments, code, said", [
-    (["generate", "B", "-o", "O", "--runtime", "tensorrt"], 2, "the bundle has no INT8 files for tensorrt"),
-    (["generate", "B", "-o", "O", "--precision", "int4"], 2, "--precision must be int8 or fp32"),
-    (["generate", "B", "-o", "O", "--label", "1"], 2, "this generator has 0 classes"),
-    (["generate", "B", "-o", "O", "--seed", str(2**63 - 1), "-n", "2"], 2, "seeds end at 2**63 - 1"),
-    (["generate", "B", "-o", "missing/folder/o.png"], 2, "the folder to write into does not exist"),
-    (["verify", "B", "--runtime", "tensorrt"], 2, "the bundle has no INT8 files for tensorrt"),
-    (["verify", "nowhere"], 4, "there is no such folder"),
-    (["bench", "nowhere"], 4, "there is no such folder"),
-])
-def test_what_a_bundle_cannot_do(arguments: list[str], code: int, said: str, tiny_bundle: Path, tmp_path: Path, capfd: Capture,
-                                 monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (
+            ["generate", "B", "-o", "O", "--runtime", "tensorrt"],
+            2,
+            "the bundle has no INT8 files for tensorrt",
+        ),
+        (
+            ["generate", "B", "-o", "O", "--precision", "int4"],
+            2,
+            "--precision must be int8 or fp32",
+        ),
+        (["generate", "B", "-o", "O", "--label", "1"], 2, "this generator has 0 classes"),
+        (
+            ["generate", "B", "-o", "O", "--seed", str(2**63 - 1), "-n", "2"],
+            2,
+            "seeds end at 2**63 - 1",
+        ),
+        (
+            ["generate", "B", "-o", "missing/folder/o.png"],
+            2,
+            "the folder to write into does not exist",
+        ),
+        (["verify", "B", "--runtime", "tensorrt"], 2, "the bundle has no INT8 files for tensorrt"),
+        (["verify", "nowhere"], 4, "there is no such folder"),
+        (["bench", "nowhere"], 4, "there is no such folder"),
+    ],
+)
+def test_what_a_bundle_cannot_do(
+    arguments: list[str],
+    code: int,
+    said: str,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capfd: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     capfd.readouterr()
     assert run([{"B": str(tiny_bundle), "O": "o"}.get(a, a) for a in arguments]) == code
     assert said in capfd.readouterr().err and left(tmp_path) == []
 
 
-@pytest.mark.skipif("tensorrt-rtx" not in NAMES, reason="tensorrt_rtx is not installed: no engine was built")
+@pytest.mark.skipif(
+    "tensorrt-rtx" not in NAMES, reason="tensorrt_rtx is not installed: no engine was built"
+)
 def test_engines_run_only_when_trusted(tiny_bundle: Path, tmp_path: Path, capfd: Capture) -> None:
     command = ["generate", str(tiny_bundle), "-o", str(tmp_path / "o"), "--runtime", "tensorrt-rtx"]
     assert run(command) == 6 and "E-ENGINE-UNTRUSTED" in capfd.readouterr().err
@@ -278,8 +443,12 @@ def test_engines_run_only_when_trusted(tiny_bundle: Path, tmp_path: Path, capfd:
         assert run([*command, "--trust-engines"]) == 5
 
 
-@pytest.mark.skipif("tensorrt-rtx" not in NAMES, reason="tensorrt_rtx is not installed: no engine was built")
-def test_no_verb_runs_an_engine_that_is_not_trusted(tiny_bundle: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    "tensorrt-rtx" not in NAMES, reason="tensorrt_rtx is not installed: no engine was built"
+)
+def test_no_verb_runs_an_engine_that_is_not_trusted(
+    tiny_bundle: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on a machine with a GPU, where they could run."""
     from edgegen.export.tensorrt import TensorRtRtx
 
@@ -295,18 +464,51 @@ def test_no_verb_runs_an_engine_that_is_not_trusted(tiny_bundle: Path, capfd: Ca
 def test_photos_become_a_run_and_a_run_becomes_images(tmp_path: Path) -> None:
     photos = Path(__file__).parent / "data" / "photos"
     out = tmp_path / "run"
-    assert run(["train", "cas-dm", "--data", str(photos), "--out", str(out), "--recipe", "tiny", "--images", "320",
-                "--threads", "1"]) == 0
+    assert (
+        run(
+            [
+                "train",
+                "cas-dm",
+                "--data",
+                str(photos),
+                "--out",
+                str(out),
+                "--recipe",
+                "tiny",
+                "--images",
+                "320",
+                "--threads",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert read_json(out / "run.json")["config"]["classes"] == 3
     assert (out / "reference.safetensors").is_file() and (out / "weights.safetensors").is_file()
-    assert run(["generate", str(out), "-n", "3", "--label", "2", "-o", str(tmp_path / "grid.png")]) == 0
+    assert (
+        run(["generate", str(out), "-n", "3", "--label", "2", "-o", str(tmp_path / "grid.png")])
+        == 0
+    )
     assert pixels(tmp_path / "grid.png").shape[2] == 3
 
 
 def test_a_run_resumes_on_its_own_threads_or_not_at_all(tmp_path: Path, capfd: Capture) -> None:
-    """Sums round differently on other threads: the default takes the run's, and another number is refused by name."""
+    """Sums round differently on other threads: the default takes the run's, and another number is
+    refused by name.
+    """
     photos = Path(__file__).parent / "data" / "photos"
-    flags = ["train", "cas-dm", "--data", str(photos), "--out", str(tmp_path / "run"), "--recipe", "tiny", "--images", "64"]
+    flags = [
+        "train",
+        "cas-dm",
+        "--data",
+        str(photos),
+        "--out",
+        str(tmp_path / "run"),
+        "--recipe",
+        "tiny",
+        "--images",
+        "64",
+    ]
     assert run([*flags, "--threads", "1"]) == 0
     assert run([*flags, "--resume", "--threads", "2"]) == 2
     assert "E-RESUME-MISMATCH] the run was started with another threads" in capfd.readouterr().err
@@ -318,11 +520,27 @@ def test_too_few_photos_are_told_before_training(tmp_path: Path, capfd: Capture)
     (few := tmp_path / "few").mkdir()
     for path in sorted((Path(__file__).parent / "data" / "photos" / "kitchen").iterdir())[:4]:
         shutil.copy(path, few)
-    assert run(["train", "cas-dm", "--data", str(few), "--out", str(tmp_path / "run"), "--recipe", "tiny"]) == 4
+    assert (
+        run(
+            [
+                "train",
+                "cas-dm",
+                "--data",
+                str(few),
+                "--out",
+                str(tmp_path / "run"),
+                "--recipe",
+                "tiny",
+            ]
+        )
+        == 4
+    )
     assert "4 photos, 8 are needed" in capfd.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_models_lists_the_zoo(capfd: Capture) -> None:
     assert run(["models", "--json"]) == 0
     listed: list[dict[str, Any]] = json.loads(capfd.readouterr().out)["models"]
-    assert "cas-dm" in [m["name"] for m in listed] and all(Path(m["grid"]).is_file() for m in listed)
+    assert "cas-dm" in [m["name"] for m in listed] and all(
+        Path(m["grid"]).is_file() for m in listed
+    )

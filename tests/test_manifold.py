@@ -44,7 +44,9 @@ def test_blocks_do_not_change_the_answer() -> None:
 
 
 def test_bad_sets_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"one shape with n above 3 neighbours, got \(600, 8\) and \(500, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"one shape with n above 3 neighbours, got \(600, 8\) and \(500, 8\)"
+    ):
         precision_recall(REAL, REAL[:500])
     with pytest.raises(ValueError, match="neighbours"):
         precision_recall(REAL[:3], REAL[:3])
@@ -55,7 +57,9 @@ def test_bad_sets_are_refused() -> None:
 
 
 def test_balls_reach_to_the_kth_neighbour_by_hand() -> None:
-    """On a line, with k = 1 and 2: radii 1, 1, 2, 4 and 3, 2, 3, 6 of the real; 0.1, 0.1, 9.9, 27.5 and 10, 9.9, 10, 37.5."""
+    """On a line, with k = 1 and 2: radii 1, 1, 2, 4 and 3, 2, 3, 6 of the real; 0.1, 0.1, 9.9, 27.5
+    and 10, 9.9, 10, 37.5.
+    """
     real, made = np.array([[0.0], [1], [3], [7]]), np.array([[2.5], [2.6], [12.5], [40]])
     assert precision_recall(real, made, neighbours=1) == PrecisionRecall(0.5, 0.5, 1)
     assert precision_recall(real, made, neighbours=2) == PrecisionRecall(0.75, 1.0, 2)

@@ -1,4 +1,6 @@
-"""The memory report: planted photos are found, none are found where none are, the attack's interval holds, NaN never passes."""
+"""The memory report: planted photos are found, none are found where none are, the attack's interval
+holds, NaN never passes.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ def made(copies: np.ndarray) -> np.ndarray:
 def test_planted_photos_are_found(levels: float) -> None:
     found = memory(images(made(noisy(TRAIN[PLANTED], levels))), images(TRAIN), images(HELD))
     assert found.pairs == tuple(enumerate(PLANTED)) and found.near_copies == 5
-    with pytest.raises(GateFailed, match=r"E-MEMORY.*its photos: 5 images are near-copies of training photos, allowed 0"):
+    with pytest.raises(
+        GateFailed,
+        match=r"E-MEMORY.*its photos: 5 images are near-copies of training photos, allowed 0",
+    ):
         found.check(Limits())
     found.check(Limits(near_copies=5))
 
@@ -55,7 +60,10 @@ def test_a_generator_that_gives_its_photos_back_has_every_fault() -> None:
     found = memory(images(noisy(TRAIN[np.arange(200) % 150], 2)), images(TRAIN), images(HELD))
     assert found.near_copies == 200 and found.features.ratio < 0.5 and found.membership.low > 0.9
     assert [clause.split()[0] for clause in found.faults(Limits())] == ["200", "images", "training"]
-    assert "hint" not in str(found.to_json()) and json.loads(json.dumps(found.to_json()))["near_copies"] == 200
+    assert (
+        "hint" not in str(found.to_json())
+        and json.loads(json.dumps(found.to_json()))["near_copies"] == 200
+    )
 
 
 def test_photos_that_resemble_each_other_are_told_apart_from_memory() -> None:
@@ -65,40 +73,64 @@ def test_photos_that_resemble_each_other_are_told_apart_from_memory() -> None:
 
 def test_a_copy_is_found_by_its_features_or_by_its_look() -> None:
     coloured = [k for k in range(150) if np.ptp(TRAIN[k].astype(int), axis=-1).max() > 150][:5]
-    grey = np.stack([np.asarray(Image.fromarray(TRAIN[k]).convert("L").convert("RGB")) for k in coloured])
+    grey = np.stack(
+        [np.asarray(Image.fromarray(TRAIN[k]).convert("L").convert("RGB")) for k in coloured]
+    )
     assert np.diag(looks(grey) @ looks(TRAIN[coloured]).T).max() < 0.99
-    assert near_copies(Images(grey, features(TRAIN[coloured])), images(TRAIN)) == tuple(enumerate(coloured)), "by features"
+    assert near_copies(Images(grey, features(TRAIN[coloured])), images(TRAIN)) == tuple(
+        enumerate(coloured)
+    ), "by features"
     strange = np.eye(5, 96, dtype=np.float32)
-    assert near_copies(Images(noisy(TRAIN[coloured], 3), strange), images(TRAIN)) == tuple(enumerate(coloured)), "by look"
+    assert near_copies(Images(noisy(TRAIN[coloured], 3), strange), images(TRAIN)) == tuple(
+        enumerate(coloured)
+    ), "by look"
 
 
 def test_neither_hash_nor_likeness_alone_makes_a_copy() -> None:
     others = NEW[(differing_bits(signs(NEW, 2), signs(TRAIN, 2)) > 8).all(1)][:20]
-    assert near_copies(Images(others, features(TRAIN[: len(others)])), images(TRAIN)) == (), "features alone"
+    assert near_copies(Images(others, features(TRAIN[: len(others)])), images(TRAIN)) == (), (
+        "features alone"
+    )
     assert len(others) > 5
     grey = np.full((2, 32, 32, 3), 200, np.uint8)
-    assert near_copies(Images(grey, np.eye(2, 96, dtype=np.float32)), Images(grey[:1], np.eye(96, dtype=np.float32)[2:3])) == ()
+    assert (
+        near_copies(
+            Images(grey, np.eye(2, 96, dtype=np.float32)),
+            Images(grey[:1], np.eye(96, dtype=np.float32)[2:3]),
+        )
+        == ()
+    )
 
 
 def test_noise_on_a_flat_ground_does_not_flip_the_hash() -> None:
     other = noisy(TRAIN, 3)
-    bits = [np.diag(differing_bits(signs(TRAIN, margin), signs(other, margin))).mean() for margin in (0, 2)]
+    bits = [
+        np.diag(differing_bits(signs(TRAIN, margin), signs(other, margin))).mean()
+        for margin in (0, 2)
+    ]
     assert bits[1] < 0.7 and bits[1] < bits[0] / 3
     assert np.diag(looks(TRAIN) @ looks(other).T).min() > 0.98
     assert differing_bits(signs(TRAIN), signs(TRAIN)).min() == 0
 
 
-@given(st.lists(st.integers(0, 20), min_size=1, max_size=30), st.lists(st.integers(0, 20), min_size=1, max_size=30))
+@given(
+    st.lists(st.integers(0, 20), min_size=1, max_size=30),
+    st.lists(st.integers(0, 20), min_size=1, max_size=30),
+)
 def test_auc_is_that_of_mann_and_whitney(near: list[int], far: list[int]) -> None:
     found = auc(near, far)
     wanted = 1 - mannwhitneyu(near, far).statistic / len(near) / len(far)
     assert found.value == pytest.approx(wanted)
     assert 0 <= found.low <= found.value <= found.high <= 1 and found.low < found.high
     other = auc(far, near)
-    assert [other.low, other.value, other.high] == pytest.approx([1 - found.high, 1 - found.value, 1 - found.low], abs=1e-9)
+    assert [other.low, other.value, other.high] == pytest.approx(
+        [1 - found.high, 1 - found.value, 1 - found.low], abs=1e-9
+    )
 
 
-@pytest.mark.parametrize(("shift", "photos"), [(0.0, 20), (0.0, 100), (0.8, 20), (0.8, 100), (3.0, 20)])
+@pytest.mark.parametrize(
+    ("shift", "photos"), [(0.0, 20), (0.0, 100), (0.8, 20), (0.8, 100), (3.0, 20)]
+)
 def test_the_interval_of_auc_holds(shift: float, photos: int) -> None:
     truth = 0.5 * (1 + math.erf(shift / 2))  # of two normals, one `shift` higher
     rng = np.random.default_rng(photos)
@@ -120,9 +152,17 @@ def test_limits_refuse_nan_and_nonsense() -> None:
     assert len(Limits().faults(0, math.nan, Interval(math.nan, math.nan, math.nan))) == 2
     assert len(Limits().faults(0, math.nan, fine)) == 1
     assert len(Limits().faults(0, 0.6, Interval(0.55, 0.51, 0.6))) == 1
-    assert Limits().faults(0, 0.6, fine) == (), "near to training photos and to others alike: blurred, or all the same"
+    assert Limits().faults(0, 0.6, fine) == (), (
+        "near to training photos and to others alike: blurred, or all the same"
+    )
     assert Limits().faults(0, 1.0, Interval(0.65, 0.59, 0.7)) == (), "not surely above the limit"
-    for wrong in ({"near_copies": -1}, {"novelty": math.nan}, {"novelty": 1.0}, {"membership": 0.4}, {"membership": math.nan}):
+    for wrong in (
+        {"near_copies": -1},
+        {"novelty": math.nan},
+        {"novelty": 1.0},
+        {"membership": 0.4},
+        {"membership": math.nan},
+    ):
         with pytest.raises(ValueError, match="limits must be"):
             Limits(**wrong)
 

@@ -1,4 +1,6 @@
-"""Metric functions of the refiner: test 7 of the specification, oracles, and the judge that is taught."""
+"""Metric functions of the refiner: test 7 of the specification, oracles, and the judge that is
+taught.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
 def test_7_a_distance_is_zero_for_itself_symmetric_and_positive(metric: Metric, size: int) -> None:
     a, b = tensor(shapes(6, size)), tensor(shapes(6, size, seed=1))
     assert metric(a, b).shape == (6,)
-    assert metric(a, a).abs().max() <= 2e-5  # variances of flat places are differences of equal numbers
+    # variances of flat places are differences of equal numbers
+    assert metric(a, a).abs().max() <= 2e-5
     torch.testing.assert_close(metric(a, b), metric(b, a))
     assert (metric(a, b) > 0).all()
 
@@ -64,21 +67,33 @@ def test_7_gradients_are_those_of_finite_differences(metric: Metric, pdist: PDis
     a, b = (torch.rand(1, 3, 8, 8, generator=rng, dtype=torch.float64) * 2 - 1 for _ in range(2))
     pdist.double()
     try:
-        assert torch.autograd.gradcheck(lambda x: metric(x, b), a.requires_grad_(), eps=1e-7, atol=1e-4, rtol=1e-3)
+        assert torch.autograd.gradcheck(
+            lambda x: metric(x, b), a.requires_grad_(), eps=1e-7, atol=1e-4, rtol=1e-3
+        )
     finally:
         pdist.float()
 
 
 def test_7_more_blur_is_further_away(metric: Metric) -> None:
     images = tensor(shapes(32, 32))
-    distances = [float(metric(blurred(images, sigma), images).mean()) for sigma in (0.4, 0.7, 1.0, 1.5, 2.5)]
-    assert distances == sorted(distances) and distances[0] > 0 and distances[-1] > 1.5 * distances[0]
+    distances = [
+        float(metric(blurred(images, sigma), images).mean()) for sigma in (0.4, 0.7, 1.0, 1.5, 2.5)
+    ]
+    assert (
+        distances == sorted(distances) and distances[0] > 0 and distances[-1] > 1.5 * distances[0]
+    )
 
 
 def test_7_gradients_are_finite_where_images_are_flat_equal_or_opposite(metric: Metric) -> None:
     flat = torch.zeros(2, 3, 16, 16)
     noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    for a, b in ((flat, flat), (flat, flat + 1), (noise, noise), (noise, -noise), (4 * noise, flat)):
+    for a, b in (
+        (flat, flat),
+        (flat, flat + 1),
+        (noise, noise),
+        (noise, -noise),
+        (4 * noise, flat),
+    ):
         a = a.clone().requires_grad_()
         metric(a, b).sum().backward()  # type: ignore[no-untyped-call]
         assert a.grad is not None and a.grad.isfinite().all()
@@ -88,7 +103,9 @@ def test_7_the_trunk_is_frozen_and_stays_as_it_is(pdist: PDist) -> None:
     before = {k: v.clone() for k, v in pdist.state_dict().items()}
     a = tensor(shapes(4)).requires_grad_()
     pdist(a, tensor(shapes(4, seed=1))).sum().backward()
-    assert not pdist.training and not any(p.requires_grad or p.grad is not None for p in pdist.parameters())
+    assert not pdist.training and not any(
+        p.requires_grad or p.grad is not None for p in pdist.parameters()
+    )
     assert all(torch.equal(before[k], v) for k, v in pdist.state_dict().items())
 
 
@@ -99,11 +116,22 @@ def test_ms_ssim_is_torchmetrics(size: int, scales: int) -> None:
 
     betas = (0.0448, 0.2856, 0.3001, 0.2363)[:scales]
     theirs = MultiScaleStructuralSimilarityIndexMeasure(
-        sigma=0.9, kernel_size=7, data_range=1.0, betas=tuple(b / sum(betas) for b in betas), reduction="none", normalize=None
+        sigma=0.9,
+        kernel_size=7,
+        data_range=1.0,
+        betas=tuple(b / sum(betas) for b in betas),
+        reduction="none",
+        normalize=None,
     )
     a = tensor(shapes(5, size))
-    for b in (blurred(a, 1.0), (a + 0.2 * torch.randn(a.shape, generator=torch.Generator().manual_seed(0))).clip(-1, 1), a / 2):
-        torch.testing.assert_close(1 - ms_ssim(a, b), theirs(a / 2 + 0.5, b / 2 + 0.5), atol=1e-5, rtol=1e-5)
+    for b in (
+        blurred(a, 1.0),
+        (a + 0.2 * torch.randn(a.shape, generator=torch.Generator().manual_seed(0))).clip(-1, 1),
+        a / 2,
+    ):
+        torch.testing.assert_close(
+            1 - ms_ssim(a, b), theirs(a / 2 + 0.5, b / 2 + 0.5), atol=1e-5, rtol=1e-5
+        )
         theirs.reset()
 
 
@@ -134,7 +162,9 @@ def test_an_untaught_trunk_judges_nothing() -> None:
 
 
 def test_it_is_lpips_formula(pdist: PDist) -> None:
-    """Written again from C.2.7: over the channel norm, squared difference, sum of channels, mean of places, sum of layers."""
+    """Written again from C.2.7: over the channel norm, squared difference, sum of channels, mean of
+    places, sum of layers.
+    """
     a, b = tensor(shapes(3)), tensor(shapes(3, seed=1))
     wanted = torch.zeros(3)
     for f, g in zip(pdist.features(a), pdist.features(b), strict=True):
@@ -162,4 +192,5 @@ def test_a_generator_with_pdist_trains_and_keeps_its_judge_to_itself() -> None:
     assert plain.judge is None
     assert plain.networks.state_dict().keys() == model.networks.state_dict().keys()
     with_judge = generator(replace(CONFIG, metric="pdist")).networks.state_dict()
-    assert all(torch.equal(v, with_judge[k]) for k, v in plain.networks.state_dict().items())  # nor does it shift their start
+    # nor does it shift their start
+    assert all(torch.equal(v, with_judge[k]) for k, v in plain.networks.state_dict().items())

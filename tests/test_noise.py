@@ -26,12 +26,18 @@ def test_any_split_of_a_batch_gives_the_same_arrays(seeds: list[int], data: st.D
     assert np.array_equal(noise(X, [seeds[k] for k in order], "start"), whole[list(order)])
 
 
-@pytest.mark.parametrize(("seed", "stream", "wanted"), [
-    (7, "start", [1.1649135, -0.9544921, 0.83191204, -0.61865705]),  # the stream's key is above 2**63
-    (7, "step3", [-0.27823412, 0.56828713, -2.6300626, -0.33194298]),
-])
+@pytest.mark.parametrize(
+    ("seed", "stream", "wanted"),
+    [
+        # the stream's key is above 2**63
+        (7, "start", [1.1649135, -0.9544921, 0.83191204, -0.61865705]),
+        (7, "step3", [-0.27823412, 0.56828713, -2.6300626, -0.33194298]),
+    ],
+)
 def test_known_values(seed: int, stream: str, wanted: list[float]) -> None:
-    np.testing.assert_allclose(noise(TensorSpec("x", ("batch", 4)), [seed], stream)[0], wanted, rtol=1e-6)
+    np.testing.assert_allclose(
+        noise(TensorSpec("x", ("batch", 4)), [seed], stream)[0], wanted, rtol=1e-6
+    )
 
 
 def test_values_are_box_muller_over_the_raw_stream() -> None:
@@ -44,13 +50,17 @@ def test_values_are_box_muller_over_the_raw_stream() -> None:
     radius = np.sqrt(-2 * np.log(u[:2]))
     angle = 2 * np.pi * np.array(u[2:])
     wanted = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-    np.testing.assert_allclose(noise(TensorSpec("x", ("batch", 4)), [7], "start")[0], wanted, rtol=1e-6)
+    np.testing.assert_allclose(
+        noise(TensorSpec("x", ("batch", 4)), [7], "start")[0], wanted, rtol=1e-6
+    )
 
 
 def test_moments_and_distribution() -> None:
     values = noise(TensorSpec("x", ("batch", 1000)), range(300), "start").astype(np.float64)
     flat = values.ravel()
-    assert abs(flat.mean()) < 4 / len(flat) ** 0.5 and abs(flat.var() - 1) < 4 * (2 / len(flat)) ** 0.5
+    assert (
+        abs(flat.mean()) < 4 / len(flat) ** 0.5 and abs(flat.var() - 1) < 4 * (2 / len(flat)) ** 0.5
+    )
     assert abs(stats.skew(flat)) < 0.02 and abs(stats.kurtosis(flat)) < 0.04
     assert stats.kstest(flat, "norm").pvalue > 1e-3
     assert np.abs(np.corrcoef(values[:40]) - np.eye(40)).max() < 0.16  # seeds are independent

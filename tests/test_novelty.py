@@ -1,4 +1,6 @@
-"""The novelty report (spec D.3 test 11) and sharpness: copies are found, new images are not called copies, memory is bounded."""
+"""The novelty report (spec D.3 test 11) and sharpness: copies are found, new images are not called
+copies, memory is bounded.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def test_neighbours_are_the_direct_ones_however_they_are_chunked() -> None:
 def test_a_copy_has_distance_zero_even_among_large_numbers() -> None:
     pixels = RNG.integers(0, 256, (50, 3072)).astype(np.uint8)
     assert (nearest(pixels[:10], pixels) == 0).all()
-    assert nearest((pixels[:10].astype(np.int16) + 1).astype(np.float32), pixels) == pytest.approx(3072**0.5)
+    assert nearest((pixels[:10].astype(np.int16) + 1).astype(np.float32), pixels) == pytest.approx(
+        3072**0.5
+    )
 
 
 def test_memory_stays_bounded() -> None:
@@ -67,7 +71,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 def test_blur_takes_sharpness_and_flat_images_have_none() -> None:
     images = RNG.standard_normal((4, 3, 16, 16))
-    blurred = (images + np.roll(images, 1, 2) + np.roll(images, 1, 3) + np.roll(images, (1, 1), (2, 3))) / 4
+    blurred = (
+        images + np.roll(images, 1, 2) + np.roll(images, 1, 3) + np.roll(images, (1, 1), (2, 3))
+    ) / 4
     assert sharpness(np.ones((2, 3, 8, 8))) == 0
     assert sharpness(blurred) < 0.5 * sharpness(images)
     assert sharpness(3 * images + 1) == pytest.approx(9 * sharpness(images))

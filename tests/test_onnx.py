@@ -25,7 +25,9 @@ X, Y = TensorSpec("x", ("batch", 3, 8, 8)), TensorSpec("y", ("batch", 3, 8, 8))
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_is_what_torch_computes_at_every_batch(name: str, batch: int, tmp_path: Path) -> None:
+def test_a_graph_is_what_torch_computes_at_every_batch(
+    name: str, batch: int, tmp_path: Path
+) -> None:
     session = runtime("onnxruntime").load(write(tiny.models()[name], tmp_path / "g.onnx"), 1)
     for inputs in tiny.calls()[name]:
         few = {k: np.resize(v, (batch, *v.shape[1:])) for k, v in inputs.items()}
@@ -44,7 +46,13 @@ def test_two_exports_are_the_same_bytes(tmp_path: Path) -> None:
 def test_nothing_of_this_machine_is_inside(name: str) -> None:
     data = tiny.models()[name].SerializeToString()
     here = Path(__file__).resolve()
-    for secret in (str(here.parent), str(Path.home()) + "/", "site-packages", "stack_trace", "torch.fx"):
+    for secret in (
+        str(here.parent),
+        str(Path.home()) + "/",
+        "site-packages",
+        "stack_trace",
+        "torch.fx",
+    ):
         assert secret.encode() not in data, secret
     if len(getpass.getuser()) > 4:  # a short name appears in floats by chance
         assert getpass.getuser().encode() not in data
@@ -81,7 +89,9 @@ class Shared(nn.Module):
 def test_a_weight_that_two_nodes_read_names_them_apart() -> None:
     model = to_onnx(Graph(Shared().eval(), (X,), Y), "shared")
     convs = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    assert len(convs) == len(set(convs)) == 2 and convs[0] == "conv" and convs[1].startswith("conv.")
+    assert (
+        len(convs) == len(set(convs)) == 2 and convs[0] == "conv" and convs[1].startswith("conv.")
+    )
 
 
 @pytest.mark.parametrize("where", ["conv.weight", "gain"])
@@ -89,8 +99,12 @@ def test_a_weight_that_two_nodes_read_names_them_apart() -> None:
 def test_a_value_that_is_not_finite_is_refused(where: str, value: float) -> None:
     module = Shared().eval()
     with torch.no_grad():
-        {**dict(module.named_parameters()), **dict(module.named_buffers())}[where].view(-1)[0] = value
-    with pytest.raises(EdgegenError, match=rf"E-NONFINITE\] shared.{where} holds NaN or infinite values"):
+        {**dict(module.named_parameters()), **dict(module.named_buffers())}[where].view(-1)[0] = (
+            value
+        )
+    with pytest.raises(
+        EdgegenError, match=rf"E-NONFINITE\] shared.{where} holds NaN or infinite values"
+    ):
         to_onnx(Graph(module, (X,), Y), "shared")
 
 

@@ -1,4 +1,6 @@
-"""`edgegen photos check`: what it says of a folder, the sheet it draws, and that it changes and gives away nothing."""
+"""`edgegen photos check`: what it says of a folder, the sheet it draws, and that it changes and
+gives away nothing.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def check(data: Path, *flags: str) -> int:
     """The sheet lies beside the folder."""
-    return run(["photos", "check", str(data), "--contact-sheet", str(data.with_suffix(".png")), *flags])
+    return run(
+        ["photos", "check", str(data), "--contact-sheet", str(data.with_suffix(".png")), *flags]
+    )
 
 
 def site(root: Path, count: int = 40) -> Path:
-    """Two classes of renders, one bad photo, copies and near-copies, one turned, one transparent, one wide."""
+    """Two classes of renders, one bad photo, copies and near-copies, one turned, one transparent,
+    one wide.
+    """
     for k in range(count):
         (root / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
         picture(k).save(root / "ab"[k % 2] / f"{k:02d}.png")
@@ -61,14 +67,31 @@ def test_it_says_what_is_there(tmp_path: Path, capsys: Captured) -> None:
     assert found["verb"] == "photos check" and found["usable"] and found["size"] == 32
     photos = found["photos"]
     assert (photos["found"], photos["kept"], photos["classes"]) == (46, 44, {"a": 22, "b": 22})
-    assert photos["bad"] == [{"name": "b/empty.jpg", "code": "E-IMG-EMPTY", "reason": "the file has 0 bytes"}]
+    assert photos["bad"] == [
+        {"name": "b/empty.jpg", "code": "E-IMG-EMPTY", "reason": "the file has 0 bytes"}
+    ]
     assert found["bad_counts"] == {"E-IMG-EMPTY": 1}
-    assert photos["duplicates"] == [["a/00.png", "a/again.bmp"]] and found["near_copies"] == [["b/01.png", "b/near.jpg"]]
+    assert photos["duplicates"] == [["a/00.png", "a/again.bmp"]] and found["near_copies"] == [
+        ["b/01.png", "b/near.jpg"]
+    ]
     assert photos["counts"] == {"W-DATA-DUP": 1, "W-IMG-ALPHA": 1, "W-IMG-TURNED": 1}
-    assert photos["sizes"]["width"] == {"min": 48, "median": 48, "max": 64} and photos["fit"] == "pad"
-    assert found["shapes"] == {"wide": 1, "square": 43, "tall": 0, "mean_cost": 0.25, "max_cost": 0.25, "smaller": 0}
+    assert (
+        photos["sizes"]["width"] == {"min": 48, "median": 48, "max": 64} and photos["fit"] == "pad"
+    )
+    assert found["shapes"] == {
+        "wide": 1,
+        "square": 43,
+        "tall": 0,
+        "mean_cost": 0.25,
+        "max_cost": 0.25,
+        "smaller": 0,
+    }
     split = found["split"]
-    assert split["held_out_share"] == 0.4 and split["train"] + split["held_out"] == 44 and split["copies_across"] == []
+    assert (
+        split["held_out_share"] == 0.4
+        and split["train"] + split["held_out"] == 44
+        and split["copies_across"] == []
+    )
     why = f"enough: {split['train']} photos to train on, {split['held_out']} held out"
     assert found["fine_tuning"] == {"enough": True, "why": why, "drawn_as_one": []}
     assert Path(found["contact_sheet"]).is_file() and sorted(data.rglob("*")) == before
@@ -78,28 +101,42 @@ def test_it_says_so_to_people(tmp_path: Path, capsys: Captured) -> None:
     data = site(tmp_path / "site")
     assert check(data, "--held-out", "0.4", "--size", "64", "--fit", "crop") == 0
     lines = capsys.readouterr().out.splitlines()
-    for line in ("photos: 46 found, 44 used, 1 bad, 1 left out as duplicates",
-                 "shapes: 43 square, 1 wide, 0 tall",
-                 "those that are not square are cropped: 25% of each is cut away on average, 25% at most; "
-                 "--fit pad would keep all, on the background",
-                 "smaller: 44 photos have fewer than 64 pixels a side",
-                 "duplicates: 2 photos in 1 group (equal pixels)", "  a/00.png  a/again.bmp",
-                 "near-copies: 2 photos in 1 group (one side of the split each)", "  b/01.png  b/near.jpg",
-                 "bad: 1 E-IMG-EMPTY", "b/empty.jpg  E-IMG-EMPTY  the file has 0 bytes",
-                 f"contact sheet: {tmp_path / 'site.png'}"):
+    for line in (
+        "photos: 46 found, 44 used, 1 bad, 1 left out as duplicates",
+        "shapes: 43 square, 1 wide, 0 tall",
+        "those that are not square are cropped: 25% of each is cut away on average, 25% at most; "
+        "--fit pad would keep all, on the background",
+        "smaller: 44 photos have fewer than 64 pixels a side",
+        "duplicates: 2 photos in 1 group (equal pixels)",
+        "  a/00.png  a/again.bmp",
+        "near-copies: 2 photos in 1 group (one side of the split each)",
+        "  b/01.png  b/near.jpg",
+        "bad: 1 E-IMG-EMPTY",
+        "b/empty.jpg  E-IMG-EMPTY  the file has 0 bytes",
+        f"contact sheet: {tmp_path / 'site.png'}",
+    ):
         assert line in lines, line
-    assert any(re.fullmatch(r"W-IMG-TURNED +1 +turned upright, as its EXIF says +a/turned.jpg", line) for line in lines)
+    assert any(
+        re.fullmatch(r"W-IMG-TURNED +1 +turned upright, as its EXIF says +a/turned.jpg", line)
+        for line in lines
+    )
     assert any(re.fullmatch(r"a +22 +\d+", line) for line in lines)
 
 
-def test_photos_that_train_would_refuse_are_shown_and_then_refused(tmp_path: Path, capsys: Captured) -> None:
+def test_photos_that_train_would_refuse_are_shown_and_then_refused(
+    tmp_path: Path, capsys: Captured
+) -> None:
     data = site(tmp_path / "site", 10)
     assert check(data, "--json") == 4
     shown = capsys.readouterr()
     failure = json.loads(shown.out)
     assert not failure["ok"] and failure["code"] == "E-DATA-BAD" and failure["exit"] == 4
     assert not failure["details"]["usable"] and failure["details"]["photos"]["kept"] == 14
-    assert failure["details"]["fine_tuning"] == {"enough": False, "why": "not as the folder is", "drawn_as_one": []}
+    assert failure["details"]["fine_tuning"] == {
+        "enough": False,
+        "why": "not as the folder is",
+        "drawn_as_one": [],
+    }
     assert "b/empty.jpg: E-IMG-EMPTY the file has 0 bytes" in shown.err.splitlines()[-1]
     assert (tmp_path / "site.png").is_file()
 
@@ -110,7 +147,10 @@ def test_no_photo_at_all_that_can_be_used(tmp_path: Path, capsys: Captured) -> N
     (data / "a.jpg").write_bytes(b"")
     assert check(data) == 4
     shown = capsys.readouterr()
-    assert "photos: 1 found, 0 used, 1 bad" in shown.out and "error[E-DATA-BAD] 1 of 1 photos cannot be used" in shown.err
+    assert (
+        "photos: 1 found, 0 used, 1 bad" in shown.out
+        and "error[E-DATA-BAD] 1 of 1 photos cannot be used" in shown.err
+    )
     assert not (tmp_path / "site.png").exists()
 
 
@@ -121,14 +161,24 @@ def unlike(root: Path, count: int) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("count", "flags", "why"), [
-    (12, [], "too few: 12 photos, 16 are needed"),
-    (17, [], r"too few: \d+ to train on and \d+ held out, 8 of each are needed; 17 of the 17 photos are different ones"),
-    (30, [], r"enough: \d+ photos to train on, \d+ held out"),
-    (30, ["--held-out", "0.1"], r"too few: \d+ to train on and \d held out, 8 of each .*"),
-    (30, ["--held-out", "0.9"], r"too few: \d to train on and \d+ held out, 8 of each .*"),
-])
-def test_whether_it_is_enough_for_fine_tuning(tmp_path: Path, capsys: Captured, count: int, flags: list[str], why: str) -> None:
+@pytest.mark.parametrize(
+    ("count", "flags", "why"),
+    [
+        (12, [], "too few: 12 photos, 16 are needed"),
+        (
+            17,
+            [],
+            r"too few: \d+ to train on and \d+ held out, 8 of each are needed; 17 of the 17 photos "
+            r"are different ones",
+        ),
+        (30, [], r"enough: \d+ photos to train on, \d+ held out"),
+        (30, ["--held-out", "0.1"], r"too few: \d+ to train on and \d held out, 8 of each .*"),
+        (30, ["--held-out", "0.9"], r"too few: \d to train on and \d+ held out, 8 of each .*"),
+    ],
+)
+def test_whether_it_is_enough_for_fine_tuning(
+    tmp_path: Path, capsys: Captured, count: int, flags: list[str], why: str
+) -> None:
     assert check(unlike(tmp_path / "site", count), *flags, "--json") == 0
     found = json.loads(capsys.readouterr().out)["fine_tuning"]
     assert re.fullmatch(why, found["why"]) and found["enough"] == why.startswith("enough")
@@ -146,7 +196,12 @@ def test_finetune_takes_what_it_says(tmp_path: Path, capsys: Captured, count: in
             apart(photos, chosen)
         return
     chosen, train, held = apart(photos, chosen)
-    assert found["split"] == {"held_out_share": chosen.held_out, "train": len(train), "held_out": len(held), "copies_across": []}
+    assert found["split"] == {
+        "held_out_share": chosen.held_out,
+        "train": len(train),
+        "held_out": len(held),
+        "copies_across": [],
+    }
 
 
 def test_classes_that_are_drawn_as_one_are_named(tmp_path: Path, capsys: Captured) -> None:
@@ -157,20 +212,38 @@ def test_classes_that_are_drawn_as_one_are_named(tmp_path: Path, capsys: Capture
             picture(k).save(data / name / f"{k}.png")
     assert check(data) == 0
     shown = capsys.readouterr()
-    assert "  too small for classes of their own, drawn as one: few, many, single" in shown.out  # too few even together
+    # too few even together
+    assert "  too small for classes of their own, drawn as one: few, many, single" in shown.out
 
 
-@pytest.mark.parametrize(("flags", "code", "said"), [
-    (["--held-out", "1.5"], 2, "--held-out must be above 0 and below 1, got 1.5"),
-    (["--held-out", "nan"], 2, "--held-out must be above 0 and below 1, got nan"),
-    (["--fit", "bucket"], 2, "--fit must be pad or crop, got 'bucket'"),
-    (["--background", "x"], 2, "background 'x' is not a colour"),
-    (["--size", "4"], 2, "--size"),
-    (["--contact-sheet", "sheet.jpg"], 2, "error[E-OUT] --contact-sheet must be a .png in a folder that exists"),
-    (["--contact-sheet", "none/sheet.png"], 2, "error[E-OUT] --contact-sheet must be a .png in a folder that exists"),
-    (["--contact-sheet", str(SAMPLE / "kitchen" / "x.png")], 2, "error[E-OUT] the contact sheet would lie among the photos"),
-])
-def test_what_cannot_be_is_said_before_anything_is_read(flags: list[str], code: int, said: str, capsys: Captured) -> None:
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--held-out", "1.5"], 2, "--held-out must be above 0 and below 1, got 1.5"),
+        (["--held-out", "nan"], 2, "--held-out must be above 0 and below 1, got nan"),
+        (["--fit", "bucket"], 2, "--fit must be pad or crop, got 'bucket'"),
+        (["--background", "x"], 2, "background 'x' is not a colour"),
+        (["--size", "4"], 2, "--size"),
+        (
+            ["--contact-sheet", "sheet.jpg"],
+            2,
+            "error[E-OUT] --contact-sheet must be a .png in a folder that exists",
+        ),
+        (
+            ["--contact-sheet", "none/sheet.png"],
+            2,
+            "error[E-OUT] --contact-sheet must be a .png in a folder that exists",
+        ),
+        (
+            ["--contact-sheet", str(SAMPLE / "kitchen" / "x.png")],
+            2,
+            "error[E-OUT] the contact sheet would lie among the photos",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_read(
+    flags: list[str], code: int, said: str, capsys: Captured
+) -> None:
     assert run(["photos", "check", str(SAMPLE), *flags]) == code
     assert said in capsys.readouterr().err
 
@@ -179,47 +252,76 @@ def test_shards_are_not_for_it(tmp_path: Path, capsys: Captured) -> None:
     data = shards(tmp_path / "data", 10)
     for place in (data, data / "000.tar"):
         assert run(["photos", "check", str(place), "--contact-sheet", str(tmp_path / "x.png")]) == 2
-        assert "error[E-DATA-SHARDS] tar shards are checked while they are read, not before" in capsys.readouterr().err
+        assert (
+            "error[E-DATA-SHARDS] tar shards are checked while they are read, not before"
+            in capsys.readouterr().err
+        )
 
 
 def test_idx_files_are_for_it(tmp_path: Path, capsys: Captured) -> None:
     data = tmp_path / "idx"
     data.mkdir()
     pixels = np.stack([np.asarray(picture(k, 28, 28).convert("L")) for k in range(50)])
-    (data / "train-images-idx3-ubyte").write_bytes(bytes((0, 0, 8, 3)) + struct.pack(">III", 50, 28, 28) + pixels.tobytes())
-    (data / "train-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1)) + struct.pack(">I", 50) + bytes(k % 5 for k in range(50)))
+    (data / "train-images-idx3-ubyte").write_bytes(
+        bytes((0, 0, 8, 3)) + struct.pack(">III", 50, 28, 28) + pixels.tobytes()
+    )
+    (data / "train-labels-idx1-ubyte").write_bytes(
+        bytes((0, 0, 8, 1)) + struct.pack(">I", 50) + bytes(k % 5 for k in range(50))
+    )
     assert check(data, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["photos"]["classes"] == {str(k): 10 for k in range(5)} and found["photos"]["sizes"]["width"]["max"] == 28
+    assert (
+        found["photos"]["classes"] == {str(k): 10 for k in range(5)}
+        and found["photos"]["sizes"]["width"]["max"] == 28
+    )
 
 
 def test_it_needs_no_torch(tmp_path: Path) -> None:
-    code = (f"import sys; from edgegen.cli.main import run; code = run(['photos', 'check', {str(SAMPLE)!r}, '--contact-sheet', "
-            f"{str(tmp_path / 'x.png')!r}]); assert 'torch' not in sys.modules; sys.exit(code)")
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    code = (
+        "import sys; from edgegen.cli.main import run; code = run(['photos', 'check', "
+        f"{str(SAMPLE)!r}, '--contact-sheet', "
+        f"{str(tmp_path / 'x.png')!r}]); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False
+        ).returncode
+        == 0
+    )
 
 
 def test_every_code_has_a_meaning() -> None:
-    written = {code for path in (ROOT / "edgegen" / "training").glob("*.py")
-               for code in re.findall(r'"(W-[A-Z]+(?:-[A-Z]+)+)"', path.read_text())}
+    written = {
+        code
+        for path in (ROOT / "edgegen" / "training").glob("*.py")
+        for code in re.findall(r'"(W-[A-Z]+(?:-[A-Z]+)+)"', path.read_text())
+    }
     assert written == set(MEANING)
 
 
 def test_many_captions_are_no_classes(tmp_path: Path, capsys: Captured) -> None:
     data = tmp_path / "site"
     data.mkdir()
-    rows: list[dict[str, Any]] = [{"file_name": f"{k}.png", "text": f"a chair, number {k}"} for k in range(22)]
+    rows: list[dict[str, Any]] = [
+        {"file_name": f"{k}.png", "text": f"a chair, number {k}"} for k in range(22)
+    ]
     for k in range(22):
         picture(k).save(data / f"{k}.png")
     (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert check(data) == 0
-    assert "W-META-CAPTIONS  1      nearly each text is a class of its own: write a label beside it" in capsys.readouterr().out
-    (data / "metadata.jsonl").write_text("\n".join(json.dumps({**row, "label": "chair"}) for row in rows))
+    assert (
+        "W-META-CAPTIONS  1      nearly each text is a class of its own: write a label beside it"
+        in capsys.readouterr().out
+    )
+    (data / "metadata.jsonl").write_text(
+        "\n".join(json.dumps({**row, "label": "chair"}) for row in rows)
+    )
     photos, report = load(data, 32)
     assert photos.classes == ("chair",) and report.warnings == {}
 
 
 # the sheet
+
 
 def test_the_sheet_shows_each_photo_by_class(tmp_path: Path) -> None:
     photos, _ = load(SAMPLE, 32)
@@ -229,13 +331,17 @@ def test_the_sheet_shows_each_photo_by_class(tmp_path: Path) -> None:
     boxes = [place(drawn, pixels) for pixels in photos.pixels]
     assert len(set(boxes)) == 36
     rows = [{y for _, y in boxes[k : k + 12]} for k in (0, 12, 24)]
-    assert max(rows[0]) < min(rows[1]) and max(rows[1]) < min(rows[2]), "each class below the one before"
+    assert max(rows[0]) < min(rows[1]) and max(rows[1]) < min(rows[2]), (
+        "each class below the one before"
+    )
     x, y = boxes[3]
     step = boxes[1][0] - boxes[0][0]
     assert boxes[5] == (x + step, y), "near-copies of a class stand side by side"
     blue, orange = (21, 101, 192), (230, 81, 0)
     x, y = boxes[1]
-    assert (drawn[y - 2, x - 3 : x + 67] == blue).all() and (drawn[y - 3 : y + 67, x + 65] == blue).all()
+    assert (drawn[y - 2, x - 3 : x + 67] == blue).all() and (
+        drawn[y - 3 : y + 67, x + 65] == blue
+    ).all()
     for k, (x, y) in enumerate(boxes):
         assert (drawn[y + 65, x : x + 64] == orange).all() == (k in (0, 3, 5, 20))
         assert (drawn[y - 2, x : x + 64] == blue).all() == (k == 1)
@@ -253,9 +359,14 @@ def place(drawn: np.ndarray, pixels: np.ndarray) -> tuple[int, int]:
 
 def test_a_sheet_of_many_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    many = Photos(rng.integers(0, 256, (3000, 16, 16, 3), np.uint8), np.arange(3000) % 7, tuple("abcdefg"))
+    many = Photos(
+        rng.integers(0, 256, (3000, 16, 16, 3), np.uint8), np.arange(3000) % 7, tuple("abcdefg")
+    )
     titles = [title for title, _ in sheets._sections(many, np.zeros(3000, bool), 72, {})]
-    assert titles[0] == "a: 142 of 429 photos, 0 held out" and sheet(many, np.zeros(3000, bool), []).shape[0] < 4000
+    assert (
+        titles[0] == "a: 142 of 429 photos, 0 held out"
+        and sheet(many, np.zeros(3000, bool), []).shape[0] < 4000
+    )
     each = Photos(many.pixels, np.arange(3000), tuple(f"a chair, number {k}" for k in range(3000)))
     assert sheet(each, np.zeros(3000, bool), []).shape[0] < 12_000
     large = Photos(np.zeros((300, 512, 512, 3), np.uint8), np.zeros(300, np.int64), ())
@@ -263,7 +374,9 @@ def test_a_sheet_of_many_is_bounded_and_says_so(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_names_and_exif_stay_out_of_the_sheet(tmp_path: Path) -> None:
-    """Names of files and what a camera writes: not in the file, and not drawn, since other names give the same file."""
+    """Names of files and what a camera writes: not in the file, and not drawn, since other names
+    give the same file.
+    """
     secret = "SECRET-SERIAL-4711"
     for names in ("plain", secret):
         data = tmp_path / names
@@ -272,7 +385,9 @@ def test_names_and_exif_stay_out_of_the_sheet(tmp_path: Path) -> None:
             exif = Image.Exif()
             if names == secret:
                 exif[0x010F], exif[0x8825] = secret, {1: "N", 2: (47.0, 11.0, k)}  # maker, GPS
-            (data / f"{names}-{k}.jpg").write_bytes(encoded("JPEG", picture(k), exif=exif, comment=names.encode()))
+            (data / f"{names}-{k}.jpg").write_bytes(
+                encoded("JPEG", picture(k), exif=exif, comment=names.encode())
+            )
         assert check(data) == 0
     made = (tmp_path / f"{secret}.png").read_bytes()
     assert made == (tmp_path / "plain.png").read_bytes() and secret.encode() not in made

@@ -1,4 +1,6 @@
-"""What is measured of primitives, and the sparse regression that predicts unseen demands (B2.5, D3)."""
+"""What is measured of primitives, and the sparse regression that predicts unseen demands (B2.5,
+D3).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ import pytest
 from edgegen.explain import lattice, measures, sparse
 
 
-def world(n: int = 8, true: tuple[int, ...] = (1, 6, 40, 129), width: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def world(
+    n: int = 8, true: tuple[int, ...] = (1, 6, 40, 129), width: int = 30, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """All demands of n regions, and what they change when only the `true` components exist."""
     rng = np.random.default_rng(seed)
     demanded = np.arange(1 << n)
@@ -65,12 +69,17 @@ def test_cosine_and_psnr() -> None:
 
 
 def test_transfer_and_its_chance_level() -> None:
-    """Sets drawn at random are found as often as the chance level says: 20 in 100 of 511 is 19.6 %, not nothing."""
+    """Sets drawn at random are found as often as the chance level says: 20 in 100 of 511 is 19.6 %,
+    not nothing.
+    """
     a, b = list(range(1, 41)), list(range(21, 61))
     assert measures.transfer(a, b, 20, 20) == 0 and measures.transfer(a, b, 40, 40) == 0.5
     assert measures.chance(100, 9) == pytest.approx(100 / 511)
     rng = np.random.default_rng(0)
-    draws = [measures.transfer(rng.permutation(511).tolist(), rng.permutation(511).tolist(), 20, 100) for _ in range(400)]
+    draws = [
+        measures.transfer(rng.permutation(511).tolist(), rng.permutation(511).tolist(), 20, 100)
+        for _ in range(400)
+    ]
     assert np.mean(draws) == pytest.approx(measures.chance(100, 9), abs=0.015)
 
 
@@ -85,7 +94,9 @@ def test_the_regression_finds_the_true_components_and_predicts_unseen_demands() 
 
 
 def test_unrelated_demands_cannot_be_predicted() -> None:
-    """On a game without structure the held-out error is that of knowing nothing: the measure does not flatter."""
+    """On a game without structure the held-out error is that of knowing nothing: the measure does
+    not flatter.
+    """
     rng = np.random.default_rng(0)
     u = rng.normal(size=(256, 20))
     u[0] = 0
@@ -102,7 +113,9 @@ def test_a_penalty_leaves_nothing_from_the_lightest_on() -> None:
 
 
 def test_group_lasso_is_optimal() -> None:
-    """Its condition: |A_S'(u - A x)| = penalty where x_S is not 0, and at most the penalty where it is."""
+    """Its condition: |A_S'(u - A x)| = penalty where x_S is not 0, and at most the penalty where it
+    is.
+    """
     demanded, u = world(5, (1, 6, 24))
     u = u + np.random.default_rng(3).normal(0, 0.3, u.shape)
     sets, a = sparse.candidates(5), lattice.meets(demanded, sparse.candidates(5))
@@ -119,7 +132,12 @@ def test_more_regions_than_a_lattice_holds() -> None:
     """36 regions, 600 demands, 5 components: only the regression can do it."""
     rng = np.random.default_rng(0)
     true = np.array([1 << 3, 1 << 10 | 1 << 11, 1 << 35, 1 << 20 | 1 << 26, 1 << 7])
-    demanded = np.array([sum(1 << int(j) for j in np.flatnonzero(row)) for row in rng.random((600, 36)) < 0.15], np.int64)
+    demanded = np.array(
+        [sum(1 << int(j) for j in np.flatnonzero(row)) for row in rng.random((600, 36)) < 0.15],
+        np.int64,
+    )
     u = lattice.meets(demanded, true) @ rng.normal(size=(5, 12))
     found = sparse.regress(demanded, u, sparse.candidates(36, true, order=1), rng)
-    assert found.held_out < 1e-6 and set(found.sets[measures.strengths(found.vectors) > 0.01].tolist()) == set(true.tolist())
+    assert found.held_out < 1e-6 and set(
+        found.sets[measures.strengths(found.vectors) > 0.01].tolist()
+    ) == set(true.tolist())

@@ -1,4 +1,6 @@
-"""Two processes (gloo) train what one does: the same losses up to rounding, the same photos, the same files, one error."""
+"""Two processes (gloo) train what one does: the same losses up to rounding, the same photos, the
+same files, one error.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def said(folder: Path, job: str) -> list[str]:
     """Error lines of both processes, and their exit codes."""
-    told = [line for rank in "01" for line in (folder / f"{job}.{rank}.err").read_text().splitlines()]
-    return [*(line for line in told if line.startswith("error")), *((folder / f"{job}.{rank}.code").read_text() for rank in "01")]
+    told = [
+        line for rank in "01" for line in (folder / f"{job}.{rank}.err").read_text().splitlines()
+    ]
+    return [
+        *(line for line in told if line.startswith("error")),
+        *((folder / f"{job}.{rank}.code").read_text() for rank in "01"),
+    ]
 
 
 def lines(path: Path) -> list[dict[str, float]]:
@@ -50,13 +57,21 @@ def lines(path: Path) -> list[dict[str, float]]:
 
 
 def test_losses_are_those_of_one_process(pair: Path, tmp_path: Path) -> None:
-    """With batch norm, dropout and two networks; after twelve steps the weights have not drifted apart either."""
+    """With batch norm, dropout and two networks; after twelve steps the weights have not drifted
+    apart either.
+    """
     assert said(pair, "whole") == ["0", "0"]
     go(tmp_path / "one", every=5, steps=STEPS, precision="fp32")
     one, two = lines(tmp_path / "one"), lines(pair / "whole")
-    assert [line["images"] for line in two] == [line["images"] for line in one] == [8 * k for k in range(1, STEPS + 1)]
+    assert (
+        [line["images"] for line in two]
+        == [line["images"] for line in one]
+        == [8 * k for k in range(1, STEPS + 1)]
+    )
     for name in ("theta", "phi"):
-        np.testing.assert_allclose([line[name] for line in two], [line[name] for line in one], rtol=2e-4)
+        np.testing.assert_allclose(
+            [line[name] for line in two], [line[name] for line in one], rtol=2e-4
+        )
     a, b = (load_file(p / "weights.safetensors") for p in (tmp_path / "one", pair / "whole"))
     for name in a:
         torch.testing.assert_close(b[name], a[name], rtol=1e-2, atol=2e-3, msg=name)
@@ -69,10 +84,13 @@ def test_stages_are_those_of_one_process(pair: Path) -> None:
     made, run = staged(steps=STEPS)
     one = list(run.run())
     assert [sorted(report) for report in first["losses"]] == [sorted(report) for report in one]
-    np.testing.assert_allclose([sum(r.values()) for r in first["losses"]], [sum(r.values()) for r in one], rtol=1e-4)
+    np.testing.assert_allclose(
+        [sum(r.values()) for r in first["losses"]], [sum(r.values()) for r in one], rtol=1e-4
+    )
     np.testing.assert_allclose(first["begun"], made.begun, rtol=1e-5)
     assert first["state"]["counter.steps"] == STEPS
-    assert first["state"]["counter.light"] == pytest.approx(float(made.counter.light), rel=1e-5)  # each saw half of the images
+    # each saw half of the images
+    assert first["state"]["counter.light"] == pytest.approx(float(made.counter.light), rel=1e-5)
 
 
 def test_two_processes_resume_bit_for_bit_after_kill_9(pair: Path) -> None:
@@ -95,22 +113,52 @@ def test_a_signal_to_one_stops_all_at_the_same_step_with_a_checkpoint(pair: Path
 
 
 def test_a_run_of_two_is_not_resumed_by_one(pair: Path) -> None:
-    with pytest.raises(UsageError, match=r"E-RESUME-MISMATCH. the run was started with another processes .* - then 2, now 1"):
+    with pytest.raises(
+        UsageError,
+        match=r"E-RESUME-MISMATCH. the run was started with another processes .* - then 2, now 1",
+    ):
         go(pair / "whole", resume=True, every=5, steps=STEPS, precision="fp32")
 
 
 def test_torchrun_starts_them(tmp_path: Path) -> None:
-    verb = ["train", "cas-dm", str(tmp_path / "run"), "--data", DATA, "--recipe", "tiny", "--images", "64", "--threads", "1"]
-    code = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "edgegen", *verb]
+    verb = [
+        "train",
+        "cas-dm",
+        str(tmp_path / "run"),
+        "--data",
+        DATA,
+        "--recipe",
+        "tiny",
+        "--images",
+        "64",
+        "--threads",
+        "1",
+    ]
+    code = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+        "edgegen",
+        *verb,
+    ]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(HERE)}
     done = subprocess.run(code, capture_output=True, text=True, env=env, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("trained: ") == 1 and json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
+    assert (
+        done.stdout.count("trained: ") == 1
+        and json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
+    )
     assert [line["images"] for line in lines(tmp_path / "run")] == [16, 32, 48, 64]
 
 
 def test_a_batch_is_shared_evenly_or_not_at_all() -> None:
-    with pytest.raises(UsageError, match=r"E-PROCESSES. 3 processes cannot share batches of 8 images evenly"):
+    with pytest.raises(
+        UsageError, match=r"E-PROCESSES. 3 processes cannot share batches of 8 images evenly"
+    ):
         staged(world=World(0, 3))
 
 
@@ -130,26 +178,43 @@ def test_shares_are_the_batch_and_its_noise() -> None:
 def drawn(batch: Batch, part: int) -> list[Tensor]:
     """Draws in every way a loss may draw; part: how many images it has."""
     g = batch.generator
-    return [torch.randn(part, 3, generator=g), torch.rand((part,), generator=g), torch.randint(1, 50, (part, 2), generator=g),
-            torch.randint(7, size=(part,), generator=g), torch.randn(size=(2 * part, 2), generator=g),
-            torch.rand(part // 2, generator=g), torch.empty(part, 2).uniform_(generator=g)]
+    return [
+        torch.randn(part, 3, generator=g),
+        torch.rand((part,), generator=g),
+        torch.randint(1, 50, (part, 2), generator=g),
+        torch.randint(7, size=(part,), generator=g),
+        torch.randn(size=(2 * part, 2), generator=g),
+        torch.rand(part // 2, generator=g),
+        torch.empty(part, 2).uniform_(generator=g),
+    ]
 
 
 def test_draws_are_shares_of_one_process_s() -> None:
     def batch(count: int) -> Batch:
-        return Batch(torch.zeros(count, 3, 4, 4), torch.zeros(count, 0), torch.Generator().manual_seed(5))
+        return Batch(
+            torch.zeros(count, 3, 4, 4), torch.zeros(count, 0), torch.Generator().manual_seed(5)
+        )
 
     whole = drawn(batch(8), 8)
     for rank in (0, 1):
         mine = batch(4)
         with Together(rank, 2, mine):
             found = drawn(mine, 4)
-            alone, free = torch.randn((), generator=mine.generator), torch.randn(4, generator=torch.Generator().manual_seed(1))
+            alone, free = (
+                torch.randn((), generator=mine.generator),
+                torch.randn(4, generator=torch.Generator().manual_seed(1)),
+            )
         for k, (part, all_) in enumerate(zip(found, whole, strict=True)):
             wanted = all_.view(2, 8, 2)[:, rank::2].reshape(8, 2) if k == 4 else all_[rank::2]
             assert torch.equal(part, wanted), k
-        assert torch.equal(free, torch.randn(4, generator=torch.Generator().manual_seed(1))) and alone.shape == ()
-    with Together(0, 2, mine), pytest.raises(EdgegenError, match=r"E-PROCESSES.* several processes cannot share"):
+        assert (
+            torch.equal(free, torch.randn(4, generator=torch.Generator().manual_seed(1)))
+            and alone.shape == ()
+        )
+    with (
+        Together(0, 2, mine),
+        pytest.raises(EdgegenError, match=r"E-PROCESSES.* several processes cannot share"),
+    ):
         torch.bernoulli(torch.full((4,), 0.5), generator=mine.generator)
 
 
@@ -167,7 +232,9 @@ def test_dropout_is_the_share_of_one_process_s() -> None:
 
 
 def test_batch_norm_alone_is_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over one process the sum is its own: values, statistics and gradients are those of torch, the second derivative too."""
+    """Over one process the sum is its own: values, statistics and gradients are those of torch, the
+    second derivative too.
+    """
     monkeypatch.setattr(together, "_sum", lambda x: x)
     results = []
     for ours in (False, True):

@@ -1,4 +1,6 @@
-"""Blocks that run twice: the same values, gradients, statistics and dropout, with less kept between the passes."""
+"""Blocks that run twice: the same values, gradients, statistics and dropout, with less kept between
+the passes.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ def twin(plain: nn.Module) -> nn.Module:
 
 def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(4, 3, 16, 16, generator=rng), torch.rand(4, generator=rng) * 100, torch.eye(2)[[0, 1, 1, 0]]
+    return (
+        torch.randn(4, 3, 16, 16, generator=rng),
+        torch.rand(4, generator=rng) * 100,
+        torch.eye(2)[[0, 1, 1, 0]],
+    )
 
 
 def passed(network: nn.Module, precision: torch.dtype | None = None) -> dict[str, Tensor]:
@@ -46,14 +52,25 @@ def passed(network: nn.Module, precision: torch.dtype | None = None) -> dict[str
     with torch.autocast("cpu", precision or torch.bfloat16, enabled=precision is not None):
         out = network(*inputs())
     out.float().square().mean().backward()
-    found = {f"gradient of {name}": p.grad for name, p in network.named_parameters() if p.grad is not None}
-    return {"output": out, **found, **{name: b.clone() for name, b in network.named_buffers()}, "next": torch.rand(3)}
+    found = {
+        f"gradient of {name}": p.grad
+        for name, p in network.named_parameters()
+        if p.grad is not None
+    }
+    return {
+        "output": out,
+        **found,
+        **{name: b.clone() for name, b in network.named_buffers()},
+        "next": torch.rand(3),
+    }
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 def test_a_step_is_the_plain_one_to_the_bit(norm: Norm, precision: torch.dtype | None) -> None:
-    """Dropout draws the same, batch norms count a batch once, autocast holds in the second pass too."""
+    """Dropout draws the same, batch norms count a batch once, autocast holds in the second pass
+    too.
+    """
     plain = unet(replace(NET, norm=norm))
     made = twin(plain)
     a, b = passed(plain, precision), passed(made, precision)
@@ -71,7 +88,10 @@ def test_statistics_move_once_also_when_the_backward_pass_comes_twice() -> None:
         loss.backward()
     assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), made.buffers(), strict=True))
     assert {int(b) for name, b in made.named_buffers() if "tracked" in name} == {1}
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), made.parameters(), strict=True))  # type: ignore[arg-type]
+    assert all(
+        torch.equal(a.grad, b.grad)
+        for a, b in zip(plain.parameters(), made.parameters(), strict=True)
+    )  # type: ignore[arg-type]
 
 
 def test_the_transformers_of_lcd_are_recomputed_with_their_context() -> None:
@@ -86,7 +106,10 @@ def test_the_transformers_of_lcd_are_recomputed_with_their_context() -> None:
         network[0](x, Context(given, keep)).square().sum().backward()  # type: ignore[index]
         network.tokens = given.grad  # type: ignore[assignment]
     assert torch.equal(plain.tokens, made.tokens)  # type: ignore[arg-type]
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(plain.parameters(), made.parameters(), strict=True))  # type: ignore[arg-type]
+    assert all(
+        torch.equal(a.grad, b.grad)
+        for a, b in zip(plain.parameters(), made.parameters(), strict=True)
+    )  # type: ignore[arg-type]
 
 
 def test_it_can_be_differentiated_twice() -> None:
@@ -108,6 +131,7 @@ def kept(network: nn.Module) -> int:
     def see(tensor: Tensor) -> Tensor:
         alive[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
+
     own = {p.untyped_storage().data_ptr() for p in [*network.parameters(), *network.buffers()]}
     for block in network.modules():
         if isinstance(block, Block):
@@ -129,7 +153,9 @@ def test_names_weights_copies_and_eval_mode_stay() -> None:
     made = twin(plain)
     assert list(made.state_dict()) == list(plain.state_dict())
     blocks = [name for name, module in plain.named_modules() if isinstance(module, Block)]
-    assert recompute(copy.deepcopy(plain)) == tuple(blocks) and isinstance(made.get_submodule(blocks[0]), Block)
+    assert recompute(copy.deepcopy(plain)) == tuple(blocks) and isinstance(
+        made.get_submodule(blocks[0]), Block
+    )
     other = copy.deepcopy(made)  # what a run's average is
     with torch.no_grad():
         for p in made.parameters():
@@ -137,7 +163,9 @@ def test_names_weights_copies_and_eval_mode_stay() -> None:
     plain.eval(), other.eval()
     assert torch.equal(other(*inputs()), plain(*inputs()))
     assert recompute(other) == tuple(blocks), "a second time changes nothing"
-    assert type(other.get_submodule(blocks[0])).__mro__.count(type(made.get_submodule(blocks[0]))) == 1
+    assert (
+        type(other.get_submodule(blocks[0])).__mro__.count(type(made.get_submodule(blocks[0]))) == 1
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -173,7 +201,9 @@ def test_blocks_under_adapters_on_every_base(base: str) -> None:
     inject(plain, 2)
     made = twin(plain)
     a, b = passed(plain), passed(made)
-    assert [name for name in a if not torch.equal(a[name], b[name])] == [] and sum("lora_" in name for name in a) > 20
+    assert [name for name in a if not torch.equal(a[name], b[name])] == [] and sum(
+        "lora_" in name for name in a
+    ) > 20
 
 
 @ADAPT
@@ -182,7 +212,9 @@ def test_a_run_of_adapters_goes_as_without() -> None:
     for twice in (False, True):
         made, recipe = adapted("lcd", "nf4")
         photos = shapes(32, recipe.config.size)
-        run = Trainer.start(made, replace(recipe, images=8 * 3), photos, 0, only="teacher", eight_bit=True)
+        run = Trainer.start(
+            made, replace(recipe, images=8 * 3), photos, 0, only="teacher", eight_bit=True
+        )
         losses.append(list(steps_of(run, twice)))
     assert losses[0] == losses[1]
 

@@ -1,4 +1,6 @@
-"""What a run leaves beside checkpoints: grids of images from fixed seeds, TensorBoard, the last few checkpoints."""
+"""What a run leaves beside checkpoints: grids of images from fixed seeds, TensorBoard, the last few
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def test_grids_come_at_intervals_and_at_the_end_and_change_nothing(tmp_path: Pat
     grids = sorted((tmp_path / "with" / "samples").iterdir())
     assert [p.name for p in grids] == ["step-00000004.png", "step-00000006.png"]
     first, last = (np.asarray(Image.open(p)) for p in grids)
-    assert first.shape == last.shape == (8 * (4 * 8 + 3 * 2), 8 * (10 * 8 + 9 * 2), 3)  # 4 x 10 images of 8 px, 8 times as wide
+    # 4 x 10 images of 8 px, 8 times as wide
+    assert first.shape == last.shape == (8 * (4 * 8 + 3 * 2), 8 * (10 * 8 + 9 * 2), 3)
     assert not np.array_equal(first, last)
     go(tmp_path / "without")
     for name in ("weights.safetensors", "metrics.jsonl", "step-00000006/average.safetensors"):
@@ -60,7 +63,11 @@ def test_grids_show_the_averaged_weights_and_leave_the_run_as_it_is() -> None:
 def test_the_last_few_checkpoints_stay(tmp_path: Path) -> None:
     for keep in (1, 3):
         go(tmp_path / str(keep), keep=keep)
-        assert [int(p.name[5:]) for p in sorted((tmp_path / str(keep)).glob("step-*"))] == [2, 4, 6][-keep:]
+        assert [int(p.name[5:]) for p in sorted((tmp_path / str(keep)).glob("step-*"))] == [
+            2,
+            4,
+            6,
+        ][-keep:]
 
 
 class Board:
@@ -69,7 +76,12 @@ class Board:
     made: ClassVar[list[Board]] = []
 
     def __init__(self, folder: str, purge_step: int) -> None:
-        self.folder, self.purge_step, self.seen, self.closed = folder, purge_step, list[tuple[str, int]](), False
+        self.folder, self.purge_step, self.seen, self.closed = (
+            folder,
+            purge_step,
+            list[tuple[str, int]](),
+            False,
+        )
         self.made.append(self)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
@@ -84,7 +96,9 @@ class Board:
         self.closed = True
 
 
-def test_tensorboard_hears_losses_and_grids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_hears_losses_and_grids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Board  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
@@ -92,9 +106,12 @@ def test_tensorboard_hears_losses_and_grids(tmp_path: Path, monkeypatch: pytest.
         go(tmp_path / "run", samples_every=3, tensorboard=True, progress=at(5, lambda: stop_at(5)))
     go(tmp_path / "run", resume=True, samples_every=3, tensorboard=True)
     first, second = Board.made
-    assert first.closed and second.closed and first.purge_step == 1 and second.purge_step == 5  # what it saw of step 5 is void
+    # what it saw of step 5 is void
+    assert first.closed and second.closed and first.purge_step == 1 and second.purge_step == 5
     assert first.folder == str(tmp_path / "run" / "tensorboard")
-    assert [seen for seen in second.seen if seen[0] != "samples"] == [(f"loss/{n}", k) for k in (5, 6) for n in ("theta", "phi")]
+    assert [seen for seen in second.seen if seen[0] != "samples"] == [
+        (f"loss/{n}", k) for k in (5, 6) for n in ("theta", "phi")
+    ]
     assert ("samples", 3) in first.seen and ("samples", 6) in second.seen
 
 
@@ -102,8 +119,22 @@ def test_without_its_package_tensorboard_is_refused_before_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert verb(["train", "cas-dm", str(tmp_path / "run"), "--data", str(tmp_path / "nowhere"), "--tensorboard"]) == 5
-    assert "E-BACKEND] --tensorboard needs a package that is not here" in (told := capfd.readouterr().err)
+    assert (
+        verb(
+            [
+                "train",
+                "cas-dm",
+                str(tmp_path / "run"),
+                "--data",
+                str(tmp_path / "nowhere"),
+                "--tensorboard",
+            ]
+        )
+        == 5
+    )
+    assert "E-BACKEND] --tensorboard needs a package that is not here" in (
+        told := capfd.readouterr().err
+    )
     assert 'pip install "edgegen[tensorboard]"' in told and not (tmp_path / "run").exists()
 
 
@@ -114,5 +145,9 @@ def test_progress_says_how_fast_and_how_long() -> None:
     show.advance(10)
     assert show.first is not None
     show.first = (40, show.first[1] - 5)
-    assert show.rate() in (", 2 images/s, 25 s left", ", 1.99 images/s, 25 s left", ", 2.00 images/s, 25 s left")
+    assert show.rate() in (
+        ", 2 images/s, 25 s left",
+        ", 1.99 images/s, 25 s left",
+        ", 2.00 images/s, 25 s left",
+    )
     assert output._Lines("photos", 100, "").rate() == ""

@@ -1,4 +1,6 @@
-"""edgegen finetune --recover: pairs that make up for rounding, carried back into the networks' own weights."""
+"""edgegen finetune --recover: pairs that make up for rounding, carried back into the networks' own
+weights.
+"""
 
 from __future__ import annotations
 
@@ -39,18 +41,28 @@ def every_tensor(file: onnx.ModelProto, inputs: Mapping[str, Any]) -> dict[str, 
     whole = onnx.ModelProto()
     whole.CopyFrom(file)
     there = {value.name for value in whole.graph.output}
-    made = [t for node in file.graph.node if node.op_type != "QuantizeLinear" for t in node.output if t not in there]
+    made = [
+        t
+        for node in file.graph.node
+        if node.op_type != "QuantizeLinear"
+        for t in node.output
+        if t not in there
+    ]
     whole.graph.output.extend(onnx.ValueInfoProto(name=t) for t in made)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(whole.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        whole.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     names = [value.name for value in whole.graph.output]
     return dict(zip(names, session.run(None, dict(inputs)), strict=True))
 
 
 class Beside(torch.fx.Interpreter):
-    """Runs a student's program; each node reads what the file's own nodes made, so that no difference reaches the next one."""
+    """Runs a student's program; each node reads what the file's own nodes made, so that no
+    difference reaches the next one.
+    """
 
     def __init__(self, module: Any, theirs: Mapping[str, np.ndarray]) -> None:
         super().__init__(module)
@@ -63,14 +75,17 @@ class Beside(torch.fx.Interpreter):
         if there is None or there.dtype != np.float32 or there.shape != tuple(ours.shape):
             return ours
         theirs = torch.from_numpy(there.copy())
-        near = (ours - theirs).abs() <= (1e-5 if rounds else 5e-3) * theirs.abs().amax()  # the file's biases are rounded too
+        # the file's biases are rounded too
+        near = (ours - theirs).abs() <= (1e-5 if rounds else 5e-3) * theirs.abs().amax()
         self.apart[n.name] = 1 - float(near.float().mean())
         return theirs
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_student_rounds_as_the_file_that_ships(name: str) -> None:
-    """Every node, fed what the file's nodes made, makes what they make, but for values within a float's error of a half."""
+    """Every node, fed what the file's nodes made, makes what they make, but for values within a
+    float's error of a half.
+    """
     found, files = subjects(name)
     found_family = family(name)
     generator = site.plain(found_family, found_family.recipes["tiny"]().config, master(name))
@@ -78,14 +93,24 @@ def test_a_student_rounds_as_the_file_that_ships(name: str) -> None:
     rounds = 0
     for graph, subject in found.items():
         student = Student(subject)
-        values = {**student.values, **{k: recover.whole(student.values[k]) for k in student.weights}}
+        values = {
+            **student.values,
+            **{k: recover.whole(student.values[k]) for k in student.weights},
+        }
         beside = Beside(student.module, every_tensor(files[graph], calls[graph][-1]))
         with torch.no_grad():
-            for key, tensor in (*student.module.named_parameters(), *student.module.named_buffers()):
+            for key, tensor in (
+                *student.module.named_parameters(),
+                *student.module.named_buffers(),
+            ):
                 tensor.data = values[key].data
-            beside.run(*(torch.from_numpy(calls[graph][-1][spec.name]) for spec in subject.graph.inputs))
+            beside.run(
+                *(torch.from_numpy(calls[graph][-1][spec.name]) for spec in subject.graph.inputs)
+            )
         assert all(n.users for n in student.module.graph.nodes if "fake_quantize" in str(n.target))
-        assert max(beside.apart.values()) < 1e-3, {k: v for k, v in beside.apart.items() if v >= 1e-3}
+        assert max(beside.apart.values()) < 1e-3, {
+            k: v for k, v in beside.apart.items() if v >= 1e-3
+        }
         places = [k for k in beside.apart if "fake_quantize" in k]
         assert len(places) == len({t for read in subject.rounding.reads.values() for t in read})
         rounds += len(places)
@@ -94,14 +119,21 @@ def test_a_student_rounds_as_the_file_that_ships(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pairs_of_the_students_are_an_exact_adapter(name: str) -> None:
-    """Weights of the merged networks' graphs are the students' with the pairs beside them, channels made even or not."""
+    """Weights of the merged networks' graphs are the students' with the pairs beside them, channels
+    made even or not.
+    """
     found, _ = subjects(name)
     config, base = family(name).recipes["tiny"]().config, master(name)
     students = {k: Student(s) for k, s in found.items()}
     places = recover.places(family(name), config, base, students)
     rng = torch.Generator().manual_seed(0)
-    pairs = {layer: recover._pair(base[f"{layer}.weight"], 3, rng) for layer in {p.layer for p in places}}
-    pairs = {layer: (a.detach(), 0.01 * torch.randn(b.shape, generator=rng)) for layer, (a, b) in pairs.items()}
+    pairs = {
+        layer: recover._pair(base[f"{layer}.weight"], 3, rng) for layer in {p.layer for p in places}
+    }
+    pairs = {
+        layer: (a.detach(), 0.01 * torch.randn(b.shape, generator=rng))
+        for layer, (a, b) in pairs.items()
+    }
     merged = recover._adapter(base, pairs, 3).merged(base, Path())
     before, after = (recover._tensors(family(name), config, t) for t in (base, merged))
     assert len({(p.graph, p.weight) for p in places}) == len(places) > 2
@@ -114,35 +146,66 @@ def test_pairs_of_the_students_are_an_exact_adapter(name: str) -> None:
 
 
 def test_the_best_look_is_kept() -> None:
-    """Its adapter's images are as near as that look said; where ranges cut off what they should hold, there is much to learn."""
+    """Its adapter's images are as near as that look said; where ranges cut off what they should
+    hold, there is much to learn.
+    """
     found, _ = subjects("isc-gan")
     made, base = family("isc-gan"), master("isc-gan")
     config, steps = made.recipes["tiny"]().config, list[None]()
-    narrow = {k: replace(s, rounding=replace(s.rounding, codes={
-        t: replace(c, step=c.step / 5) for t, c in s.rounding.codes.items()})) for k, s in found.items()}
+    narrow = {
+        k: replace(
+            s,
+            rounding=replace(
+                s.rounding,
+                codes={t: replace(c, step=c.step / 5) for t, c in s.rounding.codes.items()},
+            ),
+        )
+        for k, s in found.items()
+    }
     learnt = recover.recover(made, config, base, narrow, COURSE, lambda: steps.append(None))
-    assert len(steps) == COURSE.steps and len(learnt.looks) == 1 + recover.LOOKS and learnt.looks[0] == 1
+    assert (
+        len(steps) == COURSE.steps
+        and len(learnt.looks) == 1 + recover.LOOKS
+        and learnt.looks[0] == 1
+    )
     assert min(learnt.looks) < 0.92, learnt.looks  # measured: 0.87
-    merged, students = learnt.adapter.merged(base, Path()), {k: Student(s) for k, s in narrow.items()}
+    merged, students = (
+        learnt.adapter.merged(base, Path()),
+        {k: Student(s) for k, s in narrow.items()},
+    )
     places = recover.places(made, config, base, students)
     moves: dict[str, dict[str, torch.Tensor]] = {k: {} for k in students}
     for p in places:
-        moves[p.graph][p.weight] = p.factor * (merged[f"{p.layer}.weight"] - base[f"{p.layer}.weight"])
+        moves[p.graph][p.weight] = p.factor * (
+            merged[f"{p.layer}.weight"] - base[f"{p.layer}.weight"]
+        )
     lesson = recover.Lesson(site.plain(made, config, base), students, places)
     seeds = range(recover.LOOKED_SEED, recover.LOOKED_SEED + COURSE.looked)
     with torch.no_grad():
         wanted = lesson.images(lesson.exact, seeds)
-        was = (lesson.images({k: s.rounded({}) for k, s in students.items()}, seeds) - wanted).square().mean()
+        was = (
+            (lesson.images({k: s.rounded({}) for k, s in students.items()}, seeds) - wanted)
+            .square()
+            .mean()
+        )
         nothing = torch.zeros(())
-        followers = recover._followers(made, config, base, {p.layer: (nothing, nothing) for p in places}, students)
+        followers = recover._followers(
+            made, config, base, {p.layer: (nothing, nothing) for p in places}, students
+        )
         assert followers["synthesis"]  # isc-gan's energies
         recover._refresh(made, config, merged, followers, students)
-        now = (lesson.images({k: s.rounded(moves[k]) for k, s in students.items()}, seeds) - wanted).square().mean()
+        now = (
+            (lesson.images({k: s.rounded(moves[k]) for k, s in students.items()}, seeds) - wanted)
+            .square()
+            .mean()
+        )
     assert float(now / was) == pytest.approx(min(learnt.looks), rel=0.05)
 
 
 def test_nothing_learnt_is_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rate that ruins everything leaves an adapter that changes nothing: the start is a look like any other."""
+    """A rate that ruins everything leaves an adapter that changes nothing: the start is a look like
+    any other.
+    """
     found, _ = subjects("isc-gan")
     made, base = family("isc-gan"), master("isc-gan")
     wild = Course(rank=2, steps=4, batch=2, rate=10.0, seed=0, looked=4)
@@ -170,81 +233,138 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def go(base: Path, plan: Path, out: Path, *more: str) -> int:
-    return run(["finetune", str(base), "-o", str(out), "--recover", str(plan), "--threads", "1", *more])
+    return run(
+        ["finetune", str(base), "-o", str(out), "--recover", str(plan), "--threads", "1", *more]
+    )
 
 
-def test_a_recovered_run_is_a_run(base: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                  capsys: pytest.CaptureFixture[str]) -> None:
-    """Taken for better (three steps on random weights are not): what is published loads, merges and does not compare."""
+def test_a_recovered_run_is_a_run(
+    base: Path,
+    plan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Taken for better (three steps on random weights are not): what is published loads, merges and
+    does not compare.
+    """
     pytest.importorskip("peft", reason="merging is proven against peft, which is not installed")
     judged, out = verb._judged, tmp_path / "out"
     monkeypatch.setattr(verb, "_judged", lambda *given: judged(*given) | {"better": True})
     assert go(base, plan, out, "--steps", "3") == 0, capsys.readouterr().err
     assert "change of the Frechet distance" in capsys.readouterr().out
     word = json.loads((out / "looks.json").read_text())["recover"]
-    assert word["before"]["psnr_db"] > 0 and word["before"]["images"] == word["after"]["images"] == 64
-    assert word["before"]["distance_full"] == word["after"]["distance_full"] and word["student"][0] == 1
+    assert (
+        word["before"]["psnr_db"] > 0 and word["before"]["images"] == word["after"]["images"] == 64
+    )
+    assert (
+        word["before"]["distance_full"] == word["after"]["distance_full"]
+        and word["student"][0] == 1
+    )
     about, _ = runs.load(out)
     assert about["adapt"]["base_sha256"] == sha256(out / "base.safetensors")
-    assert (out / "reference.safetensors").read_bytes() == (base / "reference.safetensors").read_bytes()
+    assert (out / "reference.safetensors").read_bytes() == (
+        base / "reference.safetensors"
+    ).read_bytes()
     assert run(["merge", str(out), "-o", str(tmp_path / "merged")]) == 0
-    for recovered in (out, tmp_path / "merged"):  # export measures scales on what it recovered from, even when it is merged
+    # export measures scales on what it recovered from, even when it is merged
+    for recovered in (out, tmp_path / "merged"):
         source = trained(str(recovered))
         assert source.scales is not None
         of_base = tiny.generator().networks.state_dict()
-        assert all(torch.equal(t, of_base[k]) for k, t in source.scales.networks.state_dict().items())
+        assert all(
+            torch.equal(t, of_base[k]) for k, t in source.scales.networks.state_dict().items()
+        )
         assert go(recovered, plan, tmp_path / "again") == 2
         assert "this run has recovered already" in capsys.readouterr().err
-    (tmp_path / "merged" / "base.safetensors").write_bytes((base / "weights.safetensors").read_bytes()[:-8] + bytes(8))
+    (tmp_path / "merged" / "base.safetensors").write_bytes(
+        (base / "weights.safetensors").read_bytes()[:-8] + bytes(8)
+    )
     assert run(["generate", str(tmp_path / "merged"), "-o", str(tmp_path / "x.png")]) == 6
     assert run(["finetune", "--compare", str(out)]) == 2
     assert "saw no photos: it does not compare" in capsys.readouterr().err
 
 
-def test_scales_of_the_base_make_the_merged_weights_what_the_student_learnt_with(base: Path) -> None:
+def test_scales_of_the_base_make_the_merged_weights_what_the_student_learnt_with(
+    base: Path,
+) -> None:
     """Weights that moved keep the factors and ranges of those they moved from."""
     source = trained(str(base))
-    moved = site.plain(family("cas-dm"), source.generator.config, {
-        k: t * 1.5 if k == "theta.trunk.stem.conv.weight" else t for k, t in source.generator.networks.state_dict().items()})
+    moved = site.plain(
+        family("cas-dm"),
+        source.generator.config,
+        {
+            k: t * 1.5 if k == "theta.trunk.stem.conv.weight" else t
+            for k, t in source.generator.networks.state_dict().items()
+        },
+    )
     models, others = (fp32_models(replace(source, generator=g)) for g in (source.generator, moved))
     even, plan = calibrated(source, models, 32, 1)
     own, same = calibrated(replace(source, generator=moved, scales=source.generator), others, 32, 1)
     assert same.ranges == plan.ranges
-    apart = [name for name, tensor in rounding(even["theta"], even["theta"]).values.items()
-             if not np.allclose(tensor, rounding(own["theta"], own["theta"]).values[name], rtol=1e-5)]
+    apart = [
+        name
+        for name, tensor in rounding(even["theta"], even["theta"]).values.items()
+        if not np.allclose(tensor, rounding(own["theta"], own["theta"]).values[name], rtol=1e-5)
+    ]
     assert len(apart) == 1
 
 
-def test_images_that_came_no_nearer_are_said_and_kept_elsewhere(base: Path, plan: Path, tmp_path: Path,
-                                                                capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_came_no_nearer_are_said_and_kept_elsewhere(
+    base: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert go(base, plan, tmp_path / "out", "--steps", "3", "--rate", "0.01") == 3
-    assert "E-RECOVER" in (said := capsys.readouterr().err) and "came no nearer: squared error x" in said
+    assert (
+        "E-RECOVER" in (said := capsys.readouterr().err)
+        and "came no nearer: squared error x" in said
+    )
     assert not (tmp_path / "out").exists()
-    assert json.loads((tmp_path / "rejected" / "out" / "looks.json").read_text())["recover"]["better"] is False
+    assert (
+        json.loads((tmp_path / "rejected" / "out" / "looks.json").read_text())["recover"]["better"]
+        is False
+    )
 
 
 def test_nearer_pixels_are_no_recovery_when_the_set_of_images_is_worse() -> None:
     def found(ratio: float, before: float, after: float) -> dict[str, dict[str, Any]]:
         def about(value: float) -> dict[str, float]:
             return {"value": value, "low": value - 0.05, "high": value + 0.05}
-        return {"ratio": about(ratio), "before": {"change": about(before)}, "after": {"change": about(after)}}
+
+        return {
+            "ratio": about(ratio),
+            "before": {"change": about(before)},
+            "after": {"change": about(after)},
+        }
 
     assert verb.refusal(found(0.7, 0.14, -0.1)) == ""
     for ratio in (0.97, math.nan):
         assert "came no nearer" in verb.refusal(found(ratio, 0.14, 0.1))
     said = verb.refusal(found(0.65, 0.143, 0.263))
-    assert "but not as a set: the Frechet distance changes by +26.3% (+21.3% to +31.3%), before by +14.3%" in said
+    assert (
+        "but not as a set: the Frechet distance changes by +26.3% (+21.3% to +31.3%), before by "
+        "+14.3%" in said
+    )
     assert "but not as a set" in verb.refusal(found(0.65, 0.1, math.nan))
 
 
-def test_what_is_refused(base: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_refused(
+    base: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert go(base, plan, tmp_path / "out", "--data", str(tmp_path), "--looks", "3") == 2
-    assert "--recover learns from the generator itself, without photos: leave out --data, --looks" in capsys.readouterr().err
+    assert (
+        "--recover learns from the generator itself, without photos: leave out --data, --looks"
+        in capsys.readouterr().err
+    )
     other = tmp_path / "plan.json"
     other.write_bytes(Plan((("denoiser/student.stem", "fp32"), ("*", "int8")), {}).to_bytes())
     assert go(base, other, tmp_path / "out") == 4
-    assert "the plan is another generator's: denoiser/student.stem is not in these graphs" in capsys.readouterr().err
-    other.write_bytes(Plan((("*", "int8"),), {"theta": {"nowhere": tiny.plan().ranges["theta"]["x"]}}).to_bytes())
+    assert (
+        "the plan is another generator's: denoiser/student.stem is not in these graphs"
+        in capsys.readouterr().err
+    )
+    other.write_bytes(
+        Plan((("*", "int8"),), {"theta": {"nowhere": tiny.plan().ranges["theta"]["x"]}}).to_bytes()
+    )
     assert go(base, other, tmp_path / "out") == 4
     assert "theta/nowhere is not in these graphs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

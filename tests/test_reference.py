@@ -1,4 +1,6 @@
-"""The reference of real images: deterministic bytes, refused when it does not fit, and nothing of a photo in it."""
+"""The reference of real images: deterministic bytes, refused when it does not fit, and nothing of a
+photo in it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Network:
 def features(n: int = 200, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(np.random.default_rng(9).normal(size=(12, 12)))[0]
-    out: np.ndarray = (rng.normal(size=(n, 12)) * np.arange(12, 0, -1) @ turn + 5).astype(np.float32)
+    out: np.ndarray = (rng.normal(size=(n, 12)) * np.arange(12, 0, -1) @ turn + 5).astype(
+        np.float32
+    )
     return out
 
 
@@ -45,7 +49,13 @@ def test_it_comes_back_from_its_file(reference: Reference, tmp_path: Path) -> No
     back = read(tmp_path / "a.safetensors")
     for name in ("centre", "projection", "mean", "cov"):
         np.testing.assert_array_equal(getattr(back, name), getattr(reference, name))
-    assert (back.name, back.network, back.network_sha256, back.size, back.count) == ("drawn", "first-pixels", "ab" * 32, 32, 200)
+    assert (back.name, back.network, back.network_sha256, back.size, back.count) == (
+        "drawn",
+        "first-pixels",
+        "ab" * 32,
+        32,
+        200,
+    )
     assert back.sha256 == reference.sha256 and back.k == 4
     build(features(), Network(), "drawn", k=4).write(tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -56,7 +66,9 @@ def test_the_directions_are_the_main_ones_and_orthonormal(reference: Reference) 
     p = reference.projection
     assert p.dtype == np.float32 and p.shape == (12, 4)
     np.testing.assert_allclose(p.T @ p, np.eye(4), atol=1e-5)
-    np.testing.assert_allclose(np.diag(reference.cov), np.linalg.eigvalsh(np.cov(features().T))[::-1][:4], rtol=1e-4)
+    np.testing.assert_allclose(
+        np.diag(reference.cov), np.linalg.eigvalsh(np.cov(features().T))[::-1][:4], rtol=1e-4
+    )
     np.testing.assert_allclose(reference.mean, 0, atol=1e-4)
 
 
@@ -64,7 +76,8 @@ def test_projection_keeps_distances_within_its_directions(reference: Reference) 
     whole = build(features(), Network(), "drawn", k=12)
     other = features(150, seed=3) * 1.2
     assert frechet(Moments.of(whole.project(other)), whole.moments) == pytest.approx(
-        frechet(Moments.of(other), Moments.of(features())), rel=1e-4)
+        frechet(Moments.of(other), Moments.of(features())), rel=1e-4
+    )
     own = Moments.of(reference.project(features()))
     assert frechet(own, reference.moments) == pytest.approx(0, abs=1e-5)
 
@@ -74,18 +87,25 @@ def test_no_photo_can_be_read_off_it(reference: Reference) -> None:
     assert np.linalg.norm(features()[:, None] - stored, axis=2).min() > 1
 
 
-@pytest.mark.parametrize(("other", "shown"), [
-    (Network(name="inception-v3"), "inception-v3@abababababab at 32 px"),
-    (Network(sha256="cd" * 32), "first-pixels@cdcdcdcdcdcd at 32 px"),
-    (Network(size=64), "first-pixels@abababababab at 64 px"),
-])
-def test_another_network_is_refused_with_both_names(reference: Reference, other: Network, shown: str) -> None:
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        (Network(name="inception-v3"), "inception-v3@abababababab at 32 px"),
+        (Network(sha256="cd" * 32), "first-pixels@cdcdcdcdcdcd at 32 px"),
+        (Network(size=64), "first-pixels@abababababab at 64 px"),
+    ],
+)
+def test_another_network_is_refused_with_both_names(
+    reference: Reference, other: Network, shown: str
+) -> None:
     reference.check(Network())
     with pytest.raises(ReferenceMismatch) as caught:
         reference.check(other)
     assert str(caught.value) == (
-        "error[E-FID-REF] reference drawn was made with first-pixels@abababababab at 32 px and 200 images, "
-        f"the features asked for are {shown} - use that network, or make a reference with this one")
+        "error[E-FID-REF] reference drawn was made with first-pixels@abababababab at 32 px and 200 "
+        "images, "
+        f"the features asked for are {shown} - use that network, or make a reference with this one"
+    )
     assert caught.value.exit_code == 4
 
 
@@ -109,7 +129,15 @@ def tensors(reference: Reference) -> dict[str, np.ndarray]:
 
 
 def header(reference: Reference, **changed: object) -> dict[str, str]:
-    about = {"version": 1, "name": "drawn", "network": "n", "network_sha256": "s", "size": 32, "count": 200, **changed}
+    about = {
+        "version": 1,
+        "name": "drawn",
+        "network": "n",
+        "network_sha256": "s",
+        "size": 32,
+        "count": 200,
+        **changed,
+    }
     return {"edgegen.reference": json.dumps(about)}
 
 
@@ -123,25 +151,45 @@ def test_a_file_that_is_not_a_reference_is_named(reference: Reference, tmp_path:
         (save(good, metadata={"edgegen.reference": "{"}), "not a usable reference"),
         (save(good, metadata={"edgegen.reference": "[" * 50_000}), "not a usable reference"),
         (save(good, metadata=header(reference, version=2)), "version 2, this edgegen reads 1"),
-        (save(good, metadata=header(reference, count="many")), "count is missing or of another type"),
+        (
+            save(good, metadata=header(reference, count="many")),
+            "count is missing or of another type",
+        ),
         (save(good, metadata=header(reference, size=True)), "size or count"),
         (save({k: v for k, v in good.items() if k != "cov"}, metadata=header(reference)), "cov"),
         (save({**good, "more": good["mean"]}, metadata=header(reference)), "shapes do not fit"),
-        (save({**good, "mean": good["mean"][:2].copy()}, metadata=header(reference)), "shapes do not fit"),
-        (save({**good, "mean": good["mean"].astype(np.float32)}, metadata=header(reference)), "another type"),
+        (
+            save({**good, "mean": good["mean"][:2].copy()}, metadata=header(reference)),
+            "shapes do not fit",
+        ),
+        (
+            save({**good, "mean": good["mean"].astype(np.float32)}, metadata=header(reference)),
+            "another type",
+        ),
         (save({**good, "mean": good["mean"] * np.nan}, metadata=header(reference)), "NaN"),
-        (save({**good, "cov": np.triu(np.ones((4, 4)))}, metadata=header(reference)), "not symmetric"),
+        (
+            save({**good, "cov": np.triu(np.ones((4, 4)))}, metadata=header(reference)),
+            "not symmetric",
+        ),
     ]
     file = tmp_path / "bad.safetensors"
     for data, said in cases:
         file.write_bytes(data)
         with pytest.raises(InputError) as caught:
             read(file)
-        assert said in str(caught.value) and str(file) in str(caught.value) and caught.value.code == "E-FID-REF"
+        assert (
+            said in str(caught.value)
+            and str(file) in str(caught.value)
+            and caught.value.code == "E-FID-REF"
+        )
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read(tmp_path / "absent")
 
 
 def test_its_hash_covers_everything(reference: Reference) -> None:
-    changed = [replace(reference, name="x"), replace(reference, count=201), replace(reference, mean=reference.mean + 1e-9)]
+    changed = [
+        replace(reference, name="x"),
+        replace(reference, count=201),
+        replace(reference, mean=reference.mean + 1e-9),
+    ]
     assert len({reference.sha256, *(c.sha256 for c in changed)}) == 4

@@ -12,8 +12,13 @@ from edgegen.errors import EdgegenError
 from edgegen.explain.regions import grid, name_of, regions, set_of
 
 
-@pytest.mark.parametrize(("rows", "columns", "height", "width"), [(3, 3, 32, 32), (2, 5, 16, 16), (6, 6, 256, 256), (1, 2, 8, 9)])
-def test_a_grid_covers_every_pixel_once_in_cells_as_equal_as_can_be(rows: int, columns: int, height: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "columns", "height", "width"),
+    [(3, 3, 32, 32), (2, 5, 16, 16), (6, 6, 256, 256), (1, 2, 8, 9)],
+)
+def test_a_grid_covers_every_pixel_once_in_cells_as_equal_as_can_be(
+    rows: int, columns: int, height: int, width: int
+) -> None:
     found = grid(rows, columns, height, width)
     assert found.count == rows * columns and found.masks.sum() == height * width
     per_row = found.masks.any(2).sum(1)
@@ -25,7 +30,9 @@ def test_a_grid_of_3_of_32_pixels_has_cells_of_11_10_and_11() -> None:
 
 
 def test_sets_of_regions_are_written_from_1_on() -> None:
-    assert name_of(0b10010) == "2,5" and set_of("2,5", 9) == 0b10010 and set_of(" 5 , 2", 9) == 0b10010
+    assert (
+        name_of(0b10010) == "2,5" and set_of("2,5", 9) == 0b10010 and set_of(" 5 , 2", 9) == 0b10010
+    )
 
 
 @pytest.mark.parametrize("text", ["", "0", "10", "2,2", "2,x", "2,,3", "-1", "2.0"])
@@ -60,11 +67,16 @@ def test_grey_and_palette_masks_too(mode: str, tmp_path: Path) -> None:
     assert regions(str(tmp_path / "mask.png"), 8, 8).masks.sum((1, 2)).tolist() == [24, 16]
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    ("0x3", "a grid of 0x3 does not fit"), ("9x3", "a grid of 9x3 does not fit an image of 8 x 8"),
-    ("1x1", "cells between 2 and"),
-    ("8x8", "cells between 2 and 62"), ("3 by 3", "a grid such as 3x3 or a mask PNG, and there is no such file"),
-])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("0x3", "a grid of 0x3 does not fit"),
+        ("9x3", "a grid of 9x3 does not fit an image of 8 x 8"),
+        ("1x1", "cells between 2 and"),
+        ("8x8", "cells between 2 and 62"),
+        ("3 by 3", "a grid such as 3x3 or a mask PNG, and there is no such file"),
+    ],
+)
 def test_bad_words(text: str, sentence: str) -> None:
     with pytest.raises(EdgegenError, match=rf"E-REGIONS.*{sentence}"):
         regions(text, 8, 8)
@@ -75,7 +87,9 @@ def test_bad_masks(tmp_path: Path) -> None:
     cases = {
         "the mask is 9 x 8 pixels, the images are 8 x 8": np.zeros((8, 9, 3)),
         "the mask has 1 colours besides black, it needs 2 to 62": np.ones((8, 8, 3)),
-        "the mask has 6[34] colours besides black.*without soft edges": rng.integers(1, 255, (8, 8, 3)),
+        "the mask has 6[34] colours besides black.*without soft edges": rng.integers(
+            1, 255, (8, 8, 3)
+        ),
     }
     for k, (sentence, pixels) in enumerate(cases.items()):
         with pytest.raises(EdgegenError, match=sentence):

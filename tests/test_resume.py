@@ -76,11 +76,14 @@ for kill in {kills!r}:
         os._exit(0)
     print(kill, os.waitpid(pid, 0)[1], flush=True)
 """
-KILLS = (0, 4, 9, 10)  # 0: after step 23; else at that fsync of the checkpoint at 20: in a part, and around latest
+# 0: after step 23; else at that fsync of the checkpoint at 20: in a part, and around latest
+KILLS = (0, 4, 9, 10)
 
 
 def test_40_steps_are_20_and_a_kill_9_and_20(whole: Path, tmp_path: Path) -> None:
-    """Killed between checkpoints and at many moments of writing one; every rerun ends with the same files."""
+    """Killed between checkpoints and at many moments of writing one; every rerun ends with the same
+    files.
+    """
     code = CHILD.format(path=HERE, out=str(tmp_path), kills=KILLS)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     killed = [line.split() for line in done.stdout.splitlines()]
@@ -95,7 +98,8 @@ def test_40_steps_are_20_and_a_kill_9_and_20(whole: Path, tmp_path: Path) -> Non
         for left in out.glob(".edgegen-tmp-*"):  # what a kill leaves, swept a day later
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         same(out, whole)
-    assert seen == {"step-00000010", "step-00000020"}  # kills were before and after the checkpoint was named
+    # kills were before and after the checkpoint was named
+    assert seen == {"step-00000010", "step-00000020"}
 
 
 def test_a_finished_run_resumes_to_itself(whole: Path, tmp_path: Path) -> None:
@@ -105,16 +109,25 @@ def test_a_finished_run_resumes_to_itself(whole: Path, tmp_path: Path) -> None:
     same(out, whole)
 
 
-def test_resume_in_the_same_process_and_with_other_checkpoints_between(half: Path, whole: Path) -> None:
+def test_resume_in_the_same_process_and_with_other_checkpoints_between(
+    half: Path, whole: Path
+) -> None:
     with pytest.raises(RuntimeError):
         go(half, resume=True, every=7, progress=at(37, lambda: stop_at(37)))
     assert (half / "latest").read_text() == "step-00000035"
     go(half, resume=True, every=10)
-    for name in (checkpoint.WEIGHTS, "metrics.jsonl", "step-00000040/networks.safetensors", "step-00000040/adam-phi.safetensors"):
+    for name in (
+        checkpoint.WEIGHTS,
+        "metrics.jsonl",
+        "step-00000040/networks.safetensors",
+        "step-00000040/adam-phi.safetensors",
+    ):
         assert (half / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_the_process_s_own_random_state_plays_no_part_and_stays(whole: Path, tmp_path: Path) -> None:
+def test_the_process_s_own_random_state_plays_no_part_and_stays(
+    whole: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(1234)
     np.random.seed(5)
     before = torch.get_rng_state()
@@ -132,7 +145,8 @@ def test_another_seed_is_another_run(whole: Path, tmp_path: Path) -> None:
 def test_metrics_hold_each_step_once(half: Path) -> None:
     assert steps(half)[-1] >= 20
     with open(half / "metrics.jsonl", "a") as log:
-        log.write(json.dumps({"step": 21}) + "\n" + json.dumps({"step": 22}) + '\n{"step": 2')  # cut off by a kill
+        # cut off by a kill
+        log.write(json.dumps({"step": 21}) + "\n" + json.dumps({"step": 22}) + '\n{"step": 2')
     go(half, resume=True)
     assert steps(half) == list(range(1, 41))
     line = json.loads((half / "metrics.jsonl").read_text().splitlines()[-1])
@@ -144,11 +158,14 @@ def test_only_the_last_two_checkpoints_stay(whole: Path, half: Path) -> None:
     (half / "latest").write_text("step-00000010")
     with pytest.raises(RuntimeError):
         go(half, resume=True, every=3, progress=at(14, lambda: stop_at(14)))
-    assert sorted(p.name for p in half.glob("step-*")) == ["step-00000010", "step-00000012"]  # 20 is of the abandoned future
+    # 20 is of the abandoned future
+    assert sorted(p.name for p in half.glob("step-*")) == ["step-00000010", "step-00000012"]
     assert (half / "latest").read_text() == "step-00000012"
 
 
-def test_a_run_killed_before_latest_was_written_goes_on_from_its_checkpoint(half: Path, whole: Path) -> None:
+def test_a_run_killed_before_latest_was_written_goes_on_from_its_checkpoint(
+    half: Path, whole: Path
+) -> None:
     (half / "latest").unlink()
     assert checkpoint.newest(half) == half / "step-00000020"
     go(half, resume=True)
@@ -157,24 +174,36 @@ def test_a_run_killed_before_latest_was_written_goes_on_from_its_checkpoint(half
 
 def test_load_gives_the_averaged_networks_ready_for_use(whole: Path) -> None:
     about, generator = run.load(whole)
-    assert about["family"] == "cas-dm" and about["recipe"]["name"] == "toy" and about["data"]["classes"] == ["disc", "box"]
+    assert (
+        about["family"] == "cas-dm"
+        and about["recipe"]["name"] == "toy"
+        and about["data"]["classes"] == ["disc", "box"]
+    )
     wanted = load_file(whole / "step-00000040" / "average.safetensors")
     assert all(torch.equal(v, wanted[k]) for k, v in generator.networks.state_dict().items())
     assert not any(m.training for m in generator.networks.modules())
 
 
-def test_a_judge_is_taught_once_and_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_is_taught_once_and_survives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run, "LESSONS", 4)
     config = replace(TOY, metric="pdist", metric_weight=1.0)
     go(tmp_path / "a", steps=6, every=2, config=config)
     with pytest.raises(RuntimeError):
         go(tmp_path / "b", steps=6, every=2, config=config, progress=at(3, lambda: stop_at(3)))
-    monkeypatch.setattr(CasDm, "teach", lambda self, batches: pytest.fail("a resumed run must not teach again"))
+    monkeypatch.setattr(
+        CasDm, "teach", lambda self, batches: pytest.fail("a resumed run must not teach again")
+    )
     go(tmp_path / "b", steps=6, every=2, config=config, resume=True)
     same(tmp_path / "a", tmp_path / "b")
-    assert not any("judge" in k or "stages" in k for k in load_file(tmp_path / "a" / checkpoint.WEIGHTS))
+    assert not any(
+        "judge" in k or "stages" in k for k in load_file(tmp_path / "a" / checkpoint.WEIGHTS)
+    )
     (tmp_path / "b" / "judge.safetensors").unlink()
-    with pytest.raises(InputError, match=r"E-WEIGHTS.*cannot be read: No such file.*judge.safetensors"):
+    with pytest.raises(
+        InputError, match=r"E-WEIGHTS.*cannot be read: No such file.*judge.safetensors"
+    ):
         go(tmp_path / "b", steps=6, every=2, config=config, resume=True)
 
 
@@ -186,7 +215,10 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(
     tmp_path: Path, whole: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes between theta's update and phi's, the moment when a checkpoint would be torn."""
-    out, before = tmp_path / "run", {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    out, before = (
+        tmp_path / "run",
+        {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)},
+    )
     real, calls = CasDm.phi_loss, 0
 
     def interrupted(self: CasDm, batch: Batch) -> torch.Tensor:
@@ -204,7 +236,12 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(
     assert {n: signal.getsignal(n) for n in before} == before
     assert (out / "latest").read_text() == "step-00000013" and steps(out) == list(range(1, 14))
     go(out, resume=True)
-    for name in (checkpoint.WEIGHTS, "metrics.jsonl", "step-00000040/networks.safetensors", "step-00000040/adam-phi.safetensors"):
+    for name in (
+        checkpoint.WEIGHTS,
+        "metrics.jsonl",
+        "step-00000040/networks.safetensors",
+        "step-00000040/adam-phi.safetensors",
+    ):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
@@ -221,7 +258,9 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "latest").read_text() == "step-00000010"
 
 
-def test_a_signal_at_the_last_step_and_during_the_lessons(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_at_the_last_step_and_during_the_lessons(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "run", progress=at(40, lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert not (tmp_path / "run" / checkpoint.WEIGHTS).exists()
@@ -238,7 +277,9 @@ def test_a_signal_at_the_last_step_and_during_the_lessons(tmp_path: Path, whole:
     config = replace(TOY, metric="pdist")
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "judged", steps=2, config=config)
-    assert (tmp_path / "judged" / "judge.safetensors").is_file() and steps(tmp_path / "judged") == []
+    assert (tmp_path / "judged" / "judge.safetensors").is_file() and steps(
+        tmp_path / "judged"
+    ) == []
     go(tmp_path / "judged", steps=2, config=config, resume=True)
 
 

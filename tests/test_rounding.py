@@ -1,4 +1,6 @@
-"""Weights rounded by what they multiply: on the grid, with the scale they had, and with less error at the output than nearest."""
+"""Weights rounded by what they multiply: on the grid, with the scale they had, and with less error
+at the output than nearest.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_all_are_whole_multiples_of_the_scale_that_nearest_rounding_has() -> Non
 
 def test_features_that_do_not_hang_together_are_rounded_to_nearest() -> None:
     weight = RNG.normal(size=(4, 12))
-    np.testing.assert_allclose(on_grid(weight, np.diag(RNG.uniform(1, 2, 12))), nearest(weight), atol=1e-12)
+    np.testing.assert_allclose(
+        on_grid(weight, np.diag(RNG.uniform(1, 2, 12))), nearest(weight), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("second", [np.zeros((6, 6)), np.full((6, 6), np.nan)])
@@ -66,16 +70,26 @@ def test_what_was_never_seen_is_rounded_to_nearest(second: np.ndarray) -> None:
     np.testing.assert_allclose(made[[0, 2]], nearest(weight[[0, 2]]), atol=1e-12)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "pads"), [(3, 1, [1, 1, 1, 1]), (3, 2, [1, 1, 1, 1]), (1, 1, [0, 0, 0, 0]),
-                                                        (3, 2, [0, 0, 1, 1])])
-def test_a_patch_times_the_weights_is_the_convolution(kernel: int, stride: int, pads: list[int],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second moments of all places, weighted, are the mean square of the output, whatever the stride and padding."""
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pads"),
+    [(3, 1, [1, 1, 1, 1]), (3, 2, [1, 1, 1, 1]), (1, 1, [0, 0, 0, 0]), (3, 2, [0, 0, 1, 1])],
+)
+def test_a_patch_times_the_weights_is_the_convolution(
+    kernel: int, stride: int, pads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second moments of all places, weighted, are the mean square of the output, whatever the
+    stride and padding.
+    """
     weight = RNG.normal(size=(1, 2, kernel, kernel)).astype(np.float32)
     node = helper.make_node("Conv", ["x", "w"], ["y"], "c", strides=[stride, stride], pads=pads)
     value = helper.make_tensor_value_info
-    graph = helper.make_graph([node], "g", [value("x", onnx.TensorProto.FLOAT, ["batch", 2, 8, 8])],
-                              [value("y", onnx.TensorProto.FLOAT, None)], [numpy_helper.from_array(weight, "w")])
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, ["batch", 2, 8, 8])],
+        [value("y", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     monkeypatch.setattr(rounding, "PLACES", 4000)
     moments = Moments(model, 1)
@@ -83,7 +97,9 @@ def test_a_patch_times_the_weights_is_the_convolution(kernel: int, stride: int, 
     x[:, 1] += 2  # so that a wrong order of channels or padding shows
     y = moments(x=x)
     flat = weight.reshape(-1)
-    assert flat @ moments.second["c"] @ flat / 8000 == pytest.approx(float(np.square(y).mean()), rel=0.05)
+    assert flat @ moments.second["c"] @ flat / 8000 == pytest.approx(
+        float(np.square(y).mean()), rel=0.05
+    )
 
 
 def test_an_int8_convolution_takes_the_rounded_weights_and_a_float_one_its_own() -> None:
@@ -92,13 +108,24 @@ def test_an_int8_convolution_takes_the_rounded_weights_and_a_float_one_its_own()
     moments(x=RNG.normal(size=(16, 3, 8, 8)).astype(np.float32))
     even = rounded(model, moments)
     own = {t.name: numpy_helper.to_array(t) for t in even.graph.initializer}
-    assert not np.array_equal(nearest(own["c1.weight"].reshape(4, -1)), own[f"c1.weight{ROUNDED}"].reshape(4, -1))
-    plan = Plan((("g/c0", "fp32"), ("*", "int8")), {"g": {t: Range(-4, 4) for t in qdq.candidates(model)}})
+    assert not np.array_equal(
+        nearest(own["c1.weight"].reshape(4, -1)), own[f"c1.weight{ROUNDED}"].reshape(4, -1)
+    )
+    plan = Plan(
+        (("g/c0", "fp32"), ("*", "int8")), {"g": {t: Range(-4, 4) for t in qdq.candidates(model)}}
+    )
     file = qdq.quantize(even, "g", plan, Dialect())
     found = {t.name: numpy_helper.to_array(t) for t in file.graph.initializer}
-    assert not any(name.endswith(ROUNDED) for name in found) and np.array_equal(found["c0.weight"], own["c0.weight"])
-    ints, scales = (next(v for k, v in found.items() if k.startswith("c1.weight") and k.endswith(e)) for e in (".int", ".scale"))
-    np.testing.assert_allclose(ints * scales.reshape(-1, 1, 1, 1), own[f"c1.weight{ROUNDED}"], rtol=1e-5, atol=1e-7)
+    assert not any(name.endswith(ROUNDED) for name in found) and np.array_equal(
+        found["c0.weight"], own["c0.weight"]
+    )
+    ints, scales = (
+        next(v for k, v in found.items() if k.startswith("c1.weight") and k.endswith(e))
+        for e in (".int", ".scale")
+    )
+    np.testing.assert_allclose(
+        ints * scales.reshape(-1, 1, 1, 1), own[f"c1.weight{ROUNDED}"], rtol=1e-5, atol=1e-7
+    )
 
 
 def test_looking_changes_nothing() -> None:
@@ -108,5 +135,7 @@ def test_looking_changes_nothing() -> None:
     plain = onnx.ModelProto.FromString(model.SerializeToString())
     from edgegen.calibrate.observe import session
 
-    np.testing.assert_allclose(moments(x=x), session(plain, 1).run(None, {"x": x})[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        moments(x=x), session(plain, 1).run(None, {"x": x})[0], rtol=1e-5, atol=1e-6
+    )
     assert all(m.shape == (3 * 9 if n == "c0" else 4 * 9,) * 2 for n, m in moments.second.items())

@@ -1,4 +1,6 @@
-"""Config fields from the command line: typed and checked by the family's own config, for every family alike."""
+"""Config fields from the command line: typed and checked by the family's own config, for every
+family alike.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,26 @@ from edgegen.families import FAMILIES, family
 def test_fields_are_set_with_their_own_types() -> None:
     found = family("dkgm")
     config = found.recipes["tiny"]().config
-    made = changed(found, config, ["steps=8", "noise=0", "kernel=radial", "cond_coarse=true", "coarse.widths=[32,64]",
-                                   "gain=[1,3,0.9]"])
+    made = changed(
+        found,
+        config,
+        [
+            "steps=8",
+            "noise=0",
+            "kernel=radial",
+            "cond_coarse=true",
+            "coarse.widths=[32,64]",
+            "gain=[1,3,0.9]",
+        ],
+    )
     assert (made.steps, made.noise, made.kernel, made.cond_coarse) == (8, 0.0, "radial", True)
-    assert made.coarse.widths == (32, 64) and made.gain == (1.0, 3.0, 0.9) and made.debias == config.debias
-    assert changed(found, config, ["kernel=radial", "kernel=gaussian"]) == config  # the last one counts
+    assert (
+        made.coarse.widths == (32, 64)
+        and made.gain == (1.0, 3.0, 0.9)
+        and made.debias == config.debias
+    )
+    # the last one counts
+    assert changed(found, config, ["kernel=radial", "kernel=gaussian"]) == config
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -27,18 +44,21 @@ def test_nothing_set_is_the_recipe_s_own(name: str) -> None:
     assert changed(found, config, [f"size={config.size}"]) == config
 
 
-@pytest.mark.parametrize(("change", "text"), [
-    ("kde_centroid=5", "dkgm has no setting 'kde_centroid'"),
-    ("coarse.width=5", "dkgm has no setting 'coarse.width'"),
-    ("steps.more=5", "dkgm has no setting 'steps.more'"),
-    ("steps", "write field=value"),
-    ("steps=many", "steps: Input should be a valid integer"),
-    ("steps=NaN", "steps: Input should be a valid integer"),
-    ("noise=1e999", "noise: Input should be a valid number"),
-    ("steps=0", "steps must be at least 1"),
-    ("kernel=box", "kernel"),
-    ("=", "dkgm has no setting ''"),
-])
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("kde_centroid=5", "dkgm has no setting 'kde_centroid'"),
+        ("coarse.width=5", "dkgm has no setting 'coarse.width'"),
+        ("steps.more=5", "dkgm has no setting 'steps.more'"),
+        ("steps", "write field=value"),
+        ("steps=many", "steps: Input should be a valid integer"),
+        ("steps=NaN", "steps: Input should be a valid integer"),
+        ("noise=1e999", "noise: Input should be a valid number"),
+        ("steps=0", "steps must be at least 1"),
+        ("kernel=box", "kernel"),
+        ("=", "dkgm has no setting ''"),
+    ],
+)
 def test_what_cannot_be_set_is_named(change: str, text: str) -> None:
     found = family("dkgm")
     with pytest.raises(UsageError, match=text) as caught:

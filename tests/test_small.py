@@ -1,4 +1,6 @@
-"""Distances to few photos: values are those of others, influences those of brute force, intervals hold, NaN never passes."""
+"""Distances to few photos: values are those of others, influences those of brute force, intervals
+hold, NaN never passes.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +25,38 @@ DIM, POOL = 16, 800
 
 
 class Pools:
-    """Three finite populations, so that truths are exact: photos, and images before and after a training, seed by seed."""
+    """Three finite populations, so that truths are exact: photos, and images before and after a
+    training, seed by seed.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         centres, shape = rng.normal(size=(4, DIM)) / 2, rng.normal(size=(DIM, DIM)) / 8
 
         def draw() -> np.ndarray:  # clusters, heavy tails
-            return centres[rng.integers(4, size=POOL)] + (rng.standard_t(5, size=(POOL, DIM)) @ shape)
+            return centres[rng.integers(4, size=POOL)] + (
+                rng.standard_t(5, size=(POOL, DIM)) @ shape
+            )
 
         seeds = draw()
         self.photos, self.before, self.after = draw(), 1.5 * seeds + 0.8, 1.05 * seeds + 0.05
 
     def kernel(self, x: np.ndarray) -> float:
         """As whole populations: pairs of an image with itself count too."""
-        a, b, c = (((p @ q.T / DIM + 1) ** 3).mean() for p, q in ((x, x), (self.photos, self.photos), (x, self.photos)))
+        a, b, c = (
+            ((p @ q.T / DIM + 1) ** 3).mean()
+            for p, q in ((x, x), (self.photos, self.photos), (x, self.photos))
+        )
         return float(a + b - 2 * c)
 
     def frechet(self, x: np.ndarray, along: small.Directions) -> float:
-        return frechet(*(Moments(p.mean(0), np.cov(p.T, bias=True), 0) for p in (along(x), along(self.photos))))
+        return frechet(
+            *(Moments(p.mean(0), np.cov(p.T, bias=True), 0) for p in (along(x), along(self.photos)))
+        )
 
-    def draw(self, photos: int, seed: int, images: int = 256) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(
+        self, photos: int, seed: int, images: int = 256
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rng = np.random.default_rng((seed, photos))
         seeds = rng.integers(POOL, size=images)
         return self.before[seeds], self.after[seeds], self.photos[rng.integers(POOL, size=photos)]
@@ -60,9 +73,13 @@ def holds(interval: Interval, truth: float) -> bool:
 def test_the_value_is_torchmetrics_and_our_own() -> None:
     before, _, photos = POOLS.draw(60, 0, 60)
     found = small.kernel(before, photos).value
-    assert found == pytest.approx(float(poly_mmd(torch.from_numpy(before), torch.from_numpy(photos))), rel=1e-9)
+    assert found == pytest.approx(
+        float(poly_mmd(torch.from_numpy(before), torch.from_numpy(photos))), rel=1e-9
+    )
     more = POOLS.draw(35, 0)[0]
-    assert small.kernel(more, photos).value == pytest.approx(kernel_distance(more, photos), rel=1e-9)
+    assert small.kernel(more, photos).value == pytest.approx(
+        kernel_distance(more, photos), rel=1e-9
+    )
 
 
 def test_the_influence_is_the_jackknife() -> None:
@@ -83,7 +100,11 @@ def test_kernel_intervals_hold(photos: int) -> None:
     for seed in range(runs):
         x, y, real = POOLS.draw(photos, seed)
         a, b = small.kernel(x, real), small.kernel(y, real)
-        held += [holds(b.interval(), last), holds(small.change(a, b), last - first), holds(small.ratio(a, b), last / first)]
+        held += [
+            holds(b.interval(), last),
+            holds(small.change(a, b), last - first),
+            holds(small.ratio(a, b), last / first),
+        ]
     assert ((held / runs >= 0.92) & (held / runs <= 1)).all(), held / runs
 
 
@@ -113,7 +134,9 @@ def test_a_perfect_generator_is_not_told_from_the_photos() -> None:
     beyond = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        found = small.kernel(POOLS.photos[rng.integers(POOL, size=200)], POOLS.photos[rng.integers(POOL, size=50)])
+        found = small.kernel(
+            POOLS.photos[rng.integers(POOL, size=200)], POOLS.photos[rng.integers(POOL, size=50)]
+        )
         beyond += found.interval().low > 0
     assert beyond <= 5
 
@@ -123,7 +146,9 @@ def test_directions_are_the_training_photos_own_and_few() -> None:
     assert found.axes.shape == (DIM, 10)
     np.testing.assert_allclose(found.axes.T @ found.axes, np.eye(10), atol=1e-9)
     spread = found(POOLS.photos).var(0)
-    assert (np.diff(spread) <= 0).all() and spread[0] == pytest.approx(np.linalg.eigvalsh(np.cov(POOLS.photos.T, bias=True))[-1])
+    assert (np.diff(spread) <= 0).all() and spread[0] == pytest.approx(
+        np.linalg.eigvalsh(np.cov(POOLS.photos.T, bias=True))[-1]
+    )
     with pytest.raises(InputError, match=r"E-DATA-TOO-FEW.*10 directions for 40 photos"):
         small.directions(POOLS.photos[:10], 40)
     with pytest.raises(InputError, match="0 directions for 3 photos"):
@@ -137,7 +162,10 @@ def test_order_does_not_matter_and_pairs_are_rows(seed: int, kind: str) -> None:
     rows, photos = (np.random.default_rng(seed).permutation(n) for n in (64, 48))
 
     def found(x: np.ndarray, y: np.ndarray, real: np.ndarray) -> list[float]:
-        a, b = (small.kernel(p, real) if kind == "kernel" else small.frechet(p, real, ALONG) for p in (x, y))
+        a, b = (
+            small.kernel(p, real) if kind == "kernel" else small.frechet(p, real, ALONG)
+            for p in (x, y)
+        )
         step = small.change(a, b)
         return [a.value, a.interval().low, b.interval().high, step.low, step.value, step.high]
 
@@ -167,7 +195,9 @@ def test_a_higher_level_is_wider_and_more_photos_are_narrower() -> None:
 @pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
 def test_students_quantile(freedom: float, level: float) -> None:
     wanted = student_t.ppf((1 + level) / 2, freedom)
-    assert small.student(level, freedom) == pytest.approx(wanted, rel=1e-2 if level > 0.95 else 2e-3)
+    assert small.student(level, freedom) == pytest.approx(
+        wanted, rel=1e-2 if level > 0.95 else 2e-3
+    )
 
 
 def test_a_distance_goes_through_json() -> None:
@@ -185,16 +215,24 @@ def test_what_cannot_be_told_is_an_error() -> None:
     x, y, real = POOLS.draw(30, 0)
     a, near = small.kernel(x, real), small.kernel(POOLS.photos[:256], real)
     bad = np.where(x == x[3, 2], math.nan, x)
-    calls: list[Callable[[], object]] = [lambda: small.kernel(bad, real), lambda: small.frechet(bad, real, ALONG),
-                                         lambda: small.kernel(x, bad[:30])]
+    calls: list[Callable[[], object]] = [
+        lambda: small.kernel(bad, real),
+        lambda: small.frechet(bad, real, ALONG),
+        lambda: small.kernel(x, bad[:30]),
+    ]
     for broken in calls:
         with pytest.raises(EdgegenError, match="E-NONFINITE"):
             broken()
-    with pytest.raises(InputError, match=r"E-DATA-TOO-FEW.*at least 8 generated images.*got 256 and 7 - hold out more photos"):
+    with pytest.raises(
+        InputError,
+        match=r"E-DATA-TOO-FEW.*at least 8 generated images.*got 256 and 7 - hold out more photos",
+    ):
         small.kernel(x, real[:7])
     with pytest.raises(ValueError, match="one network"):
         small.kernel(x, real[:, :5])
-    with pytest.raises(ValueError, match="same seeds and photos, got 256 and 256 images, 30 and 20 photos"):
+    with pytest.raises(
+        ValueError, match="same seeds and photos, got 256 and 256 images, 30 and 20 photos"
+    ):
         small.change(a, small.kernel(y, real[:20]))
     with pytest.raises(EdgegenError, match=r"E-FID-SCALE.*too near zero to be divided by"):
         small.ratio(near, a)
@@ -202,13 +240,19 @@ def test_what_cannot_be_told_is_an_error() -> None:
 
 def test_a_ratio_over_an_unsure_distance_has_a_long_upper_side() -> None:
     rng = np.random.default_rng(0)
-    before, after = (small.Distance(value, *(scale * (r - r.mean()) for r in (rng.normal(size=100), rng.normal(size=100))))
-                     for value, scale in ((10.0, 22.0), (4.0, 9.0)))
+    before, after = (
+        small.Distance(
+            value, *(scale * (r - r.mean()) for r in (rng.normal(size=100), rng.normal(size=100)))
+        )
+        for value, scale in ((10.0, 22.0), (4.0, 9.0))
+    )
     found = small.ratio(before, after)
     assert found.low < 0.4 < found.high and found.high - 0.4 > 1.3 * (0.4 - found.low)
     # what Fieller's interval is: the ratios r at which after - r before is just t errors from 0
     for r in (found.low, found.high):
-        rest = small.Distance(4 - 10 * r, after.made - r * before.made, after.held_out - r * before.held_out).interval()
+        rest = small.Distance(
+            4 - 10 * r, after.made - r * before.made, after.held_out - r * before.held_out
+        ).interval()
         assert abs(rest.value) == pytest.approx((rest.high - rest.low) / 2, rel=0.01)
     with pytest.raises(EdgegenError, match="E-FID-SCALE"):
         small.ratio(small.Distance(2.0, before.made, before.held_out), after)

@@ -1,4 +1,6 @@
-"""Objectives that train one after the other: rates, averages, what begins and ends between two steps, and resuming there."""
+"""Objectives that train one after the other: rates, averages, what begins and ends between two
+steps, and resuming there.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ def state(run: Trainer) -> dict[str, Tensor]:
     found = {f"now.{k}": v for k, v in run.generator.networks.state_dict().items()}
     found |= {f"average.{k}": v for k, v in run.averages.state_dict().items()}
     for objective, optimizer in zip(run.objectives, run.optimizers, strict=True):
-        found |= {f"adam.{objective.name}.{i}.{k}": v for i, e in optimizer.state_dict()["state"].items() for k, v in e.items()}
+        found |= {
+            f"adam.{objective.name}.{i}.{k}": v
+            for i, e in optimizer.state_dict()["state"].items()
+            for k, v in e.items()
+        }
     found |= {f"count.{name}": average.n_averaged for name, average in run.average.items()}
     return {k: v.detach().clone() for k, v in found.items()}
 
@@ -45,10 +51,14 @@ def test_only_active_objectives_step_and_are_reported() -> None:
     assert reports == [["first"]] * 8 + [[]] * 2 + [["second"]] * 10
     assert made.modes == [(False, True)] * 10  # a network whose stage is over is read as it ships
     assert int(made.counter.steps) == 18
-    moved = [{k.split(".")[1] for k in a if k.startswith("now.") and not torch.equal(a[k], b[k])} - {"counter"}
-             for a, b in pairwise(seen)]
+    moved = [
+        {k.split(".")[1] for k in a if k.startswith("now.") and not torch.equal(a[k], b[k])}
+        - {"counter"}
+        for a, b in pairwise(seen)
+    ]
     assert moved[:7] == [{"first"}] * 7 and moved[8:9] == [set()] and moved[10:] == [{"second"}] * 9
-    assert run.averages["counter"] is made.networks["counter"]  # what no objective moves is its own average
+    # what no objective moves is its own average
+    assert run.averages["counter"] is made.networks["counter"]
 
 
 def test_rates_warm_up_and_fall_within_the_span_times_the_objective_s_own() -> None:
@@ -71,9 +81,13 @@ def test_a_finished_network_takes_its_average_and_a_late_one_s_starts_over() -> 
             assert int(run.average["second"].n_averaged) == 0
         if run.step == 11:
             assert last is not None and equal(last, dict(made.networks["first"].state_dict()))
-            assert same_weights(run.averages["second"], made.networks["second"])  # the first average is the network itself
+            # the first average is the network itself
+            assert same_weights(run.averages["second"], made.networks["second"])
     assert last is not None and equal(last, dict(run.averages["first"].state_dict()))
-    assert {name: int(a.n_averaged) for name, a in run.average.items()} == {"first": 10, "second": 10}
+    assert {name: int(a.n_averaged) for name, a in run.average.items()} == {
+        "first": 10,
+        "second": 10,
+    }
 
 
 def test_a_stage_begins_once_on_fresh_batches_and_its_average_knows() -> None:
@@ -81,13 +95,19 @@ def test_a_stage_begins_once_on_fresh_batches_and_its_average_knows() -> None:
     for _ in run.run():
         assert len(made.begun) == (run.step > 10)
         if run.step > 10:
-            assert float(run.averages["second"].get_buffer("scale")) == made.begun[0] == float(made.corrector.scale)
+            assert (
+                float(run.averages["second"].get_buffer("scale"))
+                == made.begun[0]
+                == float(made.corrector.scale)
+            )
     drawn = {image.numpy().tobytes() for b in run.lessons(3, "begin/second") for image in b.images}
     trained = {image.numpy().tobytes() for k in range(3) for image in run.feed.batch(k, 0).images}
     assert drawn != trained
 
 
-def test_an_average_starts_from_what_begin_leaves_even_if_the_first_step_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_average_starts_from_what_begin_leaves_even_if_the_first_step_is_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made, run = staged(steps=20)
     real = run.feed.batch
 
@@ -99,7 +119,10 @@ def test_an_average_starts_from_what_begin_leaves_even_if_the_first_step_is_skip
     for _ in run.run():
         if run.step == 11:
             assert run.skipped == 1 and int(run.average["second"].n_averaged) == 0
-            assert same_weights(run.averages["second"], made.networks["second"]) and float(made.corrector.scale) > 0
+            assert (
+                same_weights(run.averages["second"], made.networks["second"])
+                and float(made.corrector.scale) > 0
+            )
 
 
 @pytest.mark.parametrize("kill", [9, 10, 11])
@@ -125,12 +148,17 @@ def test_one_objective_alone_has_the_whole_run() -> None:
     before = {k: v.clone() for k, v in made.networks["first"].state_dict().items()}
     assert [sorted(report) for report in run.run()] == [["second"]] * 6
     assert equal(before, dict(made.networks["first"].state_dict())) and len(made.begun) == 1
-    with pytest.raises(UsageError, match=r"E-OBJECTIVE. there is no objective 'third'; known: first, second"):
+    with pytest.raises(
+        UsageError, match=r"E-OBJECTIVE. there is no objective 'third'; known: first, second"
+    ):
         staged(only="third")
 
 
 def test_a_span_without_a_step_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"E-SPAN. none of the run's 3 steps is left for first - train on more --images"):
+    with pytest.raises(
+        UsageError,
+        match=r"E-SPAN. none of the run's 3 steps is left for first - train on more --images",
+    ):
         staged(steps=3, half=0.1)
 
 

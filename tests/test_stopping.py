@@ -1,4 +1,6 @@
-"""The stopping rule: it goes on while looks get better, ends in noise and at the first memory, and a resume changes nothing."""
+"""The stopping rule: it goes on while looks get better, ends in noise and at the first memory, and
+a resume changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +24,44 @@ FINE, TOLD = Interval(0.5, 0.4, 0.6), Interval(0.57, 0.52, 0.62)
 
 
 class Series:
-    """Looks at a training whose true distances are given; images and photos vary, most of it in common from look to look."""
+    """Looks at a training whose true distances are given; images and photos vary, most of it in
+    common from look to look.
+    """
 
     def __init__(self, seed: int, own: float = 0.3) -> None:
         self.rng = np.random.default_rng(seed)
-        self.made, self.held, self.own = self.rng.normal(size=200), 2 * self.rng.normal(size=60), own
+        self.made, self.held, self.own = (
+            self.rng.normal(size=200),
+            2 * self.rng.normal(size=60),
+            own,
+        )
 
     def distance(self, truth: float) -> Distance:
-        made, held = (common + self.own * self.rng.normal(size=len(common)) for common in (self.made, self.held))
+        made, held = (
+            common + self.own * self.rng.normal(size=len(common))
+            for common in (self.made, self.held)
+        )
         return Distance(truth + made.mean() + held.mean(), made - made.mean(), held - held.mean())
 
-    def watch(self, truths: list[float], rule: Rule | None = None, copies: dict[int, int] | None = None,
-              novelty: dict[int, float] | None = None) -> list[Watch]:
+    def watch(
+        self,
+        truths: list[float],
+        rule: Rule | None = None,
+        copies: dict[int, int] | None = None,
+        novelty: dict[int, float] | None = None,
+    ) -> list[Watch]:
         """After each look, until it says stop."""
         watch, seen = Watch(rule or Rule(patience=3)), []
         for k, truth in enumerate(truths):
             distance = self.distance(truth)
             ratio = (novelty or {}).get(k, 1.0)
-            look = Look(100 * k, distance.interval(), (copies or {}).get(k, 0), ratio, FINE if ratio == 1 else TOLD)
+            look = Look(
+                100 * k,
+                distance.interval(),
+                (copies or {}).get(k, 0),
+                ratio,
+                FINE if ratio == 1 else TOLD,
+            )
             watch = watch.add(look, distance)
             seen.append(watch)
             if watch.decision.stop:
@@ -69,7 +91,9 @@ def test_noise_alone_ends_it() -> None:
     assert min(lengths) == 4 and np.mean(lengths) < 8 and max(lengths) < 25
     seen = Series(0).watch([1.0] * 40)[-1]
     assert seen.decision.state == "no better"
-    assert seen.decision.why.startswith("3 looks since step ") and seen.decision.why.endswith("were not better beyond noise")
+    assert seen.decision.why.startswith("3 looks since step ") and seen.decision.why.endswith(
+        "were not better beyond noise"
+    )
 
 
 def test_the_best_is_the_lowest() -> None:
@@ -80,8 +104,11 @@ def test_the_best_is_the_lowest() -> None:
 @given(st.integers(1, 8), st.integers(0, 10**6), st.sampled_from(["copies", "novelty", "both"]))
 @settings(deadline=None)
 def test_memory_ends_it_at_once_and_is_never_the_best(at: int, seed: int, how: str) -> None:
-    seen = Series(seed, own=0.01).watch(list(10.0 - np.arange(12)), copies={at: 2} if how != "novelty" else None,
-                                       novelty={at: 0.4} if how != "copies" else None)[-1]
+    seen = Series(seed, own=0.01).watch(
+        list(10.0 - np.arange(12)),
+        copies={at: 2} if how != "novelty" else None,
+        novelty={at: 0.4} if how != "copies" else None,
+    )[-1]
     assert seen.decision.state == "remembers" and len(seen.looks) == at + 1
     assert seen.decision.best == 100 * (at - 1), "the lowest distance is that of the copies"
     assert f"step {100 * at}: " in seen.decision.why
@@ -90,12 +117,17 @@ def test_memory_ends_it_at_once_and_is_never_the_best(at: int, seed: int, how: s
 def test_nothing_is_best_when_all_remember() -> None:
     seen = Series(0).watch([1.0], copies={0: 1})[-1]
     assert seen.decision.stop and seen.decision.best is None
-    assert Series(0).watch([1.0], Rule(limits=Limits(near_copies=1)), copies={0: 1})[-1].decision.best == 0
+    assert (
+        Series(0).watch([1.0], Rule(limits=Limits(near_copies=1)), copies={0: 1})[-1].decision.best
+        == 0
+    )
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.lists(st.floats(0, 3), min_size=2, max_size=10), st.data())
-def test_a_resumed_run_decides_the_same(seed: int, truths: list[float], data: st.DataObject) -> None:
+def test_a_resumed_run_decides_the_same(
+    seed: int, truths: list[float], data: st.DataObject
+) -> None:
     rule = Rule(patience=100)
     whole = Series(seed).watch(truths, rule)[-1]
     cut = data.draw(st.integers(0, len(truths)))
@@ -109,8 +141,12 @@ def test_a_resumed_run_decides_the_same(seed: int, truths: list[float], data: st
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 10**6), st.lists(st.floats(0, 3), min_size=2, max_size=10), st.integers(-1, 1000))
-def test_going_back_is_as_if_later_looks_had_not_been(seed: int, truths: list[float], step: int) -> None:
+@given(
+    st.integers(0, 10**6), st.lists(st.floats(0, 3), min_size=2, max_size=10), st.integers(-1, 1000)
+)
+def test_going_back_is_as_if_later_looks_had_not_been(
+    seed: int, truths: list[float], step: int
+) -> None:
     seen = Series(seed).watch(truths, Rule(patience=100))
     before = [watch for watch in seen if watch.looks[-1].step <= step]
     wanted = before[-1] if before else Watch(Rule(patience=100))
@@ -161,10 +197,17 @@ def broken(data: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
 def test_a_damaged_record_is_refused() -> None:
     good = Series(0, own=0.01).watch([3.0, 2.0, 1.0])[-1].to_json()
     damaged = [
-        {}, broken(good, "version", value=9), broken(good, "looks", value=None), broken(good, "rule", value={}),
-        broken(good, "looks", 1, "step", value=0), broken(good, "looks", 0, "kid", "low", value=math.nan),
-        broken(good, "marks", value=[]), broken(good, "marks", 2, "look", value=3), broken(good, "marks", 0, "made", value=[1]),
-        broken(good, "rule", "patience", value=0), broken(good, "looks", 0, "extra", value=1),
+        {},
+        broken(good, "version", value=9),
+        broken(good, "looks", value=None),
+        broken(good, "rule", value={}),
+        broken(good, "looks", 1, "step", value=0),
+        broken(good, "looks", 0, "kid", "low", value=math.nan),
+        broken(good, "marks", value=[]),
+        broken(good, "marks", 2, "look", value=3),
+        broken(good, "marks", 0, "made", value=[1]),
+        broken(good, "rule", "patience", value=0),
+        broken(good, "looks", 0, "extra", value=1),
     ]
     for data in damaged:
         with pytest.raises(InputError, match=r"E-WATCH.*not a usable record of looks"):

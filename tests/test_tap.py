@@ -1,4 +1,6 @@
-"""Cuts of graphs: both halves together are the graph, to the last bit, for every family; nothing passes a cut unnoticed."""
+"""Cuts of graphs: both halves together are the graph, to the last bit, for every family; nothing
+passes a cut unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -41,18 +43,29 @@ def test_the_halves_of_every_cut_of_every_family_are_the_graph(name: str) -> Non
                 crossing = cut.before()(**given)
                 again = cut.after()(**dict(zip((*cut.maps, *cut.beside), crossing, strict=True)))
                 assert torch.equal(again, whole), cut.name
-                assert [tuple(t.shape[1:]) for t in crossing[: len(cut.maps)]] == list(cut.maps.values())
+                assert [tuple(t.shape[1:]) for t in crossing[: len(cut.maps)]] == list(
+                    cut.maps.values()
+                )
                 found += 1
     assert found >= 3
 
 
 def test_a_block_s_skips_are_in_the_cut_and_its_insides_are_none() -> None:
-    """Cas-DM's bottleneck comes with both skips; with what crosses at the baseline nothing of the image's own is left."""
+    """Cas-DM's bottleneck comes with both skips; with what crosses at the baseline nothing of the
+    image's own is left.
+    """
     graph = shaken(CONFIG, scale=0.3)
     graph.networks.eval()
     theta = graph.graphs()["theta"]
     found = {cut.name: cut for cut in cuts(theta)}
-    assert list(found) == ["trunk.stem", "trunk.down.0", "trunk.down.1", "trunk.middle", "trunk.up.0", "trunk.up.1"]
+    assert list(found) == [
+        "trunk.stem",
+        "trunk.down.0",
+        "trunk.down.1",
+        "trunk.middle",
+        "trunk.up.0",
+        "trunk.up.1",
+    ]
     assert sorted(found["trunk.middle"].maps.values()) == [(16, 8, 8), (32, 4, 4), (32, 4, 4)]
     middle, given = found["trunk.middle"], inputs(theta, 2)
     with torch.no_grad():

@@ -1,4 +1,6 @@
-"""The pictures: every image is where it belongs, pixel for pixel, labels are drawn, curves show what is in the looks."""
+"""The pictures: every image is where it belongs, pixel for pixel, labels are drawn, curves show
+what is in the looks.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,11 @@ def places(picture: np.ndarray, image: np.ndarray, times: int) -> list[tuple[int
     fits = np.ones((high, wide), bool)
     for y, x in np.random.default_rng(0).integers(0, len(block), (60, 2)):
         fits &= whole[y : y + high, x : x + wide] == block[y, x]
-    return [(int(y), int(x)) for y, x in np.argwhere(fits)
-            if (whole[y : y + len(block), x : x + block.shape[1]] == block).all()]
+    return [
+        (int(y), int(x))
+        for y, x in np.argwhere(fits)
+        if (whole[y : y + len(block), x : x + block.shape[1]] == block).all()
+    ]
 
 
 def test_rows_are_looks_columns_are_seeds_and_photos_come_last() -> None:
@@ -38,9 +43,17 @@ def test_rows_are_looks_columns_are_seeds_and_photos_come_last() -> None:
     at += [[places(picture, image, 2)[0] for image in photos[k : k + 4]] for k in (0, 4)]
     assert np.array(at).shape == (5, 4, 2)
     rows, columns = np.array(at)[:, :, 0], np.array(at)[:, :, 1]
-    assert (rows == rows[:, :1]).all() and (np.diff(rows[:, 0]) >= 64).all() and (columns == columns[:1]).all()
-    assert (np.diff(columns[0]) == 68).all() and rows[3, 0] - rows[2, 0] > rows[1, 0] - rows[0, 0], "photos stand apart"
-    assert places(picture, looks[0][1][4], 2) == places(picture, photos[8], 2) == [], "no more than the columns"
+    assert (
+        (rows == rows[:, :1]).all()
+        and (np.diff(rows[:, 0]) >= 64).all()
+        and (columns == columns[:1]).all()
+    )
+    assert (np.diff(columns[0]) == 68).all() and rows[3, 0] - rows[2, 0] > rows[1, 0] - rows[
+        0, 0
+    ], "photos stand apart"
+    assert places(picture, looks[0][1][4], 2) == places(picture, photos[8], 2) == [], (
+        "no more than the columns"
+    )
     for row in rows[:4, 0]:
         assert (picture[row : row + 64, : columns[0, 0]] < 100).any(), "a label"
     assert (picture[rows[4, 0] : rows[4, 0] + 64, : columns[0, 0]] == 255).all()
@@ -49,7 +62,9 @@ def test_rows_are_looks_columns_are_seeds_and_photos_come_last() -> None:
 def test_of_many_looks_the_first_and_the_last_stay() -> None:
     looks = [(f"step {k}", shapes(2, k)) for k in range(9)]
     picture = timeline(looks, shapes(2, 99), columns=2, most=3)
-    assert [bool(places(picture, images[0], 2)) for _, images in looks] == [k in (0, 4, 8) for k in range(9)]
+    assert [bool(places(picture, images[0], 2)) for _, images in looks] == [
+        k in (0, 4, 8) for k in range(9)
+    ]
 
 
 def test_large_images_are_not_enlarged() -> None:
@@ -58,11 +73,17 @@ def test_large_images_are_not_enlarged() -> None:
 
 
 def test_blocks_stand_in_order_with_titles() -> None:
-    blocks = {"base": shapes(9, 0), "runs/a": shapes(9, 1), "a title that is much too long for its block " * 3: shapes(9, 2),
-              "photos": shapes(7, 3)}
+    blocks = {
+        "base": shapes(9, 0),
+        "runs/a": shapes(9, 1),
+        "a title that is much too long for its block " * 3: shapes(9, 2),
+        "photos": shapes(7, 3),
+    }
     picture = comparison(blocks, columns=3, count=6, across=2)
     at = [places(picture, images[0], 2)[0] for images in blocks.values()]
-    assert at[0][0] == at[1][0] < at[2][0] == at[3][0] and at[0][1] == at[2][1] < at[1][1] == at[3][1]
+    assert (
+        at[0][0] == at[1][0] < at[2][0] == at[3][0] and at[0][1] == at[2][1] < at[1][1] == at[3][1]
+    )
     assert all(places(picture, images[5], 2) for images in blocks.values())
     assert places(picture, blocks["base"][6], 2) == []
     for y, x in at:
@@ -77,8 +98,10 @@ def test_titles_are_cut_where_they_end() -> None:
 
 
 def looks(copies: tuple[int, ...] = (0, 0, 0), novelty: float = 1.0) -> list[Look]:
-    return [Look(100 * k, Interval(v, v - 0.05, v + 0.05), c, novelty, Interval(0.5, 0.45, 0.55))
-            for k, (v, c) in enumerate(zip((0.6, 0.3, 0.2), copies, strict=True))]
+    return [
+        Look(100 * k, Interval(v, v - 0.05, v + 0.05), c, novelty, Interval(0.5, 0.45, 0.55))
+        for k, (v, c) in enumerate(zip((0.6, 0.3, 0.2), copies, strict=True))
+    ]
 
 
 def count(picture: np.ndarray, color: tuple[int, int, int]) -> int:
@@ -92,7 +115,9 @@ def test_curves_show_the_looks() -> None:
     assert count(plain, LINE) > 500 and count(plain, BAND) > 5000 and count(plain, BEST) == 0
     np.testing.assert_array_equal(plain, curves(looks(), Limits()))
     assert count(curves(looks(), Limits(), best=200), BEST) > 300
-    assert count(curves(looks((0, 0, 5)), Limits()), LIMIT) > count(plain, LIMIT) + 300, "near-copies stand out"
+    assert count(curves(looks((0, 0, 5)), Limits()), LIMIT) > count(plain, LIMIT) + 300, (
+        "near-copies stand out"
+    )
     changed = np.flatnonzero((curves(looks(novelty=0.8), Limits()) != plain).any((1, 2)))
     assert changed.min() > 160 and changed.max() < 340, "the second panel alone"
 
@@ -113,8 +138,12 @@ def test_ticks_are_round_few_and_inside(low: float, extent: float, most: int) ->
 
 def test_pictures_that_cannot_be_made_are_refused() -> None:
     some = shapes(2, 0)
-    calls: list[Callable[[], object]] = [lambda: timeline([], some), lambda: timeline([("a", some)], some, most=1),
-                                         lambda: curves([], Limits()), lambda: comparison({})]
+    calls: list[Callable[[], object]] = [
+        lambda: timeline([], some),
+        lambda: timeline([("a", some)], some, most=1),
+        lambda: curves([], Limits()),
+        lambda: comparison({}),
+    ]
     for wrong in calls:
         with pytest.raises(ValueError, match=r"needs? "):
             wrong()

@@ -1,4 +1,6 @@
-"""`edgegen train`: naming the run, resuming it without repeating its settings, one objective from another run's weights."""
+"""`edgegen train`: naming the run, resuming it without repeating its settings, one objective from
+another run's weights.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,18 @@ def train(*flags: str, family: str = "cas-dm") -> int:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("verb") / "run"
-    flags = ["--recipe", "tiny", "--images", "64", "--seed", "3", "--threads", "1", "--set", "steps=3"]
+    flags = [
+        "--recipe",
+        "tiny",
+        "--images",
+        "64",
+        "--seed",
+        "3",
+        "--threads",
+        "1",
+        "--set",
+        "steps=3",
+    ]
     assert train("--out", str(out), *flags) == 0
     return out
 
@@ -39,11 +52,19 @@ def test_a_run_is_resumed_by_its_name_alone(first: Path, tmp_path: Path, capfd: 
     for named in ([str(out)], ["--out", str(out)]):
         assert train("--resume", *named) == 0
         assert (out / "run.json").read_bytes() == before
-        assert (out / "weights.safetensors").read_bytes() == (first / "weights.safetensors").read_bytes()
-    changes = (("--seed", "4", "seed"), ("--images", "128", "recipe.images"), ("--set", "steps=5", "config.steps"))
+        assert (out / "weights.safetensors").read_bytes() == (
+            first / "weights.safetensors"
+        ).read_bytes()
+    changes = (
+        ("--seed", "4", "seed"),
+        ("--images", "128", "recipe.images"),
+        ("--set", "steps=5", "config.steps"),
+    )
     for flag, value, name in changes:
         assert train("--resume", str(out), flag, value) == 2
-        assert f"E-RESUME-MISMATCH] the run was started with another {name}" in capfd.readouterr().err
+        assert (
+            f"E-RESUME-MISMATCH] the run was started with another {name}" in capfd.readouterr().err
+        )
     assert run(["train", "isc-gan", "--data", DATA, "--resume", str(out), "--recipe", "tiny"]) == 2
     assert "E-RESUME-MISMATCH" in capfd.readouterr().err
 
@@ -64,7 +85,18 @@ def test_a_damaged_description_is_refused(about: Any, tmp_path: Path, capfd: Cap
 
 def test_one_objective_starts_from_another_run(first: Path, tmp_path: Path, capfd: Capture) -> None:
     out = tmp_path / "run"
-    flags = ["--recipe", "tiny", "--images", "64", "--threads", "1", "--only", "phi", "--init", str(first)]
+    flags = [
+        "--recipe",
+        "tiny",
+        "--images",
+        "64",
+        "--threads",
+        "1",
+        "--only",
+        "phi",
+        "--init",
+        str(first),
+    ]
     assert train(str(out), *flags, "--set", "mode=frozen") == 0
     start = load_file(next(first.glob("step-*")) / "average.safetensors")
     end = load_file(out / "weights.safetensors")
@@ -85,42 +117,79 @@ def test_one_objective_starts_from_another_run(first: Path, tmp_path: Path, capf
     assert train("--resume", str(out), "--init", str(first)) == 0
 
 
-def test_what_goes_on_from_trained_weights_needs_them(first: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_what_goes_on_from_trained_weights_needs_them(
+    first: Path, tmp_path: Path, capfd: Capture
+) -> None:
     """And takes their size: the recipe's own says nothing of a generator of somebody else's."""
     flags = ["--images", "32", "--batch", "8", "--threads", "1"]
     qat = ["--recipe", "qat32", *flags]
     assert train(str(tmp_path / "qat"), *qat, family="isc-gan") == 2
-    assert "E-INIT] qat32 trains a finished generator on - name it: --init" in capfd.readouterr().err
+    assert (
+        "E-INIT] qat32 trains a finished generator on - name it: --init" in capfd.readouterr().err
+    )
     assert train(str(tmp_path / "qat"), *qat, "--init", str(first), family="isc-gan") == 2
     assert "E-SOURCE] --init is a generator of cas-dm, not of isc-gan" in capfd.readouterr().err
     assert train(str(tmp_path / "qat"), *qat, "--init", "isc-gan", family="isc-gan") == 4
     assert "E-DATA-CLASSES] the generator has 10 classes, the photos" in capfd.readouterr().err
     assert not (tmp_path / "qat").exists()
     assert train(str(tmp_path / "gan"), "--recipe", "tiny", *flags, family="isc-gan") == 0
-    assert train(str(tmp_path / "qat"), *qat, "--init", str(tmp_path / "gan"), family="isc-gan") == 0
+    assert (
+        train(str(tmp_path / "qat"), *qat, "--init", str(tmp_path / "gan"), family="isc-gan") == 0
+    )
     before, after = (load_file(tmp_path / name / "weights.safetensors") for name in ("gan", "qat"))
-    assert before.keys() == after.keys() and any(not torch.equal(v, after[k]) for k, v in before.items())
+    assert before.keys() == after.keys() and any(
+        not torch.equal(v, after[k]) for k, v in before.items()
+    )
     about, own = (read_json(tmp_path / name / "run.json")["config"] for name in ("qat", "gan"))
     assert about == own | {"qat": True}
 
 
 def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path: Path, capfd: Capture) -> None:
     run = tmp_path / "gan"
-    assert train(str(run), "--recipe", "tiny", "--images", "32", "--threads", "1", family="isc-gan") == 0
+    assert (
+        train(str(run), "--recipe", "tiny", "--images", "32", "--threads", "1", family="isc-gan")
+        == 0
+    )
     about = read_json(run / "run.json")
     for changed, code in (({}, 0), ({"ratio": 8}, 2)):
         config = {k: v for k, v in about["config"].items() if k != "qat"} | changed
         (run / "run.json").write_bytes(to_json(about | {"config": config}))
-        assert train("--resume", str(run), "--recipe", "tiny", "--images", "32", "--threads", "1", family="isc-gan") == code
+        assert (
+            train(
+                "--resume",
+                str(run),
+                "--recipe",
+                "tiny",
+                "--images",
+                "32",
+                "--threads",
+                "1",
+                family="isc-gan",
+            )
+            == code
+        )
     assert "the run was started with another config.ratio" in capfd.readouterr().err
 
 
-def test_what_cannot_be_started_from_is_refused(first: Path, tmp_path: Path, capfd: Capture) -> None:
+def test_what_cannot_be_started_from_is_refused(
+    first: Path, tmp_path: Path, capfd: Capture
+) -> None:
     for init, told in ((str(tmp_path), "E-SOURCE] --init"), (str(first), "E-KEYS]")):
-        assert train(str(tmp_path / "run"), "--recipe", "tiny", "--images", "64", "--init", init, family="isc-gan") in (2, 4)
+        assert train(
+            str(tmp_path / "run"),
+            "--recipe",
+            "tiny",
+            "--images",
+            "64",
+            "--init",
+            init,
+            family="isc-gan",
+        ) in (2, 4)
         assert told in capfd.readouterr().err
     assert train(str(tmp_path / "run"), "--recipe", "tiny", "--only", "critic") == 2
-    assert "E-OBJECTIVE] there is no objective 'critic'; known: theta, phi" in capfd.readouterr().err
+    assert (
+        "E-OBJECTIVE] there is no objective 'critic'; known: theta, phi" in capfd.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -24,7 +24,9 @@ from edgegen.training.loop import GIVE_UP, Trainer
 
 
 class Sick(CasDm):
-    """Losses of `which` are NaN at the steps in `when`, through the network, so that batch norm's statistics see it."""
+    """Losses of `which` are NaN at the steps in `when`, through the network, so that batch norm's
+    statistics see it.
+    """
 
     which, when = "phi", frozenset({3, 4})
     count = 0
@@ -58,7 +60,11 @@ def copied(run: Trainer) -> dict[str, torch.Tensor]:
     state = {f"now.{k}": v for k, v in run.generator.networks.state_dict().items()}
     state |= {f"average.{k}": v for k, v in run.averages.state_dict().items()}
     for objective, optimizer in zip(run.objectives, run.optimizers, strict=True):
-        state |= {f"adam.{objective.name}.{i}.{k}": v for i, e in optimizer.state_dict()["state"].items() for k, v in e.items()}
+        state |= {
+            f"adam.{objective.name}.{i}.{k}": v
+            for i, e in optimizer.state_dict()["state"].items()
+            for k, v in e.items()
+        }
     return {k: v.clone() for k, v in state.items()}
 
 
@@ -91,21 +97,33 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(monkeypatch: pytest.Monkey
     assert all(v.isfinite().all() for v in copied(run).values())
 
 
-def test_twenty_in_a_row_give_up_with_the_last_checkpoint_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_in_a_row_give_up_with_the_last_checkpoint_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forever = sick("phi", frozenset(range(4, 100)), steps=60)
-    with pytest.raises(EdgegenError, match=r"not finite for 20 steps in a row, last at step 23: .*'phi': nan") as caught:
+    with pytest.raises(
+        EdgegenError, match=r"not finite for 20 steps in a row, last at step 23: .*'phi': nan"
+    ) as caught:
         train(forever)
     assert caught.value.code == "E-NONFINITE" and caught.value.exit_code == 1
     assert forever.skipped == GIVE_UP == 20
     with monkeypatch.context() as patch:
-        patch.setattr(CasDm, "phi_loss", lambda self, batch: next(self.networks["phi"].parameters()).sum() * float("nan"))
+        patch.setattr(
+            CasDm,
+            "phi_loss",
+            lambda self, batch: next(self.networks["phi"].parameters()).sum() * float("nan"),
+        )
         with pytest.raises(EdgegenError, match="the last checkpoint is intact"):
             go(tmp_path / "run", every=5)
     assert (tmp_path / "run" / "latest").read_text() == "step-00000015"
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert lines[0]["phi"] is None and lines[0]["theta"] > 0
     go(tmp_path / "run", every=5, resume=True)  # the cause is gone: the run goes on
-    assert json.loads((tmp_path / "run" / "step-00000040" / "state.json").read_text())["skipped"] == 15
+    assert (
+        json.loads((tmp_path / "run" / "step-00000040" / "state.json").read_text())["skipped"] == 15
+    )
 
 
 def test_fewer_than_twenty_do_not_give_up() -> None:
@@ -125,35 +143,49 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     def epoch(seed: int, number: int, size: int = 8) -> list[tuple[bytes, ...]]:
         per_epoch = len(PHOTOS) // size
         steps = range(number * per_epoch, (number + 1) * per_epoch)
-        return [tuple(image.numpy().tobytes() for image in feed(size).batch(k, seed).images) for k in steps]
+        return [
+            tuple(image.numpy().tobytes() for image in feed(size).batch(k, seed).images)
+            for k in steps
+        ]
 
     whole = [image.numpy().tobytes() for image in feed(40).batch(0, 0).images]
     torch.manual_seed(77)
     first = epoch(0, 0)
-    assert sorted(sum(first, ())) == sorted(whole)                       # each photo once an epoch
-    assert list(sum(first, ())) == whole and sum(epoch(0, 0, 5), ()) == sum(first, ())  # whatever the batch
+    assert sorted(sum(first, ())) == sorted(whole)  # each photo once an epoch
+    # whatever the batch
+    assert list(sum(first, ())) == whole and sum(epoch(0, 0, 5), ()) == sum(first, ())
     torch.manual_seed(78)
     assert epoch(0, 0) == first and epoch(0, 1) != first and epoch(1, 0) != first
-    assert [len(b) for b in epoch(0, 3, 7)] == [7] * 5                   # the short rest is left out
+    # the short rest is left out
+    assert [len(b) for b in epoch(0, 3, 7)] == [7] * 5
 
 
 def test_batches_hold_images_and_labels_that_belong_together() -> None:
     batch = feed(8, 2).batch(2, 0)
-    assert batch.images.shape == (8, 3, 8, 8) and batch.images.min() >= -1 and batch.images.max() <= 1
+    assert (
+        batch.images.shape == (8, 3, 8, 8) and batch.images.min() >= -1 and batch.images.max() <= 1
+    )
     pixels = ((batch.images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     for image, label in zip(pixels, batch.labels, strict=True):
         place = next(k for k, p in enumerate(PHOTOS.pixels) if np.array_equal(p, image))
         assert label.tolist() == np.eye(2)[PHOTOS.labels[place]].tolist()
     assert feed(8).batch(2, 0).labels.shape == (8, 0)
     places = ((0, 0), (0, 0), (1, 0), (0, 1))
-    draws = [torch.rand(3, generator=feed(8).batch(step, seed).generator).tolist() for step, seed in places]
+    draws = [
+        torch.rand(3, generator=feed(8).batch(step, seed).generator).tolist()
+        for step, seed in places
+    ]
     assert draws[0] == draws[1] and draws[0] != draws[2] and draws[0] != draws[3]
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
     rates = [loop._fraction(k, 100, 10) for k in range(100)]
     assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)]) and rates[10] == 1
-    assert all(a > b for a, b in pairwise(rates[10:])) and 0 < rates[-1] < 1e-3 and rates[55] == pytest.approx(0.5)
+    assert (
+        all(a > b for a, b in pairwise(rates[10:]))
+        and 0 < rates[-1] < 1e-3
+        and rates[55] == pytest.approx(0.5)
+    )
     assert loop._fraction(3, 4, 10) == pytest.approx(0.4)
 
 

@@ -1,4 +1,6 @@
-"""Where a run computes: named, refused by name where it is not there, and the same when it resumes."""
+"""Where a run computes: named, refused by name where it is not there, and the same when it
+resumes.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,33 @@ def test_a_gpu_that_is_not_there_is_told_before_photos_are_read(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     out = tmp_path / "run"
-    assert run(["train", "cas-dm", "--data", str(tmp_path / "nowhere"), "--out", str(out), "--device", "cuda"]) == 5
+    assert (
+        run(
+            [
+                "train",
+                "cas-dm",
+                "--data",
+                str(tmp_path / "nowhere"),
+                "--out",
+                str(out),
+                "--device",
+                "cuda",
+            ]
+        )
+        == 5
+    )
     told = capfd.readouterr().err
-    assert "error[E-DEVICE] device cuda cannot be used here: torch " in told and "--device cpu" in told and not out.exists()
+    assert (
+        "error[E-DEVICE] device cuda cannot be used here: torch " in told
+        and "--device cpu" in told
+        and not out.exists()
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RuntimeMissing, match="GPU 1 is asked for, torch sees 1 - start as many processes as there are GPUs"):
+    with pytest.raises(
+        RuntimeMissing,
+        match="GPU 1 is asked for, torch sees 1 - start as many processes as there are GPUs",
+    ):
         device_of("cuda", 1)
 
 
@@ -61,6 +84,7 @@ def test_networks_and_batches_are_laid_out_channels_last() -> None:
 
 def test_what_a_gradient_s_layout_is_does_not_matter() -> None:
     """The fused step reads weights and gradients element by element as they lie in memory."""
+
     def run(transposed: bool) -> torch.Tensor:
         made, trainer = staged(steps=4)
         weight = made.networks["first"].get_parameter("0.weight")
@@ -75,17 +99,23 @@ def test_what_a_gradient_s_layout_is_does_not_matter() -> None:
 
 def test_compiling_is_refused_where_losses_differentiate_twice() -> None:
     recipe = FAMILY.recipes["tiny"]()
-    with pytest.raises(UsageError, match=r"E-COMPILE. torch.compile cannot differentiate this family's networks twice"):
+    with pytest.raises(
+        UsageError,
+        match=r"E-COMPILE. torch.compile cannot differentiate this family's networks twice",
+    ):
         Trainer.start(FAMILY.build(recipe.config), recipe, shapes(16), 0, compiled=True)
 
 
 def test_compiled_networks_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: real(self, backend="eager", **options))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **options: real(self, backend="eager", **options)
+    )
     plan = settings(steps=2, precision="fp32").recipe
 
     def results(compiled: bool) -> tuple[list[dict[str, float]], bytes]:
         made = Trainer.start(generator(TOY), plan, PHOTOS, 0, compiled=compiled)
-        return list(made.run()), pipeline(made)(range(2)).tobytes()  # graphs are copies of networks that are compiled
+        # graphs are copies of networks that are compiled
+        return list(made.run()), pipeline(made)(range(2)).tobytes()
 
     assert results(True) == results(False)

@@ -16,21 +16,36 @@ RNG = np.random.default_rng(0)
 NARROW, WIDE = RNG.normal(size=(6, 4)), RNG.normal(size=(4, 6))
 
 
-def net(op: str, inputs: dict[str, tuple[int, ...]], constants: dict[str, np.ndarray], kind: int = TensorProto.FLOAT,
-        **settings: Any) -> onnx.ModelProto:
+def net(
+    op: str,
+    inputs: dict[str, tuple[int, ...]],
+    constants: dict[str, np.ndarray],
+    kind: int = TensorProto.FLOAT,
+    **settings: Any,
+) -> onnx.ModelProto:
     names = [*inputs, *constants] if "first" not in settings else settings.pop("first")
-    values = [helper.make_tensor_value_info(k, kind, ["batch", *shape[1:]]) for k, shape in inputs.items()]
-    graph = helper.make_graph([helper.make_node(op, names, ["y"], "product", **settings)], "net", values,
-                              [helper.make_tensor_value_info("y", kind, None)],
-                              [numpy_helper.from_array(v.astype(helper.tensor_dtype_to_np_dtype(kind)), k)
-                               for k, v in constants.items()])
+    values = [
+        helper.make_tensor_value_info(k, kind, ["batch", *shape[1:]]) for k, shape in inputs.items()
+    ]
+    graph = helper.make_graph(
+        [helper.make_node(op, names, ["y"], "product", **settings)],
+        "net",
+        values,
+        [helper.make_tensor_value_info("y", kind, None)],
+        [
+            numpy_helper.from_array(v.astype(helper.tensor_dtype_to_np_dtype(kind)), k)
+            for k, v in constants.items()
+        ],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     model.graph.output[0].CopyFrom(onnx.shape_inference.infer_shapes(model).graph.output[0])
     return model
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     found: np.ndarray = session.run(None, feeds)[0]
     return found
 
@@ -62,7 +77,9 @@ def test_a_turned_input() -> None:
     model = net("Gemm", {"x": (6, 3)}, {"w": WIDE}, transA=1, transB=1)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 6
     feeds = {"x": RNG.normal(size=(6, 3)).astype(np.float32)}
-    np.testing.assert_allclose(run(without_products(model), feeds), run(model, feeds), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        run(without_products(model), feeds), run(model, feeds), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_products_in_float16_stay() -> None:

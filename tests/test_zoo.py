@@ -1,4 +1,6 @@
-"""The zoo's cards: everything a reader needs to judge a figure is on them, missed goals too; weights stay small."""
+"""The zoo's cards: everything a reader needs to judge a figure is on them, missed goals too;
+weights stay small.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,26 @@ from edgegen.zoo import Entry, entries
 
 ENTRIES = {entry.name: entry for entry in entries()}
 FIELDS = {
-    "config", "data", "date", "distance", "distance_all_features", "embeds_training_data", "family", "goals", "hardware", "hours",
-    "images_seen", "kernel_distance", "licence", "note", "novelty", "parameters", "precision_recall", "recipe", "seed", "torch",
+    "config",
+    "data",
+    "date",
+    "distance",
+    "distance_all_features",
+    "embeds_training_data",
+    "family",
+    "goals",
+    "hardware",
+    "hours",
+    "images_seen",
+    "kernel_distance",
+    "licence",
+    "note",
+    "novelty",
+    "parameters",
+    "precision_recall",
+    "recipe",
+    "seed",
+    "torch",
 }
 
 
@@ -28,9 +48,15 @@ def test_a_card_names_what_its_figures_are_of(entry: Entry) -> None:
     assert card.keys() == FIELDS and card["hours"] > 0 and card["images_seen"] > 0
     distance = card["distance"]
     assert 0 < distance["low"] < distance["value"] < distance["high"]
-    for words in ("efficientnet-lite0 at 128 px", "10000 samples against 10000 test images", "95 % interval"):
+    for words in (
+        "efficientnet-lite0 at 128 px",
+        "10000 samples against 10000 test images",
+        "95 % interval",
+    ):
         assert words in distance["what"]
-    assert card["novelty"]["pixels"]["ratio"] > 0 and 0 <= card["novelty"]["pixels"]["copies"] < 0.05
+    assert (
+        card["novelty"]["pixels"]["ratio"] > 0 and 0 <= card["novelty"]["pixels"]["copies"] < 0.05
+    )
     assert card["embeds_training_data"] == "none"
 
 
@@ -43,15 +69,21 @@ def test_a_card_says_which_goals_were_met(entry: Entry) -> None:
 
 
 def test_11_models_prints_novelty_beside_every_distance(capfd: pytest.CaptureFixture[str]) -> None:
-    """In its own column, with the share of copies (spec D.3 test 11); and what each distance is over, and the licence."""
+    """In its own column, with the share of copies (spec D.3 test 11); and what each distance is
+    over, and the licence.
+    """
     assert run(["models"]) == 0
     shown = capfd.readouterr().out
     header, *lines = shown.splitlines()
     for entry in ENTRIES.values():
         row = next(line for line in lines if line.startswith(entry.name))
         distance, new = entry.card["distance"], entry.card["novelty"]["pixels"]
-        assert row[header.index("distance (95 %)") :].startswith("{value:.1f} ({low:.1f} to {high:.1f})".format(**distance))
-        assert row[header.index("novelty") :].startswith(f"{new['ratio']:.2f} ({new['copies']:.1%} copies)")
+        assert row[header.index("distance (95 %)") :].startswith(
+            "{value:.1f} ({low:.1f} to {high:.1f})".format(**distance)
+        )
+        assert row[header.index("novelty") :].startswith(
+            f"{new['ratio']:.2f} ({new['copies']:.1%} copies)"
+        )
         assert row.rstrip().endswith(str(entry.grid))
         assert f"{entry.name}: {distance['what']}; {entry.card['licence']}" in shown
 

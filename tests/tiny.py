@@ -1,4 +1,6 @@
-"""A generator small enough to go through the whole export in seconds, and what it becomes on the way; each made once."""
+"""A generator small enough to go through the whole export in seconds, and what it becomes on the
+way; each made once.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,10 @@ def calls() -> dict[str, list[dict[str, Array]]]:
 @cache
 def observers() -> dict[str, Observer]:
     """After 32 trajectories."""
-    made = {k: Observer(m, qdq.candidates(m), generator().sampler.timesteps, 1) for k, m in models().items()}
+    made = {
+        k: Observer(m, qdq.candidates(m), generator().sampler.timesteps, 1)
+        for k, m in models().items()
+    }
     Pipeline(generator().latent, generator().sampler, made)(range(32))
     return made
 
@@ -73,33 +78,70 @@ def finished_run(folder: Path) -> Path:
     photos = shapes(64)
     folder.mkdir()
     data = {"sha256": photos.fingerprint, "images": len(photos), "classes": []}
-    (folder / "run.json").write_bytes(to_json({**checkpoint.describe("cas-dm", CONFIG), "data": data}))
-    (folder / checkpoint.WEIGHTS).write_bytes(checkpoint.to_bytes(dict(generator().networks.state_dict())))
+    (folder / "run.json").write_bytes(
+        to_json({**checkpoint.describe("cas-dm", CONFIG), "data": data})
+    )
+    (folder / checkpoint.WEIGHTS).write_bytes(
+        checkpoint.to_bytes(dict(generator().networks.state_dict()))
+    )
     network = feature_network("efficientnet-lite0", size=SIZE)
-    reference.build(network(photos.pixels), network, "shapes", 8).write(folder / "reference.safetensors")
+    reference.build(network(photos.pixels), network, "shapes", 8).write(
+        folder / "reference.safetensors"
+    )
     return folder
 
 
-def export(source: Path | str, out: Path, *flags: str, runtimes: str = RUNTIMES, budget: str = "100%") -> int:
+def export(
+    source: Path | str, out: Path, *flags: str, runtimes: str = RUNTIMES, budget: str = "100%"
+) -> int:
     """The exit code of `edgegen export`, with a budget that random weights stay within."""
     from edgegen.cli.main import run
 
-    return run(["export", str(source), "--int8", "--runtime", runtimes, "--fid-budget", budget, "--min-psnr", "0",
-                "--calibration", "32", "--max-images", "500", "--threads", "1", "-o", str(out), *flags])
+    return run(
+        [
+            "export",
+            str(source),
+            "--int8",
+            "--runtime",
+            runtimes,
+            "--fid-budget",
+            budget,
+            "--min-psnr",
+            "0",
+            "--calibration",
+            "32",
+            "--max-images",
+            "500",
+            "--threads",
+            "1",
+            "-o",
+            str(out),
+            *flags,
+        ]
+    )
 
 
 def conv_net(*shapes_of: tuple[int, int], concat: bool = False, seed: int = 0) -> onnx.ModelProto:
-    """x (batch, c, 8, 8) through 3x3 convolutions (in, out) with ReLU between; concat: x joins what the last one reads."""
+    """x (batch, c, 8, 8) through 3x3 convolutions (in, out) with ReLU between; concat: x joins what
+    the last one reads.
+    """
     rng = np.random.default_rng(seed)
     nodes, weights, tensor = [], [], "x"
     for k, (cin, out) in enumerate(shapes_of):
         if concat and k == len(shapes_of) - 1:
             nodes.append(onnx.helper.make_node("Concat", [tensor, "x"], ["joined"], "join", axis=1))
             tensor, cin = "joined", cin + shapes_of[0][0]
-        values = {f"c{k}.weight": rng.normal(0, 0.3, (out, cin, 3, 3)), f"c{k}.bias": rng.normal(0, 0.1, out)}
-        weights += [onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()]
+        values = {
+            f"c{k}.weight": rng.normal(0, 0.3, (out, cin, 3, 3)),
+            f"c{k}.bias": rng.normal(0, 0.1, out),
+        }
+        weights += [
+            onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in values.items()
+        ]
         made = "y" if k == len(shapes_of) - 1 else f"h{k}"
-        nodes.append(onnx.helper.make_node("Conv", [tensor, *values], [made], f"c{k}", pads=[1, 1, 1, 1]))
+        nodes.append(
+            onnx.helper.make_node("Conv", [tensor, *values], [made], f"c{k}", pads=[1, 1, 1, 1])
+        )
         tensor = made
         if made != "y":
             nodes.append(onnx.helper.make_node("Relu", [made], [f"r{k}"], f"relu{k}"))
@@ -110,9 +152,13 @@ def conv_net(*shapes_of: tuple[int, int], concat: bool = False, seed: int = 0) -
 def graph_of(nodes: list[Any], weights: list[Any], cin: int, out: int) -> onnx.ModelProto:
     """x (batch, cin, 8, 8) -> y (batch, out, 8, 8)."""
     value = onnx.helper.make_tensor_value_info
-    x, y = (value(n, onnx.TensorProto.FLOAT, ["batch", c, 8, 8]) for n, c in (("x", cin), ("y", out)))
+    x, y = (
+        value(n, onnx.TensorProto.FLOAT, ["batch", c, 8, 8]) for n, c in (("x", cin), ("y", out))
+    )
     made = onnx.helper.make_graph(nodes, "g", [x], [y], weights)
-    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+    model = onnx.helper.make_model(
+        made, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 

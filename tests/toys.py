@@ -21,7 +21,9 @@ CONFIG = Config(size=16, classes=0, theta=NET, phi=NET, schedule="linear", times
 
 
 def shapes(count: int, size: int = 16, seed: int = 0) -> Photos:
-    """Discs (label 0) and boxes (label 1) in random colours, places and sizes on a random ground."""
+    """Discs (label 0) and boxes (label 1) in random colours, places and sizes on a random
+    ground.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     pixels = np.empty((count, size, size, 3), np.uint8)
@@ -47,7 +49,9 @@ def generator(config: Config = CONFIG, seed: int = 0) -> CasDm:
 
 
 def shaken(config: Config = CONFIG, seed: int = 0, scale: float = 0.1) -> CasDm:
-    """A generator whose zero-initialised layers and statistics are random too, so that nothing is trivially equal."""
+    """A generator whose zero-initialised layers and statistics are random too, so that nothing is
+    trivially equal.
+    """
     made = generator(config, seed)
     shake(made.networks, seed + 1, scale)
     return made
@@ -59,10 +63,19 @@ def shake(networks: nn.Module, seed: int, scale: float) -> None:
     with torch.no_grad():
         for name, value in networks.state_dict().items():
             if value.is_floating_point():
-                value.add_((torch.rand(value.shape, generator=rng) - (0 if "running_var" in name else 0.5)) * scale)
+                value.add_(
+                    (torch.rand(value.shape, generator=rng) - (0 if "running_var" in name else 0.5))
+                    * scale
+                )
 
 
-def trainer(config: Config = CONFIG, photos: Photos | None = None, steps: int = 20, seed: int = 0, **recipe: Any) -> Trainer:
+def trainer(
+    config: Config = CONFIG,
+    photos: Photos | None = None,
+    steps: int = 20,
+    seed: int = 0,
+    **recipe: Any,
+) -> Trainer:
     """A run of a fresh generator; `recipe` overrides batch, rate, warmup, ema or precision."""
     plan = replace(Recipe(config, images=1, batch=8, warmup=5, ema=0.9, precision="fp32"), **recipe)
     plan = replace(plan, images=steps * plan.batch)
@@ -81,7 +94,9 @@ def calls(model: CasDm) -> dict[str, Callable[..., Any]]:
         def run(**inputs: Tensor) -> Any:
             with torch.no_grad():
                 return model.networks[name](**inputs)
+
         return run
+
     return {name: call(name) for name in ("theta", "phi")}
 
 
@@ -93,4 +108,6 @@ def phi(model: CasDm) -> Refiner:
 
 def draws(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Callable[[str], Tensor]:
     """The same noise for the same stream name."""
-    return lambda stream: torch.randn(shape, generator=torch.Generator().manual_seed(sum(stream.encode()))).to(dtype)
+    return lambda stream: torch.randn(
+        shape, generator=torch.Generator().manual_seed(sum(stream.encode()))
+    ).to(dtype)

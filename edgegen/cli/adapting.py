@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
-SMALL = 8      # photos of a class that is learned on its own
-TIMED = 40     # steps of the short run that --time is measured on
+SMALL = 8  # photos of a class that is learned on its own
+TIMED = 40  # steps of the short run that --time is measured on
 SAFETY = 0.85  # of the time that is planned for steps: looks and the end take the rest
 
 
@@ -34,12 +34,12 @@ SAFETY = 0.85  # of the time that is planned for steps: looks and the end take t
 class Options:
     """Of a run; run.json holds them, and a resumed run is held to them."""
 
-    size: int             # pixels a side, of photos and images
-    rank: int             # 0: every weight trains, there is no adapter
-    precision: Kind       # of the frozen base while it trains
+    size: int  # pixels a side, of photos and images
+    rank: int  # 0: every weight trains, there is no adapter
+    precision: Kind  # of the frozen base while it trains
     adam8bit: bool
     recompute: bool
-    images: int | None    # None: the family's
+    images: int | None  # None: the family's
     batch: int | None
     rate: float | None
     held_out: float | None  # None: the smallest of SHARES that holds out enough
@@ -53,19 +53,37 @@ class Options:
 
     def __post_init__(self) -> None:
         if not self.rank and (self.precision != "fp32" or self.recompute):
-            raise UsageError("E-USAGE", "--rank 0 trains every weight: --base and --recompute are for adapters")
+            raise UsageError(
+                "E-USAGE", "--rank 0 trains every weight: --base and --recompute are for adapters"
+            )
         if self.held_out is not None and not 0 < self.held_out < 1:
-            raise UsageError("E-USAGE", f"--held-out must be above 0 and below 1, got {self.held_out}")
+            raise UsageError(
+                "E-USAGE", f"--held-out must be above 0 and below 1, got {self.held_out}"
+            )
         if self.rate is not None and not 0 < self.rate < math.inf:
             raise UsageError("E-USAGE", f"--rate must be above 0, got {self.rate}")
 
 
-DEFAULTS = {"precision": "fp32", "adam8bit": False, "recompute": False, "images": None, "batch": None, "rate": None,
-            "held_out": None, "looks": 8, "patience": 3, "classes": True, "seed": 0, "device": "cpu"}
+DEFAULTS = {
+    "precision": "fp32",
+    "adam8bit": False,
+    "recompute": False,
+    "images": None,
+    "batch": None,
+    "rate": None,
+    "held_out": None,
+    "looks": 8,
+    "patience": 3,
+    "classes": True,
+    "seed": 0,
+    "device": "cpu",
+}
 
 
 def options(given: Mapping[str, Any], run: Path | None, base: Base) -> Options:
-    """What is given; else what the run in `run` was started with; else the defaults, or the base's. InputError if damaged."""
+    """What is given; else what the run in `run` was started with; else the defaults, or the base's.
+    InputError if damaged.
+    """
     from ..training.checkpoint import parse
 
     before: Any = {}
@@ -74,19 +92,31 @@ def options(given: Mapping[str, Any], run: Path | None, base: Base) -> Options:
         before = about.get("finetune") if isinstance(about, dict) else None
         if not isinstance(before, dict):
             raise InputError("E-RUN", "not a run of `edgegen finetune`", path=run / "run.json")
-    found: dict[str, Any] = {**DEFAULTS, "size": base.config.size, "rank": base.family.tuning.rank, "fit": fit_of(None),
-                             "background": hex_of(None)}
+    found: dict[str, Any] = {
+        **DEFAULTS,
+        "size": base.config.size,
+        "rank": base.family.tuning.rank,
+        "fit": fit_of(None),
+        "background": hex_of(None),
+    }
     for source in (before, given):
         found |= {name: value for name, value in source.items() if value is not None}
     chosen = parse(Options, found, run / "run.json" if run is not None else Path())
-    if chosen.size != before.get("size", chosen.size):  # here, since it changes other settings that would be named first
-        raise UsageError("E-RESUME-MISMATCH", "the run was started with another size", path=run,
-                         hint=f"then {before['size']}, now {chosen.size}")
+    # here, since it changes other settings that would be named first
+    if chosen.size != before.get("size", chosen.size):
+        raise UsageError(
+            "E-RESUME-MISMATCH",
+            "the run was started with another size",
+            path=run,
+            hint=f"then {before['size']}, now {chosen.size}",
+        )
     return chosen
 
 
 def gathered(photos: Photos) -> Photos:
-    """The photos with their small classes as one, "other", which takes the next larger ones until it has SMALL photos; told."""
+    """The photos with their small classes as one, "other", which takes the next larger ones until
+    it has SMALL photos; told.
+    """
     import numpy as np
 
     from ..training.data import Photos
@@ -102,13 +132,17 @@ def gathered(photos: Photos) -> Photos:
     number = np.full(len(counts), len(kept))
     number[kept] = np.arange(len(kept))
     names = tuple(photos.classes[k] for k in kept)
-    output.note(f"W-CLASS-SMALL: {together} of {len(counts)} classes have few photos and are drawn as one, "
-                f"{sum(int(counts[k]) for k in few)} together")
+    output.note(
+        f"W-CLASS-SMALL: {together} of {len(counts)} classes have few photos and are drawn as one, "
+        f"{sum(int(counts[k]) for k in few)} together"
+    )
     return Photos(photos.pixels, number[photos.labels], (*names, "other"))
 
 
 def apart(photos: Photos, options: Options) -> tuple[Options, Photos, Photos]:
-    """Training photos and held-out ones, near-copies on one side; the options name the share. InputError for too few photos."""
+    """Training photos and held-out ones, near-copies on one side; the options name the share.
+    InputError for too few photos.
+    """
     from ..evidence.small import LEAST
     from ..training.split import refuse_leak, split
 
@@ -121,8 +155,11 @@ def apart(photos: Photos, options: Options) -> tuple[Options, Photos, Photos]:
         if len(held) >= LEAST and len(train) >= LEAST:
             refuse_leak(train, held)
             return replace(options, held_out=share), gathered(train), held
-    raise InputError("E-DATA-TOO-FEW", f"of {len(photos)} photos, {LEAST} cannot be held out with a share of {shares[-1]:g}",
-                     hint="add photos" + ("" if options.held_out is None else ", or hold out another share"))
+    raise InputError(
+        "E-DATA-TOO-FEW",
+        f"of {len(photos)} photos, {LEAST} cannot be held out with a share of {shares[-1]:g}",
+        hint="add photos" + ("" if options.held_out is None else ", or hold out another share"),
+    )
 
 
 @dataclass(frozen=True)
@@ -137,30 +174,61 @@ class Plan:
 
     @classmethod
     def of(cls, base: Base, photos: Photos, options: Options) -> Plan:
-        """For these photos: their classes, and batches no larger than they are. InputError for a base that does not fit."""
+        """For these photos: their classes, and batches no larger than they are. InputError for a
+        base that does not fit.
+        """
         from ..families import Recipe
         from ..training.adapt import site
 
         count = max(1, len(photos.classes)) if base.config.classes else 0
         t = base.family.tuning
         batch = min(options.batch or t.batch, len(photos))
-        recipe = Recipe(replace(base.config, classes=count), options.images or t.images, batch, options.rate or t.rate, t.warmup,
-                        t.ema, t.precision)
-        master = site.fitted(base.family, recipe.config, base.tensors, base.config.classes, options.seed, base.path)
+        recipe = Recipe(
+            replace(base.config, classes=count),
+            options.images or t.images,
+            batch,
+            options.rate or t.rate,
+            t.warmup,
+            t.ema,
+            t.precision,
+        )
+        master = site.fitted(
+            base.family, recipe.config, base.tensors, base.config.classes, options.seed, base.path
+        )
         return cls(base, recipe, options, master, site.digest(master))
 
     def lasting(self, images: int) -> Plan:
         """The same for another number of images."""
-        return replace(self, recipe=replace(self.recipe, images=images), options=replace(self.options, images=images))
+        return replace(
+            self,
+            recipe=replace(self.recipe, images=images),
+            options=replace(self.options, images=images),
+        )
 
     def settings(self) -> Settings:
         """What the run is held to when it resumes."""
         from ..training.run import Settings
 
         o = self.options
-        adapt = {"base": self.base.name, "origin_sha256": self.base.sha256, "base_sha256": self.digest, "rank": o.rank}
-        return Settings(self.base.family.name, "finetune", self.recipe, o.seed, o.device, fit=o.fit, background=o.background,
-                        init=self.digest, eight_bit=o.adam8bit, adapt=adapt if o.rank else None, finetune=vars(o))
+        adapt = {
+            "base": self.base.name,
+            "origin_sha256": self.base.sha256,
+            "base_sha256": self.digest,
+            "rank": o.rank,
+        }
+        return Settings(
+            self.base.family.name,
+            "finetune",
+            self.recipe,
+            o.seed,
+            o.device,
+            fit=o.fit,
+            background=o.background,
+            init=self.digest,
+            eight_bit=o.adam8bit,
+            adapt=adapt if o.rank else None,
+            finetune=vars(o),
+        )
 
     def generator(self) -> Any:
         """What trains: the base with adapters, or all of it."""
@@ -176,19 +244,28 @@ class Plan:
         from ..training.adapt.files import Lora
 
         tuning = self.base.family.tuning
-        pairs, whole = targets(plain.networks, replace(tuning, whole=(*tuning.whole, *self.base.new)))
+        pairs, whole = targets(
+            plain.networks, replace(tuning, whole=(*tuning.whole, *self.base.new))
+        )
         lora = Lora(self.options.rank, float(self.options.rank), pairs, whole)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.options.seed, 0, "adapter"))
-            return Adapted(self.base.family, self.recipe.config, self.master, lora, self.options.precision,
-                           self.options.recompute)
+            return Adapted(
+                self.base.family,
+                self.recipe.config,
+                self.master,
+                lora,
+                self.options.precision,
+                self.options.recompute,
+            )
 
 
 def within(text: str, plan: Plan, photos: Photos) -> int:
-    """Images that can be seen in that time on this machine as it is now: measured on a short run that is thrown away.
+    """Images that can be seen in that time on this machine as it is now: measured on a short run
+    that is thrown away.
 
-    A run through all stages, since their steps cost differently; the first two steps and those at which a stage begins are not
-    counted, since there are only a few of them in a long run.
+    A run through all stages, since their steps cost differently; the first two steps and those at
+    which a stage begins are not counted, since there are only a few of them in a long run.
     """
     from ..families import Judged
     from ..training.loop import Trainer

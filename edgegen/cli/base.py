@@ -1,4 +1,6 @@
-"""What a fine-tuning stands on: a zoo entry or a finished run, as full-precision tensors of all networks that are known."""
+"""What a fine-tuning stands on: a zoo entry or a finished run, as full-precision tensors of all
+networks that are known.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Base:
     new: tuple[str, ...] = ()  # modules that its own size did not have
 
     def at(self, size: int, seed: int) -> Base:
-        """The same for images of `size` pixels a side, what is new in it random by the seed. UsageError where that cannot be."""
+        """The same for images of `size` pixels a side, what is new in it random by the seed.
+        UsageError where that cannot be.
+        """
         import torch
 
         from ..training.order import mix
@@ -37,18 +41,25 @@ class Base:
         if size == own:
             return self
         if size < own:
-            raise UsageError("E-SIZE", f"{self.name} draws {own} pixels a side: --size must be {own} or more, got {size}")
+            raise UsageError(
+                "E-SIZE",
+                f"{self.name} draws {own} pixels a side: --size must be {own} or more, got {size}",
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, 0, "grow"))
             try:
                 grown = self.family.tuning.grow(self.config, self.tensors, size)
             except ValueError as error:
-                raise UsageError("E-SIZE", f"{self.name} cannot draw {size} pixels a side: {error}") from error
+                raise UsageError(
+                    "E-SIZE", f"{self.name} cannot draw {size} pixels a side: {error}"
+                ) from error
         return replace(self, config=grown.config, tensors=dict(grown.tensors), new=grown.whole)
 
 
 def open_base(name: str) -> Base:
-    """A zoo name, or the folder of a finished run. UsageError for anything else, InputError for a run that has not ended."""
+    """A zoo name, or the folder of a finished run. UsageError for anything else, InputError for a
+    run that has not ended.
+    """
     from ..families import family
     from ..training import checkpoint
     from ..training import run as runs
@@ -62,14 +73,24 @@ def open_base(name: str) -> Base:
         if entry.companions.is_file():
             tensors |= checkpoint.read_weights(entry.companions)
         generator = checkpoint.build(entry.card, entry.folder / "card.json")
-        return Base(name, family(entry.card["family"]), generator.config, tensors, _digest(tensors), entry.weights)
+        return Base(
+            name,
+            family(entry.card["family"]),
+            generator.config,
+            tensors,
+            _digest(tensors),
+            entry.weights,
+        )
     folder = Path(name)
     if not (folder / "run.json").is_file():
-        raise UsageError("E-SOURCE", f"{name!r} is no zoo name and no run", hint=f"the zoo has: {', '.join(zoo)}")
+        raise UsageError(
+            "E-SOURCE", f"{name!r} is no zoo name and no run", hint=f"the zoo has: {', '.join(zoo)}"
+        )
     about, generator = runs.load(folder)
     tensors = dict(generator.shipped.state_dict())
     step = checkpoint.newest(folder)
-    if site.ADAPTS in about:  # networks that never ship, such as a discriminator: as the base has them
+    # networks that never ship, such as a discriminator: as the base has them
+    if site.ADAPTS in about:
         tensors = site.master(folder, about) | tensors
     elif (folder / COMPANIONS).is_file():
         tensors = checkpoint.read_weights(folder / COMPANIONS) | tensors

@@ -1,4 +1,6 @@
-"""edgegen calibrate: activation statistics and the plan made of them, as files that can be read and used again."""
+"""edgegen calibrate: activation statistics and the plan made of them, as files that can be read and
+used again.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +23,35 @@ if TYPE_CHECKING:
 
 MARK = "report.json"
 PLAN = "plan.json"
-SHOWN = 12     # outliers in the table; report.json has all
-SEEDS = 128    # whose trajectories are calibrated on where no files are given
+SHOWN = 12  # outliers in the table; report.json has all
+SEEDS = 128  # whose trajectories are calibrated on where no files are given
 
 
 def calibrate(
     what: Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")],
     out: Out,
-    data: Annotated[Path | None, typer.Option(
-        metavar="FEEDS", help="FEEDS/GRAPH/*.npz: arrays named like its inputs, rows first. Else the sampler's trajectory.",
-    )] = None,
-    samples: Annotated[int | None, typer.Option(help="Seeds that are calibrated on; 128, if not said.", min=32)] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FEEDS",
+            help="FEEDS/GRAPH/*.npz: arrays named like its inputs, rows first. Else the sampler's "
+            "trajectory.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Seeds that are calibrated on; 128, if not said.", min=32)
+    ] = None,
     threads: Threads = 0,
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
-    """Measure what every tensor holds, choose the range of each, and write plan.json and report.json."""
+    """Measure what every tensor holds, choose the range of each, and write plan.json and
+    report.json.
+    """
     if data is not None and samples is not None:
-        raise UsageError("E-USAGE", "--samples is of the sampler's own trajectory: with --data all rows are used")
+        raise UsageError(
+            "E-USAGE", "--samples is of the sampler's own trajectory: with --data all rows are used"
+        )
     need_torch()
     import torch
 
@@ -70,7 +83,11 @@ def _feeds(generator: Generator, data: Path | None, samples: int, world: World) 
     from .feeds import Files, Trajectories
 
     show = silent if world.rank else output.progress
-    return Trajectories(generator, samples, world, show) if data is None else Files(data, generator, world, show)
+    return (
+        Trajectories(generator, samples, world, show)
+        if data is None
+        else Files(data, generator, world, show)
+    )
 
 
 @contextlib.contextmanager
@@ -80,21 +97,35 @@ def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _report(made: source.Source, feeds: Feeds, found: Measured) -> dict[str, Any]:
-    """report.json: where the numbers come from, coverage, every tensor that is quantized, and what is odd about it."""
+    """report.json: where the numbers come from, coverage, every tensor that is quantized, and what
+    is odd about it.
+    """
     from ..calibrate.ranges import Shape
     from .measured import readers
 
     graphs = {}
     for name, histograms in found.histograms.items():
         reads = readers(found.even[name])
-        graphs[name] = {"samples_at_timestep": found.coverage[name], "tensors": {
-            tensor: {
-                "seen": [one.seen.low, one.seen.high], "read_by": reads.get(tensor, []),
-                **found.choices[name][tensor].to_json(), **Shape.of(one).to_json(),
-            } for tensor, one in histograms.items()
-        }}
-    return {"schema_version": 1, "source": made.about, "family": made.family, "samples": feeds.samples, **feeds.to_json(),
-            "graphs": graphs}
+        graphs[name] = {
+            "samples_at_timestep": found.coverage[name],
+            "tensors": {
+                tensor: {
+                    "seen": [one.seen.low, one.seen.high],
+                    "read_by": reads.get(tensor, []),
+                    **found.choices[name][tensor].to_json(),
+                    **Shape.of(one).to_json(),
+                }
+                for tensor, one in histograms.items()
+            },
+        }
+    return {
+        "schema_version": 1,
+        "source": made.about,
+        "family": made.family,
+        "samples": feeds.samples,
+        **feeds.to_json(),
+        "graphs": graphs,
+    }
 
 
 def show(report: dict[str, Any]) -> None:
@@ -103,18 +134,45 @@ def show(report: dict[str, Any]) -> None:
     for name, graph in report["graphs"].items():
         tensors, seen = graph["tensors"], graph["samples_at_timestep"].values()
         methods = sorted(one["method"] for one in tensors.values())
-        rows.append([name, len(seen), " to ".join(map(str, dict.fromkeys((min(seen), max(seen))))), len(tensors),
-                     sum(one["constant"] for one in tensors.values()), sum(one["one_sided"] for one in tensors.values()),
-                     ", ".join(f"{method} {methods.count(method)}" for method in dict.fromkeys(methods))])
-        odd += [(one["outlier"], f"{name}/{tensor}", one) for tensor, one in tensors.items() if one["outlier"] or one["constant"]]
-    output.table(["graph", "timesteps", "samples at each", "tensors", "constant", "one-sided", "ranges"], rows)
+        rows.append(
+            [
+                name,
+                len(seen),
+                " to ".join(map(str, dict.fromkeys((min(seen), max(seen))))),
+                len(tensors),
+                sum(one["constant"] for one in tensors.values()),
+                sum(one["one_sided"] for one in tensors.values()),
+                ", ".join(f"{method} {methods.count(method)}" for method in dict.fromkeys(methods)),
+            ]
+        )
+        odd += [
+            (one["outlier"], f"{name}/{tensor}", one)
+            for tensor, one in tensors.items()
+            if one["outlier"] or one["constant"]
+        ]
+    output.table(
+        ["graph", "timesteps", "samples at each", "tensors", "constant", "one-sided", "ranges"],
+        rows,
+    )
     for _, name, one in odd:
         if one["constant"]:
             print(f"{name} holds one value alone.")
     far = sorted((row for row in odd if row[0]), key=lambda row: (-row[0], row[1]))
     if far:
-        print(f"Outliers, {min(SHOWN, len(far))} of {len(far)}: largest value over the 99.99 percentile of magnitudes.")
-        output.table(["tensor", "largest", "factor", "range", "read by"], [
-            [name, f"{max(-one['seen'][0], one['seen'][1]):.3g}", f"{factor:.1f}", "{:.3g} to {:.3g}".format(*one["range"]),
-             ", ".join(one["read_by"]) or "no convolution"] for factor, name, one in far[:SHOWN]
-        ])
+        print(
+            f"Outliers, {min(SHOWN, len(far))} of {len(far)}: largest value over the 99.99 "
+            "percentile of magnitudes."
+        )
+        output.table(
+            ["tensor", "largest", "factor", "range", "read by"],
+            [
+                [
+                    name,
+                    f"{max(-one['seen'][0], one['seen'][1]):.3g}",
+                    f"{factor:.1f}",
+                    "{:.3g} to {:.3g}".format(*one["range"]),
+                    ", ".join(one["read_by"]) or "no convolution",
+                ]
+                for factor, name, one in far[:SHOWN]
+            ],
+        )

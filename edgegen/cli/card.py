@@ -1,4 +1,6 @@
-"""The model card of a bundle: README.md, made from its manifest, so that it says nothing else; no timings, which never repeat."""
+"""The model card of a bundle: README.md, made from its manifest, so that it says nothing else; no
+timings, which never repeat.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,50 @@ EMBEDS = {
 
 
 def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
-    """Markdown with the header that model hubs read. about: the manifest but for its files; pixels of an image."""
+    """Markdown with the header that model hubs read. about: the manifest but for its files; pixels
+    of an image.
+    """
     source, evidence = about["source"], about["evidence"]
     found = list(evidence["runtimes"].values())
     one = found[0]
     lines = [
-        "---", "library_name: edgegen", "license: other", f"license_name: {json.dumps(source['licence'])}",
-        "pipeline_tag: unconditional-image-generation", f"tags: [edgegen, {about['family']}, int8, onnx]", "---", "",
-        f"# {source['name']}: an INT8 bundle of the family {about['family']}", "",
-        f"Makes images of {width} x {height} pixels{_classes(about)} from seeds. Licence: {source['licence']}. {_origin(source)}",
-        EMBEDS[about["embeds_training_data"]], "",
-        f"Quantization: {about['scheme']}. Calibrated on {about['calibration']['samples']} seeds.", "",
-        "| runtime | version | FD change (95 %) | verdict | PSNR to FP32 | size to FP32 | executed by |",
+        "---",
+        "library_name: edgegen",
+        "license: other",
+        f"license_name: {json.dumps(source['licence'])}",
+        "pipeline_tag: unconditional-image-generation",
+        f"tags: [edgegen, {about['family']}, int8, onnx]",
+        "---",
+        "",
+        f"# {source['name']}: an INT8 bundle of the family {about['family']}",
+        "",
+        f"Makes images of {width} x {height} pixels{_classes(about)} from seeds. Licence: "
+        f"{source['licence']}. {_origin(source)}",
+        EMBEDS[about["embeds_training_data"]],
+        "",
+        f"Quantization: {about['scheme']}. Calibrated on {about['calibration']['samples']} seeds.",
+        "",
+        "| runtime | version | FD change (95 %) | verdict | PSNR to FP32 | size to FP32 | executed "
+        "by |",
         "|---|---|---|---|---|---|---|",
-        *(_row(name, about["runtimes"][name], r) for name, r in evidence["runtimes"].items()), "",
-        f"FD: Frechet distance over {one['features']} at {one['size']} px to {one['reference']}; not an Inception FID. "
-        f"FP32: {one['distance_full']['value']:.1f}. Both made images of the same seeds. Measured on "
-        f"{evidence['machine']['cpu']}.", "",
-        "```", "edgegen verify THIS_FOLDER --images-only", "edgegen generate THIS_FOLDER --seed 7 -n 64 -o grid.png", "```", "",
-        "Limits: it knows what its training photos showed and nothing else; the verdict holds for the seeds, features and "
-        "reference named above. `manifest.json` has the whole evidence and the sha256 of every file.", "",
+        *(_row(name, about["runtimes"][name], r) for name, r in evidence["runtimes"].items()),
+        "",
+        f"FD: Frechet distance over {one['features']} at {one['size']} px to {one['reference']}; "
+        "not an Inception FID. "
+        f"FP32: {one['distance_full']['value']:.1f}. Both made images of the same seeds. Measured "
+        "on "
+        f"{evidence['machine']['cpu']}.",
+        "",
+        "```",
+        "edgegen verify THIS_FOLDER --images-only",
+        "edgegen generate THIS_FOLDER --seed 7 -n 64 -o grid.png",
+        "```",
+        "",
+        "Limits: it knows what its training photos showed and nothing else; the verdict holds for "
+        "the seeds, features and "
+        "reference named above. `manifest.json` has the whole evidence and the sha256 of every "
+        "file.",
+        "",
     ]
     return "\n".join(lines).encode("utf-8")
 
@@ -55,8 +81,12 @@ def _row(name: str, built: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     change, psnr = found["change"], found["psnr_db"]
     interval = f"{change['value']:+.2%} ({change['low']:+.2%} to {change['high']:+.2%})"
     cells = (
-        name, built["version"], f"{interval}, {found['images']} pairs from seed {found['first_seed']}",
-        f"{found['verdict']} +-{found['budget']:.0%}", "equal" if psnr is None else f"{psnr:.1f} dB",
-        f"{found['size_ratio']:.2f} x", found["executed_by"],
+        name,
+        built["version"],
+        f"{interval}, {found['images']} pairs from seed {found['first_seed']}",
+        f"{found['verdict']} +-{found['budget']:.0%}",
+        "equal" if psnr is None else f"{psnr:.1f} dB",
+        f"{found['size_ratio']:.2f} x",
+        found["executed_by"],
     )
     return f"| {' | '.join(cells)} |"

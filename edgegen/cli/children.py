@@ -1,4 +1,6 @@
-"""Questions that a process of their own answers: a crash is an answer too, and so is a wish for the network."""
+"""Questions that a process of their own answers: a crash is an answer too, and so is a wish for the
+network.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,19 @@ from typing import Any
 
 LIMIT = 120  # seconds one question may take
 ATTEMPTS = "attempts"  # file of the child's folder: a line for each wish to reach the network
-# The child looks for modules where this process does: with -m it would also take a user's own json.py from the working folder.
-_CHILD = "import sys; sys.path[:] = sys.argv[5:]; from edgegen.cli.children import child; child(*sys.argv[1:5])"
+# The child looks for modules where this process does: with -m it would also take a user's own
+# json.py from the working folder.
+_CHILD = (
+    "import sys; sys.path[:] = sys.argv[5:]; from edgegen.cli.children import child; "
+    "child(*sys.argv[1:5])"
+)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """found: what the child said, None if it could not; why: the reason; attempts: who in it wanted to reach the network."""
+    """found: what the child said, None if it could not; why: the reason; attempts: who in it wanted
+    to reach the network.
+    """
 
     found: Any
     why: str = ""
@@ -29,23 +37,48 @@ class Answer:
 
 
 def ask(question: str, *arguments: str, listen: float | None = None) -> Answer:
-    """The JSON value that `question`, "module:function", returns in a child that calls it with a folder and the arguments.
+    """The JSON value that `question`, "module:function", returns in a child that calls it with a
+    folder and the arguments.
 
-    listen: the child is sealed off the network, and goes on for as many seconds after it has answered.
+    listen: the child is sealed off the network, and goes on for as many seconds after it has
+    answered.
     """
     with tempfile.TemporaryDirectory(prefix="edgegen-ask-") as folder:
         seconds = "" if listen is None else str(listen)
-        command = [sys.executable, "-P", "-c", _CHILD, question, folder, json.dumps(arguments), seconds, *sys.path]
+        command = [
+            sys.executable,
+            "-P",
+            "-c",
+            _CHILD,
+            question,
+            folder,
+            json.dumps(arguments),
+            seconds,
+            *sys.path,
+        ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LIMIT + (listen or 0),
-                                  check=False, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=LIMIT + (listen or 0),
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
         except subprocess.TimeoutExpired:
             return Answer(None, f"no answer within {LIMIT} s", _attempts(folder))
         attempts = _attempts(folder)
         if done.returncode == -signal.SIGSYS:
-            return Answer(_last(done.stdout), "the kernel ended it", (*attempts, "native code opens an internet socket"))
+            return Answer(
+                _last(done.stdout),
+                "the kernel ended it",
+                (*attempts, "native code opens an internet socket"),
+            )
     if done.returncode < 0:
-        return Answer(None, f"the process crashed with {signal.Signals(-done.returncode).name}", attempts)
+        return Answer(
+            None, f"the process crashed with {signal.Signals(-done.returncode).name}", attempts
+        )
     if (found := _last(done.stdout)) is None:
         lines = done.stderr.strip().splitlines() or ["no output"]
         return Answer(None, f"the process ended with {done.returncode}: {lines[-1]}", attempts)
@@ -62,7 +95,11 @@ def _last(text: str) -> Any:
 
 def _attempts(folder: str) -> tuple[str, ...]:
     path = Path(folder) / ATTEMPTS
-    return tuple(dict.fromkeys(path.read_text("utf-8", "replace").splitlines())) if path.is_file() else ()
+    return (
+        tuple(dict.fromkeys(path.read_text("utf-8", "replace").splitlines()))
+        if path.is_file()
+        else ()
+    )
 
 
 def child(question: str, folder: str, arguments: str, listen: str) -> None:

@@ -1,4 +1,6 @@
-"""What `generate` and `export` choose anew of a trained generator: its steps, which networks draw, a picture to follow."""
+"""What `generate` and `export` choose anew of a trained generator: its steps, which networks draw,
+a picture to follow.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """Of the command line; None where nothing was chosen. control: a hint; control_from and like: photos."""
+    """Of the command line; None where nothing was chosen. control: a hint; control_from and like:
+    photos.
+    """
 
     steps: int | None = None
     way: str | None = None
@@ -36,13 +40,18 @@ class Choices:
 
 
 def chosen(made: Source, choices: Choices) -> tuple[Generator, dict[str, Array]]:
-    """The generator as chosen, and what its graphs take besides. UsageError names a flag that this family has no use for."""
+    """The generator as chosen, and what its graphs take besides. UsageError names a flag that this
+    family has no use for.
+    """
     flags = {f"--{k.replace('_', '-')}": (k, v) for k, v in vars(choices).items() if v is not None}
     changes: dict[str, Any] = {}
     known = {field.name for field in dataclasses.fields(made.generator.config)}
     for flag, (name, value) in flags.items():
-        field, value = {"control": ("way", "control"), "control_from": ("way", "control"),
-                        "like": ("like", True)}.get(name, (name, value))
+        field, value = {
+            "control": ("way", "control"),
+            "control_from": ("way", "control"),
+            "like": ("like", True),
+        }.get(name, (name, value))
         if field not in known:
             raise UsageError("E-USAGE", f"{flag} means nothing to {made.family}")
         changes[field] = value

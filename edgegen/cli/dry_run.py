@@ -1,10 +1,12 @@
 """edgegen train FAMILY --dry-run: how large a recipe's training is, before any photo is read.
 
-Parameters are counted exactly, MACs by torch's FLOP formulas on the graphs that ship (nothing is computed: fake tensors).
-Memory is an estimate of what is in use: what each loss keeps for its backward pass, measured on two tiny batches of noise and
-the line through them followed. On a CPU a process holds more, since the C library keeps freed blocks: HELD is the most that was
-measured (tiny recipes at batch 256, FP32: isc-gan 1.4, dkgm 1.6, cas-dm 1.85, lcd 1.1 times the estimate). With
-MALLOC_MMAP_THRESHOLD_=65536 in the environment, which gives every large block back, it was 1.2, 1.0, 1.0 and 0.85 times.
+Parameters are counted exactly, MACs by torch's FLOP formulas on the graphs that ship (nothing is
+computed: fake tensors). Memory is an estimate of what is in use: what each loss keeps for its
+backward pass, measured on two tiny batches of noise and the line through them followed. On a CPU a
+process holds more, since the C library keeps freed blocks: HELD is the most that was measured (tiny
+recipes at batch 256, FP32: isc-gan 1.4, dkgm 1.6, cas-dm 1.85, lcd 1.1 times the estimate). With
+MALLOC_MMAP_THRESHOLD_=65536 in the environment, which gives every large block back, it was 1.2,
+1.0, 1.0 and 0.85 times.
 """
 
 from __future__ import annotations
@@ -24,19 +26,23 @@ if TYPE_CHECKING:
     from ..core.graph import Batch, Generator, Graph, Objective
     from ..families import Recipe
 
-HELD = 1.9     # times what is in use, at most, that a CPU process holds
-TINY = (2, 4)  # images of the measured batches: batch norms need two; two sizes tell what does not grow with the batch
+HELD = 1.9  # times what is in use, at most, that a CPU process holds
+# images of the measured batches: batch norms need two; two sizes tell what does not grow with the
+# batch
+TINY = (2, 4)
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a recipe needs: parameters of each network, MACs of one forward pass of each graph for one image, bytes by use."""
+    """What a recipe needs: parameters of each network, MACs of one forward pass of each graph for
+    one image, bytes by use.
+    """
 
     parameters: dict[str, int]
-    trained: dict[str, int]         # parameters of each objective
-    macs: dict[str, int]            # of each graph that ships, one image
-    training_macs: dict[str, int]   # of each objective's usual loss, one image, forward pass
-    memory: dict[str, int]          # bytes by use; activations for the recipe's batch
+    trained: dict[str, int]  # parameters of each objective
+    macs: dict[str, int]  # of each graph that ships, one image
+    training_macs: dict[str, int]  # of each objective's usual loss, one image, forward pass
+    memory: dict[str, int]  # bytes by use; activations for the recipe's batch
 
     @property
     def peak(self) -> int:
@@ -55,55 +61,101 @@ def tell(family: str, name: str, recipe: Recipe) -> None:
 
     with output.progress("building the networks"):
         size = measure(find(family).build(recipe.config), recipe)
-    output.result("train", {
-        "dry_run": True, "family": family, "recipe": name, "images": recipe.images, "batch": recipe.batch,
-        "precision": recipe.precision, "parameters": size.parameters, "trained": size.trained, "macs": size.macs,
-        "training_macs": size.training_macs, "memory_bytes": size.memory, "peak_bytes": size.peak,
-        "resident_bytes": size.resident,
-    })
-    output.table(["network", "parameters"], [[n, f"{count:,}"] for n, count in size.parameters.items()])
+    output.result(
+        "train",
+        {
+            "dry_run": True,
+            "family": family,
+            "recipe": name,
+            "images": recipe.images,
+            "batch": recipe.batch,
+            "precision": recipe.precision,
+            "parameters": size.parameters,
+            "trained": size.trained,
+            "macs": size.macs,
+            "training_macs": size.training_macs,
+            "memory_bytes": size.memory,
+            "peak_bytes": size.peak,
+            "resident_bytes": size.resident,
+        },
+    )
+    output.table(
+        ["network", "parameters"], [[n, f"{count:,}"] for n, count in size.parameters.items()]
+    )
     print()
-    output.table(["graph", "MACs, one image"], [[n, f"{count:,}"] for n, count in size.macs.items()])
+    output.table(
+        ["graph", "MACs, one image"], [[n, f"{count:,}"] for n, count in size.macs.items()]
+    )
     print()
     rows = [[n, f"{size.trained[n]:,}", f"{count:,}"] for n, count in size.training_macs.items()]
     output.table(["objective", "trained parameters", "MACs of its loss, one image"], rows)
     print()
-    output.table(["memory", "MB"], [*([n, f"{count / 1e6:.1f}"] for n, count in size.memory.items()),
-                                    ["estimated peak", f"{size.peak / 1e6:.1f}"],
-                                    ["held on a CPU, up to", f"{size.resident / 1e6:.1f}"]])
-    print(f"{family} {name}: {recipe.images:,} images in batches of {recipe.batch}, {recipe.precision}. Memory: without photos "
-          f"and torch itself; activations measured on {TINY[0]} and {TINY[1]} images. Nothing was trained.")
+    output.table(
+        ["memory", "MB"],
+        [
+            *([n, f"{count / 1e6:.1f}"] for n, count in size.memory.items()),
+            ["estimated peak", f"{size.peak / 1e6:.1f}"],
+            ["held on a CPU, up to", f"{size.resident / 1e6:.1f}"],
+        ],
+    )
+    print(
+        f"{family} {name}: {recipe.images:,} images in batches of {recipe.batch}, "
+        f"{recipe.precision}. Memory: without photos "
+        f"and torch itself; activations measured on {TINY[0]} and {TINY[1]} images. Nothing was "
+        "trained."
+    )
 
 
 def measure(generator: Generator, recipe: Recipe) -> Size:
-    """Parameters, MACs and memory of a fresh generator's training; moves its buffers, so do not train it afterwards."""
+    """Parameters, MACs and memory of a fresh generator's training; moves its buffers, so do not
+    train it afterwards.
+    """
     from ..families import Judged
 
     generator.networks.train()
     if isinstance(generator, Judged):
-        generator.teach([_noise(generator, TINY[0])])  # an untaught judge refuses; what an objective begins with changes no size
+        # an untaught judge refuses; what an objective begins with changes no size
+        generator.teach([_noise(generator, TINY[0])])
     objectives = tuple(generator.objectives())
     parameters = {name: _count(net.parameters()) for name, net in generator.networks.items()}
     trained = {o.name: _count(o.params) for o in objectives}
     macs = {name: _graph_macs(graph) for name, graph in generator.graphs().items()}
     before = copy.deepcopy(generator.networks.state_dict())
     small = _passes(generator, objectives, recipe, TINY[0])
-    generator.networks.load_state_dict(before)  # a term that is due every few steps is due again: both see the same loss
+    # a term that is due every few steps is due again: both see the same loss
+    generator.networks.load_state_dict(before)
     large = _passes(generator, objectives, recipe, TINY[1])
     usual = _passes(generator, objectives, recipe, TINY[0])
     kept = max(_line(a.peak, b.peak, recipe.batch) for a, b in zip(small, large, strict=True))
-    saved = [pair for a, b in zip(small, large, strict=True) for pair in zip(a.sizes, b.sizes, strict=True)]
+    saved = [
+        pair
+        for a, b in zip(small, large, strict=True)
+        for pair in zip(a.sizes, b.sizes, strict=True)
+    ]
     largest = max(_line(*pair, recipe.batch) for pair in saved)
     weights, moved = _bytes(generator.networks), sum(_nbytes(o.params) for o in objectives)
     judge = getattr(generator, "judge", None)
     memory = {
-        "weights": weights, "average": weights, "gradients": moved, "Adam": 2 * moved, "judge": _bytes(judge) if judge else 0,
-        "activations": kept, "their gradients": 2 * largest,
+        "weights": weights,
+        "average": weights,
+        "gradients": moved,
+        "Adam": 2 * moved,
+        "judge": _bytes(judge) if judge else 0,
+        "activations": kept,
+        "their gradients": 2 * largest,
     }
-    return Size(parameters, trained, macs, {o.name: p.macs for o, p in zip(objectives, usual, strict=True)}, memory)
+    return Size(
+        parameters,
+        trained,
+        macs,
+        {o.name: p.macs for o, p in zip(objectives, usual, strict=True)},
+        memory,
+    )
 
 
-def _passes(generator: Generator, objectives: tuple[Objective, ...], recipe: Recipe, count: int) -> list[_Saved]:
+def _passes(
+    generator: Generator, objectives: tuple[Objective, ...], recipe: Recipe, count: int
+) -> list[_Saved]:
     """What each loss keeps on a batch of `count` images of noise."""
     import torch
 
@@ -141,7 +193,11 @@ def _noise(generator: Generator, count: int) -> Batch:
 
     rng, classes = torch.Generator().manual_seed(0), generator.latent.classes
     images = torch.rand((count, *generator.image_shape), generator=rng) * 2 - 1
-    return Batch(images, torch.eye(classes)[torch.arange(count) % classes] if classes else torch.zeros(count, 0), rng)
+    return Batch(
+        images,
+        torch.eye(classes)[torch.arange(count) % classes] if classes else torch.zeros(count, 0),
+        rng,
+    )
 
 
 def _graph_macs(graph: Graph) -> int:
@@ -156,9 +212,11 @@ def _graph_macs(graph: Graph) -> int:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """Multiply-adds of all convolutions, products and attention in the block, in the list's one place.
+    """Multiply-adds of all convolutions, products and attention in the block, in the list's one
+    place.
 
-    torch's FlopCounterMode is not used: it counts no attention on a CPU and cannot follow a loss that differentiates within.
+    torch's FlopCounterMode is not used: it counts no attention on a CPU and cannot follow a loss
+    that differentiates within.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -167,7 +225,9 @@ def counted() -> Iterator[list[int]]:
     total, attention = [0], torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
     class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             out = func(*args, **(kwargs or {}))
             packet = func._overloadpacket
             if packet is attention:
@@ -181,7 +241,9 @@ def counted() -> Iterator[list[int]]:
 
 
 class _Saved:
-    """Bytes that a loss keeps for its backward pass: now, at most, and of each storage in turn; own: storages of weights."""
+    """Bytes that a loss keeps for its backward pass: now, at most, and of each storage in turn;
+    own: storages of weights.
+    """
 
     def __init__(self, own: set[int]) -> None:
         self.own, self.now, self.peak, self.macs = own, 0, 0, 0
@@ -197,7 +259,12 @@ class _Holder:
 
     def __init__(self, tensor: torch.Tensor, saved: _Saved) -> None:
         storage = tensor.untyped_storage()
-        self.tensor, self.saved, self.at, self.bytes = tensor, saved, storage.data_ptr(), storage.nbytes()
+        self.tensor, self.saved, self.at, self.bytes = (
+            tensor,
+            saved,
+            storage.data_ptr(),
+            storage.nbytes(),
+        )
         count = saved.holders.get(self.at, 0)
         saved.holders[self.at] = count + 1
         if not count:

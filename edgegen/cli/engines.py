@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 
 def build(
     what: Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")],
-    runtime: Annotated[str | None, typer.Option(help="Comma-separated; without it, every one that builds and runs here.")] = None,
-    precision: Annotated[str, typer.Option(help="int8, or fp32 of the full-precision graphs.")] = "int8",
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated; without it, every one that builds and runs here."),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="int8, or fp32 of the full-precision graphs.")
+    ] = "int8",
     again: Annotated[bool, typer.Option("--again", help="Build even what is there.")] = False,
     public_key: PublicKey = None,
     json: output.Json = False,
 ) -> None:
-    """Build a bundle's graphs for this GPU or CPU, from its ONNX files: engines built here need nobody to vouch for them."""
+    """Build a bundle's graphs for this GPU or CPU, from its ONNX files: engines built here need
+    nobody to vouch for them.
+    """
     from ..core.runtime import Compiling
     from ..export import runtime as find
 
@@ -42,18 +49,31 @@ def build(
         if not isinstance(target, Compiling):
             why: str | None = "it loads its files as they are"
         elif (why := target.cannot_run()) and runtime:
-            raise RuntimeMissing("E-BACKEND", f"{name} cannot build for this machine: {why}", path=what)
+            raise RuntimeMissing(
+                "E-BACKEND", f"{name} cannot build for this machine: {why}", path=what
+            )
         if why or not isinstance(target, Compiling):
             rows.append([name, "", f"nothing to build: {why}", "", ""])
             continue
         files = bundle.onnx(target, wanted)
         if wanted == "int8":
-            files |= {f"{graph}, last steps": bundle.onnx(target, "fp32")[graph] for graph in bundle.built(name).until}
+            files |= {
+                f"{graph}, last steps": bundle.onnx(target, "fp32")[graph]
+                for graph in bundle.built(name).until
+            }
         for graph, file in files.items():
             state, path, seconds = _one(target, file, again)
             rows.append([name, graph, state, f"{seconds:.1f}", f"{path.stat().st_size / 1e6:.1f}"])
-            built.append({"runtime": name, "graph": graph, "state": state, "seconds": seconds, "path": str(path),
-                          "bytes": path.stat().st_size})
+            built.append(
+                {
+                    "runtime": name,
+                    "graph": graph,
+                    "state": state,
+                    "seconds": seconds,
+                    "path": str(path),
+                    "bytes": path.stat().st_size,
+                }
+            )
     output.table(["runtime", "graph", "state", "seconds", "MB"], rows)
     output.result("build", {"bundle": what, "precision": precision, "built": built})
 

@@ -1,4 +1,6 @@
-"""Who executes a bundle's files of a runtime: that runtime, or the stand-in where it cannot run; which is never left unsaid."""
+"""Who executes a bundle's files of a runtime: that runtime, or the stand-in where it cannot run;
+which is never left unsaid.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,25 @@ def int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeli
     host = runtime(STAND_IN)
     full = bundle.pipeline(host, "fp32", threads)
     files = bundle.onnx(runtime(name), "int8")
-    call = stepped({g: host.load(f, threads) for g, f in files.items()}, full.call, bundle.built(name).until)
+    call = stepped(
+        {g: host.load(f, threads) for g, f in files.items()}, full.call, bundle.built(name).until
+    )
     return Pipeline(full.latent, full.sampler, call, full.batch)
 
 
 def insist(names: list[str], allow_cpu: bool) -> None:
-    """RuntimeMissing for the first that cannot run here; with `allow_cpu`, a line that says what runs instead."""
+    """RuntimeMissing for the first that cannot run here; with `allow_cpu`, a line that says what
+    runs instead.
+    """
     for name in names:
         if why := runtime(name).cannot_run():
             if not allow_cpu:
-                raise RuntimeMissing("E-BACKEND", f"{name} does not run here: {why}",
-                                     hint=f"add --allow-cpu to let {STAND_IN} execute its files on the CPU")
-            output.note(f"{name} does not run here: {why}; --allow-cpu: {STAND_IN} executes its files on the CPU")
+                raise RuntimeMissing(
+                    "E-BACKEND",
+                    f"{name} does not run here: {why}",
+                    hint=f"add --allow-cpu to let {STAND_IN} execute its files on the CPU",
+                )
+            output.note(
+                f"{name} does not run here: {why}; --allow-cpu: {STAND_IN} executes its files on "
+                "the CPU"
+            )

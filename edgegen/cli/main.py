@@ -5,15 +5,17 @@
     import typer
     from . import output
 
-    def flip(source: Annotated[str, typer.Argument(help="Zoo name or run folder.")], json: output.Json = False) -> None:
+    def flip(source: Annotated[str, typer.Argument(help="Zoo name or run folder.")], json:
+    output.Json = False) -> None:
         \"\"\"One line that `edgegen --help` shows.\"\"\"
-        from edgegen.core.runtime import Pipeline           # heavy imports stand here: `--help` imports none of them
+        from edgegen.core.runtime import Pipeline   # heavy imports stand here, not above
         with output.progress("flipping", total=64) as advance:
             advance(1)
-        output.result("flip", {"images": 64})               # the --json document; nothing without --json
+        output.result("flip", {"images": 64})         # the --json document
         output.table(["what", "images"], [["flip", 64]])    # for people; goes to stderr with --json
 
-Errors are raised (edgegen.errors); frame.py turns them into a sentence, an exit code and the failure document.
+Errors are raised (edgegen.errors); frame.py turns them into a sentence, an exit code and the
+failure document.
 """
 
 from __future__ import annotations
@@ -45,14 +47,32 @@ from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
-    train, finetune, merge, generate, explain, calibrate, export, build, sign, lint, verify, bench, models, doctor,
+    train,
+    finetune,
+    merge,
+    generate,
+    explain,
+    calibrate,
+    export,
+    build,
+    sign,
+    lint,
+    verify,
+    bench,
+    models,
+    doctor,
 )
-GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}  # verbs that have verbs of their own
+# verbs that have verbs of their own
+GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}
 
 app = typer.Typer(
-    name="edgegen", pretty_exceptions_enable=False, rich_markup_mode=None,  # plain help: half the time, and ASCII everywhere
-    epilog=f"{frame.DEBUG_FLAG} or EDGEGEN_DEBUG=1 shows the traceback of an error. Exit codes: 0 done, 1 bug, 2 usage, "
-           "3 gate failed, 4 bad input, 5 environment, 6 trust, 7 resources, 8 busy, 130/143 interrupted.",
+    # plain help: half the time, and ASCII everywhere
+    name="edgegen",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog=f"{frame.DEBUG_FLAG} or EDGEGEN_DEBUG=1 shows the traceback of an error. Exit codes: 0 "
+    "done, 1 bug, 2 usage, "
+    "3 gate failed, 4 bad input, 5 environment, 6 trust, 7 resources, 8 busy, 130/143 interrupted.",
 )
 for _verb in VERBS:
     app.command(no_args_is_help=False)(_verb)
@@ -66,7 +86,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")]
+Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")
+]
 
 
 @app.callback()

@@ -1,4 +1,6 @@
-"""What a calibration finds: equalized graphs, the extremes and histograms of their tensors, and a plan with chosen ranges."""
+"""What a calibration finds: equalized graphs, the extremes and histograms of their tensors, and a
+plan with chosen ranges.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """By graph: even models, samples at each timestep, and of each tensor that is quantized its histogram and its choice."""
+    """By graph: even models, samples at each timestep, and of each tensor that is quantized its
+    histogram and its choice.
+    """
 
     even: dict[str, ModelProto]
     plan: Plan
@@ -39,27 +43,44 @@ class Measured:
     choices: dict[str, dict[str, Choice]]
 
 
-def measure(source: Source, models: dict[str, ModelProto], feeds: Feeds, threads: int, world: World = ALONE,
-            rounding: bool = False) -> Measured:
-    """Three runs over the same feeds: channels to equalize, extremes, histograms between them. All processes get the same.
+def measure(
+    source: Source,
+    models: dict[str, ModelProto],
+    feeds: Feeds,
+    threads: int,
+    world: World = ALONE,
+    rounding: bool = False,
+) -> Measured:
+    """Three runs over the same feeds: channels to equalize, extremes, histograms between them. All
+    processes get the same.
 
-    rounding: one run more, for which way each weight is rounded; alone, since its sums are not those of one process. What
-    recovered keeps the scales that it learnt under, those of its base, and nearest rounding.
+    rounding: one run more, for which way each weight is rounded; alone, since its sums are not
+    those of one process. What recovered keeps the scales that it learnt under, those of its base,
+    and nearest rounding.
     """
-    seen = models if source.scales is None else {k: onnx_files.to_onnx(g, k) for k, g in source.scales.graphs().items()}
+    seen = (
+        models
+        if source.scales is None
+        else {k: onnx_files.to_onnx(g, k) for k, g in source.scales.graphs().items()}
+    )
     channels = {k: ChannelObserver(m, threads) for k, m in seen.items()}
     feeds.run(channels, "looking at channels")
     for observer in channels.values():
         for tensor in observer.tensors:
             observer.largest[tensor] = world.combined(observer.largest[tensor], "MAX")
             if not np.isfinite(observer.largest[tensor]).all():
-                raise InputError("E-CALIB", f"{tensor} holds NaN or infinite values while calibrating")
+                raise InputError(
+                    "E-CALIB", f"{tensor} holds NaN or infinite values while calibrating"
+                )
     even = {k: equalized(m, channels[k].largest) for k, m in seen.items()}
     if rounding and source.scales is None:
         moments = {k: Moments(m, threads) for k, m in even.items()}
         feeds.run(moments, "looking at what each weight does")
         even = {k: rounded(m, moments[k]) for k, m in even.items()}
-    observers = {k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads) for k, m in even.items()}
+    observers = {
+        k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads)
+        for k, m in even.items()
+    }
     feeds.run(observers, "calibrating")
     for stats in (o.stats for o in observers.values()):
         stats.low, stats.high = world.combined(stats.low, "MIN"), world.combined(stats.high, "MAX")
@@ -67,14 +88,19 @@ def measure(source: Source, models: dict[str, ModelProto], feeds: Feeds, threads
         stats.coverage = {t: int(n) for t, n in zip(stats.coverage, counts, strict=True)}
         stats.check()
     plan = choose(even, {k: o.stats for k, o in observers.items()})
-    counters = {k: Counter(m, {t: plan.ranges[k][t] for t in quantized(m, k, plan)}, threads) for k, m in even.items()}
+    counters = {
+        k: Counter(m, {t: plan.ranges[k][t] for t in quantized(m, k, plan)}, threads)
+        for k, m in even.items()
+    }
     feeds.run(counters, "counting")
     for histograms in (c.histograms for c in counters.values()):
         histograms.counts = world.combined(histograms.counts, "SUM")
         histograms.zeros = world.combined(histograms.zeros, "SUM")
     found = {k: {t: c.histograms.of(t) for t in c.histograms.tensors} for k, c in counters.items()}
     choices = {k: {t: chosen(h) for t, h in of.items()} for k, of in found.items()}
-    ranges = {k: {**of, **{t: c.range for t, c in choices[k].items()}} for k, of in plan.ranges.items()}
+    ranges = {
+        k: {**of, **{t: c.range for t, c in choices[k].items()}} for k, of in plan.ranges.items()
+    }
     if source.scales is not None:
         even = {k: equalized(m, channels[k].largest, seen[k]) for k, m in models.items()}
     coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
@@ -88,7 +114,9 @@ def digest(models: Mapping[str, ModelProto]) -> str:
         plain = ModelProto()
         plain.CopyFrom(models[name])
         del plain.graph.initializer[:]
-        plain.graph.initializer.extend(t for t in models[name].graph.initializer if not t.name.endswith(ROUNDED))
+        plain.graph.initializer.extend(
+            t for t in models[name].graph.initializer if not t.name.endswith(ROUNDED)
+        )
         found.update(name.encode() + b"\0" + plain.SerializeToString(deterministic=True))
     return found.hexdigest()
 
@@ -96,8 +124,15 @@ def digest(models: Mapping[str, ModelProto]) -> str:
 def quantized(model: ModelProto, graph: str, plan: Plan) -> list[str]:
     """Tensors that some runtime's dialect quantizes under the plan, in graph order."""
     dialects = [runtime(name).dialect for name in RUNTIMES]
-    files = [qdq.quantize(model, graph, plan, d) for k, d in enumerate(dialects) if d not in dialects[:k]]
-    found = {node.input[0] for file in files for node in file.graph.node if node.op_type == "QuantizeLinear"}
+    files = [
+        qdq.quantize(model, graph, plan, d) for k, d in enumerate(dialects) if d not in dialects[:k]
+    ]
+    found = {
+        node.input[0]
+        for file in files
+        for node in file.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
     return [tensor for tensor in qdq.candidates(model) if tensor in found]
 
 

@@ -1,4 +1,6 @@
-"""What a verb says: one JSON document or text on stdout, progress and tables that fit the terminal."""
+"""What a verb says: one JSON document or text on stdout, progress and tables that fit the
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,32 @@ from typing import Annotated, Any
 import typer
 
 SCHEMA_VERSION = 1
-PATIENCE = 2.0     # seconds before anything shows progress
-INTERVAL = 10.0    # seconds between lines where there is no terminal
+PATIENCE = 2.0  # seconds before anything shows progress
+INTERVAL = 10.0  # seconds between lines where there is no terminal
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else goes to stderr.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON document on stdout; everything else goes to stderr."),
+]
 
 _write: Callable[[Mapping[str, Any]], None] | None = None
 
 
 def result(verb: str, data: Mapping[str, Any]) -> None:
-    """With --json, the document of a verb that succeeded; without, nothing. Raises ValueError for NaN."""
+    """With --json, the document of a verb that succeeded; without, nothing. Raises ValueError for
+    NaN.
+    """
     if _write is not None:
         _write({"schema_version": SCHEMA_VERSION, "ok": True, "verb": verb, **data})
 
 
 @contextlib.contextmanager
 def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Keeps stdout for one document while the block runs: whatever a library or a verb prints goes to stderr.
+    """Keeps stdout for one document while the block runs: whatever a library or a verb prints goes
+    to stderr.
 
-    Yields what writes the document (nothing, if not wanted). Native libraries print past sys.stdout: the descriptor moves.
+    Yields what writes the document (nothing, if not wanted). Native libraries print past
+    sys.stdout: the descriptor moves.
     """
     global _write
     if not wanted:
@@ -47,7 +56,8 @@ def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     last: list[str] = []
 
     def write(data: Mapping[str, Any]) -> None:
-        last[:] = [json.dumps(data, indent=2, allow_nan=False)]  # a failure after a result replaces it: one true document
+        # a failure after a result replaces it: one true document
+        last[:] = [json.dumps(data, indent=2, allow_nan=False)]
 
     _write = write
     try:
@@ -63,7 +73,9 @@ def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """On stdout: lines and colours on a terminal, aligned ASCII columns that never wrap elsewhere."""
+    """On stdout: lines and colours on a terminal, aligned ASCII columns that never wrap
+    elsewhere.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
@@ -72,20 +84,27 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
         shown = Table(*columns)
         for row in cells:
-            shown.add_row(*(Text(cell) for cell in row))  # Text: a file name with [brackets] is not markup
+            # Text: a file name with [brackets] is not markup
+            shown.add_row(*(Text(cell) for cell in row))
         Console().print(shown)
         return
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for row in [list(columns), ["-" * width for width in widths], *cells]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """Yields advance(n); after 2 s stderr shows a bar on a terminal, a plain line now and then elsewhere.
+def progress(
+    label: str, total: int | None = None, unit: str = ""
+) -> Iterator[Callable[[int], None]]:
+    """Yields advance(n); after 2 s stderr shows a bar on a terminal, a plain line now and then
+    elsewhere.
 
-    total: how many advances make the whole, None if unknown. unit: of what is counted; then its rate and the time left are shown
-    from the second advance on (a resumed run begins with one for all that is done). The thread that shows ends with the block.
+    total: how many advances make the whole, None if unknown. unit: of what is counted; then its
+    rate and the time left are shown from the second advance on (a resumed run begins with one for
+    all that is done). The thread that shows ends with the block.
     """
     show = _Bar(label, total, unit) if sys.stderr.isatty() else _Lines(label, total, unit)
     watcher = threading.Thread(target=show.watch, daemon=True)
@@ -112,12 +131,16 @@ class _Lines:
             self.first = self.done, time.monotonic()
 
     def rate(self) -> str:
-        """", 812 images/s, 95 s left"; nothing before there is one."""
+        """ ", 812 images/s, 95 s left"; nothing before there is one."""
         if not self.unit or self.first is None or self.done == self.first[0]:
             return ""
         rate = (self.done - self.first[0]) / max(1e-9, time.monotonic() - self.first[1])
         left = "" if self.total is None else f", {(self.total - self.done) / rate:.0f} s left"
-        return f", {rate:.3g} {self.unit}/s{left}" if rate < 100 else f", {rate:.0f} {self.unit}/s{left}"
+        return (
+            f", {rate:.3g} {self.unit}/s{left}"
+            if rate < 100
+            else f", {rate:.0f} {self.unit}/s{left}"
+        )
 
     def watch(self) -> None:
         wait = PATIENCE
@@ -129,7 +152,11 @@ class _Lines:
 
     def line(self) -> None:
         count = "" if self.total is None else f" {self.done}/{self.total}"
-        print(f"{self.label}:{count} ({time.monotonic() - self.start:.0f} s{self.rate()})", file=sys.stderr, flush=True)
+        print(
+            f"{self.label}:{count} ({time.monotonic() - self.start:.0f} s{self.rate()})",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class _Bar(_Lines):
@@ -140,10 +167,23 @@ class _Bar(_Lines):
             return
         from rich.console import Console
         from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         left = () if self.unit else (TimeRemainingColumn(),)
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left, "{task.fields[rate]}")
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            *left,
+            "{task.fields[rate]}",
+        )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(escape(self.label), total=self.total, completed=self.done, rate="")
             while not self.over.wait(0.2):

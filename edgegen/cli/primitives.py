@@ -1,4 +1,6 @@
-"""One seed's primitives, from the generator to the report: what `edgegen explain` does without --against."""
+"""One seed's primitives, from the generator to the report: what `edgegen explain` does without
+--against.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ class Taken:
         from ..explain.split import Way, layer
 
         if asked.label is not None and not 0 <= asked.label < made.latent.classes:
-            raise UsageError("E-LABEL", f"--label {asked.label}: this generator has {made.latent.classes} classes, from 0 on")
+            raise UsageError(
+                "E-LABEL",
+                f"--label {asked.label}: this generator has {made.latent.classes} classes, from 0 "
+                "on",
+            )
         self.asked, self.parts = asked, regions(asked.regions, *made.image_shape[1:])
         self.edits = [edit_of(text, self.parts.count) for text in asked.edits]
         self.steps = len(made.sampler.timesteps)
@@ -69,6 +75,7 @@ class Taken:
 
         bars: dict[str, Any] = {}
         with ExitStack() as stack:
+
             def advance(label: str, more: int, total: int) -> None:
                 if label not in bars:
                     bars[label] = stack.enter_context(output.progress(label, total))
@@ -94,14 +101,26 @@ def report(made: Generator, asked: Asked, out: Path, overwrite: bool) -> None:
         print(f"before, after, difference: {out}")
         return
     parts, step = taken.parts, taken.step
-    title = f"{asked.what}, seed {asked.seed}: {taken.place.name}, step {step} of {taken.steps}, {parts.count} regions, " \
-            f"{asked.demands} demands"
+    title = (
+        f"{asked.what}, seed {asked.seed}: {taken.place.name}, step {step} of {taken.steps}, "
+        f"{parts.count} regions, "
+        f"{asked.demands} demands"
+    )
     measured = _measured(taken, split, found)
     shown = primitives.draw(split, found, parts, asked.show)
     base = primitives.images(split, split.baseline[None])[0]
     whole = pages.Explained(title, parts, split.image.numpy(), base, found, shown, measured, edited)
-    about = {"source": asked.what, "seed": asked.seed, "label": asked.label, "layer": taken.place.name, "step": step,
-             "regions": parts.count, "baseline": asked.baseline, "demands": asked.demands, "lattice": parts.count <= LATTICE}
+    about = {
+        "source": asked.what,
+        "seed": asked.seed,
+        "label": asked.label,
+        "layer": taken.place.name,
+        "step": step,
+        "regions": parts.count,
+        "baseline": asked.baseline,
+        "demands": asked.demands,
+        "lattice": parts.count <= LATTICE,
+    }
     document: dict[str, Any] = {"schema_version": 1, "about": about, **pages.to_json(whole)}
     drawn = pages.drawings(whole)
     with files.publish(out, MARK, overwrite) as folder:
@@ -109,9 +128,18 @@ def report(made: Generator, asked: Asked, out: Path, overwrite: bool) -> None:
             (folder / name).write_bytes(images.png(pixels))
         (folder / "index.html").write_bytes(pages.to_html(whole, drawn))
         (folder / MARK).write_bytes(files.to_json(document))
-    rows = [[one["regions"], f"{one['strength']:.3g}", _share(one["inside"]), _share(one["area"])] for one in document["shown"]]
+    rows = [
+        [one["regions"], f"{one['strength']:.3g}", _share(one["inside"]), _share(one["area"])]
+        for one in document["shown"]
+    ]
     output.table(["regions", "strength", "change inside", "area"], rows)
-    output.result("explain", {"out": str(out), **{name: document[name] for name in document if name != "schema_version"}})
+    output.result(
+        "explain",
+        {
+            "out": str(out),
+            **{name: document[name] for name in document if name != "schema_version"},
+        },
+    )
     print(f"report: {out / 'index.html'}")
 
 
@@ -125,16 +153,21 @@ def _measured(taken: Taken, split: Split, found: Primitives) -> dict[str, dict[s
 
     asked, parts, rng = taken.asked, taken.parts, np.random.default_rng(0)
     measured: dict[str, dict[str, Any]] = {
-        "Sparsity": primitives.sparsity(found), "Additivity (error as a share)": primitives.additivity(found, parts.count, rng),
+        "Sparsity": primitives.sparsity(found),
+        "Additivity (error as a share)": primitives.additivity(found, parts.count, rng),
         "PSNR on demanded regions (dB)": primitives.faithful(split, found, parts, rng),
     }
     for seed in range(asked.seed + 1, asked.seed + 1 + asked.others):
         theirs = taken.decomposed(taken.split(seed))
-        measured[f"Transfer: strongest sets found again in seed {seed}"] = primitives.shared(found, theirs, parts.count)
+        measured[f"Transfer: strongest sets found again in seed {seed}"] = primitives.shared(
+            found, theirs, parts.count
+        )
     if asked.repeat:
         start = replace(taken.settings.solver, start=0.01, seed=2)
         again = taken.decomposed(split, replace(taken.settings, solver=start))
-        measured["Stability: the same seed from another start"] = primitives.shared(found, again, parts.count)
+        measured["Stability: the same seed from another start"] = primitives.shared(
+            found, again, parts.count
+        )
     return measured
 
 
@@ -151,14 +184,20 @@ def _edited(taken: Taken, split: Split, found: Primitives) -> Any:
     for edit in taken.edits:
         known = [s for s in found.order if edit.donor is None or s in donors[edit.donor].order]
         if edit.chosen not in known:
-            whose = f"seed {taken.asked.seed}" + (f" or seed {edit.donor}" if edit.donor is not None else "")
-            raise UsageError("E-EDIT", f"--edit: {whose} has no primitive of regions {name_of(edit.chosen)}",
-                             hint=f"the strongest are those of regions {'; '.join(name_of(s) for s in known[:8])}")
+            whose = f"seed {taken.asked.seed}" + (
+                f" or seed {edit.donor}" if edit.donor is not None else ""
+            )
+            raise UsageError(
+                "E-EDIT",
+                f"--edit: {whose} has no primitive of regions {name_of(edit.chosen)}",
+                hint="the strongest are those of regions "
+                f"{'; '.join(name_of(s) for s in known[:8])}",
+            )
     return primitives.edited(split, found, taken.edits, donors)
 
 
 def edit_of(text: str, count: int) -> Edit:
-    """"S=2,5:0.0" is a strength, "S=2,5:seed11" another seed's; UsageError for anything else."""
+    """ "S=2,5:0.0" is a strength, "S=2,5:seed11" another seed's; UsageError for anything else."""
     from ..explain.primitives import Edit
     from ..explain.regions import set_of
 
@@ -169,6 +208,11 @@ def edit_of(text: str, count: int) -> Edit:
     except ValueError:
         strength = math.nan
     if not name.startswith("S=") or not abs(strength) <= 100:
-        raise UsageError("E-EDIT", "--edit is S=REGIONS:STRENGTH such as S=2,5:0.0 with a strength in [-100, 100], or "
-                                   f"S=REGIONS:seedSEED such as S=2,5:seed11, got {text!r}")
-    return Edit(set_of(name.removeprefix("S="), count), strength, int(swapped[1]) if swapped else None)
+        raise UsageError(
+            "E-EDIT",
+            "--edit is S=REGIONS:STRENGTH such as S=2,5:0.0 with a strength in [-100, 100], or "
+            f"S=REGIONS:seedSEED such as S=2,5:seed11, got {text!r}",
+        )
+    return Edit(
+        set_of(name.removeprefix("S="), count), strength, int(swapped[1]) if swapped else None
+    )

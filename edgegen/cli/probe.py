@@ -1,4 +1,6 @@
-"""Does a runtime work here? It builds, loads and runs one tiny graph, in a process of its own: a crash is an answer too."""
+"""Does a runtime work here? It builds, loads and runs one tiny graph, in a process of its own: a
+crash is an answer too.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 
 Finding = dict[str, str]
 
-# y = x + x for x (1, 1, 2, 2), IR 8, opset 17: written out since a device has no onnx package (a test compares it with onnx's).
+# y = x + x for x (1, 1, 2, 2), IR 8, opset 17: written out since a device has no onnx package (a
+# test compares it with onnx's).
 TINY = b64decode(
     "CAg6UAoOCgF4CgF4EgF5IgNBZGQSBHRpbnlaGwoBeBIWChQIARIQCgIIAQoC"
     "CAEKAggCCgIIAmIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCQgQKABAR"
@@ -25,12 +28,14 @@ TINY = b64decode(
 def probe(runtime: Runtime, folder: Path) -> Finding:
     """state, version, device, why.
 
-    States: "ok" ran the graph and got it right, "builds" only builds for other machines, "missing", "failed".
+    States: "ok" ran the graph and got it right, "builds" only builds for other machines, "missing",
+    "failed".
     """
     import numpy as np
 
     found = {"version": runtime.version(), "device": runtime.device(), "why": ""}
-    why = runtime.missing() or (runtime.cannot_run() if found["version"] == NOT_INSTALLED else None)  # files need no package
+    # files need no package
+    why = runtime.missing() or (runtime.cannot_run() if found["version"] == NOT_INSTALLED else None)
     if why:
         return {**found, "state": "missing", "why": why}
     file = folder / "tiny.onnx"
@@ -44,15 +49,28 @@ def probe(runtime: Runtime, folder: Path) -> Finding:
         y = runtime.load(paths[0], 1)(x=x)
     except EdgegenError as error:
         return {**found, "state": "failed", "why": str(error)}
-    except Exception as error:  # a library's own: anything may come, and doctor goes on to the next runtime
-        return {**found, "state": "failed", "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    # a library's own: anything may come, and doctor goes on to the next runtime
+    except Exception as error:
+        return {
+            **found,
+            "state": "failed",
+            "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+        }
     if not np.array_equal(y, x + x):
-        return {**found, "state": "failed", "why": f"ran, but 2 x [0, 1, 2, 3] came out as {np.ravel(y).tolist()}"}
+        return {
+            **found,
+            "state": "failed",
+            "why": f"ran, but 2 x [0, 1, 2, 3] came out as {np.ravel(y).tolist()}",
+        }
     return {**found, "state": "ok"}
 
 
-def isolated(name: str, listen: float | None = None, bundle: str = "") -> tuple[Finding, tuple[str, ...]]:
-    """The probe of the runtime of that name in a process of its own, and who in it wanted the network; listen: see ask."""
+def isolated(
+    name: str, listen: float | None = None, bundle: str = ""
+) -> tuple[Finding, tuple[str, ...]]:
+    """The probe of the runtime of that name in a process of its own, and who in it wanted the
+    network; listen: see ask.
+    """
     answer = ask("edgegen.cli.probe:child", name, bundle, listen=listen)
     if answer.found is None:
         return {"version": "", "device": "", "state": "failed", "why": answer.why}, answer.attempts
@@ -71,7 +89,7 @@ def child(folder: Path, name: str, bundle: str) -> Finding:
 
 
 def _image(runtime: Runtime, bundle: str) -> str:
-    """"made an image", or why not."""
+    """ "made an image", or why not."""
     from ..core.bundle import Bundle
     from ..core.images import to_uint8
 

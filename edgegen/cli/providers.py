@@ -1,4 +1,6 @@
-"""ONNX Runtime lists what its package was built for; here: on which of them does a session really run?"""
+"""ONNX Runtime lists what its package was built for; here: on which of them does a session really
+run?
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def _tried(ort: Any, file: Path, provider: str) -> str:
 
     options = ort.SessionOptions()
     if provider != CPU:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # else it is the CPU that runs
+        # else it is the CPU that runs
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
     with _native_log() as log:
         try:
@@ -43,7 +46,11 @@ def _tried(ort: Any, file: Path, provider: str) -> str:
             return cause[1] if cause else " ".join(str(error).split())[:300]
     if first != provider:
         return f"the session ran on {first}"
-    return RAN if np.array_equal(y, x + x) else f"ran, but 2 x [0, 1, 2, 3] came out as {np.ravel(y).tolist()}"
+    return (
+        RAN
+        if np.array_equal(y, x + x)
+        else f"ran, but 2 x [0, 1, 2, 3] came out as {np.ravel(y).tolist()}"
+    )
 
 
 @contextmanager

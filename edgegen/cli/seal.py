@@ -1,7 +1,8 @@
-"""A process that cannot reach the network, and tells who in it wanted to: Python by an audit hook, native code by its death.
+"""A process that cannot reach the network, and tells who in it wanted to: Python by an audit hook,
+native code by its death.
 
-The kernel ends the process when code of any library opens an internet socket (seccomp, no privilege needed); what Python code
-wants is written down and refused before it comes to that.
+The kernel ends the process when code of any library opens an internet socket (seccomp, no privilege
+needed); what Python code wants is written down and refused before it comes to that.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from typing import Any
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 LOCAL = (None, "", "localhost", "127.0.0.1", "::1")
-MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # AUDIT_ARCH_* and the number of socket(2)
+# AUDIT_ARCH_* and the number of socket(2)
+MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # classic BPF
-_ALLOW, _KILL = 0x7FFF0000, 0x80000000     # SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS
+_ALLOW, _KILL = 0x7FFF0000, 0x80000000  # SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER = 38, 22, 2  # of prctl(2)
 
 
 def seal(attempts: Path) -> None:
-    """From here on; `attempts` gets a line for each wish of Python code. Native code is watched where unwatched() says None."""
+    """From here on; `attempts` gets a line for each wish of Python code. Native code is watched
+    where unwatched() says None.
+    """
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if what := _wish(event, arguments):
@@ -52,7 +56,10 @@ def _wish(event: str, arguments: tuple[Any, ...]) -> str:
     """What Python is about to do to the network, in words; "" when it is something else."""
     if event == "socket.__new__" and arguments[1] in FAMILIES:
         return "opens an internet socket"
-    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr") and arguments[0] not in LOCAL:
+    if (
+        event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
+        and arguments[0] not in LOCAL
+    ):
         return f"looks up {str(arguments[0])[:100]}"
     return ""
 
@@ -76,17 +83,28 @@ class _Program(ctypes.Structure):
 
 
 def _filter(architecture: int, number: int) -> None:
-    """socket(AF_INET or AF_INET6, ...) ends the process. OSError where the kernel refuses the filter."""
+    """socket(AF_INET or AF_INET6, ...) ends the process. OSError where the kernel refuses the
+    filter.
+    """
     steps = (
-        (_LOAD, 0, 0, 4), (_EQUAL, 0, 5, architecture),  # another architecture's calls have other numbers: let them pass
-        (_LOAD, 0, 0, 0), (_EQUAL, 0, 3, number),
-        (_LOAD, 0, 0, 16), (_EQUAL, 2, 0, FAMILIES[0]), (_EQUAL, 1, 0, FAMILIES[1]),
-        (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _KILL),
+        # another architecture's calls have other numbers: let them pass
+        (_LOAD, 0, 0, 4),
+        (_EQUAL, 0, 5, architecture),
+        (_LOAD, 0, 0, 0),
+        (_EQUAL, 0, 3, number),
+        (_LOAD, 0, 0, 16),
+        (_EQUAL, 2, 0, FAMILIES[0]),
+        (_EQUAL, 1, 0, FAMILIES[1]),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _KILL),
     )
     code = b"".join(struct.pack("HBBI", operation, yes, no, k) for operation, yes, no, k in steps)
     held = ctypes.create_string_buffer(code, len(code))
     program = _Program(len(steps), ctypes.cast(held, ctypes.c_void_p))
     libc = ctypes.CDLL(None, use_errno=True)
-    for call in ((_NO_NEW_PRIVILEGES, 1, 0, 0, 0), (_SECCOMP, _FILTER, ctypes.byref(program), 0, 0)):
+    for call in (
+        (_NO_NEW_PRIVILEGES, 1, 0, 0, 0),
+        (_SECCOMP, _FILTER, ctypes.byref(program), 0, 0),
+    ):
         if libc.prctl(*call) != 0:
             raise OSError(ctypes.get_errno(), "the kernel refuses a filter on system calls")

@@ -1,4 +1,6 @@
-"""Fields of a family's config from the command line, checked by the config itself: no verb knows any family's fields."""
+"""Fields of a family's config from the command line, checked by the config itself: no verb knows
+any family's fields.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ if TYPE_CHECKING:
 
 
 def changed(found: Family, config: Any, changes: Sequence[str]) -> Any:
-    """The config with each "field=value" of `changes` set; "coarse.widths=[32,64]" reaches into a field.
+    """The config with each "field=value" of `changes` set; "coarse.widths=[32,64]" reaches into a
+    field.
 
-    UsageError for a change that is no assignment, a field the family does not have, or a value its config refuses.
+    UsageError for a change that is no assignment, a field the family does not have, or a value its
+    config refuses.
     """
     from ..training.checkpoint import parse
 
@@ -29,7 +33,11 @@ def changed(found: Family, config: Any, changes: Sequence[str]) -> Any:
         for part in outer:
             place = place.get(part) if isinstance(place, dict) else None
         if not equals or not isinstance(place, dict) or last not in place:
-            known = ", ".join(sorted(place)) if equals and isinstance(place, dict) else "write field=value"
+            known = (
+                ", ".join(sorted(place))
+                if equals and isinstance(place, dict)
+                else "write field=value"
+            )
             raise UsageError("E-SETTING", f"{found.name} has no setting {name!r}", hint=known)
         place[last] = _value(text)
     return parse(found.config, data, Path("--set")) if changes else config

@@ -14,12 +14,18 @@ from .options import Overwrite
 
 def sign(
     what: Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")],
-    key: Annotated[Path, typer.Option(help="Private key in PEM, on the curve P-256, P-384 or P-521.")],
-    passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line opens the key.")] = None,
+    key: Annotated[
+        Path, typer.Option(help="Private key in PEM, on the curve P-256, P-384 or P-521.")
+    ],
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File whose first line opens the key.")
+    ] = None,
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
-    """Sign a bundle after checking it; devices hold it to the public key with --public-key, and may then run its engines."""
+    """Sign a bundle after checking it; devices hold it to the public key with --public-key, and may
+    then run its engines.
+    """
     from ..core.files import write_bytes
     from ..core.signature import SIGNATURE
     from ..core.signature import sign as signed
@@ -27,9 +33,17 @@ def sign(
     bundle = source.open_bundle(what)
     path = bundle.root / SIGNATURE
     if path.exists() and not overwrite:
-        raise UsageError("E-OUT-EXISTS", "the bundle is signed already", path=path, hint="add --overwrite to sign it anew")
-    made, fingerprint = signed(bundle.root.resolve().name, bundle.digests(), key, _passphrase(passphrase_file))
-    write_bytes(path, made, bundle.root.resolve().parent)  # not inside: a kill would leave a file there that nobody listed
+        raise UsageError(
+            "E-OUT-EXISTS",
+            "the bundle is signed already",
+            path=path,
+            hint="add --overwrite to sign it anew",
+        )
+    made, fingerprint = signed(
+        bundle.root.resolve().name, bundle.digests(), key, _passphrase(passphrase_file)
+    )
+    # not inside: a kill would leave a file there that nobody listed
+    write_bytes(path, made, bundle.root.resolve().parent)
     output.result("sign", {"bundle": what, "signature": str(path), "key_sha256": fingerprint})
     print(f"{len(bundle.digests())} files signed by key {fingerprint[:16]}...: {path}")
 

@@ -1,4 +1,6 @@
-"""What a verb is pointed at: a zoo name, a finished run or a bundle, told apart by what is there."""
+"""What a verb is pointed at: a zoo name, a finished run or a bundle, told apart by what is
+there.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A trained generator with where it came from: `about` goes into the manifest, so it holds no path and no file name."""
+    """A trained generator with where it came from: `about` goes into the manifest, so it holds no
+    path and no file name.
+    """
 
     name: str
     family: str
     generator: Generator
     about: dict[str, Any]
     reference: Path
-    scales: Generator | None = None  # whose activations set the scales of INT8, where these are not its own
+    # whose activations set the scales of INT8, where these are not its own
+    scales: Generator | None = None
 
 
 def is_bundle(name: str) -> bool:
@@ -35,7 +40,9 @@ def is_bundle(name: str) -> bool:
 
 
 def open_bundle(name: str, public_key: Path | None = None) -> Bundle:
-    """A bundle folder; InputError for anything else, TrustError for one that the key's owner did not sign."""
+    """A bundle folder; InputError for anything else, TrustError for one that the key's owner did
+    not sign.
+    """
     if not Path(name).is_dir():
         raise InputError("E-BUNDLE", "there is no such folder", path=name)
     from ..core.bundle import Bundle
@@ -44,7 +51,9 @@ def open_bundle(name: str, public_key: Path | None = None) -> Bundle:
 
 
 def trained(name: str) -> Source:
-    """A zoo name or a run folder with its weights loaded. UsageError lists the zoo's names for a name that is neither."""
+    """A zoo name or a run folder with its weights loaded. UsageError lists the zoo's names for a
+    name that is neither.
+    """
     from ..zoo import entries
     from .options import need_torch
 
@@ -56,9 +65,15 @@ def trained(name: str) -> Source:
     if (folder / "run.json").is_file():
         return _run(folder)
     if is_bundle(name):
-        raise UsageError("E-SOURCE", "this is a bundle: a zoo name or a run of `edgegen train` is wanted", path=folder)
+        raise UsageError(
+            "E-SOURCE",
+            "this is a bundle: a zoo name or a run of `edgegen train` is wanted",
+            path=folder,
+        )
     if folder.exists():
-        raise UsageError("E-SOURCE", "this folder is no run of `edgegen train`: it has no run.json", path=folder)
+        raise UsageError(
+            "E-SOURCE", "this folder is no run of `edgegen train`: it has no run.json", path=folder
+        )
     close = get_close_matches(name, found, 1)
     hint = f"did you mean {close[0]}?" if close else f"the zoo has: {', '.join(found)}"
     raise UsageError("E-SOURCE", f"{name!r} is no zoo name and no folder", hint=hint)
@@ -71,7 +86,12 @@ def _zoo(entry: Entry) -> Source:
     generator = checkpoint.build(entry.card, entry.folder / "card.json")
     checkpoint.load_into(generator, checkpoint.read_weights(entry.weights), entry.weights)
     card = entry.card
-    about = {"name": entry.name, "weights_sha256": sha256(entry.weights), "data": card["data"], "licence": card["licence"]}
+    about = {
+        "name": entry.name,
+        "weights_sha256": sha256(entry.weights),
+        "data": card["data"],
+        "licence": card["licence"],
+    }
     return Source(entry.name, entry.card["family"], generator, about, entry.reference)
 
 
@@ -82,22 +102,42 @@ def _run(folder: Path) -> Source:
     from ..training.adapt import files, site
 
     description, generator = run.load(folder)
-    data = {"sha256": description["data"]["sha256"], "images": description["data"]["images"]}  # class names stay at the site
+    # class names stay at the site
+    data = {"sha256": description["data"]["sha256"], "images": description["data"]["images"]}
     about = {"name": "run", "data": data, "licence": "the owner's"}
     if site.ADAPTS in description:
         adapt = description[site.ADAPTS]
-        about |= {"base": adapt["base"], "base_sha256": adapt["base_sha256"],
-                  "adapter_sha256": sha256(folder / site.ADAPTER / files.TENSORS)}
+        about |= {
+            "base": adapt["base"],
+            "base_sha256": adapt["base_sha256"],
+            "adapter_sha256": sha256(folder / site.ADAPTER / files.TENSORS),
+        }
     else:
         about["weights_sha256"] = sha256(folder / checkpoint.WEIGHTS)
-    scales = site.plain(family(description["family"]), generator.config, site.recovered(folder, description))\
-        if site.RECOVERS in description else None
-    return Source(folder.name, description["family"], generator, about, folder / "reference.safetensors", scales)
+    scales = (
+        site.plain(
+            family(description["family"]), generator.config, site.recovered(folder, description)
+        )
+        if site.RECOVERS in description
+        else None
+    )
+    return Source(
+        folder.name,
+        description["family"],
+        generator,
+        about,
+        folder / "reference.safetensors",
+        scales,
+    )
 
 
 def torch_pipeline(generator: Generator, given: Mapping[str, Array] | None = None) -> Pipeline:
-    """The generator's own pipeline, executed by torch; given: further inputs, as Pipeline has them."""
+    """The generator's own pipeline, executed by torch; given: further inputs, as Pipeline has
+    them.
+    """
     from ..core.graph import executed
     from ..core.runtime import Pipeline
 
-    return Pipeline(generator.latent, generator.sampler, executed(generator.graphs()), given=given or {})
+    return Pipeline(
+        generator.latent, generator.sampler, executed(generator.graphs()), given=given or {}
+    )

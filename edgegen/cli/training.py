@@ -1,4 +1,6 @@
-"""What the verbs that train share: progress in images, photos that are not used, statistics that exports are proven against."""
+"""What the verbs that train share: progress in images, photos that are not used, statistics that
+exports are proven against.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ if TYPE_CHECKING:
     from ..training.loop import Trainer
     from ..training.source import Source
 
-EVERY = 500          # steps between checkpoints
+EVERY = 500  # steps between checkpoints
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
-FEWEST = 8           # photos: two images for each direction of the reference, and more than one of these
-DIRECTIONS = 128     # of the projected reference, when there are photos enough for them
+# photos: two images for each direction of the reference, and more than one of these
+FEWEST = 8
+DIRECTIONS = 128  # of the projected reference, when there are photos enough for them
 
 
 def counted(advance: Callable[[int], None]) -> Callable[[Trainer, object], None]:

@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 def verify(
     what: Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")],
-    files_only: Annotated[bool, typer.Option("--files-only", help="Check hashes and manifest, recompute nothing.")] = False,
-    images_only: Annotated[bool, typer.Option("--images-only", help="Check that the same images come out: no torch.")] = False,
-    runtime: Annotated[str | None, typer.Option(help="Comma-separated; without it, every runtime of the bundle.")] = None,
+    files_only: Annotated[
+        bool, typer.Option("--files-only", help="Check hashes and manifest, recompute nothing.")
+    ] = False,
+    images_only: Annotated[
+        bool, typer.Option("--images-only", help="Check that the same images come out: no torch.")
+    ] = False,
+    runtime: Annotated[
+        str | None, typer.Option(help="Comma-separated; without it, every runtime of the bundle.")
+    ] = None,
     threads: Threads = 0,
     weights: Weights = None,
     public_key: PublicKey = None,
@@ -27,7 +33,9 @@ def verify(
     allow_cpu: AllowCpu = False,
     json: output.Json = False,
 ) -> None:
-    """Check every file, generate the same seeds again, and hold the recomputed verdict to the one in the manifest."""
+    """Check every file, generate the same seeds again, and hold the recomputed verdict to the one
+    in the manifest.
+    """
     bundle = source.open_bundle(what, public_key)
     print(f"{len(bundle.manifest.files)} files are the ones that were exported")
     if bundle.signed_by:
@@ -48,15 +56,23 @@ def verify(
         _images(bundle, about, names, threads or cores(), trust_engines)
         return
     if why := absent("torch", "train"):
-        raise RuntimeMissing("E-BACKEND", f"recomputing needs the feature network: {why}", hint="or add --images-only")
+        raise RuntimeMissing(
+            "E-BACKEND",
+            f"recomputing needs the feature network: {why}",
+            hint="or add --images-only",
+        )
     from .executor import insist
     from .prove import prove
     from .table import show
 
-    if runtime:  # of all that a bundle is for, those that do not run here are said to be executed by the stand-in
+    # of all that a bundle is for, those that do not run here are said to be executed by the
+    # stand-in
+    if runtime:
         insist(names, allow_cpu)
     terms, trials, changes = _recorded(bundle)
-    proof = prove(bundle, {n: trials[n] for n in names}, terms, threads or cores(), weights, trust_engines)
+    proof = prove(
+        bundle, {n: trials[n] for n in names}, terms, threads or cores(), weights, trust_engines
+    )
     show(proof)
     drift = {j.name: j.comparison.verdict.change.value - changes[j.name] for j in proof.judged}
     for name, value in drift.items():
@@ -64,29 +80,44 @@ def verify(
     output.result("verify", {**about, "drift": drift, **proof.to_json()})
     if not proof.passed:
         verdicts = "; ".join(str(j) for j in proof.judged if not j.passed)
-        raise GateFailed("E-GATE", f"the evidence does not hold on this machine: {verdicts}", path=what)
+        raise GateFailed(
+            "E-GATE", f"the evidence does not hold on this machine: {verdicts}", path=what
+        )
 
 
-def _images(bundle: Bundle, about: dict[str, Any], names: list[str], threads: int, trust_engines: bool) -> None:
+def _images(
+    bundle: Bundle, about: dict[str, Any], names: list[str], threads: int, trust_engines: bool
+) -> None:
     from .repeat import check, images_of, repeated, show
 
     there = images_of(bundle)
     found, skipped = repeated(bundle, there, names, threads, trust_engines)
     show(found, skipped, there.seeds)
-    output.result("verify", {**about, "skipped": skipped, "images": {a.name: a.to_json() for a in found}})
+    output.result(
+        "verify", {**about, "skipped": skipped, "images": {a.name: a.to_json() for a in found}}
+    )
     check(found, bundle)
 
 
 def _recorded(bundle: Bundle) -> tuple[Terms, dict[str, Trial], dict[str, float]]:
-    """What was asked of all runtimes; the seeds and level of each, and its change, as the manifest's evidence says."""
+    """What was asked of all runtimes; the seeds and level of each, and its change, as the
+    manifest's evidence says.
+    """
     from ..evidence.compare import Terms, Trial
 
     try:
-        found = {name: bundle.manifest.evidence["runtimes"][name] for name in bundle.manifest.runtimes}
+        found = {
+            name: bundle.manifest.evidence["runtimes"][name] for name in bundle.manifest.runtimes
+        }
         changes = {name: float(r["change"]["value"]) for name, r in found.items()}
         trials = {name: Trial(int(r["first_seed"]), float(r["level"])) for name, r in found.items()}
-        terms = Terms(max(float(r["budget"]) for r in found.values()), max(int(r["images"]) for r in found.values()),
-                      min(float(r.get("min_psnr_db", 0)) for r in found.values()))
+        terms = Terms(
+            max(float(r["budget"]) for r in found.values()),
+            max(int(r["images"]) for r in found.values()),
+            min(float(r.get("min_psnr_db", 0)) for r in found.values()),
+        )
         return terms, trials, changes
     except (KeyError, TypeError, ValueError) as error:
-        raise TrustError("E-MANIFEST", "the manifest holds no complete evidence to verify", path=bundle.root) from error
+        raise TrustError(
+            "E-MANIFEST", "the manifest holds no complete evidence to verify", path=bundle.root
+        ) from error

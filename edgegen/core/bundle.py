@@ -1,15 +1,16 @@
-"""A bundle: everything a device needs, in one folder whose manifest lists every file with its sha256.
+"""A bundle: everything a device needs, in one folder whose manifest lists every file with its
+sha256.
 
-    manifest.json   what this file describes
-    graphs/         FP32 ONNX, one a graph
-    int8/<runtime>/ what that runtime loads, the Q/DQ ONNX it was built from, and plan.json behind both
-    evidence/       reference statistics, pictures, comparisons
+    manifest.json   what this file describes graphs/         FP32 ONNX, one a graph int8/<runtime>/
+    what that runtime loads, the Q/DQ ONNX it was built from, and plan.json behind both evidence/
+    reference statistics, pictures, comparisons
 
     README.md       the model card
     model.sig       the site's signature over all of them, if it signed
 
-Reading is strict: a file that is not listed, a link, another size or another hash is an error, before native code sees it.
-The manifest carries the hash of itself, which shows damage; who wrote it only the signature shows. docs/bundle.md has the format.
+Reading is strict: a file that is not listed, a link, another size or another hash is an error,
+before native code sees it. The manifest carries the hash of itself, which shows damage; who wrote
+it only the signature shows. docs/bundle.md has the format.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ Precision = Literal["int8", "fp32"]
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, checked bundle; signed_by: fingerprint of the key that its signature was held to, if it was."""
+    """An opened, checked bundle; signed_by: fingerprint of the key that its signature was held to,
+    if it was.
+    """
 
     root: Path
     manifest: Manifest
@@ -49,21 +52,37 @@ class Bundle:
 
     @classmethod
     def open(cls, root: Path, public_key: Path | None = None) -> Bundle:
-        """Read and check everything but what the runtimes parse. TrustError for damage, UsageError for another schema.
+        """Read and check everything but what the runtimes parse. TrustError for damage, UsageError
+        for another schema.
 
         With a public key, a bundle that its owner did not sign as it is here is a TrustError too.
         """
         path = root / MANIFEST
         if not path.is_file() or path.is_symlink():
-            raise InputError("E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=root)
+            raise InputError(
+                "E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=root
+            )
         try:
             data = read_json(path)
         except InputError as error:
             raise TrustError("E-MANIFEST", error.message, path=path) from error
-        if not isinstance(data, dict) or data.get("sha256") != digest(data) or path.read_bytes() != to_json(data):
-            raise TrustError("E-HASH", "manifest.json is not the file that was written", path=path, hint="copy the bundle again")
+        if (
+            not isinstance(data, dict)
+            or data.get("sha256") != digest(data)
+            or path.read_bytes() != to_json(data)
+        ):
+            raise TrustError(
+                "E-HASH",
+                "manifest.json is not the file that was written",
+                path=path,
+                hint="copy the bundle again",
+            )
         if isinstance(made := data.get("schema_version"), int) and made > SCHEMA:
-            raise UsageError("E-SCHEMA", f"the bundle has schema {made}; edgegen {__version__} reads up to {SCHEMA}", path=path)
+            raise UsageError(
+                "E-SCHEMA",
+                f"the bundle has schema {made}; edgegen {__version__} reads up to {SCHEMA}",
+                path=path,
+            )
         try:
             manifest = Manifest.model_validate(data)
         except ValidationError as error:
@@ -74,16 +93,31 @@ class Bundle:
         bundle = cls(root, manifest)
         if public_key is not None:
             bundle = cls(root, manifest, check(root, bundle.digests(), public_key))
-        for named in (manifest.graphs, *(files for built in manifest.runtimes.values() for files in (built.load, built.onnx))):
+        for named in (
+            manifest.graphs,
+            *(files for built in manifest.runtimes.values() for files in (built.load, built.onnx)),
+        ):
             for name in named.values():
                 bundle.path(name)
             if set(named) != set(manifest.graphs):
-                raise TrustError("E-MANIFEST", f"the runtimes have other graphs than {', '.join(manifest.graphs)}", path=path)
+                raise TrustError(
+                    "E-MANIFEST",
+                    f"the runtimes have other graphs than {', '.join(manifest.graphs)}",
+                    path=path,
+                )
         for name, built in manifest.runtimes.items():
             if unknown := sorted(built.until.keys() - manifest.graphs.keys()):
-                raise TrustError("E-MANIFEST", f"runtimes.{name}.until: there is no graph {unknown[0]}", path=path)
+                raise TrustError(
+                    "E-MANIFEST",
+                    f"runtimes.{name}.until: there is no graph {unknown[0]}",
+                    path=path,
+                )
             if built.until and built.code:
-                raise TrustError("E-MANIFEST", f"runtimes.{name}.until: engines cannot change to FP32 between steps", path=path)
+                raise TrustError(
+                    "E-MANIFEST",
+                    f"runtimes.{name}.until: engines cannot change to FP32 between steps",
+                    path=path,
+                )
         sampler_from_json(manifest.sampler)
         if not manifest.start.shape or min(manifest.start.shape) < 1 or manifest.start.classes < 0:
             raise TrustError("E-MANIFEST", f"start: cannot begin from {manifest.start}", path=path)
@@ -91,7 +125,10 @@ class Bundle:
 
     def digests(self) -> dict[str, str]:
         """sha256 of every file, the manifest included: what a signature is over."""
-        return {MANIFEST: sha256(self.root / MANIFEST), **{name: file.sha256 for name, file in self.manifest.files.items()}}
+        return {
+            MANIFEST: sha256(self.root / MANIFEST),
+            **{name: file.sha256 for name, file in self.manifest.files.items()},
+        }
 
     @property
     def is_signed(self) -> bool:
@@ -101,73 +138,135 @@ class Bundle:
     def path(self, name: str) -> Path:
         """A listed file."""
         if name not in self.manifest.files:
-            raise TrustError("E-MANIFEST", f"{name} is used but not listed", path=self.root / MANIFEST)
+            raise TrustError(
+                "E-MANIFEST", f"{name} is used but not listed", path=self.root / MANIFEST
+            )
         return self.root / name
 
     def built(self, name: str) -> Built:
         """The INT8 files of that runtime. UsageError if there are none."""
         if name not in self.manifest.runtimes:
             known = ", ".join(self.manifest.runtimes)
-            raise UsageError("E-BUNDLE-RUNTIME", f"the bundle has no INT8 files for {name}; it has {known}", path=self.root)
+            raise UsageError(
+                "E-BUNDLE-RUNTIME",
+                f"the bundle has no INT8 files for {name}; it has {known}",
+                path=self.root,
+            )
         return self.manifest.runtimes[name]
 
-    def pipeline(self, runtime: Runtime, precision: Precision = "int8", threads: int = 1, batch: int = 64,
-                 trust_engines: bool = False) -> Pipeline:
-        """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError for unvouched engines."""
+    def pipeline(
+        self,
+        runtime: Runtime,
+        precision: Precision = "int8",
+        threads: int = 1,
+        batch: int = 64,
+        trust_engines: bool = False,
+    ) -> Pipeline:
+        """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError
+        for unvouched engines.
+        """
         local = self.built_here(runtime, precision)
         if precision == "int8":
             self.vouched(runtime.name, trust_engines or bool(local))
             files: Mapping[str, str] = self.built(runtime.name).load
         elif runtime.executable and not local:
-            what = f"{runtime.name} executes engines, and the full-precision graphs of a bundle are ONNX"
-            raise UsageError("E-BUNDLE-RUNTIME", what, path=self.root,
-                             hint="choose another runtime for fp32, or build them here: edgegen build --precision fp32")
+            what = (
+                f"{runtime.name} executes engines, and the full-precision graphs of a bundle "
+                "are ONNX"
+            )
+            raise UsageError(
+                "E-BUNDLE-RUNTIME",
+                what,
+                path=self.root,
+                hint="choose another runtime for fp32, or build them here: edgegen build "
+                "--precision fp32",
+            )
         else:
             files = self.manifest.graphs
-        call = {graph: runtime.load(local.get(graph) or self.path(name), threads) for graph, name in files.items()}
+        call = {
+            graph: runtime.load(local.get(graph) or self.path(name), threads)
+            for graph, name in files.items()
+        }
         until = self.built(runtime.name).until if precision == "int8" else {}
         if until:
             full = {graph: self.path(self.manifest.graphs[graph]) for graph in until}
-            exact = {graph: runtime.load(_here(runtime, path) or path, threads) for graph, path in full.items()}
+            exact = {
+                graph: runtime.load(_here(runtime, path) or path, threads)
+                for graph, path in full.items()
+            }
             call = stepped(call, exact, until)
         start = self.manifest.start
         latent = Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
         return Pipeline(latent, sampler_from_json(self.manifest.sampler), call, batch)
 
     def vouched(self, name: str, trusted: bool) -> None:
-        """UsageError when the bundle has nothing for that runtime, TrustError when it has engines that nobody vouches for."""
+        """UsageError when the bundle has nothing for that runtime, TrustError when it has engines
+        that nobody vouches for.
+        """
         if self.built(name).code and not trusted and self.signed_by is None:
             what = f"{name} engines are executable code and nobody vouches for this bundle"
-            hint = "give its signer's --public-key" if self.is_signed else "add --trust-engines if you trust its maker"
-            raise TrustError("E-ENGINE-UNTRUSTED", what, path=self.root, hint=f"{hint}, or build them here: edgegen build")
+            hint = (
+                "give its signer's --public-key"
+                if self.is_signed
+                else "add --trust-engines if you trust its maker"
+            )
+            raise TrustError(
+                "E-ENGINE-UNTRUSTED",
+                what,
+                path=self.root,
+                hint=f"{hint}, or build them here: edgegen build",
+            )
 
     def onnx(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
-        """The ONNX files behind what `runtime` loads, by graph; none if the bundle has none for it."""
+        """The ONNX files behind what `runtime` loads, by graph; none if the bundle has none for
+        it.
+        """
         built = self.manifest.runtimes.get(runtime.name)
         names = self.manifest.graphs if precision == "fp32" else built.onnx if built else {}
         return {graph: self.path(name) for graph, name in names.items()}
 
     def built_here(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
         """What this machine built of them before, by graph; nothing unless all of it is there."""
-        found = {graph: _here(runtime, path) for graph, path in self.onnx(runtime, precision).items()}
-        return {graph: path for graph, path in found.items() if path is not None} if all(found.values()) else {}
+        found = {
+            graph: _here(runtime, path) for graph, path in self.onnx(runtime, precision).items()
+        }
+        return (
+            {graph: path for graph, path in found.items() if path is not None}
+            if all(found.values())
+            else {}
+        )
 
 
 def _here(runtime: Runtime, onnx: Path) -> Path | None:
     """What this machine built of that file before."""
-    return runtime.compiled(onnx) if isinstance(runtime, Compiling) and not runtime.cannot_run() else None
+    return (
+        runtime.compiled(onnx)
+        if isinstance(runtime, Compiling) and not runtime.cannot_run()
+        else None
+    )
 
 
 def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:
-    """List and hash every file under `root`, check the whole, write manifest.json last. EdgegenError if it would not open."""
-    names = sorted(name for p in root.rglob("*") if p.is_file() and (name := p.relative_to(root).as_posix()) not in UNLISTED)
-    files = {name: {"sha256": sha256(root / name), "bytes": (root / name).stat().st_size} for name in names}
+    """List and hash every file under `root`, check the whole, write manifest.json last.
+    EdgegenError if it would not open.
+    """
+    names = sorted(
+        name
+        for p in root.rglob("*")
+        if p.is_file() and (name := p.relative_to(root).as_posix()) not in UNLISTED
+    )
+    files = {
+        name: {"sha256": sha256(root / name), "bytes": (root / name).stat().st_size}
+        for name in names
+    }
     data = {"schema_version": SCHEMA, "edgegen": __version__, "files": files, **manifest}
     data["sha256"] = digest(data)
     try:
         checked = Manifest.model_validate(data)
     except ValidationError as error:
-        raise EdgegenError("E-MANIFEST", f"edgegen made a manifest it would refuse: {error}") from error
+        raise EdgegenError(
+            "E-MANIFEST", f"edgegen made a manifest it would refuse: {error}"
+        ) from error
     (root / MANIFEST).write_bytes(to_json(data))
     return checked
 
@@ -185,9 +284,16 @@ def sha256(path: Path) -> str:
 def _check_files(root: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         pure = PurePosixPath(name)
-        if (pure.is_absolute() or pure.as_posix() != name or name in UNLISTED or not name.isprintable()
-                or any(part in ("..", ".") or "\\" in part for part in pure.parts)):
-            raise TrustError("E-MANIFEST", f"the file name {name!r} is not allowed", path=root / MANIFEST)
+        if (
+            pure.is_absolute()
+            or pure.as_posix() != name
+            or name in UNLISTED
+            or not name.isprintable()
+            or any(part in ("..", ".") or "\\" in part for part in pure.parts)
+        ):
+            raise TrustError(
+                "E-MANIFEST", f"the file name {name!r} is not allowed", path=root / MANIFEST
+            )
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -199,4 +305,9 @@ def _check_files(root: Path, manifest: Manifest) -> None:
         if not path.is_file():
             raise TrustError("E-MANIFEST", f"{name} is missing", path=root)
         if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
-            raise TrustError("E-HASH", f"{name} is not the file that was exported", path=root, hint="copy the bundle again")
+            raise TrustError(
+                "E-HASH",
+                f"{name} is not the file that was exported",
+                path=root,
+                hint="copy the bundle again",
+            )

@@ -1,4 +1,5 @@
-"""Files that are whole or absent: publish a folder in one rename, write a file in one replace, survive kill -9.
+"""Files that are whole or absent: publish a folder in one rename, write a file in one replace,
+survive kill -9.
 
 Order that holds for every artefact: data fsync, folder fsync, rename, parent fsync.
 """
@@ -35,7 +36,9 @@ def sync(path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
-    """The file is the old one or the new one, never half of either. place: folder for the half, on the same file system."""
+    """The file is the old one or the new one, never half of either. place: folder for the half, on
+    the same file system.
+    """
     temporary = (place or path.parent) / f"{PREFIX}{uuid.uuid4().hex}"
     try:
         with open(temporary, "xb") as f:
@@ -52,19 +55,26 @@ def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
 
 
 def to_json(data: Any) -> bytes:
-    """Deterministic, finite, ASCII: the same data gives the same bytes, and NaN raises ValueError."""
+    """Deterministic, finite, ASCII: the same data gives the same bytes, and NaN raises
+    ValueError.
+    """
     return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
 
 
 def read_json(path: Path, limit: int = 16 << 20) -> Any:
-    """A JSON file without duplicate keys or NaN, at most `limit` bytes; InputError says what is wrong with it."""
+    """A JSON file without duplicate keys or NaN, at most `limit` bytes; InputError says what is
+    wrong with it.
+    """
     try:
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise InputError("E-JSON", "not a file", path=path)
         if path.stat().st_size > limit:
             raise InputError("E-JSON", f"the file is larger than {limit} bytes", path=path)
-        text = path.read_bytes().decode()  # UTF-8 only: json would guess UTF-16 and UTF-32 from bytes
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        # UTF-8 only: json would guess UTF-16 and UTF-32 from bytes
+        text = path.read_bytes().decode()
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise InputError("E-JSON", f"not usable JSON: {error}", path=path) from error
     except OSError as error:
@@ -93,17 +103,23 @@ def disk_error(error: OSError, path: Path) -> ResourceError:
     """The sentence for an operating system's refusal to write, with the free space as a fact."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         free = shutil.disk_usage(path.parent if path.parent.exists() else "/").free
-        return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}; {free / 1e6:.0f} MB free", path=path)
+        return ResourceError(
+            "E-DISK-FULL", f"cannot write: {error.strerror}; {free / 1e6:.0f} MB free", path=path
+        )
     code = "E-DISK-RO" if error.errno == errno.EROFS else "E-DISK"
-    return ResourceError(code, f"cannot write: {error.strerror or error}", path=path, hint="choose another -o folder")
+    return ResourceError(
+        code, f"cannot write: {error.strerror or error}", path=path, hint="choose another -o folder"
+    )
 
 
 @contextlib.contextmanager
 def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
-    """A private folder beside `target` that becomes `target` in one rename when the block ends well, else disappears.
+    """A private folder beside `target` that becomes `target` in one rename when the block ends
+    well, else disappears.
 
-    mark: file that shows an existing target is ours to replace (with overwrite=True). Raises UsageError for a target that
-    exists and may not be replaced, ResourceError when the disk refuses.
+    mark: file that shows an existing target is ours to replace (with overwrite=True). Raises
+    UsageError for a target that exists and may not be replaced, ResourceError when the disk
+    refuses.
     """
     check_target(target, mark, overwrite)
     temporary = target.with_name(f"{PREFIX}{uuid.uuid4().hex}")
@@ -126,7 +142,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # can only come 
 
 @contextlib.contextmanager
 def _refusals(target: Path, only: tuple[int, ...] = ()) -> Iterator[None]:
-    """Turn an OSError of the block into the sentence for `target`; with `only`, just these errno: others are not about it."""
+    """Turn an OSError of the block into the sentence for `target`; with `only`, just these errno:
+    others are not about it.
+    """
     try:
         yield
     except OSError as error:
@@ -138,7 +156,9 @@ def _refusals(target: Path, only: tuple[int, ...] = ()) -> Iterator[None]:
 def check_target(target: Path, mark: str, overwrite: bool) -> None:
     """UsageError unless `target` is absent, empty, or ours and to be replaced."""
     if target.resolve() in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
-        raise UsageError("E-OUT", "the output folder cannot be /, the home or the working folder", path=target)
+        raise UsageError(
+            "E-OUT", "the output folder cannot be /, the home or the working folder", path=target
+        )
     with _refusals(target):
         _check_existing(target, mark, overwrite)
 
@@ -157,7 +177,8 @@ def _settle(folder: Path) -> None:
     os.umask(umask)
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # what is inside first
         if not path.is_symlink():
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)  # some libraries write 0600 whatever the umask
+            # some libraries write 0600 whatever the umask
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
             sync(path)
 
 
@@ -186,7 +207,9 @@ def _exchange(a: Path, b: Path) -> int:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder of ours: gone under its name in one rename, so that a kill leaves no half of it there."""
+    """Remove a folder of ours: gone under its name in one rename, so that a kill leaves no half of
+    it there.
+    """
     with _refusals(folder):
         aside = folder.with_name(f"{PREFIX}{uuid.uuid4().hex}")
         folder.rename(aside)

@@ -17,7 +17,9 @@ from .spec import Array, TensorSpec
 
 @dataclass(frozen=True)
 class Graph:
-    """The unit of export, calibration and parity: a pure module (no randomness, no loop, no schedule) and its tensors."""
+    """The unit of export, calibration and parity: a pure module (no randomness, no loop, no
+    schedule) and its tensors.
+    """
 
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
@@ -26,17 +28,28 @@ class Graph:
     def __post_init__(self) -> None:
         names = [spec.name for spec in (*self.inputs, self.output)]
         if len(set(names)) != len(names):
-            raise ValueError(f"inputs and output of a graph need different names (runtimes refuse the file), got {names}")
+            raise ValueError(
+                "inputs and output of a graph need different names (runtimes refuse the file), "
+                f"got {names}"
+            )
         if self.module.training:
             raise ValueError("a graph is made from a module in eval mode: call .eval() first")
 
 
-def executed(graphs: Mapping[str, Graph], device: torch.device | str = "cpu") -> dict[str, Callable[..., Array]]:
-    """The graphs as torch executes them on `device`, to which their modules move: named arrays in, an array back."""
+def executed(
+    graphs: Mapping[str, Graph], device: torch.device | str = "cpu"
+) -> dict[str, Callable[..., Array]]:
+    """The graphs as torch executes them on `device`, to which their modules move: named arrays in,
+    an array back.
+    """
+
     def on(module: nn.Module) -> Callable[..., Array]:
         def call(**inputs: Array) -> Array:
             with torch.inference_mode():
-                moved = {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in inputs.items()}
+                moved = {
+                    name: torch.from_numpy(np.ascontiguousarray(value)).to(device)
+                    for name, value in inputs.items()
+                }
                 out: Array = module(**moved).cpu().numpy()
                 return out
 
@@ -47,9 +60,11 @@ def executed(graphs: Mapping[str, Graph], device: torch.device | str = "cpu") ->
 
 @dataclass(frozen=True)
 class Batch:
-    """Training images (b, c, h, w) in [-1, 1], one-hot labels (b, classes), and this step's own random generator.
+    """Training images (b, c, h, w) in [-1, 1], one-hot labels (b, classes), and this step's own
+    random generator.
 
-    All three live on one device: whatever a loss draws is drawn there, `torch.randn(..., generator=g, device=g.device)`.
+    All three live on one device: whatever a loss draws is drawn there, `torch.randn(...,
+    generator=g, device=g.device)`.
     """
 
     images: Tensor
@@ -60,37 +75,44 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """Parameters that one optimizer moves, the loss that moves them, and the part of the run in which it does.
+    """Parameters that one optimizer moves, the loss that moves them, and the part of the run in
+    which it does.
 
-    span: from and to, as shares of the run's steps; the learning rate warms up and falls within it. At its end the networks
-    take their averaged weights, so that what is trained after them sees what ships. begin: called once with fresh batches
-    before the first step of the span, without gradients and in eval mode: measures a scale, copies a teacher. What it leaves in
-    weights and buffers is resumed; a network is in training mode only while an objective moves it.
+    span: from and to, as shares of the run's steps; the learning rate warms up and falls within it.
+    At its end the networks take their averaged weights, so that what is trained after them sees
+    what ships. begin: called once with fresh batches before the first step of the span, without
+    gradients and in eval mode: measures a scale, copies a teacher. What it leaves in weights and
+    buffers is resumed; a network is in training mode only while an objective moves it.
     """
 
     name: str
     params: tuple[nn.Parameter, ...]
     loss: Callable[[Batch], Tensor]
     betas: tuple[float, float] = (0.9, 0.99)  # of Adam
-    clip: float = 1.0                         # largest norm of the gradient
+    clip: float = 1.0  # largest norm of the gradient
     span: tuple[float, float] = (0.0, 1.0)
     begin: Callable[[Iterable[Batch]], None] | None = None
-    rate: float = 1.0                         # times the recipe's
+    rate: float = 1.0  # times the recipe's
 
     def progress(self, share: float) -> float:
-        """Share of the span that is done, in [0, 1], when `share` of the run is: what its batches carry."""
+        """Share of the span that is done, in [0, 1], when `share` of the run is: what its batches
+        carry.
+        """
         begin, end = self.span
         return min(1.0, max(0.0, (share - begin) / (end - begin)))
 
 
-Embedded = Literal["none", "features", "pixels"]  # of its training photos: what a bundle of a generator gives away
+# of its training photos: what a bundle of a generator gives away
+Embedded = Literal["none", "features", "pixels"]
 
 
 class Generator(Protocol):
-    """A trained or trainable model: its networks by name, those of them that ship, and what leaves training."""
+    """A trained or trainable model: its networks by name, those of them that ship, and what leaves
+    training.
+    """
 
     @property
-    def config(self) -> Any: ...                        # the family's Config it was built from
+    def config(self) -> Any: ...  # the family's Config it was built from
     @property
     def networks(self) -> nn.ModuleDict: ...
     @property

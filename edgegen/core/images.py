@@ -15,7 +15,9 @@ from .spec import Array
 
 
 def to_uint8(images: Array) -> np.ndarray:
-    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. EdgegenError when one is not finite."""
+    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. EdgegenError when one
+    is not finite.
+    """
     if not np.isfinite(images).all():
         raise EdgegenError("E-NONFINITE", "generated images hold NaN or infinite values")
     levels = np.rint((images.clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
@@ -38,7 +40,9 @@ def png(pixels: np.ndarray, scale: int = 1) -> bytes:
     """(h, w, 3) uint8 -> PNG bytes, each pixel `scale` wide; no text chunks."""
     out = io.BytesIO()
     image = Image.fromarray(pixels)
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(out, "png")
+    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(
+        out, "png"
+    )
     return out.getvalue()
 
 
@@ -48,7 +52,8 @@ def save_png(path: Path, pixels: np.ndarray, scale: int = 1) -> None:
 
 
 def read(path: Path, shape: tuple[int, int, int]) -> Array:
-    """A PNG or JPEG as (c, h, w) in [0, 1]; with 2 or 4 channels the last says what can be seen, and the rest is 0 elsewhere.
+    """A PNG or JPEG as (c, h, w) in [0, 1]; with 2 or 4 channels the last says what can be seen,
+    and the rest is 0 elsewhere.
 
     InputError E-IMAGE for a file that is no picture, E-IMAGE-SIZE for another size than `shape`.
     """
@@ -56,9 +61,17 @@ def read(path: Path, shape: tuple[int, int, int]) -> Array:
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             if image.size != (width, height):  # before anything is decoded
-                what = f"the picture is {image.width} x {image.height} pixels, this generator needs {width} x {height}"
+                what = (
+                    f"the picture is {image.width} x {image.height} pixels, this generator "
+                    f"needs {width} x {height}"
+                )
                 raise InputError("E-IMAGE-SIZE", what, path=path)
-            pixels = np.asarray(image.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]), np.float32) / 255
+            pixels = (
+                np.asarray(
+                    image.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]), np.float32
+                )
+                / 255
+            )
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError("E-IMAGE", "this is no PNG or JPEG that can be read", path=path) from error
     planes = pixels.reshape(height, width, channels).transpose(2, 0, 1)

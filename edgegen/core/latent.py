@@ -1,4 +1,6 @@
-"""What a generator starts from: noise and, for conditional families, a label; both are functions of the seed alone."""
+"""What a generator starts from: noise and, for conditional families, a label; both are functions of
+the seed alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from .spec import Array, TensorSpec
 
 @dataclass(frozen=True)
 class Latent:
-    """noise: (batch, ...) standard normal; classes: number of labels, 0 for an unconditional generator."""
+    """noise: (batch, ...) standard normal; classes: number of labels, 0 for an unconditional
+    generator.
+    """
 
     noise: TensorSpec
     classes: int = 0
@@ -23,9 +27,15 @@ class Latent:
         return noise(self.noise, seeds, "start")
 
     def condition(self, seeds: Sequence[int], label: int | None = None) -> dict[str, Array]:
-        """One-hot labels (len(seeds), classes): `label` for all, or seed modulo classes, so that any run of seeds is balanced."""
+        """One-hot labels (len(seeds), classes): `label` for all, or seed modulo classes, so that
+        any run of seeds is balanced.
+        """
         if label is not None and not 0 <= label < self.classes:
-            wanted = f"label must be in [0, {self.classes})" if self.classes else "this generator takes no label"
+            wanted = (
+                f"label must be in [0, {self.classes})"
+                if self.classes
+                else "this generator takes no label"
+            )
             raise ValueError(f"{wanted}, got {label}")
         if not self.classes:
             return {}

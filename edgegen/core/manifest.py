@@ -1,4 +1,6 @@
-"""What manifest.json holds: schema 1, as pydantic checks it and as docs/manifest.schema.json tells other programs."""
+"""What manifest.json holds: schema 1, as pydantic checks it and as docs/manifest.schema.json tells
+other programs.
+"""
 
 from __future__ import annotations
 
@@ -34,30 +36,60 @@ class Built(_Strict):
     device: Annotated[str, Field(description="what executes them, such as CPU")]
     load: Annotated[ByGraph, Field(description="file that the runtime loads, by graph")]
     onnx: Annotated[ByGraph, Field(description="Q/DQ ONNX that it was built from, by graph")]
-    until: Annotated[dict[str, float], Field(
-        description="by graph: below this timestep the FP32 graph runs instead; none if it never does")] = {}
-    code: Annotated[bool, Field(description="executable code (engines): run only when signed or by request")]
+    until: Annotated[
+        dict[str, float],
+        Field(
+            description="by graph: below this timestep the FP32 graph runs instead; none if it "
+            "never does"
+        ),
+    ] = {}
+    code: Annotated[
+        bool, Field(description="executable code (engines): run only when signed or by request")
+    ]
 
 
 class Manifest(_Strict):
     """manifest.json of a bundle."""
 
     schema_version: Literal[1]
-    sha256: Annotated[Sha256, Field(description="of this document without this entry: keys sorted, indent 2, ASCII, one newline")]
+    sha256: Annotated[
+        Sha256,
+        Field(
+            description="of this document without this entry: keys sorted, indent 2, ASCII, one "
+            "newline"
+        ),
+    ]
     edgegen: Annotated[str, Field(description="version that made the bundle")]
     family: str
-    source: Annotated[dict[str, Any], Field(description="name, sha256 of weights or of base and adapter, data, licence")]
-    embeds_training_data: Annotated[Literal["none", "features", "pixels"], Field(description="what the model holds of photos")]
+    source: Annotated[
+        dict[str, Any],
+        Field(description="name, sha256 of weights or of base and adapter, data, licence"),
+    ]
+    embeds_training_data: Annotated[
+        Literal["none", "features", "pixels"], Field(description="what the model holds of photos")
+    ]
     start: Start
-    sampler: Annotated[dict[str, Any], Field(description="kind and constants: the loop over the graphs as data")]
+    sampler: Annotated[
+        dict[str, Any], Field(description="kind and constants: the loop over the graphs as data")
+    ]
     graphs: Annotated[ByGraph, Field(description="FP32 ONNX by graph")]
     scheme: Annotated[str, Field(description="the quantization that was really used, in words")]
-    calibration: Annotated[dict[str, Any], Field(description="samples, seeds, coverage of timesteps, search of plans")]
+    calibration: Annotated[
+        dict[str, Any], Field(description="samples, seeds, coverage of timesteps, search of plans")
+    ]
     runtimes: Annotated[dict[str, Built], Field(description="INT8 files by runtime")]
-    evidence: Annotated[dict[str, Any], Field(description="parity, verdicts with seeds and the reference's sha256, machine")]
-    files: Annotated[dict[str, File], Field(description="every file but manifest.json and model.sig, by path")]
+    evidence: Annotated[
+        dict[str, Any],
+        Field(description="parity, verdicts with seeds and the reference's sha256, machine"),
+    ]
+    files: Annotated[
+        dict[str, File], Field(description="every file but manifest.json and model.sig, by path")
+    ]
 
 
 def schema() -> dict[str, Any]:
     """JSON Schema of manifest.json; a test holds docs/manifest.schema.json to it."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Manifest.model_json_schema(),
+    }

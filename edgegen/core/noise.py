@@ -1,9 +1,11 @@
-"""Counter-based noise: image k of seed s is the same array on every runtime, batch size and machine.
+"""Counter-based noise: image k of seed s is the same array on every runtime, batch size and
+machine.
 
-(Between machines up to the last bit of a float32, where their mathematics libraries round log or cos differently.)
+(Between machines up to the last bit of a float32, where their mathematics libraries round log or
+cos differently.)
 
-numpy guarantees the raw stream of its Philox bit generator across versions but not its normal distribution (NEP 19),
-so the normal is made here: Box-Muller in float64 over raw 64-bit draws.
+numpy guarantees the raw stream of its Philox bit generator across versions but not its normal
+distribution (NEP 19), so the normal is made here: Box-Muller in float64 over raw 64-bit draws.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from .spec import Array, TensorSpec
 
 
 def noise(spec: TensorSpec, seeds: Sequence[int], stream: str) -> Array:
-    """Standard normal, spec.shape with its first axis sized len(seeds); one Philox stream for each (seed, stream).
+    """Standard normal, spec.shape with its first axis sized len(seeds); one Philox stream for each
+    (seed, stream).
 
     seeds: integers in [0, 2**63); stream: what the noise is for, e.g. "start" or "step3".
     """
@@ -29,13 +32,15 @@ def noise(spec: TensorSpec, seeds: Sequence[int], stream: str) -> Array:
     for row, seed in zip(out, seeds, strict=True):
         if not 0 <= operator.index(seed) < 2**63:
             raise ValueError(f"a seed must be in [0, 2**63), got {seed}")
-        key = np.array([operator.index(seed), word], np.uint64)  # a tuple goes through float64 once a part passes 2**63
+        # a tuple goes through float64 once a part passes 2**63
+        key = np.array([operator.index(seed), word], np.uint64)
         row[:] = _normal(np.random.Philox(key=key), count)
     return out.reshape(len(seeds), *shape)
 
 
 def _normal(bits: np.random.Philox, count: int) -> np.ndarray:
     pairs = (count + 1) // 2
-    uniform = ((bits.random_raw(2 * pairs) >> np.uint64(11)) + 0.5) * 2.0**-53  # in (0, 1), never 0: log stays finite
+    # in (0, 1), never 0: log stays finite
+    uniform = ((bits.random_raw(2 * pairs) >> np.uint64(11)) + 0.5) * 2.0**-53
     radius, angle = np.sqrt(-2 * np.log(uniform[:pairs])), 2 * np.pi * uniform[pairs:]
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

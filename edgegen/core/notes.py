@@ -1,4 +1,6 @@
-"""Answers that took long to find, kept as soon as they are known: what was interrupted goes on, what is repeated is the same."""
+"""Answers that took long to find, kept as soon as they are known: what was interrupted goes on,
+what is repeated is the same.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ KEPT = 30 * DAY  # seconds that notes nobody asked for stay
 
 
 class Notes:
-    """Questions and answers, one JSON line each. The file's name holds a hash of everything that the answers depend on.
+    """Questions and answers, one JSON line each. The file's name holds a hash of everything that
+    the answers depend on.
 
     A line that a crash cut off is no answer; an answer is any JSON value.
     """
@@ -32,7 +35,9 @@ class Notes:
                     self._known[found["asked"]] = found["answer"]
 
     def recall(self, question: str, find: Callable[[], Any]) -> Any:
-        """The answer noted, or the one that `find` gives, noted before it is returned. OSError when it cannot be."""
+        """The answer noted, or the one that `find` gives, noted before it is returned. OSError when
+        it cannot be.
+        """
         if question not in self._known:
             line = json.dumps({"asked": question, "answer": find()}, allow_nan=False)
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +55,9 @@ class Notes:
 
 
 def folder(kind: str) -> Path:
-    """Where notes of a kind are kept for this user; those that nobody touched for 30 days are gone."""
+    """Where notes of a kind are kept for this user; those that nobody touched for 30 days are
+    gone.
+    """
     place = cache() / kind
     for old in place.glob("*.jsonl"):
         with contextlib.suppress(OSError):
@@ -60,7 +67,9 @@ def folder(kind: str) -> Path:
 
 
 def cache() -> Path:
-    """EDGEGEN_CACHE, or edgegen in XDG_CACHE_HOME, or ~/.cache/edgegen: what may be deleted at any time."""
+    """EDGEGEN_CACHE, or edgegen in XDG_CACHE_HOME, or ~/.cache/edgegen: what may be deleted at any
+    time.
+    """
     if given := os.environ.get("EDGEGEN_CACHE"):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgegen"

@@ -12,20 +12,26 @@ from ..errors import InputError
 from .files import read_json, to_json
 
 Precision = Literal["int8", "fp32"]
-ROUNDED = ".rounded"  # behind a weight's name: a constant that an int8 node takes in its place, whole multiples of its scale
+# behind a weight's name: a constant that an int8 node takes in its place, whole multiples of its
+# scale
+ROUNDED = ".rounded"
 FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 
 @dataclass(frozen=True)
 class Range:
-    """Smallest and largest value seen of one tensor; 0 is always inside, since padding and ReLU write it."""
+    """Smallest and largest value seen of one tensor; 0 is always inside, since padding and ReLU
+    write it.
+    """
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
         if not -FLOAT32 <= self.low <= 0 <= self.high <= FLOAT32:
-            raise ValueError(f"a range must be finite in float32 and hold 0, got [{self.low}, {self.high}]")
+            raise ValueError(
+                f"a range must be finite in float32 and hold 0, got [{self.low}, {self.high}]"
+            )
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,20 @@ class Layer:
     node: str
     precision: Precision
     why: str
-    damage: float | None  # mean squared distance that the images' features move with this layer alone in int8
-    saved: float | None   # by int8, in the unit that the plan names; None as above: not measured
+    # mean squared distance that the images' features move with this layer alone in int8
+    damage: float | None
+    saved: float | None  # by int8, in the unit that the plan names; None as above: not measured
     multiplications: int  # an image
 
 
 @dataclass(frozen=True)
 class Plan:
-    """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor -> observed range.
+    """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor
+    -> observed range.
 
-    layers: what a search found, in the order of the graphs; unit: of what they save. model: sha256 of the graphs whose ranges
-    these are ("" if not known). last: how many of the sampler's last steps run in FP32, whatever the rules say.
+    layers: what a search found, in the order of the graphs; unit: of what they save. model: sha256
+    of the graphs whose ranges these are ("" if not known). last: how many of the sampler's last
+    steps run in FP32, whatever the rules say.
     """
 
     rules: tuple[tuple[str, Precision], ...]
@@ -58,15 +67,25 @@ class Plan:
 
     def precision(self, graph: str, node: str) -> Precision:
         """fp32 where no rule matches."""
-        return next((p for pattern, p in self.rules if fnmatchcase(f"{graph}/{node}", pattern)), "fp32")
+        return next(
+            (p for pattern, p in self.rules if fnmatchcase(f"{graph}/{node}", pattern)), "fp32"
+        )
 
     def to_bytes(self) -> bytes:
-        return to_json({
-            "schema_version": 1,
-            "rules": [list(rule) for rule in self.rules],
-            "ranges": {g: {t: [r.low, r.high] for t, r in tensors.items()} for g, tensors in self.ranges.items()},
-            "layers": [asdict(layer) for layer in self.layers], "unit": self.unit, "model": self.model, "last": self.last,
-        })
+        return to_json(
+            {
+                "schema_version": 1,
+                "rules": [list(rule) for rule in self.rules],
+                "ranges": {
+                    g: {t: [r.low, r.high] for t, r in tensors.items()}
+                    for g, tensors in self.ranges.items()
+                },
+                "layers": [asdict(layer) for layer in self.layers],
+                "unit": self.unit,
+                "model": self.model,
+                "last": self.last,
+            }
+        )
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -76,9 +95,16 @@ class Plan:
             if data["schema_version"] != 1:
                 raise ValueError(f"schema {data['schema_version']} is not known to this version")
             rules = tuple((str(pattern), _precision(p)) for pattern, p in data["rules"])
-            ranges = {g: {t: Range(*map(float, r)) for t, r in tensors.items()} for g, tensors in data["ranges"].items()}
+            ranges = {
+                g: {t: Range(*map(float, r)) for t, r in tensors.items()}
+                for g, tensors in data["ranges"].items()
+            }
             layers = tuple(_layer(one) for one in data.get("layers", ()))
-            unit, model, last = str(data.get("unit", "")), str(data.get("model", "")), data.get("last", 0)
+            unit, model, last = (
+                str(data.get("unit", "")),
+                str(data.get("model", "")),
+                data.get("last", 0),
+            )
             if type(last) is not int or last < 0:
                 raise ValueError(f"last is a number of steps, got {last!r}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -88,8 +114,15 @@ class Plan:
 
 def _layer(data: Any) -> Layer:
     damage, saved = (None if data[k] is None else float(data[k]) for k in ("damage", "saved"))
-    return Layer(str(data["graph"]), str(data["node"]), _precision(data["precision"]), str(data["why"]),
-                  damage, saved, int(data["multiplications"]))
+    return Layer(
+        str(data["graph"]),
+        str(data["node"]),
+        _precision(data["precision"]),
+        str(data["why"]),
+        damage,
+        saved,
+        int(data["multiplications"]),
+    )
 
 
 def _precision(word: str) -> Precision:

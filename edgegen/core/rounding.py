@@ -1,4 +1,6 @@
-"""What one Q/DQ file rounds, as data: export reads it off the file that ships, training imitates it. (numpy only)"""
+"""What one Q/DQ file rounds, as data: export reads it off the file that ships, training imitates
+it. (numpy only)
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,12 @@ class Code:
 class Rounding:
     """Of one graph; operations go by their output."""
 
-    codes: Mapping[str, Code]             # tensor -> its code
+    codes: Mapping[str, Code]  # tensor -> its code
     reads: Mapping[str, tuple[str, ...]]  # operation -> tensors that it reads rounded
-    weights: Mapping[str, Array]          # operation -> its weight as rounded: symmetric, a step an output channel
-    values: Mapping[str, Array]           # constants of the graph before rounding, its channels made even
+    # operation -> its weight as rounded: symmetric, a step an output channel
+    weights: Mapping[str, Array]
+    # constants of the graph before rounding, its channels made even
+    values: Mapping[str, Array]
 
     @property
     def int8(self) -> frozenset[str]:
@@ -35,4 +39,6 @@ class Rounding:
     @property
     def places(self) -> frozenset[tuple[str, str]]:
         """All that rounds: an operation with a tensor that it reads, or with "" for its weight."""
-        return frozenset((op, t) for op, tensors in self.reads.items() for t in tensors) | {(op, "") for op in self.int8}
+        return frozenset((op, t) for op, tensors in self.reads.items() for t in tensors) | {
+            (op, "") for op in self.int8
+        }

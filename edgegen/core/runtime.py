@@ -1,4 +1,6 @@
-"""What executes graphs: a runtime, the dialect of Q/DQ it wants, and the pipeline that drives it. (numpy only)"""
+"""What executes graphs: a runtime, the dialect of Q/DQ it wants, and the pipeline that drives it.
+(numpy only)
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,18 @@ from .spec import Array
 class Dialect:
     """How one runtime wants Q/DQ written: the writer reads this and never asks who is reading."""
 
-    activation: Literal["int8", "uint8"] = "int8"    # type of quantized activations
-    symmetric: bool = True                           # zero point 0 (int8) or 128 (uint8)
+    activation: Literal["int8", "uint8"] = "int8"  # type of quantized activations
+    symmetric: bool = True  # zero point 0 (int8) or 128 (uint8)
     per_channel_weights: bool = True
-    int32_bias: bool = False                         # bias as int32 with the product of both scales, else float
-    int8_ops: frozenset[str] = frozenset({"Conv"})   # ops whose inputs and weights get Q/DQ
-    between: frozenset[str] = frozenset()            # ops between them that run quantized too: all inputs and the output get Q/DQ
-    outputs: bool = False                            # whether an int8 op's output gets Q/DQ whatever reads it
-    floats: Literal["float32", "float16"] = "float32"  # what is not int8 runs in; float16 keeps islands of float32
+    # bias as int32 with the product of both scales, else float
+    int32_bias: bool = False
+    int8_ops: frozenset[str] = frozenset({"Conv"})  # ops whose inputs and weights get Q/DQ
+    # ops between them that run quantized too: all inputs and the output get Q/DQ
+    between: frozenset[str] = frozenset()
+    # whether an int8 op's output gets Q/DQ whatever reads it
+    outputs: bool = False
+    # what is not int8 runs in; float16 keeps islands of float32
+    floats: Literal["float32", "float16"] = "float32"
 
 
 class Session(Protocol):
@@ -36,11 +42,14 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """One backend. `build` turns an ONNX file into what the device loads; `load` makes it callable."""
+    """One backend. `build` turns an ONNX file into what the device loads; `load` makes it
+    callable.
+    """
 
     name: str
     dialect: Dialect
-    executable: bool  # what it builds is code (a GPU engine), not data: loaded only from somebody trusted
+    # what it builds is code (a GPU engine), not data: loaded only from somebody trusted
+    executable: bool
 
     def missing(self) -> str | None:
         """Why nothing can be built here, as a sentence with the remedy; None when it can."""
@@ -63,10 +72,14 @@ class Runtime(Protocol):
 
 @runtime_checkable
 class Compiling(Runtime, Protocol):
-    """A runtime that builds for the machine it is on, and keeps what it built there: nobody else needs to vouch for it."""
+    """A runtime that builds for the machine it is on, and keeps what it built there: nobody else
+    needs to vouch for it.
+    """
 
     def compiled(self, onnx: Path) -> Path | None:
-        """What was built here of that file, for load; None if nothing was. TrustError for something damaged."""
+        """What was built here of that file, for load; None if nothing was. TrustError for something
+        damaged.
+        """
 
     def compile(self, onnx: Path) -> Path:
         """Build it, in place of what was there. RuntimeMissing when this machine cannot."""
@@ -83,12 +96,17 @@ class Placed(Protocol):
 def placement(call: Call) -> dict[str, dict[str, int]]:
     """Where each graph's nodes run, of the sessions that know."""
     sessions: Mapping[str, object] = call
-    return {graph: dict(session.placement()) for graph, session in sessions.items() if isinstance(session, Placed)}
+    return {
+        graph: dict(session.placement())
+        for graph, session in sessions.items()
+        if isinstance(session, Placed)
+    }
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Seeds to images on whatever executes the graphs; what generate, verify, bench and explain all take.
+    """Seeds to images on whatever executes the graphs; what generate, verify, bench and explain all
+    take.
 
     given: what each image's condition holds besides, such as a hint, without the batch axis.
     """
@@ -100,14 +118,22 @@ class Pipeline:
     given: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     def __call__(self, seeds: Sequence[int], label: int | None = None) -> Array:
-        """Images (len(seeds), c, h, w) in [-1, 1]; image k depends on seeds[k] and the label alone."""
-        parts = [self._batch(seeds[k : k + self.batch], label) for k in range(0, len(seeds), self.batch)]
+        """Images (len(seeds), c, h, w) in [-1, 1]; image k depends on seeds[k] and the label
+        alone.
+        """
+        parts = [
+            self._batch(seeds[k : k + self.batch], label) for k in range(0, len(seeds), self.batch)
+        ]
         return np.concatenate(parts)
 
     def _batch(self, seeds: Sequence[int], label: int | None) -> Array:
-        given = {name: np.repeat(value[None], len(seeds), axis=0) for name, value in self.given.items()}
+        given = {
+            name: np.repeat(value[None], len(seeds), axis=0) for name, value in self.given.items()
+        }
         images: Array = self.sampler(
-            self.call, self.latent.start(seeds), {**self.latent.condition(seeds, label), **given},
+            self.call,
+            self.latent.start(seeds),
+            {**self.latent.condition(seeds, label), **given},
             lambda stream: noise(self.latent.noise, seeds, stream),
         )
         return images.astype(np.float32, copy=False)

@@ -1,7 +1,9 @@
-"""model.sig: a site's own signature over a bundle, made and checked offline with an elliptic-curve key.
+"""model.sig: a site's own signature over a bundle, made and checked offline with an elliptic-curve
+key.
 
-The format is that of OpenSSF model signing 1.0: a sigstore bundle (v0.3) around a DSSE envelope around an in-toto statement that
-lists the sha256 of every file. `model_signing verify key` of the OpenSSF accepts ours, and we accept its (docs/decisions/0009).
+The format is that of OpenSSF model signing 1.0: a sigstore bundle (v0.3) around a DSSE envelope
+around an in-toto statement that lists the sha256 of every file. `model_signing verify key` of the
+OpenSSF accepts ours, and we accept its (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -20,28 +22,49 @@ SIGNATURE = "model.sig"
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT, _PREDICATE = "https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0"
-_HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}  # curve -> what is signed
+# curve -> what is signed
+_HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
-def sign(name: str, digests: Mapping[str, str], private_key: Path, passphrase: bytes | None = None) -> tuple[bytes, str]:
-    """The file's bytes and the key's fingerprint. digests: sha256 by path in the bundle; name: of the bundle, for people."""
+def sign(
+    name: str, digests: Mapping[str, str], private_key: Path, passphrase: bytes | None = None
+) -> tuple[bytes, str]:
+    """The file's bytes and the key's fingerprint. digests: sha256 by path in the bundle; name: of
+    the bundle, for people.
+    """
     key = _private(private_key, passphrase)
-    payload = to_json({
-        "_type": _STATEMENT, "subject": [{"name": name, "digest": {"sha256": _root(digests)}}], "predicateType": _PREDICATE,
-        "predicate": {
-            "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [SIGNATURE]},
-            "resources": [{"name": n, "algorithm": "sha256", "digest": digests[n]} for n in sorted(digests)],
-        },
-    })
+    payload = to_json(
+        {
+            "_type": _STATEMENT,
+            "subject": [{"name": name, "digest": {"sha256": _root(digests)}}],
+            "predicateType": _PREDICATE,
+            "predicate": {
+                "serialization": {
+                    "method": "files",
+                    "hash_type": "sha256",
+                    "allow_symlinks": False,
+                    "ignore_paths": [SIGNATURE],
+                },
+                "resources": [
+                    {"name": n, "algorithm": "sha256", "digest": digests[n]}
+                    for n in sorted(digests)
+                ],
+            },
+        }
+    )
     made = key.sign(_encoded(payload), _algorithm(key.public_key()))
     fingerprint = _fingerprint(key.public_key())
-    return to_json({
-        "mediaType": _BUNDLE, "verificationMaterial": {"publicKey": {"hint": fingerprint}, "tlogEntries": []},
-        "dsseEnvelope": {
-            "payload": base64.b64encode(payload).decode(), "payloadType": _PAYLOAD,
-            "signatures": [{"sig": base64.b64encode(made).decode(), "keyid": ""}],
-        },
-    }), fingerprint
+    return to_json(
+        {
+            "mediaType": _BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": fingerprint}, "tlogEntries": []},
+            "dsseEnvelope": {
+                "payload": base64.b64encode(payload).decode(),
+                "payloadType": _PAYLOAD,
+                "signatures": [{"sig": base64.b64encode(made).decode(), "keyid": ""}],
+            },
+        }
+    ), fingerprint
 
 
 def check(root: Path, digests: Mapping[str, str], public_key: Path) -> str:
@@ -49,7 +72,12 @@ def check(root: Path, digests: Mapping[str, str], public_key: Path) -> str:
     path = root / SIGNATURE
     key = _public(public_key)
     if not path.is_file():
-        raise TrustError("E-SIGNATURE", "the bundle is not signed", path=root, hint="edgegen sign BUNDLE --key KEY")
+        raise TrustError(
+            "E-SIGNATURE",
+            "the bundle is not signed",
+            path=root,
+            hint="edgegen sign BUNDLE --key KEY",
+        )
     payload, signature, hint = _opened(path)
     from cryptography.exceptions import InvalidSignature
 
@@ -57,12 +85,18 @@ def check(root: Path, digests: Mapping[str, str], public_key: Path) -> str:
         key.verify(signature, _encoded(payload), _algorithm(key))
     except InvalidSignature as error:
         other = hint not in ("", _fingerprint(key))
-        why = f"it was signed with another key ({hint[:16]}...)" if other else "the signature does not match what it signs"
+        why = (
+            f"it was signed with another key ({hint[:16]}...)"
+            if other
+            else "the signature does not match what it signs"
+        )
         raise TrustError("E-SIGNATURE", why, path=path) from error
     signed = _resources(payload, path)
     if signed != dict(digests):
         names = sorted(n for n in {*signed, *digests} if signed.get(n) != digests.get(n))
-        raise TrustError("E-SIGNATURE", f"other files were signed: {', '.join(names[:5])}", path=path)
+        raise TrustError(
+            "E-SIGNATURE", f"other files were signed: {', '.join(names[:5])}", path=path
+        )
     return _fingerprint(key)
 
 
@@ -74,10 +108,14 @@ def _opened(path: Path) -> tuple[bytes, bytes, str]:
         (one,) = envelope["signatures"]
         if (data["mediaType"], envelope["payloadType"]) != (_BUNDLE, _PAYLOAD):
             raise ValueError(f"its type is {data['mediaType']} of {envelope['payloadType']}")
-        payload, signature = (base64.b64decode(x, validate=True) for x in (envelope["payload"], one["sig"]))
+        payload, signature = (
+            base64.b64decode(x, validate=True) for x in (envelope["payload"], one["sig"])
+        )
         return payload, signature, str(data["verificationMaterial"]["publicKey"]["hint"] or "")
     except (InputError, KeyError, TypeError, ValueError) as error:
-        raise TrustError("E-SIGNATURE", f"this is no signature of a model: {error}", path=path) from error
+        raise TrustError(
+            "E-SIGNATURE", f"this is no signature of a model: {error}", path=path
+        ) from error
 
 
 def _resources(payload: bytes, path: Path) -> dict[str, str]:
@@ -87,10 +125,16 @@ def _resources(payload: bytes, path: Path) -> dict[str, str]:
         found = statement["predicate"]["resources"]
         digests = {r["name"]: r["digest"] for r in found if r["algorithm"] == "sha256"}
         method = statement["predicate"]["serialization"]["method"]
-        if statement["predicateType"] != _PREDICATE or method != "files" or len(digests) != len(found):
+        if (
+            statement["predicateType"] != _PREDICATE
+            or method != "files"
+            or len(digests) != len(found)
+        ):
             raise ValueError(f"{statement['predicateType']} over {method}")
     except (KeyError, TypeError, ValueError) as error:
-        raise TrustError("E-SIGNATURE", f"what it signs is no list of files: {error}", path=path) from error
+        raise TrustError(
+            "E-SIGNATURE", f"what it signs is no list of files: {error}", path=path
+        ) from error
     return digests
 
 
@@ -107,7 +151,9 @@ def _fingerprint(key: Any) -> str:
     """sha256 of the public key's PEM."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return hashlib.sha256(
+        key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    ).hexdigest()
 
 
 def _algorithm(key: Any) -> Any:
@@ -121,8 +167,11 @@ def _private(path: Path, passphrase: bytes | None) -> Any:
     from_pem = _library().load_pem_private_key
     try:
         key = from_pem(path.read_bytes(), passphrase)
-    except (TypeError, ValueError) as error:  # TypeError: a passphrase is missing, or one was given for a key that has none
-        raise InputError("E-KEY", f"this is no private key in PEM that opens: {error}", path=path) from error
+    # TypeError: a passphrase is missing, or one was given for a key that has none
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "E-KEY", f"this is no private key in PEM that opens: {error}", path=path
+        ) from error
     except OSError as error:
         raise InputError("E-KEY", f"cannot be read: {error.strerror}", path=path) from error
     return _curved(key, path)
@@ -142,7 +191,9 @@ def _public(path: Path) -> Any:
 def _curved(key: Any, path: Path) -> Any:
     name = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     if name not in _HASHES:
-        raise InputError("E-KEY", f"the key must be on {', '.join(_HASHES)}, and this is {name}", path=path)
+        raise InputError(
+            "E-KEY", f"the key must be on {', '.join(_HASHES)}, and this is {name}", path=path
+        )
     return key
 
 

@@ -20,13 +20,17 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
-            raise ValueError(f"a tensor name must be an identifier (it becomes an ONNX input), got {self.name!r}")
+            raise ValueError(
+                f"a tensor name must be an identifier (it becomes an ONNX input), got {self.name!r}"
+            )
         for axis in self.shape:
             if isinstance(axis, int) and axis < 1:
                 raise ValueError(f"{self.name}: axes must be positive, got {self.shape}")
 
     def sized(self, **axes: int) -> tuple[int, ...]:
-        """The shape with its named axes filled in: sized(batch=4); KeyError names a missing axis."""
+        """The shape with its named axes filled in: sized(batch=4); KeyError names a missing
+        axis.
+        """
         return tuple(axes[a] if isinstance(a, str) else a for a in self.shape)
 
     @property

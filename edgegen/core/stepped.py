@@ -1,7 +1,8 @@
 """Graphs whose last steps run in full precision: what a sampler does last, nothing behind it mends.
 
-A step's rounding is noise that the steps after it take for noise and remove; the last step's stays in the image. So a plan may
-leave the last steps to the FP32 graph, and keep more of all others in INT8 (docs/decisions/0014-last-steps.md).
+A step's rounding is noise that the steps after it take for noise and remove; the last step's stays
+in the image. So a plan may leave the last steps to the FP32 graph, and keep more of all others in
+INT8 (docs/decisions/0014-last-steps.md).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ TIME = "t"  # the input that tells a graph its timestep, (batch,), the same for 
 
 @dataclass(frozen=True)
 class Stepped:
-    """One graph as two sessions: `full` answers below the timestep `until`, `int8` at all others."""
+    """One graph as two sessions: `full` answers below the timestep `until`, `int8` at all
+    others.
+    """
 
     int8: Session
     full: Session
@@ -32,9 +35,14 @@ class Stepped:
         return self.int8.placement() if isinstance(self.int8, Placed) else {}
 
 
-def stepped(int8: Mapping[str, Session], full: Mapping[str, Session], until: Mapping[str, float]) -> dict[str, Session]:
+def stepped(
+    int8: Mapping[str, Session], full: Mapping[str, Session], until: Mapping[str, float]
+) -> dict[str, Session]:
     """The sessions by graph, those of `until` as two."""
-    return {graph: Stepped(session, full[graph], until[graph]) if graph in until else session for graph, session in int8.items()}
+    return {
+        graph: Stepped(session, full[graph], until[graph]) if graph in until else session
+        for graph, session in int8.items()
+    }
 
 
 def rounded(session: Session) -> Session:
@@ -43,17 +51,27 @@ def rounded(session: Session) -> Session:
 
 
 def timed(recorded: Mapping[str, Sequence[Mapping[str, Array]]]) -> dict[str, list[float]]:
-    """graph -> its timesteps, call by call, of graphs that are told a smaller one each time, more than once."""
-    found = {graph: [float(call[TIME].max()) for call in calls] for graph, calls in recorded.items()
-             if all(TIME in call for call in calls)}
-    return {graph: times for graph, times in found.items()
-            if len(times) > 1 and all(before > after for before, after in pairwise(times))}
+    """graph -> its timesteps, call by call, of graphs that are told a smaller one each time, more
+    than once.
+    """
+    found = {
+        graph: [float(call[TIME].max()) for call in calls]
+        for graph, calls in recorded.items()
+        if all(TIME in call for call in calls)
+    }
+    return {
+        graph: times
+        for graph, times in found.items()
+        if len(times) > 1 and all(before > after for before, after in pairwise(times))
+    }
 
 
 def until(recorded: Mapping[str, Sequence[Mapping[str, Array]]], last: int) -> dict[str, float]:
-    """graph -> the timestep between the sampler's last `last` steps and those before; of graphs that are asked on both sides.
+    """graph -> the timestep between the sampler's last `last` steps and those before; of graphs
+    that are asked on both sides.
 
-    None for 0. All graphs are told the same times; one that is not asked at every step may have none of the last.
+    None for 0. All graphs are told the same times; one that is not asked at every step may have
+    none of the last.
     """
     several = timed(recorded)
     times = sorted({time for one in several.values() for time in one}, reverse=True)

@@ -1,7 +1,9 @@
-"""Where a graph can be cut in two: everything that crosses the cut, by name, and both halves. (torch)
+"""Where a graph can be cut in two: everything that crosses the cut, by name, and both halves.
+(torch)
 
-The graph is traced by torch.export, as for ONNX, so that layers carry the modules' own paths, which plans use too, and nothing is
-hooked by hand. A cut is complete by construction: it holds all that was computed before it and is read after it.
+The graph is traced by torch.export, as for ONNX, so that layers carry the modules' own paths, which
+plans use too, and nothing is hooked by hand. A cut is complete by construction: it holds all that
+was computed before it and is read after it.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from .graph import Graph
 
 @dataclass(frozen=True)
 class Cut:
-    """One place between two modules: `maps` (name -> c, h, w) cross it as feature maps, `beside` are all others that do.
+    """One place between two modules: `maps` (name -> c, h, w) cross it as feature maps, `beside`
+    are all others that do.
 
-    before: the graph's inputs by name -> all that crosses, by name; after: all that crosses, by name -> the graph's output.
+    before: the graph's inputs by name -> all that crosses, by name; after: all that crosses, by
+    name -> the graph's output.
     """
 
     name: str
@@ -45,13 +49,17 @@ class Cut:
     def after(self) -> nn.Module:
         """what crosses, by name -> the graph's output."""
         nodes = {node.name: node for node in self._program.graph.nodes}
-        return _part(self._program, [nodes[name] for name in (*self.maps, *self.beside)], self._outputs[0])
+        return _part(
+            self._program, [nodes[name] for name in (*self.maps, *self.beside)], self._outputs[0]
+        )
 
 
 def cuts(graph: Graph) -> tuple[Cut, ...]:
-    """The narrow places of a graph in the order it runs: after each module of ours, unless fewer numbers cross next to it.
+    """The narrow places of a graph in the order it runs: after each module of ours, unless fewer
+    numbers cross next to it.
 
-    So a residual block is one layer, and what skips it crosses beside it. Graphs without feature maps have none.
+    So a residual block is one layer, and what skips it crosses beside it. Graphs without feature
+    maps have none.
     """
     program = traced(graph)
     nodes = list(program.graph.nodes)
@@ -63,29 +71,47 @@ def cuts(graph: Graph) -> tuple[Cut, ...]:
     width = [sum(prod(_shape(node)) for node in crossing if _is_map(node)) for crossing in alive]
     found: dict[int, str] = {}
     for path, end in _ends(nodes, place).items():
-        following = next((k for k in range(end + 1, len(nodes)) if _path(nodes[k]) not in ("", path)), len(nodes) - 1)
+        following = next(
+            (k for k in range(end + 1, len(nodes)) if _path(nodes[k]) not in ("", path)),
+            len(nodes) - 1,
+        )
         k = min(range(end, max(following, end + 1)), key=lambda k: width[k])
         maps = [node for node in alive[k] if _is_map(node)]
-        if maps != list(outputs) and nodes[end] in _needed(maps, set()) and len(path) > len(found.get(k, "")):
+        if (
+            maps != list(outputs)
+            and nodes[end] in _needed(maps, set())
+            and len(path) > len(found.get(k, ""))
+        ):
             found[k] = path
     narrow = _narrowest([(found[k], k) for k in sorted(found)], width)
     names = _short([path for path, _ in narrow])
-    return tuple(_cut(name, program, alive[k], outputs) for name, (_, k) in zip(names, narrow, strict=True))
+    return tuple(
+        _cut(name, program, alive[k], outputs) for name, (_, k) in zip(names, narrow, strict=True)
+    )
 
 
 def _narrowest(found: list[tuple[str, int]], width: Sequence[int]) -> list[tuple[str, int]]:
-    """Blocks instead of their parts (path, place), and of what is no block what is no wider than its neighbours."""
+    """Blocks instead of their parts (path, place), and of what is no block what is no wider than
+    its neighbours.
+    """
     paths = [path for path, _ in found]
 
     def height(path: str) -> int:
-        return max((1 + height(other) for other in paths if other.startswith(f"{path}.")), default=0)
+        return max(
+            (1 + height(other) for other in paths if other.startswith(f"{path}.")), default=0
+        )
 
     blocks = [(path, k) for path, k in found if height(path) == 1]
-    rest = [(path, k) for path, k in found
-            if not any(path.startswith(f"{block}.") and width[end] <= width[k] for block, end in blocks)]
+    rest = [
+        (path, k)
+        for path, k in found
+        if not any(path.startswith(f"{block}.") and width[end] <= width[k] for block, end in blocks)
+    ]
     kept = []
     for i, (path, k) in enumerate(rest):
-        beside = [other for name, other in rest[max(0, i - 1) : i + 2] if not path.startswith(f"{name}.")]
+        beside = [
+            other for name, other in rest[max(0, i - 1) : i + 2] if not path.startswith(f"{name}.")
+        ]
         if (path, k) in blocks or all(width[k] <= width[other] for other in beside):
             kept.append((path, k))
     return kept
@@ -93,7 +119,10 @@ def _narrowest(found: list[tuple[str, int]], width: Sequence[int]) -> list[tuple
 
 def traced(graph: Graph) -> fx.GraphModule:
     """The graph's operators in the order they run, for any batch."""
-    examples = {spec.name: torch.zeros(spec.sized(**{axis: 2 for axis in spec.dynamic.values()})) for spec in graph.inputs}
+    examples = {
+        spec.name: torch.zeros(spec.sized(**{axis: 2 for axis in spec.dynamic.values()}))
+        for spec in graph.inputs
+    }
     shapes = {spec.name: {i: torch.export.Dim.AUTO for i in spec.dynamic} for spec in graph.inputs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's own deprecations, many a release
@@ -104,28 +133,40 @@ def traced(graph: Graph) -> fx.GraphModule:
 
 
 def as_written(program: torch.export.ExportedProgram) -> fx.GraphModule:
-    """The program whose nodes are called as the tensors of the ONNX file written from it: copies, which files lack, are gone."""
+    """The program whose nodes are called as the tensors of the ONNX file written from it: copies,
+    which files lack, are gone.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
-    for node in [n for n in module.graph.nodes if n.target is torch.ops.aten.clone.default and not n.kwargs]:  # dropout leaves it
+    # dropout leaves it
+    for node in [
+        n for n in module.graph.nodes if n.target is torch.ops.aten.clone.default and not n.kwargs
+    ]:
         node.replace_all_uses_with(node.args[0])
         module.graph.erase_node(node)
     module.recompile()
     return module
 
 
-def _cut(name: str, program: fx.GraphModule, alive: Sequence[fx.Node], outputs: tuple[fx.Node, ...]) -> Cut:
+def _cut(
+    name: str, program: fx.GraphModule, alive: Sequence[fx.Node], outputs: tuple[fx.Node, ...]
+) -> Cut:
     maps = {node.name: _shape(node) for node in alive if _is_map(node)}
     stop = {node for node in alive if _is_tensor(node)}
     seen = _needed(outputs, stop)  # a size that crosses is asked again of the input it belongs to
-    beside = tuple(node.name for node in program.graph.nodes
-                   if node in seen and node.name not in maps and (node in stop or node.op == "placeholder"))
+    beside = tuple(
+        node.name
+        for node in program.graph.nodes
+        if node in seen and node.name not in maps and (node in stop or node.op == "placeholder")
+    )
     return Cut(name, maps, beside, program, outputs)
 
 
-def _part(program: fx.GraphModule, inputs: Sequence[fx.Node], outputs: fx.Node | tuple[fx.Node, ...]) -> nn.Module:
+def _part(
+    program: fx.GraphModule, inputs: Sequence[fx.Node], outputs: fx.Node | tuple[fx.Node, ...]
+) -> nn.Module:
     """The operators between `inputs`, which become arguments, and `outputs`."""
     part = fx.Graph()
     made = {node: part.placeholder(node.name) for node in inputs}
@@ -170,7 +211,10 @@ def _ends(nodes: Sequence[fx.Node], place: Mapping[fx.Node, int]) -> dict[str, i
 
 def _stack(node: fx.Node) -> list[tuple[str, str]]:
     entries = node.meta.get("nn_module_stack", {}).values() if node.op == "call_function" else ()
-    return [(path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}") for path, kind in entries]
+    return [
+        (path, kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}")
+        for path, kind in entries
+    ]
 
 
 def _path(node: fx.Node) -> str:
@@ -185,7 +229,12 @@ def _is_tensor(node: fx.Node) -> bool:
 
 def _is_map(node: fx.Node) -> bool:
     """Computed feature maps (b, c, h, w): the graph's own inputs are none."""
-    return node.op == "call_function" and _is_tensor(node) and node.meta["val"].ndim == 4 and prod(_shape(node)[1:]) > 1
+    return (
+        node.op == "call_function"
+        and _is_tensor(node)
+        and node.meta["val"].ndim == 4
+        and prod(_shape(node)[1:]) > 1
+    )
 
 
 def _shape(node: fx.Node) -> tuple[int, int, int]:
@@ -194,10 +243,16 @@ def _shape(node: fx.Node) -> tuple[int, int, int]:
 
 
 def _short(paths: Sequence[str]) -> list[str]:
-    """Each path without its last parts, as long as no other begins so: blocks.1.colours -> blocks.1."""
+    """Each path without its last parts, as long as no other begins so: blocks.1.colours ->
+    blocks.1.
+    """
     parts = [path.split(".") for path in paths]
     found = []
     for mine in parts:
-        length = next(n for n in range(1, len(mine) + 1) if sum(other[:n] == mine[:n] for other in parts) == 1 or n == len(mine))
+        length = next(
+            n
+            for n in range(1, len(mine) + 1)
+            if sum(other[:n] == mine[:n] for other in parts) == 1 or n == len(mine)
+        )
         found.append(".".join(mine[:length]))
     return found

@@ -11,7 +11,9 @@ State = Literal["within", "outside", "undecided"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval around a value; low <= value <= high need not hold for a bootstrap, so it is not demanded."""
+    """A 95 % interval around a value; low <= value <= high need not hold for a bootstrap, so it is
+    not demanded.
+    """
 
     value: float
     low: float
@@ -24,10 +26,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `change` says about the window [-budget, +budget]; both are fractions of the full-precision distance.
+    """What `change` says about the window [-budget, +budget]; both are fractions of the
+    full-precision distance.
 
-    within: the whole interval is inside; outside: it is wholly beyond one edge, or not finite; undecided: it straddles an
-    edge, and about `more` further image pairs would settle it.
+    within: the whole interval is inside; outside: it is wholly beyond one edge, or not finite;
+    undecided: it straddles an edge, and about `more` further image pairs would settle it.
     """
 
     change: Interval
@@ -36,7 +39,9 @@ class Verdict:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.budget) and self.budget > 0):
-            raise ValueError(f"a budget must be a positive fraction such as 0.02, got {self.budget}")
+            raise ValueError(
+                f"a budget must be a positive fraction such as 0.02, got {self.budget}"
+            )
 
     @property
     def state(self) -> State:
@@ -47,7 +52,9 @@ class Verdict:
 
     @property
     def more(self) -> int:
-        """Image pairs still wanted, from an interval that narrows with the square root of their number; 0 when decided."""
+        """Image pairs still wanted, from an interval that narrows with the square root of their
+        number; 0 when decided.
+        """
         if self.state != "undecided":
             return 0
         half = (self.change.high - self.change.low) / 2
@@ -56,5 +63,12 @@ class Verdict:
         return int(min(max(needed - self.images, 1), 100 * self.images))
 
     def __str__(self) -> str:
-        said = f"{self.change.low:+.2%} to {self.change.high:+.2%} around a budget of +-{self.budget:.2%}, {self.images} pairs"
-        return f"undecided ({self.more} more): {said}" if self.state == "undecided" else f"{self.state}: {said}"
+        said = (
+            f"{self.change.low:+.2%} to {self.change.high:+.2%} around a budget of "
+            f"+-{self.budget:.2%}, {self.images} pairs"
+        )
+        return (
+            f"undecided ({self.more} more): {said}"
+            if self.state == "undecided"
+            else f"{self.state}: {said}"
+        )

@@ -1,6 +1,8 @@
-"""Latency where machines are shared and noisy: CPU time, candidates interleaved in one run, medians. (numpy only)
+"""Latency where machines are shared and noisy: CPU time, candidates interleaved in one run,
+medians. (numpy only)
 
-Wall time on such a machine measures its neighbours; CPU time of one thread repeats to a few per cent.
+Wall time on such a machine measures its neighbours; CPU time of one thread repeats to a few per
+cent.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ Feeds = Mapping[str, Sequence[Mapping[str, Array]]]  # graph -> named inputs, ca
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one sampler step, the mean over a trajectory: milliseconds a batch, CPU time and wall time."""
+    """Of one sampler step, the mean over a trajectory: milliseconds a batch, CPU time and wall
+    time.
+    """
 
-    cpu_ms: float       # median
+    cpu_ms: float  # median
     cpu_p90_ms: float
-    wall_ms: float      # median
+    wall_ms: float  # median
     wall_p90_ms: float
     batch: int
     threads: int
@@ -35,7 +39,9 @@ class Latency:
 
 
 def record(pipeline: Pipeline, seeds: Sequence[int]) -> dict[str, list[dict[str, Array]]]:
-    """What each graph is really asked along the sampler's trajectory: graph -> named inputs, call by call."""
+    """What each graph is really asked along the sampler's trajectory: graph -> named inputs, call
+    by call.
+    """
     seen: dict[str, list[dict[str, Array]]] = {graph: [] for graph in pipeline.call}
 
     def spy(graph: str, execute: Callable[..., Array]) -> Callable[..., Array]:
@@ -55,14 +61,24 @@ def middle(recorded: Feeds) -> dict[str, list[Mapping[str, Array]]]:
     return {graph: [calls[len(calls) // 2]] for graph, calls in recorded.items()}
 
 
-def latencies(candidates: Mapping[str, Pipeline], inputs: Feeds, threads: int, rounds: int = 15,
-              warm_up: int = 2) -> dict[str, Latency]:
-    """Time these calls of each candidate in turn, round by round, so that drift of the machine meets all alike.
+def latencies(
+    candidates: Mapping[str, Pipeline],
+    inputs: Feeds,
+    threads: int,
+    rounds: int = 15,
+    warm_up: int = 2,
+) -> dict[str, Latency]:
+    """Time these calls of each candidate in turn, round by round, so that drift of the machine
+    meets all alike.
 
-    As many steps are counted as the graph that is asked most often has calls. Each candidate makes its first calls once more
-    before, not timed: a sampler's steps follow one another, and find no other network in the caches.
+    As many steps are counted as the graph that is asked most often has calls. Each candidate makes
+    its first calls once more before, not timed: a sampler's steps follow one another, and find no
+    other network in the caches.
     """
-    first, steps = {graph: calls[:1] for graph, calls in inputs.items()}, max(map(len, inputs.values()))
+    first, steps = (
+        {graph: calls[:1] for graph, calls in inputs.items()},
+        max(map(len, inputs.values())),
+    )
     cpu: dict[str, list[float]] = {name: [] for name in candidates}
     wall: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warm_up + rounds):
@@ -70,24 +86,40 @@ def latencies(candidates: Mapping[str, Pipeline], inputs: Feeds, threads: int, r
             _run(pipeline, first)
             start_wall, start_cpu = time.perf_counter(), time.process_time()
             _run(pipeline, inputs)
-            spent_cpu, spent_wall = time.process_time() - start_cpu, time.perf_counter() - start_wall
+            spent_cpu, spent_wall = (
+                time.process_time() - start_cpu,
+                time.perf_counter() - start_wall,
+            )
             if turn >= warm_up:
                 cpu[name].append(1e3 * spent_cpu / steps)
                 wall[name].append(1e3 * spent_wall / steps)
     batch = len(next(iter(next(iter(inputs.values()))[0].values())))
     return {
-        name: Latency(float(np.median(cpu[name])), float(np.percentile(cpu[name], 90)), float(np.median(wall[name])),
-                      float(np.percentile(wall[name], 90)), batch, threads, rounds)
+        name: Latency(
+            float(np.median(cpu[name])),
+            float(np.percentile(cpu[name], 90)),
+            float(np.median(wall[name])),
+            float(np.percentile(wall[name], 90)),
+            batch,
+            threads,
+            rounds,
+        )
         for name in candidates
     }
 
 
-def slower(base: Pipeline, candidates: Mapping[str, Pipeline], inputs: Feeds, rounds: int = 15,
-           warm_up: int = 2) -> dict[str, Array]:
-    """Milliseconds of CPU time by which each candidate is slower than `base`, round by round, (rounds,) each.
+def slower(
+    base: Pipeline,
+    candidates: Mapping[str, Pipeline],
+    inputs: Feeds,
+    rounds: int = 15,
+    warm_up: int = 2,
+) -> dict[str, Array]:
+    """Milliseconds of CPU time by which each candidate is slower than `base`, round by round,
+    (rounds,) each.
 
-    Each is timed beside a call of `base` of its own, in turn before and behind it: neither a drift of the machine nor one bad
-    measurement of `base` counts for all.
+    Each is timed beside a call of `base` of its own, in turn before and behind it: neither a drift
+    of the machine nor one bad measurement of `base` counts for all.
     """
     found: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warm_up + rounds):

@@ -1,4 +1,6 @@
-"""Are two pipelines' images equally good on the same seeds? Looked at in growing numbers until decided. (numpy only)"""
+"""Are two pipelines' images equally good on the same seeds? Looked at in growing numbers until
+decided. (numpy only)
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,20 @@ from .distances import Moments, PairedPsnr, frechet, squared_error
 from .intervals import distance_change, estimate
 from .reference import Features, Reference
 
-EVIDENCE_SEED = 1_000_000  # calibration counts from 0: what chose the scales must not also judge them
+# calibration counts from 0: what chose the scales must not also judge them
+EVIDENCE_SEED = 1_000_000
 CHUNK = 64  # images between two calls of progress
 ERROR = 0.05
-SHARES = (0.8, 0.16, 0.04)  # of ERROR: what the first plan that is judged may use, the second, the third
-LEAST = 3  # images a projected direction at the first look: below that the interval is too narrow (docs/statistics.md)
+# of ERROR: what the first plan that is judged may use, the second, the third
+SHARES = (0.8, 0.16, 0.04)
+# images a projected direction at the first look: below that the interval is too narrow
+# (docs/statistics.md)
+LEAST = 3
 
 Images = Callable[[Sequence[int]], Array]  # seeds -> (n, c, h, w) in [-1, 1]: a Pipeline
 Progress = Callable[[int, int], None]  # pairs done, pairs at most
-Settled = Callable[[Verdict, float], bool]  # what a look says, the level of its interval -> whether that is enough
+# what a look says, the level of its interval -> whether that is enough
+Settled = Callable[[Verdict, float], bool]
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Terms:
-    """What images must be to be as good: a change of the distance within +-budget, seen on `maximum` pairs at most, and a PSNR.
+    """What images must be to be as good: a change of the distance within +-budget, seen on
+    `maximum` pairs at most, and a PSNR.
 
-    When the verdict on one plan is not "within", a safer one is judged on seeds of its own: so the error of 5 % is shared among
-    as many plans as SHARES has, and a bundle is wrongly "within" no more often than if there had been one.
+    When the verdict on one plan is not "within", a safer one is judged on seeds of its own: so the
+    error of 5 % is shared among as many plans as SHARES has, and a bundle is wrongly "within" no
+    more often than if there had been one.
     """
 
     budget: float
@@ -58,9 +67,13 @@ class Terms:
 
 
 class FullSide:
-    """The full-precision pipeline's images and features for seeds start, start + 1, ...: made on demand, shared by runtimes."""
+    """The full-precision pipeline's images and features for seeds start, start + 1, ...: made on
+    demand, shared by runtimes.
+    """
 
-    def __init__(self, images: Images, features: Features, reference: Reference, start: int = EVIDENCE_SEED) -> None:
+    def __init__(
+        self, images: Images, features: Features, reference: Reference, start: int = EVIDENCE_SEED
+    ) -> None:
         """Raises ReferenceMismatch when the reference was made with another feature network."""
         reference.check(features)
         self.images, self.features, self.reference, self.start = images, features, reference, start
@@ -94,13 +107,17 @@ class FullSide:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one pipeline's images are worth against full precision; distances are squared Frechet distances after projection."""
+    """What one pipeline's images are worth against full precision; distances are squared Frechet
+    distances after projection.
+    """
 
-    verdict: Verdict  # its interval holds at `look_level`, so that all looks together hold at `level`
+    # its interval holds at `look_level`, so that all looks together hold at `level`
+    verdict: Verdict
     distance_full: Interval  # to the reference, corrected for the number of samples, at `level`
     distance_other: Interval
     distance_between: float  # of the two sets; 0 for equal images
-    psnr_db: float  # of the mean squared error over all pixels of all pairs; infinite for equal images
+    # of the mean squared error over all pixels of all pairs; infinite for equal images
+    psnr_db: float
     psnr_median_db: float  # median over pairs
     images: int  # pairs
     first_seed: int
@@ -114,6 +131,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's form; a PSNR of null says that no pixel differs."""
+
         def interval(i: Interval) -> dict[str, float]:
             return {"value": i.value, "low": i.low, "high": i.high}
 
@@ -121,13 +139,24 @@ class Comparison:
             return value if math.isfinite(value) else None
 
         return {
-            "verdict": self.verdict.state, "more": self.verdict.more, "budget": self.verdict.budget,
-            "change": interval(self.verdict.change), "distance_full": interval(self.distance_full),
-            "distance_other": interval(self.distance_other), "distance_between": self.distance_between,
-            "psnr_db": decibel(self.psnr_db), "psnr_median_db": decibel(self.psnr_median_db),
-            "images": self.images, "first_seed": self.first_seed, "last_seed": self.first_seed + self.images - 1,
-            "features": self.features, "size": self.size, "reference": self.reference,
-            "reference_sha256": self.reference_sha256, "looks": list(self.looks), "level": self.level,
+            "verdict": self.verdict.state,
+            "more": self.verdict.more,
+            "budget": self.verdict.budget,
+            "change": interval(self.verdict.change),
+            "distance_full": interval(self.distance_full),
+            "distance_other": interval(self.distance_other),
+            "distance_between": self.distance_between,
+            "psnr_db": decibel(self.psnr_db),
+            "psnr_median_db": decibel(self.psnr_median_db),
+            "images": self.images,
+            "first_seed": self.first_seed,
+            "last_seed": self.first_seed + self.images - 1,
+            "features": self.features,
+            "size": self.size,
+            "reference": self.reference,
+            "reference_sha256": self.reference_sha256,
+            "looks": list(self.looks),
+            "level": self.level,
             "look_level": self.look_level,
         }
 
@@ -135,11 +164,15 @@ class Comparison:
 def plan_looks(first: int, maximum: int, level: float) -> list[tuple[int, float]]:
     """(pairs, level of the interval) of each look: first, twice that, ..., maximum.
 
-    The error 1 - level is shared out in proportion to the pairs at each look (a weighted Bonferroni bound), so all intervals
-    hold together at `level` whenever the sampling stops, and the last and sharpest look keeps about half of it.
+    The error 1 - level is shared out in proportion to the pairs at each look (a weighted Bonferroni
+    bound), so all intervals hold together at `level` whenever the sampling stops, and the last and
+    sharpest look keeps about half of it.
     """
     if not 0 < first <= maximum or not 0 < level < 1:
-        raise UsageError("E-LOOKS", f"need 0 < first <= maximum and a level in (0, 1), got {first}, {maximum}, {level}")
+        raise UsageError(
+            "E-LOOKS",
+            f"need 0 < first <= maximum and a level in (0, 1), got {first}, {maximum}, {level}",
+        )
     counts = [first]
     while counts[-1] < maximum:
         counts.append(min(2 * counts[-1], maximum))
@@ -147,7 +180,9 @@ def plan_looks(first: int, maximum: int, level: float) -> list[tuple[int, float]
 
 
 def first_look(reference: Reference) -> int:
-    """Pairs at the first look: at least 500, and four a projected direction, where the interval covers what it says."""
+    """Pairs at the first look: at least 500, and four a projected direction, where the interval
+    covers what it says.
+    """
     return max(500, 4 * reference.k)
 
 
@@ -159,11 +194,15 @@ def decided(verdict: Verdict, look_level: float) -> bool:
 def chance(verdict: Verdict, look_level: float, pairs: int, level: float = 0.95) -> float:
     """Probability, given what was seen, that as many fresh pairs at most end within the budget.
 
-    Seen and future change are normal around the true one, of which nothing else is known; the last of the looks decides.
+    Seen and future change are normal around the true one, of which nothing else is known; the last
+    of the looks decides.
     """
-    error = (verdict.change.high - verdict.change.low) / 2 / NormalDist().inv_cdf((1 + look_level) / 2)
+    error = (
+        (verdict.change.high - verdict.change.low) / 2 / NormalDist().inv_cdf((1 + look_level) / 2)
+    )
     later = error * math.sqrt(verdict.images / pairs)
-    room = verdict.budget - NormalDist().inv_cdf(1 - (1 - level) / 4) * later  # the last look keeps half of the error, or more
+    # the last look keeps half of the error, or more
+    room = verdict.budget - NormalDist().inv_cdf(1 - (1 - level) / 4) * later
     if not verdict.change.finite or room <= 0:
         return 0.0
     if error == 0:
@@ -172,16 +211,29 @@ def chance(verdict: Verdict, look_level: float, pairs: int, level: float = 0.95)
     return expected.cdf(room) - expected.cdf(-room)
 
 
-def compare(full: FullSide, other: Images, budget: float, first: int = 500, maximum: int = 4000, level: float = 0.95,
-            progress: Progress | None = None, settled: Settled = decided) -> Comparison:
-    """Paired images from growing runs of seeds until the change of the distance is within or outside +-budget, or at `maximum`.
+def compare(
+    full: FullSide,
+    other: Images,
+    budget: float,
+    first: int = 500,
+    maximum: int = 4000,
+    level: float = 0.95,
+    progress: Progress | None = None,
+    settled: Settled = decided,
+) -> Comparison:
+    """Paired images from growing runs of seeds until the change of the distance is within or
+    outside +-budget, or at `maximum`.
 
-    budget: fraction of the full-precision distance, such as 0.02. settled: another reason to end than a verdict.
-    Raises GateFailed when an image of `other` is not finite, UsageError when `first` is too small for the reference's projection.
+    budget: fraction of the full-precision distance, such as 0.02. settled: another reason to end
+    than a verdict. Raises GateFailed when an image of `other` is not finite, UsageError when
+    `first` is too small for the reference's projection.
     """
     if first < LEAST * full.reference.k:
-        raise UsageError("E-LOOKS", f"the first look needs at least {LEAST * full.reference.k} images for "
-                         f"{full.reference.k} projected directions, got {first}")
+        raise UsageError(
+            "E-LOOKS",
+            f"the first look needs at least {LEAST * full.reference.k} images for "
+            f"{full.reference.k} projected directions, got {first}",
+        )
     looks = plan_looks(first, maximum, level)
     projected: list[Array] = []
     errors: list[float] = []
@@ -190,7 +242,10 @@ def compare(full: FullSide, other: Images, budget: float, first: int = 500, maxi
             b = min(a + CHUNK, count)
             mine, theirs = full.pixels(a, b), pixels_of(other, full.seeds(a, b))
             if mine.shape != theirs.shape:
-                raise EdgegenError("E-SHAPE", f"the pipelines give images of shape {mine.shape[1:]} and {theirs.shape[1:]}")
+                raise EdgegenError(
+                    "E-SHAPE",
+                    f"the pipelines give images of shape {mine.shape[1:]} and {theirs.shape[1:]}",
+                )
             projected.extend(full.project(theirs))
             errors.extend(squared_error(mine, theirs))
             if progress:
@@ -205,8 +260,17 @@ def compare(full: FullSide, other: Images, budget: float, first: int = 500, maxi
             continue  # a small distance may still show itself with more images
         if settled(verdict, look_level):
             break
-    return _report(full, verdict, ours.interval(level), its.interval(level), np.stack(projected), np.array(errors),
-                   tuple(n for n, _ in looks if n <= count), level, look_level)
+    return _report(
+        full,
+        verdict,
+        ours.interval(level),
+        its.interval(level),
+        np.stack(projected),
+        np.array(errors),
+        tuple(n for n, _ in looks if n <= count),
+        level,
+        look_level,
+    )
 
 
 def pixels_of(images: Images, seeds: range) -> np.ndarray:
@@ -216,15 +280,40 @@ def pixels_of(images: Images, seeds: range) -> np.ndarray:
     except EdgegenError as error:
         if error.code != "E-NONFINITE":
             raise
-        raise GateFailed("E-NONFINITE", f"images of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinite values",
-                         hint="keep more layers in floating point") from error
+        raise GateFailed(
+            "E-NONFINITE",
+            f"images of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinite values",
+            hint="keep more layers in floating point",
+        ) from error
 
 
-def _report(full: FullSide, verdict: Verdict, ours: Interval, its: Interval, projected: Array, errors: np.ndarray,
-            looks: tuple[int, ...], level: float, look_level: float) -> Comparison:
+def _report(
+    full: FullSide,
+    verdict: Verdict,
+    ours: Interval,
+    its: Interval,
+    projected: Array,
+    errors: np.ndarray,
+    looks: tuple[int, ...],
+    level: float,
+    look_level: float,
+) -> Comparison:
     between = frechet(Moments.of(full.projected(len(projected))), Moments.of(projected))
     psnr = PairedPsnr.of(errors)
     return Comparison(
-        verdict, ours, its, between, psnr.pooled_db, psnr.median_db, len(projected), full.start, full.features.name,
-        full.features.size, full.reference.name, full.reference.sha256, looks, level, look_level,
+        verdict,
+        ours,
+        its,
+        between,
+        psnr.pooled_db,
+        psnr.median_db,
+        len(projected),
+        full.start,
+        full.features.name,
+        full.features.size,
+        full.reference.name,
+        full.reference.sha256,
+        looks,
+        level,
+        look_level,
     )

@@ -1,4 +1,6 @@
-"""Distances between sets of images: Frechet and kernel distance over features, PSNR over pixels. (numpy only, float64)"""
+"""Distances between sets of images: Frechet and kernel distance over features, PSNR over pixels.
+(numpy only, float64)
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Moments:
-    """mean (d,), cov (d, d) with n - 1 below the line, count n: all that a Frechet distance needs of a set of features."""
+    """mean (d,), cov (d, d) with n - 1 below the line, count n: all that a Frechet distance needs
+    of a set of features.
+    """
 
     mean: Float64
     cov: Float64
@@ -27,34 +31,49 @@ class Moments:
         """features (n, d), n >= 2. Raises EdgegenError when one is not finite."""
         x = finite(features).astype(np.float64)
         if x.ndim != 2 or len(x) < 2:
-            raise EdgegenError("E-DATA-TOO-FEW", f"moments need at least 2 rows of features, got shape {x.shape}")
+            raise EdgegenError(
+                "E-DATA-TOO-FEW", f"moments need at least 2 rows of features, got shape {x.shape}"
+            )
         mean = x.mean(0)
         centred = x - mean
         return cls(mean, centred.T @ centred / (len(x) - 1), len(x))
 
 
 def finite(values: Floats) -> Floats:
-    """The same array; EdgegenError when a value is NaN or infinite, so that no distance is ever made of one."""
+    """The same array; EdgegenError when a value is NaN or infinite, so that no distance is ever
+    made of one.
+    """
     if not np.isfinite(values).all():
-        raise EdgegenError("E-NONFINITE", f"{int((~np.isfinite(values)).sum())} of {values.size} features are NaN or infinite")
+        raise EdgegenError(
+            "E-NONFINITE",
+            f"{int((~np.isfinite(values)).sum())} of {values.size} features are NaN or infinite",
+        )
     return values
 
 
 def root(matrix: Float64) -> Float64:
-    """Square root of a symmetric positive semi-definite matrix; negative eigenvalues, which are rounding, count as 0."""
+    """Square root of a symmetric positive semi-definite matrix; negative eigenvalues, which are
+    rounding, count as 0.
+    """
     values, vectors = np.linalg.eigh(matrix)
     half: Float64 = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     return half
 
 
 def frechet(a: Moments, b: Moments) -> float:
-    """Squared Frechet distance of two Gaussians, >= 0 (Dowson and Landau 1982; Heusel et al. 2017, equation 6).
+    """Squared Frechet distance of two Gaussians, >= 0 (Dowson and Landau 1982; Heusel et al. 2017,
+    equation 6).
 
-    |mean difference|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), all roots symmetric. No correction for the number of samples:
-    compare only figures of equal counts. Raises EdgegenError on NaN, ValueError when the dimensions differ.
+    |mean difference|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), all roots symmetric. No correction
+    for the number of samples:
+    compare only figures of equal counts. Raises EdgegenError on NaN, ValueError when the dimensions
+    differ.
     """
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"distances need features of one network, got {len(a.mean)} and {len(b.mean)} dimensions")
+        raise ValueError(
+            f"distances need features of one network, got {len(a.mean)} and {len(b.mean)} "
+            "dimensions"
+        )
     for part in (a.mean, a.cov, b.mean, b.cov):
         finite(part)
     half = root(a.cov)
@@ -64,16 +83,23 @@ def frechet(a: Moments, b: Moments) -> float:
 
 
 def kernel_distance(a: Floats, b: Floats, block: int = 1000) -> float:
-    """Unbiased squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et al. 2018); may fall below 0.
+    """Unbiased squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et al.
+    2018); may fall below 0.
 
-    One estimate over all pairs, not a mean over subsets; `block` rows at a time, so memory is block x max(n, m).
+    One estimate over all pairs, not a mean over subsets; `block` rows at a time, so memory is block
+    x max(n, m).
     """
     if a.shape[1:] != b.shape[1:] or min(len(a), len(b)) < 2:
-        raise ValueError(f"kernel distance needs two sets (n >= 2, d) of one d, got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"kernel distance needs two sets (n >= 2, d) of one d, got {a.shape} and {b.shape}"
+        )
     x, y = finite(a).astype(np.float64), finite(b).astype(np.float64)
 
     def total(p: Float64, q: Float64) -> float:
-        return sum(float(((p[k : k + block] @ q.T / p.shape[1] + 1) ** 3).sum()) for k in range(0, len(p), block))
+        return sum(
+            float(((p[k : k + block] @ q.T / p.shape[1] + 1) ** 3).sum())
+            for k in range(0, len(p), block)
+        )
 
     def within(p: Float64) -> float:
         diagonal = ((p * p).sum(1) / p.shape[1] + 1) ** 3
@@ -83,9 +109,14 @@ def kernel_distance(a: Floats, b: Floats, block: int = 1000) -> float:
 
 
 def squared_error(a: np.ndarray, b: np.ndarray) -> Float64:
-    """Mean squared error of each pair (n,), in units of the full range: uint8 images are divided by 255, [-1, 1] by 2."""
+    """Mean squared error of each pair (n,), in units of the full range: uint8 images are divided by
+    255, [-1, 1] by 2.
+    """
     if a.shape != b.shape or a.dtype != b.dtype:
-        raise ValueError(f"pairs need images of one shape and type, got {a.dtype} {a.shape} and {b.dtype} {b.shape}")
+        raise ValueError(
+            f"pairs need images of one shape and type, got {a.dtype} {a.shape} and {b.dtype} "
+            f"{b.shape}"
+        )
     gap = (a.astype(np.float64) - b.astype(np.float64)) / (255 if a.dtype == np.uint8 else 2)
     error: Float64 = np.square(gap).mean(axis=tuple(range(1, gap.ndim)))
     finite(error)
@@ -93,7 +124,9 @@ def squared_error(a: np.ndarray, b: np.ndarray) -> Float64:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> Float64:
-    """Peak signal-to-noise ratio of each pair (n,) in dB; images uint8 or float in [-1, 1]; infinite when equal."""
+    """Peak signal-to-noise ratio of each pair (n,) in dB; images uint8 or float in [-1, 1];
+    infinite when equal.
+    """
     return _decibel(squared_error(a, b))
 
 
@@ -107,10 +140,14 @@ def _decibel(error: Float64) -> Float64:
 class PairedPsnr:
     """Two summaries over pairs of images, in dB; infinite when nothing differs."""
 
-    pooled_db: float  # of the mean squared error over all pixels of all pairs: the worst pairs weigh most
+    # of the mean squared error over all pixels of all pairs: the worst pairs weigh most
+    pooled_db: float
     median_db: float  # median over pairs of each pair's own PSNR
 
     @classmethod
     def of(cls, error: Float64) -> PairedPsnr:
         """error: what squared_error gives, (n,), n >= 1."""
-        return cls(float(_decibel(error.mean(keepdims=True))[0]), float(_decibel(np.median(error, keepdims=True))[0]))
+        return cls(
+            float(_decibel(error.mean(keepdims=True))[0]),
+            float(_decibel(np.median(error, keepdims=True))[0]),
+        )

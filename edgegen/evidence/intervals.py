@@ -1,9 +1,11 @@
-"""How sure a Frechet distance is, and how sure its change is between two pipelines fed the same seeds. (numpy only, float64)
+"""How sure a Frechet distance is, and how sure its change is between two pipelines fed the same
+seeds. (numpy only, float64)
 
-The infinitesimal jackknife (Efron 1982): every image's first-order influence on the distance is known in closed form, so the
-variance is a mean of squares, and pairing is a subtraction row by row. The second-order term gives the bias from few samples,
-which is taken off. No resampling, so no seed and no Monte-Carlo error; docs/statistics.md compares it with the bootstrap.
-The reference counts as exact: intervals are about the generators, given this reference.
+The infinitesimal jackknife (Efron 1982): every image's first-order influence on the distance is
+known in closed form, so the variance is a mean of squares, and pairing is a subtraction row by row.
+The second-order term gives the bias from few samples, which is taken off. No resampling, so no seed
+and no Monte-Carlo error; docs/statistics.md compares it with the bootstrap. The reference counts as
+exact: intervals are about the generators, given this reference.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ FLOOR = 1e-15  # eigenvalues below this fraction of the scale are rounding
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Squared Frechet distance to a reference, corrected for the number of samples, and each image's influence on it (n,)."""
+    """Squared Frechet distance to a reference, corrected for the number of samples, and each
+    image's influence on it (n,).
+    """
 
     value: float
     influence: Float64
@@ -42,43 +46,66 @@ def _error(influence: Float64) -> float:
 
 
 def estimate(reference: Moments, features: Floats) -> Estimate:
-    """features (n, k), n > k, projected as the reference is. Raises EdgegenError on NaN or too few rows.
+    """features (n, k), n > k, projected as the reference is. Raises EdgegenError on NaN or too few
+    rows.
 
-    S = R^1/2 C R^1/2 = U diag(s) U', C the covariance of the features, R of the reference; c a centred row, z = U' R^1/2 c:
-    influence of c: 2 c.(mean gap) + |c|^2 - sum z_i^2 / sqrt(s_i), less its mean;
-    bias: (tr C + sum_ij var(z_i z_j) / (2 sqrt(s_i s_j) (sqrt(s_i) + sqrt(s_j)))) / n.
+    S = R^1/2 C R^1/2 = U diag(s) U', C the covariance of the features, R of the reference; c a
+    centred row, z = U' R^1/2 c: influence of c: 2 c.(mean gap) + |c|^2 - sum z_i^2 / sqrt(s_i),
+    less its mean; bias: (tr C + sum_ij var(z_i z_j) / (2 sqrt(s_i s_j) (sqrt(s_i) + sqrt(s_j)))) /
+    n.
     """
     n, k = features.shape
     if n <= k:
-        raise EdgegenError("E-DATA-TOO-FEW", f"a distance over {k} features needs more than {k} images, got {n}")
+        raise EdgegenError(
+            "E-DATA-TOO-FEW", f"a distance over {k} features needs more than {k} images, got {n}"
+        )
     finite(reference.cov)
     own = Moments.of(features)
-    c, gap, half = features.astype(np.float64) - own.mean, own.mean - reference.mean, root(reference.cov)
+    c, gap, half = (
+        features.astype(np.float64) - own.mean,
+        own.mean - reference.mean,
+        root(reference.cov),
+    )
     s, u = np.linalg.eigh(half @ own.cov @ half)
-    s = s.clip(FLOOR * max(s[-1], float(np.square(reference.cov).sum())))  # images that are all alike must not divide 0 by 0
+    # images that are all alike must not divide 0 by 0
+    s = s.clip(FLOOR * max(s[-1], float(np.square(reference.cov).sum())))
     z2, roots = np.square(c @ half @ u), np.sqrt(s)
     value = gap @ gap + np.trace(own.cov) + np.trace(reference.cov) - 2 * roots.sum()
     spread = z2.T @ z2 / n - np.diag(s * s)
-    bias = (np.trace(own.cov) + (spread / (2 * np.outer(roots, roots) * np.add.outer(roots, roots))).sum()) / n
+    bias = (
+        np.trace(own.cov)
+        + (spread / (2 * np.outer(roots, roots) * np.add.outer(roots, roots))).sum()
+    ) / n
     influence = 2 * c @ gap + np.square(c).sum(1) - z2 @ (1 / roots)
     return Estimate(float(value - bias), influence - influence.mean())
 
 
 def distance_interval(reference: Moments, features: Floats, level: float = 0.95) -> Interval:
-    """Squared Frechet distance of features (n, k) to the reference, corrected for the number of samples, and its interval."""
+    """Squared Frechet distance of features (n, k) to the reference, corrected for the number of
+    samples, and its interval.
+    """
     return estimate(reference, features).interval(level)
 
 
 def distance_change(full: Estimate, other: Estimate, level: float = 0.95) -> Interval:
-    """(other - full) / full as a signed fraction; row k of both estimates must come from the same seed.
+    """(other - full) / full as a signed fraction; row k of both estimates must come from the same
+    seed.
 
-    Raises EdgegenError when the distance of `full` cannot be told from zero: a fraction of it then means nothing.
+    Raises EdgegenError when the distance of `full` cannot be told from zero: a fraction of it then
+    means nothing.
     """
     if len(full.influence) != len(other.influence):
-        raise ValueError(f"a paired change needs equal counts, got {len(full.influence)} and {len(other.influence)}")
+        raise ValueError(
+            f"a paired change needs equal counts, got {len(full.influence)} and "
+            f"{len(other.influence)}"
+        )
     if not full.value > 4 * full.error:
-        raise EdgegenError("E-FID-SCALE", f"the full-precision distance {full.value:.3g} +- {full.error:.2g} is too near zero "
-                           f"for a relative change over {len(full.influence)} images", hint="use more images")
+        raise EdgegenError(
+            "E-FID-SCALE",
+            f"the full-precision distance {full.value:.3g} +- {full.error:.2g} is too near zero "
+            f"for a relative change over {len(full.influence)} images",
+            hint="use more images",
+        )
     ratio = other.value / full.value
     return _around(ratio - 1, _error(other.influence - ratio * full.influence) / full.value, level)
 

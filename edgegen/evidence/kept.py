@@ -1,4 +1,6 @@
-"""The images an export made: against them a device without torch shows that it makes the same. (numpy only)"""
+"""The images an export made: against them a device without torch shows that it makes the same.
+(numpy only)
+"""
 
 from __future__ import annotations
 
@@ -35,23 +37,33 @@ class Alike:
     """One set of images made here against the one made there."""
 
     name: str
-    share: float      # of pixel values within one level of 255
-    psnr_db: float    # infinite when no pixel differs
-    least_db: float   # INT8: what quantization itself cost there; a machine that adds more computes something else. 0 for FP32
+    share: float  # of pixel values within one level of 255
+    psnr_db: float  # infinite when no pixel differs
+    # INT8: what quantization itself cost there; a machine that adds more computes something else. 0
+    # for FP32
+    least_db: float
     same: bool
 
     def to_json(self) -> dict[str, Any]:
         """A psnr_db of null says that no pixel differs."""
         shown = self.psnr_db if math.isfinite(self.psnr_db) else None
         least = self.least_db if math.isfinite(self.least_db) else None
-        return {"within_one_level": self.share, "psnr_db": shown, "least_db": least, "same": self.same}
+        return {
+            "within_one_level": self.share,
+            "psnr_db": shown,
+            "least_db": least,
+            "same": self.same,
+        }
 
 
 def to_bytes(kept: Kept) -> bytes:
     """The file's bytes."""
     from safetensors.numpy import save
 
-    return save({k: np.ascontiguousarray(v) for k, v in kept.sets.items()}, {"first_seed": str(kept.first_seed)})
+    return save(
+        {k: np.ascontiguousarray(v) for k, v in kept.sets.items()},
+        {"first_seed": str(kept.first_seed)},
+    )
 
 
 def read(path: Path) -> Kept:
@@ -60,13 +72,24 @@ def read(path: Path) -> Kept:
 
     try:
         with safe_open(path, "numpy") as file:
-            sets = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+            # (it is no dict)
+            sets = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             first = int((file.metadata() or {})["first_seed"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise TrustError("E-MANIFEST", f"these are no images of an export: {error}", path=path) from error
+        raise TrustError(
+            "E-MANIFEST", f"these are no images of an export: {error}", path=path
+        ) from error
     shapes = {a.shape for a in sets.values()}
-    if FULL not in sets or len(shapes) != 1 or any(a.dtype != np.uint8 or a.ndim != 4 or not len(a) for a in sets.values()):
-        raise TrustError("E-MANIFEST", f"these are no images of an export: {sorted(sets)} of {sorted(shapes)}", path=path)
+    if (
+        FULL not in sets
+        or len(shapes) != 1
+        or any(a.dtype != np.uint8 or a.ndim != 4 or not len(a) for a in sets.values())
+    ):
+        raise TrustError(
+            "E-MANIFEST",
+            f"these are no images of an export: {sorted(sets)} of {sorted(shapes)}",
+            path=path,
+        )
     return Kept(first, sets)
 
 
@@ -77,9 +100,13 @@ def full(kept: Kept, runtime: str, images: np.ndarray) -> Alike:
 
 
 def int8(kept: Kept, runtime: str, images: np.ndarray) -> Alike:
-    """INT8 images here: nearer to those made there than those are to full precision. TrustError if none were kept."""
+    """INT8 images here: nearer to those made there than those are to full precision. TrustError if
+    none were kept.
+    """
     if runtime not in kept.sets:
-        raise TrustError("E-MANIFEST", f"no INT8 images of {runtime} were kept; there are {', '.join(kept.sets)}")
+        raise TrustError(
+            "E-MANIFEST", f"no INT8 images of {runtime} were kept; there are {', '.join(kept.sets)}"
+        )
     share, psnr = _near(kept.sets[runtime], images)
     least = PairedPsnr.of(squared_error(kept.sets[FULL], kept.sets[runtime])).pooled_db
     return Alike(f"{runtime} INT8", share, psnr, least, share >= PIXEL_LIMIT or psnr >= least)

@@ -1,7 +1,9 @@
-"""Precision and recall of a set of generated images: how many lie among the real ones, and how many real ones they reach.
+"""Precision and recall of a set of generated images: how many lie among the real ones, and how many
+real ones they reach.
 
-Kynkaanniemi et al. 2019 (Improved Precision and Recall): a set's manifold is the union of balls around its features, each
-as large as the distance to its k-th neighbour in the same set. (numpy only)
+Kynkaanniemi et al. 2019 (Improved Precision and Recall): a set's manifold is the union of balls
+around its features, each as large as the distance to its k-th neighbour in the same set. (numpy
+only)
 """
 
 from __future__ import annotations
@@ -18,20 +20,28 @@ class PrecisionRecall:
     """Shares in [0, 1]; two halves of one set give about the same for both, which is below 1."""
 
     precision: float  # of generated images inside the real manifold
-    recall: float     # of real images inside the generated manifold
+    recall: float  # of real images inside the generated manifold
     neighbours: int
 
 
-def precision_recall(real: Floats, made: Floats, neighbours: int = 3, block: int = 500) -> PrecisionRecall:
+def precision_recall(
+    real: Floats, made: Floats, neighbours: int = 3, block: int = 500
+) -> PrecisionRecall:
     """real and made: features (n, d) each, of equal n, since the balls shrink as sets grow.
 
-    Memory is block x n. Raises ValueError for sets of other shapes or not more than `neighbours` rows, EdgegenError on NaN.
+    Memory is block x n. Raises ValueError for sets of other shapes or not more than `neighbours`
+    rows, EdgegenError on NaN.
     """
     if real.shape != made.shape or real.ndim != 2 or not 1 <= neighbours < len(real):
-        raise ValueError(f"precision and recall need two sets (n, d) of one shape with n above {neighbours} neighbours, "
-                         f"got {real.shape} and {made.shape}")
+        raise ValueError(
+            f"precision and recall need two sets (n, d) of one shape with n above {neighbours} "
+            "neighbours, "
+            f"got {real.shape} and {made.shape}"
+        )
     a, b = (finite(part).astype(np.float64) for part in (real, made))
-    return PrecisionRecall(_covered(b, a, neighbours, block), _covered(a, b, neighbours, block), neighbours)
+    return PrecisionRecall(
+        _covered(b, a, neighbours, block), _covered(a, b, neighbours, block), neighbours
+    )
 
 
 def _covered(points: Float64, manifold: Float64, neighbours: int, block: int) -> float:

@@ -1,9 +1,11 @@
-"""Does a generator give its training photos back? Near-copies, nearest neighbours and a membership attack. (numpy only)
+"""Does a generator give its training photos back? Near-copies, nearest neighbours and a membership
+attack. (numpy only)
 
-A near-copy has nearly the same difference hash as a training photo, and nearly its features or nearly its look. Features alone
-are too keen an eye: with noise of 3 levels of 255 on 32 px renders no copy keeps a cosine of 0.98 (EfficientNet-Lite0), while
-hash and look find 97 %; features find copies that have moved or changed colour. docs/statistics.md has the table.
-The attack: if training photos lie nearer to the samples than held-out photos do, the samples tell who was trained on.
+A near-copy has nearly the same difference hash as a training photo, and nearly its features or
+nearly its look. Features alone are too keen an eye: with noise of 3 levels of 255 on 32 px renders
+no copy keeps a cosine of 0.98 (EfficientNet-Lite0), while hash and look find 97 %; features find
+copies that have moved or changed colour. docs/statistics.md has the table. The attack: if training
+photos lie nearer to the samples than held-out photos do, the samples tell who was trained on.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ from ..errors import GateFailed
 from .distances import Float64, Floats, finite
 from .novelty import Novelty, Rows, nearest, novelty
 
-BITS = 4        # of 64 by which the difference hashes of two copies may differ
-MARGIN = 2      # levels of 255: what the hash takes for flat
-BLIND = 0.5     # AUC of an attack that tells nothing
-COSINE = 0.98   # of features
-LOOK = 0.995    # correlation of two 16 x 16 versions, as for leaks between train and held-out photos
-CHUNK = 1024    # rows of either side at a time
+BITS = 4  # of 64 by which the difference hashes of two copies may differ
+MARGIN = 2  # levels of 255: what the hash takes for flat
+BLIND = 0.5  # AUC of an attack that tells nothing
+COSINE = 0.98  # of features
+# correlation of two 16 x 16 versions, as for leaks between train and held-out photos
+LOOK = 0.995
+CHUNK = 1024  # rows of either side at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +43,18 @@ class Images:
     features: Floats
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.features.ndim != 2 \
-                or len(self.pixels) != len(self.features) or not len(self.pixels):
-            raise ValueError(f"images need uint8 (n, h, w, 3) and features (n, d), n >= 1, got {self.pixels.dtype} "
-                             f"{self.pixels.shape} and {self.features.shape}")
+        if (
+            self.pixels.dtype != np.uint8
+            or self.pixels.ndim != 4
+            or self.features.ndim != 2
+            or len(self.pixels) != len(self.features)
+            or not len(self.pixels)
+        ):
+            raise ValueError(
+                "images need uint8 (n, h, w, 3) and features (n, d), n >= 1, got "
+                f"{self.pixels.dtype} "
+                f"{self.pixels.shape} and {self.features.shape}"
+            )
         finite(self.features)
 
     def __len__(self) -> int:
@@ -60,39 +71,61 @@ class Limits:
     """What still counts as new: see faults."""
 
     near_copies: int = 0
-    novelty: float = 0.7     # of the features' ratio; photos held out from one set lie at 0.87 to 1.2, copies with noise at 0.5
+    # of the features' ratio; photos held out from one set lie at 0.87 to 1.2, copies with noise at
+    # 0.5
+    novelty: float = 0.7
     membership: float = 0.6  # the attack's AUC
 
     def __post_init__(self) -> None:
         if not (self.near_copies >= 0 and 0 <= self.novelty < 1 and 0.5 <= self.membership <= 1):
-            raise ValueError(f"limits must be near_copies >= 0, novelty in [0, 1), membership in [0.5, 1], got {self}")
+            raise ValueError(
+                "limits must be near_copies >= 0, novelty in [0, 1), membership in [0.5, 1], got "
+                f"{self}"
+            )
 
     def faults(self, near_copies: int, novelty: float, membership: Interval) -> tuple[str, ...]:
         """What says that photos are remembered, one clause each; NaN is a fault.
 
-        A low ratio counts where training photos are nearer than others beyond chance: images that are all alike or blurred lie
-        near to every photo. The attack counts when its whole interval is above the limit.
+        A low ratio counts where training photos are nearer than others beyond chance: images that
+        are all alike or blurred lie near to every photo. The attack counts when its whole interval
+        is above the limit.
         """
         found = []
         if not near_copies <= self.near_copies:
-            found.append(f"{near_copies} images are near-copies of training photos, allowed {self.near_copies}")
+            found.append(
+                f"{near_copies} images are near-copies of training photos, allowed "
+                f"{self.near_copies}"
+            )
         if math.isnan(novelty) or (novelty < self.novelty and not membership.low <= BLIND):
-            found.append(f"images are {novelty:.2f} x as far from training photos as held-out ones are, limit {self.novelty:g}")
+            found.append(
+                f"images are {novelty:.2f} x as far from training photos as held-out ones are, "
+                f"limit {self.novelty:g}"
+            )
         if not membership.finite or not membership.low <= self.membership:
-            found.append(f"training photos can be told from others by the images: AUC {membership.value:.2f} "
-                         f"({membership.low:.2f} to {membership.high:.2f}), limit {self.membership:g}")
+            found.append(
+                "training photos can be told from others by the images: AUC "
+                f"{membership.value:.2f} "
+                f"({membership.low:.2f} to {membership.high:.2f}), limit {self.membership:g}"
+            )
         return tuple(found)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What `images` generated ones tell of `train` photos, beside `held_out` photos that were never trained on."""
+    """What `images` generated ones tell of `train` photos, beside `held_out` photos that were never
+    trained on.
+    """
 
-    pairs: tuple[tuple[int, int], ...]  # (generated, training photo) for each generated image that is a near-copy
-    held_out_alike: int  # held-out photos that are near-copies of training photos: how many a good generator may meet by chance
+    # (generated, training photo) for each generated image that is a near-copy
+    pairs: tuple[tuple[int, int], ...]
+    # held-out photos that are near-copies of training photos: how many a good generator may meet by
+    # chance
+    held_out_alike: int
     features: Novelty
     pixels: Novelty  # also below 1 for blurred images, which lie in the middle of all photos
-    membership: Interval  # AUC of the attack, 0.5 when nothing is told; by features or pixels, what tells more, at 95 % for both
+    # AUC of the attack, 0.5 when nothing is told; by features or pixels, what tells more, at 95 %
+    # for both
+    membership: Interval
     images: int
     train: int
     held_out: int
@@ -108,26 +141,44 @@ class Memory:
     def check(self, limits: Limits) -> None:
         """GateFailed E-MEMORY with every fault."""
         if found := self.faults(limits):
-            raise GateFailed("E-MEMORY", "the generator remembers its photos: " + "; ".join(found), details=self.to_json(),
-                             hint="train fewer steps or a smaller rank, or add photos")
+            raise GateFailed(
+                "E-MEMORY",
+                "the generator remembers its photos: " + "; ".join(found),
+                details=self.to_json(),
+                hint="train fewer steps or a smaller rank, or add photos",
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {"near_copies": self.near_copies, **asdict(self)}
 
 
 def memory(made: Images, train: Images, held_out: Images) -> Memory:
-    """The report of generated images against photos of one size. EdgegenError on NaN; ValueError for other shapes.
+    """The report of generated images against photos of one size. EdgegenError on NaN; ValueError
+    for other shapes.
 
     ValueError too where half of the held-out photos are training photos.
     """
-    if made.pixels.shape[1:] != train.pixels.shape[1:] or made.pixels.shape[1:] != held_out.pixels.shape[1:]:
-        raise ValueError(f"images and photos differ in size: {made.pixels.shape}, {train.pixels.shape}, {held_out.pixels.shape}")
-    attacks = [attack(train.features, held_out.features, made.features, 0.975),
-               attack(train.rows, held_out.rows, made.rows, 0.975)]
+    if (
+        made.pixels.shape[1:] != train.pixels.shape[1:]
+        or made.pixels.shape[1:] != held_out.pixels.shape[1:]
+    ):
+        raise ValueError(
+            f"images and photos differ in size: {made.pixels.shape}, {train.pixels.shape}, "
+            f"{held_out.pixels.shape}"
+        )
+    attacks = [
+        attack(train.features, held_out.features, made.features, 0.975),
+        attack(train.rows, held_out.rows, made.rows, 0.975),
+    ]
     return Memory(
-        near_copies(made, train), len(near_copies(held_out, train)),
-        novelty(made.features, held_out.features, train.features), novelty(made.rows, held_out.rows, train.rows),
-        max(attacks, key=lambda found: found.value), len(made), len(train), len(held_out),
+        near_copies(made, train),
+        len(near_copies(held_out, train)),
+        novelty(made.features, held_out.features, train.features),
+        novelty(made.rows, held_out.rows, train.rows),
+        max(attacks, key=lambda found: found.value),
+        len(made),
+        len(train),
+        len(held_out),
     )
 
 
@@ -147,20 +198,28 @@ def near_copies(made: Images, train: Images) -> tuple[tuple[int, int], ...]:
 
 
 def attack(train: Rows, held_out: Rows, made: Rows, level: float = 0.95) -> Interval:
-    """AUC of telling training photos from held-out ones by the distance to the nearest generated image; rows (n, d) each."""
+    """AUC of telling training photos from held-out ones by the distance to the nearest generated
+    image; rows (n, d) each.
+    """
     return auc(nearest(train, made), nearest(held_out, made), level)
 
 
-def auc(near: Sequence[float] | Float64, far: Sequence[float] | Float64, level: float = 0.95) -> Interval:
-    """Chance that one of `near` is below one of `far`, ties half; interval after Newcombe 2006, method 5.
+def auc(
+    near: Sequence[float] | Float64, far: Sequence[float] | Float64, level: float = 0.95
+) -> Interval:
+    """Chance that one of `near` is below one of `far`, ties half; interval after Newcombe 2006,
+    method 5.
 
-    A score interval: it keeps a width at 0 and 1, where those from placements (DeLong) have none. EdgegenError on NaN.
+    A score interval: it keeps a width at 0 and 1, where those from placements (DeLong) have none.
+    EdgegenError on NaN.
     """
     a, b = finite(np.asarray(near, np.float64)), np.sort(finite(np.asarray(far, np.float64)))
     m, n = len(a), len(b)
     if not m or not n:
         raise ValueError(f"an AUC needs values on both sides, got {m} and {n}")
-    value = float(1 - (np.searchsorted(b, a, "left") + np.searchsorted(b, a, "right")).mean() / (2 * n))
+    value = float(
+        1 - (np.searchsorted(b, a, "left") + np.searchsorted(b, a, "right")).mean() / (2 * n)
+    )
     z, half = NormalDist().inv_cdf((1 + level) / 2), (m + n) / 2 - 1
 
     def beyond(at: float) -> bool:

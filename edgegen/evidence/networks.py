@@ -1,4 +1,5 @@
-"""The two feature networks as functions over their weight files, batch norm folded into the convolutions. (torch)
+"""The two feature networks as functions over their weight files, batch norm folded into the
+convolutions. (torch)
 
 Widths and kernels are read from the tensors, so a narrow file of the same layout runs as well.
 """
@@ -24,22 +25,35 @@ class Conv:
     weight: Tensor
     bias: Tensor
 
-    def __call__(self, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None
+    ) -> Tensor:
         """padding: (rows, columns) on both sides; half the kernel unless told."""
         high, wide = self.weight.shape[2:]
         groups = x.shape[1] // self.weight.shape[1]
-        return F.conv2d(x, self.weight, self.bias, stride, (high // 2, wide // 2) if padding is None else padding, 1, groups)
+        return F.conv2d(
+            x,
+            self.weight,
+            self.bias,
+            stride,
+            (high // 2, wide // 2) if padding is None else padding,
+            1,
+            groups,
+        )
 
 
 def fold(state: Mapping[str, Tensor], conv: str, norm: str) -> Conv:
     """conv -> batch norm in eval mode, as one convolution; KeyError names a missing tensor."""
-    scale = state[f"{norm}.weight"].double() / (state[f"{norm}.running_var"].double() + EPSILON).sqrt()
+    scale = (
+        state[f"{norm}.weight"].double() / (state[f"{norm}.running_var"].double() + EPSILON).sqrt()
+    )
     weight = state[f"{conv}.weight"].double() * scale[:, None, None, None]
     bias = state[f"{norm}.bias"].double() - state[f"{norm}.running_mean"].double() * scale
     return Conv(weight.float().contiguous(memory_format=torch.channels_last), bias.float())
 
 
-# --- EfficientNet-Lite0 (Tan and Le 2019; Lite: no squeeze-excitation, ReLU6, stem and head of fixed width) ---
+# --- EfficientNet-Lite0 (Tan and Le 2019; Lite: no squeeze-excitation, ReLU6, stem and head of
+# fixed width) ---
 
 LITE0_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
@@ -75,25 +89,38 @@ class _Block:
 
 
 def _same(conv: Conv, x: Tensor, stride: int) -> Tensor:
-    """TensorFlow's "SAME": an even side under stride 2 is padded one pixel less before than after."""
+    """TensorFlow's "SAME": an even side under stride 2 is padded one pixel less before than
+    after.
+    """
     if stride == 1:
         return conv(x)
-    rows, columns = (max((-(-side // stride) - 1) * stride + conv.weight.shape[2] - side, 0) for side in x.shape[2:])
-    return conv(F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)), stride, VALID)
+    rows, columns = (
+        max((-(-side // stride) - 1) * stride + conv.weight.shape[2] - side, 0)
+        for side in x.shape[2:]
+    )
+    return conv(
+        F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)), stride, VALID
+    )
 
 
-# --- Inception-v3 as TensorFlow's 2015 graph has it (Szegedy et al. 2015), the network of published FID ---
+# --- Inception-v3 as TensorFlow's 2015 graph has it (Szegedy et al. 2015), the network of published
+# FID ---
+
 
 def inception(state: Mapping[str, Tensor]) -> Forward:
     """Pooled features before the classifier, 2048 numbers an image.
 
-    Differs from the textbook network as the graph does: average pools leave the border out of the count, and the last
-    block pools by maximum.
+    Differs from the textbook network as the graph does: average pools leave the border out of the
+    count, and the last block pools by maximum.
     """
-    names = sorted(key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight"))
+    names = sorted(
+        key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")
+    )
     convs = {name: fold(state, f"{name}.conv", f"{name}.bn") for name in names}
 
-    def conv(name: str, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None) -> Tensor:
+    def conv(
+        name: str, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None
+    ) -> Tensor:
         return F.relu(convs[name](x, stride, padding), inplace=True)
 
     def chain(x: Tensor, *steps: str) -> Tensor:
@@ -108,20 +135,37 @@ def inception(state: Mapping[str, Tensor]) -> Forward:
         return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
     def block_a(m: str, x: Tensor) -> Tensor:
-        return torch.cat([
-            conv(f"{m}.branch1x1", x), chain(x, f"{m}.branch5x5_1", f"{m}.branch5x5_2"),
-            chain(x, *(f"{m}.branch3x3dbl_{k}" for k in (1, 2, 3))), conv(f"{m}.branch_pool", average(x)),
-        ], 1)
+        return torch.cat(
+            [
+                conv(f"{m}.branch1x1", x),
+                chain(x, f"{m}.branch5x5_1", f"{m}.branch5x5_2"),
+                chain(x, *(f"{m}.branch3x3dbl_{k}" for k in (1, 2, 3))),
+                conv(f"{m}.branch_pool", average(x)),
+            ],
+            1,
+        )
 
     def block_b(m: str, x: Tensor) -> Tensor:
         deep = chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2")
-        return torch.cat([conv(f"{m}.branch3x3", x, 2, VALID), conv(f"{m}.branch3x3dbl_3", deep, 2, VALID), shrink(x)], 1)
+        return torch.cat(
+            [
+                conv(f"{m}.branch3x3", x, 2, VALID),
+                conv(f"{m}.branch3x3dbl_3", deep, 2, VALID),
+                shrink(x),
+            ],
+            1,
+        )
 
     def block_c(m: str, x: Tensor) -> Tensor:
-        return torch.cat([
-            conv(f"{m}.branch1x1", x), chain(x, *(f"{m}.branch7x7_{k}" for k in (1, 2, 3))),
-            chain(x, *(f"{m}.branch7x7dbl_{k}" for k in (1, 2, 3, 4, 5))), conv(f"{m}.branch_pool", average(x)),
-        ], 1)
+        return torch.cat(
+            [
+                conv(f"{m}.branch1x1", x),
+                chain(x, *(f"{m}.branch7x7_{k}" for k in (1, 2, 3))),
+                chain(x, *(f"{m}.branch7x7dbl_{k}" for k in (1, 2, 3, 4, 5))),
+                conv(f"{m}.branch_pool", average(x)),
+            ],
+            1,
+        )
 
     def block_d(m: str, x: Tensor) -> Tensor:
         deep = chain(x, *(f"{m}.branch7x7x3_{k}" for k in (1, 2, 3)))
@@ -129,11 +173,21 @@ def inception(state: Mapping[str, Tensor]) -> Forward:
         return torch.cat([short, conv(f"{m}.branch7x7x3_4", deep, 2, VALID), shrink(x)], 1)
 
     def block_e(m: str, x: Tensor, pooled: Tensor) -> Tensor:
-        short, deep = conv(f"{m}.branch3x3_1", x), chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2")
-        return torch.cat([
-            conv(f"{m}.branch1x1", x), conv(f"{m}.branch3x3_2a", short), conv(f"{m}.branch3x3_2b", short),
-            conv(f"{m}.branch3x3dbl_3a", deep), conv(f"{m}.branch3x3dbl_3b", deep), conv(f"{m}.branch_pool", pooled),
-        ], 1)
+        short, deep = (
+            conv(f"{m}.branch3x3_1", x),
+            chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2"),
+        )
+        return torch.cat(
+            [
+                conv(f"{m}.branch1x1", x),
+                conv(f"{m}.branch3x3_2a", short),
+                conv(f"{m}.branch3x3_2b", short),
+                conv(f"{m}.branch3x3dbl_3a", deep),
+                conv(f"{m}.branch3x3dbl_3b", deep),
+                conv(f"{m}.branch_pool", pooled),
+            ],
+            1,
+        )
 
     def forward(x: Tensor) -> Tensor:
         x = conv("Conv2d_1a_3x3", (x - 128) * (1 / 128), 2, VALID)

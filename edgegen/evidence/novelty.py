@@ -1,6 +1,8 @@
-"""Are generated images new, or training images again? Nearest neighbours, beside those of held-out images. (numpy only)
+"""Are generated images new, or training images again? Nearest neighbours, beside those of held-out
+images. (numpy only)
 
-A generator that copies has a small Frechet distance: its figure means something only beside this one (spec D.2.4).
+A generator that copies has a small Frechet distance: its figure means something only beside this
+one (spec D.2.4).
 """
 
 from __future__ import annotations
@@ -14,15 +16,19 @@ from numpy.typing import NDArray
 from .distances import finite
 
 Rows = NDArray[np.floating[Any] | np.uint8]  # (n, d): features, or pixels in one scale
-COPY = 0.5     # of the median distance of held-out images: nearer than this to a training image counts as one of its copies
-CHUNK = 1024   # rows of either side at a time: memory stays at CHUNK^2 distances
+# of the median distance of held-out images: nearer than this to a training image counts as one of
+# its copies
+COPY = 0.5
+CHUNK = 1024  # rows of either side at a time: memory stays at CHUNK^2 distances
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """ratio: median nearest distance generated -> train over that of held-out -> train, 1 for images as new as held-out ones.
+    """ratio: median nearest distance generated -> train over that of held-out -> train, 1 for
+    images as new as held-out ones.
 
-    copies: share of generated images nearer to a training image than COPY times the held-out median.
+    copies: share of generated images nearer to a training image than COPY times the held-out
+    median.
     """
 
     ratio: float
@@ -37,7 +43,8 @@ class Novelty:
 def novelty(generated: Rows, held_out: Rows, train: Rows) -> Novelty:
     """Of rows (n, d) each: pixels in one scale, or features of one network. EdgegenError on NaN.
 
-    ValueError for other widths, and where held-out images are training images: then nothing is to be compared with.
+    ValueError for other widths, and where held-out images are training images: then nothing is to
+    be compared with.
     """
     near, usual = nearest(generated, train), nearest(held_out, train)
     middle = float(np.median(usual))
@@ -48,12 +55,21 @@ def novelty(generated: Rows, held_out: Rows, train: Rows) -> Novelty:
 
 
 def nearest(rows: Rows, train: Rows, chunk: int = CHUNK) -> np.ndarray:
-    """Euclidean distance (n,) of each of rows (n, d) to the nearest of train (m, d); needs memory for chunk^2 distances.
+    """Euclidean distance (n,) of each of rows (n, d) to the nearest of train (m, d); needs memory
+    for chunk^2 distances.
 
     ValueError for other widths or nothing to compare.
     """
-    if rows.ndim != 2 or train.ndim != 2 or rows.shape[1] != train.shape[1] or not len(rows) or not len(train):
-        raise ValueError(f"neighbours need rows of one width on both sides, got {rows.shape} and {train.shape}")
+    if (
+        rows.ndim != 2
+        or train.ndim != 2
+        or rows.shape[1] != train.shape[1]
+        or not len(rows)
+        or not len(train)
+    ):
+        raise ValueError(
+            f"neighbours need rows of one width on both sides, got {rows.shape} and {train.shape}"
+        )
     best = np.full(len(rows), np.inf)
     place = np.zeros(len(rows), np.int64)
     for start in range(0, len(train), chunk):
@@ -67,8 +83,13 @@ def nearest(rows: Rows, train: Rows, chunk: int = CHUNK) -> np.ndarray:
             better = value < best[first : first + chunk]
             best[first : first + chunk][better] = value[better]
             place[first : first + chunk][better] = start + found[better]
-    # exact for the neighbour that was found: the product form above cannot tell a copy from a close image
-    return np.concatenate([
-        np.linalg.norm(rows[k : k + chunk].astype(np.float64) - train[place[k : k + chunk]], axis=1)
-        for k in range(0, len(rows), chunk)
-    ])
+    # exact for the neighbour that was found: the product form above cannot tell a copy from a close
+    # image
+    return np.concatenate(
+        [
+            np.linalg.norm(
+                rows[k : k + chunk].astype(np.float64) - train[place[k : k + chunk]], axis=1
+            )
+            for k in range(0, len(rows), chunk)
+        ]
+    )

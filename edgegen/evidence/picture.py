@@ -11,13 +11,20 @@ GAIN = 8  # of the difference: a damage of one level in 32 becomes grey
 SCALE, GAP, HEAD = 2, 12, 16
 
 
-def side_by_side(full: np.ndarray, others: Mapping[str, np.ndarray], columns: int = 5) -> np.ndarray:
-    """full and each of others (n, h, w, 3) uint8, same seeds -> one picture: a band for each of others."""
+def side_by_side(
+    full: np.ndarray, others: Mapping[str, np.ndarray], columns: int = 5
+) -> np.ndarray:
+    """full and each of others (n, h, w, 3) uint8, same seeds -> one picture: a band for each of
+    others.
+    """
     bands = []
     for name, images in others.items():
         difference = np.clip(np.abs(full.astype(np.int16) - images) * GAIN, 0, 255).astype(np.uint8)
         titles = ("FP32", f"INT8 {name}", f"difference x {GAIN}")
-        blocks = [_titled(_tiled(block, columns), title) for block, title in zip((full, images, difference), titles, strict=True)]
+        blocks = [
+            _titled(_tiled(block, columns), title)
+            for block, title in zip((full, images, difference), titles, strict=True)
+        ]
         space = np.full((blocks[0].shape[0], GAP, 3), 255, np.uint8)
         bands.append(np.concatenate([blocks[0], space, blocks[1], space, blocks[2]], axis=1))
     return np.concatenate(bands, axis=0)

@@ -1,7 +1,8 @@
 """Statistics of real images, stored once: what generated images are measured against. (numpy only)
 
-Distances are taken after a fixed projection on the reference's own main directions: in all 1280 dimensions a few thousand
-images leave the covariance rank-deficient, and the distance is then mostly bias.
+Distances are taken after a fixed projection on the reference's own main directions: in all 1280
+dimensions a few thousand images leave the covariance rank-deficient, and the distance is then
+mostly bias.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Features(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Mean and covariance of `count` real images' features after projection (dim, k) about `centre` (dim,)."""
+    """Mean and covariance of `count` real images' features after projection (dim, k) about `centre`
+    (dim,).
+    """
 
     name: str  # of the image set, such as "fashion-mnist-test"
     network: str
@@ -69,9 +72,13 @@ class Reference:
         return hashlib.sha256(self._bytes()).hexdigest()
 
     def project(self, features: Floats) -> Array:
-        """(n, dim) -> (n, k). Raises ReferenceMismatch for features of another width, EdgegenError when one is not finite."""
+        """(n, dim) -> (n, k). Raises ReferenceMismatch for features of another width, EdgegenError
+        when one is not finite.
+        """
         if features.ndim != 2 or features.shape[1] != len(self.centre):
-            raise ReferenceMismatch("E-FID-REF", f"{self} needs features (n, {len(self.centre)}), got {features.shape}")
+            raise ReferenceMismatch(
+                "E-FID-REF", f"{self} needs features (n, {len(self.centre)}), got {features.shape}"
+            )
         out: Array = np.asarray((features - self.centre) @ self.projection, np.float32)
         if not np.isfinite(out).all():
             raise EdgegenError("E-NONFINITE", "features hold NaN or infinite values")
@@ -79,22 +86,41 @@ class Reference:
 
     def check(self, network: Features) -> None:
         """Raises ReferenceMismatch unless `network` is the very one the reference was made with."""
-        if (network.name, network.sha256, network.size) != (self.network, self.network_sha256, self.size):
+        if (network.name, network.sha256, network.size) != (
+            self.network,
+            self.network_sha256,
+            self.size,
+        ):
             asked = _network(network.name, network.sha256, network.size)
-            raise ReferenceMismatch("E-FID-REF", f"{self}, the features asked for are {asked}",
-                                    hint="use that network, or make a reference with this one")
+            raise ReferenceMismatch(
+                "E-FID-REF",
+                f"{self}, the features asked for are {asked}",
+                hint="use that network, or make a reference with this one",
+            )
 
     def __str__(self) -> str:
         made = _network(self.network, self.network_sha256, self.size)
         return f"reference {self.name} was made with {made} and {self.count} images"
 
     def _bytes(self) -> bytes:
-        tensors: dict[str, np.ndarray] = {"centre": self.centre, "projection": self.projection,
-                                          "mean": self.mean, "cov": self.cov}
-        about = {"version": VERSION, "name": self.name, "network": self.network, "network_sha256": self.network_sha256,
-                 "size": self.size, "count": self.count}
+        tensors: dict[str, np.ndarray] = {
+            "centre": self.centre,
+            "projection": self.projection,
+            "mean": self.mean,
+            "cov": self.cov,
+        }
+        about = {
+            "version": VERSION,
+            "name": self.name,
+            "network": self.network,
+            "network_sha256": self.network_sha256,
+            "size": self.size,
+            "count": self.count,
+        }
         # One metadata key: safetensors writes several in an order that changes from run to run.
-        return save_tensors(tensors, metadata={"edgegen.reference": json.dumps(about, sort_keys=True)})
+        return save_tensors(
+            tensors, metadata={"edgegen.reference": json.dumps(about, sort_keys=True)}
+        )
 
     def write(self, path: Path) -> None:
         """One safetensors file, whole or absent; the same reference gives the same bytes."""
@@ -106,41 +132,64 @@ def _network(name: str, sha256: str, size: int) -> str:
 
 
 def build(features: Floats, network: Features, name: str, k: int = 128) -> Reference:
-    """The reference of features (n, dim) that `network` gave for the real images called `name`; k main directions stay.
+    """The reference of features (n, dim) that `network` gave for the real images called `name`; k
+    main directions stay.
 
     Raises EdgegenError when a feature is not finite or there are too few images for k directions.
     """
     if features.shape[1:] != (network.dim,):
-        raise ReferenceMismatch("E-FID-REF", f"{network.name} gives (n, {network.dim}) features, got {features.shape}")
+        raise ReferenceMismatch(
+            "E-FID-REF", f"{network.name} gives (n, {network.dim}) features, got {features.shape}"
+        )
     if not 0 < k <= network.dim or len(features) < 2 * k:
-        raise InputError("E-DATA-TOO-FEW", f"{k} directions of {network.dim} need at least {2 * k} images, got {len(features)}")
+        raise InputError(
+            "E-DATA-TOO-FEW",
+            f"{k} directions of {network.dim} need at least {2 * k} images, got {len(features)}",
+        )
     whole = Moments.of(features)
     vectors = np.linalg.eigh(whole.cov)[1][:, ::-1][:, :k]
-    signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])  # a direction and its opposite are the same: fix one
+    # a direction and its opposite are the same: fix one
+    signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])
     projection, centre = (vectors * signs).astype(np.float32), whole.mean.astype(np.float32)
     kept = Moments.of((features - centre) @ projection)
-    return Reference(name, network.name, network.sha256, network.size, len(features), centre,
-                     np.ascontiguousarray(projection), kept.mean, kept.cov)
+    return Reference(
+        name,
+        network.name,
+        network.sha256,
+        network.size,
+        len(features),
+        centre,
+        np.ascontiguousarray(projection),
+        kept.mean,
+        kept.cov,
+    )
 
 
 def read(path: Path) -> Reference:
-    """A reference file, checked. Raises InputError that names the file and what is wrong with it."""
+    """A reference file, checked. Raises InputError that names the file and what is wrong with
+    it.
+    """
     try:
         if path.stat().st_size > LIMIT:
-            raise InputError("E-FID-REF", f"the reference is larger than {LIMIT >> 20} MB", path=path)
+            raise InputError(
+                "E-FID-REF", f"the reference is larger than {LIMIT >> 20} MB", path=path
+            )
         data = path.read_bytes()
         tensors = load_tensors(data)
         about = json.loads(_metadata(data)["edgegen.reference"])
         reference = _checked(about, tensors)
     except OSError as error:
-        raise InputError("E-FID-REF", f"the reference cannot be read: {error.strerror}", path=path) from error
+        raise InputError(
+            "E-FID-REF", f"the reference cannot be read: {error.strerror}", path=path
+        ) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError("E-FID-REF", f"not a usable reference: {error}", path=path) from error
     return reference
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    length = int.from_bytes(data[:8], "little")  # safetensors has checked it; its numpy half gives no metadata
+    # safetensors has checked it; its numpy half gives no metadata
+    length = int.from_bytes(data[:8], "little")
     found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
     return found
 
@@ -148,15 +197,30 @@ def _metadata(data: bytes) -> dict[str, str]:
 def _checked(about: Any, tensors: dict[str, Any]) -> Reference:
     if about["version"] != VERSION:
         raise ValueError(f"version {about['version']}, this edgegen reads {VERSION}")
-    centre, projection, mean, cov = (tensors[name] for name in ("centre", "projection", "mean", "cov"))
+    centre, projection, mean, cov = (
+        tensors[name] for name in ("centre", "projection", "mean", "cov")
+    )
     dim, k = projection.shape
     if len(tensors) != 4 or centre.shape != (dim,) or mean.shape != (k,) or cov.shape != (k, k):
-        raise ValueError(f"shapes do not fit: { {name: tensor.shape for name, tensor in sorted(tensors.items())} }")
-    if [t.dtype for t in (centre, projection, mean, cov)] != [np.float32, np.float32, np.float64, np.float64]:
+        raise ValueError(
+            "shapes do not fit: "
+            f"{ {name: tensor.shape for name, tensor in sorted(tensors.items())} }"
+        )
+    if [t.dtype for t in (centre, projection, mean, cov)] != [
+        np.float32,
+        np.float32,
+        np.float64,
+        np.float64,
+    ]:
         raise ValueError("tensors are of another type than a reference has")
     if not all(np.isfinite(t).all() for t in tensors.values()) or not np.allclose(cov, cov.T):
         raise ValueError("tensors hold NaN or infinite values, or the covariance is not symmetric")
-    words, numbers = (about["name"], about["network"], about["network_sha256"]), (about["size"], about["count"])
-    if not all(isinstance(w, str) for w in words) or not all(type(n) is int and n > 0 for n in numbers):
+    words, numbers = (
+        (about["name"], about["network"], about["network_sha256"]),
+        (about["size"], about["count"]),
+    )
+    if not all(isinstance(w, str) for w in words) or not all(
+        type(n) is int and n > 0 for n in numbers
+    ):
         raise ValueError("name, network, sha256, size or count is missing or of another type")
     return Reference(*words, *numbers, centre, projection, mean, cov)

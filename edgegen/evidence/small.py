@@ -1,9 +1,11 @@
-"""How far generated images are from a few held-out photos (20 to 200), with intervals that hold there. (numpy only, float64)
+"""How far generated images are from a few held-out photos (20 to 200), with intervals that hold
+there. (numpy only, float64)
 
-Both sets are samples here: the interval covers other seeds and other photos of the same site. Each image's influence on the
-distance is known in closed form (the jackknife), so two looks at one training, made from the same seeds and judged by the same
-photos, are compared image by image. Degrees of freedom after Welch and Satterthwaite: the fewer photos, the wider.
-docs/statistics.md has the coverage, measured, and what does not hold.
+Both sets are samples here: the interval covers other seeds and other photos of the same site. Each
+image's influence on the distance is known in closed form (the jackknife), so two looks at one
+training, made from the same seeds and judged by the same photos, are compared image by image.
+Degrees of freedom after Welch and Satterthwaite: the fewer photos, the wider. docs/statistics.md
+has the coverage, measured, and what does not hold.
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ from .distances import Float64, Floats, Moments, finite
 from .distances import frechet as plain_frechet
 from .intervals import estimate
 
-LEAST = 8        # photos or samples: with fewer an interval says nothing
+LEAST = 8  # photos or samples: with fewer an interval says nothing
 PER_DIRECTION = 4  # held-out photos for each direction of the Frechet distance
 
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """Squared distance of generated images to held-out photos, unbiased or nearly, so it may fall below 0.
+    """Squared distance of generated images to held-out photos, unbiased or nearly, so it may fall
+    below 0.
 
-    made (n,) and held_out (m,): how much each image and each photo adds to it, less the mean. EdgegenError on NaN.
+    made (n,) and held_out (m,): how much each image and each photo adds to it, less the mean.
+    EdgegenError on NaN.
     """
 
     value: float
@@ -51,12 +55,15 @@ class Distance:
         """KeyError, TypeError, ValueError or EdgegenError for anything else."""
         made, held_out = (np.array(data[name], np.float64) for name in ("made", "held_out"))
         if made.ndim != 1 or held_out.ndim != 1 or min(len(made), len(held_out)) < LEAST:
-            raise ValueError(f"a distance has influences of shapes {made.shape} and {held_out.shape}")
+            raise ValueError(
+                f"a distance has influences of shapes {made.shape} and {held_out.shape}"
+            )
         return cls(float(data["value"]), made, held_out)
 
 
 def kernel(made: Floats, held_out: Floats) -> Distance:
-    """KID: squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et al. 2018), over all pairs, unbiased.
+    """KID: squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et al. 2018),
+    over all pairs, unbiased.
 
     Raises InputError for fewer than LEAST rows, EdgegenError on NaN. Memory: (n + m)^2 numbers.
     """
@@ -67,7 +74,9 @@ def kernel(made: Floats, held_out: Floats) -> Distance:
     np.fill_diagonal(yy, 0)
     rows, columns = xx.sum(1) / (n - 1), yy.sum(1) / (m - 1)
     value = rows.mean() + columns.mean() - 2 * xy.mean()
-    return Distance(float(value), _centred(2 * (rows - xy.mean(1))), _centred(2 * (columns - xy.mean(0))))
+    return Distance(
+        float(value), _centred(2 * (rows - xy.mean(1))), _centred(2 * (columns - xy.mean(0)))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,24 +93,33 @@ class Directions:
 
 
 def directions(train: Floats, count: int) -> Directions:
-    """The main directions of the training photos' features (n, d), one for every PER_DIRECTION of `count` images.
+    """The main directions of the training photos' features (n, d), one for every PER_DIRECTION of
+    `count` images.
 
-    count: of the smaller of the two sets that will be compared, held-out photos as a rule. Never directions of the held-out
-    photos themselves: chosen for these, they would make every generator look worse. InputError for too few training photos.
+    count: of the smaller of the two sets that will be compared, held-out photos as a rule. Never
+    directions of the held-out photos themselves: chosen for these, they would make every generator
+    look worse. InputError for too few training photos.
     """
     x = finite(train).astype(np.float64)
     k = count // PER_DIRECTION
     if x.ndim != 2 or not 0 < k < min(x.shape):
-        raise InputError("E-DATA-TOO-FEW", f"{k} directions for {count} photos need as many training photos and one more, "
-                         f"got features {x.shape}")
+        raise InputError(
+            "E-DATA-TOO-FEW",
+            f"{k} directions for {count} photos need as many training photos and one more, "
+            f"got features {x.shape}",
+        )
     centre = x.mean(0)
-    return Directions(centre, np.ascontiguousarray(np.linalg.svd(x - centre, full_matrices=False)[2][:k].T))
+    return Directions(
+        centre, np.ascontiguousarray(np.linalg.svd(x - centre, full_matrices=False)[2][:k].T)
+    )
 
 
 def frechet(made: Floats, held_out: Floats, along: Directions) -> Distance:
-    """Squared Frechet distance of features (n, d) and (m, d) along few directions, corrected for the numbers of both.
+    """Squared Frechet distance of features (n, d) and (m, d) along few directions, corrected for
+    the numbers of both.
 
-    To the order kept the bias and the variance of two samples are sums of what each has against the other taken as exact.
+    To the order kept the bias and the variance of two samples are sums of what each has against the
+    other taken as exact.
     """
     x, y = (along(part) for part in _checked(made, held_out))
     a, b = Moments.of(x), Moments.of(y)
@@ -110,44 +128,69 @@ def frechet(made: Floats, held_out: Floats, along: Directions) -> Distance:
 
 
 def change(before: Distance, after: Distance, level: float = 0.95) -> Interval:
-    """after - before, in units of the distance; both from the same seeds in the same order, against the same photos."""
+    """after - before, in units of the distance; both from the same seeds in the same order, against
+    the same photos.
+    """
     _same(before, after)
-    return _around(after.value - before.value, after.made - before.made, after.held_out - before.held_out, level)
+    return _around(
+        after.value - before.value,
+        after.made - before.made,
+        after.held_out - before.held_out,
+        level,
+    )
 
 
 def ratio(before: Distance, after: Distance, level: float = 0.95) -> Interval:
-    """after / before, paired like `change`; the interval after Fieller 1954, since `before` is not sure either.
+    """after / before, paired like `change`; the interval after Fieller 1954, since `before` is not
+    sure either.
 
     EdgegenError when `before` cannot be told from zero at `level`: then the ratio may be anything.
     """
     _same(before, after)
     found = after.value / before.value if before.value > 0 else 0.0
-    rest = [theirs - found * ours for ours, theirs in ((before.made, after.made), (before.held_out, after.held_out))]
+    rest = [
+        theirs - found * ours
+        for ours, theirs in ((before.made, after.made), (before.held_out, after.held_out))
+    ]
     reach = student(level, _freedom(*rest)) ** 2
-    own, both, other = (reach * _covariance(a, b) for a, b in ((before, before), (before, after), (after, after)))
+    own, both, other = (
+        reach * _covariance(a, b) for a, b in ((before, before), (before, after), (after, after))
+    )
     # every r with (after - r before)^2 <= reach x its variance: a r^2 - 2 b r + c <= 0
     a, b, c = before.value**2 - own, before.value * after.value - both, after.value**2 - other
     if not (a > 0 and before.value > 0):
         sigma = _covariance(before, before) ** 0.5
-        raise EdgegenError("E-FID-SCALE", f"the distance {before.value:.3g} +- {sigma:.2g} is too near zero to be divided by",
-                           hint="use more images, or hold out more photos")
+        raise EdgegenError(
+            "E-FID-SCALE",
+            f"the distance {before.value:.3g} +- {sigma:.2g} is too near zero to be divided by",
+            hint="use more images, or hold out more photos",
+        )
     half = float(np.sqrt(max(b * b - a * c, 0)))
     return Interval(found, (b - half) / a, (b + half) / a)
 
 
 def _checked(made: Floats, held_out: Floats) -> tuple[Float64, Float64]:
     if made.ndim != 2 or held_out.ndim != 2 or made.shape[1] != held_out.shape[1]:
-        raise ValueError(f"distances need features of one network, got {made.shape} and {held_out.shape}")
+        raise ValueError(
+            f"distances need features of one network, got {made.shape} and {held_out.shape}"
+        )
     if min(len(made), len(held_out)) < LEAST:
-        raise InputError("E-DATA-TOO-FEW", f"a distance with an interval needs at least {LEAST} generated images and as many "
-                         f"held-out photos, got {len(made)} and {len(held_out)}", hint="hold out more photos")
+        raise InputError(
+            "E-DATA-TOO-FEW",
+            f"a distance with an interval needs at least {LEAST} generated images and as many "
+            f"held-out photos, got {len(made)} and {len(held_out)}",
+            hint="hold out more photos",
+        )
     return finite(made).astype(np.float64), finite(held_out).astype(np.float64)
 
 
 def _same(before: Distance, after: Distance) -> None:
     if (before.made.shape, before.held_out.shape) != (after.made.shape, after.held_out.shape):
-        raise ValueError(f"paired distances need the same seeds and photos, got {len(before.made)} and {len(after.made)} images, "
-                         f"{len(before.held_out)} and {len(after.held_out)} photos")
+        raise ValueError(
+            f"paired distances need the same seeds and photos, got {len(before.made)} and "
+            f"{len(after.made)} images, "
+            f"{len(before.held_out)} and {len(after.held_out)} photos"
+        )
 
 
 def _centred(values: Float64) -> Float64:
@@ -165,9 +208,15 @@ def _covariance(a: Distance, b: Distance) -> float:
 
 
 def _freedom(made: Float64, held_out: Float64) -> float:
-    """Degrees of freedom of a sum of two estimated variances (Welch, Satterthwaite); infinite when nothing varies."""
+    """Degrees of freedom of a sum of two estimated variances (Welch, Satterthwaite); infinite when
+    nothing varies.
+    """
     a, b = _product(made, made), _product(held_out, held_out)
-    return (a + b) ** 2 / (a * a / (len(made) - 1) + b * b / (len(held_out) - 1)) if a + b > 0 else np.inf
+    return (
+        (a + b) ** 2 / (a * a / (len(made) - 1) + b * b / (len(held_out) - 1))
+        if a + b > 0
+        else np.inf
+    )
 
 
 def _around(value: float, made: Float64, held_out: Float64, level: float) -> Interval:
@@ -177,7 +226,13 @@ def _around(value: float, made: Float64, held_out: Float64, level: float) -> Int
 
 
 def student(level: float, freedom: float) -> float:
-    """Two-sided quantile of Student's t, to 0.1 % from 7 degrees of freedom up at 95 % (Abramowitz and Stegun 26.7.5)."""
+    """Two-sided quantile of Student's t, to 0.1 % from 7 degrees of freedom up at 95 % (Abramowitz
+    and Stegun 26.7.5).
+    """
     z, v = NormalDist().inv_cdf((1 + level) / 2), freedom
-    return (z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-            + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3))
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )

@@ -1,7 +1,9 @@
-"""When to stop a training on few photos: no look is better beyond noise any more, or photos are remembered. (numpy only)
+"""When to stop a training on few photos: no look is better beyond noise any more, or photos are
+remembered. (numpy only)
 
-A look is a step's samples, always of the same seeds, measured against the same held-out photos. The rule is a function of the
-looks alone; kept as JSON, it goes on after a resume as if nothing had happened.
+A look is a step's samples, always of the same seeds, measured against the same held-out photos. The
+rule is a function of the looks alone; kept as JSON, it goes on after a resume as if nothing had
+happened.
 """
 
 from __future__ import annotations
@@ -31,14 +33,21 @@ class Look:
 
     def __post_init__(self) -> None:
         if self.step < 0 or self.near_copies < 0:
-            raise ValueError(f"a look has a step and near-copies of 0 or more, got {self.step} and {self.near_copies}")
+            raise ValueError(
+                f"a look has a step and near-copies of 0 or more, got {self.step} and "
+                f"{self.near_copies}"
+            )
         if not (self.kid.finite and self.membership.finite and math.isfinite(self.novelty)):
-            raise EdgegenError("E-NONFINITE", f"the look at step {self.step} holds NaN or infinite values")
+            raise EdgegenError(
+                "E-NONFINITE", f"the look at step {self.step} holds NaN or infinite values"
+            )
 
 
 @dataclass(frozen=True)
 class Rule:
-    """patience: looks without a better one before the end; limits: of what may be remembered; level: of "better"."""
+    """patience: looks without a better one before the end; limits: of what may be remembered;
+    level: of "better".
+    """
 
     patience: int = 5
     limits: Limits = field(default_factory=Limits)
@@ -46,12 +55,17 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.patience < 1 or not 0 < self.level < 1:
-            raise ValueError(f"a rule needs patience >= 1 and a level in (0, 1), got {self.patience} and {self.level}")
+            raise ValueError(
+                f"a rule needs patience >= 1 and a level in (0, 1), got {self.patience} and "
+                f"{self.level}"
+            )
 
 
 @dataclass(frozen=True)
 class Decision:
-    """state, and why in a sentence; best: step of the lowest distance where nothing is remembered, None when there is none."""
+    """state, and why in a sentence; best: step of the lowest distance where nothing is remembered,
+    None when there is none.
+    """
 
     state: Literal["go on", "no better", "remembers"]
     why: str
@@ -64,9 +78,11 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class Watch:
-    """Looks so far. marks: number of each look that beat the mark before it beyond noise, with its distance; the first is one.
+    """Looks so far. marks: number of each look that beat the mark before it beyond noise, with its
+    distance; the first is one.
 
-    A look is compared with the last mark and not with the best so far, so that many small steps down add up to an improvement.
+    A look is compared with the last mark and not with the best so far, so that many small steps
+    down add up to an improvement.
     """
 
     rule: Rule = field(default_factory=Rule)
@@ -74,8 +90,12 @@ class Watch:
     marks: tuple[tuple[int, Distance], ...] = ()
 
     def look(self, step: int, distance: Distance, memory: Memory) -> Watch:
-        """With one look more. ValueError for a step that is not after the last, other seeds or other photos."""
-        seen = Look(step, distance.interval(), memory.near_copies, memory.features.ratio, memory.membership)
+        """With one look more. ValueError for a step that is not after the last, other seeds or
+        other photos.
+        """
+        seen = Look(
+            step, distance.interval(), memory.near_copies, memory.features.ratio, memory.membership
+        )
         return self.add(seen, distance)
 
     def add(self, seen: Look, distance: Distance) -> Watch:
@@ -87,9 +107,13 @@ class Watch:
         return replace(self, looks=(*self.looks, seen), marks=(*self.marks, *mark))
 
     def rewind(self, step: int) -> Watch:
-        """As it was at `step`: what a run needs that resumes from a checkpoint older than its last look."""
+        """As it was at `step`: what a run needs that resumes from a checkpoint older than its last
+        look.
+        """
         looks = tuple(seen for seen in self.looks if seen.step <= step)
-        return replace(self, looks=looks, marks=tuple(mark for mark in self.marks if mark[0] < len(looks)))
+        return replace(
+            self, looks=looks, marks=tuple(mark for mark in self.marks if mark[0] < len(looks))
+        )
 
     @property
     def decision(self) -> Decision:
@@ -111,8 +135,12 @@ class Watch:
         return self.rule.limits.faults(seen.near_copies, seen.novelty, seen.membership)
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, "rule": asdict(self.rule), "looks": [asdict(seen) for seen in self.looks],
-                "marks": [{"look": number, **distance.to_json()} for number, distance in self.marks]}
+        return {
+            "version": VERSION,
+            "rule": asdict(self.rule),
+            "looks": [asdict(seen) for seen in self.looks],
+            "marks": [{"look": number, **distance.to_json()} for number, distance in self.marks],
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Watch:
@@ -120,18 +148,32 @@ class Watch:
         try:
             return cls._read(data)
         except (KeyError, TypeError, ValueError, EdgegenError) as error:
-            raise InputError("E-WATCH", f"not a usable record of looks: {error}", hint="begin the run anew") from error
+            raise InputError(
+                "E-WATCH", f"not a usable record of looks: {error}", hint="begin the run anew"
+            ) from error
 
     @classmethod
     def _read(cls, data: Mapping[str, Any]) -> Watch:
         if data["version"] != VERSION:
             raise ValueError(f"version {data['version']}, this edgegen reads {VERSION}")
         rule = Rule(**{**data["rule"], "limits": Limits(**data["rule"]["limits"])})
-        looks = tuple(Look(**{**seen, "kid": Interval(**seen["kid"]), "membership": Interval(**seen["membership"])})
-                      for seen in data["looks"])
+        looks = tuple(
+            Look(
+                **{
+                    **seen,
+                    "kid": Interval(**seen["kid"]),
+                    "membership": Interval(**seen["membership"]),
+                }
+            )
+            for seen in data["looks"]
+        )
         marks = tuple((mark["look"], Distance.from_json(mark)) for mark in data["marks"])
         steps, numbers = [seen.step for seen in looks], [number for number, _ in marks]
-        if steps != sorted(set(steps)) or numbers != sorted(set(numbers)) or numbers[:1] != [0][: len(looks)] \
-                or any(number >= len(looks) for number in numbers):
+        if (
+            steps != sorted(set(steps))
+            or numbers != sorted(set(numbers))
+            or numbers[:1] != [0][: len(looks)]
+            or any(number >= len(looks) for number in numbers)
+        ):
             raise ValueError("steps or marks are out of order")
         return cls(rule, looks, marks)

@@ -1,4 +1,6 @@
-"""Pictures of an adaptation: the same seeds from look to look above real photos, and runs side by side. (numpy and Pillow)"""
+"""Pictures of an adaptation: the same seeds from look to look above real photos, and runs side by
+side. (numpy and Pillow)
+"""
 
 from __future__ import annotations
 
@@ -9,50 +11,75 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..core.images import grid
 
-SIZE, HEAD, GAP, MARGIN = 13, 22, 2, 10  # pixels: of letters, of a title, between images, around all
+# pixels: of letters, of a title, between images, around all
+SIZE, HEAD, GAP, MARGIN = 13, 22, 2, 10
 WIDE = 64  # pixels an image at least: small ones are enlarged by whole numbers
 INK, QUIET = (30, 30, 30), (110, 110, 110)
 
 
-def timeline(looks: Sequence[tuple[str, np.ndarray]], photos: np.ndarray, columns: int = 12, most: int = 10) -> np.ndarray:
-    """One picture (h, w, 3) uint8: a row for each (label, images of the same seeds), two rows of real photos below a line.
+def timeline(
+    looks: Sequence[tuple[str, np.ndarray]], photos: np.ndarray, columns: int = 12, most: int = 10
+) -> np.ndarray:
+    """One picture (h, w, 3) uint8: a row for each (label, images of the same seeds), two rows of
+    real photos below a line.
 
-    Images and photos (n, h, w, 3) uint8 of one size; the first `columns` are shown. Of more than `most` looks the first, the last
-    and evenly chosen ones between. ValueError when there is nothing to show or sizes differ.
+    Images and photos (n, h, w, 3) uint8 of one size; the first `columns` are shown. Of more than
+    `most` looks the first, the last and evenly chosen ones between. ValueError when there is
+    nothing to show or sizes differ.
     """
     if not looks or most < 2:
         raise ValueError("a timeline needs a look, and room for the first and the last")
-    shown = [looks[k] for k in sorted({round(k) for k in np.linspace(0, len(looks) - 1, min(most, len(looks)))})]
+    shown = [
+        looks[k]
+        for k in sorted({round(k) for k in np.linspace(0, len(looks) - 1, min(most, len(looks)))})
+    ]
     check([images for _, images in shown] + [photos])
     rows = [(label, images[:columns]) for label, images in shown]
     real = [photos[k : k + columns] for k in (0, columns) if len(photos) > k]
     left = max(width(label) for label in [*(label for label, _ in shown), "photos"]) + 2 * MARGIN
-    lines = [enlarged(grid(part, columns, GAP), part.shape[2]) for part in [*(images for _, images in rows), *real]]
+    lines = [
+        enlarged(grid(part, columns, GAP), part.shape[2])
+        for part in [*(images for _, images in rows), *real]
+    ]
     line = GAP * enlargement(photos.shape[2])
     tall = lines[0].shape[0] + line
-    out = canvas(left + max(part.shape[1] for part in lines) + MARGIN, 3 * MARGIN + len(lines) * tall)
+    out = canvas(
+        left + max(part.shape[1] for part in lines) + MARGIN, 3 * MARGIN + len(lines) * tall
+    )
     draw = ImageDraw.Draw(out)
     for k, part in enumerate(lines):
         top = MARGIN + k * tall + (MARGIN if k >= len(rows) else 0)
         out.paste(Image.fromarray(part), (left, top))
         if k <= len(rows):
             label = rows[k][0] if k < len(rows) else "photos"
-            draw.text((left - MARGIN, top + (tall - line) / 2), label, INK, ImageFont.load_default(SIZE), anchor="rm")
+            draw.text(
+                (left - MARGIN, top + (tall - line) / 2),
+                label,
+                INK,
+                ImageFont.load_default(SIZE),
+                anchor="rm",
+            )
     middle = MARGIN + len(rows) * tall + (MARGIN - line) // 2
     draw.line([(MARGIN, middle), (out.width - MARGIN, middle)], QUIET)
     return np.asarray(out)
 
 
-def comparison(blocks: Mapping[str, np.ndarray], columns: int = 6, count: int = 36, across: int = 4) -> np.ndarray:
-    """One picture (h, w, 3) uint8: a titled block for each name of the first `count` of its images (n, h, w, 3) uint8.
+def comparison(
+    blocks: Mapping[str, np.ndarray], columns: int = 6, count: int = 36, across: int = 4
+) -> np.ndarray:
+    """One picture (h, w, 3) uint8: a titled block for each name of the first `count` of its images
+    (n, h, w, 3) uint8.
 
-    `across` blocks stand side by side, further ones below: base, adaptations and photos in the order given. Titles that are too
-    long are cut. ValueError when there is nothing to show or sizes differ.
+    `across` blocks stand side by side, further ones below: base, adaptations and photos in the
+    order given. Titles that are too long are cut. ValueError when there is nothing to show or sizes
+    differ.
     """
     if not blocks:
         raise ValueError("a comparison needs something to compare")
     check(list(blocks.values()))
-    pictures = [enlarged(grid(images[:count], columns, GAP), images.shape[2]) for images in blocks.values()]
+    pictures = [
+        enlarged(grid(images[:count], columns, GAP), images.shape[2]) for images in blocks.values()
+    ]
     high, wide = (max(part.shape[axis] for part in pictures) for axis in (0, 1))
     across = min(across, len(pictures))
     space = 2 * MARGIN
@@ -70,9 +97,17 @@ def comparison(blocks: Mapping[str, np.ndarray], columns: int = 6, count: int = 
 def check(parts: Sequence[np.ndarray]) -> None:
     """ValueError unless all are uint8 images (n, h, w, 3), n >= 1, of one size."""
     for part in parts:
-        if part.dtype != np.uint8 or part.ndim != 4 or part.shape[1:] != (*parts[0].shape[1:3], 3) or not len(part):
-            raise ValueError(f"pictures need uint8 images (n, h, w, 3) of one size, got {part.dtype} {part.shape} beside "
-                             f"{parts[0].shape}")
+        if (
+            part.dtype != np.uint8
+            or part.ndim != 4
+            or part.shape[1:] != (*parts[0].shape[1:3], 3)
+            or not len(part)
+        ):
+            raise ValueError(
+                f"pictures need uint8 images (n, h, w, 3) of one size, got {part.dtype} "
+                f"{part.shape} beside "
+                f"{parts[0].shape}"
+            )
 
 
 def canvas(wide: int, high: int) -> Image.Image:

@@ -1,4 +1,6 @@
-"""Does what was predicted of layers agree with what putting each of them back really does? (numpy only)"""
+"""Does what was predicted of layers agree with what putting each of them back really does? (numpy
+only)
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ PEAK = 2.0  # of images in [-1, 1]
 
 def by_region(apart: Floats, masks: np.ndarray) -> Floats:
     """Squared differences of images (n, c, h, w), summed in each of masks (r, h, w) -> (n, r)."""
-    summed: Floats = np.einsum("nchw,rhw->nr", np.square(apart, dtype=np.float64), masks.astype(np.float64))
+    summed: Floats = np.einsum(
+        "nchw,rhw->nr", np.square(apart, dtype=np.float64), masks.astype(np.float64)
+    )
     return summed
 
 
@@ -25,7 +29,9 @@ def decibels(square: float, numbers: float) -> float | None:
 
 
 def rank_correlation(a: Floats, b: Floats) -> float | None:
-    """Spearman's, equal values sharing their ranks; None where either side has no order, or fewer than three values."""
+    """Spearman's, equal values sharing their ranks; None where either side has no order, or fewer
+    than three values.
+    """
     x, y = _ranks(a), _ranks(b)
     x, y = x - x.mean(), y - y.mean()
     scale = math.sqrt(float((x * x).sum() * (y * y).sum()))
@@ -40,28 +46,38 @@ def _ranks(values: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Check:
-    """predicted, removed (layers, seeds, regions): squared error that is a layer's, and that went when it alone was put back."""
+    """predicted, removed (layers, seeds, regions): squared error that is a layer's, and that went
+    when it alone was put back.
+    """
 
     predicted: Floats
     removed: Floats
 
     def to_json(self) -> dict[str, Any]:
-        """Ranks of layers; "with itself": of what went, between even and odd seeds: no prediction can agree much better."""
+        """Ranks of layers; "with itself": of what went, between even and odd seeds: no prediction
+        can agree much better.
+        """
         predicted, removed = self.predicted.sum((1, 2)), self.removed.sum((1, 2))
-        regions = [rank_correlation(self.predicted[..., r].sum(1), self.removed[..., r].sum(1))
-                   for r in range(self.removed.shape[2])]
+        regions = [
+            rank_correlation(self.predicted[..., r].sum(1), self.removed[..., r].sum(1))
+            for r in range(self.removed.shape[2])
+        ]
         known = [one for one in regions if one is not None]
         halves = [self.removed[:, k::2].sum((1, 2)) for k in (0, 1)]
         return {
             "rank correlation": rank_correlation(predicted, removed),
             "rank correlation, mean of regions": float(np.mean(known)) if known else None,
-            "rank correlation of the check with itself": rank_correlation(*halves) if self.removed.shape[1] > 1 else None,
+            "rank correlation of the check with itself": rank_correlation(*halves)
+            if self.removed.shape[1] > 1
+            else None,
             "seeds whose first layer removes more than the median layer": self.first_wins(),
             "the same by chance": (len(removed) // 2) / len(removed) if len(removed) >= 3 else None,
         }
 
     def first_wins(self) -> float | None:
-        """Share of seeds in which the layer that is predicted most removes more than the median layer; None below 3 layers."""
+        """Share of seeds in which the layer that is predicted most removes more than the median
+        layer; None below 3 layers.
+        """
         if len(self.removed) < 3:
             return None
         predicted, removed = self.predicted.sum(2), self.removed.sum(2)

@@ -1,8 +1,10 @@
-"""What INT8 damaged: how much of each region's squared error comes from which layer at which timestep. (torch)
+"""What INT8 damaged: how much of each region's squared error comes from which layer at which
+timestep. (torch)
 
-The error of a rounded image is, to first order, a sum over all roundings: d = sum of J_k e_k, e_k what rounding k adds where it
-stands and J_k how that reaches the pixels. So a region's squared error |d|^2 = sum of <d, J_k e_k>, and since J_k e_k is the
-slope of the image along rounding k's gate, one backward pass a region gives the parts of all layers at all timesteps.
+The error of a rounded image is, to first order, a sum over all roundings: d = sum of J_k e_k, e_k
+what rounding k adds where it stands and J_k how that reaches the pixels. So a region's squared
+error |d|^2 = sum of <d, J_k e_k>, and since J_k e_k is the slope of the image along rounding k's
+gate, one backward pass a region gives the parts of all layers at all timesteps.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from .gates import Gated
 from .lattice import Floats
 from .split import sample
 
-BATCH = 4      # images whose whole way is kept for the backward passes
-COLUMNS = 10   # timesteps, or groups of them, that are told apart
+BATCH = 4  # images whose whole way is kept for the backward passes
+COLUMNS = 10  # timesteps, or groups of them, that are told apart
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution in int8; places: of its graph's gates, those that go when it alone is put back to full precision."""
+    """A convolution in int8; places: of its graph's gates, those that go when it alone is put back
+    to full precision.
+    """
 
     graph: str
     name: str
@@ -39,15 +43,24 @@ class Layer:
 
 @dataclass(frozen=True)
 class Attribution:
-    """parts (layers, times, seeds, regions) of squared errors whole (seeds, regions), summed over pixels, as torch rounds."""
+    """parts (layers, times, seeds, regions) of squared errors whole (seeds, regions), summed over
+    pixels, as torch rounds.
+    """
 
     times: tuple[str, ...]
     parts: Floats
     whole: Floats
 
 
-def attribute(made: Generator, gated: Mapping[str, Gated], layers: Sequence[Layer], masks: np.ndarray,
-              seeds: Sequence[int], label: int | None, advance: Callable[[int], None]) -> Attribution:
+def attribute(
+    made: Generator,
+    gated: Mapping[str, Gated],
+    layers: Sequence[Layer],
+    masks: np.ndarray,
+    seeds: Sequence[int],
+    label: int | None,
+    advance: Callable[[int], None],
+) -> Attribution:
     """masks (regions, h, w) bool; advance(seeds done)."""
     found: list[tuple[Floats, Floats]] = []
     names: tuple[str, ...] = ()
@@ -57,11 +70,21 @@ def attribute(made: Generator, gated: Mapping[str, Gated], layers: Sequence[Laye
         names, parts, whole = _batch(made, gated, layers, pixels, some, label)
         found.append((parts, whole))
         advance(len(some))
-    return Attribution(names, np.concatenate([parts for parts, _ in found], 2), np.concatenate([whole for _, whole in found]))
+    return Attribution(
+        names,
+        np.concatenate([parts for parts, _ in found], 2),
+        np.concatenate([whole for _, whole in found]),
+    )
 
 
-def _batch(made: Generator, gated: Mapping[str, Gated], layers: Sequence[Layer], masks: Tensor, seeds: Sequence[int],
-           label: int | None) -> tuple[tuple[str, ...], Floats, Floats]:
+def _batch(
+    made: Generator,
+    gated: Mapping[str, Gated],
+    layers: Sequence[Layer],
+    masks: Tensor,
+    seeds: Sequence[int],
+    label: int | None,
+) -> tuple[tuple[str, ...], Floats, Floats]:
     calls: list[tuple[str, int | None, Tensor]] = []  # graph, timestep, gates
 
     def exact(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -80,8 +103,12 @@ def _batch(made: Generator, gated: Mapping[str, Gated], layers: Sequence[Layer],
     columns, names = _columns([time for _, time, _ in calls])
     parts = np.zeros((len(layers), len(names), len(seeds), len(masks)))
     for r, mask in enumerate(masks):
-        slopes = torch.autograd.grad((images * apart * mask).sum(), [gates for *_, gates in calls], retain_graph=True,
-                                     allow_unused=True)
+        slopes = torch.autograd.grad(
+            (images * apart * mask).sum(),
+            [gates for *_, gates in calls],
+            retain_graph=True,
+            allow_unused=True,
+        )
         for (graph, _, _), column, slope in zip(calls, columns, slopes, strict=True):
             for k, layer in enumerate(layers):
                 if layer.graph == graph and slope is not None:
@@ -90,9 +117,15 @@ def _batch(made: Generator, gated: Mapping[str, Gated], layers: Sequence[Layer],
 
 
 def _columns(times: Sequence[int | None]) -> tuple[list[int], tuple[str, ...]]:
-    """The column of each call, and the columns' names: timesteps in the order they come, what has none last."""
+    """The column of each call, and the columns' names: timesteps in the order they come, what has
+    none last.
+    """
     known = list(dict.fromkeys(t for t in times if t is not None))
-    groups = [part.tolist() for part in np.array_split(np.array(known, np.int64), min(len(known), COLUMNS) or 1) if len(part)]
+    groups = [
+        part.tolist()
+        for part in np.array_split(np.array(known, np.int64), min(len(known), COLUMNS) or 1)
+        if len(part)
+    ]
     names = [f"t {part[0]}" if len(part) == 1 else f"t {part[0]} to {part[-1]}" for part in groups]
     place = {t: k for k, part in enumerate(groups) for t in part}
     untimed = [] if None not in times else ["untimed"]

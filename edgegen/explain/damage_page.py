@@ -16,20 +16,27 @@ from .regions import Regions
 
 SHOWN, DRAWN, SEEDS = 24, 6, 4  # layers in the matrix, layers and images as pictures
 HOW = (
-    "Rounding moves an image by, to first order, a sum over all roundings. A layer's part of a region's squared error is the "
-    "product of that error with what the layer's own roundings add to it, as everything behind them passes it on. Roundings "
-    "behind a layer answer to its own at random, so that parts need not add up to 100 %, and a few images say little of a layer "
+    "Rounding moves an image by, to first order, a sum over all roundings. A layer's part of a "
+    "region's squared error is the "
+    "product of that error with what the layer's own roundings add to it, as everything behind "
+    "them passes it on. Roundings "
+    "behind a layer answer to its own at random, so that parts need not add up to 100 %, and a few "
+    "images say little of a layer "
     "with a small part."
 )
 CHECKED = (
-    "The check is an intervention: each layer alone is put back to full precision, in the files that ship, and the squared error "
-    "that goes with it is measured on the same seeds. It may be negative: other roundings then fall otherwise."
+    "The check is an intervention: each layer alone is put back to full precision, in the files "
+    "that ship, and the squared error "
+    "that goes with it is measured on the same seeds. It may be negative: other roundings then "
+    "fall otherwise."
 )
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """full, int8 (n, c, h, w) in [-1, 1] of the same seeds; cost: each layer's share of all multiplications."""
+    """full, int8 (n, c, h, w) in [-1, 1] of the same seeds; cost: each layer's share of all
+    multiplications.
+    """
 
     title: str
     regions: Regions
@@ -42,7 +49,9 @@ class Damaged:
     check: Check | None
 
     def shares(self) -> Floats:
-        """(layers, times, regions): parts of each region's predicted squared error, over all seeds."""
+        """(layers, times, regions): parts of each region's predicted squared error, over all
+        seeds.
+        """
         made: Floats = self.found.parts.sum(2) / np.maximum(self.found.whole.sum(0), 1e-30)
         return made
 
@@ -55,17 +64,38 @@ class Damaged:
         square = by_region(self.int8 - self.full, self.regions.masks)
         shares, removed = self.shares(), self._removed()
         return {
-            "damage": {"psnr_db": decibels(float(square.sum()), self._numbers().sum()),
-                       "predicted_psnr_db": decibels(whole, self._numbers().sum()),
-                       "explained": float(self.found.parts.sum() / whole)},
-            "regions": [{"region": r + 1, "psnr_db": decibels(float(square[:, r].sum()), float(n)),
-                         "share": float(square[:, r].sum() / (square.sum() or 1.0)), **self._first(r, square)}
-                        for r, n in enumerate(self._numbers())],
-            "layers": [{"layer": self.layers[k].path, "share": float(self.found.parts[k].sum() / whole),
-                        "removed": None if removed is None else float(removed[k].sum() / (square.sum() or 1.0)),
-                        "multiplications": self.cost[k], "by_region": [float(v) for v in shares[k].sum(0)],
-                        "by_time": {t: float(v) for t, v in zip(self.found.times, self.found.parts[k].sum((1, 2)) / whole,
-                                                                strict=True)}} for k in self.order()],
+            "damage": {
+                "psnr_db": decibels(float(square.sum()), self._numbers().sum()),
+                "predicted_psnr_db": decibels(whole, self._numbers().sum()),
+                "explained": float(self.found.parts.sum() / whole),
+            },
+            "regions": [
+                {
+                    "region": r + 1,
+                    "psnr_db": decibels(float(square[:, r].sum()), float(n)),
+                    "share": float(square[:, r].sum() / (square.sum() or 1.0)),
+                    **self._first(r, square),
+                }
+                for r, n in enumerate(self._numbers())
+            ],
+            "layers": [
+                {
+                    "layer": self.layers[k].path,
+                    "share": float(self.found.parts[k].sum() / whole),
+                    "removed": None
+                    if removed is None
+                    else float(removed[k].sum() / (square.sum() or 1.0)),
+                    "multiplications": self.cost[k],
+                    "by_region": [float(v) for v in shares[k].sum(0)],
+                    "by_time": {
+                        t: float(v)
+                        for t, v in zip(
+                            self.found.times, self.found.parts[k].sum((1, 2)) / whole, strict=True
+                        )
+                    },
+                }
+                for k in self.order()
+            ],
             "check": None if self.check is None else self.check.to_json(),
         }
 
@@ -78,14 +108,24 @@ class Damaged:
         return counts
 
     def _first(self, region: int, square: Floats) -> dict[str, Any]:
-        """The layer with the largest part of a region's error, and the region's PSNR with that layer alone put back."""
+        """The layer with the largest part of a region's error, and the region's PSNR with that
+        layer alone put back.
+        """
         parts = self.found.parts[..., region].sum((1, 2))
         k = int(parts.argmax())
         removed = self._removed()
-        left = None if removed is None else decibels(float(square[:, region].sum() - removed[k, region]),
-                                                     float(self._numbers()[region]))
-        return {"first": self.layers[k].path, "first_share": float(parts[k] / max(self.found.whole[:, region].sum(), 1e-30)),
-                "psnr_db_with_first_put_back": left}
+        left = (
+            None
+            if removed is None
+            else decibels(
+                float(square[:, region].sum() - removed[k, region]), float(self._numbers()[region])
+            )
+        )
+        return {
+            "first": self.layers[k].path,
+            "first_share": float(parts[k] / max(self.found.whole[:, region].sum(), 1e-30)),
+            "psnr_db_with_first_put_back": left,
+        }
 
     def table(self, count: int) -> tuple[list[str], list[list[str]]]:
         """For the terminal."""
@@ -94,14 +134,34 @@ class Damaged:
             removed = "-" if one["removed"] is None else f"{one['removed']:.1%}"
             worst = int(np.argmax(one["by_region"])) + 1
             when = max(one["by_time"], key=one["by_time"].__getitem__)
-            rows.append([one["layer"], f"{one['share']:.1%}", removed, f"{one['multiplications']:.1%}", str(worst), when])
-        return ["layer", "of the damage", "gone when put back", "multiplications", "region most hit", "timestep most hit"], rows
+            rows.append(
+                [
+                    one["layer"],
+                    f"{one['share']:.1%}",
+                    removed,
+                    f"{one['multiplications']:.1%}",
+                    str(worst),
+                    when,
+                ]
+            )
+        return [
+            "layer",
+            "of the damage",
+            "gone when put back",
+            "multiplications",
+            "region most hit",
+            "timestep most hit",
+        ], rows
 
     def drawings(self) -> dict[str, np.ndarray]:
         """Pictures by file name."""
-        apart = np.square(self.int8 - self.full, dtype=np.float64).mean(1)          # (n, h, w)
+        apart = np.square(self.int8 - self.full, dtype=np.float64).mean(1)  # (n, h, w)
         mean, where = self.full.mean(0), np.sqrt(apart.mean(0))
-        out = {"damage.png": pictures.outlined(pictures.heat(mean, where, float(where.max())), self.regions, numbers=True)}
+        out = {
+            "damage.png": pictures.outlined(
+                pictures.heat(mean, where, float(where.max())), self.regions, numbers=True
+            )
+        }
         worst = np.argsort(-apart.mean((1, 2)), kind="stable")[:SEEDS]
         out["seeds.png"] = pictures.below([self._pair(k) for k in worst])
         shares = self.shares().sum(1)
@@ -115,36 +175,92 @@ class Damaged:
     def _pair(self, k: int) -> np.ndarray:
         """One seed in full precision, in INT8, and where they differ."""
         apart = pictures.change(self.full[k], self.int8[k])
-        return pictures.beside([pictures.plain(self.full[k]), pictures.plain(self.int8[k]),
-                                pictures.outlined(pictures.heat(self.full[k], apart, float(apart.max())), self.regions)])
+        return pictures.beside(
+            [
+                pictures.plain(self.full[k]),
+                pictures.plain(self.int8[k]),
+                pictures.outlined(
+                    pictures.heat(self.full[k], apart, float(apart.max())), self.regions
+                ),
+            ]
+        )
 
     def to_html(self, drawn: Mapping[str, np.ndarray]) -> bytes:
         found = self.to_json()
         count = f"{len(self.seeds)} seeds from {self.seeds[0]}"
         parts = [
-            page.figure(drawn["damage.png"], f"where INT8 differs from full precision, root mean square over {count}"),
-            page.figure(drawn["seeds.png"], f"the {min(SEEDS, len(self.seeds))} that differ most: full precision, INT8, where"),
-            page.heading("Regions"), page.table(
-                ("region", "PSNR, dB", "share of the damage", "first layer", "its part", "PSNR with it put back, dB"),
-                [(r["region"], r["psnr_db"], _percent(r["share"]), r["first"], _percent(r["first_share"]),
-                  r["psnr_db_with_first_put_back"]) for r in found["regions"]]),
-            page.heading("Layers and timesteps"), page.words(HOW),
-            page.matrix(("layer", *self.found.times), [(one["layer"], list(one["by_time"].values()))
-                                                       for one in found["layers"][:SHOWN]], "all damage"),
+            page.figure(
+                drawn["damage.png"],
+                f"where INT8 differs from full precision, root mean square over {count}",
+            ),
+            page.figure(
+                drawn["seeds.png"],
+                f"the {min(SEEDS, len(self.seeds))} that differ most: full precision, INT8, where",
+            ),
+            page.heading("Regions"),
+            page.table(
+                (
+                    "region",
+                    "PSNR, dB",
+                    "share of the damage",
+                    "first layer",
+                    "its part",
+                    "PSNR with it put back, dB",
+                ),
+                [
+                    (
+                        r["region"],
+                        r["psnr_db"],
+                        _percent(r["share"]),
+                        r["first"],
+                        _percent(r["first_share"]),
+                        r["psnr_db_with_first_put_back"],
+                    )
+                    for r in found["regions"]
+                ],
+            ),
+            page.heading("Layers and timesteps"),
+            page.words(HOW),
+            page.matrix(
+                ("layer", *self.found.times),
+                [(one["layer"], list(one["by_time"].values())) for one in found["layers"][:SHOWN]],
+                "all damage",
+            ),
             page.heading("Layers and regions"),
         ]
-        parts += [page.figure(drawn[f"layer-{k + 1}.png"], f"{one['layer']}: {_percent(one['share'])} of all damage")
-                  for k, one in enumerate(found["layers"][:DRAWN])]
         parts += [
-            page.matrix(("layer", *(f"region {r + 1}" for r in range(self.regions.count))),
-                        [(one["layer"], one["by_region"]) for one in found["layers"][:SHOWN]], "each region's damage"),
-            page.heading("All layers"), page.table(
+            page.figure(
+                drawn[f"layer-{k + 1}.png"],
+                f"{one['layer']}: {_percent(one['share'])} of all damage",
+            )
+            for k, one in enumerate(found["layers"][:DRAWN])
+        ]
+        parts += [
+            page.matrix(
+                ("layer", *(f"region {r + 1}" for r in range(self.regions.count))),
+                [(one["layer"], one["by_region"]) for one in found["layers"][:SHOWN]],
+                "each region's damage",
+            ),
+            page.heading("All layers"),
+            page.table(
                 ("layer", "part of the damage", "gone when put back", "of all multiplications"),
-                [(one["layer"], _percent(one["share"]), _percent(one["removed"]), _percent(one["multiplications"]))
-                 for one in found["layers"]]),
+                [
+                    (
+                        one["layer"],
+                        _percent(one["share"]),
+                        _percent(one["removed"]),
+                        _percent(one["multiplications"]),
+                    )
+                    for one in found["layers"]
+                ],
+            ),
         ]
         if found["check"] is not None:
-            parts += [page.heading("Check"), page.words(CHECKED, note=True), page.facts(found["check"])]
+            parts += [
+                page.heading("Check"),
+                page.words(CHECKED, note=True),
+                page.facts(found["check"]),
+            ]
         return page.page(self.title, [*parts, page.heading("Damage"), page.facts(found["damage"])])
 
 

@@ -1,7 +1,9 @@
-"""Demands: the features that draw the sample's pixels on some regions only, the rest at its baseline (B2.3). (torch)
+"""Demands: the features that draw the sample's pixels on some regions only, the rest at its
+baseline (B2.3). (torch)
 
-D1 `optimised`: the smallest change of the baseline that still draws the regions. D2 `gated`: every unit of the features is either
-as the sample has it or at its baseline, by where resetting it changes the image.
+D1 `optimised`: the smallest change of the baseline that still draws the regions. D2 `gated`: every
+unit of the features is either as the sample has it or at its baseline, by where resetting it
+changes the image.
 """
 
 from __future__ import annotations
@@ -21,23 +23,27 @@ from .lattice import Sets
 from .split import Split
 
 Advance = Callable[[int], None]
-PENALTIES = tuple(10.0 ** -k for k in range(9))  # lambda, tried from the largest on
+PENALTIES = tuple(10.0**-k for k in range(9))  # lambda, tried from the largest on
 NEAR_RATE = 0.3
 FLOOR = 35.0  # dB on the demanded regions
 
 
 @dataclass(frozen=True)
 class Solver:
-    """Adam to get near, then Gauss-Newton with conjugate gradients inside, exact for a linear g; every demand starts alike.
+    """Adam to get near, then Gauss-Newton with conjugate gradients inside, exact for a linear g;
+    every demand starts alike.
 
-    (On isc-gan, one demand for all regions: 12 steps of Gauss-Newton alone stop 5 dB short of both together, Adam alone 3 dB.)
-    start: standard deviation of a common random start, in units of the spread; 0 starts at the baseline itself.
+    (On isc-gan, one demand for all regions: 12 steps of Gauss-Newton alone stop 5 dB short of both
+    together, Adam alone 3 dB.) start: standard deviation of a common random start, in units of the
+    spread; 0 starts at the baseline itself.
     """
 
-    near: int = 60            # steps of Adam, the rate falling along a cosine from 0.3 of the spread
+    # steps of Adam, the rate falling along a cosine from 0.3 of the spread
+    near: int = 60
     outer: int = 12
     inner: int = 12
-    tolerance: float = 1e-3   # of the residual of each inner solution, and of the objective's fall from step to step
+    # of the residual of each inner solution, and of the objective's fall from step to step
+    tolerance: float = 1e-3
     batch: int = 64
     start: float = 0.0
     seed: int = 0
@@ -45,21 +51,29 @@ class Solver:
 
 @dataclass(frozen=True)
 class Solved:
-    """u (t, K): what each demand changes of the baseline; psnr (t,): of its image on its regions, infinite for no region."""
+    """u (t, K): what each demand changes of the baseline; psnr (t,): of its image on its regions,
+    infinite for no region.
+    """
 
     u: np.ndarray
     psnr: np.ndarray
 
 
-def optimised(split: Split, masks: np.ndarray, demanded: Sets, weight: float, solver: Solver, advance: Advance) -> Solved:
-    """D1: argmin over f of mean |g(f) - x|^2 on the demanded pixels + weight mean ((f - f0) / spread)^2; masks (n, h, w) bool."""
+def optimised(
+    split: Split, masks: np.ndarray, demanded: Sets, weight: float, solver: Solver, advance: Advance
+) -> Solved:
+    """D1: argmin over f of mean |g(f) - x|^2 on the demanded pixels + weight mean ((f - f0) /
+    spread)^2; masks (n, h, w) bool.
+    """
     u = np.zeros((len(demanded), len(split.features)), split.features.numpy().dtype)
     reached = np.full(len(demanded), np.inf)
     asked = np.flatnonzero(demanded != 0)
     pixels = torch.from_numpy(masks).to(split.image.dtype)
     for k in range(0, len(asked), solver.batch):
         rows = asked[k : k + solver.batch]
-        bits = torch.from_numpy(demanded[rows][:, None] >> np.arange(len(masks)) & 1).to(pixels.dtype)
+        bits = torch.from_numpy(demanded[rows][:, None] >> np.arange(len(masks)) & 1).to(
+            pixels.dtype
+        )
         moved, error = _solve(split, torch.einsum("tn,nhw->thw", bits, pixels), weight, solver)
         u[rows] = (moved * split.spread).numpy()
         reached[rows] = (10 * torch.log10(4 / error)).numpy()
@@ -68,7 +82,9 @@ def optimised(split: Split, masks: np.ndarray, demanded: Sets, weight: float, so
 
 
 def penalty(split: Split, masks: np.ndarray, solver: Solver, floor: float = FLOOR) -> float:
-    """The largest of PENALTIES with which all regions together are drawn with `floor` dB; EdgegenError if none is."""
+    """The largest of PENALTIES with which all regions together are drawn with `floor` dB;
+    EdgegenError if none is.
+    """
     everything = np.array([(1 << len(masks)) - 1], np.int64)
     best = -np.inf
     for weight in PENALTIES:
@@ -76,12 +92,18 @@ def penalty(split: Split, masks: np.ndarray, solver: Solver, floor: float = FLOO
         if found >= floor:
             return weight
         best = max(best, found)
-    raise EdgegenError("E-EXPLAIN", f"no penalty lets the features draw the whole image with {floor:.0f} dB, the best gave "
-                                    f"{best:.1f}", hint="choose a later layer, or gated demands")
+    raise EdgegenError(
+        "E-EXPLAIN",
+        f"no penalty lets the features draw the whole image with {floor:.0f} dB, the best gave "
+        f"{best:.1f}",
+        hint="choose a later layer, or gated demands",
+    )
 
 
 def _solve(split: Split, pixels: Tensor, weight: float, solver: Solver) -> tuple[Tensor, Tensor]:
-    """Demanded pixels (b, h, w) of 0 and 1 -> moves in units of the spread (b, K), mean squared error on the pixels (b,)."""
+    """Demanded pixels (b, h, w) of 0 and 1 -> moves in units of the spread (b, K), mean squared
+    error on the pixels (b,).
+    """
     b, k = len(pixels), len(split.features)
     share = pixels[:, None] / (pixels.sum((1, 2))[:, None, None, None] * len(split.image))
     rng = torch.Generator().manual_seed(solver.seed)
@@ -127,9 +149,12 @@ def _square(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _products(residual: Callable[[Tensor], Tensor], x: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor],
-                                                                               Callable[[Tensor], Tensor]]]:
-    """The residual at x, and products with its Jacobian J (b, K) -> (b, c, h, w) and J'; J by differentiating J' again."""
+def _products(
+    residual: Callable[[Tensor], Tensor], x: Tensor
+) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
+    """The residual at x, and products with its Jacobian J (b, K) -> (b, c, h, w) and J'; J by
+    differentiating J' again.
+    """
     x = x.detach().requires_grad_(True)
     r = residual(x)
     dual = torch.zeros_like(r, requires_grad=True)
@@ -162,8 +187,12 @@ def _conjugate(product: Callable[[Tensor], Tensor], wanted: Tensor, solver: Solv
     return x
 
 
-def _descend(objective: Callable[[Tensor], Tensor], x: Tensor, step: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
-    """x moved along `step` by 1, 1/2, 1/4 or 1/8, each row by the first that lowers its objective, or not at all."""
+def _descend(
+    objective: Callable[[Tensor], Tensor], x: Tensor, step: Tensor, now: Tensor
+) -> tuple[Tensor, Tensor]:
+    """x moved along `step` by 1, 1/2, 1/4 or 1/8, each row by the first that lowers its objective,
+    or not at all.
+    """
     best, then = x, now
     waiting = torch.ones_like(now, dtype=torch.bool)
     for halvings in range(4):
@@ -180,18 +209,28 @@ def _descend(objective: Callable[[Tensor], Tensor], x: Tensor, step: Tensor, now
 
 @dataclass(frozen=True)
 class Gates:
-    """sets (K,): the regions that each number of the features belongs to, 0 for none; units: how many were tried."""
+    """sets (K,): the regions that each number of the features belongs to, 0 for none; units: how
+    many were tried.
+    """
 
     sets: Sets
     units: int
 
 
-def gated(split: Split, masks: np.ndarray, share: float, limit: int, advance: Callable[[int, int], None],
-          batch: int = 128) -> Gates:
-    """D2: a unit (a channel in a square of cells) belongs to the regions in which resetting it changes the image.
+def gated(
+    split: Split,
+    masks: np.ndarray,
+    share: float,
+    limit: int,
+    advance: Callable[[int, int], None],
+    batch: int = 128,
+) -> Gates:
+    """D2: a unit (a channel in a square of cells) belongs to the regions in which resetting it
+    changes the image.
 
-    A region counts from `share` of the most changed one's root mean square on; units that change nothing belong to none. Squares
-    are as small as `limit` units allow. advance(units done, units in all).
+    A region counts from `share` of the most changed one's root mean square on; units that change
+    nothing belong to none. Squares are as small as `limit` units allow. advance(units done, units
+    in all).
     """
     unit, number = units(list(split.maps.values()), limit)
     changed = (split.features != split.baseline).numpy()
@@ -214,7 +253,9 @@ def gated(split: Split, masks: np.ndarray, share: float, limit: int, advance: Ca
 
 
 def units(shapes: Sequence[tuple[int, int, int]], limit: int) -> tuple[np.ndarray, int]:
-    """The unit of each number of the maps (K,) and how many: a channel in squares of 1, 2, 4 ... cells, `limit` at most."""
+    """The unit of each number of the maps (K,) and how many: a channel in squares of 1, 2, 4 ...
+    cells, `limit` at most.
+    """
     side = 1
     while True:
         made = [(c, -(-h // side), -(-w // side)) for c, h, w in shapes]

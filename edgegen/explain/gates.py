@@ -1,7 +1,8 @@
-"""A graph's program with a gate before each rounding of its Q/DQ file: 0 computes as full precision does, 1 as the file. (torch)
+"""A graph's program with a gate before each rounding of its Q/DQ file: 0 computes as full precision
+does, 1 as the file. (torch)
 
-The slope of an image along a gate says what that one rounding does to it, as everything behind it passes it on; roundings behind
-pass slopes straight through (Jacob et al. 2018, arXiv 1712.05877).
+The slope of an image along a gate says what that one rounding does to it, as everything behind it
+passes it on; roundings behind pass slopes straight through (Jacob et al. 2018, arXiv 1712.05877).
 """
 
 from __future__ import annotations
@@ -19,20 +20,32 @@ from ..errors import EdgegenError
 
 
 class Gated:
-    """gates (b, places), inputs by name -> the graph's output; places: as in Rounding, in the order they run."""
+    """gates (b, places), inputs by name -> the graph's output; places: as in Rounding, in the order
+    they run.
+    """
 
-    def __init__(self, graph: Graph, program: torch.export.ExportedProgram, rounding: Rounding) -> None:
-        """program: what the file was written from, whose nodes are called as the file's tensors; EdgegenError for another."""
+    def __init__(
+        self, graph: Graph, program: torch.export.ExportedProgram, rounding: Rounding
+    ) -> None:
+        """program: what the file was written from, whose nodes are called as the file's tensors;
+        EdgegenError for another.
+        """
         self._names = [spec.name for spec in graph.inputs]
         self.places: tuple[tuple[str, str], ...] = ()
         self._module = self._gated(as_written(program), graph, rounding)
         own = (*self._module.named_parameters(), *self._module.named_buffers())
         even = rounding.values
-        self._values = {name: torch.from_numpy(even[name].copy()) if name in even and even[name].shape == tensor.shape
-                        else tensor.detach() for name, tensor in own}
+        self._values = {
+            name: torch.from_numpy(even[name].copy())
+            if name in even and even[name].shape == tensor.shape
+            else tensor.detach()
+            for name, tensor in own
+        }
 
     def __call__(self, gates: Tensor, **inputs: Tensor) -> Tensor:
-        out: Tensor = functional_call(self._module, self._values, (gates, *(inputs[name] for name in self._names)))
+        out: Tensor = functional_call(
+            self._module, self._values, (gates, *(inputs[name] for name in self._names))
+        )
         return out
 
     def _gated(self, module: fx.GraphModule, graph: Graph, rounding: Rounding) -> fx.GraphModule:
@@ -42,11 +55,16 @@ class Gated:
         end = next(n for n in made.nodes if n.op == "output")
         last = end.all_input_nodes[0]
         end.args = (last,)
-        named = {n.name: n for n in made.nodes} | {s.name: n for s, n in zip(graph.inputs, inputs, strict=True)}
+        named = {n.name: n for n in made.nodes} | {
+            s.name: n for s, n in zip(graph.inputs, inputs, strict=True)
+        }
         operations = {n.name: n for n in made.nodes} | {graph.output.name: last}
         asked = {op for op, _ in rounding.places}
         if lost := sorted((asked - operations.keys()) | (rounding.codes.keys() - named.keys())):
-            raise EdgegenError("E-EXPLAIN", f"{graph.output.name}: the program has no {lost[0]}, which its file rounds")
+            raise EdgegenError(
+                "E-EXPLAIN",
+                f"{graph.output.name}: the program has no {lost[0]}, which its file rounds",
+            )
         with made.inserting_before(inputs[0]):
             gates = made.placeholder("gates")
         order = {n: k for k, n in enumerate(made.nodes)}
@@ -55,10 +73,23 @@ class Gated:
             for tensor in rounding.reads.get(op, ()):
                 code = rounding.codes[tensor]
                 if named[tensor] not in node.all_input_nodes:
-                    raise EdgegenError("E-EXPLAIN", f"{graph.output.name}: {op} does not read {tensor} as its file does")
+                    raise EdgegenError(
+                        "E-EXPLAIN",
+                        f"{graph.output.name}: {op} does not read {tensor} as its file does",
+                    )
                 with made.inserting_before(node):
-                    soft = made.call_function(_rounded, (named[tensor], gates, len(self.places), code.step, code.zero, code.low,
-                                                         code.high))
+                    soft = made.call_function(
+                        _rounded,
+                        (
+                            named[tensor],
+                            gates,
+                            len(self.places),
+                            code.step,
+                            code.zero,
+                            code.low,
+                            code.high,
+                        ),
+                    )
                 node.replace_input_with(named[tensor], soft)
                 self.places += ((op, tensor),)
             if op in rounding.weights:
@@ -74,17 +105,27 @@ class Gated:
         with node.graph.inserting_after(node):
             buffer = node.graph.get_attr(name)
         with node.graph.inserting_after(buffer):
-            made = node.graph.call_function(_added, (node, gates, len(self.places), x, weight, buffer, *rest))
+            made = node.graph.call_function(
+                _added, (node, gates, len(self.places), x, weight, buffer, *rest)
+            )
         node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
         return made
 
 
-def _rounded(x: Tensor, gates: Tensor, place: int, step: float, zero: int, low: int, high: int) -> Tensor:
-    return x + _gate(gates, place, x) * (torch.fake_quantize_per_tensor_affine(x, step, zero, low, high) - x)
+def _rounded(
+    x: Tensor, gates: Tensor, place: int, step: float, zero: int, low: int, high: int
+) -> Tensor:
+    return x + _gate(gates, place, x) * (
+        torch.fake_quantize_per_tensor_affine(x, step, zero, low, high) - x
+    )
 
 
-def _added(y: Tensor, gates: Tensor, place: int, x: Tensor, weight: Tensor, whole: Tensor, *rest: Any) -> Tensor:
-    return y + _gate(gates, place, y) * torch.ops.aten.conv2d.default(x, whole - weight, None, *rest)
+def _added(
+    y: Tensor, gates: Tensor, place: int, x: Tensor, weight: Tensor, whole: Tensor, *rest: Any
+) -> Tensor:
+    return y + _gate(gates, place, y) * torch.ops.aten.conv2d.default(
+        x, whole - weight, None, *rest
+    )
 
 
 def _gate(gates: Tensor, place: int, x: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
-"""The exact OR decomposition over all subsets of n regions, and its inverse (B2.2 of the specification of regional primitives).
+"""The exact OR decomposition over all subsets of n regions, and its inverse (B2.2 of the
+specification of regional primitives).
 
-A set of regions is a whole number: bit j stands for region j. Row T of `u` is what the demand for the regions in T changes of the
-features, u(T) = f_T - f0, and row S of the components is I_or(S): u(T) = u(0) + the sum of all components whose S meets T. That
-holds for any u, so reconstruction shows nothing about a network; measures.py has what does.
+A set of regions is a whole number: bit j stands for region j. Row T of `u` is what the demand for
+the regions in T changes of the features, u(T) = f_T - f0, and row S of the components is I_or(S):
+u(T) = u(0) + the sum of all components whose S meets T. That holds for any u, so reconstruction
+shows nothing about a network; measures.py has what does.
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ def regions_of(rows: int) -> int:
 def components(u: Floats) -> Floats:
     """u (2^n, ...) -> components (2^n, ...) of the same type, computed in float64; row 0 is u(0).
 
-    I_or(S) = - sum over L in S of (-1)^(|S| - |L|) u(N without L): n 2^(n - 1) subtractions a coordinate.
+    I_or(S) = - sum over L in S of (-1)^(|S| - |L|) u(N without L): n 2^(n - 1) subtractions a
+    coordinate.
     """
     return _by_chunks(u, _decompose)
 
 
 def demands(parts: Floats) -> Floats:
-    """The inverse of `components`: u(T) = u(0) + z(N) - z(N without T), z(L) the sum of the components inside L."""
+    """The inverse of `components`: u(T) = u(0) + z(N) - z(N without T), z(L) the sum of the
+    components inside L.
+    """
     return _by_chunks(parts, _compose)
 
 
@@ -50,8 +55,8 @@ def meets(demanded: Sets, sets: Sets) -> Floats:
 def noise_floor(sigma: float, sets: Sets, kappa: float = 3.0) -> Floats:
     """The strength from which a component is more than noise: kappa sigma 2^(|S| / 2) (m,).
 
-    sigma: root mean square of the error of one u(T), as the norm of the whole vector; errors of different T add up as if
-    independent, so that a set of |S| regions gathers 2^|S| of them.
+    sigma: root mean square of the error of one u(T), as the norm of the whole vector; errors of
+    different T add up as if independent, so that a set of |S| regions gathers 2^|S| of them.
     """
     return kappa * sigma * 2.0 ** (sizes(sets) / 2)
 

@@ -14,12 +14,14 @@ from ..core.images import png
 from .pictures import colours
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; background: #fff }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto;
+       padding: 0 1rem; color: #222; background: #fff }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 figure { display: inline-table; margin: 0 1rem 1rem 0; vertical-align: top }
 figcaption { display: table-caption; caption-side: bottom; font-size: 13px; color: #555 }
 img { display: block; image-rendering: pixelated; max-width: 100% }
-table { border-collapse: collapse; font-size: 14px } td, th { padding: .15rem .8rem .15rem 0; text-align: left }
+table { border-collapse: collapse; font-size: 14px }
+td, th { padding: .15rem .8rem .15rem 0; text-align: left }
 td.n { text-align: right; font-variant-numeric: tabular-nums } th { border-bottom: 1px solid #999 }
 .m td { padding: .1rem .5rem } .m th { padding-right: .5rem }
 .note { background: #fff6dd; padding: .6rem .9rem; border-left: 4px solid #e0b030 }
@@ -38,14 +40,24 @@ def number(value: Any) -> str:
 def figure(pixels: np.ndarray, caption: str) -> str:
     data = base64.b64encode(png(pixels)).decode()
     text = escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{text}" '
+        f'src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Numbers to the right but in the first column, text to the left; "8.9 %" and "-" are numbers."""
+    """Numbers to the right but in the first column, text to the left; "8.9 %" and "-" are
+    numbers.
+    """
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    lines = ["".join(f'<td{" class=n" if k and not _is_text(cell) else ""}>{escape(number(cell))}</td>'
-                     for k, cell in enumerate(row)) for row in rows]
+    lines = [
+        "".join(
+            f"<td{' class=n' if k and not _is_text(cell) else ''}>{escape(number(cell))}</td>"
+            for k, cell in enumerate(row)
+        )
+        for row in rows
+    ]
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
@@ -54,15 +66,23 @@ def _is_text(cell: Any) -> bool:
 
 
 def matrix(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]], whole: str) -> str:
-    """A name and shares of `whole` a row, each share on a ground from white to dark red; the largest is full colour."""
+    """A name and shares of `whole` a row, each share on a ground from white to dark red; the
+    largest is full colour.
+    """
     most = max((value for _, values in rows for value in values), default=0.0)
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     lines = []
     for name, values in rows:
         grounds = colours(np.array([values]) / max(most, 1e-30))[0].tolist()
-        shown = [(tuple(c), "#fff" if sum(c) < 330 else "#222", round(100 * v, 1) + 0.0)  # 0.0: no minus before a zero
-                 for v, c in zip(values, grounds, strict=True)]
-        cells = [f'<td class=n style="background:rgb{ground};color:{ink}">{share:.1f}</td>' for ground, ink, share in shown]
+        # 0.0: no minus before a zero
+        shown = [
+            (tuple(c), "#fff" if sum(c) < 330 else "#222", round(100 * v, 1) + 0.0)
+            for v, c in zip(values, grounds, strict=True)
+        ]
+        cells = [
+            f'<td class=n style="background:rgb{ground};color:{ink}">{share:.1f}</td>'
+            for ground, ink, share in shown
+        ]
         lines.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
     note = words(f"Per cent of {whole}; the darkest cell is {100 * most:.1f}.")
     return f"<table class=m><tr>{head}</tr>{''.join(lines)}</table>{note}"
@@ -72,13 +92,20 @@ def facts(values: Mapping[str, Any]) -> str:
     """Two columns; a mapping inside is one row an entry."""
     rows: list[tuple[str, Any]] = []
     for name, value in values.items():
-        rows += [(f"{name}, {inner}", v) for inner, v in value.items()] if isinstance(value, Mapping) else [(name, value)]
+        rows += (
+            [(f"{name}, {inner}", v) for inner, v in value.items()]
+            if isinstance(value, Mapping)
+            else [(name, value)]
+        )
     return table(("what", "value"), rows)
 
 
 def page(title: str, parts: Sequence[str]) -> bytes:
     text = escape(title)
-    html = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{text}</title><style>{STYLE}</style><h1>{text}</h1>'
+    html = (
+        '<!doctype html><html lang="en"><meta '
+        f'charset="utf-8"><title>{text}</title><style>{STYLE}</style><h1>{text}</h1>'
+    )
     return (html + "\n".join(parts) + "</html>\n").encode()
 
 

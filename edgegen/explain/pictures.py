@@ -1,4 +1,6 @@
-"""Pictures of regions and primitives, of images (c, h, w) in [-1, 1]; arrays (h, w, 3) of bytes, `SCALE` pixels a pixel."""
+"""Pictures of regions and primitives, of images (c, h, w) in [-1, 1]; arrays (h, w, 3) of bytes,
+`SCALE` pixels a pixel.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ from ..core.images import to_uint8
 from .lattice import Floats
 from .regions import Regions
 
-SIDE = 192   # pixels of a picture's larger side, at least
-COLOURS = np.array([[255, 255, 255], [255, 224, 130], [244, 109, 67], [165, 0, 38]], np.float64)  # nothing ... most
+SIDE = 192  # pixels of a picture's larger side, at least
+# nothing ... most
+COLOURS = np.array([[255, 255, 255], [255, 224, 130], [244, 109, 67], [165, 0, 38]], np.float64)
 
 
 def scale_of(image: Floats) -> int:
@@ -27,7 +30,9 @@ def colours(values: Floats) -> np.ndarray:
     """(h, w) in [0, 1] -> (h, w, 3) from white over orange to dark red."""
     place = np.clip(values, 0, 1) * (len(COLOURS) - 1)
     low = np.minimum(place.astype(int), len(COLOURS) - 2)
-    return np.rint(COLOURS[low] + (place - low)[..., None] * (COLOURS[low + 1] - COLOURS[low])).astype(np.uint8)
+    return np.rint(
+        COLOURS[low] + (place - low)[..., None] * (COLOURS[low + 1] - COLOURS[low])
+    ).astype(np.uint8)
 
 
 def heat(image: Floats, values: Floats, most: float) -> np.ndarray:
@@ -45,8 +50,12 @@ def change(image: Floats, other: Floats) -> Floats:
     return apart
 
 
-def outlined(pixels: np.ndarray, regions: Regions, chosen: int | None = None, numbers: bool = False) -> np.ndarray:
-    """Borders of the regions drawn on a picture; of the set `chosen` alone if there is one; numbers: each region's, from 1."""
+def outlined(
+    pixels: np.ndarray, regions: Regions, chosen: int | None = None, numbers: bool = False
+) -> np.ndarray:
+    """Borders of the regions drawn on a picture; of the set `chosen` alone if there is one;
+    numbers: each region's, from 1.
+    """
     scale = pixels.shape[0] // regions.labels.shape[0]
     inside = regions.labels if chosen is None else regions.mask(chosen).astype(int)
     wide = inside.repeat(scale, 0).repeat(scale, 1)
@@ -62,7 +71,15 @@ def outlined(pixels: np.ndarray, regions: Regions, chosen: int | None = None, nu
     drawn = ImageDraw.Draw(canvas)
     for j, mask in enumerate(regions.masks):
         y, x = (float(axis.mean() + 0.5) * scale for axis in np.nonzero(mask))
-        drawn.text((x, y), str(j + 1), (0, 90, 200), ImageFont.load_default(16), anchor="mm", stroke_width=2, stroke_fill="white")
+        drawn.text(
+            (x, y),
+            str(j + 1),
+            (0, 90, 200),
+            ImageFont.load_default(16),
+            anchor="mm",
+            stroke_width=2,
+            stroke_fill="white",
+        )
     return np.asarray(canvas)
 
 

@@ -1,4 +1,6 @@
-"""One seed's features taken apart by regions: from demands to components, and what is measured of them. (torch)"""
+"""One seed's features taken apart by regions: from demands to components, and what is measured of
+them. (torch)
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ from .lattice import Floats, Sets
 from .regions import LATTICE, Regions
 from .split import Split
 
-TOP, AMONG = 20, 100     # of `transfer`
-SAMPLED = 512            # demands where there are too many to ask all
-RESOLVED = 16            # demands solved again from another start, for the noise
-RANDOM = 16              # vectors and demands that chance levels are averaged over
+TOP, AMONG = 20, 100  # of `transfer`
+SAMPLED = 512  # demands where there are too many to ask all
+RESOLVED = 16  # demands solved again from another start, for the noise
+RANDOM = 16  # vectors and demands that chance levels are averaged over
 Progress = Callable[[str, int, int], None]  # what is done, how much more, how much in all
 
 
@@ -26,8 +28,9 @@ Progress = Callable[[str, int, int], None]  # what is done, how much more, how m
 class Primitives:
     """Components of one seed's features, strongest first.
 
-    sets, strength, floor (m,): regions, norm and noise floor of each; compact (m, r): the components in coordinates that keep
-    norms; asked (t,), u (t, r): the demands they come from, in the same coordinates; facts: numbers of how they were found.
+    sets, strength, floor (m,): regions, norm and noise floor of each; compact (m, r): the
+    components in coordinates that keep norms; asked (t,), u (t, r): the demands they come from, in
+    the same coordinates; facts: numbers of how they were found.
     """
 
     sets: Sets
@@ -57,9 +60,10 @@ class Settings:
     """How features are taken apart."""
 
     regions: Regions
-    kind: str = "gated"      # a key of KINDS
-    share: float = 0.2       # of gates: from which share of its strongest effect on a unit counts for a region
-    limit: int = 8192        # of gates: units tried
+    kind: str = "gated"  # a key of KINDS
+    # of gates: from which share of its strongest effect on a unit counts for a region
+    share: float = 0.2
+    limit: int = 8192  # of gates: units tried
     solver: Solver = field(default_factory=Solver)
 
 
@@ -69,6 +73,7 @@ def decompose(split: Split, settings: Settings, progress: Progress) -> Primitive
 
 def _gated(split: Split, settings: Settings, progress: Progress) -> Primitives:
     """Any number of regions; components share no number of the features."""
+
     def advance(more: int, total: int) -> None:
         progress("resetting units", more, total)
 
@@ -83,9 +88,21 @@ def _gated(split: Split, settings: Settings, progress: Progress) -> Primitives:
     asked = _asked(settings.regions.count, rng)
     compact = np.diag(strength)
     lost = float(np.linalg.norm(change[gates.sets == 0]))
-    facts = {"demands": "gated", "units": gates.units, "without effect": lost / max(float(np.linalg.norm(change)), 1e-30)}
-    return Primitives(sets, strength, np.zeros(len(sets)), compact, asked, lattice.meets(asked, sets) @ compact, facts,
-                      lambda k: np.where(gates.sets == sets[k], change, 0).astype(np.float32))
+    facts = {
+        "demands": "gated",
+        "units": gates.units,
+        "without effect": lost / max(float(np.linalg.norm(change)), 1e-30),
+    }
+    return Primitives(
+        sets,
+        strength,
+        np.zeros(len(sets)),
+        compact,
+        asked,
+        lattice.meets(asked, sets) @ compact,
+        facts,
+        lambda k: np.where(gates.sets == sets[k], change, 0).astype(np.float32),
+    )
 
 
 def _optimised(split: Split, settings: Settings, progress: Progress) -> Primitives:
@@ -101,7 +118,14 @@ def _optimised(split: Split, settings: Settings, progress: Progress) -> Primitiv
 
     solved = optimised(split, masks, asked, weight, solver, advance)
     again = rng.choice(np.arange(1, len(asked)), min(RESOLVED, len(asked) - 1), replace=False)
-    moved = optimised(split, masks, asked[again], weight, replace(solver, start=0.01, seed=solver.seed + 1), advance)
+    moved = optimised(
+        split,
+        masks,
+        asked[again],
+        weight,
+        replace(solver, start=0.01, seed=solver.seed + 1),
+        advance,
+    )
     sigma = float(np.sqrt(np.square(moved.u - solved.u[again], dtype=np.float64).sum(1).mean() / 2))
     sets, vectors = _parts(asked, solved.u, regions.count, rng)
     strength = measures.strengths(vectors)
@@ -112,14 +136,29 @@ def _optimised(split: Split, settings: Settings, progress: Progress) -> Primitiv
     rest = float(np.linalg.norm(whole - vectors.sum(0)) / max(float(np.linalg.norm(whole)), 1e-30))
     drawn = solved.psnr[asked != 0]
     facts = {
-        "demands": "optimised", "lambda": weight, "solved": len(asked), "sigma": sigma,
-        "psnr on the regions": {"least": float(drawn.min()), "median": float(np.median(drawn))}, "background": rest,
+        "demands": "optimised",
+        "lambda": weight,
+        "solved": len(asked),
+        "sigma": sigma,
+        "psnr on the regions": {"least": float(drawn.min()), "median": float(np.median(drawn))},
+        "background": rest,
     }
-    return Primitives(sets, strength, lattice.noise_floor(sigma, sets), joint[: len(sets)], asked, joint[len(sets) :], facts,
-                      lambda k: vectors[k])
+    return Primitives(
+        sets,
+        strength,
+        lattice.noise_floor(sigma, sets),
+        joint[: len(sets)],
+        asked,
+        joint[len(sets) :],
+        facts,
+        lambda k: vectors[k],
+    )
 
 
-KINDS: dict[str, Callable[[Split, Settings, Progress], Primitives]] = {"gated": _gated, "optimised": _optimised}
+KINDS: dict[str, Callable[[Split, Settings, Progress], Primitives]] = {
+    "gated": _gated,
+    "optimised": _optimised,
+}
 
 
 def _asked(count: int, rng: np.random.Generator) -> Sets:
@@ -134,12 +173,16 @@ def _parts(asked: Sets, u: Floats, count: int, rng: np.random.Generator) -> tupl
     if count <= LATTICE:
         return asked[1:], lattice.components(u)[1:]
     order = 2 if count <= 24 else 1
-    found = sparse.regress(asked, measures.compact(u), sparse.candidates(count, order=order), rng).sets
+    found = sparse.regress(
+        asked, measures.compact(u), sparse.candidates(count, order=order), rng
+    ).sets
     return found, sparse.fit(asked, u.astype(np.float64), found, 0.0).astype(u.dtype)
 
 
 def additivity(found: Primitives, regions: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Errors of the additive model, shares of what demands change: of all demands, then of demands that no fit has seen."""
+    """Errors of the additive model, shares of what demands change: of all demands, then of demands
+    that no fit has seen.
+    """
     sets, parts, asked, u = found.sets, found.compact, found.asked, found.u
     top = max(1, len(sets) // 5)
     made: dict[str, Any] = {
@@ -152,25 +195,37 @@ def additivity(found: Primitives, regions: int, rng: np.random.Generator) -> dic
     shuffled = u.copy()
     shuffled[1:] = u[1:][rng.permutation(len(u) - 1)]
     return made | {
-        "held out": wide.held_out, "components of the fit": len(wide.sets),
-        "held out, single regions only": sparse.regress(asked, u, sparse.candidates(regions, order=1), rng).held_out,
-        "held out, demands exchanged (chance)": sparse.regress(asked, shuffled, sparse.candidates(regions), rng).held_out,
+        "held out": wide.held_out,
+        "components of the fit": len(wide.sets),
+        "held out, single regions only": sparse.regress(
+            asked, u, sparse.candidates(regions, order=1), rng
+        ).held_out,
+        "held out, demands exchanged (chance)": sparse.regress(
+            asked, shuffled, sparse.candidates(regions), rng
+        ).held_out,
     }
 
 
 def sparsity(found: Primitives) -> dict[str, Any]:
     strength = found.strength
     return {
-        "components": len(strength), "above their noise floor": int((strength > found.floor).sum()),
+        "components": len(strength),
+        "above their noise floor": int((strength > found.floor).sum()),
         "above 5 % of the strongest": measures.visible(strength),
-        "needed for 5 % error": measures.needed(found.sets, found.compact, found.asked, found.u, 0.05),
-        "needed for 1 % error": measures.needed(found.sets, found.compact, found.asked, found.u, 0.01),
+        "needed for 5 % error": measures.needed(
+            found.sets, found.compact, found.asked, found.u, 0.05
+        ),
+        "needed for 1 % error": measures.needed(
+            found.sets, found.compact, found.asked, found.u, 0.01
+        ),
     }
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One component as images (c, h, w): the baseline with it, the sample without it; and how it is bounded."""
+    """One component as images (c, h, w): the baseline with it, the sample without it; and how it is
+    bounded.
+    """
 
     chosen: int
     added: Floats
@@ -179,7 +234,9 @@ class Drawn:
 
 
 def draw(split: Split, found: Primitives, regions: Regions, count: int) -> list[Drawn]:
-    """The strongest components above their noise floor as pictures, each with its boundedness, consistency and chance levels."""
+    """The strongest components above their noise floor as pictures, each with its boundedness,
+    consistency and chance levels.
+    """
     shown = [k for k in range(len(found.sets)) if found.strength[k] > found.floor[k]][:count]
     if not shown:
         return []
@@ -187,37 +244,75 @@ def draw(split: Split, found: Primitives, regions: Regions, count: int) -> list[
     vectors = torch.from_numpy(np.stack([found.vector(k) for k in shown])).to(split.features.dtype)
     origin, image = images(split, base)[0], split.image.numpy()
     added, without = images(split, base + vectors), images(split, full - vectors)
-    noise = torch.randn(RANDOM, vectors.shape[1], generator=torch.Generator().manual_seed(0)) * split.spread
-    noise = noise * (vectors.norm(dim=1).median() / noise.norm(dim=1, keepdim=True).clamp(min=1e-30))
+    noise = (
+        torch.randn(RANDOM, vectors.shape[1], generator=torch.Generator().manual_seed(0))
+        * split.spread
+    )
+    noise = noise * (
+        vectors.norm(dim=1).median() / noise.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    )
     random = images(split, base + noise) - origin
     made = []
     for place, k in enumerate(shown):
         chosen = int(found.sets[k])
         mask, change, removed = regions.mask(chosen), added[place] - origin, image - without[place]
-        made.append(Drawn(chosen, added[place], without[place], {
-            "strength": float(found.strength[k]), "floor": float(found.floor[k]), "area": float(mask.mean()),
-            "inside": measures.inside_share(change, mask), "inside, in the sample": measures.inside_share(removed, mask),
-            "inside, random vectors": float(np.mean([measures.inside_share(r, mask) for r in random])),
-            "overlap with what it really changes": measures.overlap(chosen, measures.action_field(change, regions.masks)),
-            "cosine between contexts": measures.cosine(change, removed), "psnr between contexts": measures.psnr(change, removed),
-        }))
+        made.append(
+            Drawn(
+                chosen,
+                added[place],
+                without[place],
+                {
+                    "strength": float(found.strength[k]),
+                    "floor": float(found.floor[k]),
+                    "area": float(mask.mean()),
+                    "inside": measures.inside_share(change, mask),
+                    "inside, in the sample": measures.inside_share(removed, mask),
+                    "inside, random vectors": float(
+                        np.mean([measures.inside_share(r, mask) for r in random])
+                    ),
+                    "overlap with what it really changes": measures.overlap(
+                        chosen, measures.action_field(change, regions.masks)
+                    ),
+                    "cosine between contexts": measures.cosine(change, removed),
+                    "psnr between contexts": measures.psnr(change, removed),
+                },
+            )
+        )
     return made
 
 
-def faithful(split: Split, found: Primitives, regions: Regions, rng: np.random.Generator) -> dict[str, float]:
-    """Mean PSNR on the demanded regions, over random demands, of images from sums of components; the baseline's beside it."""
+def faithful(
+    split: Split, found: Primitives, regions: Regions, rng: np.random.Generator
+) -> dict[str, float]:
+    """Mean PSNR on the demanded regions, over random demands, of images from sums of components;
+    the baseline's beside it.
+    """
     top = max(1, len(found.sets) // 5)
     demanded = rng.choice(found.asked[found.asked != 0], RANDOM)
     everything = np.arange(len(found.sets))
-    kept = {"all components": everything, "top 20 %": everything[:top],
-            "random 20 % (chance)": rng.permutation(everything)[:top], "none: the baseline (chance)": everything[:0]}
-    vectors = np.array([found.vector(int(k)) for k in everything]).reshape(len(everything), len(split.features))
+    kept = {
+        "all components": everything,
+        "top 20 %": everything[:top],
+        "random 20 % (chance)": rng.permutation(everything)[:top],
+        "none: the baseline (chance)": everything[:0],
+    }
+    vectors = np.array([found.vector(int(k)) for k in everything]).reshape(
+        len(everything), len(split.features)
+    )
     made = {}
     for name, places in kept.items():
         sums = lattice.meets(demanded, found.sets[places]) @ vectors[places]
-        drawn = images(split, split.baseline[None] + torch.from_numpy(sums).to(split.features.dtype))
-        made[name] = float(np.mean([measures.psnr(x, split.image.numpy(), regions.mask(t))
-                                    for x, t in zip(drawn, demanded.tolist(), strict=True)]))
+        drawn = images(
+            split, split.baseline[None] + torch.from_numpy(sums).to(split.features.dtype)
+        )
+        made[name] = float(
+            np.mean(
+                [
+                    measures.psnr(x, split.image.numpy(), regions.mask(t))
+                    for x, t in zip(drawn, demanded.tolist(), strict=True)
+                ]
+            )
+        )
     return made
 
 
@@ -232,19 +327,29 @@ def shared(found: Primitives, other: Primitives, regions: int) -> dict[str, floa
 
 @dataclass(frozen=True)
 class Edit:
-    """A set of regions whose primitive gets another strength (0 removes, 1 keeps), or is taken from the seed `donor`."""
+    """A set of regions whose primitive gets another strength (0 removes, 1 keeps), or is taken from
+    the seed `donor`.
+    """
 
     chosen: int
     strength: float = 1.0
     donor: int | None = None
 
 
-def edited(split: Split, found: Primitives, edits: Sequence[Edit], donors: Mapping[int, Primitives]) -> Floats:
-    """The sample (c, h, w) after all edits; donors: their seeds' components at the same cut. KeyError for a set that is none."""
+def edited(
+    split: Split, found: Primitives, edits: Sequence[Edit], donors: Mapping[int, Primitives]
+) -> Floats:
+    """The sample (c, h, w) after all edits; donors: their seeds' components at the same cut.
+    KeyError for a set that is none.
+    """
     features = split.features.clone()
     for edit in edits:
         own = found.of(edit.chosen)
-        change = (edit.strength - 1) * own if edit.donor is None else donors[edit.donor].of(edit.chosen) - own
+        change = (
+            (edit.strength - 1) * own
+            if edit.donor is None
+            else donors[edit.donor].of(edit.chosen) - own
+        )
         features += torch.from_numpy(change).to(features.dtype)
     return images(split, features[None])[0]
 

@@ -1,4 +1,6 @@
-"""The parts of an image that primitives are told apart by: a grid, or a picture with one colour a part."""
+"""The parts of an image that primitives are told apart by: a grid, or a picture with one colour a
+part.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from PIL import Image
 
 from ..errors import InputError, UsageError
 
-MOST = 62     # regions a set of which fits a 64-bit number
+MOST = 62  # regions a set of which fits a 64-bit number
 LATTICE = 12  # up to here all subsets are asked for
 
 
@@ -46,15 +48,26 @@ def name_of(chosen: int) -> str:
 
 
 def set_of(text: str, count: int) -> int:
-    """"2,5" -> 0b10010; UsageError for anything but different numbers in 1..count."""
-    numbers = [int(part) for part in re.split(r"\s*,\s*", text.strip()) if re.fullmatch(r"[0-9]{1,3}", part)]
-    if len(numbers) != text.count(",") + 1 or len(set(numbers)) != len(numbers) or not all(1 <= k <= count for k in numbers):
-        raise UsageError("E-REGIONS", f"regions are different numbers from 1 to {count} such as 2,5, got {text!r}")
+    """ "2,5" -> 0b10010; UsageError for anything but different numbers in 1..count."""
+    numbers = [
+        int(part)
+        for part in re.split(r"\s*,\s*", text.strip())
+        if re.fullmatch(r"[0-9]{1,3}", part)
+    ]
+    if (
+        len(numbers) != text.count(",") + 1
+        or len(set(numbers)) != len(numbers)
+        or not all(1 <= k <= count for k in numbers)
+    ):
+        raise UsageError(
+            "E-REGIONS",
+            f"regions are different numbers from 1 to {count} such as 2,5, got {text!r}",
+        )
     return sum(1 << (k - 1) for k in numbers)
 
 
 def regions(text: str, height: int, width: int) -> Regions:
-    """"3x3" (rows x columns) or the path of a mask PNG, for images of that size."""
+    """ "3x3" (rows x columns) or the path of a mask PNG, for images of that size."""
     match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", text)
     if match is None:
         return from_mask(Path(text), height, width)
@@ -64,22 +77,40 @@ def regions(text: str, height: int, width: int) -> Regions:
 def grid(rows: int, columns: int, height: int, width: int) -> Regions:
     """Cells as equal as whole pixels allow, numbered row by row."""
     if not (1 <= rows <= height and 1 <= columns <= width and 2 <= rows * columns <= MOST):
-        raise UsageError("E-REGIONS", f"a grid of {rows}x{columns} does not fit an image of {height} x {width} pixels: rows and "
-                                      f"columns must be between 1 and its sides, and cells between 2 and {MOST}")
-    row = np.searchsorted(np.rint(np.arange(1, rows) * height / rows), np.arange(height), side="right")
-    column = np.searchsorted(np.rint(np.arange(1, columns) * width / columns), np.arange(width), side="right")
+        raise UsageError(
+            "E-REGIONS",
+            f"a grid of {rows}x{columns} does not fit an image of {height} x {width} pixels: rows "
+            "and "
+            f"columns must be between 1 and its sides, and cells between 2 and {MOST}",
+        )
+    row = np.searchsorted(
+        np.rint(np.arange(1, rows) * height / rows), np.arange(height), side="right"
+    )
+    column = np.searchsorted(
+        np.rint(np.arange(1, columns) * width / columns), np.arange(width), side="right"
+    )
     return Regions(row[:, None] * columns + column[None])
 
 
 def from_mask(path: Path, height: int, width: int) -> Regions:
-    """One region a colour, numbered by where they first appear, row by row; black is none. InputError says what does not fit."""
+    """One region a colour, numbered by where they first appear, row by row; black is none.
+    InputError says what does not fit.
+    """
     if not path.is_file():
-        raise UsageError("E-REGIONS", "regions are a grid such as 3x3 or a mask PNG, and there is no such file", path=path)
+        raise UsageError(
+            "E-REGIONS",
+            "regions are a grid such as 3x3 or a mask PNG, and there is no such file",
+            path=path,
+        )
     try:
         with Image.open(path, formats=("PNG",)) as image:
             if image.size != (width, height):
-                raise InputError("E-REGIONS", f"the mask is {image.width} x {image.height} pixels, the images are "
-                                              f"{width} x {height}", path=path)
+                raise InputError(
+                    "E-REGIONS",
+                    f"the mask is {image.width} x {image.height} pixels, the images are "
+                    f"{width} x {height}",
+                    path=path,
+                )
             pixels = np.asarray(image.convert("RGB"), np.int64)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError("E-REGIONS", "this is no PNG that can be read", path=path) from error
@@ -88,8 +119,12 @@ def from_mask(path: Path, height: int, width: int) -> Regions:
     parts = found[np.argsort(first)]
     parts = parts[parts != 0]
     if not 2 <= len(parts) <= MOST:
-        raise InputError("E-REGIONS", f"the mask has {len(parts)} colours besides black, it needs 2 to {MOST}: one a part, "
-                                      "without soft edges", path=path)
+        raise InputError(
+            "E-REGIONS",
+            f"the mask has {len(parts)} colours besides black, it needs 2 to {MOST}: one a part, "
+            "without soft edges",
+            path=path,
+        )
     labels = np.full(len(colours), -1)
     for k, colour in enumerate(parts):
         labels[colours == colour] = k

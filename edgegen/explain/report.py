@@ -15,13 +15,21 @@ from .primitives import Drawn, Primitives
 from .regions import Regions, name_of
 
 TAUTOLOGY = (
-    "What this cannot show: the sum of all components gives back every demand exactly, whatever the network does: that is "
-    "algebra, 2^n - 1 components for 2^n demands. What can fail, and is measured here: that few components do, that they "
-    "predict demands not used, that each changes the image only in its regions, that it does so in another context too, and "
-    "that the same sets of regions are strong in another image. Each number stands beside what chance gives; for sets of "
-    "regions, chance counts all sets as equally likely, and neighbouring regions are likelier than that."
+    "What this cannot show: the sum of all components gives back every demand exactly, whatever "
+    "the network does: that is "
+    "algebra, 2^n - 1 components for 2^n demands. What can fail, and is measured here: that few "
+    "components do, that they "
+    "predict demands not used, that each changes the image only in its regions, that it does so in "
+    "another context too, and "
+    "that the same sets of regions are strong in another image. Each number stands beside what "
+    "chance gives; for sets of "
+    "regions, chance counts all sets as equally likely, and neighbouring regions are likelier than "
+    "that."
 )
-GATED = "Gated demands add up by construction too: for them, additivity is no finding, and pictures and PSNR are what counts."
+GATED = (
+    "Gated demands add up by construction too: for them, additivity is no finding, and "
+    "pictures and PSNR are what counts."
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,10 @@ class Explained:
 def to_json(made: Explained) -> dict[str, Any]:
     """Every component's regions, strength and floor, and all that was measured."""
     found = made.found
-    components = [{"regions": name_of(int(s)), "strength": float(k), "floor": float(f)}
-                  for s, k, f in zip(found.sets, found.strength, found.floor, strict=True)]
+    components = [
+        {"regions": name_of(int(s)), "strength": float(k), "floor": float(f)}
+        for s, k, f in zip(found.sets, found.strength, found.floor, strict=True)
+    ]
     shown = [{"regions": name_of(one.chosen), **one.numbers} for one in made.drawn]
     whole = {"found": found.facts, **made.measured, "shown": shown, "components": components}
     cleaned: dict[str, Any] = _finite(whole)
@@ -61,7 +71,8 @@ def drawings(made: Explained) -> dict[str, np.ndarray]:
     """Pictures by file name."""
     regions, image = made.regions, made.image
     out = {
-        "image.png": pictures.plain(image), "baseline.png": pictures.plain(made.base),
+        "image.png": pictures.plain(image),
+        "baseline.png": pictures.plain(made.base),
         "regions.png": pictures.outlined(pictures.plain(image), regions, numbers=True),
         "strength.png": pictures.outlined(_by_region(made), regions, numbers=True),
     }
@@ -74,7 +85,13 @@ def drawings(made: Explained) -> dict[str, np.ndarray]:
 def before_after(image: Floats, edited: Floats) -> np.ndarray:
     """The sample, the edited one, and where they differ."""
     apart = pictures.change(image, edited)
-    return pictures.beside([pictures.plain(image), pictures.plain(edited), pictures.heat(image, apart, float(apart.max()))])
+    return pictures.beside(
+        [
+            pictures.plain(image),
+            pictures.plain(edited),
+            pictures.heat(image, apart, float(apart.max())),
+        ]
+    )
 
 
 def _by_region(made: Explained) -> np.ndarray:
@@ -89,29 +106,57 @@ def _by_region(made: Explained) -> np.ndarray:
 
 
 def _primitive(made: Explained, one: Drawn) -> np.ndarray:
-    """The baseline with it, what it changes there, the sample without it, what that changes; a bar says how strong it is."""
+    """The baseline with it, what it changes there, the sample without it, what that changes; a bar
+    says how strong it is.
+    """
     added, lost = pictures.change(made.base, one.added), pictures.change(made.image, one.without)
-    row = [pictures.plain(one.added), pictures.heat(made.base, added, float(added.max())),
-           pictures.plain(one.without), pictures.heat(made.image, lost, float(lost.max()))]
-    whole = pictures.beside([pictures.outlined(picture, made.regions, one.chosen) for picture in row])
+    row = [
+        pictures.plain(one.added),
+        pictures.heat(made.base, added, float(added.max())),
+        pictures.plain(one.without),
+        pictures.heat(made.image, lost, float(lost.max())),
+    ]
+    whole = pictures.beside(
+        [pictures.outlined(picture, made.regions, one.chosen) for picture in row]
+    )
     strongest = float(made.found.strength.max())
-    return pictures.below([whole, pictures.bar(one.numbers["strength"] / strongest, whole.shape[1])])
+    return pictures.below(
+        [whole, pictures.bar(one.numbers["strength"] / strongest, whole.shape[1])]
+    )
 
 
 def to_html(made: Explained, drawn: Mapping[str, np.ndarray]) -> bytes:
-    top = [("image.png", "the image"),
-           ("baseline.png", "the baseline, from mean features: what is right here already, no primitive drew"),
-           ("regions.png", "the regions"), ("strength.png", "strength of the primitives, by region")]
+    top = [
+        ("image.png", "the image"),
+        (
+            "baseline.png",
+            "the baseline, from mean features: what is right here already, no primitive drew",
+        ),
+        ("regions.png", "the regions"),
+        ("strength.png", "strength of the primitives, by region"),
+    ]
     parts = [page.figure(drawn[name], caption) for name, caption in top]
     if "edited.png" in drawn:
-        parts += [page.heading("Edited"), page.figure(drawn["edited.png"], "before, after, and where they differ")]
-    parts += [page.heading("Primitives, strongest first"), page.words(
-        "In each row: the baseline with the primitive, what that changes, the image without the primitive, what that changes. "
-        "Its regions are outlined; the bar is its strength.")]
+        parts += [
+            page.heading("Edited"),
+            page.figure(drawn["edited.png"], "before, after, and where they differ"),
+        ]
+    parts += [
+        page.heading("Primitives, strongest first"),
+        page.words(
+            "In each row: the baseline with the primitive, what that changes, the image without "
+            "the primitive, what that changes. "
+            "Its regions are outlined; the bar is its strength."
+        ),
+    ]
     for k, one in enumerate(made.drawn):
         n = one.numbers
-        caption = (f"regions {name_of(one.chosen)}: strength {page.number(n['strength'])}; {_percent(n['inside'])} of its change "
-                   f"lies in them ({_percent(n['area'])} of the image; random vectors {_percent(n['inside, random vectors'])})")
+        caption = (
+            f"regions {name_of(one.chosen)}: strength {page.number(n['strength'])}; "
+            f"{_percent(n['inside'])} of its change "
+            f"lies in them ({_percent(n['area'])} of the image; random vectors "
+            f"{_percent(n['inside, random vectors'])})"
+        )
         parts.append(page.figure(drawn[f"primitive-{k + 1:02}.png"], caption))
     if not made.drawn:
         parts.append(page.words("No component is above its noise floor."))
@@ -121,8 +166,13 @@ def to_html(made: Explained, drawn: Mapping[str, np.ndarray]) -> bytes:
         parts += [page.heading(name), page.facts(values)]
     if made.drawn:
         columns = list(made.drawn[0].numbers)
-        parts += [page.heading("Boundedness and consistency of what is shown"),
-                  page.table(("regions", *columns), [(name_of(one.chosen), *one.numbers.values()) for one in made.drawn])]
+        parts += [
+            page.heading("Boundedness and consistency of what is shown"),
+            page.table(
+                ("regions", *columns),
+                [(name_of(one.chosen), *one.numbers.values()) for one in made.drawn],
+            ),
+        ]
     parts += [page.heading("How it was found"), page.facts(made.found.facts)]
     return page.page(made.title, parts)
 

@@ -1,4 +1,6 @@
-"""D3: components from some of the demands only, by group-sparse regression; predicts the demands that it has not seen (B2.3)."""
+"""D3: components from some of the demands only, by group-sparse regression; predicts the demands
+that it has not seen (B2.3).
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,30 @@ import numpy as np
 from .lattice import Floats, Sets, meets
 from .measures import additivity_error, strengths
 
-ORDER = 3                                # of the candidate sets, besides suggested ones
-PATH = tuple(10 ** (-k / 3) for k in range(1, 13))  # penalties tried, as shares of the one at which nothing is left
+ORDER = 3  # of the candidate sets, besides suggested ones
+# penalties tried, as shares of the one at which nothing is left
+PATH = tuple(10 ** (-k / 3) for k in range(1, 13))
 STEPS, TOLERANCE = 400, 1e-5
 
 
 def candidates(regions: int, suggested: Sets | None = None, order: int = ORDER) -> Sets:
-    """All sets of up to `order` regions and the suggested ones, ascending, without the empty set."""
-    found = {sum(1 << j for j in picked) for k in range(1, order + 1) for picked in combinations(range(regions), k)}
+    """All sets of up to `order` regions and the suggested ones, ascending, without the empty
+    set.
+    """
+    found = {
+        sum(1 << j for j in picked)
+        for k in range(1, order + 1)
+        for picked in combinations(range(regions), k)
+    }
     found |= {int(s) for s in suggested} if suggested is not None else set()
     return np.array(sorted(found - {0}), np.int64)
 
 
-def fit(demanded: Sets, u: Floats, sets: Sets, penalty: float, start: Floats | None = None) -> Floats:
-    """argmin over x of 1/2 |A x - u|^2 + penalty * sum of |x_S| -> (m, K), A = meets(demanded, sets); FISTA with restarts.
+def fit(
+    demanded: Sets, u: Floats, sets: Sets, penalty: float, start: Floats | None = None
+) -> Floats:
+    """argmin over x of 1/2 |A x - u|^2 + penalty * sum of |x_S| -> (m, K), A = meets(demanded,
+    sets); FISTA with restarts.
 
     penalty 0 gives the least-squares solution of smallest norm.
     """
@@ -57,7 +69,9 @@ def lightest(demanded: Sets, u: Floats, sets: Sets) -> float:
 
 @dataclass(frozen=True)
 class Sparse:
-    """The chosen components (m, K), the penalty they were chosen with, and their error on demands nobody looked at."""
+    """The chosen components (m, K), the penalty they were chosen with, and their error on demands
+    nobody looked at.
+    """
 
     sets: Sets
     vectors: Floats
@@ -66,7 +80,8 @@ class Sparse:
 
 
 def regress(demanded: Sets, u: Floats, sets: Sets, rng: np.random.Generator) -> Sparse:
-    """Fit on three eighths of the demands, choose the penalty on an eighth, refit what is left without shrinkage, test on half.
+    """Fit on three eighths of the demands, choose the penalty on an eighth, refit what is left
+    without shrinkage, test on half.
 
     u (t, K) best comes from measures.compact. The demand for nothing is no demand: it is left out.
     """
@@ -88,4 +103,6 @@ def regress(demanded: Sets, u: Floats, sets: Sets, rng: np.random.Generator) -> 
             best = error, share * top, sets[kept], vectors
     assert best is not None
     _, penalty, chosen, vectors = best
-    return Sparse(chosen, vectors, penalty, additivity_error(chosen, vectors, demanded[test], u[test]))
+    return Sparse(
+        chosen, vectors, penalty, additivity_error(chosen, vectors, demanded[test], u[test])
+    )

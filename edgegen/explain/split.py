@@ -1,6 +1,8 @@
-"""A trained generator cut in two at one layer, along one seed's way: features f in the middle, images behind them. (torch)
+"""A trained generator cut in two at one layer, along one seed's way: features f in the middle,
+images behind them. (torch)
 
-Everything beside the layer's feature maps is frozen as this seed has it: noise, styles, embeddings, the calls before (B2.1).
+Everything beside the layer's feature maps is frozen as this seed has it: noise, styles, embeddings,
+the calls before (B2.1).
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from ..errors import EdgegenError, UsageError
 
 BASELINE_SEEDS = 1 << 40  # first seed of the images whose mean features are "nothing in particular"
 MIDDLE = "mid"
-Answer = Callable[[int, str, Mapping[str, Tensor]], Tensor]  # number of the call, graph, inputs -> output
+# number of the call, graph, inputs -> output
+Answer = Callable[[int, str, Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,31 +42,50 @@ class Layer:
 
 
 def layers(graphs: Mapping[str, Graph], only: str | None = None) -> list[Layer]:
-    """All places where the generator's features can be decomposed, in the order the graphs run; only: of that graph."""
-    return [Layer(name, cut) for name, graph in graphs.items() if only in (None, name) for cut in cuts(graph)]
+    """All places where the generator's features can be decomposed, in the order the graphs run;
+    only: of that graph.
+    """
+    return [
+        Layer(name, cut)
+        for name, graph in graphs.items()
+        if only in (None, name)
+        for cut in cuts(graph)
+    ]
 
 
 def layer(graphs: Mapping[str, Graph], wanted: str) -> Layer:
-    """By name, by a part of it that only one layer has, or "mid": the middle one of the graph with the largest."""
+    """By name, by a part of it that only one layer has, or "mid": the middle one of the graph with
+    the largest.
+    """
     graph, _, rest = wanted.partition(".")
     found = layers(graphs, graph if rest and graph in graphs else None)
     if wanted == MIDDLE and found:
         each = [[one for one in found if one.graph == name] for name in graphs]
         most = max(each, key=lambda some: max((one.cut.numbers for one in some), default=0))
         return most[len(most) // 2]
-    fitting = [one for one in found if one.name == wanted] or [one for one in found if wanted in one.name]
+    fitting = [one for one in found if one.name == wanted] or [
+        one for one in found if wanted in one.name
+    ]
     if len(fitting) != 1:
         names = ", ".join(one.name for one in fitting or found)
-        why = f"means {len(fitting)} layers: {names}" if fitting else f"is no layer; there are: {names}"
-        raise UsageError("E-LAYER", f"{wanted!r} {why}", hint="edgegen explain SOURCE --layers lists them")
+        why = (
+            f"means {len(fitting)} layers: {names}"
+            if fitting
+            else f"is no layer; there are: {names}"
+        )
+        raise UsageError(
+            "E-LAYER", f"{wanted!r} {why}", hint="edgegen explain SOURCE --layers lists them"
+        )
     return fitting[0]
 
 
 @dataclass(frozen=True)
 class Split:
-    """f, baseline and spread (K,) of one seed, its image (c, h, w), and what draws images from features: (b, K) -> (b, c, h, w).
+    """f, baseline and spread (K,) of one seed, its image (c, h, w), and what draws images from
+    features: (b, K) -> (b, c, h, w).
 
-    baseline: the mean features over many seeds; spread: their standard deviation, one number a channel, repeated over its cells.
+    baseline: the mean features over many seeds; spread: their standard deviation, one number a
+    channel, repeated over its cells.
     """
 
     maps: Mapping[str, tuple[int, int, int]]
@@ -79,14 +101,23 @@ class _Reached(Exception):
 
 
 class Way:
-    """The generator up to one layer at one step of its sampler (counted from 1): splits of any of its seeds have one baseline."""
+    """The generator up to one layer at one step of its sampler (counted from 1): splits of any of
+    its seeds have one baseline.
+    """
 
     def __init__(self, generator: Generator, layer: Layer, steps: int) -> None:
         graphs = generator.graphs()
-        lacking = {spec.name for graph in graphs.values() for spec in graph.inputs} & {"hint", "vector"}
+        lacking = {spec.name for graph in graphs.values() for spec in graph.inputs} & {
+            "hint",
+            "vector",
+        }
         if lacking:
-            raise UsageError("E-USAGE", f"this generator follows a photo ({', '.join(sorted(lacking))}), and explain draws from "
-                                        "seeds alone")
+            raise UsageError(
+                "E-USAGE",
+                f"this generator follows a photo ({', '.join(sorted(lacking))}), and explain draws "
+                "from "
+                "seeds alone",
+            )
         self.latent, self.layer = generator.latent, layer
         self._sampler: Sampler = stopped(generator.sampler, steps)
         self._modules = {name: graph.module for name, graph in graphs.items()}
@@ -94,7 +125,9 @@ class Way:
         made = self._record(BASELINE_SEEDS, None)[0]
         asked = [k for k, (name, _, _) in enumerate(made) if name == layer.graph]
         if not asked:
-            raise UsageError("E-LAYER", f"{layer.graph} does not run in the sampler's first {steps} steps")
+            raise UsageError(
+                "E-LAYER", f"{layer.graph} does not run in the sampler's first {steps} steps"
+            )
         self._pick = asked[-1]  # of the sampler's calls: which of them is the layer's last
 
     def baseline(self, seeds: int, batch: int = 64) -> tuple[Tensor, Tensor]:
@@ -110,8 +143,10 @@ class Way:
         mean = total / seeds
         variance = (square / seeds - mean.square()).clamp(min=0)
         parts = torch.split(variance, [c * h * w for c, h, w in shapes])
-        spread = [v.reshape(c, -1).mean(1, keepdim=True).sqrt().expand(c, h * w).flatten()
-                  for v, (c, h, w) in zip(parts, shapes, strict=True)]
+        spread = [
+            v.reshape(c, -1).mean(1, keepdim=True).sqrt().expand(c, h * w).flatten()
+            for v, (c, h, w) in zip(parts, shapes, strict=True)
+        ]
         return mean.float(), torch.cat(spread).float()
 
     def split(self, seed: int, label: int | None, baseline: tuple[Tensor, Tensor]) -> Split:
@@ -127,7 +162,10 @@ class Way:
         def images(features: Tensor) -> Tensor:
             b = len(features)
             parts = torch.split(features, [c * h * w for c, h, w in shapes], dim=1)
-            given = {name: part.reshape(b, *shape) for (name, shape), part in zip(cut.maps.items(), parts, strict=True)}
+            given = {
+                name: part.reshape(b, *shape)
+                for (name, shape), part in zip(cut.maps.items(), parts, strict=True)
+            }
             given |= {name: value.expand(b, *value.shape[1:]) for name, value in beside.items()}
 
             def answer(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -140,7 +178,9 @@ class Way:
 
         return Split(cut.maps, _flat(crossing[: len(cut.maps)])[0], *baseline, image, images)
 
-    def _record(self, seed: int, label: int | None) -> tuple[list[tuple[str, Mapping[str, Tensor], Tensor]], Tensor]:
+    def _record(
+        self, seed: int, label: int | None
+    ) -> tuple[list[tuple[str, Mapping[str, Tensor], Tensor]], Tensor]:
         """Every call of one seed's way, as graph, inputs and output, and its image (c, h, w)."""
         made: list[tuple[str, Mapping[str, Tensor], Tensor]] = []
 
@@ -164,7 +204,9 @@ class Way:
         with torch.no_grad(), contextlib.suppress(_Reached):
             self._sample(seeds, None, answer)
         if not torch.isfinite(found[0]).all():
-            raise EdgegenError("E-NONFINITE", f"features at {self.layer.name} hold NaN or infinite values")
+            raise EdgegenError(
+                "E-NONFINITE", f"features at {self.layer.name} hold NaN or infinite values"
+            )
         return found[0]
 
     def _run(self, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -174,9 +216,17 @@ class Way:
         return sample(self.latent, self._sampler, self._modules, seeds, label, answer)
 
 
-def sample(latent: Latent, sampler: Sampler, graphs: Iterable[str], seeds: Sequence[int], label: int | None,
-           answer: Answer) -> Tensor:
-    """Images (len(seeds), c, h, w) of a sampler, with `answer` in place of the graphs: gradients pass."""
+def sample(
+    latent: Latent,
+    sampler: Sampler,
+    graphs: Iterable[str],
+    seeds: Sequence[int],
+    label: int | None,
+    answer: Answer,
+) -> Tensor:
+    """Images (len(seeds), c, h, w) of a sampler, with `answer` in place of the graphs: gradients
+    pass.
+    """
     numbers = count()
 
     def of(name: str) -> Callable[..., Tensor]:
@@ -186,8 +236,12 @@ def sample(latent: Latent, sampler: Sampler, graphs: Iterable[str], seeds: Seque
         return torch.from_numpy(np.ascontiguousarray(values))
 
     condition = {name: moved(value) for name, value in latent.condition(seeds, label).items()}
-    images: Tensor = sampler({name: of(name) for name in graphs}, moved(latent.start(seeds)), condition,
-                             lambda stream: moved(noise(latent.noise, seeds, stream)))
+    images: Tensor = sampler(
+        {name: of(name) for name in graphs},
+        moved(latent.start(seeds)),
+        condition,
+        lambda stream: moved(noise(latent.noise, seeds, stream)),
+    )
     return images
 
 

@@ -1,4 +1,6 @@
-"""The generator families: one module (or folder) and one line here for each; nothing of theirs loads until asked for."""
+"""The generator families: one module (or folder) and one line here for each; nothing of theirs
+loads until asked for.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ FAMILIES = {
     "isc-gan": "edgegen.families.isc_gan.family:FAMILY",
     "lcd": "edgegen.families.lcd.family:FAMILY",
 }
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)  # of every config that is read from a file
+# of every config that is read from a file
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,19 @@ class Recipe:
     """How a config is trained; a recipe function's docstring says what it gave."""
 
     config: Any
-    images: int                 # training images seen, counted with repeats
+    images: int  # training images seen, counted with repeats
     batch: int = 64
-    rate: float = 1e-3          # Adam's, after warm-up; falls to 0 along a cosine
-    warmup: int = 500           # steps
+    rate: float = 1e-3  # Adam's, after warm-up; falls to 0 along a cosine
+    warmup: int = 500  # steps
     ema: float = 0.999
-    precision: str = "bf16"     # of activations; weights, losses and optimizer stay in FP32
+    precision: str = "bf16"  # of activations; weights, losses and optimizer stay in FP32
 
 
 @dataclass(frozen=True)
 class Grown:
-    """A trained generator as it begins for larger images; whole: names of the modules that are new to it, trained whole."""
+    """A trained generator as it begins for larger images; whole: names of the modules that are new
+    to it, trained whole.
+    """
 
     config: Any
     tensors: Mapping[str, Tensor]
@@ -49,11 +54,13 @@ class Grown:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a trained generator is adapted to other photos (LoRA): where the pairs go, what is trained whole, and the recipe.
+    """How a trained generator is adapted to other photos (LoRA): where the pairs go, what is
+    trained whole, and the recipe.
 
-    targets, whole: fnmatch patterns over names of modules, network first, such as "theta.*"; docs/finetuning.md has the table
-    they were chosen by. The rest is a Recipe's, and the rank of the pairs. grow: config, tensors and a larger size -> how the
-    generator begins at that size, what is new in it random; ValueError says why not.
+    targets, whole: fnmatch patterns over names of modules, network first, such as "theta.*";
+    docs/finetuning.md has the table they were chosen by. The rest is a Recipe's, and the rank of
+    the pairs. grow: config, tensors and a larger size -> how the generator begins at that size,
+    what is new in it random; ValueError says why not.
     """
 
     grow: Callable[[Any, Mapping[str, Tensor], int], Grown]
@@ -70,7 +77,9 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of generator: its frozen, validated Config, how to build one, and the recipes that train it."""
+    """A kind of generator: its frozen, validated Config, how to build one, and the recipes that
+    train it.
+    """
 
     name: str
     config: type[Any]
@@ -99,7 +108,9 @@ class Adapting(Protocol):
 
 @runtime_checkable
 class Judged(Protocol):
-    """A generator whose losses may look through a frozen network: training teaches it once and keeps it, it never ships."""
+    """A generator whose losses may look through a frozen network: training teaches it once and
+    keeps it, it never ships.
+    """
 
     @property
     def judge(self) -> nn.Module | None: ...
@@ -108,7 +119,9 @@ class Judged(Protocol):
 
 @runtime_checkable
 class TwiceDifferentiated(Protocol):
-    """A generator whose losses hold gradients of its networks, which torch.compile cannot differentiate again."""
+    """A generator whose losses hold gradients of its networks, which torch.compile cannot
+    differentiate again.
+    """
 
     @property
     def twice_differentiated(self) -> bool: ...
@@ -116,7 +129,9 @@ class TwiceDifferentiated(Protocol):
 
 @runtime_checkable
 class Steered(Protocol):
-    """A generator that can follow a photo: photos (b, c, h, w) in [-1, 1] become its graphs' input "hint" or "vector"."""
+    """A generator that can follow a photo: photos (b, c, h, w) in [-1, 1] become its graphs' input
+    "hint" or "vector".
+    """
 
     @property
     def hint_shape(self) -> tuple[int, int, int]: ...  # channels, height, width; values in [0, 1]

@@ -1,6 +1,8 @@
-"""Metric functions that may act on a clean image: images (b, c, h, w) in [-1, 1] twice -> distance (b,), 0 when equal.
+"""Metric functions that may act on a clean image: images (b, c, h, w) in [-1, 1] twice -> distance
+(b,), 0 when equal.
 
-Images need SMALLEST pixels a side. None of these networks or formulas may judge the result: verdicts have their own features.
+Images need SMALLEST pixels a side. None of these networks or formulas may judge the result:
+verdicts have their own features.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from ..core.graph import Batch
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 SMALLEST = 8  # pixels a side
-_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents of MS-SSIM, Wang et al. 2003, finest first
+# exponents of MS-SSIM, Wang et al. 2003, finest first
+_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _RADIUS, _SIGMA = 3, 0.9  # of its Gaussian window, in pixels
 
 
 def gradient(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of horizontal and vertical image gradients over three scales, each half the one before."""
+    """Mean absolute difference of horizontal and vertical image gradients over three scales, each
+    half the one before.
+    """
     total = a.new_zeros(len(a))
     for _ in range(3):
         for axis in (2, 3):
@@ -34,8 +39,9 @@ def gradient(a: Tensor, b: Tensor) -> Tensor:
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """1 - MS-SSIM, in [0, 1], on pixels mapped to [0, 1].
 
-    The published 11-pixel window and five scales need 161 pixels; here the window is 7 (sigma 0.9) and there are only as many
-    scales as leave 8 pixels (3 at 32, 2 at 16), with the finest scales' published exponents, rescaled to sum to 1.
+    The published 11-pixel window and five scales need 161 pixels; here the window is 7 (sigma 0.9)
+    and there are only as many scales as leave 8 pixels (3 at 32, 2 at 16), with the finest scales'
+    published exponents, rescaled to sum to 1.
     """
     a, b = a / 2 + 0.5, b / 2 + 0.5
     scales = min(len(_SCALES), 1 + int(math.log2(min(a.shape[2:]) / SMALLEST)))
@@ -44,19 +50,24 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     for scale, exponent in enumerate(exponents):
         similarity, contrast = _ssim(a, b)
         term = similarity if scale == scales - 1 else contrast
-        product = product * term.clamp(min=1e-4) ** exponent  # a negative term has no power, and 0 no finite slope
+        # a negative term has no power, and 0 no finite slope
+        product = product * term.clamp(min=1e-4) ** exponent
         a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
     return 1 - product
 
 
 def _ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Similarity over the reflected border too, contrast-structure inside it (as torchmetrics has it), each (b,)."""
+    """Similarity over the reflected border too, contrast-structure inside it (as torchmetrics has
+    it), each (b,).
+    """
     channels, c1, c2 = a.shape[1], 0.01**2, 0.03**2
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=a.dtype, device=a.device)
     line = torch.exp(-((offsets / _SIGMA) ** 2) / 2)
     window = torch.outer(line, line) / line.sum() ** 2
     maps = F.pad(torch.cat([a, b, a * a, b * b, a * b]), (_RADIUS,) * 4, mode="reflect")
-    mean_a, mean_b, aa, bb, ab = F.conv2d(maps, window.expand(channels, 1, -1, -1), groups=channels).chunk(5)
+    mean_a, mean_b, aa, bb, ab = F.conv2d(
+        maps, window.expand(channels, 1, -1, -1), groups=channels
+    ).chunk(5)
     spread = (aa - mean_a**2).clamp(min=0) + (bb - mean_b**2).clamp(min=0) + c2
     contrast = (2 * (ab - mean_a * mean_b) + c2) / spread
     similarity = contrast * (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
@@ -68,9 +79,11 @@ METRICS: dict[str, Metric] = {"gradient": gradient, "ms_ssim": ms_ssim}
 
 
 class PDist(nn.Module):
-    """The LPIPS formula with unit channel weights over a small trunk that `teach` trains here (spec C.2.7): not LPIPS.
+    """The LPIPS formula with unit channel weights over a small trunk that `teach` trains here (spec
+    C.2.7): not LPIPS.
 
-    Always in eval mode and frozen. Raises ValueError when called before it was taught or given a taught one's weights.
+    Always in eval mode and frozen. Raises ValueError when called before it was taught or given a
+    taught one's weights.
     """
 
     taught: Tensor
@@ -79,7 +92,9 @@ class PDist(nn.Module):
         super().__init__()
         widths = (channels, 32, 64, 128, 128)
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(cin, out, 3, stride=2, padding=1), nn.GroupNorm(16, out), nn.SiLU())
+            nn.Sequential(
+                nn.Conv2d(cin, out, 3, stride=2, padding=1), nn.GroupNorm(16, out), nn.SiLU()
+            )
             for cin, out in pairwise(widths)
         )
         self.register_buffer("taught", torch.zeros((), dtype=torch.uint8))
@@ -87,7 +102,9 @@ class PDist(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Output of each stage; images below 64 pixels are doubled first, so that the last stage still sees places."""
+        """Output of each stage; images below 64 pixels are doubled first, so that the last stage
+        still sees places.
+        """
         if min(x.shape[2:]) < 64:
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         found = []
@@ -97,9 +114,12 @@ class PDist(nn.Module):
         return found
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        self._ready = self._ready or bool(self.taught)  # asked once: on a GPU each look would wait for all that runs there
+        # asked once: on a GPU each look would wait for all that runs there
+        self._ready = self._ready or bool(self.taught)
         if not self._ready:
-            raise ValueError("this PDist has a random trunk: teach it, or load the weights of a taught one")
+            raise ValueError(
+                "this PDist has a random trunk: teach it, or load the weights of a taught one"
+            )
         total = a.new_zeros(len(a))
         for f, g in zip(self.features(a), self.features(b), strict=True):
             f, g = F.normalize(f, dim=1, eps=1e-10), F.normalize(g, dim=1, eps=1e-10)
@@ -107,9 +127,11 @@ class PDist(nn.Module):
         return total
 
     def teach(self, batches: Iterable[Batch], classes: int) -> float:
-        """Train the trunk to name the label, or the quarter turn where there are fewer than two; the last batch's accuracy.
+        """Train the trunk to name the label, or the quarter turn where there are fewer than two;
+        the last batch's accuracy.
 
-        Random choices come from each batch's own generator. Raises ValueError when there is no batch.
+        Random choices come from each batch's own generator. Raises ValueError when there is no
+        batch.
         """
         head = nn.Linear(128, classes if classes >= 2 else 4).to(self.taught.device)
         nn.init.zeros_(head.weight)

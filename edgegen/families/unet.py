@@ -1,7 +1,9 @@
-"""A small conditional U-Net whose blocks INT8 kernels like; the habits of diffusion papers stay selectable.
+"""A small conditional U-Net whose blocks INT8 kernels like; the habits of diffusion papers stay
+selectable.
 
-Convolution weights, norms and additions sit so that a batch norm always folds into the convolution before it, and every
-residual sum is followed by its activation: with ReLU all activations are unsigned and nothing stands between two convolutions.
+Convolution weights, norms and additions sit so that a batch norm always folds into the convolution
+before it, and every residual sum is followed by its activation: with ReLU all activations are
+unsigned and nothing stands between two convolutions.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from . import STRICT
 Norm = Literal["batch", "group", "none"]
 Activation = Literal["relu", "leaky_relu", "hardswish", "silu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "hardswish": nn.Hardswish, "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "hardswish": nn.Hardswish,
+    "silu": nn.SiLU,
 }
 
 
@@ -31,17 +36,20 @@ class UNetConfig:
     __pydantic_config__: ClassVar = STRICT
 
     widths: tuple[int, ...] = (64, 128)  # channels of each level, finest first
-    blocks: int = 1                      # residual blocks a level, as many on the way up as down
-    patch: int = 2                       # pixels a side that the stem folds into channels
+    blocks: int = 1  # residual blocks a level, as many on the way up as down
+    patch: int = 2  # pixels a side that the stem folds into channels
     norm: Norm = "batch"
     activation: Activation = "relu"
-    attention: bool = False              # self-attention at the coarsest level
-    embedding: int = 64                  # width of the timestep and label embedding
+    attention: bool = False  # self-attention at the coarsest level
+    embedding: int = 64  # width of the timestep and label embedding
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.widths or any(w < 16 or w % 16 for w in self.widths):
-            raise ValueError(f"widths must be multiples of 16 (INT8 kernels work on 16 channels), got {self.widths}")
+            raise ValueError(
+                "widths must be multiples of 16 (INT8 kernels work on 16 channels), got "
+                f"{self.widths}"
+            )
         if self.blocks < 1 or self.patch < 1 or self.embedding < 2 or self.embedding % 2:
             raise ValueError(f"blocks and patch must be at least 1 and embedding even, got {self}")
         if self.norm not in ("batch", "group", "none") or self.activation not in ACTIVATIONS:
@@ -86,7 +94,8 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.act = ACTIVATIONS[config.activation]()
         has_norm = isinstance(self.second.norm, nn.BatchNorm2d | nn.GroupNorm)
-        silence(self.second.norm if has_norm else self.second.conv)  # the block starts as its shortcut
+        # the block starts as its shortcut
+        silence(self.second.norm if has_norm else self.second.conv)
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         h = self.act(self.first(x) + self.embed(e)[:, :, None, None])
@@ -104,7 +113,8 @@ class Attention(nn.Module):
         silence(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)  # each (b, h w, c)
+        # each (b, h w, c)
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         return x + self.out(y.reshape(x.shape))
 
@@ -117,9 +127,15 @@ class Embed(nn.Module):
     def __init__(self, config: UNetConfig, classes: int) -> None:
         super().__init__()
         half = config.embedding // 2
-        self.register_buffer("frequencies", torch.exp(-math.log(10_000) * torch.arange(half) / half), persistent=False)
+        self.register_buffer(
+            "frequencies",
+            torch.exp(-math.log(10_000) * torch.arange(half) / half),
+            persistent=False,
+        )
         self.time = nn.Sequential(
-            nn.Linear(config.embedding, config.embedding), nn.SiLU(), nn.Linear(config.embedding, config.embedding)
+            nn.Linear(config.embedding, config.embedding),
+            nn.SiLU(),
+            nn.Linear(config.embedding, config.embedding),
         )
         self.label = nn.Linear(classes, config.embedding, bias=False) if classes else None
 
@@ -134,11 +150,17 @@ class Embed(nn.Module):
 def entrance(config: UNetConfig, cin: int, classes: int) -> tuple[Embed, ConvNorm, nn.Module]:
     """What a backbone begins with: embedding, stem for patches folded into channels, activation."""
     embed = Embed(config, classes)
-    return embed, ConvNorm(cin * config.patch**2, config.widths[0], config.norm), ACTIVATIONS[config.activation]()
+    return (
+        embed,
+        ConvNorm(cin * config.patch**2, config.widths[0], config.norm),
+        ACTIVATIONS[config.activation](),
+    )
 
 
 class UNet(nn.Module):
-    """x (b, cin, h, w), t (b,), label (b, classes) -> (b, out, h, w); h and w divide by patch * 2**(levels - 1)."""
+    """x (b, cin, h, w), t (b,), label (b, classes) -> (b, out, h, w); h and w divide by patch *
+    2**(levels - 1).
+    """
 
     def __init__(self, config: UNetConfig, cin: int, out: int, classes: int) -> None:
         super().__init__()
@@ -148,7 +170,9 @@ class UNet(nn.Module):
         for level, width in enumerate(widths):
             if level:
                 self.shrink.append(ConvNorm(widths[level - 1], width, config.norm, stride=2))
-            self.down.append(nn.ModuleList(Block(width, width, config) for _ in range(config.blocks)))
+            self.down.append(
+                nn.ModuleList(Block(width, width, config) for _ in range(config.blocks))
+            )
         self.middle = Block(widths[-1], widths[-1], config)
         self.attention = Attention(widths[-1]) if config.attention else nn.Identity()
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -162,7 +186,9 @@ class UNet(nn.Module):
         silence(self.head)
 
     def features(self, x: Tensor, t: Tensor, label: Tensor | None) -> dict[str, Tensor]:
-        """Every intermediate by name: explain reads them, parity compares them, forward returns the last."""
+        """Every intermediate by name: explain reads them, parity compares them, forward returns the
+        last.
+        """
         out: dict[str, Tensor] = {}
         e = out["embed"] = self.embed(t, label)
         h = out["stem"] = self.act(self.stem(F.pixel_unshuffle(x, self.patch)))
@@ -196,37 +222,53 @@ def factor_of(size: int, larger: int) -> int:
     return larger // size
 
 
-def stretched(tensors: Mapping[str, Tensor], enter: str, leave: str, patch: int, factor: int) -> dict[str, Tensor]:
-    """Tensors of a network whose patches are `factor` times as large: what it did, between `factor` x `factor` means and copies.
+def stretched(
+    tensors: Mapping[str, Tensor], enter: str, leave: str, patch: int, factor: int
+) -> dict[str, Tensor]:
+    """Tensors of a network whose patches are `factor` times as large: what it did, between `factor`
+    x `factor` means and copies.
 
-    enter: its first convolution, which reads patches folded into channels; leave: its last, whose channels unfold to patches. One
-    that is not among the tensors starts fresh elsewhere.
+    enter: its first convolution, which reads patches folded into channels; leave: its last, whose
+    channels unfold to patches. One that is not among the tensors starts fresh elsewhere.
     """
+
     def folded(weight: Tensor, axis: int) -> Tensor:
         parts = weight.reshape(*weight.shape[:axis], -1, patch, patch, *weight.shape[axis + 1 :])
         parts = parts.repeat_interleave(factor, axis + 1).repeat_interleave(factor, axis + 2)
         return parts.flatten(axis, axis + 2).contiguous()
 
     out = dict(tensors)
-    for name, axis, share in ((f"{enter}.weight", 1, factor**2), (f"{leave}.weight", 0, 1), (f"{leave}.bias", 0, 1)):
+    for name, axis, share in (
+        (f"{enter}.weight", 1, factor**2),
+        (f"{leave}.weight", 0, 1),
+        (f"{leave}.bias", 0, 1),
+    ):
         if name in out:
             out[name] = folded(out[name], axis) / share
     return out
 
 
-GRAIN = 0.05  # standard deviation that images' own detail is taken for where a network has not learned it, images in [-1, 1]
+# standard deviation that images' own detail is taken for where a network has not learned it, images
+# in [-1, 1]
+GRAIN = 0.05
 
 
 def detail(x: Tensor, factor: int) -> Tensor:
-    """What of x (b, c, h, w) is finer than `factor` x `factor` means: stretched networks do not see it."""
+    """What of x (b, c, h, w) is finer than `factor` x `factor` means: stretched networks do not see
+    it.
+    """
     return x - F.interpolate(F.avg_pool2d(x, factor), scale_factor=float(factor), mode="nearest")
 
 
 def fold_batch_norms(net: nn.Module) -> None:
-    """Fold every ConvNorm's batch norm into its convolution, in place; the network must be in eval mode, its output stays."""
+    """Fold every ConvNorm's batch norm into its convolution, in place; the network must be in eval
+    mode, its output stays.
+    """
     for module in net.modules():
         if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
             if module.training:
-                raise ValueError("batch norms fold in eval mode only: in training they depend on the batch")
+                raise ValueError(
+                    "batch norms fold in eval mode only: in training they depend on the batch"
+                )
             module.conv = nn.utils.fusion.fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()

@@ -1,11 +1,13 @@
 """Checkpoints without pickle: safetensors and JSON, whole or absent, and exact.
 
-    run/  run.json               family, config, recipe, data fingerprint, seed: what a resume must match
-          step-00001200/         networks, average and optimizers as safetensors; state.json: counts and sha256
-          latest                 the name of the newest complete step, replaced in one rename
-          weights.safetensors    the averaged networks that ship, written when the run ends: what generate and export read
-          judge.safetensors    the network a metric loss looks through, if there is one: taught once, never shipped
-          metrics.jsonl          a line a step; samples/ and tensorboard/ if they were asked for
+run/  run.json               family, config, recipe, data fingerprint, seed: what a resume must
+match
+      step-00001200/         networks, average and optimizers as safetensors; state.json: counts
+      and sha256 latest                 the name of the newest complete step, replaced in one
+      rename weights.safetensors    the averaged networks that ship, written when the run ends:
+      what generate and export read judge.safetensors    the network a metric loss looks
+      through, if there is one: taught once, never shipped metrics.jsonl          a line a step;
+      samples/ and tensorboard/ if they were asked for
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
     """Write a complete checkpoint, point `latest` at it, keep the newest `keep`."""
     target = folder / f"step-{trainer.step:08d}"
     with publish(target, STATE, overwrite=True) as new:
-        tensors = {"networks": dict(trainer.generator.networks.state_dict()), "average": averaged(trainer)}
+        tensors = {
+            "networks": dict(trainer.generator.networks.state_dict()),
+            "average": averaged(trainer),
+        }
         for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
             tensors[f"adam-{objective.name}"] = _optimizer_tensors(optimizer)
         digests = {}
@@ -49,22 +54,33 @@ def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
             digests[name] = hashlib.sha256(data).hexdigest()
             (new / f"{name}.safetensors").write_bytes(data)
         counts = {name: int(average.n_averaged) for name, average in trainer.average.items()}
-        state = {"step": trainer.step, "skipped": trainer.skipped, "averaged": counts, "sha256": digests}
+        state = {
+            "step": trainer.step,
+            "skipped": trainer.skipped,
+            "averaged": counts,
+            "sha256": digests,
+        }
         (new / STATE).write_bytes(to_json(state))
     write_bytes(folder / "latest", target.name.encode())
     steps = _steps(folder)
     for old in [*steps[steps.index(target) + 1 :], *steps[: steps.index(target) + 1][:-keep]]:
-        discard(old)  # newer ones are of a run that was resumed from an older step: `latest` no longer leads there
+        # newer ones are of a run that was resumed from an older step: `latest` no longer leads
+        # there
+        discard(old)
     return target
 
 
 def newest(folder: Path) -> Path | None:
-    """The step to resume from: the one `latest` names, else (killed before the first was named) the last complete one."""
+    """The step to resume from: the one `latest` names, else (killed before the first was named) the
+    last complete one.
+    """
     if not (folder / "latest").exists():
         return next(reversed(_steps(folder)), None)
     name = read_text(folder / "latest")
     if not re.fullmatch(r"step-\d{8}", name):
-        raise InputError("E-CHECKPOINT", f"latest names {name!r}, which is no checkpoint", path=folder)
+        raise InputError(
+            "E-CHECKPOINT", f"latest names {name!r}, which is no checkpoint", path=folder
+        )
     return folder / name
 
 
@@ -73,9 +89,11 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def resume(folder: Path, trainer: Trainer) -> None:
-    """Continue exactly where the newest checkpoint of `folder` stands; the caller has built the same generator.
+    """Continue exactly where the newest checkpoint of `folder` stands; the caller has built the
+    same generator.
 
-    Raises InputError for a checkpoint that is damaged or does not fit, TrustError for pickle or changed bytes.
+    Raises InputError for a checkpoint that is damaged or does not fit, TrustError for pickle or
+    changed bytes.
     """
     step = newest(folder)
     if step is None:
@@ -94,7 +112,8 @@ def resume(folder: Path, trainer: Trainer) -> None:
 
 
 def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
-    """Averaged weights to start another run from, with their sha256: all networks of the newest checkpoint, else what shipped.
+    """Averaged weights to start another run from, with their sha256: all networks of the newest
+    checkpoint, else what shipped.
 
     InputError for a run that has left neither yet, TrustError for changed bytes.
     """
@@ -109,8 +128,12 @@ def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def start_from(networks: nn.ModuleDict, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy weights into the networks they are of; a network without any starts fresh. InputError for what does not fit."""
-    of = {name: {k: v for k, v in tensors.items() if k.partition(".")[0] == name} for name in networks}
+    """Copy weights into the networks they are of; a network without any starts fresh. InputError
+    for what does not fit.
+    """
+    of = {
+        name: {k: v for k, v in tensors.items() if k.partition(".")[0] == name} for name in networks
+    }
     if wrong := [f"{k} is unknown" for k in tensors if k.partition(".")[0] not in of]:
         raise _misfit(wrong, path)
     for name, mine in of.items():
@@ -127,14 +150,33 @@ def _state(path: Path, networks: set[str]) -> dict[str, Any]:
     state = read_json(path)
     found: dict[str, Any] = state if isinstance(state, dict) else {}
     if type(found.get("averaged")) is int:
-        raise InputError("E-CHECKPOINT", "an older edgegen wrote this checkpoint, with one count for all averages", path=path,
-                         hint="start the run anew")
+        raise InputError(
+            "E-CHECKPOINT",
+            "an older edgegen wrote this checkpoint, with one count for all averages",
+            path=path,
+            hint="start the run anew",
+        )
     averaged, digests = found.get("averaged"), found.get("sha256")
-    if not isinstance(averaged, dict) or averaged.keys() != networks or not isinstance(digests, dict):
-        raise InputError("E-CHECKPOINT", "not this run's state: it holds a count for the average of each trained network, "
-                                         "and the sha256 of each file", path=path)
-    if any(type(n) is not int or n < 0 for n in (found.get("step"), found.get("skipped"), *averaged.values())):
-        raise InputError("E-CHECKPOINT", "not a checkpoint's state: step, skipped and averaged are whole numbers", path=path)
+    if (
+        not isinstance(averaged, dict)
+        or averaged.keys() != networks
+        or not isinstance(digests, dict)
+    ):
+        raise InputError(
+            "E-CHECKPOINT",
+            "not this run's state: it holds a count for the average of each trained network, "
+            "and the sha256 of each file",
+            path=path,
+        )
+    if any(
+        type(n) is not int or n < 0
+        for n in (found.get("step"), found.get("skipped"), *averaged.values())
+    ):
+        raise InputError(
+            "E-CHECKPOINT",
+            "not a checkpoint's state: step, skipped and averaged are whole numbers",
+            path=path,
+        )
     return found
 
 
@@ -154,7 +196,11 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": torch.as_tensor(value) for index, entry in state.items() for key, value in entry.items()}
+    return {
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for key, value in entry.items()
+    }
 
 
 def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
@@ -168,18 +214,26 @@ def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: Path
     for number, entry in state.items():  # a parameter no loss has moved yet has no entry at all
         blank = optimizer.blank(params[number])
         given = {f"{number}.{key}": tensor for key, tensor in entry.items()}
-        if wrong := _differences({f"{number}.{key}": tensor.shape for key, tensor in blank.items()}, given):
+        if wrong := _differences(
+            {f"{number}.{key}": tensor.shape for key, tensor in blank.items()}, given
+        ):
             raise _misfit(wrong, path)
-        if wrong := [f"{number}.{key} is {entry[key].dtype}, wanted {tensor.dtype}" for key, tensor in blank.items()
-                     if entry[key].dtype != tensor.dtype]:
+        if wrong := [
+            f"{number}.{key} is {entry[key].dtype}, wanted {tensor.dtype}"
+            for key, tensor in blank.items()
+            if entry[key].dtype != tensor.dtype
+        ]:
             raise _misfit(wrong, path)
-        for key, tensor in blank.items():  # laid out in memory as the parameter is: another layout may round otherwise
+        # laid out in memory as the parameter is: another layout may round otherwise
+        for key, tensor in blank.items():
             entry[key] = tensor.copy_(entry[key])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, all finite. Raises TrustError for pickle, InputError for a damaged file."""
+    """Tensors of a safetensors file, all finite. Raises TrustError for pickle, InputError for a
+    damaged file.
+    """
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
         raise _pickle(path)
     try:
@@ -188,25 +242,37 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         data = path.read_bytes()
     except OSError as error:
         raise InputError("E-WEIGHTS", f"cannot be read: {error.strerror}", path=path) from error
-    if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:4] == b"PK\x03\x04"):  # 0x80 also begins a header of 640 bytes
+    # 0x80 also begins a header of 640 bytes
+    if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:4] == b"PK\x03\x04"):
         raise _pickle(path)
     try:
         tensors: dict[str, Tensor] = load_tensors(data)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # the last three: types that torch cannot hold
+    # the last three: types that torch cannot hold
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise InputError("E-ST-HEADER", f"not a safetensors file: {error}", path=path) from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and (bad := int((~torch.isfinite(tensor.float())).sum())):
-            raise InputError("E-NONFINITE", f"{name}: {bad} of {tensor.numel()} values are NaN or infinite", path=path)
+            raise InputError(
+                "E-NONFINITE",
+                f"{name}: {bad} of {tensor.numel()} values are NaN or infinite",
+                path=path,
+            )
     return tensors
 
 
 def _pickle(path: Path) -> TrustError:
-    return TrustError("E-PICKLE", "edgegen does not read pickle files", path=path,
-                      hint="convert it to safetensors on a machine you trust")
+    return TrustError(
+        "E-PICKLE",
+        "edgegen does not read pickle files",
+        path=path,
+        hint="convert it to safetensors on a machine you trust",
+    )
 
 
 def load_into(generator: Generator, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into the networks that ship; InputError lists the first that are missing, unknown or of another shape."""
+    """Copy tensors into the networks that ship; InputError lists the first that are missing,
+    unknown or of another shape.
+    """
     _fit(generator.shipped, tensors, path)
 
 
@@ -225,13 +291,18 @@ def _fit(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 def _differences(wanted: dict[str, torch.Size], tensors: dict[str, Tensor]) -> list[str]:
     wrong = [f"{k} is missing" for k in wanted.keys() - tensors.keys()]
     wrong += [f"{k} is unknown" for k in tensors.keys() - wanted.keys()]
-    wrong += [f"{k} is {tuple(tensors[k].shape)}, wanted {tuple(shape)}" for k, shape in wanted.items()
-              if k in tensors and tensors[k].shape != shape]
+    wrong += [
+        f"{k} is {tuple(tensors[k].shape)}, wanted {tuple(shape)}"
+        for k, shape in wanted.items()
+        if k in tensors and tensors[k].shape != shape
+    ]
     return sorted(wrong)
 
 
 def _misfit(wrong: list[str], path: Path) -> InputError:
-    return InputError("E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=path)
+    return InputError(
+        "E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=path
+    )
 
 
 def describe(name: str, config: Any) -> dict[str, Any]:
@@ -241,7 +312,11 @@ def describe(name: str, config: Any) -> dict[str, Any]:
 
 def build(description: dict[str, Any], path: Path) -> Generator:
     """A generator from its JSON form; UsageError names the field that is wrong."""
-    name, config = (description.get(k) for k in ("family", "config")) if isinstance(description, dict) else (None, None)
+    name, config = (
+        (description.get(k) for k in ("family", "config"))
+        if isinstance(description, dict)
+        else (None, None)
+    )
     if not isinstance(name, str) or not isinstance(config, dict):
         raise UsageError("E-CONFIG", "the description names no family and config", path=path)
     found = family(name)
@@ -249,7 +324,9 @@ def build(description: dict[str, Any], path: Path) -> Generator:
 
 
 def parse(kind: type[Any], data: Any, path: Path) -> Any:
-    """A config dataclass from its JSON form; UsageError names the field and what is wrong with it."""
+    """A config dataclass from its JSON form; UsageError names the field and what is wrong with
+    it.
+    """
     try:
         return TypeAdapter(kind).validate_json(to_json(data))
     except ValidationError as error:

@@ -1,4 +1,6 @@
-"""Photos that are nearly the same picture: recompressed, resized a little, or taken twice from one place."""
+"""Photos that are nearly the same picture: recompressed, resized a little, or taken twice from one
+place.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,11 @@ from PIL import Image
 
 from ..core.alike import signs
 
-BITS = 8  # of 64 by which the difference hashes of two copies may differ (recompression, small resize)
-ALIKE = 0.995  # correlation; of 820 renders at 32 px it finds 99 % again at JPEG quality 75, 98 % at 30, 99 % resized to 2/3;
+# of 64 by which the difference hashes of two copies may differ (recompression, small resize)
+BITS = 8
+# correlation; of 820 renders at 32 px it finds 99 % again at JPEG quality 75, 98 % at 30, 99 %
+# resized to 2/3;
+ALIKE = 0.995
 # 2.1 % of the test images of Fashion-MNIST are that near to a training image, plain trousers mostly
 _ROWS, _PAIRS = 256, 20_000  # that are compared at once: bounds memory
 
@@ -20,9 +25,12 @@ class Looks:
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.signs = signs(pixels)
-        self.colours = _small(pixels)  # (n, 768) whole numbers: their sums are exact, so that every machine decides alike
+        # (n, 768) whole numbers: their sums are exact, so that every machine decides alike
+        self.colours = _small(pixels)
         self.sums = self.colours.sum(axis=1, dtype=np.int64)
-        self.powers = 768 * np.einsum("nk,nk->n", self.colours, self.colours, dtype=np.int64) - self.sums**2
+        self.powers = (
+            768 * np.einsum("nk,nk->n", self.colours, self.colours, dtype=np.int64) - self.sums**2
+        )
         self.coarse = _coarse(self.colours)
 
     def __len__(self) -> int:
@@ -32,27 +40,33 @@ class Looks:
 def pairs(ours: Looks, theirs: Looks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Indices of ours and of theirs that are near-copies, in order, some at a time.
 
-    dHash within BITS and colours at 16 x 16 pixels that correlate by at least ALIKE. Of one set with itself, each pair is given
-    once, and no photo with itself. The time grows with the product of the two numbers.
+    dHash within BITS and colours at 16 x 16 pixels that correlate by at least ALIKE. Of one set
+    with itself, each pair is given once, and no photo with itself. The time grows with the product
+    of the two numbers.
     """
     for start in range(0, len(ours), _ROWS):
         part, first = slice(start, start + _ROWS), start if ours is theirs else 0
-        close = ours.signs[part] @ theirs.signs[first:].T >= 64 - 2 * BITS  # the product is 64 - 2 x Hamming distance
-        close &= ours.coarse[0][part] @ theirs.coarse[1][first:].T >= ALIKE - 1 - 1e-4  # no copy is lost: see _coarse
+        # the product is 64 - 2 x Hamming distance
+        close = ours.signs[part] @ theirs.signs[first:].T >= 64 - 2 * BITS
+        # no copy is lost: see _coarse
+        close &= ours.coarse[0][part] @ theirs.coarse[1][first:].T >= ALIKE - 1 - 1e-4
         i, j = np.nonzero(np.triu(close, 1) if ours is theirs else close)
         for k in range(0, len(i), _PAIRS):
             a, b = start + i[k : k + _PAIRS], first + j[k : k + _PAIRS]
             products = np.einsum("nk,nk->n", ours.colours[a], theirs.colours[b], dtype=np.int64)
             shared = 768 * products - ours.sums[a] * theirs.sums[b]
-            near = (shared > 0) & (shared >= ALIKE * np.sqrt(ours.powers[a].astype(np.float64) * theirs.powers[b]))
+            near = (shared > 0) & (
+                shared >= ALIKE * np.sqrt(ours.powers[a].astype(np.float64) * theirs.powers[b])
+            )
             yield a[near], b[near]
 
 
 def near_groups(pixels: np.ndarray) -> list[list[int]]:
-    """Indices of photos (n, h, w, 3) that are near-copies of each other, over any number of steps; two or more a group, in order.
+    """Indices of photos (n, h, w, 3) that are near-copies of each other, over any number of steps;
+    two or more a group, in order.
 
-    Equal photos of one colour are no near-copies here: they correlate with nothing. On one core 0.1 s for 800
-    photos, 21 s for 60,000.
+    Equal photos of one colour are no near-copies here: they correlate with nothing. On one core 0.1
+    s for 800 photos, 21 s for 60,000.
     """
     if len(pixels) < 2:
         return []
@@ -76,14 +90,21 @@ def near_groups(pixels: np.ndarray) -> list[list[int]]:
 
 def _small(pixels: np.ndarray) -> np.ndarray:
     """(n, 768) uint8: each photo's colours at 16 x 16 pixels."""
-    return np.stack([np.asarray(Image.fromarray(p).resize((16, 16), Image.Resampling.BOX)).ravel() for p in pixels])
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(p).resize((16, 16), Image.Resampling.BOX)).ravel()
+            for p in pixels
+        ]
+    )
 
 
 def _coarse(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For a first look at all pairs: ours (n, 194) and theirs (n, 194), whose product is at least their correlation c less 1.
+    """For a first look at all pairs: ours (n, 194) and theirs (n, 194), whose product is at least
+    their correlation c less 1.
 
-    With u and v the colours at mean 0 and length 1, |u - v|^2 = 2 - 2 c. Averages of 2 x 2 pixels are an orthogonal projection P
-    but for a factor of 2, which shortens: |Pu - Pv|^2 <= 2 - 2 c, so Pu.Pv - |Pu|^2 / 2 - |Pv|^2 / 2 >= c - 1.
+    With u and v the colours at mean 0 and length 1, |u - v|^2 = 2 - 2 c. Averages of 2 x 2 pixels
+    are an orthogonal projection P but for a factor of 2, which shortens: |Pu - Pv|^2 <= 2 - 2 c, so
+    Pu.Pv - |Pu|^2 / 2 - |Pv|^2 / 2 >= c - 1.
     """
     centred = colours - colours.mean(axis=1, keepdims=True, dtype=np.float32)
     centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)

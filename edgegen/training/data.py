@@ -1,4 +1,6 @@
-"""Photos in: a folder of images, of images with metadata.jsonl, or of IDX files becomes (n, size, size, 3) uint8 with labels."""
+"""Photos in: a folder of images, of images with metadata.jsonl, or of IDX files becomes (n, size,
+size, 3) uint8 with labels.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Photos:
-    """pixels (n, size, size, 3) uint8; labels (n,) int64 into classes (empty: no classes, labels 0); both in a fixed order."""
+    """pixels (n, size, size, 3) uint8; labels (n,) int64 into classes (empty: no classes, labels
+    0); both in a fixed order.
+    """
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -46,7 +50,9 @@ class Photos:
         """Height, width and channels."""
         return self.pixels.shape[1:]
 
-    def batch(self, step: int, size: int, seed: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    def batch(
+        self, step: int, size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
         """What process `rank` of `world` takes of the step's batch; see Source."""
         return self.read(share(picks(len(self), size, step, seed), rank, world))
 
@@ -57,7 +63,9 @@ class Photos:
     @property
     def fingerprint(self) -> str:
         """sha256 over pixels and labels: names the data in checkpoints without naming files."""
-        digest = hashlib.sha256(repr((self.pixels.shape, self.classes)).encode(errors="surrogatepass"))
+        digest = hashlib.sha256(
+            repr((self.pixels.shape, self.classes)).encode(errors="surrogatepass")
+        )
         digest.update(np.ascontiguousarray(self.pixels).tobytes())
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
@@ -73,9 +81,11 @@ class _Used(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What load() met: stays at the site, since it names files. found = kept + bad + duplicates that were dropped.
+    """What load() met: stays at the site, since it names files. found = kept + bad + duplicates
+    that were dropped.
 
-    fit: what became of photos that are not square, see Want; sizes: width and height of those kept, upright -> how many.
+    fit: what became of photos that are not square, see Want; sizes: width and height of those kept,
+    upright -> how many.
     """
 
     found: int
@@ -95,7 +105,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that is known of a folder; names: of each photo, in order; refusal: why load() does not give them, if it does not."""
+    """All that is known of a folder; names: of each photo, in order; refusal: why load() does not
+    give them, if it does not.
+    """
 
     photos: Photos
     report: Report
@@ -109,28 +121,43 @@ class BadPhotos(InputError):
     def __init__(self, report: Report, path: Path, hint: str) -> None:
         named = [f"{shown(bad.name)}: {bad.code} {bad.reason}" for bad in report.bad[:NAMED]]
         more = [f"and {len(report.bad) - NAMED} more"] if len(report.bad) > NAMED else []
-        super().__init__("E-DATA-BAD", f"{len(report.bad)} of {report.found} photos cannot be used: {'; '.join(named + more)}",
-                         path=path, hint=hint)
+        super().__init__(
+            "E-DATA-BAD",
+            f"{len(report.bad)} of {report.found} photos cannot be used: {'; '.join(named + more)}",
+            path=path,
+            hint=hint,
+        )
         self.report = report
 
 
 def shown(name: str) -> str:
-    """A file name that is safe to print: control characters and bytes that are no text are escaped."""
+    """A file name that is safe to print: control characters and bytes that are no text are
+    escaped.
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def load(path: Path, size: int, background: str = "white", min_side: int = MIN_SIDE, on_bad: Literal["skip", "fail"] = "skip",
-         split: Literal["train", "test"] = "train", progress: Progress | None = None,
-         fit: Fit = "pad") -> tuple[Photos, Report]:
-    """Photos of a folder at size x size RGB, sorted by relative name, and a report of what was skipped or changed.
+def load(
+    path: Path,
+    size: int,
+    background: str = "white",
+    min_side: int = MIN_SIDE,
+    on_bad: Literal["skip", "fail"] = "skip",
+    split: Literal["train", "test"] = "train",
+    progress: Progress | None = None,
+    fit: Fit = "pad",
+) -> tuple[Photos, Report]:
+    """Photos of a folder at size x size RGB, sorted by relative name, and a report of what was
+    skipped or changed.
 
-    Images: class = first sub-folder, or metadata.jsonl (file_name, label or text). Turned upright by EXIF, alpha composited on
-    `background`, resized (bicubic, antialiased) with the aspect kept: centred on a square of `background` or, with fit="crop",
-    cut to the centred square. Of exact duplicates the first stays. min_side: pixels of the shorter side a file needs. Nothing of
-    a file but its pixels is kept.
-    IDX (MNIST names): `split` chooses the files; 28 px is padded with 0 to 32, other sizes are resized first; duplicates stay.
-    progress(done, of) is called after each photo. Raises InputError; BadPhotos when more than 5 % of the files are bad, or any
-    with on_bad="fail".
+    Images: class = first sub-folder, or metadata.jsonl (file_name, label or text). Turned upright
+    by EXIF, alpha composited on `background`, resized (bicubic, antialiased) with the aspect kept:
+    centred on a square of `background` or, with fit="crop", cut to the centred square. Of exact
+    duplicates the first stays. min_side: pixels of the shorter side a file needs. Nothing of a file
+    but its pixels is kept. IDX (MNIST names): `split` chooses the files; 28 px is padded with 0 to
+    32, other sizes are resized first; duplicates stay. progress(done, of) is called after each
+    photo. Raises InputError; BadPhotos when more than 5 % of the files are bad, or any with
+    on_bad="fail".
     """
     found = survey(path, size, background, min_side, on_bad, split, progress, fit)
     if found.refusal:
@@ -138,12 +165,32 @@ def load(path: Path, size: int, background: str = "white", min_side: int = MIN_S
     return found.photos, found.report
 
 
-def survey(path: Path, size: int, background: str = "white", min_side: int = MIN_SIDE, on_bad: Literal["skip", "fail"] = "skip",
-           split: Literal["train", "test"] = "train", progress: Progress | None = None, fit: Fit = "pad") -> Survey:
-    """What load() gives, and with it what it would refuse: bad photos and photos that teach nothing do not raise here."""
-    if size < 1 or min_side < 1 or on_bad not in ("skip", "fail") or split not in idx.PREFIX or fit not in FITS:
-        raise UsageError("E-CONFIG", f"size={size}, min_side={min_side} must be positive, on_bad={on_bad!r} be skip or fail, "
-                                     f"split={split!r} be train or test, fit={fit!r} be pad or crop")
+def survey(
+    path: Path,
+    size: int,
+    background: str = "white",
+    min_side: int = MIN_SIDE,
+    on_bad: Literal["skip", "fail"] = "skip",
+    split: Literal["train", "test"] = "train",
+    progress: Progress | None = None,
+    fit: Fit = "pad",
+) -> Survey:
+    """What load() gives, and with it what it would refuse: bad photos and photos that teach nothing
+    do not raise here.
+    """
+    if (
+        size < 1
+        or min_side < 1
+        or on_bad not in ("skip", "fail")
+        or split not in idx.PREFIX
+        or fit not in FITS
+    ):
+        raise UsageError(
+            "E-CONFIG",
+            f"size={size}, min_side={min_side} must be positive, on_bad={on_bad!r} be skip or "
+            "fail, "
+            f"split={split!r} be train or test, fit={fit!r} be pad or crop",
+        )
     want = Want(size, colour(background), min_side, fit)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
@@ -151,37 +198,56 @@ def survey(path: Path, size: int, background: str = "white", min_side: int = MIN
     if files := idx.find(path, split):
         photos, sizes = read_idx(*files, size, fit)
         report = _idx_report(photos, sizes, fit)
-        return Survey(photos, report, tuple(map(str, range(len(photos)))), _refusal(photos, report, path, on_bad))
+        return Survey(
+            photos,
+            report,
+            tuple(map(str, range(len(photos)))),
+            _refusal(photos, report, path, on_bad),
+        )
     found = listing(path)
     of = len(found.photos) + len(found.bad)
     if not of:
-        raise InputError("E-DATA-EMPTY", f"found 0 images (looked for {' '.join(sorted(SUFFIXES))})", path=path)
+        raise InputError(
+            "E-DATA-EMPTY", f"found 0 images (looked for {' '.join(sorted(SUFFIXES))})", path=path
+        )
     _need_memory(len(found.photos), size, path)
     pixels, used, bad = _decode_all(path, found, want, progress)
     photos, report, names = _without_duplicates(pixels, used, bad, found.warnings, fit)
     return Survey(photos, report, names, _refusal(photos, report, path, on_bad))
 
 
-def read_idx(images: Path, labels: Path, size: int, fit: Fit = "pad") -> tuple[Photos, dict[tuple[int, int], int]]:
-    """Photos of one pair of IDX files, and their sizes; classes "0", "1", ... Raises InputError for a damaged file."""
+def read_idx(
+    images: Path, labels: Path, size: int, fit: Fit = "pad"
+) -> tuple[Photos, dict[tuple[int, int], int]]:
+    """Photos of one pair of IDX files, and their sizes; classes "0", "1", ... Raises InputError for
+    a damaged file.
+    """
     pictures, numbers = idx.pair(images, labels)
     _need_memory(len(pictures), size, images)
     count, height, width = pictures.shape
     classes = tuple(str(k) for k in range(int(numbers.max()) + 1))
-    return Photos(idx.to_square(pictures, size, fit == "crop"), numbers, classes), {(width, height): count}
+    return Photos(idx.to_square(pictures, size, fit == "crop"), numbers, classes), {
+        (width, height): count
+    }
 
 
 def refuse_bad(report: Report, path: Path, on_bad: str) -> None:
     """BadPhotos when more than BAD_LIMIT of those found are bad, or any with on_bad="fail"."""
     if report.bad and (on_bad == "fail" or len(report.bad) > BAD_LIMIT * report.found):
-        hint = "repair or remove them" + ("" if on_bad == "fail" else f"; at most {BAD_LIMIT:.0%} may be skipped")
+        hint = "repair or remove them" + (
+            "" if on_bad == "fail" else f"; at most {BAD_LIMIT:.0%} may be skipped"
+        )
         raise BadPhotos(report, path, hint)
 
 
 def need(photos: Photos, count: int, use: str) -> None:
-    """InputError unless there are at least `count` photos; use: what needs them, such as "calibration"."""
+    """InputError unless there are at least `count` photos; use: what needs them, such as
+    "calibration".
+    """
     if len(photos) < count:
-        raise InputError("E-DATA-TOO-FEW", f"{use} needs at least {count} photos, got {len(photos)}")
+        raise InputError(
+            "E-DATA-TOO-FEW", f"{use} needs at least {count} photos, got {len(photos)}"
+        )
 
 
 def digests(pixels: np.ndarray) -> list[bytes]:
@@ -202,19 +268,31 @@ def colour(name: str) -> tuple[int, int, int]:
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
     except ValueError as error:
-        raise UsageError("E-CONFIG", f"background {name!r} is not a colour", hint="write a name or hex #f0f0f0") from error
+        raise UsageError(
+            "E-CONFIG", f"background {name!r} is not a colour", hint="write a name or hex #f0f0f0"
+        ) from error
     return red, green, blue
 
 
 def _need_memory(count: int, size: int, path: Path) -> None:
-    wanted, there = count * size * size * 3, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    wanted, there = (
+        count * size * size * 3,
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if wanted > there // 2:
-        what = f"{count} photos at {size} px need {wanted / 1e9:.1f} GB, this machine has {there / 1e9:.1f} GB"
+        what = (
+            f"{count} photos at {size} px need {wanted / 1e9:.1f} GB, this machine has "
+            f"{there / 1e9:.1f} GB"
+        )
         raise ResourceError("E-MEMORY", what, path=path, hint="use fewer photos or a smaller size")
 
 
-def _decode_all(root: Path, found: Listing, want: Want, progress: Progress | None) -> tuple[np.ndarray, list[_Used], list[Bad]]:
-    """Every listed photo through the decoders: pixels (n, size, size, 3) of those that can be used, in order, and the others."""
+def _decode_all(
+    root: Path, found: Listing, want: Want, progress: Progress | None
+) -> tuple[np.ndarray, list[_Used], list[Bad]]:
+    """Every listed photo through the decoders: pixels (n, size, size, 3) of those that can be used,
+    in order, and the others.
+    """
     bad, used = list(found.bad), list[_Used]()
     pixels = np.empty((len(found.photos), want.size, want.size, 3), np.uint8)
     with Pool(want, min(default_workers(), len(found.photos) // FEW + 1)) as pool:
@@ -234,32 +312,53 @@ def _decode_all(root: Path, found: Listing, want: Want, progress: Progress | Non
     return pixels[: len(used)], used, bad
 
 
-def _without_duplicates(pixels: np.ndarray, used: list[_Used], bad: list[Bad], warnings: dict[str, list[str]],
-                        fit: Fit) -> tuple[Photos, Report, tuple[str, ...]]:
+def _without_duplicates(
+    pixels: np.ndarray, used: list[_Used], bad: list[Bad], warnings: dict[str, list[str]], fit: Fit
+) -> tuple[Photos, Report, tuple[str, ...]]:
     """Photos, report and the photos' names; the first of equal ones (by name) stays."""
     equal = groups(pixels)
     dropped = {index for group in equal for index in group[1:]}
     for group in equal:
         warnings.setdefault("W-DATA-DUP", []).extend(used[i].name for i in group[1:])
-        if len({used[i].label for i in group}) > 1:  # the first one's class stays: the user has to look
+        # the first one's class stays: the user has to look
+        if len({used[i].label for i in group}) > 1:
             warnings.setdefault("W-DATA-DUP-CLASS", []).append(used[group[0]].name)
     kept = [k for k in range(len(used)) if k not in dropped]
     labels = [used[k].label for k in kept]
     known = tuple(sorted({label for label in labels if label}))
     number = {label: k for k, label in enumerate(known)}
     numbers = np.array([number.get(label, 0) for label in labels], np.int64)
-    report = Report(len(used) + len(bad), len(kept), {label: labels.count(label) for label in known},
-                    tuple(sorted(bad, key=lambda b: b.name)), {code: tuple(sorted(n)) for code, n in sorted(warnings.items())},
-                    tuple(tuple(used[i].name for i in group) for group in equal), fit, dict(Counter(used[k].shape for k in kept)))
-    return Photos(pixels[kept] if dropped else pixels, numbers, known), report, tuple(used[k].name for k in kept)
+    report = Report(
+        len(used) + len(bad),
+        len(kept),
+        {label: labels.count(label) for label in known},
+        tuple(sorted(bad, key=lambda b: b.name)),
+        {code: tuple(sorted(n)) for code, n in sorted(warnings.items())},
+        tuple(tuple(used[i].name for i in group) for group in equal),
+        fit,
+        dict(Counter(used[k].shape for k in kept)),
+    )
+    return (
+        Photos(pixels[kept] if dropped else pixels, numbers, known),
+        report,
+        tuple(used[k].name for k in kept),
+    )
 
 
 def _idx_report(photos: Photos, sizes: dict[tuple[int, int], int], fit: Fit) -> Report:
     equal = groups(photos.pixels)
     warnings = {"W-DATA-DUP": tuple(str(i) for group in equal for i in group[1:])} if equal else {}
     counts = Counter(photos.labels.tolist())
-    return Report(len(photos), len(photos), {name: counts[k] for k, name in enumerate(photos.classes)}, (), warnings,
-                  tuple(tuple(map(str, group)) for group in equal), fit, sizes)
+    return Report(
+        len(photos),
+        len(photos),
+        {name: counts[k] for k, name in enumerate(photos.classes)},
+        (),
+        warnings,
+        tuple(tuple(map(str, group)) for group in equal),
+        fit,
+        sizes,
+    )
 
 
 def _refusal(photos: Photos, report: Report, path: Path, on_bad: str) -> InputError | None:
@@ -272,5 +371,7 @@ def _refusal(photos: Photos, report: Report, path: Path, on_bad: str) -> InputEr
     if total > 1 and (len(photos) == 1 or (photos.pixels == photos.pixels[0]).all()):
         return InputError("E-DATA-CONSTANT", f"all {total} photos are identical", path=path)
     if total > 1 and (photos.pixels == photos.pixels[:, :1, :1]).all():
-        return InputError("E-DATA-CONSTANT", f"each of the {total} photos is of one colour", path=path)
+        return InputError(
+            "E-DATA-CONSTANT", f"each of the {total} photos is of one colour", path=path
+        )
     return None

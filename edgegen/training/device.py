@@ -10,26 +10,41 @@ DEVICES = ("cpu", "cuda")
 
 
 def device_of(name: str, index: int = 0) -> torch.device:
-    """"cpu", or GPU number `index` for "cuda". UsageError for another name, RuntimeMissing where torch sees no such GPU."""
+    """ "cpu", or GPU number `index` for "cuda". UsageError for another name, RuntimeMissing where
+    torch sees no such GPU.
+    """
     if name not in DEVICES:
         raise UsageError("E-DEVICE", f"unknown device {name!r}; known: {', '.join(DEVICES)}")
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        why = "has no CUDA in it" if torch.version.cuda is None else f"is for CUDA {torch.version.cuda} and sees no GPU"
-        raise RuntimeMissing("E-DEVICE", f"device cuda cannot be used here: torch {torch.__version__} {why}",
-                             hint="use --device cpu, or install a driver and a torch with CUDA")
+        why = (
+            "has no CUDA in it"
+            if torch.version.cuda is None
+            else f"is for CUDA {torch.version.cuda} and sees no GPU"
+        )
+        raise RuntimeMissing(
+            "E-DEVICE",
+            f"device cuda cannot be used here: torch {torch.__version__} {why}",
+            hint="use --device cpu, or install a driver and a torch with CUDA",
+        )
     if index >= torch.cuda.device_count():
-        raise RuntimeMissing("E-DEVICE", f"GPU {index} is asked for, torch sees {torch.cuda.device_count()}",
-                             hint="start as many processes as there are GPUs")
+        raise RuntimeMissing(
+            "E-DEVICE",
+            f"GPU {index} is asked for, torch sees {torch.cuda.device_count()}",
+            hint="start as many processes as there are GPUs",
+        )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
 def configure(device: torch.device, precision: str) -> None:
-    """TF32 (10 bits of mantissa) only beside bf16, which has 7: a run that asks for fp32 gets it. Nothing to set on a CPU."""
+    """TF32 (10 bits of mantissa) only beside bf16, which has 7: a run that asks for fp32 gets it.
+    Nothing to set on a CPU.
+    """
     if device.type == "cuda":
         rounding = "tf32" if precision == "bf16" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = rounding
         torch.backends.cudnn.conv.fp32_precision = rounding  # type: ignore[attr-defined]
-        torch.backends.cudnn.benchmark = True  # shapes never change: the first step measures which kernels are fastest
+        # shapes never change: the first step measures which kernels are fastest
+        torch.backends.cudnn.benchmark = True

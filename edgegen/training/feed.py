@@ -1,4 +1,6 @@
-"""A run's batches on its device: photos in memory are moved there once, as bytes; a stream's come batch by batch."""
+"""A run's batches on its device: photos in memory are moved there once, as bytes; a stream's come
+batch by batch.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,10 @@ class Held:
     """Photos that are on the device as a whole."""
 
     def __init__(self, photos: Photos, device: torch.device) -> None:
-        pixels = photos.pixels if photos.pixels.flags.writeable else photos.pixels.copy()  # torch warns of what it must not write
-        self._pixels = torch.from_numpy(pixels).to(device)                                 # (n, h, w, c) uint8
+        # torch warns of what it must not write
+        pixels = photos.pixels if photos.pixels.flags.writeable else photos.pixels.copy()
+        # (n, h, w, c) uint8
+        self._pixels = torch.from_numpy(pixels).to(device)
         self._labels = torch.from_numpy(photos.labels).to(device)
 
     def take(self, step: int, size: int, seed: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
@@ -35,15 +39,36 @@ class Streamed:
     def take(self, step: int, size: int, seed: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
         """As Held.take."""
         pixels, labels = self._photos.batch(step, size, seed, rank, world)
-        return torch.from_numpy(pixels).to(self._device, non_blocking=True), torch.from_numpy(labels).to(self._device)
+        return torch.from_numpy(pixels).to(self._device, non_blocking=True), torch.from_numpy(
+            labels
+        ).to(self._device)
 
 
 class Feed:
-    """Batches of `size` as functions of (step, seed); a process takes its share of each, all draw the same noise."""
+    """Batches of `size` as functions of (step, seed); a process takes its share of each, all draw
+    the same noise.
+    """
 
-    def __init__(self, photos: Source, size: int, classes: int, device: torch.device, rank: int = 0, world: int = 1) -> None:
-        self.size, self.classes, self.device, self.rank, self.world = size, classes, device, rank, world
-        self._photos, self._count = Held(photos, device) if isinstance(photos, Photos) else Streamed(photos, device), len(photos)
+    def __init__(
+        self,
+        photos: Source,
+        size: int,
+        classes: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.size, self.classes, self.device, self.rank, self.world = (
+            size,
+            classes,
+            device,
+            rank,
+            world,
+        )
+        self._photos, self._count = (
+            Held(photos, device) if isinstance(photos, Photos) else Streamed(photos, device),
+            len(photos),
+        )
         self._hot = torch.eye(classes, device=device)
 
     def __len__(self) -> int:
@@ -59,6 +84,11 @@ class Feed:
 
     def _take(self, step: int, seed: int, rank: int, world: int) -> Batch:
         pixels, numbers = self._photos.take(step, self.size, seed, rank, world)
-        images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1  # laid out channels last, as the networks are
-        labels = self._hot[numbers] if self.classes else torch.zeros(len(images), 0, device=self.device)
-        return Batch(images, labels, torch.Generator(self.device).manual_seed(mix(seed, step, "noise")))
+        # laid out channels last, as the networks are
+        images = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        labels = (
+            self._hot[numbers] if self.classes else torch.zeros(len(images), 0, device=self.device)
+        )
+        return Batch(
+            images, labels, torch.Generator(self.device).manual_seed(mix(seed, step, "noise"))
+        )

@@ -1,4 +1,5 @@
-"""Which photos a folder holds, in an order that does not depend on the file system: class sub-folders or metadata.jsonl.
+"""Which photos a folder holds, in an order that does not depend on the file system: class
+sub-folders or metadata.jsonl.
 
 Only names and types are looked at here: nothing is opened but metadata.jsonl, no link is followed.
 """
@@ -26,7 +27,9 @@ CAPTIONS = 20  # different texts, from which on they may be captions rather than
 
 @dataclass(frozen=True)
 class Bad:
-    """A file that cannot be used: its name relative to the folder, a stable code, one clause that says why."""
+    """A file that cannot be used: its name relative to the folder, a stable code, one clause that
+    says why.
+    """
 
     name: str
     code: str
@@ -35,7 +38,9 @@ class Bad:
 
 @dataclass
 class Listing:
-    """photos: (name, class) sorted by name, class "" where the folder has none; warnings: code -> names."""
+    """photos: (name, class) sorted by name, class "" where the folder has none; warnings: code ->
+    names.
+    """
 
     photos: list[tuple[str, str]] = field(default_factory=list)
     bad: list[Bad] = field(default_factory=list)
@@ -46,19 +51,30 @@ class Listing:
 
 
 def listing(root: Path) -> Listing:
-    """Photos of `root` with their classes. InputError when the folder, its lay-out or its metadata cannot be used."""
+    """Photos of `root` with their classes. InputError when the folder, its lay-out or its metadata
+    cannot be used.
+    """
     found, folders = _walk(root)
     if (root / METADATA).is_symlink() or (root / METADATA).exists():
         _apply_metadata(root, found)
     elif (root / "metadata.csv").exists():
-        raise InputError("E-META-CSV", "metadata.csv is not read", path=root / "metadata.csv", hint=f"write it as {METADATA}")
+        raise InputError(
+            "E-META-CSV",
+            "metadata.csv is not read",
+            path=root / "metadata.csv",
+            hint=f"write it as {METADATA}",
+        )
     else:
         _classes(root, found, folders)
     found.photos.sort()
     found.bad.sort(key=lambda bad: bad.name)
     labels = {label for _, label in found.photos}
     if len(labels) > MAX_CLASSES:
-        raise InputError("E-DATA-LIMIT", f"{len(labels)} classes are more than the limit of {MAX_CLASSES}", path=root)
+        raise InputError(
+            "E-DATA-LIMIT",
+            f"{len(labels)} classes are more than the limit of {MAX_CLASSES}",
+            path=root,
+        )
     for label in _differ_by_case(labels):
         found.warn("W-DATA-CLASS-CASE", label)
     return found
@@ -80,10 +96,19 @@ def _walk(root: Path) -> tuple[Listing, list[str]]:
                         _sort_in(entry, name, found)
         except OSError as error:
             if not prefix:
-                raise InputError("E-DATA-PERM", f"the folder cannot be listed: {error.strerror}", path=root) from error
-            found.bad.append(Bad(prefix, "E-DATA-PERM", f"the folder cannot be listed: {error.strerror}"))
+                raise InputError(
+                    "E-DATA-PERM", f"the folder cannot be listed: {error.strerror}", path=root
+                ) from error
+            found.bad.append(
+                Bad(prefix, "E-DATA-PERM", f"the folder cannot be listed: {error.strerror}")
+            )
         if len(folders) > MAX_FOLDERS:
-            raise InputError("E-DATA-LIMIT", f"more than {MAX_FOLDERS} sub-folders", path=root, hint="name a smaller folder")
+            raise InputError(
+                "E-DATA-LIMIT",
+                f"more than {MAX_FOLDERS} sub-folders",
+                path=root,
+                hint="name a smaller folder",
+            )
     return found, folders
 
 
@@ -94,7 +119,13 @@ def _sort_in(entry: os.DirEntry[str], name: str, found: Listing) -> None:
         found.warn("W-DATA-IGNORED", name)
     elif entry.is_symlink():
         if image or entry.is_dir():
-            found.bad.append(Bad(name, "E-DATA-LINK", "symbolic links are not followed; put the photos themselves there"))
+            found.bad.append(
+                Bad(
+                    name,
+                    "E-DATA-LINK",
+                    "symbolic links are not followed; put the photos themselves there",
+                )
+            )
         else:
             found.warn("W-DATA-IGNORED", name)
     elif not entry.is_file(follow_symlinks=False):
@@ -109,9 +140,15 @@ def _classes(root: Path, found: Listing, folders: list[str]) -> None:
     """The first folder below root is the class. All photos are in class folders, or none is."""
     inside = Counter("/" in name for name, _ in found.photos)
     if inside[True] and inside[False]:
-        raise InputError("E-DATA-MIXED", f"{inside[False]} images lie beside class folders that hold {inside[True]}", path=root,
-                         hint="move them into a class folder, or all images into one folder")
-    found.photos = [(name, name.partition("/")[0] if "/" in name else "") for name, _ in found.photos]
+        raise InputError(
+            "E-DATA-MIXED",
+            f"{inside[False]} images lie beside class folders that hold {inside[True]}",
+            path=root,
+            hint="move them into a class folder, or all images into one folder",
+        )
+    found.photos = [
+        (name, name.partition("/")[0] if "/" in name else "") for name, _ in found.photos
+    ]
     held = {name.partition("/")[0] for name, _ in found.photos}
     for folder in sorted(folders):
         if "/" not in folder and folder not in held:
@@ -150,16 +187,26 @@ def _apply_metadata(root: Path, found: Listing) -> None:
 
 
 def _take(root: Path, name: str, number: int, label: str, found: Listing) -> None:
-    """One row's file: every step of its path is looked at, so that no link leads out of the folder."""
+    """One row's file: every step of its path is looked at, so that no link leads out of the
+    folder.
+    """
     place = root
     for part in name.split("/"):
         place = place / part
         try:
             mode = place.lstat().st_mode
         except OSError as error:
-            raise _line_error(root, number, f"{name!r}: {(error.strerror or 'cannot be found').lower()}") from error
+            raise _line_error(
+                root, number, f"{name!r}: {(error.strerror or 'cannot be found').lower()}"
+            ) from error
         if stat.S_ISLNK(mode):
-            found.bad.append(Bad(name, "E-DATA-LINK", "symbolic links are not followed; put the photos themselves there"))
+            found.bad.append(
+                Bad(
+                    name,
+                    "E-DATA-LINK",
+                    "symbolic links are not followed; put the photos themselves there",
+                )
+            )
             return
     if stat.S_ISREG(mode):
         found.photos.append((name, label))
@@ -172,7 +219,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise InputError("E-META-LINE", f"{METADATA} cannot be opened: {error.strerror}", path=path) from error
+        raise InputError(
+            "E-META-LINE", f"{METADATA} cannot be opened: {error.strerror}", path=path
+        ) from error
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise InputError("E-META-LINE", f"{METADATA} is not a regular file", path=path)
@@ -180,9 +229,15 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         while line := file.readline(MAX_LINE + 1):
             number += 1
             if len(line) > MAX_LINE:
-                raise _line_error(path.parent, number, f"the line is longer than {MAX_LINE >> 10} KiB")
+                raise _line_error(
+                    path.parent, number, f"the line is longer than {MAX_LINE >> 10} KiB"
+                )
             if number == 1 and line.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-                raise _line_error(path.parent, 1, "the file starts with a byte order mark; save it as UTF-8 without one")
+                raise _line_error(
+                    path.parent,
+                    1,
+                    "the file starts with a byte order mark; save it as UTF-8 without one",
+                )
             if line.strip():
                 yield number, _parse(path.parent, number, line)
 
@@ -206,10 +261,16 @@ def _row(row: Any, root: Path, number: int) -> tuple[str, str | None]:
     plain = PurePosixPath(name)
     foreign = "\\" in name or "\0" in name or not plain.parts or plain.parts[0].endswith(":")
     if foreign or plain.is_absolute() or ".." in plain.parts:
-        raise _line_error(root, number, f"file_name {name!r} must be a path inside the folder, with /")
+        raise _line_error(
+            root, number, f"file_name {name!r} must be a path inside the folder, with /"
+        )
     label = row.get("label", row.get("text"))
-    if label is not None and (isinstance(label, bool) or not isinstance(label, str | int) or label == ""):
-        raise _line_error(root, number, f"the label must be a text or a whole number, got {label!r}")
+    if label is not None and (
+        isinstance(label, bool) or not isinstance(label, str | int) or label == ""
+    ):
+        raise _line_error(
+            root, number, f"the label must be a text or a whole number, got {label!r}"
+        )
     return str(plain), None if label is None else str(label)
 
 

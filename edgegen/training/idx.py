@@ -1,4 +1,6 @@
-"""IDX files, the form in which MNIST and Fashion-MNIST come (yann.lecun.com/exdb/mnist): header and length are checked."""
+"""IDX files, the form in which MNIST and Fashion-MNIST come (yann.lecun.com/exdb/mnist): header and
+length are checked.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,23 @@ MAX_LABELS = 1_000
 
 
 def find(root: Path, split: str) -> tuple[Path, Path] | None:
-    """Image and label file of a split, None for a folder without IDX files. InputError when only some are there."""
+    """Image and label file of a split, None for a folder without IDX files. InputError when only
+    some are there.
+    """
     kinds = ("images.idx3", "labels.idx1")
-    names = {(s, kind): _named(root, f"{prefix}-{kind}") for s, prefix in PREFIX.items() for kind in kinds}
+    names = {
+        (s, kind): _named(root, f"{prefix}-{kind}")
+        for s, prefix in PREFIX.items()
+        for kind in kinds
+    }
     if not any(names.values()):
         return None
     images, labels = names[split, "images.idx3"], names[split, "labels.idx1"]
     if images is None or labels is None:
         missing = f"{PREFIX[split]}-{'images-idx3' if images is None else 'labels-idx1'}-ubyte"
-        raise InputError("E-IDX-MISSING", f"the {split} split needs {missing} or {missing}.gz", path=root)
+        raise InputError(
+            "E-IDX-MISSING", f"the {split} split needs {missing} or {missing}.gz", path=root
+        )
     return images, labels
 
 
@@ -40,49 +50,73 @@ def _named(root: Path, stem: str) -> Path | None:
 
 
 def read(path: Path, dimensions: int) -> np.ndarray:
-    """uint8 array with `dimensions` axes; gzip is recognised by content. InputError for a wrong header or length."""
+    """uint8 array with `dimensions` axes; gzip is recognised by content. InputError for a wrong
+    header or length.
+    """
     try:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             return _read(gzip.GzipFile(fileobj=raw) if zipped else raw, dimensions, path)
     except EOFError as error:
-        raise InputError("E-IDX-LENGTH", "the gzip data ends too early", path=path, hint="fetch the file again") from error
+        raise InputError(
+            "E-IDX-LENGTH", "the gzip data ends too early", path=path, hint="fetch the file again"
+        ) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError("E-IDX-GZIP", f"damaged gzip data: {error}", path=path, hint="fetch the file again") from error
+        raise InputError(
+            "E-IDX-GZIP", f"damaged gzip data: {error}", path=path, hint="fetch the file again"
+        ) from error
     except OSError as error:
-        raise InputError("E-IDX-READ", f"cannot be read: {error.strerror or error}", path=path) from error
+        raise InputError(
+            "E-IDX-READ", f"cannot be read: {error.strerror or error}", path=path
+        ) from error
 
 
 def _read(file: io.BufferedIOBase | gzip.GzipFile, dimensions: int, path: Path) -> np.ndarray:
     header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
-        what = f"not an IDX file of bytes with {dimensions} dimensions: it starts with {header[:4].hex(' ') or 'nothing'}"
+        what = (
+            f"not an IDX file of bytes with {dimensions} dimensions: it starts with "
+            f"{header[:4].hex(' ') or 'nothing'}"
+        )
         raise InputError("E-IDX-HEADER", what, path=path)
     shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
     count = math.prod(shape)
     if not 0 < count <= MAX_BYTES:
-        what = f"the header says {' x '.join(map(str, shape))} bytes, which is nothing or more than 4 GiB"
+        what = (
+            f"the header says {' x '.join(map(str, shape))} bytes, which is nothing or more "
+            "than 4 GiB"
+        )
         raise InputError("E-IDX-HEADER", what, path=path)
-    data = file.read(count + 1)  # one more byte than wanted tells a longer file, and makes gzip check its sum at the end
+    # one more byte than wanted tells a longer file, and makes gzip check its sum at the end
+    data = file.read(count + 1)
     if len(data) != count:
         more = "more" if len(data) > count else f"{len(data)}"
-        raise InputError("E-IDX-LENGTH", f"the header says {count} bytes of data, the file has {more}", path=path)
+        raise InputError(
+            "E-IDX-LENGTH", f"the header says {count} bytes of data, the file has {more}", path=path
+        )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (n, h, w) uint8 and labels (n,) int64. InputError when the two do not belong together."""
+    """Pictures (n, h, w) uint8 and labels (n,) int64. InputError when the two do not belong
+    together.
+    """
     pictures, numbers = read(images, 3), read(labels, 1)
     if len(pictures) != len(numbers):
-        raise InputError("E-IDX-LENGTH", f"{len(pictures)} images but {len(numbers)} labels", path=labels)
+        raise InputError(
+            "E-IDX-LENGTH", f"{len(pictures)} images but {len(numbers)} labels", path=labels
+        )
     if numbers.max() >= MAX_LABELS:
-        raise InputError("E-IDX-HEADER", f"label {numbers.max()} is not below {MAX_LABELS}", path=labels)
+        raise InputError(
+            "E-IDX-HEADER", f"label {numbers.max()} is not below {MAX_LABELS}", path=labels
+        )
     return pictures, numbers.astype(np.int64)
 
 
 def to_square(pictures: np.ndarray, size: int, crop: bool = False) -> np.ndarray:
-    """(n, h, w) -> (n, size, size, 3) uint8 on black: 28 px is only padded up to 32, else resized to 7/8 of size, then padded.
+    """(n, h, w) -> (n, size, size, 3) uint8 on black: 28 px is only padded up to 32, else resized
+    to 7/8 of size, then padded.
 
     crop: first to the centred square.
     """
@@ -94,7 +128,12 @@ def to_square(pictures: np.ndarray, size: int, crop: bool = False) -> np.ndarray
     if not side <= size <= side * 8 // 7:
         inner = max(1, size * 7 // 8)
         height, width = (max(1, round(n * inner / side)) for n in pictures.shape[1:])
-        pictures = np.stack([np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BICUBIC)) for p in pictures])
+        pictures = np.stack(
+            [
+                np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BICUBIC))
+                for p in pictures
+            ]
+        )
     n, height, width = pictures.shape
     out = np.zeros((n, size, size, 3), np.uint8)
     top, left = (size - height) // 2, (size - width) // 2

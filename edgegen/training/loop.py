@@ -1,8 +1,10 @@
-"""One training loop for every family: the generator's objectives say what moves when, the recipe says how far.
+"""One training loop for every family: the generator's objectives say what moves when, the recipe
+says how far.
 
-Everything random at step k is a function of (seed, k) and the data order of (seed, epoch), and what happens between two steps
-(a network takes its average, an objective begins) is a function of k and the weights: a resumed run continues bit for bit
-without a stored generator state, also one that was killed where a span ends.
+Everything random at step k is a function of (seed, k) and the data order of (seed, epoch), and what
+happens between two steps (a network takes its average, an objective begins) is a function of k and
+the weights: a resumed run continues bit for bit without a stored generator state, also one that was
+killed where a span ends.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ CPU = torch.device("cpu")
 class Trainer:
     """A run in memory: networks, their averages, one optimizer an objective, and how far it is.
 
-    average: of each network that an objective moves, by name; a network that none moves is its own average.
-    owned: names of the networks that each objective moves.
+    average: of each network that an objective moves, by name; a network that none moves is its own
+    average. owned: names of the networks that each objective moves.
     """
 
     generator: Generator
@@ -57,16 +59,29 @@ class Trainer:
     _buffers: Buffers = field(default_factory=lambda: Buffers(()))
 
     @classmethod
-    def start(cls, generator: Generator, recipe: Recipe, photos: Source, seed: int, device: torch.device = CPU,
-              world: World = ALONE, only: str | None = None, compiled: bool = False, eight_bit: bool = False) -> Trainer:
-        """A run at step 0; only: the one objective to train, its span becomes the whole run; eight_bit: Adam's state is.
+    def start(
+        cls,
+        generator: Generator,
+        recipe: Recipe,
+        photos: Source,
+        seed: int,
+        device: torch.device = CPU,
+        world: World = ALONE,
+        only: str | None = None,
+        compiled: bool = False,
+        eight_bit: bool = False,
+    ) -> Trainer:
+        """A run at step 0; only: the one objective to train, its span becomes the whole run;
+        eight_bit: Adam's state is.
 
-        InputError for photos that are too few, of another size, or of more classes than the generator's; UsageError for an
-        unknown objective, a span without a step, a batch that processes cannot share, or nothing to compile.
+        InputError for photos that are too few, of another size, or of more classes than the
+        generator's; UsageError for an unknown objective, a span without a step, a batch that
+        processes cannot share, or nothing to compile.
         """
         _check(generator, recipe, photos)
         configure(device, recipe.precision)
-        # 1.5 x faster on a CPU with bf16, 1.03 x with fp32 (cas-dm's photos32, one thread); tensor cores of a GPU want it too
+        # 1.5 x faster on a CPU with bf16, 1.03 x with fp32 (cas-dm's photos32, one thread); tensor
+        # cores of a GPU want it too
         for parameter in generator.networks.to(device).parameters():
             if parameter.dim() == 4:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
@@ -74,17 +89,38 @@ class Trainer:
             generator.judge.to(device)
         objectives = _chosen(tuple(generator.objectives()), only)
         owned = {o.name: _networks_of(o, generator.networks) for o in objectives}
-        average = {name: _averaged(generator.networks[name], recipe.ema) for name in dict.fromkeys(chain(*owned.values()))}
+        average = {
+            name: _averaged(generator.networks[name], recipe.ema)
+            for name in dict.fromkeys(chain(*owned.values()))
+        }
         feed = Feed(photos, recipe.batch, generator.latent.classes, device, world.rank, world.size)
         optimizers = tuple(optimizer_of(o, eight_bit) for o in objectives)
-        trainer = cls(generator, recipe, photos, seed, feed, average, owned, objectives, optimizers, device, world)
+        trainer = cls(
+            generator,
+            recipe,
+            photos,
+            seed,
+            feed,
+            average,
+            owned,
+            objectives,
+            optimizers,
+            device,
+            world,
+        )
         for objective in objectives:
             first, last = trainer.span(objective)
             if first >= last:
-                raise UsageError("E-SPAN", f"none of the run's {trainer.steps} steps is left for {objective.name}",
-                                 hint="train on more --images")
+                raise UsageError(
+                    "E-SPAN",
+                    f"none of the run's {trainer.steps} steps is left for {objective.name}",
+                    hint="train on more --images",
+                )
         if recipe.batch % world.size:
-            raise UsageError("E-PROCESSES", f"{world.size} processes cannot share batches of {recipe.batch} images evenly")
+            raise UsageError(
+                "E-PROCESSES",
+                f"{world.size} processes cannot share batches of {recipe.batch} images evenly",
+            )
         generator.networks.train()
         if compiled:
             _compile(generator, average)
@@ -106,15 +142,21 @@ class Trainer:
     @property
     def averages(self) -> nn.ModuleDict:
         """The averaged networks by name."""
-        return nn.ModuleDict({name: self.average[name].module if name in self.average else net
-                              for name, net in self.generator.networks.items()})
+        return nn.ModuleDict(
+            {
+                name: self.average[name].module if name in self.average else net
+                for name, net in self.generator.networks.items()
+            }
+        )
 
     def span(self, objective: Objective) -> tuple[int, int]:
         """The steps [first, last) in which it trains."""
         return round(objective.span[0] * self.steps), round(objective.span[1] * self.steps)
 
     def run(self) -> Iterator[dict[str, float]]:
-        """One step an iteration until the recipe's images are seen: {active objective: loss}, NaN where it was skipped."""
+        """One step an iteration until the recipe's images are seen: {active objective: loss}, NaN
+        where it was skipped.
+        """
         bad, entered = 0, False
         while not self.over:
             if not entered or any(self.step in self.span(o) for o in self.objectives):
@@ -126,21 +168,31 @@ class Trainer:
             bad, self.skipped = (bad + 1, self.skipped + 1) if skipped else (0, self.skipped)
             if bad >= GIVE_UP:
                 raise EdgegenError(
-                    "E-NONFINITE", f"the loss was not finite for {bad} steps in a row, last at step {self.step}: {report}",
+                    "E-NONFINITE",
+                    f"the loss was not finite for {bad} steps in a row, last at step {self.step}: "
+                    f"{report}",
                     hint="lower the rate, or check the photos; the last checkpoint is intact",
                 )
             yield report
 
     def lessons(self, count: int, use: str = "lessons") -> Iterator[Batch]:
-        """`count` whole batches for who measures or is taught before it trains, drawn apart from the run's own."""
+        """`count` whole batches for who measures or is taught before it trains, drawn apart from
+        the run's own.
+        """
         seed = mix(self.seed, 0, use)
         return (self.feed.whole(k, seed) for k in range(count))
 
     def _active(self) -> list[int]:
-        return [k for k, o in enumerate(self.objectives) if self.span(o)[0] <= self.step < self.span(o)[1]]
+        return [
+            k
+            for k, o in enumerate(self.objectives)
+            if self.span(o)[0] <= self.step < self.span(o)[1]
+        ]
 
     def _turn(self) -> None:
-        """What is due before this step: networks of ended spans take their averages, modes are set, objectives begin."""
+        """What is due before this step: networks of ended spans take their averages, modes are set,
+        objectives begin.
+        """
         for objective in self.objectives:
             if self.span(objective)[1] == self.step:
                 for name in self.owned[objective.name]:
@@ -152,11 +204,17 @@ class Trainer:
                 self._begin(objective, objective.begin)
         for name, network in self.generator.networks.items():
             network.train(name in moving)  # the others are read as they ship
-        kept = [net for name, net in self.generator.networks.items() if name in moving or name not in self.average]
+        kept = [
+            net
+            for name, net in self.generator.networks.items()
+            if name in moving or name not in self.average
+        ]
         self._buffers = Buffers(kept)
 
     def _begin(self, objective: Objective, begin: Callable[[Iterator[Batch]], None]) -> None:
-        """Let it measure fresh batches (an epoch's, LESSONS at least) in eval mode; its averages start from what it leaves."""
+        """Let it measure fresh batches (an epoch's, LESSONS at least) in eval mode; its averages
+        start from what it leaves.
+        """
         use = f"begin/{objective.name}"
         self.generator.networks.eval()
         with torch.no_grad(), self._stream(use):
@@ -173,21 +231,39 @@ class Trainer:
             objective, (first, last) = self.objectives[k], self.span(self.objectives[k])
             progress = objective.progress(self.step / self.steps)
             batch = batches.setdefault(progress, replace(whole, progress=progress))
-            rate = self.recipe.rate * objective.rate * _fraction(self.step - first, last - first, self.recipe.warmup)
+            rate = (
+                self.recipe.rate
+                * objective.rate
+                * _fraction(self.step - first, last - first, self.recipe.warmup)
+            )
             with self._stream(f"dropout/{objective.name}"):
-                losses[objective.name] = update(objective, self.optimizers[k], batch, rate, self._buffers, self.recipe.precision,
-                                                self.world)
-        values = torch.stack(list(losses.values())).tolist() if losses else []  # the only place where the host waits for a GPU
+                losses[objective.name] = update(
+                    objective,
+                    self.optimizers[k],
+                    batch,
+                    rate,
+                    self._buffers,
+                    self.recipe.precision,
+                    self.world,
+                )
+        # the only place where the host waits for a GPU
+        values = torch.stack(list(losses.values())).tolist() if losses else []
         report = dict(zip(losses, values, strict=True))
         for name, average in self.average.items():
-            moved = [report[o.name] for o in self.objectives if o.name in report and name in self.owned[o.name]]
+            moved = [
+                report[o.name]
+                for o in self.objectives
+                if o.name in report and name in self.owned[o.name]
+            ]
             if moved and all(map(math.isfinite, moved)):
                 average.update_parameters(self.generator.networks[name])
         return report
 
     @contextmanager
     def _stream(self, use: str) -> Iterator[None]:
-        """Torch's own random numbers (dropout) are this step's and this use's while the block runs; the caller's stream stays."""
+        """Torch's own random numbers (dropout) are this step's and this use's while the block runs;
+        the caller's stream stays.
+        """
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(mix(self.seed, self.step, use))
             yield
@@ -195,21 +271,32 @@ class Trainer:
 
 def _check(generator: Generator, recipe: Recipe, photos: Source) -> None:
     if len(photos) < recipe.batch:
-        raise InputError("E-DATA-TOO-FEW", f"training needs at least {recipe.batch} photos (one batch), got {len(photos)}")
+        raise InputError(
+            "E-DATA-TOO-FEW",
+            f"training needs at least {recipe.batch} photos (one batch), got {len(photos)}",
+        )
     channels, height, width = generator.image_shape
     if photos.shape != (height, width, channels):
-        raise InputError("E-DATA-SIZE", f"the generator makes {height} x {width} x {channels} images, "
-                                        f"the photos are {' x '.join(map(str, photos.shape))}")
+        raise InputError(
+            "E-DATA-SIZE",
+            f"the generator makes {height} x {width} x {channels} images, "
+            f"the photos are {' x '.join(map(str, photos.shape))}",
+        )
     classes = generator.latent.classes
     if classes and not (photos.labels.min() >= 0 and photos.labels.max() < classes):
-        raise InputError("E-DATA-CLASSES", f"the generator has {classes} classes, the photos' labels go from "
-                                           f"{photos.labels.min()} to {photos.labels.max()}")
+        raise InputError(
+            "E-DATA-CLASSES",
+            f"the generator has {classes} classes, the photos' labels go from "
+            f"{photos.labels.min()} to {photos.labels.max()}",
+        )
 
 
 def _networks_of(objective: Objective, networks: nn.ModuleDict) -> tuple[str, ...]:
     """Names of the networks that hold parameters of it."""
     mine = {id(p) for p in objective.params}
-    return tuple(name for name, net in networks.items() if any(id(p) in mine for p in net.parameters()))
+    return tuple(
+        name for name, net in networks.items() if any(id(p) in mine for p in net.parameters())
+    )
 
 
 def _chosen(objectives: tuple[Objective, ...], only: str | None) -> tuple[Objective, ...]:
@@ -218,15 +305,23 @@ def _chosen(objectives: tuple[Objective, ...], only: str | None) -> tuple[Object
         return objectives
     found = tuple(replace(o, span=(0.0, 1.0)) for o in objectives if o.name == only)
     if not found:
-        raise UsageError("E-OBJECTIVE", f"there is no objective {only!r}; known: {', '.join(o.name for o in objectives)}")
+        raise UsageError(
+            "E-OBJECTIVE",
+            f"there is no objective {only!r}; known: {', '.join(o.name for o in objectives)}",
+        )
     return found
 
 
 def _compile(generator: Generator, names: Iterable[str]) -> None:
-    """Compile the forward pass of these networks, in place; UsageError where the family's losses differentiate it twice."""
+    """Compile the forward pass of these networks, in place; UsageError where the family's losses
+    differentiate it twice.
+    """
     if isinstance(generator, TwiceDifferentiated):
-        raise UsageError("E-COMPILE", "torch.compile cannot differentiate this family's networks twice, as its losses do",
-                         hint="leave --compile out")
+        raise UsageError(
+            "E-COMPILE",
+            "torch.compile cannot differentiate this family's networks twice, as its losses do",
+            hint="leave --compile out",
+        )
     for name in names:
         generator.networks[name].compile(dynamic=False)
 
@@ -236,13 +331,16 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 def _averaged(network: nn.Module, decay: float) -> AveragedModel:
     average, rule = AveragedModel(network, use_buffers=True), _average(decay)
-    # Not the count that torch passes: it lies on the GPU, and reading it there would wait for the step.
+    # Not the count that torch passes: it lies on the GPU, and reading it there would wait for the
+    # step.
     average.multi_avg_fn = lambda old, new, _: rule(old, new, int(average.n_averaged))
     return average
 
 
 def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Exponential average whose decay rises as (1 + n) / (10 + n): a short run does not keep its random start."""
+    """Exponential average whose decay rises as (1 + n) / (10 + n): a short run does not keep its
+    random start.
+    """
 
     def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
         n = int(count)
@@ -257,7 +355,11 @@ def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
 @torch.no_grad()
 def _copy(source: nn.Module, target: nn.Module) -> None:
     """Weights and buffers of one network into another of the same shape."""
-    pairs = zip(chain(source.parameters(), source.buffers()), chain(target.parameters(), target.buffers()), strict=True)
+    pairs = zip(
+        chain(source.parameters(), source.buffers()),
+        chain(target.parameters(), target.buffers()),
+        strict=True,
+    )
     for old, new in pairs:
         new.copy_(old)
 

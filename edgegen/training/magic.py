@@ -1,18 +1,43 @@
-"""What a file is by its first bytes: the five formats that are read, and a sentence for the others."""
+"""What a file is by its first bytes: the five formats that are read, and a sentence for the
+others.
+"""
 
 from __future__ import annotations
 
 FORMATS = "JPEG, PNG, WebP, BMP or TIFF"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 FOREIGN = (  # prefix, name
-    (b"%!PS", "EPS"), (b"\xc5\xd0\xd3\xc6", "EPS"), (b"%PDF", "PDF"), (b"GIF8", "GIF"), (b"8BPS", "PSD"), (b"SIMPLE  =", "FITS"),
-    (b"DDS ", "DDS"), (b"\x00\x00\x01\x00", "ICO"), (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"), (b"\xffO\xffQ", "JPEG 2000"),
-    (b"\xff\x0a", "JPEG XL"), (b"\x00\x00\x00\x0cJXL ", "JPEG XL"), (b"FUJIFILMCCD-RAW", "camera raw"),
+    (b"%!PS", "EPS"),
+    (b"\xc5\xd0\xd3\xc6", "EPS"),
+    (b"%PDF", "PDF"),
+    (b"GIF8", "GIF"),
+    (b"8BPS", "PSD"),
+    (b"SIMPLE  =", "FITS"),
+    (b"DDS ", "DDS"),
+    (b"\x00\x00\x01\x00", "ICO"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (b"\xffO\xffQ", "JPEG 2000"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"FUJIFILMCCD-RAW", "camera raw"),
 )
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 REFUSED_SUFFIXES = RAW | {  # named as bad photos instead of ignored as other files
-    ".heic", ".heif", ".avif", ".gif", ".eps", ".ps", ".pdf", ".svg", ".psd", ".fits", ".dds", ".jp2", ".jxl", ".ico",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".gif",
+    ".eps",
+    ".ps",
+    ".pdf",
+    ".svg",
+    ".psd",
+    ".fits",
+    ".dds",
+    ".jp2",
+    ".jxl",
+    ".ico",
 }
 
 
@@ -35,7 +60,11 @@ def refused(data: bytes, suffix: str) -> tuple[str, str]:
         return "E-IMG-NOT-IMAGE", "this is a Git LFS pointer; run `git lfs pull`"
     name = _foreign(data, suffix)
     if name == "HEIC":
-        return "E-IMG-FORMAT", "HEIC is not accepted; convert to JPEG (`heif-convert in.heic out.jpg`, or pillow-heif)"
+        return (
+            "E-IMG-FORMAT",
+            "HEIC is not accepted; convert to JPEG (`heif-convert in.heic out.jpg`, or "
+            "pillow-heif)",
+        )
     if name:
         return "E-IMG-FORMAT", f"{name} is not accepted; convert to PNG or JPEG"
     start = data[:512].lstrip().lower()
@@ -51,7 +80,13 @@ def _foreign(data: bytes, suffix: str) -> str | None:
         if data.startswith(prefix):
             return name
     if data[4:8] == b"ftyp":
-        return "HEIC" if data[8:12] in HEIC else "AVIF" if data[8:12] in (b"avif", b"avis") else "camera raw or video"
+        return (
+            "HEIC"
+            if data[8:12] in HEIC
+            else "AVIF"
+            if data[8:12] in (b"avif", b"avis")
+            else "camera raw or video"
+        )
     if suffix in RAW:
         return "camera raw"
     return "SVG" if b"<svg" in data[:1024].lower() else None
@@ -66,4 +101,6 @@ def webp_size(data: bytes) -> tuple[int, int]:
     if data[12:16] == b"VP8L":
         bits = int.from_bytes(data[21:25], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(
+        data[28:30], "little"
+    ) & 0x3FFF

@@ -1,6 +1,7 @@
 """One photo file of unknown origin becomes size x size RGB pixels, or a code and a reason.
 
-No numpy here: worker.py runs this in a child process with a memory limit, because the file meets native decoders.
+No numpy here: worker.py runs this in a child process with a memory limit, because the file meets
+native decoders.
 """
 
 from __future__ import annotations
@@ -23,8 +24,15 @@ from .magic import RAW, recognised, refused, webp_size
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20
 TURN = Image.Transpose
-ORIENTATION = {2: TURN.FLIP_LEFT_RIGHT, 3: TURN.ROTATE_180, 4: TURN.FLIP_TOP_BOTTOM, 5: TURN.TRANSPOSE, 6: TURN.ROTATE_270,
-               7: TURN.TRANSVERSE, 8: TURN.ROTATE_90}
+ORIENTATION = {
+    2: TURN.FLIP_LEFT_RIGHT,
+    3: TURN.ROTATE_180,
+    4: TURN.FLIP_TOP_BOTTOM,
+    5: TURN.TRANSPOSE,
+    6: TURN.ROTATE_270,
+    7: TURN.TRANSVERSE,
+    8: TURN.ROTATE_90,
+}
 PLAIN = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
 ALPHA = {"LA", "PA", "RGBA", "La", "RGBa"}
 SIDEWAYS = {TURN.TRANSPOSE, TURN.ROTATE_270, TURN.TRANSVERSE, TURN.ROTATE_90}
@@ -35,9 +43,11 @@ JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 @dataclass(frozen=True)
 class Want:
-    """What every photo becomes: size in pixels, background (r, g, b); shorter side of the file at least min_side pixels.
+    """What every photo becomes: size in pixels, background (r, g, b); shorter side of the file at
+    least min_side pixels.
 
-    fit: of a photo that is not square, "pad" keeps all, centred on the background, and "crop" keeps the centred square.
+    fit: of a photo that is not square, "pad" keeps all, centred on the background, and "crop" keeps
+    the centred square.
     """
 
     size: int
@@ -47,7 +57,9 @@ class Want:
 
 
 class Decoded(NamedTuple):
-    """size x size x 3 bytes, the codes of what was changed on the way (W-IMG-...), and the upright photo's width and height."""
+    """size x size x 3 bytes, the codes of what was changed on the way (W-IMG-...), and the upright
+    photo's width and height.
+    """
 
     pixels: bytes
     warnings: list[str]
@@ -65,31 +77,39 @@ class BadPhoto(Exception):
 def decode(path: str, want: Want, span: tuple[int, int] | None = None) -> Decoded:
     """The photo as `want` says, or BadPhoto.
 
-    span: offset and length of the photo within the file, which is then a tar shard; else the photo is the whole file.
-    Upright by EXIF, alpha composited on the background, resized (bicubic, antialiased) with its aspect kept, fitted.
+    span: offset and length of the photo within the file, which is then a tar shard; else the photo
+    is the whole file. Upright by EXIF, alpha composited on the background, resized (bicubic,
+    antialiased) with its aspect kept, fitted.
     """
     data = _read(path, span)
     kind, suffix = recognised(data), PurePath(path).suffix.lower()
-    if kind is None or suffix in RAW:  # most camera raw is TIFF inside: Pillow would take its small preview for the photo
+    # most camera raw is TIFF inside: Pillow would take its small preview for the photo
+    if kind is None or suffix in RAW:
         raise BadPhoto(*refused(data, suffix))
     try:
-        with warnings.catch_warnings(action="ignore"):  # Pillow's, on EXIF and such: what matters to pixels is counted
+        # Pillow's, on EXIF and such: what matters to pixels is counted
+        with warnings.catch_warnings(action="ignore"):
             return _decode(data, kind, want)
     except BadPhoto:
         raise
     except MemoryError:
         raise BadPhoto("E-IMG-TOO-LARGE", "it needs more memory than a photo may") from None
     except UnidentifiedImageError as error:  # its own text holds an address
-        raise BadPhoto("E-IMG-CORRUPT", f"damaged {kind} data: the header cannot be read") from error
+        raise BadPhoto(
+            "E-IMG-CORRUPT", f"damaged {kind} data: the header cannot be read"
+        ) from error
     except Exception as error:  # a decoder may raise anything on a hostile file
         if "truncated" in str(error).lower() and kind != "PNG":
             raise BadPhoto("E-IMG-TRUNCATED", f"the {kind} data ends too early: {error}") from error
-        raise BadPhoto("E-IMG-CORRUPT", f"damaged {kind} data: {error or type(error).__name__}") from error
+        raise BadPhoto(
+            "E-IMG-CORRUPT", f"damaged {kind} data: {error or type(error).__name__}"
+        ) from error
 
 
 def _read(path: str, span: tuple[int, int] | None) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # NONBLOCK: a fifo must not hang us
+        # NONBLOCK: a fifo must not hang us
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         _refuse_open(error)
     with open(fd, "rb") as file:
@@ -100,7 +120,10 @@ def _read(path: str, span: tuple[int, int] | None) -> bytes:
         if size == 0:
             raise BadPhoto("E-IMG-EMPTY", "the file has 0 bytes")
         if size > MAX_BYTES:
-            raise BadPhoto("E-IMG-TOO-LARGE", f"{size >> 20} MiB is more than the limit of {MAX_BYTES >> 20} MiB a file")
+            raise BadPhoto(
+                "E-IMG-TOO-LARGE",
+                f"{size >> 20} MiB is more than the limit of {MAX_BYTES >> 20} MiB a file",
+            )
         try:
             file.seek(start)
             return file.read(size if span else MAX_BYTES)
@@ -112,7 +135,9 @@ def _refuse_open(error: OSError) -> NoReturn:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         raise BadPhoto("E-DATA-GONE", "it vanished after the folder was listed") from error
     if error.errno == errno.ELOOP:
-        raise BadPhoto("E-DATA-LINK", "it is a symbolic link; put the photo itself there") from error
+        raise BadPhoto(
+            "E-DATA-LINK", "it is a symbolic link; put the photo itself there"
+        ) from error
     if error.errno in (errno.EACCES, errno.EPERM):
         raise BadPhoto("E-DATA-PERM", "no permission to read it") from error
     raise BadPhoto("E-DATA-READ", f"cannot be opened: {error.strerror}") from error
@@ -120,14 +145,17 @@ def _refuse_open(error: OSError) -> NoReturn:
 
 def _decode(data: bytes, kind: str, want: Want) -> Decoded:
     if kind == "WEBP":
-        _check_size(webp_size(data), 1)  # its decoder allocates the canvas when the header is opened
+        # its decoder allocates the canvas when the header is opened
+        _check_size(webp_size(data), 1)
     image = Image.open(io.BytesIO(data), formats=[kind])
     _check_size(image.size, want.min_side)
-    stored, tags = image.size, getattr(image, "tag_v2", {})  # tags: of TIFF; Pillow turns it while it loads, and forgets that
+    # tags: of TIFF; Pillow turns it while it loads, and forgets that
+    stored, tags = image.size, getattr(image, "tag_v2", {})
     turned = kind == "TIFF" and tags.get(EXIF_ORIENTATION) in ORIENTATION
     if kind == "JPEG":
         _check_end(data)
-        image.draft(None, (4 * want.size, 4 * want.size))  # large JPEGs decode at 1/2 to 1/8, never below 4 x the target
+        # large JPEGs decode at 1/2 to 1/8, never below 4 x the target
+        image.draft(None, (4 * want.size, 4 * want.size))
     elif DNG_VERSION in tags:
         raise BadPhoto("E-IMG-FORMAT", "DNG (camera raw) is not accepted; convert to PNG or JPEG")
     image.load()
@@ -141,9 +169,18 @@ def _decode(data: bytes, kind: str, want: Want) -> Decoded:
     notes = ["W-IMG-TURNED"] if turned else []
     if _is_deep(image, data, kind, tags):
         notes.append("W-IMG-DEPTH")
-        if "transparency" in image.info:  # a colour of 16 bits, and Pillow has kept 8 of each pixel's
-            raise BadPhoto("E-IMG-FORMAT", "16-bit pixels with a transparent colour are not accepted; save with an alpha channel")
-    rgb = _from_grey16(upright, tags) if image.mode.startswith("I;16") else _to_rgb(upright, image, want, notes)
+        # a colour of 16 bits, and Pillow has kept 8 of each pixel's
+        if "transparency" in image.info:
+            raise BadPhoto(
+                "E-IMG-FORMAT",
+                "16-bit pixels with a transparent colour are not accepted; save with an alpha "
+                "channel",
+            )
+    rgb = (
+        _from_grey16(upright, tags)
+        if image.mode.startswith("I;16")
+        else _to_rgb(upright, image, want, notes)
+    )
     if getattr(image, "n_frames", 1) > 1:  # asked last: on TIFF and MPO it walks through the file
         notes.append("W-IMG-FRAMES")
     return Decoded(FITS[want.fit](rgb, want).tobytes(), notes, (width, height))
@@ -153,26 +190,39 @@ def _check_size(size: tuple[int, int], min_side: int) -> None:
     width, height = size
     if (pixels := width * height) > MAX_PIXELS:
         limit = MAX_PIXELS // 10**6
-        raise BadPhoto("E-IMG-TOO-LARGE", f"{width}x{height} is {pixels / 1e6:.0f} MP, more than the limit of {limit} MP")
+        raise BadPhoto(
+            "E-IMG-TOO-LARGE",
+            f"{width}x{height} is {pixels / 1e6:.0f} MP, more than the limit of {limit} MP",
+        )
     if min(width, height) < min_side:
-        raise BadPhoto("E-IMG-TOO-SMALL", f"{width}x{height} pixels; the shorter side must have at least {min_side}")
+        raise BadPhoto(
+            "E-IMG-TOO-SMALL",
+            f"{width}x{height} pixels; the shorter side must have at least {min_side}",
+        )
 
 
 def _check_end(data: bytes) -> None:
-    """BadPhoto unless the JPEG's own end marker is there: libjpeg fills what is missing with grey and says nothing."""
+    """BadPhoto unless the JPEG's own end marker is there: libjpeg fills what is missing with grey
+    and says nothing.
+    """
     at = 2
     while found := JPEG_MARKER.search(data, at):
         marker, at = found[0][1], found.end()
         if marker == 0xD9:
             return
         if marker not in (0x01, 0xD8):
-            at += int.from_bytes(data[at : at + 2], "big")  # skip the segment: an EXIF thumbnail has an end marker of its own
+            # skip the segment: an EXIF thumbnail has an end marker of its own
+            at += int.from_bytes(data[at : at + 2], "big")
     raise BadPhoto("E-IMG-TRUNCATED", "the JPEG data ends too early: its end marker is missing")
 
 
 def _is_deep(image: Image.Image, data: bytes, kind: str, tags: Mapping[int, Any]) -> bool:
     """Has it more than 8 bits a channel? Pillow keeps them of grey alone, of others the upper 8."""
-    return image.mode.startswith("I;16") or (kind == "PNG" and data[24] == 16) or max(tags.get(BITS, (8,))) > 8
+    return (
+        image.mode.startswith("I;16")
+        or (kind == "PNG" and data[24] == 16)
+        or max(tags.get(BITS, (8,))) > 8
+    )
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -183,10 +233,17 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _from_grey16(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """12 or 16 bits scaled to 8, rounded; TIFF may say that 0 is white (TIFF 6.0, PhotometricInterpretation)."""
+    """12 or 16 bits scaled to 8, rounded; TIFF may say that 0 is white (TIFF 6.0,
+    PhotometricInterpretation).
+    """
     scale = 255 / (2 ** max(tags.get(BITS, (16,))) - 1)
     slope, start = (-scale, 255) if tags.get(PHOTOMETRIC) == 0 else (scale, 0)
-    return image.convert("I").point(lambda level: level * slope + (start + 0.5)).convert("L").convert("RGB")
+    return (
+        image.convert("I")
+        .point(lambda level: level * slope + (start + 0.5))
+        .convert("L")
+        .convert("RGB")
+    )
 
 
 def _to_rgb(image: Image.Image, opened: Image.Image, want: Want, notes: list[str]) -> Image.Image:
@@ -199,19 +256,29 @@ def _to_rgb(image: Image.Image, opened: Image.Image, want: Want, notes: list[str
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() != (255, 255):
             notes.append("W-IMG-ALPHA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (*want.background, 255)), rgba).convert("RGB")
+        return Image.alpha_composite(
+            Image.new("RGBA", rgba.size, (*want.background, 255)), rgba
+        ).convert("RGB")
     if image.mode not in PLAIN:
-        raise BadPhoto("E-IMG-FORMAT", f"pixels of type {image.mode} are not accepted; convert to 8-bit or 16-bit PNG")
+        raise BadPhoto(
+            "E-IMG-FORMAT",
+            f"pixels of type {image.mode} are not accepted; convert to 8-bit or 16-bit PNG",
+        )
     return image.convert("RGB")
 
 
 def _from_cmyk(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         try:
-            converted = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                                                  ImageCms.createProfile("sRGB"), outputMode="RGB")
+            converted = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
         except (ImageCms.PyCMSError, OSError):
-            converted = None  # an unusable profile; W-IMG-CMYK tells the user to look at the colours either way
+            # an unusable profile; W-IMG-CMYK tells the user to look at the colours either way
+            converted = None
         if converted is not None:
             return converted
     return image.convert("RGB")
@@ -221,14 +288,19 @@ def _pad(image: Image.Image, want: Want) -> Image.Image:
     scale = want.size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     out = Image.new("RGB", (want.size, want.size), want.background)
-    out.paste(image.resize((width, height), Image.Resampling.BICUBIC), ((want.size - width) // 2, (want.size - height) // 2))
+    out.paste(
+        image.resize((width, height), Image.Resampling.BICUBIC),
+        ((want.size - width) // 2, (want.size - height) // 2),
+    )
     return out
 
 
 def _crop(image: Image.Image, want: Want) -> Image.Image:
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
-    return image.crop((left, top, left + side, top + side)).resize((want.size, want.size), Image.Resampling.BICUBIC)
+    return image.crop((left, top, left + side, top + side)).resize(
+        (want.size, want.size), Image.Resampling.BICUBIC
+    )
 
 
 FITS = {"pad": _pad, "crop": _crop}

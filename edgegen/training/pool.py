@@ -1,4 +1,6 @@
-"""Several photo decoders at once; answers come in the order of the questions, so their number changes nothing but the time."""
+"""Several photo decoders at once; answers come in the order of the questions, so their number
+changes nothing but the time.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def default_workers() -> int:
 
 
 class Pool:
-    """`workers` child processes that decode, each led by a thread; they start when first needed. A context manager."""
+    """`workers` child processes that decode, each led by a thread; they start when first needed. A
+    context manager.
+    """
 
     def __init__(self, want: Want, workers: int) -> None:
         self._threads = ThreadPoolExecutor(workers, "decode")
@@ -37,7 +41,12 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._threads.shutdown(cancel_futures=True)
         for decoder in self._decoders:
             decoder.__exit__(kind, error, trace)
@@ -55,7 +64,9 @@ class Pool:
             self._idle.put(decoder)
 
     def map(self, places: Iterable[Place]) -> Iterator[Future[Decoded]]:
-        """The answers in order, each of which may raise BadPhoto; a few are under way at any time."""
+        """The answers in order, each of which may raise BadPhoto; a few are under way at any
+        time.
+        """
         waiting: deque[Future[Decoded]] = deque()
         for place in places:
             waiting.append(self._threads.submit(self.decode, place))

@@ -1,7 +1,9 @@
-"""Several processes that train one generator: each takes a share of every batch, all hold the same weights.
+"""Several processes that train one generator: each takes a share of every batch, all hold the same
+weights.
 
-`torchrun` and `accelerate launch` say in the environment who is who. A loss sees its share of the images and believes it is
-alone (see together.py); gradients and what buffers gather are averaged. So the losses are those of one process, up to rounding.
+`torchrun` and `accelerate launch` say in the environment who is who. A loss sees its share of the
+images and believes it is alone (see together.py); gradients and what buffers gather are averaged.
+So the losses are those of one process, up to rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from ..errors import RuntimeMissing
 from .stop import SIGNALS
 from .together import Together
 
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of torchrun, and of mpirun
+# of torchrun, and of mpirun
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 FAILED = "edgegen/failed"  # the key under which the first process that fails says so
 
 
@@ -36,19 +39,28 @@ class World:
     size: int = 1
 
     def together(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
-        """While the block runs, a loss of this process's share of a batch computes what it would as part of the whole."""
+        """While the block runs, a loss of this process's share of a batch computes what it would as
+        part of the whole.
+        """
         return contextlib.nullcontext() if self.size == 1 else Together(self.rank, self.size, batch)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Each float32 tensor becomes the mean of all processes' ones, in place, in one exchange."""
+        """Each float32 tensor becomes the mean of all processes' ones, in place, in one
+        exchange.
+        """
         if self.size > 1:
             flat = torch.cat([t.flatten() for t in tensors])
             distributed.all_reduce(flat)
             parts = torch.split(flat / self.size, [t.numel() for t in tensors])
-            torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
+            torch._foreach_copy_(
+                list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+            )
 
-    def average_changes(self, before: dict[torch.dtype, Tensor], after: dict[torch.dtype, Tensor]) -> None:
-        """after becomes before and the mean of all processes' changes, in place; whole numbers stay: they count the same.
+    def average_changes(
+        self, before: dict[torch.dtype, Tensor], after: dict[torch.dtype, Tensor]
+    ) -> None:
+        """after becomes before and the mean of all processes' changes, in place; whole numbers
+        stay: they count the same.
 
         (Of changes, not of values: what nobody changes keeps its last bit.)
         """
@@ -86,8 +98,9 @@ ALONE = World()
 def joined(device: str) -> Iterator[World]:
     """This process's place among those of its launcher; without one, ALONE.
 
-    The first process that fails raises what it met; the others, which a closed connection or the launcher's signal ends, leave
-    with SystemExit and without a word. RuntimeMissing where accelerate is not installed.
+    The first process that fails raises what it met; the others, which a closed connection or the
+    launcher's signal ends, leave with SystemExit and without a word. RuntimeMissing where
+    accelerate is not installed.
     """
     if all(os.environ.get(name, "1") == "1" for name in SIZES):
         yield ALONE
@@ -95,16 +108,24 @@ def joined(device: str) -> Iterator[World]:
     try:
         from accelerate import PartialState
     except ImportError as error:
-        raise RuntimeMissing("E-BACKEND", f"training on several processes needs accelerate: {error}",
-                             hint='pip install "edgegen[train]"') from error
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())  # a missing GPU is told by one of them, later
+        raise RuntimeMissing(
+            "E-BACKEND",
+            f"training on several processes needs accelerate: {error}",
+            hint='pip install "edgegen[train]"',
+        ) from error
+    # a missing GPU is told by one of them, later
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
     with _interruptible():
         try:
             yield World(state.process_index, state.num_processes)
         except BaseException as error:
             if not _first_to_fail(state.process_index):
-                number = error.args[0] if isinstance(error, KeyboardInterrupt) and error.args else None
-                raise SystemExit(128 + number if number else getattr(error, "exit_code", 1)) from error
+                number = (
+                    error.args[0] if isinstance(error, KeyboardInterrupt) and error.args else None
+                )
+                raise SystemExit(
+                    128 + number if number else getattr(error, "exit_code", 1)
+                ) from error
             raise
         finally:
             distributed.destroy_process_group()
@@ -118,7 +139,9 @@ def local_rank() -> int:
 def _first_to_fail(rank: int) -> bool:
     try:
         mine = str(rank).encode()
-        found: bytes = distributed.distributed_c10d._get_default_store().compare_set(FAILED, "", mine.decode())
+        found: bytes = distributed.distributed_c10d._get_default_store().compare_set(
+            FAILED, "", mine.decode()
+        )
         return found == mine
     except RuntimeError:  # the process that kept the store has gone, so it failed before
         return False
@@ -126,14 +149,20 @@ def _first_to_fail(rank: int) -> bool:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Signals raise KeyboardInterrupt(number): a launcher sends its own when one process fails, which is no news to report."""
+    """Signals raise KeyboardInterrupt(number): a launcher sends its own when one process fails,
+    which is no news to report.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, stop) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+        before = {
+            number: signal.signal(number, stop)
+            for number in SIGNALS
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
     try:
         yield
     finally:

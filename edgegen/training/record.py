@@ -1,4 +1,6 @@
-"""What a run says of itself while it goes on: a line of losses a step, grids of images from fixed seeds, TensorBoard."""
+"""What a run says of itself while it goes on: a line of losses a step, grids of images from fixed
+seeds, TensorBoard.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,27 @@ from ..core.runtime import Pipeline
 from ..errors import RuntimeMissing
 from .loop import Trainer
 
-SAMPLES, COLUMNS = 40, 10  # images of a grid, from seeds 0, 1, ...: each row all classes, when there are ten
-WIDE = 64                  # pixels an image of it at least
+# images of a grid, from seeds 0, 1, ...: each row all classes, when there are ten
+SAMPLES, COLUMNS = 40, 10
+WIDE = 64  # pixels an image of it at least
 
 
 class Record:
-    """A run's files beside its checkpoints, open while the block runs; a resumed run goes on in them."""
+    """A run's files beside its checkpoints, open while the block runs; a resumed run goes on in
+    them.
+    """
 
-    def __init__(self, out: Path, trainer: Trainer, samples_every: int = 0, tensorboard: bool = False) -> None:
+    def __init__(
+        self, out: Path, trainer: Trainer, samples_every: int = 0, tensorboard: bool = False
+    ) -> None:
         self._out, self._trainer, self._every = out, trainer, samples_every
         rewind(out / "metrics.jsonl", trainer.step)
         self._log = open(out / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        self._board = summary_writer()(str(out / "tensorboard"), purge_step=trainer.step + 1) if tensorboard else None
+        self._board = (
+            summary_writer()(str(out / "tensorboard"), purge_step=trainer.step + 1)
+            if tensorboard
+            else None
+        )
 
     def __enter__(self) -> Record:
         return self
@@ -63,7 +74,11 @@ class Record:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise disk_error(error, folder) from error
-        save_png(folder / f"step-{self._trainer.step:08d}.png", pixels, -(-WIDE // self._trainer.generator.image_shape[2]))
+        save_png(
+            folder / f"step-{self._trainer.step:08d}.png",
+            pixels,
+            -(-WIDE // self._trainer.generator.image_shape[2]),
+        )
         if self._board is not None:
             self._board.add_image("samples", pixels, self._trainer.step, dataformats="HWC")
 
@@ -107,6 +122,9 @@ def summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise RuntimeMissing("E-BACKEND", f"--tensorboard needs a package that is not here: {error}",
-                             hint='pip install "edgegen[tensorboard]"') from error
+        raise RuntimeMissing(
+            "E-BACKEND",
+            f"--tensorboard needs a package that is not here: {error}",
+            hint='pip install "edgegen[tensorboard]"',
+        ) from error
     return SummaryWriter

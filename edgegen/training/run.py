@@ -1,4 +1,6 @@
-"""A training run on disk: start or resume, checkpoint as it goes, leave weights that generate and export read."""
+"""A training run on disk: start or resume, checkpoint as it goes, leave weights that generate and
+export read.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,13 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     compiled: bool = False
-    only: str | None = None   # the one objective that trains
-    init: str | None = None   # sha256 of the weights it starts from
-    fit: str = "pad"          # what became of photos that are not square
+    only: str | None = None  # the one objective that trains
+    init: str | None = None  # sha256 of the weights it starts from
+    fit: str = "pad"  # what became of photos that are not square
     background: str = "#ffffff"  # under what is transparent, around what is padded
-    eight_bit: bool = False   # the optimizer's state
-    adapt: Mapping[str, Any] | None = None     # which base an adapter stands on; None where every weight trains
+    eight_bit: bool = False  # the optimizer's state
+    # which base an adapter stands on; None where every weight trains
+    adapt: Mapping[str, Any] | None = None
     finetune: Mapping[str, Any] | None = None  # flags of a fine-tuning
 
 
@@ -60,22 +63,39 @@ class Start:
     path: Path
 
 
-def train(settings: Settings, photos: Source, out: Path, resume: bool, every: int, progress: Progress,
-          keep: int = checkpoint.KEEP, samples_every: int = 0, tensorboard: bool = False, start: Start | None = None,
-          world: World = ALONE, generator: Generator | None = None, begin: Callable[[Trainer], None] | None = None,
-          finish: Finish | None = None) -> Path:
+def train(
+    settings: Settings,
+    photos: Source,
+    out: Path,
+    resume: bool,
+    every: int,
+    progress: Progress,
+    keep: int = checkpoint.KEEP,
+    samples_every: int = 0,
+    tensorboard: bool = False,
+    start: Start | None = None,
+    world: World = ALONE,
+    generator: Generator | None = None,
+    begin: Callable[[Trainer], None] | None = None,
+    finish: Finish | None = None,
+) -> Path:
     """Train until the recipe's images are seen; returns the weights' path.
 
-    generator: what to train instead of a fresh one of the settings. begin: called once, where the run begins or goes on. finish:
-    writes what the run leaves instead of its weights.
+    generator: what to train instead of a fresh one of the settings. begin: called once, where the
+    run begins or goes on. finish: writes what the run leaves instead of its weights.
 
-    A checkpoint every `every` steps and at the end, of which `keep` stay; a grid of images every `samples_every`, none for 0.
-    start: the weights that settings.init names; a resumed run needs none. Of several processes the first writes.
-    SIGINT, SIGTERM and SIGHUP finish the step, write a checkpoint and raise KeyboardInterrupt(signal number); a second one
-    raises it at once. Raises UsageError for a folder that holds another run, Busy for one in use.
+    A checkpoint every `every` steps and at the end, of which `keep` stay; a grid of images every
+    `samples_every`, none for 0. start: the weights that settings.init names; a resumed run needs
+    none. Of several processes the first writes. SIGINT, SIGTERM and SIGHUP finish the step, write a
+    checkpoint and raise KeyboardInterrupt(signal number); a second one raises it at once. Raises
+    UsageError for a folder that holds another run, Busy for one in use.
     """
     if every < 1 or keep < 1:
-        raise UsageError("E-USAGE", f"a checkpoint can be written every 1 or more steps, got {every}; 1 or more stay, got {keep}")
+        raise UsageError(
+            "E-USAGE",
+            f"a checkpoint can be written every 1 or more steps, got {every}; 1 or more stay, got "
+            f"{keep}",
+        )
     given = generator is not None
     if generator is None:
         with torch.random.fork_rng(devices=[]):
@@ -84,8 +104,17 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
     if start is not None:
         checkpoint.start_from(generator.networks, start.tensors, start.path)
     device = device_of(settings.device, local_rank())
-    trainer = Trainer.start(generator, settings.recipe, photos, settings.seed, device, world, settings.only, settings.compiled,
-                            settings.eight_bit)
+    trainer = Trainer.start(
+        generator,
+        settings.recipe,
+        photos,
+        settings.seed,
+        device,
+        world,
+        settings.only,
+        settings.compiled,
+        settings.eight_bit,
+    )
     about, writes = _about(settings, photos, world), world.rank == 0
     with _held(out) if writes else contextlib.nullcontext(), Stop(patient=world.size > 1) as stop:
         if writes:
@@ -94,12 +123,19 @@ def train(settings: Settings, photos: Source, out: Path, resume: bool, every: in
         if resume and checkpoint.newest(out) is not None:
             checkpoint.resume(out, trainer)
         elif settings.init and start is None and not given:
-            raise UsageError("E-INIT", "the run ended before its first checkpoint", path=out, hint="name the same --init again")
+            raise UsageError(
+                "E-INIT",
+                "the run ended before its first checkpoint",
+                path=out,
+                hint="name the same --init again",
+            )
         world.wait()  # nobody writes before all have read
         _teach(trainer, out / checkpoint.JUDGE)
         if begin is not None:
             begin(trainer)
-        record = Record(out, trainer, samples_every, tensorboard) if writes else contextlib.nullcontext()
+        record = (
+            Record(out, trainer, samples_every, tensorboard) if writes else contextlib.nullcontext()
+        )
         with record as opened:
             _loop(trainer, out, every, keep, progress, opened, stop)
         left = out
@@ -130,16 +166,29 @@ def _held(out: Path) -> Iterator[None]:
         raise Busy("E-LOCKED", "another run is training into this folder", path=out) from error
 
 
-def _loop(trainer: Trainer, out: Path, every: int, keep: int, progress: Progress, record: Record | None, stop: Stop) -> None:
-    """Steps and checkpoints; what interrupts does so between steps only, where all objectives have had their turn."""
+def _loop(
+    trainer: Trainer,
+    out: Path,
+    every: int,
+    keep: int,
+    progress: Progress,
+    record: Record | None,
+    stop: Stop,
+) -> None:
+    """Steps and checkpoints; what interrupts does so between steps only, where all objectives have
+    had their turn.
+    """
     world, device = trainer.world, trainer.device
     stop.check()
     for report in trainer.run():
         if record is not None:
             record.step(report)
         progress(trainer, report)
-        stop.signal = world.largest(stop.signal or 0, device) or None  # processes hear of a signal at different steps
-        if record is not None and (stop.signal is not None or trainer.step % every == 0 or trainer.over):
+        # processes hear of a signal at different steps
+        stop.signal = world.largest(stop.signal or 0, device) or None
+        if record is not None and (
+            stop.signal is not None or trainer.step % every == 0 or trainer.over
+        ):
             record.sync()
             checkpoint.save(out, trainer, keep)
         if stop.signal is not None:
@@ -148,7 +197,9 @@ def _loop(trainer: Trainer, out: Path, every: int, keep: int, progress: Progress
 
 
 def _teach(trainer: Trainer, path: Path) -> None:
-    """Give the generator's judge, if it has one, the network of this run: taught at its start, then read."""
+    """Give the generator's judge, if it has one, the network of this run: taught at its start, then
+    read.
+    """
     generator = trainer.generator
     if not isinstance(generator, Judged) or generator.judge is None:
         return
@@ -163,12 +214,23 @@ def _about(settings: Settings, photos: Source, world: World) -> dict[str, Any]:
     recipe = {k: v for k, v in vars(settings.recipe).items() if k != "config"}
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
-        "recipe": {"name": settings.recipe_name, **recipe}, "seed": settings.seed,
-        "data": {"sha256": photos.fingerprint, "images": len(photos), "classes": list(photos.classes),
-                 "fit": settings.fit, "background": settings.background},
-        "torch": torch.__version__, "threads": torch.get_num_threads(),  # these change how sums round
-        "device": settings.device, "compiled": settings.compiled, "processes": world.size,
-        "only": settings.only, "init": settings.init,
+        "recipe": {"name": settings.recipe_name, **recipe},
+        "seed": settings.seed,
+        "data": {
+            "sha256": photos.fingerprint,
+            "images": len(photos),
+            "classes": list(photos.classes),
+            "fit": settings.fit,
+            "background": settings.background,
+        },
+        # these change how sums round
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": settings.device,
+        "compiled": settings.compiled,
+        "processes": world.size,
+        "only": settings.only,
+        "init": settings.init,
         **({"eight_bit": True} if settings.eight_bit else {}),
         **({site.ADAPTS: dict(settings.adapt)} if settings.adapt else {}),
         **({"finetune": dict(settings.finetune)} if settings.finetune else {}),
@@ -177,7 +239,9 @@ def _about(settings: Settings, photos: Source, world: World) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a run was started with, for who resumes it without saying it all again; None for what is not there."""
+    """What a run was started with, for who resumes it without saying it all again; None for what is
+    not there.
+    """
 
     family: str | None = None
     config: dict[str, Any] | None = None
@@ -199,14 +263,21 @@ class Recorded:
         path = out / "run.json"
         about = read_json(path) if path.is_file() else {}
         flat = {**_flat(about), "config": about.get("config")} if isinstance(about, dict) else {}
-        places = {"recipe_name": "recipe.name", "images": "recipe.images", "batch": "recipe.batch",
-                  "fit": "data.fit", "background": "data.background"}
+        places = {
+            "recipe_name": "recipe.name",
+            "images": "recipe.images",
+            "batch": "recipe.batch",
+            "fit": "data.fit",
+            "background": "data.background",
+        }
         found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:
             return TypeAdapter(cls).validate_json(to_json(found), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError("E-RUN", f"not a run's description: {first['loc'][0]}: {first['msg']}", path=path) from error
+            raise InputError(
+                "E-RUN", f"not a run's description: {first['loc'][0]}: {first['msg']}", path=path
+            ) from error
 
 
 def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
@@ -218,16 +289,27 @@ def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
         write_bytes(path, to_json(about))
         return
     if not resume:
-        raise UsageError("E-OUT-EXISTS", "a run is there already", path=out, hint="add --resume, or choose another --out")
+        raise UsageError(
+            "E-OUT-EXISTS",
+            "a run is there already",
+            path=out,
+            hint="add --resume, or choose another --out",
+        )
     before, now = _flat(_filled(read_json(path), path)), _flat(json.loads(to_json(about)))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
-            raise UsageError("E-RESUME-MISMATCH", f"the run was started with another {key}", path=path,
-                             hint=f"then {before.get(key)!r}, now {now.get(key)!r}")
+            raise UsageError(
+                "E-RESUME-MISMATCH",
+                f"the run was started with another {key}",
+                path=path,
+                hint=f"then {before.get(key)!r}, now {now.get(key)!r}",
+            )
 
 
 def _filled(about: Any, path: Path) -> Any:
-    """A description with the fields that its family's config has got since at what they are when nobody says."""
+    """A description with the fields that its family's config has got since at what they are when
+    nobody says.
+    """
     if not isinstance(about, dict) or about.get("family") not in FAMILIES:
         return about
     config = checkpoint.parse(family(about["family"]).config, about.get("config"), path)
@@ -238,11 +320,17 @@ def _flat(data: Any, name: str = "") -> dict[str, Any]:
     """{"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
     if not isinstance(data, dict):
         return {name: data}
-    return {k: v for key, value in data.items() for k, v in _flat(value, f"{name}.{key}" if name else key).items()}
+    return {
+        k: v
+        for key, value in data.items()
+        for k, v in _flat(value, f"{name}.{key}" if name else key).items()
+    }
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Any]:
-    """A finished run: its description and its generator with the averaged weights, an adapted one's adapter merged into them."""
+    """A finished run: its description and its generator with the averaged weights, an adapted one's
+    adapter merged into them.
+    """
     about = read_json(folder / "run.json")
     weights = folder / checkpoint.WEIGHTS
     if isinstance(about, dict) and site.ADAPTS in about:
@@ -251,7 +339,9 @@ def load(folder: Path) -> tuple[dict[str, Any], Any]:
         generator.networks.eval()
         return about, generator
     if not weights.is_file():
-        raise InputError("E-RUN-OPEN", "this run has not ended yet", path=folder, hint="finish it with --resume")
+        raise InputError(
+            "E-RUN-OPEN", "this run has not ended yet", path=folder, hint="finish it with --resume"
+        )
     generator = checkpoint.build(about, folder / "run.json")
     checkpoint.load_into(generator, checkpoint.read_weights(weights), weights)
     generator.networks.eval()

@@ -9,31 +9,37 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .data import Photos, shown
 
-WIDTH = 1592           # pixels of the sheet, at most
-NARROW = 640           # at least: for the first line
-SIDE = 64              # of a thumbnail, at least: smaller ones are shown 2, 3 or 4 times as large
-GAP, FRAME = 8, 2      # between thumbnails, and the line around some
-TITLE, HEAD = 32, 30   # height of the first line and of a class's
-MOST = 1_000           # thumbnails, and
-AREA = 24_000_000      # pixels that they take
-CLASSES = 100          # with a heading of their own
-LETTERS = 200          # of a line, at most
+WIDTH = 1592  # pixels of the sheet, at most
+NARROW = 640  # at least: for the first line
+SIDE = 64  # of a thumbnail, at least: smaller ones are shown 2, 3 or 4 times as large
+GAP, FRAME = 8, 2  # between thumbnails, and the line around some
+TITLE, HEAD = 32, 30  # height of the first line and of a class's
+MOST = 1_000  # thumbnails, and
+AREA = 24_000_000  # pixels that they take
+CLASSES = 100  # with a heading of their own
+LETTERS = 200  # of a line, at most
 PAPER, INK, HELD, NEAR = "#e4e4e4", "#202020", "#1565c0", "#e65100"
 
 
 def sheet(photos: Photos, held: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """(h, w, 3) uint8; held: (n,) bool, framed; groups: indices of near-copies, underlined and side by side in their class.
+    """(h, w, 3) uint8; held: (n,) bool, framed; groups: indices of near-copies, underlined and side
+    by side in their class.
 
-    Of more than MOST photos, evenly spaced ones of each class; of more than CLASSES classes, the first.
+    Of more than MOST photos, evenly spaced ones of each class; of more than CLASSES classes, the
+    first.
     """
     size = photos.shape[0]
     scale = max(1, SIDE // size)
     cell = size * scale + GAP
     first = {k: group[0] for group in groups for k in group}
     sections = list(_sections(photos, held, cell, first))
-    columns = max(1, NARROW // cell, min(WIDTH // cell, max(len(indices) for _, indices in sections)))
+    columns = max(
+        1, NARROW // cell, min(WIDTH // cell, max(len(indices) for _, indices in sections))
+    )
     rows = sum(-(-len(indices) // columns) for _, indices in sections)
-    image = Image.new("RGB", (columns * cell + GAP, TITLE + len(sections) * HEAD + rows * cell + GAP), PAPER)
+    image = Image.new(
+        "RGB", (columns * cell + GAP, TITLE + len(sections) * HEAD + rows * cell + GAP), PAPER
+    )
     draw = ImageDraw.Draw(image)
     _legend(draw, photos, scale, held, first)
     y = TITLE
@@ -42,30 +48,67 @@ def sheet(photos: Photos, held: np.ndarray, groups: Sequence[Sequence[int]]) -> 
         y += HEAD
         for k, index in enumerate(indices):
             x, top = GAP + k % columns * cell, y + k // columns * cell
-            _thumbnail(image, draw, photos.pixels[index], (x, top), scale, bool(held[index]), index in first)
+            _thumbnail(
+                image,
+                draw,
+                photos.pixels[index],
+                (x, top),
+                scale,
+                bool(held[index]),
+                index in first,
+            )
         y += -(-len(indices) // columns) * cell
     return np.asarray(image)
 
 
-def _sections(photos: Photos, held: np.ndarray, cell: int, first: dict[int, int]) -> Iterator[tuple[str, list[int]]]:
+def _sections(
+    photos: Photos, held: np.ndarray, cell: int, first: dict[int, int]
+) -> Iterator[tuple[str, list[int]]]:
     """Heading and photos of each class."""
     names = [f"{shown(name)}: " for name in photos.classes] or [""]
     room = max(1, min(MOST, AREA // cell**2) // min(len(names), CLASSES))
     everywhere = len(photos) <= min(MOST, AREA // cell**2)
     for number, name in enumerate(names[:CLASSES]):
         every = np.flatnonzero(photos.labels == number)
-        few = every if everywhere else every[np.unique(np.linspace(0, len(every) - 1, min(room, len(every))).astype(np.int64))]
-        of = f"{len(few)} of {len(every):,} photos" if len(few) < len(every) else f"{len(every)} photos"
-        yield f"{name}{of}, {held[every].sum():,} held out", sorted(few.tolist(), key=lambda k: (first.get(k, k), k))
+        few = (
+            every
+            if everywhere
+            else every[
+                np.unique(np.linspace(0, len(every) - 1, min(room, len(every))).astype(np.int64))
+            ]
+        )
+        of = (
+            f"{len(few)} of {len(every):,} photos"
+            if len(few) < len(every)
+            else f"{len(every)} photos"
+        )
+        yield (
+            f"{name}{of}, {held[every].sum():,} held out",
+            sorted(few.tolist(), key=lambda k: (first.get(k, k), k)),
+        )
     if len(names) > CLASSES:
         yield f"and {len(names) - CLASSES} more classes", []
 
 
-def _legend(draw: ImageDraw.ImageDraw, photos: Photos, scale: int, held: np.ndarray, first: dict[int, int]) -> None:
+def _legend(
+    draw: ImageDraw.ImageDraw, photos: Photos, scale: int, held: np.ndarray, first: dict[int, int]
+) -> None:
     """What the sheet shows and what its marks mean."""
     larger = f", shown {scale} x as large" if scale > 1 else ""
-    x = GAP + _text(draw, (GAP, 9), f"{len(photos):,} photos at {photos.shape[0]} x {photos.shape[1]} pixels{larger}", 2000) + 24
-    for colour, what in ((HELD, f"held out: {held.sum():,}"), (NEAR, f"near-copies of each other: {len(first):,}")):
+    x = (
+        GAP
+        + _text(
+            draw,
+            (GAP, 9),
+            f"{len(photos):,} photos at {photos.shape[0]} x {photos.shape[1]} pixels{larger}",
+            2000,
+        )
+        + 24
+    )
+    for colour, what in (
+        (HELD, f"held out: {held.sum():,}"),
+        (NEAR, f"near-copies of each other: {len(first):,}"),
+    ):
         if colour == HELD:
             draw.rectangle((x, 10, x + 11, 21), outline=colour, width=FRAME)
         else:
@@ -73,12 +116,23 @@ def _legend(draw: ImageDraw.ImageDraw, photos: Photos, scale: int, held: np.ndar
         x += 18 + _text(draw, (x + 18, 9), what, 2000) + 24
 
 
-def _thumbnail(image: Image.Image, draw: ImageDraw.ImageDraw, pixels: np.ndarray, at: tuple[int, int], scale: int, held: bool,
-               near: bool) -> None:
+def _thumbnail(
+    image: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    pixels: np.ndarray,
+    at: tuple[int, int],
+    scale: int,
+    held: bool,
+    near: bool,
+) -> None:
     """The marks stand in the gap: nothing of a photo is covered."""
     side, (x, y) = len(pixels) * scale, at
     if held:
-        draw.rectangle((x - FRAME - 1, y - FRAME - 1, x + side + FRAME, y + side + FRAME), outline=HELD, width=FRAME)
+        draw.rectangle(
+            (x - FRAME - 1, y - FRAME - 1, x + side + FRAME, y + side + FRAME),
+            outline=HELD,
+            width=FRAME,
+        )
     if near:
         draw.rectangle((x, y + side + 1, x + side - 1, y + side + 3), fill=NEAR)
     image.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), at)

@@ -14,20 +14,29 @@ def spread(sizes: Sizes) -> dict[str, dict[str, float]]:
     if not sizes:
         return {}
     wide, high = _sides(sizes)
-    return {name: {"min": float(of.min()), "median": float(np.median(of)), "max": float(of.max())}
-            for name, of in (("width", wide), ("height", high), ("ratio", wide / high))}
+    return {
+        name: {"min": float(of.min()), "median": float(np.median(of)), "max": float(of.max())}
+        for name, of in (("width", wide), ("height", high), ("ratio", wide / high))
+    }
 
 
 def shapes(sizes: Sizes) -> dict[str, float]:
-    """How many are wide, square and tall, and what a square costs those that are not, on average and at most.
+    """How many are wide, square and tall, and what a square costs those that are not, on average
+    and at most.
 
-    The cost is the share of the square that padding fills, which is the share of the photo that a crop takes away.
+    The cost is the share of the square that padding fills, which is the share of the photo that a
+    crop takes away.
     """
     wide, high = _sides(sizes)
     lost = 1 - np.minimum(wide, high) / np.maximum(wide, high)
     uneven = lost[lost > 0] if lost.any() else np.zeros(1)
-    return {"wide": int((wide > high).sum()), "square": int((wide == high).sum()), "tall": int((wide < high).sum()),
-            "mean_cost": float(uneven.mean()), "max_cost": float(uneven.max())}
+    return {
+        "wide": int((wide > high).sum()),
+        "square": int((wide == high).sum()),
+        "tall": int((wide < high).sum()),
+        "mean_cost": float(uneven.mean()),
+        "max_cost": float(uneven.max()),
+    }
 
 
 def smaller(sizes: Sizes, size: int, fit: str) -> int:
@@ -39,5 +48,7 @@ def smaller(sizes: Sizes, size: int, fit: str) -> int:
 
 def _sides(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     """Width and height of each photo, (n,) float64."""
-    every = np.repeat(np.array(list(sizes), np.float64).reshape(-1, 2), list(sizes.values()), axis=0)
+    every = np.repeat(
+        np.array(list(sizes), np.float64).reshape(-1, 2), list(sizes.values()), axis=0
+    )
     return every[:, 0], every[:, 1]

@@ -1,4 +1,6 @@
-"""Where training's photos come from: all in memory, or a stream from tar shards. The loop sees no difference."""
+"""Where training's photos come from: all in memory, or a stream from tar shards. The loop sees no
+difference.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +22,43 @@ from .stream import Shards
 class Source(Protocol):
     """Photos with labels in a fixed order, and any step's batch of them.
 
-    batch: pixels (size / world, h, w, c) uint8 and labels int64 of the step: a function of its arguments and the photos, so that
-    a resumed run sees what the first one saw, and the shares of all ranks together are the batch of one process.
+    batch: pixels (size / world, h, w, c) uint8 and labels int64 of the step: a function of its
+    arguments and the photos, so that a resumed run sees what the first one saw, and the shares of
+    all ranks together are the batch of one process.
     """
 
     @property
     def classes(self) -> tuple[str, ...]: ...
     @property
-    def labels(self) -> np.ndarray: ...       # (n,) int64
+    def labels(self) -> np.ndarray: ...  # (n,) int64
     @property
-    def shape(self) -> tuple[int, ...]: ...   # height, width, channels
+    def shape(self) -> tuple[int, ...]: ...  # height, width, channels
     @property
-    def fingerprint(self) -> str: ...         # names the photos in checkpoints
+    def fingerprint(self) -> str: ...  # names the photos in checkpoints
     def __len__(self) -> int: ...
-    def batch(self, step: int, size: int, seed: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, np.ndarray]: ...
+    def batch(
+        self, step: int, size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]: ...
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @contextmanager
-def open_source(path: Path, size: int, background: str = "white", min_side: int = MIN_SIDE,
-                on_bad: Literal["skip", "fail"] = "skip", workers: int = 0, progress: Progress | None = None,
-                tell: Callable[[Bad], None] | None = None, fit: Fit = "pad") -> Iterator[tuple[Source, Callable[[], Report]]]:
-    """The photos at `path`, and what was met so far: tar shards as a stream, whatever load() reads in memory.
+def open_source(
+    path: Path,
+    size: int,
+    background: str = "white",
+    min_side: int = MIN_SIDE,
+    on_bad: Literal["skip", "fail"] = "skip",
+    workers: int = 0,
+    progress: Progress | None = None,
+    tell: Callable[[Bad], None] | None = None,
+    fit: Fit = "pad",
+) -> Iterator[tuple[Source, Callable[[], Report]]]:
+    """The photos at `path`, and what was met so far: tar shards as a stream, whatever load() reads
+    in memory.
 
-    workers: decoder processes of a stream, 0 for one a core; tell: called for each bad photo that a stream meets later.
-    Errors as load(), InputError and TrustError of tar.py and shards.py.
+    workers: decoder processes of a stream, 0 for one a core; tell: called for each bad photo that a
+    stream meets later. Errors as load(), InputError and TrustError of tar.py and shards.py.
     """
     if not (shards := find(path)):
         photos, report = load(path, size, background, min_side, on_bad, progress=progress, fit=fit)
@@ -56,6 +70,8 @@ def open_source(path: Path, size: int, background: str = "white", min_side: int 
 
 
 def sample(source: Source, count: int) -> np.ndarray:
-    """Pixels of at most `count` photos, evenly spaced over all: photos are often sorted by class."""
+    """Pixels of at most `count` photos, evenly spaced over all: photos are often sorted by
+    class.
+    """
     spaced = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))
     return source.read(spaced)[0]

@@ -7,15 +7,19 @@ import threading
 from types import FrameType
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class Stop:
-    """While the block runs, the first SIGINT, SIGTERM or SIGHUP is only noted in `signal`; a second interrupts at once.
+    """While the block runs, the first SIGINT, SIGTERM or SIGHUP is only noted in `signal`; a second
+    interrupts at once.
 
-    patient: no second one does. (A launcher of several processes adds its own to the terminal's, and kills what takes too long.)
-    The handlers from before come back when the block ends. Outside the main thread, which alone may handle signals, and for
-    signals the process ignores (nohup), nothing changes.
+    patient: no second one does. (A launcher of several processes adds its own to the terminal's,
+    and kills what takes too long.) The handlers from before come back when the block ends. Outside
+    the main thread, which alone may handle signals, and for signals the process ignores (nohup),
+    nothing changes.
     """
 
     def __init__(self, patient: bool = False) -> None:

@@ -1,4 +1,6 @@
-"""Photos of tar shards as they are needed: for sets larger than memory. Which ones come when is order.py's to say."""
+"""Photos of tar shards as they are needed: for sets larger than memory. Which ones come when is
+order.py's to say.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ from .pool import Pool
 from .shards import Index
 from .tar import name_at
 
-AHEAD = 2          # batches that are decoded while the one before is used
-CACHE = 2 << 30    # bytes of decoded photos that stay: a set that fits is decoded once
-FEWEST = 1_000     # photos that have to be seen before a share of bad ones says something about all
-GIVE_UP = 100      # bad ones in a row
+AHEAD = 2  # batches that are decoded while the one before is used
+CACHE = 2 << 30  # bytes of decoded photos that stay: a set that fits is decoded once
+FEWEST = 1_000  # photos that have to be seen before a share of bad ones says something about all
+GIVE_UP = 100  # bad ones in a row
 
 
 class _Key(NamedTuple):
@@ -39,14 +41,27 @@ class _Key(NamedTuple):
 class Shards:
     """A Source over an index. A context manager: decoders run until its end.
 
-    A photo that cannot be decoded is named in report(), told, and stands aside for the next one that can be: which one that is
-    depends on the shards alone. tell: called once for each. on_bad: "fail" raises BadPhotos for the first.
+    A photo that cannot be decoded is named in report(), told, and stands aside for the next one
+    that can be: which one that is depends on the shards alone. tell: called once for each. on_bad:
+    "fail" raises BadPhotos for the first.
     """
 
-    def __init__(self, index: Index, want: Want, workers: int, on_bad: str = "skip", tell: Callable[[Bad], None] | None = None,
-                 cache: int = CACHE, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        index: Index,
+        want: Want,
+        workers: int,
+        on_bad: str = "skip",
+        tell: Callable[[Bad], None] | None = None,
+        cache: int = CACHE,
+        window: int = WINDOW,
+    ) -> None:
         self.index, self.want, self.on_bad, self.tell = index, want, on_bad, tell
-        self.classes, self.labels, self.shape = index.classes, index.labels, (want.size, want.size, 3)
+        self.classes, self.labels, self.shape = (
+            index.classes,
+            index.labels,
+            (want.size, want.size, 3),
+        )
         self._shuffle = Shuffle(index.counts, window)
         self._pool = Pool(want, workers)
         self._room = cache // (want.size**2 * 3)
@@ -61,7 +76,12 @@ class Shards:
     def __enter__(self) -> Shards:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._pool.__exit__(kind, error, trace)
 
     def __len__(self) -> int:
@@ -73,11 +93,19 @@ class Shards:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over sizes, labels and the ends of the photos' bytes, the order's window and what becomes of a photo."""
-        return hashlib.sha256(repr((self.index.digest, self._shuffle.window, self.want)).encode()).hexdigest()
+        """sha256 over sizes, labels and the ends of the photos' bytes, the order's window and what
+        becomes of a photo.
+        """
+        return hashlib.sha256(
+            repr((self.index.digest, self._shuffle.window, self.want)).encode()
+        ).hexdigest()
 
-    def batch(self, step: int, size: int, seed: int, rank: int = 0, world: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """What process `rank` of `world` takes of the step's batch; the next steps' photos are decoded meanwhile."""
+    def batch(
+        self, step: int, size: int, seed: int, rank: int = 0, world: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What process `rank` of `world` takes of the step's batch; the next steps' photos are
+        decoded meanwhile.
+        """
         keys = [_Key(step + k, size, seed, rank, world) for k in range(AHEAD + 1)]
         for old in self._ahead.keys() - set(keys):
             for future in self._ahead.pop(old):
@@ -95,20 +123,34 @@ class Shards:
         return self._settled([self._pool.run(self._photo, int(i)) for i in indices])
 
     def report(self) -> Report:
-        """What was met so far; found counts all photos, bad ones only as far as they were asked for."""
+        """What was met so far; found counts all photos, bad ones only as far as they were asked
+        for.
+        """
         with self._lock:
             bad = tuple(sorted([*self.index.bad, *self._bad.values()], key=lambda b: b.name))
-            changed = {code: np.flatnonzero(mask).tolist() for code, mask in sorted(self._warned.items())}
+            changed = {
+                code: np.flatnonzero(mask).tolist() for code, mask in sorted(self._warned.items())
+            }
         warnings = {code: tuple(map(self._where, numbers)) for code, numbers in changed.items()}
         counts = Counter(self.labels.tolist())
         if self.index.ignored:
-            warnings["W-DATA-IGNORED"] = tuple(f"{name}: {n}" for name, n in sorted(self.index.ignored.items()))
-        return Report(len(self) + len(self.index.bad), len(self) + len(self.index.bad) - len(bad),
-                      {name: counts[k] for k, name in enumerate(self.classes)}, bad, warnings, fit=self.want.fit)
+            warnings["W-DATA-IGNORED"] = tuple(
+                f"{name}: {n}" for name, n in sorted(self.index.ignored.items())
+            )
+        return Report(
+            len(self) + len(self.index.bad),
+            len(self) + len(self.index.bad) - len(bad),
+            {name: counts[k] for k, name in enumerate(self.classes)},
+            bad,
+            warnings,
+            fit=self.want.fit,
+        )
 
     def _settled(self, futures: list[Future[tuple[bytes, int]]]) -> tuple[np.ndarray, np.ndarray]:
         found = [future.result() for future in futures]
-        pixels = np.frombuffer(b"".join(data for data, _ in found), np.uint8).reshape(-1, *self.shape)
+        pixels = np.frombuffer(b"".join(data for data, _ in found), np.uint8).reshape(
+            -1, *self.shape
+        )
         return pixels.copy(), self.labels[[number for _, number in found]]
 
     def _photo(self, number: int) -> tuple[bytes, int]:
@@ -117,7 +159,11 @@ class Shards:
             at = (number + k) % len(self)
             if (data := self._decoded(at)) is not None:
                 return data, at
-        raise InputError("E-DATA-BAD", f"{GIVE_UP} photos in a row cannot be used, from photo {number} on", path=self.path)
+        raise InputError(
+            "E-DATA-BAD",
+            f"{GIVE_UP} photos in a row cannot be used, from photo {number} on",
+            path=self.path,
+        )
 
     def _decoded(self, number: int) -> bytes | None:
         if number in self._bad:
@@ -129,7 +175,9 @@ class Shards:
         try:
             data, warnings, _ = self._pool.decode((str(path), (offset, size)))
         except BadPhoto as error:
-            self._note(number, Bad(f"{path.name}/{name_at(path, offset)}", error.code, error.reason))
+            self._note(
+                number, Bad(f"{path.name}/{name_at(path, offset)}", error.code, error.reason)
+            )
             return None
         with self._lock:
             self._seen += 1
@@ -146,7 +194,11 @@ class Shards:
             seen = self._seen + len(self._bad)
         if new and self.tell:
             self.tell(bad)
-        refuse_bad(Report(min(len(self), max(seen, FEWEST)), 0, bad=self.report().bad), self.path, self.on_bad)
+        refuse_bad(
+            Report(min(len(self), max(seen, FEWEST)), 0, bad=self.report().bad),
+            self.path,
+            self.on_bad,
+        )
 
     def _where(self, number: int) -> str:
         place = self.index.place(number)

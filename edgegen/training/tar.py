@@ -1,7 +1,9 @@
-"""The regular files of a tar archive by name and offset, read header by header (POSIX.1-2001 pax, GNU and old headers).
+"""The regular files of a tar archive by name and offset, read header by header (POSIX.1-2001 pax,
+GNU and old headers).
 
-Nothing is ever extracted. Own reader, because the standard library's takes extension headers of any size into memory, and
-calls an archive that ends between two members whole. Every member is looked at before the first one is used.
+Nothing is ever extracted. Own reader, because the standard library's takes extension headers of any
+size into memory, and calls an archive that ends between two members whole. Every member is looked
+at before the first one is used.
 """
 
 from __future__ import annotations
@@ -19,8 +21,14 @@ from ..errors import InputError, TrustError
 BLOCK = 512
 MAX_EXTENSION = 64 << 10  # bytes of a pax header
 MAX_NAME = 4096
-REFUSED = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe",
-           b"S": "a sparse file"}
+REFUSED = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a device",
+    b"4": "a device",
+    b"6": "a pipe",
+    b"S": "a sparse file",
+}
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -36,21 +44,28 @@ class Member:
 def members(path: Path) -> Iterator[Member]:
     """All regular files in order; directories are passed over.
 
-    Raises InputError for what is no whole plain tar, TrustError for a name that leads out, a link or a device.
+    Raises InputError for what is no whole plain tar, TrustError for a name that leads out, a link
+    or a device.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise InputError("E-DATA-LINK", "the shard is a symbolic link; put the shard itself there", path=path) from error
-        raise InputError("E-SHARD-READ", f"the shard cannot be opened: {error.strerror}", path=path) from error
+            raise InputError(
+                "E-DATA-LINK", "the shard is a symbolic link; put the shard itself there", path=path
+            ) from error
+        raise InputError(
+            "E-SHARD-READ", f"the shard cannot be opened: {error.strerror}", path=path
+        ) from error
     try:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise InputError("E-SHARD-READ", "the shard is not a regular file", path=path)
         yield from _Reader(path, fd, about.st_size).members()
     except OSError as error:
-        raise InputError("E-SHARD-READ", f"the shard cannot be read: {error.strerror}", path=path) from error
+        raise InputError(
+            "E-SHARD-READ", f"the shard cannot be read: {error.strerror}", path=path
+        ) from error
     finally:
         os.close(fd)
 
@@ -90,7 +105,12 @@ class _Reader:
         return data
 
     def _truncated(self, where: str) -> InputError:
-        return InputError("E-SHARD-TRUNCATED", f"the shard ends {where}: it was cut off", path=self.path, hint="copy it again")
+        return InputError(
+            "E-SHARD-TRUNCATED",
+            f"the shard ends {where}: it was cut off",
+            path=self.path,
+            hint="copy it again",
+        )
 
     def _header(self, block: bytes, at: int) -> tuple[bytes, int, str]:
         """Type, size and name."""
@@ -98,8 +118,13 @@ class _Reader:
         if total is None or size is None or sum(block) - sum(block[148:156]) + 8 * 32 != total:
             for start, name in COMPRESSED.items():
                 if at == 0 and block.startswith(start):
-                    raise InputError("E-SHARD-COMPRESSED", f"the shard is compressed with {name}", path=self.path,
-                                     hint="decompress it: photos are compressed already, and a plain tar can be read anywhere")
+                    raise InputError(
+                        "E-SHARD-COMPRESSED",
+                        f"the shard is compressed with {name}",
+                        path=self.path,
+                        hint="decompress it: photos are compressed already, and a plain tar can be "
+                        "read anywhere",
+                    )
             raise InputError("E-SHARD-HEADER", f"no tar header at byte {at}", path=self.path)
         name = _text(block[:100].split(b"\0")[0])
         if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500].split(b"\0")[0])):
@@ -108,46 +133,75 @@ class _Reader:
 
     def _extension(self, kind: bytes, at: int, size: int) -> bytes:
         if size > (MAX_NAME + 1 if kind == b"L" else MAX_EXTENSION):
-            raise TrustError("E-SHARD-MEMBER", f"an extension header of {size} bytes is more than any name needs", path=self.path)
+            raise TrustError(
+                "E-SHARD-MEMBER",
+                f"an extension header of {size} bytes is more than any name needs",
+                path=self.path,
+            )
         return self._take(at, size, "an extension header")
 
     def _records(self, data: bytes, kind: bytes) -> dict[str, str]:
-        """path and size of "<length> <key>=<value>\\n" records; those of an archive's global header are refused."""
+        """path and size of "<length> <key>=<value>\\n" records; those of an archive's global header
+        are refused.
+        """
         found = {}
         while data.strip(b"\0"):
             length, _, _ = data.partition(b" ")
             count = int(length) if re.fullmatch(rb"[0-9]{1,5}", length) else 0
             record, data = data[:count], data[count:]
-            key, equals, value = record.removeprefix(length + b" ").removesuffix(b"\n").partition(b"=")
+            key, equals, value = (
+                record.removeprefix(length + b" ").removesuffix(b"\n").partition(b"=")
+            )
             if not count or not equals:
                 raise InputError("E-SHARD-HEADER", "a damaged pax header", path=self.path)
             if key.startswith(b"GNU.sparse") or (kind == b"g" and key in (b"path", b"size")):
-                raise TrustError("E-SHARD-MEMBER", f"pax header {_text(key)!r} is not accepted", path=self.path)
+                raise TrustError(
+                    "E-SHARD-MEMBER", f"pax header {_text(key)!r} is not accepted", path=self.path
+                )
             if key in (b"path", b"size"):
                 found[key.decode()] = _text(value)
         if "size" in found and not re.fullmatch(r"[0-9]{1,18}", found["size"]):
-            raise InputError("E-SHARD-HEADER", f"a pax header with size {found['size']!r}", path=self.path)
+            raise InputError(
+                "E-SHARD-HEADER", f"a pax header with size {found['size']!r}", path=self.path
+            )
         return found
 
     def _regular(self, kind: bytes, name: str, pax: dict[str, str]) -> bool:
         """Whether the member is a file; TrustError for one that has no place in a shard."""
         plain = PurePosixPath(name)
-        foreign = "\\" in name or "\0" in name or len(name) > MAX_NAME or (plain.parts and plain.parts[0].endswith(":"))
+        foreign = (
+            "\\" in name
+            or "\0" in name
+            or len(name) > MAX_NAME
+            or (plain.parts and plain.parts[0].endswith(":"))
+        )
         if foreign or plain.is_absolute() or ".." in plain.parts:
-            raise TrustError("E-SHARD-MEMBER", f"member {name[:200]!r} leads out of the archive", path=self.path)
+            raise TrustError(
+                "E-SHARD-MEMBER", f"member {name[:200]!r} leads out of the archive", path=self.path
+            )
         if kind == b"5" or (kind == b"\0" and name.endswith("/")):
             return False
         if kind not in (b"0", b"\0", b"7"):
             what = REFUSED.get(kind, f"of type {kind!r}")
-            raise TrustError("E-SHARD-MEMBER", f"member {name[:200]!r} is {what}; only files are accepted", path=self.path)
+            raise TrustError(
+                "E-SHARD-MEMBER",
+                f"member {name[:200]!r} is {what}; only files are accepted",
+                path=self.path,
+            )
         return bool(plain.parts)
 
     def _end(self, at: int) -> None:
-        """Only zeros may follow the end mark: archives that were joined would lose all but the first."""
+        """Only zeros may follow the end mark: archives that were joined would lose all but the
+        first.
+        """
         while data := os.pread(self.fd, 1 << 20, at):
             if data.strip(b"\0"):
-                raise InputError("E-SHARD-JOINED", f"data follows the archive's end at byte {at}", path=self.path,
-                                 hint="archives that were joined with cat: keep them as files of their own")
+                raise InputError(
+                    "E-SHARD-JOINED",
+                    f"data follows the archive's end at byte {at}",
+                    path=self.path,
+                    hint="archives that were joined with cat: keep them as files of their own",
+                )
             at += len(data)
 
 

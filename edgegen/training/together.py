@@ -1,8 +1,9 @@
 """A loss on a share of a batch, as part of the whole: several processes compute what one would.
 
-Families know nothing of it: while a loss runs, torch's own functions are caught. Random numbers are drawn for the whole batch and
-shared out as the photos are, dropout's too, and batch norm's statistics are those of the whole batch. (What a loss takes over its
-images by other means, such as a deviation within a batch, is of each process's share.)
+Families know nothing of it: while a loss runs, torch's own functions are caught. Random numbers are
+drawn for the whole batch and shared out as the photos are, dropout's too, and batch norm's
+statistics are those of the whole batch. (What a loss takes over its images by other means, such as
+a deviation within a batch, is of each process's share.)
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ from ..errors import EdgegenError
 
 
 class Together(TorchFunctionMode):
-    """While active, process `rank` of `world` draws for the whole batch and takes its rows, and norms over all processes."""
+    """While active, process `rank` of `world` draws for the whole batch and takes its rows, and
+    norms over all processes.
+    """
 
     def __init__(self, rank: int, world: int, batch: Batch) -> None:
         super().__init__()
-        self.rank, self.world, self.size, self.generator = rank, world, len(batch.images), batch.generator
+        self.rank, self.world, self.size, self.generator = (
+            rank,
+            world,
+            len(batch.images),
+            batch.generator,
+        )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -37,9 +45,11 @@ class Together(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _whole(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of which `shape` is this process's part; the same for what is not drawn for each image.
+        """The shape of which `shape` is this process's part; the same for what is not drawn for
+        each image.
 
-        A first axis of b, k b (k draws for each image) or b / k (of the first images only) belongs to a batch of b.
+        A first axis of b, k b (k draws for each image) or b / k (of the first images only) belongs
+        to a batch of b.
         """
         n, b = (shape[0] if shape else 0), self.size
         for_images = n == b or (n > 1 and (n % b == 0 or b % n == 0))
@@ -57,11 +67,22 @@ class Together(TorchFunctionMode):
             return func(*args, **kwargs)  # an order that all processes share
         if func in IN_PLACE:
             shape = tuple(args[0].shape)
-            return args[0].copy_(self._mine(func(args[0].new_empty(self._whole(shape)), *args[1:], **kwargs), shape))
+            return args[0].copy_(
+                self._mine(func(args[0].new_empty(self._whole(shape)), *args[1:], **kwargs), shape)
+            )
         if func not in FACTORIES:
-            raise EdgegenError("E-PROCESSES", f"{func} draws in a way that several processes cannot share", hint="train with one")
+            raise EdgegenError(
+                "E-PROCESSES",
+                f"{func} draws in a way that several processes cannot share",
+                hint="train with one",
+            )
         bounds, size = self._size(func, args, kwargs)
-        return self._mine(func(*bounds, size=self._whole(size), **{k: v for k, v in kwargs.items() if k != "size"}), size)
+        return self._mine(
+            func(
+                *bounds, size=self._whole(size), **{k: v for k, v in kwargs.items() if k != "size"}
+            ),
+            size,
+        )
 
     def _size(self, func: Any, args: Any, kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Bounds of randint, and the shape that is asked for in one of torch's ways."""
@@ -71,16 +92,34 @@ class Together(TorchFunctionMode):
             return args[:-1], tuple(args[-1])
         return (), tuple(args[0] if args and isinstance(args[0], Sequence) else args)
 
-    def _dropped(self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    def _dropped(
+        self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
         if not training or not p:
             return x
-        last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if last else torch.contiguous_format  # numbers are drawn in the order of memory
-        whole = torch.empty(self._whole(x.shape), dtype=x.dtype, device=x.device, memory_format=layout).fill_(1)
+        last = (
+            x.ndim == 4
+            and not x.is_contiguous()
+            and x.is_contiguous(memory_format=torch.channels_last)
+        )
+        # numbers are drawn in the order of memory
+        layout = torch.channels_last if last else torch.contiguous_format
+        whole = torch.empty(
+            self._whole(x.shape), dtype=x.dtype, device=x.device, memory_format=layout
+        ).fill_(1)
         return x * self._mine(func(whole, p, True), x.shape)
 
-    def _normed(self, x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None = None,
-                bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    def _normed(
+        self,
+        x: Tensor,
+        mean: Tensor | None,
+        var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
         if not training:
             return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps)
         axes, view = [k for k in range(x.ndim) if k != 1], [1, -1, *[1] * (x.ndim - 2)]
@@ -99,12 +138,18 @@ class Together(TorchFunctionMode):
 
 
 FACTORIES = frozenset({torch.rand, torch.randn, torch.randint})
-IN_PLACE = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.random_, Tensor.exponential_, Tensor.bernoulli_})
-DROPOUTS: frozenset[Callable[..., Any]] = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d})
+IN_PLACE = frozenset(
+    {Tensor.normal_, Tensor.uniform_, Tensor.random_, Tensor.exponential_, Tensor.bernoulli_}
+)
+DROPOUTS: frozenset[Callable[..., Any]] = frozenset(
+    {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
+)
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; its gradient is one too, so it can be differentiated any number of times."""
+    """Sum over processes; its gradient is one too, so it can be differentiated any number of
+    times.
+    """
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:

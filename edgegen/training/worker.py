@@ -1,4 +1,6 @@
-"""Photos are decoded in a child process: a crash, a bomb or an endless loop in a decoder costs one photo, not the run."""
+"""Photos are decoded in a child process: a crash, a bomb or an endless loop in a decoder costs one
+photo, not the run.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,18 @@ from .photos import BadPhoto, Decoded, Want, decode
 SECONDS = 60.0  # one photo; 64 MP take about 2 s
 MEMORY = 4 << 30
 READY = b"ready\n"
-# The child finds edgegen as this process does, installed or not; -c keeps the caller's own __main__ out of it.
-CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgegen.training.worker import serve; serve(sys.argv[2])"
+# The child finds edgegen as this process does, installed or not; -c keeps the caller's own __main__
+# out of it.
+CODE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgegen.training.worker "
+    "import serve; serve(sys.argv[2])"
+)
 
 
 class Decoder:
-    """decode() of photos.py in a child that is started when needed and started again when it dies. A context manager."""
+    """decode() of photos.py in a child that is started when needed and started again when it dies.
+    A context manager.
+    """
 
     def __init__(self, want: Want, seconds: float = SECONDS) -> None:
         self.want, self.seconds = want, seconds
@@ -33,7 +41,12 @@ class Decoder:
     def __enter__(self) -> Decoder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stop()
 
     def __call__(self, path: str, span: tuple[int, int] | None = None) -> Decoded:
@@ -49,18 +62,24 @@ class Decoder:
             answer = json.loads(_line(child.stdout.fileno(), time.monotonic() + self.seconds))
             if "code" in answer:
                 raise BadPhoto(answer["code"], answer["reason"])
-            pixels = _exactly(child.stdout.fileno(), self.want.size**2 * 3, time.monotonic() + self.seconds)
+            pixels = _exactly(
+                child.stdout.fileno(), self.want.size**2 * 3, time.monotonic() + self.seconds
+            )
             return Decoded(pixels, answer["warnings"], tuple(answer["shape"]))
         except TimeoutError as error:
             self._stop()
-            raise BadPhoto("E-IMG-TIME", f"decoding took longer than {self.seconds:.0f} s") from error
+            raise BadPhoto(
+                "E-IMG-TIME", f"decoding took longer than {self.seconds:.0f} s"
+            ) from error
         except (EOFError, BrokenPipeError) as error:
             self._stop()
             raise BadPhoto("E-IMG-CORRUPT", "the decoder crashed on it") from error
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", CODE, json.dumps(sys.path), json.dumps(asdict(self.want))]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         self._child = child
         assert child.stdout
         try:
@@ -69,7 +88,11 @@ class Decoder:
         except (EOFError, TimeoutError):
             pass
         self._stop()
-        raise EdgegenError("E-DECODER", "the photo decoder did not start", hint=f"try: {sys.executable} -c 'import PIL.Image'")
+        raise EdgegenError(
+            "E-DECODER",
+            "the photo decoder did not start",
+            hint=f"try: {sys.executable} -c 'import PIL.Image'",
+        )
 
     def _stop(self) -> None:
         child, self._child = self._child, None
@@ -102,7 +125,9 @@ def _exactly(fd: int, count: int, deadline: float) -> bytes:
 
 
 def serve(want: str) -> None:
-    """The child: paths and spans as JSON lines in, a JSON line and pixels out, until the parent closes the pipe."""
+    """The child: paths and spans as JSON lines in, a JSON line and pixels out, until the parent
+    closes the pipe.
+    """
     from PIL import Image
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -118,7 +143,11 @@ def serve(want: str) -> None:
         try:
             path, span = json.loads(line)
             found = decode(path, wanted, span)
-            out.write(json.dumps({"warnings": found.warnings, "shape": found.shape}).encode() + b"\n" + found.pixels)
+            out.write(
+                json.dumps({"warnings": found.warnings, "shape": found.shape}).encode()
+                + b"\n"
+                + found.pixels
+            )
         except BadPhoto as bad:
             out.write(json.dumps({"code": bad.code, "reason": bad.reason}).encode() + b"\n")
         out.flush()

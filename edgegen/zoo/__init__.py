@@ -1,4 +1,6 @@
-"""Pretrained generators that ship with edgegen: one folder each, with a card, weights, reference statistics and a sample grid."""
+"""Pretrained generators that ship with edgegen: one folder each, with a card, weights, reference
+statistics and a sample grid.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Any
 from ..core.files import read_json
 
 ROOT = Path(__file__).parent
-COMPANIONS = "training.safetensors"  # beside weights: networks that never ship, for whoever trains on
+# beside weights: networks that never ship, for whoever trains on
+COMPANIONS = "training.safetensors"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""What holds for the installed wheel, without torch and away from the checkout (.ci/run runs it there)."""
+"""What holds for the installed wheel, without torch and away from the checkout (.ci/run runs it
+there).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ HERE = Path(edgegen.__file__).parent
 
 
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "edgegen", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "edgegen", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def test_version_is_that_of_the_distribution() -> None:
@@ -26,7 +30,17 @@ def test_version_is_that_of_the_distribution() -> None:
 
 
 def test_every_package_came_along() -> None:
-    for name in ("calibrate", "cli", "core", "evidence", "explain", "export", "families", "training", "zoo"):
+    for name in (
+        "calibrate",
+        "cli",
+        "core",
+        "evidence",
+        "explain",
+        "export",
+        "families",
+        "training",
+        "zoo",
+    ):
         assert (HERE / name / "__init__.py").is_file(), name
     assert (HERE / "py.typed").is_file()
     assert (HERE / "export" / "ort.py").is_file()
@@ -37,7 +51,9 @@ def test_the_zoo_came_along() -> None:
 
     assert "cas-dm" in [entry.name for entry in entries()]
     for entry in entries():
-        assert all(path.is_file() for path in (entry.weights, entry.reference, entry.grid)), entry.name
+        assert all(path.is_file() for path in (entry.weights, entry.reference, entry.grid)), (
+            entry.name
+        )
 
 
 def test_the_bare_names_are_not_installed() -> None:
@@ -68,7 +84,9 @@ def test_doctor_runs_a_session(runtimes: dict[str, dict[str, str]]) -> None:
 def test_what_needs_an_extra_says_which(runtimes: dict[str, dict[str, str]]) -> None:
     if find_spec("openvino"):
         pytest.skip("openvino is installed here, so nothing is missing")
-    assert runtimes["openvino"]["why"] == 'openvino is not installed: pip install "edgegen[openvino]"'
+    assert (
+        runtimes["openvino"]["why"] == 'openvino is not installed: pip install "edgegen[openvino]"'
+    )
 
 
 def test_noise_is_the_same_on_every_machine() -> None:
@@ -77,4 +95,6 @@ def test_noise_is_the_same_on_every_machine() -> None:
     from edgegen.core.spec import TensorSpec
 
     drawn = noise(TensorSpec("x", ("batch", 4)), [7], "start")
-    np.testing.assert_allclose(drawn, [[1.16491354, -0.95449209, 0.83191204, -0.61865705]], rtol=1e-6)
+    np.testing.assert_allclose(
+        drawn, [[1.16491354, -0.95449209, 0.83191204, -0.61865705]], rtol=1e-6
+    )

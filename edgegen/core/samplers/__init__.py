@@ -1,6 +1,7 @@
 """Samplers: loops over named graphs, stored as data in a bundle's manifest.
 
-Operators only, so the same loop runs on numpy arrays on a device and on torch tensors where the models are trained.
+Operators only, so the same loop runs on numpy arrays on a device and on torch tensors where the
+models are trained.
 """
 
 from __future__ import annotations
@@ -18,13 +19,38 @@ from .schedule import alphas_bar, clean_image, noise_of, trailing
 from .single import SingleSampler
 
 __all__ = [
-    "PATHS", "RENOISE", "SAMPLERS", "UNTIMED", "BridgeSampler", "Call", "CascadeSampler", "ConsistencySampler", "Draw",
-    "LatentDdimSampler", "Renoise", "Sampler", "SingleSampler", "alphas_bar", "approximation_levels", "asked", "boundary",
-    "clean_image", "mean_gates", "noise_of", "power_levels", "sampler_from_json", "sampler_to_json", "stopped", "trailing",
+    "PATHS",
+    "RENOISE",
+    "SAMPLERS",
+    "UNTIMED",
+    "BridgeSampler",
+    "Call",
+    "CascadeSampler",
+    "ConsistencySampler",
+    "Draw",
+    "LatentDdimSampler",
+    "Renoise",
+    "Sampler",
+    "SingleSampler",
+    "alphas_bar",
+    "approximation_levels",
+    "asked",
+    "boundary",
+    "clean_image",
+    "mean_gates",
+    "noise_of",
+    "power_levels",
+    "sampler_from_json",
+    "sampler_to_json",
+    "stopped",
+    "trailing",
 ]
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
-    "bridge": BridgeSampler, "cascade": CascadeSampler, "consistency": ConsistencySampler, "latent-ddim": LatentDdimSampler,
+    "bridge": BridgeSampler,
+    "cascade": CascadeSampler,
+    "consistency": ConsistencySampler,
+    "latent-ddim": LatentDdimSampler,
     "single": SingleSampler,
 }
 
@@ -37,9 +63,15 @@ def sampler_to_json(sampler: Sampler) -> dict[str, Any]:
 def sampler_from_json(data: Mapping[str, Any]) -> Sampler:
     """Back from the manifest; TrustError names what does not fit."""
     if not isinstance(data, Mapping):
-        raise TrustError("E-MANIFEST", f"the sampler in the manifest is a {type(data).__name__}, not an object")
+        raise TrustError(
+            "E-MANIFEST", f"the sampler in the manifest is a {type(data).__name__}, not an object"
+        )
     try:
-        made: Sequence[tuple[str, Any]] = [(k, tuple(v) if isinstance(v, list) else v) for k, v in data.items()]
+        made: Sequence[tuple[str, Any]] = [
+            (k, tuple(v) if isinstance(v, list) else v) for k, v in data.items()
+        ]
         return SAMPLERS[data["kind"]](**dict(made))
     except (KeyError, TypeError, ValueError) as error:
-        raise TrustError("E-MANIFEST", f"the sampler in the manifest cannot be used: {error}") from error
+        raise TrustError(
+            "E-MANIFEST", f"the sampler in the manifest cannot be used: {error}"
+        ) from error

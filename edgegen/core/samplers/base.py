@@ -1,4 +1,6 @@
-"""What every sampler is: a loop over named graphs, made of operators only, so that numpy and torch both pass."""
+"""What every sampler is: a loop over named graphs, made of operators only, so that numpy and torch
+both pass.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ Draw = Callable[[str], Any]  # stream name -> standard normal noise of the laten
 
 
 class Sampler(Protocol):
-    """Frozen data; call: executes graphs; x: start noise; condition: what else each graph takes; draw: fresh noise."""
+    """Frozen data; call: executes graphs; x: start noise; condition: what else each graph takes;
+    draw: fresh noise.
+    """
 
     @property
     def kind(self) -> str: ...
@@ -32,16 +36,22 @@ def asked(sampler: Sampler, graph: str) -> tuple[int, ...]:
     return sampler.asks(graph) if isinstance(sampler, Choosy) else sampler.timesteps
 
 
-UNTIMED = (0,)  # the timesteps of what has no time: a sampler without a loop, a graph without an input "t"
+# the timesteps of what has no time: a sampler without a loop, a graph without an input "t"
+UNTIMED = (0,)
 
-_STEPPED = ("timesteps", "signal", "gates", "levels")  # fields of samplers that hold a number a step
+# fields of samplers that hold a number a step
+_STEPPED = ("timesteps", "signal", "gates", "levels")
 S = TypeVar("S", bound=Sampler)
 
 
 def stopped(sampler: S, steps: int) -> S:
-    """The sampler that ends after its first `steps` timesteps with the clean image it then has; ValueError if it cannot."""
+    """The sampler that ends after its first `steps` timesteps with the clean image it then has;
+    ValueError if it cannot.
+    """
     count = len(sampler.timesteps)
     if not 1 <= steps <= count:
         raise ValueError(f"the sampler has {count} steps, got {steps}")
     names = [f.name for f in fields(sampler)]  # type: ignore[arg-type]
-    return replace(sampler, **{name: getattr(sampler, name)[:steps] for name in names if name in _STEPPED})  # type: ignore[type-var]
+    return replace(
+        sampler, **{name: getattr(sampler, name)[:steps] for name in names if name in _STEPPED}
+    )  # type: ignore[type-var]

@@ -1,4 +1,6 @@
-"""DKGM's loop (spec D.2.3): a coarse image, then stochastic approximation towards the image without its bias."""
+"""DKGM's loop (spec D.2.3): a coarse image, then stochastic approximation towards the image without
+its bias.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,19 @@ import numpy as np
 
 from .base import UNTIMED, Call, Draw
 
-TIMES = 1000.0  # the debiasing graph is told 1000 t, the range that embeddings of timesteps are made for
+# the debiasing graph is told 1000 t, the range that embeddings of timesteps are made for
+TIMES = 1000.0
 VARIANCES, SOLVERS = ("upper", "lower"), ("euler", "heun")
 
 
 @dataclass(frozen=True)
 class BridgeSampler:
-    """`coarse` draws from the density estimate; `debias` is asked for a clean image once a level t (Heun: twice before the last).
+    """`coarse` draws from the density estimate; `debias` is asked for a clean image once a level t
+    (Heun: twice before the last).
 
-    levels: descending, from 1 (coarse) to above 0; none of them ends after the coarse image; noise: k, the bridge's;
-    variance: of fresh noise, "lower" (exact given the clean image) or "upper"; restore: `debias` also takes the coarse image.
+    levels: descending, from 1 (coarse) to above 0; none of them ends after the coarse image; noise:
+    k, the bridge's; variance: of fresh noise, "lower" (exact given the clean image) or "upper";
+    restore: `debias` also takes the coarse image.
     """
 
     levels: tuple[float, ...]
@@ -32,7 +37,9 @@ class BridgeSampler:
 
     def __post_init__(self) -> None:
         if self.variance not in VARIANCES or self.solver not in SOLVERS or self.kind != "bridge":
-            raise ValueError(f"unknown variance {self.variance!r}, solver {self.solver!r} or kind {self.kind!r}")
+            raise ValueError(
+                f"unknown variance {self.variance!r}, solver {self.solver!r} or kind {self.kind!r}"
+            )
         if self.levels and self.levels[0] != 1:
             raise ValueError(f"the first level must be 1 (the coarse image), got {self.levels[0]}")
         if any(not a > b for a, b in pairwise((*self.levels, 0.0))):
@@ -50,12 +57,19 @@ class BridgeSampler:
     def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
         """x (b, c, h, w) standard normal, the kernel's draw -> images (b, c, h, w) in [-1, 1]."""
         two = draw("pick")[:, 0, :2, :3]
-        pick = np.e ** ((two[:, 0] ** 2 + two[:, 1] ** 2) * -0.5)  # (b, 3) uniform: what chooses is computed here, alike for all
+        # (b, 3) uniform: what chooses is computed here, alike for all
+        pick = np.e ** ((two[:, 0] ** 2 + two[:, 1] ** 2) * -0.5)
         coarse = call["coarse"](x=x, pick=pick, **condition)
-        return self.refine(call["debias"], coarse, condition, draw).clip(-1, 1) if self.levels else coarse.clip(-1, 1)
+        return (
+            self.refine(call["debias"], coarse, condition, draw).clip(-1, 1)
+            if self.levels
+            else coarse.clip(-1, 1)
+        )
 
     def refine(self, debias: Any, coarse: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
-        """coarse (b, c, h, w) -> the same without its bias, not clipped; the last step returns debias's clean image as it is."""
+        """coarse (b, c, h, w) -> the same without its bias, not clipped; the last step returns
+        debias's clean image as it is.
+        """
         seen = {"coarse": coarse, **condition} if self.restore else condition
 
         def clean(x: Any, level: float) -> Any:
@@ -76,26 +90,36 @@ class BridgeSampler:
 
 
 def step(t: float, s: float, noise: float, variance: str) -> tuple[float, float]:
-    """From level t to s < t: the step size a, and the standard deviation b of fresh noise, 0 at the last step."""
+    """From level t to s < t: the step size a, and the standard deviation b of fresh noise, 0 at the
+    last step.
+    """
     spread = noise * (t - s) ** 0.5 if s else 0.0
     return (t - s) / t, spread if variance == "upper" else spread * (s / t) ** 0.5
 
 
 def power_levels(steps: int, power: float = 1.0) -> tuple[float, ...]:
-    """t_n = (1 - n / steps)^power: 1 is the harmonic step size 1 / (steps - n), above 1 takes more steps near the clean image."""
+    """t_n = (1 - n / steps)^power: 1 is the harmonic step size 1 / (steps - n), above 1 takes more
+    steps near the clean image.
+    """
     if not 1 <= steps <= 1000 or not 0 < power <= 8:
-        raise ValueError(f"steps must be between 1 and 1000 and the power above 0 and at most 8, got {steps} and {power}")
+        raise ValueError(
+            f"steps must be between 1 and 1000 and the power above 0 and at most 8, got {steps} "
+            f"and {power}"
+        )
     return tuple(((steps - n) / steps) ** power for n in range(steps))
 
 
 def approximation_levels(steps: int, gain: float, offset: float, decay: float) -> tuple[float, ...]:
-    """Levels of the step sizes a_n = gain / (n + offset)^decay, decay in (1/2, 1] (Robbins-Monro): t falls by 1 - a_n a step.
+    """Levels of the step sizes a_n = gain / (n + offset)^decay, decay in (1/2, 1] (Robbins-Monro):
+    t falls by 1 - a_n a step.
 
     What is left after `steps` - 1 of them goes in one last step with a = 1.
     """
     if steps < 1 or not 0.5 < decay <= 1 or not 0 < gain < offset**decay:
-        raise ValueError(f"steps must be at least 1, decay in (1/2, 1] and gain / offset^decay in (0, 1), "
-                         f"got {steps}, {decay}, {gain} and {offset}")
+        raise ValueError(
+            f"steps must be at least 1, decay in (1/2, 1] and gain / offset^decay in (0, 1), "
+            f"got {steps}, {decay}, {gain} and {offset}"
+        )
     levels = [1.0]
     for n in range(steps - 1):
         levels.append(levels[-1] * (1 - gain / (n + offset) ** decay))

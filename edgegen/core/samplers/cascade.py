@@ -14,12 +14,14 @@ PATHS = ("dynamic", "eps", "x0", "fixed")
 
 @dataclass(frozen=True)
 class CascadeSampler:
-    """Cas-DM's reverse process (spec C.2.9): `theta` predicts the noise, `phi` refines the clean image, r blends the two.
+    """Cas-DM's reverse process (spec C.2.9): `theta` predicts the noise, `phi` refines the clean
+    image, r blends the two.
 
-    timesteps: descending, each in 1..T; signal: abar at each of them; prediction: what theta returns, "epsilon" or "v";
-    path: "dynamic" (phi's own gate), "eps" (r = 0), "x0" (r = 1), "fixed" (r = gates[k] at step k);
-    eta: 0 is DDIM, 1 is ancestral sampling with the posterior variance;
-    window: phi runs at timesteps from .. to only, elsewhere the path is "eps"; None: at all.
+    timesteps: descending, each in 1..T; signal: abar at each of them; prediction: what theta
+    returns, "epsilon" or "v"; path: "dynamic" (phi's own gate), "eps" (r = 0), "x0" (r = 1),
+    "fixed" (r = gates[k] at step k); eta: 0 is DDIM, 1 is ancestral sampling with the posterior
+    variance; window: phi runs at timesteps from .. to only, elsewhere the path is "eps"; None: at
+    all.
     """
 
     timesteps: tuple[int, ...]
@@ -32,10 +34,18 @@ class CascadeSampler:
     kind: str = "cascade"
 
     def __post_init__(self) -> None:
-        if self.path not in PATHS or self.prediction not in ("epsilon", "v") or self.kind != "cascade":
-            raise ValueError(f"unknown path {self.path!r}, prediction {self.prediction!r} or kind {self.kind!r}")
+        if (
+            self.path not in PATHS
+            or self.prediction not in ("epsilon", "v")
+            or self.kind != "cascade"
+        ):
+            raise ValueError(
+                f"unknown path {self.path!r}, prediction {self.prediction!r} or kind {self.kind!r}"
+            )
         if not self.timesteps or len(self.timesteps) != len(self.signal):
-            raise ValueError(f"{len(self.timesteps)} timesteps but {len(self.signal)} signal levels")
+            raise ValueError(
+                f"{len(self.timesteps)} timesteps but {len(self.signal)} signal levels"
+            )
         if any(a <= b for a, b in zip(self.timesteps, (*self.timesteps[1:], 0), strict=True)):
             raise ValueError(f"timesteps must fall and stay above 0, got {self.timesteps}")
         if not all(0 < s < 1 for s in self.signal) or not 0 <= self.eta <= 1:
@@ -43,11 +53,19 @@ class CascadeSampler:
         if any(a >= b for a, b in zip(self.signal, self.signal[1:], strict=False)):
             raise ValueError(f"signal levels must rise as the timesteps fall, got {self.signal}")
         if self.path == "fixed" and len(self.gates) != len(self.timesteps):
-            raise ValueError(f'path "fixed" needs a gate for each of {len(self.timesteps)} timesteps, got {len(self.gates)}')
+            raise ValueError(
+                f'path "fixed" needs a gate for each of {len(self.timesteps)} timesteps, got '
+                f"{len(self.gates)}"
+            )
         if not all(0 <= gate <= 1 for gate in self.gates):
             raise ValueError(f"gates must be in [0, 1], got {self.gates}")
-        if self.window is not None and (len(self.window) != 2 or (self.path != "eps" and not self.asks("phi"))):
-            raise ValueError(f'no timestep of {self.timesteps} is in the window {self.window}; use path "eps" to leave phi out')
+        if self.window is not None and (
+            len(self.window) != 2 or (self.path != "eps" and not self.asks("phi"))
+        ):
+            raise ValueError(
+                f'no timestep of {self.timesteps} is in the window {self.window}; use path "eps" '
+                "to leave phi out"
+            )
 
     def asks(self, graph: str) -> tuple[int, ...]:
         """The timesteps at which a graph runs."""
@@ -67,24 +85,37 @@ class CascadeSampler:
                 return clean.clip(-1, 1)
             fresh = self.eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
             direction = (x - now**0.5 * clean) * (1 / (1 - now) ** 0.5)
-            x = then**0.5 * clean + max(0.0, 1 - then - fresh**2) ** 0.5 * direction  # rounding must not make it complex
+            # rounding must not make it complex
+            x = then**0.5 * clean + max(0.0, 1 - then - fresh**2) ** 0.5 * direction
             if fresh:
                 x = x + fresh * draw(f"step{k}")
         raise AssertionError("unreachable: the last signal level is 1")
 
-    def _clean(self, call: Call, x: Any, t: Any, now: float, k: int, refine: bool, condition: Mapping[str, Any]) -> Any:
+    def _clean(
+        self,
+        call: Call,
+        x: Any,
+        t: Any,
+        now: float,
+        k: int,
+        refine: bool,
+        condition: Mapping[str, Any],
+    ) -> Any:
         predicted = call["theta"](x=x, t=t, **condition)
         coarse = clean_image(x, predicted, now, self.prediction).clip(-1, 1)
         if not refine:
             return coarse
-        refined = call["phi"](coarse=coarse, x=x, t=t, **condition)  # (b, c + 1, h, w): clean image, gate
+        # (b, c + 1, h, w): clean image, gate
+        refined = call["phi"](coarse=coarse, x=x, t=t, **condition)
         if self.path == "x0":
             return refined[:, :-1]
         gate = refined[:, -1:] if self.path == "dynamic" else self.gates[k]
         return coarse + gate * (refined[:, :-1] - coarse)
 
 
-def mean_gates(sampler: CascadeSampler, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> tuple[float, ...]:
+def mean_gates(
+    sampler: CascadeSampler, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw
+) -> tuple[float, ...]:
     """phi's mean gate at each timestep of a run from x: what path "fixed" takes (spec C.2.9).
 
     Cut to [0, 1], which only a gate without bounds leaves; 0 where phi does not run.

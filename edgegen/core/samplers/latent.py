@@ -1,4 +1,5 @@
-"""Samplers of latent diffusion: a guided DDIM teacher and a few-step consistency student, then the decoder (spec E.2.3 to E.2.5).
+"""Samplers of latent diffusion: a guided DDIM teacher and a few-step consistency student, then the
+decoder (spec E.2.3 to E.2.5).
 
 Timesteps count from 0 to T - 1, as in this field's literature; signal is abar at each of them.
 """
@@ -13,13 +14,15 @@ from .base import Call, Draw
 from .schedule import clean_image, noise_of
 
 SIGMA_DATA, SCALING = 0.5, 10.0  # of the boundary condition (Luo et al. 2023)
-NULLED = ("label", "vector")       # inputs that the null branch sees as zeros
+NULLED = ("label", "vector")  # inputs that the null branch sees as zeros
 Renoise = Literal["fresh", "own"]
 RENOISE: tuple[Renoise, ...] = ("fresh", "own")
 
 
 def boundary(t: Any) -> tuple[Any, Any]:
-    """c_skip and c_out at timesteps t: exactly 1 and 0 at 0, and almost at once 0 and 1 (spec E.2.4 a)."""
+    """c_skip and c_out at timesteps t: exactly 1 and 0 at 0, and almost at once 0 and 1 (spec E.2.4
+    a).
+    """
     s = SCALING * t
     return SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2), s / (s**2 + SIGMA_DATA**2) ** 0.5
 
@@ -33,12 +36,15 @@ def _check(timesteps: tuple[int, ...], signal: tuple[float, ...], prediction: st
     if any(a <= b for a, b in zip(timesteps, (*timesteps[1:], -1), strict=True)):
         raise ValueError(f"timesteps must fall and stay at or above 0, got {timesteps}")
     if not all(a < b for a, b in zip((0.0, *signal), (*signal, 1.0), strict=True)):
-        raise ValueError(f"signal levels must rise as the timesteps fall, all in (0, 1), got {signal}")
+        raise ValueError(
+            f"signal levels must rise as the timesteps fall, all in (0, 1), got {signal}"
+        )
 
 
 @dataclass(frozen=True)
 class LatentDdimSampler:
-    """Deterministic DDIM with classifier-free guidance, e_u + g (e_c - e_u): two calls of the denoiser a step unless g is 0 or 1.
+    """Deterministic DDIM with classifier-free guidance, e_u + g (e_c - e_u): two calls of the
+    denoiser a step unless g is 0 or 1.
 
     The null branch is the denoiser with a label, and an embedding vector, of zeros.
     """
@@ -52,7 +58,10 @@ class LatentDdimSampler:
     def __post_init__(self) -> None:
         _check(self.timesteps, self.signal, self.prediction)
         if not 0 <= self.guidance <= 100 or self.kind != "latent-ddim":
-            raise ValueError(f"guidance must be in [0, 100], got {self.guidance}, and kind known, got {self.kind!r}")
+            raise ValueError(
+                f"guidance must be in [0, 100], got {self.guidance}, and kind known, got "
+                f"{self.kind!r}"
+            )
 
     def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
         """x (b, z, h, w) standard normal -> images in [-1, 1]."""
@@ -74,10 +83,12 @@ class LatentDdimSampler:
 
 @dataclass(frozen=True)
 class ConsistencySampler:
-    """One call of the student a timestep: straight to clean latents, then noise again; guidance is in its weights.
+    """One call of the student a timestep: straight to clean latents, then noise again; guidance is
+    in its weights.
 
-    renoise: "fresh" noise (spec E.2.5), or the "own" that is left of x when the clean latents are taken out: then nothing is
-    random after the start, each step refines one trajectory, and errors do not add up as grain.
+    renoise: "fresh" noise (spec E.2.5), or the "own" that is left of x when the clean latents are
+    taken out: then nothing is random after the start, each step refines one trajectory, and errors
+    do not add up as grain.
     """
 
     timesteps: tuple[int, ...]
@@ -89,11 +100,16 @@ class ConsistencySampler:
     def __post_init__(self) -> None:
         _check(self.timesteps, self.signal, self.prediction)
         if self.kind != "consistency" or self.renoise not in RENOISE:
-            raise ValueError(f"unknown kind {self.kind!r} or renoise {self.renoise!r}; known: {', '.join(RENOISE)}")
+            raise ValueError(
+                f"unknown kind {self.kind!r} or renoise {self.renoise!r}; known: "
+                f"{', '.join(RENOISE)}"
+            )
 
     def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
         """x (b, z, h, w) standard normal -> images in [-1, 1]."""
-        for k, (t, now, then) in enumerate(zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True)):
+        for k, (t, now, then) in enumerate(
+            zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True)
+        ):
             predicted = call["denoiser"](x=x, t=x[:, 0, 0, 0] * 0 + t, **condition)
             skip, out = boundary(t)
             clean = skip * x + out * clean_image(x, predicted, now, self.prediction)

@@ -10,8 +10,8 @@ import numpy as np
 def alphas_bar(schedule: str, steps: int) -> np.ndarray:
     """Cumulative signal power abar (steps + 1,), abar[0] = 1, float64 (spec C.2.1).
 
-    "linear": beta from 1e-4 to 0.02 at 1000 steps, scaled by 1000 / steps; "ldm": sqrt(beta) from sqrt(.0015) to sqrt(.0195),
-    beta scaled so; "cosine": cos^2, beta clipped at 0.999.
+    "linear": beta from 1e-4 to 0.02 at 1000 steps, scaled by 1000 / steps; "ldm": sqrt(beta) from
+    sqrt(.0015) to sqrt(.0195), beta scaled so; "cosine": cos^2, beta clipped at 0.999.
     """
     if schedule == "linear":
         beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
@@ -31,9 +31,11 @@ def alphas_bar(schedule: str, steps: int) -> np.ndarray:
 
 
 def trailing(timesteps: int, steps: int, power: float = 1.0) -> tuple[int, ...]:
-    """`steps` timesteps from `timesteps` down, the first always pure noise: (1000, 4) -> 1000 750 500 250.
+    """`steps` timesteps from `timesteps` down, the first always pure noise: (1000, 4) -> 1000 750
+    500 250.
 
-    power: timestep k is timesteps * (1 - k / steps) ** power; below 1 puts more of them at high noise.
+    power: timestep k is timesteps * (1 - k / steps) ** power; below 1 puts more of them at high
+    noise.
     """
     if not 1 <= steps <= timesteps:
         raise ValueError(f"steps must be between 1 and {timesteps}, got {steps}")
@@ -43,7 +45,9 @@ def trailing(timesteps: int, steps: int, power: float = 1.0) -> tuple[int, ...]:
 
 
 def clean_image(x: Any, predicted: Any, signal: Any, prediction: str) -> Any:
-    """x0 from the network's output: solves x = sqrt(abar) x0 + sqrt(1 - abar) eps; v is sqrt(abar) eps - sqrt(1 - abar) x0."""
+    """x0 from the network's output: solves x = sqrt(abar) x0 + sqrt(1 - abar) eps; v is sqrt(abar)
+    eps - sqrt(1 - abar) x0.
+    """
     if prediction == "v":
         return signal**0.5 * x - (1 - signal) ** 0.5 * predicted
     return (x - (1 - signal) ** 0.5 * predicted) * (1 / signal**0.5)

@@ -11,13 +11,19 @@ from .base import UNTIMED, Call, Draw
 
 @dataclass(frozen=True)
 class SingleSampler:
-    """No loop: each graph is asked once, for what the one before returned; the first also takes the condition."""
+    """No loop: each graph is asked once, for what the one before returned; the first also takes the
+    condition.
+    """
 
     graphs: tuple[str, ...] = ("generator",)
     kind: str = "single"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.graphs, tuple) and self.graphs and all(isinstance(g, str) for g in self.graphs)):
+        if not (
+            isinstance(self.graphs, tuple)
+            and self.graphs
+            and all(isinstance(g, str) for g in self.graphs)
+        ):
             raise ValueError(f"graphs must be one name or more, got {self.graphs!r}")
         if self.kind != "single":
             raise ValueError(f"unknown kind {self.kind!r}")

@@ -1,4 +1,6 @@
-"""Cas-DM (An et al., arXiv 2401.02414; spec C): a noise predictor, and a refiner that metric losses may touch."""
+"""Cas-DM (An et al., arXiv 2401.02414; spec C): a noise predictor, and a refiner that metric losses
+may touch.
+"""
 
 from .config import Config
 from .family import CasDm

@@ -1,7 +1,8 @@
 """The two networks, their objectives and their sampler.
 
-`theta` is a plain diffusion network that only ever sees the noise loss. `phi` takes theta's clean image, detached, and
-returns a better one with a gate r; reconstruction, gate and metric losses reach phi alone (spec C.2.6).
+`theta` is a plain diffusion network that only ever sees the noise loss. `phi` takes theta's clean
+image, detached, and returns a better one with a gate r; reconstruction, gate and metric losses
+reach phi alone (spec C.2.6).
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from .networks import NoisePredictor, Refiner
 class Noised:
     """A batch's images with noise."""
 
-    x: Tensor       # (b, c, h, w)
-    eps: Tensor     # the noise in it
-    t: Tensor       # (b,), whole numbers in 1..T
+    x: Tensor  # (b, c, h, w)
+    eps: Tensor  # the noise in it
+    t: Tensor  # (b,), whole numbers in 1..T
     signal: Tensor  # abar_t, (b, 1, 1, 1)
 
 
@@ -43,9 +44,13 @@ class CasDm:
         self.config, self.image_shape = config, (config.channels, config.size, config.size)
         self.networks = nn.ModuleDict({"theta": NoisePredictor(config), "phi": Refiner(config)})
         signal = alphas_bar(config.schedule, config.timesteps)  # float64, (T + 1,)
-        self._signal, self._gate_weights = torch.from_numpy(signal), torch.from_numpy(gate_weights(config.gate_loss, signal))
+        self._signal, self._gate_weights = (
+            torch.from_numpy(signal),
+            torch.from_numpy(gate_weights(config.gate_loss, signal)),
+        )
         self.judge = PDist(config.channels) if config.metric == "pdist" else None
-        self._last: tuple[Batch, Noised, Tensor] | None = None  # theta's step, for phi's on the same batch
+        # theta's step, for phi's on the same batch
+        self._last: tuple[Batch, Noised, Tensor] | None = None
 
     @property
     def shipped(self) -> nn.ModuleDict:
@@ -67,14 +72,24 @@ class CasDm:
         return self.config.sampler(steps, path, eta, gates)
 
     def graphs(self) -> Mapping[str, Graph]:
-        """Pure graphs of frozen copies with batch norms folded; theta alone if the sampler's path never asks phi."""
+        """Pure graphs of frozen copies with batch norms folded; theta alone if the sampler's path
+        never asks phi.
+        """
         x = self.latent.noise
         t = TensorSpec("t", ("batch",))
-        label = (TensorSpec("label", ("batch", self.config.classes)),) if self.config.classes else ()
-        wide = TensorSpec("refined", ("batch", self.config.channels + 1, self.config.size, self.config.size))
-        graphs = {"theta": Graph(self._frozen("theta"), (x, t, *label), TensorSpec("predicted", x.shape))}
+        label = (
+            (TensorSpec("label", ("batch", self.config.classes)),) if self.config.classes else ()
+        )
+        wide = TensorSpec(
+            "refined", ("batch", self.config.channels + 1, self.config.size, self.config.size)
+        )
+        graphs = {
+            "theta": Graph(self._frozen("theta"), (x, t, *label), TensorSpec("predicted", x.shape))
+        }
         if self.config.path != "eps":
-            graphs["phi"] = Graph(self._frozen("phi"), (TensorSpec("coarse", x.shape), x, t, *label), wide)
+            graphs["phi"] = Graph(
+                self._frozen("phi"), (TensorSpec("coarse", x.shape), x, t, *label), wide
+            )
         return graphs
 
     def _frozen(self, name: str) -> nn.Module:
@@ -83,35 +98,61 @@ class CasDm:
         return net
 
     def objectives(self) -> Iterable[Objective]:
-        """theta first: in joint mode phi's loss reads the same noising and theta's detached prediction."""
+        """theta first: in joint mode phi's loss reads the same noising and theta's detached
+        prediction.
+        """
         theta, phi = (tuple(self.networks[name].parameters()) for name in ("theta", "phi"))
-        spans = ((0.0, 1.0), (0.0, 1.0)) if self.config.mode == "joint" else ((0.0, 0.5), (0.5, 1.0))
-        return (Objective("theta", theta, self.theta_loss, span=spans[0]), Objective("phi", phi, self.phi_loss, span=spans[1]))
+        spans = (
+            ((0.0, 1.0), (0.0, 1.0)) if self.config.mode == "joint" else ((0.0, 0.5), (0.5, 1.0))
+        )
+        return (
+            Objective("theta", theta, self.theta_loss, span=spans[0]),
+            Objective("phi", phi, self.phi_loss, span=spans[1]),
+        )
 
     def theta_loss(self, batch: Batch) -> Tensor:
-        """Plain mean squared error of the noise (or v) at uniform timesteps; nothing else ever reaches theta (C.2.2)."""
+        """Plain mean squared error of the noise (or v) at uniform timesteps; nothing else ever
+        reaches theta (C.2.2).
+        """
         noised = self._noised(batch)
-        predicted = self.networks["theta"](noised.x, noised.t.float(), *self._condition(batch)).float()
+        predicted = self.networks["theta"](
+            noised.x, noised.t.float(), *self._condition(batch)
+        ).float()
         if self.config.mode == "joint":
             self._last = batch, noised, predicted.detach()
         signal = noised.signal
         v = signal.sqrt() * noised.eps - (1 - signal).sqrt() * batch.images
-        return ((noised.eps if self.config.prediction == "epsilon" else v) - predicted).square().mean()
+        return (
+            ((noised.eps if self.config.prediction == "epsilon" else v) - predicted).square().mean()
+        )
 
     def phi_loss(self, batch: Batch) -> Tensor:
-        """Reconstruction, gate and metric losses of the refiner (C.2.5); in joint mode after theta_loss of the same images."""
-        noised, predicted = self._thetas(batch) if self.config.mode == "joint" else self._from_finished_theta(batch)
+        """Reconstruction, gate and metric losses of the refiner (C.2.5); in joint mode after
+        theta_loss of the same images.
+        """
+        noised, predicted = (
+            self._thetas(batch) if self.config.mode == "joint" else self._from_finished_theta(batch)
+        )
         images, signal = batch.images, noised.signal
         coarse = clean_image(noised.x, predicted, signal, self.config.prediction).clip(-1, 1)
-        refined = self.networks["phi"](coarse, noised.x, noised.t.float(), *self._condition(batch)).float()
+        refined = self.networks["phi"](
+            coarse, noised.x, noised.t.float(), *self._condition(batch)
+        ).float()
         image, gate = refined[:, :-1], refined[:, -1:]
         loss = (image - images).square().mean()
         if self.config.gate != "none":
             loss = loss + gate_loss(gate, image, coarse, images, _at(self._gate_weights, noised.t))
-        if self.config.metric != "none" and self.config.metric_weight and batch.progress >= self.config.metric_warmup:
+        if (
+            self.config.metric != "none"
+            and self.config.metric_weight
+            and batch.progress >= self.config.metric_warmup
+        ):
             weight = METRIC_WEIGHTS[self.config.metric_schedule](signal.flatten())
-            with torch.autocast(image.device.type, enabled=False):  # variances of 8-bit mantissas would be noise
-                loss = loss + self.config.metric_weight * (weight * self._metric(image, images)).mean()
+            # variances of 8-bit mantissas would be noise
+            with torch.autocast(image.device.type, enabled=False):
+                loss = (
+                    loss + self.config.metric_weight * (weight * self._metric(image, images)).mean()
+                )
         return loss
 
     def teach(self, batches: Iterable[Batch]) -> None:
@@ -122,20 +163,29 @@ class CasDm:
     def _noised(self, batch: Batch) -> Noised:
         """Uniform timesteps and Gaussian noise from the batch's own generator."""
         images, rng = batch.images, batch.generator
-        t = torch.randint(1, self.config.timesteps + 1, (len(images),), generator=rng, device=rng.device)
+        t = torch.randint(
+            1, self.config.timesteps + 1, (len(images),), generator=rng, device=rng.device
+        )
         eps = torch.randn(images.shape, generator=rng, device=rng.device)
         signal = _at(self._signal, t)
         return Noised(signal.sqrt() * images + (1 - signal).sqrt() * eps, eps, t, signal)
 
     def _thetas(self, batch: Batch) -> tuple[Noised, Tensor]:
-        """What theta's objective has just drawn and predicted: phi takes nothing from theta's random stream (C.2.6)."""
+        """What theta's objective has just drawn and predicted: phi takes nothing from theta's
+        random stream (C.2.6).
+        """
         last, self._last = self._last, None
         if last is None or last[0].images is not batch.images:
-            raise ValueError("phi's loss reads theta's prediction: call theta's objective first, on the same batch")
+            raise ValueError(
+                "phi's loss reads theta's prediction: call theta's objective first, on the same "
+                "batch"
+            )
         return last[1:]
 
     def _from_finished_theta(self, batch: Batch) -> tuple[Noised, Tensor]:
-        """phi's own noising, and what theta says to it in eval mode: no dropout, no statistics moved, no gradient."""
+        """phi's own noising, and what theta says to it in eval mode: no dropout, no statistics
+        moved, no gradient.
+        """
         noised, theta = self._noised(batch), self.networks["theta"]
         training = theta.training
         theta.eval()

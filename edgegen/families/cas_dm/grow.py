@@ -1,4 +1,6 @@
-"""A trained cas-dm as it begins for larger images: both networks with larger patches, all between them as it was."""
+"""A trained cas-dm as it begins for larger images: both networks with larger patches, all between
+them as it was.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
     """ValueError for a size that is not a whole number of times the config's."""
     factor, nets = factor_of(config.size, size), {"theta": config.theta, "phi": config.phi}
     for name, net in nets.items():
-        tensors = stretched(tensors, f"{name}.trunk.stem.conv", f"{name}.trunk.head", net.patch, factor)
+        tensors = stretched(
+            tensors, f"{name}.trunk.stem.conv", f"{name}.trunk.head", net.patch, factor
+        )
     theta, phi = (replace(net, patch=factor * net.patch) for net in nets.values())
     new = tuple(f"{name}.trunk.{part}" for name in nets for part in ("stem", "head"))
-    return Grown(replace(config, size=size, theta=theta, phi=phi, stretch=factor * config.stretch), tensors, new)
+    return Grown(
+        replace(config, size=size, theta=theta, phi=phi, stretch=factor * config.stretch),
+        tensors,
+        new,
+    )

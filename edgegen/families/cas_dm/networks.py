@@ -20,53 +20,80 @@ def _start(bias: float) -> float:
     return 1 / (1 + math.exp(-bias))
 
 
-GATES: dict[str, Callable[[Tensor, float], Tensor]] = {  # phi's last channel a (b, 1, h, w), gate_bias -> r (b, 1, h, w)
+# phi's last channel a (b, 1, h, w), gate_bias -> r (b, 1, h, w)
+GATES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "sigmoid": lambda a, bias: torch.sigmoid(a + bias),
     "clip": lambda a, bias: (a + _start(bias)).clamp(0, 1).detach() + (a - a.detach()),  # see below
-    "linear": lambda a, bias: a + _start(bias),  # no bounds: may also extrapolate from one branch past the other
-    "scalar": lambda a, bias: torch.sigmoid(a.mean((2, 3), keepdim=True) + bias).expand_as(a),  # one r an image and timestep
+    # no bounds: may also extrapolate from one branch past the other
+    "linear": lambda a, bias: a + _start(bias),
+    # one r an image and timestep
+    "scalar": lambda a, bias: torch.sigmoid(a.mean((2, 3), keepdim=True) + bias).expand_as(a),
 }
-# Where it is cut, a plain clamp has no gradient, and a gate that has once left [0, 1] never returns (test 5 saw it stay at 1):
-# "clip" lets the gradient pass as if nothing were cut.
+# Where it is cut, a plain clamp has no gradient, and a gate that has once left [0, 1] never returns
+# (test 5 saw it stay at 1): "clip" lets the gradient pass as if nothing were cut.
 
 
 class Refiner(nn.Module):
-    """phi: coarse and x (b, c, h, w), t (b,), label (b, classes) -> (b, c + 1, h, w): clean image, then the gate r.
+    """phi: coarse and x (b, c, h, w), t (b,), label (b, classes) -> (b, c + 1, h, w): clean image,
+    then the gate r.
 
-    r is in [0, 1], without bounds if the config's gate is "linear", and 1 everywhere if it is "none".
+    r is in [0, 1], without bounds if the config's gate is "linear", and 1 everywhere if it is
+    "none".
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
         cin = config.channels * (2 if config.phi_input == "x0+xt" else 1)
-        self.trunk = UNet(config.phi, cin, config.channels + (config.gate != "none"), config.classes)
+        self.trunk = UNet(
+            config.phi, cin, config.channels + (config.gate != "none"), config.classes
+        )
 
     def forward(self, coarse: Tensor, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         seen = torch.cat([coarse, x], dim=1) if self.config.phi_input == "x0+xt" else coarse
         out = self.trunk.features(seen, t, label)
         channels = self.config.channels
-        image = out["output"][:, :channels] + coarse if self.config.residual else out["output"][:, :channels]
+        image = (
+            out["output"][:, :channels] + coarse
+            if self.config.residual
+            else out["output"][:, :channels]
+        )
         if self.config.gate == "none":
             return torch.cat([image, torch.ones_like(image[:, :1])], dim=1)
-        last = self._alone(out["up0"]) if self.training and self.config.gate_trunk_detach else out["output"]
-        return torch.cat([image, GATES[self.config.gate](last[:, channels:], self.config.gate_bias)], dim=1)
+        last = (
+            self._alone(out["up0"])
+            if self.training and self.config.gate_trunk_detach
+            else out["output"]
+        )
+        return torch.cat(
+            [image, GATES[self.config.gate](last[:, channels:], self.config.gate_bias)], dim=1
+        )
 
     def _alone(self, h: Tensor) -> Tensor:
-        """The last layer's output again, from detached features: what its gradient moves is that layer alone."""
+        """The last layer's output again, from detached features: what its gradient moves is that
+        layer alone.
+        """
         return F.pixel_shuffle(self.trunk.head(h.detach()), self.trunk.patch)
 
 
 def wiener(prediction: str, signal: np.ndarray) -> np.ndarray:
-    """What epsilon or v is, on average, times x, at each abar, where images are white noise of deviation GRAIN."""
+    """What epsilon or v is, on average, times x, at each abar, where images are white noise of
+    deviation GRAIN.
+    """
     power = signal * GRAIN**2 + 1 - signal
-    return np.sqrt(1 - signal) / power * (np.sqrt(signal) * (1 - GRAIN**2) if prediction == "v" else 1.0)
+    return (
+        np.sqrt(1 - signal)
+        / power
+        * (np.sqrt(signal) * (1 - GRAIN**2) if prediction == "v" else 1.0)
+    )
 
 
 class NoisePredictor(nn.Module):
-    """theta: x (b, c, h, w), t (b,), label (b, classes) -> (b, c, h, w), epsilon or v as the config says.
+    """theta: x (b, c, h, w), t (b,), label (b, classes) -> (b, c, h, w), epsilon or v as the config
+    says.
 
-    Noise that is finer than what a stretched trunk sees would stay in its images: there it corrects a Wiener filter.
+    Noise that is finer than what a stretched trunk sees would stay in its images: there it corrects
+    a Wiener filter.
     """
 
     fine: Tensor
@@ -83,4 +110,6 @@ class NoisePredictor(nn.Module):
         out = self.trunk(x, t, label)
         if self.stretch == 1:
             return out
-        return out + self.fine.index_select(0, t.long())[:, None, None, None] * detail(x, self.stretch)
+        return out + self.fine.index_select(0, t.long())[:, None, None, None] * detail(
+            x, self.stretch
+        )

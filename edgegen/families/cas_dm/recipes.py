@@ -12,36 +12,61 @@ WARMUP = 0.1  # of phi's steps, before the metric's loss joins (C.2.8)
 
 
 def photos32() -> Recipe:
-    """32x32 RGB product photos, two networks of 1.5M parameters; see edgegen/zoo for what it gave on Fashion-MNIST."""
+    """32x32 RGB product photos, two networks of 1.5M parameters; see edgegen/zoo for what it gave
+    on Fashion-MNIST.
+    """
     return Recipe(Config(metric_warmup=WARMUP), images=960_000)
 
 
 def tiny() -> Recipe:
     """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
     net = UNetConfig(widths=(16, 32), embedding=16)
-    config = Config(size=16, classes=0, theta=net, phi=net, schedule="linear", timesteps=100, steps=4)
+    config = Config(
+        size=16, classes=0, theta=net, phi=net, schedule="linear", timesteps=100, steps=4
+    )
     return Recipe(config, images=3_200, batch=16, warmup=10, ema=0.9, precision="fp32")
 
 
 def photos64() -> Recipe:
-    """64x64 on one GPU: the spec's IDDPM-like column, with IDDPM's channels for 64 px; not trained yet."""
+    """64x64 on one GPU: the spec's IDDPM-like column, with IDDPM's channels for 64 px; not trained
+    yet.
+    """
     config = Config(
-        size=64, theta=UNetConfig((128, 256, 384, 512), blocks=3, patch=1, attention=True, embedding=512, dropout=0.3),
+        size=64,
+        theta=UNetConfig(
+            (128, 256, 384, 512), blocks=3, patch=1, attention=True, embedding=512, dropout=0.3
+        ),
         phi=UNetConfig((64, 128, 192, 256), blocks=3, patch=1, attention=True, embedding=256),
-        timesteps=4000, metric="pdist", metric_warmup=WARMUP, steps=50,
+        timesteps=4000,
+        metric="pdist",
+        metric_warmup=WARMUP,
+        steps=50,
     )
     return Recipe(config, images=128 * 500_000, batch=128, rate=1e-4, warmup=5_000, ema=0.9999)
 
 
 def photos256() -> Recipe:
-    """256x256 in pixels on GPUs: the spec's column and its budget of 100,000 steps; not trained yet."""
+    """256x256 in pixels on GPUs: the spec's column and its budget of 100,000 steps; not trained
+    yet.
+    """
     config = Config(
-        size=256, theta=UNetConfig((128, 128, 256, 256, 512, 512), blocks=2, patch=1, attention=True, embedding=512),
+        size=256,
+        theta=UNetConfig(
+            (128, 128, 256, 256, 512, 512), blocks=2, patch=1, attention=True, embedding=512
+        ),
         phi=UNetConfig((64, 64, 128, 128, 256, 256), patch=1, attention=True, embedding=256),
-        schedule="linear", metric="pdist", metric_warmup=WARMUP, steps=100,
+        schedule="linear",
+        metric="pdist",
+        metric_warmup=WARMUP,
+        steps=100,
     )
     return Recipe(config, images=64 * 100_000, batch=64, rate=1e-4, warmup=5_000, ema=0.9999)
 
 
-FAMILY = Family("cas-dm", Config, CasDm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(grown, whole=("*.embed.label",), rate=8e-3))
+FAMILY = Family(
+    "cas-dm",
+    Config,
+    CasDm,
+    {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
+    Tuning(grown, whole=("*.embed.label",), rate=8e-3),
+)

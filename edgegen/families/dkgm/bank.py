@@ -1,4 +1,6 @@
-"""What the density estimate is made of: training vectors, or means of groups of them, eight bits a value, class by class."""
+"""What the density estimate is made of: training vectors, or means of groups of them, eight bits a
+value, class by class.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,16 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 
-FEWEST = 4   # distinct vectors behind a centroid: the mean of one would be that one
+FEWEST = 4  # distinct vectors behind a centroid: the mean of one would be that one
 ROUNDS = 25  # of k-means
 
 
 class Bank(nn.Module):
-    """`size` vectors of `shape` a class; value = offset + scale * byte, and how many training vectors each stands for.
+    """`size` vectors of `shape` a class; value = offset + scale * byte, and how many training
+    vectors each stands for.
 
-    Integers, so that averaging networks or half precision on disk changes none of them. Before fill, one grey vector a class.
+    Integers, so that averaging networks or half precision on disk changes none of them. Before
+    fill, one grey vector a class.
     """
 
     values: Tensor
@@ -28,7 +32,9 @@ class Bank(nn.Module):
     def __init__(self, shape: Sequence[int], classes: int, size: int) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.register_buffer("values", torch.full((max(classes, 1), size, math.prod(shape)), 128, dtype=torch.uint8))
+        self.register_buffer(
+            "values", torch.full((max(classes, 1), size, math.prod(shape)), 128, dtype=torch.uint8)
+        )
         counts = torch.zeros(max(classes, 1), size, dtype=torch.int64)
         counts[:, 0] = 1
         self.register_buffer("counts", counts)
@@ -37,31 +43,50 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def fill(self, vectors: Tensor, labels: Tensor, centroids: bool, rng: torch.Generator) -> None:
-        """From vectors (n, *shape) and labels (n, classes): a random choice of each class's, or its k-means centroids.
+        """From vectors (n, *shape) and labels (n, classes): a random choice of each class's, or its
+        k-means centroids.
 
         InputError for a class with too few vectors to be represented.
         """
-        low, high = (-1.0, 1.0) if vectors.dtype == torch.uint8 else (float(vectors.min()), float(vectors.max()))
+        low, high = (
+            (-1.0, 1.0)
+            if vectors.dtype == torch.uint8
+            else (float(vectors.min()), float(vectors.max()))
+        )
         self.offset.fill_(low)
         self.scale.fill_((high - low) / 255 or 1.0)
-        groups = labels.argmax(1) if labels.shape[1] else torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+        groups = (
+            labels.argmax(1)
+            if labels.shape[1]
+            else torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
+        )
         for group, (values, counts) in enumerate(zip(self.values, self.counts, strict=True)):
             own = torch.unique(vectors[groups == group].flatten(1), dim=0)
             if len(own) < (FEWEST if centroids else 1):
-                raise InputError("E-DATA-TOO-FEW", f"class {group} has {len(own)} different photos in the bank's sample, "
-                                                   f"{FEWEST if centroids else 1} are needed")
+                raise InputError(
+                    "E-DATA-TOO-FEW",
+                    f"class {group} has {len(own)} different photos in the bank's sample, "
+                    f"{FEWEST if centroids else 1} are needed",
+                )
             counts.zero_()
             if centroids:
                 means, members = kmeans(self._units(own), len(values), rng)
             else:
                 chosen = torch.randperm(len(own), generator=rng, device=rng.device)[: len(values)]
-                means, members = self._units(own[chosen]), torch.ones(len(chosen), dtype=torch.int64)
+                means, members = (
+                    self._units(own[chosen]),
+                    torch.ones(len(chosen), dtype=torch.int64),
+                )
             values[: len(means)] = means.round().clamp(0, 255).to(torch.uint8)
             counts[: len(means)] = members
 
     def _units(self, vectors: Tensor) -> Tensor:
         """In steps of the bank's bytes, (n, d) float."""
-        return vectors.float() if vectors.dtype == torch.uint8 else (vectors.float() - self.offset) / self.scale
+        return (
+            vectors.float()
+            if vectors.dtype == torch.uint8
+            else (vectors.float() - self.offset) / self.scale
+        )
 
     def decoded(self, values: Tensor) -> Tensor:
         """Bytes, as any type -> what they mean."""
@@ -69,12 +94,18 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def nearest(self, x: Tensor, label: Tensor) -> Tensor:
-        """x (b, *shape), label (b, classes) -> for each the nearest vector of its class, (b, *shape)."""
+        """x (b, *shape), label (b, classes) -> for each the nearest vector of its class, (b,
+        *shape).
+        """
         table = self.decoded(self.values).flatten(0, 1)
         flat = x.float().flatten(1)
         with torch.autocast(x.device.type, enabled=False):
             far = table.square().sum(1) - 2 * flat @ table.T
-        allowed = (self.counts > 0)[None] & (label > 0.5)[:, :, None] if label.shape[1] else (self.counts > 0)[None]
+        allowed = (
+            (self.counts > 0)[None] & (label > 0.5)[:, :, None]
+            if label.shape[1]
+            else (self.counts > 0)[None]
+        )
         picks = far.masked_fill(~allowed.flatten(1).expand_as(far), torch.inf).argmin(1)
         return table[picks].reshape(x.shape)
 
@@ -83,7 +114,9 @@ class Bank(nn.Module):
 
 
 class Picker(nn.Module):
-    """A bank that only gives: pick (b,) in [0, 1], label (b, classes) -> (b, *shape), each as often as it stands for."""
+    """A bank that only gives: pick (b,) in [0, 1], label (b, classes) -> (b, *shape), each as often
+    as it stands for.
+    """
 
     table: Tensor
     edges: Tensor
@@ -108,14 +141,19 @@ class Picker(nn.Module):
         if label is None:
             index = (pick >= self.edges[0]).float().sum(1)
         else:
-            group = (label * self.starts).sum(1)  # floats below 2^24 are exact, and every runtime sums them alike
-            index = (pick >= self.edges.index_select(0, group.long())).float().sum(1) + group * self.size
+            # floats below 2^24 are exact, and every runtime sums them alike
+            group = (label * self.starts).sum(1)
+            index = (pick >= self.edges.index_select(0, group.long())).float().sum(
+                1
+            ) + group * self.size
         vectors = self.table.index_select(0, index.long()).float() * self.scale + self.offset
         return vectors.reshape(-1, *self.shape)
 
 
 def kmeans(points: Tensor, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Centroids (at most k, d) of distinct points (n, d), and how many points each is the mean of: FEWEST at least."""
+    """Centroids (at most k, d) of distinct points (n, d), and how many points each is the mean of:
+    FEWEST at least.
+    """
     k = min(k, len(points) // FEWEST)
     centres = points[_seeds(points, k + k // 4, rng)]  # some will stand for too few points and go
     for _ in range(ROUNDS):
@@ -130,7 +168,9 @@ def kmeans(points: Tensor, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor
 
 
 def _seeds(points: Tensor, k: int, rng: torch.Generator) -> list[int]:
-    """k-means++: each next centre with probability proportional to the squared distance to those before."""
+    """k-means++: each next centre with probability proportional to the squared distance to those
+    before.
+    """
     chosen = [int(torch.randint(len(points), (1,), generator=rng, device=rng.device))]
     nearest = torch.full((len(points),), torch.inf, device=points.device)
     for _ in range(k - 1):
@@ -141,6 +181,7 @@ def _seeds(points: Tensor, k: int, rng: torch.Generator) -> list[int]:
 
 def _means(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     groups = torch.cdist(points, centres).argmin(1)
-    members = torch.nn.functional.one_hot(groups, len(centres)).float()  # a product with it: index_add is random on a GPU
+    # a product with it: index_add is random on a GPU
+    members = torch.nn.functional.one_hot(groups, len(centres)).float()
     counts = members.sum(0)
     return members.T @ points / counts.clamp_min(1)[:, None], counts.long()

@@ -1,4 +1,6 @@
-"""Stage 1 (spec D.2.1): a vector of the bank plus the kernel's draw, and in modes "dae" and "latent" a network behind it."""
+"""Stage 1 (spec D.2.1): a vector of the bank plus the kernel's draw, and in modes "dae" and
+"latent" a network behind it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from .nets import Decoder, Denoiser, Encoder
 
 
 class Coarse(nn.Module):
-    """The graph: x (b, c, h, w) standard normal, pick (b, 3) uniform, label (b, classes) -> coarse image (b, c, h, w)."""
+    """The graph: x (b, c, h, w) standard normal, pick (b, 3) uniform, label (b, classes) -> coarse
+    image (b, c, h, w).
+    """
 
     def __init__(self, config: Config, bank: Bank, net: nn.Module | None) -> None:
         super().__init__()
@@ -24,22 +28,32 @@ class Coarse(nn.Module):
 
     def forward(self, x: Tensor, pick: Tensor, label: Tensor | None = None) -> Tensor:
         vector = self.bank(pick[:, 0], label)
-        z = x if vector.shape[1:] == x.shape[1:] else x.flatten(1)[:, : vector[0].numel()].reshape(vector.shape)
+        z = (
+            x
+            if vector.shape[1:] == x.shape[1:]
+            else x.flatten(1)[:, : vector[0].numel()].reshape(vector.shape)
+        )
         y = vector + self.bandwidth * shaped(self.kernel, z, pick)
         return y if self.net is None else self.net(y, label)
 
 
 def stage(config: Config) -> dict[str, nn.Module]:
-    """Stage 1's networks by mode: none for "pixel", "coarse" for "dae", "coarse" (a decoder) and "encoder" for "latent"."""
+    """Stage 1's networks by mode: none for "pixel", "coarse" for "dae", "coarse" (a decoder) and
+    "encoder" for "latent".
+    """
     kinds: dict[str, dict[str, Callable[[Config], nn.Module]]] = {
-        "pixel": {}, "dae": {"coarse": Denoiser}, "latent": {"coarse": Decoder, "encoder": Encoder},
+        "pixel": {},
+        "dae": {"coarse": Denoiser},
+        "latent": {"coarse": Decoder, "encoder": Encoder},
     }
     return {name: kind(config) for name, kind in kinds[config.mode].items()}
 
 
 @contextmanager
 def evaluating(nets: nn.ModuleDict) -> Iterator[None]:
-    """Without gradients and with fixed batch norms while the block runs: what ships, as it ships."""
+    """Without gradients and with fixed batch norms while the block runs: what ships, as it
+    ships.
+    """
     before = {name: net.training for name, net in nets.items()}
     try:
         with torch.no_grad():

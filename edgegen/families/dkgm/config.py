@@ -1,4 +1,6 @@
-"""Everything that defines a dkgm: its density estimate, the two networks, and the iteration between them."""
+"""Everything that defines a dkgm: its density estimate, the two networks, and the iteration between
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,14 @@ from ..unet import UNetConfig
 
 Backbone = Literal["unet", "dae"]
 CHOICES = {
-    "mode": ("pixel", "dae", "latent"), "kernel": ("gaussian", "epanechnikov", "radial"), "bank": ("exemplars", "centroids"),
-    "coarse_net": ("unet", "dae"), "debias_net": ("unet", "dae"), "weighting": ("scaled", "image"),
-    "times": ("uniform", "grid"), "schedule": ("power", "approximation"),
+    "mode": ("pixel", "dae", "latent"),
+    "kernel": ("gaussian", "epanechnikov", "radial"),
+    "bank": ("exemplars", "centroids"),
+    "coarse_net": ("unet", "dae"),
+    "debias_net": ("unet", "dae"),
+    "weighting": ("scaled", "image"),
+    "times": ("uniform", "grid"),
+    "schedule": ("power", "approximation"),
 }
 
 
@@ -23,57 +30,95 @@ class Config:
 
     __pydantic_config__: ClassVar = STRICT
 
-    size: int = 32                                                   # pixels a side
+    size: int = 32  # pixels a side
     channels: int = 3
-    classes: int = 10                                                # 0 for unconditional
-    mode: Literal["pixel", "dae", "latent"] = "dae"                  # what stage 1 makes of the kernel's draw
+    classes: int = 10  # 0 for unconditional
+    # what stage 1 makes of the kernel's draw
+    mode: Literal["pixel", "dae", "latent"] = "dae"
     kernel: Literal["gaussian", "epanechnikov", "radial"] = "gaussian"
-    bandwidth: float = 1.0                                           # h, in units of pixels in [-1, 1] (latent: of codes)
-    bank: Literal["exemplars", "centroids"] = "centroids"            # exemplars are training vectors, centroids hold none
-    bank_size: int = 512                                             # exemplars a class
-    kde_centroids: int = 64                                          # centroids a class
-    bank_fit: int = 2000                                             # photos a class that the bank is made from
-    coarse_net: Backbone = "dae"                                     # g of stage 1
+    # h, in units of pixels in [-1, 1] (latent: of codes)
+    bandwidth: float = 1.0
+    # exemplars are training vectors, centroids hold none
+    bank: Literal["exemplars", "centroids"] = "centroids"
+    bank_size: int = 512  # exemplars a class
+    kde_centroids: int = 64  # centroids a class
+    # photos a class that the bank is made from
+    bank_fit: int = 2000
+    coarse_net: Backbone = "dae"  # g of stage 1
     coarse: UNetConfig = field(default_factory=UNetConfig)
-    code: int = 16                                                   # channels of a latent code
-    code_cell: int = 4                                               # pixels a side that a code's place stands for
-    debias_net: Backbone = "unet"                                    # G of stage 2
+    code: int = 16  # channels of a latent code
+    # pixels a side that a code's place stands for
+    code_cell: int = 4
+    debias_net: Backbone = "unet"  # G of stage 2
     debias: UNetConfig = field(default_factory=UNetConfig)
-    noise: float = 0.3                                               # k: needed where coarse images are many-to-one
-    stretch: int = 1                                                 # pixels a side that were one to the networks it began with
-    weighting: Literal["scaled", "image"] = "scaled"                 # stage 2's error: in units of F, or of pixels
-    times: Literal["uniform", "grid"] = "uniform"                    # levels that stage 2 trains at: all, or the sampler's
-    cond_coarse: bool = False                                        # G also sees the coarse image: keeps the pairing
-    steps: int = 20                                                  # N
+    # k: needed where coarse images are many-to-one
+    noise: float = 0.3
+    # pixels a side that were one to the networks it began with
+    stretch: int = 1
+    # stage 2's error: in units of F, or of pixels
+    weighting: Literal["scaled", "image"] = "scaled"
+    # levels that stage 2 trains at: all, or the sampler's
+    times: Literal["uniform", "grid"] = "uniform"
+    # G also sees the coarse image: keeps the pairing
+    cond_coarse: bool = False
+    steps: int = 20  # N
     schedule: Literal["power", "approximation"] = "power"
-    power: float = 2.0                                               # t_n = (1 - n / N)^power
-    gain: tuple[float, float, float] = (1.0, 2.0, 1.0)               # c, n0, rho of a_n = c / (n + n0)^rho ("approximation")
+    power: float = 2.0  # t_n = (1 - n / N)^power
+    # c, n0, rho of a_n = c / (n + n0)^rho ("approximation")
+    gain: tuple[float, float, float] = (1.0, 2.0, 1.0)
     variance: Literal["upper", "lower"] = "upper"
     solver: Literal["euler", "heun"] = "euler"
-    share: float = 0.25                                              # of the run that stage 1 takes
+    share: float = 0.25  # of the run that stage 1 takes
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
+                )
         for name, net in (("coarse", self.coarse), ("debias", self.debias)):
             cell = net.patch * 2 ** (len(net.widths) - 1)
             if self.size % cell:
-                raise ValueError(f"size {self.size} must divide by {cell} (patch and levels of {name})")
-        if self.size < 8 or min(self.channels, self.stretch) < 1 or self.classes < 0 or self.size % self.stretch:
-            raise ValueError(f"size must be at least 8, channels 1, classes 0, and stretch a divisor of size, got {self.size}, "
-                             f"{self.channels}, {self.classes}, {self.stretch}")
-        if min(self.bank_size, self.kde_centroids, self.bank_fit) < 1:
-            raise ValueError(f"bank_size, kde_centroids and bank_fit must be at least 1, got "
-                             f"{self.bank_size}, {self.kde_centroids} and {self.bank_fit}")
-        if self.code_cell not in (2, 4, 8) or self.size % self.code_cell or self.code < 1 or self.code % 16:
+                raise ValueError(
+                    f"size {self.size} must divide by {cell} (patch and levels of {name})"
+                )
+        if (
+            self.size < 8
+            or min(self.channels, self.stretch) < 1
+            or self.classes < 0
+            or self.size % self.stretch
+        ):
             raise ValueError(
-                f"code_cell must be 2, 4 or 8 and divide size, code a multiple of 16, got {self.code_cell}, {self.code}")
+                "size must be at least 8, channels 1, classes 0, and stretch a divisor of size, "
+                f"got {self.size}, "
+                f"{self.channels}, {self.classes}, {self.stretch}"
+            )
+        if min(self.bank_size, self.kde_centroids, self.bank_fit) < 1:
+            raise ValueError(
+                f"bank_size, kde_centroids and bank_fit must be at least 1, got "
+                f"{self.bank_size}, {self.kde_centroids} and {self.bank_fit}"
+            )
+        if (
+            self.code_cell not in (2, 4, 8)
+            or self.size % self.code_cell
+            or self.code < 1
+            or self.code % 16
+        ):
+            raise ValueError(
+                "code_cell must be 2, 4 or 8 and divide size, code a multiple of 16, got "
+                f"{self.code_cell}, {self.code}"
+            )
         if self.code > self.channels * self.code_cell**2:
-            raise ValueError(f"a code must not be larger than its image: at most {self.channels * self.code_cell**2} channels "
-                             f"for cells of {self.code_cell}, got {self.code}")
+            raise ValueError(
+                "a code must not be larger than its image: at most "
+                f"{self.channels * self.code_cell**2} channels "
+                f"for cells of {self.code_cell}, got {self.code}"
+            )
         if not 0 < self.bandwidth <= 100 or not 0 < self.share < 1:
-            raise ValueError(f"bandwidth must be in (0, 100] and share in (0, 1), got {self.bandwidth} and {self.share}")
+            raise ValueError(
+                f"bandwidth must be in (0, 100] and share in (0, 1), got {self.bandwidth} and "
+                f"{self.share}"
+            )
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         self.sampler()  # one that cannot be made should fail before the training, not after it
@@ -87,14 +132,30 @@ class Config:
     def vector(self) -> tuple[int, int, int]:
         """Shape of what the bank holds: an image's, or a code's."""
         cells = self.size // self.code_cell
-        return (self.code, cells, cells) if self.mode == "latent" else (self.channels, self.size, self.size)
+        return (
+            (self.code, cells, cells)
+            if self.mode == "latent"
+            else (self.channels, self.size, self.size)
+        )
 
-    def sampler(self, steps: int | None = None, power: float | None = None, variance: str | None = None,
-                solver: str | None = None) -> BridgeSampler:
-        """This config's sampler, or one with other steps, power, variance or solver; steps=0 stops at coarse images."""
+    def sampler(
+        self,
+        steps: int | None = None,
+        power: float | None = None,
+        variance: str | None = None,
+        solver: str | None = None,
+    ) -> BridgeSampler:
+        """This config's sampler, or one with other steps, power, variance or solver; steps=0 stops
+        at coarse images.
+        """
         steps = self.steps if steps is None else steps
         levels: tuple[float, ...] = ()
         if steps:
-            levels = (power_levels(steps, self.power if power is None else power) if self.schedule == "power"
-                      else approximation_levels(steps, *self.gain))
-        return BridgeSampler(levels, self.noise, variance or self.variance, solver or self.solver, self.cond_coarse)
+            levels = (
+                power_levels(steps, self.power if power is None else power)
+                if self.schedule == "power"
+                else approximation_levels(steps, *self.gain)
+            )
+        return BridgeSampler(
+            levels, self.noise, variance or self.variance, solver or self.solver, self.cond_coarse
+        )

@@ -1,4 +1,6 @@
-"""Stage 2 (spec D.2.3): the bridge from coarse images to clean ones, and the network that estimates what is still wrong."""
+"""Stage 2 (spec D.2.3): the bridge from coarse images to clean ones, and the network that estimates
+what is still wrong.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,21 @@ def deviation(t: Tensor, spread: Tensor | float, noise: float) -> Tensor:
     return (t.square() * spread**2 + noise**2 * t * (1 - t)).sqrt()
 
 
-def bridge_loss(predict: Callable[[Tensor, Tensor], Tensor], x: Tensor, coarse: Tensor, t: Tensor, xi: Tensor, noise: float,
-                spread: Tensor | float, weighting: str) -> Tensor:
-    """Mean squared error of F = predict(X_t, t) at X_t = (1 - t) x + t coarse + k sqrt(t (1 - t)) xi; t (b,) in (0, 1].
+def bridge_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    coarse: Tensor,
+    t: Tensor,
+    xi: Tensor,
+    noise: float,
+    spread: Tensor | float,
+    weighting: str,
+) -> Tensor:
+    """Mean squared error of F = predict(X_t, t) at X_t = (1 - t) x + t coarse + k sqrt(t (1 - t))
+    xi; t (b,) in (0, 1].
 
-    weighting: "scaled" for the error of F, whose target (X_t - x) / c_out has unit variance; "image" for that of X_t - c_out F.
+    weighting: "scaled" for the error of F, whose target (X_t - x) / c_out has unit variance;
+    "image" for that of X_t - c_out F.
     """
     place = t.reshape(-1, *[1] * (x.ndim - 1))
     delta = place * (coarse - x) + noise * (place * (1 - place)).sqrt() * xi
@@ -32,7 +44,9 @@ def bridge_loss(predict: Callable[[Tensor, Tensor], Tensor], x: Tensor, coarse: 
 
 
 class Restorer(nn.Module):
-    """F of G = X - c_out(t) F(X, t), and the spread that c_out is made of: measured once, before training."""
+    """F of G = X - c_out(t) F(X, t), and the spread that c_out is made of: measured once, before
+    training.
+    """
 
     spread: Tensor
     levels: Tensor
@@ -40,18 +54,31 @@ class Restorer(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         c = config
-        self.trunk = BACKBONES[c.debias_net](c.debias, c.channels * (2 if c.cond_coarse else 1), c.channels, c.classes)
+        self.trunk = BACKBONES[c.debias_net](
+            c.debias, c.channels * (2 if c.cond_coarse else 1), c.channels, c.classes
+        )
         self.noise, self.stretch = c.noise, c.stretch
-        self.register_buffer("levels", torch.tensor(c.sampler().levels), persistent=False)  # of training on the grid
+        # of training on the grid
+        self.register_buffer("levels", torch.tensor(c.sampler().levels), persistent=False)
         self.register_buffer("spread", torch.tensor(1.0))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
-        """F at X_t (b, c, h, w); t (b,) in [0, 1]; coarse only where the network was made to see it."""
-        found: Tensor = self.trunk(x if coarse is None else torch.cat([x, coarse], dim=1), TIMES * t, label)
-        return found if self.stretch == 1 else found + self._fine(t)[:, None, None, None] * detail(x, self.stretch)
+        """F at X_t (b, c, h, w); t (b,) in [0, 1]; coarse only where the network was made to see
+        it.
+        """
+        found: Tensor = self.trunk(
+            x if coarse is None else torch.cat([x, coarse], dim=1), TIMES * t, label
+        )
+        return (
+            found
+            if self.stretch == 1
+            else found + self._fine(t)[:, None, None, None] * detail(x, self.stretch)
+        )
 
     def _fine(self, t: Tensor) -> Tensor:
-        """What F is times X - the mean of its neighbours, on average (b,): noise there, finer than a stretched trunk sees."""
+        """What F is times X - the mean of its neighbours, on average (b,): noise there, finer than
+        a stretched trunk sees.
+        """
         power = self.noise**2 * t * (1 - t)
         return power / (power + GRAIN**2) / deviation(t, self.spread, self.noise).clamp_min(1e-4)
 

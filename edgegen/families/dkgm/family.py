@@ -22,11 +22,13 @@ from .grow import grown
 from .kernels import draw
 
 MEASURED = 4096  # photos that the spread of coarse images is measured on
-REPEATS = 4      # times the wanted photos are looked at, at most, to find enough of every class
+REPEATS = 4  # times the wanted photos are looked at, at most, to find enough of every class
 
 
 class Dkgm:
-    """Bank, stage 1 (unless mode "pixel") and stage 2; mode "latent" trains an encoder too, which stays behind."""
+    """Bank, stage 1 (unless mode "pixel") and stage 2; mode "latent" trains an encoder too, which
+    stays behind.
+    """
 
     def __init__(self, config: Config) -> None:
         c = self.config = config
@@ -36,7 +38,9 @@ class Dkgm:
 
     @property
     def shipped(self) -> nn.ModuleDict:
-        return nn.ModuleDict({name: net for name, net in self.networks.items() if name != "encoder"})
+        return nn.ModuleDict(
+            {name: net for name, net in self.networks.items() if name != "encoder"}
+        )
 
     @property
     def embeds_training_data(self) -> Embedded:
@@ -58,7 +62,9 @@ class Dkgm:
         return self.config.sampler()
 
     def graphs(self) -> Mapping[str, Graph]:
-        """Pure graphs of frozen copies with batch norms folded: `coarse` runs once an image, `debias` once a step."""
+        """Pure graphs of frozen copies with batch norms folded: `coarse` runs once an image,
+        `debias` once a step.
+        """
         c, x = self.config, self.latent.noise
         label = (TensorSpec("label", ("batch", c.classes)),) if c.classes else ()
         shape, t, pick = x.shape, TensorSpec("t", ("batch",)), TensorSpec("pick", ("batch", 3))
@@ -71,14 +77,27 @@ class Dkgm:
         }
 
     def objectives(self) -> Iterable[Objective]:
-        """Stage 1 first, then stage 2 on what stage 1 became; mode "pixel" has nothing to train in stage 1."""
+        """Stage 1 first, then stage 2 on what stage 1 became; mode "pixel" has nothing to train in
+        stage 1.
+        """
         second = tuple(self.restorer.parameters())
         if self.config.mode == "pixel":
             return (Objective("debias", second, self.debias_loss, begin=self.begin_debias),)
-        first = tuple(p for name in ("coarse", "encoder") if name in self.networks for p in self.networks[name].parameters())
+        first = tuple(
+            p
+            for name in ("coarse", "encoder")
+            if name in self.networks
+            for p in self.networks[name].parameters()
+        )
         share = self.config.share
-        return (Objective("coarse", first, self.coarse_loss, span=(0.0, share), begin=self.begin_coarse),
-                Objective("debias", second, self.debias_loss, span=(share, 1.0), begin=self.begin_debias))
+        return (
+            Objective(
+                "coarse", first, self.coarse_loss, span=(0.0, share), begin=self.begin_coarse
+            ),
+            Objective(
+                "debias", second, self.debias_loss, span=(share, 1.0), begin=self.begin_debias
+            ),
+        )
 
     def begin_coarse(self, batches: Iterable[Batch]) -> None:
         """Mode "dae" learns to denoise what will be drawn, so its bank is filled first."""
@@ -86,20 +105,28 @@ class Dkgm:
             self._fill(*self._looked_at(batches))
 
     def begin_debias(self, batches: Iterable[Batch]) -> None:
-        """Fill the bank where stage 1 has not, and measure how far coarse images are from their photos."""
+        """Fill the bank where stage 1 has not, and measure how far coarse images are from their
+        photos.
+        """
         looked = self._looked_at(batches)
         if self.config.mode != "dae":
             self._fill(*looked)
         images, labels, rng = looked
         parts = []
         with evaluating(self.networks):
-            for part, label in zip(torch.split(images[:MEASURED], 256), torch.split(labels[:MEASURED], 256), strict=True):
+            for part, label in zip(
+                torch.split(images[:MEASURED], 256),
+                torch.split(labels[:MEASURED], 256),
+                strict=True,
+            ):
                 x = _scaled(part)
                 parts.append((self._drawn(x, label, rng) - x).square().mean((1, 2, 3)))
         self.restorer.spread.copy_(torch.cat(parts).mean().sqrt())
 
     def _looked_at(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, torch.Generator]:
-        """Photos (n, c, h, w) as bytes, their labels, and a random generator: enough for `bank_fit` of each class."""
+        """Photos (n, c, h, w) as bytes, their labels, and a random generator: enough for `bank_fit`
+        of each class.
+        """
         images, labels, found = [], [], torch.zeros(max(self.config.classes, 1))
         wanted = self.config.bank_fit
         seen, rng = 0, None
@@ -118,18 +145,28 @@ class Dkgm:
         vectors = images
         if self.config.mode == "latent":
             with evaluating(self.networks):
-                vectors = torch.cat([self.networks["encoder"](_scaled(part)) for part in torch.split(images, 256)])
+                vectors = torch.cat(
+                    [self.networks["encoder"](_scaled(part)) for part in torch.split(images, 256)]
+                )
         self.bank.fill(vectors, labels, self.config.bank == "centroids", rng)
 
     def coarse_loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of the photo behind a draw: the optimum is the posterior mean, an image too smooth (D.2.1)."""
+        """Mean squared error of the photo behind a draw: the optimum is the posterior mean, an
+        image too smooth (D.2.1).
+        """
         x = batch.images
-        vector = self.networks["encoder"](x).float() if self.config.mode == "latent" else self._centre(x, batch.labels)
+        vector = (
+            self.networks["encoder"](x).float()
+            if self.config.mode == "latent"
+            else self._centre(x, batch.labels)
+        )
         y = vector + self.config.bandwidth * draw(self.config.kernel, vector.shape, batch.generator)
         return (self.networks["coarse"](y, self._label(batch.labels)).float() - x).square().mean()
 
     def debias_loss(self, batch: Batch) -> Tensor:
-        """Squared error of stage 2 along the bridge from a fresh coarse image of each photo (TRAIN-2)."""
+        """Squared error of stage 2 along the bridge from a fresh coarse image of each photo
+        (TRAIN-2).
+        """
         c, x, rng = self.config, batch.images, batch.generator
         with evaluating(self.first_stage):
             coarse = self._drawn(x, batch.labels, rng)
@@ -139,15 +176,27 @@ class Dkgm:
             t = levels[torch.randint(len(levels), (len(x),), generator=rng, device=rng.device)]
         xi = torch.randn(x.shape, generator=rng, device=rng.device)
         label, beside = self._label(batch.labels), coarse if c.cond_coarse else None
-        return bridge_loss(lambda y, t: self.restorer(y, t, label, beside), x, coarse, t, xi, c.noise,
-                           self.restorer.spread, c.weighting)
+        return bridge_loss(
+            lambda y, t: self.restorer(y, t, label, beside),
+            x,
+            coarse,
+            t,
+            xi,
+            c.noise,
+            self.restorer.spread,
+            c.weighting,
+        )
 
     @property
     def first_stage(self) -> nn.ModuleDict:
-        return nn.ModuleDict({name: self.networks[name] for name in ("coarse", "encoder") if name in self.networks})
+        return nn.ModuleDict(
+            {name: self.networks[name] for name in ("coarse", "encoder") if name in self.networks}
+        )
 
     def _drawn(self, x: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
-        """A coarse image of each photo x: its own vector of the bank's kind, a fresh draw, stage 1's network."""
+        """A coarse image of each photo x: its own vector of the bank's kind, a fresh draw, stage
+        1's network.
+        """
         latent = self.config.mode == "latent"
         vector = self._centre(self.networks["encoder"](x).float() if latent else x, labels)
         y = vector + self.config.bandwidth * draw(self.config.kernel, vector.shape, rng)
@@ -156,7 +205,9 @@ class Dkgm:
         return self.networks["coarse"](y, self._label(labels)).float()
 
     def _centre(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        """The vectors themselves, or the centroids that stand for them: so coarse images are drawn as they will be."""
+        """The vectors themselves, or the centroids that stand for them: so coarse images are drawn
+        as they will be.
+        """
         return self.bank.nearest(vectors, labels) if self.config.bank == "centroids" else vectors
 
     def _label(self, labels: Tensor) -> Tensor | None:
@@ -177,12 +228,16 @@ def _frozen(graph: nn.Module) -> nn.Module:
 def photos32() -> Recipe:
     """32x32 RGB product photos; 640 centroids and both networks are 5.8 MB in half precision.
 
-    Ten steps, whose levels and fresh noise were chosen on the trained model, by FD of 800 images against the test split: power 2
-    with upper noise 316, power 1 255, power 1 with lower noise 222, power 0.7 with it 208. See edgegen/zoo for what it gave on
-    Fashion-MNIST.
+    Ten steps, whose levels and fresh noise were chosen on the trained model, by FD of 800 images
+    against the test split: power 2 with upper noise 316, power 1 255, power 1 with lower noise 222,
+    power 0.7 with it 208. See edgegen/zoo for what it gave on Fashion-MNIST.
     """
     config = Config(
-        coarse=UNetConfig(widths=(48, 64, 64)), debias=UNetConfig(widths=(48, 64, 112)), steps=10, power=0.7, variance="lower",
+        coarse=UNetConfig(widths=(48, 64, 64)),
+        debias=UNetConfig(widths=(48, 64, 112)),
+        steps=10,
+        power=0.7,
+        variance="lower",
     )
     return Recipe(config, images=4_096_000, batch=256, rate=1e-3, warmup=500)
 
@@ -190,7 +245,16 @@ def photos32() -> Recipe:
 def tiny() -> Recipe:
     """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
     net = UNetConfig(widths=(16, 32), embedding=16)
-    config = Config(size=16, classes=0, coarse=net, debias=net, bandwidth=0.5, steps=5, kde_centroids=8, bank_fit=64)
+    config = Config(
+        size=16,
+        classes=0,
+        coarse=net,
+        debias=net,
+        bandwidth=0.5,
+        steps=5,
+        kde_centroids=8,
+        bank_fit=64,
+    )
     return Recipe(config, images=3_200, batch=16, warmup=10, ema=0.9, precision="fp32")
 
 
@@ -201,19 +265,41 @@ def photos64() -> Recipe:
 
 def photos256() -> Recipe:
     """256x256 on GPUs, widths and steps of spec D.4; not trained yet."""
-    return _spec(256, (64, 64, 128, 128, 256, 256), (96, 96, 192, 192, 384, 384), batch=64, steps=50)
+    return _spec(
+        256, (64, 64, 128, 128, 256, 256), (96, 96, 192, 192, 384, 384), batch=64, steps=50
+    )
 
 
-def _spec(size: int, coarse: tuple[int, ...], debias: tuple[int, ...], batch: int, steps: int) -> Recipe:
-    """400 K steps, a quarter of them for stage 1; group norms, SiLU and attention as in the papers."""
+def _spec(
+    size: int, coarse: tuple[int, ...], debias: tuple[int, ...], batch: int, steps: int
+) -> Recipe:
+    """400 K steps, a quarter of them for stage 1; group norms, SiLU and attention as in the
+    papers.
+    """
 
     def net(widths: tuple[int, ...], blocks: int) -> UNetConfig:
-        return UNetConfig(widths, blocks, patch=1, norm="group", activation="silu", attention=True, embedding=256)
+        return UNetConfig(
+            widths, blocks, patch=1, norm="group", activation="silu", attention=True, embedding=256
+        )
 
-    config = Config(size, classes=0, bandwidth=2.0, coarse_net="unet", coarse=net(coarse, 1), debias=net(debias, 2), steps=steps,
-                    bank="exemplars", bank_fit=512)
+    config = Config(
+        size,
+        classes=0,
+        bandwidth=2.0,
+        coarse_net="unet",
+        coarse=net(coarse, 1),
+        debias=net(debias, 2),
+        steps=steps,
+        bank="exemplars",
+        bank_fit=512,
+    )
     return Recipe(config, images=400_000 * batch, batch=batch, rate=1e-4, warmup=2_000, ema=0.9999)
 
 
-FAMILY = Family("dkgm", Config, Dkgm, {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-                Tuning(grown, whole=("*.embed.label",), rank=3, rate=6e-3))
+FAMILY = Family(
+    "dkgm",
+    Config,
+    Dkgm,
+    {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
+    Tuning(grown, whole=("*.embed.label",), rank=3, rate=6e-3),
+)

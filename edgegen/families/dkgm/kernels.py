@@ -1,4 +1,6 @@
-"""Kernel density estimation (spec D.2.1): draws of three kernels, densities, and how wide a kernel should be."""
+"""Kernel density estimation (spec D.2.1): draws of three kernels, densities, and how wide a kernel
+should be.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +10,41 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-EDGE = 1 - 1e-6     # of a uniform in (-1, 1): beyond it rounding of erf would move the quantile by more than runtimes may differ
-DIMENSIONS = 10     # up to which the likelihood can choose a bandwidth
+# of a uniform in (-1, 1): beyond it rounding of erf would move the quantile by more than runtimes
+# may differ
+EDGE = 1 - 1e-6
+DIMENSIONS = 10  # up to which the likelihood can choose a bandwidth
 
 
 def _product(z: Tensor, _: Tensor) -> Tensor:
-    """The quantile of 3/4 (1 - u^2): F(u) = (2 + 3u - u^3) / 4, a cubic whose middle root is a sine."""
+    """The quantile of 3/4 (1 - u^2): F(u) = (2 + 3u - u^3) / 4, a cubic whose middle root is a
+    sine.
+    """
     return 2 * torch.sin(torch.asin(torch.erf(z * math.sqrt(0.5)).clamp(-EDGE, EDGE)) / 3)
 
 
 def _radial(z: Tensor, uniform: Tensor) -> Tensor:
-    """The first d of the d + 4 coordinates of a point on a sphere: radius^2 ~ Beta(d / 2, 2); four normals from two uniforms."""
+    """The first d of the d + 4 coordinates of a point on a sphere: radius^2 ~ Beta(d / 2, 2); four
+    normals from two uniforms.
+    """
     flat = z.flatten(1)
     others = -2 * torch.log(uniform[:, 1] * uniform[:, 2])
     return (flat * torch.rsqrt(flat.square().sum(1) + others)[:, None]).reshape(z.shape)
 
 
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "gaussian": lambda z, _: z, "epanechnikov": _product, "radial": _radial,
+    "gaussian": lambda z, _: z,
+    "epanechnikov": _product,
+    "radial": _radial,
 }
 
 
 def shaped(kernel: str, z: Tensor, uniform: Tensor) -> Tensor:
-    """z (b, ...) standard normal, uniform (b, 3) in (0, 1) -> the kernel's draw u (b, ...); Epanechnikov's two stay within 1.
+    """z (b, ...) standard normal, uniform (b, 3) in (0, 1) -> the kernel's draw u (b, ...);
+    Epanechnikov's two stay within 1.
 
-    "epanechnikov" is the product of 1-D kernels, "radial" is proportional to 1 - |u|^2; column 0 of `uniform` is never read.
+    "epanechnikov" is the product of 1-D kernels, "radial" is proportional to 1 - |u|^2; column 0 of
+    `uniform` is never read.
     """
     return SHAPES[kernel](z, uniform)
 
@@ -59,9 +71,15 @@ def _log_kernel(kernel: str, u: Tensor) -> Tensor:
     return torch.log((0.5 * (d + 2) * (1 - u.square().sum(-1))).clamp_min(0)) - ball
 
 
-def log_density(x: Tensor, data: Tensor, bandwidth: float, kernel: str = "gaussian", chunk: int = 1024) -> Tensor:
-    """log of the estimate from data (n, d) at x (m, d) -> (m,); memory stays below chunk^2 d values."""
-    return torch.cat([_log_sum(part, data, bandwidth, kernel, chunk) for part in torch.split(x, chunk)]) - math.log(len(data))
+def log_density(
+    x: Tensor, data: Tensor, bandwidth: float, kernel: str = "gaussian", chunk: int = 1024
+) -> Tensor:
+    """log of the estimate from data (n, d) at x (m, d) -> (m,); memory stays below chunk^2 d
+    values.
+    """
+    return torch.cat(
+        [_log_sum(part, data, bandwidth, kernel, chunk) for part in torch.split(x, chunk)]
+    ) - math.log(len(data))
 
 
 def _log_sum(x: Tensor, data: Tensor, bandwidth: float, kernel: str, chunk: int) -> Tensor:
@@ -72,18 +90,26 @@ def _log_sum(x: Tensor, data: Tensor, bandwidth: float, kernel: str, chunk: int)
     return total - x.shape[1] * math.log(bandwidth)
 
 
-def likelihood_bandwidth(data: Tensor, candidates: Sequence[float], kernel: str = "gaussian", chunk: int = 1024) -> float:
-    """The candidate under which each of data (n, d) is likeliest given the others. ValueError beyond 10 dimensions.
+def likelihood_bandwidth(
+    data: Tensor, candidates: Sequence[float], kernel: str = "gaussian", chunk: int = 1024
+) -> float:
+    """The candidate under which each of data (n, d) is likeliest given the others. ValueError
+    beyond 10 dimensions.
 
-    In images every candidate below the distance of neighbours gives nothing to compare: there the bandwidth is a setting.
+    In images every candidate below the distance of neighbours gives nothing to compare: there the
+    bandwidth is a setting.
     """
     n, d = data.shape
     if d > DIMENSIONS or n < 2:
         raise ValueError(
-            f"the likelihood chooses a bandwidth for 2 points or more in at most {DIMENSIONS} dimensions, got {n} in {d}")
+            f"the likelihood chooses a bandwidth for 2 points or more in at most {DIMENSIONS} "
+            f"dimensions, got {n} in {d}"
+        )
 
     def score(bandwidth: float) -> float:
-        own = float(_log_kernel(kernel, torch.zeros(d, dtype=torch.float64))) - d * math.log(bandwidth)
+        own = float(_log_kernel(kernel, torch.zeros(d, dtype=torch.float64))) - d * math.log(
+            bandwidth
+        )
         total = _log_sums(data, bandwidth, kernel, chunk)
         others = total + torch.log1p(-torch.exp(own - total)).nan_to_num(nan=-math.inf)
         return float((others - math.log(n - 1)).sum())
@@ -92,18 +118,29 @@ def likelihood_bandwidth(data: Tensor, candidates: Sequence[float], kernel: str 
 
 
 def _log_sums(data: Tensor, bandwidth: float, kernel: str, chunk: int) -> Tensor:
-    return torch.cat([_log_sum(part, data, bandwidth, kernel, chunk) for part in torch.split(data.double(), chunk)])
+    return torch.cat(
+        [
+            _log_sum(part, data, bandwidth, kernel, chunk)
+            for part in torch.split(data.double(), chunk)
+        ]
+    )
 
 
 def silverman(n: int, dims: int) -> float:
-    """Silverman's bandwidth in standard deviations of the data: near 1 for photos, where it says nothing (spec D.2.4)."""
+    """Silverman's bandwidth in standard deviations of the data: near 1 for photos, where it says
+    nothing (spec D.2.4).
+    """
     return float((4 / ((dims + 2) * n)) ** (1 / (dims + 4)))
 
 
 def posterior_mean(y: Tensor, data: Tensor, spread: Tensor | float, chunk: int = 256) -> Tensor:
-    """E[x | y] for x of data (n, d) and y = x + spread * normal, y (m, d): the best restorer there is, and it copies data."""
+    """E[x | y] for x of data (n, d) and y = x + spread * normal, y (m, d): the best restorer there
+    is, and it copies data.
+    """
     parts = []
     for part in torch.split(y, chunk):
-        weights = (-torch.cdist(part, data).square() / (2 * torch.as_tensor(spread) ** 2)).softmax(1)
+        weights = (-torch.cdist(part, data).square() / (2 * torch.as_tensor(spread) ** 2)).softmax(
+            1
+        )
         parts.append(weights @ data)
     return torch.cat(parts)

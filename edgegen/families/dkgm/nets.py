@@ -1,4 +1,6 @@
-"""The two backbones that spec D compares: a U-Net, and a denoising autoencoder of the same blocks without its skips."""
+"""The two backbones that spec D compares: a U-Net, and a denoising autoencoder of the same blocks
+without its skips.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,24 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..unet import ACTIVATIONS, Attention, Block, ConvNorm, Embed, UNet, UNetConfig, entrance, silence
+from ..unet import (
+    ACTIVATIONS,
+    Attention,
+    Block,
+    ConvNorm,
+    Embed,
+    UNet,
+    UNetConfig,
+    entrance,
+    silence,
+)
 from .config import Config
 
 
 class Dae(nn.Module):
-    """x (b, cin, h, w), t (b,), label (b, classes) -> (b, out, h, w): what the coarsest level does not hold is lost."""
+    """x (b, cin, h, w), t (b,), label (b, classes) -> (b, out, h, w): what the coarsest level does
+    not hold is lost.
+    """
 
     def __init__(self, config: UNetConfig, cin: int, out: int, classes: int) -> None:
         super().__init__()
@@ -23,7 +37,9 @@ class Dae(nn.Module):
             return nn.ModuleList(Block(width, width, config) for _ in range(config.blocks))
 
         self.down = nn.ModuleList(level(w) for w in widths)
-        self.shrink = nn.ModuleList(ConvNorm(a, b, config.norm, stride=2) for a, b in pairwise(widths))
+        self.shrink = nn.ModuleList(
+            ConvNorm(a, b, config.norm, stride=2) for a, b in pairwise(widths)
+        )
         self.attention = Attention(widths[-1]) if config.attention else nn.Identity()
         self.grow = nn.ModuleList(ConvNorm(b, a, config.norm) for a, b in pairwise(widths))
         self.up = nn.ModuleList(level(w) for w in widths)
@@ -51,11 +67,15 @@ BACKBONES: dict[str, type[UNet] | type[Dae]] = {"unet": UNet, "dae": Dae}
 
 
 class Denoiser(nn.Module):
-    """g of stage 1: y (b, c, h, w), label -> E[x | y]; without a time, since there is one bandwidth."""
+    """g of stage 1: y (b, c, h, w), label -> E[x | y]; without a time, since there is one
+    bandwidth.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.trunk = BACKBONES[config.coarse_net](config.coarse, config.channels, config.channels, config.classes)
+        self.trunk = BACKBONES[config.coarse_net](
+            config.coarse, config.channels, config.channels, config.classes
+        )
         self.scale = (1 + config.bandwidth**2) ** -0.5
 
     def forward(self, y: Tensor, label: Tensor | None) -> Tensor:
@@ -63,7 +83,9 @@ class Denoiser(nn.Module):
 
 
 class Encoder(nn.Module):
-    """x (b, c, h, w) -> code (b, code, h / cell, w / cell); channels of unit variance: so a bandwidth means something."""
+    """x (b, c, h, w) -> code (b, code, h / cell, w / cell); channels of unit variance: so a
+    bandwidth means something.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -1,7 +1,9 @@
-"""Adaptive discriminator augmentation (Karras et al. 2020; spec A4): what the discriminator sees, and how often it is changed.
+"""Adaptive discriminator augmentation (Karras et al. 2020; spec A4): what the discriminator sees,
+and how often it is changed.
 
-Geometry (flip, quarter turns, shifts, scales, rotations) is one affine map of the image plane an image, colours (brightness,
-contrast, luma flip, hue, saturation) one of the colour space. Both are differentiable, so that gradients reach the generator.
+Geometry (flip, quarter turns, shifts, scales, rotations) is one affine map of the image plane an
+image, colours (brightness, contrast, luma flip, hue, saturation) one of the colour space. Both are
+differentiable, so that gradients reach the generator.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ EVERY = 4  # batches between two adjustments
 
 
 class Ada(nn.Module):
-    """The probability p of each augmentation, led by how sure the discriminator is of real images; state is in buffers.
+    """The probability p of each augmentation, led by how sure the discriminator is of real images;
+    state is in buffers.
 
-    Nothing here asks for the value of a tensor, so that a GPU never waits: at p = 0 the augmentations run and change nothing.
+    Nothing here asks for the value of a tensor, so that a GPU never waits: at p = 0 the
+    augmentations run and change nothing.
     """
 
     p: Tensor
@@ -29,11 +33,14 @@ class Ada(nn.Module):
         super().__init__()
         self.target, self.kimg = target, kimg
         self.register_buffer("p", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("signs", torch.zeros((), dtype=torch.float64))  # sum of mean signs since the last adjustment
+        # sum of mean signs since the last adjustment
+        self.register_buffer("signs", torch.zeros((), dtype=torch.float64))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """images (b, c, h, w) in [-1, 1] -> the same, each changed at random with probability p; as they are without a target."""
+        """images (b, c, h, w) in [-1, 1] -> the same, each changed at random with probability p; as
+        they are without a target.
+        """
         if not self.target:
             return images
         with torch.autocast(images.device.type, enabled=False):
@@ -41,7 +48,9 @@ class Ada(nn.Module):
 
     @torch.no_grad()
     def follow(self, real_scores: Tensor) -> None:
-        """Count one batch of the discriminator's scores (b,) of real images; every EVERY batches p moves by one notch."""
+        """Count one batch of the discriminator's scores (b,) of real images; every EVERY batches p
+        moves by one notch.
+        """
         if not self.target:
             return
         self.signs += real_scores.sign().double().mean()
@@ -70,33 +79,49 @@ class _Draws:
 
 
 def moved(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
-    """Geometric augmentations of images (b, c, h, w) with probability p () each, bilinear, the outside reflected."""
+    """Geometric augmentations of images (b, c, h, w) with probability p () each, bilinear, the
+    outside reflected.
+    """
     b, (h, w) = len(images), images.shape[2:]
     d = _Draws(b, p, rng)
     flip = d.pick(1 - 2 * (d.uniform() < 0.5).float(), 1)
-    m = _scaling(flip, torch.ones_like(flip))                                                   # x-flip
-    m = m @ _rotation(d.pick(torch.floor(d.uniform() * 4) * (math.pi / 2), 0))                  # quarter turns
-    m = m @ _shift(*(d.pick(torch.round((d.uniform() * 2 - 1) * 0.125 * n) * 2 / n, 0) for n in (w, h)))  # whole pixels
+    # x-flip
+    m = _scaling(flip, torch.ones_like(flip))
+    # quarter turns
+    m = m @ _rotation(d.pick(torch.floor(d.uniform() * 4) * (math.pi / 2), 0))
+    # whole pixels
+    m = m @ _shift(
+        *(d.pick(torch.round((d.uniform() * 2 - 1) * 0.125 * n) * 2 / n, 0) for n in (w, h))
+    )
     scale = d.pick(torch.exp2(d.normal() * 0.2), 1)
     m = m @ _scaling(scale, scale)
-    half = _Draws(b, 1 - (1 - p).sqrt(), rng)  # rotated before or after the stretch: either with probability p
+    # rotated before or after the stretch: either with probability p
+    half = _Draws(b, 1 - (1 - p).sqrt(), rng)
     m = m @ _rotation(half.pick((half.uniform() * 2 - 1) * math.pi, 0))
     stretch = d.pick(torch.exp2(d.normal() * 0.2), 1)
     m = m @ _scaling(stretch, 1 / stretch)
     m = m @ _rotation(half.pick((half.uniform() * 2 - 1) * math.pi, 0))
-    m = m @ _shift(d.pick(d.normal() * 0.25, 0), d.pick(d.normal() * 0.25, 0))                  # 0.125 of the width
+    # 0.125 of the width
+    m = m @ _shift(d.pick(d.normal() * 0.25, 0), d.pick(d.normal() * 0.25, 0))
     grid = F.affine_grid(m[:, :2], [b, images.shape[1], h, w], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(
+        images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
 
 
 def recoloured(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
-    """Colour augmentations of images (b, c, h, w) with probability p () each; of grey ones: brightness, contrast, luma flip."""
+    """Colour augmentations of images (b, c, h, w) with probability p () each; of grey ones:
+    brightness, contrast, luma flip.
+    """
     b, channels = len(images), images.shape[1]
     d = _Draws(b, p, rng)
     bright, contrast = d.pick(d.normal() * 0.2, 0), d.pick(torch.exp2(d.normal() * 0.5), 1)
     flip = d.pick((d.uniform() < 0.5).float(), 0)
     if channels != 3:
-        return images * (contrast * (1 - 2 * flip))[:, None, None, None] + (bright * contrast)[:, None, None, None]
+        return (
+            images * (contrast * (1 - 2 * flip))[:, None, None, None]
+            + (bright * contrast)[:, None, None, None]
+        )
     unit = torch.eye(3, device=images.device)
     luma = torch.full_like(unit, 1 / 3)  # projects on grey
     colours = contrast[:, None, None] * (unit - 2 * luma * flip[:, None, None])
@@ -113,7 +138,8 @@ def _matrix(rows: list[list[Tensor]]) -> Tensor:
 
 def _scaling(x: Tensor, y: Tensor) -> Tensor:
     zero, one = torch.zeros_like(x), torch.ones_like(x)
-    return _matrix([[1 / x, zero, zero], [zero, 1 / y, zero], [zero, zero, one]])  # maps the result's places to the source's
+    # maps the result's places to the source's
+    return _matrix([[1 / x, zero, zero], [zero, 1 / y, zero], [zero, zero, one]])
 
 
 def _shift(x: Tensor, y: Tensor) -> Tensor:

@@ -18,20 +18,33 @@ class Regularizers:
     __pydantic_config__: ClassVar = STRICT
 
     r1_gamma: float = 0.01
-    r1_interval: int = 16        # discriminator steps between two R1 terms, each weighted by it
-    path_weight: float = 0.0     # the spec drops path length at 32x32; 2 above
-    path_interval: int = 4       # generator steps
-    mixing: float = 0.0          # probability that an image takes its later styles from a second latent
-    ada_target: float = 0.6      # of E[sign D(real)]; 0 for no augmentation
-    ada_kimg: float = 500.0      # thousand images in which the augmentation probability can move by 1
+    r1_interval: int = 16  # discriminator steps between two R1 terms, each weighted by it
+    path_weight: float = 0.0  # the spec drops path length at 32x32; 2 above
+    path_interval: int = 4  # generator steps
+    # probability that an image takes its later styles from a second latent
+    mixing: float = 0.0
+    ada_target: float = 0.6  # of E[sign D(real)]; 0 for no augmentation
+    # thousand images in which the augmentation probability can move by 1
+    ada_kimg: float = 500.0
 
     def __post_init__(self) -> None:
         if self.r1_interval < 1 or self.path_interval < 1:
-            raise ValueError(f"intervals must be at least 1, got {self.r1_interval} and {self.path_interval}")
-        if not (0 <= self.r1_gamma < math.inf and 0 <= self.path_weight < math.inf and 0 < self.ada_kimg < math.inf):
-            raise ValueError(f"r1_gamma and path_weight must be 0 or more and ada_kimg above 0, got {self}")
+            raise ValueError(
+                f"intervals must be at least 1, got {self.r1_interval} and {self.path_interval}"
+            )
+        if not (
+            0 <= self.r1_gamma < math.inf
+            and 0 <= self.path_weight < math.inf
+            and 0 < self.ada_kimg < math.inf
+        ):
+            raise ValueError(
+                f"r1_gamma and path_weight must be 0 or more and ada_kimg above 0, got {self}"
+            )
         if not (0 <= self.mixing <= 1 and 0 <= self.ada_target < 1):
-            raise ValueError(f"mixing must be in [0, 1] and ada_target in [0, 1), got {self.mixing}, {self.ada_target}")
+            raise ValueError(
+                f"mixing must be in [0, 1] and ada_target in [0, 1), got {self.mixing}, "
+                f"{self.ada_target}"
+            )
 
 
 @dataclass(frozen=True)
@@ -40,25 +53,34 @@ class Config:
 
     __pydantic_config__: ClassVar = STRICT
 
-    size: int = 32                                      # pixels a side
+    size: int = 32  # pixels a side
     channels: int = 3
-    classes: int = 0                                    # 0 for unconditional
+    classes: int = 0  # 0 for unconditional
     z_dim: int = 512
     w_dim: int = 512
     mapping_layers: int = 2
-    widths: tuple[int, ...] = (512, 512, 512, 512)      # generator's channels at 4x4, 8x8, ... size x size
-    connection: Literal["squeeze", "skip"] = "squeeze"  # the paper's image squeeze connection, or StyleGAN2's
-    ratio: int = 4                                      # r: a squeezed feature has width / r channels
-    isc_min_res: Literal[4, 8] = 8                      # the first resolution with a squeeze connection
+    # generator's channels at 4x4, 8x8, ... size x size
+    widths: tuple[int, ...] = (512, 512, 512, 512)
+    # the paper's image squeeze connection, or StyleGAN2's
+    connection: Literal["squeeze", "skip"] = "squeeze"
+    # r: a squeezed feature has width / r channels
+    ratio: int = 4
+    # the first resolution with a squeeze connection
+    isc_min_res: Literal[4, 8] = 8
     fuse: Literal["plain", "modulated"] = "plain"
-    noise: bool = True                                  # a learned amount of noise in every convolution
-    up: Literal["before", "after"] = "before"           # upsample a block's first convolution's input (spec) or output
-    truncation: float = 1.0                             # of generated images: w_avg + truncation * (w - w_avg)
+    # a learned amount of noise in every convolution
+    noise: bool = True
+    # upsample a block's first convolution's input (spec) or output
+    up: Literal["before", "after"] = "before"
+    # of generated images: w_avg + truncation * (w - w_avg)
+    truncation: float = 1.0
     critic_widths: tuple[int, ...] = (512, 512, 512, 512)
     critic: Literal["residual", "plain"] = "residual"
-    group: int = 4                                      # images that a minibatch standard deviation is taken over
+    # images that a minibatch standard deviation is taken over
+    group: int = 4
     regularizers: Regularizers = field(default_factory=Regularizers)
-    qat: bool = False                                   # train a trained generator to bear INT8, not the game
+    # train a trained generator to bear INT8, not the game
+    qat: bool = False
 
     def __post_init__(self) -> None:
         levels = int(self.size).bit_length() - 2
@@ -66,21 +88,39 @@ class Config:
             raise ValueError(f"size must be a power of two from 8 on, got {self.size}")
         for name, widths in (("widths", self.widths), ("critic_widths", self.critic_widths)):
             if len(widths) != levels:
-                raise ValueError(f"size {self.size} has {levels} levels from 4x4 on, got {len(widths)} {name}")
+                raise ValueError(
+                    f"size {self.size} has {levels} levels from 4x4 on, got {len(widths)} {name}"
+                )
             if any(w < 16 or w % 16 for w in widths):
-                raise ValueError(f"{name} must be multiples of 16 (INT8 kernels work on 16 channels), got {widths}")
-        for name, known in (("connection", ("squeeze", "skip")), ("isc_min_res", (4, 8)), ("fuse", ("plain", "modulated")),
-                            ("up", ("before", "after")), ("critic", ("residual", "plain"))):
+                raise ValueError(
+                    f"{name} must be multiples of 16 (INT8 kernels work on 16 channels), got "
+                    f"{widths}"
+                )
+        for name, known in (
+            ("connection", ("squeeze", "skip")),
+            ("isc_min_res", (4, 8)),
+            ("fuse", ("plain", "modulated")),
+            ("up", ("before", "after")),
+            ("critic", ("residual", "plain")),
+        ):
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}")
-        if min(self.z_dim, self.w_dim, self.mapping_layers, self.channels, self.ratio, self.group) < 1 or self.classes < 0:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}"
+                )
+        if (
+            min(self.z_dim, self.w_dim, self.mapping_layers, self.channels, self.ratio, self.group)
+            < 1
+            or self.classes < 0
+        ):
             raise ValueError(f"numbers must be at least 1 (classes 0), got {self}")
         if not 0 <= self.truncation <= 1:
             raise ValueError(f"truncation must be in [0, 1], got {self.truncation}")
 
     @property
     def continues(self) -> bool:
-        """Whether training begins from a trained generator: there is nothing in a fresh one that rounding could spoil."""
+        """Whether training begins from a trained generator: there is nothing in a fresh one that
+        rounding could spoil.
+        """
         return self.qat
 
     def onto(self, trained: Config) -> Config:
@@ -89,7 +129,9 @@ class Config:
 
     @property
     def styles(self) -> int:
-        """Number of w that a synthesis takes: one a convolution on the main path, and one for the last colours (A2.3)."""
+        """Number of w that a synthesis takes: one a convolution on the main path, and one for the
+        last colours (A2.3).
+        """
         return 2 * len(self.widths)
 
     def squeezed(self, width: int) -> int:

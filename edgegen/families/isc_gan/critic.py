@@ -13,12 +13,17 @@ from .layers import EqualConv, EqualLinear, activate
 
 
 class Down(nn.Module):
-    """x (b, cin, h, w) -> (b, out, h / 2, w / 2): two convolutions, the second after a 2x2 mean, and a shortcut."""
+    """x (b, cin, h, w) -> (b, out, h / 2, w / 2): two convolutions, the second after a 2x2 mean,
+    and a shortcut.
+    """
 
     def __init__(self, cin: int, out: int, residual: bool) -> None:
         super().__init__()
         share = math.sqrt(0.5) if residual else 1.0
-        self.conv0, self.conv1 = EqualConv(cin, cin, 3, activated=True), EqualConv(cin, out, 3, activated=True, share=share)
+        self.conv0, self.conv1 = (
+            EqualConv(cin, cin, 3, activated=True),
+            EqualConv(cin, out, 3, activated=True, share=share),
+        )
         self.short = EqualConv(cin, out, 1, share=share) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,7 +32,8 @@ class Down(nn.Module):
 
 
 def spread(x: Tensor, group: int) -> Tensor:
-    """x (b, c, h, w) -> (b, 1, h, w): the mean standard deviation over groups of images (minibatch stddev, one feature).
+    """x (b, c, h, w) -> (b, 1, h, w): the mean standard deviation over groups of images (minibatch
+    stddev, one feature).
 
     Groups hold the largest divisor common to b and `group`.
     """
@@ -40,7 +46,9 @@ def spread(x: Tensor, group: int) -> Tensor:
 
 
 class Critic(nn.Module):
-    """images (b, channels, size, size) in [-1, 1], label (b, classes) -> (b,): high for what looks real."""
+    """images (b, channels, size, size) in [-1, 1], label (b, classes) -> (b,): high for what looks
+    real.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -48,7 +56,9 @@ class Critic(nn.Module):
         self.group = config.group
         self.enter = EqualConv(config.channels, widths[-1], 1, activated=True)
         residual = config.critic == "residual"
-        self.blocks = nn.Sequential(*(Down(widths[k], widths[k - 1], residual) for k in range(len(widths) - 1, 0, -1)))
+        self.blocks = nn.Sequential(
+            *(Down(widths[k], widths[k - 1], residual) for k in range(len(widths) - 1, 0, -1))
+        )
         self.conv = EqualConv(widths[0] + 1, widths[0], 3, activated=True)
         self.hidden = EqualLinear(widths[0] * 16, widths[0])
         self.out = EqualLinear(widths[0], config.w_dim if config.classes else 1)
@@ -56,7 +66,8 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
         h = self.blocks(self.enter(images))
-        with torch.autocast(images.device.type, enabled=False):  # how little images differ is lost in 8-bit mantissas
+        # how little images differ is lost in 8-bit mantissas
+        with torch.autocast(images.device.type, enabled=False):
             h = h.float()
             h = self.conv(torch.cat([h, spread(h, self.group)], dim=1))
             scores: Tensor = self.out(activate(self.hidden(h.flatten(1))))

@@ -25,13 +25,17 @@ from .qat import apart, rounding
 from .synthesis import StyleGan, Synthesis
 
 BETAS = (0.0, 0.99)  # of Adam, for both (spec A4)
-CLIP = 10.0          # of each gradient's norm: a lazy R1 term comes rarely and large, and must not be cut to the size of the rest
+# of each gradient's norm: a lazy R1 term comes rarely and large, and must not be cut to the size of
+# the rest
+CLIP = 10.0
 
 
 class Progress(nn.Module):
-    """What training remembers beside the weights, so that it is in every checkpoint: buffers, and steps as extra state.
+    """What training remembers beside the weights, so that it is in every checkpoint: buffers, and
+    steps as extra state.
 
-    Steps decide what is computed, so they stay with Python: reading them from a GPU would make it wait.
+    Steps decide what is computed, so they stay with Python: reading them from a GPU would make it
+    wait.
     """
 
     path_mean: Tensor
@@ -60,8 +64,14 @@ class IscGan:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.generator, self.critic, self.progress = StyleGan(config), Critic(config), Progress(config.regularizers)
-        self.networks = nn.ModuleDict({"generator": self.generator, "discriminator": self.critic, "progress": self.progress})
+        self.generator, self.critic, self.progress = (
+            StyleGan(config),
+            Critic(config),
+            Progress(config.regularizers),
+        )
+        self.networks = nn.ModuleDict(
+            {"generator": self.generator, "discriminator": self.critic, "progress": self.progress}
+        )
         if config.qat:
             self.networks["teacher"] = Synthesis(config).requires_grad_(False)
 
@@ -91,10 +101,15 @@ class IscGan:
         return SingleSampler(("mapping", "synthesis"))
 
     def graphs(self) -> Mapping[str, Graph]:
-        """Frozen copies with constant weights; noise, if the config has it, is one fixed field a layer."""
+        """Frozen copies with constant weights; noise, if the config has it, is one fixed field a
+        layer.
+        """
         c = self.config
         label = (TensorSpec("label", ("batch", c.classes)),) if c.classes else ()
-        style, image = TensorSpec("w", ("batch", c.w_dim)), TensorSpec("image", ("batch", *self.image_shape))
+        style, image = (
+            TensorSpec("w", ("batch", c.w_dim)),
+            TensorSpec("image", ("batch", *self.image_shape)),
+        )
         x = TensorSpec("x", style.shape)
         return {
             "mapping": Graph(constant(self.generator.mapping), (self.latent.noise, *label), style),
@@ -102,19 +117,30 @@ class IscGan:
         }
 
     def objectives(self) -> Iterable[Objective]:
-        """One optimizer step each a batch. A lazy term joins the loss of the steps it is due at, times its interval.
+        """One optimizer step each a batch. A lazy term joins the loss of the steps it is due at,
+        times its interval.
 
-        (The official code gives it an optimizer step of its own and corrects Adam for the steps more; in one sum there are none.)
+        (The official code gives it an optimizer step of its own and corrects Adam for the steps
+        more; in one sum there are none.)
         """
         if self.config.qat:
-            return (Objective("qat", tuple(self.generator.synthesis.parameters()), self.qat_loss, begin=self.begin_qat),)
+            return (
+                Objective(
+                    "qat",
+                    tuple(self.generator.synthesis.parameters()),
+                    self.qat_loss,
+                    begin=self.begin_qat,
+                ),
+            )
         return self.adapting()
 
     def adapting(self) -> Iterable[Objective]:
         """The game, whatever the config was trained by."""
         generator, critic = (tuple(net.parameters()) for net in (self.generator, self.critic))
-        return (Objective("generator", generator, self.generator_loss, BETAS, CLIP),
-                Objective("discriminator", critic, self.critic_loss, BETAS, CLIP))
+        return (
+            Objective("generator", generator, self.generator_loss, BETAS, CLIP),
+            Objective("discriminator", critic, self.critic_loss, BETAS, CLIP),
+        )
 
     def generator_loss(self, batch: Batch) -> Tensor:
         """softplus(-D(fake)), and every few steps how unequal the lengths of paths are."""
@@ -130,7 +156,9 @@ class IscGan:
         return loss
 
     def critic_loss(self, batch: Batch) -> Tensor:
-        """softplus(D(fake)) + softplus(-D(real)), and every few steps R1 at the real images as D saw them."""
+        """softplus(D(fake)) + softplus(-D(real)), and every few steps R1 at the real images as D
+        saw them.
+        """
         r, ada, condition = self.config.regularizers, self.progress.ada, self._condition(batch)
         with torch.no_grad():
             fake = ada(self._images(batch, len(batch.images)), batch.generator)
@@ -154,14 +182,17 @@ class IscGan:
             w = self.generator.mapping(z, *self._condition(batch))
             wanted = self.networks["teacher"](w).float()
         exact = synthesis(w).float()
-        with rounding(synthesis.blocks[1:]):  # the first block's convolution stays in full precision
+        # the first block's convolution stays in full precision
+        with rounding(synthesis.blocks[1:]):
             rounded = synthesis(w).float()
         return apart(rounded, wanted) + apart(exact, wanted)
 
     def _frozen_scores(self, fake: Tensor, batch: Batch) -> Tensor:
         """The discriminator's opinion of augmented fakes, whose gradients go to the fakes alone."""
         with _frozen(self.critic):
-            scores: Tensor = self.critic(self.progress.ada(fake, batch.generator), *self._condition(batch))
+            scores: Tensor = self.critic(
+                self.progress.ada(fake, batch.generator), *self._condition(batch)
+            )
             return scores
 
     def _images(self, batch: Batch, count: int) -> Tensor:
@@ -169,7 +200,9 @@ class IscGan:
         return self.generator.synthesis.features(ws.unbind(1), batch.generator)["image"].float()
 
     def _styles(self, batch: Batch, count: int) -> Tensor:
-        """Styles of fresh latents (count, styles, w_dim); some change to a second latent's at a random place (mixing)."""
+        """Styles of fresh latents (count, styles, w_dim); some change to a second latent's at a
+        random place (mixing).
+        """
         c, mapping = self.config, self.generator.mapping
         labels = tuple(t[:count] for t in self._condition(batch))
         rng = batch.generator
@@ -178,7 +211,9 @@ class IscGan:
         ws = w[:, None].expand(-1, c.styles, -1)
         if not c.regularizers.mixing:
             return ws
-        other = mapping(torch.randn(count, c.z_dim, generator=rng, device=rng.device), *labels)[:, None]
+        other = mapping(torch.randn(count, c.z_dim, generator=rng, device=rng.device), *labels)[
+            :, None
+        ]
         place = torch.randint(1, c.styles, (count, 1), generator=rng, device=rng.device)
         mixed = torch.rand(count, 1, generator=rng, device=rng.device) < c.regularizers.mixing
         second = (torch.arange(c.styles, device=rng.device)[None] >= place) & mixed
@@ -191,7 +226,8 @@ class IscGan:
 @contextmanager
 def _frozen(net: nn.Module) -> Iterator[None]:
     """No parameter of `net` gets a gradient from what is computed while the block runs."""
-    trained = [p for p in net.parameters() if p.requires_grad]  # all but those that stay while adapters train
+    # all but those that stay while adapters train
+    trained = [p for p in net.parameters() if p.requires_grad]
     for p in trained:
         p.requires_grad_(False)
     try:
@@ -207,24 +243,53 @@ def half_life(images: int, batch: int) -> float:
 
 
 def photos32() -> Recipe:
-    """32x32 RGB product photos: the "cifar" settings of spec A4 at 0.93M parameters against the discriminator's 0.91M.
+    """32x32 RGB product photos: the "cifar" settings of spec A4 at 0.93M parameters against the
+    discriminator's 0.91M.
 
-    Differs from them in: no augmentation (the run is over before a discriminator can learn 60,000 photos by heart), a stronger
-    R1 (photos have flat grounds, on which it would win by the last bit), a shorter average, the squeeze connection with all
-    channels in sixteens, and no noise (a sum a layer). R1's weight is of a sweep (benchmarks/isc_gan.py, 137,344 images, one
-    seed, FD of 1,000 images): 0.01, 0.1 and 1 gave 879, 668 and 502. See edgegen/zoo for what it gave on Fashion-MNIST.
+    Differs from them in: no augmentation (the run is over before a discriminator can learn 60,000
+    photos by heart), a stronger R1 (photos have flat grounds, on which it would win by the last
+    bit), a shorter average, the squeeze connection with all channels in sixteens, and no noise (a
+    sum a layer). R1's weight is of a sweep (benchmarks/isc_gan.py, 137,344 images, one seed, FD of
+    1,000 images): 0.01, 0.1 and 1 gave 879, 668 and 502. See edgegen/zoo for what it gave on
+    Fashion-MNIST.
     """
     config = Config(
-        classes=10, z_dim=64, w_dim=128, widths=(128, 128, 128, 64), critic_widths=(128, 128, 64, 64), critic="plain", group=32,
-        noise=False, up="after", regularizers=Regularizers(r1_gamma=1.0, ada_target=0.0),
+        classes=10,
+        z_dim=64,
+        w_dim=128,
+        widths=(128, 128, 128, 64),
+        critic_widths=(128, 128, 64, 64),
+        critic="plain",
+        group=32,
+        noise=False,
+        up="after",
+        regularizers=Regularizers(r1_gamma=1.0, ada_target=0.0),
     )
-    return Recipe(config, images=1_792_000, batch=128, rate=0.0025, warmup=500, ema=half_life(50_000, 128), precision="fp32")
+    return Recipe(
+        config,
+        images=1_792_000,
+        batch=128,
+        rate=0.0025,
+        warmup=500,
+        ema=half_life(50_000, 128),
+        precision="fp32",
+    )
 
 
 def qat32() -> Recipe:
-    """A trained photos32 made for INT8: `--init isc-gan --recipe qat32`; edgegen/zoo's isc-gan ended with it (decision 13)."""
+    """A trained photos32 made for INT8: `--init isc-gan --recipe qat32`; edgegen/zoo's isc-gan
+    ended with it (decision 13).
+    """
     game = photos32()
-    return replace(game, config=replace(game.config, qat=True), images=64_000, batch=32, rate=0.003, warmup=50, ema=0.9)
+    return replace(
+        game,
+        config=replace(game.config, qat=True),
+        images=64_000,
+        batch=32,
+        rate=0.003,
+        warmup=50,
+        ema=0.9,
+    )
 
 
 def tiny() -> Recipe:
@@ -234,23 +299,54 @@ def tiny() -> Recipe:
 
 
 def photos64() -> Recipe:
-    """64x64 on one GPU, the "auto" settings of spec A4, squeeze connection with r = 4; not trained yet."""
+    """64x64 on one GPU, the "auto" settings of spec A4, squeeze connection with r = 4; not trained
+    yet.
+    """
     config = _spec(64, base=16_384, layers=2, group=4, gamma=0.0002 * 64**2 / 32)
-    return Recipe(config, images=25_000_000, batch=32, rate=0.0025, warmup=100, ema=half_life(10_000, 32))
+    return Recipe(
+        config, images=25_000_000, batch=32, rate=0.0025, warmup=100, ema=half_life(10_000, 32)
+    )
 
 
 def photos256() -> Recipe:
-    """256x256 on GPUs, the "paper256" settings of spec A4, squeeze connection with r = 4; not trained yet."""
+    """256x256 on GPUs, the "paper256" settings of spec A4, squeeze connection with r = 4; not
+    trained yet.
+    """
     config = _spec(256, base=16_384, layers=8, group=8, gamma=1.0)
-    return Recipe(config, images=25_000_000, batch=64, rate=0.0025, warmup=100, ema=half_life(20_000, 64))
+    return Recipe(
+        config, images=25_000_000, batch=64, rate=0.0025, warmup=100, ema=half_life(20_000, 64)
+    )
 
 
 def _spec(size: int, base: int, layers: int, group: int, gamma: float) -> Config:
     sizes = widths(size, base)
     regular = Regularizers(r1_gamma=gamma, path_weight=2.0, mixing=0.9)
-    return Config(size, mapping_layers=layers, widths=sizes, critic_widths=sizes, group=group, regularizers=regular)
+    return Config(
+        size,
+        mapping_layers=layers,
+        widths=sizes,
+        critic_widths=sizes,
+        group=group,
+        regularizers=regular,
+    )
 
 
-RECIPES = {"photos32": photos32, "qat32": qat32, "tiny": tiny, "photos64": photos64, "photos256": photos256}
-FAMILY = Family("isc-gan", Config, IscGan, RECIPES,
-                Tuning(grown, whole=("generator.mapping.label", "discriminator.label"), precision="fp32", rate=0.004))
+RECIPES = {
+    "photos32": photos32,
+    "qat32": qat32,
+    "tiny": tiny,
+    "photos64": photos64,
+    "photos256": photos256,
+}
+FAMILY = Family(
+    "isc-gan",
+    Config,
+    IscGan,
+    RECIPES,
+    Tuning(
+        grown,
+        whole=("generator.mapping.label", "discriminator.label"),
+        precision="fp32",
+        rate=0.004,
+    ),
+)

@@ -1,7 +1,9 @@
-"""A trained isc-gan as it begins for larger images: a block more in the generator and in the discriminator for each doubling.
+"""A trained isc-gan as it begins for larger images: a block more in the generator and in the
+discriminator for each doubling.
 
-At first the new layers change nothing: the image is the smaller one, upsampled, and the discriminator says of an image what the
-smaller one says of its 2x2 means. So the game goes on where it stood, and teaches the new layers.
+At first the new layers change nothing: the image is the smaller one, upsampled, and the
+discriminator says of an image what the smaller one says of its 2x2 means. So the game goes on where
+it stood, and teaches the new layers.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
     if config.size << doublings != size:
         raise ValueError(f"it can draw {config.size} times a power of two")
     last = len(config.widths) - 1
-    added = [f"{BLOCKS}.{last}.{name}" for name in ("excite", "fuse") if config.connection == "squeeze"]
+    added = [
+        f"{BLOCKS}.{last}.{name}" for name in ("excite", "fuse") if config.connection == "squeeze"
+    ]
     added += [f"{BLOCKS}.{last + k}" for k in range(1, doublings + 1)]
     added += [f"{CRITIC}.enter", *(f"{CRITIC}.blocks.{k}" for k in range(doublings))]
     for _ in range(doublings):
@@ -36,16 +40,26 @@ def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
 
 
 def _doubled(before: Config, tensors: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]]:
-    """R1 is a sum over pixels: for the same function there are four times as many, each of a slope of a fourth."""
-    after = replace(before, size=2 * before.size, widths=(*before.widths, _finer(before.widths[-1], 1)),
-                    critic_widths=(*before.critic_widths, _finer(before.critic_widths[-1], 2 * before.channels)),
-                    regularizers=replace(before.regularizers, r1_gamma=4 * before.regularizers.r1_gamma))
+    """R1 is a sum over pixels: for the same function there are four times as many, each of a slope
+    of a fourth.
+    """
+    after = replace(
+        before,
+        size=2 * before.size,
+        widths=(*before.widths, _finer(before.widths[-1], 1)),
+        critic_widths=(
+            *before.critic_widths,
+            _finer(before.critic_widths[-1], 2 * before.channels),
+        ),
+        regularizers=replace(before.regularizers, r1_gamma=4 * before.regularizers.r1_gamma),
+    )
     level = len(before.widths)
     wider, new = Block(after, level - 1, False), Block(after, level, True)
     nn.init.zeros_(new.colours.conv.weight)
     critic = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{CRITIC}.")}
     out = {**_named(f"{BLOCKS}.{level - 1}", wider), **_named(f"{BLOCKS}.{level}", new)}
-    out |= {name: tensor for name, tensor in tensors.items() if name not in critic}  # all that the wider block had stays
+    # all that the wider block had stays
+    out |= {name: tensor for name, tensor in tensors.items() if name not in critic}
     return after, out | (_critic(before, after, critic) if critic else {})
 
 
@@ -55,7 +69,9 @@ def _finer(width: int, least: int) -> int:
 
 
 def _critic(before: Config, after: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A new entrance and first block pass means of colours on, in pairs: lrelu(x) - lrelu(-x) = (1 + slope) x."""
+    """A new entrance and first block pass means of colours on, in pairs: lrelu(x) - lrelu(-x) = (1
+    + slope) x.
+    """
     c, width, wide = before.channels, after.critic_widths[-1], before.critic_widths[-1]
     old, enter = EqualConv(c, wide, 1, activated=True), EqualConv(c, width, 1, activated=True)
     down = Down(width, wide, before.critic == "residual")
@@ -69,13 +85,18 @@ def _critic(before: Config, after: Config, tensors: Mapping[str, Tensor]) -> dic
         down.conv1.bias.copy_(old.bias * old.gain / down.conv1.gain)
     if down.short is not None:
         nn.init.zeros_(down.short.conv.weight)
-    return {**{_moved(name): tensor for name, tensor in tensors.items()},
-            **_named(f"{CRITIC}.enter", enter), **_named(f"{CRITIC}.blocks.0", down)}
+    return {
+        **{_moved(name): tensor for name, tensor in tensors.items()},
+        **_named(f"{CRITIC}.enter", enter),
+        **_named(f"{CRITIC}.blocks.0", down),
+    }
 
 
 @torch.no_grad()
 def _acts(layer: EqualConv, wanted: Tensor) -> None:
-    """Let the layer's first outputs be `wanted` (m, n) times its first n inputs, before its activation; others stay random."""
+    """Let the layer's first outputs be `wanted` (m, n) times its first n inputs, before its
+    activation; others stay random.
+    """
     (m, n), centre = wanted.shape, layer.conv.kernel_size[0] // 2
     layer.conv.weight[:m] = 0
     layer.conv.weight[:m, :n, centre, centre] = wanted / layer.scale

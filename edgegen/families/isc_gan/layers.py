@@ -1,7 +1,9 @@
-"""Layers of StyleGAN2 in a form that INT8 can use: the weights of a modulated convolution never change with the image.
+"""Layers of StyleGAN2 in a form that INT8 can use: the weights of a modulated convolution never
+change with the image.
 
-Training layers keep weights of unit variance and scale them as they run (equalised learning rate); `constant()` gives the
-same function with everything folded into ordinary layers, which is what graphs are made of.
+Training layers keep weights of unit variance and scale them as they run (equalised learning rate);
+`constant()` gives the same function with everything folded into ordinary layers, which is what
+graphs are made of.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def up2(x: Tensor) -> Tensor:
-    """(b, c, h, w) -> (b, c, 2h, 2w): zero-insertion and the [1, 3, 3, 1] filter, but edges are repeated instead of darkened."""
+    """(b, c, h, w) -> (b, c, 2h, 2w): zero-insertion and the [1, 3, 3, 1] filter, but edges are
+    repeated instead of darkened.
+    """
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
@@ -36,7 +40,8 @@ def activate(x: Tensor) -> Tensor:
 
 def _normal(cin: int, out: int, kernel: int) -> nn.Conv2d:
     made: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
-        nn.Conv2d, cin, out, kernel, padding=kernel // 2, bias=False)
+        nn.Conv2d, cin, out, kernel, padding=kernel // 2, bias=False
+    )
     nn.init.normal_(made.weight)
     return made
 
@@ -49,9 +54,11 @@ class Weighted(Protocol):
 
 
 def response(conv: nn.Module) -> Tensor:
-    """(cin, out, k, k): what a convolution of odd k makes of a unit impulse in each channel; without an adapter, its weight.
+    """(cin, out, k, k): what a convolution of odd k makes of a unit impulse in each channel;
+    without an adapter, its weight.
 
-    An adapter adds to what its convolution does, not to its weight; one that can say which weight that is like is asked.
+    An adapter adds to what its convolution does, not to its weight; one that can say which weight
+    that is like is asked.
     """
     if isinstance(conv, Weighted):
         return conv.effective_weight().transpose(0, 1)
@@ -65,7 +72,9 @@ def response(conv: nn.Module) -> Tensor:
 
 
 class EqualLinear(nn.Module):
-    """(b, cin) -> (b, out) with unit-variance weights scaled as it runs; `rate` multiplies its learning rate."""
+    """(b, cin) -> (b, out) with unit-variance weights scaled as it runs; `rate` multiplies its
+    learning rate.
+    """
 
     def __init__(self, cin: int, out: int, bias: float = 0.0, rate: float = 1.0) -> None:
         super().__init__()
@@ -83,18 +92,22 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """x (b, cin, h, w) -> (b, out, h, w) with unit-variance weights scaled as it runs, then leaky ReLU if `activated`.
+    """x (b, cin, h, w) -> (b, out, h, w) with unit-variance weights scaled as it runs, then leaky
+    ReLU if `activated`.
 
     share: a factor on the result, for branches that are summed.
     """
 
-    def __init__(self, cin: int, out: int, kernel: int, activated: bool = False, share: float = 1.0) -> None:
+    def __init__(
+        self, cin: int, out: int, kernel: int, activated: bool = False, share: float = 1.0
+    ) -> None:
         super().__init__()
         self.conv = _normal(cin, out, kernel)
         self.bias = nn.Parameter(torch.zeros(out))
         self.rounder = Rounder()
         self.activated = activated
-        self.gain = share * (GAIN if activated else 1.0)  # on the weights: leaky ReLU lets factors through, and they are few
+        # on the weights: leaky ReLU lets factors through, and they are few
+        self.gain = share * (GAIN if activated else 1.0)
         self.scale = self.gain / math.sqrt(cin * kernel**2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,24 +119,40 @@ class EqualConv(nn.Module):
         """Of one without activation: discriminators, which have them, never ship."""
         weight = self.conv.weight
         out, cin, kernel, _ = weight.shape
-        return _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2), weight * self.scale, self.bias * self.gain)
+        return _filled(
+            nn.Conv2d(cin, out, kernel, padding=kernel // 2),
+            weight * self.scale,
+            self.bias * self.gain,
+        )
 
 
 class ModConv(nn.Module):
-    """x (b, cin, h, w), w (b, w_dim) -> (b, out, h', w'): x * style -> convolution -> demodulate (spec A2.1, DESIGN 2).
+    """x (b, cin, h, w), w (b, w_dim) -> (b, out, h', w'): x * style -> convolution -> demodulate
+    (spec A2.1, DESIGN 2).
 
-    size: pixels a side of the output, for its noise; None for a layer without. up: upsample before or after the convolution.
-    Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin) instead.
+    size: pixels a side of the output, for its noise; None for a layer without. up: upsample before
+    or after the convolution. Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin)
+    instead.
     """
 
-    def __init__(self, cin: int, out: int, w_dim: int, kernel: int = 3, demodulate: bool = True, activated: bool = True,
-                 size: int | None = None, up: Literal["before", "after"] | None = None) -> None:
+    def __init__(
+        self,
+        cin: int,
+        out: int,
+        w_dim: int,
+        kernel: int = 3,
+        demodulate: bool = True,
+        activated: bool = True,
+        size: int | None = None,
+        up: Literal["before", "after"] | None = None,
+    ) -> None:
         super().__init__()
         self.conv = _normal(cin, out, kernel)
         self.bias = nn.Parameter(torch.zeros(out))
         self.style = EqualLinear(w_dim, cin, bias=1.0)
         self.strength = nn.Parameter(torch.zeros(())) if size else None
-        self.rounder = Rounder() if demodulate else None  # colours stay in full precision, as export leaves them
+        # colours stay in full precision, as export leaves them
+        self.rounder = Rounder() if demodulate else None
         self.demodulate, self.activated, self.size, self.up = demodulate, activated, size, up
 
     def styles(self, w: Tensor) -> Tensor:
@@ -144,22 +173,28 @@ class ModConv(nn.Module):
         bias = (gain * self.bias)[:, None, None]
         if self.strength is not None and rng is not None:
             shape = (len(x), 1, self.size or 1, self.size or 1)
-            bias = bias + gain * self.strength * torch.randn(shape, generator=rng, device=rng.device)
+            bias = bias + gain * self.strength * torch.randn(
+                shape, generator=rng, device=rng.device
+            )
         if self.demodulate:
-            with torch.autocast(x.device.type, enabled=False):  # statistics of 8-bit mantissas would be noise
+            # statistics of 8-bit mantissas would be noise
+            with torch.autocast(x.device.type, enabled=False):
                 energy = response(self.conv).square().sum((2, 3))
                 d = gain * torch.rsqrt(s.float().square() @ energy + EPSILON)
             x = torch.addcmul(bias.to(x.dtype), x, d[:, :, None, None].to(x.dtype))
         else:
             x = gain * x + bias.to(x.dtype)
-        return F.leaky_relu(x, SLOPE) if self.activated else x  # its gain is in d and bias: leaky ReLU lets factors through
+        # its gain is in d and bias: leaky ReLU lets factors through
+        return F.leaky_relu(x, SLOPE) if self.activated else x
 
     def constant(self, place: int = 0) -> Constant:
         return Constant(self, place)
 
 
 class Constant(nn.Module):
-    """A trained ModConv of constant weights and constant noise (that of seed `place`): what a graph holds."""
+    """A trained ModConv of constant weights and constant noise (that of seed `place`): what a graph
+    holds.
+    """
 
     energy: Tensor | None
     shift: Tensor | None
@@ -174,13 +209,19 @@ class Constant(nn.Module):
         bias = gain * layer.bias.detach()
         energy, shift = None, None
         if layer.demodulate:
-            self.conv = _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2, bias=False), trained)
+            self.conv = _filled(
+                nn.Conv2d(cin, out, kernel, padding=kernel // 2, bias=False), trained
+            )
             energy = trained.detach().square().sum((2, 3)).T / gain**2
             shift = bias[:, None, None]
             if layer.strength is not None and layer.size:
-                field = philox(TensorSpec("noise", ("batch", 1, layer.size, layer.size)), [place], "layer")
+                field = philox(
+                    TensorSpec("noise", ("batch", 1, layer.size, layer.size)), [place], "layer"
+                )
                 shift = shift + gain * layer.strength.detach() * torch.from_numpy(field)
-        else:  # the factors of styles and activation belong to the weights, and the bias to the convolution
+        # the factors of styles and activation belong to the weights, and the bias to the
+        # convolution
+        else:
             weight = trained * (gain / math.sqrt(cin))
             self.conv = _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2), weight, bias)
         self.register_buffer("energy", energy.contiguous() if energy is not None else None)
@@ -192,7 +233,8 @@ class Constant(nn.Module):
         x = x * s[:, :, None, None]
         x = up2(x) if self.up == "before" else x
         x = self.conv(x)
-        if self.energy is not None:  # factors and shifts of whole channels come before upsampling: on a quarter of the pixels
+        # factors and shifts of whole channels come before upsampling: on a quarter of the pixels
+        if self.energy is not None:
             x = x * torch.rsqrt(s * s @ self.energy + self.epsilon)[:, :, None, None]
         if self.shift is not None and self.shift.shape[1:] == (1, 1):
             x = x + self.shift
@@ -203,7 +245,9 @@ class Constant(nn.Module):
 
 
 def constant(net: nn.Module) -> nn.Module:
-    """A frozen copy in eval mode, on the CPU, with every training layer folded into a constant one."""
+    """A frozen copy in eval mode, on the CPU, with every training layer folded into a constant
+    one.
+    """
     made = copy.deepcopy(net).cpu().eval()
     place = 0
     for parent in list(made.modules()):

@@ -12,7 +12,9 @@ PATH_DECAY = 0.01  # of the running mean of path lengths
 
 
 def r1(critic: Callable[[Tensor], Tensor], images: Tensor, gamma: float) -> Tensor:
-    """gamma / 2 * E ||grad_x D(x)||^2 at real images (Mescheder et al. 2018); differentiable once more, in FP32."""
+    """gamma / 2 * E ||grad_x D(x)||^2 at real images (Mescheder et al. 2018); differentiable once
+    more, in FP32.
+    """
     x = images.detach().float().requires_grad_(True)
     with torch.autocast(x.device.type, enabled=False):
         (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
@@ -20,11 +22,15 @@ def r1(critic: Callable[[Tensor], Tensor], images: Tensor, gamma: float) -> Tens
 
 
 def path_lengths(ws: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
-    """How far an image moves for a step of its styles: ws (b, styles, w_dim) that images (b, c, h, w) came from -> (b,).
+    """How far an image moves for a step of its styles: ws (b, styles, w_dim) that images (b, c, h,
+    w) came from -> (b,).
 
-    y ~ N(0, 1) / sqrt(h w), J = grad_ws <image, y>: the root of the mean over styles of |J|^2 (Karras et al. 2020, eq. 4).
+    y ~ N(0, 1) / sqrt(h w), J = grad_ws <image, y>: the root of the mean over styles of |J|^2
+    (Karras et al. 2020, eq. 4).
     """
-    y = torch.randn(images.shape, generator=rng, device=rng.device) / math.sqrt(images.shape[2] * images.shape[3])
+    y = torch.randn(images.shape, generator=rng, device=rng.device) / math.sqrt(
+        images.shape[2] * images.shape[3]
+    )
     (slope,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
     return slope.square().sum(2).mean(1).sqrt()
 

@@ -1,4 +1,6 @@
-"""The generator: latents to styles, styles to an image, with either connection between features and colours."""
+"""The generator: latents to styles, styles to an image, with either connection between features and
+colours.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from .config import Config
 from .layers import EqualConv, EqualLinear, ModConv, activate, up2
 
-RATE = 0.01   # of the mapping's learning rate
+RATE = 0.01  # of the mapping's learning rate
 DECAY = 0.995  # a batch, of the mean style
 
 
@@ -50,10 +52,11 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """x (b, cin, h, h), rgb (b, 3, h, h), three styles (b, w_dim) -> both at twice the size; the first has a constant.
+    """x (b, cin, h, h), rgb (b, 3, h, h), three styles (b, w_dim) -> both at twice the size; the
+    first has a constant.
 
-    skip: x = conv1(h), colours from x (A2.1). squeeze: q = squeeze(h), colours from q, x = fuse(h, excite(q)) (A2.3).
-    The last block's x goes nowhere, so it has neither excite nor fuse.
+    skip: x = conv1(h), colours from x (A2.1). squeeze: q = squeeze(h), colours from q, x = fuse(h,
+    excite(q)) (A2.3). The last block's x goes nowhere, so it has neither excite nor fuse.
     """
 
     def __init__(self, config: Config, level: int, last: bool) -> None:
@@ -62,7 +65,9 @@ class Block(nn.Module):
         noise = size if config.noise else None
         self.size = size
         self.start = None if level else nn.Parameter(torch.randn(c, 4, 4))
-        self.conv0 = ModConv(config.widths[level - 1], c, w, size=noise, up=config.up) if level else None
+        self.conv0 = (
+            ModConv(config.widths[level - 1], c, w, size=noise, up=config.up) if level else None
+        )
         self.squeezes = config.connection == "squeeze" and size >= config.isc_min_res
         self.modulated_fuse = config.fuse == "modulated"
         narrow = config.squeezed(c) if self.squeezes else c
@@ -70,18 +75,30 @@ class Block(nn.Module):
             self.squeeze = ModConv(c, narrow, w, size=noise)
         else:
             self.conv1 = ModConv(c, c, w, size=noise)
-        self.colours = ModConv(narrow, config.channels, w, kernel=1, demodulate=False, activated=False)
+        self.colours = ModConv(
+            narrow, config.channels, w, kernel=1, demodulate=False, activated=False
+        )
         self.last = last
         if self.squeezes and not last:
             self.excite = ModConv(narrow, c, w, size=noise)
-            self.fuse = ModConv(2 * c, c, w, kernel=1, activated=False) if self.modulated_fuse else EqualConv(2 * c, c, 1)
+            self.fuse = (
+                ModConv(2 * c, c, w, kernel=1, activated=False)
+                if self.modulated_fuse
+                else EqualConv(2 * c, c, 1)
+            )
 
-    def features(self, x: Tensor | None, rgb: Tensor | None, ws: Sequence[Tensor],
-                 rng: torch.Generator | None) -> dict[str, Tensor]:
+    def features(
+        self,
+        x: Tensor | None,
+        rgb: Tensor | None,
+        ws: Sequence[Tensor],
+        rng: torch.Generator | None,
+    ) -> dict[str, Tensor]:
         """Every intermediate by name; `x` is what the next block reads, absent from the last."""
         out: dict[str, Tensor] = {}
         if self.start is not None:
-            h = self.start.expand(ws[0].shape[0], -1, -1, -1)  # len() would fix the batch of an exported graph
+            # len() would fix the batch of an exported graph
+            h = self.start.expand(ws[0].shape[0], -1, -1, -1)
         else:
             assert self.conv0 is not None and x is not None
             h = self.conv0(x, ws[0], rng)
@@ -96,7 +113,8 @@ class Block(nn.Module):
             out["x"] = self.conv1(h, ws[1], rng)
             y = self.colours(out["x"], ws[2])
         out["y"] = y
-        out["rgb"] = y.float() if rgb is None else up2(rgb) + y  # colours add up in FP32 whatever the rest computes in
+        # colours add up in FP32 whatever the rest computes in
+        out["rgb"] = y.float() if rgb is None else up2(rgb) + y
         return out
 
     def fused(self, joined: Tensor, w: Tensor) -> Tensor:
@@ -111,11 +129,17 @@ class Synthesis(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         levels = len(config.widths)
-        self.blocks = nn.ModuleList(Block(config, level, level == levels - 1) for level in range(levels))
+        self.blocks = nn.ModuleList(
+            Block(config, level, level == levels - 1) for level in range(levels)
+        )
         self.count = config.styles
 
-    def features(self, ws: Sequence[Tensor], rng: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Every intermediate as "8.h", "8.q", ... and "image"; ws: `count` styles (b, w_dim); rng: of the noise, none without."""
+    def features(
+        self, ws: Sequence[Tensor], rng: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Every intermediate as "8.h", "8.q", ... and "image"; ws: `count` styles (b, w_dim); rng:
+        of the noise, none without.
+        """
         out: dict[str, Tensor] = {}
         x = rgb = None
         for level, block in enumerate(self.blocks):
@@ -133,7 +157,9 @@ class Synthesis(nn.Module):
 
 
 class StyleGan(nn.Module):
-    """Mapping and synthesis, the part that ships: x (b, z_dim), label (b, classes) -> image (b, channels, size, size)."""
+    """Mapping and synthesis, the part that ships: x (b, z_dim), label (b, classes) -> image (b,
+    channels, size, size).
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -1,1 +1,3 @@
-"""lcd: latent consistency diffusion, from an autoencoder through a guided teacher to a few-step student (spec E)."""
+"""lcd: latent consistency diffusion, from an autoencoder through a guided teacher to a few-step
+student (spec E).
+"""

@@ -12,16 +12,20 @@ from ..unet import ConvNorm, Norm
 
 
 class Context(NamedTuple):
-    """tokens (b, n, width); keep (b, n): False where a token is absent, None where all are there."""
+    """tokens (b, n, width); keep (b, n): False where a token is absent, None where all are
+    there.
+    """
 
     tokens: Tensor
     keep: Tensor | None = None
 
 
 class ContextEncoder(nn.Module):
-    """label (b, classes), one-hot or zero, and vector (b, numbers) -> Context of `tokens` tokens each.
+    """label (b, classes), one-hot or zero, and vector (b, numbers) -> Context of `tokens` tokens
+    each.
 
-    A zero label gives the learnt null tokens; a zero vector is an absent one, its tokens are masked.
+    A zero label gives the learnt null tokens; a zero vector is an absent one, its tokens are
+    masked.
     """
 
     def __init__(self, classes: int, numbers: int, tokens: int, width: int) -> None:
@@ -31,19 +35,25 @@ class ContextEncoder(nn.Module):
         self.label = nn.Linear(classes, tokens * width, bias=False) if classes else None
         self.vector = nn.Linear(numbers, tokens * width) if numbers else None
 
-    def forward(self, batch: int | torch.SymInt, label: Tensor | None, vector: Tensor | None) -> Context:
+    def forward(
+        self, batch: int | torch.SymInt, label: Tensor | None, vector: Tensor | None
+    ) -> Context:
         tokens = self.null.expand(batch, -1, -1)
         if self.label is not None and label is not None:
             tokens = tokens + self.label(label).reshape(-1, *self.shape)
         if self.vector is None or vector is None:
             return Context(tokens)
         there = (vector != 0).any(1, keepdim=True).expand(-1, self.shape[0])
-        return Context(torch.cat([tokens, self.vector(vector).reshape(-1, *self.shape)], dim=1),
-                       torch.cat([torch.ones_like(there), there], dim=1))
+        return Context(
+            torch.cat([tokens, self.vector(vector).reshape(-1, *self.shape)], dim=1),
+            torch.cat([torch.ones_like(there), there], dim=1),
+        )
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, keep: Tensor | None = None) -> Tensor:
-    """q (b, n, c), k and v (b, m, c), keep (b, m) -> (b, n, c): softmax attention of `heads` heads, 1 / sqrt(c / heads)."""
+    """q (b, n, c), k and v (b, m, c), keep (b, m) -> (b, n, c): softmax attention of `heads` heads,
+    1 / sqrt(c / heads).
+    """
     n, c = q.shape[1:]
     q, k, v = (x.reshape(-1, x.shape[1], heads, c // heads).transpose(1, 2) for x in (q, k, v))
     mask = None if keep is None else keep[:, None, None, :]
@@ -51,10 +61,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, keep: Tensor | None = No
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """torch's attention; in FP32 where a CPU trains in BF16, whose backward pass takes 3 to 5 times as long there."""
+    """torch's attention; in FP32 where a CPU trains in BF16, whose backward pass takes 3 to 5 times
+    as long there.
+    """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
+            return F.scaled_dot_product_attention(
+                q.float(), k.float(), v.float(), attn_mask=mask
+            ).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -74,9 +88,11 @@ def _silent(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class Folded(nn.Module):
-    """Self-attention, cross-attention and a feed-forward pair, each a residual: x (b, c, h, w) -> the same; starts as identity.
+    """Self-attention, cross-attention and a feed-forward pair, each a residual: x (b, c, h, w) ->
+    the same; starts as identity.
 
-    1x1 convolutions with a foldable norm behind instead of layer norms before: all but the softmax runs in INT8.
+    1x1 convolutions with a foldable norm behind instead of layer norms before: all but the softmax
+    runs in INT8.
     """
 
     def __init__(self, channels: int, head: int, context: int, norm: Norm) -> None:
@@ -99,7 +115,9 @@ class Folded(nn.Module):
 
 
 class Spatial(nn.Module):
-    """The LDM's: group norm, 1x1 in, layer-normed self, cross and GEGLU, zero-initialised 1x1 out; x (b, c, h, w) -> the same."""
+    """The LDM's: group norm, 1x1 in, layer-normed self, cross and GEGLU, zero-initialised 1x1 out;
+    x (b, c, h, w) -> the same.
+    """
 
     def __init__(self, channels: int, head: int, context: int, norm: Norm) -> None:
         super().__init__()

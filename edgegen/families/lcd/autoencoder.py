@@ -1,4 +1,6 @@
-"""AE-KL: images to a few latent channels and back (spec E.2.1), of blocks that INT8 kernels like."""
+"""AE-KL: images to a few latent channels and back (spec E.2.1), of blocks that INT8 kernels
+like.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from .config import CoderConfig
 
 
 class Residual(nn.Module):
-    """Residual block without an embedding: x (b, c, h, w) -> the same; starts as the identity of what an activation made."""
+    """Residual block without an embedding: x (b, c, h, w) -> the same; starts as the identity of
+    what an activation made.
+    """
 
     def __init__(self, channels: int, config: CoderConfig) -> None:
         super().__init__()
@@ -37,7 +41,9 @@ class Encoder(nn.Module):
         self.act = ACTIVATIONS[config.activation]()
         self.fold = nn.PixelUnshuffle(config.patch) if config.patch > 1 else nn.Identity()
         self.stem = ConvNorm(channels * config.patch**2, widths[0], config.norm)
-        self.blocks = nn.ModuleList(nn.Sequential(*(Residual(w, config) for _ in range(config.blocks))) for w in widths)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(Residual(w, config) for _ in range(config.blocks))) for w in widths
+        )
         pairs = pairwise(widths)
         self.shrink = nn.ModuleList(ConvNorm(a, b, config.norm, stride=2) for a, b in pairs)
         self.head = nn.Conv2d(widths[-1], 2 * z, 3, padding=1)
@@ -51,14 +57,18 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """x: latents (b, z, h, w), as the encoder's mean -> images (b, channels, h * factor, w * factor)."""
+    """x: latents (b, z, h, w), as the encoder's mean -> images (b, channels, h * factor, w *
+    factor).
+    """
 
     def __init__(self, config: CoderConfig, channels: int, z: int) -> None:
         super().__init__()
         widths = config.widths[::-1]
         self.act = ACTIVATIONS[config.activation]()
         self.stem = ConvNorm(z, widths[0], config.norm)
-        self.blocks = nn.ModuleList(nn.Sequential(*(Residual(w, config) for _ in range(config.blocks))) for w in widths)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(Residual(w, config) for _ in range(config.blocks))) for w in widths
+        )
         pairs = pairwise(widths)
         self.grow = nn.ModuleList(ConvNorm(a, b, config.norm) for a, b in pairs)
         self.head = nn.Conv2d(widths[-1], channels * config.patch**2, 3, padding=1)
@@ -68,7 +78,9 @@ class Decoder(nn.Module):
         h = self.act(self.stem(x))
         for level, blocks in enumerate(self.blocks):
             if level:
-                h = self.act(self.grow[level - 1](F.interpolate(h, scale_factor=2.0, mode="nearest")))
+                h = self.act(
+                    self.grow[level - 1](F.interpolate(h, scale_factor=2.0, mode="nearest"))
+                )
             h = blocks(h)
         return self.unfold(self.head(h))
 
@@ -87,7 +99,9 @@ class AutoEncoder(nn.Module):
         return mean
 
     def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random latents, and their distribution's KL divergence from the standard normal, summed over each latent: (b,)."""
+        """Random latents, and their distribution's KL divergence from the standard normal, summed
+        over each latent: (b,).
+        """
         mean, logvar = self.encoder(images)
         fresh = torch.randn(mean.shape, generator=generator, device=generator.device)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)

@@ -1,4 +1,6 @@
-"""Everything that defines an lcd: its networks' shapes, its schedule, its condition, and which of its graphs are drawn with."""
+"""Everything that defines an lcd: its networks' shapes, its schedule, its condition, and which of
+its graphs are drawn with.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,14 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ...core.samplers import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, alphas_bar, trailing
+from ...core.samplers import (
+    RENOISE,
+    ConsistencySampler,
+    LatentDdimSampler,
+    Renoise,
+    alphas_bar,
+    trailing,
+)
 from .. import STRICT
 from ..metrics import SMALLEST
 from ..unet import ACTIVATIONS, Activation, Norm, UNetConfig
@@ -18,7 +27,9 @@ Distil = Literal["ends", "steps"]
 WAYS: tuple[Way, ...] = ("student", "teacher", "control")
 HINTS: tuple[Hint, ...] = ("edges", "luminance", "boxes")
 DISTIL: tuple[Distil, ...] = ("ends", "steps")
-FEW = 4  # steps of the student's sampler, when the config does not say; every number that divides FEW is as good
+# steps of the student's sampler, when the config does not say; every number that divides FEW is as
+# good
+FEW = 4
 STEPS: dict[Way, int] = {"student": FEW, "teacher": 50, "control": FEW}
 
 
@@ -29,16 +40,26 @@ class CoderConfig:
     __pydantic_config__: ClassVar = STRICT
 
     widths: tuple[int, ...] = (32, 64)  # channels of each level, finest first
-    blocks: int = 1                     # residual blocks a level
+    blocks: int = 1  # residual blocks a level
     norm: Norm = "batch"
     activation: Activation = "relu"
-    patch: int = 1                      # pixels a side that are folded into channels before the first level
+    # pixels a side that are folded into channels before the first level
+    patch: int = 1
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or any(w < 16 or w % 16 for w in self.widths):
-            raise ValueError(f"coder widths must be two or more multiples of 16 (INT8 kernels), got {self.widths}")
-        if min(self.blocks, self.patch) < 1 or self.norm not in ("batch", "group", "none") or self.activation not in ACTIVATIONS:
-            raise ValueError(f"blocks and patch must be at least 1, norm and activation known, got {self}")
+            raise ValueError(
+                "coder widths must be two or more multiples of 16 (INT8 kernels), got "
+                f"{self.widths}"
+            )
+        if (
+            min(self.blocks, self.patch) < 1
+            or self.norm not in ("batch", "group", "none")
+            or self.activation not in ACTIVATIONS
+        ):
+            raise ValueError(
+                f"blocks and patch must be at least 1, norm and activation known, got {self}"
+            )
 
     @property
     def factor(self) -> int:
@@ -52,67 +73,109 @@ class Config:
 
     __pydantic_config__: ClassVar = STRICT
 
-    size: int = 32                          # pixels a side
+    size: int = 32  # pixels a side
     channels: int = 3
-    classes: int = 10                       # 0 for unconditional
-    z: int = 4                              # channels of a latent
+    classes: int = 10  # 0 for unconditional
+    z: int = 4  # channels of a latent
     coder: CoderConfig = field(default_factory=CoderConfig)
-    unet: UNetConfig = field(default_factory=lambda: UNetConfig(widths=(64, 80), patch=1, embedding=96))
-    attend: tuple[int, ...] = (8, 4)        # latent sides at which positions see each other and the context
-    transformer: Literal["folded", "spatial"] = "folded"  # INT8-friendly, or the LDM's with layer norms and GEGLU
-    head: int = 40                          # channels of an attention head
-    context: int = 64                       # width of a context token
-    tokens: int = 4                         # that a class, and that an embedding vector, becomes
-    palette: int = 0                        # n: mean colours of n x n fields condition too, as an embedding vector; 0: none
+    unet: UNetConfig = field(
+        default_factory=lambda: UNetConfig(widths=(64, 80), patch=1, embedding=96)
+    )
+    # latent sides at which positions see each other and the context
+    attend: tuple[int, ...] = (8, 4)
+    # INT8-friendly, or the LDM's with layer norms and GEGLU
+    transformer: Literal["folded", "spatial"] = "folded"
+    head: int = 40  # channels of an attention head
+    context: int = 64  # width of a context token
+    tokens: int = 4  # that a class, and that an embedding vector, becomes
+    # n: mean colours of n x n fields condition too, as an embedding vector; 0: none
+    palette: int = 0
     schedule: Literal["ldm", "linear", "cosine"] = "ldm"
     timesteps: int = 1000
-    grid: int = 50                          # N_s: timesteps of the solver that the student learns from
+    # N_s: timesteps of the solver that the student learns from
+    grid: int = 50
     prediction: Literal["v", "epsilon"] = "v"
-    null: float = 0.1                       # probability that training drops the label (and, apart, the vector)
-    guidance: float = 2.0                   # g of e_u + g (e_c - e_u); the student's w is g - 1
-    w_max: float = 3.0                      # the student learns every w from 0 to this
-    distil: Distil = "ends"                 # the student aims at trajectories' ends, or at its own average a step on
-    solver: int = 16                        # steps of such a trajectory
-    decay: float = 0.95                     # "steps": of the student's average that its targets come from
-    perceptual: float = 1.0                 # weight of PDist in the autoencoder's and the student's loss; 0 for none
-    kl: float = 1e-6                        # weight of the KL divergence, for sums as in the LDM
-    hint: Hint = "edges"                    # what the control branch is shown
-    way: Way = "student"                    # which networks graphs() and the sampler draw with
-    like: bool = False                      # whether those graphs take the embedding vector
-    steps: int | None = None                # of the sampler; None: 4, or 50 of the teacher
-    renoise: Renoise = "own"                # noise between the student's steps
+    # probability that training drops the label (and, apart, the vector)
+    null: float = 0.1
+    guidance: float = 2.0  # g of e_u + g (e_c - e_u); the student's w is g - 1
+    w_max: float = 3.0  # the student learns every w from 0 to this
+    # the student aims at trajectories' ends, or at its own average a step on
+    distil: Distil = "ends"
+    solver: int = 16  # steps of such a trajectory
+    # "steps": of the student's average that its targets come from
+    decay: float = 0.95
+    # weight of PDist in the autoencoder's and the student's loss; 0 for none
+    perceptual: float = 1.0
+    kl: float = 1e-6  # weight of the KL divergence, for sums as in the LDM
+    hint: Hint = "edges"  # what the control branch is shown
+    way: Way = "student"  # which networks graphs() and the sampler draw with
+    like: bool = False  # whether those graphs take the embedding vector
+    steps: int | None = None  # of the sampler; None: 4, or 50 of the teacher
+    renoise: Renoise = "own"  # noise between the student's steps
 
     def __post_init__(self) -> None:
         step = self.coder.factor * self.unet.patch << (len(self.unet.widths) - 1)
         if self.size < SMALLEST or self.size % step:
-            raise ValueError(f"size {self.size} must divide by {step} (coder, patch and levels) and be at least {SMALLEST}")
-        for name, known in (("transformer", ("folded", "spatial")), ("schedule", ("ldm", "linear", "cosine")),
-                            ("prediction", ("v", "epsilon")), ("hint", HINTS), ("way", WAYS), ("distil", DISTIL),
-                            ("renoise", RENOISE)):
+            raise ValueError(
+                f"size {self.size} must divide by {step} (coder, patch and levels) and be at least "
+                f"{SMALLEST}"
+            )
+        for name, known in (
+            ("transformer", ("folded", "spatial")),
+            ("schedule", ("ldm", "linear", "cosine")),
+            ("prediction", ("v", "epsilon")),
+            ("hint", HINTS),
+            ("way", WAYS),
+            ("distil", DISTIL),
+            ("renoise", RENOISE),
+        ):
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
-        if min(self.channels, self.z, self.head, self.context, self.tokens) < 1 or min(self.classes, self.palette) < 0:
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
+                )
+        if (
+            min(self.channels, self.z, self.head, self.context, self.tokens) < 1
+            or min(self.classes, self.palette) < 0
+        ):
             raise ValueError(f"numbers must be at least 1 (classes and palette 0), got {self}")
         if self.unet.attention:
-            raise ValueError("the sides in `attend` say where attention is: unet.attention must be false")
+            raise ValueError(
+                "the sides in `attend` say where attention is: unet.attention must be false"
+            )
         for width in self.attended:
             if width % self.head:
-                raise ValueError(f"a width of {width} channels does not divide into heads of {self.head}")
+                raise ValueError(
+                    f"a width of {width} channels does not divide into heads of {self.head}"
+                )
         if self.palette and self.size % self.palette:
             raise ValueError(f"size {self.size} must divide by palette {self.palette}")
         if self.like and (not self.palette or self.way == "control"):
-            raise ValueError("like needs a palette that the networks were trained with, and a way other than control")
+            raise ValueError(
+                "like needs a palette that the networks were trained with, and a way other than "
+                "control"
+            )
         if not (0 <= self.null < 1 and 0 <= self.decay < 1 and 0 < self.w_max < math.inf):
-            raise ValueError(f"null and decay must be in [0, 1) and w_max above 0, got {self.null}, {self.decay}, {self.w_max}")
+            raise ValueError(
+                f"null and decay must be in [0, 1) and w_max above 0, got {self.null}, "
+                f"{self.decay}, {self.w_max}"
+            )
         if not 1 <= self.guidance <= 1 + self.w_max:
-            raise ValueError(f"guidance must be in [1, 1 + w_max], which the student learns, got {self.guidance}")
+            raise ValueError(
+                f"guidance must be in [1, 1 + w_max], which the student learns, got {self.guidance}"
+            )
         if not (0 <= self.perceptual < math.inf and 0 <= self.kl < math.inf):
-            raise ValueError(f"perceptual and kl must be 0 or more, got {self.perceptual}, {self.kl}")
+            raise ValueError(
+                f"perceptual and kl must be 0 or more, got {self.perceptual}, {self.kl}"
+            )
         solver_grid(self.timesteps, self.grid)
         if self.solver % FEW or not FEW <= self.solver <= self.grid:
-            raise ValueError(f"solver must be a multiple of {FEW} (the student's steps are among its own) up to {self.grid}, "
-                             f"got {self.solver}")
-        self.sampler()  # a sampler that cannot be made should fail before the training, not after it
+            raise ValueError(
+                f"solver must be a multiple of {FEW} (the student's steps are among its own) up to "
+                f"{self.grid}, "
+                f"got {self.solver}"
+            )
+        # a sampler that cannot be made should fail before the training, not after it
+        self.sampler()
 
     @property
     def side(self) -> int:
@@ -123,7 +186,9 @@ class Config:
     def attended(self) -> tuple[int, ...]:
         """Widths of the levels with attention."""
         finest = self.side // self.unet.patch
-        return tuple(w for level, w in enumerate(self.unet.widths) if finest >> level in self.attend)
+        return tuple(
+            w for level, w in enumerate(self.unet.widths) if finest >> level in self.attend
+        )
 
     @property
     def vector(self) -> int:
@@ -137,16 +202,25 @@ class Config:
     @property
     def solved(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Timesteps of the trajectories that the student learns from, and abar at each."""
-        timesteps, levels = few_steps(self.timesteps, self.grid, self.solver), alphas_bar(self.schedule, self.timesteps)
+        timesteps, levels = (
+            few_steps(self.timesteps, self.grid, self.solver),
+            alphas_bar(self.schedule, self.timesteps),
+        )
         return timesteps, tuple(float(levels[t + 1]) for t in timesteps)
 
     def sampler(self) -> LatentDdimSampler | ConsistencySampler:
-        """The way's sampler. Raises ValueError for a number of steps that its schedule does not have."""
+        """The way's sampler. Raises ValueError for a number of steps that its schedule does not
+        have.
+        """
         levels = alphas_bar(self.schedule, self.timesteps)
         steps = STEPS[self.way] if self.steps is None else self.steps
         if self.way == "teacher":
             timesteps = tuple(t - 1 for t in trailing(self.timesteps, steps))
             signal = tuple(float(levels[t + 1]) for t in timesteps)
-            return LatentDdimSampler(timesteps, signal, self.prediction, self.guidance if self.classes else 1.0)
+            return LatentDdimSampler(
+                timesteps, signal, self.prediction, self.guidance if self.classes else 1.0
+            )
         timesteps = few_steps(self.timesteps, self.grid, steps)
-        return ConsistencySampler(timesteps, tuple(float(levels[t + 1]) for t in timesteps), self.prediction, self.renoise)
+        return ConsistencySampler(
+            timesteps, tuple(float(levels[t + 1]) for t in timesteps), self.prediction, self.renoise
+        )

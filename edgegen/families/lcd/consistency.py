@@ -1,6 +1,8 @@
-"""The discrete consistency function of latents and what its distillation aims at (spec E.2.4 a). Operators only.
+"""The discrete consistency function of latents and what its distillation aims at (spec E.2.4 a).
+Operators only.
 
-Timesteps count from 0 to T - 1 as in the literature: `now` and `then` are abar at them, which is alphas_bar(...)[t + 1].
+Timesteps count from 0 to T - 1 as in the literature: `now` and `then` are abar at them, which is
+alphas_bar(...)[t + 1].
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from ...core.samplers import boundary, clean_image, noise_of
 
 
 def solver_grid(timesteps: int, count: int) -> np.ndarray:
-    """tau_j = k j - 1 for j = 1..count with k = timesteps / count: (1000, 50) -> 19, 39, ... 999."""
+    """tau_j = k j - 1 for j = 1..count with k = timesteps / count: (1000, 50) -> 19, 39, ...
+    999.
+    """
     if not 1 <= count <= timesteps or timesteps % count:
         raise ValueError(f"{timesteps} timesteps do not divide into a grid of {count}")
     return np.arange(1, count + 1) * (timesteps // count) - 1
 
 
 def few_steps(timesteps: int, count: int, steps: int) -> tuple[int, ...]:
-    """The reversed grid at floor(linspace(0, count, steps)), end left out: 4 -> 999, 759, 499, 259."""
+    """The reversed grid at floor(linspace(0, count, steps)), end left out: 4 -> 999, 759, 499,
+    259.
+    """
     if not 1 <= steps <= count:
         raise ValueError(f"steps must be between 1 and {count}, got {steps}")
     picks = np.floor(np.linspace(0, count, steps, endpoint=False)).astype(int)
@@ -34,7 +40,9 @@ def consistency(x: Any, t: Any, predicted: Any, now: Any, prediction: str) -> An
 
 
 def guided(conditional: Any, null: Any, g: Any) -> Any:
-    """Classifier-free guidance: g = 1 is the conditional branch, g = 0 the null branch; the student's w is g - 1."""
+    """Classifier-free guidance: g = 1 is the conditional branch, g = 0 the null branch; the
+    student's w is g - 1.
+    """
     return null + g * (conditional - null)
 
 

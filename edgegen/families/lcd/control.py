@@ -1,4 +1,6 @@
-"""ControlNet on a frozen base: a trained copy of its way down that reads a hint too (spec E.2.6; Zhang et al. 2023)."""
+"""ControlNet on a frozen base: a trained copy of its way down that reads a hint too (spec E.2.6;
+Zhang et al. 2023).
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,24 @@ def _zero(channels: int) -> nn.Conv2d:
 
 
 class HintEncoder(nn.Module):
-    """hint (b, channels, size, size) in [0, 1] -> (b, width, side, side) at the trunk's finest level; zero at first."""
+    """hint (b, channels, size, size) in [0, 1] -> (b, width, side, side) at the trunk's finest
+    level; zero at first.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         patch, width = config.coder.patch, 16
         self.mean = nn.AvgPool2d(patch) if patch > 1 else nn.Identity()
         factor = config.coder.factor // patch * config.unet.patch
-        layers: list[nn.Module] = [nn.Conv2d(config.hint_channels, width, 3, padding=1), ACTIVATIONS[config.unet.activation]()]
+        layers: list[nn.Module] = [
+            nn.Conv2d(config.hint_channels, width, 3, padding=1),
+            ACTIVATIONS[config.unet.activation](),
+        ]
         while factor > 1:
-            layers += [nn.Conv2d(width, min(2 * width, 96), 3, 2, 1), ACTIVATIONS[config.unet.activation]()]
+            layers += [
+                nn.Conv2d(width, min(2 * width, 96), 3, 2, 1),
+                ACTIVATIONS[config.unet.activation](),
+            ]
             factor, width = factor // 2, min(2 * width, 96)
         self.layers = nn.Sequential(*layers)
         self.out = nn.Conv2d(width, config.unet.widths[0], 3, padding=1)
@@ -40,7 +50,9 @@ class HintEncoder(nn.Module):
 
 
 class ControlNet(nn.Module):
-    """What is added to the base's features: x (b, z, h, w), its condition and a hint -> one tensor a feature of its trunk."""
+    """What is added to the base's features: x (b, z, h, w), its condition and a hint -> one tensor
+    a feature of its trunk.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -60,7 +72,14 @@ class Controlled(nn.Module):
         super().__init__()
         self.base, self.control = base, control
 
-    def forward(self, x: Tensor, t: Tensor, hint: Tensor, label: Tensor | None = None, w: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        hint: Tensor,
+        label: Tensor | None = None,
+        w: Tensor | None = None,
+    ) -> Tensor:
         condition = self.base.condition(t, label, None, w)
         extra = self.control(x, condition, hint)
         features = [h + more for h, more in zip(self.base.trunk(x, condition), extra, strict=True)]

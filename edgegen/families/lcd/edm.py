@@ -1,4 +1,5 @@
-"""The continuous consistency function of pixels (spec E.2.4 b; Karras 2022, Song 2023): for analysis, no network trains on it.
+"""The continuous consistency function of pixels (spec E.2.4 b; Karras 2022, Song 2023): for
+analysis, no network trains on it.
 
 Noise levels sigma in [SIGMA_MIN, SIGMA_MAX] of x = x0 + sigma * noise. Operators only.
 """
@@ -14,7 +15,9 @@ SIGMA_MIN, SIGMA_MAX, SIGMA_DATA, RHO = 0.002, 80.0, 0.5, 7.0
 
 
 def sigmas(count: int) -> np.ndarray:
-    """Noise levels (count,), falling from SIGMA_MAX to SIGMA_MIN, evenly spaced in sigma ** (1 / RHO)."""
+    """Noise levels (count,), falling from SIGMA_MAX to SIGMA_MIN, evenly spaced in sigma ** (1 /
+    RHO).
+    """
     if count < 2:
         raise ValueError(f"a grid needs 2 noise levels or more, got {count}")
     ramp = np.linspace(SIGMA_MAX ** (1 / RHO), SIGMA_MIN ** (1 / RHO), count) ** RHO
@@ -41,8 +44,12 @@ def heun_step(denoise: Callable[[Any, Any], Any], x: Any, sigma: Any, then: Any)
     return x + (then - sigma) * (slope + (y - denoise(y, then)) / then) / 2
 
 
-def sample(f: Callable[[Any, Any], Any], levels: Sequence[float], draw: Callable[[int], Any]) -> Any:
-    """f(x, sigma) at each level in turn, with noise up to the next level between; draw(k): standard normal noise."""
+def sample(
+    f: Callable[[Any, Any], Any], levels: Sequence[float], draw: Callable[[int], Any]
+) -> Any:
+    """f(x, sigma) at each level in turn, with noise up to the next level between; draw(k): standard
+    normal noise.
+    """
     x = f(levels[0] * draw(0), levels[0])
     for k, level in enumerate(levels[1:], start=1):
         x = f(x + max(0.0, level**2 - SIGMA_MIN**2) ** 0.5 * draw(k), level)

@@ -18,4 +18,8 @@ def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
     """ValueError for a size that is not a whole number of times the config's."""
     factor, coder = factor_of(config.size, size), config.coder
     out = stretched(tensors, f"{ENTER}.conv", LEAVE, coder.patch, factor)
-    return Grown(replace(config, size=size, coder=replace(coder, patch=factor * coder.patch)), out, (ENTER, LEAVE))
+    return Grown(
+        replace(config, size=size, coder=replace(coder, patch=factor * coder.patch)),
+        out,
+        (ENTER, LEAVE),
+    )

@@ -1,4 +1,6 @@
-"""What control is shown, made from images (b, c, h, w) in [-1, 1]: hints in [0, 1] of the images' size (spec E.2.6)."""
+"""What control is shown, made from images (b, c, h, w) in [-1, 1]: hints in [0, 1] of the images'
+size (spec E.2.6).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ from torch.nn import functional as F
 
 from .config import Hint
 
-BOXES = 2            # at most, in one image
-LARGEST = 0.6        # side of a box, as a share of the image's; the smallest is half of it
-COARSE = 4           # times smaller is the luminance that control sees
+BOXES = 2  # at most, in one image
+LARGEST = 0.6  # side of a box, as a share of the image's; the smallest is half of it
+COARSE = 4  # times smaller is the luminance that control sees
 
 
 def edges(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -25,32 +27,49 @@ def edges(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def luminance(images: Tensor, generator: torch.Generator) -> Tensor:
     """(b, 1, h, w): mean luminance of fields of 4 x 4 pixels."""
-    return F.interpolate(F.avg_pool2d(_grey(images), COARSE), scale_factor=float(COARSE), mode="nearest")
+    return F.interpolate(
+        F.avg_pool2d(_grey(images), COARSE), scale_factor=float(COARSE), mode="nearest"
+    )
 
 
 def boxes(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(b, c + 1, h, w): the image with one or two random boxes cut out, and a mask that is 1 where it can be seen."""
+    """(b, c + 1, h, w): the image with one or two random boxes cut out, and a mask that is 1 where
+    it can be seen.
+    """
     b, _, height, width = images.shape
-    u = torch.rand((b, 5, BOXES, 1, 1), generator=generator, device=generator.device).transpose(0, 1)
+    u = torch.rand((b, 5, BOXES, 1, 1), generator=generator, device=generator.device).transpose(
+        0, 1
+    )
     tall, wide = (LARGEST * (0.5 + 0.5 * side) for side in u[:2])
     top, left = u[2] * (1 - tall), u[3] * (1 - wide)
     y = (torch.arange(height, device=u.device)[:, None] + 0.5) / height
     x = (torch.arange(width, device=u.device)[None] + 0.5) / width
     inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
-    there = (u[4] < 0.5) | (torch.arange(BOXES, device=u.device)[:, None, None] == 0)  # the first always
+    # the first always
+    there = (u[4] < 0.5) | (torch.arange(BOXES, device=u.device)[:, None, None] == 0)
     seen = (~(inside & there).any(1, keepdim=True)).float()
     return torch.cat([(images / 2 + 0.5) * seen, seen], dim=1)
 
 
-HINTS: dict[Hint, Callable[[Tensor, torch.Generator], Tensor]] = {"edges": edges, "luminance": luminance, "boxes": boxes}
+HINTS: dict[Hint, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "edges": edges,
+    "luminance": luminance,
+    "boxes": boxes,
+}
 
 
 def palette(images: Tensor, fields: int) -> Tensor:
-    """(b, c * fields^2): mean colours of fields x fields parts of the image, an embedding vector anyone can write."""
+    """(b, c * fields^2): mean colours of fields x fields parts of the image, an embedding vector
+    anyone can write.
+    """
     return F.avg_pool2d(images, images.shape[2] // fields).flatten(1)
 
 
 def _grey(images: Tensor) -> Tensor:
     """Luminance (b, 1, h, w) in [0, 1], ITU-R BT.601; the mean for other than three channels."""
-    weights = (0.299, 0.587, 0.114) if images.shape[1] == 3 else (1 / images.shape[1],) * images.shape[1]
-    return (images / 2 + 0.5).mul(images.new_tensor(weights)[None, :, None, None]).sum(1, keepdim=True)
+    weights = (
+        (0.299, 0.587, 0.114) if images.shape[1] == 3 else (1 / images.shape[1],) * images.shape[1]
+    )
+    return (
+        (images / 2 + 0.5).mul(images.new_tensor(weights)[None, :, None, None]).sum(1, keepdim=True)
+    )

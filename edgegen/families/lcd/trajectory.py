@@ -1,4 +1,6 @@
-"""A trajectory of the teacher's probability flow, from noise to its end (spec E.2.4 a, with the solver run all the way)."""
+"""A trajectory of the teacher's probability flow, from noise to its end (spec E.2.4 a, with the
+solver run all the way).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,18 @@ from typing import Any
 from ...core.samplers import clean_image
 
 
-def trajectory(predict: Callable[[Any, int], Any], x: Any, timesteps: Sequence[int], signal: Sequence[float],
-               prediction: str) -> tuple[list[Any], Any]:
-    """Its points at `timesteps`, which fall from x's own, and its clean end. predict(x, t): the guided network's output.
+def trajectory(
+    predict: Callable[[Any, int], Any],
+    x: Any,
+    timesteps: Sequence[int],
+    signal: Sequence[float],
+    prediction: str,
+) -> tuple[list[Any], Any]:
+    """Its points at `timesteps`, which fall from x's own, and its clean end. predict(x, t): the
+    guided network's output.
 
-    signal: abar at each of them. DPM-Solver++(2M) (Lu et al. 2022), second order at one call a step: where the clean image is
-    going counts too, by the share of the last step in log-SNR.
+    signal: abar at each of them. DPM-Solver++(2M) (Lu et al. 2022), second order at one call a
+    step: where the clean image is going counts too, by the share of the last step in log-SNR.
     """
     points, clean, length = [x], None, 0.0
     for k, (t, now) in enumerate(zip(timesteps, signal, strict=True)):

@@ -1,4 +1,6 @@
-"""The latent U-Net: the blocks of families/unet.py with transformers between, its way down a module that control can copy."""
+"""The latent U-Net: the blocks of families/unet.py with transformers between, its way down a module
+that control can copy.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def sinusoid(w: Tensor) -> Tensor:
 
 
 class Stage(nn.Module):
-    """Residual blocks of one level, each followed by a transformer where the level has attention."""
+    """Residual blocks of one level, each followed by a transformer where the level has
+    attention.
+    """
 
     def __init__(self, config: Config, level: int, sizes: list[int]) -> None:
         super().__init__()
@@ -42,7 +46,9 @@ class Stage(nn.Module):
         kind = TRANSFORMERS[config.transformer]
         self.blocks = nn.ModuleList(Block(size, width, config.unet) for size in sizes)
         self.attention = nn.ModuleList(
-            kind(width, config.head, config.context, config.unet.norm) for _ in sizes if side in config.attend
+            kind(width, config.head, config.context, config.unet.norm)
+            for _ in sizes
+            if side in config.attend
         )
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
@@ -54,7 +60,9 @@ class Stage(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Stem, way down and middle: x (b, z, h, w) -> features, one a level, finest first, and the middle's."""
+    """Stem, way down and middle: x (b, z, h, w) -> features, one a level, finest first, and the
+    middle's.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -62,7 +70,9 @@ class Trunk(nn.Module):
         self.patch = net.patch
         self.act = ACTIVATIONS[net.activation]()
         self.stem = ConvNorm(config.z * net.patch**2, widths[0], net.norm)
-        self.down = nn.ModuleList(Stage(config, level, [w] * net.blocks) for level, w in enumerate(widths))
+        self.down = nn.ModuleList(
+            Stage(config, level, [w] * net.blocks) for level, w in enumerate(widths)
+        )
         pairs = pairwise(widths)
         self.shrink = nn.ModuleList(ConvNorm(a, b, net.norm, stride=2) for a, b in pairs)
         self.middle = Stage(config, len(widths) - 1, [widths[-1]])
@@ -79,9 +89,11 @@ class Trunk(nn.Module):
 
 
 class LatentUNet(nn.Module):
-    """x (b, z, h, w), t (b,) in [0, T), label (b, classes), vector (b, n), w (b,) -> (b, z, h, w): v or epsilon.
+    """x (b, z, h, w), t (b,) in [0, T), label (b, classes), vector (b, n), w (b,) -> (b, z, h, w):
+    v or epsilon.
 
-    `scale` is the standard deviation of the latents it works on, `signal` abar at each timestep. w is a student's alone.
+    `scale` is the standard deviation of the latents it works on, `signal` abar at each timestep. w
+    is a student's alone.
     """
 
     scale: Tensor
@@ -99,7 +111,9 @@ class LatentUNet(nn.Module):
         self.trunk = Trunk(config)
         self.act = ACTIVATIONS[net.activation]()
         down = list(reversed(range(len(widths))))
-        self.up = nn.ModuleList(Stage(config, k, [2 * widths[k], *[widths[k]] * (net.blocks - 1)]) for k in down)
+        self.up = nn.ModuleList(
+            Stage(config, k, [2 * widths[k], *[widths[k]] * (net.blocks - 1)]) for k in down
+        )
         self.grow = nn.ModuleList(ConvNorm(widths[k], widths[k - 1], net.norm) for k in down[:-1])
         self.head = nn.Conv2d(widths[0], config.z * net.patch**2, 3, padding=1)
         for tensor in self.head.parameters():
@@ -110,7 +124,9 @@ class LatentUNet(nn.Module):
         if self.embed.label is not None:
             nn.init.zeros_(self.embed.label.weight)
 
-    def condition(self, t: Tensor, label: Tensor | None, vector: Tensor | None, w: Tensor | None) -> Condition:
+    def condition(
+        self, t: Tensor, label: Tensor | None, vector: Tensor | None, w: Tensor | None
+    ) -> Condition:
         e = self.embed(t, None if w is None else sinusoid(w))
         return Condition(e, self.context(t.shape[0], label, vector))
 
@@ -123,8 +139,14 @@ class LatentUNet(nn.Module):
             h = stage(torch.cat([h, skips.pop()], dim=1), condition)
         return F.pixel_shuffle(self.head(h), self.trunk.patch)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, vector: Tensor | None = None,
-                w: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        vector: Tensor | None = None,
+        w: Tensor | None = None,
+    ) -> Tensor:
         condition = self.condition(t, label, vector, w)
         return self.decode(self.trunk(x, condition), condition)
 
@@ -141,7 +163,9 @@ class Like(nn.Module):
 
 
 def bake(student: LatentUNet, w: float) -> None:
-    """Fix w, in place: its part of the time embedding becomes bias, and the network takes w no more."""
+    """Fix w, in place: its part of the time embedding becomes bias, and the network takes w no
+    more.
+    """
     last = student.embed.time[-1]
     assert student.embed.label is not None and isinstance(last, nn.Linear)
     with torch.no_grad():

@@ -4,4 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["fp32", "int8", "nf4"]  # what the base's linear layers are rounded to while it is frozen
+# what the base's linear layers are rounded to while it is frozen
+Kind = Literal["fp32", "int8", "nf4"]

@@ -1,7 +1,9 @@
-"""A trained generator with low-rank adapters in its networks: trained by the same loop, by the family's own objectives.
+"""A trained generator with low-rank adapters in its networks: trained by the same loop, by the
+family's own objectives.
 
-What trains is the base, quantized or not, with the adapters beside its layers; what ships is always the full-precision master
-with the adapters added to its weights. PEFT puts the adapters in and knows each kind of layer.
+What trains is the base, quantized or not, with the adapters beside its layers; what ships is always
+the full-precision master with the adapters added to its weights. PEFT puts the adapters in and
+knows each kind of layer.
 """
 
 from __future__ import annotations
@@ -33,17 +35,29 @@ NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 def targets(networks: nn.ModuleDict, tuning: Tuning) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the convolutions and linear layers that get a pair, and of the modules that are trained whole.
+    """Names of the convolutions and linear layers that get a pair, and of the modules that are
+    trained whole.
 
-    Whole are what the tuning names, and every norm of a network it adapts: a norm is small, and new photos have other statistics.
+    Whole are what the tuning names, and every norm of a network it adapts: a norm is small, and new
+    photos have other statistics.
     """
     whole = [name for name, _ in networks.named_modules() if _any(name, tuning.whole)]
     inside = tuple(name + "." for name in whole)
-    pairs = [name for name, module in networks.named_modules()
-             if isinstance(module, nn.Conv2d | nn.Linear) and _any(name, tuning.targets) and not f"{name}.".startswith(inside)]
+    pairs = [
+        name
+        for name, module in networks.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and _any(name, tuning.targets)
+        and not f"{name}.".startswith(inside)
+    ]
     adapted = {name.partition(".")[0] for name in pairs}
-    norms = [name for name, module in networks.named_modules()
-             if isinstance(module, NORMS) and name.partition(".")[0] in adapted and not f"{name}.".startswith(inside)]
+    norms = [
+        name
+        for name, module in networks.named_modules()
+        if isinstance(module, NORMS)
+        and name.partition(".")[0] in adapted
+        and not f"{name}.".startswith(inside)
+    ]
     return tuple(pairs), tuple([*whole, *norms])
 
 
@@ -52,14 +66,23 @@ def _any(name: str, patterns: Iterable[str]) -> bool:
 
 
 class Adapted:
-    """A Generator whose networks are the parts that train; graphs() are those of master plus adapter.
+    """A Generator whose networks are the parts that train; graphs() are those of master plus
+    adapter.
 
-    master: full-precision tensors of all its networks. kind: what the frozen linear layers are rounded to while it trains;
-    twice: blocks are recomputed instead of remembered. RuntimeMissing without PEFT, or bitsandbytes for a rounded base.
+    master: full-precision tensors of all its networks. kind: what the frozen linear layers are
+    rounded to while it trains; twice: blocks are recomputed instead of remembered. RuntimeMissing
+    without PEFT, or bitsandbytes for a rounded base.
     """
 
-    def __init__(self, family: Family, config: Any, master: Mapping[str, Tensor], lora: Lora, kind: Kind = "fp32",
-                 twice: bool = False) -> None:
+    def __init__(
+        self,
+        family: Family,
+        config: Any,
+        master: Mapping[str, Tensor],
+        lora: Lora,
+        kind: Kind = "fp32",
+        twice: bool = False,
+    ) -> None:
         with importing("peft"):
             from peft import LoraConfig, get_peft_model
 
@@ -73,14 +96,21 @@ class Adapted:
         for parameter in self.base.networks.parameters():
             if parameter.dim() == 4:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
-        wanted = LoraConfig(r=lora.r, lora_alpha=lora.lora_alpha, target_modules=list(lora.target_modules),
-                            modules_to_save=list(lora.modules_to_save) or None)
+        wanted = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            target_modules=list(lora.target_modules),
+            modules_to_save=list(lora.modules_to_save) or None,
+        )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*modules_to_save.*")  # said of norms that LoRA cannot target: on purpose
+            # said of norms that LoRA cannot target: on purpose
+            warnings.filterwarnings("ignore", message=".*modules_to_save.*")
             get_peft_model(self.base.networks, wanted)
         _level(self.base.networks, self._master, lora.target_modules)
         join(self.base.networks)
-        self.networks = nn.ModuleDict({name: _part(net) for name, net in self.base.networks.items()})
+        self.networks = nn.ModuleDict(
+            {name: _part(net) for name, net in self.base.networks.items()}
+        )
 
     @property
     def shipped(self) -> nn.ModuleDict:
@@ -112,7 +142,9 @@ class Adapted:
             self.base.teach(batches)
 
     def objectives(self) -> Iterable[Objective]:
-        """The family's for adapting, of the parameters that train; an objective that moves none of them is left out."""
+        """The family's for adapting, of the parameters that train; an objective that moves none of
+        them is left out.
+        """
         found = self.base.adapting() if isinstance(self.base, Adapting) else self.base.objectives()
         moved = (replace(o, params=tuple(p for p in o.params if p.requires_grad)) for o in found)
         return tuple(o for o in moved if o.params)
@@ -121,7 +153,9 @@ class Adapted:
         return self.plain().graphs()
 
     def plain(self) -> Generator:
-        """The same generator without adapters: master plus what they are now, and the base's other buffers as they are now."""
+        """The same generator without adapters: master plus what they are now, and the base's other
+        buffers as they are now.
+        """
         made = self.family.build(self.config)
         made.networks.load_state_dict(self.merged())
         made.networks.eval()
@@ -132,9 +166,11 @@ class Adapted:
         return self.adapter().merged({**self._master, **self.measured()}, _NOWHERE)
 
     def trained_view(self) -> dict[str, Tensor]:
-        """Tensors of all networks as training sees them: each adapted layer's weight read off what the layer does.
+        """Tensors of all networks as training sees them: each adapted layer's weight read off what
+        the layer does.
 
-        (Its answers to unit inputs: rounded bases multiply by their dequantized weights, and round nothing that flows through.)
+        (Its answers to unit inputs: rounded bases multiply by their dequantized weights, and round
+        nothing that flows through.)
         """
         out = {**self.merged()}
         for name, module in self.base.networks.named_modules():
@@ -143,10 +179,15 @@ class Adapted:
         return out
 
     def adapter(self, base: str | None = None) -> Adapter:
-        """Copies of what has been trained of the networks that ship, by the names of PEFT's files."""
+        """Copies of what has been trained of the networks that ship, by the names of PEFT's
+        files.
+        """
         ships = tuple(name + "." for name in self.base.shipped)
-        lora = replace(self.lora, target_modules=tuple(n for n in self.lora.target_modules if n.startswith(ships)),
-                       modules_to_save=tuple(n for n in self.lora.modules_to_save if n.startswith(ships)))
+        lora = replace(
+            self.lora,
+            target_modules=tuple(n for n in self.lora.target_modules if n.startswith(ships)),
+            modules_to_save=tuple(n for n in self.lora.modules_to_save if n.startswith(ships)),
+        )
         tensors = {}
         for name, tensor in self.base.shipped.state_dict().items():
             if f".lora_A.{NAME}." in name or f".lora_B.{NAME}." in name:
@@ -156,13 +197,19 @@ class Adapted:
         return Adapter(lora, tensors, base)
 
     def measured(self) -> dict[str, Tensor]:
-        """Buffers that training fills or measures and no adapter holds, such as a bank or a scale; extra state too."""
+        """Buffers that training fills or measures and no adapter holds, such as a bank or a scale;
+        extra state too.
+        """
         kept = self.base.networks.state_dict()
         trained = (".lora_A.", ".lora_B.", ".modules_to_save.", *OF_BASE)
         buffers = dict(self.base.networks.named_buffers())
-        return {name: tensor.detach().clone() for name, tensor in kept.items()
-                if name in self._master and (name in buffers or name.endswith("_extra_state"))
-                and not any(mark in f".{name}" for mark in trained)}
+        return {
+            name: tensor.detach().clone()
+            for name, tensor in kept.items()
+            if name in self._master
+            and (name in buffers or name.endswith("_extra_state"))
+            and not any(mark in f".{name}" for mark in trained)
+        }
 
     def load(self, adapter: Adapter, where: Any) -> None:
         """Put a trained adapter in; InputError where it does not fit."""
@@ -177,14 +224,17 @@ class Adapted:
 
 @torch.no_grad()
 def _answers(layer: Any) -> Tensor:
-    """The weight that an adapted convolution or linear layer acts with: its answers to unit inputs, less that to none."""
+    """The weight that an adapted convolution or linear layer acts with: its answers to unit inputs,
+    less that to none.
+    """
     weight: Tensor = layer.base_layer.weight
     if not isinstance(layer.base_layer, nn.Conv2d):
         probe = torch.eye(layer.in_features, device=weight.device)
         found: Tensor = layer(probe) - layer(torch.zeros_like(probe))
         return found.T
     _, cin, kernel, _ = weight.shape
-    first = layer.base_layer.stride[0] - int(layer.base_layer.padding[0])  # where the window of output (1, 1) begins
+    # where the window of output (1, 1) begins
+    first = layer.base_layer.stride[0] - int(layer.base_layer.padding[0])
     patches = torch.eye(cin * kernel**2, device=weight.device).reshape(-1, cin, kernel, kernel)
     probe = F.pad(patches, (first, kernel, first, kernel))
     found = (layer(probe) - layer(torch.zeros_like(probe)))[:, :, 1, 1]
@@ -195,13 +245,21 @@ def _answers(layer: Any) -> Tensor:
 def _level(networks: nn.ModuleDict, master: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Scale the first factor of each pair up to the size of the layer's weights.
 
-    PEFT draws it as for a layer whose weights are small because it has many inputs. A layer with equalized learning rate (spec
-    A2.1) holds weights of size 1 and multiplies them down: beside those, pairs as PEFT begins them would hardly move.
+    PEFT draws it as for a layer whose weights are small because it has many inputs. A layer with
+    equalized learning rate (spec A2.1) holds weights of size 1 and multiplies them down: beside
+    those, pairs as PEFT begins them would hardly move.
     """
     for name in names:
         first: Any = networks.get_submodule(name)
         first = first.lora_A[NAME].weight
-        first.mul_(max(1.0, float(master[f"{name}.weight"].square().mean().sqrt() / first.square().mean().sqrt())))
+        first.mul_(
+            max(
+                1.0,
+                float(
+                    master[f"{name}.weight"].square().mean().sqrt() / first.square().mean().sqrt()
+                ),
+            )
+        )
 
 
 _NOWHERE: Any = None  # an adapter that was never in a file

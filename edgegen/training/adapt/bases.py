@@ -1,4 +1,6 @@
-"""What an adapter is trained on: a network's own FP32 weights, or its linear layers rounded to 8 or 4 bits to save memory."""
+"""What an adapter is trained on: a network's own FP32 weights, or its linear layers rounded to 8 or
+4 bits to save memory.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,25 @@ FP16_STEP = 2**-24  # the smallest number of FP16, which int8 weights pass throu
 
 @dataclass(frozen=True)
 class Base:
-    """What `quantize` did: names of the layers it rounded, and of those whose weights stay in FP32 with the reason why."""
+    """What `quantize` did: names of the layers it rounded, and of those whose weights stay in FP32
+    with the reason why.
+    """
 
     kind: Kind
     quantized: tuple[str, ...]
     kept: Mapping[str, str]
-    weights: int          # of the quantized layers
+    weights: int  # of the quantized layers
     weights_kept: int
 
 
 def quantize(network: nn.Module, kind: Kind, only: Collection[str] | None = None) -> Base:
-    """Round the linear layers of a network to `kind`, in place, and freeze them; "fp32" leaves everything as it is.
+    """Round the linear layers of a network to `kind`, in place, and freeze them; "fp32" leaves
+    everything as it is.
 
-    only: names of the layers that may be, such as those that get adapters; others are trained whole, or not used at all.
-    Call it before peft injects into the same `network`. Copies (copy.deepcopy) and moves to a device work as with any network.
-    Convolutions stay: bitsandbytes has none. EdgegenError where the library rounds further than its format can, RuntimeMissing
+    only: names of the layers that may be, such as those that get adapters; others are trained
+    whole, or not used at all. Call it before peft injects into the same `network`. Copies
+    (copy.deepcopy) and moves to a device work as with any network. Convolutions stay: bitsandbytes
+    has none. EdgegenError where the library rounds further than its format can, RuntimeMissing
     where it is not installed.
     """
     if kind == "fp32":
@@ -41,13 +47,21 @@ def quantize(network: nn.Module, kind: Kind, only: Collection[str] | None = None
     from .layers import LAYERS
 
     layer = LAYERS[kind]
-    why = {name: _reason(module, layer) for name, module in network.named_modules()
-           if _matrices(module) and (only is None or name in only)}
+    why = {
+        name: _reason(module, layer)
+        for name, module in network.named_modules()
+        if _matrices(module) and (only is None or name in only)
+    }
     kept = {name: reason for name, reason in why.items() if reason}
     chosen = {network.get_submodule(name): name for name in why if name not in kept}
-    made = {linear: _rounded(linear, layer, name) for linear, name in chosen.items() if isinstance(linear, nn.Linear)}
+    made = {
+        linear: _rounded(linear, layer, name)
+        for linear, name in chosen.items()
+        if isinstance(linear, nn.Linear)
+    }
     for parent in list(network.modules()):
-        for name, child in parent._modules.items():  # named_children() would name a layer with two names once
+        # named_children() would name a layer with two names once
+        for name, child in parent._modules.items():
             if isinstance(child, nn.Linear) and child in made:
                 parent._modules[name] = made[child]
     setattr(network, layer.flag, True)
@@ -73,14 +87,19 @@ def _reason(module: nn.Module, layer: type[Frozen]) -> str:
 
 
 def _rounded(linear: nn.Linear, layer: type[Frozen], name: str) -> Frozen:
-    """The frozen layer, held to what its format promises: a kernel that goes wrong would be trained around in silence."""
+    """The frozen layer, held to what its format promises: a kernel that goes wrong would be trained
+    around in silence.
+    """
     made = layer.of(linear)
     weight = linear.weight.detach().float()
     groups = weight.reshape(-1, layer.block or linear.in_features)
     off = (made.dequantized() - weight).abs().view_as(groups).amax(1)
     largest = groups.abs().amax(1)
     if not bool((off <= 1.01 * layer.bound * largest + FP16_STEP).all()):
-        raise EdgegenError("E-BASE", f"bitsandbytes rounds {name} further than its format does on this machine: by up to "
-                                     f"{float((off / largest).max()):.3g} of the largest weight, not {layer.bound:.3g}",
-                           hint="train on the FP32 base: --base fp32")
+        raise EdgegenError(
+            "E-BASE",
+            f"bitsandbytes rounds {name} further than its format does on this machine: by up to "
+            f"{float((off / largest).max()):.3g} of the largest weight, not {layer.bound:.3g}",
+            hint="train on the FP32 base: --base fp32",
+        )
     return made

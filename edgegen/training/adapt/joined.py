@@ -1,7 +1,8 @@
 """Convolutions whose pair is added to the weight before they run, instead of running beside it.
 
-The same function and the same gradients for the pair. Two more convolutions an adapted one, over all positions, cost more than
-the gradient of its whole weight, which is there for a moment only: benchmarks/finetune.py --speed says how much.
+The same function and the same gradients for the pair. Two more convolutions an adapted one, over
+all positions, cost more than the gradient of its whole weight, which is there for a moment only:
+benchmarks/finetune.py --speed says how much.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ def join(network: nn.Module) -> int:
     """Let every convolution that PEFT has given a pair run so, in place; how many there were."""
     from peft.tuners.lora import Conv2d
 
-    found = [module for module in network.modules() if type(module) is Conv2d and type(module.base_layer) is nn.Conv2d]
+    found = [
+        module
+        for module in network.modules()
+        if type(module) is Conv2d and type(module.base_layer) is nn.Conv2d
+    ]
     for module in found:
         module.__class__ = _joined(Conv2d)
     return len(found)

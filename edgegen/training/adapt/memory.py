@@ -1,4 +1,6 @@
-"""Bytes that a run's weights, gradients and optimizer state take, in linear layers and in the rest: counted, not estimated."""
+"""Bytes that a run's weights, gradients and optimizer state take, in linear layers and in the rest:
+counted, not estimated.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from ..update import Optimizer
 
 @runtime_checkable
 class Stored(Protocol):
-    """A layer that holds more than its parameters say: rounded weights with their scales and levels."""
+    """A layer that holds more than its parameters say: rounded weights with their scales and
+    levels.
+    """
 
     def stored(self) -> tuple[Tensor, ...]: ...
 
@@ -33,25 +37,39 @@ class Footprint:
         return self.weights + self.gradients + self.optimizer
 
     def __add__(self, other: Footprint) -> Footprint:
-        return Footprint(self.weights + other.weights, self.gradients + other.gradients, self.optimizer + other.optimizer)
+        return Footprint(
+            self.weights + other.weights,
+            self.gradients + other.gradients,
+            self.optimizer + other.optimizer,
+        )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of layers that are linear (adapters on them too), and of everything else: convolutions, norms, buffers, tables."""
+    """Of layers that are linear (adapters on them too), and of everything else: convolutions,
+    norms, buffers, tables.
+    """
 
     linear: Footprint
     rest: Footprint
 
 
 def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> Memory:
-    """What is held between two steps: gradients and optimizer states are there after the first. Shared storage counts once."""
+    """What is held between two steps: gradients and optimizer states are there after the first.
+    Shared storage counts once.
+    """
     optimizers, seen = tuple(optimizers), set[int]()
     linear, rest = Footprint(), Footprint()
     for module in networks.modules():
         params = tuple(module.parameters(recurse=False))
         found = Footprint(
-            _bytes(chain(module.stored() if isinstance(module, Stored) else params, module.buffers(recurse=False)), seen),
+            _bytes(
+                chain(
+                    module.stored() if isinstance(module, Stored) else params,
+                    module.buffers(recurse=False),
+                ),
+                seen,
+            ),
             _bytes((p.grad for p in params if p.grad is not None), seen),
             _bytes((t for p in params for o in optimizers for t in _state(o, p)), seen),
         )
@@ -63,12 +81,16 @@ def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> Memory:
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process so far: getrusage's would count the one that started it."""
+    """The largest resident set of this process so far: getrusage's would count the one that started
+    it.
+    """
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def _state(optimizer: Optimizer, parameter: Tensor) -> Iterator[Tensor]:
-    return (value for value in optimizer.state.get(parameter, {}).values() if isinstance(value, Tensor))
+    return (
+        value for value in optimizer.state.get(parameter, {}).values() if isinstance(value, Tensor)
+    )
 
 
 def _bytes(tensors: Iterable[Tensor], seen: set[int]) -> int:

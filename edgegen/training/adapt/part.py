@@ -1,4 +1,6 @@
-"""The part of a network that an adapter trains, as a network of its own: what the training loop averages and checkpoints."""
+"""The part of a network that an adapter trains, as a network of its own: what the training loop
+averages and checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-OF_BASE = (".base_layer.", ".original_module.")  # in PEFT's names: the frozen layer behind a pair, or behind its trained copy
+# in PEFT's names: the frozen layer behind a pair, or behind its trained copy
+OF_BASE = (".base_layer.", ".original_module.")
 
 
 class Part(nn.Module):
-    """Parameters of `whole` that want a gradient, and its buffers, under their own names; the tensors are whole's own.
+    """Parameters of `whole` that want a gradient, and its buffers, under their own names; the
+    tensors are whole's own.
 
-    Modes and moves go on to the whole. A deep copy holds copies of these few tensors and no network: so an average of it costs
-    what an adapter costs, not what a network does.
+    Modes and moves go on to the whole. A deep copy holds copies of these few tensors and no
+    network: so an average of it costs what an adapter costs, not what a network does.
     """
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
-        self._whole: list[nn.Module] = [whole]  # in a list: no sub-module, since its frozen tensors are not of the part
+        # in a list: no sub-module, since its frozen tensors are not of the part
+        self._whole: list[nn.Module] = [whole]
         self._link()
 
     def _link(self) -> None:

@@ -1,4 +1,6 @@
-"""Gradient checkpointing: heavy blocks keep their inputs only and run a second time in the backward pass."""
+"""Gradient checkpointing: heavy blocks keep their inputs only and run a second time in the backward
+pass.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,21 @@ from torch.utils.checkpoint import checkpoint
 from ...families.lcd.attention import TRANSFORMERS
 from ...families.unet import Block
 
-BLOCKS: tuple[type[nn.Module], ...] = (Block, *TRANSFORMERS.values())  # nearly all activations of cas-dm, dkgm and lcd
+# nearly all activations of cas-dm, dkgm and lcd
+BLOCKS: tuple[type[nn.Module], ...] = (Block, *TRANSFORMERS.values())
 
 
 def recompute(network: nn.Module, kinds: tuple[type[nn.Module], ...] = BLOCKS) -> tuple[str, ...]:
-    """Let blocks of these kinds run twice in training mode, in place; returns their names. Values and gradients stay.
+    """Let blocks of these kinds run twice in training mode, in place; returns their names. Values
+    and gradients stay.
 
-    The second pass draws the same dropout, computes in the same precision, and leaves the statistics of batch norms alone.
-    Blocks within blocks are left to the outer one. isc-gan has none of these kinds: its synthesis is read for intermediates,
-    with noise from a generator that the second pass would move on, and recomputing its critic alone saves nothing (measured).
-    What a training takes beyond its start shrank by 8 % (dkgm), 17 % (cas-dm) and 26 % (lcd) at 32 px and batch 256, by 38 %
-    for lcd at 64 px and batch 16, for 1.33 to 1.39 x the time; at 32 px and batch 64 by -6 to 13 %, which is noise or little.
+    The second pass draws the same dropout, computes in the same precision, and leaves the
+    statistics of batch norms alone. Blocks within blocks are left to the outer one. isc-gan has
+    none of these kinds: its synthesis is read for intermediates, with noise from a generator that
+    the second pass would move on, and recomputing its critic alone saves nothing (measured). What a
+    training takes beyond its start shrank by 8 % (dkgm), 17 % (cas-dm) and 26 % (lcd) at 32 px and
+    batch 256, by 38 % for lcd at 64 px and batch 16, for 1.33 to 1.39 x the time; at 32 px and
+    batch 64 by -6 to 13 %, which is noise or little.
     """
     names: list[str] = []
     for name, module in network.named_modules():
@@ -34,13 +40,19 @@ def recompute(network: nn.Module, kinds: tuple[type[nn.Module], ...] = BLOCKS) -
 
 
 class _Twice(nn.Module):
-    """Mixed into a block's class: a wrapper would rename its weights, a method set on the block would not survive a copy."""
+    """Mixed into a block's class: a wrapper would rename its weights, a method set on the block
+    would not survive a copy.
+    """
 
     def forward(self, *inputs: Any) -> Any:
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(*inputs)
-        return checkpoint(super().forward, *inputs, use_reentrant=False,
-                          context_fn=lambda: (nullcontext(), _Again(self)))
+        return checkpoint(
+            super().forward,
+            *inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _Again(self)),
+        )
 
 
 def _twice(kind: type[Any]) -> type[Any]:
@@ -48,15 +60,23 @@ def _twice(kind: type[Any]) -> type[Any]:
 
 
 class _Again:
-    """While it is entered, a block's batch norms move copies of their statistics; an object, since a loss may come by twice."""
+    """While it is entered, a block's batch norms move copies of their statistics; an object, since
+    a loss may come by twice.
+    """
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
 
     def __enter__(self) -> None:
-        self.before = [(m, dict(m._buffers)) for m in self.block.modules() if isinstance(m, _BatchNorm) and m.training]
+        self.before = [
+            (m, dict(m._buffers))
+            for m in self.block.modules()
+            if isinstance(m, _BatchNorm) and m.training
+        ]
         for norm, buffers in self.before:
-            norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+            norm._buffers.update(
+                {name: None if b is None else b.clone() for name, b in buffers.items()}
+            )
 
     def __exit__(self, *error: object) -> None:
         for norm, buffers in self.before:

@@ -1,8 +1,11 @@
-"""An adapted run's own files, beside those every run has: the base it stands on, the adapter, what was measured on the photos.
+"""An adapted run's own files, beside those every run has: the base it stands on, the adapter, what
+was measured on the photos.
 
-    run/  base.safetensors      full-precision master: all networks of the base, fitted to the site's classes; never changes
-          adapter/              the adapter in PEFT's layout, of the best look or of the end; rejected/ if a gate refused it
-          measured.safetensors  buffers that training filled from the photos (dkgm's bank, lcd's scale), of the same moment
+    run/  base.safetensors      full-precision master: all networks of the base, fitted to the
+    site's classes; never changes
+          adapter/              the adapter in PEFT's layout, of the best look or of the end;
+          rejected/ if a gate refused it measured.safetensors  buffers that training filled from the
+          photos (dkgm's bank, lcd's scale), of the same moment
 """
 
 from __future__ import annotations
@@ -24,24 +27,40 @@ from .. import checkpoint
 from ..order import mix
 from .files import Adapter, check_base
 
-BASE, ADAPTER, REJECTED, MEASURED = "base.safetensors", "adapter", "rejected", "measured.safetensors"
+BASE, ADAPTER, REJECTED, MEASURED = (
+    "base.safetensors",
+    "adapter",
+    "rejected",
+    "measured.safetensors",
+)
 ADAPTS = "adapt"  # key of run.json: how an adapted run adapts; a run without it holds its weights
-RECOVERS = "recover"  # key of run.json, merged or not: the course of a recovery; INT8 scales are measured on its base
+# key of run.json, merged or not: the course of a recovery; INT8 scales are measured on its base
+RECOVERS = "recover"
 
 
-def fitted(family: Family, config: Any, tensors: Mapping[str, Tensor], classes: int, seed: int, where: Path) -> dict[str, Tensor]:
-    """All tensors of a generator of `config` that starts from a base's, which has `classes` classes.
+def fitted(
+    family: Family, config: Any, tensors: Mapping[str, Tensor], classes: int, seed: int, where: Path
+) -> dict[str, Tensor]:
+    """All tensors of a generator of `config` that starts from a base's, which has `classes`
+    classes.
 
-    A tensor with a row or column a class starts, for each class of the site, as the mean of the base's; networks the base does
-    not hold, such as a discriminator that never shipped, start fresh. InputError for tensors that do not fit.
+    A tensor with a row or column a class starts, for each class of the site, as the mean of the
+    base's; networks the base does not hold, such as a discriminator that never shipped, start
+    fresh. InputError for tensors that do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix(seed, 0, "init"))
         generator = family.build(config)
     own = dict(generator.networks.state_dict())
     there = {name.partition(".")[0] for name in tensors}
-    wrong = sorted([f"{name} is unknown" for name in tensors.keys() - own.keys()] +
-                   [f"{name} is missing" for name in own if name.partition(".")[0] in there and name not in tensors])
+    wrong = sorted(
+        [f"{name} is unknown" for name in tensors.keys() - own.keys()]
+        + [
+            f"{name} is missing"
+            for name in own
+            if name.partition(".")[0] in there and name not in tensors
+        ]
+    )
     for name, tensor in tensors.items():
         if name in own:
             found = _of_classes(tensor, own[name].shape, classes, config.classes)
@@ -50,16 +69,24 @@ def fitted(family: Family, config: Any, tensors: Mapping[str, Tensor], classes: 
             else:
                 own[name] = found.to(own[name].dtype)
     if wrong:
-        raise InputError("E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=where)
+        raise InputError(
+            "E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=where
+        )
     return own
 
 
 def _of_classes(tensor: Tensor, wanted: torch.Size, before: int, after: int) -> Tensor | None:
-    """The tensor with `after` classes where it has `before`; itself if it has none, None if it cannot be."""
+    """The tensor with `after` classes where it has `before`; itself if it has none, None if it
+    cannot be.
+    """
     if tensor.shape == wanted:
         return tensor
     axes = [k for k, (a, b) in enumerate(zip(tensor.shape, wanted, strict=False)) if a != b]
-    if tensor.dim() != len(wanted) or len(axes) != 1 or (tensor.shape[axes[0]], wanted[axes[0]]) != (before, after):
+    if (
+        tensor.dim() != len(wanted)
+        or len(axes) != 1
+        or (tensor.shape[axes[0]], wanted[axes[0]]) != (before, after)
+    ):
         return None
     return tensor.double().mean(axes[0], keepdim=True).expand(wanted).contiguous().to(tensor.dtype)
 
@@ -108,18 +135,31 @@ def master(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """The base's tensors with what was measured on the photos."""
     base, path = read_base(run, about), run / MEASURED
     measured = checkpoint.read_weights(path)
-    if wrong := [name for name in measured if name not in base or base[name].shape != measured[name].shape]:
-        raise InputError("E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=path)
+    if wrong := [
+        name for name in measured if name not in base or base[name].shape != measured[name].shape
+    ]:
+        raise InputError(
+            "E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=path
+        )
     return {**base, **measured}
 
 
 def read_adapter(run: Path, about: Mapping[str, Any]) -> Adapter:
-    """The run's adapter; TrustError for one of another base, InputError for a run that has left none yet."""
+    """The run's adapter; TrustError for one of another base, InputError for a run that has left
+    none yet.
+    """
     folder = run / ADAPTER
     if not folder.is_dir() and (run / REJECTED).is_dir():
-        raise InputError("E-RUN-REJECTED", "this run's adapter failed its gate", path=run, hint="read its looks.json; adapt anew")
+        raise InputError(
+            "E-RUN-REJECTED",
+            "this run's adapter failed its gate",
+            path=run,
+            hint="read its looks.json; adapt anew",
+        )
     if not folder.is_dir():
-        raise InputError("E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume")
+        raise InputError(
+            "E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume"
+        )
     adapter = Adapter.read(folder)
     check_base(adapter, str(about[ADAPTS].get("base_sha256")), folder)
     return adapter
