@@ -26,7 +26,6 @@ import torch
 
 from edgegen.calibrate.choose import plan
 from edgegen.calibrate.observe import Observer
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.graph import Generator, Objective
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
@@ -44,6 +43,7 @@ from edgegen.families.unet import UNetConfig
 from edgegen.training import run as runs
 from edgegen.training.data import Photos, load
 from edgegen.training.loop import Trainer
+from edgegen.workflows.generators import torch_pipeline
 
 BLOCKS = {
     "batch relu 64/128": UNetConfig(),

@@ -70,9 +70,9 @@ class Noise:
 
 
 def ours(count: int) -> None:
-    from edgegen.cli.measured import measure
-    from edgegen.cli.source import Source
     from edgegen.core.samplers import SingleSampler
+    from edgegen.workflows.export.calibration import measure
+    from edgegen.workflows.generators import Source
 
     generator = cast(Any, SimpleNamespace(sampler=SingleSampler(("g",))))
     measure(Source("net", "net", generator, {}, Path()), {"g": network()}, Noise(count), 1)

@@ -32,7 +32,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgegen.cli.source import trained
 from edgegen.core.graph import Batch, Objective, executed
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
@@ -48,6 +47,7 @@ from edgegen.families.metrics import METRICS
 from edgegen.families.unet import UNet
 from edgegen.training.data import Photos, load
 from edgegen.training.order import mix
+from edgegen.workflows.generators import trained
 
 Rows = list[dict[str, Any]]
 SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of T: timesteps that errors are taken at

@@ -233,11 +233,11 @@ def main() -> None:
             for n in (500, 2000):
                 row(
                     name,
-                    lambda r, case=case: case,
+                    lambda r, case=case: case,  # type: ignore[misc]
                     n,
                     chosen.runs,
                     chosen.resamples if n == 500 else 0,
-                )  # type: ignore[misc]
+                )
         return
     for dim, gap in ((32, 0.4), (128, 0.4), (128, 0.2)):
         for name, damage in DAMAGE.items():

@@ -28,7 +28,7 @@ import numpy as np
 
 from edgegen.core.verdict import Interval
 from edgegen.errors import EdgegenError
-from edgegen.evidence import memory, small
+from edgegen.evidence import memory, small_sample_distance
 from edgegen.evidence.distances import Moments, frechet, kernel_distance
 
 IMAGES, TRAIN, POOL = 512, 400, 2000
@@ -134,10 +134,12 @@ def holds(interval: Interval, truth: float) -> bool:
     return interval.low <= truth <= interval.high
 
 
-def ratio_holds(before: small.Distance, after: small.Distance, truth: float) -> float:
+def ratio_holds(
+    before: small_sample_distance.Distance, after: small_sample_distance.Distance, truth: float
+) -> float:
     """NaN where the ratio is refused."""
     try:
-        return holds(small.ratio(before, after), truth)
+        return holds(small_sample_distance.ratio(before, after), truth)
     except EdgegenError:
         return np.nan
 
@@ -184,10 +186,10 @@ def others(x: np.ndarray, y: np.ndarray, truth: float, rng: np.random.Generator)
 def row(name: str, world: World, photos: int, runs: int, resampled: int) -> None:
     """Print one line."""
     first, last = exact_kernel(world.before, world.photos), exact_kernel(world.after, world.photos)
-    along: list[tuple[small.Directions, float, float]] = []
+    along: list[tuple[small_sample_distance.Directions, float, float]] = []
     for k in range(8):  # the truth of FD belongs to the training photos that chose the directions
         rows = np.random.default_rng((k, TRAIN)).integers(len(world.photos), size=TRAIN)
-        chosen = small.directions(world.photos[rows], photos)
+        chosen = small_sample_distance.directions(world.photos[rows], photos)
         before, after, real = (chosen(part) for part in (world.before, world.after, world.photos))
         along.append((chosen, exact_frechet(before, real), exact_frechet(after, real)))
     held, halves, off, rivals = [], [], [], []
@@ -199,9 +201,12 @@ def row(name: str, world: World, photos: int, runs: int, resampled: int) -> None
         )
         x, y, real = world.before[seeds], world.after[seeds], world.photos[shown]
         chosen, start, end = along[r % len(along)]
-        a, b = small.kernel(x, real), small.kernel(y, real)
-        c, d = small.frechet(x, real, chosen), small.frechet(y, real, chosen)
-        own, step, fd = b.interval(), small.change(a, b), d.interval()
+        a, b = small_sample_distance.kernel(x, real), small_sample_distance.kernel(y, real)
+        c, d = (
+            small_sample_distance.frechet(x, real, chosen),
+            small_sample_distance.frechet(y, real, chosen),
+        )
+        own, step, fd = b.interval(), small_sample_distance.change(a, b), d.interval()
         held.append(
             (
                 holds(own, last),
@@ -277,7 +282,7 @@ def copies(folder: Path) -> None:
     """
     from PIL import Image, ImageFilter
 
-    from edgegen.core.alike import differing_bits, looks, signs
+    from edgegen.core.image_hash import differing_bits, looks, signs
     from edgegen.evidence.features import feature_network
     from edgegen.training.data import load
 

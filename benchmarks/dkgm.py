@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgegen.cli.source import trained
 from edgegen.core.files import to_json
 from edgegen.core.graph import executed
 from edgegen.core.images import to_uint8
@@ -42,6 +41,7 @@ from edgegen.families.dkgm.family import FAMILY, Dkgm
 from edgegen.training.data import Photos, load
 from edgegen.training.device import device_of
 from edgegen.training.loop import Trainer, shipped
+from edgegen.workflows.generators import trained
 
 STEPS = (1, 2, 5, 10, 20)
 CHANGES: dict[str, tuple[dict[str, Any], ...]] = {

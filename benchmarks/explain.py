@@ -22,14 +22,14 @@ from typing import Any
 
 import torch
 
-from edgegen.cli.build import calibrated, fp32_models
-from edgegen.cli.damage import DAMAGE_SEED, Quantized
-from edgegen.cli.hosted import hosted
-from edgegen.cli.source import trained
 from edgegen.explain.agreement import Check, by_region, decibels
 from edgegen.explain.regions import regions
 from edgegen.export import runtime
 from edgegen.families import FAMILIES
+from edgegen.workflows.damage_map import DAMAGE_SEED, Quantized
+from edgegen.workflows.export.build import calibrated, fp32_models
+from edgegen.workflows.export.hosted import hosted
+from edgegen.workflows.generators import trained
 
 # 8x8, where the specification starts; the others' are "mid"
 LAYERS = {"isc-gan": "synthesis.blocks.1"}

@@ -36,13 +36,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgegen.cli.adapting import Plan, gathered, options
-from edgegen.cli.base import open_base
-from edgegen.cli.looks import DRAWN, LOOK_SEED, pictures
 from edgegen.cli.merge import parity
 from edgegen.core.images import save_png, to_uint8
 from edgegen.core.verdict import Interval
-from edgegen.evidence import small
+from edgegen.evidence import small_sample_distance
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.timeline import comparison
 from edgegen.families import FAMILIES, Judged
@@ -53,6 +50,9 @@ from edgegen.training.data import Photos, load
 from edgegen.training.loop import Trainer
 from edgegen.training.record import pipeline
 from edgegen.training.split import split
+from edgegen.workflows.finetune.base import open_base
+from edgegen.workflows.finetune.periodic_eval import DRAWN, LOOK_SEED, pictures
+from edgegen.workflows.finetune.setup import Plan, gathered, options
 
 GOALS = (
     "goals: FD / base <= 0.4, adapter / full <= 1.15, trained <= 5 %, file <= 10 %, parity <= "
@@ -264,7 +264,7 @@ def targets(given: argparse.Namespace) -> None:
     train, held = _photos(given)
     network = feature_network("efficientnet-lite0")
     real, seen = (_features(network, part.pixels) for part in (train, held))
-    along = small.directions(real, len(held))
+    along = small_sample_distance.directions(real, len(held))
     for family in given.families:
         base = open_base(family)
         nets = base.family.build(base.config).networks
@@ -310,9 +310,9 @@ def targets(given: argparse.Namespace) -> None:
             )
             print(
                 f"{family}, {what}: rank {rank}, FD "
-                f"{_said(small.frechet(made, seen, along).interval())}, "
-                f"KID {_said(small.kernel(made, seen).interval())}, {given.images} images, {DRAWN} "
-                "drawn",
+                f"{_said(small_sample_distance.frechet(made, seen, along).interval())}, "
+                f"KID {_said(small_sample_distance.kernel(made, seen).interval())}, "
+                f"{given.images} images, {DRAWN} drawn",
                 flush=True,
             )
 

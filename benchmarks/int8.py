@@ -40,14 +40,14 @@ import onnxruntime
 import torch
 
 from edgegen.calibrate.choose import ends
-from edgegen.cli.choices import Choices, chosen
-from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.bundle import Bundle
 from edgegen.core.runtime import Pipeline
 from edgegen.evidence import bench, reference
 from edgegen.evidence.compare import FullSide, compare
 from edgegen.evidence.features import feature_network
 from edgegen.export import runtime
+from edgegen.workflows.generators import torch_pipeline, trained
+from edgegen.workflows.sampling_choices import Choices, chosen
 
 FRESH = 7_000_000  # no calibration, search or verdict has seen these
 BATCH, ROUNDS = 8, 7

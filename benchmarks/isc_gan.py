@@ -38,7 +38,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from edgegen.cli.options import cores
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.images import grid, save_png, to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.evidence.bench import latencies, middle, record
@@ -52,6 +51,7 @@ from edgegen.training import checkpoint
 from edgegen.training.data import load
 from edgegen.training.device import DEVICES, device_of
 from edgegen.training.loop import Trainer, shipped
+from edgegen.workflows.generators import torch_pipeline
 
 Change = Callable[[Recipe], Recipe]
 PROBE = (40, 160)  # steps that warm up, and that are timed with them

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgegen.cli.choices import Choices, chosen
-from edgegen.cli.prove import judge_of
-from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.images import to_uint8
 from edgegen.evidence.compare import EVIDENCE_SEED
 from edgegen.evidence.distances import kernel_distance
 from edgegen.evidence.intervals import distance_interval
 from edgegen.training.data import load
+from edgegen.workflows.export.prove import judge_of
+from edgegen.workflows.generators import torch_pipeline, trained
+from edgegen.workflows.sampling_choices import Choices, chosen
 
 WAYS = (("teacher", 50), ("teacher", 1), ("student", 1), ("student", 2), ("student", 4))
 

@@ -21,9 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from edgegen.cli.build import calibrated, fp32_models
 from edgegen.cli.options import cores
-from edgegen.cli.source import trained
 from edgegen.core.bundle import Bundle
 from edgegen.core.images import to_uint8
 from edgegen.evidence import reference
@@ -32,6 +30,8 @@ from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.export import runtime
 from edgegen.training.data import load
+from edgegen.workflows.export.build import calibrated, fp32_models
+from edgegen.workflows.generators import trained
 
 SAMPLES, PAIRS, CHUNK = 10_000, 2_000, 64
 ROWS: list[tuple[str, str, str, bool | None]] = []

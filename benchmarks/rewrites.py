@@ -36,22 +36,22 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgegen.cli.build import fp32_models
-from edgegen.cli.feeds import Trajectories
-from edgegen.cli.hosted import hosted
-from edgegen.cli.measured import Measured, measure
-from edgegen.cli.source import Source, torch_pipeline, trained
 from edgegen.core.bundle import Bundle
+from edgegen.core.fp32_last_steps import stepped, until
 from edgegen.core.graph import Graph
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Pipeline
-from edgegen.core.stepped import stepped, until
 from edgegen.evidence import bench, reference
 from edgegen.evidence.compare import FullSide, compare
 from edgegen.evidence.features import feature_network
 from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
 from edgegen.families.lcd.attention import Folded
+from edgegen.workflows.export.build import fp32_models
+from edgegen.workflows.export.calibration import Measured, measure
+from edgegen.workflows.export.feeds import Trajectories
+from edgegen.workflows.export.hosted import hosted
+from edgegen.workflows.generators import Source, torch_pipeline, trained
 
 FRESH = 7_500_000
 CALIBRATED, BATCH, ROUNDS, BALANCE = 128, 8, 10, 0.5
@@ -125,7 +125,9 @@ def variants(
     of several is the last.
     """
     apart = {k: halves_apart(m) for k, m in models.items()}
-    as_they_are = patch("edgegen.cli.measured.equalized", lambda model, largest: model)
+    as_they_are = patch(
+        "edgegen.workflows.export.calibration.equalized", lambda model, largest: model
+    )
 
     def on(
         given: Models, around: AbstractContextManager[Any] | None = None, rounding: bool = True

@@ -56,9 +56,9 @@ def fp32(names: Sequence[str]) -> None:
     """Largest absolute difference to torch over 8 seeds at every step of the trajectory, and pixels
     of 32 seeds.
     """
-    from edgegen.cli.hosted import hosted
-    from edgegen.cli.source import torch_pipeline, trained
     from edgegen.export.onnx import to_onnx
+    from edgegen.workflows.export.hosted import hosted
+    from edgegen.workflows.generators import torch_pipeline, trained
 
     row(
         "graph",
@@ -262,9 +262,9 @@ def engines(names: Sequence[str]) -> None:
     """Ahead of time, for each compute capability, FP32, FP16 and INT8 (every convolution; ranges do
     not change what is built).
     """
-    from edgegen.cli.source import trained
     from edgegen.export import qdq
     from edgegen.export.onnx import to_onnx, write
+    from edgegen.workflows.generators import trained
 
     print(f"Longest of {', '.join(CAPABILITIES)}, one engine a process.")
     row(

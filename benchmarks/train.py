@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgegen.cli.dry_run import counted, measure
 from edgegen.families import FAMILIES, Judged, Recipe, family
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
+from edgegen.training.size_estimate import counted, measure
 
 DENOISERS = {"cas-dm", "dkgm", "lcd"}
 WIDTHS = [(a, b, c) for a, b, c in itertools.product(range(16, 129, 16), repeat=3) if a <= b <= c]

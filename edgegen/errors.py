@@ -4,7 +4,7 @@ EdgegenError          1  bug or unclassified failure
   UsageError          2  a flag, a config or an output folder that cannot be used
   GateFailed          3  quality or parity is outside its budget
   InputError          4  a photo, weight file or graph that cannot be read
-    ReferenceMismatch 4  statistics made with another feature network, count or projection
+    ReferenceMismatch 4  statistics of another feature network, count or projection
   RuntimeMissing      5  a runtime, driver or package is not on this machine
   TrustError          6  hash, manifest, signature, pickle or path escape
   ResourceError       7  disk, memory or time
@@ -56,7 +56,10 @@ class UsageError(EdgegenError):
 
 
 class GateFailed(EdgegenError):
+    """result: what the workflow found before the gate said no, such as an ExportResult."""
+
     exit_code = 3
+    result: object = None
 
 
 class InputError(EdgegenError):

@@ -15,8 +15,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgegen.core.answer_cache import cache
 from edgegen.core.files import disk_error, write_bytes
-from edgegen.core.notes import cache
 from edgegen.errors import TrustError
 
 SUFFIX = ".cached"

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgegen.core import notes
+from edgegen.core import answer_cache
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
@@ -143,7 +143,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     provider, library = "TensorrtExecutionProvider", "tensorrt"
 
     def options(self, threads: int) -> dict[str, str]:
-        kept = str(notes.cache() / self.name)
+        kept = str(answer_cache.cache() / self.name)
         return {
             "trt_int8_enable": "1",
             "trt_fp16_enable": "1",

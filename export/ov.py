@@ -19,8 +19,8 @@ from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
 
 from . import cache
+from .openvino_layout import vectors_as_pixels
 from .packages import FileRuntime, processor
-from .pixels import vectors_as_pixels
 
 REASON = re.compile(r"No conversion rule found for operations: .*")
 # "Reshape_49": made from a counter of this process, not the same twice

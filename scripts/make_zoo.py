@@ -23,8 +23,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from edgegen.cli.settings import changed
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.files import to_json, write_bytes
 from edgegen.core.images import grid, save_png, to_uint8
 from edgegen.core.runtime import Pipeline
@@ -39,6 +37,8 @@ from edgegen.families import family
 from edgegen.training import checkpoint
 from edgegen.training import run as runs
 from edgegen.training.data import load
+from edgegen.workflows.config_changes import changed
+from edgegen.workflows.generators import torch_pipeline
 from edgegen.zoo import ROOT
 
 COMPARED = 2_000  # generated and held-out images that are looked up among the training photos

@@ -19,12 +19,13 @@ import torch
 from runs import go
 from staged import staged
 
-from edgegen.cli import build, main
+from edgegen.cli import main
 from edgegen.core.graph import Batch
 from edgegen.errors import InputError
 from edgegen.families.cas_dm import CasDm
 from edgegen.training.loop import Trainer
 from edgegen.training.processes import joined
+from edgegen.workflows.export import build
 
 STEPS = 12
 DATA = str(Path(__file__).parent / "data" / "photos")

@@ -21,16 +21,16 @@ from safetensors.torch import load_file, save_file
 from toys import shapes
 
 from edgegen.cli.merge import PARITY, parity
-from edgegen.cli.source import torch_pipeline
 from edgegen.errors import InputError, TrustError
 from edgegen.families import FAMILIES, Grown, Tuning, family
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.adapt.adapted import targets
 from edgegen.training.adapt.files import CONFIG, TENSORS, Adapter, Lora
-from edgegen.training.adapt.joined import join
-from edgegen.training.adapt.part import Part
+from edgegen.training.adapt.merged_conv import join
+from edgegen.training.adapt.trainable_part import Part
 from edgegen.training.loop import Trainer
+from edgegen.workflows.generators import torch_pipeline
 
 peft = pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
 
@@ -144,9 +144,8 @@ def test_only_pairs_norms_and_labels_train_and_the_base_stays(trained: tuple[str
 def test_an_average_of_a_part_holds_no_frozen_weight(trained: tuple[str, Path]) -> None:
     name, _ = trained
     trainer = Trainer.start(adapted(name), recipe(name, 40), shapes(32, 16), 0)
-    frozen = sum(
-        p.numel() for p in trainer.generator.base.networks.parameters() if not p.requires_grad
-    )  # type: ignore[attr-defined]
+    base = trainer.generator.base  # type: ignore[attr-defined]
+    frozen = sum(p.numel() for p in base.networks.parameters() if not p.requires_grad)
     held = sum(p.numel() for a in trainer.average.values() for p in a.parameters())
     assert held == sum(p.numel() for o in trainer.objectives for p in o.params) < frozen
 

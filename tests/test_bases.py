@@ -88,8 +88,8 @@ def test_a_rounded_weight_is_the_nearest_that_its_format_can_say(kind: Kind, cin
     master = made.wide.weight.detach().clone()
     quantize(made, kind)
     assert (
-        made.wide.dequantized() - nearest(master, kind)
-    ).abs().max() <= master.abs().max() * 1e-3  # type: ignore[operator]
+        made.wide.dequantized() - nearest(master, kind)  # type: ignore[operator]
+    ).abs().max() <= master.abs().max() * 1e-3
     x = torch.randn(5, cin)
     expected = x @ nearest(master, kind).T + made.wide.bias
     assert torch.allclose(made.wide(x), expected, atol=5e-3)

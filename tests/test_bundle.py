@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from edgegen.cli.main import run
-from edgegen.cli.probe import TINY
 from edgegen.core.bundle import MANIFEST, Bundle, digest, write_manifest
 from edgegen.core.files import read_json, to_json
 from edgegen.core.manifest import Built, File, Manifest, Start, schema
 from edgegen.core.samplers import CascadeSampler, sampler_to_json
 from edgegen.errors import EdgegenError, InputError, TrustError, UsageError
 from edgegen.export import runtime
+from edgegen.machine.probe import TINY
 
 GOLDEN = Path(__file__).parent / "golden" / "bundle-1"
 TOY = GOLDEN.with_name("bundle-1-toy")

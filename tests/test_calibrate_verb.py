@@ -20,17 +20,18 @@ import tiny
 from runs import HERE
 
 from edgegen.calibrate.observe import ENOUGH
-from edgegen.cli import build, main
+from edgegen.cli import main
 from edgegen.cli.calibrate import show
-from edgegen.cli.feeds import Trajectories
-from edgegen.cli.measured import measure
-from edgegen.cli.source import trained
 from edgegen.core.plan import Plan
 from edgegen.core.samplers import asked
 from edgegen.errors import InputError, UsageError
 from edgegen.evidence.bench import record
 from edgegen.export import qdq, runtime
 from edgegen.training.processes import World
+from edgegen.workflows.export import build
+from edgegen.workflows.export.calibration import measure
+from edgegen.workflows.export.feeds import Trajectories
+from edgegen.workflows.generators import trained
 
 Arrays = dict[str, np.ndarray]
 

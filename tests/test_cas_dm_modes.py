@@ -15,7 +15,6 @@ import pytest
 import torch
 from toys import CONFIG, NET, calls, draws, generator, phi, shaken, shapes, tensor, train, trainer
 
-from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.graph import Batch, Objective
 from edgegen.core.samplers import (
     SingleSampler,
@@ -28,6 +27,7 @@ from edgegen.export.onnx import to_onnx
 from edgegen.families.cas_dm import FAMILY, CasDm, Config
 from edgegen.families.unet import UNetConfig
 from edgegen.training.loop import Trainer
+from edgegen.workflows.generators import torch_pipeline, trained
 from edgegen.zoo import ROOT
 
 DROPS = replace(NET, dropout=0.3)

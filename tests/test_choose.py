@@ -25,13 +25,13 @@ from edgegen.calibrate.choose import (
     ladder,
     questions,
 )
-from edgegen.cli.build import reused
 from edgegen.cli.main import run
-from edgegen.cli.measured import digest
-from edgegen.cli.search import Found
-from edgegen.core.notes import Notes, folder
+from edgegen.core.answer_cache import Notes, folder
 from edgegen.core.plan import ROUNDED, Plan, Range
 from edgegen.errors import InputError
+from edgegen.workflows.export.build import reused
+from edgegen.workflows.export.calibration import digest
+from edgegen.workflows.export.search import Found
 
 BASE = Plan((("g/first", "fp32"), ("*", "int8")), {})
 
@@ -214,7 +214,9 @@ def test_a_plan_of_another_model_is_refused_before_the_long_work(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("edgegen.cli.build.measure", lambda *_: pytest.fail("it calibrated"))
+    monkeypatch.setattr(
+        "edgegen.workflows.export.build.measure", lambda *_: pytest.fail("it calibrated")
+    )
     path = tmp_path / "plan.json"
     path.write_bytes(Plan((("theta/nowhere", "fp32"),), {}).to_bytes())
     assert tiny.export(tiny_run, tmp_path / "out", "--plan", str(path)) == 4

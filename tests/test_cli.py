@@ -18,7 +18,7 @@ import pytest
 import typer
 
 from edgegen import __version__, errors
-from edgegen.cli import frame, main, output
+from edgegen.cli import exit_contract, main, output
 
 ROOT = Path(__file__).resolve().parents[1]
 Captured = pytest.CaptureFixture[str]
@@ -105,9 +105,9 @@ def test_every_error_class_has_its_exit_code(
     program = raising(
         error("E-X", "it broke", path="a/b.onnx", hint="mend it", details={"low": 1.5})
     )
-    assert frame.call(program, ["x"]) == code
+    assert exit_contract.call(program, ["x"]) == code
     assert capfd.readouterr() == ("", "error[E-X] it broke (a/b.onnx) - mend it\n")
-    assert frame.call(program, ["x", "--json"]) == code
+    assert exit_contract.call(program, ["x", "--json"]) == code
     shown = capfd.readouterr()
     assert json.loads(shown.out) == {
         "schema_version": 1,
@@ -144,7 +144,7 @@ def test_every_error_class_has_its_exit_code(
 def test_foreign_exceptions_become_one_sentence(
     error: Exception, code: int, sentence: str, capfd: Captured
 ) -> None:
-    assert frame.call(raising(error), []) == code
+    assert exit_contract.call(raising(error), []) == code
     assert capfd.readouterr() == ("", sentence + "\n")
 
 
@@ -156,7 +156,7 @@ def test_a_traceback_is_shown_only_when_asked_for(flags: list[str], capfd: Captu
         seen.append(arguments)
         raise KeyError("scale")
 
-    assert frame.call(program, flags) == 1
+    assert exit_contract.call(program, flags) == 1
     assert "Traceback (most recent call last)" in capfd.readouterr().err
     assert seen == [[flag for flag in flags if flag != "-vv"]]
 
@@ -165,13 +165,16 @@ def test_debug_variable_shows_the_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: Captured
 ) -> None:
     monkeypatch.setenv("EDGEGEN_DEBUG", "1")
-    assert frame.call(raising(errors.InputError("E-X", "it broke")), []) == 4
+    assert exit_contract.call(raising(errors.InputError("E-X", "it broke")), []) == 4
     assert "Traceback" in capfd.readouterr().err
 
 
 def test_flags_after_two_dashes_are_not_ours(capfd: Captured) -> None:
     seen = []
-    assert frame.call(lambda arguments: seen.append(arguments), ["a", "--", "-vv", "--json"]) == 0
+    assert (
+        exit_contract.call(lambda arguments: seen.append(arguments), ["a", "--", "-vv", "--json"])
+        == 0
+    )
     assert seen == [["a", "--", "-vv", "--json"]]
 
 
@@ -200,7 +203,7 @@ def test_json_is_the_only_thing_on_stdout(capfd: Captured) -> None:
         print("a verb talks")
         output.result("x", {"images": 3})
 
-    assert frame.call(program, ["--json"]) == 0
+    assert exit_contract.call(program, ["--json"]) == 0
     shown = capfd.readouterr()
     assert json.loads(shown.out) == {"schema_version": 1, "ok": True, "verb": "x", "images": 3}
     assert "a native library talks" in shown.err
@@ -211,12 +214,12 @@ def test_a_failure_after_the_result_is_what_counts(capfd: Captured) -> None:
         output.result("x", {})
         raise errors.GateFailed("E-GATE", "outside the budget")
 
-    assert frame.call(program, ["--json"]) == 3
+    assert exit_contract.call(program, ["--json"]) == 3
     assert json.loads(capfd.readouterr().out)["code"] == "E-GATE"
 
 
 def test_nan_never_reaches_a_document(capfd: Captured) -> None:
-    assert frame.call(lambda _: output.result("x", {"fd": float("nan")}), ["--json"]) == 1
+    assert exit_contract.call(lambda _: output.result("x", {"fd": float("nan")}), ["--json"]) == 1
     assert json.loads(capfd.readouterr().out)["code"] == "E-BUG"
 
 
@@ -237,7 +240,7 @@ def program(arguments):
             time.sleep(60)
     return 0
 
-sys.exit(frame.call(program, sys.argv[1:]))
+sys.exit(exit_contract.call(program, sys.argv[1:]))
 """
 
 
@@ -315,7 +318,7 @@ def test_a_second_signal_ends_the_process() -> None:
 
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    assert frame.call(lambda _: None, []) == 0
+    assert exit_contract.call(lambda _: None, []) == 0
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 

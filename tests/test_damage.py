@@ -14,12 +14,7 @@ import pytest
 import tiny
 from scipy.stats import spearmanr
 
-from edgegen.cli import build
-from edgegen.cli.damage import Quantized
-from edgegen.cli.hosted import hosted
 from edgegen.cli.main import run
-from edgegen.cli.protect import KEPT, Protect, first_layers
-from edgegen.cli.source import trained
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Dialect, Runtime
 from edgegen.errors import GateFailed
@@ -29,6 +24,11 @@ from edgegen.explain.gates import Gated
 from edgegen.explain.regions import grid
 from edgegen.export import onnx as onnx_files
 from edgegen.export.ort import OnnxRuntime
+from edgegen.workflows.damage_map import Quantized
+from edgegen.workflows.export import build
+from edgegen.workflows.export.hosted import hosted
+from edgegen.workflows.export.protect import KEPT, Protect, first_layers
+from edgegen.workflows.generators import trained
 
 MASKS = grid(2, 2, 16, 16).masks
 

@@ -18,7 +18,7 @@ from PIL import Image
 from edgegen.cli.main import run
 from edgegen.core.bundle import MANIFEST, digest, sha256
 from edgegen.core.files import read_json, to_json
-from edgegen.evidence import kept
+from edgegen.evidence import golden_images
 
 LIMIT = 150e6  # bytes of the core with everything it needs, beside the runtime itself
 
@@ -100,12 +100,14 @@ def test_a_machine_that_makes_other_images_fails(
 ) -> None:
     """As far from the kept ones as those of the next seed are."""
     shutil.copytree(tiny_bundle, other := tmp_path / "other")
-    there = kept.read(other / kept.FILE)
-    (other / kept.FILE).write_bytes(kept.to_bytes(kept.Kept(there.first_seed + 1, there.sets)))
+    there = golden_images.read(other / golden_images.FILE)
+    (other / golden_images.FILE).write_bytes(
+        golden_images.to_bytes(golden_images.Kept(there.first_seed + 1, there.sets))
+    )
     manifest = read_json(other / MANIFEST)
-    manifest["files"][kept.FILE] = {
-        "bytes": (other / kept.FILE).stat().st_size,
-        "sha256": sha256(other / kept.FILE),
+    manifest["files"][golden_images.FILE] = {
+        "bytes": (other / golden_images.FILE).stat().st_size,
+        "sha256": sha256(other / golden_images.FILE),
     }
     manifest["sha256"] = digest(manifest)
     (other / MANIFEST).write_bytes(to_json(manifest))

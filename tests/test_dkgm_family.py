@@ -17,9 +17,6 @@ from dkgm_toys import TINY, generator, trained
 
 from edgegen.calibrate.choose import plan as choose
 from edgegen.calibrate.observe import Observer
-from edgegen.cli.build import describe
-from edgegen.cli.feeds import Trajectories
-from edgegen.cli.source import Source, torch_pipeline
 from edgegen.core.graph import Batch
 from edgegen.core.runtime import Pipeline
 from edgegen.evidence.bench import record
@@ -28,6 +25,9 @@ from edgegen.export.onnx import to_onnx
 from edgegen.families import family
 from edgegen.families.dkgm.family import FAMILY, Dkgm
 from edgegen.families.unet import UNetConfig
+from edgegen.workflows.export.build import describe
+from edgegen.workflows.export.feeds import Trajectories
+from edgegen.workflows.generators import Source, torch_pipeline
 
 CHANGES: dict[str, dict[str, Any]] = {
     "default": {},

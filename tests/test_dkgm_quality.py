@@ -14,7 +14,6 @@ from test_dkgm_bridge import mixture, mixture_distance
 from torch import Tensor, nn
 from toys import shapes, tensor
 
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import BridgeSampler, power_levels
 from edgegen.evidence.sharpness import sharpness
@@ -22,6 +21,7 @@ from edgegen.families.dkgm.debias import bridge_loss, deviation
 from edgegen.families.dkgm.family import Dkgm
 from edgegen.families.dkgm.kernels import posterior_mean
 from edgegen.families.unet import UNetConfig
+from edgegen.workflows.generators import torch_pipeline
 
 # test 6: a trained network in one dimension
 

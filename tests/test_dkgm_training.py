@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toys import shapes, tensor
 
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.runtime import Pipeline
 from edgegen.families.dkgm.debias import bridge_loss, deviation
 from edgegen.families.dkgm.family import FAMILY
 from edgegen.training import checkpoint, run
 from edgegen.training.loop import Trainer
 from edgegen.training.run import Settings
+from edgegen.workflows.generators import torch_pipeline
 
 
 def test_both_weightings_have_one_optimum_and_differ_by_the_scale() -> None:

@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgegen.cli import children, doctor, probe
+from edgegen.cli import doctor
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError
+from edgegen.machine import child_process, probe
 
 
 class Fake:
@@ -99,8 +100,8 @@ def test_the_tiny_graph_is_what_it_says() -> None:
     ],
 )
 def test_a_crash_is_an_answer(child: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "_CHILD", child)
-    monkeypatch.setattr(children, "LIMIT", 1)
+    monkeypatch.setattr(child_process, "_CHILD", child)
+    monkeypatch.setattr(child_process, "LIMIT", 1)
     assert probe.isolated("onnxruntime") == (
         {"version": "", "device": "", "state": "failed", "why": why},
         (),

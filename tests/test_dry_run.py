@@ -18,9 +18,9 @@ from runs import HERE
 from torch import nn
 from torch.nn import functional as F
 
-from edgegen.cli.dry_run import _noise, _passes, counted, measure
 from edgegen.cli.main import run
 from edgegen.families import FAMILIES, Judged, family
+from edgegen.training.size_estimate import _noise, _passes, counted, measure
 
 Captured = pytest.CaptureFixture[str]
 SMALL = [
@@ -141,7 +141,7 @@ torch.set_num_threads(1)
 from dataclasses import replace
 from pathlib import Path
 from toys import shapes
-from edgegen.cli.dry_run import measure
+from edgegen.training.size_estimate import measure
 from edgegen.families import family
 from edgegen.training.loop import Trainer
 

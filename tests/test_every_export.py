@@ -17,7 +17,6 @@ from runs import HERE, nothing
 from toys import shapes
 
 from edgegen.cli.main import run
-from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.bundle import Bundle
 from edgegen.core.images import to_uint8
 from edgegen.core.samplers import sampler_from_json, sampler_to_json
@@ -25,6 +24,7 @@ from edgegen.evidence import reference
 from edgegen.evidence.features import feature_network
 from edgegen.families import FAMILIES, family
 from edgegen.training.run import Settings, train
+from edgegen.workflows.generators import torch_pipeline, trained
 
 WITHOUT_TORCH = """
 import sys

@@ -13,11 +13,11 @@ from PIL import Image
 from tiny import finished_run
 
 from edgegen.cli.main import run
-from edgegen.cli.primitives import edit_of
 from edgegen.errors import EdgegenError
 from edgegen.explain.page import matrix, number, table
 from edgegen.explain.primitives import Edit
 from edgegen.explain.regions import name_of
+from edgegen.workflows.primitives import edit_of
 
 FEW = ("--baseline", "8", "--threads", "1")
 

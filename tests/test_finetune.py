@@ -16,20 +16,20 @@ from runs import nothing
 from sites import go, photo_files
 from toys import shapes
 
-from edgegen.cli import looks
-from edgegen.cli.adapting import gathered
-from edgegen.cli.base import open_base
-from edgegen.cli.looks import doubted
 from edgegen.cli.main import run
 from edgegen.cli.train import _start
 from edgegen.core.bundle import Bundle, sha256
-from edgegen.evidence import reference, small
+from edgegen.evidence import reference, small_sample_distance
 from edgegen.evidence.features import feature_network
 from edgegen.families import FAMILIES, family
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.data import Photos
 from edgegen.training.run import Settings, train
+from edgegen.workflows.finetune import periodic_eval
+from edgegen.workflows.finetune.base import open_base
+from edgegen.workflows.finetune.periodic_eval import doubted
+from edgegen.workflows.finetune.setup import gathered
 
 pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
 
@@ -42,8 +42,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def few() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(looks, "DRAWN", 16)
-        patch.setattr(looks, "FINAL", 24)
+        patch.setattr(periodic_eval, "DRAWN", 16)
+        patch.setattr(periodic_eval, "FINAL", 24)
         yield
 
 
@@ -309,7 +309,7 @@ def test_an_adapter_that_fails_its_gate_is_not_left_to_be_used(
         "bitsandbytes", reason="bases are rounded by bitsandbytes, which is not installed"
     )
     out = tmp_path / "out"
-    monkeypatch.setattr(looks, "VIEW_DB", 500.0)
+    monkeypatch.setattr(periodic_eval, "VIEW_DB", 500.0)
     assert go(cas_dm, out, photos, "--base", "int8") == 3
     assert "E-BASE-VIEW" in capsys.readouterr().err
     assert (out / "rejected").is_dir() and not (out / "adapter").exists()
@@ -337,10 +337,12 @@ def test_an_adapter_that_gained_nothing_says_so() -> None:
 def test_a_base_that_is_there_already_has_no_ratio() -> None:
     rng = np.random.default_rng(0)
     made, held = (rng.normal(size=(n, 12)).astype(np.float32) for n in (40, 30))
-    near = small.frechet(made, held, small.directions(made, 30))
-    far = small.frechet(made + 9, held, small.directions(made, 30))
-    assert looks._ratio(near, far) is None and looks.told(None).startswith("not told")
-    found = looks._ratio(far, near)
+    near = small_sample_distance.frechet(made, held, small_sample_distance.directions(made, 30))
+    far = small_sample_distance.frechet(made + 9, held, small_sample_distance.directions(made, 30))
+    assert periodic_eval._ratio(near, far) is None and periodic_eval.told(None).startswith(
+        "not told"
+    )
+    found = periodic_eval._ratio(far, near)
     assert found is not None and found["value"] < 0.1
 
 

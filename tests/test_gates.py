@@ -9,12 +9,12 @@ from adapters import master
 from subjects import subjects
 
 from edgegen.calibrate.observe import session
-from edgegen.cli.source import torch_pipeline
 from edgegen.errors import EdgegenError
 from edgegen.evidence.bench import record
 from edgegen.explain.gates import Gated
 from edgegen.families import FAMILIES, family
 from edgegen.training.adapt import site
+from edgegen.workflows.generators import torch_pipeline
 
 
 @pytest.mark.parametrize("name", FAMILIES)

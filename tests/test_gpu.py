@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import tiny
 
-from edgegen.cli import gpu_suite
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle
 from edgegen.core.runtime import Compiling, placement
 from edgegen.evidence import bench, parity
 from edgegen.export import RUNTIMES, qdq, runtime
 from edgegen.export.onnx import write
+from edgegen.workflows import gpu_suite
 
 GPU = [name for name in RUNTIMES if runtime(name).device() == "GPU"]
 # a driver's libraries may warn of what they like

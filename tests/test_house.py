@@ -246,7 +246,7 @@ def device_modules() -> list[str]:
         "edgegen.export",
         "edgegen.calibrate",
         "edgegen.cli.main",
-        "edgegen.cli.probe",
+        "edgegen.machine.probe",
     ]
     return [*others, *wings, *runtimes]
 

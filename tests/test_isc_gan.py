@@ -19,7 +19,6 @@ from toys import shapes
 
 from edgegen.calibrate.choose import plan as choose
 from edgegen.calibrate.observe import Observer
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.graph import Batch
 from edgegen.core.runtime import Pipeline
 from edgegen.export import RUNTIMES, qdq, runtime
@@ -32,6 +31,7 @@ from edgegen.families.isc_gan.losses import path_lengths, path_penalty, r1
 from edgegen.training import checkpoint, loop, run
 from edgegen.training.loop import Trainer
 from edgegen.training.run import Settings
+from edgegen.workflows.generators import torch_pipeline
 
 EVERYTHING = Regularizers(
     r1_gamma=1.0, r1_interval=3, path_weight=1.0, path_interval=2, mixing=0.5, ada_kimg=0.2

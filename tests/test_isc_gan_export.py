@@ -70,7 +70,7 @@ def test_export_proves_a_bundle_without_timesteps(finished: Path, tmp_path: Path
 
 
 def test_a_label_changes_the_image(finished: Path) -> None:
-    from edgegen.cli.source import torch_pipeline, trained
+    from edgegen.workflows.generators import torch_pipeline, trained
 
     pipeline = torch_pipeline(trained(str(finished)).generator)
     assert isinstance(pipeline, Pipeline)

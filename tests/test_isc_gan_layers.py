@@ -381,8 +381,8 @@ def test_skip_blocks_have_their_parameters(
     for name, wanted in parts.items():
         assert count(skip.get_submodule(name)) == wanted, name
     assert (skip.start is None) == (level > 0) and (
-        level > 0 or skip.start.numel() == 16 * config.widths[0]
-    )  # type: ignore[union-attr]
+        level > 0 or skip.start.numel() == 16 * config.widths[0]  # type: ignore[union-attr]
+    )
 
 
 @pytest.mark.parametrize(("width", "pays"), [(304, False), (320, True)])

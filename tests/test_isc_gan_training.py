@@ -12,10 +12,10 @@ import pytest
 from test_isc_gan import TINY, generator
 from toys import shapes
 
-from edgegen.cli.source import torch_pipeline
 from edgegen.families.isc_gan.config import Regularizers
 from edgegen.families.isc_gan.family import FAMILY, IscGan
 from edgegen.training.loop import Trainer
+from edgegen.workflows.generators import torch_pipeline
 
 BASE = replace(
     TINY,

@@ -24,11 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from toys import shapes
 
-from edgegen.cli import looks
-from edgegen.cli.adapting import options
-from edgegen.cli.base import open_base
 from edgegen.cli.main import run
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.runtime import Pipeline
 from edgegen.errors import TrustError
 from edgegen.evidence import features
@@ -42,6 +38,10 @@ from edgegen.families.unet import GRAIN, detail
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.run import Settings, train
+from edgegen.workflows.finetune import periodic_eval
+from edgegen.workflows.finetune.base import open_base
+from edgegen.workflows.finetune.setup import options
+from edgegen.workflows.generators import torch_pipeline
 
 peft = pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
 SIZE, LARGER = 16, 32
@@ -59,8 +59,8 @@ def few() -> Iterator[None]:
         patch.setattr(
             features, "feature_network", partial(features.feature_network, size=tiny.SIZE)
         )
-        patch.setattr(looks, "DRAWN", 16)
-        patch.setattr(looks, "FINAL", 16)
+        patch.setattr(periodic_eval, "DRAWN", 16)
+        patch.setattr(periodic_eval, "FINAL", 16)
         yield
 
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from toys import shapes
 
 from edgegen.cli.main import run
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.files import to_json
 from edgegen.core.graph import Batch
 from edgegen.core.images import read
@@ -36,6 +35,7 @@ from edgegen.training import checkpoint
 from edgegen.training import run as training
 from edgegen.training.loop import Trainer
 from edgegen.training.run import Settings
+from edgegen.workflows.generators import torch_pipeline
 
 STAGES = ["autoencoder", "teacher", "student", "control"]
 

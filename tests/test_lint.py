@@ -352,7 +352,7 @@ def test_export_writes_no_file_that_its_runtime_would_refuse() -> None:
     """Files that are built on the target are refused where they are made: another runtime's
     dialect, under this one's name.
     """
-    from edgegen.cli.build import check
+    from edgegen.workflows.export.build import check
 
     model = tiny.conv_net((16, 16), (16, 16))
     made = qdq.quantize(model, "g", tiny.everything_int8(model), runtime("onnxruntime").dialect)

@@ -17,12 +17,13 @@ import pytest
 from devices import Device
 
 from edgegen import OFFLINE
-from edgegen.cli import airgap, doctor, imports
-from edgegen.cli.children import ask
+from edgegen.cli import doctor
 from edgegen.cli.main import run
-from edgegen.cli.seal import unwatched
 from edgegen.errors import RuntimeMissing
 from edgegen.export import RUNTIMES
+from edgegen.machine import airgap, packages
+from edgegen.machine.child_process import ask
+from edgegen.machine.network_sandbox import unwatched
 
 TOY = Path(__file__).parent / "golden" / "bundle-1-toy"
 needs_seccomp = pytest.mark.skipif(unwatched() is not None, reason=str(unwatched()))
@@ -138,7 +139,7 @@ def test_a_package_that_takes_the_process_down_is_named_alone(
             tmp_path, "torchvision", "1", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
         )
     )
-    assert imports.broken(["numpy", "torchvision"])[0] == {
+    assert packages.broken(["numpy", "torchvision"])[0] == {
         "torchvision": "the process crashed with SIGSEGV"
     }
 

@@ -317,7 +317,7 @@ def test_a_run_that_cannot_be_exported_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "edgegen.cli.build.build", lambda *_: pytest.fail("the long work has begun")
+        "edgegen.workflows.export.build.build", lambda *_: pytest.fail("the long work has begun")
     )
     (place := tmp_path / "place").mkdir()
     assert tiny.export(spoiled(tiny_run, tmp_path / "run", change), place / "b") == code

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import mannwhitneyu
 from shapes_of import features, images, noisy, shapes
 
-from edgegen.core.alike import differing_bits, looks, signs
+from edgegen.core.image_hash import differing_bits, looks, signs
 from edgegen.core.verdict import Interval
 from edgegen.errors import EdgegenError, GateFailed
 from edgegen.evidence.memory import Images, Limits, attack, auc, memory, near_copies

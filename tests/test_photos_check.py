@@ -19,14 +19,14 @@ from datasets import SAMPLE
 from PIL import Image
 from shards_of import folder as shards
 
-from edgegen.cli.adapting import apart, options
-from edgegen.cli.base import open_base
 from edgegen.cli.main import run
 from edgegen.cli.photos import MEANING
 from edgegen.errors import InputError
 from edgegen.training import sheet as sheets
 from edgegen.training.data import Photos, load
 from edgegen.training.sheet import sheet
+from edgegen.workflows.finetune.base import open_base
+from edgegen.workflows.finetune.setup import apart, options
 
 Captured = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 
 from edgegen.core.graph import Batch
 from edgegen.errors import EdgegenError, UsageError
-from edgegen.training import together
+from edgegen.training import whole_batch
 from edgegen.training.feed import Feed
 from edgegen.training.loop import CPU
 from edgegen.training.processes import World
-from edgegen.training.together import Together
+from edgegen.training.whole_batch import Together
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,7 @@ def test_batch_norm_alone_is_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over one process the sum is its own: values, statistics and gradients are those of torch, the
     second derivative too.
     """
-    monkeypatch.setattr(together, "_sum", lambda x: x)
+    monkeypatch.setattr(whole_batch, "_sum", lambda x: x)
     results = []
     for ours in (False, True):
         torch.manual_seed(0)

@@ -89,9 +89,9 @@ def test_statistics_move_once_also_when_the_backward_pass_comes_twice() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), made.buffers(), strict=True))
     assert {int(b) for name, b in made.named_buffers() if "tracked" in name} == {1}
     assert all(
-        torch.equal(a.grad, b.grad)
+        torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
         for a, b in zip(plain.parameters(), made.parameters(), strict=True)
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_the_transformers_of_lcd_are_recomputed_with_their_context() -> None:
@@ -107,9 +107,9 @@ def test_the_transformers_of_lcd_are_recomputed_with_their_context() -> None:
         network.tokens = given.grad  # type: ignore[assignment]
     assert torch.equal(plain.tokens, made.tokens)  # type: ignore[arg-type]
     assert all(
-        torch.equal(a.grad, b.grad)
+        torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
         for a, b in zip(plain.parameters(), made.parameters(), strict=True)
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_it_can_be_differentiated_twice() -> None:

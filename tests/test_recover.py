@@ -20,10 +20,7 @@ import torch
 from adapters import master
 from subjects import subjects
 
-from edgegen.cli import recover as verb
-from edgegen.cli.build import calibrated, fp32_models
 from edgegen.cli.main import run
-from edgegen.cli.source import torch_pipeline, trained
 from edgegen.core.bundle import sha256
 from edgegen.core.plan import Plan
 from edgegen.evidence.bench import record
@@ -32,6 +29,9 @@ from edgegen.families import FAMILIES, family
 from edgegen.training import run as runs
 from edgegen.training.adapt import recover, site
 from edgegen.training.adapt.recover import Course, Student
+from edgegen.workflows.export.build import calibrated, fp32_models
+from edgegen.workflows.finetune import recover as verb
+from edgegen.workflows.generators import torch_pipeline, trained
 
 COURSE = Course(rank=4, steps=20, batch=8, rate=2e-2, seed=0, looked=32)
 

@@ -167,7 +167,7 @@ QUIET = """
 import sys, edgegen, numpy as np
 from pathlib import Path
 from edgegen.export import runtime
-from edgegen.cli.probe import TINY
+from edgegen.machine.probe import TINY
 place = Path(sys.argv[1]); (place / "t.onnx").write_bytes(TINY)
 target = runtime(sys.argv[2])
 session = target.load(target.build(place / "t.onnx", place)[0], 1)
@@ -400,7 +400,7 @@ SIGNALLED = """
 import gc, os, signal, sys
 from pathlib import Path
 import edgegen
-from edgegen.cli.probe import TINY
+from edgegen.machine.probe import TINY
 from edgegen.export import runtime
 place = Path(sys.argv[1]); (place / "t.onnx").write_bytes(TINY)
 target = runtime(sys.argv[2])

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from edgegen.calibrate.choose import Measured, Whole, cost, ladder
-from edgegen.cli import build, export, prove
-from edgegen.cli.search import COUNTED, MEASURED, Found, Search
-from edgegen.cli.source import trained
+from edgegen.cli import export
 from edgegen.core.plan import Plan
 from edgegen.evidence.compare import ERROR, SHARES, Terms
 from edgegen.export import runtime
+from edgegen.workflows.export import build, prove
+from edgegen.workflows.export.search import COUNTED, MEASURED, Found, Search
+from edgegen.workflows.generators import trained
 
 
 @pytest.fixture(scope="module")
@@ -261,8 +262,9 @@ def proven(
     monkeypatch.setattr(build, "rebuild", lambda made, targets: made)
     targets = [SimpleNamespace(name=name) for name in bad]
     proof, _ = export._proven(
-        made, build.Order(targets, Terms(0.02, 4000), 1, None, 32, None, None, None, 1)
-    )  # type: ignore[arg-type]
+        made,
+        build.Order(targets, Terms(0.02, 4000), 1, None, 32, None, None, None, 1),  # type: ignore[arg-type]
+    )
     return proof, asked, dict(made.plans)  # type: ignore[return-value]
 
 

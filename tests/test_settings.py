@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgegen.cli.settings import changed
 from edgegen.errors import UsageError
 from edgegen.families import FAMILIES, family
+from edgegen.workflows.config_changes import changed
 
 
 def test_fields_are_set_with_their_own_types() -> None:

@@ -17,7 +17,7 @@ from shapes_of import images, noisy, shapes
 from edgegen.core.verdict import Interval
 from edgegen.errors import EdgegenError, InputError
 from edgegen.evidence.memory import Limits, memory
-from edgegen.evidence.small import Distance, kernel
+from edgegen.evidence.small_sample_distance import Distance, kernel
 from edgegen.evidence.stopping import Look, Rule, Watch
 
 FINE, TOLD = Interval(0.5, 0.4, 0.6), Interval(0.57, 0.52, 0.62)

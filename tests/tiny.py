@@ -15,7 +15,6 @@ from toys import CONFIG, shaken, shapes
 
 from edgegen.calibrate.choose import plan as choose
 from edgegen.calibrate.observe import Observer
-from edgegen.cli.source import torch_pipeline
 from edgegen.core.files import to_json
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Pipeline
@@ -27,6 +26,7 @@ from edgegen.export import qdq
 from edgegen.export.onnx import to_onnx
 from edgegen.families.cas_dm import CasDm
 from edgegen.training import checkpoint
+from edgegen.workflows.generators import torch_pipeline
 
 RUNTIMES = "onnxruntime,openvino" + (",tensorrt-rtx" if find_spec("tensorrt_rtx") else "")
 SIZE = 32  # pixels a side of the features: the smallest the network takes

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from . import output, source
+from ..workflows import generators
+from . import output
 from .options import Out, Overwrite, Threads, cores, need_torch
 
 if TYPE_CHECKING:
     from ..core.graph import Generator
     from ..training.processes import World
-    from .feeds import Feeds
-    from .measured import Measured
+    from ..workflows.export.calibration import Measured
+    from ..workflows.export.feeds import Feeds
 
 MARK = "report.json"
 PLAN = "plan.json"
@@ -57,15 +58,15 @@ def calibrate(
 
     from ..core.files import check_target, publish, to_json
     from ..training.processes import joined
-    from .build import fp32_models
-    from .measured import measure
+    from ..workflows.export.build import fp32_models
+    from ..workflows.export.calibration import measure
 
     with joined("cpu") as world:
         if world.rank == 0:
             check_target(out, MARK, overwrite)
         count = threads or max(1, cores() // world.size)
         torch.set_num_threads(count)
-        made = source.trained(what)
+        made = generators.trained(what)
         feeds = _feeds(made.generator, data, samples or SEEDS, world)
         found = measure(made, fp32_models(made), feeds, count, world)
         if world.rank:
@@ -80,7 +81,7 @@ def calibrate(
 
 
 def _feeds(generator: Generator, data: Path | None, samples: int, world: World) -> Feeds:
-    from .feeds import Files, Trajectories
+    from ..workflows.export.feeds import Files, Trajectories
 
     show = silent if world.rank else output.progress
     return (
@@ -96,12 +97,12 @@ def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda _: None
 
 
-def _report(made: source.Source, feeds: Feeds, found: Measured) -> dict[str, Any]:
+def _report(made: generators.Source, feeds: Feeds, found: Measured) -> dict[str, Any]:
     """report.json: where the numbers come from, coverage, every tensor that is quantized, and what
     is odd about it.
     """
     from ..calibrate.ranges import Shape
-    from .measured import readers
+    from ..workflows.export.calibration import readers
 
     graphs = {}
     for name, histograms in found.histograms.items():

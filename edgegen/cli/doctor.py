@@ -14,7 +14,8 @@ import typer
 
 from .. import OFFLINE, __version__
 from ..errors import RuntimeMissing
-from . import frame, output, source
+from ..workflows import generators
+from . import exit_contract, output
 
 # What decides the speed of INT8 and reduced precision on x86 and ARM.
 CPU_FLAGS = (
@@ -31,7 +32,7 @@ CPU_FLAGS = (
 )
 JUDGE = "reference"  # executes what runtimes are held against; no device runs on it
 # what else a runtime that is here is asked
-MORE = {"onnxruntime": ("providers", "edgegen.cli.providers:tried")}
+MORE = {"onnxruntime": ("providers", "edgegen.machine.providers:tried")}
 REMARKS = {
     "tensorrt-rtx": "INT8 convolutions build, but NVIDIA's matrix lists INT8 for weight-only GEMM: "
     "their speed is unproven "
@@ -55,12 +56,12 @@ def doctor(
     """What this machine has and which runtimes really run here; exit 5 if none does, or something
     installed is broken.
     """
-    from . import imports
-    from .airgap import LISTEN, report
-    from .children import ask
+    from ..machine import packages as imports
+    from ..machine.airgap import LISTEN, report
+    from ..machine.child_process import ask
 
     if bundle is not None:
-        source.open_bundle(str(bundle))  # a damaged one is no fault of any runtime
+        generators.open_bundle(str(bundle))  # a damaged one is no fault of any runtime
     versions = imports.versions()
     broken, runtimes, attempts = _tried(list(versions), bundle, LISTEN if airgap else None)
     for name, (key, question) in MORE.items():
@@ -72,9 +73,9 @@ def doctor(
     if airgap:
         found["airgap"] = report(attempts)
     if gpu_suite is not None:
-        from .gpu_suite import REPORT, show, suite
+        from ..workflows.gpu_suite import REPORT, show, suite
 
-        found["gpu_suite"] = suite(source.open_bundle(str(gpu_suite)), Path(REPORT))
+        found["gpu_suite"] = suite(generators.open_bundle(str(gpu_suite)), Path(REPORT))
     output.result("doctor", found)
     _show(found)
     if gpu_suite is not None:
@@ -93,8 +94,8 @@ def _tried(
 
     from edgegen.export import RUNTIMES
 
-    from . import imports
-    from .probe import isolated
+    from ..machine import packages as imports
+    from ..machine.probe import isolated
 
     place = str(bundle.absolute()) if bundle else ""
     jobs: dict[str, Callable[[], tuple[Any, tuple[str, ...]]]] = {
@@ -138,7 +139,9 @@ def machine() -> dict[str, Any]:
             if os.path.isdir(place)
         },
         "network": {name: os.environ.get(name, "") for name in sorted(OFFLINE)},
-        "environment": {name: os.environ[name] for name in frame.ENVIRONMENT if name in os.environ},
+        "environment": {
+            name: os.environ[name] for name in exit_contract.ENVIRONMENT if name in os.environ
+        },
         "encoding": {"stdout": sys.stdout.encoding, "files": sys.getfilesystemencoding()},
     }
 
@@ -147,7 +150,7 @@ def measured_on() -> dict[str, Any]:
     """What a manifest says of the machine that its figures are from; nothing that tells whose it
     is.
     """
-    from .imports import version
+    from ..machine.packages import version
 
     return {
         "cpu": _cpu_line("model name") or platform.machine(),
@@ -174,8 +177,8 @@ def _cpu_line(key: str) -> str:
 
 
 def _show(found: dict[str, Any]) -> None:
-    from .imports import NEIGHBOURS
-    from .providers import RAN
+    from ..machine.packages import NEIGHBOURS
+    from ..machine.providers import RAN
 
     cpu, memory, broken = found["cpu"], found["memory_bytes"], found["broken"]
     rows = [
@@ -241,7 +244,7 @@ def _judge(found: dict[str, Any]) -> None:
     """RuntimeMissing, after everything has been shown: for an open air gap, a broken installation,
     or no runtime that works.
     """
-    from .imports import PACKAGES
+    from ..machine.packages import PACKAGES
 
     runtimes = {name: finding for name, finding in found["runtimes"].items() if name != JUDGE}
     open_ = [

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import RuntimeMissing, TrustError, UsageError
-from . import output, source
+from ..workflows import generators
+from . import output
 from .options import PublicKey
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def build(
     if precision not in ("int8", "fp32"):
         raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {precision!r}")
     wanted: Precision = "fp32" if precision == "fp32" else "int8"
-    bundle = source.open_bundle(what, public_key)
+    bundle = generators.open_bundle(what, public_key)
     rows, built = [], []
     for name in [n.strip() for n in runtime.split(",")] if runtime else bundle.manifest.runtimes:
         target = find(name)

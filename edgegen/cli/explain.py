@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
-from . import output, source
+from ..workflows import generators
+from . import output
 from .options import Overwrite, Threads, cores, need_torch
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def explain(
 
     from ..core import files
     from ..explain.primitives import KINDS
-    from .damage import DAMAGE_SEED, Compared, damage_map
-    from .primitives import MARK, Asked, report
+    from ..workflows.damage_map import DAMAGE_SEED, Compared, damage_map
+    from ..workflows.primitives import MARK, Asked, report
 
     torch.set_num_threads(threads or cores())
     if demands not in KINDS:
@@ -105,7 +106,7 @@ def explain(
         )
     if not against and (runtime or quick):
         raise UsageError("E-USAGE", "--runtime and --quick are for --against BUNDLE")
-    made = source.trained(what)
+    made = generators.trained(what)
     if layers:
         _list(what, made.generator)
         return

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import Busy, GateFailed, RuntimeMissing, UsageError
-from . import output, source
+from ..workflows import generators
+from . import output
 from .options import Budget, Out, Overwrite, Threads, Weights, need_torch
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
     from ..core.runtime import Runtime
-    from .build import Made, Order
-    from .prove import Proof
+    from ..workflows.export.build import Made, Order
+    from ..workflows.export.prove import Proof
 
 
 def export(
@@ -86,10 +87,10 @@ def export(
     from ..core.bundle import MANIFEST
     from ..core.files import check_target, disk_error, publish
     from ..evidence.compare import Terms
-    from .build import Order
+    from ..workflows.export.build import Order
+    from ..workflows.export.protect import Protect
+    from ..workflows.export.search import MOST_LAST
     from .options import budget_of, cores
-    from .protect import Protect
-    from .search import MOST_LAST
 
     terms = Terms(budget_of(fid_budget), max_images, min_psnr)
     check_target(out, MANIFEST, overwrite)
@@ -162,19 +163,19 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
 
     from ..core.bundle import write_manifest
     from ..core.images import png
-    from ..evidence import kept
+    from ..evidence import golden_images
     from ..evidence.compare import EVIDENCE_SEED
     from ..evidence.picture import side_by_side
-    from . import card
-    from .build import build, described
-    from .choices import Choices, chosen
+    from ..workflows.export import model_card
+    from ..workflows.export.build import build, described
+    from ..workflows.export.prove import judge_of
+    from ..workflows.sampling_choices import Choices, chosen
     from .doctor import measured_on
     from .merge import proven
-    from .prove import judge_of
     from .table import show
 
     torch.set_num_threads(order.threads)
-    made = source.trained(what)
+    made = generators.trained(what)
     sampled = replace(made, generator=chosen(made, Choices(steps))[0])
     if not made.reference.is_file():
         raise UsageError(
@@ -190,14 +191,18 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     adapter = proven(Path(what), made.generator)
     proof, bundle = _proven(build(sampled, order, folder), order)
     pictures = dict(proof.pictures)
-    images = kept.Kept(EVIDENCE_SEED, {name or kept.FULL: made for name, made in pictures.items()})
-    (folder / kept.FILE).write_bytes(kept.to_bytes(images))
+    images = golden_images.Kept(
+        EVIDENCE_SEED, {name or golden_images.FULL: made for name, made in pictures.items()}
+    )
+    (folder / golden_images.FILE).write_bytes(golden_images.to_bytes(images))
     (folder / "evidence" / "same-seeds.png").write_bytes(
         png(side_by_side(pictures.pop(""), pictures))
     )
     description = described(bundle)
     description["evidence"] |= {**adapter, **proof.to_json(), "machine": measured_on()}
-    (folder / card.FILE).write_bytes(card.card(description, *images.sets[kept.FULL].shape[1:3]))
+    (folder / model_card.FILE).write_bytes(
+        model_card.card(description, *images.sets[golden_images.FULL].shape[1:3])
+    )
     write_manifest(folder, description)
     show(proof)
     if not proof.passed:
@@ -210,8 +215,8 @@ def _proven(made: Made, order: Order) -> tuple[Proof, Bundle]:
     judged on seeds of its own.
     """
     from ..evidence.compare import SHARES
-    from .build import rebuild
-    from .prove import prove
+    from ..workflows.export.build import rebuild
+    from ..workflows.export.prove import prove
 
     def judged(targets: list[Runtime], number: int) -> Proof:
         trials = {t.name: order.terms.trial(number) for t in targets}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, UsageError
+from ..workflows.finetune.setup import KINDS
+from ..workflows.photo_sets import EVERY, FEWEST, counted, tell_bad, write_reference
 from . import output
-from .adapting import KINDS
 from .options import (
     Background,
     Fit,
@@ -22,11 +23,10 @@ from .options import (
     need_torch,
     on_bad_of,
 )
-from .training import EVERY, FEWEST, counted, tell_bad, write_reference
 
 if TYPE_CHECKING:
     from ..training.data import Photos
-    from .adapting import Options
+    from ..workflows.finetune.setup import Options
 
 
 def finetune(
@@ -107,7 +107,7 @@ def finetune(
     """
     need_torch()
     if compare:
-        from .side_by_side import side_by_side
+        from ..workflows.finetune.compare import side_by_side
 
         return side_by_side([Path(name) for name in names], out)
     folder = _folder(names, out)
@@ -135,7 +135,7 @@ def finetune(
                 "--recover learns from the generator itself, without photos: leave out "
                 + ", ".join(about_photos),
             )
-        from .recover import recover as learn
+        from ..workflows.finetune.recover import recover as learn
 
         return learn(
             names[0], recover, folder, rank, steps, batch, rate, seed, threads or cores(), weights
@@ -154,9 +154,9 @@ def finetune(
     from ..training.adapt.library import importing
     from ..training.device import device_of
     from ..training.run import train as train_on
-    from .adapting import Plan, apart, options, within
-    from .base import open_base
-    from .looks import Looks
+    from ..workflows.finetune.base import open_base
+    from ..workflows.finetune.periodic_eval import Looks
+    from ..workflows.finetune.setup import Plan, apart, options, within
 
     found = open_base(names[0])
     given = {

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from . import output, source
-from .choices import Choices, chosen
+from ..workflows import generators
+from ..workflows.sampling_choices import Choices, chosen
+from . import output
 from .options import AllowCpu, PublicKey, TrustEngines, need_torch
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def generate(
             "E-SEED", f"seeds end at 2**63 - 1, and --seed {seed} with {count} images goes beyond"
         )
     choices = Choices(steps, way, control, control_from, like)
-    if source.is_bundle(what):
+    if generators.is_bundle(what):
         if choices:
             raise UsageError(
                 "E-USAGE",
@@ -77,7 +78,7 @@ def generate(
                 hint="use the zoo name or the run it was exported from",
             )
         executed, pipeline = _bundled(
-            source.open_bundle(what, public_key),
+            generators.open_bundle(what, public_key),
             runtime,
             precision,
             threads,
@@ -95,7 +96,10 @@ def generate(
         import torch
 
         torch.set_num_threads(threads)
-        executed, pipeline = "torch", source.torch_pipeline(*chosen(source.trained(what), choices))
+        executed, pipeline = (
+            "torch",
+            generators.torch_pipeline(*chosen(generators.trained(what), choices)),
+        )
     if label is not None and not 0 <= label < pipeline.latent.classes:
         raise UsageError(
             "E-LABEL",
@@ -122,7 +126,7 @@ def _bundled(
     allow_cpu: bool,
 ) -> tuple[str, Pipeline]:
     from ..export import runtime as find
-    from .executor import executor, insist, int8
+    from ..workflows.executor import executor, insist, int8
 
     if precision not in ("int8", "fp32"):
         raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {precision!r}")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import EdgegenError, GateFailed, UsageError
-from . import output, source
+from ..workflows import generators
+from . import output
 
 if TYPE_CHECKING:
     from ..export.lint import Finding
@@ -64,7 +65,7 @@ def lint(
 def _files(what: str, runtime: str | None) -> Iterator[tuple[str, Path]]:
     """Each runtime with each ONNX file that is meant for it."""
     names = [n.strip() for n in runtime.split(",")] if runtime else None
-    if not source.is_bundle(what):
+    if not generators.is_bundle(what):
         if names is None:
             raise UsageError(
                 "E-USAGE",
@@ -73,7 +74,7 @@ def _files(what: str, runtime: str | None) -> Iterator[tuple[str, Path]]:
             )
         yield from ((name, Path(what)) for name in names)
         return
-    bundle = source.open_bundle(what)
+    bundle = generators.open_bundle(what)
     for name in names or bundle.manifest.runtimes:
         yield from ((name, bundle.path(file)) for file in bundle.built(name).onnx.values())
 

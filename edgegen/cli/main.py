@@ -14,8 +14,8 @@
         output.result("flip", {"images": 64})         # the --json document
         output.table(["what", "images"], [["flip", 64]])    # for people; goes to stderr with --json
 
-Errors are raised (edgegen.errors); frame.py turns them into a sentence, an exit code and the
-failure document.
+Errors are raised (edgegen.errors); exit_contract.py turns them into a sentence, an exit code
+and the failure document.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import frame
+from . import exit_contract
 from .bench import bench
 from .calibrate import calibrate
 from .doctor import doctor
@@ -70,8 +70,8 @@ app = typer.Typer(
     name="edgegen",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog=f"{frame.DEBUG_FLAG} or EDGEGEN_DEBUG=1 shows the traceback of an error. Exit codes: 0 "
-    "done, 1 bug, 2 usage, "
+    epilog=f"{exit_contract.DEBUG_FLAG} or EDGEGEN_DEBUG=1 shows the traceback of an error. "
+    "Exit codes: 0 done, 1 bug, 2 usage, "
     "3 gate failed, 4 bad input, 5 environment, 6 trust, 7 resources, 8 busy, 130/143 interrupted.",
 )
 for _verb in VERBS:
@@ -99,7 +99,7 @@ def _top(version: Version = False) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command line; entry point of `edgegen` and `python -m edgegen`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    code = frame.call(_program, given)
+    code = exit_contract.call(_program, given)
     return code if given else 2  # help was shown, but nothing was done
 
 

@@ -118,7 +118,7 @@ def views(
     from ..families import family
     from ..training.adapt import site
     from ..training.adapt.adapted import Adapted
-    from .source import torch_pipeline
+    from ..workflows.generators import torch_pipeline
 
     found, adapter = family(about["family"]), site.read_adapter(run, about)
     adapted = Adapted(found, merged.config, site.master(run, about), adapter.lora, kind)

@@ -199,3 +199,18 @@ def note(line: str) -> None:
 def steps_in_fp32(last: int) -> str:
     """Which of a sampler's steps, for people."""
     return "the last runs in FP32" if last == 1 else f"the last {last} run in FP32"
+
+
+class _Terminal:
+    """The command line as a listener of workflows: notes and progress go to stderr."""
+
+    def note(self, text: str) -> None:
+        note(text)
+
+    def progress(
+        self, label: str, total: int | None = None, unit: str = ""
+    ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        return progress(label, total, unit)
+
+
+terminal = _Terminal()

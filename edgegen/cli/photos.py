@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..workflows.photo_sets import FEWEST
 from . import output
 from .options import Background, Fit, fit_of, hex_of
-from .training import FEWEST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,10 +116,10 @@ def _compared(seen: Survey, held_out: float | None) -> _Compared:
     """
     import numpy as np
 
-    from ..evidence.small import LEAST
+    from ..evidence.small_sample_distance import LEAST
     from ..training.copies import near_groups
     from ..training.split import sides
-    from .adapting import SHARES
+    from ..workflows.finetune.setup import SHARES
 
     groups = near_groups(seen.photos.pixels)
     for share in SHARES if held_out is None else (held_out,):
@@ -180,7 +180,7 @@ def _document(seen: Survey, found: _Compared, size: int, contact_sheet: Path) ->
 
 def _enough(seen: Survey, found: _Compared) -> tuple[bool, str]:
     """Whether finetune takes them, and why."""
-    from ..evidence.small import LEAST
+    from ..evidence.small_sample_distance import LEAST
     from ..training.split import different
 
     count, held = len(seen.photos), int(found.held.sum())
@@ -199,7 +199,7 @@ def _enough(seen: Survey, found: _Compared) -> tuple[bool, str]:
 def _together(seen: Survey, found: _Compared) -> list[str]:
     """Classes with few photos to train on, that finetune draws as one."""
     from ..training.data import Photos
-    from .adapting import gathered
+    from ..workflows.finetune.setup import gathered
 
     photos, train = seen.photos, ~found.held
     if seen.refusal is not None or not train.any():

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from . import output, source
+from ..workflows import generators
+from . import output
 
 if TYPE_CHECKING:
     from ..core.plan import Plan
@@ -57,7 +58,7 @@ def show(
 
 
 def _in_bundle(folder: Path, runtime: str | None) -> Path:
-    bundle = source.open_bundle(str(folder))
+    bundle = generators.open_bundle(str(folder))
     name = runtime or next(iter(bundle.manifest.runtimes))
     if name not in bundle.manifest.runtimes:
         raise UsageError(

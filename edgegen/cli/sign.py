@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError, UsageError
-from . import output, source
+from ..workflows import generators
+from . import output
 from .options import Overwrite
 
 
@@ -30,7 +31,7 @@ def sign(
     from ..core.signature import SIGNATURE
     from ..core.signature import sign as signed
 
-    bundle = source.open_bundle(what)
+    bundle = generators.open_bundle(what)
     path = bundle.root / SIGNATURE
     if path.exists() and not overwrite:
         raise UsageError(

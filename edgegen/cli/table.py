@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..workflows.executor import label
 from . import output
-from .executor import label
 
 if TYPE_CHECKING:
-    from .prove import Judged, Proof
+    from ..workflows.export.prove import Judged, Proof
 
 
 def show(proof: Proof) -> None:

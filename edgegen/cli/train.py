@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, UsageError
+from ..training.size_estimate import tell
+from ..workflows.photo_sets import (
+    EVERY,
+    FEWEST,
+    REFERENCE_IMAGES,
+    counted,
+    not_used,
+    tell_bad,
+    write_reference,
+)
 from . import output
-from .dry_run import tell
 from .options import (
     Background,
     Fit,
@@ -25,7 +34,6 @@ from .options import (
     need_torch,
     on_bad_of,
 )
-from .training import EVERY, FEWEST, REFERENCE_IMAGES, counted, not_used, tell_bad, write_reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +118,7 @@ def train(
     from ..training.run import Recorded, Settings, Start
     from ..training.run import train as train_on
     from ..training.source import open_source
-    from .settings import changed
+    from ..workflows.config_changes import changed
 
     folder = None if dry_run else _folder(run, out)
     then = Recorded.of(folder) if resume and folder else Recorded()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import GateFailed, RuntimeMissing, TrustError
-from . import output, source
+from ..workflows import generators
+from . import output
 from .options import AllowCpu, PublicKey, Threads, TrustEngines, Weights
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def verify(
     """Check every file, generate the same seeds again, and hold the recomputed verdict to the one
     in the manifest.
     """
-    bundle = source.open_bundle(what, public_key)
+    bundle = generators.open_bundle(what, public_key)
     print(f"{len(bundle.manifest.files)} files are the ones that were exported")
     if bundle.signed_by:
         print(f"signed by key {bundle.signed_by[:16]}...")
@@ -61,8 +62,8 @@ def verify(
             f"recomputing needs the feature network: {why}",
             hint="or add --images-only",
         )
-    from .executor import insist
-    from .prove import prove
+    from ..workflows.executor import insist
+    from ..workflows.export.prove import prove
     from .table import show
 
     # of all that a bundle is for, those that do not run here are said to be executed by the
@@ -88,7 +89,7 @@ def verify(
 def _images(
     bundle: Bundle, about: dict[str, Any], names: list[str], threads: int, trust_engines: bool
 ) -> None:
-    from .repeat import check, images_of, repeated, show
+    from ..workflows.golden_check import check, images_of, repeated, show
 
     there = images_of(bundle)
     found, skipped = repeated(bundle, there, names, threads, trust_engines)

@@ -1,10 +1,11 @@
 """A bundle: everything a device needs, in one folder whose manifest lists every file with its
 sha256.
 
-    manifest.json   what this file describes graphs/         FP32 ONNX, one a graph int8/<runtime>/
-    what that runtime loads, the Q/DQ ONNX it was built from, and plan.json behind both evidence/
-    reference statistics, pictures, comparisons
-
+    manifest.json   what this file describes
+    graphs/         FP32 ONNX, one a graph
+    int8/<runtime>/ what that runtime loads, the Q/DQ ONNX it was built from, and plan.json
+                    behind both
+    evidence/       reference statistics, pictures, comparisons
     README.md       the model card
     model.sig       the site's signature over all of them, if it signed
 
@@ -26,13 +27,13 @@ from pydantic import ValidationError
 from .. import __version__
 from ..errors import EdgegenError, InputError, TrustError, UsageError
 from .files import read_json, to_json
+from .fp32_last_steps import stepped
 from .latent import Latent
 from .manifest import Built, Manifest
 from .runtime import Compiling, Pipeline, Runtime
 from .samplers import sampler_from_json
 from .signature import SIGNATURE, check
 from .spec import TensorSpec
-from .stepped import stepped
 
 MANIFEST = "manifest.json"
 UNLISTED = (MANIFEST, SIGNATURE)  # which no manifest can list: itself, and what is made of it

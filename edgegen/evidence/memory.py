@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.alike import differing_bits, looks, signs
+from ..core.image_hash import differing_bits, looks, signs
 from ..core.spec import Array
 from ..core.verdict import Interval
 from ..errors import GateFailed

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ..core.verdict import Interval
 from ..errors import EdgegenError, InputError
 from .memory import Limits, Memory
-from .small import Distance, change
+from .small_sample_distance import Distance, change
 
 VERSION = 1
 

@@ -1,13 +1,15 @@
 """Checkpoints without pickle: safetensors and JSON, whole or absent, and exact.
 
 run/  run.json               family, config, recipe, data fingerprint, seed: what a resume must
-match
-      step-00001200/         networks, average and optimizers as safetensors; state.json: counts
-      and sha256 latest                 the name of the newest complete step, replaced in one
-      rename weights.safetensors    the averaged networks that ship, written when the run ends:
-      what generate and export read judge.safetensors    the network a metric loss looks
-      through, if there is one: taught once, never shipped metrics.jsonl          a line a step;
-      samples/ and tensorboard/ if they were asked for
+                             match
+      step-00001200/         networks, average and optimizers as safetensors; state.json:
+                             counts and sha256
+      latest                 the name of the newest complete step, replaced in one rename
+      weights.safetensors    the averaged networks that ship, written when the run ends: what
+                             generate and export read
+      judge.safetensors      the network a metric loss looks through, if there is one: taught
+                             once, never shipped
+      metrics.jsonl          a line a step; samples/ and tensorboard/ if they were asked for
 """
 
 from __future__ import annotations

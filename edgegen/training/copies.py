@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from ..core.alike import signs
+from ..core.image_hash import signs
 
 # of 64 by which the difference hashes of two copies may differ (recompression, small resize)
 BITS = 8

@@ -24,7 +24,7 @@ from torch import Tensor, distributed
 from ..core.graph import Batch
 from ..errors import RuntimeMissing
 from .stop import SIGNALS
-from .together import Together
+from .whole_batch import Together
 
 # of torchrun, and of mpirun
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")

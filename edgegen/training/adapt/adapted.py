@@ -25,10 +25,10 @@ from ...families import Adapting, Family, Judged, Tuning
 from . import Kind
 from .bases import quantize
 from .files import Adapter, Lora
-from .joined import join
 from .library import importing
-from .part import OF_BASE, Part
+from .merged_conv import join
 from .recompute import recompute
+from .trainable_part import OF_BASE, Part
 
 NAME = "default"  # PEFT's for the one adapter
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)

@@ -3,8 +3,7 @@ Needs no peft.
 
     adapter/  adapter_config.json          PEFT's LoraConfig: rank, alpha, the layers
               adapter_model.safetensors    lora_A and lora_B of each layer, and the modules that
-              were trained whole;
-                                           its metadata names the base by sha256
+                                           were trained whole; its metadata names the base by sha256
 """
 
 from __future__ import annotations

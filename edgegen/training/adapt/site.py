@@ -2,10 +2,11 @@
 was measured on the photos.
 
     run/  base.safetensors      full-precision master: all networks of the base, fitted to the
-    site's classes; never changes
+                                site's classes; never changes
           adapter/              the adapter in PEFT's layout, of the best look or of the end;
-          rejected/ if a gate refused it measured.safetensors  buffers that training filled from the
-          photos (dkgm's bank, lcd's scale), of the same moment
+                                rejected/ if a gate refused it
+          measured.safetensors  buffers that training filled from the photos (dkgm's bank, lcd's
+                                scale), of the same moment
 """
 
 from __future__ import annotations

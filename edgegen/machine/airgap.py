@@ -1,0 +1,72 @@
+"""doctor --airgap: does anything that runs here want the network? Everything doctor tries is tried
+in sealed processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import OFFLINE
+from .network_sandbox import unwatched
+
+# seconds a sealed process goes on after its work: ONNX Runtime's telemetry waits 9 before it opens
+# a socket
+LISTEN = 12.0
+
+
+def report(attempts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """For --json. attempts: who wanted the network, by what was being tried."""
+    wishes = [f"{what}: {wish}" for what, found in attempts.items() for wish in found]
+    nobody = f"nobody opened an internet socket or looked up a name: {', '.join(attempts)}"
+    checks = {
+        "network": (not wishes, "; ".join(wishes) or nobody),
+        "native code": (
+            unwatched() is None,
+            unwatched() or "watched by the kernel, as Python code by an audit hook",
+        ),
+        "variables": _variables(os.environ),
+        "OpenVINO's telemetry": _telemetry(),
+        "zoo": _zoo(),
+    }
+    return {
+        "checks": {name: {"ok": ok, "found": found} for name, (ok, found) in checks.items()},
+        "attempts": {name: list(found) for name, found in attempts.items()},
+        "listened_s": LISTEN,
+    }
+
+
+def _variables(environment: Mapping[str, str]) -> tuple[bool, str]:
+    others = [
+        f"{name}={environment.get(name, '')} is set, {value} keeps its library off the network"
+        for name, value in sorted(OFFLINE.items())
+        if environment.get(name) != value
+    ]
+    return not others, "; ".join(
+        others
+    ) or f"all {len(OFFLINE)} that keep libraries off the network are set"
+
+
+def _telemetry() -> tuple[bool, str]:
+    if sys.modules.get("openvino_telemetry", "") is None:
+        return True, "disarmed"
+    return False, "openvino_telemetry was imported before edgegen and reports to its maker"
+
+
+def _zoo() -> tuple[bool, str]:
+    from ..zoo import entries
+
+    found = entries()
+    absent = [
+        str(path)
+        for entry in found
+        for path in (entry.weights, entry.reference)
+        if not path.is_file()
+    ]
+    names = ", ".join(entry.name for entry in found)
+    return (
+        bool(found) and not absent,
+        f"not there: {', '.join(absent)}" if absent else f"weights and statistics of {names}",
+    )

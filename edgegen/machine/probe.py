@@ -1,0 +1,105 @@
+"""Does a runtime work here? It builds, loads and runs one tiny graph, in a process of its own: a
+crash is an answer too.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import EdgegenError
+from ..export.packages import NOT_INSTALLED
+from .child_process import ask
+
+if TYPE_CHECKING:
+    from ..core.runtime import Runtime
+
+Finding = dict[str, str]
+
+# y = x + x for x (1, 1, 2, 2), IR 8, opset 17: written out since a device has no onnx package (a
+# test compares it with onnx's).
+TINY = b64decode(
+    "CAg6UAoOCgF4CgF4EgF5IgNBZGQSBHRpbnlaGwoBeBIWChQIARIQCgIIAQoC"
+    "CAEKAggCCgIIAmIbCgF5EhYKFAgBEhAKAggBCgIIAQoCCAIKAggCQgQKABAR"
+)
+
+
+def probe(runtime: Runtime, folder: Path) -> Finding:
+    """state, version, device, why.
+
+    States: "ok" ran the graph and got it right, "builds" only builds for other machines, "missing",
+    "failed".
+    """
+    import numpy as np
+
+    found = {"version": runtime.version(), "device": runtime.device(), "why": ""}
+    # files need no package
+    why = runtime.missing() or (runtime.cannot_run() if found["version"] == NOT_INSTALLED else None)
+    if why:
+        return {**found, "state": "missing", "why": why}
+    file = folder / "tiny.onnx"
+    file.write_bytes(TINY)
+    (built := folder / "built").mkdir()
+    try:
+        paths = runtime.build(file, built)
+        if why := runtime.cannot_run():
+            return {**found, "state": "builds", "why": why}
+        x = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+        y = runtime.load(paths[0], 1)(x=x)
+    except EdgegenError as error:
+        return {**found, "state": "failed", "why": str(error)}
+    # a library's own: anything may come, and doctor goes on to the next runtime
+    except Exception as error:
+        return {
+            **found,
+            "state": "failed",
+            "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+        }
+    if not np.array_equal(y, x + x):
+        return {
+            **found,
+            "state": "failed",
+            "why": f"ran, but 2 x [0, 1, 2, 3] came out as {np.ravel(y).tolist()}",
+        }
+    return {**found, "state": "ok"}
+
+
+def isolated(
+    name: str, listen: float | None = None, bundle: str = ""
+) -> tuple[Finding, tuple[str, ...]]:
+    """The probe of the runtime of that name in a process of its own, and who in it wanted the
+    network; listen: see ask.
+    """
+    answer = ask("edgegen.machine.probe:child", name, bundle, listen=listen)
+    if answer.found is None:
+        return {"version": "", "device": "", "state": "failed", "why": answer.why}, answer.attempts
+    return answer.found, answer.attempts
+
+
+def child(folder: Path, name: str, bundle: str) -> Finding:
+    """Also makes one image of `bundle`, if there is one and the runtime works."""
+    from edgegen.export import runtime
+
+    target = runtime(name)
+    found = probe(target, folder)
+    if bundle and found["state"] == "ok":
+        found["bundle"] = _image(target, bundle)
+    return found
+
+
+def _image(runtime: Runtime, bundle: str) -> str:
+    """ "made an image", or why not."""
+    from ..core.bundle import Bundle
+    from ..core.images import to_uint8
+
+    try:
+        opened = Bundle.open(Path(bundle))
+        if runtime.name not in opened.manifest.runtimes:
+            return "it has no files for this runtime"
+        if opened.manifest.runtimes[runtime.name].code:
+            return "its engines are executable code, which doctor does not run"
+        to_uint8(opened.pipeline(runtime)([0]))
+    except EdgegenError as error:
+        return str(error)
+    return "made an image"

@@ -1,0 +1,301 @@
+"""edgegen train FAMILY --dry-run: how large a recipe's training is, before any photo is read.
+
+Parameters are counted exactly, MACs by torch's FLOP formulas on the graphs that ship (nothing is
+computed: fake tensors). Memory is an estimate of what is in use: what each loss keeps for its
+backward pass, measured on two tiny batches of noise and the line through them followed. On a CPU a
+process holds more, since the C library keeps freed blocks: HELD is the most that was measured (tiny
+recipes at batch 256, FP32: isc-gan 1.4, dkgm 1.6, cas-dm 1.85, lcd 1.1 times the estimate). With
+MALLOC_MMAP_THRESHOLD_=65536 in the environment, which gives every large block back, it was 1.2,
+1.0, 1.0 and 0.85 times.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..cli import output
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..core.graph import Batch, Generator, Graph, Objective
+    from ..families import Recipe
+
+HELD = 1.9  # times what is in use, at most, that a CPU process holds
+# images of the measured batches: batch norms need two; two sizes tell what does not grow with the
+# batch
+TINY = (2, 4)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a recipe needs: parameters of each network, MACs of one forward pass of each graph for
+    one image, bytes by use.
+    """
+
+    parameters: dict[str, int]
+    trained: dict[str, int]  # parameters of each objective
+    macs: dict[str, int]  # of each graph that ships, one image
+    training_macs: dict[str, int]  # of each objective's usual loss, one image, forward pass
+    memory: dict[str, int]  # bytes by use; activations for the recipe's batch
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak of a step, without the photos and torch itself."""
+        return sum(self.memory.values())
+
+    @property
+    def resident(self) -> int:
+        """Bytes that a CPU process may hold for it."""
+        return round(HELD * self.peak)
+
+
+def tell(family: str, name: str, recipe: Recipe) -> None:
+    """Measure the recipe and print it: tables for people, one document with --json."""
+    from ..families import family as find
+
+    with output.progress("building the networks"):
+        size = measure(find(family).build(recipe.config), recipe)
+    output.result(
+        "train",
+        {
+            "dry_run": True,
+            "family": family,
+            "recipe": name,
+            "images": recipe.images,
+            "batch": recipe.batch,
+            "precision": recipe.precision,
+            "parameters": size.parameters,
+            "trained": size.trained,
+            "macs": size.macs,
+            "training_macs": size.training_macs,
+            "memory_bytes": size.memory,
+            "peak_bytes": size.peak,
+            "resident_bytes": size.resident,
+        },
+    )
+    output.table(
+        ["network", "parameters"], [[n, f"{count:,}"] for n, count in size.parameters.items()]
+    )
+    print()
+    output.table(
+        ["graph", "MACs, one image"], [[n, f"{count:,}"] for n, count in size.macs.items()]
+    )
+    print()
+    rows = [[n, f"{size.trained[n]:,}", f"{count:,}"] for n, count in size.training_macs.items()]
+    output.table(["objective", "trained parameters", "MACs of its loss, one image"], rows)
+    print()
+    output.table(
+        ["memory", "MB"],
+        [
+            *([n, f"{count / 1e6:.1f}"] for n, count in size.memory.items()),
+            ["estimated peak", f"{size.peak / 1e6:.1f}"],
+            ["held on a CPU, up to", f"{size.resident / 1e6:.1f}"],
+        ],
+    )
+    print(
+        f"{family} {name}: {recipe.images:,} images in batches of {recipe.batch}, "
+        f"{recipe.precision}. Memory: without photos "
+        f"and torch itself; activations measured on {TINY[0]} and {TINY[1]} images. Nothing was "
+        "trained."
+    )
+
+
+def measure(generator: Generator, recipe: Recipe) -> Size:
+    """Parameters, MACs and memory of a fresh generator's training; moves its buffers, so do not
+    train it afterwards.
+    """
+    from ..families import Judged
+
+    generator.networks.train()
+    if isinstance(generator, Judged):
+        # an untaught judge refuses; what an objective begins with changes no size
+        generator.teach([_noise(generator, TINY[0])])
+    objectives = tuple(generator.objectives())
+    parameters = {name: _count(net.parameters()) for name, net in generator.networks.items()}
+    trained = {o.name: _count(o.params) for o in objectives}
+    macs = {name: _graph_macs(graph) for name, graph in generator.graphs().items()}
+    before = copy.deepcopy(generator.networks.state_dict())
+    small = _passes(generator, objectives, recipe, TINY[0])
+    # a term that is due every few steps is due again: both see the same loss
+    generator.networks.load_state_dict(before)
+    large = _passes(generator, objectives, recipe, TINY[1])
+    usual = _passes(generator, objectives, recipe, TINY[0])
+    kept = max(_line(a.peak, b.peak, recipe.batch) for a, b in zip(small, large, strict=True))
+    saved = [
+        pair
+        for a, b in zip(small, large, strict=True)
+        for pair in zip(a.sizes, b.sizes, strict=True)
+    ]
+    largest = max(_line(*pair, recipe.batch) for pair in saved)
+    weights, moved = _bytes(generator.networks), sum(_nbytes(o.params) for o in objectives)
+    judge = getattr(generator, "judge", None)
+    memory = {
+        "weights": weights,
+        "average": weights,
+        "gradients": moved,
+        "Adam": 2 * moved,
+        "judge": _bytes(judge) if judge else 0,
+        "activations": kept,
+        "their gradients": 2 * largest,
+    }
+    return Size(
+        parameters,
+        trained,
+        macs,
+        {o.name: p.macs for o, p in zip(objectives, usual, strict=True)},
+        memory,
+    )
+
+
+def _passes(
+    generator: Generator, objectives: tuple[Objective, ...], recipe: Recipe, count: int
+) -> list[_Saved]:
+    """What each loss keeps on a batch of `count` images of noise."""
+    import torch
+
+    own, batch = set(_storages(generator.networks)), _noise(generator, count)
+    with torch.random.fork_rng(devices=[]):
+        return [_loss(objective, batch, recipe.precision, own) for objective in objectives]
+
+
+def _line(small: int, large: int, batch: int) -> int:
+    """A quantity for `batch` images from what it is for the two tiny batches."""
+    slope = (large - small) / (TINY[1] - TINY[0])
+    return round(small + slope * (batch - TINY[0]))
+
+
+def _count(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() for t in tensors)
+
+
+def _nbytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _bytes(net: nn.Module) -> int:
+    return _nbytes(net.parameters()) + _nbytes(net.buffers())
+
+
+def _storages(net: nn.Module) -> Iterator[int]:
+    yield from (t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers()))
+
+
+def _noise(generator: Generator, count: int) -> Batch:
+    import torch
+
+    from ..core.graph import Batch
+
+    rng, classes = torch.Generator().manual_seed(0), generator.latent.classes
+    images = torch.rand((count, *generator.image_shape), generator=rng) * 2 - 1
+    return Batch(
+        images,
+        torch.eye(classes)[torch.arange(count) % classes] if classes else torch.zeros(count, 0),
+        rng,
+    )
+
+
+def _graph_macs(graph: Graph) -> int:
+    """Multiply-adds of one image through the graph."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counted() as total:
+        graph.module(*(torch.zeros(spec.sized(batch=1)) for spec in graph.inputs))
+    return total[0]
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Multiply-adds of all convolutions, products and attention in the block, in the list's one
+    place.
+
+    torch's FlopCounterMode is not used: it counts no attention on a CPU and cannot follow a loss
+    that differentiates within.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+
+    total, attention = [0], torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+    class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            packet = func._overloadpacket
+            if packet is attention:
+                total[0] += sdpa_flop_count(*(t.shape for t in args[:3])) // 2  # type: ignore[no-untyped-call]
+            elif formula := flop_registry.get(packet):
+                total[0] += formula(*args, **(kwargs or {}), out_val=out) // 2
+            return out
+
+    with Counter():  # type: ignore[no-untyped-call]
+        yield total
+
+
+class _Saved:
+    """Bytes that a loss keeps for its backward pass: now, at most, and of each storage in turn;
+    own: storages of weights.
+    """
+
+    def __init__(self, own: set[int]) -> None:
+        self.own, self.now, self.peak, self.macs = own, 0, 0, 0
+        self.sizes: list[int] = []
+        self.holders: dict[int, int] = {}  # storage -> how many saved tensors share it
+
+    def take(self, tensor: torch.Tensor) -> _Holder | torch.Tensor:
+        return tensor if tensor.untyped_storage().data_ptr() in self.own else _Holder(tensor, self)
+
+
+class _Holder:
+    """A saved tensor that is counted as long as autograd holds it."""
+
+    def __init__(self, tensor: torch.Tensor, saved: _Saved) -> None:
+        storage = tensor.untyped_storage()
+        self.tensor, self.saved, self.at, self.bytes = (
+            tensor,
+            saved,
+            storage.data_ptr(),
+            storage.nbytes(),
+        )
+        count = saved.holders.get(self.at, 0)
+        saved.holders[self.at] = count + 1
+        if not count:
+            saved.now += self.bytes
+            saved.peak = max(saved.peak, saved.now)
+            saved.sizes.append(self.bytes)
+
+    def __del__(self) -> None:
+        self.saved.holders[self.at] -= 1
+        if not self.saved.holders[self.at]:
+            self.saved.now -= self.bytes
+
+
+def _loss(objective: Objective, batch: Batch, precision: str, own: set[int]) -> _Saved:
+    """What one loss keeps, and its multiply-adds an image."""
+    import torch
+
+    saved = _Saved(own)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with _hooks(saved), autocast, counted() as total:
+        objective.loss(batch)
+    saved.macs = total[0] // len(batch.images)
+    return saved
+
+
+@contextmanager
+def _hooks(saved: _Saved) -> Iterator[None]:
+    import torch
+
+    def unpack(kept: Any) -> torch.Tensor:
+        return kept.tensor if isinstance(kept, _Holder) else kept
+
+    with torch.autograd.graph.saved_tensors_hooks(saved.take, unpack):
+        yield

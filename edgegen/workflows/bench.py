@@ -1,0 +1,96 @@
+"""How fast a bundle is on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.progress import Listener, silent
+from ..core.runtime import Pipeline, placement
+from ..errors import RuntimeMissing
+from ..evidence import bench as timing
+from ..export import runtime
+from .executor import label
+from .generators import open_bundle
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """What is timed; `trust_engines` lets unsigned GPU engines of the bundle run."""
+
+    batch: int = 8  # images a call
+    rounds: int = 25  # timed rounds, interleaved over all candidates; 5 or more
+    threads: int = 1  # CPU threads of each runtime
+    public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+    trust_engines: bool = False
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Latency by candidate, such as "openvino INT8", and why other runtimes were skipped."""
+
+    bundle: str
+    settings: BenchSettings
+    latency: Mapping[str, timing.Latency]
+    skipped: Mapping[str, str]
+    placement: Mapping[str, Mapping[str, Mapping[str, int]]]
+
+    @property
+    def fastest_full(self) -> float | None:
+        """CPU milliseconds of the fastest FP32 candidate; None where none ran."""
+        full = [t.cpu_ms for name, t in self.latency.items() if name.endswith("FP32")]
+        return min(full, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen bench --json`, but for its frame."""
+        return {
+            "bundle": self.bundle,
+            "latency": {name: t.to_json() for name, t in self.latency.items()},
+            "skipped": dict(self.skipped),
+            "placement": {name: dict(places) for name, places in self.placement.items()},
+        }
+
+
+def bench_bundle(
+    bundle: str | Path, settings: BenchSettings | None = None, listen: Listener = silent
+) -> BenchResult:
+    """Time the mean sampler step on every runtime of a bundle, FP32 and INT8, interleaved.
+
+    Raises RuntimeMissing when no runtime of the bundle runs here, InputError or TrustError for a
+    folder that is no sound bundle.
+    """
+    settings = settings or BenchSettings()
+    opened = open_bundle(str(bundle), settings.public_key)
+    candidates: dict[str, Pipeline] = {}
+    skipped: dict[str, str] = {}
+    for name in opened.manifest.runtimes:
+        target = runtime(name)
+        vouched = (
+            settings.trust_engines
+            or opened.signed_by is not None
+            or bool(opened.built_here(target, "int8"))
+        )
+        why = target.cannot_run()
+        if target.executable and not why and not vouched:
+            why = (
+                "its engines are executable code: run edgegen build, or add --trust-engines if "
+                "you trust their maker"
+            )
+        if why:
+            skipped[name] = why
+            continue
+        candidates[label(name)] = opened.pipeline(
+            target, "int8", settings.threads, trust_engines=settings.trust_engines
+        )
+        if not target.executable and target.dialect.int8_ops:
+            candidates[f"{name} FP32"] = opened.pipeline(target, "fp32", settings.threads)
+    if not candidates:
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        raise RuntimeMissing("E-BACKEND", reasons, path=bundle)
+    with listen.progress("timing"):
+        recorded = timing.record(next(iter(candidates.values())), range(settings.batch))
+        times = timing.latencies(candidates, recorded, settings.threads, settings.rounds)
+    placed = {name: placement(pipeline.call) for name, pipeline in candidates.items()}
+    return BenchResult(str(bundle), settings, times, skipped, placed)

@@ -1,0 +1,28 @@
+"""How a workflow runs, whatever it does: with how many threads, which feature network, and who listens."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.progress import Listener, silent
+
+
+@dataclass(frozen=True)
+class Context:
+    """Passed down from a public function to everything that works for it."""
+
+    threads: int = 1  # CPU threads, 1 or more
+    feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
+    listen: Listener = silent
+
+    @classmethod
+    def of(cls, threads: int, feature_weights: Path | None, listen: Listener) -> Context:
+        """threads: 0 takes all cores that this process may use."""
+        return cls(threads or cores(), feature_weights, listen)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))

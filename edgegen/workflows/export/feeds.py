@@ -1,0 +1,267 @@
+"""What a calibration looks at: the sampler's own trajectories, or inputs of each graph from
+files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from collections.abc import Generator as Generated
+from contextlib import AbstractContextManager, ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from ...cli import output
+from ...core.runtime import Pipeline
+from ...core.samplers import asked
+from ...core.spec import Array, TensorSpec
+from ...errors import InputError, UsageError
+from ...training.processes import ALONE, World
+
+if TYPE_CHECKING:
+    from ...core.graph import Generator
+
+# inputs at a time: what memory grows with; processes share whole batches, so that nothing differs
+BATCH = 8
+Call = Mapping[str, Callable[..., Array]]
+Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+class Feeds(Protocol):
+    """The same inputs every time they run; samples: seeds, or rows of the files of all graphs."""
+
+    @property
+    def samples(self) -> int: ...
+    def run(self, call: Call, label: str) -> None:
+        """Give this process's share of the inputs to the graphs."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Seeds 0 to samples - 1 through every timestep that the sampler will ever visit."""
+
+    generator: Generator
+    samples: int
+    world: World = ALONE
+    show: Show = output.progress
+
+    def run(self, call: Call, label: str) -> None:
+        pipeline = Pipeline(self.generator.latent, self.generator.sampler, call, BATCH)
+        batches = range(0, self.samples, BATCH)
+        _shareable(len(batches), self.world)
+        with self.show(label, self.samples) as advance:
+            for start in batches[self.world.rank :: self.world.size]:
+                seeds = range(start, min(start + BATCH, self.samples))
+                pipeline(seeds)
+                advance(len(seeds) * self.world.size)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"feeds": "the sampler's own trajectory", "seeds": f"0 to {self.samples - 1}"}
+
+
+@dataclass(frozen=True)
+class _File:
+    graph: str
+    path: Path
+    rows: int
+
+
+@dataclass(frozen=True)
+class Files:
+    """FEEDS/GRAPH/*.npz, in the order of their names: arrays named like the graph's inputs, rows
+    along the first axis.
+
+    Nothing is unpickled, and rows are read a batch at a time.
+    """
+
+    folder: Path
+    generator: Generator
+    world: World = ALONE
+    show: Show = output.progress
+    files: tuple[_File, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """InputError names the first thing that does not fit, before any work."""
+        if not self.folder.is_dir():
+            raise InputError("E-FEEDS", "there is no such folder of feeds", path=self.folder)
+        graphs = self.generator.graphs()
+        found: list[_File] = []
+        for place in sorted(p for p in self.folder.iterdir() if not p.name.startswith(".")):
+            if place.name not in graphs or not place.is_dir():
+                raise InputError(
+                    "E-FEEDS",
+                    f"no graph is named so; the graphs are {', '.join(graphs)}",
+                    path=place,
+                )
+        for name, graph in graphs.items():
+            paths = sorted(p for p in (self.folder / name).glob("*") if not p.name.startswith("."))
+            if not paths:
+                raise InputError(
+                    "E-FEEDS", f"the graph {name} has no .npz files", path=self.folder / name
+                )
+            found += [_File(name, path, _checked(path, name, graph.inputs)) for path in paths]
+        object.__setattr__(self, "files", tuple(found))
+
+    @property
+    def samples(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    def run(self, call: Call, label: str) -> None:
+        graphs, turns = self.generator.graphs(), itertools.count()
+        _shareable(
+            min(sum(-(-f.rows // BATCH) for f in self.files if f.graph == name) for name in graphs),
+            self.world,
+        )
+        with self.show(label, self.samples) as advance:
+            for file in self.files:
+                times = asked(self.generator.sampler, file.graph)
+                with closing(_batches(file, graphs[file.graph].inputs, times)) as batches:
+                    for inputs in batches:
+                        if next(turns) % self.world.size == self.world.rank:
+                            call[file.graph](**inputs)
+                        advance(len(next(iter(inputs.values()))))
+
+    def to_json(self) -> dict[str, Any]:
+        from ...core.bundle import sha256
+
+        return {
+            "feeds": "files",
+            "files": {f"{f.graph}/{f.path.name}": sha256(f.path) for f in self.files},
+        }
+
+
+def _shareable(batches: int, world: World) -> None:
+    if batches < world.size:
+        raise UsageError(
+            "E-PROCESSES",
+            f"{world.size} processes cannot share {batches} batches of {BATCH} inputs",
+        )
+
+
+def _checked(path: Path, graph: str, inputs: tuple[TensorSpec, ...]) -> int:
+    """Rows of one file; InputError unless its arrays are the graph's inputs."""
+    wanted = {spec.name: spec for spec in inputs}
+    with _archive(path) as archive:
+        names = set(archive.namelist())
+        if names != {f"{name}.npy" for name in wanted}:
+            held = ", ".join(sorted(name.removesuffix(".npy") for name in names)) or "nothing"
+            raise InputError(
+                "E-FEEDS", f"{graph} takes {', '.join(wanted)}; the file has {held}", path=path
+            )
+        rows = {name: _header(archive, name, spec, path) for name, spec in wanted.items()}
+    if len(set(rows.values())) > 1 or not min(rows.values()):
+        raise InputError(
+            "E-FEEDS", f"the arrays must have the same rows, one or more, got {rows}", path=path
+        )
+    return next(iter(rows.values()))
+
+
+class _archive:
+    """An .npz file opened; whatever is wrong with it, inside the block too, is an InputError with
+    its name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> zipfile.ZipFile:
+        try:
+            self._file = zipfile.ZipFile(self._path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise InputError(
+                "E-FEEDS", f"no .npz file that can be read: {error}", path=self._path
+            ) from error
+        return self._file
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._file.close()
+        if isinstance(
+            error, OSError | EOFError | zipfile.BadZipFile | zlib.error | RuntimeError | ValueError
+        ):
+            raise InputError(
+                "E-FEEDS", f"no .npz file that can be read: {error}", path=self._path
+            ) from error
+
+
+def _header(archive: zipfile.ZipFile, name: str, spec: TensorSpec, path: Path) -> int:
+    """Rows of one array, from its header alone."""
+    with archive.open(f"{name}.npy") as stream:
+        shape, fortran, dtype = _read_header(stream)
+        body = archive.getinfo(f"{name}.npy").file_size - stream.tell()
+    row = spec.sized(batch=1)[1:]
+    if dtype != np.dtype(spec.dtype):
+        raise InputError("E-FEEDS", f"{name} must be {spec.dtype}, got {dtype}", path=path)
+    if not shape or shape[1:] != row:
+        raise InputError(
+            "E-FEEDS",
+            f"{name} must have the shape {('n', *row)}, got {shape}".replace("'", ""),
+            path=path,
+        )
+    if fortran:
+        raise InputError(
+            "E-FEEDS",
+            f"{name} is stored column by column",
+            path=path,
+            hint="np.ascontiguousarray before saving",
+        )
+    if body != shape[0] * int(np.prod(row)) * dtype.itemsize:
+        raise InputError("E-FEEDS", f"{name} is not as long as its header says", path=path)
+    return int(shape[0])
+
+
+def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, fortran, dtype = read(stream)
+    return shape, fortran, dtype
+
+
+def _batches(
+    file: _File, inputs: tuple[TensorSpec, ...], times: tuple[int, ...]
+) -> Generated[dict[str, Array], None, None]:
+    """Rows of one file, BATCH at a time; InputError for values that are not finite and for
+    timesteps that no sampler asks.
+    """
+    with _archive(file.path) as archive, ExitStack() as stack:
+        streams = {
+            spec.name: stack.enter_context(archive.open(f"{spec.name}.npy")) for spec in inputs
+        }
+        for stream in streams.values():
+            _read_header(stream)
+        for start in range(0, file.rows, BATCH):
+            count = min(BATCH, file.rows - start)
+            read = {spec.name: _rows(streams[spec.name], spec, count) for spec in inputs}
+            for name, values in read.items():
+                if not np.isfinite(values).all():
+                    raise InputError(
+                        "E-FEEDS",
+                        f"{name} holds NaN or infinite values in rows {start} to "
+                        f"{start + count - 1}",
+                        path=file.path,
+                    )
+            if "t" in read and (other := set(read["t"].tolist()) - set(times)):
+                raise InputError(
+                    "E-FEEDS",
+                    f"t holds {min(other):g}, at which the sampler never runs {file.graph}",
+                    path=file.path,
+                    hint=f"it does at {', '.join(map(str, times))}",
+                )
+            yield read
+
+
+def _rows(stream: Any, spec: TensorSpec, count: int) -> Array:
+    shape = (count, *spec.sized(batch=1)[1:])
+    wanted = int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
+    found: Array = np.frombuffer(stream.read(wanted), spec.dtype).reshape(shape)
+    return found

@@ -1,0 +1,35 @@
+"""ONNX models of a generator's graphs as its pipeline, executed by a runtime on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...core.runtime import Pipeline, Runtime
+from ...export import STAND_IN, runtime
+from ...export import onnx as onnx_files
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ...core.graph import Generator
+
+
+def hosted(
+    models: Mapping[str, ModelProto],
+    generator: Generator,
+    threads: int,
+    host: Runtime | None = None,
+) -> Pipeline:
+    """By the stand-in unless `host` is given."""
+    with tempfile.TemporaryDirectory() as folder:  # a session has read its file when load returns
+        files = {
+            name: onnx_files.write(model, Path(folder) / f"{name}.onnx")
+            for name, model in models.items()
+        }
+        call = {
+            name: (host or runtime(STAND_IN)).load(path, threads) for name, path in files.items()
+        }
+    return Pipeline(generator.latent, generator.sampler, call)

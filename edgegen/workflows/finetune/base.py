@@ -1,0 +1,105 @@
+"""What a fine-tuning stands on: a zoo entry or a finished run, as full-precision tensors of all
+networks that are known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...families import Family
+
+
+@dataclass(frozen=True)
+class Base:
+    """name: as it may leave the site, "run" for a run; sha256 names its weights."""
+
+    name: str
+    family: Family
+    config: Any
+    tensors: dict[str, Tensor]
+    sha256: str
+    path: Path
+    new: tuple[str, ...] = ()  # modules that its own size did not have
+
+    def at(self, size: int, seed: int) -> Base:
+        """The same for images of `size` pixels a side, what is new in it random by the seed.
+        UsageError where that cannot be.
+        """
+        import torch
+
+        from ...training.order import mix
+
+        own = self.config.size
+        if size == own:
+            return self
+        if size < own:
+            raise UsageError(
+                "E-SIZE",
+                f"{self.name} draws {own} pixels a side: --size must be {own} or more, got {size}",
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, 0, "grow"))
+            try:
+                grown = self.family.tuning.grow(self.config, self.tensors, size)
+            except ValueError as error:
+                raise UsageError(
+                    "E-SIZE", f"{self.name} cannot draw {size} pixels a side: {error}"
+                ) from error
+        return replace(self, config=grown.config, tensors=dict(grown.tensors), new=grown.whole)
+
+
+def open_base(name: str) -> Base:
+    """A zoo name, or the folder of a finished run. UsageError for anything else, InputError for a
+    run that has not ended.
+    """
+    from ...families import family
+    from ...training import checkpoint
+    from ...training import run as runs
+    from ...training.adapt import site
+    from ...zoo import COMPANIONS, entries
+
+    zoo = {entry.name: entry for entry in entries()}
+    if name in zoo:
+        entry = zoo[name]
+        tensors = checkpoint.read_weights(entry.weights)
+        if entry.companions.is_file():
+            tensors |= checkpoint.read_weights(entry.companions)
+        generator = checkpoint.build(entry.card, entry.folder / "card.json")
+        return Base(
+            name,
+            family(entry.card["family"]),
+            generator.config,
+            tensors,
+            _digest(tensors),
+            entry.weights,
+        )
+    folder = Path(name)
+    if not (folder / "run.json").is_file():
+        raise UsageError(
+            "E-SOURCE", f"{name!r} is no zoo name and no run", hint=f"the zoo has: {', '.join(zoo)}"
+        )
+    about, generator = runs.load(folder)
+    tensors = dict(generator.shipped.state_dict())
+    step = checkpoint.newest(folder)
+    # networks that never ship, such as a discriminator: as the base has them
+    if site.ADAPTS in about:
+        tensors = site.master(folder, about) | tensors
+    elif (folder / COMPANIONS).is_file():
+        tensors = checkpoint.read_weights(folder / COMPANIONS) | tensors
+    elif step is not None:
+        tensors = checkpoint.weights_of(folder)[0] | tensors
+    return Base("run", family(about["family"]), generator.config, tensors, _digest(tensors), folder)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    from ...training import checkpoint
+
+    return hashlib.sha256(checkpoint.to_bytes(tensors)).hexdigest()

@@ -1,0 +1,181 @@
+"""Everything that only a GPU can show, measured on one bundle and written to one file: what an
+owner of a GPU sends back.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..cli import output
+from ..core.bundle import Bundle
+from ..core.files import to_json, write_bytes
+from ..core.runtime import Compiling, Pipeline, placement
+from ..errors import EdgegenError
+from ..evidence import bench, parity
+from ..export import RUNTIMES, STAND_IN, runtime
+
+if TYPE_CHECKING:
+    from ..core.runtime import Runtime
+
+SEEDS = range(3_000_000, 3_000_016)
+BATCH = 8
+REPORT = "gpu-report.json"
+
+
+def suite(bundle: Bundle, out: Path) -> dict[str, Any]:
+    """Each GPU runtime of the bundle on this machine, in a report that is also written to `out`; a
+    failure is a finding.
+    """
+    host = bundle.pipeline(runtime(STAND_IN), "fp32")
+    recorded = bench.record(host, range(BATCH))
+    exact = host(SEEDS)
+    names = [name for name in RUNTIMES if runtime(name).device() == "GPU"]
+    found = {}
+    with output.progress("trying GPU runtimes", len(names)) as advance:
+        for name in names:
+            found[name] = finding(
+                lambda name=name: _measured(bundle, runtime(name), recorded, exact)  # type: ignore[misc]
+            )
+            advance(1)
+    report = {
+        "schema_version": 1,
+        "bundle": bundle.manifest.sha256,
+        "family": bundle.manifest.family,
+        "gpu": gpus(),
+        "runtimes": found,
+        "int8_over_fp16": _gains(found),
+    }
+    write_bytes(out, to_json(report))
+    return report
+
+
+def finding(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured, or why it could not be."""
+    try:
+        return measure()
+    except EdgegenError as error:
+        return {"state": "failed", "why": str(error)}
+    except Exception as error:  # a library's own: the suite goes on to the next runtime
+        return {
+            "state": "failed",
+            "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+        }
+
+
+def _measured(
+    bundle: Bundle, target: Runtime, recorded: Mapping[str, list[dict[str, Any]]], exact: np.ndarray
+) -> dict[str, Any]:
+    if why := target.cannot_run():
+        return {"state": "missing", "why": why}
+    if target.name not in bundle.manifest.runtimes:
+        return {"state": "missing", "why": "the bundle has no files for it"}
+    files = bundle.onnx(target, "int8")
+    seconds = (
+        {graph: _seconds(target, path) for graph, path in files.items()}
+        if isinstance(target, Compiling)
+        else {}
+    )
+    start = time.monotonic()
+    pipeline = bundle.pipeline(target, "int8")
+    loaded = time.monotonic() - start
+    images = pipeline(SEEDS)
+    if not np.isfinite(images).all():
+        return {"state": "failed", "why": "images hold NaN or infinite values"}
+    error = float(np.square(images - exact).mean())
+    times = bench.latencies({target.name: pipeline}, recorded, threads=1)[target.name]
+    return {
+        "state": "ok",
+        "version": target.version(),
+        "build_seconds": seconds,
+        "load_seconds": loaded,
+        "psnr_db_against_fp32": float(10 * np.log10(4 / max(error, 4e-20))),
+        "wall_ms": times.wall_ms,
+        "wall_p90_ms": times.wall_p90_ms,
+        "batch": times.batch,
+        "placement": placement(pipeline.call),
+        "referee": {
+            g: r.to_json() | {"agrees": r.agrees}
+            for g, r in _refereed(bundle, target, pipeline, recorded).items()
+        },
+    }
+
+
+def _seconds(target: Compiling, path: Path) -> float:
+    start = time.monotonic()
+    target.compile(path)
+    return time.monotonic() - start
+
+
+def _refereed(
+    bundle: Bundle,
+    target: Runtime,
+    pipeline: Pipeline,
+    recorded: Mapping[str, list[dict[str, Any]]],
+) -> dict[str, parity.Refereed]:
+    """Two images of the middle of the trajectory against the ONNX reference evaluator on the same
+    files.
+    """
+    judge, host = runtime("reference"), runtime(STAND_IN)
+    files, full = bundle.onnx(target, "int8"), bundle.onnx(host, "fp32")
+    found = {}
+    for graph, calls in recorded.items():
+        few = [{k: v[:2] for k, v in calls[len(calls) // 2].items()}]
+        found[graph] = parity.referee(
+            pipeline.call[graph],
+            judge.load(files[graph], 1),
+            host.load(full[graph], 1),
+            few,
+            target.dialect.floats == "float16",
+        )
+    return found
+
+
+def _gains(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Time of FP16 over that of INT8, of runtimes that ran both: above 1, INT8 pays."""
+    times = {name: result["wall_ms"] for name, result in found.items() if result["state"] == "ok"}
+    return {
+        name: times[f"{name}-fp16"] / ms for name, ms in times.items() if f"{name}-fp16" in times
+    }
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """For people."""
+    rows = [
+        [
+            name,
+            found["state"],
+            *(f"{found[k]:.2f}" if k in found else "" for k in ("wall_ms", "psnr_db_against_fp32")),
+            f"{report['int8_over_fp16'][name]:.2f} x" if name in report["int8_over_fp16"] else "",
+            found.get("why", ""),
+        ]
+        for name, found in report["runtimes"].items()
+    ]
+    print()
+    output.table(["GPU runtime", "state", "wall ms", "PSNR dB", "INT8 over FP16", "why"], rows)
+    print(f"written: {REPORT}; the mean sampler step, batch {BATCH}, host to host")
+
+
+def gpus() -> list[str]:
+    """Name, driver, clocks and power limit as the driver's own tool says; empty without it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    fields = (
+        "name,driver_version,compute_cap,memory.total,clocks.sm,clocks.max.sm,"
+        "power.limit,temperature.gpu"
+    )
+    done = subprocess.run(
+        [tool, f"--query-gpu={fields}", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout.strip().splitlines()

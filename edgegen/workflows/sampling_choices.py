@@ -1,0 +1,93 @@
+"""What `generate` and `export` choose anew of a trained generator: its steps, which networks draw,
+a picture to follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..core.graph import Generator
+    from ..core.spec import Array
+    from .generators import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """Of the command line; None where nothing was chosen. control: a hint; control_from and like:
+    photos.
+    """
+
+    steps: int | None = None
+    way: str | None = None
+    control: Path | None = None
+    control_from: Path | None = None
+    like: Path | None = None
+
+    def __post_init__(self) -> None:
+        shown = [p for p in (self.control, self.control_from, self.like) if p is not None]
+        if len(shown) > 1:
+            raise UsageError("E-USAGE", "--control, --control-from and --like exclude each other")
+        if shown and self.way is not None:
+            raise UsageError("E-USAGE", "--way is decided by --control, --control-from or --like")
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in vars(self).values())
+
+
+def chosen(made: Source, choices: Choices) -> tuple[Generator, dict[str, Array]]:
+    """The generator as chosen, and what its graphs take besides. UsageError names a flag that this
+    family has no use for.
+    """
+    flags = {f"--{k.replace('_', '-')}": (k, v) for k, v in vars(choices).items() if v is not None}
+    changes: dict[str, Any] = {}
+    known = {field.name for field in dataclasses.fields(made.generator.config)}
+    for flag, (name, value) in flags.items():
+        field, value = {
+            "control": ("way", "control"),
+            "control_from": ("way", "control"),
+            "like": ("like", True),
+        }.get(name, (name, value))
+        if field not in known:
+            raise UsageError("E-USAGE", f"{flag} means nothing to {made.family}")
+        changes[field] = value
+    if not changes:
+        return made.generator, {}
+    try:
+        generator = _rebuilt(made, changes)
+    except ValueError as error:
+        raise UsageError("E-USAGE", f"{' '.join(flags)}: {error}") from error
+    return generator, _given(generator, choices)
+
+
+def _rebuilt(made: Source, changes: dict[str, Any]) -> Generator:
+    from ..families import family
+
+    generator = family(made.family).build(dataclasses.replace(made.generator.config, **changes))
+    generator.networks.load_state_dict(made.generator.networks.state_dict())
+    generator.networks.eval()
+    return generator
+
+
+def _given(generator: Generator, choices: Choices) -> dict[str, Array]:
+    """The graphs' further inputs, without the batch axis."""
+    import torch
+
+    from ..core.images import read
+    from ..families import Steered
+
+    if not isinstance(generator, Steered):
+        return {}
+    if choices.control is not None:
+        return {"hint": read(choices.control, generator.hint_shape)}
+    photo = choices.control_from or choices.like
+    if photo is None:
+        return {}
+    images = torch.from_numpy(read(photo, generator.image_shape))[None] * 2 - 1
+    if choices.like is not None:
+        return {"vector": generator.vector_of(images)[0].numpy()}
+    return {"hint": generator.hint_of(images)[0].numpy()}
