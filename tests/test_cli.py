@@ -225,7 +225,7 @@ def test_nan_never_reaches_a_document(capfd: Captured) -> None:
 
 SLOW = """
 import sys, time
-from edgegen.cli import frame, output
+from edgegen.cli import exit_contract, output
 
 def program(arguments):
     try:

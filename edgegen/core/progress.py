@@ -1,4 +1,4 @@
-"""What a long work says while it goes on: notes and progress, to whoever listens. Nothing is printed here."""
+"""What long work says while it goes on: notes and progress, to whoever listens. Prints nothing."""
 
 from __future__ import annotations
 

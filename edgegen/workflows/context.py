@@ -1,4 +1,4 @@
-"""How a workflow runs, whatever it does: with how many threads, which feature network, and who listens."""
+"""How a workflow runs, whatever it does: threads, the feature network, and who listens."""
 
 from __future__ import annotations
 
