@@ -30,9 +30,10 @@ from edgegen.core.graph import Generator, Objective
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import alphas_bar
+from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence import reference
 from edgegen.evidence.bench import latencies, middle, record
-from edgegen.evidence.compare import EVIDENCE_SEED, FullSide, compare
+from edgegen.evidence.compare import FullSide, compare
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import distance_interval
 from edgegen.export import onnx as onnx_files
@@ -183,7 +184,7 @@ def sampler(folder: Path, test: Photos) -> None:
                     chosen = replace(generator.config, spacing=spacing).sampler(steps, path)
                     images = to_uint8(
                         Pipeline(generator.latent, chosen, made.call)(
-                            range(EVIDENCE_SEED, EVIDENCE_SEED + 1000)
+                            range(EVIDENCE.first, EVIDENCE.first + 1000)
                         )
                     )
                     found = distance_interval(

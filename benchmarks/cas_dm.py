@@ -36,8 +36,8 @@ from edgegen.core.graph import Batch, Objective, executed
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import CascadeSampler, alphas_bar, clean_image, mean_gates
+from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence import reference
-from edgegen.evidence.compare import EVIDENCE_SEED
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import distance_interval
 from edgegen.evidence.reference import Reference
@@ -104,7 +104,7 @@ def gates(made: Pipeline, sampler: CascadeSampler, seeds: range) -> tuple[float,
 def distance(
     made: Pipeline, count: int, network: FeatureNetwork, real: Reference
 ) -> dict[str, Any]:
-    images = to_uint8(made(range(EVIDENCE_SEED, EVIDENCE_SEED + count)))
+    images = to_uint8(made(range(EVIDENCE.first, EVIDENCE.first + count)))
     found = distance_interval(real.moments, real.project(network(images)))
     return {"FD": found.value, "FD low": found.low, "FD high": found.high}
 
@@ -335,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if k not in ("json", "data")
     }
     text = json.dumps(
-        {"settings": about, "first seed": EVIDENCE_SEED, "torch": torch.__version__, "rows": rows}
+        {"settings": about, "first seed": EVIDENCE.first, "torch": torch.__version__, "rows": rows}
     )
     print(text)
     if given.json:

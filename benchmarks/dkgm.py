@@ -30,7 +30,7 @@ from edgegen.core.graph import executed
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import BridgeSampler
-from edgegen.evidence.compare import EVIDENCE_SEED
+from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.novelty import nearest, novelty
@@ -96,7 +96,7 @@ def judged(
 ) -> dict[str, Any]:
     """What one generator with one sampler gives."""
     images = pipeline(generator, sampler, given.on)(
-        range(EVIDENCE_SEED, EVIDENCE_SEED + given.images)
+        range(EVIDENCE.first, EVIDENCE.first + given.images)
     )
     pixels = to_uint8(images)
     new = novelty(_flat(pixels), real.held_out, real.train)

@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
+from edgegen.core.seeds import DAMAGE_MAP
 from edgegen.explain.agreement import Check, by_region, decibels
 from edgegen.explain.regions import regions
 from edgegen.export import runtime
 from edgegen.families import FAMILIES
-from edgegen.workflows.damage_map import DAMAGE_SEED, Quantized
+from edgegen.workflows.damage_map import Quantized
 from edgegen.workflows.export.build import calibrated, fp32_models
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.generators import trained
@@ -81,7 +82,7 @@ def damage(family: str, name: str) -> dict[str, Any]:
     with. 2x2 regions.
     """
     torch.set_num_threads(1)
-    source, seeds = trained(family), range(DAMAGE_SEED, DAMAGE_SEED + SEEDS)
+    source, seeds = trained(family), range(DAMAGE_MAP.first, DAMAGE_MAP.first + SEEDS)
     models = fp32_models(source)
     even, plan = calibrated(source, models, 128, 1)
     made = Quantized(source, even, plan, runtime(name), 1)

@@ -38,6 +38,7 @@ from torch import nn
 
 from edgegen.cli.merge import parity
 from edgegen.core.images import save_png, to_uint8
+from edgegen.core.seeds import PERIODIC_EVALUATION
 from edgegen.core.verdict import Interval
 from edgegen.evidence import small_sample_distance
 from edgegen.evidence.features import FeatureNetwork, feature_network
@@ -51,7 +52,7 @@ from edgegen.training.loop import Trainer
 from edgegen.training.record import pipeline
 from edgegen.training.split import split
 from edgegen.workflows.finetune.base import open_base
-from edgegen.workflows.finetune.periodic_eval import DRAWN, LOOK_SEED, pictures
+from edgegen.workflows.finetune.periodic_eval import DRAWN, pictures
 from edgegen.workflows.finetune.setup import Plan, gathered, options
 
 GOALS = (
@@ -302,10 +303,7 @@ def targets(given: argparse.Namespace) -> None:
             made = _features(
                 network,
                 np.concatenate(
-                    [
-                        to_uint8(draw(range(LOOK_SEED + k, LOOK_SEED + k + 64)))
-                        for k in range(0, DRAWN, 64)
-                    ]
+                    [to_uint8(draw(PERIODIC_EVALUATION.take(64, k))) for k in range(0, DRAWN, 64)]
                 ),
             )
             print(

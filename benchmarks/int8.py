@@ -42,6 +42,7 @@ import torch
 from edgegen.calibrate.choose import ends
 from edgegen.core.bundle import Bundle
 from edgegen.core.runtime import Pipeline
+from edgegen.core.seeds import BENCHMARKS
 from edgegen.evidence import bench, reference
 from edgegen.evidence.compare import FullSide, compare
 from edgegen.evidence.features import feature_network
@@ -49,7 +50,7 @@ from edgegen.export import runtime
 from edgegen.workflows.generators import torch_pipeline, trained
 from edgegen.workflows.sampling_choices import Choices, chosen
 
-FRESH = 7_000_000  # no calibration, search or verdict has seen these
+FRESH = BENCHMARKS.first  # no calibration, search or verdict has seen these
 BATCH, ROUNDS = 8, 7
 Feeds = list[dict[str, np.ndarray]]
 # FP32 graph, feeds, where to write -> what its runtime loads

@@ -40,8 +40,8 @@ from safetensors.torch import save_file
 from edgegen.cli.options import cores
 from edgegen.core.images import grid, save_png, to_uint8
 from edgegen.core.runtime import Pipeline
+from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence.bench import latencies, middle, record
-from edgegen.evidence.compare import EVIDENCE_SEED
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import feature_network
 from edgegen.families import Recipe, family
@@ -251,7 +251,7 @@ def evaluate(what: str, folder: Path, data: Path, samples: int) -> None:
                 features_of(network, load(data, made.config.size, split="test")[0].pixels)
             )
         pipeline = torch_pipeline(made)
-        images = to_uint8(pipeline(range(EVIDENCE_SEED, EVIDENCE_SEED + samples)))
+        images = to_uint8(pipeline(range(EVIDENCE.first, EVIDENCE.first + samples)))
         distance = frechet(real, Moments.of(features_of(network, images)))
         first, last = about["losses"][0], about["losses"][-1]
         print(

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from edgegen.core.images import to_uint8
-from edgegen.evidence.compare import EVIDENCE_SEED
+from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence.distances import kernel_distance
 from edgegen.evidence.intervals import distance_interval
 from edgegen.training.data import load
@@ -43,7 +43,7 @@ def measure(source: str, data: Path, count: int) -> dict[str, Any]:
     for way, steps in WAYS:
         generator, given = chosen(made, Choices(steps=steps, way=way))
         pipeline, start = torch_pipeline(generator, given), time.perf_counter()
-        seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + count)
+        seeds = range(EVIDENCE.first, EVIDENCE.first + count)
         features = np.concatenate(
             [network(to_uint8(pipeline(seeds[k : k + 64]))) for k in range(0, count, 64)]
         )
@@ -69,7 +69,7 @@ def measure(source: str, data: Path, count: int) -> dict[str, Any]:
         "reference": str(stored),
         "samples": count,
         "photos": len(photos),
-        "seeds": f"{EVIDENCE_SEED} to {EVIDENCE_SEED + count - 1}, label seed modulo classes",
+        "seeds": f"{EVIDENCE.first} to {EVIDENCE.first + count - 1}, label seed modulo classes",
         "rows": rows,
     }
 

@@ -24,8 +24,9 @@ from PIL import Image, ImageFilter
 from edgegen.cli.options import cores
 from edgegen.core.bundle import Bundle
 from edgegen.core.images import to_uint8
+from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence import reference
-from edgegen.evidence.compare import EVIDENCE_SEED, FullSide, compare
+from edgegen.evidence.compare import FullSide, compare
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.export import runtime
@@ -65,7 +66,7 @@ def zoo_distance(bundle: Bundle, data: Path, threads: int) -> None:
     real = Moments.of(features_of(network, test))
     blur = frechet(real, Moments.of(features_of(network, blurred(test))))
     pipeline = bundle.pipeline(runtime("openvino"), "fp32", threads)
-    seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + SAMPLES)
+    seeds = range(EVIDENCE.first, EVIDENCE.first + SAMPLES)
     made = np.concatenate(
         [network(to_uint8(pipeline(seeds[k : k + CHUNK]))) for k in range(0, SAMPLES, CHUNK)]
     )

@@ -41,6 +41,7 @@ from edgegen.core.fp32_last_steps import stepped, until
 from edgegen.core.graph import Graph
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Pipeline
+from edgegen.core.seeds import BENCHMARKS
 from edgegen.evidence import bench, reference
 from edgegen.evidence.compare import FullSide, compare
 from edgegen.evidence.features import feature_network
@@ -53,7 +54,7 @@ from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.generators import Source, torch_pipeline, trained
 
-FRESH = 7_500_000
+FRESH = BENCHMARKS.take(1, 500_000)[0]
 CALIBRATED, BATCH, ROUNDS, BALANCE = 128, 8, 10, 0.5
 RUNTIMES = ("onnxruntime", "openvino")
 Models = dict[str, onnx.ModelProto]

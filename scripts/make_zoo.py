@@ -26,8 +26,8 @@ from safetensors.torch import save
 from edgegen.core.files import to_json, write_bytes
 from edgegen.core.images import grid, save_png, to_uint8
 from edgegen.core.runtime import Pipeline
+from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence import reference
-from edgegen.evidence.compare import EVIDENCE_SEED
 from edgegen.evidence.distances import Moments, frechet, kernel_distance
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import distance_interval
@@ -55,7 +55,7 @@ def generated(
     """Features of `count` images, made and measured in batches so that memory stays small, and
     pixels of the first COMPARED.
     """
-    seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + count)
+    seeds = range(EVIDENCE.first, EVIDENCE.first + count)
     features, pixels = [], []
     for k in range(0, count, pipeline.batch):
         images = to_uint8(pipeline(seeds[k : k + pipeline.batch]))

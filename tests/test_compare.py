@@ -16,17 +16,11 @@ import pytest
 from edgegen.core.files import to_json
 from edgegen.core.images import to_uint8
 from edgegen.core.noise import noise
+from edgegen.core.seeds import EVIDENCE
 from edgegen.core.spec import Array, TensorSpec
 from edgegen.core.verdict import Interval, Verdict
 from edgegen.errors import EdgegenError, GateFailed, ReferenceMismatch, UsageError
-from edgegen.evidence.compare import (
-    EVIDENCE_SEED,
-    Comparison,
-    FullSide,
-    chance,
-    compare,
-    plan_looks,
-)
+from edgegen.evidence.compare import Comparison, FullSide, chance, compare, plan_looks
 from edgegen.evidence.distances import Moments, frechet, psnr
 from edgegen.evidence.intervals import distance_change, estimate
 from edgegen.evidence.reference import Reference, build
@@ -78,7 +72,7 @@ def full(reference: Reference) -> FullSide:
 def test_equal_pipelines_are_within_at_the_first_look(full: FullSide) -> None:
     found = compare(full, generator(), budget=0.001, first=100, maximum=1600)
     assert found.verdict.state == "within" and found.verdict.change.value == 0
-    assert (found.images, found.looks, found.first_seed) == (100, (100,), EVIDENCE_SEED)
+    assert (found.images, found.looks, found.first_seed) == (100, (100,), EVIDENCE.first)
     assert (
         found.distance_between == pytest.approx(0, abs=1e-6)
         and math.isinf(found.psnr_db)
@@ -110,7 +104,7 @@ def test_damage_at_the_edge_is_undecided_and_asks_for_more(full: FullSide) -> No
 def test_the_numbers_are_those_of_the_parts(full: FullSide) -> None:
     other = generator(0.3, 0.02, 0.05)
     found = compare(full, other, budget=0.0001, first=100, maximum=100)
-    seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + 100)
+    seeds = range(EVIDENCE.first, EVIDENCE.first + 100)
     a, b = (to_uint8(make(seeds)) for make in (generator(), other))
     x, y = (full.reference.project(Pixels()(images)) for images in (a, b))
     ours, its = estimate(full.reference.moments, x), estimate(full.reference.moments, y)

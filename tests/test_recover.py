@@ -23,6 +23,7 @@ from subjects import subjects
 from edgegen.cli.main import run
 from edgegen.core.bundle import sha256
 from edgegen.core.plan import Plan
+from edgegen.core.seeds import RECOVERY_CHOICE
 from edgegen.evidence.bench import record
 from edgegen.export.rounding import rounding
 from edgegen.families import FAMILIES, family
@@ -180,7 +181,7 @@ def test_the_best_look_is_kept() -> None:
             merged[f"{p.layer}.weight"] - base[f"{p.layer}.weight"]
         )
     lesson = recover.Lesson(site.plain(made, config, base), students, places)
-    seeds = range(recover.LOOKED_SEED, recover.LOOKED_SEED + COURSE.looked)
+    seeds = RECOVERY_CHOICE.take(COURSE.looked)
     with torch.no_grad():
         wanted = lesson.images(lesson.exact, seeds)
         was = (

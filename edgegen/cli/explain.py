@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.seeds import DAMAGE_MAP
 from ..errors import UsageError
 from ..workflows import generators
 from . import output
@@ -86,7 +87,7 @@ def explain(
 
     from ..core import files
     from ..explain.primitives import KINDS
-    from ..workflows.damage_map import DAMAGE_SEED, Compared, damage_map
+    from ..workflows.damage_map import Compared, damage_map
     from ..workflows.primitives import MARK, Asked, report
 
     torch.set_num_threads(threads or cores())
@@ -118,7 +119,7 @@ def explain(
     elif not out.parent.is_dir():
         raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
     if against:
-        first = DAMAGE_SEED if seed is None else seed
+        first = DAMAGE_MAP.first if seed is None else seed
         damage_map(
             made,
             Compared(against, runtime, regions, range(first, first + seeds), label, quick),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.seeds import EVIDENCE
 from ..errors import Busy, GateFailed, RuntimeMissing, UsageError
 from ..workflows import generators
 from . import output
@@ -164,7 +165,6 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     from ..core.bundle import write_manifest
     from ..core.images import png
     from ..evidence import golden_images
-    from ..evidence.compare import EVIDENCE_SEED
     from ..evidence.picture import side_by_side
     from ..workflows.export import model_card
     from ..workflows.export.build import build, described
@@ -192,7 +192,7 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     proof, bundle = _proven(build(sampled, order, folder), order)
     pictures = dict(proof.pictures)
     images = golden_images.Kept(
-        EVIDENCE_SEED, {name or golden_images.FULL: made for name, made in pictures.items()}
+        EVIDENCE.first, {name or golden_images.FULL: made for name, made in pictures.items()}
     )
     (folder / golden_images.FILE).write_bytes(golden_images.to_bytes(images))
     (folder / "evidence" / "same-seeds.png").write_bytes(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..core.images import to_uint8
+from ..core.seeds import EVIDENCE
 from ..core.spec import Array
 from ..core.verdict import Interval, Verdict
 from ..errors import EdgegenError, GateFailed, UsageError
@@ -20,8 +21,6 @@ from .distances import Moments, PairedPsnr, frechet, squared_error
 from .intervals import distance_change, estimate
 from .reference import Features, Reference
 
-# calibration counts from 0: what chose the scales must not also judge them
-EVIDENCE_SEED = 1_000_000
 CHUNK = 64  # images between two calls of progress
 ERROR = 0.05
 # of ERROR: what the first plan that is judged may use, the second, the third
@@ -58,9 +57,18 @@ class Terms:
     maximum: int
     psnr: float = 0.0
 
+    def __post_init__(self) -> None:
+        """UsageError for more pairs than there are seeds for all plans that may be judged."""
+        most = EVIDENCE.count // len(SHARES)
+        if not 0 < self.maximum <= most:
+            raise UsageError(
+                "E-SEED", f"a verdict takes 1 to {most} image pairs, got {self.maximum}"
+            )
+
     def trial(self, number: int) -> Trial:
         """Of plan 0, 1, ... len(SHARES) - 1."""
-        return Trial(EVIDENCE_SEED + number * self.maximum, 1 - ERROR * SHARES[number])
+        seeds = EVIDENCE.take(self.maximum, number * self.maximum)
+        return Trial(seeds[0], 1 - ERROR * SHARES[number])
 
     def to_json(self) -> dict[str, float]:
         return asdict(self)
@@ -72,7 +80,7 @@ class FullSide:
     """
 
     def __init__(
-        self, images: Images, features: Features, reference: Reference, start: int = EVIDENCE_SEED
+        self, images: Images, features: Features, reference: Reference, start: int = EVIDENCE.first
     ) -> None:
         """Raises ReferenceMismatch when the reference was made with another feature network."""
         reference.check(features)

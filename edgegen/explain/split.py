@@ -20,10 +20,10 @@ from ..core.graph import Generator, Graph
 from ..core.latent import Latent
 from ..core.noise import noise
 from ..core.samplers import Sampler, stopped
+from ..core.seeds import EXPLANATION_BASELINE
 from ..core.tap import Cut, cuts
 from ..errors import EdgegenError, UsageError
 
-BASELINE_SEEDS = 1 << 40  # first seed of the images whose mean features are "nothing in particular"
 MIDDLE = "mid"
 # number of the call, graph, inputs -> output
 Answer = Callable[[int, str, Mapping[str, Tensor]], Tensor]
@@ -122,7 +122,7 @@ class Way:
         self._sampler: Sampler = stopped(generator.sampler, steps)
         self._modules = {name: graph.module for name, graph in graphs.items()}
         self._before, self._after = layer.cut.before(), layer.cut.after()
-        made = self._record(BASELINE_SEEDS, None)[0]
+        made = self._record(EXPLANATION_BASELINE.first, None)[0]
         asked = [k for k, (name, _, _) in enumerate(made) if name == layer.graph]
         if not asked:
             raise UsageError(
@@ -135,7 +135,7 @@ class Way:
         total = square = None
         shapes = list(self.layer.cut.maps.values())
         for start in range(0, seeds, batch):
-            some = range(BASELINE_SEEDS + start, BASELINE_SEEDS + min(start + batch, seeds))
+            some = EXPLANATION_BASELINE.take(min(batch, seeds - start), start)
             flat = self._reached(some).double()
             total = flat.sum(0) + (0 if total is None else total)
             square = flat.square().sum(0) + (0 if square is None else square)

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ..explain.damage import Attribution, Layer
     from ..explain.gates import Gated
 
-DAMAGE_SEED = 6_000_000  # of images that nothing was calibrated, searched or judged on
-
 
 @dataclass(frozen=True)
 class Compared:

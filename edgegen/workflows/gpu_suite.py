@@ -17,6 +17,7 @@ from ..cli import output
 from ..core.bundle import Bundle
 from ..core.files import to_json, write_bytes
 from ..core.runtime import Compiling, Pipeline, placement
+from ..core.seeds import GPU_SUITE
 from ..errors import EdgegenError
 from ..evidence import bench, parity
 from ..export import RUNTIMES, STAND_IN, runtime
@@ -24,7 +25,7 @@ from ..export import RUNTIMES, STAND_IN, runtime
 if TYPE_CHECKING:
     from ..core.runtime import Runtime
 
-SEEDS = range(3_000_000, 3_000_016)
+SEEDS = GPU_SUITE.take(16)
 BATCH = 8
 REPORT = "gpu-report.json"
 

@@ -23,6 +23,7 @@ from torch.fx import GraphModule
 from ...core.graph import Generator, Graph
 from ...core.noise import noise
 from ...core.rounding import Rounding
+from ...core.seeds import RECOVERY_CHOICE, RECOVERY_TRAINING
 from ...core.tap import as_written
 from ...errors import EdgegenError
 from ...families import Family
@@ -30,9 +31,6 @@ from ..order import mix
 from . import site
 from .files import Adapter, Lora
 
-# first of the images that are learnt from, each once; no verdict, search or look uses these
-LEARNT_SEED = 4_000_000
-LOOKED_SEED = 4_900_000  # of those that choose which of the states on the way is kept
 LOOKS = 10  # at the student's images, evenly over the course
 WARM = 10  # steps to the full rate
 REFRESH = 10  # steps after which tensors that follow the weights are made anew
@@ -120,7 +118,7 @@ def recover(
     def look() -> float:
         follow()
         with torch.no_grad():
-            seeds = range(LOOKED_SEED, LOOKED_SEED + course.looked)
+            seeds = RECOVERY_CHOICE.take(course.looked)
             parts = [seeds[k : k + course.batch] for k in range(0, len(seeds), course.batch)]
             return sum(len(part) * float(lesson.error(part, pairs)) for part in parts) / len(seeds)
 
@@ -138,8 +136,8 @@ def recover(
         if step % REFRESH == 0:
             follow()
         adam.zero_grad()
-        first = LEARNT_SEED + step * course.batch
-        loss = lesson.error(range(first, first + course.batch), pairs) / start
+        seeds = RECOVERY_TRAINING.take(course.batch, step * course.batch)
+        loss = lesson.error(seeds, pairs) / start
         loss.backward()  # type: ignore[no-untyped-call]
         if not math.isfinite(loss.item()):
             raise EdgegenError(

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ...calibrate.choose import multiplications
 from ...core.plan import Plan, Precision
 from ...core.runtime import Runtime
+from ...core.seeds import REGION_PROTECTION
 from ..damage_map import Quantized
 from ..generators import Source
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# of the images that say which layers matter; a damage map looks at others
-PROTECT_SEED, SEEDS = 6_500_000, 16
+SEEDS = 16  # images that say which layers matter
 # of the regions' squared error: the part of the layers that stay in full precision
 KEPT = 0.75
 
@@ -47,7 +47,7 @@ class Protect:
         kept: dict[str, float] = {}
         for target in targets:
             layers, found = Quantized(source, even, plan, target, threads).attributed(
-                masks, range(PROTECT_SEED, PROTECT_SEED + SEEDS), None
+                masks, REGION_PROTECTION.take(SEEDS), None
             )
             parts = found.parts[..., numbers].sum((1, 2, 3)).clip(0)
             share = {one.path: costs[one.graph][one.name] / whole for one in layers}

@@ -18,17 +18,10 @@ from ...core.bundle import Bundle
 from ...core.fp32_last_steps import rounded
 from ...core.images import to_uint8
 from ...core.runtime import Pipeline, placement
+from ...core.seeds import EVIDENCE
 from ...errors import RuntimeMissing
 from ...evidence import bench, parity, reference
-from ...evidence.compare import (
-    EVIDENCE_SEED,
-    Comparison,
-    FullSide,
-    Terms,
-    Trial,
-    compare,
-    first_look,
-)
+from ...evidence.compare import Comparison, FullSide, Terms, Trial, compare, first_look
 from ...evidence.features import FeatureNetwork, feature_network
 from ...export import STAND_IN, runtime
 from ..executor import executor, int8
@@ -39,7 +32,7 @@ if TYPE_CHECKING:
     from ...evidence.reference import Reference
 
 REFEREE_SEEDS = range(2)
-PIXEL_SEEDS = range(EVIDENCE_SEED, EVIDENCE_SEED + 32)
+PIXEL_SEEDS = range(EVIDENCE.first, EVIDENCE.first + 32)
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ def prove(
     full, own = _latencies(bundle, fp32, names, recorded, trust_engines)
     baseline = min(full, key=lambda n: full[n].cpu_ms)
     side, pixels = _full_side(bundle, baseline, list(fp32), threads, weights)
-    sides = {EVIDENCE_SEED: side}
+    sides = {EVIDENCE.first: side}
     judged = []
     for name, trial in trials.items():
         start = trial.first_seed
@@ -161,7 +154,7 @@ def prove(
                 placement(int8(bundle, name, 1, trust_engines).call),
             )
         )
-    seeds = range(EVIDENCE_SEED, EVIDENCE_SEED + 10)
+    seeds = range(EVIDENCE.first, EVIDENCE.first + 10)
     pictures = {n: to_uint8(int8(bundle, n, threads, trust_engines)(seeds)) for n in names}
     return Proof(
         tuple(judged), full, baseline, pixels, {"": side.pixels(0, len(seeds)), **pictures}

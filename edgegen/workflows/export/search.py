@@ -31,6 +31,7 @@ from ...core.files import to_json
 from ...core.fp32_last_steps import stepped, timed, until
 from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
+from ...core.seeds import SEARCH
 from ...core.verdict import Verdict
 from ...evidence import bench, reference
 from ...evidence.compare import FullSide, Terms, chance, compare, first_look, pixels_of
@@ -43,7 +44,6 @@ from .hosted import hosted
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-SEARCH_SEED = 2_000_000
 ALONE = 16  # images that the damage of one convolution is measured on
 GLANCE = 64  # images whose PSNR says which plans are worth a look
 # times the first look, or half of the verdict's images, that an undecided plan is looked at before
@@ -134,7 +134,7 @@ class Search:
         stored = reference.read(source.reference)
         self.base, self.full = plan, self._pipeline(models, runtime(STAND_IN))
         self.side = FullSide(
-            self.full, feature_network(stored.network, weights, stored.size), stored, SEARCH_SEED
+            self.full, feature_network(stored.network, weights, stored.size), stored, SEARCH.first
         )
         self.first = first_look(stored)
         self.recorded = bench.record(self.full, range(TIMED))
@@ -415,7 +415,7 @@ class Search:
             "high": change.high,
             "psnr_db": min(found.psnr_db, 999.0),
             "pairs": found.images,
-            "first_seed": SEARCH_SEED,
+            "first_seed": SEARCH.first,
             "executed_by": host.name,
         }
 

@@ -12,6 +12,7 @@ import numpy as np
 from ...cli import output
 from ...core.files import read_json, to_json, write_bytes
 from ...core.images import save_png, to_uint8
+from ...core.seeds import PERIODIC_EVALUATION
 from ...core.verdict import Interval
 from ...errors import EdgegenError, GateFailed, InputError
 from ...evidence import small_sample_distance
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 DRAWN = 256  # images a look
 FINAL = 512  # images of the last word
-LOOK_SEED = 3_000_000  # of their first: no verdict and no search uses these
 # images of trained and shipped view, and how like each other they must be
 VIEWED, VIEW_DB = 64, 25.0
 KEPT, ACROSS = 36, 12  # images and photos that stay in the run for pictures; of a look
@@ -248,9 +248,7 @@ class Looks:
         write_bytes(self.run / FILE, to_json(self.to_json()))
 
     def _drawn(self, draw: Pipeline, count: int) -> Images:
-        parts = [
-            to_uint8(draw(range(LOOK_SEED + k, LOOK_SEED + k + 64))) for k in range(0, count, 64)
-        ]
+        parts = [to_uint8(draw(PERIODIC_EVALUATION.take(64, k))) for k in range(0, count, 64)]
         return self._images(np.concatenate(parts), lambda _: None)
 
     def _images(self, pixels: np.ndarray, advance: Any) -> Images:

@@ -20,6 +20,7 @@ from ...core.files import publish, read_json, to_json
 from ...core.images import to_uint8
 from ...core.plan import Plan
 from ...core.runtime import Pipeline
+from ...core.seeds import RECOVERY_JUDGEMENT
 from ...errors import GateFailed, UsageError
 from ...evidence import reference
 from ...evidence.compare import FullSide, compare, first_look
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from ...training.adapt.recover import Course
 
 # of the images that are compared; nothing was learnt from these, calibrated on or looked at
-JUDGED_SEED = 5_000_000
 SAMPLES = 128  # calibrated on, as export does
 STEPS, BATCH, RATE = 150, 8, 2e-3
 SIDES = ("before", "after")
@@ -159,7 +159,10 @@ def _judged(
     """
     stored = reference.read(source.reference)
     side = FullSide(
-        full, feature_network(stored.network, weights, stored.size), stored, JUDGED_SEED
+        full,
+        feature_network(stored.network, weights, stored.size),
+        stored,
+        RECOVERY_JUDGEMENT.first,
     )
     count, errors, found = first_look(stored), [], {}
     with output.progress("comparing images", 2 * count) as advance:
@@ -180,7 +183,7 @@ def _judged(
         **word,
         "better": not refusal(word),
         "what": f"INT8 images by {STAND_IN} against full-precision images of the base, {count} "
-        f"seeds from {JUDGED_SEED}",
+        f"seeds from {RECOVERY_JUDGEMENT.first}",
     }
 
 

@@ -1,0 +1,59 @@
+"""Seeds have one owner: ranges that never meet, and no seed constant anywhere else."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from edgegen.core.seeds import EVIDENCE, RANGES, SEARCH, SeedRange
+from edgegen.errors import UsageError
+from edgegen.evidence.compare import SHARES, Terms
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_no_two_purposes_share_a_seed() -> None:
+    ordered = sorted(RANGES, key=lambda r: r.first)
+    assert all(before.end <= after.first for before, after in pairwise(ordered))
+    assert len({r.purpose for r in RANGES}) == len(RANGES)
+
+
+@pytest.mark.parametrize("seeds", RANGES, ids=lambda r: r.purpose)
+def test_a_range_gives_all_of_its_seeds_and_no_other(seeds: SeedRange) -> None:
+    assert seeds.take(seeds.count) == range(seeds.first, seeds.end)
+    assert seeds.take(2, 3) == range(seeds.first + 3, seeds.first + 5)
+    for count, offset in ((seeds.count + 1, 0), (1, seeds.count), (1, -1), (-1, 0)):
+        with pytest.raises(UsageError, match=f"E-SEED. {seeds.purpose} has"):
+            seeds.take(count, offset)
+
+
+def test_every_verdict_that_is_allowed_stays_within_the_evidence() -> None:
+    """Also with the most images, and with the last plan that is judged."""
+    most = Terms(0.02, EVIDENCE.count // len(SHARES))
+    trials = [most.trial(k) for k in range(len(SHARES))]
+    ranges = [range(t.first_seed, t.first_seed + most.maximum) for t in trials]
+    assert all(a[-1] < b[0] for a, b in pairwise(ranges))
+    assert ranges[0][0] == EVIDENCE.first and ranges[-1][-1] < EVIDENCE.end
+    with pytest.raises(UsageError, match="333333"):
+        Terms(0.02, EVIDENCE.count // len(SHARES) + 1)
+    assert most.maximum // 2 <= SEARCH.count, "the search looks at half as many"
+
+
+def test_no_other_file_owns_a_seed() -> None:
+    """A number of a million or more that begins a range of seeds stands in the table alone."""
+    pattern = re.compile(
+        r"^\w*SEEDS?\w* *(?::[^=\n]*)?= *(?:range\()?(?:\d+_\d{3}|1 <<)", re.MULTILINE
+    )
+    owner = ROOT / "edgegen" / "core" / "seeds.py"
+    assert pattern.search("LOOK_SEED = 3_000_000") and pattern.search("SEEDS = range(4_000_000, 5)")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for folder in ("edgegen", "export", "calibrate", "benchmarks", "scripts")
+        for path in (ROOT / folder).rglob("*.py")
+        if path != owner
+        for match in pattern.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
