@@ -27,9 +27,9 @@ from edgegen.explain.agreement import Check, by_region, decibels
 from edgegen.explain.regions import regions
 from edgegen.export import runtime
 from edgegen.families import FAMILIES
-from edgegen.workflows.damage_map import Quantized
 from edgegen.workflows.export.build import calibrated, fp32_models
 from edgegen.workflows.export.hosted import hosted
+from edgegen.workflows.export.quantized import Quantized
 from edgegen.workflows.generators import trained
 
 # 8x8, where the specification starts; the others' are "mid"

@@ -24,10 +24,10 @@ from edgegen.explain.gates import Gated
 from edgegen.explain.regions import grid
 from edgegen.export import onnx as onnx_files
 from edgegen.export.ort import OnnxRuntime
-from edgegen.workflows.damage_map import Quantized
 from edgegen.workflows.export import build
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.protect import KEPT, Protect, first_layers
+from edgegen.workflows.export.quantized import Quantized
 from edgegen.workflows.generators import trained
 
 MASKS = grid(2, 2, 16, 16).masks

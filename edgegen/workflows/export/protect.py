@@ -12,8 +12,8 @@ from ...calibrate.choose import multiplications
 from ...core.plan import Plan, Precision
 from ...core.runtime import Runtime
 from ...core.seeds import REGION_PROTECTION
-from ..damage_map import Quantized
 from ..generators import Source
+from .quantized import Quantized
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -1,0 +1,128 @@
+"""A generator's graphs as INT8 files, and which layer's rounding damages which region of its
+images: predicted, and measured by putting layers back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...core.plan import Plan
+from ...core.progress import Listener, silent
+from ...core.runtime import Pipeline, Runtime
+from ...errors import UsageError
+from ...export import STAND_IN, qdq, runtime
+from ...export import onnx as onnx_files
+from ...export.rounding import rounding
+from ..generators import Source
+from .hosted import hosted
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ...explain.damage import Attribution, Layer
+    from ...explain.gates import Gated
+
+
+class Quantized:
+    """A generator's graphs with a plan's INT8, whole or with one layer put back into full
+    precision.
+
+    even: the ONNX models after equalization, which a plan quantizes; target: the runtime whose
+    dialect the files are in, executed by the stand-in where it cannot run here.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        even: Mapping[str, ModelProto],
+        plan: Plan,
+        target: Runtime,
+        threads: int,
+        listen: Listener = silent,
+    ) -> None:
+        self.source, self.even, self.plan, self.target = source, even, plan, target
+        self.threads, self.listen = threads, listen
+        self.host = target if target.cannot_run() is None else runtime(STAND_IN)
+        self.rounding = {g: rounding(m, self.file(g, plan)) for g, m in even.items()}
+
+    def file(self, graph: str, plan: Plan) -> ModelProto:
+        return qdq.quantize(self.even[graph], graph, plan, self.target.dialect)
+
+    def put_back(self, path: str) -> Plan:
+        return replace(self.plan, rules=((path, "fp32"), *self.plan.rules))
+
+    def layers(self, gated: Mapping[str, Gated]) -> list[Layer]:
+        """Convolutions in int8, in the order the graphs have them, with the roundings that go when
+        one is put back.
+        """
+        from ...explain.damage import Layer
+
+        found = []
+        for graph, model in self.even.items():
+            before, place = self.rounding[graph], {p: k for k, p in enumerate(gated[graph].places)}
+            for node in model.graph.node:
+                if node.output[0] in before.int8:
+                    after = rounding(model, self.file(graph, self.put_back(f"{graph}/{node.name}")))
+                    found.append(
+                        Layer(
+                            graph,
+                            node.name,
+                            tuple(sorted(place[p] for p in before.places - after.places)),
+                        )
+                    )
+        return found
+
+    def attributed(
+        self, masks: np.ndarray, seeds: Sequence[int], label: int | None
+    ) -> tuple[list[Layer], Attribution]:
+        """Which layer's rounding does how much to each region."""
+        from ...explain.damage import attribute
+        from ...explain.gates import Gated
+
+        graphs = self.source.generator.graphs()
+        gated = {
+            k: Gated(g, onnx_files.traced(g, k)[1], self.rounding[k]) for k, g in graphs.items()
+        }
+        layers = self.layers(gated)
+        if not layers:
+            raise UsageError(
+                "E-EXPLAIN", "the plan keeps no convolution in int8: there is no damage to map"
+            )
+        with self.listen.progress("attributing the damage", len(seeds)) as advance:
+            return layers, attribute(
+                self.source.generator, gated, layers, masks, seeds, label, advance
+            )
+
+    def removed(
+        self,
+        layers: Sequence[Layer],
+        rest: Pipeline,
+        exact: np.ndarray,
+        masks: np.ndarray,
+        seeds: Sequence[int],
+        label: int | None,
+    ) -> np.ndarray:
+        """(layers, seeds, regions): the squared error that goes when each layer alone is put back.
+        rest: all in int8.
+        """
+        from ...explain.agreement import by_region
+
+        whole, left = by_region(rest(seeds, label) - exact, masks), []
+        with self.listen.progress("putting each layer back", len(layers)) as advance:
+            for layer in layers:
+                files = {layer.graph: self.file(layer.graph, self.put_back(layer.path))}
+                call = {
+                    **rest.call,
+                    **hosted(files, self.source.generator, self.threads, self.host).call,
+                }
+                left.append(
+                    by_region(
+                        Pipeline(rest.latent, rest.sampler, call)(seeds, label) - exact, masks
+                    )
+                )
+                advance(1)
+        return whole - np.stack(left)
