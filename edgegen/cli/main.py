@@ -40,6 +40,7 @@ from .generate import generate
 from .lint import lint
 from .merge import merge
 from .models import models
+from .moved import Command
 from .photos import photos
 from .plan import plan
 from .sign import sign
@@ -75,7 +76,7 @@ app = typer.Typer(
     "3 gate failed, 4 bad input, 5 environment, 6 trust, 7 resources, 8 busy, 130/143 interrupted.",
 )
 for _verb in VERBS:
-    app.command(no_args_is_help=False)(_verb)
+    app.command(cls=Command, no_args_is_help=False)(_verb)
 for _name, _group in GROUPS.items():
     app.add_typer(_group, name=_name)
 
