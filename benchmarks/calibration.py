@@ -71,11 +71,13 @@ class Noise:
 
 def ours(count: int) -> None:
     from edgegen.core.samplers import SingleSampler
-    from edgegen.workflows.export.calibration import measure
+    from edgegen.workflows.context import Context
+    from edgegen.workflows.export.calibration import calibrate_graphs
     from edgegen.workflows.generators import Source
 
     generator = cast(Any, SimpleNamespace(sampler=SingleSampler(("g",))))
-    measure(Source("net", "net", generator, {}, Path()), {"g": network()}, Noise(count), 1)
+    source = Source("net", "net", generator, {}, Path())
+    calibrate_graphs(source, {"g": network()}, Noise(count), Context())
 
 
 def onnx_runtime(count: int) -> None:

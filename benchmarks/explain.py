@@ -27,7 +27,9 @@ from edgegen.explain.agreement import Check, by_region, decibels
 from edgegen.explain.regions import regions
 from edgegen.export import runtime
 from edgegen.families import FAMILIES
-from edgegen.workflows.export.build import calibrated, fp32_models
+from edgegen.workflows.context import Context
+from edgegen.workflows.export.calibration import calibrated
+from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.quantized import Quantized
 from edgegen.workflows.generators import trained
@@ -82,9 +84,10 @@ def damage(family: str, name: str) -> dict[str, Any]:
     with. 2x2 regions.
     """
     torch.set_num_threads(1)
-    source, seeds = trained(family), range(DAMAGE_MAP.first, DAMAGE_MAP.first + SEEDS)
+    source, seeds = trained(family), DAMAGE_MAP.take(SEEDS)
     models = fp32_models(source)
-    even, plan = calibrated(source, models, 128, 1)
+    calibration = calibrated(source, models, 128, Context())
+    even, plan = calibration.models, calibration.plan
     made = Quantized(source, even, plan, runtime(name), 1)
     masks = regions("2x2", *source.generator.image_shape[1:]).masks
     full = hosted(models, source.generator, 1)(seeds)

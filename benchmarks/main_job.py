@@ -31,7 +31,9 @@ from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.export import runtime
 from edgegen.training.data import load
-from edgegen.workflows.export.build import calibrated, fp32_models
+from edgegen.workflows.context import Context
+from edgegen.workflows.export.calibration import calibrated
+from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.generators import trained
 
 SAMPLES, PAIRS, CHUNK = 10_000, 2_000, 64
@@ -232,7 +234,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.calibrate:
         source = trained("cas-dm")
-        calibrated(source, fp32_models(source), given.calibrate, 1)
+        calibrated(source, fp32_models(source), given.calibrate, Context())
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     start_up()

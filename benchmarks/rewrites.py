@@ -48,9 +48,10 @@ from edgegen.evidence.features import feature_network
 from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
 from edgegen.families.lcd.attention import Folded
-from edgegen.workflows.export.build import fp32_models
-from edgegen.workflows.export.calibration import Measured, measure
+from edgegen.workflows.context import Context
+from edgegen.workflows.export.calibration import Calibration, calibrate_graphs
 from edgegen.workflows.export.feeds import Trajectories
+from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.generators import Source, torch_pipeline, trained
 
@@ -82,7 +83,7 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
         full = hosted(models, source.generator, 1)
         side = FullSide(full, feature_network(stored.network, None, stored.size), stored, FRESH)
         recorded = bench.record(full, range(BATCH))
-        usual: Measured | None = None
+        usual: Calibration | None = None
         for what, variant in variants(source, models, len(until(recorded, 1)) > 0).items():
             if usual is not None and not fnmatchcase(what, wanted):
                 continue
@@ -109,11 +110,11 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
 
 
 def written(
-    found: Measured, target: str, source: Source, models: Models, recorded: bench.Feeds
+    found: Calibration, target: str, source: Source, models: Models, recorded: bench.Feeds
 ) -> Pipeline:
     """Its Q/DQ files on that runtime, and FP32 for the steps that its plan leaves."""
     files = {
-        k: qdq.quantize(m, k, found.plan, runtime(target).dialect) for k, m in found.even.items()
+        k: qdq.quantize(m, k, found.plan, runtime(target).dialect) for k, m in found.models.items()
     }
     made, full = (hosted(m, source.generator, 1, runtime(target)) for m in (files, models))
     return replace(made, call=stepped(made.call, full.call, until(recorded, found.plan.last)))
@@ -121,7 +122,7 @@ def written(
 
 def variants(
     source: Source, models: Models, steps: bool
-) -> Mapping[str, Callable[[], Measured | None]]:
+) -> Mapping[str, Callable[[], Calibration | None]]:
     """What export does comes first; None where there is nothing to rewrite so. steps: whether one
     of several is the last.
     """
@@ -132,13 +133,12 @@ def variants(
 
     def on(
         given: Models, around: AbstractContextManager[Any] | None = None, rounding: bool = True
-    ) -> Measured:
+    ) -> Calibration:
         with around or nullcontext():
-            return measure(
-                source, given, Trajectories(source.generator, CALIBRATED), 1, rounding=rounding
-            )
+            feeds = Trajectories(source.generator, CALIBRATED)
+            return calibrate_graphs(source, given, feeds, Context(), rounding=rounding)
 
-    def min_max() -> Measured:
+    def min_max() -> Calibration:
         found = on(models)
         ranges = {
             k: {**of, **{t: h.seen for t, h in found.histograms[k].items()}}
@@ -146,7 +146,7 @@ def variants(
         }
         return replace(found, plan=Plan(found.plan.rules, ranges))
 
-    def last(count: int) -> Measured | None:
+    def last(count: int) -> Calibration | None:
         found = on(models)
         return replace(found, plan=replace(found.plan, last=count)) if steps else None
 

@@ -25,7 +25,7 @@ from edgegen.errors import InputError
 from edgegen.families.cas_dm import CasDm
 from edgegen.training.loop import Trainer
 from edgegen.training.processes import joined
-from edgegen.workflows.export import build
+from edgegen.workflows.export import fp32
 
 STEPS = 12
 DATA = str(Path(__file__).parent / "data" / "photos")
@@ -105,9 +105,7 @@ def stop() -> None:
 
 def calibrated(folder: Path, name: str, *flags: str) -> int:
     """What the test has exported already."""
-    build.fp32_models = lambda source: {
-        g: onnx.load(folder / f"{g}.onnx") for g in ("theta", "phi")
-    }
+    fp32.fp32_models = lambda *_: {g: onnx.load(folder / f"{g}.onnx") for g in ("theta", "phi")}
     return main.run(
         ["calibrate", str(folder / "run"), "--threads", "1", "-o", str(folder / name), *flags]
     )

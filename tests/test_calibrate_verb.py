@@ -28,8 +28,9 @@ from edgegen.errors import InputError, UsageError
 from edgegen.evidence.bench import record
 from edgegen.export import qdq, runtime
 from edgegen.training.processes import World
-from edgegen.workflows.export import build
-from edgegen.workflows.export.calibration import measure
+from edgegen.workflows.context import Context
+from edgegen.workflows.export import fp32
+from edgegen.workflows.export.calibration import calibrate_graphs
 from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.generators import trained
 
@@ -40,7 +41,7 @@ Arrays = dict[str, np.ndarray]
 def exported_once() -> Iterator[None]:
     """The run's weights are those of tiny.models(), whose export takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "fp32_models", lambda _: tiny.models())
+        patch.setattr(fp32, "fp32_models", lambda *_: tiny.models())
         yield
 
 
@@ -262,7 +263,7 @@ def test_a_network_that_overflows_is_told_by_its_tensor(run: Path) -> None:
     with pytest.raises(
         InputError, match=r"E-CALIB\] \w+ holds NaN or infinite values while calibrating"
     ):
-        measure(source, models, Trajectories(source.generator, 32), 1)
+        calibrate_graphs(source, models, Trajectories(source.generator, 32), Context())
 
 
 def test_two_processes_write_what_one_does(run: Path, feeds: Path, tmp_path: Path) -> None:

@@ -25,13 +25,14 @@ from edgegen.calibrate.choose import (
     ladder,
     questions,
 )
+from edgegen.cli import output
 from edgegen.cli.main import run
 from edgegen.core.answer_cache import Notes, folder
 from edgegen.core.plan import ROUNDED, Plan, Range
 from edgegen.errors import InputError
-from edgegen.workflows.export.build import reused
 from edgegen.workflows.export.calibration import digest
-from edgegen.workflows.export.search import Found
+from edgegen.workflows.export.plans import with_ranges
+from edgegen.workflows.export.search import PlanLadder
 
 BASE = Plan((("g/first", "fp32"), ("*", "int8")), {})
 
@@ -87,7 +88,7 @@ def test_nothing_left_to_choose_is_one_plan() -> None:
 def test_a_safer_plan_damages_half_as_much_and_gives_up_no_more_than_that_takes() -> None:
     plans = ladder(BASE, measured(*[(2.0**k, 1) for k in range(12)]), "ms")
     assert damage(plans[0]) == 2**12 - 1
-    found, seen = Found(plans, 0), [0]
+    found, seen = PlanLadder(plans, 0), [0]
     while found.safer():
         seen.append(found.rung)
     assert seen == sorted(set(seen)) and found.rung == len(plans) - 1
@@ -199,13 +200,13 @@ def test_a_plan_for_other_weights_keeps_its_precisions_and_gets_new_ranges(
 ) -> None:
     measured_now = Plan(BASE.rules, {"theta": {"x": Range(-1, 1)}}, model="now")
     plan = Plan((("theta/a", "fp32"), ("*", "int8")), {}, model="then")
-    taken = reused(plan, measured_now)
+    taken = with_ranges(plan, measured_now, output.terminal)
     assert (
         taken.rules == plan.rules and taken.ranges == measured_now.ranges and taken.model == "now"
     )
     assert "its ranges are measured again" in capfd.readouterr().err
     same = Plan(plan.rules, {}, model="now")
-    assert reused(same, measured_now) is same
+    assert with_ranges(same, measured_now, output.terminal) is same
 
 
 def test_a_plan_of_another_model_is_refused_before_the_long_work(
@@ -215,7 +216,7 @@ def test_a_plan_of_another_model_is_refused_before_the_long_work(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(
-        "edgegen.workflows.export.build.measure", lambda *_: pytest.fail("it calibrated")
+        "edgegen.workflows.export.run.calibrate_graphs", lambda *_: pytest.fail("it calibrated")
     )
     path = tmp_path / "plan.json"
     path.write_bytes(Plan((("theta/nowhere", "fp32"),), {}).to_bytes())

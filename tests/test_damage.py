@@ -24,7 +24,7 @@ from edgegen.explain.gates import Gated
 from edgegen.explain.regions import grid
 from edgegen.export import onnx as onnx_files
 from edgegen.export.ort import OnnxRuntime
-from edgegen.workflows.export import build
+from edgegen.workflows.context import Context
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.protect import KEPT, Protect, first_layers
 from edgegen.workflows.export.quantized import Quantized
@@ -246,7 +246,7 @@ def test_another_generators_bundle_is_refused(
 
 def test_protected_layers_come_first_in_the_plan(source: Any) -> None:
     plan = only(*FEW)
-    made, said = Protect("1,2", "2x2")(source, tiny.models(), plan, [OnnxRuntime()], 1)
+    made, said = Protect("1,2", "2x2")(source, tiny.models(), plan, [OnnxRuntime()], Context())
     assert said["regions"] == "1,2" and said["of"] == "2x2" and 0 < said["multiplications"] < 1
     assert 0 < len(said["layers"]) < len(FEW) and set(said["layers"]) <= set(FEW)
     assert (
@@ -260,11 +260,11 @@ def test_export_hands_the_regions_to_the_build(
 ) -> None:
     seen: list[Any] = []
 
-    def building(source: Any, order: build.Order, folder: Path) -> None:
-        seen.append(order.protect)
+    def exporting(request: Any) -> None:
+        seen.append(request.settings.protect)
         raise GateFailed("E-GATE", "far enough")
 
-    monkeypatch.setattr(build, "build", building)
+    monkeypatch.setattr("edgegen.workflows.export.run._export", exporting)
     assert (
         tiny.export(
             tiny_run,

@@ -28,7 +28,9 @@ from edgegen.cli.main import run
 from edgegen.core.bundle import MANIFEST, Bundle
 from edgegen.core.files import PREFIX, read_json
 from edgegen.core.images import to_uint8
+from edgegen.errors import UsageError
 from edgegen.export import packages, runtime
+from edgegen.workflows.export.run import ExportSettings, export_bundle
 
 NAMES = tiny.RUNTIMES.split(",")
 Capture = pytest.CaptureFixture[str]
@@ -197,36 +199,26 @@ def test_a_budget_that_does_not_hold_leaves_nothing_under_the_name(
     assert kept.evidence["runtimes"]["onnxruntime"]["verdict"] in ("outside", "undecided")
 
 
-class Nothing:
-    def to_json(self) -> dict[str, Any]:
-        return {}
-
-
 def test_what_is_there_stays_until_it_is_told_to_go(
-    tiny_run: Path,
-    tiny_bundle: Path,
-    tmp_path: Path,
-    capfd: Capture,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_run: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make(what: str, steps: int | None, order: Any, folder: Path) -> Nothing:
-        shutil.copytree(tiny_bundle, folder, dirs_exist_ok=True)
-        return Nothing()
+    def exported(request: Any) -> Any:
+        shutil.copytree(tiny_bundle, request.folder, dirs_exist_ok=True)
 
-    monkeypatch.setattr("edgegen.cli.export._make", make)
+    monkeypatch.setattr("edgegen.workflows.export.run._export", exported)
     bundle(out := tmp_path / "b")
     before = (out / MANIFEST).read_bytes()
-    assert tiny.export(tiny_run, out) == 2
-    assert "E-OUT-EXISTS" in capfd.readouterr().err and (out / MANIFEST).read_bytes() == before
-    assert tiny.export(tiny_run, out, "--overwrite") == 0
-    assert (out / MANIFEST).read_bytes() == (tiny_bundle / MANIFEST).read_bytes() and left(
-        tmp_path
-    ) == ["b", "b.lock"]
+    with pytest.raises(UsageError, match="E-OUT-EXISTS"):
+        export_bundle(tiny_run, out)
+    assert (out / MANIFEST).read_bytes() == before
+    export_bundle(tiny_run, out, ExportSettings(overwrite=True))
+    assert (out / MANIFEST).read_bytes() == (tiny_bundle / MANIFEST).read_bytes()
+    assert left(tmp_path) == ["b", "b.lock"]
     (other := tmp_path / "photos").mkdir()
     (other / "a.jpg").write_bytes(b"x")
-    assert tiny.export(tiny_run, other, "--overwrite") == 2 and left(other) == ["a.jpg"], (
-        "a folder that is not ours stays"
-    )
+    with pytest.raises(UsageError):
+        export_bundle(tiny_run, other, ExportSettings(overwrite=True))
+    assert left(other) == ["a.jpg"], "a folder that is not ours stays"
 
 
 def test_two_exports_into_one_folder(tiny_run: Path, tmp_path: Path, capfd: Capture) -> None:
@@ -317,7 +309,8 @@ def test_a_run_that_cannot_be_exported_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "edgegen.workflows.export.build.build", lambda *_: pytest.fail("the long work has begun")
+        "edgegen.workflows.export.run.fp32_models",
+        lambda *_: pytest.fail("the long work has begun"),
     )
     (place := tmp_path / "place").mkdir()
     assert tiny.export(spoiled(tiny_run, tmp_path / "run", change), place / "b") == code

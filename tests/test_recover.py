@@ -30,7 +30,9 @@ from edgegen.families import FAMILIES, family
 from edgegen.training import run as runs
 from edgegen.training.adapt import recover, site
 from edgegen.training.adapt.recover import Course, Student
-from edgegen.workflows.export.build import calibrated, fp32_models
+from edgegen.workflows.context import Context
+from edgegen.workflows.export.calibration import calibrated
+from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.finetune import recover as verb
 from edgegen.workflows.generators import torch_pipeline, trained
 
@@ -300,8 +302,11 @@ def test_scales_of_the_base_make_the_merged_weights_what_the_student_learnt_with
         },
     )
     models, others = (fp32_models(replace(source, generator=g)) for g in (source.generator, moved))
-    even, plan = calibrated(source, models, 32, 1)
-    own, same = calibrated(replace(source, generator=moved, scales=source.generator), others, 32, 1)
+    found = calibrated(source, models, 32, Context())
+    even, plan = found.models, found.plan
+    recovered = replace(source, generator=moved, scales=source.generator)
+    found = calibrated(recovered, others, 32, Context())
+    own, same = found.models, found.plan
     assert same.ranges == plan.ranges
     apart = [
         name

@@ -14,15 +14,56 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 
 from edgegen.calibrate.choose import Measured, Whole, cost, ladder
-from edgegen.cli import export
 from edgegen.core.plan import Plan
+from edgegen.core.runtime import Runtime
 from edgegen.evidence.compare import ERROR, SHARES, Terms
-from edgegen.export import runtime
-from edgegen.workflows.export import build, prove
-from edgegen.workflows.export.search import COUNTED, MEASURED, Found, Search
+from edgegen.export import STAND_IN, runtime
+from edgegen.workflows.context import Context
+from edgegen.workflows.export import run
+from edgegen.workflows.export.build import Build
+from edgegen.workflows.export.calibration import calibrated
+from edgegen.workflows.export.fp32 import fp32_models
+from edgegen.workflows.export.measurements import (
+    FullPrecision,
+    Measurements,
+    SearchSettings,
+    Subject,
+)
+from edgegen.workflows.export.search import COUNTED, MEASURED, PlanLadder, Search
 from edgegen.workflows.generators import trained
+
+Answers = dict[str, Callable[..., Any]]
+
+
+class Watched(Search):
+    """Counts how often each kind of question is really answered, and answers some of them as it is
+    told; the `stop_at`th look is where the process dies.
+    """
+
+    def __init__(self, search: Search, answers: Answers | None = None, stop_at: int = 99) -> None:
+        super().__init__(search.subject, search.settings, search.context)
+        self.full = search.full  # shared: images and features are made once
+        self.answers, self.stop_at = answers or {}, stop_at
+        self.calls = dict.fromkeys(("damage", "time_saved", "graph_times", "psnr", "look"), 0)
+
+    def measurements(self, target: Runtime) -> Measurements:
+        measured = super().measurements(target)
+        for name in self.calls:
+            answer = self.answers.get(name, getattr(measured, name))
+            setattr(measured, name, self._counted(name, answer))
+        return measured
+
+    def _counted(self, name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*given: Any) -> Any:
+            self.calls[name] += 1
+            if name == "look" and self.calls[name] == self.stop_at:
+                raise KeyboardInterrupt
+            return answer(*given)
+
+        return count
 
 
 @pytest.fixture(scope="module")
@@ -30,65 +71,56 @@ def search(tiny_run: Path) -> Search:
     return made(tiny_run)
 
 
-def made(run: Path, pairs: int = 500) -> Search:
-    """Of a run folder; pairs: of a verdict, at most."""
+def subject(run: Path) -> Subject:
     source = trained(str(run))
-    models = build.fp32_models(source)
-    even, plan = build.calibrated(source, models, 32, 1)
-    return Search(source, models, even, plan, Terms(0.3, pairs, 1.0), 1, None, 1)
+    models = fp32_models(source)
+    calibration = calibrated(source, models, 32, Context())
+    return Subject(source, models, calibration.models, calibration.plan)
 
 
-def counted(
-    search: Search, monkeypatch: pytest.MonkeyPatch, cache: Path, stop_at: int = 99
-) -> dict[str, int]:
-    """How often each kind of question is really answered; the `stop_at`th look is where the process
-    dies.
-    """
-    calls = dict.fromkeys(("_damage", "_saved", "_whole", "_psnr", "_look"), 0)
-    monkeypatch.setenv("EDGEGEN_CACHE", str(cache))
-    for name in calls:
-        real = getattr(Search, name)
-
-        def spy(self: Search, *given: Any, name: str = name, real: Any = real) -> Any:
-            calls[name] += 1
-            if name == "_look" and calls[name] == stop_at:
-                raise KeyboardInterrupt
-            return real(self, *given)
-
-        monkeypatch.setattr(Search, name, spy)
-    return calls
+def made(run: Path) -> Search:
+    """Of a run folder."""
+    return Search(subject(run), SearchSettings(Terms(0.3, 500, 1.0)), Context())
 
 
-def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(
-    search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    target = runtime("onnxruntime")
-    with monkeypatch.context() as patch:
-        first = counted(search, patch, tmp_path, stop_at=2)
-        with pytest.raises(KeyboardInterrupt):
-            search.plan(target)
-    assert (
-        first["_damage"] > 1
-        and first["_saved"] == 1
-        and first["_psnr"] >= 1
-        and first["_look"] == 2
-    )
-    with monkeypatch.context() as patch:
-        second = counted(search, patch, tmp_path)
-        found = search.plan(target)
-    assert (
-        second["_damage"] == second["_saved"] == second["_whole"] == second["_psnr"] == 0
-        and second["_look"] >= 1
-    )
-    trail = search.trail["onnxruntime"]
-    with monkeypatch.context() as patch:
-        third = counted(search, patch, tmp_path)
-        assert search.plan(target).plan.to_bytes() == found.plan.to_bytes()
-    assert not any(third.values()) and search.trail["onnxruntime"] == trail
-    assert found.plan.unit == MEASURED and {layer.precision for layer in found.plan.layers} <= {
-        "int8",
-        "fp32",
+@pytest.fixture(autouse=True)
+def own_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path))
+
+
+def elsewhere(**changed: Any) -> Any:
+    """A runtime of OpenVINO's dialect."""
+    runtime_like = {
+        "name": "elsewhere",
+        "executable": False,
+        "dialect": runtime("openvino").dialect,
+        "version": lambda: "1",
+        "cannot_run": lambda: None,
     }
+    return SimpleNamespace(**runtime_like | changed)
+
+
+def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Search) -> None:
+    target = runtime("onnxruntime")
+    first = Watched(search, stop_at=2)
+    with pytest.raises(KeyboardInterrupt):
+        first.plan(target)
+    assert first.calls["damage"] > 1 and first.calls["time_saved"] == 1
+    assert first.calls["psnr"] >= 1 and first.calls["look"] == 2
+    second = Watched(search)
+    found = second.plan(target)
+    assert second.calls.pop("look") >= 1 and not any(second.calls.values())
+    third = Watched(search)
+    assert third.plan(target).plan.to_bytes() == found.plan.to_bytes()
+    assert not any(third.calls.values()) and third.trail == second.trail
+    assert found.plan.unit == MEASURED
+    assert {layer.precision for layer in found.plan.layers} <= {"int8", "fp32"}
+
+
+def test_a_search_does_nothing_before_it_is_asked() -> None:
+    """Nothing is read, loaded or run: these settings belong to no generator at all."""
+    nothing: Any = SimpleNamespace()
+    assert Search(nothing, nothing, nothing).trail == {}
 
 
 @pytest.mark.parametrize(("pairs", "looked"), [(500, 2_000), (4_000, 2_000), (10_000, 5_000)])
@@ -96,7 +128,11 @@ def test_more_pairs_for_the_verdict_are_more_for_the_search(
     tiny_run: Path, pairs: int, looked: int
 ) -> None:
     """A plan that the verdict could tell from the budget is not left for a slower one."""
-    assert made(tiny_run, pairs).most == looked
+    source: Any = SimpleNamespace(reference=tiny_run / "reference.safetensors")
+    full = FullPrecision(
+        Subject(source, {}, {}, Plan((), {})), SearchSettings(Terms(0.3, pairs, 1.0)), Context()
+    )
+    assert full.most_pairs == looked
 
 
 def test_notes_are_found_by_another_process(search: Search, tiny_run: Path) -> None:
@@ -104,40 +140,68 @@ def test_notes_are_found_by_another_process(search: Search, tiny_run: Path) -> N
     code = (
         "import sys\nfrom test_search import made\nfrom edgegen.export import runtime\nfrom "
         "pathlib import Path\n"
-        "host = runtime('onnxruntime')\nprint(made(Path(sys.argv[1]))._key(host, host))"
+        "host = runtime('onnxruntime')\nprint(made(Path(sys.argv[1])).key(host, host))"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    keys = {
-        subprocess.run(
-            [sys.executable, "-c", code, str(tiny_run)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
-        ).stdout.strip()
-        for seed in "12"
-    }
-    host = runtime("onnxruntime")
-    assert keys == {search._key(host, host)}
-
-
-def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(
-    search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    target = SimpleNamespace(
-        name="elsewhere",
-        executable=False,
-        dialect=runtime("openvino").dialect,
-        version=lambda: "1",
-        cannot_run=lambda: "no such card",
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_run)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"},
     )
-    calls = counted(search, monkeypatch, tmp_path)
-    found = search.plan(target)
-    assert calls["_saved"] == 0 and found.plan.unit == COUNTED
+    host = runtime("onnxruntime")
+    assert done.stdout.strip() == search.key(host, host)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"doubt": 0.2},
+        {"hope": 0.2},
+        {"rounds": 8},
+        {"last_steps": 0},
+        {"terms": Terms(0.3, 500, 2.0)},
+        {"images_alone": 8},
+    ],
+)
+def test_other_settings_have_other_notes(search: Search, changed: dict[str, Any]) -> None:
+    other = Search(search.subject, replace(search.settings, **changed), search.context)
+    host = runtime("onnxruntime")
+    assert other.key(host, host) != search.key(host, host)
+
+
+def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(search: Search) -> None:
+    watched = Watched(search)
+    found = watched.plan(elsewhere(cannot_run=lambda: "no such card"))
+    assert watched.calls["time_saved"] == 0 and found.plan.unit == COUNTED
     assert all(
         layer.saved == pytest.approx(layer.multiplications / 1e6) for layer in found.plan.layers
     )
-    assert all(look["executed_by"] == "onnxruntime" for look in search.trail["elsewhere"])
+    assert all(look["executed_by"] == STAND_IN for look in watched.trail["elsewhere"])
+
+
+def answers(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> Answers:
+    """Everything in INT8 takes 10 ms a graph, each convolution saves as much as any other, and
+    plans are good as told.
+    """
+
+    def look(plan: Plan, progress: Any) -> dict[str, Any]:
+        return {
+            "likely": float(good(plan)),
+            "psnr_db": 99.0,
+            "fp32_convolutions": 0,
+            "change": 0.0,
+            "pairs": 1,
+        }
+
+    return {
+        "damage": lambda convolution, last: float(len(convolution[1])),
+        "time_saved": lambda convolutions, advance: [1.0] * len(convolutions),
+        "graph_times": lambda: dict.fromkeys(tiny.models(), (10.0, fp32_ms)),
+        "psnr": lambda plan: 99.0,
+        "look": look,
+    }
 
 
 def test_the_last_step_in_full_precision_is_weighed_with_all_plans(
@@ -146,32 +210,14 @@ def test_the_last_step_in_full_precision_is_weighed_with_all_plans(
     """Where INT8 costs images only at the last step, the plan that leaves that one to FP32 is the
     only good one.
     """
-    monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path))
-    steps = len(search.source.generator.sampler.timesteps)
-    assert list(search.lasts) == [0, 1]
-    monkeypatch.setattr(Search, "_saved", lambda self, target, found: [1.0] * len(found))
-    monkeypatch.setattr(
-        Search, "_whole", lambda self, target: dict.fromkeys(self.even, (10.0, 30.0))
-    )
-    monkeypatch.setattr(
-        Search, "_damage", lambda self, graph, node, last, target, host: float(len(node))
-    )
-    monkeypatch.setattr(Search, "_psnr", lambda *_: 99.0)
-    graphs = dict.fromkeys(search.even, Whole(10.0, 30.0, steps))
+    steps = len(search.subject.source.generator.sampler.timesteps)
+    graphs = dict.fromkeys(search.subject.calibrated, Whole(10.0, 30.0, steps))
 
-    def plans(good: Callable[[Plan], bool]) -> Found:
-        def look(self: Search, plan: Plan, *_: Any) -> dict[str, Any]:
-            return {
-                "likely": float(good(plan)),
-                "psnr_db": 99.0,
-                "fp32_convolutions": 0,
-                "change": 0.0,
-                "pairs": 1,
-            }
-
-        monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path / str(len(list(tmp_path.iterdir())))))
-        monkeypatch.setattr(Search, "_look", look)
-        return search.plan(runtime("onnxruntime"))
+    def plans(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> PlanLadder:
+        cache = tmp_path / str(len(list(tmp_path.iterdir())))
+        cache.mkdir()
+        monkeypatch.setenv("EDGEGEN_CACHE", str(cache))
+        return Watched(search, answers(good, fp32_ms)).plan(runtime("onnxruntime"))
 
     found = plans(lambda plan: plan.last == 1)
     assert found.plan.last == 1 and found.rung == 0, (
@@ -185,38 +231,27 @@ def test_the_last_step_in_full_precision_is_weighed_with_all_plans(
     assert found.plan.last == 0 and found.rung == len(found.plans) - 1, (
         "the safest, where nothing is good"
     )
-    monkeypatch.setattr(
-        Search, "_whole", lambda self, target: dict.fromkeys(self.even, (10.0, 10.4))
-    )
     slower = plans(
-        lambda plan: bool(plan.last) or any(layer.precision == "fp32" for layer in plan.layers)
+        lambda plan: bool(plan.last) or any(layer.precision == "fp32" for layer in plan.layers),
+        fp32_ms=10.4,
     )
     assert slower.plan.last == 0 and slower.rung == 1, (
         "a tenth of the time is what FP32 weights on the device have to save"
     )
-    engine = SimpleNamespace(
-        name="engine",
-        executable=True,
-        dialect=runtime("openvino").dialect,
-        cannot_run=lambda: None,
-        version=lambda: "1",
-    )
-    monkeypatch.setattr(
-        Search, "_whole", lambda self, target: pytest.fail("an engine has one precision")
-    )
-    assert search.plan(engine).plan.last == 0
+
+
+def test_an_engine_has_one_precision(search: Search) -> None:
+    watched = Watched(search, answers(lambda plan: plan.last == 1))
+    assert watched.plan(elsewhere(executable=True)).plan.last == 0
+    assert watched.calls["graph_times"] == 0
 
 
 @pytest.mark.parametrize(("most", "lasts"), [(0, [0]), (1, [0, 1]), (9, [0, 1, 2])])
 def test_no_more_than_half_of_the_steps_are_left_to_full_precision(
-    tiny_run: Path, most: int, lasts: list[int]
+    search: Search, most: int, lasts: list[int]
 ) -> None:
-    source = trained(str(tiny_run))
-    models = build.fp32_models(source)
-    even, plan = build.calibrated(source, models, 32, 1)
-    assert (
-        list(Search(source, models, even, plan, Terms(0.3, 500, 1.0), 1, None, most).lasts) == lasts
-    )
+    settings = replace(search.settings, last_steps=most)
+    assert list(FullPrecision(search.subject, settings, Context()).last_steps) == lasts
 
 
 @dataclass(frozen=True)
@@ -242,7 +277,7 @@ class Fake:
 
 def proven(
     monkeypatch: pytest.MonkeyPatch, bad: dict[str, int], rungs: int = 9
-) -> tuple[Fake, list[dict[str, Any]], dict[str, Found]]:
+) -> tuple[Fake, list[dict[str, Any]], dict[str, PlanLadder]]:
     """What export concludes when the first `bad` plans of each runtime fail, what it asked for, and
     where the plans ended.
     """
@@ -251,21 +286,19 @@ def proven(
         [Measured("g", f"c{k}", k + 1, 1, 1) for k in range(rungs)],
         "ms",
     )
-    made = build.Made(SimpleNamespace(), {}, {name: Found(plans, 0) for name in bad}, {})  # type: ignore[arg-type]
+    build = Build(SimpleNamespace(), {}, {name: PlanLadder(plans, 0) for name in bad}, {})  # type: ignore[arg-type]
     asked: list[dict[str, Any]] = []
 
     def judge(_: Any, trials: dict[str, Any], *given: Any, **named: Any) -> Fake:
         asked.append(dict(trials))
         return Fake(tuple(Result(name, len(asked) > bad[name]) for name in trials))
 
-    monkeypatch.setattr(prove, "prove", judge)
-    monkeypatch.setattr(build, "rebuild", lambda made, targets: made)
-    targets = [SimpleNamespace(name=name) for name in bad]
-    proof, _ = export._proven(
-        made,
-        build.Order(targets, Terms(0.02, 4000), 1, None, 32, None, None, None, 1),  # type: ignore[arg-type]
-    )
-    return proof, asked, dict(made.plans)  # type: ignore[return-value]
+    monkeypatch.setattr(run, "prove", judge)
+    monkeypatch.setattr(run, "rebuild", lambda build, targets, listen: build)
+    targets: Any = [SimpleNamespace(name=name) for name in bad]
+    proof: Any
+    proof, _ = run.prove_or_step_back(build, targets, Terms(0.02, 4000), Context())
+    return proof, asked, dict(build.plans)
 
 
 def test_only_what_failed_is_judged_again_on_seeds_and_error_of_its_own(

@@ -4,8 +4,6 @@ used again.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +17,7 @@ from .options import Out, Overwrite, Threads, cores, need_torch
 if TYPE_CHECKING:
     from ..core.graph import Generator
     from ..training.processes import World
-    from ..workflows.export.calibration import Measured
+    from ..workflows.export.calibration import Calibration
     from ..workflows.export.feeds import Feeds
 
 MARK = "report.json"
@@ -58,8 +56,9 @@ def calibrate(
 
     from ..core.files import check_target, publish, to_json
     from ..training.processes import joined
-    from ..workflows.export.build import fp32_models
-    from ..workflows.export.calibration import measure
+    from ..workflows.context import Context
+    from ..workflows.export.calibration import calibrate_graphs
+    from ..workflows.export.fp32 import fp32_models
 
     with joined("cpu") as world:
         if world.rank == 0:
@@ -68,7 +67,8 @@ def calibrate(
         torch.set_num_threads(count)
         made = generators.trained(what)
         feeds = _feeds(made.generator, data, samples or SEEDS, world)
-        found = measure(made, fp32_models(made), feeds, count, world)
+        context = Context(count)
+        found = calibrate_graphs(made, fp32_models(made), feeds, context, world)
         if world.rank:
             return
         report = _report(made, feeds, found)
@@ -81,23 +81,18 @@ def calibrate(
 
 
 def _feeds(generator: Generator, data: Path | None, samples: int, world: World) -> Feeds:
+    from ..core.progress import silent
     from ..workflows.export.feeds import Files, Trajectories
 
-    show = silent if world.rank else output.progress
+    listen = silent if world.rank else output.terminal
     return (
-        Trajectories(generator, samples, world, show)
+        Trajectories(generator, samples, world, listen)
         if data is None
-        else Files(data, generator, world, show)
+        else Files(data, generator, world, listen)
     )
 
 
-@contextlib.contextmanager
-def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """output.progress of a process that shows nothing."""
-    yield lambda _: None
-
-
-def _report(made: generators.Source, feeds: Feeds, found: Measured) -> dict[str, Any]:
+def _report(made: generators.Source, feeds: Feeds, found: Calibration) -> dict[str, Any]:
     """report.json: where the numbers come from, coverage, every tensor that is quantized, and what
     is odd about it.
     """
@@ -106,7 +101,7 @@ def _report(made: generators.Source, feeds: Feeds, found: Measured) -> dict[str,
 
     graphs = {}
     for name, histograms in found.histograms.items():
-        reads = readers(found.even[name])
+        reads = readers(found.models[name])
         graphs[name] = {
             "samples_at_timestep": found.coverage[name],
             "tensors": {

@@ -146,7 +146,7 @@ def _bundled(
         bundle.vouched(
             runtime, trust_engines or allow_cpu or bool(bundle.built_here(find(runtime), "int8"))
         )
-    insist(names[:1], allow_cpu)
+    insist(names[:1], allow_cpu, output.terminal)
     if precision == "fp32":
         host = executor(names[0])
         return f"{host} fp32", bundle.pipeline(

@@ -107,3 +107,8 @@ def need_torch() -> None:
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Names of a comma-separated option."""
+    return tuple(name.strip() for name in text.split(","))

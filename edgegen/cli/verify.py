@@ -62,18 +62,18 @@ def verify(
             f"recomputing needs the feature network: {why}",
             hint="or add --images-only",
         )
+    from ..workflows.context import Context
     from ..workflows.executor import insist
     from ..workflows.export.prove import prove
-    from .table import show
+    from .proof_table import show
 
     # of all that a bundle is for, those that do not run here are said to be executed by the
     # stand-in
     if runtime:
-        insist(names, allow_cpu)
+        insist(names, allow_cpu, output.terminal)
     terms, trials, changes = _recorded(bundle)
-    proof = prove(
-        bundle, {n: trials[n] for n in names}, terms, threads or cores(), weights, trust_engines
-    )
+    context = Context.of(threads, weights, output.terminal)
+    proof = prove(bundle, {n: trials[n] for n in names}, terms, context, trust_engines)
     show(proof)
     drift = {j.name: j.comparison.verdict.change.value - changes[j.name] for j in proof.judged}
     for name, value in drift.items():

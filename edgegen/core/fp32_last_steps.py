@@ -79,3 +79,8 @@ def until(recorded: Mapping[str, Sequence[Mapping[str, Array]]], last: int) -> d
         return {}
     between = (times[-last - 1] + times[-last]) / 2
     return {graph: between for graph, one in several.items() if one[-1] < between < one[0]}
+
+
+def steps_in_fp32(last: int) -> str:
+    """Which of a sampler's steps run in full precision, for people."""
+    return "the last runs in FP32" if last == 1 else f"the last {last} run in FP32"

@@ -19,7 +19,8 @@ from ..core.samplers import sampler_from_json
 from ..errors import InputError, UsageError
 from ..export import onnx as onnx_files
 from ..export import runtime
-from .export.build import calibrated
+from .context import Context
+from .export.calibration import calibrated
 from .export.hosted import hosted
 from .export.quantized import Quantized
 from .generators import Source, open_bundle
@@ -71,7 +72,9 @@ def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwri
     name = asked.runtime or next(iter(bundle.manifest.runtimes))
     plan, shipped = _shipped(bundle, name)
     models = {k: onnx_files.to_onnx(g, k) for k, g in generator.graphs().items()}
-    even, measured = calibrated(source, models, bundle.manifest.calibration["samples"], threads)
+    context = Context(threads, None, output.terminal)
+    calibration = calibrated(source, models, bundle.manifest.calibration["samples"], context)
+    even, measured = calibration.models, calibration.plan
     if plan.model not in ("", measured.model):
         output.note(
             "the bundle was calibrated otherwise than this source is now: layers are put back in "

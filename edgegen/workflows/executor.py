@@ -4,10 +4,11 @@ which is never left unsaid.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..cli import output
 from ..core.fp32_last_steps import stepped
+from ..core.progress import Listener
 from ..core.runtime import Pipeline
 from ..errors import RuntimeMissing
 from ..export import STAND_IN, runtime
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def executor(name: str) -> str:
+    """The runtime itself, or the stand-in where it cannot run here."""
     return name if runtime(name).cannot_run() is None else STAND_IN
 
 
@@ -38,8 +40,8 @@ def int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeli
     return Pipeline(full.latent, full.sampler, call, full.batch)
 
 
-def insist(names: list[str], allow_cpu: bool) -> None:
-    """RuntimeMissing for the first that cannot run here; with `allow_cpu`, a line that says what
+def insist(names: Iterable[str], allow_cpu: bool, listen: Listener) -> None:
+    """RuntimeMissing for the first that cannot run here; with `allow_cpu`, a note that says what
     runs instead.
     """
     for name in names:
@@ -50,7 +52,7 @@ def insist(names: list[str], allow_cpu: bool) -> None:
                     f"{name} does not run here: {why}",
                     hint=f"add --allow-cpu to let {STAND_IN} execute its files on the CPU",
                 )
-            output.note(
+            listen.note(
                 f"{name} does not run here: {why}; --allow-cpu: {STAND_IN} executes its files on "
                 "the CPU"
             )

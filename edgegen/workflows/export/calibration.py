@@ -15,99 +15,163 @@ from onnx import ModelProto
 from ...calibrate.choose import plan as choose
 from ...calibrate.equalize import ChannelObserver, equalized
 from ...calibrate.histogram import Counter, Histogram
-from ...calibrate.observe import Observer
+from ...calibrate.observe import ActivationStats, Observer
 from ...calibrate.ranges import Choice, chosen
 from ...calibrate.rounding import Moments, rounded
 from ...core.plan import ROUNDED, Plan
 from ...core.samplers import asked
+from ...core.spec import Array
 from ...errors import InputError
 from ...export import RUNTIMES, qdq, runtime
 from ...export import onnx as onnx_files
 from ...training.processes import ALONE, World
+from .feeds import Trajectories
 
 if TYPE_CHECKING:
+    from ..context import Context
     from ..generators import Source
     from .feeds import Feeds
 
+Models = Mapping[str, ModelProto]  # graph -> ONNX
+
 
 @dataclass(frozen=True)
-class Measured:
-    """By graph: even models, samples at each timestep, and of each tensor that is quantized its
-    histogram and its choice.
+class Calibration:
+    """By graph: equalized models, how many samples were seen at each timestep, and of each tensor
+    that is quantized its histogram and the range chosen from it. plan: all ranges, with int8
+    wherever it may be.
     """
 
-    even: dict[str, ModelProto]
+    models: dict[str, ModelProto]
     plan: Plan
     coverage: dict[str, dict[str, int]]
     histograms: dict[str, dict[str, Histogram]]
     choices: dict[str, dict[str, Choice]]
 
 
-def measure(
+def calibrate_graphs(
     source: Source,
-    models: dict[str, ModelProto],
+    models: Models,
     feeds: Feeds,
-    threads: int,
+    context: Context,
     world: World = ALONE,
     rounding: bool = False,
-) -> Measured:
+) -> Calibration:
     """Three runs over the same feeds: channels to equalize, extremes, histograms between them. All
-    processes get the same.
+    processes of `world` get the same.
 
     rounding: one run more, for which way each weight is rounded; alone, since its sums are not
     those of one process. What recovered keeps the scales that it learnt under, those of its base,
-    and nearest rounding.
+    and nearest rounding. Raises InputError for feeds that give NaN or infinite values.
     """
-    seen = (
+    base = source.scales
+    seen: Models = (
         models
-        if source.scales is None
-        else {k: onnx_files.to_onnx(g, k) for k, g in source.scales.graphs().items()}
+        if base is None
+        else {name: onnx_files.to_onnx(graph, name) for name, graph in base.graphs().items()}
     )
-    channels = {k: ChannelObserver(m, threads) for k, m in seen.items()}
-    feeds.run(channels, "looking at channels")
-    for observer in channels.values():
+    largest = channel_maxima(seen, feeds, context, world)
+    even = {name: equalized(model, largest[name]) for name, model in seen.items()}
+    if rounding and base is None:
+        moments = weight_moments(even, feeds, context)
+        even = {name: rounded(model, moments[name]) for name, model in even.items()}
+    stats = tensor_extremes(source, even, feeds, context, world)
+    plan = choose(even, stats)
+    histograms = tensor_histograms(even, plan, feeds, context, world)
+    choices = {
+        name: {tensor: chosen(histogram) for tensor, histogram in of_graph.items()}
+        for name, of_graph in histograms.items()
+    }
+    ranges = {
+        name: {**of_graph, **{tensor: c.range for tensor, c in choices[name].items()}}
+        for name, of_graph in plan.ranges.items()
+    }
+    if base is not None:  # the base's factors, on the weights that ship
+        even = {name: equalized(model, largest[name], seen[name]) for name, model in models.items()}
+    coverage = {
+        name: {str(t): count for t, count in of_graph.coverage.items()}
+        for name, of_graph in stats.items()
+    }
+    plan = Plan(plan.rules, ranges, model=digest(even))
+    return Calibration(even, plan, coverage, histograms, choices)
+
+
+def calibrated(source: Source, models: Models, samples: int, context: Context) -> Calibration:
+    """From the sampler's own trajectories, weights rounded by second moments."""
+    feeds = Trajectories(source.generator, samples, listen=context.listen)
+    return calibrate_graphs(source, models, feeds, context, rounding=True)
+
+
+def channel_maxima(
+    models: Models, feeds: Feeds, context: Context, world: World
+) -> dict[str, dict[str, Array]]:
+    """graph -> tensor -> the largest of each channel's x and of its -x, (2, channels)."""
+    observers = {name: ChannelObserver(m, context.threads) for name, m in models.items()}
+    feeds.run(observers, "looking at channels")
+    for observer in observers.values():
         for tensor in observer.tensors:
             observer.largest[tensor] = world.combined(observer.largest[tensor], "MAX")
             if not np.isfinite(observer.largest[tensor]).all():
                 raise InputError(
                     "E-CALIB", f"{tensor} holds NaN or infinite values while calibrating"
                 )
-    even = {k: equalized(m, channels[k].largest) for k, m in seen.items()}
-    if rounding and source.scales is None:
-        moments = {k: Moments(m, threads) for k, m in even.items()}
-        feeds.run(moments, "looking at what each weight does")
-        even = {k: rounded(m, moments[k]) for k, m in even.items()}
+    return {name: dict(observer.largest) for name, observer in observers.items()}
+
+
+def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, Moments]:
+    """graph -> second moments of what each weight is multiplied with."""
+    moments = {name: Moments(model, context.threads) for name, model in models.items()}
+    feeds.run(moments, "looking at what each weight does")
+    return moments
+
+
+def tensor_extremes(
+    source: Source, models: Models, feeds: Feeds, context: Context, world: World
+) -> dict[str, ActivationStats]:
+    """graph -> smallest and largest value of each tensor, and samples seen at each timestep."""
     observers = {
-        k: Observer(m, qdq.candidates(m), asked(source.generator.sampler, k), threads)
-        for k, m in even.items()
+        name: Observer(
+            model,
+            qdq.candidates(model),
+            asked(source.generator.sampler, name),
+            context.threads,
+        )
+        for name, model in models.items()
     }
     feeds.run(observers, "calibrating")
-    for stats in (o.stats for o in observers.values()):
+    found = {name: observer.stats for name, observer in observers.items()}
+    for stats in found.values():
         stats.low, stats.high = world.combined(stats.low, "MIN"), world.combined(stats.high, "MAX")
         counts = world.combined(np.array(list(stats.coverage.values())), "SUM")
         stats.coverage = {t: int(n) for t, n in zip(stats.coverage, counts, strict=True)}
         stats.check()
-    plan = choose(even, {k: o.stats for k, o in observers.items()})
+    return found
+
+
+def tensor_histograms(
+    models: Models, plan: Plan, feeds: Feeds, context: Context, world: World
+) -> dict[str, dict[str, Histogram]]:
+    """graph -> histogram of each tensor that is quantized, between its extremes."""
     counters = {
-        k: Counter(m, {t: plan.ranges[k][t] for t in quantized(m, k, plan)}, threads)
-        for k, m in even.items()
+        name: Counter(
+            model,
+            {tensor: plan.ranges[name][tensor] for tensor in quantized(model, name, plan)},
+            context.threads,
+        )
+        for name, model in models.items()
     }
     feeds.run(counters, "counting")
-    for histograms in (c.histograms for c in counters.values()):
+    for counter in counters.values():
+        histograms = counter.histograms
         histograms.counts = world.combined(histograms.counts, "SUM")
         histograms.zeros = world.combined(histograms.zeros, "SUM")
-    found = {k: {t: c.histograms.of(t) for t in c.histograms.tensors} for k, c in counters.items()}
-    choices = {k: {t: chosen(h) for t, h in of.items()} for k, of in found.items()}
-    ranges = {
-        k: {**of, **{t: c.range for t, c in choices[k].items()}} for k, of in plan.ranges.items()
+    return {
+        name: {tensor: c.histograms.of(tensor) for tensor in c.histograms.tensors}
+        for name, c in counters.items()
     }
-    if source.scales is not None:
-        even = {k: equalized(m, channels[k].largest, seen[k]) for k, m in models.items()}
-    coverage = {k: {str(t): n for t, n in o.stats.coverage.items()} for k, o in observers.items()}
-    return Measured(even, Plan(plan.rules, ranges, model=digest(even)), coverage, found, choices)
 
 
-def digest(models: Mapping[str, ModelProto]) -> str:
+def digest(models: Models) -> str:
     """sha256 of graphs, whichever way their weights are rounded: whose ranges a plan's are."""
     found = hashlib.sha256()
     for name in sorted(models):

@@ -9,16 +9,17 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from collections.abc import Generator as Generated
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ...cli import output
+from ...core.progress import Listener, silent
 from ...core.runtime import Pipeline
 from ...core.samplers import asked
+from ...core.seeds import CALIBRATION
 from ...core.spec import Array, TensorSpec
 from ...errors import InputError, UsageError
 from ...training.processes import ALONE, World
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 # inputs at a time: what memory grows with; processes share whole batches, so that nothing differs
 BATCH = 8
 Call = Mapping[str, Callable[..., Array]]
-Show = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Feeds(Protocol):
@@ -45,20 +45,25 @@ class Feeds(Protocol):
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Seeds 0 to samples - 1 through every timestep that the sampler will ever visit."""
+    """The calibration seeds through every timestep that the sampler will ever visit; UsageError for
+    more samples than there are seeds.
+    """
 
     generator: Generator
     samples: int
     world: World = ALONE
-    show: Show = output.progress
+    listen: Listener = silent
+
+    def __post_init__(self) -> None:
+        CALIBRATION.take(self.samples)
 
     def run(self, call: Call, label: str) -> None:
         pipeline = Pipeline(self.generator.latent, self.generator.sampler, call, BATCH)
         batches = range(0, self.samples, BATCH)
         _shareable(len(batches), self.world)
-        with self.show(label, self.samples) as advance:
+        with self.listen.progress(label, self.samples) as advance:
             for start in batches[self.world.rank :: self.world.size]:
-                seeds = range(start, min(start + BATCH, self.samples))
+                seeds = CALIBRATION.take(min(BATCH, self.samples - start), start)
                 pipeline(seeds)
                 advance(len(seeds) * self.world.size)
 
@@ -84,7 +89,7 @@ class Files:
     folder: Path
     generator: Generator
     world: World = ALONE
-    show: Show = output.progress
+    listen: Listener = silent
     files: tuple[_File, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -119,7 +124,7 @@ class Files:
             min(sum(-(-f.rows // BATCH) for f in self.files if f.graph == name) for name in graphs),
             self.world,
         )
-        with self.show(label, self.samples) as advance:
+        with self.listen.progress(label, self.samples) as advance:
             for file in self.files:
                 times = asked(self.generator.sampler, file.graph)
                 with closing(_batches(file, graphs[file.graph].inputs, times)) as batches:

@@ -18,6 +18,8 @@ from .quantized import Quantized
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from ..context import Context
+
 SEEDS = 16  # images that say which layers matter
 # of the regions' squared error: the part of the layers that stay in full precision
 KEPT = 0.75
@@ -36,7 +38,7 @@ class Protect:
         even: Mapping[str, ModelProto],
         plan: Plan,
         targets: Sequence[Runtime],
-        threads: int,
+        context: Context,
     ) -> tuple[Plan, dict[str, Any]]:
         """The plan with rules in front, and what the manifest says of them; layers that matter to
         any of the runtimes count.
@@ -46,9 +48,8 @@ class Protect:
         whole = sum(sum(cost.values()) for cost in costs.values())
         kept: dict[str, float] = {}
         for target in targets:
-            layers, found = Quantized(source, even, plan, target, threads).attributed(
-                masks, REGION_PROTECTION.take(SEEDS), None
-            )
+            quantized = Quantized(source, even, plan, target, context.threads, context.listen)
+            layers, found = quantized.attributed(masks, REGION_PROTECTION.take(SEEDS), None)
             parts = found.parts[..., numbers].sum((1, 2, 3)).clip(0)
             share = {one.path: costs[one.graph][one.name] / whole for one in layers}
             damage = {one.path: float(part) for one, part in zip(layers, parts, strict=True)}

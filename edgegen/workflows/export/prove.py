@@ -7,18 +7,18 @@ way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...cli import output
 from ...core.bundle import Bundle
 from ...core.fp32_last_steps import rounded
 from ...core.images import to_uint8
 from ...core.runtime import Pipeline, placement
 from ...core.seeds import EVIDENCE
+from ...core.spec import Array
 from ...errors import RuntimeMissing
 from ...evidence import bench, parity, reference
 from ...evidence.compare import Comparison, FullSide, Terms, Trial, compare, first_look
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...evidence.reference import Reference
+    from ..context import Context
 
-REFEREE_SEEDS = range(2)
-PIXEL_SEEDS = range(EVIDENCE.first, EVIDENCE.first + 32)
+TIMED_IMAGES = 8  # in a batch
+REFEREED_IMAGES = 2  # that the reference evaluator computes
+COMPARED_IMAGES = 32  # whose pixels FP32 runtimes must agree on
+PICTURED = 10  # images of the bundle's picture
 
 
 @dataclass(frozen=True)
@@ -110,114 +113,147 @@ def prove(
     bundle: Bundle,
     trials: Mapping[str, Trial],
     terms: Terms,
-    threads: int,
-    weights: Path | None = None,
+    context: Context,
     trust_engines: bool = False,
 ) -> Proof:
     """Judge each runtime of `trials` on its seeds. GateFailed when one computes something else than
     its file or FP32 differs.
     """
-    names = list(trials)
-    for name in names:
+    for name in trials:
         bundle.built(name)
     if why := runtime(STAND_IN).cannot_run():
         raise RuntimeMissing(
             "E-BACKEND", f"a proof needs {STAND_IN} as host of the FP32 graphs: {why}"
         )
-    runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]
-    of_onnx = [n for n in runners if not runtime(n).executable and runtime(n).dialect.int8_ops]
-    fp32 = {n: bundle.pipeline(runtime(n), "fp32", 1) for n in of_onnx}
-    recorded = bench.record(next(iter(fp32.values())), range(8))
-    agreed = {name: _referee(bundle, name, recorded, trust_engines) for name in names}
-    full, own = _latencies(bundle, fp32, names, recorded, trust_engines)
-    baseline = min(full, key=lambda n: full[n].cpu_ms)
-    side, pixels = _full_side(bundle, baseline, list(fp32), threads, weights)
-    sides = {EVIDENCE.first: side}
-    judged = []
-    for name, trial in trials.items():
-        start = trial.first_seed
-        mine = sides.setdefault(start, FullSide(side.images, side.features, side.reference, start))
-        comparison = _compare(bundle, name, mine, terms, trial.level, threads, trust_engines)
-        latency = own.get(name)
-        speed = full[baseline].cpu_ms / latency.cpu_ms if latency else None
-        judged.append(
-            Judged(
-                name,
-                executor(name),
-                runtime(name).cannot_run(),
-                comparison,
-                terms.psnr,
-                latency,
-                speed,
-                _size(bundle, name),
-                agreed[name],
-                placement(int8(bundle, name, 1, trust_engines).call),
+    return _Prover(bundle, terms, context, trust_engines).prove(trials)
+
+
+@dataclass(frozen=True)
+class _Prover:
+    """One bundle on this machine."""
+
+    bundle: Bundle
+    terms: Terms
+    context: Context
+    trust_engines: bool
+
+    def prove(self, trials: Mapping[str, Trial]) -> Proof:
+        fp32 = self._fp32(trials)
+        recorded = bench.record(next(iter(fp32.values())), range(TIMED_IMAGES))
+        refereed = {name: self._referee(name, recorded) for name in trials}
+        full, own = self._latencies(fp32, list(trials), recorded)
+        baseline = min(full, key=lambda name: full[name].cpu_ms)
+        side, same_pixels = self._full_side(baseline, list(fp32))
+        sides = {EVIDENCE.first: side}
+        judged = []
+        for name, trial in trials.items():
+            start = trial.first_seed
+            mine = sides.setdefault(
+                start, FullSide(side.images, side.features, side.reference, start)
             )
+            latency = own.get(name)
+            judged.append(
+                Judged(
+                    name=name,
+                    executed_by=executor(name),
+                    why=runtime(name).cannot_run(),
+                    comparison=self._compare(name, mine, trial.level),
+                    psnr=self.terms.psnr,
+                    latency=latency,
+                    speed=full[baseline].cpu_ms / latency.cpu_ms if latency else None,
+                    size=_size(self.bundle, name),
+                    refereed=refereed[name],
+                    placement=placement(self._int8(name, 1).call),
+                )
+            )
+        seeds = EVIDENCE.take(PICTURED)
+        pictures = {
+            name: to_uint8(self._int8(name, self.context.threads)(seeds)) for name in trials
+        }
+        pictures = {"": side.pixels(0, PICTURED), **pictures}
+        return Proof(tuple(judged), full, baseline, same_pixels, pictures)
+
+    def _int8(self, name: str, threads: int) -> Pipeline:
+        return int8(self.bundle, name, threads, self.trust_engines)
+
+    def _fp32(self, names: Iterable[str]) -> dict[str, Pipeline]:
+        """FP32 on each of these runtimes that runs ONNX here, and on the stand-in."""
+        runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]
+        return {
+            n: self.bundle.pipeline(runtime(n), "fp32", 1)
+            for n in runners
+            if not runtime(n).executable and runtime(n).dialect.int8_ops
+        }
+
+    def _referee(
+        self, name: str, recorded: Mapping[str, list[dict[str, Array]]]
+    ) -> dict[str, parity.Refereed]:
+        """Each graph against the ONNX reference evaluator, on the first, middle and last call."""
+        judge, host = runtime("reference"), runtime(STAND_IN)
+        pipeline, bundle = self._int8(name, 1), self.bundle
+        built = bundle.manifest.runtimes[name]
+        half = runtime(name).dialect.floats == "float16"
+        found = {}
+        for graph, calls in recorded.items():
+            few = [
+                {tensor: values[:REFEREED_IMAGES] for tensor, values in calls[i].items()}
+                for i in (0, len(calls) // 2, len(calls) - 1)
+            ]
+            exact = host.load(bundle.path(bundle.manifest.graphs[graph]), 1)
+            quantized = judge.load(bundle.path(built.onnx[graph]), 1)
+            found[graph] = parity.referee(
+                rounded(pipeline.call[graph]), quantized, exact, few, half
+            )
+        parity.check_referee(name, found)
+        return found
+
+    def _latencies(
+        self,
+        fp32: Mapping[str, Pipeline],
+        names: list[str],
+        recorded: Mapping[str, list[dict[str, Array]]],
+    ) -> tuple[dict[str, bench.Latency], dict[str, bench.Latency]]:
+        """One thread, batch 8, the mean step: FP32 by runtime, INT8 by runtime; all in one
+        interleaved run.
+        """
+        running = [name for name in names if executor(name) == name]
+        candidates = {f"{name} fp32": pipeline for name, pipeline in fp32.items()}
+        candidates |= {f"{name} int8": self._int8(name, 1) for name in running}
+        times = bench.latencies(candidates, recorded, threads=1)
+        return {n: times[f"{n} fp32"] for n in fp32}, {n: times[f"{n} int8"] for n in running}
+
+    def _full_side(self, baseline: str, runners: list[str]) -> tuple[FullSide, float | None]:
+        """The fastest FP32 runtime's side, and the share of pixels that are the same on all of
+        them; GateFailed where too few are.
+        """
+        stored, network = judge_of(
+            self.bundle.path("evidence/reference.safetensors"), self.context.feature_weights
         )
-    seeds = range(EVIDENCE.first, EVIDENCE.first + 10)
-    pictures = {n: to_uint8(int8(bundle, n, threads, trust_engines)(seeds)) for n in names}
-    return Proof(
-        tuple(judged), full, baseline, pixels, {"": side.pixels(0, len(seeds)), **pictures}
-    )
+        images = {
+            name: self.bundle.pipeline(runtime(name), "fp32", self.context.threads)
+            for name in dict.fromkeys([baseline, *runners])
+        }
+        sets = [to_uint8(pipeline(EVIDENCE.take(COMPARED_IMAGES))) for pipeline in images.values()]
+        shares = [parity.same_pixels(sets[0], other) for other in sets[1:]]
+        for name, share in zip(list(images)[1:], shares, strict=True):
+            parity.check_pixels(baseline, name, share)
+        return FullSide(images[baseline], network, stored), min(shares, default=None)
 
+    def _compare(self, name: str, side: FullSide, level: float) -> Comparison:
+        terms = self.terms
+        first = min(terms.maximum, first_look(side.reference))
+        executed = "" if executor(name) == name else f" (executed by {executor(name)})"
+        done = 0
+        label = f"verdict of {name}{executed}"
+        with self.context.listen.progress(label, terms.maximum) as advance:
 
-def _referee(
-    bundle: Bundle, name: str, recorded: Mapping[str, list[dict[str, Any]]], trust_engines: bool
-) -> dict[str, parity.Refereed]:
-    judge, host = runtime("reference"), runtime(STAND_IN)
-    pipeline = int8(bundle, name, 1, trust_engines)
-    built = bundle.manifest.runtimes[name]
-    half = runtime(name).dialect.floats == "float16"
-    found = {}
-    for graph, calls in recorded.items():
-        few = [
-            {k: v[: len(REFEREE_SEEDS)] for k, v in calls[i].items()}
-            for i in (0, len(calls) // 2, len(calls) - 1)
-        ]
-        exact = host.load(bundle.path(bundle.manifest.graphs[graph]), 1)
-        found[graph] = parity.referee(
-            rounded(pipeline.call[graph]),
-            judge.load(bundle.path(built.onnx[graph]), 1),
-            exact,
-            few,
-            half,
-        )
-    parity.check_referee(name, found)
-    return found
+            def progress(now: int, _: int) -> None:
+                nonlocal done
+                advance(now - done)
+                done = now
 
-
-def _latencies(
-    bundle: Bundle,
-    fp32: Mapping[str, Pipeline],
-    names: list[str],
-    recorded: Mapping[str, list[dict[str, Any]]],
-    trust_engines: bool,
-) -> tuple[dict[str, bench.Latency], dict[str, bench.Latency]]:
-    """One thread, batch 8, the mean step: FP32 by runtime, INT8 by runtime; all in one interleaved
-    run.
-    """
-    running = [n for n in names if executor(n) == n]
-    candidates = {f"{n} fp32": p for n, p in fp32.items()}
-    candidates |= {
-        f"{n} int8": bundle.pipeline(runtime(n), "int8", 1, trust_engines=trust_engines)
-        for n in running
-    }
-    times = bench.latencies(candidates, recorded, threads=1)
-    return {n: times[f"{n} fp32"] for n in fp32}, {n: times[f"{n} int8"] for n in running}
-
-
-def _full_side(
-    bundle: Bundle, baseline: str, runners: list[str], threads: int, weights: Path | None
-) -> tuple[FullSide, float | None]:
-    stored, network = judge_of(bundle.path("evidence/reference.safetensors"), weights)
-    images = {
-        n: bundle.pipeline(runtime(n), "fp32", threads) for n in dict.fromkeys([baseline, *runners])
-    }
-    sets = [to_uint8(p(PIXEL_SEEDS)) for p in images.values()]
-    shares = [parity.same_pixels(sets[0], other) for other in sets[1:]]
-    for name, share in zip(list(images)[1:], shares, strict=True):
-        parity.check_pixels(baseline, name, share)
-    return FullSide(images[baseline], network, stored), min(shares, default=None)
+            pipeline = self._int8(name, self.context.threads)
+            return compare(side, pipeline, terms.budget, first, terms.maximum, level, progress)
 
 
 def judge_of(path: Path, weights: Path | None) -> tuple[Reference, FeatureNetwork]:
@@ -228,29 +264,6 @@ def judge_of(path: Path, weights: Path | None) -> tuple[Reference, FeatureNetwor
     network = feature_network(stored.network, weights, stored.size)
     stored.check(network)
     return stored, network
-
-
-def _compare(
-    bundle: Bundle,
-    name: str,
-    side: FullSide,
-    terms: Terms,
-    level: float,
-    threads: int,
-    trust_engines: bool,
-) -> Comparison:
-    pipeline = int8(bundle, name, threads, trust_engines)
-    first = min(terms.maximum, first_look(side.reference))
-    label = f"verdict of {name}" + ("" if executor(name) == name else f" (executed by {STAND_IN})")
-    done = 0
-    with output.progress(label, terms.maximum) as advance:
-
-        def progress(now: int, _: int) -> None:
-            nonlocal done
-            advance(now - done)
-            done = now
-
-        return compare(side, pipeline, terms.budget, first, terms.maximum, level, progress)
 
 
 def _size(bundle: Bundle, name: str) -> float:

@@ -29,8 +29,10 @@ from ...evidence.features import feature_network
 from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ...export.rounding import rounding
-from ..export.build import calibrated, fits
+from ..context import Context
+from ..export.calibration import calibrated
 from ..export.hosted import hosted
+from ..export.plans import check_plan
 from ..generators import Source, trained
 from .base import Base, open_base
 from .periodic_eval import FILE
@@ -103,7 +105,7 @@ def recover(
     with output.progress("exporting FP32 graphs"):
         traced = {graph: onnx_files.traced(g, graph) for graph, g in graphs.items()}
     models = {graph: model for graph, (model, _) in traced.items()}
-    fits(given, models, plan)
+    check_plan(given, models, plan)
     even, files = _quantized(source, models, given, threads)
     subjects = {k: Subject(g, traced[k][1], rounding(even[k], files[k])) for k, g in graphs.items()}
     with output.progress("recovering", course.steps, "steps") as advance:
@@ -144,7 +146,8 @@ def _quantized(
     source: Source, models: dict[str, ModelProto], plan: Plan, threads: int
 ) -> tuple[dict[str, ModelProto], dict[str, ModelProto]]:
     """Even graphs and their Q/DQ files: as export makes them, with the rules of `plan`."""
-    even, measured = calibrated(source, models, SAMPLES, threads)
+    calibration = calibrated(source, models, SAMPLES, Context(threads, None, output.terminal))
+    even, measured = calibration.models, calibration.plan
     dialect, rules = runtime(STAND_IN).dialect, Plan(plan.rules, measured.ranges)
     return even, {
         graph: qdq.quantize(model, graph, rules, dialect) for graph, model in even.items()

@@ -1,0 +1,264 @@
+"""What a search measures: images and time of plans on one runtime, on seeds that the verdict never
+uses. Nothing here decides and nothing is noted; search.py does both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...core.fp32_last_steps import stepped, timed, until
+from ...core.plan import Plan
+from ...core.runtime import Pipeline, Runtime, Session
+from ...core.seeds import SEARCH
+from ...core.spec import Array
+from ...core.verdict import Verdict
+from ...evidence import bench, reference
+from ...evidence.compare import FullSide, Terms, chance, compare, first_look, pixels_of
+from ...evidence.distances import PairedPsnr, squared_error
+from ...evidence.features import feature_network
+from ...export import STAND_IN, qdq, runtime
+from .hosted import hosted
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ..context import Context
+    from ..generators import Source
+
+Convolution = tuple[str, str]  # graph, node
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a search aims at, and how closely it looks; its JSON is part of the key that answers are
+    noted under.
+    """
+
+    terms: Terms
+    # of the sampler's steps, from its end, how many a plan may leave to FP32; half of them at most
+    last_steps: int = 1
+    images_alone: int = 16  # that the damage of one convolution is measured on
+    images_glanced: int = 64  # whose PSNR says which plans are worth a look
+    # times the first look, or half of the verdict's images, that an undecided plan is looked at
+    patience: int = 4
+    doubt: float = 0.1  # a plan is taken when fresh seeds contradict with no more probability
+    hope: float = 0.3  # and left when the probability that they agree is no more than this
+    images_timed: int = 8  # in a batch
+    # share of the time that FP32 weights beside INT8 ones have to save
+    burden: float = 0.1
+    rounds: int = 16  # each beside one with everything in int8; the median counts
+    # ms that a convolution saves where nothing can be told: it stays int8 unless it damages
+    least_saved_ms: float = 0.01
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What plans are searched for: FP32 models, the calibrated models that are quantized, and the
+    plan with everything in int8 that may be.
+    """
+
+    source: Source
+    fp32: Mapping[str, ModelProto]
+    calibrated: Mapping[str, ModelProto]
+    base: Plan
+
+
+class FullPrecision:
+    """The side that all plans and runtimes are compared with, made when it is first asked for."""
+
+    def __init__(self, subject: Subject, settings: SearchSettings, context: Context) -> None:
+        self.subject, self.settings, self.context = subject, settings, context
+
+    def host(self, models: Mapping[str, ModelProto], target: Runtime, threads: int) -> Pipeline:
+        """These models as the generator's pipeline on `target`."""
+        return hosted(models, self.subject.source.generator, threads, target)
+
+    @cached_property
+    def reference(self) -> reference.Reference:
+        return reference.read(self.subject.source.reference)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        return self.host(self.subject.fp32, runtime(STAND_IN), self.context.threads)
+
+    @cached_property
+    def side(self) -> FullSide:
+        """Images and features of the search's seeds."""
+        stored = self.reference
+        network = feature_network(stored.network, self.context.feature_weights, stored.size)
+        return FullSide(self.pipeline, network, stored, SEARCH.first)
+
+    @cached_property
+    def recorded(self) -> dict[str, list[dict[str, Array]]]:
+        """What each graph is asked along the trajectory of one batch."""
+        return bench.record(self.pipeline, range(self.settings.images_timed))
+
+    @cached_property
+    def last_steps(self) -> range:
+        """How many of the sampler's last steps a plan may leave to FP32."""
+        steps = min(map(len, timed(self.recorded).values()), default=1)
+        return range(min(self.settings.last_steps, steps // 2) + 1)
+
+    @property
+    def first_look(self) -> int:
+        """Pairs of the first look at a plan."""
+        return first_look(self.reference)
+
+    @property
+    def most_pairs(self) -> int:
+        """Pairs at most that an undecided plan is looked at; who pays for a sharper verdict is
+        spared safer plans.
+        """
+        settings = self.settings
+        return max(settings.patience * self.first_look, settings.terms.maximum // 2)
+
+
+class Measurements:
+    """Of plans on one runtime; `host` executes their files, the runtime itself or its stand-in."""
+
+    def __init__(self, full: FullPrecision, target: Runtime, host: Runtime) -> None:
+        self.full, self.target, self.host = full, target, host
+
+    def damage(self, convolution: Convolution, last: int) -> float:
+        """Mean squared distance that the images' features move with that convolution alone in int8,
+        `last` steps in FP32.
+
+        Of features, since that is what is judged: noise that squared pixels hardly show can move
+        them far.
+        """
+        graph, node = convolution
+        count, side = self.full.settings.images_alone, self.full.side
+        alone = Plan(((f"{graph}/{node}", "int8"),), self.full.subject.base.ranges)
+        one = self._pipeline(self._files(alone, [graph]), self.host)
+        images = self._with_last({**self.full.pipeline.call, **one.call}, last)
+        moved = side.project(pixels_of(images, side.seeds(0, count))) - side.projected(count)
+        return float(np.square(moved).sum(1).mean())
+
+    def time_saved(
+        self, convolutions: Sequence[Convolution], advance: Callable[[int], None]
+    ) -> list[float]:
+        """Milliseconds that each convolution in FP32 adds to everything in int8, over a whole
+        trajectory; advance(1) after each graph.
+
+        Below 0 only where it is FP32 that is faster beyond doubt; the least of the settings where
+        it cannot be told.
+        """
+        base, recorded, settings = (
+            self.full.subject.base,
+            self.full.recorded,
+            self.full.settings,
+        )
+        saved: list[float] = []
+        for graph in self.full.subject.calibrated:
+            rules = [(f"{g}/{node}", "fp32") for g, node in convolutions if g == graph]
+            if rules:
+                plans = [Plan((rule, *base.rules), base.ranges) for rule in rules]  # type: ignore[arg-type]
+                everything, *kept = (
+                    self._pipeline(self._files(plan, [graph]), self.target, 1)
+                    for plan in [base, *plans]
+                )
+                slower = bench.slower(
+                    everything,
+                    {str(k): pipeline for k, pipeline in enumerate(kept)},
+                    {graph: bench.middle(recorded)[graph]},
+                    settings.rounds,
+                )
+                for times in slower.values():
+                    middle, high = (
+                        round(float(q) * len(recorded[graph]), 3)
+                        for q in np.quantile(times, (0.5, 0.75))
+                    )
+                    saved.append(max(middle, settings.least_saved_ms) if high > 0 else middle)
+            advance(1)
+        return saved
+
+    def graph_times(self) -> dict[str, tuple[float, float]]:
+        """Milliseconds of each graph's calls of a trajectory: everything in int8, and FP32."""
+        int8 = self._pipeline(self._files(self.full.subject.base), self.target, 1)
+        fp32 = self._pipeline(self.full.subject.fp32, self.target, 1)
+        found = {}
+        for graph, calls in self.full.recorded.items():
+            middle = {graph: bench.middle(self.full.recorded)[graph]}
+            times = bench.latencies(
+                {"int8": int8, "fp32": fp32}, middle, 1, self.full.settings.rounds
+            )
+            found[graph] = (len(calls) * times["int8"].cpu_ms, len(calls) * times["fp32"].cpu_ms)
+        return found
+
+    def psnr(self, plan: Plan) -> float:
+        """dB of the plan's images to full precision, at a glance and without their features; 999
+        for equal images.
+        """
+        count, side = self.full.settings.images_glanced, self.full.side
+        images = pixels_of(self.pipeline(plan), side.seeds(0, count))
+        errors = squared_error(side.pixels(0, count), images)
+        return min(PairedPsnr.of(errors).pooled_db, 999.0)
+
+    def look(self, plan: Plan, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """The plan's images compared with full precision until it can be taken or left, as the
+        manifest's trail says it.
+        """
+        settings = self.full.settings
+        level, maximum = settings.terms.trial(0).level, settings.terms.maximum
+
+        def settled(verdict: Verdict, look_level: float) -> bool:
+            likely = chance(verdict, look_level, maximum, level)
+            return not settings.hope < likely < 1 - settings.doubt
+
+        comparison = compare(
+            self.full.side,
+            self.pipeline(plan),
+            settings.terms.budget,
+            self.full.first_look,
+            self.full.most_pairs,
+            level,
+            progress,
+            settled,
+        )
+        change = comparison.verdict.change
+        return {
+            "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules),
+            "fp32_last_steps": plan.last,
+            "likely": chance(comparison.verdict, comparison.look_level, maximum, level),
+            "change": change.value,
+            "low": change.low,
+            "high": change.high,
+            "psnr_db": min(comparison.psnr_db, 999.0),
+            "pairs": comparison.images,
+            "first_seed": SEARCH.first,
+            "executed_by": self.host.name,
+        }
+
+    def pipeline(self, plan: Plan) -> Pipeline:
+        """The plan's images, as this runtime or its stand-in makes them."""
+        return self._with_last(
+            self._pipeline(self._files(plan), self.host).call,
+            plan.last,
+        )
+
+    def _files(self, plan: Plan, graphs: Sequence[str] | None = None) -> dict[str, ModelProto]:
+        """Q/DQ models of the runtime's dialect."""
+        calibrated = self.full.subject.calibrated
+        return {
+            graph: qdq.quantize(calibrated[graph], graph, plan, self.target.dialect)
+            for graph in graphs or calibrated
+        }
+
+    def _pipeline(
+        self, models: Mapping[str, ModelProto], host: Runtime, threads: int = 0
+    ) -> Pipeline:
+        return self.full.host(models, host, threads or self.full.context.threads)
+
+    def _with_last(self, call: Mapping[str, Session], last: int) -> Pipeline:
+        """A pipeline of these sessions whose last steps are in FP32."""
+        full = self.full.pipeline
+        fp32_below = until(self.full.recorded, last)
+        return Pipeline(full.latent, full.sampler, stepped(call, full.call, fp32_below))

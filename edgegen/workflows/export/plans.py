@@ -1,0 +1,73 @@
+"""Plans that are given instead of searched: do they fit these graphs, and whose ranges are used?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...core.fp32_last_steps import until
+from ...core.plan import Plan
+from ...core.progress import Listener
+from ...errors import InputError
+from ...export import qdq
+from .fp32 import Calls
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def check_plan(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None:
+    """InputError names a rule, graph or tensor of the plan that these graphs do not have."""
+    nodes = [
+        f"{graph}/{node.name}"
+        for graph, model in models.items()
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    ]
+    tensors = {graph: set(qdq.candidates(model)) for graph, model in models.items()}
+    unknown = [
+        pattern
+        for pattern, _ in plan.rules
+        if not any(fnmatchcase(node, pattern) for node in nodes)
+    ]
+    unknown += [
+        f"{graph}/{tensor}"
+        for graph, ranges in plan.ranges.items()
+        for tensor in ranges
+        if tensor not in tensors.get(graph, ())
+    ]
+    if unknown:
+        raise InputError(
+            "E-PLAN",
+            f"the plan is another generator's: {unknown[0]} is not in these graphs",
+            path=path,
+            hint="name the plan of this generator's own bundle",
+        )
+
+
+def check_last_steps(plan: Plan, calls: Calls, path: Path) -> None:
+    """InputError for a plan that leaves more of the sampler's last steps to FP32 than it has."""
+    if plan.last and not until(calls, plan.last):
+        steps = max(map(len, calls.values()))
+        raise InputError(
+            "E-PLAN",
+            f"the plan leaves the last {plan.last} steps to FP32, and this sampler has {steps}",
+            path=path,
+            hint='lower its "last", or search a plan',
+        )
+
+
+def with_ranges(plan: Plan, calibrated: Plan, listen: Listener) -> Plan:
+    """The plan with its own ranges where it was made for the models that were calibrated, else with
+    the `calibrated` ones.
+    """
+    if plan.model == calibrated.model:
+        return plan
+    listen.note(
+        "the plan was made for other weights: its precisions are kept, its ranges are measured "
+        "again"
+    )
+    return replace(plan, ranges=calibrated.ranges, model=calibrated.model)

@@ -1,0 +1,345 @@
+"""A trained generator to a proven INT8 bundle: the whole export, step by step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.bundle import MANIFEST, Bundle, write_manifest
+from ...core.files import check_target, disk_error, publish
+from ...core.images import png
+from ...core.plan import Plan
+from ...core.progress import Listener, silent
+from ...core.runtime import Runtime
+from ...core.seeds import EVIDENCE
+from ...core.verdict import Verdict
+from ...errors import Busy, GateFailed, RuntimeMissing, UsageError
+from ...evidence import golden_images
+from ...evidence.compare import SHARES, Terms
+from ...evidence.picture import side_by_side
+from ...export import STAND_IN, runtime
+from ...export import onnx as onnx_files
+from ..context import Context
+from . import model_card
+from .build import Build, build_runtimes, describe, described, rebuild
+from .calibration import calibrate_graphs
+from .feeds import Feeds, Files, Trajectories
+from .fp32 import fp32_models, torch_parity, trajectory_calls
+from .measurements import SearchSettings, Subject
+from .plans import check_last_steps, check_plan, with_ranges
+from .protect import Protect
+from .prove import Proof, judge_of, prove
+from .search import PlanLadder, Search
+
+if TYPE_CHECKING:
+    from ..generators import Source
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What an export is asked for. Raises UsageError for settings that exclude each other."""
+
+    runtimes: tuple[str, ...] = ("onnxruntime",)
+    fid_budget: float = 0.02  # largest relative change of the Frechet distance, either way
+    min_psnr_db: float = 35.0  # to full precision, that the images must reach as well
+    max_images: int = 4000  # pairs at most before a verdict is undecided; the search looks at half
+    plan: Path | None = None  # a plan.json to use; no plan is searched then
+    feeds: Path | None = None  # folder to calibrate on; None: the sampler's trajectories
+    calibration_samples: int = 128  # seeds whose trajectories are calibrated on
+    # such as "2,5" of the grid or mask PNG `regions`: layers whose rounding damages these most stay
+    # in full precision
+    protect_regions: str | None = None
+    regions: str = "3x3"
+    steps: int | None = None  # of the sampler that ships; None: the generator's own
+    last_steps: int | None = None  # of them, how many a plan may leave to FP32; None: 1
+    threads: int = 0  # CPU threads; 0 takes all cores
+    feature_weights: Path | None = None  # Inception-v3 weights; None: the packaged network
+    overwrite: bool = False  # replace an earlier bundle
+
+    def __post_init__(self) -> None:
+        if self.plan and self.protect_regions is not None:
+            raise UsageError(
+                "E-USAGE",
+                "--protect-regions is for the search of a plan, and --plan takes one as it is",
+            )
+        if self.plan and self.last_steps is not None:
+            raise UsageError(
+                "E-USAGE",
+                "--last-steps is for the search of a plan, and --plan takes one as it is",
+                hint='its own "last" says how many steps it leaves to FP32',
+            )
+
+    @property
+    def terms(self) -> Terms:
+        """What a verdict holds the images to."""
+        return Terms(self.fid_budget, self.max_images, self.min_psnr_db)
+
+    @property
+    def protect(self) -> Protect | None:
+        return None if self.protect_regions is None else Protect(self.protect_regions, self.regions)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A bundle and the evidence that it was published, or rejected, with."""
+
+    out: Path
+    proof: Proof
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the runtime that is farthest from passing."""
+        order = ("outside", "undecided", "within")
+        return min(
+            (judged.comparison.verdict for judged in self.proof.judged),
+            key=lambda verdict: (order.index(verdict.state), -abs(verdict.change.value)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"out": str(self.out), **self.proof.to_json()}
+
+
+def export_bundle(
+    generator: Source | str | Path,
+    out: str | Path,
+    settings: ExportSettings | None = None,
+    listen: Listener = silent,
+) -> ExportResult:
+    """Calibrate, quantize, build for each runtime, prove the images, and publish the bundle `out`.
+
+    generator: of load_generator, or what that takes. The folder appears whole or not at all. Raises
+    GateFailed, with the ExportResult as its `result` and the files under rejected/, where the
+    images are not as good; RuntimeMissing where a runtime cannot build here; Busy while another
+    export writes the folder.
+    """
+    import torch
+
+    from ..generators import trained
+
+    settings, out = settings or ExportSettings(), Path(out)
+    context = Context.of(settings.threads, settings.feature_weights, listen)
+    terms = settings.terms  # refused before any work
+    check_target(out, MANIFEST, settings.overwrite)
+    targets = export_targets(settings.runtimes)
+    with _published(out, settings.overwrite) as folder:
+        torch.set_num_threads(context.threads)
+        source = generator if not isinstance(generator, str | Path) else trained(str(generator))
+        request = _Request(source, settings, terms, targets, context, folder, out)
+        try:
+            return _export(request)
+        except GateFailed as error:
+            raise _rejected(folder, out, error) from error
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What one export works with."""
+
+    source: Source
+    settings: ExportSettings
+    terms: Terms
+    targets: Sequence[Runtime]
+    context: Context
+    folder: Path
+    out: Path
+
+
+def _export(request: _Request) -> ExportResult:
+    """Each step reads what the steps before it wrote; the manifest is written last."""
+    source, settings, folder, context = (
+        request.source,
+        request.settings,
+        request.folder,
+        request.context,
+    )
+    adapter = _checked(request)
+    sampled = _with_steps(source, settings.steps)
+    given = None if settings.plan is None else Plan.read(settings.plan)
+
+    models = fp32_models(sampled, context.listen)
+    if given is not None and settings.plan is not None:
+        check_plan(given, models, settings.plan)
+    for name, model in models.items():
+        onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
+    calls = trajectory_calls(sampled)
+    if given is not None and settings.plan is not None:
+        check_last_steps(given, calls, settings.plan)
+    parity = torch_parity(sampled, calls, folder / "graphs", context.threads)
+
+    feeds = _feeds(sampled, settings, context.listen)
+    calibration = calibrate_graphs(sampled, models, feeds, context, rounding=True)
+    base = calibration.plan
+    protected: Mapping[str, Any] = {}
+    if settings.protect is not None:
+        base, protected = settings.protect(
+            sampled, calibration.models, base, request.targets, context
+        )
+    if given is None:
+        subject = Subject(sampled, models, calibration.models, base)
+        plans, trail = _searched(subject, request)
+    else:
+        taken = with_ranges(given, base, context.listen)
+        plans, trail = {t.name: PlanLadder((taken,), 0) for t in request.targets}, {}
+
+    built = build_runtimes(
+        request.targets, calibration.models, plans, calls, folder, context.listen
+    )
+    shutil.copyfile(source.reference, _made(folder / "evidence") / "reference.safetensors")
+    description = describe(sampled, models, built, calibration.coverage, feeds, parity)
+    description["calibration"] |= {
+        "search": trail,
+        **({"protected": protected} if protected else {}),
+    }
+    write_manifest(folder, description)
+    build = Build(Bundle.open(folder), calibration.models, plans, calls)
+    proof, bundle = prove_or_step_back(build, request.targets, request.terms, context)
+    _write_evidence(bundle, proof, adapter)
+    result = ExportResult(request.out, proof)
+    if not proof.passed:
+        error = GateFailed("E-GATE", "; ".join(str(j) for j in proof.judged if not j.passed))
+        error.result = result
+        raise error
+    return result
+
+
+def export_targets(names: Sequence[str]) -> list[Runtime]:
+    """The runtimes asked for; RuntimeMissing, before any work, when one cannot build here."""
+    targets = [runtime(name) for name in dict.fromkeys(names)]
+    for target in [*targets, runtime(STAND_IN)]:
+        if why := target.missing():
+            raise RuntimeMissing("E-BACKEND", why)
+    if any(target.name == "reference" for target in targets):
+        raise UsageError(
+            "E-RUNTIME",
+            "the reference evaluator judges the others; it is no runtime to export for",
+        )
+    return targets
+
+
+def prove_or_step_back(
+    build: Build, targets: Sequence[Runtime], terms: Terms, context: Context
+) -> tuple[Proof, Bundle]:
+    """What the bundle is worth; a runtime whose plan does not keep its promise gets a safer one,
+    judged on seeds of its own.
+    """
+
+    def judged(some: Sequence[Runtime], number: int) -> Proof:
+        trials = {target.name: terms.trial(number) for target in some}
+        # the engines were just built here
+        return prove(build.bundle, trials, terms, context, trust_engines=True)
+
+    proof = judged(targets, 0)
+    for number in range(1, len(SHARES)):
+        failed = {j.name: j for j in proof.judged if not j.passed}
+        again = [t for t in targets if t.name in failed and build.plans[t.name].safer()]
+        if not again:
+            break
+        for target in again:
+            context.listen.note(f"{failed[target.name]}; trying a plan with more in FP32")
+        build = rebuild(build, again, context.listen)
+        proof = proof.again(judged(again, number))
+    return proof, build.bundle
+
+
+def _checked(request: _Request) -> dict[str, float]:
+    """What would make the long work useless is refused before it; the evidence that an adapter was
+    merged exactly.
+    """
+    from ...cli.merge import proven
+
+    source, settings = request.source, request.settings
+    if not source.reference.is_file():
+        raise UsageError(
+            "E-FID-REF",
+            "there are no reference statistics to prove the images against",
+            path=source.reference,
+            hint="runs of `edgegen train` write them at their end",
+        )
+    judge_of(source.reference, settings.feature_weights)
+    if settings.protect is not None:
+        settings.protect.numbers(source)
+    return proven(source.reference.parent, source.generator)
+
+
+def _with_steps(source: Source, steps: int | None) -> Source:
+    from ..sampling_choices import Choices, chosen
+
+    return replace(source, generator=chosen(source, Choices(steps))[0])
+
+
+def _feeds(source: Source, settings: ExportSettings, listen: Listener) -> Feeds:
+    if settings.feeds is not None:
+        return Files(settings.feeds, source.generator, listen=listen)
+    return Trajectories(source.generator, settings.calibration_samples, listen=listen)
+
+
+def _searched(
+    subject: Subject, request: _Request
+) -> tuple[Mapping[str, PlanLadder], Mapping[str, Any]]:
+    """Plans by runtime, and the trail of what was tried, for the manifest."""
+    last = request.settings.last_steps
+    settings = SearchSettings(request.terms)
+    if last is not None:
+        settings = replace(settings, last_steps=last)
+    search = Search(subject, settings, request.context)
+    return {target.name: search.plan(target) for target in request.targets}, search.trail
+
+
+def _write_evidence(bundle: Bundle, proof: Proof, adapter: Mapping[str, float]) -> None:
+    """Golden images, the picture, the model card, and the manifest anew with all that was found."""
+    from ...cli.doctor import measured_on
+
+    folder, pictures = bundle.root, dict(proof.pictures)
+    sets = {name or golden_images.FULL: images for name, images in pictures.items()}
+    golden = golden_images.Kept(EVIDENCE.first, sets)
+    (folder / golden_images.FILE).write_bytes(golden_images.to_bytes(golden))
+    picture = side_by_side(pictures.pop(""), pictures)
+    (folder / "evidence" / "same-seeds.png").write_bytes(png(picture))
+    description = described(bundle)
+    description["evidence"] |= {**adapter, **proof.to_json(), "machine": measured_on()}
+    height, width = sets[golden_images.FULL].shape[1:3]
+    (folder / model_card.FILE).write_bytes(model_card.card(description, height, width))
+    write_manifest(folder, description)
+
+
+@contextmanager
+def _published(out: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder that becomes `out` when the block ends well; Busy while another export writes it."""
+    from filelock import FileLock, Timeout
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, out) from error
+    lock = FileLock(out.with_name(out.name + ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise Busy("E-LOCKED", "another export is writing this folder", path=out) from error
+    with lock, publish(out, MANIFEST, overwrite) as folder:
+        _made(folder / "graphs")
+        yield folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:
+    """The error, after what was made and measured has been kept under rejected/, never under the
+    final name.
+    """
+    if not (folder / MANIFEST).is_file():  # it failed before there was a whole to look at
+        return error
+    kept = out.parent / "rejected" / out.name
+    with publish(kept, MANIFEST, overwrite=True) as other:
+        shutil.copytree(folder, other, dirs_exist_ok=True)
+    hint = error.hint or "nothing was written under the name asked for"
+    rejected = GateFailed(error.code, error.message, path=kept, hint=hint, details=error.details)
+    rejected.result = error.result
+    return rejected
