@@ -1,5 +1,5 @@
 """What INT8 damaged: the part of each layer, what goes when it is put back, and the map that
-`edgegen explain` writes.
+`edgegen damage` writes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from scipy.stats import spearmanr
 from edgegen.cli.main import run
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Dialect, Runtime
-from edgegen.errors import GateFailed
+from edgegen.errors import GateFailed, InputError
 from edgegen.explain.agreement import Check, by_region, decibels, rank_correlation
 from edgegen.explain.damage import Attribution
 from edgegen.explain.gates import Gated
 from edgegen.explain.regions import grid
 from edgegen.export import onnx as onnx_files
 from edgegen.export.ort import OnnxRuntime
+from edgegen.workflows import damage_map
 from edgegen.workflows.context import Context
+from edgegen.workflows.damage_map import DamageMap, DamageSettings, map_damage
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.protect import KEPT, Protect, first_layers
 from edgegen.workflows.export.quantized import Quantized
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import Source, trained
 
 MASKS = grid(2, 2, 16, 16).masks
 
@@ -145,30 +147,14 @@ def test_protected_are_the_layers_with_most_damage_a_multiplication() -> None:
 
 
 @pytest.fixture(scope="module")
-def report(tiny_run: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("damage") / "out"
-    assert (
-        run(
-            [
-                "explain",
-                str(tiny_run),
-                "--against",
-                str(tiny_bundle),
-                "--runtime",
-                "onnxruntime",
-                "--regions",
-                "2x2",
-                "--seeds",
-                "4",
-                "--threads",
-                "1",
-                "-o",
-                str(out),
-            ]
-        )
-        == 0
-    )
-    return out
+def mapped(source: Any, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> DamageMap:
+    settings = DamageSettings(runtime="onnxruntime", regions="2x2", seeds=4, threads=1)
+    return map_damage(source, tiny_bundle, tmp_path_factory.mktemp("damage") / "out", settings)
+
+
+@pytest.fixture
+def report(mapped: DamageMap) -> Path:
+    return mapped.out
 
 
 def test_a_map_has_its_pictures_and_one_page_without_external_files(report: Path) -> None:
@@ -202,24 +188,46 @@ def test_a_map_adds_up(report: Path) -> None:
     assert found["check"]["the same by chance"] <= 0.5
 
 
+def test_the_verb_passes_its_flags_on_and_prints_what_it_is_told(
+    mapped: DamageMap,
+    tiny_run: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls: list[Any] = []
+
+    def map_again(source: Source, *arguments: Any) -> DamageMap:
+        calls.append((source.name, *arguments[:3]))
+        return mapped
+
+    monkeypatch.setattr(damage_map, "map_damage", map_again)
+    where = ["damage", str(tiny_run), str(tiny_bundle), "-o", str(tmp_path / "out")]
+    assert run([*where, "--runtime", "openvino", "--seed", "3", "--seeds", "2", "--quick"]) == 0
+    assert run([*where, "--label", "1", "--regions", "1x2", "--threads", "1", "--json"]) == 0
+    first = DamageSettings(runtime="openvino", first_seed=3, seeds=2, quick=True)
+    second = DamageSettings(label=1, regions="1x2", threads=1)
+    assert calls == [
+        ("run", str(tiny_bundle), tmp_path / "out", settings) for settings in (first, second)
+    ]
+    printed = capsys.readouterr().out
+    table, document = printed[: printed.index("{")], json.loads(printed[printed.index("{") :])
+    assert table.startswith("layer") and f"report: {tmp_path / 'out' / 'index.html'}" in table
+    written = json.loads((mapped.out / "report.json").read_text())
+    assert document == {
+        **written,
+        "ok": True,
+        "verb": "damage",
+        "out": str(mapped.out),
+    }
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (
-            ["--against", "BUNDLE", "--layer", "theta"],
-            "E-USAGE.*--against maps all layers and steps",
-        ),
-        (
-            ["--against", "BUNDLE", "--edit", "S=1:0"],
-            "E-USAGE.*--against maps all layers and steps",
-        ),
-        (["--quick"], "E-USAGE.*--runtime and --quick are for --against"),
-        (
-            ["--against", "BUNDLE", "--runtime", "tensorrt"],
-            "E-BUNDLE-RUNTIME.*no INT8 files for tensorrt",
-        ),
-        (["--against", "BUNDLE", "--label", "3"], "E-LABEL.*this generator has 0 classes"),
-        (["--against", "nowhere"], "E-BUNDLE.*there is no such folder"),
+        (["--runtime", "tensorrt"], "E-BUNDLE-RUNTIME.*no INT8 files for tensorrt"),
+        (["--label", "3"], "E-LABEL.*this generator has 0 classes"),
     ],
 )
 def test_what_a_map_cannot_do(
@@ -230,18 +238,18 @@ def test_what_a_map_cannot_do(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [str(tiny_bundle) if flag == "BUNDLE" else flag for flag in flags]
-    assert run(["explain", str(tiny_run), *given, "-o", str(tmp_path / "out")]) in (2, 4)
+    where = ["damage", str(tiny_run), str(tiny_bundle), "-o", str(tmp_path / "out")]
+    assert run([*where, *flags]) == 2
     assert re.search(sentence, capsys.readouterr().err) and not list(tmp_path.iterdir())
 
 
-def test_another_generators_bundle_is_refused(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_map_of_no_bundle_or_of_another_generators_is_refused(
+    source: Any, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    assert (
-        run(["explain", "cas-dm", "--against", str(tiny_bundle), "-o", str(tmp_path / "out")]) == 4
-    )
-    assert re.search("E-SOURCE.*the bundle was not exported from cas-dm", capsys.readouterr().err)
+    with pytest.raises(InputError, match="there is no such folder"):
+        map_damage(source, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match="the bundle was not exported from cas-dm"):
+        map_damage(trained("cas-dm"), tiny_bundle, tmp_path / "out")
 
 
 def test_protected_layers_come_first_in_the_plan(source: Any) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +17,53 @@ from PIL import Image
 from tiny import finished_run
 
 from edgegen.cli.main import run
+from edgegen.core.progress import Advance
 from edgegen.errors import EdgegenError
 from edgegen.explain.page import matrix, number, table
-from edgegen.explain.primitives import Edit
+from edgegen.explain.primitives import KINDS, Edit
 from edgegen.explain.regions import name_of
-from edgegen.workflows.primitives import edit_of
+from edgegen.workflows.explain import (
+    DEMANDS,
+    ExplainSettings,
+    edit_image,
+    explain_generator,
+    parse_edit,
+)
+from edgegen.workflows.generators import Source, trained
 
-FEW = ("--baseline", "8", "--threads", "1")
+CUT = ExplainSettings(
+    seed=7, layer="theta.trunk.up.1", regions="2x2", baseline=8, show=3, threads=1
+)
+
+
+class CountingListener:
+    """Remembers how much of each piece of work was said to be done."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+
+    def note(self, text: str) -> None:
+        raise AssertionError(text)
+
+    @contextmanager
+    def progress(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
+        self.done[label] += 0
+        yield lambda more: self.done.update({label: more})
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(finished_run(tmp_path_factory.mktemp("explain") / "run"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished_run(tmp_path_factory.mktemp("explain") / "run")
 
 
 @pytest.fixture(scope="module")
-def report(source: str) -> Path:
-    out = Path(source).parent / "report"
-    assert (
-        run(
-            [
-                "explain",
-                source,
-                "--seed",
-                "7",
-                "--layer",
-                "theta.trunk.up.1",
-                "--regions",
-                "2x2",
-                "--others",
-                "1",
-                "-o",
-                str(out),
-                "--show",
-                "3",
-                *FEW,
-            ]
-        )
-        == 0
-    )
-    return out
+def source(folder: Path) -> Source:
+    return trained(str(folder))
+
+
+@pytest.fixture(scope="module")
+def report(source: Source, folder: Path) -> Path:
+    return explain_generator(source, folder.parent / "report", replace(CUT, others=1)).out
 
 
 def document(folder: Path) -> dict[str, Any]:
@@ -105,137 +116,95 @@ def test_components_are_sorted_and_their_regions_exist(report: Path) -> None:
     assert all(set(one["regions"].split(",")) <= set("1234") for one in components)
 
 
-def test_the_same_seed_gives_the_same_report(source: str, report: Path, tmp_path: Path) -> None:
+def test_the_verb_writes_the_same_report(
+    folder: Path, report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     again = tmp_path / "again"
-    assert (
-        run(
-            [
-                "explain",
-                source,
-                "--seed",
-                "7",
-                "--layer",
-                "theta.trunk.up.1",
-                "--regions",
-                "2x2",
-                "--others",
-                "1",
-                "-o",
-                str(again),
-                "--show",
-                "3",
-                *FEW,
-            ]
-        )
-        == 0
-    )
+    where = ["--seed", "7", "--layer", CUT.layer, "--regions", "2x2", "--baseline", "8"]
+    more = ["--others", "1", "--show", "3", "--threads", "1", "--json", "-o", str(again)]
+    assert run(["explain", str(folder), *where, *more]) == 0
     for name in ("image.png", "strength.png", "primitive-01.png"):
         assert (again / name).read_bytes() == (report / name).read_bytes()
     assert (again / "report.json").read_bytes() == (report / "report.json").read_bytes()
+    said = json.loads(capsys.readouterr().out)
+    assert said["verb"] == "explain" and said["out"] == str(again)
+    assert said["about"] == document(again)["about"] and said["about"]["source"] == "run"
 
 
-def test_optimised_demands_with_repeat_say_how_stable_they_are(source: str, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert (
-        run(
-            [
-                "explain",
-                source,
-                "--layer",
-                "phi.trunk.up.1",
-                "--step",
-                "4",
-                "--regions",
-                "2x2",
-                "--demands",
-                "optimised",
-                "--repeat",
-                "-o",
-                str(out),
-                *FEW,
-            ]
-        )
-        == 0
-    )
-    found = document(out)
+def test_a_report_is_not_replaced_unasked(source: Source, report: Path) -> None:
+    with pytest.raises(EdgegenError, match="E-OUT"):
+        explain_generator(source, report, CUT)
+
+
+def test_optimised_demands_with_repeat_say_how_stable_they_are(
+    source: Source, tmp_path: Path
+) -> None:
+    cut = replace(CUT, seed=0, layer="phi.trunk.up.1", step=4, demands="optimised", repeat=True)
+    listener = CountingListener()
+    found = explain_generator(source, tmp_path / "out", cut, listener).report()
+    assert listener.done == {"baseline": 0, "solving demands": 60}  # twice 15 and again
     assert found["found"]["psnr on the regions"]["median"] > 30 and found["found"]["solved"] == 16
     assert "held out" in found["Additivity (error as a share)"]
     assert found["Stability: the same seed from another start"]["20/20"] >= 0.9
     assert all(one["floor"] > 0 for one in found["components"])
 
 
-def test_an_edit_takes_a_primitive_out(source: str, report: Path, tmp_path: Path) -> None:
+def panels(picture: Path) -> list[np.ndarray]:
+    """Before, after and change of an edited picture, with the gaps between."""
+    return np.split(np.asarray(Image.open(picture))[:, :588], [192, 198, 390, 396], axis=1)
+
+
+def test_an_edit_takes_a_primitive_out(source: Source, report: Path, tmp_path: Path) -> None:
     """Strength 1 changes nothing, 0 does, and only the picture is written."""
     strongest = document(report)["components"][0]["regions"]
-    same, gone = tmp_path / "same.png", tmp_path / "gone.png"
-    for strength, out in (("1", same), ("0.0", gone)):
-        assert (
-            run(
-                [
-                    "explain",
-                    source,
-                    "--seed",
-                    "7",
-                    "--layer",
-                    "theta.trunk.up.1",
-                    "--regions",
-                    "2x2",
-                    "-o",
-                    str(out),
-                    "--edit",
-                    f"S={strongest}:{strength}",
-                    *FEW,
-                ]
-            )
-            == 0
-        )
-    parts = [
-        np.split(np.asarray(Image.open(out))[:, :588], [192, 198, 390, 396], axis=1)
-        for out in (same, gone)
-    ]
-    assert np.array_equal(parts[0][0], parts[0][2])
-    assert not np.array_equal(parts[1][0], parts[1][2])
-    assert list(tmp_path.iterdir()) == [same, gone] or set(tmp_path.iterdir()) == {same, gone}
+    same, gone = (
+        edit_image(source, tmp_path / name, replace(CUT, edits=(f"S={strongest}:{strength}",)))
+        for strength, name in (("1", "same.png"), ("0.0", "gone.png"))
+    )
+    assert np.array_equal(panels(same)[0], panels(same)[2])
+    assert not np.array_equal(panels(gone)[0], panels(gone)[2])
+    assert set(tmp_path.iterdir()) == {same, gone}
 
 
 def test_a_primitive_is_taken_from_another_seed(
-    source: str, report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Source, folder: Path, report: Path, tmp_path: Path
 ) -> None:
     """A seed's own changes nothing, another's does; a set that one of them lacks is refused with
     those that both have.
     """
-    where = [
-        "explain",
-        source,
-        "--seed",
-        "7",
-        "--layer",
-        "theta.trunk.up.1",
-        "--regions",
-        "2x2",
-        *FEW,
-    ]
     components = {one["regions"] for one in document(report)["components"]}
     absent = next(name for s in range(1, 16) if (name := name_of(s)) not in components)
-    assert run([*where, "-o", str(tmp_path / "none.png"), "--edit", f"S={absent}:seed8"]) == 2
-    said = re.search(
-        "E-EDIT.*seed 7 or seed 8 has no primitive of regions .* the strongest are those of "
-        "regions ([0-9,]+)",
-        capsys.readouterr().err,
+    with pytest.raises(EdgegenError, match="seed 7 or seed 8 has no primitive of") as refused:
+        edit_image(source, tmp_path / "none.png", replace(CUT, edits=(f"S={absent}:seed8",)))
+    known = re.search("the strongest are those of regions ([0-9,]+)", str(refused.value.hint))
+    assert known and known[1] in components and list(tmp_path.iterdir()) == []
+    own, other = (
+        panels(
+            edit_image(
+                source, tmp_path / f"{seed}.png", replace(CUT, edits=(f"S={known[1]}:seed{seed}",))
+            )
+        )
+        for seed in (7, 8)
     )
-    assert said and said[1] in components and list(tmp_path.iterdir()) == []
-    drawn = {}
-    for donor in (7, 8):
-        out = tmp_path / f"{donor}.png"
-        assert run([*where, "-o", str(out), "--edit", f"S={said[1]}:seed{donor}"]) == 0
-        drawn[donor] = np.split(np.asarray(Image.open(out))[:, :588], [192, 198, 390, 396], axis=1)
-    assert np.array_equal(drawn[7][0], drawn[7][2]) and np.array_equal(drawn[7][0], drawn[8][0])
-    assert not np.array_equal(drawn[8][0], drawn[8][2])
+    assert np.array_equal(own[0], own[2]) and np.array_equal(own[0], other[0])
+    assert not np.array_equal(other[0], other[2])
 
 
-def test_layers_are_listed(source: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["explain", source, "--layers", "--json"]) == 0
+def test_the_verb_writes_an_edited_picture_alone(
+    folder: Path, report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strongest = document(report)["components"][0]["regions"]
+    out = tmp_path / "edited.png"
+    where = ["--seed", "7", "--layer", CUT.layer, "--regions", "2x2", "--baseline", "8"]
+    assert run(["explain", str(folder), *where, "--edit", f"S={strongest}:0", "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"before, after, difference: {out}\n"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_layers_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["layers", str(folder), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["verb"] == "layers" and found["source"] == "run"
     assert [one["layer"] for one in found["layers"]][3] == "theta.trunk.middle" and found[
         "steps"
     ] == 4
@@ -245,7 +214,7 @@ def test_layers_are_listed(source: str, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "E-OUT.*-o names the folder to write"),
+        ([], "E-USAGE.*Missing option '-o' / '--out'"),
         (["-o", "x.png"], "E-OUT.*or a .png with --edit"),
         (["-o", "x", "--demands", "some"], "E-USAGE.*must be gated or optimised, got 'some'"),
         (["-o", "x", "--repeat"], "E-USAGE.*--repeat is for --demands optimised"),
@@ -257,18 +226,20 @@ def test_layers_are_listed(source: str, capsys: pytest.CaptureFixture[str]) -> N
             "E-LAYER.*'theta.nothing' is no layer; there are: theta.trunk.stem",
         ),
         (["-o", "x", "--edit", "2,5"], "E-EDIT.*--edit is S=REGIONS:STRENGTH"),
+        (["--layers"], "E-MOVED.*use edgegen layers SOURCE"),
+        (["--against", "x", "-o", "x"], "E-MOVED.*use edgegen damage SOURCE BUNDLE -o FOLDER"),
     ],
 )
 def test_what_it_cannot_do(
     flags: list[str],
     sentence: str,
-    source: str,
+    folder: Path,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["explain", source, *flags]) == 2
+    assert run(["explain", str(folder), *flags]) == 2
     assert re.search(sentence, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
@@ -290,12 +261,18 @@ def test_what_it_cannot_do(
 )
 def test_bad_edits(text: str) -> None:
     with pytest.raises(EdgegenError, match=r"E-EDIT|E-REGIONS"):
-        edit_of(text, 4)
+        parse_edit(text, 4)
+
+
+def test_the_demands_are_those_that_can_be_solved() -> None:
+    assert tuple(KINDS) == DEMANDS
 
 
 def test_edits_are_read() -> None:
-    assert edit_of("S=2,4:0.5", 4) == Edit(0b1010, 0.5) and edit_of("S=1:-1", 4) == Edit(1, -1.0)
-    assert edit_of("S=2,4:seed11", 4) == Edit(0b1010, donor=11)
+    assert parse_edit("S=2,4:0.5", 4) == Edit(0b1010, 0.5) and parse_edit("S=1:-1", 4) == Edit(
+        1, -1.0
+    )
+    assert parse_edit("S=2,4:seed11", 4) == Edit(0b1010, donor=11)
 
 
 def test_a_matrix_has_its_darkest_cell_where_most_is() -> None:

@@ -1,39 +1,38 @@
-"""edgegen explain: which part of a layer's features draws which region of an image, and where INT8
-damages it.
-"""
+"""edgegen explain: which part of a layer's features draws which region of an image."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..core.seeds import DAMAGE_MAP
-from ..errors import UsageError
 from ..workflows import generators
 from . import output
-from .options import Overwrite, Threads, cores, need_torch
+from .moved import moved
+from .options import Overwrite, Threads
 
 if TYPE_CHECKING:
-    from ..core.graph import Generator
+    from ..workflows.explain import ExplainResult
 
 
+@moved(
+    {
+        "--against": "edgegen damage SOURCE BUNDLE -o FOLDER",
+        "--layers": "edgegen layers SOURCE",
+    }
+)
 def explain(
     what: Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")],
     out: Annotated[
-        Path | None,
+        Path,
         typer.Option("-o", "--out", help="Folder of the report; with --edit also a .png."),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Of the image, 0 if not said; with --against, the first.", min=0),
-    ] = None,
+    ],
+    seed: Annotated[int, typer.Option(help="Of the image.", min=0)] = 0,
     label: Annotated[int | None, typer.Option(help="Class of the image; else by seed.")] = None,
     layer: Annotated[
-        str, typer.Option(help="Where to cut: a name of --layers, a part of one, or mid.")
+        str, typer.Option(help="Where to cut: one of edgegen layers, a part of its name, or mid.")
     ] = "mid",
-    layers: Annotated[bool, typer.Option("--layers", help="List the layers and stop.")] = False,
     step: Annotated[
         int | None, typer.Option(help="Of the sampler, from 1; the middle one, if not said.", min=1)
     ] = None,
@@ -63,105 +62,52 @@ def explain(
             "S=2,5:seed11 takes that of seed 11."
         ),
     ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(help="A bundle of SOURCE: map what INT8 damaged.", metavar="BUNDLE"),
-    ] = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(help="With --against: whose INT8; the bundle's first, if not said."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="With --against: how many.", min=1, max=1000)] = 16,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="With --against: do not check by putting layers back.")
-    ] = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
     json: output.Json = False,
 ) -> None:
-    """Take an image's features apart into primitives, or map what INT8 damaged: by layer, timestep
-    and region.
-    """
-    need_torch()
-    import torch
+    """Take an image's features apart into primitives, each of which draws some of its regions."""
+    from ..workflows.explain import ExplainSettings, edit_image, explain_generator
 
-    from ..core import files
-    from ..explain.primitives import KINDS
-    from ..workflows.damage_map import Compared, damage_map
-    from ..workflows.primitives import MARK, Asked, report
-
-    torch.set_num_threads(threads or cores())
-    if demands not in KINDS:
-        raise UsageError("E-USAGE", f"--demands must be {' or '.join(KINDS)}, got {demands!r}")
-    if repeat and demands == "gated":
-        raise UsageError(
-            "E-USAGE",
-            "--repeat is for --demands optimised: gated ones have no start and come out the same",
-        )
-    if against and (layers or edit or others or step or layer != "mid" or demands != "gated"):
-        raise UsageError(
-            "E-USAGE",
-            "--against maps all layers and steps of what INT8 damaged: it takes no --layers, "
-            "--layer, "
-            "--step, --demands, --others and --edit",
-        )
-    if not against and (runtime or quick):
-        raise UsageError("E-USAGE", "--runtime and --quick are for --against BUNDLE")
-    made = generators.trained(what)
-    if layers:
-        _list(what, made.generator)
-        return
-    only_edited = out is not None and out.suffix.lower() == ".png"
-    if out is None or (only_edited and not edit):
-        raise UsageError("E-OUT", "-o names the folder to write, or a .png with --edit")
-    if not only_edited:
-        files.check_target(out, MARK, overwrite)
-    elif not out.parent.is_dir():
-        raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
-    if against:
-        first = DAMAGE_MAP.first if seed is None else seed
-        damage_map(
-            made,
-            Compared(against, runtime, regions, range(first, first + seeds), label, quick),
-            out,
-            threads or cores(),
-            overwrite,
-        )
-    else:
-        asked = Asked(
-            what,
-            seed or 0,
-            label,
-            layer,
-            step,
-            regions,
-            demands,
-            baseline,
-            others,
-            repeat,
-            show,
-            edit or [],
-        )
-        report(made.generator, asked, out, overwrite)
-
-
-def _list(what: str, made: Generator) -> None:
-    from ..explain.split import layers as found
-
-    rows: list[dict[str, Any]] = [
-        {
-            "layer": one.name,
-            "numbers": one.cut.numbers,
-            "maps": [list(shape) for shape in one.cut.maps.values()],
-            "beside": list(one.cut.beside),
-        }
-        for one in found(made.graphs())
-    ]
-    output.table(
-        ["layer", "numbers", "feature maps (channels x height x width)"],
-        [
-            [r["layer"], r["numbers"], " + ".join("x".join(map(str, m)) for m in r["maps"])]
-            for r in rows
-        ],
+    settings = ExplainSettings(
+        seed=seed,
+        label=label,
+        layer=layer,
+        step=step,
+        regions=regions,
+        demands=demands,
+        baseline=baseline,
+        others=others,
+        repeat=repeat,
+        show=show,
+        edits=tuple(edit or ()),
+        threads=threads,
+        overwrite=overwrite,
     )
-    output.result("explain", {"source": what, "layers": rows, "steps": len(made.sampler.timesteps)})
+    source = generators.trained(what)
+    if out.suffix.lower() == ".png":
+        edit_image(source, out, settings, output.terminal)
+        output.result("explain", {"out": str(out)})
+        print(f"before, after, difference: {out}")
+    else:
+        result = explain_generator(source, out, settings, output.terminal)
+        _show(result)
+        output.result("explain", result.to_json())
+        print(f"report: {out / 'index.html'}")
+
+
+def _show(result: ExplainResult) -> None:
+    rows = [
+        [
+            drawn["regions"],
+            f"{drawn['strength']:.3g}",
+            _percent(drawn["inside"]),
+            _percent(drawn["area"]),
+        ]
+        for drawn in result.report()["shown"]
+    ]
+    output.table(["regions", "strength", "change inside", "area"], rows)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"

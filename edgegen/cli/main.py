@@ -31,12 +31,14 @@ from .. import __version__
 from . import exit_contract
 from .bench import bench
 from .calibrate import calibrate
+from .damage import damage
 from .doctor import doctor
 from .engines import build
 from .explain import explain
 from .export import export
 from .finetune import finetune
 from .generate import generate
+from .layers import layers
 from .lint import lint
 from .merge import merge
 from .models import models
@@ -53,6 +55,8 @@ VERBS: tuple[Callable[..., None], ...] = (
     merge,
     generate,
     explain,
+    layers,
+    damage,
     calibrate,
     export,
     build,

@@ -196,11 +196,6 @@ def note(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def steps_in_fp32(last: int) -> str:
-    """Which of a sampler's steps, for people."""
-    return "the last runs in FP32" if last == 1 else f"the last {last} run in FP32"
-
-
 class _Terminal:
     """The command line as a listener of workflows: notes and progress go to stderr."""
 

@@ -34,8 +34,8 @@ def show(
     """Convolution by convolution: its precision and why, what INT8 damages there alone, what it
     saves alone.
     """
+    from ..core.fp32_last_steps import steps_in_fp32
     from ..core.plan import Plan
-    from .output import steps_in_fp32
 
     path = _in_bundle(what, runtime) if what.is_dir() else what
     found = Plan.read(path)

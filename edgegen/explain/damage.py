@@ -26,7 +26,7 @@ COLUMNS = 10  # timesteps, or groups of them, that are told apart
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizedLayer:
     """A convolution in int8; places: of its graph's gates, those that go when it alone is put back
     to full precision.
     """
@@ -55,7 +55,7 @@ class Attribution:
 def attribute(
     made: Generator,
     gated: Mapping[str, Gated],
-    layers: Sequence[Layer],
+    layers: Sequence[QuantizedLayer],
     masks: np.ndarray,
     seeds: Sequence[int],
     label: int | None,
@@ -80,7 +80,7 @@ def attribute(
 def _batch(
     made: Generator,
     gated: Mapping[str, Gated],
-    layers: Sequence[Layer],
+    layers: Sequence[QuantizedLayer],
     masks: Tensor,
     seeds: Sequence[int],
     label: int | None,

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import page, pictures
 from .agreement import Check, by_region, decibels
-from .damage import Attribution, Layer
+from .damage import Attribution, QuantizedLayer
 from .lattice import Floats
 from .regions import Regions
 
@@ -43,7 +43,7 @@ class Damaged:
     seeds: Sequence[int]
     full: Floats
     int8: Floats
-    layers: Sequence[Layer]
+    layers: Sequence[QuantizedLayer]
     cost: Sequence[float]
     found: Attribution
     check: Check | None

@@ -30,7 +30,7 @@ Answer = Callable[[int, str, Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
-class Layer:
+class CutLayer:
     """A cut of one graph."""
 
     graph: str
@@ -41,19 +41,19 @@ class Layer:
         return f"{self.graph}.{self.cut.name}"
 
 
-def layers(graphs: Mapping[str, Graph], only: str | None = None) -> list[Layer]:
+def layers(graphs: Mapping[str, Graph], only: str | None = None) -> list[CutLayer]:
     """All places where the generator's features can be decomposed, in the order the graphs run;
     only: of that graph.
     """
     return [
-        Layer(name, cut)
+        CutLayer(name, cut)
         for name, graph in graphs.items()
         if only in (None, name)
         for cut in cuts(graph)
     ]
 
 
-def layer(graphs: Mapping[str, Graph], wanted: str) -> Layer:
+def layer(graphs: Mapping[str, Graph], wanted: str) -> CutLayer:
     """By name, by a part of it that only one layer has, or "mid": the middle one of the graph with
     the largest.
     """
@@ -73,9 +73,7 @@ def layer(graphs: Mapping[str, Graph], wanted: str) -> Layer:
             if fitting
             else f"is no layer; there are: {names}"
         )
-        raise UsageError(
-            "E-LAYER", f"{wanted!r} {why}", hint="edgegen explain SOURCE --layers lists them"
-        )
+        raise UsageError("E-LAYER", f"{wanted!r} {why}", hint="edgegen layers SOURCE lists them")
     return fitting[0]
 
 
@@ -105,7 +103,7 @@ class Way:
     its seeds have one baseline.
     """
 
-    def __init__(self, generator: Generator, layer: Layer, steps: int) -> None:
+    def __init__(self, generator: Generator, layer: CutLayer, steps: int) -> None:
         graphs = generator.graphs()
         lacking = {spec.name for graph in graphs.values() for spec in graph.inputs} & {
             "hint",

@@ -7,133 +7,178 @@ more puts a layer back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..calibrate.choose import multiplications
-from ..cli import output
+from ..core import files
+from ..core.fp32_last_steps import steps_in_fp32
 from ..core.plan import Plan
+from ..core.progress import Listener, silent
+from ..core.runtime import Runtime
 from ..core.samplers import sampler_from_json
+from ..core.seeds import DAMAGE_MAP
 from ..errors import InputError, UsageError
 from ..export import onnx as onnx_files
 from ..export import runtime
-from .context import Context
+from .context import Context, cores
+from .explain import REPORT, check_label
 from .export.calibration import calibrated
 from .export.hosted import hosted
 from .export.quantized import Quantized
 from .generators import Source, open_bundle
+from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ..core.bundle import Bundle
+    from ..explain.damage_page import Damaged
+    from ..explain.regions import Regions
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Which bundle, and which images of it; as the flags of `edgegen explain` say it."""
+class DamageSettings:
+    """Whose INT8 is looked at, and on which images."""
 
-    bundle: str
-    runtime: str | None
-    regions: str
-    seeds: Sequence[int]
-    label: int | None
-    quick: bool
+    runtime: str | None = None  # whose INT8 files; None: those of the bundle's first runtime
+    regions: str = "3x3"  # a grid, rows x columns, or a mask PNG with one colour a part
+    first_seed: int = DAMAGE_MAP.first
+    seeds: int = 16  # images
+    label: int | None = None  # class of the images; None: by seed
+    quick: bool = False  # do not check the prediction by putting layers back
+    threads: int = 0  # CPU threads; 0 takes all cores
+    overwrite: bool = False  # replace an earlier map
 
 
-def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwrite: bool) -> None:
-    """Write the map; InputError for a bundle that was not made of this source."""
-    from ..core import files, images
-    from ..explain import damage_page
-    from ..explain.agreement import Check
+@dataclass(frozen=True)
+class DamageMap:
+    """A published map: `damaged` has its numbers and images as arrays."""
+
+    out: Path
+    about: Mapping[str, Any]
+    damaged: Damaged
+
+    def report(self) -> dict[str, Any]:
+        """What report.json holds, but for its version."""
+        return {"about": dict(self.about), **self.damaged.to_json()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen damage --json`, but for its frame."""
+        return {"out": str(self.out), **self.report()}
+
+
+def map_damage(
+    generator: Source,
+    bundle: str | Path,
+    out: str | Path,
+    settings: DamageSettings | None = None,
+    listen: Listener = silent,
+) -> DamageMap:
+    """Compare a bundle's INT8 with the generator it was exported from, on the same seeds, and
+    publish the folder `out`: pictures, index.html and report.json.
+
+    Raises InputError for a bundle that was not made of this generator, UsageError for a runtime,
+    label or region that is not there.
+    """
     from ..explain.regions import regions
 
-    generator = source.generator
-    if asked.label is not None and not 0 <= asked.label < generator.latent.classes:
-        raise UsageError(
-            "E-LABEL",
-            f"--label {asked.label}: this generator has {generator.latent.classes} classes, from 0 "
-            "on",
-        )
-    parts = regions(asked.regions, *generator.image_shape[1:])
-    bundle = open_bundle(asked.bundle)
-    if bundle.manifest.source != source.about:
-        raise InputError(
-            "E-SOURCE", f"the bundle was not exported from {source.name}", path=asked.bundle
-        )
-    if sampler_from_json(bundle.manifest.sampler) != generator.sampler:
-        raise InputError(
-            "E-SOURCE",
-            f"the bundle samples otherwise than {source.name} does: it was exported with --steps",
-            path=asked.bundle,
-        )
-    name = asked.runtime or next(iter(bundle.manifest.runtimes))
-    plan, shipped = _shipped(bundle, name)
-    models = {k: onnx_files.to_onnx(g, k) for k, g in generator.graphs().items()}
-    context = Context(threads, None, output.terminal)
-    calibration = calibrated(source, models, bundle.manifest.calibration["samples"], context)
+    settings, out = settings or DamageSettings(), Path(out)
+    files.check_target(out, REPORT, settings.overwrite)
+    check_label(generator.generator, settings.label)
+    parts = regions(settings.regions, *generator.generator.image_shape[1:])
+    opened = _opened(generator, str(bundle))
+    name = settings.runtime or next(iter(opened.manifest.runtimes))
+    plan, shipped = _shipped(opened, name)
+    threads = settings.threads or cores()
+    with torch_threads(threads):
+        models, quantized = _quantized(generator, opened, plan, runtime(name), threads, listen)
+        damaged = _damaged(quantized, models, shipped, parts, settings)
+    about = {
+        "source": generator.name,
+        "runtime": name,
+        "executed_by": quantized.host.name,
+        "first_seed": settings.first_seed,
+        "seeds": settings.seeds,
+        "label": settings.label,
+        "regions": settings.regions,
+        "weights_sha256": opened.manifest.source.get("weights_sha256"),
+    }
+    result = DamageMap(out, about, damaged)
+    _publish(result, settings.overwrite)
+    return result
+
+
+def _quantized(
+    source: Source, bundle: Bundle, plan: Plan, target: Runtime, threads: int, listen: Listener
+) -> tuple[dict[str, ModelProto], Quantized]:
+    """The source's ONNX models in full precision, and what the bundle's plan makes of them."""
+    models = {k: onnx_files.to_onnx(g, k) for k, g in source.generator.graphs().items()}
+    samples = bundle.manifest.calibration["samples"]
+    calibration = calibrated(source, models, samples, Context(threads, None, listen))
     even, measured = calibration.models, calibration.plan
     if plan.model not in ("", measured.model):
-        output.note(
+        listen.note(
             "the bundle was calibrated otherwise than this source is now: layers are put back in "
             "graphs unlike its own"
         )
     if plan.last:
-        output.note(
-            f"of the bundle's steps {output.steps_in_fp32(plan.last)}; the map is of INT8 at all "
-            "of them"
+        listen.note(
+            f"of the bundle's steps {steps_in_fp32(plan.last)}; the map is of INT8 at all of them"
         )
-    quantized = Quantized(source, even, plan, runtime(name), threads, output.terminal)
-    full = hosted(models, generator, threads)(asked.seeds, asked.label)
-    int8 = hosted(shipped, generator, threads, quantized.host)
-    layers, found = quantized.attributed(parts.masks, asked.seeds, asked.label)
-    removed = (
-        None
-        if asked.quick
-        else quantized.removed(layers, int8, full, parts.masks, asked.seeds, asked.label)
-    )
-    check = None if removed is None else Check(found.parts.sum(1), removed)
-    cost = {k: multiplications(m) for k, m in even.items()}
-    total = sum(sum(one.values()) for one in cost.values())
-    title = f"{source.name}: what INT8 on {name} damages" + (
-        " where all steps run in it" if plan.last else ""
-    )
-    made = damage_page.Damaged(
-        title,
+    return models, Quantized(source, even, plan, target, threads, listen)
+
+
+def _damaged(
+    quantized: Quantized,
+    models: Mapping[str, ModelProto],
+    shipped: Mapping[str, ModelProto],
+    parts: Regions,
+    settings: DamageSettings,
+) -> Damaged:
+    """models: in full precision; shipped: the INT8 files of the bundle, by graph."""
+    from ..explain.agreement import Check
+    from ..explain.damage_page import Damaged
+
+    source, label = quantized.source, settings.label
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    full = hosted(models, source.generator, quantized.threads)(seeds, label)
+    int8 = hosted(shipped, source.generator, quantized.threads, quantized.host)
+    layers, attribution = quantized.attributed(parts.masks, seeds, label)
+    check = None
+    if not settings.quick:
+        removed = quantized.removed(layers, int8, full, parts.masks, seeds, label)
+        check = Check(attribution.parts.sum(1), removed)
+    cost = {graph: multiplications(model) for graph, model in quantized.even.items()}
+    total = sum(sum(by_layer.values()) for by_layer in cost.values())
+    return Damaged(
+        f"{source.name}: what INT8 on {quantized.target.name} damages"
+        + (" where all steps run in it" if quantized.plan.last else ""),
         parts,
-        asked.seeds,
+        seeds,
         full,
-        int8(asked.seeds, asked.label),
+        int8(seeds, label),
         layers,
-        [cost[one.graph][one.name] / total for one in layers],
-        found,
+        [cost[layer.graph][layer.name] / total for layer in layers],
+        attribution,
         check,
     )
-    about = {
-        "source": source.name,
-        "runtime": name,
-        "executed_by": quantized.host.name,
-        "first_seed": asked.seeds[0],
-        "seeds": len(asked.seeds),
-        "label": asked.label,
-        "regions": asked.regions,
-        "weights_sha256": bundle.manifest.source.get("weights_sha256"),
-    }
-    document: dict[str, Any] = {"schema_version": 1, "about": about, **made.to_json()}
-    drawn = made.drawings()
-    with files.publish(out, "report.json", overwrite) as folder:
-        for file, pixels in drawn.items():
-            (folder / file).write_bytes(images.png(pixels))
-        (folder / "index.html").write_bytes(made.to_html(drawn))
-        (folder / "report.json").write_bytes(files.to_json(document))
-    output.table(*made.table(10))
-    output.result(
-        "explain",
-        {"out": str(out), **{key: document[key] for key in document if key != "schema_version"}},
-    )
-    print(f"report: {out / 'index.html'}")
+
+
+def _opened(source: Source, path: str) -> Bundle:
+    """The bundle; InputError for one that was not made of this source as it is."""
+    bundle = open_bundle(path)
+    if bundle.manifest.source != source.about:
+        raise InputError("E-SOURCE", f"the bundle was not exported from {source.name}", path=path)
+    if sampler_from_json(bundle.manifest.sampler) != source.generator.sampler:
+        raise InputError(
+            "E-SOURCE",
+            f"the bundle samples otherwise than {source.name} does: it was exported with --steps",
+            path=path,
+        )
+    return bundle
 
 
 def _shipped(bundle: Bundle, name: str) -> tuple[Plan, dict[str, ModelProto]]:
@@ -150,3 +195,15 @@ def _shipped(bundle: Bundle, name: str) -> tuple[Plan, dict[str, ModelProto]]:
         )
     plan = Plan.read(bundle.path(f"int8/{name}/plan.json"))
     return plan, {graph: onnx.load(bundle.path(file)) for graph, file in built.onnx.items()}
+
+
+def _publish(result: DamageMap, overwrite: bool) -> None:
+    from ..core import images
+
+    drawings = result.damaged.drawings()
+    with files.publish(result.out, REPORT, overwrite) as folder:
+        for name, pixels in drawings.items():
+            (folder / name).write_bytes(images.png(pixels))
+        (folder / "index.html").write_bytes(result.damaged.to_html(drawings))
+        document = {"schema_version": 1, **result.report()}
+        (folder / REPORT).write_bytes(files.to_json(document))

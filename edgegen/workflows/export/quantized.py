@@ -23,7 +23,7 @@ from .hosted import hosted
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from ...explain.damage import Attribution, Layer
+    from ...explain.damage import Attribution, QuantizedLayer
     from ...explain.gates import Gated
 
 
@@ -55,11 +55,11 @@ class Quantized:
     def put_back(self, path: str) -> Plan:
         return replace(self.plan, rules=((path, "fp32"), *self.plan.rules))
 
-    def layers(self, gated: Mapping[str, Gated]) -> list[Layer]:
+    def layers(self, gated: Mapping[str, Gated]) -> list[QuantizedLayer]:
         """Convolutions in int8, in the order the graphs have them, with the roundings that go when
         one is put back.
         """
-        from ...explain.damage import Layer
+        from ...explain.damage import QuantizedLayer
 
         found = []
         for graph, model in self.even.items():
@@ -68,7 +68,7 @@ class Quantized:
                 if node.output[0] in before.int8:
                     after = rounding(model, self.file(graph, self.put_back(f"{graph}/{node.name}")))
                     found.append(
-                        Layer(
+                        QuantizedLayer(
                             graph,
                             node.name,
                             tuple(sorted(place[p] for p in before.places - after.places)),
@@ -78,7 +78,7 @@ class Quantized:
 
     def attributed(
         self, masks: np.ndarray, seeds: Sequence[int], label: int | None
-    ) -> tuple[list[Layer], Attribution]:
+    ) -> tuple[list[QuantizedLayer], Attribution]:
         """Which layer's rounding does how much to each region."""
         from ...explain.damage import attribute
         from ...explain.gates import Gated
@@ -99,7 +99,7 @@ class Quantized:
 
     def removed(
         self,
-        layers: Sequence[Layer],
+        layers: Sequence[QuantizedLayer],
         rest: Pipeline,
         exact: np.ndarray,
         masks: np.ndarray,

@@ -1,0 +1,60 @@
+"""edgegen damage: what INT8 did to a bundle's images, and where."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..core.seeds import DAMAGE_MAP
+from ..workflows import generators
+from . import output
+from .options import Out, Overwrite, Threads, need_torch
+
+SHOWN = 10  # layers in the table
+
+
+def damage(
+    what: Annotated[
+        str,
+        typer.Argument(help="Zoo name or run folder that was exported.", metavar="SOURCE"),
+    ],
+    bundle: Annotated[str, typer.Argument(help="Bundle folder made of it.", metavar="BUNDLE")],
+    out: Out,
+    runtime: Annotated[
+        str | None, typer.Option(help="Whose INT8; the bundle's first, if not said.")
+    ] = None,
+    regions: Annotated[
+        str, typer.Option(help="A grid, rows x columns, or a mask PNG with one colour a part.")
+    ] = "3x3",
+    seed: Annotated[
+        int | None,
+        typer.Option(help="First of the images; of unseen ones, if not said.", min=0),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of images.", min=1, max=1000)] = 16,
+    label: Annotated[int | None, typer.Option(help="Class of the images; else by seed.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not check by putting layers back.")
+    ] = False,
+    overwrite: Overwrite = False,
+    threads: Threads = 0,
+    json: output.Json = False,
+) -> None:
+    """Map what INT8 damages in a bundle's images: by layer, timestep and region."""
+    need_torch()
+    from ..workflows.damage_map import DamageSettings, map_damage
+
+    settings = DamageSettings(
+        runtime=runtime,
+        regions=regions,
+        first_seed=DAMAGE_MAP.first if seed is None else seed,
+        seeds=seeds,
+        label=label,
+        quick=quick,
+        threads=threads,
+        overwrite=overwrite,
+    )
+    result = map_damage(generators.trained(what), bundle, out, settings, output.terminal)
+    output.table(*result.damaged.table(SHOWN))
+    output.result("damage", result.to_json())
+    print(f"report: {out / 'index.html'}")
