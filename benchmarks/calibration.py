@@ -72,10 +72,10 @@ class Noise:
 def ours(count: int) -> None:
     from edgegen.core.samplers import SingleSampler
     from edgegen.workflows.export.calibration import measure
-    from edgegen.workflows.generators import Source
+    from edgegen.workflows.generators import LoadedGenerator
 
     generator = cast(Any, SimpleNamespace(sampler=SingleSampler(("g",))))
-    measure(Source("net", "net", generator, {}, Path()), {"g": network()}, Noise(count), 1)
+    measure(LoadedGenerator("net", "net", generator, {}, Path()), {"g": network()}, Noise(count), 1)
 
 
 def onnx_runtime(count: int) -> None:

@@ -30,7 +30,7 @@ from edgegen.families import FAMILIES
 from edgegen.workflows.export.build import calibrated, fp32_models
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.quantized import Quantized
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 # 8x8, where the specification starts; the others' are "mid"
 LAYERS = {"isc-gan": "synthesis.blocks.1"}
@@ -82,7 +82,7 @@ def damage(family: str, name: str) -> dict[str, Any]:
     with. 2x2 regions.
     """
     torch.set_num_threads(1)
-    source, seeds = trained(family), range(DAMAGE_MAP.first, DAMAGE_MAP.first + SEEDS)
+    source, seeds = load_generator(family), range(DAMAGE_MAP.first, DAMAGE_MAP.first + SEEDS)
     models = fp32_models(source)
     even, plan = calibrated(source, models, 128, 1)
     made = Quantized(source, even, plan, runtime(name), 1)

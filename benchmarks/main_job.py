@@ -32,7 +32,7 @@ from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.export import runtime
 from edgegen.training.data import load
 from edgegen.workflows.export.build import calibrated, fp32_models
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 SAMPLES, PAIRS, CHUNK = 10_000, 2_000, 64
 ROWS: list[tuple[str, str, str, bool | None]] = []
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--calibrate", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.calibrate:
-        source = trained("cas-dm")
+        source = load_generator("cas-dm")
         calibrated(source, fp32_models(source), given.calibrate, 1)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return

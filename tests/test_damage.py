@@ -28,14 +28,14 @@ from edgegen.workflows.export import build
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.protect import KEPT, Protect, first_layers
 from edgegen.workflows.export.quantized import Quantized
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 MASKS = grid(2, 2, 16, 16).masks
 
 
 @pytest.fixture(scope="module")
 def source(tiny_run: Path) -> Any:
-    return trained(str(tiny_run))
+    return load_generator(str(tiny_run))
 
 
 class Plain(OnnxRuntime):

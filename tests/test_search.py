@@ -22,7 +22,7 @@ from edgegen.evidence.compare import ERROR, SHARES, Terms
 from edgegen.export import runtime
 from edgegen.workflows.export import build, prove
 from edgegen.workflows.export.search import COUNTED, MEASURED, Found, Search
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def search(tiny_run: Path) -> Search:
 
 def made(run: Path, pairs: int = 500) -> Search:
     """Of a run folder; pairs: of a verdict, at most."""
-    source = trained(str(run))
+    source = load_generator(str(run))
     models = build.fp32_models(source)
     even, plan = build.calibrated(source, models, 32, 1)
     return Search(source, models, even, plan, Terms(0.3, pairs, 1.0), 1, None, 1)
@@ -211,7 +211,7 @@ def test_the_last_step_in_full_precision_is_weighed_with_all_plans(
 def test_no_more_than_half_of_the_steps_are_left_to_full_precision(
     tiny_run: Path, most: int, lasts: list[int]
 ) -> None:
-    source = trained(str(tiny_run))
+    source = load_generator(str(tiny_run))
     models = build.fp32_models(source)
     even, plan = build.calibrated(source, models, 32, 1)
     assert (

@@ -66,7 +66,7 @@ def calibrate(
             check_target(out, MARK, overwrite)
         count = threads or max(1, cores() // world.size)
         torch.set_num_threads(count)
-        made = generators.trained(what)
+        made = generators.load_generator(what)
         feeds = _feeds(made.generator, data, samples or SEEDS, world)
         found = measure(made, fp32_models(made), feeds, count, world)
         if world.rank:
@@ -97,7 +97,7 @@ def silent(label: str, total: int) -> Iterator[Callable[[int], None]]:
     yield lambda _: None
 
 
-def _report(made: generators.Source, feeds: Feeds, found: Measured) -> dict[str, Any]:
+def _report(made: generators.LoadedGenerator, feeds: Feeds, found: Measured) -> dict[str, Any]:
     """report.json: where the numbers come from, coverage, every tensor that is quantized, and what
     is odd about it.
     """

@@ -107,7 +107,7 @@ def explain(
         )
     if not against and (runtime or quick):
         raise UsageError("E-USAGE", "--runtime and --quick are for --against BUNDLE")
-    made = generators.trained(what)
+    made = generators.load_generator(what)
     if layers:
         _list(what, made.generator)
         return

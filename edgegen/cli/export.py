@@ -175,7 +175,7 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     from .table import show
 
     torch.set_num_threads(order.threads)
-    made = generators.trained(what)
+    made = generators.load_generator(what)
     sampled = replace(made, generator=chosen(made, Choices(steps))[0])
     if not made.reference.is_file():
         raise UsageError(

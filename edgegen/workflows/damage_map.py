@@ -22,7 +22,7 @@ from ..export import runtime
 from .export.build import calibrated
 from .export.hosted import hosted
 from .export.quantized import Quantized
-from .generators import Source, open_bundle
+from .generators import LoadedGenerator, open_bundle
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,7 +42,9 @@ class Compared:
     quick: bool
 
 
-def damage_map(source: Source, asked: Compared, out: Path, threads: int, overwrite: bool) -> None:
+def damage_map(
+    source: LoadedGenerator, asked: Compared, out: Path, threads: int, overwrite: bool
+) -> None:
     """Write the map; InputError for a bundle that was not made of this source."""
     from ..core import files, images
     from ..explain import damage_page

@@ -26,7 +26,7 @@ from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ...export.lint import lint
 from ...export.packages import installed
-from ..generators import Source, torch_pipeline
+from ..generators import LoadedGenerator, torch_pipeline
 from .calibration import measure
 from .feeds import Feeds, Files, Trajectories
 from .search import Found, Search
@@ -66,7 +66,7 @@ class Order:
     most_last: int  # steps at the end that the search may leave to FP32
 
 
-def build(source: Source, order: Order, folder: Path) -> Made:
+def build(source: LoadedGenerator, order: Order, folder: Path) -> Made:
     """Fill `folder` with everything but evidence; nothing is proven yet."""
     given = None if order.plan is None else Plan.read(order.plan)
     (folder / "graphs").mkdir()
@@ -184,7 +184,7 @@ def reused(given: Plan, measured: Plan) -> Plan:
     return replace(given, ranges=measured.ranges, model=measured.model)
 
 
-def fp32_models(source: Source) -> dict[str, ModelProto]:
+def fp32_models(source: LoadedGenerator) -> dict[str, ModelProto]:
     """Each graph as FP32 ONNX."""
     graphs = source.generator.graphs()
     models = {}
@@ -195,7 +195,9 @@ def fp32_models(source: Source) -> dict[str, ModelProto]:
     return models
 
 
-def _fp32_parity(source: Source, calls: Calls, folder: Path, threads: int) -> dict[str, float]:
+def _fp32_parity(
+    source: LoadedGenerator, calls: Calls, folder: Path, threads: int
+) -> dict[str, float]:
     """Torch against ONNX Runtime on inputs from every step of the trajectory; GateFailed beyond the
     limit.
     """
@@ -211,7 +213,7 @@ def _fp32_parity(source: Source, calls: Calls, folder: Path, threads: int) -> di
 
 
 def calibrated(
-    source: Source, models: dict[str, ModelProto], samples: int, threads: int
+    source: LoadedGenerator, models: dict[str, ModelProto], samples: int, threads: int
 ) -> tuple[dict[str, ModelProto], Plan]:
     """Equalized models with rounded weights and the plan of their ranges, from the sampler's own
     trajectories, as export.
@@ -266,7 +268,7 @@ def check(model: ModelProto, name: str) -> None:
 
 
 def describe(
-    source: Source,
+    source: LoadedGenerator,
     models: dict[str, ModelProto],
     built: dict[str, Any],
     coverage: dict[str, Any],

@@ -26,7 +26,7 @@ from ...export import onnx as onnx_files
 from ...training.processes import ALONE, World
 
 if TYPE_CHECKING:
-    from ..generators import Source
+    from ..generators import LoadedGenerator
     from .feeds import Feeds
 
 
@@ -44,7 +44,7 @@ class Measured:
 
 
 def measure(
-    source: Source,
+    source: LoadedGenerator,
     models: dict[str, ModelProto],
     feeds: Feeds,
     threads: int,

@@ -38,7 +38,7 @@ from ...evidence.compare import FullSide, Terms, chance, compare, first_look, pi
 from ...evidence.distances import PairedPsnr, squared_error
 from ...evidence.features import feature_network
 from ...export import STAND_IN, qdq, runtime
-from ..generators import Source
+from ..generators import LoadedGenerator
 from .hosted import hosted
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Search:
 
     def __init__(
         self,
-        source: Source,
+        source: LoadedGenerator,
         models: dict[str, ModelProto],
         even: dict[str, ModelProto],
         plan: Plan,
