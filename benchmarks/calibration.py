@@ -73,10 +73,10 @@ def ours(count: int) -> None:
     from edgegen.core.samplers import SingleSampler
     from edgegen.workflows.context import Context
     from edgegen.workflows.export.calibration import calibrate_graphs
-    from edgegen.workflows.generators import Source
+    from edgegen.workflows.generators import LoadedGenerator
 
     generator = cast(Any, SimpleNamespace(sampler=SingleSampler(("g",))))
-    source = Source("net", "net", generator, {}, Path())
+    source = LoadedGenerator("net", "net", generator, {}, Path())
     calibrate_graphs(source, {"g": network()}, Noise(count), Context())
 
 

@@ -47,7 +47,7 @@ from edgegen.families.metrics import METRICS
 from edgegen.families.unet import UNet
 from edgegen.training.data import Photos, load
 from edgegen.training.order import mix
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 Rows = list[dict[str, Any]]
 SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of T: timesteps that errors are taken at
@@ -110,7 +110,7 @@ def distance(
 
 
 def paths(given: argparse.Namespace) -> Rows:
-    source, network = trained(given.source), feature_network("efficientnet-lite0")
+    source, network = load_generator(given.source), feature_network("efficientnet-lite0")
     generator, real = cascade(source.generator), reference.read(source.reference)
     real.check(network)
     rows: Rows = []
@@ -135,7 +135,7 @@ def paths(given: argparse.Namespace) -> Rows:
 
 
 def curves(given: argparse.Namespace) -> Rows:
-    generator = cascade(trained(given.source).generator)
+    generator = cascade(load_generator(given.source).generator)
     sampler = generator.sampler_with(given.steps[0], "dynamic")
     made = pipeline(generator, sampler, given.device)
     each = np.array([gates(made, sampler, range(k, k + 4)) for k in range(0, 64, 4)])

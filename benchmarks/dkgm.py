@@ -41,7 +41,7 @@ from edgegen.families.dkgm.family import FAMILY, Dkgm
 from edgegen.training.data import Photos, load
 from edgegen.training.device import device_of
 from edgegen.training.loop import Trainer, shipped
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 STEPS = (1, 2, 5, 10, 20)
 CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
@@ -220,7 +220,7 @@ def main() -> None:
 def source(photos: Photos, given: argparse.Namespace) -> Dkgm:
     if not given.source:
         return fit(config_of(photos, given), photos, given)
-    generator = trained(given.source).generator
+    generator = load_generator(given.source).generator
     if not isinstance(generator, Dkgm):
         raise SystemExit("dkgm: --source is another family's")
     return generator

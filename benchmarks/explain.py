@@ -32,7 +32,7 @@ from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.quantized import Quantized
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 # 8x8, where the specification starts; the others' are "mid"
 LAYERS = {"isc-gan": "synthesis.blocks.1"}
@@ -84,7 +84,7 @@ def damage(family: str, name: str) -> dict[str, Any]:
     with. 2x2 regions.
     """
     torch.set_num_threads(1)
-    source, seeds = trained(family), DAMAGE_MAP.take(SEEDS)
+    source, seeds = load_generator(family), DAMAGE_MAP.take(SEEDS)
     models = fp32_models(source)
     calibration = calibrated(source, models, 128, Context())
     even, plan = calibration.models, calibration.plan

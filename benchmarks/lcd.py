@@ -28,7 +28,7 @@ from edgegen.evidence.distances import kernel_distance
 from edgegen.evidence.intervals import distance_interval
 from edgegen.training.data import load
 from edgegen.workflows.export.prove import judge_of
-from edgegen.workflows.generators import torch_pipeline, trained
+from edgegen.workflows.generators import load_generator, torch_pipeline
 from edgegen.workflows.sampling_choices import Choices, chosen
 
 WAYS = (("teacher", 50), ("teacher", 1), ("student", 1), ("student", 2), ("student", 4))
@@ -36,7 +36,7 @@ WAYS = (("teacher", 50), ("teacher", 1), ("student", 1), ("student", 2), ("stude
 
 def measure(source: str, data: Path, count: int) -> dict[str, Any]:
     """FD and KID of each way, with what they were measured on."""
-    made = trained(source)
+    made = load_generator(source)
     stored, network = judge_of(made.reference, None)
     photos, _ = load(data, made.generator.image_shape[1], split="test")
     real, rows = network(photos.pixels), []

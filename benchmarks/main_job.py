@@ -34,7 +34,7 @@ from edgegen.training.data import load
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.fp32 import fp32_models
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 SAMPLES, PAIRS, CHUNK = 10_000, 2_000, 64
 ROWS: list[tuple[str, str, str, bool | None]] = []
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--calibrate", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.calibrate:
-        source = trained("cas-dm")
+        source = load_generator("cas-dm")
         calibrated(source, fp32_models(source), given.calibrate, Context())
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return

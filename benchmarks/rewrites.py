@@ -53,7 +53,7 @@ from edgegen.workflows.export.calibration import Calibration, calibrate_graphs
 from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
-from edgegen.workflows.generators import Source, torch_pipeline, trained
+from edgegen.workflows.generators import LoadedGenerator, load_generator, torch_pipeline
 
 FRESH = BENCHMARKS.take(1, 500_000)[0]
 CALIBRATED, BATCH, ROUNDS, BALANCE = 128, 8, 10, 0.5
@@ -78,7 +78,7 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
     )
     row(*["---"] * 7)
     for name in names:
-        source = trained(name)
+        source = load_generator(name)
         models, stored = fp32_models(source), reference.read(source.reference)
         full = hosted(models, source.generator, 1)
         side = FullSide(full, feature_network(stored.network, None, stored.size), stored, FRESH)
@@ -110,7 +110,7 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
 
 
 def written(
-    found: Calibration, target: str, source: Source, models: Models, recorded: bench.Feeds
+    found: Calibration, target: str, source: LoadedGenerator, models: Models, recorded: bench.Feeds
 ) -> Pipeline:
     """Its Q/DQ files on that runtime, and FP32 for the steps that its plan leaves."""
     files = {
@@ -121,7 +121,7 @@ def written(
 
 
 def variants(
-    source: Source, models: Models, steps: bool
+    source: LoadedGenerator, models: Models, steps: bool
 ) -> Mapping[str, Callable[[], Calibration | None]]:
     """What export does comes first; None where there is nothing to rewrite so. steps: whether one
     of several is the last.
@@ -228,7 +228,7 @@ def halves_apart(model: onnx.ModelProto) -> onnx.ModelProto:
     return out
 
 
-def attention_evened(source: Source) -> Models | None:
+def attention_evened(source: LoadedGenerator) -> Models | None:
     """SmoothQuant's migration inside attention: queries against keys, values against what reads
     them, a channel at a time.
     """
@@ -261,7 +261,7 @@ def attention_evened(source: Source) -> Models | None:
 
 
 def observed(
-    source: Source, graphs: Mapping[str, Graph], blocks: list[Folded]
+    source: LoadedGenerator, graphs: Mapping[str, Graph], blocks: list[Folded]
 ) -> dict[Folded, dict[str, torch.Tensor]]:
     """Largest magnitudes: of what qkv writes, and of what `own` and `cross` read, a channel."""
     seen: dict[Folded, dict[str, torch.Tensor]] = {b: {} for b in blocks}
@@ -419,7 +419,7 @@ def products(names: list[str]) -> None:
     row("", "graph", "convolutions, 10^6", "constant matrices", "products of activations")
     row(*["---"] * 5)
     for name in names:
-        for graph, model in fp32_models(trained(name)).items():
+        for graph, model in fp32_models(load_generator(name)).items():
             for value in model.graph.input:
                 value.type.tensor_type.shape.dim[0].dim_value = 1
             inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)

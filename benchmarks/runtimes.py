@@ -59,7 +59,7 @@ def fp32(names: Sequence[str]) -> None:
     """
     from edgegen.export.onnx import to_onnx
     from edgegen.workflows.export.hosted import hosted
-    from edgegen.workflows.generators import torch_pipeline, trained
+    from edgegen.workflows.generators import load_generator, torch_pipeline
 
     row(
         "graph",
@@ -69,7 +69,7 @@ def fp32(names: Sequence[str]) -> None:
         "",
     )
     for name in names or ZOO:
-        generator = trained(name).generator
+        generator = load_generator(name).generator
         models = {k: to_onnx(g, k) for k, g in generator.graphs().items()}
         pipeline = torch_pipeline(generator)
         calls = bench.record(pipeline, SEEDS[:8])
@@ -265,7 +265,7 @@ def engines(names: Sequence[str]) -> None:
     """
     from edgegen.export import qdq
     from edgegen.export.onnx import to_onnx, write
-    from edgegen.workflows.generators import trained
+    from edgegen.workflows.generators import load_generator
 
     print(f"Longest of {', '.join(CAPABILITIES)}, one engine a process.")
     row(
@@ -279,7 +279,7 @@ def engines(names: Sequence[str]) -> None:
         "goal 30 s, 1 GB",
     )
     for name in names or ZOO:
-        for graph, value in trained(name).generator.graphs().items():
+        for graph, value in load_generator(name).generator.graphs().items():
             model = to_onnx(value, graph)
             ranges = {graph: {t: Range(-8.0, 8.0) for t in qdq.candidates(model)}}
             dialect = runtime("tensorrt-rtx").dialect

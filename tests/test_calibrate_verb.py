@@ -32,7 +32,7 @@ from edgegen.workflows.context import Context
 from edgegen.workflows.export import fp32
 from edgegen.workflows.export.calibration import calibrate_graphs
 from edgegen.workflows.export.feeds import Trajectories
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 Arrays = dict[str, np.ndarray]
 
@@ -259,7 +259,7 @@ def test_a_network_that_overflows_is_told_by_its_tensor(run: Path) -> None:
                         onnx.numpy_helper.to_array(weight) * np.float32(1e38), weight.name
                     )
                 )
-    source = trained(str(run))
+    source = load_generator(str(run))
     with pytest.raises(
         InputError, match=r"E-CALIB\] \w+ holds NaN or infinite values while calibrating"
     ):

@@ -27,7 +27,7 @@ from edgegen.export.onnx import to_onnx
 from edgegen.families.cas_dm import FAMILY, CasDm, Config
 from edgegen.families.unet import UNetConfig
 from edgegen.training.loop import Trainer
-from edgegen.workflows.generators import torch_pipeline, trained
+from edgegen.workflows.generators import load_generator, torch_pipeline
 from edgegen.zoo import ROOT
 
 DROPS = replace(NET, dropout=0.3)
@@ -322,7 +322,7 @@ def test_gpu_recipes_take_a_step_at_their_size(name: str) -> None:
 def test_the_zoos_card_still_describes_what_was_trained() -> None:
     """Fields that the card does not have take the values that were fixed when it was written."""
     card = json.loads((ROOT / "cas-dm" / "card.json").read_text())
-    source = trained("cas-dm")
+    source = load_generator("cas-dm")
     assert isinstance(source.generator, CasDm)
     config, since = (
         source.generator.config,

@@ -30,14 +30,14 @@ from edgegen.workflows.damage_map import DamageMap, DamageSettings, map_damage
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.protect import KEPT, Protect, first_layers
 from edgegen.workflows.export.quantized import Quantized
-from edgegen.workflows.generators import Source, trained
+from edgegen.workflows.generators import LoadedGenerator, load_generator
 
 MASKS = grid(2, 2, 16, 16).masks
 
 
 @pytest.fixture(scope="module")
 def source(tiny_run: Path) -> Any:
-    return trained(str(tiny_run))
+    return load_generator(str(tiny_run))
 
 
 class Plain(OnnxRuntime):
@@ -198,7 +198,7 @@ def test_the_verb_passes_its_flags_on_and_prints_what_it_is_told(
 ) -> None:
     calls: list[Any] = []
 
-    def map_again(source: Source, *arguments: Any) -> DamageMap:
+    def map_again(source: LoadedGenerator, *arguments: Any) -> DamageMap:
         calls.append((source.name, *arguments[:3]))
         return mapped
 
@@ -249,7 +249,7 @@ def test_a_map_of_no_bundle_or_of_another_generators_is_refused(
     with pytest.raises(InputError, match="there is no such folder"):
         map_damage(source, tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(InputError, match="the bundle was not exported from cas-dm"):
-        map_damage(trained("cas-dm"), tiny_bundle, tmp_path / "out")
+        map_damage(load_generator("cas-dm"), tiny_bundle, tmp_path / "out")
 
 
 def test_protected_layers_come_first_in_the_plan(source: Any) -> None:

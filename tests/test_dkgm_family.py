@@ -27,7 +27,7 @@ from edgegen.families.dkgm.family import FAMILY, Dkgm
 from edgegen.families.unet import UNetConfig
 from edgegen.workflows.export.build import describe
 from edgegen.workflows.export.feeds import Trajectories
-from edgegen.workflows.generators import Source, torch_pipeline
+from edgegen.workflows.generators import LoadedGenerator, torch_pipeline
 
 CHANGES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -123,7 +123,7 @@ def test_it_says_what_of_the_photos_it_holds(change: dict[str, Any], wanted: str
 
 @pytest.mark.parametrize(("bank", "wanted"), [("centroids", "none"), ("exemplars", "pixels")])
 def test_a_bundle_s_manifest_says_it_too(bank: str, wanted: str) -> None:
-    source = Source("toy", "dkgm", generator(bank=bank), {}, Path("reference.safetensors"))
+    source = LoadedGenerator("toy", "dkgm", generator(bank=bank), {}, Path("reference.safetensors"))
     assert (
         describe(source, {}, {}, {}, Trajectories(source.generator, 32), {})["embeds_training_data"]
         == wanted

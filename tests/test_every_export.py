@@ -24,7 +24,7 @@ from edgegen.evidence import reference
 from edgegen.evidence.features import feature_network
 from edgegen.families import FAMILIES, family
 from edgegen.training.run import Settings, train
-from edgegen.workflows.generators import torch_pipeline, trained
+from edgegen.workflows.generators import load_generator, torch_pipeline
 
 WITHOUT_TORCH = """
 import sys
@@ -59,7 +59,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_a_sampler_is_data(finished: Path) -> None:
-    sampler = trained(str(finished)).generator.sampler
+    sampler = load_generator(str(finished)).generator.sampler
     assert sampler_from_json(json.loads(json.dumps(sampler_to_json(sampler)))) == sampler
 
 
@@ -67,7 +67,7 @@ def test_steps_are_of_the_sampler_that_ships_or_mean_nothing(
     finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One step is lcd's hardest case, and what its sampler is chosen for."""
-    family = trained(str(finished)).family
+    family = load_generator(str(finished)).family
     if family == "isc-gan":
         assert tiny.export(finished, tmp_path / "one", "--steps", "1", runtimes="onnxruntime") == 2
         assert "--steps means nothing to isc-gan" in capfd.readouterr().err
@@ -98,7 +98,7 @@ def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(
     finished: Path, tmp_path: Path
 ) -> None:
     out, images = tmp_path / "bundle", tmp_path / "images"
-    small = trained(str(finished)).family == "isc-gan"
+    small = load_generator(str(finished)).family == "isc-gan"
     # test_half.py builds the engines of every family's graphs
     runtimes = tiny.RUNTIMES if small else "onnxruntime,openvino"
     assert tiny.export(finished, out, runtimes=runtimes) == 0
@@ -116,5 +116,5 @@ def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(
     from PIL import Image
 
     made = np.stack([np.asarray(Image.open(path)) for path in sorted(images.glob("*.png"))])
-    wanted = to_uint8(torch_pipeline(trained(str(finished)).generator)(range(5, 8)))
+    wanted = to_uint8(torch_pipeline(load_generator(str(finished)).generator)(range(5, 8)))
     assert made.shape == wanted.shape and np.abs(made.astype(int) - wanted).max() <= 1

@@ -29,7 +29,7 @@ from edgegen.workflows.explain import (
     explain_generator,
     parse_edit,
 )
-from edgegen.workflows.generators import Source, trained
+from edgegen.workflows.generators import LoadedGenerator, load_generator
 
 CUT = ExplainSettings(
     seed=7, layer="theta.trunk.up.1", regions="2x2", baseline=8, show=3, threads=1
@@ -57,12 +57,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def source(folder: Path) -> Source:
-    return trained(str(folder))
+def source(folder: Path) -> LoadedGenerator:
+    return load_generator(str(folder))
 
 
 @pytest.fixture(scope="module")
-def report(source: Source, folder: Path) -> Path:
+def report(source: LoadedGenerator, folder: Path) -> Path:
     return explain_generator(source, folder.parent / "report", replace(CUT, others=1)).out
 
 
@@ -131,13 +131,13 @@ def test_the_verb_writes_the_same_report(
     assert said["about"] == document(again)["about"] and said["about"]["source"] == "run"
 
 
-def test_a_report_is_not_replaced_unasked(source: Source, report: Path) -> None:
+def test_a_report_is_not_replaced_unasked(source: LoadedGenerator, report: Path) -> None:
     with pytest.raises(EdgegenError, match="E-OUT"):
         explain_generator(source, report, CUT)
 
 
 def test_optimised_demands_with_repeat_say_how_stable_they_are(
-    source: Source, tmp_path: Path
+    source: LoadedGenerator, tmp_path: Path
 ) -> None:
     cut = replace(CUT, seed=0, layer="phi.trunk.up.1", step=4, demands="optimised", repeat=True)
     listener = CountingListener()
@@ -154,7 +154,9 @@ def panels(picture: Path) -> list[np.ndarray]:
     return np.split(np.asarray(Image.open(picture))[:, :588], [192, 198, 390, 396], axis=1)
 
 
-def test_an_edit_takes_a_primitive_out(source: Source, report: Path, tmp_path: Path) -> None:
+def test_an_edit_takes_a_primitive_out(
+    source: LoadedGenerator, report: Path, tmp_path: Path
+) -> None:
     """Strength 1 changes nothing, 0 does, and only the picture is written."""
     strongest = document(report)["components"][0]["regions"]
     same, gone = (
@@ -167,7 +169,7 @@ def test_an_edit_takes_a_primitive_out(source: Source, report: Path, tmp_path: P
 
 
 def test_a_primitive_is_taken_from_another_seed(
-    source: Source, folder: Path, report: Path, tmp_path: Path
+    source: LoadedGenerator, folder: Path, report: Path, tmp_path: Path
 ) -> None:
     """A seed's own changes nothing, another's does; a set that one of them lacks is refused with
     those that both have.

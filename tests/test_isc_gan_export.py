@@ -70,9 +70,9 @@ def test_export_proves_a_bundle_without_timesteps(finished: Path, tmp_path: Path
 
 
 def test_a_label_changes_the_image(finished: Path) -> None:
-    from edgegen.workflows.generators import torch_pipeline, trained
+    from edgegen.workflows.generators import load_generator, torch_pipeline
 
-    pipeline = torch_pipeline(trained(str(finished)).generator)
+    pipeline = torch_pipeline(load_generator(str(finished)).generator)
     assert isinstance(pipeline, Pipeline)
     disc, box = pipeline(range(4), 0), pipeline(range(4), 1)
     assert np.abs(disc - box).mean() > 1e-3 and np.array_equal(pipeline(range(4))[1], box[1])

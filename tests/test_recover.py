@@ -34,7 +34,7 @@ from edgegen.workflows.context import Context
 from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.finetune import recover as verb
-from edgegen.workflows.generators import torch_pipeline, trained
+from edgegen.workflows.generators import load_generator, torch_pipeline
 
 COURSE = Course(rank=4, steps=20, batch=8, rate=2e-2, seed=0, looked=32)
 
@@ -272,7 +272,7 @@ def test_a_recovered_run_is_a_run(
     assert run(["merge", str(out), "-o", str(tmp_path / "merged")]) == 0
     # export measures scales on what it recovered from, even when it is merged
     for recovered in (out, tmp_path / "merged"):
-        source = trained(str(recovered))
+        source = load_generator(str(recovered))
         assert source.scales is not None
         of_base = tiny.generator().networks.state_dict()
         assert all(
@@ -292,7 +292,7 @@ def test_scales_of_the_base_make_the_merged_weights_what_the_student_learnt_with
     base: Path,
 ) -> None:
     """Weights that moved keep the factors and ranges of those they moved from."""
-    source = trained(str(base))
+    source = load_generator(str(base))
     moved = site.plain(
         family("cas-dm"),
         source.generator.config,

@@ -33,7 +33,7 @@ from edgegen.workflows.export.measurements import (
     Subject,
 )
 from edgegen.workflows.export.search import COUNTED, MEASURED, PlanLadder, Search
-from edgegen.workflows.generators import trained
+from edgegen.workflows.generators import load_generator
 
 Answers = dict[str, Callable[..., Any]]
 
@@ -72,7 +72,7 @@ def search(tiny_run: Path) -> Search:
 
 
 def subject(run: Path) -> Subject:
-    source = trained(str(run))
+    source = load_generator(str(run))
     models = fp32_models(source)
     calibration = calibrated(source, models, 32, Context())
     return Subject(source, models, calibration.models, calibration.plan)

@@ -65,7 +65,7 @@ def calibrate(
             check_target(out, MARK, overwrite)
         count = threads or max(1, cores() // world.size)
         torch.set_num_threads(count)
-        made = generators.trained(what)
+        made = generators.load_generator(what)
         feeds = _feeds(made.generator, data, samples or SEEDS, world)
         context = Context(count)
         found = calibrate_graphs(made, fp32_models(made), feeds, context, world)
@@ -92,7 +92,7 @@ def _feeds(generator: Generator, data: Path | None, samples: int, world: World) 
     )
 
 
-def _report(made: generators.Source, feeds: Feeds, found: Calibration) -> dict[str, Any]:
+def _report(made: generators.LoadedGenerator, feeds: Feeds, found: Calibration) -> dict[str, Any]:
     """report.json: where the numbers come from, coverage, every tensor that is quantized, and what
     is odd about it.
     """

@@ -54,7 +54,7 @@ def damage(
         threads=threads,
         overwrite=overwrite,
     )
-    result = map_damage(generators.trained(what), bundle, out, settings, output.terminal)
+    result = map_damage(generators.load_generator(what), bundle, out, settings, output.terminal)
     output.table(*result.damaged.table(SHOWN))
     output.result("damage", result.to_json())
     print(f"report: {out / 'index.html'}")

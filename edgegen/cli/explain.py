@@ -84,7 +84,7 @@ def explain(
         threads=threads,
         overwrite=overwrite,
     )
-    source = generators.trained(what)
+    source = generators.load_generator(what)
     if out.suffix.lower() == ".png":
         edit_image(source, out, settings, output.terminal)
         output.result("explain", {"out": str(out)})

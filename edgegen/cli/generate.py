@@ -98,7 +98,7 @@ def generate(
         torch.set_num_threads(threads)
         executed, pipeline = (
             "torch",
-            generators.torch_pipeline(*chosen(generators.trained(what), choices)),
+            generators.torch_pipeline(*chosen(generators.load_generator(what), choices)),
         )
     if label is not None and not 0 <= label < pipeline.latent.classes:
         raise UsageError(

@@ -17,7 +17,7 @@ def layers(
     """List the layers at which edgegen explain can cut a generator."""
     from ..workflows.explain import list_layers
 
-    document = list_layers(generators.trained(what)).to_json()
+    document = list_layers(generators.load_generator(what)).to_json()
     output.table(
         ["layer", "numbers", "feature maps (channels x height x width)"],
         [

@@ -28,7 +28,7 @@ from .explain import REPORT, check_label
 from .export.calibration import calibrated
 from .export.hosted import hosted
 from .export.quantized import Quantized
-from .generators import Source, open_bundle
+from .generators import LoadedGenerator, open_bundle
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class DamageMap:
 
 
 def map_damage(
-    generator: Source,
+    generator: LoadedGenerator,
     bundle: str | Path,
     out: str | Path,
     settings: DamageSettings | None = None,
@@ -112,7 +112,12 @@ def map_damage(
 
 
 def _quantized(
-    source: Source, bundle: Bundle, plan: Plan, target: Runtime, threads: int, listen: Listener
+    source: LoadedGenerator,
+    bundle: Bundle,
+    plan: Plan,
+    target: Runtime,
+    threads: int,
+    listen: Listener,
 ) -> tuple[dict[str, ModelProto], Quantized]:
     """The source's ONNX models in full precision, and what the bundle's plan makes of them."""
     models = {k: onnx_files.to_onnx(g, k) for k, g in source.generator.graphs().items()}
@@ -167,7 +172,7 @@ def _damaged(
     )
 
 
-def _opened(source: Source, path: str) -> Bundle:
+def _opened(source: LoadedGenerator, path: str) -> Bundle:
     """The bundle; InputError for one that was not made of this source as it is."""
     bundle = open_bundle(path)
     if bundle.manifest.source != source.about:

@@ -17,7 +17,7 @@ import numpy as np
 from ..core.progress import Advance, Listener, silent
 from ..errors import UsageError
 from .context import cores
-from .generators import Source
+from .generators import LoadedGenerator
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class LayerList:
         return {"source": self.source, "layers": rows, "steps": self.steps}
 
 
-def list_layers(generator: Source) -> LayerList:
+def list_layers(generator: LoadedGenerator) -> LayerList:
     """The layers at which explain_generator can take features apart."""
     from ..explain.split import layers
 
@@ -112,7 +112,7 @@ def list_layers(generator: Source) -> LayerList:
 
 
 def explain_generator(
-    generator: Source,
+    generator: LoadedGenerator,
     out: str | Path,
     settings: ExplainSettings | None = None,
     listen: Listener = silent,
@@ -149,7 +149,7 @@ def explain_generator(
 
 
 def edit_image(
-    generator: Source,
+    generator: LoadedGenerator,
     out: str | Path,
     settings: ExplainSettings,
     listen: Listener = silent,

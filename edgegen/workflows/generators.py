@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class LoadedGenerator:
     """A trained generator with where it came from: `about` goes into the manifest, so it holds no
     path and no file name.
     """
@@ -50,7 +50,7 @@ def open_bundle(name: str, public_key: Path | None = None) -> Bundle:
     return Bundle.open(Path(name), public_key)
 
 
-def trained(name: str) -> Source:
+def load_generator(name: str) -> LoadedGenerator:
     """A zoo name or a run folder with its weights loaded. UsageError lists the zoo's names for a
     name that is neither.
     """
@@ -79,7 +79,7 @@ def trained(name: str) -> Source:
     raise UsageError("E-SOURCE", f"{name!r} is no zoo name and no folder", hint=hint)
 
 
-def _zoo(entry: Entry) -> Source:
+def _zoo(entry: Entry) -> LoadedGenerator:
     from ..core.bundle import sha256
     from ..training import checkpoint
 
@@ -92,10 +92,10 @@ def _zoo(entry: Entry) -> Source:
         "data": card["data"],
         "licence": card["licence"],
     }
-    return Source(entry.name, entry.card["family"], generator, about, entry.reference)
+    return LoadedGenerator(entry.name, entry.card["family"], generator, about, entry.reference)
 
 
-def _run(folder: Path) -> Source:
+def _run(folder: Path) -> LoadedGenerator:
     from ..core.bundle import sha256
     from ..families import family
     from ..training import checkpoint, run
@@ -121,7 +121,7 @@ def _run(folder: Path) -> Source:
         if site.RECOVERS in description
         else None
     )
-    return Source(
+    return LoadedGenerator(
         folder.name,
         description["family"],
         generator,

@@ -13,7 +13,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from ..core.graph import Generator
     from ..core.spec import Array
-    from .generators import Source
+    from .generators import LoadedGenerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Choices:
         return any(value is not None for value in vars(self).values())
 
 
-def chosen(made: Source, choices: Choices) -> tuple[Generator, dict[str, Array]]:
+def chosen(made: LoadedGenerator, choices: Choices) -> tuple[Generator, dict[str, Array]]:
     """The generator as chosen, and what its graphs take besides. UsageError names a flag that this
     family has no use for.
     """
@@ -64,7 +64,7 @@ def chosen(made: Source, choices: Choices) -> tuple[Generator, dict[str, Array]]
     return generator, _given(generator, choices)
 
 
-def _rebuilt(made: Source, changes: dict[str, Any]) -> Generator:
+def _rebuilt(made: LoadedGenerator, changes: dict[str, Any]) -> Generator:
     from ..families import family
 
     generator = family(made.family).build(dataclasses.replace(made.generator.config, **changes))

@@ -28,7 +28,7 @@ from .fp32 import Calls
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from ..generators import Source
+    from ..generators import LoadedGenerator
     from .feeds import Feeds
     from .search import PlanLadder
 
@@ -129,7 +129,7 @@ def described(bundle: Bundle) -> dict[str, Any]:
 
 
 def describe(
-    source: Source,
+    source: LoadedGenerator,
     models: Models,
     built: Mapping[str, Any],
     coverage: Mapping[str, Any],

@@ -29,7 +29,7 @@ from .feeds import Trajectories
 
 if TYPE_CHECKING:
     from ..context import Context
-    from ..generators import Source
+    from ..generators import LoadedGenerator
     from .feeds import Feeds
 
 Models = Mapping[str, ModelProto]  # graph -> ONNX
@@ -50,7 +50,7 @@ class Calibration:
 
 
 def calibrate_graphs(
-    source: Source,
+    source: LoadedGenerator,
     models: Models,
     feeds: Feeds,
     context: Context,
@@ -96,7 +96,9 @@ def calibrate_graphs(
     return Calibration(even, plan, coverage, histograms, choices)
 
 
-def calibrated(source: Source, models: Models, samples: int, context: Context) -> Calibration:
+def calibrated(
+    source: LoadedGenerator, models: Models, samples: int, context: Context
+) -> Calibration:
     """From the sampler's own trajectories, weights rounded by second moments."""
     feeds = Trajectories(source.generator, samples, listen=context.listen)
     return calibrate_graphs(source, models, feeds, context, rounding=True)
@@ -126,7 +128,7 @@ def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, 
 
 
 def tensor_extremes(
-    source: Source, models: Models, feeds: Feeds, context: Context, world: World
+    source: LoadedGenerator, models: Models, feeds: Feeds, context: Context, world: World
 ) -> dict[str, ActivationStats]:
     """graph -> smallest and largest value of each tensor, and samples seen at each timestep."""
     observers = {

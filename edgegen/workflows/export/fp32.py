@@ -17,13 +17,13 @@ from ..generators import torch_pipeline
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from ..generators import Source
+    from ..generators import LoadedGenerator
 
 PARITY_INPUTS = 64  # at least, over all timesteps
 Calls = Mapping[str, Sequence[Mapping[str, Array]]]  # graph -> named inputs, call by call
 
 
-def fp32_models(source: Source, listen: Listener = silent) -> dict[str, ModelProto]:
+def fp32_models(source: LoadedGenerator, listen: Listener = silent) -> dict[str, ModelProto]:
     """graph -> FP32 ONNX."""
     graphs = source.generator.graphs()
     models = {}
@@ -34,7 +34,7 @@ def fp32_models(source: Source, listen: Listener = silent) -> dict[str, ModelPro
     return models
 
 
-def trajectory_calls(source: Source) -> Calls:
+def trajectory_calls(source: LoadedGenerator) -> Calls:
     """What the sampler asks each graph, call by call, for enough seeds that parity is checked on
     PARITY_INPUTS inputs.
     """
@@ -42,7 +42,9 @@ def trajectory_calls(source: Source) -> Calls:
     return record(torch_pipeline(source.generator), range(-(-PARITY_INPUTS // timesteps)))
 
 
-def torch_parity(source: Source, calls: Calls, folder: Path, threads: int) -> dict[str, float]:
+def torch_parity(
+    source: LoadedGenerator, calls: Calls, folder: Path, threads: int
+) -> dict[str, float]:
     """graph -> largest difference between torch and FP32 ONNX on inputs from every step of the
     trajectory; GateFailed beyond the limit. folder: with GRAPH.onnx.
     """

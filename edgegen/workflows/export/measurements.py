@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ..context import Context
-    from ..generators import Source
+    from ..generators import LoadedGenerator
 
 Convolution = tuple[str, str]  # graph, node
 
@@ -65,7 +65,7 @@ class Subject:
     plan with everything in int8 that may be.
     """
 
-    source: Source
+    source: LoadedGenerator
     fp32: Mapping[str, ModelProto]
     calibrated: Mapping[str, ModelProto]
     base: Plan

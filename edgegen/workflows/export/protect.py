@@ -12,7 +12,7 @@ from ...calibrate.choose import multiplications
 from ...core.plan import Plan, Precision
 from ...core.runtime import Runtime
 from ...core.seeds import REGION_PROTECTION
-from ..generators import Source
+from ..generators import LoadedGenerator
 from .quantized import Quantized
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Protect:
 
     def __call__(
         self,
-        source: Source,
+        source: LoadedGenerator,
         even: Mapping[str, ModelProto],
         plan: Plan,
         targets: Sequence[Runtime],
@@ -63,7 +63,7 @@ class Protect:
         }
         return replace(plan, rules=(*rules, *plan.rules)), about
 
-    def numbers(self, source: Source) -> tuple[Any, list[int]]:
+    def numbers(self, source: LoadedGenerator) -> tuple[Any, list[int]]:
         """Masks of all regions, and which of them are chosen; UsageError for what these images do
         not have.
         """

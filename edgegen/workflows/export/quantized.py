@@ -17,7 +17,7 @@ from ...errors import UsageError
 from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ...export.rounding import rounding
-from ..generators import Source
+from ..generators import LoadedGenerator
 from .hosted import hosted
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Quantized:
 
     def __init__(
         self,
-        source: Source,
+        source: LoadedGenerator,
         even: Mapping[str, ModelProto],
         plan: Plan,
         target: Runtime,

@@ -36,7 +36,7 @@ from .prove import Proof, judge_of, prove
 from .search import PlanLadder, Search
 
 if TYPE_CHECKING:
-    from ..generators import Source
+    from ..generators import LoadedGenerator
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ExportResult:
 
 
 def export_bundle(
-    generator: Source | str | Path,
+    generator: LoadedGenerator | str | Path,
     out: str | Path,
     settings: ExportSettings | None = None,
     listen: Listener = silent,
@@ -118,7 +118,7 @@ def export_bundle(
     """
     import torch
 
-    from ..generators import trained
+    from ..generators import load_generator
 
     settings, out = settings or ExportSettings(), Path(out)
     context = Context.of(settings.threads, settings.feature_weights, listen)
@@ -127,7 +127,9 @@ def export_bundle(
     targets = export_targets(settings.runtimes)
     with _published(out, settings.overwrite) as folder:
         torch.set_num_threads(context.threads)
-        source = generator if not isinstance(generator, str | Path) else trained(str(generator))
+        source = (
+            generator if not isinstance(generator, str | Path) else load_generator(str(generator))
+        )
         request = _Request(source, settings, terms, targets, context, folder, out)
         try:
             return _export(request)
@@ -139,7 +141,7 @@ def export_bundle(
 class _Request:
     """What one export works with."""
 
-    source: Source
+    source: LoadedGenerator
     settings: ExportSettings
     terms: Terms
     targets: Sequence[Runtime]
@@ -265,13 +267,13 @@ def _checked(request: _Request) -> dict[str, float]:
     return proven(source.reference.parent, source.generator)
 
 
-def _with_steps(source: Source, steps: int | None) -> Source:
+def _with_steps(source: LoadedGenerator, steps: int | None) -> LoadedGenerator:
     from ..sampling_choices import Choices, chosen
 
     return replace(source, generator=chosen(source, Choices(steps))[0])
 
 
-def _feeds(source: Source, settings: ExportSettings, listen: Listener) -> Feeds:
+def _feeds(source: LoadedGenerator, settings: ExportSettings, listen: Listener) -> Feeds:
     if settings.feeds is not None:
         return Files(settings.feeds, source.generator, listen=listen)
     return Trajectories(source.generator, settings.calibration_samples, listen=listen)

@@ -33,7 +33,7 @@ from ..context import Context
 from ..export.calibration import calibrated
 from ..export.hosted import hosted
 from ..export.plans import check_plan
-from ..generators import Source, trained
+from ..generators import LoadedGenerator, load_generator
 from .base import Base, open_base
 from .periodic_eval import FILE
 
@@ -76,7 +76,7 @@ def recover(
     from ...training.adapt.recover import recover as learn
 
     given = Plan.read(plan)
-    base, source = open_base(name), trained(name)
+    base, source = open_base(name), load_generator(name)
     if source.scales is not None:
         raise UsageError(
             "E-SOURCE",
@@ -143,7 +143,7 @@ def recover(
 
 
 def _quantized(
-    source: Source, models: dict[str, ModelProto], plan: Plan, threads: int
+    source: LoadedGenerator, models: dict[str, ModelProto], plan: Plan, threads: int
 ) -> tuple[dict[str, ModelProto], dict[str, ModelProto]]:
     """Even graphs and their Q/DQ files: as export makes them, with the rules of `plan`."""
     calibration = calibrated(source, models, SAMPLES, Context(threads, None, output.terminal))
@@ -155,7 +155,7 @@ def _quantized(
 
 
 def _judged(
-    source: Source, full: Pipeline, sides: Sequence[Pipeline], weights: Path | None
+    source: LoadedGenerator, full: Pipeline, sides: Sequence[Pipeline], weights: Path | None
 ) -> dict[str, Any]:
     """What looks.json keeps. ratio: of mean squared errors of images, with a 95 % interval over
     pairs (delta method).
@@ -231,7 +231,7 @@ def _said(found: Mapping[str, Any]) -> str:
 def _write(
     out: Path,
     base: Base,
-    source: Source,
+    source: LoadedGenerator,
     master: dict[str, Tensor],
     adapter: Adapter,
     course: Course,
@@ -270,7 +270,7 @@ def _write(
         )
 
 
-def _data(source: Source) -> dict[str, Any]:
+def _data(source: LoadedGenerator) -> dict[str, Any]:
     """Of the photos the base was trained on: none were looked at here."""
     data = source.about["data"]
     file = source.reference.with_name("run.json")
