@@ -24,6 +24,7 @@ from ...evidence.picture import side_by_side
 from ...export import STAND_IN, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
+from ..torch_threads import torch_threads
 from . import model_card
 from .build import Build, build_runtimes, describe, described, rebuild
 from .calibration import calibrate_graphs
@@ -116,8 +117,6 @@ def export_bundle(
     images are not as good; RuntimeMissing where a runtime cannot build here; Busy while another
     export writes the folder.
     """
-    import torch
-
     from ..generators import load_generator
 
     settings, out = settings or ExportSettings(), Path(out)
@@ -125,8 +124,7 @@ def export_bundle(
     terms = settings.terms  # refused before any work
     check_target(out, MANIFEST, settings.overwrite)
     targets = export_targets(settings.runtimes)
-    with _published(out, settings.overwrite) as folder:
-        torch.set_num_threads(context.threads)
+    with _published(out, settings.overwrite) as folder, torch_threads(context.threads):
         source = (
             generator if not isinstance(generator, str | Path) else load_generator(str(generator))
         )
