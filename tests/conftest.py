@@ -5,9 +5,9 @@ each time.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator

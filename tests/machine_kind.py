@@ -1,5 +1,5 @@
-"""Which of the kinds of machine that round differently the tests ran on, so that a run says which it
-did not.
+"""Which kind of machine the tests ran on, of those that round differently, and which kinds they
+did not run on.
 
 ONNX Runtime and OpenVINO choose other INT8 kernels on a CPU with AMX than on one without, and BLAS
 sums in another order on AMD: what passes on one kind says little about the next.
@@ -29,7 +29,7 @@ def kind_of(cpu_info: str) -> str:
 
 
 def described(cpu_info: str) -> str:
-    """One line: the kind, the model, its widest INT8 instructions, and the kinds that did not run."""
+    """One line: kind, model, widest INT8 instructions, and the kinds that did not run."""
     flags = _field(cpu_info, "flags").split()
     widest = next((name for flag, name in INSTRUCTIONS.items() if flag in flags), "no AVX2")
     here, model = kind_of(cpu_info), _field(cpu_info, "model name") or "unknown model"
