@@ -1,4 +1,4 @@
-# make demo | test | check | lint | wheel | data | clean.  Another interpreter: make PYTHON=python3.12 demo
+# make demo | quick | test | check | lint | wheel | data | clean.  Another interpreter: make PYTHON=python3.12 demo
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,train,export,adapt,onnxruntime,openvino,tensorrt-rtx,sign
 RUNTIMES := onnxruntime,openvino,tensorrt-rtx
 
-.PHONY: venv demo test check lint wheel data clean
+.PHONY: venv demo quick test check lint wheel data clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -29,8 +29,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/edgegen export cas-dm --int8 --runtime $(RUNTIMES) -o out/demo --overwrite
 
+# Two processes: a test takes one thread, and machines have two cores at least.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# At least 700 tests that touch every package, in two minutes: none trains or exports.
+quick: $(STAMP)
+	$(PYTEST) --quick
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: lint test
 

@@ -19,6 +19,9 @@ from edgegen.training.adapt import Kind
 from edgegen.training.adapt.bases import Base, quantize
 from edgegen.training.adapt.library import importing
 
+PEFT = pytest.mark.skipif(
+    find_spec("peft") is None, reason="adapters are trained by peft, which is not installed"
+)
 MISSING = [name for name in ("bitsandbytes", "peft") if find_spec(name) is None]
 ADAPT = pytest.mark.skipif(
     bool(MISSING),

@@ -5,15 +5,20 @@ each time.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import machine_kind
 import pytest
+import quick_set
+from filelock import FileLock
 
 import edgegen  # before any other library: it is what keeps them off the network
 
@@ -31,6 +36,63 @@ hypothesis.settings.register_profile("edgegen", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("edgegen")
 
 assert edgegen.__version__
+
+# Tests that ask for one of these need what takes an export, or seconds, to make.
+MARK_OF_FIXTURE = {"tiny_bundle": "export", "wheel": "slow"}
+STARTED = time.perf_counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="only the quick tests; fails if they are too few or leave a package out",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--quick") and not config.option.markexpr:
+        config.option.markexpr = quick_set.MARKS
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in MARK_OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARK_OF_FIXTURE[name])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--quick") and _quick_shortfall(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """The kind of machine; of a quick run also its size, and what it has too little of."""
+    terminalreporter.write_line(machine_kind.described(machine_kind.cpu_info()))
+    if config.getoption("--quick"):
+        tests, seconds = len(_tests_run(config)), time.perf_counter() - STARTED
+        terminalreporter.write_line(f"quick set: {tests} tests in {seconds:.0f} s")
+        for sentence in _quick_shortfall(config):
+            terminalreporter.write_line(f"quick set: {sentence}", red=True)
+
+
+def _tests_run(config: pytest.Config) -> set[str]:
+    """Node ids of the tests that a report came from: with xdist only the controller has all."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    reports = [r for found in reporter.stats.values() for r in found] if reporter else []
+    return {r.nodeid for r in reports if isinstance(r, pytest.TestReport)}
+
+
+def _quick_shortfall(config: pytest.Config) -> list[str]:
+    tests = _tests_run(config)
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return []
+    files = {test.partition("::")[0].removeprefix("tests/") for test in tests}
+    return quick_set.shortfall(len(tests), quick_set.touched(files))
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +131,30 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     del os.environ["EDGEGEN_CACHE"]
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name` that `make` fills: by the first of the workers that asks, for all of
+    them.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # a worker's own folder lies in the one of the run
+    folder, done = base / "shared" / name, base / "shared" / f"{name}.done"
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed in it
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run folder; read it only."""
     import tiny
 
-    return tiny.finished_run(tmp_path_factory.mktemp("run") / "run")
+    return made_once(tmp_path_factory, "run", lambda at: tiny.finished_run(at / "run")) / "run"
 
 
 @pytest.fixture(scope="session")
@@ -82,9 +162,10 @@ def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """What `edgegen export` makes of it for every runtime; copy it to change it."""
     from tiny import export
 
-    out = tmp_path_factory.mktemp("bundle") / "tiny"
-    assert export(tiny_run, out) == 0
-    return out
+    def make(folder: Path) -> None:
+        assert export(tiny_run, folder / "tiny") == 0
+
+    return made_once(tmp_path_factory, "bundle", make) / "tiny"
 
 
 @pytest.fixture(scope="session")
@@ -92,4 +173,5 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
     import devices
 
-    return devices.wheel(tmp_path_factory.mktemp("wheel"))
+    folder = made_once(tmp_path_factory, "wheel", lambda at: devices.wheel(at))
+    return next(folder.glob("edgegen-*.whl"))

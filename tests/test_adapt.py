@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import adapted, master, recipe, run
+from adapting import PEFT
 from runs import killed, same, steps
 from safetensors.torch import load_file, save_file
 from toys import shapes
@@ -32,7 +33,7 @@ from edgegen.training.adapt.trainable_part import Part
 from edgegen.training.loop import Trainer
 from edgegen.workflows.generators import torch_pipeline
 
-peft = pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
+pytestmark = PEFT
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -106,6 +107,8 @@ def test_losses_of_adapter_and_merged_weights_are_equal(name: str) -> None:
 
 
 def test_a_joined_convolution_has_peft_s_values_and_gradients() -> None:
+    import peft  # takes seconds: no test waits for it but those that use it
+
     torch.manual_seed(0)
     nets = torch.nn.ModuleDict(
         {
@@ -153,6 +156,8 @@ def test_an_average_of_a_part_holds_no_frozen_weight(trained: tuple[str, Path]) 
 def test_peft_alone_loads_the_adapter_and_merges_it_to_the_same_weights(
     trained: tuple[str, Path],
 ) -> None:
+    import peft
+
     name, out = trained
     about, generator = runs.load(out)
     plain = site.plain(family(name), recipe(name, 1).config, site.master(out, about))
@@ -168,6 +173,8 @@ def test_modulated_convolutions_demodulate_what_peft_alone_adds(tmp_path: Path) 
     """A network that PEFT has wrapped and nothing else: demodulation reads the pair, too (spec
     A2.1).
     """
+    import peft
+
     made = shaken("isc-gan")
     made.adapter().write(tmp_path / "adapter")
     ours, theirs = (
@@ -186,6 +193,8 @@ def test_modulated_convolutions_demodulate_what_peft_alone_adds(tmp_path: Path) 
 
 
 def test_an_adapter_that_peft_wrote_is_read_back(trained: tuple[str, Path], tmp_path: Path) -> None:
+    import peft
+
     name, out = trained
     about, _ = runs.load(out)
     plain = site.plain(family(name), recipe(name, 1).config, site.master(out, about))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from scipy.stats import spearmanr
 
 from edgegen.cli.main import run
 from edgegen.core.plan import Plan, Range
@@ -112,6 +111,8 @@ def test_a_layer_put_back_takes_its_own_roundings_with_it(source: Any) -> None:
 
 
 def test_rank_correlation_is_scipys_with_ties_too() -> None:
+    from scipy.stats import spearmanr
+
     rng = np.random.default_rng(0)
     for size in (3, 8, 40):
         a, b = rng.integers(0, 6, (2, size)).astype(float)

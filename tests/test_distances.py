@@ -11,8 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.linalg import sqrtm
-from torchmetrics.image.fid import _compute_fid
 
 from edgegen.errors import EdgegenError
 from edgegen.evidence.distances import (
@@ -49,6 +47,9 @@ def test_of_two_gaussians_that_commute_it_is_the_closed_form() -> None:
 # 20 rows: a covariance without full rank
 @pytest.mark.parametrize(("n", "dim"), [(400, 24), (20, 24)])
 def test_it_agrees_with_scipy_and_torchmetrics(n: int, dim: int) -> None:
+    from scipy.linalg import sqrtm
+    from torchmetrics.image.fid import _compute_fid
+
     a, b = Moments.of(features(n, dim, 1)), Moments.of(features(500, dim, 2))
     gap = a.mean - b.mean
     by_scipy = gap @ gap + np.trace(a.cov + b.cov - 2 * np.real(sqrtm(a.cov @ b.cov)))

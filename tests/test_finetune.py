@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from adapting import PEFT
 from PIL import Image
 from runs import nothing
 from sites import go, photo_files
@@ -31,7 +32,7 @@ from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.periodic_eval import doubted
 from edgegen.workflows.finetune.setup import gathered
 
-pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
+pytestmark = PEFT
 
 
 @pytest.fixture(scope="module")

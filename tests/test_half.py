@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import onnx
 import pytest
-from graphs import every_graph, inputs, int8_plan
+from graphs import GRAPHS, every_graph, inputs, int8_plan
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -58,7 +58,7 @@ def graph_of(nodes: Sequence[onnx.NodeProto], **constants: object) -> onnx.Model
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-@pytest.mark.parametrize(("family", "graph"), every_graph())
+@pytest.mark.parametrize(("family", "graph"), GRAPHS)
 def test_every_graph_in_float16_computes_what_it_did(family: str, graph: str) -> None:
     model = every_graph()[family, graph]
     made = half(model, {})
@@ -208,7 +208,7 @@ def test_int8_convolutions_read_and_write_float16() -> None:
 
 
 @ENGINES
-@pytest.mark.parametrize(("family", "graph"), every_graph())
+@pytest.mark.parametrize(("family", "graph"), GRAPHS)
 def test_every_graph_of_every_family_builds_in_every_precision(family: str, graph: str) -> None:
     """FP32, FP16 and INT8; tests/test_every_export.py builds INT8 for every GPU."""
     model = every_graph()[family, graph]

@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 import toys
+from adapting import PEFT
 from PIL import Image
 from runs import nothing
 from sites import go, photo_files
@@ -43,7 +44,7 @@ from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.setup import options
 from edgegen.workflows.generators import torch_pipeline
 
-peft = pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
+pytestmark = PEFT
 SIZE, LARGER = 16, 32
 
 
@@ -103,6 +104,8 @@ def test_a_larger_run_is_described_held_to_its_size_merged_and_drawn(
 
 
 def test_peft_alone_reads_the_adapter(adapted: Path) -> None:
+    import peft
+
     about, generator = runs.load(adapted)
     plain = site.plain(family(about["family"]), generator.config, site.master(adapted, about))
     loaded = (

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.stats import mannwhitneyu
 from shapes_of import features, images, noisy, shapes
 
 from edgegen.core.image_hash import differing_bits, looks, signs
@@ -118,6 +117,8 @@ def test_noise_on_a_flat_ground_does_not_flip_the_hash() -> None:
     st.lists(st.integers(0, 20), min_size=1, max_size=30),
 )
 def test_auc_is_that_of_mann_and_whitney(near: list[int], far: list[int]) -> None:
+    from scipy.stats import mannwhitneyu
+
     found = auc(near, far)
     wanted = 1 - mannwhitneyu(near, far).statistic / len(near) / len(far)
     assert found.value == pytest.approx(wanted)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from edgegen.core.latent import Latent
 from edgegen.core.noise import noise
@@ -56,6 +55,8 @@ def test_values_are_box_muller_over_the_raw_stream() -> None:
 
 
 def test_moments_and_distribution() -> None:
+    from scipy import stats
+
     values = noise(TensorSpec("x", ("batch", 1000)), range(300), "start").astype(np.float64)
     flat = values.ravel()
     assert (

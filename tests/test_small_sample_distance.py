@@ -13,8 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import t as student_t
-from torchmetrics.image.kid import poly_mmd
 
 from edgegen.core.verdict import Interval
 from edgegen.errors import EdgegenError, InputError
@@ -71,6 +69,8 @@ def holds(interval: Interval, truth: float) -> bool:
 
 
 def test_the_value_is_torchmetrics_and_our_own() -> None:
+    from torchmetrics.image.kid import poly_mmd
+
     before, _, photos = POOLS.draw(60, 0, 60)
     found = small_sample_distance.kernel(before, photos).value
     assert found == pytest.approx(
@@ -199,6 +199,8 @@ def test_a_higher_level_is_wider_and_more_photos_are_narrower() -> None:
 @pytest.mark.parametrize("freedom", [7, 10, 19.5, 49, 99, 500, 1e6])
 @pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
 def test_students_quantile(freedom: float, level: float) -> None:
+    from scipy.stats import t as student_t
+
     wanted = student_t.ppf((1 + level) / 2, freedom)
     assert small_sample_distance.student(level, freedom) == pytest.approx(
         wanted, rel=1e-2 if level > 0.95 else 2e-3
