@@ -14,7 +14,7 @@ from edgegen.families import Recipe, family
 from edgegen.training.adapt import site
 from edgegen.training.adapt.adapted import Adapted, targets
 from edgegen.training.adapt.files import Lora
-from edgegen.training.run import Settings, train
+from edgegen.training.run import RunSettings, train
 
 
 def master(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -44,9 +44,9 @@ def recipe(name: str, steps: int) -> Recipe:
     return replace(family(name).recipes["tiny"](), images=8 * steps, batch=8, warmup=2, rate=3e-3)
 
 
-def settings(name: str, steps: int, rank: int = 2) -> Settings:
+def settings(name: str, steps: int, rank: int = 2) -> RunSettings:
     about = {"base": name, "base_sha256": site.digest(master(name)), "rank": rank}
-    return Settings(name, "finetune", recipe(name, steps), adapt=about)
+    return RunSettings(name, "finetune", recipe(name, steps), adapt=about)
 
 
 def run(

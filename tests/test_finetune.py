@@ -25,7 +25,7 @@ from edgegen.families import FAMILIES, family
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.data import Photos
-from edgegen.training.run import Settings, train
+from edgegen.training.run import RunSettings, train
 from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.periodic_eval import doubted
@@ -51,7 +51,7 @@ def few() -> Iterator[None]:
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / "base"
     recipe = replace(family(request.param).recipes["tiny"](), images=24 * 8, batch=8, warmup=2)
-    train(Settings(request.param, "tiny", recipe), shapes(64), folder, False, 24, nothing)
+    train(RunSettings(request.param, "tiny", recipe), shapes(64), folder, False, 24, nothing)
     return folder
 
 
@@ -159,7 +159,7 @@ def test_generate_takes_an_adapted_run(adapted: Path, tmp_path: Path) -> None:
 def cas_dm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "base"
     recipe = replace(family("cas-dm").recipes["tiny"](), images=8, batch=8, warmup=2)
-    train(Settings("cas-dm", "tiny", recipe), shapes(64), folder, False, 24, nothing)
+    train(RunSettings("cas-dm", "tiny", recipe), shapes(64), folder, False, 24, nothing)
     return folder
 
 

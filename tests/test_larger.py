@@ -37,7 +37,7 @@ from edgegen.families.isc_gan.layers import up2
 from edgegen.families.unet import GRAIN, detail
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
-from edgegen.training.run import Settings, train
+from edgegen.training.run import RunSettings, train
 from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.setup import options
@@ -71,7 +71,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def based(name: str, folder: Path, images: int = 128) -> Path:
     recipe = replace(family(name).recipes["tiny"](), images=images, batch=8, warmup=2)
-    train(Settings(name, "tiny", recipe), shapes(64, SIZE), folder, False, 24, nothing)
+    train(RunSettings(name, "tiny", recipe), shapes(64, SIZE), folder, False, 24, nothing)
     return folder
 
 

@@ -171,7 +171,7 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     from ..workflows.export.prove import judge_of
     from ..workflows.sampling_choices import Choices, chosen
     from .doctor import measured_on
-    from .merge import proven
+    from ..workflows.finetune.merge import proven
     from .table import show
 
     torch.set_num_threads(order.threads)
