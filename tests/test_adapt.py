@@ -20,7 +20,6 @@ from runs import killed, same, steps
 from safetensors.torch import load_file, save_file
 from toys import shapes
 
-from edgegen.cli.merge import PARITY, parity
 from edgegen.errors import InputError, TrustError
 from edgegen.families import FAMILIES, Grown, Tuning, family
 from edgegen.training import run as runs
@@ -30,6 +29,7 @@ from edgegen.training.adapt.files import CONFIG, TENSORS, Adapter, Lora
 from edgegen.training.adapt.merged_conv import join
 from edgegen.training.adapt.trainable_part import Part
 from edgegen.training.loop import Trainer
+from edgegen.workflows.finetune.merge import PARITY, parity
 from edgegen.workflows.generators import torch_pipeline
 
 peft = pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")

@@ -18,7 +18,7 @@ from edgegen.families.isc_gan.config import Config
 from edgegen.families.isc_gan.family import FAMILY, IscGan
 from edgegen.families.isc_gan.qat import Rounder, apart, rounding
 from edgegen.training import checkpoint, run
-from edgegen.training.run import RunSettings, InitialWeights
+from edgegen.training.run import InitialWeights, RunSettings
 
 TINY = Config(size=16, z_dim=8, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16))
 

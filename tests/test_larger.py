@@ -40,7 +40,8 @@ from edgegen.training.adapt import site
 from edgegen.training.run import RunSettings, train
 from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
-from edgegen.workflows.finetune.setup import options
+from edgegen.workflows.finetune.settings import FinetuneSettings
+from edgegen.workflows.finetune.setup import choose
 from edgegen.workflows.generators import torch_pipeline
 
 peft = pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
@@ -59,8 +60,8 @@ def few() -> Iterator[None]:
         patch.setattr(
             features, "feature_network", partial(features.feature_network, size=tiny.SIZE)
         )
-        patch.setattr(periodic_eval, "DRAWN", 16)
-        patch.setattr(periodic_eval, "FINAL", 16)
+        patch.setattr(periodic_eval, "EVALUATION_IMAGES", 16)
+        patch.setattr(periodic_eval, "FINAL_IMAGES", 16)
         yield
 
 
@@ -88,7 +89,8 @@ def test_a_larger_run_is_described_held_to_its_size_merged_and_drawn(
     about = json.loads((adapted / "run.json").read_text())
     assert about["config"]["size"] == about["finetune"]["size"] == LARGER
     found = open_base(str(base))
-    assert options({}, None, found).size == SIZE and options({}, adapted, found).size == LARGER
+    assert choose(FinetuneSettings(), None, found).size == SIZE
+    assert choose(FinetuneSettings(), adapted, found).size == LARGER
     assert go(base, adapted, photos, "--resume", "--size", str(2 * LARGER)) == 2
     assert (
         "E-RESUME-MISMATCH" in (said := capsys.readouterr().err)
@@ -117,7 +119,7 @@ def test_peft_alone_reads_the_adapter(adapted: Path) -> None:
 def test_what_the_base_did_not_have_is_trained_and_ships(base: Path, adapted: Path) -> None:
     """Nothing of it stays as it began; the rest of the base keeps its weights under the adapter."""
     about, generator = runs.load(adapted)
-    new = open_base(str(base)).at(LARGER, 0).new
+    new = open_base(str(base)).grown_to(LARGER, 0).new_modules
     began, now = site.read_base(adapted, about), generator.networks.state_dict()
     shipped = [
         name
@@ -159,7 +161,7 @@ def test_every_weight_at_twice_the_size(base: Path, photos: Path) -> None:
 def test_an_adapter_of_another_size_is_refused(tmp_path: Path) -> None:
     own = adapters.run("cas-dm", tmp_path / "own", 4)
     base = based("cas-dm", tmp_path / "base")
-    larger = open_base(str(base)).at(LARGER, 0)
+    larger = open_base(str(base)).grown_to(LARGER, 0)
     adapters.adapted("cas-dm").adapter(site.digest(larger.tensors)).write(own / "adapter")
     with pytest.raises(TrustError, match="E-ADAPTER-BASE"):
         runs.load(own)

@@ -26,7 +26,8 @@ from edgegen.training import sheet as sheets
 from edgegen.training.data import Photos, load
 from edgegen.training.sheet import sheet
 from edgegen.workflows.finetune.base import open_base
-from edgegen.workflows.finetune.setup import apart, options
+from edgegen.workflows.finetune.settings import FinetuneSettings
+from edgegen.workflows.finetune.setup import choose, hold_out
 
 Captured = pytest.CaptureFixture[str]
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,12 +191,12 @@ def test_finetune_takes_what_it_says(tmp_path: Path, capsys: Captured, count: in
     data = unlike(tmp_path / "site", count)
     assert check(data, "--json") == 0
     found, photos = json.loads(capsys.readouterr().out), load(data, 32)[0]
-    chosen = options({}, None, open_base("cas-dm"))
+    chosen = choose(FinetuneSettings(), None, open_base("cas-dm"))
     if not found["fine_tuning"]["enough"]:
         with pytest.raises(InputError, match="cannot be held out"):
-            apart(photos, chosen)
+            hold_out(photos, chosen)
         return
-    chosen, train, held = apart(photos, chosen)
+    chosen, train, held = hold_out(photos, chosen)
     assert found["split"] == {
         "held_out_share": chosen.held_out,
         "train": len(train),

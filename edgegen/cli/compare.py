@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Run folders of `edgegen finetune`.", metavar="RUN...", show_default=False),
+        typer.Argument(
+            help="Run folders of `edgegen finetune`.", metavar="RUN...", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Option("-o", "--out", help="PNG of base, each run and photos.")
@@ -38,7 +40,8 @@ def _show(compared: RunComparison) -> None:
     from ..core.verdict import Interval
     from ..workflows.finetune.periodic_eval import interval_text, ratio_text
 
-    columns = "run,family,rank,images,KID,FD,FD / base,near-copies,novelty,adapter".split(",")
+    distances = ["KID", "FD", "FD / base"]
+    columns = ["run", "family", "rank", "images", *distances, "near-copies", "novelty", "adapter"]
     rows = []
     for run in compared.runs:
         last, size = run.last, run.adapter_bytes

@@ -169,9 +169,9 @@ def _make(what: str, steps: int | None, order: Order, folder: Path) -> Proof:
     from ..workflows.export import model_card
     from ..workflows.export.build import build, described
     from ..workflows.export.prove import judge_of
+    from ..workflows.finetune.merge import proven
     from ..workflows.sampling_choices import Choices, chosen
     from .doctor import measured_on
-    from ..workflows.finetune.merge import proven
     from .table import show
 
     torch.set_num_threads(order.threads)

@@ -42,9 +42,7 @@ HeldOut = Annotated[
     float | None,
     typer.Option(help="Share of the photos to hold out (default: 0.1, more of few photos)."),
 ]
-Rate = Annotated[
-    float | None, typer.Option(help="Adam's learning rate (default: the family's).")
-]
+Rate = Annotated[float | None, typer.Option(help="Adam's learning rate (default: the family's).")]
 Seed = Annotated[
     int | None, typer.Option(help="Seed of weights, order and noise (default 0).", min=0)
 ]
@@ -57,9 +55,7 @@ Background = Annotated[
     str | None,
     typer.Option(help="Colour under transparency and around padded photos (default white)."),
 ]
-OnBad = Annotated[
-    str, typer.Option(help="Unreadable photos: skip (named in the report) or fail.")
-]
+OnBad = Annotated[str, typer.Option(help="Unreadable photos: skip (named in the report) or fail.")]
 
 
 def run_folder(run: Path | None, out: Path | None, sentence: str) -> Path:

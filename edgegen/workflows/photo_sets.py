@@ -110,7 +110,5 @@ def write_reference(photos: Source, path: Path, weights: Path | None, listen: Li
             parts.append(network(pixels[start : start + 64]))
             advance(len(parts[-1]))
         directions = min(REFERENCE_DIRECTIONS, len(pixels) // 4)
-        statistics = reference.build(
-            np.concatenate(parts), network, "training photos", directions
-        )
+        statistics = reference.build(np.concatenate(parts), network, "training photos", directions)
         statistics.write(path)

@@ -53,7 +53,9 @@ class BaseGenerator:
                 raise UsageError(
                     "E-SIZE", f"{self.name} cannot draw {size} pixels a side: {error}"
                 ) from error
-        return replace(self, config=grown.config, tensors=dict(grown.tensors), new_modules=grown.whole)
+        return replace(
+            self, config=grown.config, tensors=dict(grown.tensors), new_modules=grown.whole
+        )
 
 
 def open_base(name: str) -> BaseGenerator:
@@ -96,7 +98,9 @@ def open_base(name: str) -> BaseGenerator:
         tensors = checkpoint.read_weights(folder / COMPANIONS) | tensors
     elif step is not None:
         tensors = checkpoint.weights_of(folder)[0] | tensors
-    return BaseGenerator("run", family(about["family"]), generator.config, tensors, _digest(tensors), folder)
+    return BaseGenerator(
+        "run", family(about["family"]), generator.config, tensors, _digest(tensors), folder
+    )
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

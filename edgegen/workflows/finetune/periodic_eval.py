@@ -1,5 +1,5 @@
-"""Periodic evaluations of a fine-tuning while it runs: held-out photos beside what it draws now, the
-best adapter kept, an end in time. Files and documents call one a look.
+"""Periodic evaluations of a fine-tuning: held-out photos beside what it draws now, the best adapter
+kept, an end in time. Files and documents call one a look.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class PeriodicEvaluation:
         """With the features of the photos, computed here once."""
         label = "features of the photos"
         with listen.progress(label, len(train) + len(held_out)) as advance:
-            images = [_images(network, part.pixels, advance) for part in (train, held_out)]
-        return cls(run, plan, network, *images, listen)
+            seen, unseen = (_images(network, part.pixels, advance) for part in (train, held_out))
+        return cls(run, plan, network, seen, unseen, listen)
 
     def begin(self, trainer: Trainer) -> None:
         """Called where the run begins or goes on: later evaluations are forgotten, and a run that
@@ -120,9 +120,7 @@ class PeriodicEvaluation:
         if not left:
             return True
         # one that would come shortly before the end is left out
-        return (
-            trainer.step > first and not (trainer.step - first) % every and 2 * left >= every
-        )
+        return trainer.step > first and not (trainer.step - first) % every and 2 * left >= every
 
     def finish(self, trainer: Trainer, out: Path) -> Path:
         """What the run leaves: base and the best evaluation's adapter, or the best weights; and the

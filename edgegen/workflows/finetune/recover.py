@@ -183,9 +183,7 @@ def _quantized(
     """Even graphs and their Q/DQ files: as export makes them, with the rules of `plan`."""
     even, measured = calibrated(source, models, SAMPLES, context.threads)
     dialect, rules = runtime(STAND_IN).dialect, Plan(plan.rules, measured.ranges)
-    return even, {
-        name: qdq.quantize(model, name, rules, dialect) for name, model in even.items()
-    }
+    return even, {name: qdq.quantize(model, name, rules, dialect) for name, model in even.items()}
 
 
 def judge(
@@ -287,7 +285,7 @@ def _publish(
         about = checkpoint.describe(base.family.name, base.config) | {
             "data": _data(source),
             site.ADAPTS: adapt,
-            site.RECOVERS: vars(course),
+            site.RECOVERS: course.to_json(),
         }
         (new / "run.json").write_bytes(to_json(about))
     if not better:

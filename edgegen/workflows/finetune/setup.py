@@ -105,11 +105,11 @@ def _recorded(run: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     about = read_json(path)
-    recorded = about.get("finetune") if isinstance(about, dict) else None
+    recorded: Any = about.get("finetune") if isinstance(about, dict) else None
     if not isinstance(recorded, dict):
         raise InputError("E-RUN", "not a run of `edgegen finetune`", path=path)
-    own = {documented: name for name, documented in DOCUMENTED.items()}
-    return {own.get(name, name): value for name, value in recorded.items()}
+    fields_of = {documented: name for name, documented in DOCUMENTED.items()}
+    return {fields_of.get(str(name), str(name)): value for name, value in recorded.items()}
 
 
 def merge_small_classes(photos: Photos, listen: Listener = silent) -> Photos:
