@@ -40,6 +40,16 @@ def adapted(name: str, rank: int = 2, tensors: Mapping[str, torch.Tensor] | None
         return Adapted(found, config, tensors, Lora(rank, 2.0 * rank, pairs, whole))
 
 
+def shaken(name: str) -> Any:
+    """An adapted generator whose pairs are not zero."""
+    made = adapted(name)
+    with torch.no_grad():
+        for key, value in made.base.networks.named_parameters():
+            if value.requires_grad and ("lora" in key or value.dim() > 1):
+                value.add_(0.1 * torch.randn_like(value))
+    return made
+
+
 def recipe(name: str, steps: int) -> Recipe:
     return replace(family(name).recipes["tiny"](), images=8 * steps, batch=8, warmup=2, rate=3e-3)
 
