@@ -29,14 +29,12 @@ from fnmatch import fnmatchcase
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import nn
 
-from edgegen.cli.merge import parity
 from edgegen.core.images import save_png, to_uint8
 from edgegen.core.seeds import PERIODIC_EVALUATION
 from edgegen.core.verdict import Interval
@@ -46,14 +44,16 @@ from edgegen.evidence.timeline import comparison
 from edgegen.families import FAMILIES, Judged
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
-from edgegen.training.adapt.memory import Footprint, Memory, memory
+from edgegen.training.adapt.memory import Footprint, StepMemory, memory
 from edgegen.training.data import Photos, load
 from edgegen.training.loop import Trainer
 from edgegen.training.record import pipeline
 from edgegen.training.split import split
 from edgegen.workflows.finetune.base import open_base
-from edgegen.workflows.finetune.periodic_eval import DRAWN, pictures
-from edgegen.workflows.finetune.setup import Plan, gathered, options
+from edgegen.workflows.finetune.merge import parity
+from edgegen.workflows.finetune.periodic_eval import EVALUATION_IMAGES, pictures
+from edgegen.workflows.finetune.settings import FinetuneSettings
+from edgegen.workflows.finetune.setup import FinetunePlan, choose, merge_small_classes
 
 GOALS = (
     "goals: FD / base <= 0.4, adapter / full <= 1.15, trained <= 5 %, file <= 10 %, parity <= "
@@ -107,9 +107,8 @@ def quality(given: argparse.Namespace) -> None:
         distances = [word["adapted"]["FD"]["value"] for word in words]
         checkpoint = sum(v.numel() * 4 for v in generator.shipped.state_dict().values())
         base = open_base(family)
-        plan = Plan.of(
-            base, _photos(given)[0], options({"rank": about["finetune"]["rank"]}, None, base)
-        )
+        settings = FinetuneSettings(rank=about["finetune"]["rank"])
+        plan = FinetunePlan.of(base, _photos(given)[0], choose(settings, None, base))
         moved = {p for objective in plan.generator().objectives() for p in objective.params}
         trained, whole = (
             sum(p.numel() for p in some) for some in (moved, generator.networks.parameters())
@@ -183,14 +182,14 @@ def held(given: argparse.Namespace) -> None:
     """
     train = _photos(given)[0]
     for family in given.families:
-        full, peak = _memory(family, train, {"rank": 0})
+        full, peak = _memory(family, train, FinetuneSettings(rank=0))
         print(
             f"{family}: every weight in FP32 with Adam: linear {full.linear.total / 1e3:.0f} kB, "
             "rest "
             f"{full.rest.total / 1e3:.0f} kB; peak of the process {peak:.0f} MB"
         )
         for base in BASES:
-            found, peak = _memory(family, train, {"precision": base, "adam8bit": True})
+            found, peak = _memory(family, train, FinetuneSettings(precision=base, adam8bit=True))
             print(
                 f"  {base} base, adapters, 8-bit Adam: linear {_share(found.linear, full.linear)}, "
                 "rest "
@@ -199,14 +198,14 @@ def held(given: argparse.Namespace) -> None:
             )
 
 
-def _memory(family: str, train: Photos, given: dict[str, Any]) -> tuple[Memory, float]:
+def _memory(family: str, train: Photos, settings: FinetuneSettings) -> tuple[StepMemory, float]:
     with get_context("fork").Pool(1) as pool:
-        found: tuple[Memory, float] = pool.apply(_measured, (family, train, given))
+        found: tuple[StepMemory, float] = pool.apply(_measured, (family, train, settings))
     return found
 
 
-def _measured(family: str, train: Photos, given: dict[str, Any]) -> tuple[Memory, float]:
-    trainer = _trainer(family, train, given, STEPS)
+def _measured(family: str, train: Photos, settings: FinetuneSettings) -> tuple[StepMemory, float]:
+    trainer = _trainer(family, train, settings, STEPS)
     # through all stages, so that each has its gradients and its optimizer's state
     for _ in trainer.run():
         pass
@@ -222,10 +221,10 @@ def speed(given: argparse.Namespace) -> None:
     """
     train = _photos(given)[0]
     for family in given.families:
-        ours = _trainer(family, train, {})
+        ours = _trainer(family, train, FinetuneSettings())
         # peft runs a pair beside its layer
         with patch("edgegen.training.adapt.adapted.join", lambda networks: None):
-            theirs = _trainer(family, train, {})
+            theirs = _trainer(family, train, FinetuneSettings())
         times: dict[str, list[float]] = {"ours": [], "plain peft": []}
         adams = [torch.optim.Adam(o.params, lr=1e-3, betas=o.betas) for o in theirs.objectives]
         steps = ours.run()
@@ -293,7 +292,8 @@ def targets(given: argparse.Namespace) -> None:
             tuning = replace(base.family.tuning, targets=tuple(sorted(names)))
             chosen = replace(base, family=replace(base.family, tuning=tuning))
             rank = max(1, int(0.05 * whole / cost))
-            plan = Plan.of(chosen, train, options({"rank": rank}, None, base)).lasting(given.images)
+            plan = FinetunePlan.of(chosen, train, choose(FinetuneSettings(rank=rank), None, base))
+            plan = plan.for_images(given.images)
             trainer = Trainer.start(plan.generator(), plan.recipe, train, 0)
             if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
                 trainer.generator.teach(trainer.lessons(100))
@@ -303,14 +303,17 @@ def targets(given: argparse.Namespace) -> None:
             made = _features(
                 network,
                 np.concatenate(
-                    [to_uint8(draw(PERIODIC_EVALUATION.take(64, k))) for k in range(0, DRAWN, 64)]
+                    [
+                        to_uint8(draw(PERIODIC_EVALUATION.take(64, k)))
+                        for k in range(0, EVALUATION_IMAGES, 64)
+                    ]
                 ),
             )
             print(
                 f"{family}, {what}: rank {rank}, FD "
                 f"{_said(small_sample_distance.frechet(made, seen, along).interval())}, "
                 f"KID {_said(small_sample_distance.kernel(made, seen).interval())}, "
-                f"{given.images} images, {DRAWN} drawn",
+                f"{given.images} images, {EVALUATION_IMAGES} drawn",
                 flush=True,
             )
 
@@ -319,13 +322,13 @@ def _features(network: FeatureNetwork, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([network(pixels[k : k + 64]) for k in range(0, len(pixels), 64)])
 
 
-def _trainer(family: str, train: Photos, given: dict[str, Any], steps: int = 1_500) -> Trainer:
+def _trainer(family: str, train: Photos, settings: FinetuneSettings, steps: int = 1_500) -> Trainer:
     base = open_base(family)
-    plan = Plan.of(base, train, options(given, None, base))
-    plan = plan.lasting(steps * plan.recipe.batch)
+    plan = FinetunePlan.of(base, train, choose(settings, None, base))
+    plan = plan.for_images(steps * plan.recipe.batch)
     torch.manual_seed(0)
     trainer = Trainer.start(
-        plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.options.adam8bit
+        plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.choices.adam8bit
     )
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
         trainer.generator.teach(trainer.lessons(2))
@@ -334,7 +337,7 @@ def _trainer(family: str, train: Photos, given: dict[str, Any], steps: int = 1_5
 
 def _photos(given: argparse.Namespace) -> tuple[Photos, Photos]:
     train, held = split(load(given.data, 32)[0], given.held_out)
-    return gathered(train), held
+    return merge_small_classes(train), held
 
 
 def _share(a: Footprint, b: Footprint) -> str:

@@ -14,7 +14,7 @@ from edgegen.families import Recipe, family
 from edgegen.training.adapt import site
 from edgegen.training.adapt.adapted import Adapted, targets
 from edgegen.training.adapt.files import Lora
-from edgegen.training.run import Settings, train
+from edgegen.training.run import RunSettings, train
 
 
 def master(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -40,13 +40,23 @@ def adapted(name: str, rank: int = 2, tensors: Mapping[str, torch.Tensor] | None
         return Adapted(found, config, tensors, Lora(rank, 2.0 * rank, pairs, whole))
 
 
+def shaken(name: str) -> Any:
+    """An adapted generator whose pairs are not zero."""
+    made = adapted(name)
+    with torch.no_grad():
+        for key, value in made.base.networks.named_parameters():
+            if value.requires_grad and ("lora" in key or value.dim() > 1):
+                value.add_(0.1 * torch.randn_like(value))
+    return made
+
+
 def recipe(name: str, steps: int) -> Recipe:
     return replace(family(name).recipes["tiny"](), images=8 * steps, batch=8, warmup=2, rate=3e-3)
 
 
-def settings(name: str, steps: int, rank: int = 2) -> Settings:
+def settings(name: str, steps: int, rank: int = 2) -> RunSettings:
     about = {"base": name, "base_sha256": site.digest(master(name)), "rank": rank}
-    return Settings(name, "finetune", recipe(name, steps), adapt=about)
+    return RunSettings(name, "finetune", recipe(name, steps), adapt=about)
 
 
 def run(

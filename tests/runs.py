@@ -20,7 +20,7 @@ from edgegen.training import run
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
 from edgegen.training.processes import ALONE, World
-from edgegen.training.run import Settings
+from edgegen.training.run import RunSettings
 
 SMALL = replace(NET, widths=(16,), dropout=0.2)
 TOY = replace(CONFIG, size=8, theta=SMALL, phi=SMALL)
@@ -28,9 +28,9 @@ PHOTOS = shapes(40, 8)
 HERE = [str(Path(__file__).parent), *[p for p in sys.path if p]]
 
 
-def settings(steps: int = 40, config: Config = TOY, seed: int = 0, **recipe: Any) -> Settings:
+def settings(steps: int = 40, config: Config = TOY, seed: int = 0, **recipe: Any) -> RunSettings:
     plan = replace(Recipe(config, images=8 * steps, batch=8, warmup=5, ema=0.9), **recipe)
-    return Settings("cas-dm", "toy", plan, seed)
+    return RunSettings("cas-dm", "toy", plan, seed)
 
 
 def nothing(trainer: Trainer, report: dict[str, float]) -> None:

@@ -20,7 +20,7 @@ from edgegen.export.ort import OnnxRuntime
 from edgegen.export.rounding import rounding
 from edgegen.families import family
 from edgegen.training.adapt import site
-from edgegen.training.adapt.recover import Subject
+from edgegen.training.adapt.student import Subject
 
 
 def plan_of(generator: Any, models: Mapping[str, Any]) -> tuple[dict[str, Any], Plan]:

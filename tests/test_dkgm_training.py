@@ -20,7 +20,7 @@ from edgegen.families.dkgm.debias import bridge_loss, deviation
 from edgegen.families.dkgm.family import FAMILY
 from edgegen.training import checkpoint, run
 from edgegen.training.loop import Trainer
-from edgegen.training.run import Settings
+from edgegen.training.run import RunSettings
 from edgegen.workflows.generators import torch_pipeline
 
 
@@ -180,7 +180,7 @@ def go(out: Path, fail_at: int = 0, resume: bool = False, **change: Any) -> None
         if trainer.step == fail_at:
             raise RuntimeError("stopped")
 
-    run.train(Settings("dkgm", "toy", recipe, 0), shapes(40, 16), out, resume, 1, progress)
+    run.train(RunSettings("dkgm", "toy", recipe, 0), shapes(40, 16), out, resume, 1, progress)
 
 
 @pytest.mark.parametrize("change", [{}, {"mode": "latent", "bank": "exemplars"}])

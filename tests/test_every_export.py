@@ -23,7 +23,7 @@ from edgegen.core.samplers import sampler_from_json, sampler_to_json
 from edgegen.evidence import reference
 from edgegen.evidence.features import feature_network
 from edgegen.families import FAMILIES, family
-from edgegen.training.run import Settings, train
+from edgegen.training.run import RunSettings, train
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
 WITHOUT_TORCH = """
@@ -50,7 +50,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp(request.param) / "run"
     recipe = replace(family(request.param).recipes["tiny"](), images=24 * 8, batch=8, warmup=2)
     photos = shapes(64, recipe.config.size)
-    train(Settings(request.param, "tiny", recipe), photos, folder, False, 24, nothing)
+    train(RunSettings(request.param, "tiny", recipe), photos, folder, False, 24, nothing)
     network = feature_network("efficientnet-lite0", size=tiny.SIZE)
     reference.build(network(photos.pixels), network, "shapes", 8).write(
         folder / "reference.safetensors"

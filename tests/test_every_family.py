@@ -21,11 +21,12 @@ EVERY_FAMILY = """
 from dataclasses import replace
 from toys import shapes
 from edgegen.families import family
-from edgegen.training.run import Settings, train
+from edgegen.training.run import RunSettings, train
 
 def child(name, out, resume, progress):
     recipe = replace(family(name).recipes["tiny"](), images=40 * 8, batch=8, warmup=2)
-    train(Settings(name, "tiny", recipe), shapes(64, recipe.config.size), out, resume, 10, progress)
+    photos = shapes(64, recipe.config.size)
+    train(RunSettings(name, "tiny", recipe), photos, out, resume, 10, progress)
 """
 
 

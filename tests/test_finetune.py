@@ -1,4 +1,4 @@
-"""edgegen finetune, merge and --compare, from photos to a proven bundle; what they refuse."""
+"""edgegen finetune, merge and compare, from photos to a proven bundle; what they refuse."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import tiny
 from adapting import PEFT
+from listeners import Heard
 from PIL import Image
 from runs import nothing
 from sites import go, photo_files
 from toys import shapes
 
 from edgegen.cli.main import run
-from edgegen.cli.train import _start
 from edgegen.core.bundle import Bundle, sha256
 from edgegen.evidence import reference, small_sample_distance
 from edgegen.evidence.features import feature_network
@@ -26,11 +26,12 @@ from edgegen.families import FAMILIES, family
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.data import Photos
-from edgegen.training.run import Settings, train
+from edgegen.training.run import RunSettings, train
 from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.periodic_eval import doubted
-from edgegen.workflows.finetune.setup import gathered
+from edgegen.workflows.finetune.setup import merge_small_classes
+from edgegen.workflows.train import open_initial
 
 pytestmark = PEFT
 
@@ -43,8 +44,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def few() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(periodic_eval, "DRAWN", 16)
-        patch.setattr(periodic_eval, "FINAL", 24)
+        patch.setattr(periodic_eval, "EVALUATION_IMAGES", 16)
+        patch.setattr(periodic_eval, "FINAL_IMAGES", 24)
         yield
 
 
@@ -52,7 +53,7 @@ def few() -> Iterator[None]:
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / "base"
     recipe = replace(family(request.param).recipes["tiny"](), images=24 * 8, batch=8, warmup=2)
-    train(Settings(request.param, "tiny", recipe), shapes(64), folder, False, 24, nothing)
+    train(RunSettings(request.param, "tiny", recipe), shapes(64), folder, False, 24, nothing)
     return folder
 
 
@@ -111,10 +112,10 @@ def test_a_site_s_photos_become_a_proven_bundle(
 
 def test_an_adapted_run_is_a_start_with_its_adapter(adapted: Path) -> None:
     """Of `train --init`: plain tensors, the adapter in them, and networks that never ship too."""
-    init = _start(str(adapted))
+    init = open_initial(str(adapted))
     _, made = runs.load(adapted)
     assert all(init.tensors[k].equal(v) for k, v in made.shipped.state_dict().items())
-    assert init.tensors.keys() == open_base(str(adapted)).tensors.keys() and len(init.digest) == 64
+    assert init.tensors.keys() == open_base(str(adapted)).tensors.keys() and len(init.sha256) == 64
     assert init.config(family(init.about["family"])) == made.config
 
 
@@ -140,10 +141,7 @@ def test_two_runs_side_by_side(
     assert go(base, other, photos, "--rank", "0", "--rate", "0.001") == 0
     assert not (other / "adapter").exists() and (other / "weights.safetensors").is_file()
     capsys.readouterr()
-    assert (
-        run(["finetune", "--compare", str(adapted), str(other), "-o", str(tmp_path / "both.png")])
-        == 0
-    )
+    assert run(["compare", str(adapted), str(other), "-o", str(tmp_path / "both.png")]) == 0
     said = capsys.readouterr().out
     assert "site" in said and "other" in said and " all " in said and "FD / base" in said
     assert np.asarray(Image.open(tmp_path / "both.png")).std() > 0
@@ -160,7 +158,7 @@ def test_generate_takes_an_adapted_run(adapted: Path, tmp_path: Path) -> None:
 def cas_dm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "base"
     recipe = replace(family("cas-dm").recipes["tiny"](), images=8, batch=8, warmup=2)
-    train(Settings("cas-dm", "tiny", recipe), shapes(64), folder, False, 24, nothing)
+    train(RunSettings("cas-dm", "tiny", recipe), shapes(64), folder, False, 24, nothing)
     return folder
 
 
@@ -251,22 +249,22 @@ def test_a_resume_knows_its_settings_and_is_held_to_them(
     assert "a run is there already" in capsys.readouterr().err
 
 
-def test_small_classes_are_drawn_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_small_classes_are_drawn_as_one() -> None:
     made = shapes(40)
     labels = np.repeat([0, 1, 2, 3], [20, 9, 8, 3])
-    found = gathered(Photos(made.pixels, labels, ("a", "b", "c", "d")))
+    heard = Heard()
+    found = merge_small_classes(Photos(made.pixels, labels, ("a", "b", "c", "d")), heard)
     assert found.classes == ("a", "b", "other") and np.bincount(found.labels).tolist() == [
         20,
         9,
         11,
     ]
-    assert (
+    assert heard.notes == [
         "W-CLASS-SMALL: 2 of 4 classes have few photos and are drawn as one, 11 together"
-        in capsys.readouterr().err
-    )
+    ]
     assert (found.labels[labels == 1] == 1).all() and (found.labels[labels >= 2] == 2).all()
     same = Photos(made.pixels, labels % 2, ("a", "b"))
-    assert gathered(same) is same
+    assert merge_small_classes(same) is same
 
 
 def test_a_run_that_ended_early_stays_ended(
@@ -340,7 +338,7 @@ def test_a_base_that_is_there_already_has_no_ratio() -> None:
     made, held = (rng.normal(size=(n, 12)).astype(np.float32) for n in (40, 30))
     near = small_sample_distance.frechet(made, held, small_sample_distance.directions(made, 30))
     far = small_sample_distance.frechet(made + 9, held, small_sample_distance.directions(made, 30))
-    assert periodic_eval._ratio(near, far) is None and periodic_eval.told(None).startswith(
+    assert periodic_eval._ratio(near, far) is None and periodic_eval.ratio_text(None).startswith(
         "not told"
     )
     found = periodic_eval._ratio(far, near)
@@ -352,5 +350,5 @@ def test_merge_and_compare_want_adapted_runs(
 ) -> None:
     assert run(["merge", str(cas_dm), "-o", str(tmp_path / "m")]) == 2
     assert "this is no run of `edgegen finetune` with an adapter" in capsys.readouterr().err
-    assert run(["finetune", "--compare", str(cas_dm)]) == 2
+    assert run(["compare", str(cas_dm)]) == 2
     assert "this is no run of `edgegen finetune`" in capsys.readouterr().err

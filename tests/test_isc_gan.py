@@ -30,7 +30,7 @@ from edgegen.families.isc_gan.family import FAMILY, IscGan, half_life
 from edgegen.families.isc_gan.losses import path_lengths, path_penalty, r1
 from edgegen.training import checkpoint, loop, run
 from edgegen.training.loop import Trainer
-from edgegen.training.run import Settings
+from edgegen.training.run import RunSettings
 from edgegen.workflows.generators import torch_pipeline
 
 EVERYTHING = Regularizers(
@@ -245,7 +245,7 @@ def go(out: Path, fail_at: int = 0, resume: bool = False) -> None:
         if trainer.step == fail_at:
             raise RuntimeError("stopped")
 
-    run.train(Settings("isc-gan", "toy", recipe, 0), shapes(40, 16), out, resume, 4, progress)
+    run.train(RunSettings("isc-gan", "toy", recipe, 0), shapes(40, 16), out, resume, 4, progress)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from edgegen.families.isc_gan.config import Config
 from edgegen.families.isc_gan.family import FAMILY, IscGan
 from edgegen.families.isc_gan.qat import Rounder, apart, rounding
 from edgegen.training import checkpoint, run
-from edgegen.training.run import Settings, Start
+from edgegen.training.run import InitialWeights, RunSettings
 
 TINY = Config(size=16, z_dim=8, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16))
 
@@ -88,9 +88,9 @@ def test_only_what_export_rounds_is_rounded() -> None:
     assert not any(m.on for m in made.modules() if isinstance(m, Rounder))
 
 
-def settings(config: Config, images: int) -> Settings:
+def settings(config: Config, images: int) -> RunSettings:
     recipe = Recipe(config, images=images, batch=8, rate=0.003, warmup=5, ema=0.5, precision="fp32")
-    return Settings("isc-gan", "toy", recipe, 0, init="0" * 64)
+    return RunSettings("isc-gan", "toy", recipe, 0, init="0" * 64)
 
 
 def distances(made: IscGan, start: IscGan) -> tuple[float, float]:
@@ -121,7 +121,7 @@ def test_rounding_costs_less_and_the_images_stay(tmp_path: Path) -> None:
         False,
         60,
         nothing,
-        start=Start(tensors, tmp_path),
+        start=InitialWeights(tensors, tmp_path),
     )
     made = IscGan(TINY)
     # what ships fits the config without qat
@@ -137,7 +137,7 @@ def test_rounding_costs_less_and_the_images_stay(tmp_path: Path) -> None:
 
 def test_the_teacher_is_resumed_and_adapting_plays_the_game(tmp_path: Path) -> None:
     config, photos = replace(TINY, qat=True), shapes(40, 16)
-    start = Start(
+    start = InitialWeights(
         {f"generator.{k}": v for k, v in IscGan(TINY).generator.state_dict().items()}, tmp_path
     )
 

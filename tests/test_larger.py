@@ -38,10 +38,11 @@ from edgegen.families.isc_gan.layers import up2
 from edgegen.families.unet import GRAIN, detail
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
-from edgegen.training.run import Settings, train
+from edgegen.training.run import RunSettings, train
 from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
-from edgegen.workflows.finetune.setup import options
+from edgegen.workflows.finetune.settings import FinetuneSettings
+from edgegen.workflows.finetune.setup import choose
 from edgegen.workflows.generators import torch_pipeline
 
 pytestmark = PEFT
@@ -60,8 +61,8 @@ def few() -> Iterator[None]:
         patch.setattr(
             features, "feature_network", partial(features.feature_network, size=tiny.SIZE)
         )
-        patch.setattr(periodic_eval, "DRAWN", 16)
-        patch.setattr(periodic_eval, "FINAL", 16)
+        patch.setattr(periodic_eval, "EVALUATION_IMAGES", 16)
+        patch.setattr(periodic_eval, "FINAL_IMAGES", 16)
         yield
 
 
@@ -72,7 +73,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def based(name: str, folder: Path, images: int = 128) -> Path:
     recipe = replace(family(name).recipes["tiny"](), images=images, batch=8, warmup=2)
-    train(Settings(name, "tiny", recipe), shapes(64, SIZE), folder, False, 24, nothing)
+    train(RunSettings(name, "tiny", recipe), shapes(64, SIZE), folder, False, 24, nothing)
     return folder
 
 
@@ -89,7 +90,8 @@ def test_a_larger_run_is_described_held_to_its_size_merged_and_drawn(
     about = json.loads((adapted / "run.json").read_text())
     assert about["config"]["size"] == about["finetune"]["size"] == LARGER
     found = open_base(str(base))
-    assert options({}, None, found).size == SIZE and options({}, adapted, found).size == LARGER
+    assert choose(FinetuneSettings(), None, found).size == SIZE
+    assert choose(FinetuneSettings(), adapted, found).size == LARGER
     assert go(base, adapted, photos, "--resume", "--size", str(2 * LARGER)) == 2
     assert (
         "E-RESUME-MISMATCH" in (said := capsys.readouterr().err)
@@ -120,7 +122,7 @@ def test_peft_alone_reads_the_adapter(adapted: Path) -> None:
 def test_what_the_base_did_not_have_is_trained_and_ships(base: Path, adapted: Path) -> None:
     """Nothing of it stays as it began; the rest of the base keeps its weights under the adapter."""
     about, generator = runs.load(adapted)
-    new = open_base(str(base)).at(LARGER, 0).new
+    new = open_base(str(base)).grown_to(LARGER, 0).new_modules
     began, now = site.read_base(adapted, about), generator.networks.state_dict()
     shipped = [
         name
@@ -162,7 +164,7 @@ def test_every_weight_at_twice_the_size(base: Path, photos: Path) -> None:
 def test_an_adapter_of_another_size_is_refused(tmp_path: Path) -> None:
     own = adapters.run("cas-dm", tmp_path / "own", 4)
     base = based("cas-dm", tmp_path / "base")
-    larger = open_base(str(base)).at(LARGER, 0)
+    larger = open_base(str(base)).grown_to(LARGER, 0)
     adapters.adapted("cas-dm").adapter(site.digest(larger.tensors)).write(own / "adapter")
     with pytest.raises(TrustError, match="E-ADAPTER-BASE"):
         runs.load(own)

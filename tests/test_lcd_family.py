@@ -34,7 +34,7 @@ from edgegen.families.lcd.family import FAMILY, LatentConsistency
 from edgegen.training import checkpoint
 from edgegen.training import run as training
 from edgegen.training.loop import Trainer
-from edgegen.training.run import Settings
+from edgegen.training.run import RunSettings
 from edgegen.workflows.generators import torch_pipeline
 
 STAGES = ["autoencoder", "teacher", "student", "control"]
@@ -88,7 +88,7 @@ def go(out: Path, distil: Distil, fail_at: int = 0, resume: bool = False) -> Non
         if trainer.step == fail_at:
             raise RuntimeError("stopped")
 
-    training.train(Settings("lcd", "toy", recipe, 0), shapes(40, 16), out, resume, 4, progress)
+    training.train(RunSettings("lcd", "toy", recipe, 0), shapes(40, 16), out, resume, 4, progress)
 
 
 @pytest.mark.parametrize("distil", DISTIL)

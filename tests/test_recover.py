@@ -1,4 +1,4 @@
-"""edgegen finetune --recover: pairs that make up for rounding, carried back into the networks' own
+"""edgegen recover: pairs that make up for rounding, carried back into the networks' own
 weights.
 """
 
@@ -29,14 +29,20 @@ from edgegen.export.rounding import rounding
 from edgegen.families import FAMILIES, family
 from edgegen.training import run as runs
 from edgegen.training.adapt import recover, site
-from edgegen.training.adapt.recover import Course, Student
+from edgegen.training.adapt.followed_weights import (
+    Followers,
+    graph_constants,
+    rounded_weights,
+)
+from edgegen.training.adapt.recover import Course
+from edgegen.training.adapt.student import Student, round_weight
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.fp32 import fp32_models
-from edgegen.workflows.finetune import recover as verb
+from edgegen.workflows.finetune import recover as workflow
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
-COURSE = Course(rank=4, steps=20, batch=8, rate=2e-2, seed=0, looked=32)
+COURSE = Course(rank=4, steps=20, batch=8, rate=2e-2, seed=0, evaluation_images=32)
 
 
 def every_tensor(file: onnx.ModelProto, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -98,7 +104,7 @@ def test_a_student_rounds_as_the_file_that_ships(name: str) -> None:
         student = Student(subject)
         values = {
             **student.values,
-            **{k: recover.whole(student.values[k]) for k in student.weights},
+            **{k: round_weight(student.values[k]) for k in student.weights},
         }
         beside = Beside(student.module, every_tensor(files[graph], calls[graph][-1]))
         with torch.no_grad():
@@ -128,17 +134,16 @@ def test_pairs_of_the_students_are_an_exact_adapter(name: str) -> None:
     found, _ = subjects(name)
     config, base = family(name).recipes["tiny"]().config, master(name)
     students = {k: Student(s) for k, s in found.items()}
-    places = recover.places(family(name), config, base, students)
+    places = rounded_weights(family(name), config, base, students)
     rng = torch.Generator().manual_seed(0)
-    pairs = {
-        layer: recover._pair(base[f"{layer}.weight"], 3, rng) for layer in {p.layer for p in places}
-    }
+    course = replace(COURSE, rank=3)
+    pairs = recover.initial_pairs(base, {p.layer for p in places}, course)
     pairs = {
         layer: (a.detach(), 0.01 * torch.randn(b.shape, generator=rng))
         for layer, (a, b) in pairs.items()
     }
-    merged = recover._adapter(base, pairs, 3).merged(base, Path())
-    before, after = (recover._tensors(family(name), config, t) for t in (base, merged))
+    merged = recover.adapter_of(base, pairs, 3).merged(base, Path())
+    before, after = (graph_constants(family(name), config, t) for t in (base, merged))
     assert len({(p.graph, p.weight) for p in places}) == len(places) > 2
     for place in places:
         delta = merged[f"{place.layer}.weight"] - base[f"{place.layer}.weight"]
@@ -168,22 +173,22 @@ def test_the_best_look_is_kept() -> None:
     learnt = recover.recover(made, config, base, narrow, COURSE, lambda: steps.append(None))
     assert (
         len(steps) == COURSE.steps
-        and len(learnt.looks) == 1 + recover.LOOKS
-        and learnt.looks[0] == 1
+        and len(learnt.errors) == 1 + recover.EVALUATIONS
+        and learnt.errors[0] == 1
     )
-    assert min(learnt.looks) < 0.92, learnt.looks  # measured: 0.87
+    assert min(learnt.errors) < 0.92, learnt.errors  # measured: 0.87
     merged, students = (
         learnt.adapter.merged(base, Path()),
         {k: Student(s) for k, s in narrow.items()},
     )
-    places = recover.places(made, config, base, students)
+    places = rounded_weights(made, config, base, students)
     moves: dict[str, dict[str, torch.Tensor]] = {k: {} for k in students}
     for p in places:
         moves[p.graph][p.weight] = p.factor * (
             merged[f"{p.layer}.weight"] - base[f"{p.layer}.weight"]
         )
     lesson = recover.Lesson(site.plain(made, config, base), students, places)
-    seeds = RECOVERY_CHOICE.take(COURSE.looked)
+    seeds = RECOVERY_CHOICE.take(COURSE.evaluation_images)
     with torch.no_grad():
         wanted = lesson.images(lesson.exact, seeds)
         was = (
@@ -191,18 +196,15 @@ def test_the_best_look_is_kept() -> None:
             .square()
             .mean()
         )
-        nothing = torch.zeros(())
-        followers = recover._followers(
-            made, config, base, {p.layer: (nothing, nothing) for p in places}, students
-        )
-        assert followers["synthesis"]  # isc-gan's energies
-        recover._refresh(made, config, merged, followers, students)
+        followers = Followers.of(made, config, base, {p.layer for p in places}, students)
+        assert followers.factors["synthesis"]  # isc-gan's energies
+        followers.refresh(merged)
         now = (
             (lesson.images({k: s.rounded(moves[k]) for k, s in students.items()}, seeds) - wanted)
             .square()
             .mean()
         )
-    assert float(now / was) == pytest.approx(min(learnt.looks), rel=0.05)
+    assert float(now / was) == pytest.approx(min(learnt.errors), rel=0.05)
 
 
 def test_nothing_learnt_is_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +213,9 @@ def test_nothing_learnt_is_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     found, _ = subjects("isc-gan")
     made, base = family("isc-gan"), master("isc-gan")
-    wild = Course(rank=2, steps=4, batch=2, rate=10.0, seed=0, looked=4)
+    wild = Course(rank=2, steps=4, batch=2, rate=10.0, seed=0, evaluation_images=4)
     learnt = recover.recover(made, made.recipes["tiny"]().config, base, found, wild, lambda: None)
-    assert min(learnt.looks) == learnt.looks[0] == 1
+    assert min(learnt.errors) == learnt.errors[0] == 1
     assert all(torch.equal(t, base[k]) for k, t in learnt.adapter.merged(base, Path()).items())
 
 
@@ -224,8 +226,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "SAMPLES", 32)
-    monkeypatch.setattr(verb, "first_look", lambda stored: 64)
+    monkeypatch.setattr(workflow, "SAMPLES", 32)
+    monkeypatch.setattr(workflow, "first_look", lambda stored: 64)
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +238,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def go(base: Path, plan: Path, out: Path, *more: str) -> int:
-    return run(
-        ["finetune", str(base), "-o", str(out), "--recover", str(plan), "--threads", "1", *more]
-    )
+    return run(["recover", str(base), str(out), "--plan", str(plan), "--threads", "1", *more])
 
 
 def test_a_recovered_run_is_a_run(
@@ -252,8 +252,8 @@ def test_a_recovered_run_is_a_run(
     does not compare.
     """
     pytest.importorskip("peft", reason="merging is proven against peft, which is not installed")
-    judged, out = verb._judged, tmp_path / "out"
-    monkeypatch.setattr(verb, "_judged", lambda *given: judged(*given) | {"better": True})
+    judge, out = workflow.judge, tmp_path / "out"
+    monkeypatch.setattr(workflow, "judge", lambda *given: judge(*given) | {"better": True})
     assert go(base, plan, out, "--steps", "3") == 0, capsys.readouterr().err
     assert "change of the Frechet distance" in capsys.readouterr().out
     word = json.loads((out / "looks.json").read_text())["recover"]
@@ -284,7 +284,7 @@ def test_a_recovered_run_is_a_run(
         (base / "weights.safetensors").read_bytes()[:-8] + bytes(8)
     )
     assert run(["generate", str(tmp_path / "merged"), "-o", str(tmp_path / "x.png")]) == 6
-    assert run(["finetune", "--compare", str(out)]) == 2
+    assert run(["compare", str(out)]) == 2
     assert "saw no photos: it does not compare" in capsys.readouterr().err
 
 
@@ -342,25 +342,25 @@ def test_nearer_pixels_are_no_recovery_when_the_set_of_images_is_worse() -> None
             "after": {"change": about(after)},
         }
 
-    assert verb.refusal(found(0.7, 0.14, -0.1)) == ""
+    assert workflow.refusal(found(0.7, 0.14, -0.1)) == ""
     for ratio in (0.97, math.nan):
-        assert "came no nearer" in verb.refusal(found(ratio, 0.14, 0.1))
-    said = verb.refusal(found(0.65, 0.143, 0.263))
+        assert "came no nearer" in workflow.refusal(found(ratio, 0.14, 0.1))
+    said = workflow.refusal(found(0.65, 0.143, 0.263))
     assert (
         "but not as a set: the Frechet distance changes by +26.3% (+21.3% to +31.3%), before by "
         "+14.3%" in said
     )
-    assert "but not as a set" in verb.refusal(found(0.65, 0.1, math.nan))
+    assert "but not as a set" in workflow.refusal(found(0.65, 0.1, math.nan))
 
 
 def test_what_is_refused(
     base: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert go(base, plan, tmp_path / "out", "--data", str(tmp_path), "--looks", "3") == 2
-    assert (
-        "--recover learns from the generator itself, without photos: leave out --data, --looks"
-        in capsys.readouterr().err
-    )
+    for photos_are_for_finetune in ("--data", "--looks"):
+        assert go(base, plan, tmp_path / "out", photos_are_for_finetune, "3") == 2
+        assert f"No such option: {photos_are_for_finetune}" in capsys.readouterr().err
+    assert go(base, plan, tmp_path / "out", "-o", str(tmp_path / "other")) == 2
+    assert "name the base, and the run folder once" in capsys.readouterr().err
     other = tmp_path / "plan.json"
     other.write_bytes(Plan((("denoiser/student.stem", "fp32"), ("*", "int8")), {}).to_bytes())
     assert go(base, other, tmp_path / "out") == 4

@@ -31,9 +31,11 @@ from .. import __version__
 from . import exit_contract
 from .bench import bench
 from .calibrate import calibrate
+from .compare import compare
 from .damage import damage
 from .doctor import doctor
 from .engines import build
+from .estimate import estimate
 from .explain import explain
 from .export import export
 from .finetune import finetune
@@ -45,13 +47,17 @@ from .models import models
 from .moved import Command
 from .photos import photos
 from .plan import plan
+from .recover import recover
 from .sign import sign
 from .train import train
 from .verify import verify
 
 VERBS: tuple[Callable[..., None], ...] = (
     train,
+    estimate,
     finetune,
+    compare,
+    recover,
     merge,
     generate,
     explain,

@@ -36,7 +36,7 @@ Finish = Callable[[Trainer, Path], Path]
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What one run is: everything here must be the same when it resumes."""
 
     family: str
@@ -56,7 +56,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """Weights of another run, by name, with the file they are from."""
 
     tensors: dict[str, Tensor]
@@ -64,7 +64,7 @@ class Start:
 
 
 def train(
-    settings: Settings,
+    settings: RunSettings,
     photos: Source,
     out: Path,
     resume: bool,
@@ -73,7 +73,7 @@ def train(
     keep: int = checkpoint.KEEP,
     samples_every: int = 0,
     tensorboard: bool = False,
-    start: Start | None = None,
+    start: InitialWeights | None = None,
     world: World = ALONE,
     generator: Generator | None = None,
     begin: Callable[[Trainer], None] | None = None,
@@ -210,7 +210,7 @@ def _teach(trainer: Trainer, path: Path) -> None:
     checkpoint.load_judge(generator.judge, path)
 
 
-def _about(settings: Settings, photos: Source, world: World) -> dict[str, Any]:
+def _about(settings: RunSettings, photos: Source, world: World) -> dict[str, Any]:
     recipe = {k: v for k, v in vars(settings.recipe).items() if k != "config"}
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),

@@ -1,4 +1,4 @@
-"""edgegen train FAMILY --dry-run: how large a recipe's training is, before any photo is read.
+"""How large a recipe's training is, before any photo is read.
 
 Parameters are counted exactly, MACs by torch's FLOP formulas on the graphs that ship (nothing is
 computed: fake tensors). Memory is an estimate of what is in use: what each loss keeps for its
@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..cli import output
-
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -33,7 +31,7 @@ TINY = (2, 4)
 
 
 @dataclass(frozen=True)
-class Size:
+class TrainingSize:
     """What a recipe needs: parameters of each network, MACs of one forward pass of each graph for
     one image, bytes by use.
     """
@@ -55,58 +53,7 @@ class Size:
         return round(HELD * self.peak)
 
 
-def tell(family: str, name: str, recipe: Recipe) -> None:
-    """Measure the recipe and print it: tables for people, one document with --json."""
-    from ..families import family as find
-
-    with output.progress("building the networks"):
-        size = measure(find(family).build(recipe.config), recipe)
-    output.result(
-        "train",
-        {
-            "dry_run": True,
-            "family": family,
-            "recipe": name,
-            "images": recipe.images,
-            "batch": recipe.batch,
-            "precision": recipe.precision,
-            "parameters": size.parameters,
-            "trained": size.trained,
-            "macs": size.macs,
-            "training_macs": size.training_macs,
-            "memory_bytes": size.memory,
-            "peak_bytes": size.peak,
-            "resident_bytes": size.resident,
-        },
-    )
-    output.table(
-        ["network", "parameters"], [[n, f"{count:,}"] for n, count in size.parameters.items()]
-    )
-    print()
-    output.table(
-        ["graph", "MACs, one image"], [[n, f"{count:,}"] for n, count in size.macs.items()]
-    )
-    print()
-    rows = [[n, f"{size.trained[n]:,}", f"{count:,}"] for n, count in size.training_macs.items()]
-    output.table(["objective", "trained parameters", "MACs of its loss, one image"], rows)
-    print()
-    output.table(
-        ["memory", "MB"],
-        [
-            *([n, f"{count / 1e6:.1f}"] for n, count in size.memory.items()),
-            ["estimated peak", f"{size.peak / 1e6:.1f}"],
-            ["held on a CPU, up to", f"{size.resident / 1e6:.1f}"],
-        ],
-    )
-    print(
-        f"{family} {name}: {recipe.images:,} images in batches of {recipe.batch}, "
-        f"{recipe.precision}. Memory: without photos "
-        f"and torch itself; activations measured on {TINY[0]} and {TINY[1]} images. Nothing was "
-        "trained."
-    )
-
-
-def measure(generator: Generator, recipe: Recipe) -> Size:
+def measure(generator: Generator, recipe: Recipe) -> TrainingSize:
     """Parameters, MACs and memory of a fresh generator's training; moves its buffers, so do not
     train it afterwards.
     """
@@ -144,7 +91,7 @@ def measure(generator: Generator, recipe: Recipe) -> Size:
         "activations": kept,
         "their gradients": 2 * largest,
     }
-    return Size(
+    return TrainingSize(
         parameters,
         trained,
         macs,

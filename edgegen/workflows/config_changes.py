@@ -1,4 +1,4 @@
-"""Fields of a family's config from the command line, checked by the config itself: no verb knows
+"""Changes of a family's config as "field=value", checked by the config itself: nothing here knows
 any family's fields.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..families import Family
 
 
-def changed(found: Family, config: Any, changes: Sequence[str]) -> Any:
+def changed(family: Family, config: Any, changes: Sequence[str]) -> Any:
     """The config with each "field=value" of `changes` set; "coarse.widths=[32,64]" reaches into a
     field.
 
@@ -38,9 +38,9 @@ def changed(found: Family, config: Any, changes: Sequence[str]) -> Any:
                 if equals and isinstance(place, dict)
                 else "write field=value"
             )
-            raise UsageError("E-SETTING", f"{found.name} has no setting {name!r}", hint=known)
+            raise UsageError("E-SETTING", f"{family.name} has no setting {name!r}", hint=known)
         place[last] = _value(text)
-    return parse(found.config, data, Path("--set")) if changes else config
+    return parse(family.config, data, Path("--set")) if changes else config
 
 
 def _value(text: str) -> Any:

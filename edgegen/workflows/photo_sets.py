@@ -1,70 +1,114 @@
-"""What the verbs that train share: progress in images, photos that are not used, statistics that
-exports are proven against.
+"""What the workflows that read photos share: words for their settings, notes on photos that are not
+used, the statistics that exports are proven against.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from ..cli import output
+from ..core.progress import Advance, Listener
+from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from ..evidence.features import FeatureNetwork
     from ..training.data import Report
     from ..training.folder import Bad
     from ..training.loop import Trainer
+    from ..training.photos import Fit
     from ..training.source import Source
 
-EVERY = 500  # steps between checkpoints
+CHECKPOINT_STEPS = 500  # between two checkpoints
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
-# photos: two images for each direction of the reference, and more than one of these
-FEWEST = 8
-DIRECTIONS = 128  # of the projected reference, when there are photos enough for them
+# two images for each direction of the reference, and more than one of these
+FEWEST_PHOTOS = 8
+REFERENCE_DIRECTIONS = 128  # of the projected reference, when there are photos enough for them
 
 
-def counted(advance: Callable[[int], None]) -> Callable[[Trainer, object], None]:
-    """Progress in images seen; a resumed run begins with those it has."""
-    seen = 0
+def on_bad_of(word: str) -> Literal["skip", "fail"]:
+    """What an unreadable photo does. UsageError for any other word."""
+    if word not in ("skip", "fail"):
+        raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {word!r}")
+    return "fail" if word == "fail" else "skip"
+
+
+def fit_of(word: str | None) -> Fit:
+    """How a photo that is not square becomes one: pad unless said. UsageError for another word."""
+    if word not in ("pad", "crop", None):
+        raise UsageError("E-USAGE", f"--fit must be pad or crop, got {word!r}")
+    return "crop" if word == "crop" else "pad"
+
+
+def background_of(name: str | None) -> str:
+    """The colour under transparency as #rrggbb, white unless said: two names of one colour are one
+    setting. UsageError for a name that is no colour.
+    """
+    from ..training.data import colour
+
+    return "#{:02x}{:02x}{:02x}".format(*colour(name or "white"))
+
+
+def check_share(held_out: float | None) -> None:
+    """UsageError for a held-out share that is not above 0 and below 1."""
+    if held_out is not None and not 0 < held_out < 1:
+        raise UsageError("E-USAGE", f"--held-out must be above 0 and below 1, got {held_out}")
+
+
+def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
+    """Reports a training's progress in images after each step; a resumed run begins with those it
+    has.
+    """
+    before = 0
 
     def after(trainer: Trainer, _: object) -> None:
-        nonlocal seen
-        advance(trainer.images - seen)
-        seen = trainer.images
+        nonlocal before
+        advance(trainer.images - before)
+        before = trainer.images
 
     return after
 
 
-def not_used(bad: Bad) -> None:
-    """A photo that is not used, by name: on stderr, since it is no result."""
+def note_unused(bad: Bad, listen: Listener) -> None:
+    """Name a photo that is not used, and say why."""
     from ..training.data import shown
 
-    output.note(f"not used: {shown(bad.name)}: {bad.code} {bad.reason}")
+    listen.note(f"not used: {shown(bad.name)}: {bad.code} {bad.reason}")
 
 
-def tell_bad(report: Report) -> None:
-    """Every photo that is not used, and what was changed or is odd, by count and first name."""
+def note_report(report: Report, listen: Listener) -> None:
+    """Name every photo that is not used; what was changed or is odd, by count and first name."""
     from ..training.data import shown
 
     for bad in report.bad:
-        not_used(bad)
+        note_unused(bad, listen)
     for code, names in report.warnings.items():
-        output.note(f"{code}: {len(names)} (such as {shown(names[0])})")
+        listen.note(f"{code}: {len(names)} (such as {shown(names[0])})")
 
 
-def write_reference(photos: Source, path: Path, weights: Path | None, advance: Any) -> None:
-    """Statistics that exports of this run are proven against."""
+def reference_network(weights: Path | None) -> FeatureNetwork:
+    """The feature network of a run's reference statistics: the Inception-v3 file, else the packaged
+    network. Missing weights raise.
+    """
+    from ..evidence import features
+
+    return features.feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
+
+
+def write_reference(photos: Source, path: Path, weights: Path | None, listen: Listener) -> None:
+    """Statistics of the photos that exports of this run are proven against."""
     import numpy as np
 
     from ..evidence import reference
-    from ..evidence.features import feature_network
     from ..training.source import sample
 
-    network = feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
-    pixels = sample(photos, REFERENCE_IMAGES)
-    parts = []
-    for start in range(0, len(pixels), 64):
-        parts.append(network(pixels[start : start + 64]))
-        advance(len(parts[-1]))
-    directions = min(DIRECTIONS, len(pixels) // 4)
-    reference.build(np.concatenate(parts), network, "training photos", directions).write(path)
+    network = reference_network(weights)
+    with listen.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
+        pixels = sample(photos, REFERENCE_IMAGES)
+        parts = []
+        for start in range(0, len(pixels), 64):
+            parts.append(network(pixels[start : start + 64]))
+            advance(len(parts[-1]))
+        directions = min(REFERENCE_DIRECTIONS, len(pixels) // 4)
+        statistics = reference.build(np.concatenate(parts), network, "training photos", directions)
+        statistics.write(path)

@@ -45,7 +45,7 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class Memory:
+class StepMemory:
     """Of layers that are linear (adapters on them too), and of everything else: convolutions,
     norms, buffers, tables.
     """
@@ -54,7 +54,7 @@ class Memory:
     rest: Footprint
 
 
-def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> Memory:
+def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> StepMemory:
     """What is held between two steps: gradients and optimizer states are there after the first.
     Shared storage counts once.
     """
@@ -77,7 +77,7 @@ def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> Memory:
             linear += found
         else:
             rest += found
-    return Memory(linear, rest)
+    return StepMemory(linear, rest)
 
 
 def peak_bytes() -> int:

@@ -249,7 +249,7 @@ def _checked(request: _Request) -> dict[str, float]:
     """What would make the long work useless is refused before it; the evidence that an adapter was
     merged exactly.
     """
-    from ...cli.merge import proven
+    from ..finetune.merge import proven
 
     source, settings = request.source, request.settings
     if not source.reference.is_file():

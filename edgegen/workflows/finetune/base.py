@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseGenerator:
     """name: as it may leave the site, "run" for a run; sha256 names its weights."""
 
     name: str
@@ -27,9 +27,9 @@ class Base:
     tensors: dict[str, Tensor]
     sha256: str
     path: Path
-    new: tuple[str, ...] = ()  # modules that its own size did not have
+    new_modules: tuple[str, ...] = ()  # those that its own size did not have
 
-    def at(self, size: int, seed: int) -> Base:
+    def grown_to(self, size: int, seed: int) -> BaseGenerator:
         """The same for images of `size` pixels a side, what is new in it random by the seed.
         UsageError where that cannot be.
         """
@@ -53,10 +53,12 @@ class Base:
                 raise UsageError(
                     "E-SIZE", f"{self.name} cannot draw {size} pixels a side: {error}"
                 ) from error
-        return replace(self, config=grown.config, tensors=dict(grown.tensors), new=grown.whole)
+        return replace(
+            self, config=grown.config, tensors=dict(grown.tensors), new_modules=grown.whole
+        )
 
 
-def open_base(name: str) -> Base:
+def open_base(name: str) -> BaseGenerator:
     """A zoo name, or the folder of a finished run. UsageError for anything else, InputError for a
     run that has not ended.
     """
@@ -73,7 +75,7 @@ def open_base(name: str) -> Base:
         if entry.companions.is_file():
             tensors |= checkpoint.read_weights(entry.companions)
         generator = checkpoint.build(entry.card, entry.folder / "card.json")
-        return Base(
+        return BaseGenerator(
             name,
             family(entry.card["family"]),
             generator.config,
@@ -96,7 +98,9 @@ def open_base(name: str) -> Base:
         tensors = checkpoint.read_weights(folder / COMPANIONS) | tensors
     elif step is not None:
         tensors = checkpoint.weights_of(folder)[0] | tensors
-    return Base("run", family(about["family"]), generator.config, tensors, _digest(tensors), folder)
+    return BaseGenerator(
+        "run", family(about["family"]), generator.config, tensors, _digest(tensors), folder
+    )
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

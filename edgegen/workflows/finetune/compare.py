@@ -1,104 +1,105 @@
-"""edgegen finetune --compare: fine-tuned runs in one table and one picture, from what each run
-keeps of itself.
+"""Fine-tuned runs side by side, in one table and one picture, from what each run keeps of
+itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...cli import output
 from ...core.files import read_json
-from ...core.verdict import Interval
+from ...core.progress import Listener, silent
 from ...errors import InputError, UsageError
-from .periodic_eval import FILE, PICTURES, pictures, said, told
 
-PICTURE = Path("compared.png")
+if TYPE_CHECKING:
+    import numpy as np
 
 
-def side_by_side(runs: list[Path], out: Path | None) -> None:
-    """Print the table; draw base, runs and photos into `out`. UsageError for fewer than one run or
-    other data.
+@dataclass(frozen=True)
+class ComparedRun:
+    """What a fine-tuned run says of itself."""
+
+    path: Path
+    family: str
+    rank: int  # 0: every weight was trained
+    images: int  # seen
+    last: dict[str, Any]  # the last evaluation, as looks.json has it
+    adapter_bytes: int | None  # None where every weight was trained
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Runs on the same photos; picture: where base, runs and photos are drawn side by side."""
+
+    runs: tuple[ComparedRun, ...]
+    picture: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen compare --json`, but for its frame."""
+        return {
+            "compared": [{"run": str(run.path), **run.last} for run in self.runs],
+            "picture": str(self.picture),
+        }
+
+
+def compare_runs(
+    runs: Sequence[str | Path], picture: str | Path, listen: Listener = silent
+) -> RunComparison:
+    """Read the last word of each run and draw base, runs and photos into `picture`.
+
+    Raises UsageError for a folder that is no fine-tuned run or for runs on different photos,
+    InputError for a run that has not ended.
     """
     from ...core.images import save_png
     from ...evidence.timeline import comparison
 
-    found = [_run(run) for run in runs]
-    if len({entry["about"]["data"]["sha256"] for entry in found}) > 1:
-        raise UsageError(
-            "E-USAGE",
-            "the runs saw different photos or hold out others: their distances do not compare",
-        )
-    rows = []
-    for run, entry in zip(runs, found, strict=True):
-        about, last = entry["about"], entry["last"]
-        report = last["memory"]
-        rows.append(
-            [
-                run.name,
-                about["family"],
-                about["finetune"]["rank"] or "all",
-                about["recipe"]["images"],
-                *(said(Interval(**last["adapted"][name])) for name in ("KID", "FD")),
-                told(last["ratio"]),
-                report["near_copies"],
-                f"{report['features']['ratio']:.2f}",
-                _size(run),
-            ]
-        )
-    output.table(
-        [
-            "run",
-            "family",
-            "rank",
-            "images",
-            "KID",
-            "FD",
-            "FD / base",
-            "near-copies",
-            "novelty",
-            "adapter",
-        ],
-        rows,
-    )
-    print(found[0]["last"]["what"])
-    path = out or PICTURE
-    blocks = {"base": found[0]["pictures"]["base"]}
-    blocks |= {
-        run.name: entry["pictures"]["adapted"] for run, entry in zip(runs, found, strict=True)
-    }
-    save_png(path, comparison({**blocks, "photos": found[0]["pictures"]["photos"]}))
-    output.result(
-        "finetune",
-        {
-            "compared": [
-                {"run": str(run), **entry["last"]} for run, entry in zip(runs, found, strict=True)
-            ],
-            "picture": str(path),
-        },
-    )
-    print(f"picture: {path}")
+    if not runs:
+        raise UsageError("E-USAGE", "there are no runs to compare: name at least one")
+    with listen.progress("comparing runs", len(runs)) as advance:
+        opened = []
+        for run in runs:
+            opened.append(_open(Path(run)))
+            advance(1)
+        if len({sha256 for _, sha256, _ in opened}) > 1:
+            raise UsageError(
+                "E-USAGE",
+                "the runs saw different photos or hold out others: their distances do not compare",
+            )
+        first = opened[0][2]
+        adapted = {run.path.name: pictures["adapted"] for run, _, pictures in opened}
+        drawn = {"base": first["base"], **adapted, "photos": first["photos"]}
+        save_png(Path(picture), comparison(drawn))
+    return RunComparison(tuple(run for run, _, _ in opened), Path(picture))
 
 
-def _run(run: Path) -> dict[str, Any]:
+def _open(run: Path) -> tuple[ComparedRun, str, dict[str, np.ndarray]]:
+    """What the run says, the sha256 of its photos, and its pictures."""
+    from ...training.adapt import files, site
+    from .periodic_eval import FILE, PICTURES, pictures
+
     if not (run / FILE).is_file():
         raise UsageError("E-SOURCE", "this is no run of `edgegen finetune`", path=run)
-    about, looks = read_json(run / "run.json"), read_json(run / FILE)
-    if "recover" in looks:
+    about, evaluations = read_json(run / "run.json"), read_json(run / FILE)
+    if "recover" in evaluations:
         raise UsageError(
             "E-SOURCE",
             "this run recovered INT8 images and saw no photos: it does not compare",
             path=run,
         )
-    if not looks.get("last") or not (run / PICTURES).is_file():
+    last = evaluations.get("last")
+    if not last or not (run / PICTURES).is_file():
         raise InputError(
             "E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume"
         )
-    return {"about": about, "last": looks["last"], "pictures": pictures(run)}
-
-
-def _size(run: Path) -> str:
-    from ...training.adapt import files, site
-
-    path = run / site.ADAPTER / files.TENSORS
-    return f"{path.stat().st_size / 1e3:.0f} kB" if path.is_file() else "-"
+    adapter = run / site.ADAPTER / files.TENSORS
+    compared = ComparedRun(
+        run,
+        about["family"],
+        about["finetune"]["rank"],
+        about["recipe"]["images"],
+        last,
+        adapter.stat().st_size if adapter.is_file() else None,
+    )
+    return compared, about["data"]["sha256"], pictures(run)

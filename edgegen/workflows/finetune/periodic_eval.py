@@ -1,17 +1,17 @@
-"""Looks at a fine-tuning while it runs: held-out photos beside what it draws now, the best adapter
-kept, an end in time.
+"""Periodic evaluations of a fine-tuning: held-out photos beside what it draws now, the best adapter
+kept, an end in time. Files and documents call one a look.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ...cli import output
 from ...core.files import read_json, to_json, write_bytes
 from ...core.images import save_png, to_uint8
+from ...core.progress import Advance, Listener
 from ...core.seeds import PERIODIC_EVALUATION
 from ...core.verdict import Interval
 from ...errors import EdgegenError, GateFailed, InputError
@@ -22,189 +22,194 @@ from ...evidence.stopping import Rule, Watch
 from ...evidence.timeline import timeline
 
 if TYPE_CHECKING:
+    from ...core.graph import Generator
     from ...core.runtime import Pipeline
     from ...evidence.features import FeatureNetwork
+    from ...training.adapt.adapted import Adapted
     from ...training.data import Photos
     from ...training.loop import Trainer
-    from .setup import Plan
+    from .setup import FinetunePlan
 
-DRAWN = 256  # images a look
-FINAL = 512  # images of the last word
+EVALUATION_IMAGES = 256
+FINAL_IMAGES = 512  # of the last word
 # images of trained and shipped view, and how like each other they must be
-VIEWED, VIEW_DB = 64, 25.0
-KEPT, ACROSS = 36, 12  # images and photos that stay in the run for pictures; of a look
+VIEW_IMAGES, VIEW_DB = 64, 25.0
+# images and photos that stay in the run for pictures; of one evaluation
+KEPT_PICTURES, KEPT_PICTURES_EACH = 36, 12
 FILE, PICTURES = "looks.json", "pictures.safetensors"
 
 
-class Looks:
-    """What was seen at each look, in the run's looks.json; a resumed run goes on with them."""
+class PeriodicEvaluation:
+    """All evaluations of one run, in its looks.json; a resumed run goes on with them."""
 
     def __init__(
-        self, run: Path, plan: Plan, train: Photos, held: Photos, network: FeatureNetwork
+        self,
+        run: Path,
+        plan: FinetunePlan,
+        network: FeatureNetwork,
+        train: Images,
+        held_out: Images,
+        listen: Listener,
     ) -> None:
-        self.run, self.plan, self._network = run, plan, network
-        with output.progress("features of the photos", len(train) + len(held)) as advance:
-            self._train, self._held = (self._images(part.pixels, advance) for part in (train, held))
-        self.along = small_sample_distance.directions(self._train.features, len(held))
+        self.run, self.plan, self._network, self._listen = run, plan, network, listen
+        self._train, self._held_out = train, held_out
+        self._directions = small_sample_distance.directions(train.features, len(held_out))
         file = run / FILE
         self.watch = (
             Watch.from_json(read_json(file)["watch"])
             if file.is_file()
-            else Watch(Rule(plan.options.patience))
+            else Watch(Rule(plan.choices.patience))
         )
         self.last: dict[str, Any] = {}
 
+    @classmethod
+    def of(
+        cls,
+        run: Path,
+        plan: FinetunePlan,
+        train: Photos,
+        held_out: Photos,
+        network: FeatureNetwork,
+        listen: Listener,
+    ) -> PeriodicEvaluation:
+        """With the features of the photos, computed here once."""
+        label = "features of the photos"
+        with listen.progress(label, len(train) + len(held_out)) as advance:
+            seen, unseen = (_images(network, part.pixels, advance) for part in (train, held_out))
+        return cls(run, plan, network, seen, unseen, listen)
+
     def begin(self, trainer: Trainer) -> None:
-        """Called where the run begins or goes on: later looks are forgotten, and a run that had
-        ended early stays ended.
+        """Called where the run begins or goes on: later evaluations are forgotten, and a run that
+        had ended early stays ended.
         """
         self.watch = self.watch.rewind(trainer.step)
         trainer.ended = self.watch.decision.stop
 
     def after(self, trainer: Trainer) -> None:
-        """Called after each step: looks when it is time, keeps the best, ends the run when it only
-        gets worse.
+        """Called after each step: evaluates when it is time, keeps the best, ends the run when it
+        only gets worse.
         """
-        # before its last stage nothing is finished
-        first = max(trainer.span(objective)[0] for objective in trainer.objectives)
-        every = max(1, (trainer.steps - first) // self.plan.options.looks)
-        left = trainer.steps - trainer.step
-        # the end is looked at anyway
-        if left and (trainer.step <= first or (trainer.step - first) % every or 2 * left < every):
+        if not self._due(trainer):
             return
         from ...training.record import pipeline
 
-        made = self._drawn(pipeline(trainer), DRAWN)
-        found = memory(made, self._train, self._held)
-        distance = small_sample_distance.kernel(made.features, self._held.features)
-        self.watch = self.watch.look(trainer.step, distance, found)
-        seen, decision = self.watch.looks[-1], self.watch.decision
-        output.note(
-            f"look at step {seen.step}: KID {said(seen.kid)}, novelty {seen.novelty:.2f}, "
-            f"near-copies {seen.near_copies}"
+        drawn = self._drawn(pipeline(trainer), EVALUATION_IMAGES)
+        remembered = memory(drawn, self._train, self._held_out)
+        distance = small_sample_distance.kernel(drawn.features, self._held_out.features)
+        self.watch = self.watch.look(trainer.step, distance, remembered)
+        newest, decision = self.watch.looks[-1], self.watch.decision
+        self._listen.note(
+            f"look at step {newest.step}: KID {interval_text(newest.kid)}, novelty "
+            f"{newest.novelty:.2f}, near-copies {newest.near_copies}"
         )
         if decision.best == trainer.step:
             self._keep(trainer)
         steps = {f"step {look.step}" for look in self.watch.looks}
         before = {name: pixels for name, pixels in pictures(self.run).items() if name in steps}
-        self._show({**before, f"step {seen.step}": made.pixels[:ACROSS]})
+        self._show({**before, f"step {newest.step}": drawn.pixels[:KEPT_PICTURES_EACH]})
         self._write()
         if decision.stop and trainer.step != trainer.steps:
-            output.note(f"ended early: {decision.why}")
+            self._listen.note(f"ended early: {decision.why}")
             trainer.ended = True
 
+    def _due(self, trainer: Trainer) -> bool:
+        """Evenly over the last stage, before which nothing is finished, and at the end."""
+        first = max(trainer.span(objective)[0] for objective in trainer.objectives)
+        every = max(1, (trainer.steps - first) // self.plan.choices.evaluations)
+        left = trainer.steps - trainer.step
+        if not left:
+            return True
+        # one that would come shortly before the end is left out
+        return trainer.step > first and not (trainer.step - first) % every and 2 * left >= every
+
     def finish(self, trainer: Trainer, out: Path) -> Path:
-        """What the run leaves: base and the best look's adapter, or the best weights; and the last
-        word on them.
+        """What the run leaves: base and the best evaluation's adapter, or the best weights; and the
+        last word on them.
         """
         from ...training import checkpoint
+        from ...training import run as runs
         from ...training.adapt import site
+        from ..generators import torch_pipeline
 
         if self.watch.decision.best is None:
-            output.note(
+            self._listen.note(
                 "no look was free of remembered photos: the last weights are kept, read looks.json"
             )
             self._keep(trainer)
-        from ...training import run as runs
-        from ..generators import torch_pipeline
-
         _, generator = runs.load(out)
-        made = self._drawn(torch_pipeline(generator), FINAL)
-        before = self._drawn(torch_pipeline(self._base()), FINAL)
-        self.last = self._word(before, made)
-        if self.plan.options.precision != "fp32":
-            self.last["rounded_base"] = self._rounded(out, generator)
+        adapted = self._drawn(torch_pipeline(generator), FINAL_IMAGES)
+        base = self._drawn(torch_pipeline(self.plan.base_generator()), FINAL_IMAGES)
+        self.last = self._last_word(base, adapted)
+        if self.plan.choices.precision != "fp32":
+            self.last["rounded_base"] = self._rounded_base(out, generator)
         self._write()
         ends = {
-            "base": before.pixels[:KEPT],
-            "adapted": made.pixels[:KEPT],
-            "photos": _spaced(self._held.pixels),
+            "base": base.pixels[:KEPT_PICTURES],
+            "adapted": adapted.pixels[:KEPT_PICTURES],
+            "photos": _spaced(self._held_out.pixels),
         }
         self._show({**pictures(out), **ends})
-        return out / (site.ADAPTER if self.plan.options.rank else checkpoint.WEIGHTS)
-
-    def tell(self) -> None:
-        """The last word as a table."""
-        rows = [
-            [
-                name,
-                said(Interval(**self.last["base"][name])),
-                said(Interval(**self.last["adapted"][name])),
-            ]
-            for name in ("KID", "FD")
-        ]
-        report = self.last["memory"]
-        output.table(["distance to held-out photos", "base", "adapted"], rows)
-        print(
-            f"FD x {told(self.last['ratio'])}; near-copies {report['near_copies']} of {FINAL} "
-            "images; "
-            f"novelty {report['features']['ratio']:.2f}; {self.last['what']}"
-        )
         if doubt := doubted(self.last["ratio"]):
-            output.note(doubt)
-        if found := self.last.get("rounded_base"):
-            print(
-                f"images on the {self.plan.options.precision} base and those that ship: "
-                f"{found['psnr_db']:.1f} dB"
-            )
+            self._listen.note(doubt)
+        return out / (site.ADAPTER if self.plan.choices.rank else checkpoint.WEIGHTS)
 
     def to_json(self) -> dict[str, Any]:
+        """looks.json."""
         return {"watch": self.watch.to_json(), "last": self.last}
 
-    def _word(self, before: Images, made: Images) -> dict[str, Any]:
-        held, found = self._held.features, memory(made, self._train, self._held)
-        fd = [
-            small_sample_distance.frechet(part.features, held, self.along)
-            for part in (before, made)
+    def _last_word(self, base: Images, adapted: Images) -> dict[str, Any]:
+        held_out = self._held_out.features
+        frechet = [
+            small_sample_distance.frechet(drawn.features, held_out, self._directions)
+            for drawn in (base, adapted)
         ]
-        kid = [small_sample_distance.kernel(part.features, held) for part in (before, made)]
-        named = [
-            {"KID": vars(k.interval()), "FD": vars(f.interval())}
-            for k, f in zip(kid, fd, strict=True)
+        kernel = [
+            small_sample_distance.kernel(drawn.features, held_out) for drawn in (base, adapted)
+        ]
+        distances = [
+            {"KID": vars(kid.interval()), "FD": vars(fd.interval())}
+            for kid, fd in zip(kernel, frechet, strict=True)
         ]
         network = self._network
         return {
-            "base": named[0],
-            "adapted": named[1],
-            "ratio": _ratio(fd[0], fd[1]),
-            "memory": found.to_json(),
-            "what": f"{network.name} at {network.size} px, {FINAL} images, {len(self._held)} "
-            f"held-out and {len(self._train)} "
-            f"training photos, FD along {self.along.axes.shape[1]} directions of the training "
-            "photos, 95 % intervals",
+            "base": distances[0],
+            "adapted": distances[1],
+            "ratio": _ratio(*frechet),
+            "memory": memory(adapted, self._train, self._held_out).to_json(),
+            "what": f"{network.name} at {network.size} px, {FINAL_IMAGES} images, "
+            f"{len(self._held_out)} held-out and {len(self._train)} training photos, FD along "
+            f"{self._directions.axes.shape[1]} directions of the training photos, 95 % intervals",
         }
 
-    def _rounded(self, out: Path, generator: Any) -> dict[str, float]:
-        """How far what was trained is from what ships; GateFailed when it is too far for the looks
-        to speak of it.
+    def _rounded_base(self, out: Path, generator: Generator) -> dict[str, float]:
+        """How far what was trained is from what ships; GateFailed when it is too far for the
+        evaluations to speak of it.
         """
-        from ...cli.merge import views
         from ...evidence.distances import PairedPsnr, squared_error
         from ...training.adapt import site
+        from .merge import views
 
-        a, b = views(
-            out, read_json(out / "run.json"), generator, self.plan.options.precision, VIEWED
-        )
-        found = PairedPsnr.of(squared_error(a, b))
-        if not found.pooled_db >= VIEW_DB:
+        precision, about = self.plan.choices.precision, read_json(out / "run.json")
+        trained, ships = views(out, about, generator, precision, VIEW_IMAGES)
+        alike = PairedPsnr.of(squared_error(trained, ships))
+        if not alike.pooled_db >= VIEW_DB:
             site.reject(out)
             raise GateFailed(
                 "E-BASE-VIEW",
-                f"images on the {self.plan.options.precision} base are {found.pooled_db:.1f} dB "
-                "from "
-                f"those that ship, {VIEW_DB:g} dB are needed",
+                f"images on the {precision} base are {alike.pooled_db:.1f} dB from those that "
+                f"ship, {VIEW_DB:g} dB are needed",
                 path=out,
                 hint="use --base fp32",
             )
         return {
-            "psnr_db": min(found.pooled_db, 200.0),
-            "max_abs": float(np.abs(a - b).max()),
-            "images": VIEWED,
+            "psnr_db": min(alike.pooled_db, 200.0),
+            "max_abs": float(np.abs(trained - ships).max()),
+            "images": VIEW_IMAGES,
         }
 
     def _show(self, shown: dict[str, np.ndarray]) -> None:
         """pictures.safetensors, and from it the same seeds over time and the curves of the
-        looks.
+        evaluations.
         """
         from safetensors.numpy import save
 
@@ -217,7 +222,8 @@ class Looks:
             key=lambda name: int(name.split()[1]),
         )
         rows = [(name, shown[name]) for name in (["base"] if "base" in shown else []) + steps]
-        save_png(self.run / "timeline.png", timeline(rows, _spaced(self._held.pixels), ACROSS))
+        photos = _spaced(self._held_out.pixels)
+        save_png(self.run / "timeline.png", timeline(rows, photos, KEPT_PICTURES_EACH))
         save_png(
             self.run / "curves.png",
             curves(self.watch.looks, self.watch.rule.limits, self.watch.decision.best),
@@ -230,33 +236,30 @@ class Looks:
         from ...training.loop import shipped
         from ...training.record import averages_in
 
-        if not self.plan.options.rank:
+        if not self.plan.choices.rank:
             write_bytes(self.run / checkpoint.WEIGHTS, checkpoint.to_bytes(shipped(trainer)))
             return
         if not (self.run / site.BASE).is_file():
-            site.write_base(self.run, self.plan.master)
-        generator: Any = trainer.generator
+            site.write_base(self.run, self.plan.base_weights)
+        adapted = cast("Adapted", trainer.generator)
         with averages_in(trainer):
-            site.write(self.run, generator.adapter(self.plan.digest), generator.measured())
-
-    def _base(self) -> Any:
-        from ...training.adapt import site
-
-        return site.plain(self.plan.base.family, self.plan.recipe.config, self.plan.master)
+            site.write(self.run, adapted.adapter(self.plan.base_sha256), adapted.measured())
 
     def _write(self) -> None:
         write_bytes(self.run / FILE, to_json(self.to_json()))
 
     def _drawn(self, draw: Pipeline, count: int) -> Images:
         parts = [to_uint8(draw(PERIODIC_EVALUATION.take(64, k))) for k in range(0, count, 64)]
-        return self._images(np.concatenate(parts), lambda _: None)
+        return _images(self._network, np.concatenate(parts), lambda _: None)
 
-    def _images(self, pixels: np.ndarray, advance: Any) -> Images:
-        parts = []
-        for k in range(0, len(pixels), 64):
-            parts.append(self._network(pixels[k : k + 64]))
-            advance(len(parts[-1]))
-        return Images(pixels, np.concatenate(parts))
+
+def _images(network: FeatureNetwork, pixels: np.ndarray, advance: Advance) -> Images:
+    """Pixels with their features."""
+    parts = []
+    for k in range(0, len(pixels), 64):
+        parts.append(network(pixels[k : k + 64]))
+        advance(len(parts[-1]))
+    return Images(pixels, np.concatenate(parts))
 
 
 def pictures(run: Path) -> dict[str, np.ndarray]:
@@ -269,12 +272,12 @@ def pictures(run: Path) -> dict[str, np.ndarray]:
     if not (run / PICTURES).is_file():
         return {}
     try:
-        found: dict[str, np.ndarray] = load((run / PICTURES).read_bytes())
+        kept: dict[str, np.ndarray] = load((run / PICTURES).read_bytes())
     except SafetensorError as error:
         raise InputError(
             "E-ST-HEADER", f"not a safetensors file: {error}", path=run / PICTURES
         ) from error
-    return found
+    return kept
 
 
 def _ratio(
@@ -291,12 +294,12 @@ def _ratio(
         return None
 
 
-def told(interval: dict[str, float] | None) -> str:
-    """As a table shows it."""
+def ratio_text(interval: dict[str, float] | None) -> str:
+    """A ratio of distances, as a table shows it."""
     return (
         "not told: the base's cannot be told from zero"
         if interval is None
-        else said(Interval(**interval))
+        else interval_text(Interval(**interval))
     )
 
 
@@ -312,16 +315,16 @@ def doubted(ratio: dict[str, float] | None) -> str:
         else "no nearer to your photos, as far as can be told, than"
     )
     return (
-        f"W-TUNE-NO-GAIN: what it draws is {than} what the base draws: give it more --steps, "
-        "or "
+        f"W-TUNE-NO-GAIN: what it draws is {than} what the base draws: give it more --steps, or "
         "look at timeline.png"
     )
 
 
 def _spaced(photos: np.ndarray) -> np.ndarray:
-    """KEPT of them, evenly: they are sorted by class."""
-    return photos[np.linspace(0, len(photos) - 1, min(KEPT, len(photos))).astype(int)]
+    """KEPT_PICTURES of them, evenly: they are sorted by class."""
+    return photos[np.linspace(0, len(photos) - 1, min(KEPT_PICTURES, len(photos))).astype(int)]
 
 
-def said(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
+    """A value with its interval, as a table shows it."""
     return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"

@@ -1,5 +1,4 @@
-"""edgegen finetune --recover: an adapter that makes INT8 images more like the full-precision ones
-of the same seeds.
+"""An adapter that makes INT8 images more like the full-precision ones of the same seeds.
 
 Whether it does is measured with the runtime that ships, on seeds that nothing was trained or judged
 on: before and after.
@@ -9,16 +8,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...cli import output
 from ...core.files import publish, read_json, to_json
 from ...core.images import to_uint8
 from ...core.plan import Plan
+from ...core.progress import Listener, silent
 from ...core.runtime import Pipeline
 from ...core.seeds import RECOVERY_JUDGEMENT
 from ...errors import GateFailed, UsageError
@@ -34,8 +33,9 @@ from ..export.calibration import calibrated
 from ..export.hosted import hosted
 from ..export.plans import check_plan
 from ..generators import LoadedGenerator, load_generator
-from .base import Base, open_base
+from .base import BaseGenerator, open_base
 from .periodic_eval import FILE
+from .settings import RecoverSettings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -44,44 +44,96 @@ if TYPE_CHECKING:
     from ...training.adapt.files import Adapter
     from ...training.adapt.recover import Course
 
-# of the images that are compared; nothing was learnt from these, calibrated on or looked at
+    Models = dict[str, ModelProto]
+
 SAMPLES = 128  # calibrated on, as export does
-STEPS, BATCH, RATE = 150, 8, 2e-3
 SIDES = ("before", "after")
 BUDGET = 0.02  # of compare: nothing here hangs on it, all images are looked at once
 
 
-def recover(
-    name: str,
-    plan: Path,
-    out: Path,
-    rank: int | None,
-    steps: int | None,
-    batch: int | None,
-    rate: float | None,
-    seed: int | None,
-    threads: int,
-    weights: Path | None,
-) -> None:
-    """Learn, measure, and publish the run; under rejected/ and with GateFailed where the images are
-    not nearer.
-
-    The plan's rules say what is rounded. Scales are measured on the base, before and after: export
-    does so with the same seeds.
+@dataclass(frozen=True)
+class RecoverResult:
+    """A recovered run. out: where it lies, under rejected/ where the images came no nearer;
+    recovery: both sides and their ratio, as looks.json has them.
     """
-    import torch
 
+    out: Path
+    recovery: Mapping[str, Any]
+
+    @property
+    def better(self) -> bool:
+        """Whether the INT8 images came nearer."""
+        return bool(self.recovery["better"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen recover --json`, but for its frame."""
+        return {"out": str(self.out), "recover": dict(self.recovery)}
+
+
+def recover(
+    base: str | Path,
+    plan: str | Path,
+    out: str | Path,
+    settings: RecoverSettings | None = None,
+    listen: Listener = silent,
+) -> RecoverResult:
+    """Learn, measure, and publish the run; GateFailed where the images are not nearer: the run is
+    then kept under rejected/, and the error carries the result.
+
+    The rules of `plan`, a bundle's plan.json, say what is rounded. Scales are measured on the base,
+    before and after: export does so with the same seeds.
+    """
     from ...training.adapt import site
-    from ...training.adapt.recover import Course, Subject
-    from ...training.adapt.recover import recover as learn
+    from ...training.adapt.recover import Course
+    from ...training.device import torch_threads
 
-    given = Plan.read(plan)
-    base, source = open_base(name), load_generator(name)
+    settings, plan_file, out = settings or RecoverSettings(), Path(plan), Path(out)
+    context = Context.of(settings.threads, settings.feature_weights, listen)
+    rules = Plan.read(plan_file)
+    opened, source = open_base(str(base)), load_generator(str(base))
+    _check(source, Path(base), out)
+    course = Course(
+        settings.rank or 2 * opened.family.tuning.rank,
+        settings.steps,
+        settings.batch,
+        settings.rate,
+        settings.seed,
+    )
+    with torch_threads(context.threads):
+        weights = site.fitted(
+            opened.family,
+            opened.config,
+            opened.tensors,
+            opened.config.classes,
+            course.seed,
+            opened.path,
+        )
+        models, before, adapter, errors = _learn(
+            opened, source, weights, rules, plan_file, course, context
+        )
+        merged = adapter.merged(weights, out)
+        recovered = replace(
+            source,
+            generator=site.plain(opened.family, opened.config, merged),
+            scales=source.generator,
+        )
+        graphs = recovered.generator.graphs()
+        exported = {name: onnx_files.to_onnx(graph, name) for name, graph in graphs.items()}
+        _, after = _quantized(recovered, exported, rules, context)
+        full, *sides = (
+            hosted(files, source.generator, context.threads) for files in (models, before, after)
+        )
+        recovery = {"student": errors, **judge(source, full, sides, context)}
+    return _publish(out, opened, source, weights, adapter, course, recovery)
+
+
+def _check(source: LoadedGenerator, base: Path, out: Path) -> None:
+    """UsageError for a base that cannot be recovered, and for a folder that is taken."""
     if source.scales is not None:
         raise UsageError(
             "E-SOURCE",
             "this run has recovered already",
-            path=Path(name),
+            path=base,
             hint="name the base it recovered from",
         )
     if not source.reference.is_file():
@@ -94,119 +146,98 @@ def recover(
         raise UsageError(
             "E-OUT-EXISTS", "a run is there already", path=out, hint="choose another --out"
         )
-    course = Course(
-        rank or 2 * base.family.tuning.rank, steps or STEPS, batch or BATCH, rate or RATE, seed or 0
-    )
-    torch.set_num_threads(threads)
-    master = site.fitted(
-        base.family, base.config, base.tensors, base.config.classes, course.seed, base.path
-    )
+
+
+def _learn(
+    base: BaseGenerator,
+    source: LoadedGenerator,
+    weights: Mapping[str, Tensor],
+    rules: Plan,
+    plan_file: Path,
+    course: Course,
+    context: Context,
+) -> tuple[Models, Models, Adapter, Sequence[float]]:
+    """FP32 models, their Q/DQ files, what was learnt against the rounding in these, and the
+    student's error on the way.
+    """
+    from ...training.adapt.recover import recover as learn
+    from ...training.adapt.student import Subject
+
     graphs = source.generator.graphs()
-    with output.progress("exporting FP32 graphs"):
-        traced = {graph: onnx_files.traced(g, graph) for graph, g in graphs.items()}
-    models = {graph: model for graph, (model, _) in traced.items()}
-    check_plan(given, models, plan)
-    even, files = _quantized(source, models, given, threads)
-    subjects = {k: Subject(g, traced[k][1], rounding(even[k], files[k])) for k, g in graphs.items()}
-    with output.progress("recovering", course.steps, "steps") as advance:
-        learnt = learn(base.family, base.config, master, subjects, course, lambda: advance(1))
-    made = replace(
-        source,
-        generator=site.plain(base.family, base.config, learnt.adapter.merged(master, out)),
-        scales=source.generator,
-    )
-    _, after = _quantized(
-        made,
-        {k: onnx_files.to_onnx(g, k) for k, g in made.generator.graphs().items()},
-        given,
-        threads,
-    )
-    full, *sides = (hosted(m, source.generator, threads) for m in (models, files, after))
-    found = {"student": learnt.looks, **_judged(source, full, sides, weights)}
-    _write(out, base, source, master, learnt.adapter, course, found)
-    output.result("finetune", {"out": str(out), "recover": found})
-    output.table(
-        ["INT8 against full precision, same seeds", "before", "after"],
-        [
-            ["PSNR of all pixels, dB", *(_decibels(found[k]["psnr_db"]) for k in SIDES)],
-            [
-                "median PSNR of an image, dB",
-                *(_decibels(found[k]["psnr_median_db"]) for k in SIDES),
-            ],
-            ["change of the Frechet distance", *(_percent(found[k]["change"]) for k in SIDES)],
-        ],
-    )
-    print(
-        f"recovered: {out}  squared error x {_said(found)}; next: edgegen export {out} --int8 -o "
-        "out/"
-    )
+    with context.listen.progress("exporting FP32 graphs"):
+        traced = {name: onnx_files.traced(graph, name) for name, graph in graphs.items()}
+    models = {name: model for name, (model, _) in traced.items()}
+    check_plan(rules, models, plan_file)
+    even, files = _quantized(source, models, rules, context)
+    subjects = {
+        name: Subject(graph, traced[name][1], rounding(even[name], files[name]))
+        for name, graph in graphs.items()
+    }
+    with context.listen.progress("recovering", course.steps, "steps") as advance:
+        learnt = learn(base.family, base.config, weights, subjects, course, lambda: advance(1))
+    return models, files, learnt.adapter, learnt.errors
 
 
 def _quantized(
-    source: LoadedGenerator, models: dict[str, ModelProto], plan: Plan, threads: int
-) -> tuple[dict[str, ModelProto], dict[str, ModelProto]]:
+    source: LoadedGenerator, models: Models, plan: Plan, context: Context
+) -> tuple[Models, Models]:
     """Even graphs and their Q/DQ files: as export makes them, with the rules of `plan`."""
-    calibration = calibrated(source, models, SAMPLES, Context(threads, None, output.terminal))
-    even, measured = calibration.models, calibration.plan
-    dialect, rules = runtime(STAND_IN).dialect, Plan(plan.rules, measured.ranges)
-    return even, {
-        graph: qdq.quantize(model, graph, rules, dialect) for graph, model in even.items()
-    }
+    calibration = calibrated(source, models, SAMPLES, context)
+    even = calibration.models
+    dialect, rules = runtime(STAND_IN).dialect, Plan(plan.rules, calibration.plan.ranges)
+    return even, {name: qdq.quantize(model, name, rules, dialect) for name, model in even.items()}
 
 
-def _judged(
-    source: LoadedGenerator, full: Pipeline, sides: Sequence[Pipeline], weights: Path | None
+def judge(
+    source: LoadedGenerator, full: Pipeline, sides: Sequence[Pipeline], context: Context
 ) -> dict[str, Any]:
     """What looks.json keeps. ratio: of mean squared errors of images, with a 95 % interval over
     pairs (delta method).
     """
     stored = reference.read(source.reference)
-    side = FullSide(
-        full,
-        feature_network(stored.network, weights, stored.size),
-        stored,
-        RECOVERY_JUDGEMENT.first,
-    )
-    count, errors, found = first_look(stored), [], {}
-    with output.progress("comparing images", 2 * count) as advance:
+    network = feature_network(stored.network, context.feature_weights, stored.size)
+    full_side = FullSide(full, network, stored, RECOVERY_JUDGEMENT.first)
+    count, errors, compared = first_look(stored), [], {}
+    with context.listen.progress("comparing images", 2 * count) as advance:
         for name, pipeline in zip(SIDES, sides, strict=True):
-            seen: list[np.ndarray] = []
+            drawn: list[np.ndarray] = []
 
-            def kept(
-                seeds: Sequence[int], pipeline: Pipeline = pipeline, seen: list[np.ndarray] = seen
+            def draw(
+                seeds: Sequence[int], pipeline: Pipeline = pipeline, drawn: list[np.ndarray] = drawn
             ) -> np.ndarray:
-                seen.append(pipeline(seeds))
+                drawn.append(pipeline(seeds))
                 advance(len(seeds))
-                return seen[-1]
+                return drawn[-1]
 
-            found[name] = compare(side, kept, BUDGET, count, count).to_json()
-            errors.append(squared_error(side.pixels(0, count), to_uint8(np.concatenate(seen))))
-    word: dict[str, Any] = {**found, "ratio": _ratio(*errors)}
+            compared[name] = compare(full_side, draw, BUDGET, count, count).to_json()
+            pixels = to_uint8(np.concatenate(drawn))
+            errors.append(squared_error(full_side.pixels(0, count), pixels))
+    recovery: dict[str, Any] = {**compared, "ratio": _error_ratio(*errors)}
     return {
-        **word,
-        "better": not refusal(word),
+        **recovery,
+        "better": not refusal(recovery),
         "what": f"INT8 images by {STAND_IN} against full-precision images of the base, {count} "
         f"seeds from {RECOVERY_JUDGEMENT.first}",
     }
 
 
-def refusal(found: Mapping[str, Any]) -> str:
+def refusal(recovery: Mapping[str, Any]) -> str:
     """Why a recovery is none: images must be nearer pixel by pixel and as a set; nothing where it
     is one.
     """
-    if not found["ratio"]["high"] < 1:
-        return f"the INT8 images came no nearer: squared error x {_said(found)}"
-    before, after = (found[side]["change"] for side in SIDES)
+    if not recovery["ratio"]["high"] < 1:
+        return f"the INT8 images came no nearer: squared error x {error_text(recovery)}"
+    before, after = (recovery[side]["change"] for side in SIDES)
     if not abs(after["value"]) <= abs(before["value"]):
         return (
-            f"the INT8 images came nearer pixel by pixel (squared error x {_said(found)}), but not "
-            "as a set: "
-            f"the Frechet distance changes by {_percent(after)}, before by {_percent(before)}"
+            "the INT8 images came nearer pixel by pixel (squared error x "
+            f"{error_text(recovery)}), but not as a set: the Frechet distance changes by "
+            f"{change_text(after)}, before by {change_text(before)}"
         )
     return ""
 
 
-def _ratio(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+def _error_ratio(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """Of mean squared errors of the same seeds; 1 where nothing was to be recovered."""
     if not before.mean():
         return dict.fromkeys(("value", "low", "high"), 1.0)
@@ -215,59 +246,61 @@ def _ratio(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     return {"value": float(value), "low": float(value - reach), "high": float(value + reach)}
 
 
-def _decibels(value: float | None) -> str:
-    return "no pixel differs" if value is None else f"{value:.2f}"
-
-
-def _percent(change: Mapping[str, float]) -> str:
+def change_text(change: Mapping[str, float]) -> str:
+    """A relative change with its interval, as a table shows it."""
     return f"{change['value']:+.1%} ({change['low']:+.1%} to {change['high']:+.1%})"
 
 
-def _said(found: Mapping[str, Any]) -> str:
-    ratio = found["ratio"]
+def error_text(recovery: Mapping[str, Any]) -> str:
+    """Squared error of images, after / before, with its interval."""
+    ratio = recovery["ratio"]
     return f"{ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
 
 
-def _write(
+def _publish(
     out: Path,
-    base: Base,
+    base: BaseGenerator,
     source: LoadedGenerator,
-    master: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     adapter: Adapter,
     course: Course,
-    found: dict[str, Any],
-) -> None:
+    recovery: Mapping[str, Any],
+) -> RecoverResult:
     """A run as a fine-tuning leaves it, without photos; GateFailed after it was kept elsewhere,
     where it is not better.
     """
     from ...training import checkpoint
     from ...training.adapt import site
 
-    target = out if found["better"] else out.parent / "rejected" / out.name
-    with publish(target, "run.json", overwrite=not found["better"]) as new:
+    better = bool(recovery["better"])
+    result = RecoverResult(out if better else out.parent / "rejected" / out.name, recovery)
+    with publish(result.out, "run.json", overwrite=not better) as new:
         adapt = {
             "base": base.name,
             "origin_sha256": base.sha256,
-            "base_sha256": site.write_base(new, master),
+            "base_sha256": site.write_base(new, weights),
             "rank": course.rank,
         }
         site.write(new, adapter, {})
         shutil.copyfile(source.reference, new / "reference.safetensors")
-        (new / FILE).write_bytes(to_json({"recover": found}))
+        (new / FILE).write_bytes(to_json({"recover": recovery}))
         about = checkpoint.describe(base.family.name, base.config) | {
             "data": _data(source),
             site.ADAPTS: adapt,
-            site.RECOVERS: vars(course),
+            site.RECOVERS: course.to_json(),
         }
         (new / "run.json").write_bytes(to_json(about))
-    if not found["better"]:
-        raise GateFailed(
+    if not better:
+        failed = GateFailed(
             "E-RECOVER",
-            refusal(found),
-            path=target,
+            refusal(recovery),
+            path=result.out,
             hint="try more --steps or another --rank",
-            details=found,
+            details=recovery,
         )
+        failed.result = result
+        raise failed
+    return result
 
 
 def _data(source: LoadedGenerator) -> dict[str, Any]:

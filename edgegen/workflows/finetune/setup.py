@@ -1,121 +1,120 @@
-"""How one fine-tuning is set up: from flags, or from the run it resumes, to what trains."""
+"""How one fine-tuning is set up: from its settings, or from the run it resumes, to what trains."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from ...cli import output
-from ...cli.options import fit_of, hex_of
 from ...core.files import read_json
+from ...core.progress import Listener, silent
 from ...errors import InputError, UsageError
 from ...training.adapt import Kind
+from ..photo_sets import background_of, check_share, fit_of
+from .settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...core.graph import Generator
     from ...families import Recipe
     from ...training.data import Photos
-    from ...training.run import Settings
-    from .base import Base
+    from ...training.run import RunSettings
+    from .base import BaseGenerator
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
-SMALL = 8  # photos of a class that is learned on its own
-TIMED = 40  # steps of the short run that --time is measured on
-SAFETY = 0.85  # of the time that is planned for steps: looks and the end take the rest
+SMALL_CLASS = 8  # photos of a class that is learned on its own
+TIMED_STEPS = 40  # of the short run that a time is measured on
+SAFETY = 0.85  # of the time that is planned for steps: evaluations and the end take the rest
+DOCUMENTED = {"evaluations": "looks"}  # fields that run.json has under another name
 
 
 @dataclass(frozen=True)
-class Options:
-    """Of a run; run.json holds them, and a resumed run is held to them."""
+class FinetuneChoices:
+    """The settings of a run, each decided. run.json holds them, and a resumed run is held to
+    them.
+    """
 
     size: int  # pixels a side, of photos and images
     rank: int  # 0: every weight trains, there is no adapter
-    precision: Kind  # of the frozen base while it trains
-    adam8bit: bool
-    recompute: bool
-    images: int | None  # None: the family's
-    batch: int | None
-    rate: float | None
-    held_out: float | None  # None: the smallest of SHARES that holds out enough
-    looks: int
-    patience: int
-    classes: bool
-    seed: int
-    device: str
-    fit: str
-    background: str
+    precision: Kind = "fp32"  # of the frozen base while it trains
+    adam8bit: bool = False
+    recompute: bool = False
+    images: int | None = None  # None: the family's, as the two below
+    batch: int | None = None
+    rate: float | None = None
+    held_out: float | None = None  # None: the smallest of SHARES that holds out enough
+    evaluations: int = 8
+    patience: int = 3
+    classes: bool = True
+    seed: int = 0
+    device: str = "cpu"
+    fit: str = "pad"
+    background: str = "#ffffff"
 
     def __post_init__(self) -> None:
         if not self.rank and (self.precision != "fp32" or self.recompute):
             raise UsageError(
                 "E-USAGE", "--rank 0 trains every weight: --base and --recompute are for adapters"
             )
-        if self.held_out is not None and not 0 < self.held_out < 1:
-            raise UsageError(
-                "E-USAGE", f"--held-out must be above 0 and below 1, got {self.held_out}"
-            )
+        check_share(self.held_out)
         if self.rate is not None and not 0 < self.rate < math.inf:
             raise UsageError("E-USAGE", f"--rate must be above 0, got {self.rate}")
 
-
-DEFAULTS = {
-    "precision": "fp32",
-    "adam8bit": False,
-    "recompute": False,
-    "images": None,
-    "batch": None,
-    "rate": None,
-    "held_out": None,
-    "looks": 8,
-    "patience": 3,
-    "classes": True,
-    "seed": 0,
-    "device": "cpu",
-}
+    def to_json(self) -> dict[str, Any]:
+        """As run.json has them."""
+        return {DOCUMENTED.get(name, name): value for name, value in vars(self).items()}
 
 
-def options(given: Mapping[str, Any], run: Path | None, base: Base) -> Options:
-    """What is given; else what the run in `run` was started with; else the defaults, or the base's.
-    InputError if damaged.
+def choose(
+    settings: FinetuneSettings, previous_run: Path | None, base: BaseGenerator
+) -> FinetuneChoices:
+    """Each setting: as given, else as the run to resume recorded it, else the base's or the
+    default. InputError where that record is damaged.
     """
     from ...training.checkpoint import parse
 
-    before: Any = {}
-    if run is not None and (run / "run.json").is_file():
-        about = read_json(run / "run.json")
-        before = about.get("finetune") if isinstance(about, dict) else None
-        if not isinstance(before, dict):
-            raise InputError("E-RUN", "not a run of `edgegen finetune`", path=run / "run.json")
-    found: dict[str, Any] = {
-        **DEFAULTS,
-        "size": base.config.size,
-        "rank": base.family.tuning.rank,
-        "fit": fit_of(None),
-        "background": hex_of(None),
+    recorded = {} if previous_run is None else _recorded(previous_run)
+    given = {
+        **{field.name: getattr(settings, field.name, None) for field in fields(FinetuneChoices)},
+        "fit": settings.fit and fit_of(settings.fit),
+        "background": settings.background and background_of(settings.background),
     }
-    for source in (before, given):
-        found |= {name: value for name, value in source.items() if value is not None}
-    chosen = parse(Options, found, run / "run.json" if run is not None else Path())
+    decided = {"size": base.config.size, "rank": base.family.tuning.rank}
+    for source in (recorded, given):
+        decided |= {name: value for name, value in source.items() if value is not None}
+    file = previous_run / "run.json" if previous_run else Path()
+    choices = parse(FinetuneChoices, decided, file)
     # here, since it changes other settings that would be named first
-    if chosen.size != before.get("size", chosen.size):
+    if choices.size != recorded.get("size", choices.size):
         raise UsageError(
             "E-RESUME-MISMATCH",
             "the run was started with another size",
-            path=run,
-            hint=f"then {before['size']}, now {chosen.size}",
+            path=previous_run,
+            hint=f"then {recorded['size']}, now {choices.size}",
         )
-    return chosen
+    return choices
 
 
-def gathered(photos: Photos) -> Photos:
+def _recorded(run: Path) -> dict[str, Any]:
+    """The choices of the run in a folder, by field; empty where there is none yet."""
+    path = run / "run.json"
+    if not path.is_file():
+        return {}
+    about = read_json(path)
+    recorded: Any = about.get("finetune") if isinstance(about, dict) else None
+    if not isinstance(recorded, dict):
+        raise InputError("E-RUN", "not a run of `edgegen finetune`", path=path)
+    fields_of = {documented: name for name, documented in DOCUMENTED.items()}
+    return {fields_of.get(str(name), str(name)): value for name, value in recorded.items()}
+
+
+def merge_small_classes(photos: Photos, listen: Listener = silent) -> Photos:
     """The photos with their small classes as one, "other", which takes the next larger ones until
-    it has SMALL photos; told.
+    it has SMALL_CLASS photos; a note says so.
     """
     import numpy as np
 
@@ -123,144 +122,150 @@ def gathered(photos: Photos) -> Photos:
 
     counts = np.bincount(photos.labels, minlength=len(photos.classes))
     order = np.argsort(counts, kind="stable")
-    together = int((counts < SMALL).sum())
-    while 0 < together < len(order) and counts[order[:together]].sum() < SMALL:
-        together += 1
-    if not together or len(photos.classes) < 2:
+    merged = int((counts < SMALL_CLASS).sum())
+    while 0 < merged < len(order) and counts[order[:merged]].sum() < SMALL_CLASS:
+        merged += 1
+    if not merged or len(photos.classes) < 2:
         return photos
-    few, kept = order[:together], sorted(order[together:].tolist())
+    small, kept = order[:merged], sorted(order[merged:].tolist())
     number = np.full(len(counts), len(kept))
     number[kept] = np.arange(len(kept))
     names = tuple(photos.classes[k] for k in kept)
-    output.note(
-        f"W-CLASS-SMALL: {together} of {len(counts)} classes have few photos and are drawn as one, "
-        f"{sum(int(counts[k]) for k in few)} together"
+    listen.note(
+        f"W-CLASS-SMALL: {merged} of {len(counts)} classes have few photos and are drawn as one, "
+        f"{sum(int(counts[k]) for k in small)} together"
     )
     return Photos(photos.pixels, number[photos.labels], (*names, "other"))
 
 
-def apart(photos: Photos, options: Options) -> tuple[Options, Photos, Photos]:
-    """Training photos and held-out ones, near-copies on one side; the options name the share.
+def hold_out(
+    photos: Photos, choices: FinetuneChoices, listen: Listener = silent
+) -> tuple[FinetuneChoices, Photos, Photos]:
+    """Training photos and held-out ones, near-copies on one side; the choices then name the share.
     InputError for too few photos.
     """
     from ...evidence.small_sample_distance import LEAST
     from ...training.split import refuse_leak, split
 
-    shares = SHARES if options.held_out is None else (options.held_out,)
+    shares = SHARES if choices.held_out is None else (choices.held_out,)
     for share in shares:
         try:
-            train, held = split(photos, share)
+            train, held_out = split(photos, share)
         except InputError:
             continue
-        if len(held) >= LEAST and len(train) >= LEAST:
-            refuse_leak(train, held)
-            return replace(options, held_out=share), gathered(train), held
+        if len(held_out) >= LEAST and len(train) >= LEAST:
+            refuse_leak(train, held_out)
+            return replace(choices, held_out=share), merge_small_classes(train, listen), held_out
     raise InputError(
         "E-DATA-TOO-FEW",
         f"of {len(photos)} photos, {LEAST} cannot be held out with a share of {shares[-1]:g}",
-        hint="add photos" + ("" if options.held_out is None else ", or hold out another share"),
+        hint="add photos" + ("" if choices.held_out is None else ", or hold out another share"),
     )
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A fine-tuning, ready to run: master holds the base's tensors for the site's classes."""
+class FinetunePlan:
+    """A fine-tuning, ready to run. base_weights: the base's tensors, for the site's classes."""
 
-    base: Base
+    base: BaseGenerator
     recipe: Recipe
-    options: Options
-    master: dict[str, Tensor]
-    digest: str
+    choices: FinetuneChoices
+    base_weights: Mapping[str, Tensor]
+    base_sha256: str
 
     @classmethod
-    def of(cls, base: Base, photos: Photos, options: Options) -> Plan:
+    def of(cls, base: BaseGenerator, photos: Photos, choices: FinetuneChoices) -> FinetunePlan:
         """For these photos: their classes, and batches no larger than they are. InputError for a
         base that does not fit.
         """
         from ...families import Recipe
         from ...training.adapt import site
 
-        count = max(1, len(photos.classes)) if base.config.classes else 0
-        t = base.family.tuning
-        batch = min(options.batch or t.batch, len(photos))
+        classes = max(1, len(photos.classes)) if base.config.classes else 0
+        tuning = base.family.tuning
         recipe = Recipe(
-            replace(base.config, classes=count),
-            options.images or t.images,
-            batch,
-            options.rate or t.rate,
-            t.warmup,
-            t.ema,
-            t.precision,
+            replace(base.config, classes=classes),
+            choices.images or tuning.images,
+            min(choices.batch or tuning.batch, len(photos)),
+            choices.rate or tuning.rate,
+            tuning.warmup,
+            tuning.ema,
+            tuning.precision,
         )
-        master = site.fitted(
-            base.family, recipe.config, base.tensors, base.config.classes, options.seed, base.path
+        weights = site.fitted(
+            base.family, recipe.config, base.tensors, base.config.classes, choices.seed, base.path
         )
-        return cls(base, recipe, options, master, site.digest(master))
+        return cls(base, recipe, choices, weights, site.digest(weights))
 
-    def lasting(self, images: int) -> Plan:
+    def for_images(self, images: int) -> FinetunePlan:
         """The same for another number of images."""
         return replace(
             self,
             recipe=replace(self.recipe, images=images),
-            options=replace(self.options, images=images),
+            choices=replace(self.choices, images=images),
         )
 
-    def settings(self) -> Settings:
+    def run_settings(self) -> RunSettings:
         """What the run is held to when it resumes."""
-        from ...training.run import Settings
+        from ...training.run import RunSettings
 
-        o = self.options
+        choices = self.choices
         adapt = {
             "base": self.base.name,
             "origin_sha256": self.base.sha256,
-            "base_sha256": self.digest,
-            "rank": o.rank,
+            "base_sha256": self.base_sha256,
+            "rank": choices.rank,
         }
-        return Settings(
+        return RunSettings(
             self.base.family.name,
             "finetune",
             self.recipe,
-            o.seed,
-            o.device,
-            fit=o.fit,
-            background=o.background,
-            init=self.digest,
-            eight_bit=o.adam8bit,
-            adapt=adapt if o.rank else None,
-            finetune=vars(o),
+            choices.seed,
+            choices.device,
+            fit=choices.fit,
+            background=choices.background,
+            init=self.base_sha256,
+            eight_bit=choices.adam8bit,
+            adapt=adapt if choices.rank else None,
+            finetune=choices.to_json(),
         )
 
-    def generator(self) -> Any:
+    def base_generator(self) -> Generator:
+        """The base, for the site's classes."""
+        from ...training.adapt import site
+
+        return site.plain(self.base.family, self.recipe.config, self.base_weights)
+
+    def generator(self) -> Generator:
         """What trains: the base with adapters, or all of it."""
         import torch
 
-        from ...training.adapt import site
         from ...training.order import mix
 
-        plain = site.plain(self.base.family, self.recipe.config, self.master)
-        if not self.options.rank:
-            return plain
+        if not self.choices.rank:
+            return self.base_generator()
         from ...training.adapt.adapted import Adapted, targets
         from ...training.adapt.files import Lora
 
         tuning = self.base.family.tuning
         pairs, whole = targets(
-            plain.networks, replace(tuning, whole=(*tuning.whole, *self.base.new))
+            self.base_generator().networks,
+            replace(tuning, whole=(*tuning.whole, *self.base.new_modules)),
         )
-        lora = Lora(self.options.rank, float(self.options.rank), pairs, whole)
+        lora = Lora(self.choices.rank, float(self.choices.rank), pairs, whole)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(self.options.seed, 0, "adapter"))
+            torch.manual_seed(mix(self.choices.seed, 0, "adapter"))
             return Adapted(
                 self.base.family,
                 self.recipe.config,
-                self.master,
+                self.base_weights,
                 lora,
-                self.options.precision,
-                self.options.recompute,
+                self.choices.precision,
+                self.choices.recompute,
             )
 
 
-def within(text: str, plan: Plan, photos: Photos) -> int:
+def images_within(duration: str, plan: FinetunePlan, photos: Photos, listen: Listener) -> int:
     """Images that can be seen in that time on this machine as it is now: measured on a short run
     that is thrown away.
 
@@ -270,9 +275,9 @@ def within(text: str, plan: Plan, photos: Photos) -> int:
     from ...families import Judged
     from ...training.loop import Trainer
 
-    seconds = _seconds(text)
-    short = replace(plan.recipe, images=plan.recipe.batch * TIMED)
-    trainer = Trainer.start(plan.generator(), short, photos, plan.options.seed)
+    seconds = _seconds(duration)
+    short = replace(plan.recipe, images=plan.recipe.batch * TIMED_STEPS)
+    trainer = Trainer.start(plan.generator(), short, photos, plan.choices.seed)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
         trainer.generator.teach(trainer.lessons(2))
     begins = {0, 1, *(trainer.span(objective)[0] for objective in trainer.objectives)}
@@ -283,16 +288,16 @@ def within(text: str, plan: Plan, photos: Photos) -> int:
             spent.append(now - last)
         last = now
     steps = max(1, math.floor(SAFETY * seconds * len(spent) / sum(spent)))
-    output.note(f"{steps} steps of {plan.recipe.batch} photos fit into {text}")
+    listen.note(f"{steps} steps of {plan.recipe.batch} photos fit into {duration}")
     return steps * plan.recipe.batch
 
 
-def _seconds(text: str) -> float:
+def _seconds(duration: str) -> float:
     units = {"s": 1, "m": 60, "h": 3600}
     try:
-        value = float(text[:-1]) * units[text[-1:]]
+        value = float(duration[:-1]) * units[duration[-1:]]
     except (KeyError, ValueError):
         value = math.nan
     if not 0 < value < math.inf:
-        raise UsageError("E-USAGE", f"--time must be such as 90s, 45m or 2h, got {text!r}")
+        raise UsageError("E-USAGE", f"--time must be such as 90s, 45m or 2h, got {duration!r}")
     return value

@@ -1,4 +1,4 @@
-"""`edgegen train FAMILY --dry-run`: exact parameters, MACs that a hand count gives, memory that a
+"""`edgegen estimate FAMILY`: exact parameters, MACs that a hand count gives, memory that a
 measurement bears out.
 """
 
@@ -61,9 +61,10 @@ def test_parameters_are_exact(name: str, tiny: dict[str, Any]) -> None:
 def test_every_recipe_can_be_asked_without_data(
     name: str, recipe: str, capsys: Captured, tmp_path: Path
 ) -> None:
-    assert run(["train", name, "--recipe", recipe, "--dry-run", "--threads", "1", "--json"]) == 0
+    assert run(["estimate", name, "--recipe", recipe, "--threads", "1", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["ok"] and told["dry_run"] and (told["family"], told["recipe"]) == (name, recipe)
+    assert told["ok"] and told["verb"] == "estimate"
+    assert (told["family"], told["recipe"]) == (name, recipe)
     assert told["peak_bytes"] < told["resident_bytes"] < 2 * told["peak_bytes"]
     assert (
         told["peak_bytes"]
@@ -74,22 +75,21 @@ def test_every_recipe_can_be_asked_without_data(
     assert sum(told["training_macs"].values()) > 0 and sum(told["macs"].values()) > 0
     if recipe != "tiny":
         return  # what people are shown needs no second large measurement
-    assert run(["train", name, "--recipe", recipe, "--dry-run", "--threads", "1"]) == 0
+    assert run(["estimate", name, "--recipe", recipe, "--threads", "1"]) == 0
     shown = capsys.readouterr().out
     assert "Nothing was trained" in shown and "estimated peak" in shown
     for n, count in told["parameters"].items():
         assert any(line.split() == [n, f"{count:,}"] for line in shown.splitlines())
 
 
-def test_without_a_dry_run_data_and_a_run_folder_are_needed(
-    tmp_path: Path, capsys: Captured
-) -> None:
+def test_training_needs_photos_and_a_run_folder(tmp_path: Path, capsys: Captured) -> None:
     assert run(["train", "cas-dm", "--data", str(tmp_path)]) == 2
     assert "error[E-USAGE] name the run folder once" in capsys.readouterr().err
     assert run(["train", "cas-dm", str(tmp_path / "run")]) == 2
-    assert "error[E-USAGE] training needs --data - --dry-run needs none" in capsys.readouterr().err
+    assert "error[E-USAGE] training needs --data - `edgegen estimate`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert run(["train", "cas-dm", "--dry-run", "--recipe", "no"]) == 2
+    assert run(["estimate", "cas-dm", "--recipe", "no"]) == 2
+    assert "E-RECIPE] cas-dm has no recipe 'no'" in capsys.readouterr().err
 
 
 def test_multiply_adds_are_those_of_a_hand_count() -> None:

@@ -1,0 +1,174 @@
+"""A trained generator adapted to a site's own photos, as a small adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.progress import Listener, silent
+from ...errors import GateFailed, InputError
+from ..context import cores
+from ..photo_sets import (
+    CHECKPOINT_STEPS,
+    FEWEST_PHOTOS,
+    fit_of,
+    images_seen,
+    note_report,
+    on_bad_of,
+    reference_network,
+    write_reference,
+)
+from .settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from ...training.data import Photos
+    from ...training.loop import Trainer
+    from .base import BaseGenerator
+    from .periodic_eval import PeriodicEvaluation
+    from .setup import FinetuneChoices, FinetunePlan
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """A fine-tuned run. evaluations: all of them and the rule that ended it, as looks.json has
+    them; last: base and adapted generator against held-out photos, at the end.
+    """
+
+    out: Path
+    precision: str  # of the base while the adapter trained
+    evaluations: Mapping[str, Any]
+    last: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen finetune --json`, but for its frame."""
+        return {"out": str(self.out), "watch": dict(self.evaluations), "last": dict(self.last)}
+
+
+def finetune(
+    base: str | Path,
+    out: str | Path,
+    data: str | Path,
+    settings: FinetuneSettings | None = None,
+    listen: Listener = silent,
+) -> FinetuneResult:
+    """Adapt `base`, a zoo name or a finished run, to the photos in `data`; the run lies in `out`.
+
+    The base stays as it is. Held-out photos decide which state is kept and when it ends. Raises
+    UsageError for settings, a base or a folder that cannot be used, InputError for photos that
+    cannot, RuntimeMissing without peft, GateFailed where the rounded base is too far from what
+    ships.
+    """
+    from ...training.device import device_of, torch_threads
+    from .base import open_base
+    from .periodic_eval import PeriodicEvaluation
+    from .setup import choose, hold_out
+
+    settings, out, data = settings or FinetuneSettings(), Path(out), Path(data)
+    opened = open_base(str(base))
+    choices = choose(settings, out if settings.resume else None, opened)
+    _check_peft(choices)
+    device_of(choices.device)
+    opened = opened.grown_to(choices.size, choices.seed)
+    network = reference_network(settings.feature_weights)
+    with torch_threads(settings.threads or cores()):
+        photos = _read_photos(data, choices, settings, listen)
+        choices, train, held_out = hold_out(photos, choices, listen)
+        plan = _plan(opened, train, choices, settings, listen)
+        evaluation = PeriodicEvaluation.of(out, plan, train, held_out, network, listen)
+        try:
+            _train(plan, train, out, settings.resume, evaluation, listen)
+        except GateFailed as refused:
+            refused.result = _result(out, evaluation)
+            raise
+        reference = out / "reference.safetensors"
+        write_reference(photos, reference, settings.feature_weights, listen)
+    return _result(out, evaluation)
+
+
+def _check_peft(choices: FinetuneChoices) -> None:
+    """That peft is not here is told before the photos are read."""
+    from ...training.adapt.library import importing
+
+    if choices.rank:
+        with importing("peft"):
+            import peft  # noqa: F401
+
+
+def _read_photos(
+    data: Path, choices: FinetuneChoices, settings: FinetuneSettings, listen: Listener
+) -> Photos:
+    """The photos of a folder, with classes if they are wanted. InputError for too few."""
+    from ...training.data import Photos, load
+
+    with listen.progress("reading photos") as advance:
+        photos, report = load(
+            data,
+            choices.size,
+            choices.background,
+            on_bad=on_bad_of(settings.on_bad),
+            fit=fit_of(choices.fit),
+            progress=lambda _, __: advance(1),
+        )
+    note_report(report, listen)
+    if len(photos) < 2 * FEWEST_PHOTOS:
+        raise InputError(
+            "E-DATA-TOO-FEW", f"{len(photos)} photos, {2 * FEWEST_PHOTOS} are needed", path=data
+        )
+    return photos if choices.classes else Photos(photos.pixels, photos.labels * 0, ())
+
+
+def _plan(
+    base: BaseGenerator,
+    train: Photos,
+    choices: FinetuneChoices,
+    settings: FinetuneSettings,
+    listen: Listener,
+) -> FinetunePlan:
+    """What trains, as long as the settings say."""
+    from .setup import FinetunePlan, images_within
+
+    plan = FinetunePlan.of(base, train, choices)
+    if settings.steps is not None:
+        return plan.for_images(settings.steps * plan.recipe.batch)
+    # a resumed run knows how long it is
+    if settings.time is not None and choices.images is None:
+        return plan.for_images(images_within(settings.time, plan, train, listen))
+    return plan
+
+
+def _train(
+    plan: FinetunePlan,
+    photos: Photos,
+    out: Path,
+    resume: bool,
+    evaluation: PeriodicEvaluation,
+    listen: Listener,
+) -> None:
+    from ...training.run import train as train_run
+
+    label = f"adapting {plan.base.name}"
+    with listen.progress(label, plan.recipe.images, "images") as advance:
+        count = images_seen(advance)
+
+        def after(trainer: Trainer, report: dict[str, float]) -> None:
+            count(trainer, report)
+            evaluation.after(trainer)
+
+        train_run(
+            plan.run_settings(),
+            photos,
+            out,
+            resume,
+            CHECKPOINT_STEPS,
+            after,
+            generator=plan.generator(),
+            begin=evaluation.begin,
+            finish=evaluation.finish,
+        )
+
+
+def _result(out: Path, evaluation: PeriodicEvaluation) -> FinetuneResult:
+    precision = evaluation.plan.choices.precision
+    return FinetuneResult(out, precision, evaluation.watch.to_json(), evaluation.last)

@@ -1,0 +1,217 @@
+"""What is in a folder of photos, and what becomes of it, before anything is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.progress import Listener, silent
+from ..errors import InputError, UsageError
+from .photo_sets import FEWEST_PHOTOS, background_of, check_share, fit_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..training.data import Photos, Report, Survey
+
+
+@dataclass(frozen=True)
+class PhotosSettings:
+    """How the photos would be trained on."""
+
+    size: int = 32  # pixels a side that the model makes
+    fit: str | None = None  # photos that are not square: pad or crop; pad
+    background: str | None = None  # a colour; white
+    held_out: float | None = None  # share that is not trained on; None: as finetune takes it
+    contact_sheet: Path | None = None  # where to draw the photos as a model will see them
+
+    def __post_init__(self) -> None:
+        fit_of(self.fit)
+        check_share(self.held_out)
+        sheet = self.contact_sheet
+        if sheet and (sheet.suffix.lower() != ".png" or not sheet.parent.is_dir()):
+            raise UsageError(
+                "E-OUT", "--contact-sheet must be a .png in a folder that exists", path=sheet
+            )
+
+
+@dataclass(frozen=True)
+class PhotosReport:
+    """What was met. near_copies: names of photos that are nearly one; held_out: (n,) bool, the
+    share that is not trained on; across: held-out photos with a near-copy in training; merged:
+    small classes that finetune draws as one; refusal: why nothing can train on them, if nothing
+    can.
+    """
+
+    settings: PhotosSettings
+    photos: Photos
+    report: Report
+    near_copies: tuple[tuple[str, ...], ...]
+    share: float
+    held_out: np.ndarray
+    across: tuple[str, ...]
+    merged: tuple[str, ...]
+    refusal: InputError | None
+
+    @property
+    def held_out_count(self) -> int:
+        return int(self.held_out.sum())
+
+    @property
+    def train_count(self) -> int:
+        return len(self.photos) - self.held_out_count
+
+    @property
+    def different(self) -> int:
+        """Photos that are left when one stays of each group of near-copies."""
+        return len(self.photos) - sum(len(group) - 1 for group in self.near_copies)
+
+    def enough(self) -> tuple[bool, str]:
+        """Whether finetune takes them, and why."""
+        from ..evidence.small_sample_distance import LEAST
+
+        train, held_out = self.train_count, self.held_out_count
+        count = train + held_out
+        if self.refusal is not None:
+            return False, "not as the folder is"
+        if count < 2 * FEWEST_PHOTOS:
+            return False, f"too few: {count} photos, {2 * FEWEST_PHOTOS} are needed"
+        if min(train, held_out) < LEAST:
+            return False, (
+                f"too few: {train} to train on and {held_out} held out, {LEAST} of each are "
+                f"needed; {self.different} of the {count} photos are different ones"
+            )
+        return True, f"enough: {train} photos to train on, {held_out} held out"
+
+    def shapes(self) -> dict[str, Any]:
+        """How many photos are wide, square, tall or small, and what their fit costs."""
+        from ..training import sizes
+
+        report = self.report
+        smaller = sizes.smaller(report.sizes, self.settings.size, report.fit)
+        return {**sizes.shapes(report.sizes), "smaller": smaller}
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen photos check --json`, but for its frame."""
+        enough, why = self.enough()
+        bad = Counter(photo.code for photo in self.report.bad)
+        sheet = self.settings.contact_sheet
+        return {
+            "usable": self.refusal is None,
+            "size": self.settings.size,
+            "photos": self.report.to_json(),
+            "bad_counts": dict(sorted(bad.items())),
+            "shapes": self.shapes(),
+            "near_copies": [list(group) for group in self.near_copies],
+            "split": {
+                "held_out_share": self.share,
+                "train": self.train_count,
+                "held_out": self.held_out_count,
+                "copies_across": list(self.across),
+            },
+            "fine_tuning": {"enough": enough, "why": why, "drawn_as_one": list(self.merged)},
+            "contact_sheet": str(sheet) if sheet and len(self.photos) else None,
+        }
+
+
+def check_photos(
+    folder: str | Path, settings: PhotosSettings | None = None, listen: Listener = silent
+) -> PhotosReport:
+    """Say what is in a folder: counts, sizes, copies, bad photos, what would be held out; and draw
+    a contact sheet where the settings name one. Nothing in the folder changes.
+
+    A folder that no training would take is reported, too: its report has a `refusal`, an error to
+    raise. Raises InputError for no folder of photos, UsageError for tar shards and for settings
+    that cannot be.
+    """
+    from ..training.data import survey
+    from ..training.shards import find
+
+    settings, folder = settings or PhotosSettings(), Path(folder)
+    background = background_of(settings.background)
+    _refuse_sheet_among_photos(settings.contact_sheet, folder)
+    if find(folder):
+        raise UsageError(
+            "E-DATA-SHARDS",
+            "tar shards are checked while they are read, not before",
+            path=folder,
+            hint="`edgegen train` names every photo of theirs that cannot be used",
+        )
+    with listen.progress("reading photos") as advance:
+        seen = survey(
+            folder,
+            settings.size,
+            background,
+            fit=fit_of(settings.fit),
+            progress=lambda _, __: advance(1),
+        )
+    with listen.progress("comparing photos"):
+        report, groups = _report(seen, settings, listen)
+    if settings.contact_sheet and len(seen.photos):
+        from ..core.images import save_png
+        from ..training.sheet import sheet
+
+        save_png(settings.contact_sheet, sheet(seen.photos, report.held_out, groups))
+    if report.refusal is not None:
+        report.refusal.details.update(report.to_json())
+    return report
+
+
+def _refuse_sheet_among_photos(sheet: Path | None, folder: Path) -> None:
+    """UsageError where the contact sheet would be the next photo of the folder."""
+    if sheet and sheet.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            "E-OUT",
+            "the contact sheet would lie among the photos",
+            path=sheet,
+            hint="name another place: --contact-sheet FILE.png",
+        )
+
+
+def _report(
+    seen: Survey, settings: PhotosSettings, listen: Listener
+) -> tuple[PhotosReport, list[list[int]]]:
+    """Sides as finetune takes them, with the share that is asked for, else the smallest of its
+    SHARES that holds out enough; and the indices of near-copies.
+    """
+    import numpy as np
+
+    from ..evidence.small_sample_distance import LEAST
+    from ..training.copies import near_groups
+    from ..training.split import sides
+    from .finetune.setup import SHARES
+
+    groups, names = near_groups(seen.photos.pixels), seen.names
+    share, held_out = 0.0, np.zeros(0, bool)
+    for share in SHARES if settings.held_out is None else (settings.held_out,):
+        held_out = sides(seen.photos, share, groups) if len(seen.photos) else held_out
+        if min(held_out.sum(), (~held_out).sum()) >= LEAST:
+            break
+    split_groups = [group for group in groups if 0 < held_out[group].sum() < len(group)]
+    report = PhotosReport(
+        settings,
+        seen.photos,
+        seen.report,
+        tuple(tuple(names[k] for k in group) for group in groups),
+        share,
+        held_out,
+        tuple(names[k] for group in split_groups for k in group if held_out[k]),
+        _merged_classes(seen, held_out, listen),
+        seen.refusal,
+    )
+    return report, groups
+
+
+def _merged_classes(seen: Survey, held_out: np.ndarray, listen: Listener) -> tuple[str, ...]:
+    """Classes with few photos to train on, that finetune draws as one."""
+    from ..training.data import Photos
+    from .finetune.setup import merge_small_classes
+
+    photos, train = seen.photos, ~held_out
+    if seen.refusal is not None or not train.any():
+        return ()
+    training = Photos(photos.pixels[train], photos.labels[train], photos.classes)
+    kept = merge_small_classes(training, listen).classes
+    return tuple(name for name in photos.classes if name not in kept)

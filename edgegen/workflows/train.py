@@ -1,0 +1,368 @@
+"""Photos to a trained generator: a run folder with checkpoints, and at the end weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ..core.progress import Listener, silent
+from ..errors import InputError, UsageError
+from .context import cores
+from .photo_sets import (
+    CHECKPOINT_STEPS,
+    FEWEST_PHOTOS,
+    background_of,
+    fit_of,
+    images_seen,
+    note_report,
+    note_unused,
+    on_bad_of,
+    reference_network,
+    write_reference,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from ..families import Family, Recipe
+    from ..training.data import Report
+    from ..training.photos import Fit
+    from ..training.processes import World
+    from ..training.run import Recorded
+    from ..training.source import Source
+
+    Photos = tuple[Source, Callable[[], Report]]
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train. What is None is as the resumed run recorded it, else the recipe's or the
+    default.
+    """
+
+    resume: bool = False  # go on with the run in the folder, bit for bit
+    recipe: str | None = None  # one of the family's; its first
+    images: int | None = None  # to see in all
+    batch: int | None = None  # images a step
+    changes: tuple[str, ...] = ()  # of the config, such as "steps=8"
+    seed: int | None = None  # of weights, order and noise; 0
+    only: str | None = None  # the one objective to train
+    init: str | None = None  # run folder or zoo name whose weights to start from
+    device: str | None = None  # "cpu" or "cuda"; cpu
+    compiled: bool = False  # let torch compile the networks
+    samples_every: int = 0  # steps between two grids of images; 0 for none
+    keep: int = 2  # checkpoints that stay
+    tensorboard: bool = False
+    on_bad: str = "skip"  # what an unreadable photo does: skip or fail
+    fit: str | None = None  # photos that are not square: pad or crop; pad
+    background: str | None = None  # a colour; white
+    threads: int = 0  # CPU threads; 0 takes all cores
+    feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
+
+    def __post_init__(self) -> None:
+        on_bad_of(self.on_bad)
+        fit_of(self.fit)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run. rank: of several processes that train together the one with 0 writes, and
+    tells of the run.
+    """
+
+    out: Path
+    weights: Path
+    images: int
+    photos: Report
+    rank: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen train --json`, but for its frame."""
+        return {
+            "out": str(self.out),
+            "weights": str(self.weights),
+            "images": self.images,
+            "photos": self.photos.to_json(),
+        }
+
+
+def train(
+    family: str,
+    out: str | Path,
+    data: str | Path,
+    settings: TrainSettings | None = None,
+    listen: Listener = silent,
+) -> TrainResult:
+    """Train a generator of `family` on the photos in `data` and leave the run in `out`.
+
+    Started by torchrun or accelerate, several processes train together. SIGINT and SIGTERM write a
+    checkpoint and raise KeyboardInterrupt(signal number). Raises UsageError for settings or a
+    folder that cannot be used, InputError for photos that cannot, Busy for a run in use.
+    """
+    from ..families import family as find_family
+    from ..training.device import torch_threads
+    from ..training.processes import joined
+    from ..training.run import InitialWeights, RunSettings
+    from ..training.run import train as train_run
+
+    settings, out, data = settings or TrainSettings(), Path(out), Path(data)
+    choices = _Choices.of(settings, out)
+    found = find_family(family)
+    recipe_name, recipe = _recorded_recipe(found, choices, settings, out)
+    initial = open_initial(settings.init) if settings.init else None
+    recipe = _continued(found, recipe_name, recipe, initial, choices.init)
+    with joined(choices.device) as world:
+        heard = listen if world.rank == 0 else silent
+        threads = choices.threads or max(1, cores() // world.size)
+        _check_machine(choices, settings)
+        with torch_threads(threads), _photos(data, recipe, choices, world, heard) as photos:
+            source, report = photos
+            recipe = _for_classes(recipe, source, data)
+            if world.rank == 0:
+                note_report(report(), listen)
+                reference_network(settings.feature_weights)  # tells now if its weights are missing
+            with heard.progress(f"training {family}", recipe.images, "images") as advance:
+                weights = train_run(
+                    RunSettings(
+                        family,
+                        recipe_name,
+                        recipe,
+                        choices.seed,
+                        choices.device,
+                        choices.compiled,
+                        choices.only,
+                        initial.sha256 if initial else choices.init,
+                        choices.fit,
+                        choices.background,
+                    ),
+                    source,
+                    out,
+                    settings.resume,
+                    CHECKPOINT_STEPS,
+                    images_seen(advance),
+                    keep=settings.keep,
+                    samples_every=settings.samples_every,
+                    tensorboard=settings.tensorboard,
+                    start=InitialWeights(initial.tensors, initial.path) if initial else None,
+                    world=world,
+                )
+            if world.rank == 0:
+                reference = out / "reference.safetensors"
+                write_reference(source, reference, settings.feature_weights, listen)
+            return TrainResult(out, weights, recipe.images, report(), world.rank)
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The settings of a run, each decided."""
+
+    previous: Recorded
+    recipe: str | None  # None, and the two below: the family's first recipe and what it says
+    images: int | None
+    batch: int | None
+    seed: int
+    device: str
+    compiled: bool
+    only: str | None
+    init: str | None  # sha256 of the weights that the resumed run started from
+    on_bad: Literal["skip", "fail"]
+    fit: Fit
+    background: str
+    threads: int  # 0: an equal share of all cores
+
+    @classmethod
+    def of(cls, settings: TrainSettings, out: Path) -> _Choices:
+        """Each setting: as given, else as the resumed run recorded it, else the default."""
+        from ..training.run import Recorded
+
+        previous = Recorded.of(out) if settings.resume else Recorded()
+        return cls(
+            previous,
+            _first(settings.recipe, previous.recipe_name),
+            _first(settings.images, previous.images),
+            _first(settings.batch, previous.batch),
+            _first(settings.seed, previous.seed) or 0,
+            _first(settings.device, previous.device) or "cpu",
+            settings.compiled or bool(previous.compiled),
+            _first(settings.only, previous.only),
+            previous.init,
+            on_bad_of(settings.on_bad),
+            fit_of(_first(settings.fit, previous.fit)),
+            background_of(_first(settings.background, previous.background)),
+            settings.threads or previous.threads or 0,
+        )
+
+
+def _first(setting: Value | None, recorded: Value | None) -> Value | None:
+    return recorded if setting is None else setting
+
+
+def recipe_of(
+    family: Family, name: str | None, images: int | None, batch: int | None
+) -> tuple[str, Recipe]:
+    """A recipe of the family with its name, its first for None; images and batch instead of its
+    own. UsageError for a name it does not have.
+    """
+    chosen = name or next(iter(family.recipes))
+    if chosen not in family.recipes:
+        raise UsageError(
+            "E-RECIPE",
+            f"{family.name} has no recipe {chosen!r}; known: {', '.join(family.recipes)}",
+        )
+    recipe = family.recipes[chosen]()
+    return chosen, replace(recipe, images=images or recipe.images, batch=batch or recipe.batch)
+
+
+def _recorded_recipe(
+    family: Family, choices: _Choices, settings: TrainSettings, out: Path
+) -> tuple[str, Recipe]:
+    """The recipe, with the config that a resumed run recorded and the changes that are asked for
+    now.
+    """
+    from ..training.checkpoint import parse
+    from .config_changes import changed
+
+    name, recipe = recipe_of(family, choices.recipe, choices.images, choices.batch)
+    previous = choices.previous
+    if previous.family == family.name and previous.config is not None and settings.recipe is None:
+        recipe = replace(recipe, config=parse(family.config, previous.config, out / "run.json"))
+    return name, replace(recipe, config=changed(family, recipe.config, settings.changes))
+
+
+@dataclass(frozen=True)
+class InitialGenerator:
+    """What a training starts from: a description as in run.json, weights with their sha256, and
+    where they are.
+    """
+
+    about: dict[str, Any]
+    tensors: dict[str, Tensor]
+    sha256: str
+    path: Path
+
+    def config(self, wanted: Family) -> Any:
+        """UsageError for a generator of another family."""
+        from ..training.checkpoint import parse
+
+        if (own := self.about.get("family")) != wanted.name:
+            raise UsageError(
+                "E-SOURCE", f"--init is a generator of {own}, not of {wanted.name}", path=self.path
+            )
+        return parse(wanted.config, self.about["config"], self.path)
+
+
+def open_initial(name: str) -> InitialGenerator:
+    """A zoo entry or a run; an adapted one with its adapter merged."""
+    from ..core.bundle import sha256
+    from ..core.files import read_json
+    from ..training import checkpoint
+    from ..training.adapt import site
+    from ..zoo import entries
+
+    zoo = {entry.name: entry for entry in entries()}
+    if name in zoo:
+        path = zoo[name].weights
+        tensors = checkpoint.read_weights(path)
+        return InitialGenerator(zoo[name].card, tensors, sha256(path), path)
+    folder = Path(name)
+    if not (folder / "run.json").is_file():
+        raise UsageError(
+            "E-SOURCE",
+            f"--init {name!r} is no zoo name and no run of `edgegen train`",
+            hint=f"the zoo has: {', '.join(zoo)}",
+        )
+    about = read_json(folder / "run.json")
+    if isinstance(about, dict) and site.ADAPTS in about:
+        tensors = site.merged(folder, about)
+        return InitialGenerator(about, tensors, site.digest(tensors), folder)
+    return InitialGenerator(about, *checkpoint.weights_of(folder), folder)
+
+
+def _continued(
+    family: Family,
+    recipe_name: str,
+    recipe: Recipe,
+    initial: InitialGenerator | None,
+    recorded: str | None,
+) -> Recipe:
+    """A recipe that trains a finished generator on takes that one's config; recorded: what a
+    resumed run started from. UsageError where there is none.
+    """
+    if not _continues(recipe):
+        return recipe
+    if initial:
+        return replace(recipe, config=recipe.config.onto(initial.config(family)))
+    if not recorded:
+        raise UsageError(
+            "E-INIT",
+            f"{recipe_name} trains a finished generator on",
+            hint="name it: --init, a run or a zoo name",
+        )
+    return recipe
+
+
+def _continues(recipe: Recipe) -> bool:
+    from ..families import Continuing
+
+    return isinstance(recipe.config, Continuing) and recipe.config.continues
+
+
+def _check_machine(choices: _Choices, settings: TrainSettings) -> None:
+    """What is not there is told before the photos are read."""
+    from ..training.device import device_of
+    from ..training.processes import local_rank
+    from ..training.record import summary_writer
+
+    device_of(choices.device, local_rank())
+    if settings.tensorboard:
+        summary_writer()
+
+
+@contextmanager
+def _photos(
+    data: Path, recipe: Recipe, choices: _Choices, world: World, listen: Listener
+) -> Iterator[Photos]:
+    """The photos and, as a function, what was met of them so far. InputError for too few."""
+    from ..training.source import open_source
+
+    with ExitStack() as stack:
+        with listen.progress("reading photos") as advance:
+            source, report = stack.enter_context(
+                open_source(
+                    data,
+                    recipe.config.size,
+                    choices.background,
+                    on_bad=choices.on_bad,
+                    fit=choices.fit,
+                    progress=lambda _, __: advance(1),
+                    workers=max(1, cores() // world.size),
+                    tell=lambda bad: note_unused(bad, listen),
+                )
+            )
+        if len(source) < FEWEST_PHOTOS:
+            raise InputError(
+                "E-DATA-TOO-FEW", f"{len(source)} photos, {FEWEST_PHOTOS} are needed", path=data
+            )
+        yield source, report
+
+
+def _for_classes(recipe: Recipe, photos: Source, data: Path) -> Recipe:
+    """The recipe with as many classes as the photos have. InputError where a finished generator has
+    others.
+    """
+    classes = len(photos.classes)
+    if _continues(recipe) and recipe.config.classes != classes:
+        raise InputError(
+            "E-DATA-CLASSES",
+            f"the generator has {recipe.config.classes} classes, the photos {classes}",
+            path=data,
+            hint="give it the photos it was trained on",
+        )
+    return replace(recipe, config=replace(recipe.config, classes=classes))
