@@ -22,20 +22,24 @@ import edgegen
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 400
 SEAMS = {"export", "calibrate"}  # top-level folders whose packages live under edgegen.
-BASE = {"errors", "edgegen"}  # "edgegen" is edgegen/__init__.py itself
-MAY_IMPORT = {
+# "edgegen" is edgegen/__init__.py itself, a door: it names what workflows have, and imports nothing
+# until it is asked
+BASE = {"errors", "edgegen"}
+WINGS = {"families", "zoo", "training", "explain", "machine", "calibrate", "export", "evidence"}
+MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "edgegen": BASE,
     "core": BASE,
-    "families": BASE | {"core"},
-    "zoo": BASE | {"core"},
+    **dict.fromkeys(WINGS, BASE | {"core"}),
     "training": BASE | {"core", "families"},
     "explain": BASE | {"core", "families"},
-    "calibrate": BASE | {"core"},
-    "export": BASE | {"core"},
-    "evidence": BASE | {"core"},
+    "workflows": BASE | {"core"} | WINGS,
+    "edgegen": BASE | {"core", "machine", "workflows"},
+    "cli": BASE | {"core", "workflows"} | WINGS,
+    "__main__": {"cli"},
 }
-EVERYTHING = {"cli", "__main__"}  # the composition root
+PRINTS = {"cli"}  # and a child process that answers its parent on stdout
+ANSWERS_ON_STDOUT = "edgegen.machine.child_process"
+LONGEST_FUNCTION, MOST_ARGUMENTS = 60, 7
 FREE_OF = (
     "torch",
     "onnx",
@@ -103,18 +107,12 @@ def wing(name: str) -> str | None:
     first = rest.partition(".")[0]
     if top in SEAMS:
         return f"bare {top}"
-    return (
-        None
-        if top != "edgegen"
-        else first
-        if first in MAY_IMPORT or first in EVERYTHING
-        else "edgegen"
-    )
+    return None if top != "edgegen" else first if first in MAY_IMPORT else "edgegen"
 
 
 def wrong_arrows(source: str, module: str, is_package: bool = False) -> list[str]:
     here = wing(module) or ""
-    allowed = {here, *MAY_IMPORT.get(here, {*MAY_IMPORT, *EVERYTHING})}
+    allowed = {here, *MAY_IMPORT[here]}
     return [
         f"{module} -> {name}"
         for name in imports(source, module, is_package)
@@ -145,6 +143,9 @@ def test_arrows() -> None:
         ("edgegen.evidence.verify", "from edgegen import families", "edgegen.families"),
         ("edgegen.training.loop", "import export", "export"),
         ("edgegen.errors", "from .core import spec", "edgegen.core.spec"),
+        ("edgegen.workflows.bench", "from ..cli import output", "edgegen.cli.output"),
+        ("edgegen.machine.probe", "from ..export import runtime", "edgegen.export.runtime"),
+        ("edgegen.evidence.bench", "from ..workflows import context", "edgegen.workflows.context"),
     ],
 )
 def test_a_wrong_arrow_is_found(module: str, source: str, bad: str) -> None:
@@ -165,6 +166,114 @@ def test_a_wrong_arrow_is_found(module: str, source: str, bad: str) -> None:
 )
 def test_a_right_arrow_passes(module: str, source: str) -> None:
     assert wrong_arrows(source, module) == []
+
+
+def test_nothing_but_the_command_line_prints_or_knows_its_libraries() -> None:
+    """No call of print, and no import of typer or rich, outside edgegen/cli."""
+    guilty = []
+    for name, path in our_modules().items():
+        if wing(name) in PRINTS:
+            continue
+        source = path.read_text()
+        names = imports(source, name, path.name == "__init__.py")
+        guilty += [f"{name} imports {n}" for n in names if n.partition(".")[0] in {"typer", "rich"}]
+        guilty += [
+            f"{name}:{node.lineno} prints"
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "print"
+            and name != ANSWERS_ON_STDOUT
+        ]
+    assert guilty == []
+
+
+def test_benchmarks_and_scripts_call_workflows_and_no_verb() -> None:
+    guilty = [
+        f"{path.relative_to(ROOT)} -> {name}"
+        for path in python_files()
+        if path.relative_to(ROOT).parts[0] in {"benchmarks", "scripts"}
+        for name in imports(path.read_text(), "x.y", False)
+        if name.startswith("edgegen.cli")
+    ]
+    assert guilty == []
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other in a loop (Tarjan's components of more than one)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = low[module] = len(order)
+        stack.append(module)
+        for other in sorted(arrows[module]):
+            if other not in order:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], order[other])
+        if low[module] == order[module]:
+            group = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in sorted(arrows):
+        if module not in order:
+            visit(module)
+    return found
+
+
+def module_arrows() -> dict[str, set[str]]:
+    """module -> modules that it imports anywhere; the public door alone names others unimported."""
+    modules = our_modules()
+    arrows: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        named = (
+            [] if name == "edgegen" else imports(path.read_text(), name, path.name == "__init__.py")
+        )
+        reached = {n if n in modules else n.rpartition(".")[0] for n in named}
+        arrows[name] = {n for n in reached if n in modules and n != name}
+    return arrows
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles(module_arrows()) == []
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of the package with where it stands."""
+    for name, path in our_modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{name}:{node.lineno} {node.name}", node
+
+
+def test_functions_are_short_and_take_few_arguments() -> None:
+    """A verb's parameters are its flags, and its lines are theirs: verbs are held to neither."""
+    long, wide = [], []
+    for place, node in functions():
+        if place.startswith("edgegen.cli."):
+            continue
+        names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > LONGEST_FUNCTION:
+            long.append(place)
+        if len([n for n in names if n not in {"self", "cls"}]) > MOST_ARGUMENTS:
+            wide.append(place)
+    assert long == [] and wide == []
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for name, path in our_modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
 def test_no_file_is_too_long() -> None:
