@@ -39,7 +39,7 @@ from edgegen.evidence.intervals import distance_interval
 from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
 from edgegen.families import Recipe
-from edgegen.families.cas_dm import CasDm, Config
+from edgegen.families.cas_dm import CasDm, CasDmConfig
 from edgegen.families.unet import UNetConfig
 from edgegen.training import run as runs
 from edgegen.training.data import Photos, load
@@ -129,7 +129,7 @@ def blocks(images: int, train: Photos, test: Photos) -> None:
     for name, net in BLOCKS.items():
         torch.manual_seed(0)
         start = time.process_time()
-        generator = trained(ThetaOnly(Config(theta=net, path="eps")), images, train)
+        generator = trained(ThetaOnly(CasDmConfig(theta=net, path="eps")), images, train)
         spent = time.process_time() - start
         with tempfile.TemporaryDirectory() as folder:
             made = pipelines(generator, Path(folder))
@@ -154,7 +154,7 @@ def prediction(images: int, train: Photos, test: Photos) -> None:
     print("prediction | steps | FD FP32 | change INT8 (95 %) | PSNR dB")
     for kind in ("v", "epsilon"):
         torch.manual_seed(0)
-        generator = trained(CasDm(Config(prediction=kind)), images, train)
+        generator = trained(CasDm(CasDmConfig(prediction=kind)), images, train)
         full = FullSide(torch_pipeline(generator), network, statistics)
         with tempfile.TemporaryDirectory() as folder:
             result = compare(

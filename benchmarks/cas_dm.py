@@ -41,7 +41,7 @@ from edgegen.evidence import reference
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import distance_interval
 from edgegen.evidence.reference import Reference
-from edgegen.families.cas_dm import CasDm, Config, gate_loss
+from edgegen.families.cas_dm import CasDm, CasDmConfig, gate_loss
 from edgegen.families.cas_dm.losses import METRIC_WEIGHTS
 from edgegen.families.metrics import METRICS
 from edgegen.families.unet import UNet
@@ -59,7 +59,7 @@ class Dual(CasDm):
     but the gate's (C.3 test 10).
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: CasDmConfig) -> None:
         super().__init__(replace(config, prediction="epsilon"))
         self.networks = nn.ModuleDict(
             {"both": UNet(config.theta, config.channels, 2 * config.channels + 1, config.classes)}
@@ -226,7 +226,7 @@ def errors(generator: CasDm, held: Photos, device: str) -> tuple[float, float]:
     return float(np.mean(noise)), float(np.mean(metric)) if metric else float("nan")
 
 
-def made(kind: type[CasDm], config: Config, seed: int) -> CasDm:
+def made(kind: type[CasDm], config: CasDmConfig, seed: int) -> CasDm:
     torch.manual_seed(mix(seed, 0, "init"))
     return kind(config)
 
@@ -288,8 +288,8 @@ def sweep(given: argparse.Namespace, train: Photos, test: Photos) -> Rows:
     return rows
 
 
-def settings(given: argparse.Namespace, photos: Photos) -> Config:
-    return Config(classes=len(photos.classes), metric=given.metric)
+def settings(given: argparse.Namespace, photos: Photos) -> CasDmConfig:
+    return CasDmConfig(classes=len(photos.classes), metric=given.metric)
 
 
 def tell(row: Mapping[str, Any]) -> None:

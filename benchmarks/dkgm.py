@@ -36,7 +36,7 @@ from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.novelty import nearest, novelty
 from edgegen.evidence.sharpness import sharpness
 from edgegen.families import Recipe
-from edgegen.families.dkgm.config import Config
+from edgegen.families.dkgm.config import DkgmConfig
 from edgegen.families.dkgm.family import FAMILY, Dkgm
 from edgegen.training.data import Photos, load
 from edgegen.training.device import device_of
@@ -109,7 +109,7 @@ def judged(
     }
 
 
-def fit(config: Config, photos: Photos, given: argparse.Namespace) -> Dkgm:
+def fit(config: DkgmConfig, photos: Photos, given: argparse.Namespace) -> Dkgm:
     """The engine's own training on --train-images, and the averaged weights that would ship."""
     torch.manual_seed(given.seed)
     generator = Dkgm(config)
@@ -147,8 +147,8 @@ def training(photos: Photos, real: Real, given: argparse.Namespace) -> Iterator[
                 yield {"row": f"{words}, stage {'1 + 2' if steps else '1'}", **found}
 
 
-def config_of(photos: Photos, given: argparse.Namespace) -> Config:
-    config: Config = FAMILY.recipes[given.recipe]().config
+def config_of(photos: Photos, given: argparse.Namespace) -> DkgmConfig:
+    config: DkgmConfig = FAMILY.recipes[given.recipe]().config
     return replace(config, classes=len(photos.classes))
 
 

@@ -45,7 +45,7 @@ from edgegen.evidence.bench import latencies, middle, record
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import feature_network
 from edgegen.families import Recipe, family
-from edgegen.families.isc_gan.config import Config
+from edgegen.families.isc_gan.config import IscGanConfig
 from edgegen.families.isc_gan.family import IscGan, half_life
 from edgegen.training import checkpoint
 from edgegen.training.data import load
@@ -229,7 +229,7 @@ def trained(folder: Path, known: Iterable[str]) -> Iterator[tuple[dict[str, Any]
         if about.get("variant") in order:
             found.append((about, path))
     for about, path in sorted(found, key=lambda f: (order.index(f[0]["variant"]), f[0]["seed"])):
-        made = IscGan(checkpoint.parse(Config, about["config"], path))
+        made = IscGan(checkpoint.parse(IscGanConfig, about["config"], path))
         checkpoint.load_into(made, checkpoint.read_weights(path), path)
         made.networks.eval()
         yield about, made

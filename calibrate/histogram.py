@@ -89,7 +89,7 @@ def fetched(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     return out
 
 
-class Counter:
+class HistogramCounter:
     """Executes one graph for the sampler and counts: pass it as that graph's `call`, on the samples
     that gave `seen`.
     """

@@ -24,7 +24,7 @@ DAMPING = 0.01
 PLACES = 8  # positions of each image that a convolution's input is looked at
 
 
-class Moments:
+class WeightMoments:
     """Executes a graph for the sampler and keeps the second moments of each convolution's patches:
     pass it as its `call`.
     """
@@ -92,7 +92,7 @@ def _patches(
     return np.ascontiguousarray(taken.reshape(len(x) * PLACES, -1), np.float32)
 
 
-def rounded(model: onnx.ModelProto, moments: Moments) -> onnx.ModelProto:
+def rounded(model: onnx.ModelProto, moments: WeightMoments) -> onnx.ModelProto:
     """The model with, beside each convolution's weight, one that is on the grid of int8 already
     (`ROUNDED`).
     """

@@ -30,7 +30,7 @@ RUNTIMES = {
     "onnxruntime-cuda": "edgegen.export.ort:OnnxRuntimeCuda",
     "onnxruntime-tensorrt": "edgegen.export.ort:OnnxRuntimeTensorRt",
     "onnxruntime-openvino": "edgegen.export.ort:OnnxRuntimeOpenVino",
-    "reference": "edgegen.export.reference:Reference",
+    "reference": "edgegen.export.reference:OnnxReference",
 }
 
 # on the exporting machine: calibrates, and executes the Q/DQ file of a runtime that cannot run

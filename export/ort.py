@@ -75,7 +75,7 @@ class OnnxRuntime(FileRuntime):
             raise RuntimeMissing(
                 "E-EP-FALLBACK", f"asked for {self.provider}, got {got}", path=built
             )
-        found = _Session(session)
+        found = _OrtSession(session)
         if self.provider != CPU and (left := found.on_cpu() & HEAVY):
             what = f"{self.provider} leaves {', '.join(sorted(left))} nodes to the CPU"
             raise RuntimeMissing(
@@ -164,7 +164,7 @@ class OnnxRuntimeOpenVino(_Provider):
         return {"device_type": "CPU", "precision": "FP32", "num_of_threads": str(threads)}
 
 
-class _Session:
+class _OrtSession:
     def __init__(self, session: Any) -> None:
         self._session = session
 

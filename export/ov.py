@@ -93,7 +93,7 @@ class OpenVino(FileRuntime):
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():
             raise RuntimeMissing("E-BACKEND", why)
-        return _Session(self._compile(built, threads))
+        return _OpenVinoSession(self._compile(built, threads))
 
     def _compile(self, built: Path, threads: int) -> Any:
         config = {
@@ -113,7 +113,7 @@ class OpenVino(FileRuntime):
             ) from error
 
 
-class _Session:
+class _OpenVinoSession:
     def __init__(self, compiled: Any) -> None:
         self._compiled, self._request = compiled, compiled.create_infer_request()
 

@@ -16,7 +16,7 @@ from edgegen.errors import RuntimeMissing
 from .packages import FileRuntime
 
 
-class Reference(FileRuntime):
+class OnnxReference(FileRuntime):
     """Executes any dialect; its own is the plainest."""
 
     name = "reference"
@@ -29,10 +29,10 @@ class Reference(FileRuntime):
             raise RuntimeMissing("E-BACKEND", why)
         from onnx.reference import ReferenceEvaluator
 
-        return _Session(ReferenceEvaluator(str(built)))
+        return _ReferenceSession(ReferenceEvaluator(str(built)))
 
 
-class _Session:
+class _ReferenceSession:
     def __init__(self, evaluator: Any) -> None:
         self._evaluator = evaluator
 

@@ -98,7 +98,7 @@ class TensorRt(FileRuntime):
         if built.suffix == ".onnx":
             built = self.compiled(built) or self.compile(built)
         data = cache.read(built) if built.suffix == cache.SUFFIX else built.read_bytes()
-        return _Session(import_module(self.module), data, built)
+        return _TensorRtSession(import_module(self.module), data, built)
 
 
 class TensorRtRtx(TensorRt):
@@ -215,7 +215,7 @@ def _gpu() -> dict[str, str]:
     return {"gpu": torch.cuda.get_device_name(), "capability": _capability(), "driver": said}
 
 
-class _Session:
+class _TensorRtSession:
     """Runs an engine with torch tensors as device memory."""
 
     def __init__(self, trt: Any, data: bytes, built: Path) -> None:

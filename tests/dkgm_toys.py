@@ -13,12 +13,12 @@ from torch import Tensor
 from toys import shapes, tensor
 
 from edgegen.core.graph import Batch
-from edgegen.families.dkgm.config import Config
+from edgegen.families.dkgm.config import DkgmConfig
 from edgegen.families.dkgm.family import Dkgm
 from edgegen.families.unet import UNetConfig
 
 NET = UNetConfig(widths=(16, 32), embedding=16)
-TINY = Config(
+TINY = DkgmConfig(
     size=16,
     classes=2,
     coarse=NET,

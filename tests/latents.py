@@ -10,10 +10,10 @@ import torch
 from toys import shake, shapes, tensor
 
 from edgegen.core.graph import Batch
-from edgegen.families.lcd.config import Config
+from edgegen.families.lcd.config import LcdConfig
 from edgegen.families.lcd.family import FAMILY, LatentConsistency
 
-TINY: Config = replace(FAMILY.recipes["tiny"]().config, classes=2)
+TINY: LcdConfig = replace(FAMILY.recipes["tiny"]().config, classes=2)
 
 
 def lcd(seed: int = 0, **changes: Any) -> LatentConsistency:

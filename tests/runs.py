@@ -15,7 +15,7 @@ import pytest
 from toys import CONFIG, NET, shapes
 
 from edgegen.families import Recipe
-from edgegen.families.cas_dm import Config
+from edgegen.families.cas_dm import CasDmConfig
 from edgegen.training import run
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
@@ -28,7 +28,9 @@ PHOTOS = shapes(40, 8)
 HERE = [str(Path(__file__).parent), *[p for p in sys.path if p]]
 
 
-def settings(steps: int = 40, config: Config = TOY, seed: int = 0, **recipe: Any) -> RunSettings:
+def settings(
+    steps: int = 40, config: CasDmConfig = TOY, seed: int = 0, **recipe: Any
+) -> RunSettings:
     plan = replace(Recipe(config, images=8 * steps, batch=8, warmup=5, ema=0.9), **recipe)
     return RunSettings("cas-dm", "toy", plan, seed)
 

@@ -20,19 +20,21 @@ from edgegen.training import worker
 from edgegen.training.data import BadPhotos, Report, load, shown
 from edgegen.training.folder import Bad
 from edgegen.training.photos import BadPhoto, Want, decode
-from edgegen.training.worker import Decoder
+from edgegen.training.worker import DecoderProcess
 
 WANT = Want(32, (255, 255, 255), 16)
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Any:
-    with Decoder(WANT) as started:
+    with DecoderProcess(WANT) as started:
         yield started
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_photo_is_refused_with_its_code(decoder: Decoder, tmp_path: Path, case: str) -> None:
+def test_a_bad_photo_is_refused_with_its_code(
+    decoder: DecoderProcess, tmp_path: Path, case: str
+) -> None:
     name, content, code, words = BAD[case]
     (tmp_path / name).write_bytes(content)
     begin = time.monotonic()
@@ -155,7 +157,7 @@ def test_files_that_cannot_be_opened_say_why(
 
 
 def test_a_file_that_changes_after_listing_is_still_checked(
-    decoder: Decoder, tmp_path: Path
+    decoder: DecoderProcess, tmp_path: Path
 ) -> None:
     with pytest.raises(BadPhoto, match="E-DATA-GONE"):
         decoder(str(tmp_path / "gone.png"))
@@ -168,7 +170,7 @@ def test_a_file_that_changes_after_listing_is_still_checked(
         decoder(str(tmp_path / "pipe.png"))
 
 
-def test_a_huge_file_is_not_read(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_huge_file_is_not_read(decoder: DecoderProcess, tmp_path: Path) -> None:
     with open(tmp_path / "a.bmp", "wb") as file:
         file.truncate(300 << 20)
     with pytest.raises(BadPhoto, match="E-IMG-TOO-LARGE 300 MiB is more than the limit of 256 MiB"):
@@ -178,7 +180,7 @@ def test_a_huge_file_is_not_read(decoder: Decoder, tmp_path: Path) -> None:
 # the child process
 
 
-def test_the_child_has_a_memory_limit(decoder: Decoder, tmp_path: Path) -> None:
+def test_the_child_has_a_memory_limit(decoder: DecoderProcess, tmp_path: Path) -> None:
     with pytest.raises(BadPhoto):
         decoder(str(tmp_path / "none"))
     assert decoder._child is not None
@@ -190,7 +192,7 @@ def test_the_child_has_a_memory_limit(decoder: Decoder, tmp_path: Path) -> None:
 
 def test_a_decoder_that_dies_costs_one_photo(tmp_path: Path) -> None:
     picture().save(tmp_path / "a.png")
-    with Decoder(WANT) as decoder:
+    with DecoderProcess(WANT) as decoder:
         good = decoder(str(tmp_path / "a.png"))
         child = decoder._child
         assert child is not None
@@ -207,7 +209,7 @@ def test_a_decoder_that_hangs_costs_one_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture().save(tmp_path / "a.png")
-    with Decoder(WANT, seconds=0.2) as decoder:
+    with DecoderProcess(WANT, seconds=0.2) as decoder:
         monkeypatch.setattr(
             worker, "CODE", "import time; print('ready', flush=True); time.sleep(60)"
         )
@@ -220,12 +222,12 @@ def test_a_decoder_that_cannot_start_is_not_blamed_on_the_photos(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "CODE", "raise SystemExit(1)")
-    with Decoder(WANT) as decoder, pytest.raises(EdgegenError) as caught:
+    with DecoderProcess(WANT) as decoder, pytest.raises(EdgegenError) as caught:
         decoder("a.png")
     assert caught.value.code == "E-DECODER"
 
 
-def test_bombs_do_not_grow_any_process(decoder: Decoder, tmp_path: Path) -> None:
+def test_bombs_do_not_grow_any_process(decoder: DecoderProcess, tmp_path: Path) -> None:
     for case in ("B17 bomb", "B18 smaller bomb", "B19 largest size", "WebP bomb"):
         (tmp_path / "x").write_bytes(BAD[case][1])
         with pytest.raises(BadPhoto):

@@ -15,7 +15,7 @@ from toys import CONFIG, NET, calls, draws, generator, phi, shaken, shapes, tens
 
 from edgegen.core.graph import Batch, Objective
 from edgegen.core.samplers import CascadeSampler, alphas_bar, clean_image, trailing
-from edgegen.families.cas_dm import CasDm, Config, gate_loss
+from edgegen.families.cas_dm import CasDm, CasDmConfig, gate_loss
 from edgegen.families.cas_dm.losses import gate_weights
 from edgegen.families.cas_dm.networks import GATES
 from edgegen.families.metrics import METRICS
@@ -23,7 +23,7 @@ from edgegen.families.unet import UNetConfig
 from edgegen.training.loop import Trainer
 
 
-def batch(config: Config = CONFIG, count: int = 8, seed: int = 0) -> Batch:
+def batch(config: CasDmConfig = CONFIG, count: int = 8, seed: int = 0) -> Batch:
     return Batch(
         tensor(shapes(count, config.size)),
         torch.zeros(count, config.classes),

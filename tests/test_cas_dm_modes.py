@@ -24,7 +24,7 @@ from edgegen.core.samplers import (
     sampler_to_json,
 )
 from edgegen.export.onnx import to_onnx
-from edgegen.families.cas_dm import FAMILY, CasDm, Config
+from edgegen.families.cas_dm import FAMILY, CasDm, CasDmConfig
 from edgegen.families.unet import UNetConfig
 from edgegen.training.loop import Trainer
 from edgegen.workflows.generators import load_generator, torch_pipeline
@@ -141,7 +141,7 @@ def test_the_metric_joins_after_its_warm_up() -> None:
 class Watched(CasDm):
     """Writes down how far its objectives are told they are."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: CasDmConfig) -> None:
         super().__init__(config)
         self.told: list[tuple[str, float]] = []
 
@@ -155,7 +155,7 @@ class Watched(CasDm):
 
 
 @pytest.mark.parametrize(("config", "steps"), [(CONFIG, 5), (FROZEN, 10)])
-def test_the_loop_says_how_far_an_objective_is(config: Config, steps: int) -> None:
+def test_the_loop_says_how_far_an_objective_is(config: CasDmConfig, steps: int) -> None:
     base, watched = trainer(config, steps=steps), Watched(config)
     run = Trainer.start(watched, base.recipe, base.photos, seed=0)
     train(run)
@@ -326,7 +326,7 @@ def test_the_zoos_card_still_describes_what_was_trained() -> None:
     assert isinstance(source.generator, CasDm)
     config, since = (
         source.generator.config,
-        {f.name for f in fields(Config)} - card["config"].keys(),
+        {f.name for f in fields(CasDmConfig)} - card["config"].keys(),
     )
     assert {name: getattr(config, name) for name in since} == {
         "mode": "joint",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from edgegen.calibrate.histogram import BINS, Counter, Histogram, Histograms
+from edgegen.calibrate.histogram import BINS, Histogram, HistogramCounter, Histograms
 from edgegen.calibrate.ranges import METHODS, Shape, chosen, expected_error, least_error, percentile
 from edgegen.core.plan import Range
 from edgegen.core.spec import Array
@@ -79,7 +79,7 @@ def test_what_is_zero_or_a_hair_outside_is_counted() -> None:
 
 def test_a_graph_is_counted_as_it_runs() -> None:
     model = tiny.conv_net((3, 4), (4, 4))
-    counter = Counter(model, {"x": Range(-4, 4), "r0": Range(0, 8)}, 1)
+    counter = HistogramCounter(model, {"x": Range(-4, 4), "r0": Range(0, 8)}, 1)
     x = np.random.default_rng(0).normal(0, 1, (4, 3, 8, 8)).clip(-4, 4).astype(np.float32)
     assert counter(x=x).shape == (4, 4, 8, 8)
     found = counter.histograms

@@ -24,7 +24,7 @@ from edgegen.core.runtime import Pipeline
 from edgegen.export import RUNTIMES, qdq, runtime
 from edgegen.export.onnx import to_onnx
 from edgegen.families.isc_gan.augment import EVERY, Ada, moved, recoloured
-from edgegen.families.isc_gan.config import Config, Regularizers
+from edgegen.families.isc_gan.config import IscGanConfig, Regularizers
 from edgegen.families.isc_gan.critic import Critic, spread
 from edgegen.families.isc_gan.family import FAMILY, IscGan, half_life
 from edgegen.families.isc_gan.losses import path_lengths, path_penalty, r1
@@ -36,7 +36,7 @@ from edgegen.workflows.generators import torch_pipeline
 EVERYTHING = Regularizers(
     r1_gamma=1.0, r1_interval=3, path_weight=1.0, path_interval=2, mixing=0.5, ada_kimg=0.2
 )
-TINY = Config(
+TINY = IscGanConfig(
     size=16,
     z_dim=8,
     w_dim=16,
@@ -46,7 +46,7 @@ TINY = Config(
 )
 
 
-def generator(config: Config = TINY, seed: int = 0) -> IscGan:
+def generator(config: IscGanConfig = TINY, seed: int = 0) -> IscGan:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return IscGan(config)
@@ -114,7 +114,7 @@ def test_a_lazy_term_has_the_expected_gradient_of_an_eager_one(side: str) -> Non
     torch.testing.assert_close(sums[1], sums[0], rtol=2e-3, atol=2e-5)
 
 
-def _grads(config: Config, side: str) -> Tensor:
+def _grads(config: IscGanConfig, side: str) -> Tensor:
     made = generator(config)
     loss = made.generator_loss if side == "generator" else made.critic_loss
     total = sum((loss(batch()) for _ in range(4)), torch.zeros(()))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgegen.core.graph import Batch
-from edgegen.families.isc_gan.config import Config, Regularizers
+from edgegen.families.isc_gan.config import IscGanConfig, Regularizers
 from edgegen.families.isc_gan.family import FAMILY, IscGan, Progress
 from edgegen.families.isc_gan.losses import path_lengths, r1
 
@@ -40,7 +40,7 @@ class OnMeta(TorchFunctionMode):
 
 @pytest.mark.parametrize("config", [TINY, CONDITIONAL])
 def test_losses_stay_on_the_batch_s_device_and_ask_for_no_value(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: IscGanConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five steps of each side, so that every lazy term and an adjustment of the augmentation come
     by.

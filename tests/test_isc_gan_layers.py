@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from edgegen.core.noise import noise
 from edgegen.core.spec import TensorSpec
-from edgegen.families.isc_gan.config import Config, widths
+from edgegen.families.isc_gan.config import IscGanConfig, widths
 from edgegen.families.isc_gan.layers import GAIN, EqualConv, ModConv, constant, up2
-from edgegen.families.isc_gan.synthesis import Block, Mapping, StyleGan, Synthesis
+from edgegen.families.isc_gan.synthesis import Mapping, StyleGan, Synthesis, SynthesisBlock
 
-SMALL = Config(
+SMALL = IscGanConfig(
     size=32,
     z_dim=16,
     w_dim=16,
@@ -24,14 +24,14 @@ SMALL = Config(
     critic_widths=(16, 16, 16, 16),
     noise=False,
 )
-FULL = Config()  # C32-full of spec A2.5
+FULL = IscGanConfig()  # C32-full of spec A2.5
 C32_SMALL = replace(FULL, z_dim=256, w_dim=256, widths=(256, 256, 256, 128))
 P256 = replace(
     FULL, size=256, mapping_layers=8, widths=widths(256, 16_384), critic_widths=widths(256, 16_384)
 )
 
 
-def synthesis(config: Config = SMALL, seed: int = 0) -> Synthesis:
+def synthesis(config: IscGanConfig = SMALL, seed: int = 0) -> Synthesis:
     """Random everywhere, biases and noise strengths too, so that nothing is trivially equal."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -42,14 +42,14 @@ def synthesis(config: Config = SMALL, seed: int = 0) -> Synthesis:
     return net.requires_grad_(False)
 
 
-def styles(config: Config = SMALL, count: int = 3) -> list[Tensor]:
+def styles(config: IscGanConfig = SMALL, count: int = 3) -> list[Tensor]:
     rng = torch.Generator().manual_seed(5)
     return [torch.randn(count, config.w_dim, generator=rng) for _ in range(config.styles)]
 
 
-def block(net: Synthesis, level: int) -> Block:
+def block(net: Synthesis, level: int) -> SynthesisBlock:
     found = net.blocks[level]
-    assert isinstance(found, Block)
+    assert isinstance(found, SynthesisBlock)
     return found
 
 
@@ -219,7 +219,7 @@ def count(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def generator_count(config: Config, **change: Any) -> int:
+def generator_count(config: IscGanConfig, **change: Any) -> int:
     with torch.device("meta"):
         return count(StyleGan(replace(config, **change)))
 
@@ -245,7 +245,7 @@ def generator_count(config: Config, **change: Any) -> int:
     ],
 )
 def test_generators_have_the_specifications_parameters(
-    config: Config, skip: int, isc: dict[tuple[Any, Any], int]
+    config: IscGanConfig, skip: int, isc: dict[tuple[Any, Any], int]
 ) -> None:
     assert generator_count(config, connection="skip") == skip
     for (ratio, first), wanted in isc.items():
@@ -254,13 +254,15 @@ def test_generators_have_the_specifications_parameters(
 
 
 @pytest.mark.parametrize(("config", "wanted"), [(FULL, 22_044_695), (C32_SMALL, 4_615_319)])
-def test_a_ratio_of_two_does_not_pay(config: Config, wanted: int) -> None:
+def test_a_ratio_of_two_does_not_pay(config: IscGanConfig, wanted: int) -> None:
     """ISC at every block with the tail kept: what the last block would add is a block's that is not
     the last.
     """
     config = replace(config, ratio=2, isc_min_res=4)
     with torch.device("meta"):
-        tail = count(Block(config, 3, last=False)) - count(Block(config, 3, last=True))
+        tail = count(SynthesisBlock(config, 3, last=False)) - count(
+            SynthesisBlock(config, 3, last=True)
+        )
     assert generator_count(config) + tail == wanted > generator_count(config, connection="skip")
 
 
@@ -349,12 +351,12 @@ def test_a_ratio_of_two_does_not_pay(config: Config, wanted: int) -> None:
     ],
 )
 def test_blocks_have_their_parameters(
-    config: Config, ratio: int, level: int, skip: int, parts: dict[str, int]
+    config: IscGanConfig, ratio: int, level: int, skip: int, parts: dict[str, int]
 ) -> None:
     last = level == len(config.widths) - 1
     with torch.device("meta"):
-        isc = Block(replace(config, ratio=ratio, isc_min_res=4), level, last)
-        assert count(Block(replace(config, connection="skip"), level, last)) == skip
+        isc = SynthesisBlock(replace(config, ratio=ratio, isc_min_res=4), level, last)
+        assert count(SynthesisBlock(replace(config, connection="skip"), level, last)) == skip
     for name, wanted in parts.items():
         assert count(isc.get_submodule(name)) == wanted, name
 
@@ -372,13 +374,17 @@ def test_blocks_have_their_parameters(
     ],
 )
 def test_skip_blocks_have_their_parameters(
-    config: Config, level: int, parts: dict[str, int]
+    config: IscGanConfig, level: int, parts: dict[str, int]
 ) -> None:
     with torch.device("meta"):
-        skip = Block(replace(config, connection="skip"), level, level == len(config.widths) - 1)
+        skip = SynthesisBlock(
+            replace(config, connection="skip"), level, level == len(config.widths) - 1
+        )
         # 4x4 is as StyleGAN2 has it from isc_min_res = 8 on
-        standard = Block(config, 0, last=False)
-        assert count(standard) == count(Block(replace(config, connection="skip"), 0, last=False))
+        standard = SynthesisBlock(config, 0, last=False)
+        assert count(standard) == count(
+            SynthesisBlock(replace(config, connection="skip"), 0, last=False)
+        )
     for name, wanted in parts.items():
         assert count(skip.get_submodule(name)) == wanted, name
     assert (skip.start is None) == (level > 0) and (
@@ -389,10 +395,11 @@ def test_skip_blocks_have_their_parameters(
 @pytest.mark.parametrize(("width", "pays"), [(304, False), (320, True)])
 def test_a_modulated_fuse_pays_for_wide_blocks_only(width: int, pays: bool) -> None:
     """With w = 512 and r = 4 a block saves only when c > 307 (A2.4)."""
-    config = Config(widths=(width,) * 4, critic_widths=(16,) * 4, fuse="modulated")
+    config = IscGanConfig(widths=(width,) * 4, critic_widths=(16,) * 4, fuse="modulated")
     with torch.device("meta"):
         squeeze, skip = (
-            count(Block(replace(config, connection=c), 1, last=False)) for c in ("squeeze", "skip")
+            count(SynthesisBlock(replace(config, connection=c), 1, last=False))
+            for c in ("squeeze", "skip")
         )
     assert (squeeze < skip) is pays
 
@@ -518,7 +525,7 @@ def test_features_keep_their_second_moment_at_the_start(ratio: int, up: Any) -> 
 def test_features_do_not_grow_from_block_to_block() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        net = Synthesis(Config(size=128, w_dim=64, widths=(64,) * 6, critic_widths=(16,) * 6))
+        net = Synthesis(IscGanConfig(size=128, w_dim=64, widths=(64,) * 6, critic_widths=(16,) * 6))
         found = net.features([torch.randn(8, 64)] * 12)
     moments = [found[f"{4 << k}.x"].square().mean().item() for k in range(5)]
     assert max(moments) <= 1.5 and moments[-1] > 0.5 * moments[2], moments

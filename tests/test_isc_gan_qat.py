@@ -14,13 +14,13 @@ from torch import nn
 from toys import shapes
 
 from edgegen.families import Recipe
-from edgegen.families.isc_gan.config import Config
+from edgegen.families.isc_gan.config import IscGanConfig
 from edgegen.families.isc_gan.family import FAMILY, IscGan
 from edgegen.families.isc_gan.qat import Rounder, apart, rounding
 from edgegen.training import checkpoint, run
 from edgegen.training.run import InitialWeights, RunSettings
 
-TINY = Config(size=16, z_dim=8, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16))
+TINY = IscGanConfig(size=16, z_dim=8, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16))
 
 
 def drawn(seed: int = 0) -> torch.Tensor:
@@ -88,7 +88,7 @@ def test_only_what_export_rounds_is_rounded() -> None:
     assert not any(m.on for m in made.modules() if isinstance(m, Rounder))
 
 
-def settings(config: Config, images: int) -> RunSettings:
+def settings(config: IscGanConfig, images: int) -> RunSettings:
     recipe = Recipe(config, images=images, batch=8, rate=0.003, warmup=5, ema=0.5, precision="fp32")
     return RunSettings("isc-gan", "toy", recipe, 0, init="0" * 64)
 

@@ -29,7 +29,7 @@ from edgegen.core.images import read
 from edgegen.core.samplers import ConsistencySampler
 from edgegen.export.onnx import to_onnx
 from edgegen.families import Steered, family
-from edgegen.families.lcd.config import DISTIL, CoderConfig, Config, Distil
+from edgegen.families.lcd.config import DISTIL, CoderConfig, Distil, LcdConfig
 from edgegen.families.lcd.family import FAMILY, LatentConsistency
 from edgegen.training import checkpoint
 from edgegen.training import run as training
@@ -324,7 +324,7 @@ def test_a_hint_with_a_mask_is_read_as_the_boxes_are(tmp_path: Path) -> None:
 def test_config_goes_through_json_and_back() -> None:
     config = replace(TINY, palette=2, hint="boxes", steps=2)
     text = json.loads(to_json(checkpoint.describe("lcd", config)))
-    assert checkpoint.parse(Config, text["config"], Path("x")) == config
+    assert checkpoint.parse(LcdConfig, text["config"], Path("x")) == config
 
 
 def test_onnx_gives_the_images_torch_gives() -> None:

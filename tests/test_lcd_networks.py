@@ -13,7 +13,7 @@ from latents import TINY, batches, fit, lcd, shaken
 from torch import Tensor, nn
 
 from edgegen.core.graph import Graph
-from edgegen.families.lcd.attention import TRANSFORMERS, Context, ContextEncoder
+from edgegen.families.lcd.attention import TRANSFORMERS, ContextEncoder, TokenSet
 from edgegen.families.lcd.control import Controlled
 from edgegen.families.lcd.hints import HINTS, palette
 from edgegen.families.lcd.unet import LatentUNet
@@ -34,8 +34,10 @@ def transformer(kind: str, silent: bool = False) -> nn.Module:
 @pytest.mark.parametrize("kind", sorted(TRANSFORMERS))
 def test_6_the_order_of_context_tokens_means_nothing(kind: str) -> None:
     net, x, tokens = transformer(kind), torch.randn(2, 32, 4, 4), torch.randn(2, 5, 8)
-    torch.testing.assert_close(net(x, Context(tokens)), net(x, Context(tokens[:, [4, 2, 0, 1, 3]])))
-    assert not torch.allclose(net(x, Context(tokens)), net(x, Context(tokens + 1)), atol=1e-3)
+    torch.testing.assert_close(
+        net(x, TokenSet(tokens)), net(x, TokenSet(tokens[:, [4, 2, 0, 1, 3]]))
+    )
+    assert not torch.allclose(net(x, TokenSet(tokens)), net(x, TokenSet(tokens + 1)), atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", sorted(TRANSFORMERS))
@@ -44,14 +46,16 @@ def test_6_masked_tokens_have_no_influence(kind: str) -> None:
     keep = torch.tensor([True, True, False, True, False]).expand(2, -1)
     other = tokens.clone()
     other[:, [2, 4]] = 100.0
-    assert torch.equal(net(x, Context(tokens, keep)), net(x, Context(other, keep)))
-    torch.testing.assert_close(net(x, Context(tokens, keep)), net(x, Context(tokens[:, [0, 1, 3]])))
+    assert torch.equal(net(x, TokenSet(tokens, keep)), net(x, TokenSet(other, keep)))
+    torch.testing.assert_close(
+        net(x, TokenSet(tokens, keep)), net(x, TokenSet(tokens[:, [0, 1, 3]]))
+    )
 
 
 @pytest.mark.parametrize("kind", sorted(TRANSFORMERS))
 def test_6_the_block_starts_as_identity(kind: str) -> None:
     x = torch.randn(2, 32, 4, 4)
-    assert torch.equal(transformer(kind, silent=True).train()(x, Context(torch.randn(2, 5, 8))), x)
+    assert torch.equal(transformer(kind, silent=True).train()(x, TokenSet(torch.randn(2, 5, 8))), x)
 
 
 def test_6_ten_steps_teach_the_class_to_matter() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toys import shapes, train, trainer
 
 from edgegen.families import FAMILIES, family
-from edgegen.families.lcd.attention import Context, Spatial
+from edgegen.families.lcd.attention import Spatial, TokenSet
 from edgegen.families.unet import Block, Norm, UNet, UNetConfig
 from edgegen.training.adapt.recompute import BLOCKS, recompute
 from edgegen.training.loop import Trainer
@@ -103,7 +103,7 @@ def test_the_transformers_of_lcd_are_recomputed_with_their_context() -> None:
     keep = torch.tensor([[True, True, False], [True, False, False]])
     for network in (plain, made):
         given = tokens.clone().requires_grad_()
-        network[0](x, Context(given, keep)).square().sum().backward()  # type: ignore[index]
+        network[0](x, TokenSet(given, keep)).square().sum().backward()  # type: ignore[index]
         network.tokens = given.grad  # type: ignore[assignment]
     assert torch.equal(plain.tokens, made.tokens)  # type: ignore[arg-type]
     assert all(

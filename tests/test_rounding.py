@@ -11,7 +11,7 @@ import tiny
 from onnx import helper, numpy_helper
 
 from edgegen.calibrate import rounding
-from edgegen.calibrate.rounding import Moments, on_grid, rounded
+from edgegen.calibrate.rounding import WeightMoments, on_grid, rounded
 from edgegen.core.plan import ROUNDED, Plan, Range
 from edgegen.core.runtime import Dialect
 from edgegen.export import qdq
@@ -92,7 +92,7 @@ def test_a_patch_times_the_weights_is_the_convolution(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     monkeypatch.setattr(rounding, "PLACES", 4000)
-    moments = Moments(model, 1)
+    moments = WeightMoments(model, 1)
     x = RNG.normal(size=(2, 2, 8, 8)).astype(np.float32)
     x[:, 1] += 2  # so that a wrong order of channels or padding shows
     y = moments(x=x)
@@ -104,7 +104,7 @@ def test_a_patch_times_the_weights_is_the_convolution(
 
 def test_an_int8_convolution_takes_the_rounded_weights_and_a_float_one_its_own() -> None:
     model = tiny.conv_net((3, 4), (4, 4))
-    moments = Moments(model, 1)
+    moments = WeightMoments(model, 1)
     moments(x=RNG.normal(size=(16, 3, 8, 8)).astype(np.float32))
     even = rounded(model, moments)
     own = {t.name: numpy_helper.to_array(t) for t in even.graph.initializer}
@@ -131,7 +131,7 @@ def test_an_int8_convolution_takes_the_rounded_weights_and_a_float_one_its_own()
 def test_looking_changes_nothing() -> None:
     model = tiny.conv_net((3, 4), (4, 4))
     x = RNG.normal(size=(8, 3, 8, 8)).astype(np.float32)
-    moments = Moments(model, 1)
+    moments = WeightMoments(model, 1)
     plain = onnx.ModelProto.FromString(model.SerializeToString())
     from edgegen.calibrate.observe import session
 

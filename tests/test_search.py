@@ -30,7 +30,7 @@ from edgegen.workflows.export.measurements import (
     FullPrecision,
     Measurements,
     SearchSettings,
-    Subject,
+    SearchSubject,
 )
 from edgegen.workflows.export.search import COUNTED, MEASURED, PlanLadder, Search
 from edgegen.workflows.generators import load_generator
@@ -71,11 +71,11 @@ def search(tiny_run: Path) -> Search:
     return made(tiny_run)
 
 
-def subject(run: Path) -> Subject:
+def subject(run: Path) -> SearchSubject:
     source = load_generator(str(run))
     models = fp32_models(source)
     calibration = calibrated(source, models, 32, Context())
-    return Subject(source, models, calibration.models, calibration.plan)
+    return SearchSubject(source, models, calibration.models, calibration.plan)
 
 
 def made(run: Path) -> Search:
@@ -130,7 +130,9 @@ def test_more_pairs_for_the_verdict_are_more_for_the_search(
     """A plan that the verdict could tell from the budget is not left for a slower one."""
     source: Any = SimpleNamespace(reference=tiny_run / "reference.safetensors")
     full = FullPrecision(
-        Subject(source, {}, {}, Plan((), {})), SearchSettings(Terms(0.3, pairs, 1.0)), Context()
+        SearchSubject(source, {}, {}, Plan((), {})),
+        SearchSettings(Terms(0.3, pairs, 1.0)),
+        Context(),
     )
     assert full.most_pairs == looked
 

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from edgegen.families import Recipe
-from edgegen.families.cas_dm import CasDm, Config, Refiner
+from edgegen.families.cas_dm import CasDm, CasDmConfig, Refiner
 from edgegen.families.unet import UNetConfig
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
 
 NET = UNetConfig(widths=(16, 32), embedding=16)
-CONFIG = Config(size=16, classes=0, theta=NET, phi=NET, schedule="linear", timesteps=100, steps=4)
+CONFIG = CasDmConfig(
+    size=16, classes=0, theta=NET, phi=NET, schedule="linear", timesteps=100, steps=4
+)
 
 
 def shapes(count: int, size: int = 16, seed: int = 0) -> Photos:
@@ -42,13 +44,13 @@ def tensor(photos: Photos) -> torch.Tensor:
     return torch.from_numpy(photos.pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def generator(config: Config = CONFIG, seed: int = 0) -> CasDm:
+def generator(config: CasDmConfig = CONFIG, seed: int = 0) -> CasDm:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CasDm(config)
 
 
-def shaken(config: Config = CONFIG, seed: int = 0, scale: float = 0.1) -> CasDm:
+def shaken(config: CasDmConfig = CONFIG, seed: int = 0, scale: float = 0.1) -> CasDm:
     """A generator whose zero-initialised layers and statistics are random too, so that nothing is
     trivially equal.
     """
@@ -70,7 +72,7 @@ def shake(networks: nn.Module, seed: int, scale: float) -> None:
 
 
 def trainer(
-    config: Config = CONFIG,
+    config: CasDmConfig = CONFIG,
     photos: Photos | None = None,
     steps: int = 20,
     seed: int = 0,

@@ -8,7 +8,7 @@ from ..workflows.executor import label
 from . import output
 
 if TYPE_CHECKING:
-    from ..workflows.export.prove import Judged, Proof
+    from ..workflows.export.prove import Proof, RuntimeEvidence
 
 
 def show(proof: Proof) -> None:
@@ -64,7 +64,7 @@ def show(proof: Proof) -> None:
             )
 
 
-def _row(judged: Judged) -> list[str]:
+def _row(judged: RuntimeEvidence) -> list[str]:
     c = judged.comparison
     change, latency = c.verdict.change, judged.latency
     return [

@@ -80,7 +80,11 @@ class FullSide:
     """
 
     def __init__(
-        self, images: Images, features: Features, reference: Reference, start: int = EVIDENCE.first
+        self,
+        images: Images,
+        features: Features,
+        reference: Reference,
+        start: int = EVIDENCE.first,
     ) -> None:
         """Raises ReferenceMismatch when the reference was made with another feature network."""
         reference.check(features)

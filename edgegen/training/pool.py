@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from .photos import Decoded, Want
-from .worker import Decoder
+from .worker import DecoderProcess
 
 MOST = 8  # decoders; one feeds a GPU step of small images, more than the cores help nobody
 T = TypeVar("T")
@@ -32,8 +32,8 @@ class Pool:
 
     def __init__(self, want: Want, workers: int) -> None:
         self._threads = ThreadPoolExecutor(workers, "decode")
-        self._decoders = [Decoder(want) for _ in range(workers)]
-        self._idle: SimpleQueue[Decoder] = SimpleQueue()
+        self._decoders = [DecoderProcess(want) for _ in range(workers)]
+        self._idle: SimpleQueue[DecoderProcess] = SimpleQueue()
         for decoder in self._decoders:
             self._idle.put(decoder)
         self.ahead = 4 * workers

@@ -29,7 +29,7 @@ CODE = (
 )
 
 
-class Decoder:
+class DecoderProcess:
     """decode() of photos.py in a child that is started when needed and started again when it dies.
     A context manager.
     """
@@ -38,7 +38,7 @@ class Decoder:
         self.want, self.seconds = want, seconds
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Decoder:
+    def __enter__(self) -> DecoderProcess:
         return self
 
     def __exit__(

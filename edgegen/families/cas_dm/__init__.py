@@ -2,10 +2,10 @@
 may touch.
 """
 
-from .config import Config
+from .config import CasDmConfig
 from .family import CasDm
 from .losses import gate_loss
 from .networks import Refiner
 from .recipes import FAMILY
 
-__all__ = ["FAMILY", "CasDm", "Config", "Refiner", "gate_loss"]
+__all__ = ["FAMILY", "CasDm", "CasDmConfig", "Refiner", "gate_loss"]

@@ -22,7 +22,7 @@ _KNOWN = {
 
 
 @dataclass(frozen=True)
-class Config:
+class CasDmConfig:
     """One generator; defaults are the networks, losses and sampler of the 32x32 recipe."""
 
     __pydantic_config__: ClassVar = STRICT

@@ -20,7 +20,7 @@ from ...core.samplers import CascadeSampler, alphas_bar, clean_image
 from ...core.spec import TensorSpec
 from ..metrics import METRICS, Metric, PDist
 from ..unet import fold_batch_norms
-from .config import Config
+from .config import CasDmConfig
 from .losses import METRIC_WEIGHTS, gate_loss, gate_weights
 from .networks import NoisePredictor, Refiner
 
@@ -40,7 +40,7 @@ class CasDm:
 
     embeds_training_data: Embedded = "none"
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: CasDmConfig) -> None:
         self.config, self.image_shape = config, (config.channels, config.size, config.size)
         self.networks = nn.ModuleDict({"theta": NoisePredictor(config), "phi": Refiner(config)})
         signal = alphas_bar(config.schedule, config.timesteps)  # float64, (T + 1,)

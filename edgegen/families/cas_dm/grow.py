@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .. import Grown
 from ..unet import factor_of, stretched
-from .config import Config
+from .config import CasDmConfig
 
 
-def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
+def grown(config: CasDmConfig, tensors: Mapping[str, Tensor], size: int) -> Grown:
     """ValueError for a size that is not a whole number of times the config's."""
     factor, nets = factor_of(config.size, size), {"theta": config.theta, "phi": config.phi}
     for name, net in nets.items():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ...core.samplers import alphas_bar
 from ..unet import GRAIN, UNet, detail
-from .config import Config
+from .config import CasDmConfig
 
 
 def _start(bias: float) -> float:
@@ -41,7 +41,7 @@ class Refiner(nn.Module):
     "none".
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: CasDmConfig) -> None:
         super().__init__()
         self.config = config
         cin = config.channels * (2 if config.phi_input == "x0+xt" else 1)
@@ -98,7 +98,7 @@ class NoisePredictor(nn.Module):
 
     fine: Tensor
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: CasDmConfig) -> None:
         super().__init__()
         self.trunk = UNet(config.theta, config.channels, config.channels, config.classes)
         self.stretch = config.stretch

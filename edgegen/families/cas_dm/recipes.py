@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import Family, Recipe, Tuning
 from ..unet import UNetConfig
-from .config import Config
+from .config import CasDmConfig
 from .family import CasDm
 from .grow import grown
 
@@ -15,13 +15,13 @@ def photos32() -> Recipe:
     """32x32 RGB product photos, two networks of 1.5M parameters; see edgegen/zoo for what it gave
     on Fashion-MNIST.
     """
-    return Recipe(Config(metric_warmup=WARMUP), images=960_000)
+    return Recipe(CasDmConfig(metric_warmup=WARMUP), images=960_000)
 
 
 def tiny() -> Recipe:
     """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
     net = UNetConfig(widths=(16, 32), embedding=16)
-    config = Config(
+    config = CasDmConfig(
         size=16, classes=0, theta=net, phi=net, schedule="linear", timesteps=100, steps=4
     )
     return Recipe(config, images=3_200, batch=16, warmup=10, ema=0.9, precision="fp32")
@@ -31,7 +31,7 @@ def photos64() -> Recipe:
     """64x64 on one GPU: the spec's IDDPM-like column, with IDDPM's channels for 64 px; not trained
     yet.
     """
-    config = Config(
+    config = CasDmConfig(
         size=64,
         theta=UNetConfig(
             (128, 256, 384, 512), blocks=3, patch=1, attention=True, embedding=512, dropout=0.3
@@ -49,7 +49,7 @@ def photos256() -> Recipe:
     """256x256 in pixels on GPUs: the spec's column and its budget of 100,000 steps; not trained
     yet.
     """
-    config = Config(
+    config = CasDmConfig(
         size=256,
         theta=UNetConfig(
             (128, 128, 256, 256, 512, 512), blocks=2, patch=1, attention=True, embedding=512
@@ -65,7 +65,7 @@ def photos256() -> Recipe:
 
 FAMILY = Family(
     "cas-dm",
-    Config,
+    CasDmConfig,
     CasDm,
     {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
     Tuning(grown, whole=("*.embed.label",), rate=8e-3),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .bank import Bank
-from .config import Config
+from .config import DkgmConfig
 from .kernels import shaped
-from .nets import Decoder, Denoiser, Encoder
+from .nets import CoarseDecoder, CoarseEncoder, Denoiser
 
 
 class Coarse(nn.Module):
@@ -21,7 +21,7 @@ class Coarse(nn.Module):
     image (b, c, h, w).
     """
 
-    def __init__(self, config: Config, bank: Bank, net: nn.Module | None) -> None:
+    def __init__(self, config: DkgmConfig, bank: Bank, net: nn.Module | None) -> None:
         super().__init__()
         self.kernel, self.bandwidth = config.kernel, config.bandwidth
         self.bank, self.net = bank.frozen(), net
@@ -37,14 +37,14 @@ class Coarse(nn.Module):
         return y if self.net is None else self.net(y, label)
 
 
-def stage(config: Config) -> dict[str, nn.Module]:
+def stage(config: DkgmConfig) -> dict[str, nn.Module]:
     """Stage 1's networks by mode: none for "pixel", "coarse" for "dae", "coarse" (a decoder) and
     "encoder" for "latent".
     """
-    kinds: dict[str, dict[str, Callable[[Config], nn.Module]]] = {
+    kinds: dict[str, dict[str, Callable[[DkgmConfig], nn.Module]]] = {
         "pixel": {},
         "dae": {"coarse": Denoiser},
-        "latent": {"coarse": Decoder, "encoder": Encoder},
+        "latent": {"coarse": CoarseDecoder, "encoder": CoarseEncoder},
     }
     return {name: kind(config) for name, kind in kinds[config.mode].items()}
 

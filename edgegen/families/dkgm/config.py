@@ -25,7 +25,7 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
-class Config:
+class DkgmConfig:
     """One generator; defaults are spec D's."""
 
     __pydantic_config__: ClassVar = STRICT

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core.samplers.bridge import TIMES
 from ..unet import GRAIN, detail
-from .config import Config
+from .config import DkgmConfig
 from .nets import BACKBONES
 
 
@@ -51,7 +51,7 @@ class Restorer(nn.Module):
     spread: Tensor
     levels: Tensor
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: DkgmConfig) -> None:
         super().__init__()
         c = config
         self.trunk = BACKBONES[c.debias_net](

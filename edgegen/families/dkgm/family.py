@@ -16,7 +16,7 @@ from .. import Family, Recipe, Tuning
 from ..unet import UNetConfig, fold_batch_norms
 from .bank import Bank
 from .coarse import Coarse, evaluating, stage
-from .config import Config
+from .config import DkgmConfig
 from .debias import Debias, Restore, Restorer, bridge_loss
 from .grow import grown
 from .kernels import draw
@@ -30,7 +30,7 @@ class Dkgm:
     stays behind.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: DkgmConfig) -> None:
         c = self.config = config
         self.bank = Bank(c.vector, c.classes, c.exemplars)
         self.restorer = Restorer(c)
@@ -232,7 +232,7 @@ def photos32() -> Recipe:
     against the test split: power 2 with upper noise 316, power 1 255, power 1 with lower noise 222,
     power 0.7 with it 208. See edgegen/zoo for what it gave on Fashion-MNIST.
     """
-    config = Config(
+    config = DkgmConfig(
         coarse=UNetConfig(widths=(48, 64, 64)),
         debias=UNetConfig(widths=(48, 64, 112)),
         steps=10,
@@ -245,7 +245,7 @@ def photos32() -> Recipe:
 def tiny() -> Recipe:
     """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
     net = UNetConfig(widths=(16, 32), embedding=16)
-    config = Config(
+    config = DkgmConfig(
         size=16,
         classes=0,
         coarse=net,
@@ -282,7 +282,7 @@ def _spec(
             widths, blocks, patch=1, norm="group", activation="silu", attention=True, embedding=256
         )
 
-    config = Config(
+    config = DkgmConfig(
         size,
         classes=0,
         bandwidth=2.0,
@@ -298,7 +298,7 @@ def _spec(
 
 FAMILY = Family(
     "dkgm",
-    Config,
+    DkgmConfig,
     Dkgm,
     {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
     Tuning(grown, whole=("*.embed.label",), rank=3, rate=6e-3),

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from .. import Grown
 from ..unet import factor_of, stretched
-from .config import Config
+from .config import DkgmConfig
 
 VALUES = "bank.values"
 
 
-def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
+def grown(config: DkgmConfig, tensors: Mapping[str, Tensor], size: int) -> Grown:
     """ValueError for a size that is not a whole number of times the config's, or too large for the
     cells of its codes.
 

@@ -20,7 +20,7 @@ from ..unet import (
     entrance,
     silence,
 )
-from .config import Config
+from .config import DkgmConfig
 
 
 class Dae(nn.Module):
@@ -71,7 +71,7 @@ class Denoiser(nn.Module):
     bandwidth.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: DkgmConfig) -> None:
         super().__init__()
         self.trunk = BACKBONES[config.coarse_net](
             config.coarse, config.channels, config.channels, config.classes
@@ -82,12 +82,12 @@ class Denoiser(nn.Module):
         return self.trunk(y * self.scale, y[:, 0, 0, 0] * 0, label)
 
 
-class Encoder(nn.Module):
+class CoarseEncoder(nn.Module):
     """x (b, c, h, w) -> code (b, code, h / cell, w / cell); channels of unit variance: so a
     bandwidth means something.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: DkgmConfig) -> None:
         super().__init__()
         net, width = config.coarse, config.coarse.widths[-1]
         self.cell = config.code_cell
@@ -102,10 +102,10 @@ class Encoder(nn.Module):
         return self.unit(self.head(self.act(h + self.body(h))))
 
 
-class Decoder(nn.Module):
+class CoarseDecoder(nn.Module):
     """code (b, code, h / cell, w / cell), label -> image (b, c, h, w)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: DkgmConfig) -> None:
         super().__init__()
         net, width = config.coarse, config.coarse.widths[-1]
         self.cell = config.code_cell

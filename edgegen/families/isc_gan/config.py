@@ -48,7 +48,7 @@ class Regularizers:
 
 
 @dataclass(frozen=True)
-class Config:
+class IscGanConfig:
     """One generator and its discriminator."""
 
     __pydantic_config__: ClassVar = STRICT
@@ -123,7 +123,7 @@ class Config:
         """
         return self.qat
 
-    def onto(self, trained: Config) -> Config:
+    def onto(self, trained: IscGanConfig) -> IscGanConfig:
         """`trained`, a generator of any size, to bear INT8."""
         return replace(trained, qat=self.qat)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import Config
+from .config import IscGanConfig
 from .layers import EqualConv, EqualLinear, activate
 
 
@@ -50,7 +50,7 @@ class Critic(nn.Module):
     real.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: IscGanConfig) -> None:
         super().__init__()
         widths = config.critic_widths
         self.group = config.group

@@ -16,7 +16,7 @@ from ...core.samplers import SingleSampler
 from ...core.spec import TensorSpec
 from .. import Family, Recipe, Tuning
 from .augment import Ada
-from .config import Config, Regularizers, widths
+from .config import IscGanConfig, Regularizers, widths
 from .critic import Critic
 from .grow import grown
 from .layers import constant
@@ -62,7 +62,7 @@ class Progress(nn.Module):
 class IscGan:
     """Generator and discriminator, their losses and a sampler of one call."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: IscGanConfig) -> None:
         self.config = config
         self.generator, self.critic, self.progress = (
             StyleGan(config),
@@ -253,7 +253,7 @@ def photos32() -> Recipe:
     1,000 images): 0.01, 0.1 and 1 gave 879, 668 and 502. See edgegen/zoo for what it gave on
     Fashion-MNIST.
     """
-    config = Config(
+    config = IscGanConfig(
         classes=10,
         z_dim=64,
         w_dim=128,
@@ -294,7 +294,9 @@ def qat32() -> Recipe:
 
 def tiny() -> Recipe:
     """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
-    config = Config(size=16, z_dim=16, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16))
+    config = IscGanConfig(
+        size=16, z_dim=16, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16)
+    )
     return Recipe(config, images=3_200, batch=16, rate=0.0025, warmup=10, ema=0.9, precision="fp32")
 
 
@@ -318,10 +320,10 @@ def photos256() -> Recipe:
     )
 
 
-def _spec(size: int, base: int, layers: int, group: int, gamma: float) -> Config:
+def _spec(size: int, base: int, layers: int, group: int, gamma: float) -> IscGanConfig:
     sizes = widths(size, base)
     regular = Regularizers(r1_gamma=gamma, path_weight=2.0, mixing=0.9)
-    return Config(
+    return IscGanConfig(
         size,
         mapping_layers=layers,
         widths=sizes,
@@ -340,7 +342,7 @@ RECIPES = {
 }
 FAMILY = Family(
     "isc-gan",
-    Config,
+    IscGanConfig,
     IscGan,
     RECIPES,
     Tuning(

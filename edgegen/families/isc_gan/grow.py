@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from .. import Grown
-from .config import Config
+from .config import IscGanConfig
 from .critic import Down
 from .layers import SLOPE, EqualConv
-from .synthesis import Block
+from .synthesis import SynthesisBlock
 
 BLOCKS, CRITIC = "generator.synthesis.blocks", "discriminator"
 
 
-def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
+def grown(config: IscGanConfig, tensors: Mapping[str, Tensor], size: int) -> Grown:
     """ValueError for a size that is not the config's times a power of two."""
     doublings = (size // config.size).bit_length() - 1
     if config.size << doublings != size:
@@ -39,7 +39,9 @@ def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
     return Grown(config, tensors, tuple(added))
 
 
-def _doubled(before: Config, tensors: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor]]:
+def _doubled(
+    before: IscGanConfig, tensors: Mapping[str, Tensor]
+) -> tuple[IscGanConfig, dict[str, Tensor]]:
     """R1 is a sum over pixels: for the same function there are four times as many, each of a slope
     of a fourth.
     """
@@ -54,7 +56,7 @@ def _doubled(before: Config, tensors: Mapping[str, Tensor]) -> tuple[Config, dic
         regularizers=replace(before.regularizers, r1_gamma=4 * before.regularizers.r1_gamma),
     )
     level = len(before.widths)
-    wider, new = Block(after, level - 1, False), Block(after, level, True)
+    wider, new = SynthesisBlock(after, level - 1, False), SynthesisBlock(after, level, True)
     nn.init.zeros_(new.colours.conv.weight)
     critic = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{CRITIC}.")}
     out = {**_named(f"{BLOCKS}.{level - 1}", wider), **_named(f"{BLOCKS}.{level}", new)}
@@ -68,7 +70,9 @@ def _finer(width: int, least: int) -> int:
     return 16 * max(width // 32, -(-least // 16))
 
 
-def _critic(before: Config, after: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _critic(
+    before: IscGanConfig, after: IscGanConfig, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """A new entrance and first block pass means of colours on, in pairs: lrelu(x) - lrelu(-x) = (1
     + slope) x.
     """

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .config import Config
+from .config import IscGanConfig
 from .layers import EqualConv, EqualLinear, ModConv, activate, up2
 
 RATE = 0.01  # of the mapping's learning rate
@@ -22,7 +22,7 @@ class Mapping(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: IscGanConfig) -> None:
         super().__init__()
         self.label = EqualLinear(config.classes, config.w_dim) if config.classes else None
         cin = config.z_dim + (config.w_dim if config.classes else 0)
@@ -51,7 +51,7 @@ def _unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
 
 
-class Block(nn.Module):
+class SynthesisBlock(nn.Module):
     """x (b, cin, h, h), rgb (b, 3, h, h), three styles (b, w_dim) -> both at twice the size; the
     first has a constant.
 
@@ -59,7 +59,7 @@ class Block(nn.Module):
     excite(q)) (A2.3). The last block's x goes nowhere, so it has neither excite nor fuse.
     """
 
-    def __init__(self, config: Config, level: int, last: bool) -> None:
+    def __init__(self, config: IscGanConfig, level: int, last: bool) -> None:
         super().__init__()
         c, w, size = config.widths[level], config.w_dim, 4 << level
         noise = size if config.noise else None
@@ -126,11 +126,11 @@ class Block(nn.Module):
 class Synthesis(nn.Module):
     """x (b, w_dim), the style of all layers -> image (b, channels, size, size), not bounded."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: IscGanConfig) -> None:
         super().__init__()
         levels = len(config.widths)
         self.blocks = nn.ModuleList(
-            Block(config, level, level == levels - 1) for level in range(levels)
+            SynthesisBlock(config, level, level == levels - 1) for level in range(levels)
         )
         self.count = config.styles
 
@@ -161,7 +161,7 @@ class StyleGan(nn.Module):
     channels, size, size).
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: IscGanConfig) -> None:
         super().__init__()
         self.mapping, self.synthesis = Mapping(config), Synthesis(config)
 

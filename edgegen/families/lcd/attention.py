@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..unet import ConvNorm, Norm
 
 
-class Context(NamedTuple):
+class TokenSet(NamedTuple):
     """tokens (b, n, width); keep (b, n): False where a token is absent, None where all are
     there.
     """
@@ -21,7 +21,7 @@ class Context(NamedTuple):
 
 
 class ContextEncoder(nn.Module):
-    """label (b, classes), one-hot or zero, and vector (b, numbers) -> Context of `tokens` tokens
+    """label (b, classes), one-hot or zero, and vector (b, numbers) -> TokenSet of `tokens` tokens
     each.
 
     A zero label gives the learnt null tokens; a zero vector is an absent one, its tokens are
@@ -37,14 +37,14 @@ class ContextEncoder(nn.Module):
 
     def forward(
         self, batch: int | torch.SymInt, label: Tensor | None, vector: Tensor | None
-    ) -> Context:
+    ) -> TokenSet:
         tokens = self.null.expand(batch, -1, -1)
         if self.label is not None and label is not None:
             tokens = tokens + self.label(label).reshape(-1, *self.shape)
         if self.vector is None or vector is None:
-            return Context(tokens)
+            return TokenSet(tokens)
         there = (vector != 0).any(1, keepdim=True).expand(-1, self.shape[0])
-        return Context(
+        return TokenSet(
             torch.cat([tokens, self.vector(vector).reshape(-1, *self.shape)], dim=1),
             torch.cat([torch.ones_like(there), there], dim=1),
         )
@@ -106,7 +106,7 @@ class Folded(nn.Module):
         self.wide = ConvNorm(channels, 2 * channels, norm, kernel=1)
         self.narrow = _silent(nn.Conv2d(2 * channels, channels, 1))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: TokenSet) -> Tensor:
         q, k, v = _rows(self.qkv(x)).chunk(3, dim=-1)
         x = x + self.own(_image(attend(q, k, v, self.heads), x))
         k, v = self.kv(context.tokens).chunk(2, dim=-1)
@@ -134,7 +134,7 @@ class Spatial(nn.Module):
         self.narrow = nn.Linear(4 * channels, channels)
         self.leave = _silent(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: TokenSet) -> Tensor:
         h = _rows(self.enter(self.norm(x)))
         q, k, v = self.qkv(self.norms[0](h)).chunk(3, dim=-1)
         h = h + self.own(attend(q, k, v, self.heads))

@@ -32,7 +32,7 @@ class Residual(nn.Module):
         return self.act(x + self.second(self.act(self.first(x))))
 
 
-class Encoder(nn.Module):
+class LatentEncoder(nn.Module):
     """images (b, channels, h, w) -> mean and log variance, each (b, z, h / factor, w / factor)."""
 
     def __init__(self, config: CoderConfig, channels: int, z: int) -> None:
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         return mean, logvar.clamp(-30, 20)
 
 
-class Decoder(nn.Module):
+class LatentDecoder(nn.Module):
     """x: latents (b, z, h, w), as the encoder's mean -> images (b, channels, h * factor, w *
     factor).
     """
@@ -90,8 +90,8 @@ class AutoEncoder(nn.Module):
 
     def __init__(self, config: CoderConfig, channels: int, z: int) -> None:
         super().__init__()
-        self.encoder = Encoder(config, channels, z)
-        self.decoder = Decoder(config, channels, z)
+        self.encoder = LatentEncoder(config, channels, z)
+        self.decoder = LatentDecoder(config, channels, z)
 
     def mode(self, images: Tensor) -> Tensor:
         """The most likely latents (b, z, h / factor, w / factor): the mean, with nothing random."""

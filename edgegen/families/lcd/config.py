@@ -68,7 +68,7 @@ class CoderConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class LcdConfig:
     """Autoencoder, U-Net, condition, schedule and sampler."""
 
     __pydantic_config__: ClassVar = STRICT

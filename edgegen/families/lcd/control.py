@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..unet import ACTIVATIONS
-from .config import Config
+from .config import LcdConfig
 from .unet import Condition, LatentUNet, Trunk
 
 
@@ -25,7 +25,7 @@ class HintEncoder(nn.Module):
     level; zero at first.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: LcdConfig) -> None:
         super().__init__()
         patch, width = config.coder.patch, 16
         self.mean = nn.AvgPool2d(patch) if patch > 1 else nn.Identity()
@@ -54,7 +54,7 @@ class ControlNet(nn.Module):
     a feature of its trunk.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: LcdConfig) -> None:
         super().__init__()
         self.hint = HintEncoder(config)
         self.trunk = Trunk(config)

@@ -22,7 +22,7 @@ from .. import Family, Recipe, Tuning
 from ..metrics import PDist
 from ..unet import UNetConfig, fold_batch_norms
 from .autoencoder import AutoEncoder
-from .config import FEW, CoderConfig, Config
+from .config import FEW, CoderConfig, LcdConfig
 from .consistency import consistency, ddim_step, guided, pseudo_huber
 from .control import Controlled, ControlNet
 from .grow import grown
@@ -56,7 +56,7 @@ class LatentConsistency:
 
     embeds_training_data: Embedded = "none"
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: LcdConfig) -> None:
         self.config, self.image_shape = config, (config.channels, config.size, config.size)
         self.coder = AutoEncoder(config.coder, config.channels, config.z)
         self.teacher, self.student, self.target = (
@@ -443,12 +443,12 @@ def photos32() -> Recipe:
     """32x32 RGB product photos: 3M parameters in all, latents of 16x16x4; see edgegen/zoo for what
     it gave on Fashion-MNIST.
     """
-    return Recipe(Config(), images=3_584_000, batch=256, ema=0.999)
+    return Recipe(LcdConfig(), images=3_584_000, batch=256, ema=0.999)
 
 
 def tiny() -> Recipe:
     """A 16x16 toy that trains in seconds: for tests and first tries, not for pictures."""
-    config = Config(
+    config = LcdConfig(
         size=16,
         classes=0,
         coder=CoderConfig((16, 32)),
@@ -469,7 +469,7 @@ def photos64() -> Recipe:
     """64x64 on one GPU with the spec's blocks (E.4): latents of 16x16x4, channels 64 and 128, two
     blocks; not trained yet.
     """
-    config = Config(
+    config = LcdConfig(
         size=64,
         coder=CoderConfig((32, 64, 128), norm="group", activation="silu"),
         context=128,
@@ -487,7 +487,7 @@ def photos256() -> Recipe:
     """256x256 on GPUs with the spec's settings (E.4): latents of 32x32x4, channels 160, 320 and
     640; not trained yet.
     """
-    config = Config(
+    config = LcdConfig(
         size=256,
         coder=CoderConfig((128, 128, 256, 512), blocks=2, norm="group", activation="silu"),
         context=384,
@@ -503,7 +503,7 @@ def photos256() -> Recipe:
 
 FAMILY = Family(
     "lcd",
-    Config,
+    LcdConfig,
     LatentConsistency,
     {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
     Tuning(

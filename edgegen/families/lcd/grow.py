@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .. import Grown
 from ..unet import factor_of, stretched
-from .config import Config
+from .config import LcdConfig
 
 ENTER, LEAVE = "autoencoder.encoder.stem", "autoencoder.decoder.head"
 
 
-def grown(config: Config, tensors: Mapping[str, Tensor], size: int) -> Grown:
+def grown(config: LcdConfig, tensors: Mapping[str, Tensor], size: int) -> Grown:
     """ValueError for a size that is not a whole number of times the config's."""
     factor, coder = factor_of(config.size, size), config.coder
     out = stretched(tensors, f"{ENTER}.conv", LEAVE, coder.patch, factor)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from ...core.samplers import alphas_bar
 from ..unet import ACTIVATIONS, Block, ConvNorm, Embed
-from .attention import TRANSFORMERS, Context, ContextEncoder
-from .config import Config
+from .attention import TRANSFORMERS, ContextEncoder, TokenSet
+from .config import LcdConfig
 
 W_NUMBERS = 256  # of the sinusoid that says w
 
@@ -24,7 +24,7 @@ class Condition(NamedTuple):
     """e (b, embedding): time, and w for a student; context: what the image should show."""
 
     e: Tensor
-    context: Context
+    context: TokenSet
 
 
 def sinusoid(w: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Stage(nn.Module):
     attention.
     """
 
-    def __init__(self, config: Config, level: int, sizes: list[int]) -> None:
+    def __init__(self, config: LcdConfig, level: int, sizes: list[int]) -> None:
         super().__init__()
         width, side = config.unet.widths[level], (config.side // config.unet.patch) >> level
         kind = TRANSFORMERS[config.transformer]
@@ -64,7 +64,7 @@ class Trunk(nn.Module):
     middle's.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: LcdConfig) -> None:
         super().__init__()
         widths, net = config.unet.widths, config.unet
         self.patch = net.patch
@@ -99,7 +99,7 @@ class LatentUNet(nn.Module):
     scale: Tensor
     signal: Tensor
 
-    def __init__(self, config: Config, student: bool = False) -> None:
+    def __init__(self, config: LcdConfig, student: bool = False) -> None:
         super().__init__()
         widths, net = config.unet.widths, config.unet
         self.register_buffer("scale", torch.ones(()))

@@ -14,10 +14,10 @@ from onnx import ModelProto
 
 from ...calibrate.choose import plan as choose
 from ...calibrate.equalize import ChannelObserver, equalized
-from ...calibrate.histogram import Counter, Histogram
+from ...calibrate.histogram import Histogram, HistogramCounter
 from ...calibrate.observe import ActivationStats, Observer
 from ...calibrate.ranges import Choice, chosen
-from ...calibrate.rounding import Moments, rounded
+from ...calibrate.rounding import WeightMoments, rounded
 from ...core.plan import ROUNDED, Plan
 from ...core.samplers import asked
 from ...core.spec import Array
@@ -120,9 +120,9 @@ def channel_maxima(
     return {name: dict(observer.largest) for name, observer in observers.items()}
 
 
-def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, Moments]:
+def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, WeightMoments]:
     """graph -> second moments of what each weight is multiplied with."""
-    moments = {name: Moments(model, context.threads) for name, model in models.items()}
+    moments = {name: WeightMoments(model, context.threads) for name, model in models.items()}
     feeds.run(moments, "looking at what each weight does")
     return moments
 
@@ -155,7 +155,7 @@ def tensor_histograms(
 ) -> dict[str, dict[str, Histogram]]:
     """graph -> histogram of each tensor that is quantized, between its extremes."""
     counters = {
-        name: Counter(
+        name: HistogramCounter(
             model,
             {tensor: plan.ranges[name][tensor] for tensor in quantized(model, name, plan)},
             context.threads,

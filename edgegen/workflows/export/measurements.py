@@ -60,7 +60,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True)
-class Subject:
+class SearchSubject:
     """What plans are searched for: FP32 models, the calibrated models that are quantized, and the
     plan with everything in int8 that may be.
     """
@@ -74,7 +74,7 @@ class Subject:
 class FullPrecision:
     """The side that all plans and runtimes are compared with, made when it is first asked for."""
 
-    def __init__(self, subject: Subject, settings: SearchSettings, context: Context) -> None:
+    def __init__(self, subject: SearchSubject, settings: SearchSettings, context: Context) -> None:
         self.subject, self.settings, self.context = subject, settings, context
 
     def host(self, models: Mapping[str, ModelProto], target: Runtime, threads: int) -> Pipeline:

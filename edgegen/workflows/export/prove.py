@@ -39,7 +39,7 @@ PICTURED = 10  # images of the bundle's picture
 
 
 @dataclass(frozen=True)
-class Judged:
+class RuntimeEvidence:
     """One runtime's evidence."""
 
     name: str
@@ -84,7 +84,7 @@ class Judged:
 class Proof:
     """Everything that was measured on one machine in one run."""
 
-    judged: tuple[Judged, ...]
+    judged: tuple[RuntimeEvidence, ...]
     full: Mapping[str, bench.Latency]  # FP32 by runtime
     baseline: str  # the fastest of them
     same_pixels: float | None  # between FP32 runtimes; None with only one
@@ -153,7 +153,7 @@ class _Prover:
             )
             latency = own.get(name)
             judged.append(
-                Judged(
+                RuntimeEvidence(
                     name=name,
                     executed_by=executor(name),
                     why=runtime(name).cannot_run(),

@@ -30,7 +30,7 @@ from .build import Build, build_runtimes, describe, described, rebuild
 from .calibration import calibrate_graphs
 from .feeds import Feeds, Files, Trajectories
 from .fp32 import fp32_models, torch_parity, trajectory_calls
-from .measurements import SearchSettings, Subject
+from .measurements import SearchSettings, SearchSubject
 from .plans import check_last_steps, check_plan, with_ranges
 from .protect import Protect
 from .prove import Proof, judge_of, prove
@@ -179,7 +179,7 @@ def _export(request: _Request) -> ExportResult:
             sampled, calibration.models, base, request.targets, context
         )
     if given is None:
-        subject = Subject(sampled, models, calibration.models, base)
+        subject = SearchSubject(sampled, models, calibration.models, base)
         plans, trail = _searched(subject, request)
     else:
         taken = with_ranges(given, base, context.listen)
@@ -278,7 +278,7 @@ def _feeds(source: LoadedGenerator, settings: ExportSettings, listen: Listener) 
 
 
 def _searched(
-    subject: Subject, request: _Request
+    subject: SearchSubject, request: _Request
 ) -> tuple[Mapping[str, PlanLadder], Mapping[str, Any]]:
     """Plans by runtime, and the trail of what was tried, for the manifest."""
     last = request.settings.last_steps

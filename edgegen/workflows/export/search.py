@@ -29,7 +29,7 @@ from ...core.plan import Plan
 from ...core.runtime import Runtime
 from ...export import STAND_IN, qdq, runtime
 from ..context import Context
-from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, Subject
+from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
 
 SAFER = 0.5  # of the damage of a plan that its verdict contradicts, what the next one may do
 MEASURED, COUNTED = (
@@ -86,7 +86,7 @@ class Search:
     that is repeated asks nothing. trail: runtime -> the looks that were taken, for the manifest.
     """
 
-    def __init__(self, subject: Subject, settings: SearchSettings, context: Context) -> None:
+    def __init__(self, subject: SearchSubject, settings: SearchSettings, context: Context) -> None:
         self.subject, self.settings, self.context = subject, settings, context
         self.full = FullPrecision(subject, settings, context)
         self.trail: dict[str, list[dict[str, Any]]] = {}
