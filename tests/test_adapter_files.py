@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import master, run, shaken
+from adapting import PEFT
 from safetensors.torch import load_file, save_file
 
 from edgegen.errors import InputError, TrustError
@@ -19,7 +20,7 @@ from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.adapt.files import CONFIG, TENSORS, Adapter, Lora
 
-pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
+pytestmark = PEFT
 
 
 @pytest.fixture

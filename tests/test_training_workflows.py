@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from adapting import PEFT
 from listeners import Heard
 from sites import photo_files
 
@@ -56,8 +57,9 @@ assert not {"typer", "edgegen.cli"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
+@PEFT
 def test_a_program_does_what_the_verbs_do_and_nothing_is_printed(tmp_path: Path) -> None:
-    pytest.importorskip("peft", reason="adapters are trained by peft, which is not installed")
     photos = tmp_path / "photos"
     photos.mkdir()
     photo_files(photos)
@@ -78,6 +80,7 @@ def test_a_program_does_what_the_verbs_do_and_nothing_is_printed(tmp_path: Path)
     assert 0 <= results["merge"]["max_abs_difference"] <= 1e-5
 
 
+@pytest.mark.slow
 def test_a_training_tells_its_listener_and_leaves_torch_as_it_was(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +96,7 @@ def test_a_training_tells_its_listener_and_leaves_torch_as_it_was(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_listener_hears_of_photos_that_are_not_used(tmp_path: Path) -> None:
     photo_files(tmp_path)
     (tmp_path / "disc" / "broken.png").write_bytes(b"")

@@ -18,7 +18,7 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run folders of `edgegen finetune`.", metavar="RUN...", show_default=False
+            help="Run folders of `edgegen finetune`.", metavar="RUN", show_default=False
         ),
     ],
     out: Annotated[

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from ..errors import RuntimeMissing, UsageError
-
-if TYPE_CHECKING:
-    from ..training.photos import Fit as Fitted
 
 Out = Annotated[
     Path, typer.Option("-o", "--out", help="Folder to write; appears whole or not at all.")
@@ -40,43 +37,6 @@ PublicKey = Annotated[
     Path | None,
     typer.Option("--public-key", help="Refuse a bundle that this key's owner did not sign."),
 ]
-
-Fit = Annotated[
-    str | None,
-    typer.Option(
-        help="Photos that are not square: pad keeps all, crop the middle; pad, if not said."
-    ),
-]
-Background = Annotated[
-    str | None,
-    typer.Option(help="Under transparency and around padded photos; white, if not said."),
-]
-OnBad = Annotated[
-    str, typer.Option(help="What a photo that cannot be read does: skip (and name it) or fail.")
-]
-
-
-def on_bad_of(word: str) -> Literal["skip", "fail"]:
-    """--on-bad."""
-    if word not in ("skip", "fail"):
-        raise UsageError("E-USAGE", f"--on-bad must be skip or fail, got {word!r}")
-    return "fail" if word == "fail" else "skip"
-
-
-def fit_of(word: str | None) -> Fitted:
-    """--fit, or pad."""
-    if word not in ("pad", "crop", None):
-        raise UsageError("E-USAGE", f"--fit must be pad or crop, got {word!r}")
-    return "crop" if word == "crop" else "pad"
-
-
-def hex_of(name: str | None) -> str:
-    """--background, or white, as #rrggbb: two names of one colour are one setting. UsageError for
-    no colour.
-    """
-    from ..training.data import colour
-
-    return "#{:02x}{:02x}{:02x}".format(*colour(name or "white"))
 
 
 def budget_of(text: str) -> float:

@@ -66,8 +66,10 @@ def estimate_training(
     from .train import recipe_of
 
     settings = settings or EstimateSettings()
-    found = find_family(family)
-    name, chosen = recipe_of(found, recipe, settings.images, settings.batch)
-    chosen = replace(chosen, config=changed(found, chosen.config, settings.changes))
+    chosen_family = find_family(family)
+    name, chosen = recipe_of(chosen_family, recipe, settings.images, settings.batch)
+    chosen = replace(chosen, config=changed(chosen_family, chosen.config, settings.changes))
     with torch_threads(settings.threads or cores()), listen.progress("building the networks"):
-        return SizeEstimate(family, name, chosen, measure(found.build(chosen.config), chosen))
+        return SizeEstimate(
+            family, name, chosen, measure(chosen_family.build(chosen.config), chosen)
+        )

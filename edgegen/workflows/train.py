@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..training.data import Report
     from ..training.photos import Fit
     from ..training.processes import World
-    from ..training.run import Recorded
+    from ..training.run import Recorded, RunSettings
     from ..training.source import Source
 
     Photos = tuple[Source, Callable[[], Report]]
@@ -109,15 +109,15 @@ def train(
     from ..families import family as find_family
     from ..training.device import torch_threads
     from ..training.processes import joined
-    from ..training.run import InitialWeights, RunSettings
+    from ..training.run import InitialWeights
     from ..training.run import train as train_run
 
     settings, out, data = settings or TrainSettings(), Path(out), Path(data)
     choices = _Choices.of(settings, out)
-    found = find_family(family)
-    recipe_name, recipe = _recorded_recipe(found, choices, settings, out)
+    chosen_family = find_family(family)
+    recipe_name, recipe = _recorded_recipe(chosen_family, choices, settings, out)
     initial = open_initial(settings.init) if settings.init else None
-    recipe = _continued(found, recipe_name, recipe, initial, choices.init)
+    recipe = _continued(chosen_family, recipe_name, recipe, initial, choices.init)
     with joined(choices.device) as world:
         heard = listen if world.rank == 0 else silent
         threads = choices.threads or max(1, cores() // world.size)
@@ -130,18 +130,7 @@ def train(
                 reference_network(settings.feature_weights)  # tells now if its weights are missing
             with heard.progress(f"training {family}", recipe.images, "images") as advance:
                 weights = train_run(
-                    RunSettings(
-                        family,
-                        recipe_name,
-                        recipe,
-                        choices.seed,
-                        choices.device,
-                        choices.compiled,
-                        choices.only,
-                        initial.sha256 if initial else choices.init,
-                        choices.fit,
-                        choices.background,
-                    ),
+                    choices.run_settings(family, recipe_name, recipe, initial),
                     source,
                     out,
                     settings.resume,
@@ -197,6 +186,25 @@ class _Choices:
             fit_of(_first(settings.fit, previous.fit)),
             background_of(_first(settings.background, previous.background)),
             settings.threads or previous.threads or 0,
+        )
+
+    def run_settings(
+        self, family: str, recipe_name: str, recipe: Recipe, initial: InitialGenerator | None
+    ) -> RunSettings:
+        """What the run is held to when it resumes."""
+        from ..training.run import RunSettings
+
+        return RunSettings(
+            family,
+            recipe_name,
+            recipe,
+            self.seed,
+            self.device,
+            self.compiled,
+            self.only,
+            initial.sha256 if initial else self.init,
+            self.fit,
+            self.background,
         )
 
 

@@ -78,13 +78,13 @@ def choose(
     from ...training.checkpoint import parse
 
     recorded = {} if previous_run is None else _recorded(previous_run)
-    given = {
+    asked_for = {
         **{field.name: getattr(settings, field.name, None) for field in fields(FinetuneChoices)},
         "fit": settings.fit and fit_of(settings.fit),
         "background": settings.background and background_of(settings.background),
     }
     decided = {"size": base.config.size, "rank": base.family.tuning.rank}
-    for source in (recorded, given):
+    for source in (recorded, asked_for):
         decided |= {name: value for name, value in source.items() if value is not None}
     file = previous_run / "run.json" if previous_run else Path()
     choices = parse(FinetuneChoices, decided, file)
