@@ -26,6 +26,8 @@ from edgegen.families import FAMILIES, family
 from edgegen.training.run import Settings, train
 from edgegen.workflows.generators import torch_pipeline, trained
 
+pytestmark = pytest.mark.export
+
 WITHOUT_TORCH = """
 import sys
 sys.path[:0] = {path!r}

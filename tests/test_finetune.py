@@ -32,7 +32,7 @@ from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.periodic_eval import doubted
 from edgegen.workflows.finetune.setup import gathered
 
-pytestmark = PEFT
+pytestmark = [PEFT, pytest.mark.slow, pytest.mark.export]
 
 
 @pytest.fixture(scope="module")

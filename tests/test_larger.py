@@ -44,7 +44,7 @@ from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.setup import options
 from edgegen.workflows.generators import torch_pipeline
 
-pytestmark = PEFT
+pytestmark = [PEFT, pytest.mark.slow]
 SIZE, LARGER = 16, 32
 
 

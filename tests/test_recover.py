@@ -36,6 +36,8 @@ from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.finetune import recover as verb
 from edgegen.workflows.generators import torch_pipeline, trained
 
+pytestmark = [pytest.mark.slow, pytest.mark.export]
+
 COURSE = Course(rank=4, steps=20, batch=8, rate=2e-2, seed=0, looked=32)
 
 
