@@ -46,3 +46,7 @@ def cpu_info() -> str:
 def _field(cpu_info: str, name: str) -> str:
     line = re.search(rf"^{name}\s*:\s*(.*)$", cpu_info, re.MULTILINE)
     return line[1].strip() if line else ""
+
+
+if __name__ == "__main__":
+    print(described(cpu_info()))

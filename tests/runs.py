@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,36 +87,49 @@ torch.set_num_threads(1)
 from pathlib import Path
 {child}
 def kill(trainer, report):
-    if trainer.step == 23:
+    if trainer.step == 13:
         os.kill(os.getpid(), signal.SIGKILL)
 
 def watch(*_):
     pass
 
-def watch(*_):
-    pass
-
-for out, resume, progress in (
-        ("whole", False, watch), ("killed", False, kill), ("killed", True, watch)):
-    pid = os.fork()
-    if not pid:
-        try:
-            child({name!r}, Path({out!r}) / out, resume, progress)
-            os._exit(0)
-        finally:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-    print(os.waitpid(pid, 0)[1], flush=True)
+for name in {names!r}:
+    for out, resume, progress in (
+            ("whole", False, watch), ("killed", False, kill), ("killed", True, watch)):
+        pid = os.fork()
+        if not pid:
+            try:
+                child(name, Path({out!r}) / name / out, resume, progress)
+                os._exit(0)
+            finally:
+                sys.excepthook(*sys.exc_info())
+                os._exit(1)
+        print(name, os.waitpid(pid, 0)[1], flush=True)
 """
 
 
-def killed(child: str, name: str, out: Path) -> tuple[Path, Path]:
-    """A run of 40 steps, and one killed with -9 at step 23 and resumed; child: source of
-    `child(name, out, resume, progress)`.
+def killed(child: str, names: Iterable[str], out: Path) -> dict[str, list[int]]:
+    """Of each name a run of 20 steps with a checkpoint every five in out/name/whole, and one killed
+    with -9 at step 13 and resumed in out/name/killed; how the three processes ended, by name.
 
-    One process imports torch and forks the three.
+    child: source of `child(name, out, resume, progress)`. One process imports what that needs and
+    forks all others.
     """
-    script = KILLED.format(path=HERE, child=child, name=name, out=str(out))
+    names = list(names)
+    for name in names:
+        (out / name).mkdir()
+    script = KILLED.format(path=HERE, child=child, names=names, out=str(out))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert [int(line) for line in done.stdout.split()] == [0, signal.SIGKILL, 0], done.stderr
-    return out / "whole", out / "killed"
+    print(done.stderr)
+    ended: dict[str, list[int]] = {name: [] for name in names}
+    for line in done.stdout.splitlines():
+        name, status = line.split()
+        ended[name].append(int(status))
+    return ended
+
+
+def resumed_exactly(folder: Path, ended: list[int]) -> None:
+    """What `killed` left of one name: the resumed run is the whole one, to the bit."""
+    assert ended == [0, signal.SIGKILL, 0]
+    same(folder / "whole", folder / "killed")
+    assert steps(folder / "whole") == steps(folder / "killed") == list(range(1, 21))

@@ -19,7 +19,7 @@ from edgegen.training import checkpoint
 from edgegen.training.loop import Trainer
 from edgegen.training.update import optimizer_of
 
-pytestmark = ADAPT
+pytestmark = [ADAPT, pytest.mark.slow]
 PHOTOS = shapes(32)
 
 

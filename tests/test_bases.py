@@ -22,6 +22,8 @@ from edgegen.training.adapt import Kind, bases
 from edgegen.training.adapt.bases import quantize
 from edgegen.training.adapt.library import importing
 
+pytestmark = pytest.mark.slow
+
 KINDS: tuple[Kind, ...] = ("int8", "nf4")
 # the quantiles of a normal distribution that Dettmers et al. (2023, appendix E) print
 NF4 = torch.tensor(

@@ -19,6 +19,8 @@ from edgegen.families.cas_dm import CasDm
 from edgegen.families.metrics import METRICS
 from edgegen.families.unet import UNet
 
+pytestmark = pytest.mark.slow
+
 # 9. Effect test
 
 

@@ -15,6 +15,8 @@ import pytest
 from datasets import fashion_mnist
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 

@@ -20,6 +20,8 @@ from edgegen.core.bundle import MANIFEST, digest, sha256
 from edgegen.core.files import read_json, to_json
 from edgegen.evidence import golden_images
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 150e6  # bytes of the core with everything it needs, beside the runtime itself
 
 

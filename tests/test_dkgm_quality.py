@@ -23,6 +23,8 @@ from edgegen.families.dkgm.kernels import posterior_mean
 from edgegen.families.unet import UNetConfig
 from edgegen.workflows.generators import torch_pipeline
 
+pytestmark = pytest.mark.slow
+
 # test 6: a trained network in one dimension
 
 

@@ -23,6 +23,8 @@ from edgegen.training.loop import Trainer
 from edgegen.training.run import RunSettings
 from edgegen.workflows.generators import torch_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_weightings_have_one_optimum_and_differ_by_the_scale() -> None:
     x, coarse, xi = torch.zeros(4, 3), torch.ones(4, 3), torch.zeros(4, 3)

@@ -26,6 +26,8 @@ from edgegen.families import FAMILIES, family
 from edgegen.training.run import RunSettings, train
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
+pytestmark = pytest.mark.export
+
 WITHOUT_TORCH = """
 import sys
 sys.path[:0] = {path!r}

@@ -33,7 +33,7 @@ from edgegen.workflows.finetune.periodic_eval import doubted
 from edgegen.workflows.finetune.setup import merge_small_classes
 from edgegen.workflows.train import open_initial
 
-pytestmark = PEFT
+pytestmark = [PEFT, pytest.mark.slow, pytest.mark.export]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from edgegen.evidence import bench
 from edgegen.export import runtime
 from edgegen.workflows.executor import int8
 
+pytestmark = pytest.mark.export
+
 
 def asked(*times: float, **more: Any) -> list[dict[str, Any]]:
     return [{"t": np.full(3, t, np.float32), **more} for t in times]

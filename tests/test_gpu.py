@@ -22,7 +22,7 @@ from edgegen.workflows import gpu_suite
 
 GPU = [name for name in RUNTIMES if runtime(name).device() == "GPU"]
 # a driver's libraries may warn of what they like
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
 
 
 def on_gpu(name: str) -> Any:

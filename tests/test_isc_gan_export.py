@@ -20,6 +20,8 @@ from edgegen.evidence.features import feature_network
 from edgegen.export import runtime
 from edgegen.training import checkpoint
 
+pytestmark = pytest.mark.export
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,6 +17,8 @@ from edgegen.families.isc_gan.family import FAMILY, IscGan
 from edgegen.training.loop import Trainer
 from edgegen.workflows.generators import torch_pipeline
 
+pytestmark = pytest.mark.slow
+
 BASE = replace(
     TINY,
     widths=(32, 64, 32),

@@ -45,7 +45,7 @@ from edgegen.workflows.finetune.settings import FinetuneSettings
 from edgegen.workflows.finetune.setup import choose
 from edgegen.workflows.generators import torch_pipeline
 
-pytestmark = PEFT
+pytestmark = [PEFT, pytest.mark.slow]
 SIZE, LARGER = 16, 32
 
 

@@ -18,6 +18,8 @@ from edgegen.evidence.distances import Moments, frechet
 from edgegen.families.lcd.config import DISTIL, CoderConfig, Distil, Way
 from edgegen.families.lcd.family import LatentConsistency
 
+pytestmark = pytest.mark.slow
+
 
 def test_10_the_autoencoder_reconstructs_held_out_images() -> None:
     """24 dB, a latent spread of 1 after scaling, and nothing random in mode()."""

@@ -25,6 +25,8 @@ from edgegen.machine import airgap, packages
 from edgegen.machine.child_process import ask
 from edgegen.machine.network_sandbox import unwatched
 
+pytestmark = pytest.mark.slow
+
 TOY = Path(__file__).parent / "golden" / "bundle-1-toy"
 needs_seccomp = pytest.mark.skipif(unwatched() is not None, reason=str(unwatched()))
 

@@ -32,6 +32,8 @@ from edgegen.errors import UsageError
 from edgegen.export import packages, runtime
 from edgegen.workflows.export.run import ExportSettings, export_bundle
 
+pytestmark = pytest.mark.export
+
 NAMES = tiny.RUNTIMES.split(",")
 Capture = pytest.CaptureFixture[str]
 

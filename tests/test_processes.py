@@ -28,6 +28,8 @@ from edgegen.training.loop import CPU
 from edgegen.training.processes import World
 from edgegen.training.whole_batch import Together
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:

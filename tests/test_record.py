@@ -21,6 +21,8 @@ from edgegen.cli.main import run as verb
 from edgegen.training import run
 from edgegen.training.record import SAMPLES, pipeline
 
+pytestmark = pytest.mark.slow
+
 DATA = str(Path(__file__).parent / "data" / "photos")
 
 

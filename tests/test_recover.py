@@ -42,6 +42,8 @@ from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.finetune import recover as workflow
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
+pytestmark = [pytest.mark.slow, pytest.mark.export]
+
 COURSE = Course(rank=4, steps=20, batch=8, rate=2e-2, seed=0, evaluation_images=32)
 
 

@@ -25,6 +25,8 @@ from edgegen.families.cas_dm import CasDm
 from edgegen.training import checkpoint, run
 from edgegen.training.stop import Stop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from edgegen.cli.main import run
 from edgegen.core.files import read_json, to_json
 
+pytestmark = pytest.mark.slow
+
 DATA = str(Path(__file__).parent / "data" / "photos")
 Capture = pytest.CaptureFixture[str]
 

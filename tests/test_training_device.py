@@ -20,6 +20,8 @@ from edgegen.training.device import device_of
 from edgegen.training.loop import Trainer
 from edgegen.training.record import pipeline
 
+pytestmark = pytest.mark.slow
+
 DATA = str(Path(__file__).parent / "data" / "photos")
 
 
