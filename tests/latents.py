@@ -11,7 +11,8 @@ from toys import shake, shapes, tensor
 
 from edgegen.core.graph import Batch
 from edgegen.families.lcd.config import LcdConfig
-from edgegen.families.lcd.family import FAMILY, LatentConsistency
+from edgegen.families.lcd.family import LatentConsistency
+from edgegen.families.lcd.recipes import FAMILY
 
 TINY: LcdConfig = replace(FAMILY.recipes["tiny"]().config, classes=2)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from edgegen.errors import EdgegenError, TrustError
 
 
 def png(seed: int, side: int = 24) -> bytes:
@@ -51,3 +55,15 @@ def folder(path: Path, count: int = 40, each: int = 10, **options: Any) -> Path:
     for k in range(0, count, each):
         shard(path / f"{k // each:03d}.tar", range(k, min(k + each, count)), **options)
     return path
+
+
+def refused(call: Callable[[], object], kind: type[EdgegenError], code: str) -> str:
+    """What the error of that kind and code says; one that is missing, or another, fails the
+    test.
+    """
+    with pytest.raises(kind) as caught:
+        call()
+    assert caught.value.code == code and caught.value.exit_code == (
+        6 if kind is TrustError else 4
+    ), caught.value
+    return str(caught.value)

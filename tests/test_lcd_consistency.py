@@ -33,7 +33,7 @@ from edgegen.families.lcd.consistency import (
     pseudo_huber,
     solver_grid,
 )
-from edgegen.families.lcd.family import HUBER
+from edgegen.families.lcd.losses import HUBER
 
 LEVELS = alphas_bar("ldm", 1000)[1:]  # abar at t = 0..999
 
@@ -313,7 +313,7 @@ def test_5_guidance_of_1_is_the_conditional_branch_and_of_0_the_null_branch(
 
 
 def test_5_w_is_g_less_1_and_null_is_dropped_one_time_in_ten() -> None:
-    from edgegen.families.lcd.family import _dropped
+    from edgegen.families.lcd.losses import _dropped
 
     model = shaken()
     x, t, label = torch.randn(4, 4, 8, 8), torch.full((4,), 50.0), torch.eye(2)[[0, 1, 0, 1]]

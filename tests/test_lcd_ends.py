@@ -22,7 +22,8 @@ from edgegen.core.samplers import (
 )
 from edgegen.errors import TrustError
 from edgegen.families.lcd.consistency import few_steps
-from edgegen.families.lcd.family import POINTS, SHIPPED_W, LatentConsistency
+from edgegen.families.lcd.family import LatentConsistency
+from edgegen.families.lcd.losses import POINTS, SHIPPED_W
 from edgegen.families.lcd.trajectory import trajectory
 
 LEVELS = alphas_bar("ldm", 1000)[1:]  # abar at t = 0..999

@@ -30,7 +30,8 @@ from edgegen.core.samplers import ConsistencySampler
 from edgegen.export.onnx import to_onnx
 from edgegen.families import Steered, family
 from edgegen.families.lcd.config import DISTIL, CoderConfig, Distil, LcdConfig
-from edgegen.families.lcd.family import FAMILY, LatentConsistency
+from edgegen.families.lcd.family import LatentConsistency
+from edgegen.families.lcd.recipes import FAMILY
 from edgegen.training import checkpoint
 from edgegen.training import run as training
 from edgegen.training.loop import Trainer

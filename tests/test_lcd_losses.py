@@ -18,8 +18,9 @@ from edgegen.core.graph import Batch
 from edgegen.core.samplers import alphas_bar, boundary
 from edgegen.families.lcd.consistency import solver_grid
 from edgegen.families.lcd.control import Controlled
-from edgegen.families.lcd.family import CONTROL_NULL, HUBER, LatentConsistency
+from edgegen.families.lcd.family import LatentConsistency
 from edgegen.families.lcd.hints import HINTS
+from edgegen.families.lcd.losses import CONTROL_NULL, HUBER
 
 Seen = list[tuple[tuple[Any, ...], Any]]
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgegen.core.graph import Batch
 from edgegen.families import Recipe
 from edgegen.families.cas_dm import CasDm, CasDmConfig, Refiner
 from edgegen.families.unet import UNetConfig
@@ -113,3 +114,11 @@ def draws(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Callabl
     return lambda stream: torch.randn(
         shape, generator=torch.Generator().manual_seed(sum(stream.encode()))
     ).to(dtype)
+
+
+def batch(config: CasDmConfig = CONFIG, count: int = 8, seed: int = 0) -> Batch:
+    return Batch(
+        tensor(shapes(count, config.size)),
+        torch.zeros(count, config.classes),
+        torch.Generator().manual_seed(seed),
+    )

@@ -22,7 +22,7 @@ FAMILIES = {
     "cas-dm": "edgegen.families.cas_dm:FAMILY",
     "dkgm": "edgegen.families.dkgm.family:FAMILY",
     "isc-gan": "edgegen.families.isc_gan.family:FAMILY",
-    "lcd": "edgegen.families.lcd.family:FAMILY",
+    "lcd": "edgegen.families.lcd.recipes:FAMILY",
 }
 # of every config that is read from a file
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
