@@ -152,6 +152,8 @@ FOLDERS = {
     "transportation/aiga-symbols": None,
     "transportation/roadsigns": None,
 }
+# nearly equal to another emoji (imp, red heart, clock, pouting person), which is in the other half
+TWINS = {"1F608", "1FA77", "1F567", "1F64D"}
 # boy, girl, man, woman, adult, child
 PERSON = {"1F466", "1F467", "1F468", "1F469", "1F9D1", "1F9D2"}
 MODIFIERS = {"200D", "FE0F", "2640", "2642", "27A1", "2194", "2195"}  # joiners, genders, directions
@@ -192,7 +194,7 @@ def emoji(packages: Path) -> Iterator[Source]:
                     entry["subcategory"], CLASSES.get(entry["category"])
                 )
                 shown = entry and emoji_object(entry["unified"])
-                if entry and label and shown:
+                if entry and label and shown and shown not in TWINS:
                     name = f"{_plain(path.stem)}-{package.maker}"
                     data = _member(archive, member)
                     yield Source(name, label, entry["name"].lower(), shown, data)
