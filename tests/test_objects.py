@@ -92,8 +92,9 @@ def test_objects_are_made_once_and_read_by_training(
     out = tmp_path / "deep" / "out"
     objects.main(sources, out)
     rows = {
-        half: [json.loads(line) for line in (out / half / "metadata.jsonl").open() if line.strip()]
+        half: [json.loads(line) for line in text.splitlines() if line]
         for half in ("train", "test")
+        for text in [(out / half / "metadata.jsonl").read_text()]
     }
     labels = {
         row["file_name"]: (row["label"], row["text"]) for half in rows.values() for row in half
