@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Puts the two data sets that tests and training use into a cache folder:  scripts/datasets.sh [CACHE_DIR]
+# Puts the data sets that tests and training use into a cache folder:  scripts/datasets.sh [CACHE_DIR]
 #   CACHE_DIR/fashion-mnist               link to the IDX files of the Debian package dataset-fashion-mnist
 #   CACHE_DIR/furniture/<class>/*.png     colour renders from the Debian package sweethome3d-furniture, composited on white
+#   CACHE_DIR/objects/{train,test}        coloured objects on white: npm's emoji packages, Debian's openclipart-png
 # CACHE_DIR is ${XDG_CACHE_HOME:-$HOME/.cache}/edgegen unless told. Run again at will: what is there is left alone.
 # PYTHON names an interpreter with Pillow, .venv/bin/python if it is there, else python3.
 set -eu
@@ -18,17 +19,20 @@ else fail "HOME is not set: name the folder, scripts/datasets.sh CACHE_DIR" 2; f
 
 idx=/usr/share/datasets/fashion-mnist
 archives=/usr/share/sweethome3d/furniture
+clipart=/usr/share/openclipart/png
 
 missing=""
 [ -e "$idx/train-images-idx3-ubyte.gz" ] || missing="dataset-fashion-mnist"
 [ -e "$archives/BlendSwap-CC-0.sh3f" ] || missing="$missing sweethome3d-furniture"
+[ -d "$clipart" ] || missing="$missing openclipart-png"
+command -v npm >/dev/null || [ -n "${EDGEGEN_PACKAGES:-}" ] || [ -d "$cache/objects" ] || missing="$missing npm"
 missing=${missing# }
 if [ -n "$missing" ]; then
   command -v apt-get >/dev/null || fail "needs the Debian packages $missing, and there is no apt-get here: install them by hand into /usr/share" 5
   if [ "$(id -u)" -eq 0 ]; then sudo=""
   elif command -v sudo >/dev/null; then sudo=sudo
   else fail "needs the Debian packages $missing: run as root, apt-get install $missing" 5; fi
-  echo "installing $missing (about 150 MB)"
+  echo "installing $missing (up to 300 MB)"
   # shellcheck disable=SC2086  # both are lists of words
   { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } \
     || fail "apt-get could not install $missing; its own message is above" 5
@@ -48,3 +52,4 @@ else
   echo "fashion-mnist: $cache/fashion-mnist -> $idx, 60000 + 10000 images, MIT licence (Zalando SE)"
 fi
 "$python" "$here/furniture.py" "$archives" "$cache/furniture"
+"$python" "$here/objects.py" "$clipart" "$cache/objects"

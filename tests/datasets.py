@@ -4,6 +4,8 @@ them.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -28,6 +30,16 @@ def fashion_mnist() -> Path:
 def furniture() -> Path:
     """Folder of the renders in class sub-folders; skips the test when they are missing."""
     return _first("furniture", "kitchen")
+
+
+def objects() -> Path:
+    """Folder of the coloured objects (train, test), as the script of now makes it, or a skip."""
+    folder = _first("objects", "train/metadata.jsonl")
+    script = Path(__file__).parent.parent / "scripts" / "objects.py"
+    made_by = json.loads((folder / ".sources.json").read_text())["script"]
+    if made_by != hashlib.sha256(script.read_bytes()).hexdigest():
+        pytest.skip(f"{folder} was made by another scripts/objects.py: run scripts/datasets.sh")
+    return folder
 
 
 def _first(name: str, inside: str, *others: Path) -> Path:

@@ -210,7 +210,7 @@ def test_augmentation_is_neutral_at_0_differentiable_and_bounded(channels: int) 
 
 def test_whole_augmentations_are_exact() -> None:
     """Where a draw is a flip, a quarter turn or whole pixels, the affine map lands on pixels."""
-    from edgegen.families.isc_gan import augment
+    from edgegen.families import transforms
 
     x = torch.randn(1, 3, 8, 8)
 
@@ -219,14 +219,17 @@ def test_whole_augmentations_are_exact() -> None:
         return nn.functional.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
     one = torch.ones(1)
-    torch.testing.assert_close(by(augment._scaling(-one, one)), x.flip(3), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(by(transforms.scaling(-one, one)), x.flip(3), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
-        by(augment._rotation(one * torch.pi / 2)), x.rot90(-1, (2, 3)), atol=1e-4, rtol=1e-4
+        by(transforms.rotation(one * torch.pi / 2)), x.rot90(-1, (2, 3)), atol=1e-4, rtol=1e-4
     )
     torch.testing.assert_close(
-        by(augment._shift(one * 0.25, 0 * one))[:, :, :, 1:], x[:, :, :, :-1], atol=1e-5, rtol=1e-5
+        by(transforms.shift(one * 0.25, 0 * one))[:, :, :, 1:],
+        x[:, :, :, :-1],
+        atol=1e-5,
+        rtol=1e-5,
     )
-    hue = augment._hue(one * 2 * torch.pi / 3)
+    hue = transforms.hue(one * 2 * torch.pi / 3)
     torch.testing.assert_close(
         hue[0] @ torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]), atol=1e-6, rtol=0
     )

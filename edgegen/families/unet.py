@@ -120,7 +120,10 @@ class Attention(nn.Module):
 
 
 class Embed(nn.Module):
-    """t (b,) in [1, T] and label (b, classes), one-hot or zero -> (b, embedding)."""
+    """t (b,) in [1, T] and label (b, classes), one-hot or zero -> (b, embedding).
+
+    told (b, embedding): what training says of a photo it has changed, see transforms.py.
+    """
 
     frequencies: Tensor
 
@@ -139,11 +142,13 @@ class Embed(nn.Module):
         )
         self.label = nn.Linear(classes, config.embedding, bias=False) if classes else None
 
-    def forward(self, t: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, t: Tensor, label: Tensor | None, told: Tensor | None = None) -> Tensor:
         angle = t[:, None] * self.frequencies[None]
         e = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
         if self.label is not None and label is not None:
             e = e + self.label(label)
+        if told is not None:
+            e = e + told
         return F.silu(e)
 
 
@@ -185,12 +190,14 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(widths[0], out * self.patch**2, 3, padding=1)
         silence(self.head)
 
-    def features(self, x: Tensor, t: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+    def features(
+        self, x: Tensor, t: Tensor, label: Tensor | None, told: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Every intermediate by name: explain reads them, parity compares them, forward returns the
         last.
         """
         out: dict[str, Tensor] = {}
-        e = out["embed"] = self.embed(t, label)
+        e = out["embed"] = self.embed(t, label, told)
         h = out["stem"] = self.act(self.stem(F.pixel_unshuffle(x, self.patch)))
         skips: list[Tensor] = []
         for level, blocks in enumerate(self.down):
@@ -211,8 +218,10 @@ class UNet(nn.Module):
         out["output"] = F.pixel_shuffle(self.head(h), self.patch)
         return out
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        return self.features(x, t, label)["output"]
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None, told: Tensor | None = None
+    ) -> Tensor:
+        return self.features(x, t, label, told)["output"]
 
 
 def factor_of(size: int, larger: int) -> int:

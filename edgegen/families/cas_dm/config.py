@@ -55,6 +55,8 @@ class CasDmConfig:
     metric_schedule: Literal["const", "snr", "cutoff"] = "snr"  # w_m(t), spec C.2.5
     # share of phi's steps before the metric's loss joins (C.2.8)
     metric_warmup: float = 0.0
+    # probability of each change of training photos, of which the networks are told (transforms.py)
+    augment: float = 0.0
     steps: int = 10  # of the sampler
     spacing: float = 1.0  # power of the timesteps' fall, see trailing
     path: Literal["dynamic", "eps", "x0"] = "dynamic"
@@ -83,6 +85,8 @@ class CasDmConfig:
                 f"metric_weight must be 0 or more and gate_bias finite, got {self.metric_weight}, "
                 f"{self.gate_bias}"
             )
+        if not 0 <= self.augment <= 1:
+            raise ValueError(f"augment must be in [0, 1], a probability, got {self.augment}")
         if not 0 <= self.metric_warmup <= 1:
             raise ValueError(
                 f"metric_warmup must be in [0, 1], a share of phi's steps, got {self.metric_warmup}"

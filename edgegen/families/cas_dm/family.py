@@ -19,6 +19,7 @@ from ...core.latent import Latent
 from ...core.samplers import CascadeSampler, alphas_bar, clean_image
 from ...core.spec import TensorSpec
 from ..metrics import METRICS, Metric, PDist
+from ..transforms import Told, changed
 from ..unet import fold_batch_norms
 from .config import CasDmConfig
 from .losses import METRIC_WEIGHTS, gate_loss, gate_weights
@@ -29,6 +30,8 @@ from .networks import NoisePredictor, Refiner
 class Noised:
     """A batch's images with noise."""
 
+    images: Tensor  # (b, c, h, w), changed where the config augments
+    told: Tensor | None  # what was done to them, (b, NUMBERS)
     x: Tensor  # (b, c, h, w)
     eps: Tensor  # the noise in it
     t: Tensor  # (b,), whole numbers in 1..T
@@ -43,6 +46,9 @@ class CasDm:
     def __init__(self, config: CasDmConfig) -> None:
         self.config, self.image_shape = config, (config.channels, config.size, config.size)
         self.networks = nn.ModuleDict({"theta": NoisePredictor(config), "phi": Refiner(config)})
+        if config.augment:
+            for name, net in (("theta", config.theta), ("phi", config.phi)):
+                self.networks[_told(name)] = Told(net.embedding)
         signal = alphas_bar(config.schedule, config.timesteps)  # float64, (T + 1,)
         self._signal, self._gate_weights = (
             torch.from_numpy(signal),
@@ -54,7 +60,7 @@ class CasDm:
 
     @property
     def shipped(self) -> nn.ModuleDict:
-        return self.networks
+        return nn.ModuleDict({name: self.networks[name] for name in ("theta", "phi")})
 
     @property
     def latent(self) -> Latent:
@@ -101,7 +107,7 @@ class CasDm:
         """theta first: in joint mode phi's loss reads the same noising and theta's detached
         prediction.
         """
-        theta, phi = (tuple(self.networks[name].parameters()) for name in ("theta", "phi"))
+        theta, phi = (self._parameters(name) for name in ("theta", "phi"))
         spans = (
             ((0.0, 1.0), (0.0, 1.0)) if self.config.mode == "joint" else ((0.0, 0.5), (0.5, 1.0))
         )
@@ -110,18 +116,21 @@ class CasDm:
             Objective("phi", phi, self.phi_loss, span=spans[1]),
         )
 
+    def _parameters(self, name: str) -> tuple[nn.Parameter, ...]:
+        """Of a network, and of what tells it of changed photos."""
+        told = self.networks[_told(name)].parameters() if self.config.augment else ()
+        return (*self.networks[name].parameters(), *told)
+
     def theta_loss(self, batch: Batch) -> Tensor:
         """Plain mean squared error of the noise (or v) at uniform timesteps; nothing else ever
         reaches theta (C.2.2).
         """
         noised = self._noised(batch)
-        predicted = self.networks["theta"](
-            noised.x, noised.t.float(), *self._condition(batch)
-        ).float()
+        predicted = self._predicted(batch, noised)
         if self.config.mode == "joint":
             self._last = batch, noised, predicted.detach()
         signal = noised.signal
-        v = signal.sqrt() * noised.eps - (1 - signal).sqrt() * batch.images
+        v = signal.sqrt() * noised.eps - (1 - signal).sqrt() * noised.images
         return (
             ((noised.eps if self.config.prediction == "epsilon" else v) - predicted).square().mean()
         )
@@ -133,10 +142,14 @@ class CasDm:
         noised, predicted = (
             self._thetas(batch) if self.config.mode == "joint" else self._from_finished_theta(batch)
         )
-        images, signal = batch.images, noised.signal
+        images, signal = noised.images, noised.signal
         coarse = clean_image(noised.x, predicted, signal, self.config.prediction).clip(-1, 1)
         refined = self.networks["phi"](
-            coarse, noised.x, noised.t.float(), *self._condition(batch)
+            coarse,
+            noised.x,
+            noised.t.float(),
+            *self._condition(batch),
+            told=self._hint("phi", noised),
         ).float()
         image, gate = refined[:, :-1], refined[:, -1:]
         loss = (image - images).square().mean()
@@ -162,13 +175,16 @@ class CasDm:
 
     def _noised(self, batch: Batch) -> Noised:
         """Uniform timesteps and Gaussian noise from the batch's own generator."""
-        images, rng = batch.images, batch.generator
+        images, rng, told = batch.images, batch.generator, None
+        if self.config.augment:
+            images, told = changed(images, self.config.augment, rng)
         t = torch.randint(
             1, self.config.timesteps + 1, (len(images),), generator=rng, device=rng.device
         )
         eps = torch.randn(images.shape, generator=rng, device=rng.device)
         signal = _at(self._signal, t)
-        return Noised(signal.sqrt() * images + (1 - signal).sqrt() * eps, eps, t, signal)
+        x = signal.sqrt() * images + (1 - signal).sqrt() * eps
+        return Noised(images, told, x, eps, t, signal)
 
     def _thetas(self, batch: Batch) -> tuple[Noised, Tensor]:
         """What theta's objective has just drawn and predicted: phi takes nothing from theta's
@@ -191,9 +207,19 @@ class CasDm:
         theta.eval()
         try:
             with torch.no_grad():
-                return noised, theta(noised.x, noised.t.float(), *self._condition(batch)).float()
+                return noised, self._predicted(batch, noised)
         finally:
             theta.train(training)
+
+    def _predicted(self, batch: Batch, noised: Noised) -> Tensor:
+        """What theta says to noised images."""
+        condition, told = self._condition(batch), self._hint("theta", noised)
+        out = self.networks["theta"](noised.x, noised.t.float(), *condition, told=told)
+        return out.float()
+
+    def _hint(self, name: str, noised: Noised) -> Tensor | None:
+        """What a network is told of the changes to the images, (b, embedding)."""
+        return None if noised.told is None else self.networks[_told(name)](noised.told)
 
     @property
     def _metric(self) -> Metric:
@@ -201,6 +227,11 @@ class CasDm:
 
     def _condition(self, batch: Batch) -> tuple[Tensor, ...]:
         return (batch.labels,) if self.config.classes else ()
+
+
+def _told(name: str) -> str:
+    """The name of what tells a network of changed photos: trained beside it, never shipped."""
+    return f"{name}_told"
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:

@@ -49,9 +49,16 @@ class Refiner(nn.Module):
             config.phi, cin, config.channels + (config.gate != "none"), config.classes
         )
 
-    def forward(self, coarse: Tensor, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        coarse: Tensor,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        told: Tensor | None = None,
+    ) -> Tensor:
         seen = torch.cat([coarse, x], dim=1) if self.config.phi_input == "x0+xt" else coarse
-        out = self.trunk.features(seen, t, label)
+        out = self.trunk.features(seen, t, label, told)
         channels = self.config.channels
         image = (
             out["output"][:, :channels] + coarse
@@ -106,8 +113,10 @@ class NoisePredictor(nn.Module):
             table = wiener(config.prediction, alphas_bar(config.schedule, config.timesteps))
             self.register_buffer("fine", torch.from_numpy(table).float(), persistent=False)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        out = self.trunk(x, t, label)
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None = None, told: Tensor | None = None
+    ) -> Tensor:
+        out = self.trunk(x, t, label, told)
         if self.stretch == 1:
             return out
         return out + self.fine.index_select(0, t.long())[:, None, None, None] * detail(

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..transforms import hue, rotation, scaling, shift
+
 EVERY = 4  # batches between two adjustments
 
 
@@ -86,23 +88,23 @@ def moved(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
     d = _Draws(b, p, rng)
     flip = d.pick(1 - 2 * (d.uniform() < 0.5).float(), 1)
     # x-flip
-    m = _scaling(flip, torch.ones_like(flip))
+    m = scaling(flip, torch.ones_like(flip))
     # quarter turns
-    m = m @ _rotation(d.pick(torch.floor(d.uniform() * 4) * (math.pi / 2), 0))
+    m = m @ rotation(d.pick(torch.floor(d.uniform() * 4) * (math.pi / 2), 0))
     # whole pixels
-    m = m @ _shift(
+    m = m @ shift(
         *(d.pick(torch.round((d.uniform() * 2 - 1) * 0.125 * n) * 2 / n, 0) for n in (w, h))
     )
     scale = d.pick(torch.exp2(d.normal() * 0.2), 1)
-    m = m @ _scaling(scale, scale)
+    m = m @ scaling(scale, scale)
     # rotated before or after the stretch: either with probability p
     half = _Draws(b, 1 - (1 - p).sqrt(), rng)
-    m = m @ _rotation(half.pick((half.uniform() * 2 - 1) * math.pi, 0))
+    m = m @ rotation(half.pick((half.uniform() * 2 - 1) * math.pi, 0))
     stretch = d.pick(torch.exp2(d.normal() * 0.2), 1)
-    m = m @ _scaling(stretch, 1 / stretch)
-    m = m @ _rotation(half.pick((half.uniform() * 2 - 1) * math.pi, 0))
+    m = m @ scaling(stretch, 1 / stretch)
+    m = m @ rotation(half.pick((half.uniform() * 2 - 1) * math.pi, 0))
     # 0.125 of the width
-    m = m @ _shift(d.pick(d.normal() * 0.25, 0), d.pick(d.normal() * 0.25, 0))
+    m = m @ shift(d.pick(d.normal() * 0.25, 0), d.pick(d.normal() * 0.25, 0))
     grid = F.affine_grid(m[:, :2], [b, images.shape[1], h, w], align_corners=False)
     return F.grid_sample(
         images, grid, mode="bilinear", padding_mode="reflection", align_corners=False
@@ -125,37 +127,8 @@ def recoloured(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
     unit = torch.eye(3, device=images.device)
     luma = torch.full_like(unit, 1 / 3)  # projects on grey
     colours = contrast[:, None, None] * (unit - 2 * luma * flip[:, None, None])
-    colours = _hue(d.pick((d.uniform() * 2 - 1) * math.pi, 0)) @ colours
+    colours = hue(d.pick((d.uniform() * 2 - 1) * math.pi, 0)) @ colours
     saturation = d.pick(torch.exp2(d.normal()), 1)[:, None, None]
     colours = (luma + (unit - luma) * saturation) @ colours
     offset = colours.sum(2, keepdim=True) * bright[:, None, None]
     return (colours @ images.flatten(2) + offset).reshape(images.shape)
-
-
-def _matrix(rows: list[list[Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-
-
-def _scaling(x: Tensor, y: Tensor) -> Tensor:
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
-    # maps the result's places to the source's
-    return _matrix([[1 / x, zero, zero], [zero, 1 / y, zero], [zero, zero, one]])
-
-
-def _shift(x: Tensor, y: Tensor) -> Tensor:
-    zero, one = torch.zeros_like(x), torch.ones_like(x)
-    return _matrix([[one, zero, -x], [zero, one, -y], [zero, zero, one]])
-
-
-def _rotation(angle: Tensor) -> Tensor:
-    zero, one, cos, sin = torch.zeros_like(angle), torch.ones_like(angle), angle.cos(), angle.sin()
-    return _matrix([[cos, sin, zero], [-sin, cos, zero], [zero, zero, one]])
-
-
-def _hue(angle: Tensor) -> Tensor:
-    """Rotations (b, 3, 3) of the colour space around grey, (1, 1, 1) / sqrt(3) (Rodrigues)."""
-    unit = torch.eye(3, device=angle.device)
-    turn = unit.roll(1, 0)  # red to green to blue
-    cross = (turn - turn.T) / math.sqrt(3)
-    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    return cos * unit + sin * cross + (1 - cos) / 3

@@ -1,0 +1,92 @@
+"""Random changes of training photos: affine maps of the image plane, turns of the colour space, and
+what a diffusion network is told of them, so that its samples show none (Karras et al. 2022, F.2).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NUMBERS = 6  # that say what was done to a photo: flip, log2 of the scale, two shifts, hue twice
+SCALE, SHIFT = 0.2, 0.125  # deviations of log2 of the scale, and of a shift in widths of the photo
+
+
+def changed(images: Tensor, p: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """images (b, c, h, w) in [-1, 1] -> the same on white, each mirrored, scaled, shifted and given
+    other hues with probability p each, and what was done to it (b, NUMBERS): zeros for nothing.
+
+    Only RGB has hues.
+    """
+    colour = images.shape[1] == 3
+
+    def uniform() -> Tensor:
+        return torch.rand(len(images), generator=rng, device=rng.device)
+
+    def normal() -> Tensor:
+        return torch.randn(len(images), generator=rng, device=rng.device)
+
+    def sometimes(value: Tensor) -> Tensor:
+        return value * (uniform() < p)
+
+    flip, size = sometimes((uniform() < 0.5).float()), sometimes(normal())
+    x, y = sometimes(normal()), sometimes(normal())
+    angle = sometimes(math.pi * (2 * uniform() - 1)) * colour
+    scale = torch.exp2(SCALE * size)
+    m = scaling(1 - 2 * flip, torch.ones_like(flip)) @ scaling(scale, scale)
+    m = m @ shift(2 * SHIFT * x, 2 * SHIFT * y)  # a width is 2 in the plane of affine_grid
+    told = torch.stack([flip, size, x, y, angle.cos() - 1, angle.sin()], dim=1)
+    grid = F.affine_grid(m[:, :2], list(images.shape), align_corners=False)
+    # what comes in from outside is 0 after the subtraction: white
+    moved = F.grid_sample(images.float() - 1, grid, align_corners=False) + 1
+    if colour:
+        moved = (hue(angle) @ moved.flatten(2)).reshape(images.shape).clamp(-1, 1)
+    still = (told == 0).all(1)[:, None, None, None]
+    return torch.where(still, images, moved), told
+
+
+class Told(nn.Module):
+    """What was done to a photo (b, NUMBERS) -> (b, embedding), to be added to the timestep's.
+
+    Linear and without a bias: nothing done is 0, as if the layer were not there. So it never ships,
+    and weights that were trained without it go on with it.
+    """
+
+    def __init__(self, embedding: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(NUMBERS, embedding, bias=False)
+        nn.init.zeros_(self.embed.weight)
+
+    def forward(self, told: Tensor) -> Tensor:
+        return self.embed(told)
+
+
+def _matrix(rows: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def scaling(x: Tensor, y: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    # maps the result's places to the source's
+    return _matrix([[1 / x, zero, zero], [zero, 1 / y, zero], [zero, zero, one]])
+
+
+def shift(x: Tensor, y: Tensor) -> Tensor:
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    return _matrix([[one, zero, -x], [zero, one, -y], [zero, zero, one]])
+
+
+def rotation(angle: Tensor) -> Tensor:
+    zero, one, cos, sin = torch.zeros_like(angle), torch.ones_like(angle), angle.cos(), angle.sin()
+    return _matrix([[cos, sin, zero], [-sin, cos, zero], [zero, zero, one]])
+
+
+def hue(angle: Tensor) -> Tensor:
+    """Rotations (b, 3, 3) of the colour space around grey, (1, 1, 1) / sqrt(3) (Rodrigues)."""
+    unit = torch.eye(3, device=angle.device)
+    turn = unit.roll(1, 0)  # red to green to blue
+    cross = (turn - turn.T) / math.sqrt(3)
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    return cos * unit + sin * cross + (1 - cos) / 3
