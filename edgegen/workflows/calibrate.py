@@ -88,7 +88,7 @@ def calibrate_generator(
         with torch_threads(threads):
             feeds = _feeds(generator, settings, world, listen)
             context = Context(threads, listen=listen)
-            models = fp32_models(generator)
+            models = fp32_models(generator, listen)
             calibration = calibrate_graphs(generator, models, feeds, context, world)
         report = _report(generator, feeds, calibration)
         if world.rank == 0:

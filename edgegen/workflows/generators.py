@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RuntimeMissing, UsageError
-from ..export.packages import absent
 from .bundles import images_of, is_bundle
 
 if TYPE_CHECKING:
@@ -78,6 +77,8 @@ def load_generator(generator: str | Path) -> LoadedGenerator:
 
 def need_torch() -> None:
     """RuntimeMissing with the command that installs it, where torch is not here."""
+    from ..export.packages import absent
+
     if why := absent("torch", "train"):
         raise RuntimeMissing(
             "E-BACKEND", f"trained generators run on torch: {why}", hint="on a device, use a bundle"
