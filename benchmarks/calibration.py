@@ -81,6 +81,9 @@ def ours(count: int) -> None:
 
 
 def onnx_runtime(count: int) -> None:
+    from edgegen.core.offline import quietly
+
+    quietly("onnxruntime")
     from onnxruntime.quantization import CalibrationDataReader
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 

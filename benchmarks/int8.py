@@ -36,11 +36,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from edgegen.calibrate.choose import ends
 from edgegen.core.bundle import Bundle
+from edgegen.core.offline import quietly
 from edgegen.core.runtime import Pipeline
 from edgegen.core.seeds import BENCHMARKS
 from edgegen.evidence import bench, reference
@@ -50,6 +50,7 @@ from edgegen.export import runtime
 from edgegen.workflows.generators import load_generator, torch_pipeline
 from edgegen.workflows.sampling_choices import Choices, chosen
 
+onnxruntime = quietly("onnxruntime")
 FRESH = BENCHMARKS.first  # no calibration, search or verdict has seen these
 BATCH, ROUNDS = 8, 7
 Feeds = list[dict[str, np.ndarray]]

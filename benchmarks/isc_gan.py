@@ -37,7 +37,6 @@ from ablation import features_of, pipelines
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from edgegen.cli.options import cores
 from edgegen.core.images import grid, save_png, to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.seeds import EVIDENCE
@@ -51,6 +50,7 @@ from edgegen.training import checkpoint
 from edgegen.training.data import load
 from edgegen.training.device import DEVICES, device_of
 from edgegen.training.loop import Trainer, shipped
+from edgegen.workflows.context import cores
 from edgegen.workflows.generators import torch_pipeline
 
 Change = Callable[[Recipe], Recipe]

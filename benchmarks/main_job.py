@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from edgegen.cli.options import cores
 from edgegen.core.bundle import Bundle
 from edgegen.core.images import to_uint8
 from edgegen.core.seeds import EVIDENCE
@@ -31,7 +30,7 @@ from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.export import runtime
 from edgegen.training.data import load
-from edgegen.workflows.context import Context
+from edgegen.workflows.context import Context, cores
 from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.generators import load_generator

@@ -31,7 +31,6 @@ from unittest.mock import patch
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -39,6 +38,7 @@ from torch import nn
 from edgegen.core.bundle import Bundle
 from edgegen.core.fp32_last_steps import stepped, until
 from edgegen.core.graph import Graph
+from edgegen.core.offline import quietly
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Pipeline
 from edgegen.core.seeds import BENCHMARKS
@@ -55,6 +55,7 @@ from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.generators import LoadedGenerator, load_generator, torch_pipeline
 
+onnxruntime = quietly("onnxruntime")
 FRESH = BENCHMARKS.take(1, 500_000)[0]
 CALIBRATED, BATCH, ROUNDS, BALANCE = 128, 8, 10, 0.5
 RUNTIMES = ("onnxruntime", "openvino")

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgegen.core.offline import offline
 from edgegen.families import FAMILIES, Judged, Recipe, family
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--widths", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    offline()
     torch.set_num_threads(1)
     rows = []
     for name in given.families.split(","):

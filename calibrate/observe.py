@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from edgegen.core.offline import quietly
 from edgegen.core.plan import Range
 from edgegen.core.samplers import UNTIMED
 from edgegen.core.spec import Array
@@ -110,8 +111,7 @@ def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProt
 
 def session(model: onnx.ModelProto, threads: int) -> Any:
     """An ONNX Runtime session on the CPU that keeps no memory between calls."""
-    import onnxruntime as ort
-
+    ort = quietly("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgegen.core import answer_cache
+from edgegen.core.offline import quietly
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
@@ -51,8 +52,7 @@ class OnnxRuntime(FileRuntime):
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():
             raise RuntimeMissing("E-BACKEND", why)
-        import onnxruntime as ort
-
+        ort = quietly("onnxruntime")
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
@@ -101,8 +101,7 @@ class _Provider(OnnxRuntime):
     def cannot_run(self) -> str | None:
         if why := super().missing():
             return why
-        import onnxruntime as ort
-
+        ort = quietly("onnxruntime")
         if self.provider not in (has := ort.get_available_providers()):
             what = f"this ONNX Runtime has no {self.provider}, only {', '.join(has)}"
             return f"{what}: pip install {self.packages[0]} in an environment of its own"

@@ -7,13 +7,13 @@ from __future__ import annotations
 import functools
 import io
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgegen.core.offline import quietly
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
@@ -28,11 +28,7 @@ COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")
 
 
 def _openvino() -> Any:
-    # else a bare import looks up a host
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
+    return quietly("openvino")
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-NOT_INSTALLED = "not installed"
+from edgegen.core.runtime import NOT_INSTALLED
 
 
 def absent(module: str, extra: str) -> str | None:

@@ -20,8 +20,9 @@ import pytest
 import quick_set
 from filelock import FileLock
 
-import edgegen  # before any other library: it is what keeps them off the network
+import edgegen
 
+edgegen.offline()  # before any other library is imported
 for _name in [name for name in os.environ if name.startswith("EDGEGEN_")]:
     del os.environ[_name]
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

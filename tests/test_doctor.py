@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgegen.cli import doctor
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError
-from edgegen.machine import child_process, probe
+from edgegen.machine import child_process, describe, probe
+from edgegen.workflows import doctor
 
 
 class Fake:
@@ -102,7 +102,7 @@ def test_the_tiny_graph_is_what_it_says() -> None:
 def test_a_crash_is_an_answer(child: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "_CHILD", child)
     monkeypatch.setattr(child_process, "LIMIT", 1)
-    assert probe.isolated("onnxruntime") == (
+    assert doctor.isolated("onnxruntime") == (
         {"version": "", "device": "", "state": "failed", "why": why},
         (),
     )
@@ -110,8 +110,8 @@ def test_a_crash_is_an_answer(child: str, why: str, monkeypatch: pytest.MonkeyPa
 
 def test_cpu_flags_are_those_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        doctor,
+        describe,
         "_cpu_line",
         lambda key: "fpu avx2 avx512_vnni amx_int8 avx2x" if key == "flags" else "",
     )
-    assert doctor.cpu_flags() == ["avx2", "avx512_vnni", "amx_int8"]
+    assert describe.cpu_flags() == ["avx2", "avx512_vnni", "amx_int8"]

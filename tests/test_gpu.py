@@ -157,4 +157,4 @@ def test_doctor_runs_the_suite(
     monkeypatch.chdir(tmp_path)
     assert run(["doctor", "--gpu-suite", str(tiny_bundle), "--json"]) == 0
     assert set(json.loads(capfd.readouterr().out)["gpu_suite"]["runtimes"]) == set(GPU)
-    assert (tmp_path / gpu_suite.REPORT).is_file()
+    assert (tmp_path / "gpu-report.json").is_file()

@@ -16,14 +16,13 @@ import devices
 import pytest
 from devices import Device
 
-from edgegen import OFFLINE
-from edgegen.cli import doctor
 from edgegen.cli.main import run
-from edgegen.errors import RuntimeMissing
+from edgegen.core.offline import OFFLINE
 from edgegen.export import RUNTIMES
 from edgegen.machine import airgap, packages
 from edgegen.machine.child_process import ask
 from edgegen.machine.network_sandbox import unwatched
+from edgegen.workflows.doctor import MachineReport
 
 pytestmark = pytest.mark.slow
 
@@ -229,11 +228,10 @@ def test_a_wish_for_the_network_is_no_air_gap(monkeypatch: pytest.MonkeyPatch) -
         "found": "openvino: openvino_telemetry looks up example.org",
     }
     ok = {"state": "ok", "why": ""}
-    with pytest.raises(
-        RuntimeMissing,
-        match=r"E-AIRGAP\] not sealed off: network: openvino: openvino_telemetry looks up",
-    ):
-        doctor._judge({"runtimes": {"onnxruntime": ok}, "broken": {}, "airgap": {"checks": checks}})
+    report = MachineReport({}, {}, {}, {"onnxruntime": ok}, {"checks": checks})
+    assert "E-AIRGAP] not sealed off: network: openvino: openvino_telemetry looks up" in str(
+        report.fault()
+    )
 
 
 def test_what_the_user_switched_on_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,22 +259,18 @@ def test_what_the_user_switched_on_is_said(monkeypatch: pytest.MonkeyPatch) -> N
         (
             {"tensorrt-rtx": "builds", "reference": "ok"},
             {},
-            r"E-BACKEND] no runtime executes graphs here: tensorrt-rtx: why",
+            "E-BACKEND] no runtime executes graphs here: tensorrt-rtx: why",
         ),
     ],
 )
 def test_the_exit_code_tells_the_truth(
     runtimes: dict[str, str], broken: dict[str, str], said: str | None
 ) -> None:
-    found = {
-        "runtimes": {n: {"state": s, "why": "why"} for n, s in runtimes.items()},
-        "broken": broken,
-    }
+    findings = {n: {"state": s, "why": "why"} for n, s in runtimes.items()}
+    report = MachineReport({"edgegen": "1"}, {}, broken, findings)
+    fault = report.fault()
     if said is None:
-        doctor._judge(found)
+        assert fault is None
         return
-    with pytest.raises(RuntimeMissing) as caught:
-        doctor._judge(found)
-    assert (
-        said in str(caught.value) and caught.value.exit_code == 5 and caught.value.details == found
-    )
+    assert fault is not None and fault.exit_code == 5 and fault.details == report.to_json()
+    assert said in str(fault)

@@ -18,7 +18,7 @@ import tiny
 from loading import loaded, running
 from onnx import TensorProto, helper
 
-import edgegen
+from edgegen.core.offline import OFFLINE
 from edgegen.errors import InputError, RuntimeMissing, UsageError
 from edgegen.evidence import parity
 from edgegen.export import RUNTIMES, packages, qdq, runtime
@@ -162,7 +162,7 @@ def test_a_runtime_calls_nobody_and_leaves_nothing_at_home(name: str, tmp_path: 
     running(name)
     (home := tmp_path / "home").mkdir()
     (place := tmp_path / "place").mkdir()
-    told = ("CI", "TF_BUILD", "JENKINS_URL", "GITHUB_ACTIONS", *edgegen.OFFLINE)
+    told = ("CI", "TF_BUILD", "JENKINS_URL", "GITHUB_ACTIONS", *OFFLINE)
     env = {k: v for k, v in os.environ.items() if k not in told}
     env |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     log = tmp_path / "log"

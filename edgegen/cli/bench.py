@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import output
-from .options import PublicKey, TrustEngines
+from .options import BundleFolder, PublicKey, TrustEngines
 
 if TYPE_CHECKING:
     from ..workflows.bench import BenchResult
 
 
 def bench(
-    what: Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")],
+    what: BundleFolder,
     batch: Annotated[int, typer.Option(help="Images a call.", min=1)] = 8,
     rounds: Annotated[
         int, typer.Option(help="Timed rounds, interleaved over all candidates.", min=5)

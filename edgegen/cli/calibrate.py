@@ -4,41 +4,31 @@ used again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
-from ..workflows import generators
 from . import output
-from .options import Out, Overwrite, Threads, cores, need_torch
+from .options import Out, Overwrite, Source, Threads
 
-if TYPE_CHECKING:
-    from ..core.graph import Generator
-    from ..training.processes import World
-    from ..workflows.export.calibration import Calibration
-    from ..workflows.export.feeds import Feeds
-
-MARK = "report.json"
-PLAN = "plan.json"
 SHOWN = 12  # outliers in the table; report.json has all
-SEEDS = 128  # whose trajectories are calibrated on where no files are given
 
 
 def calibrate(
-    what: Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")],
+    source: Source,
     out: Out,
     data: Annotated[
         Path | None,
         typer.Option(
             metavar="FEEDS",
-            help="FEEDS/GRAPH/*.npz: arrays named like its inputs, rows first. Else the sampler's "
-            "trajectory.",
+            help="Calibrate on FEEDS/GRAPH/*.npz, arrays named like the graph's inputs, rows first "
+            "(default: the sampler's trajectory).",
         ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Seeds that are calibrated on; 128, if not said.", min=32)
+        int | None, typer.Option(help="Seeds to calibrate on (default 128).", min=32)
     ] = None,
     threads: Threads = 0,
     overwrite: Overwrite = False,
@@ -47,84 +37,19 @@ def calibrate(
     """Measure what every tensor holds, choose the range of each, and write plan.json and
     report.json.
     """
-    if data is not None and samples is not None:
-        raise UsageError(
-            "E-USAGE", "--samples is of the sampler's own trajectory: with --data all rows are used"
-        )
-    need_torch()
-    import torch
+    from ..workflows.calibrate import CalibrateSettings, calibrate_generator
+    from ..workflows.generators import load_generator
 
-    from ..core.files import check_target, publish, to_json
-    from ..training.processes import joined
-    from ..workflows.context import Context
-    from ..workflows.export.calibration import calibrate_graphs
-    from ..workflows.export.fp32 import fp32_models
-
-    with joined("cpu") as world:
-        if world.rank == 0:
-            check_target(out, MARK, overwrite)
-        count = threads or max(1, cores() // world.size)
-        torch.set_num_threads(count)
-        made = generators.load_generator(what)
-        feeds = _feeds(made.generator, data, samples or SEEDS, world)
-        context = Context(count)
-        found = calibrate_graphs(made, fp32_models(made), feeds, context, world)
-        if world.rank:
-            return
-        report = _report(made, feeds, found)
-        with publish(out, MARK, overwrite) as folder:
-            (folder / PLAN).write_bytes(found.plan.to_bytes())
-            (folder / MARK).write_bytes(to_json(report))
-        show(report)
-        output.result("calibrate", {"out": str(out), **report})
-    print(f"calibrated: {out}  plan: {out / PLAN}")
+    settings = CalibrateSettings(data, samples, threads, overwrite)
+    result = calibrate_generator(load_generator(source), out, settings, output.terminal)
+    if not result.written:
+        return
+    show(result.report)
+    output.result("calibrate", result.to_json())
+    print(f"calibrated: {out}  plan: {result.plan}")
 
 
-def _feeds(generator: Generator, data: Path | None, samples: int, world: World) -> Feeds:
-    from ..core.progress import silent
-    from ..workflows.export.feeds import Files, Trajectories
-
-    listen = silent if world.rank else output.terminal
-    return (
-        Trajectories(generator, samples, world, listen)
-        if data is None
-        else Files(data, generator, world, listen)
-    )
-
-
-def _report(made: generators.LoadedGenerator, feeds: Feeds, found: Calibration) -> dict[str, Any]:
-    """report.json: where the numbers come from, coverage, every tensor that is quantized, and what
-    is odd about it.
-    """
-    from ..calibrate.ranges import Shape
-    from ..workflows.export.calibration import readers
-
-    graphs = {}
-    for name, histograms in found.histograms.items():
-        reads = readers(found.models[name])
-        graphs[name] = {
-            "samples_at_timestep": found.coverage[name],
-            "tensors": {
-                tensor: {
-                    "seen": [one.seen.low, one.seen.high],
-                    "read_by": reads.get(tensor, []),
-                    **found.choices[name][tensor].to_json(),
-                    **Shape.of(one).to_json(),
-                }
-                for tensor, one in histograms.items()
-            },
-        }
-    return {
-        "schema_version": 1,
-        "source": made.about,
-        "family": made.family,
-        "samples": feeds.samples,
-        **feeds.to_json(),
-        "graphs": graphs,
-    }
-
-
-def show(report: dict[str, Any]) -> None:
+def show(report: Mapping[str, Any]) -> None:
     """Coverage of each graph, then the tensors that INT8 will find hard."""
     rows, odd = [], []
     for name, graph in report["graphs"].items():

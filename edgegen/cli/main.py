@@ -28,6 +28,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from ..core.offline import offline
 from . import exit_contract
 from .bench import bench
 from .calibrate import calibrate
@@ -109,6 +110,7 @@ def _top(version: Version = False) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command line; entry point of `edgegen` and `python -m edgegen`."""
+    offline()
     given = list(sys.argv[1:] if arguments is None else arguments)
     code = exit_contract.call(_program, given)
     return code if given else 2  # help was shown, but nothing was done

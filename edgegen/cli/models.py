@@ -9,12 +9,10 @@ from . import output
 
 def models(json: output.Json = False) -> None:
     """List the pretrained generators with what was measured of each."""
-    from ..zoo import entries
+    from ..workflows.generators import zoo_models
 
-    found = entries()
-    output.result(
-        "models", {"models": [{**e.card, "name": e.name, "grid": str(e.grid)} for e in found]}
-    )
+    entries = zoo_models()
+    output.result("models", {"models": [entry.to_json() for entry in entries]})
     output.table(
         ["name", "family", "parameters", "pixels", "data", "distance (95 %)", "novelty", "grid"],
         [
@@ -28,10 +26,10 @@ def models(json: output.Json = False) -> None:
                 _novelty(e.card),
                 e.grid,
             ]
-            for e in found
+            for e in entries
         ],
     )
-    for entry in found:
+    for entry in entries:
         print(f"{entry.name}: {entry.card['distance']['what']}; {entry.card['licence']}")
 
 
@@ -41,5 +39,5 @@ def _novelty(card: dict[str, Any]) -> str:
     """
     if "novelty" not in card:
         return "-"
-    found = card["novelty"]["pixels"]
-    return f"{found['ratio']:.2f} ({found['copies']:.1%} copies)"
+    pixels = card["novelty"]["pixels"]
+    return f"{pixels['ratio']:.2f} ({pixels['copies']:.1%} copies)"

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import RuntimeMissing, UsageError
+from ..errors import UsageError
+from ..workflows.context import cores as cores
+from ..workflows.generators import need_torch as need_torch
 
+BundleFolder = Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
+Source = Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")]
+Runtimes = Annotated[
+    str | None,
+    typer.Option(help="Runtimes, comma-separated (default: every one of the bundle)."),
+]
+Precision = Annotated[
+    str, typer.Option(help="int8, or fp32 for the bundle's full-precision graphs.")
+]
 Out = Annotated[
     Path, typer.Option("-o", "--out", help="Folder to write; appears whole or not at all.")
 ]
@@ -21,7 +31,9 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all cores.", mi
 Budget = Annotated[str, typer.Option(help="Largest change of the FID either way, as 2% or 0.02.")]
 Weights = Annotated[
     Path | None,
-    typer.Option("--feature-weights", help="Inception-v3 weight file; else a package's network."),
+    typer.Option(
+        "--feature-weights", help="Inception-v3 weight file (default: a package's network)."
+    ),
 ]
 TrustEngines = Annotated[
     bool,
@@ -31,7 +43,7 @@ TrustEngines = Annotated[
 ]
 AllowCpu = Annotated[
     bool,
-    typer.Option("--allow-cpu", help="Execute on the CPU, and say so, what cannot run as asked."),
+    typer.Option("--allow-cpu", help="Let the CPU execute what cannot run as asked, and say so."),
 ]
 PublicKey = Annotated[
     Path | None,
@@ -50,23 +62,6 @@ def budget_of(text: str) -> float:
             "E-BUDGET", f"--fid-budget must be a share such as 2% or 0.02, got {text!r}"
         )
     return value
-
-
-def need_torch() -> None:
-    """RuntimeMissing with the command that installs it, where a verb works on a trained generator
-    and torch is not here.
-    """
-    from ..export.packages import absent
-
-    if why := absent("torch", "train"):
-        raise RuntimeMissing(
-            "E-BACKEND", f"trained generators run on torch: {why}", hint="on a device, use a bundle"
-        )
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def names_of(text: str) -> tuple[str, ...]:

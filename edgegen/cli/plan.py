@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
-from ..workflows import generators
 from . import output
 
 if TYPE_CHECKING:
@@ -25,9 +22,9 @@ def _top() -> None:
 
 @plan.command()
 def show(
-    what: Annotated[Path, typer.Argument(help="A plan.json, or a bundle.", metavar="PLAN")],
+    path: Annotated[Path, typer.Argument(help="A plan.json, or a bundle.", metavar="PLAN")],
     runtime: Annotated[
-        str | None, typer.Option(help="Of a bundle; its first, if not said.")
+        str | None, typer.Option(help="Runtime of the bundle (default: its first).")
     ] = None,
     json: output.Json = False,
 ) -> None:
@@ -35,44 +32,22 @@ def show(
     saves alone.
     """
     from ..core.fp32_last_steps import steps_in_fp32
-    from ..core.plan import Plan
+    from ..workflows.plans import read_plan
 
-    path = _in_bundle(what, runtime) if what.is_dir() else what
-    found = Plan.read(path)
-    output.result(
-        "plan show",
-        {
-            "plan": str(path),
-            "rules": [list(r) for r in found.rules],
-            "unit": found.unit,
-            "last": found.last,
-            "layers": [asdict(layer) for layer in found.layers],
-        },
-    )
-    _table(found)
-    if found.last:
+    result = read_plan(path, runtime)
+    output.result("plan show", result.to_json())
+    _table(result.plan)
+    if result.plan.last:
         print(
-            f"of the sampler's steps {steps_in_fp32(found.last)}, as a whole; what is said above "
-            "is of the others."
+            f"of the sampler's steps {steps_in_fp32(result.plan.last)}, as a whole; what is "
+            "said above is of the others."
         )
 
 
-def _in_bundle(folder: Path, runtime: str | None) -> Path:
-    bundle = generators.open_bundle(str(folder))
-    name = runtime or next(iter(bundle.manifest.runtimes))
-    if name not in bundle.manifest.runtimes:
-        raise UsageError(
-            "E-BUNDLE-RUNTIME",
-            f"the bundle has no plan for {name}; it has {', '.join(bundle.manifest.runtimes)}",
-            path=folder,
-        )
-    return bundle.path(f"int8/{name}/plan.json")
-
-
-def _table(found: Plan) -> None:
-    if not found.layers:
+def _table(plan: Plan) -> None:
+    if not plan.layers:
         print("this plan was not searched: its rules are all there is")
-        output.table(["graph/convolution", "precision"], found.rules)
+        output.table(["graph/convolution", "precision"], plan.rules)
         return
     rows = [
         [
@@ -83,21 +58,21 @@ def _table(found: Plan) -> None:
             "" if r.saved is None else f"{r.saved:.3g}",
             f"{r.multiplications / 1e6:.2f}",
         ]
-        for r in found.layers
+        for r in plan.layers
     ]
     output.table(
         ["convolution", "precision", "why", "damage", "saved", "10^6 multiplications"], rows
     )
-    saved = [r.saved or 0 for r in found.layers if r.precision == "int8"]
+    saved = [r.saved or 0 for r in plan.layers if r.precision == "int8"]
     print(
         "damage: mean squared distance that images' features move with this one alone in INT8. "
-        f"saved: {found.unit}; "
-        f"in INT8 {sum(saved):.3g} of {sum(max(r.saved or 0, 0) for r in found.layers):.3g}."
+        f"saved: {plan.unit}; "
+        f"in INT8 {sum(saved):.3g} of {sum(max(r.saved or 0, 0) for r in plan.layers):.3g}."
     )
     ends = [
         name
-        for name, precision in found.rules
-        if precision == "fp32" and name not in {f"{r.graph}/{r.node}" for r in found.layers}
+        for name, precision in plan.rules
+        if precision == "fp32" and name not in {f"{r.graph}/{r.node}" for r in plan.layers}
     ]
     if ends:
         print(f"always FP32: {', '.join(ends)}.")

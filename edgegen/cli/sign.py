@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError, UsageError
-from ..workflows import generators
+from ..errors import InputError
 from . import output
-from .options import Overwrite
+from .options import BundleFolder, Overwrite
 
 
 def sign(
-    what: Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")],
+    bundle: BundleFolder,
     key: Annotated[
         Path, typer.Option(help="Private key in PEM, on the curve P-256, P-384 or P-521.")
     ],
@@ -27,26 +26,11 @@ def sign(
     """Sign a bundle after checking it; devices hold it to the public key with --public-key, and may
     then run its engines.
     """
-    from ..core.files import write_bytes
-    from ..core.signature import SIGNATURE
-    from ..core.signature import sign as signed
+    from ..workflows.signing import sign_bundle
 
-    bundle = generators.open_bundle(what)
-    path = bundle.root / SIGNATURE
-    if path.exists() and not overwrite:
-        raise UsageError(
-            "E-OUT-EXISTS",
-            "the bundle is signed already",
-            path=path,
-            hint="add --overwrite to sign it anew",
-        )
-    made, fingerprint = signed(
-        bundle.root.resolve().name, bundle.digests(), key, _passphrase(passphrase_file)
-    )
-    # not inside: a kill would leave a file there that nobody listed
-    write_bytes(path, made, bundle.root.resolve().parent)
-    output.result("sign", {"bundle": what, "signature": str(path), "key_sha256": fingerprint})
-    print(f"{len(bundle.digests())} files signed by key {fingerprint[:16]}...: {path}")
+    result = sign_bundle(bundle, key, _passphrase(passphrase_file), overwrite)
+    output.result("sign", result.to_json())
+    print(f"{result.files} files signed by key {result.key_sha256[:16]}...: {result.signature}")
 
 
 def _passphrase(path: Path | None) -> bytes | None:

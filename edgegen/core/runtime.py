@@ -16,6 +16,8 @@ from .noise import noise
 from .samplers import Call, Sampler
 from .spec import Array
 
+NOT_INSTALLED = "not installed"  # the version of a runtime without its package
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -58,7 +60,7 @@ class Runtime(Protocol):
         """Why a built file cannot be executed on this machine; None when it can."""
 
     def version(self) -> str:
-        """Package version, such as "1.31.1"."""
+        """Package version, such as "1.31.1", or NOT_INSTALLED."""
 
     def device(self) -> str:
         """What executes, such as "CPU"."""

@@ -9,19 +9,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import OFFLINE
+from ..core.offline import OFFLINE, TELEMETRY
 from .network_sandbox import unwatched
 
 # seconds a sealed process goes on after its work: ONNX Runtime's telemetry waits 9 before it opens
 # a socket
 LISTEN = 12.0
+Check = tuple[bool, str]  # whether it holds, and what was found
 
 
-def report(attempts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """For --json. attempts: who wanted the network, by what was being tried."""
+def report(
+    attempts: Mapping[str, Sequence[str]], more: Mapping[str, Check] | None = None
+) -> dict[str, Any]:
+    """For --json. attempts: who wanted the network, by what was being tried; more: checks of what
+    this module knows nothing of.
+    """
     wishes = [f"{what}: {wish}" for what, found in attempts.items() for wish in found]
     nobody = f"nobody opened an internet socket or looked up a name: {', '.join(attempts)}"
-    checks = {
+    checks: dict[str, Check] = {
         "network": (not wishes, "; ".join(wishes) or nobody),
         "native code": (
             unwatched() is None,
@@ -29,7 +34,7 @@ def report(attempts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         ),
         "variables": _variables(os.environ),
         "OpenVINO's telemetry": _telemetry(),
-        "zoo": _zoo(),
+        **(more or {}),
     }
     return {
         "checks": {name: {"ok": ok, "found": found} for name, (ok, found) in checks.items()},
@@ -38,7 +43,7 @@ def report(attempts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     }
 
 
-def _variables(environment: Mapping[str, str]) -> tuple[bool, str]:
+def _variables(environment: Mapping[str, str]) -> Check:
     others = [
         f"{name}={environment.get(name, '')} is set, {value} keeps its library off the network"
         for name, value in sorted(OFFLINE.items())
@@ -49,24 +54,9 @@ def _variables(environment: Mapping[str, str]) -> tuple[bool, str]:
     ) or f"all {len(OFFLINE)} that keep libraries off the network are set"
 
 
-def _telemetry() -> tuple[bool, str]:
-    if sys.modules.get("openvino_telemetry", "") is None:
+def _telemetry() -> Check:
+    if TELEMETRY not in sys.modules:
+        return False, f"{TELEMETRY} may be imported: call edgegen.offline() first"
+    if sys.modules[TELEMETRY] is None:
         return True, "disarmed"
-    return False, "openvino_telemetry was imported before edgegen and reports to its maker"
-
-
-def _zoo() -> tuple[bool, str]:
-    from ..zoo import entries
-
-    found = entries()
-    absent = [
-        str(path)
-        for entry in found
-        for path in (entry.weights, entry.reference)
-        if not path.is_file()
-    ]
-    names = ", ".join(entry.name for entry in found)
-    return (
-        bool(found) and not absent,
-        f"not there: {', '.join(absent)}" if absent else f"weights and statistics of {names}",
-    )
+    return False, f"{TELEMETRY} was imported before edgegen and reports to its maker"

@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..core.offline import offline
+
 LIMIT = 120  # seconds one question may take
 ATTEMPTS = "attempts"  # file of the child's folder: a line for each wish to reach the network
 # The child looks for modules where this process does: with -m it would also take a user's own
@@ -108,6 +110,7 @@ def child(question: str, folder: str, arguments: str, listen: str) -> None:
         from .network_sandbox import seal
 
         seal(Path(folder) / ATTEMPTS)
+    offline()
     module, _, function = question.partition(":")
     found = getattr(import_module(module), function)(Path(folder), *json.loads(arguments))
     print(json.dumps(found), flush=True)

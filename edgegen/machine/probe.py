@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import EdgegenError
-from ..export.packages import NOT_INSTALLED
-from .child_process import ask
 
 if TYPE_CHECKING:
     from ..core.runtime import Runtime
@@ -32,6 +30,8 @@ def probe(runtime: Runtime, folder: Path) -> Finding:
     "failed".
     """
     import numpy as np
+
+    from ..core.runtime import NOT_INSTALLED
 
     found = {"version": runtime.version(), "device": runtime.device(), "why": ""}
     # files need no package
@@ -63,43 +63,3 @@ def probe(runtime: Runtime, folder: Path) -> Finding:
             "why": f"ran, but 2 x [0, 1, 2, 3] came out as {np.ravel(y).tolist()}",
         }
     return {**found, "state": "ok"}
-
-
-def isolated(
-    name: str, listen: float | None = None, bundle: str = ""
-) -> tuple[Finding, tuple[str, ...]]:
-    """The probe of the runtime of that name in a process of its own, and who in it wanted the
-    network; listen: see ask.
-    """
-    answer = ask("edgegen.machine.probe:child", name, bundle, listen=listen)
-    if answer.found is None:
-        return {"version": "", "device": "", "state": "failed", "why": answer.why}, answer.attempts
-    return answer.found, answer.attempts
-
-
-def child(folder: Path, name: str, bundle: str) -> Finding:
-    """Also makes one image of `bundle`, if there is one and the runtime works."""
-    from edgegen.export import runtime
-
-    target = runtime(name)
-    found = probe(target, folder)
-    if bundle and found["state"] == "ok":
-        found["bundle"] = _image(target, bundle)
-    return found
-
-
-def _image(runtime: Runtime, bundle: str) -> str:
-    """ "made an image", or why not."""
-    from ..core.bundle import Bundle
-    from ..core.images import to_uint8
-
-    try:
-        opened = Bundle.open(Path(bundle))
-        if runtime.name not in opened.manifest.runtimes:
-            return "it has no files for this runtime"
-        if opened.manifest.runtimes[runtime.name].code:
-            return "its engines are executable code, which doctor does not run"
-        to_uint8(opened.pipeline(runtime)([0]))
-    except EdgegenError as error:
-        return str(error)
-    return "made an image"

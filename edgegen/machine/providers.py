@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from ..core.offline import quietly
 from .probe import TINY
 
 CPU = "CPUExecutionProvider"
@@ -21,8 +22,7 @@ CAUSE = re.compile(r"with error: (.+)")  # of its log, which alone names the mis
 
 def tried(folder: Path) -> dict[str, str]:
     """Provider -> "ran", or why no session runs on it."""
-    import onnxruntime as ort
-
+    ort = quietly("onnxruntime")
     file = folder / "tiny.onnx"
     file.write_bytes(TINY)
     return {name: _tried(ort, file, name) for name in ort.get_available_providers()}

@@ -12,8 +12,8 @@ from ..core.runtime import Pipeline, placement
 from ..errors import RuntimeMissing
 from ..evidence import bench as timing
 from ..export import runtime
+from .bundles import read_bundle
 from .executor import label
-from .generators import open_bundle
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def bench_bundle(
     folder that is no sound bundle.
     """
     settings = settings or BenchSettings()
-    opened = open_bundle(str(bundle), settings.public_key)
+    opened = read_bundle(bundle, settings.public_key)
     candidates: dict[str, Pipeline] = {}
     skipped: dict[str, str] = {}
     for name in opened.manifest.runtimes:

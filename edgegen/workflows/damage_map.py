@@ -23,12 +23,13 @@ from ..core.seeds import DAMAGE_MAP
 from ..errors import InputError, UsageError
 from ..export import onnx as onnx_files
 from ..export import runtime
+from .bundles import read_bundle
 from .context import Context, cores
 from .explain import REPORT, check_label
 from .export.calibration import calibrated
 from .export.hosted import hosted
 from .export.quantized import Quantized
-from .generators import LoadedGenerator, open_bundle
+from .generators import LoadedGenerator
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _damaged(
 
 def _opened(source: LoadedGenerator, path: str) -> Bundle:
     """The bundle; InputError for one that was not made of this source as it is."""
-    bundle = open_bundle(path)
+    bundle = read_bundle(path)
     if bundle.manifest.source != source.about:
         raise InputError("E-SOURCE", f"the bundle was not exported from {source.name}", path=path)
     if sampler_from_json(bundle.manifest.sampler) != source.generator.sampler:

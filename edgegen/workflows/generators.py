@@ -1,19 +1,19 @@
-"""What a verb is pointed at: a zoo name, a finished run or a bundle, told apart by what is
-there.
-"""
+"""Trained generators by the name of the zoo or by their run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, UsageError
+from ..errors import RuntimeMissing, UsageError
+from .bundles import images_of, is_bundle
 
 if TYPE_CHECKING:
-    from ..core.bundle import Bundle
+    import numpy as np
+
     from ..core.graph import Generator
     from ..core.runtime import Pipeline
     from ..core.spec import Array
@@ -34,37 +34,33 @@ class LoadedGenerator:
     # whose activations set the scales of INT8, where these are not its own
     scales: Generator | None = None
 
-
-def is_bundle(name: str) -> bool:
-    return (Path(name) / "manifest.json").is_file()
-
-
-def open_bundle(name: str, public_key: Path | None = None) -> Bundle:
-    """A bundle folder; InputError for anything else, TrustError for one that the key's owner did
-    not sign.
-    """
-    if not Path(name).is_dir():
-        raise InputError("E-BUNDLE", "there is no such folder", path=name)
-    from ..core.bundle import Bundle
-
-    return Bundle.open(Path(name), public_key)
+    def generate(self, seeds: Sequence[int], label: int | None = None) -> np.ndarray:
+        """Images (n, h, w, 3) uint8, made by torch; image k depends on seeds[k] and the label
+        alone.
+        """
+        return images_of(torch_pipeline(self.generator), seeds, label)
 
 
-def load_generator(name: str) -> LoadedGenerator:
-    """A zoo name or a run folder with its weights loaded. UsageError lists the zoo's names for a
-    name that is neither.
-    """
-    from ..cli.options import need_torch
+def zoo_models() -> list[Entry]:
+    """The pretrained generators that ship with edgegen, with what was measured of each."""
     from ..zoo import entries
 
+    return entries()
+
+
+def load_generator(generator: str | Path) -> LoadedGenerator:
+    """A generator of the zoo by its name, or a run folder, with its weights loaded.
+
+    Raises UsageError for a name that is neither, RuntimeMissing without torch.
+    """
     need_torch()
-    found = {entry.name: entry for entry in entries()}
+    name, folder = str(generator), Path(generator)
+    found = {entry.name: entry for entry in zoo_models()}
     if name in found:
         return _zoo(found[name])
-    folder = Path(name)
     if (folder / "run.json").is_file():
         return _run(folder)
-    if is_bundle(name):
+    if is_bundle(folder):
         raise UsageError(
             "E-SOURCE",
             "this is a bundle: a zoo name or a run of `edgegen train` is wanted",
@@ -77,6 +73,16 @@ def load_generator(name: str) -> LoadedGenerator:
     close = get_close_matches(name, found, 1)
     hint = f"did you mean {close[0]}?" if close else f"the zoo has: {', '.join(found)}"
     raise UsageError("E-SOURCE", f"{name!r} is no zoo name and no folder", hint=hint)
+
+
+def need_torch() -> None:
+    """RuntimeMissing with the command that installs it, where torch is not here."""
+    from ..export.packages import absent
+
+    if why := absent("torch", "train"):
+        raise RuntimeMissing(
+            "E-BACKEND", f"trained generators run on torch: {why}", hint="on a device, use a bundle"
+        )
 
 
 def _zoo(entry: Entry) -> LoadedGenerator:

@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..cli import output
 from ..core.bundle import Bundle
 from ..core.files import to_json, write_bytes
+from ..core.progress import Listener, silent
 from ..core.runtime import Compiling, Pipeline, placement
 from ..core.seeds import GPU_SUITE
 from ..errors import EdgegenError
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
 
 SEEDS = GPU_SUITE.take(16)
 BATCH = 8
-REPORT = "gpu-report.json"
 
 
-def suite(bundle: Bundle, out: Path) -> dict[str, Any]:
+def suite(bundle: Bundle, out: Path, listen: Listener = silent) -> dict[str, Any]:
     """Each GPU runtime of the bundle on this machine, in a report that is also written to `out`; a
     failure is a finding.
     """
@@ -39,11 +39,9 @@ def suite(bundle: Bundle, out: Path) -> dict[str, Any]:
     exact = host(SEEDS)
     names = [name for name in RUNTIMES if runtime(name).device() == "GPU"]
     found = {}
-    with output.progress("trying GPU runtimes", len(names)) as advance:
+    with listen.progress("trying GPU runtimes", len(names)) as advance:
         for name in names:
-            found[name] = finding(
-                lambda name=name: _measured(bundle, runtime(name), recorded, exact)  # type: ignore[misc]
-            )
+            found[name] = finding(partial(_measured, bundle, runtime(name), recorded, exact))
             advance(1)
     report = {
         "schema_version": 1,
@@ -144,23 +142,6 @@ def _gains(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     return {
         name: times[f"{name}-fp16"] / ms for name, ms in times.items() if f"{name}-fp16" in times
     }
-
-
-def show(report: Mapping[str, Any]) -> None:
-    """For people."""
-    rows = [
-        [
-            name,
-            found["state"],
-            *(f"{found[k]:.2f}" if k in found else "" for k in ("wall_ms", "psnr_db_against_fp32")),
-            f"{report['int8_over_fp16'][name]:.2f} x" if name in report["int8_over_fp16"] else "",
-            found.get("why", ""),
-        ]
-        for name, found in report["runtimes"].items()
-    ]
-    print()
-    output.table(["GPU runtime", "state", "wall ms", "PSNR dB", "INT8 over FP16", "why"], rows)
-    print(f"written: {REPORT}; the mean sampler step, batch {BATCH}, host to host")
 
 
 def gpus() -> list[str]:

@@ -42,6 +42,10 @@ class Entry:
     def grid(self) -> Path:
         return self.folder / "grid.png"
 
+    def to_json(self) -> dict[str, Any]:
+        """Its line of `edgegen models --json`."""
+        return {**self.card, "name": self.name, "grid": str(self.grid)}
+
 
 def entries() -> list[Entry]:
     """All of them, by name."""

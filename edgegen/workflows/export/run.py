@@ -291,7 +291,7 @@ def _searched(
 
 def _write_evidence(bundle: Bundle, proof: Proof, adapter: Mapping[str, float]) -> None:
     """Golden images, the picture, the model card, and the manifest anew with all that was found."""
-    from ...cli.doctor import measured_on
+    from ...machine.describe import measured_on
 
     folder, pictures = bundle.root, dict(proof.pictures)
     sets = {name or golden_images.FULL: images for name, images in pictures.items()}

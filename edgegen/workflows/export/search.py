@@ -20,7 +20,6 @@ from ...calibrate.choose import (
     multiplications,
     questions,
 )
-from ...cli.doctor import cpu_flags
 from ...core.answer_cache import Notes, folder
 from ...core.bundle import sha256
 from ...core.files import to_json
@@ -28,6 +27,7 @@ from ...core.fp32_last_steps import steps_in_fp32, until
 from ...core.plan import Plan
 from ...core.runtime import Runtime
 from ...export import STAND_IN, qdq, runtime
+from ...machine.describe import cpu_flags
 from ..context import Context
 from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
 

@@ -1,0 +1,171 @@
+"""Bundles as a program uses them: opened, checked, and making images with numpy and a runtime."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.progress import Listener, silent
+from ..errors import InputError, RuntimeMissing, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..core.bundle import Bundle, Precision
+    from ..core.manifest import Manifest
+    from ..core.runtime import Pipeline
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What executes a bundle, and on which conditions."""
+
+    runtime: str | None = None  # None: the bundle's first that works here
+    precision: str = "int8"  # or fp32, its full-precision graphs
+    threads: int = 1  # CPU threads
+    trust_engines: bool = False  # execute GPU engines that no signature vouches for
+    allow_cpu: bool = False  # let the CPU execute what cannot run as asked
+
+
+class OpenedBundle:
+    """A checked bundle that makes images; its calls may come from several threads, one at a time
+    is answered.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._pipelines: dict[Execution, Pipeline] = {}
+        self._one_call = threading.Lock()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle says of itself: files, graphs, sampler, evidence."""
+        return self._bundle.manifest
+
+    @property
+    def signed_by(self) -> str | None:
+        """Fingerprint of the public key that the signature was checked with; None without one."""
+        return self._bundle.signed_by
+
+    def generate(
+        self,
+        seeds: Sequence[int],
+        runtime: str | None = None,
+        precision: str = "int8",
+        label: int | None = None,
+        threads: int = 1,
+        trust_engines: bool = False,
+        allow_cpu: bool = False,
+    ) -> np.ndarray:
+        """Images (n, h, w, 3) uint8; image k depends on seeds[k] and the label alone.
+
+        runtime: the bundle's first that works here, if None. label: the class of all images, seed
+        modulo classes if None. Graphs are loaded at the first call and kept.
+        """
+        execution = Execution(runtime, precision, threads, trust_engines, allow_cpu)
+        with self._one_call:
+            if execution not in self._pipelines:
+                self._pipelines[execution] = pipeline_of(self._bundle, execution)[1]
+            return images_of(self._pipelines[execution], seeds, label)
+
+
+def open_bundle(folder: str | Path, public_key: str | Path | None = None) -> OpenedBundle:
+    """Open and check a bundle folder; with a public key, refuse one that its owner did not sign.
+
+    Raises InputError for a folder that is no bundle, TrustError for one that is damaged or not
+    signed.
+    """
+    return OpenedBundle(read_bundle(folder, None if public_key is None else Path(public_key)))
+
+
+def is_bundle(folder: str | Path) -> bool:
+    """Whether there is a manifest; what it says is not read."""
+    return (Path(folder) / "manifest.json").is_file()
+
+
+def read_bundle(folder: str | Path, public_key: Path | None = None) -> Bundle:
+    """The files and the manifest behind open_bundle, for workflows."""
+    if not Path(folder).is_dir():
+        raise InputError("E-BUNDLE", "there is no such folder", path=folder)
+    from ..core.bundle import Bundle
+
+    return Bundle.open(Path(folder), public_key)
+
+
+def runtimes_of(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
+    """The named runtimes, or all of the bundle; UsageError for one that it has no files for."""
+    chosen = list(bundle.manifest.runtimes if names is None else names)
+    for name in chosen:
+        bundle.built(name)
+    return chosen
+
+
+def precision_of(word: str) -> Precision:
+    """UsageError unless it is int8 or fp32."""
+    if word not in ("int8", "fp32"):
+        raise UsageError("E-USAGE", f"--precision must be int8 or fp32, got {word!r}")
+    return "fp32" if word == "fp32" else "int8"
+
+
+def pipeline_of(
+    bundle: Bundle, execution: Execution, listen: Listener = silent
+) -> tuple[str, Pipeline]:
+    """What executes, for people, and the pipeline. RuntimeMissing where nothing can, TrustError for
+    engines that nobody vouches for.
+    """
+    from ..export import runtime as find
+    from .executor import executor, insist, int8
+
+    wanted, trusted = execution.runtime, execution.trust_engines
+    precision = precision_of(execution.precision)
+    if wanted is None:
+        reasons = {name: find(name).cannot_run() for name in bundle.manifest.runtimes}
+        if all(reasons.values()):
+            raise RuntimeMissing(
+                "E-BACKEND",
+                "none of the bundle's runtimes works here: "
+                + "; ".join(f"{name}: {why}" for name, why in reasons.items()),
+                path=bundle.root,
+            )
+        name = next(name for name, why in reasons.items() if why is None)
+    else:
+        name = wanted
+        if precision == "int8":
+            here = bool(bundle.built_here(find(name), "int8"))
+            bundle.vouched(name, trusted or execution.allow_cpu or here)
+        insist([name], execution.allow_cpu, listen)
+    host = executor(name)
+    if precision == "fp32":
+        return f"{host} fp32", bundle.pipeline(
+            find(host), "fp32", execution.threads, trust_engines=trusted
+        )
+    pipeline = int8(bundle, name, execution.threads, trusted)
+    return f"{name} int8" + ("" if host == name else f", executed by {host} on the CPU"), pipeline
+
+
+def images_of(
+    pipeline: Pipeline, seeds: Sequence[int], label: int | None, listen: Listener = silent
+) -> np.ndarray:
+    """Images (n, h, w, 3) uint8. UsageError for a label that the generator does not have."""
+    import numpy as np
+
+    from ..core.images import to_uint8
+
+    if label is not None and not 0 <= label < pipeline.latent.classes:
+        raise UsageError(
+            "E-LABEL",
+            f"--label {label}: this generator has {pipeline.latent.classes} classes, numbered from "
+            "0",
+        )
+    if not len(seeds):
+        raise UsageError("E-SEED", "there are no seeds to make images from")
+    parts = []
+    with listen.progress("generating", len(seeds)) as advance:
+        for start in range(0, len(seeds), pipeline.batch):
+            batch = seeds[start : start + pipeline.batch]
+            parts.append(to_uint8(pipeline(batch, label)))
+            advance(len(batch))
+    return np.concatenate(parts)

@@ -1,0 +1,110 @@
+"""What runtimes make of a bundle's graphs on this very machine, made once and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.progress import Listener, silent
+from ..core.runtime import Compiling
+from ..errors import RuntimeMissing, TrustError
+from ..export import runtime
+from .bundles import precision_of, read_bundle
+
+if TYPE_CHECKING:
+    from ..core.bundle import Bundle, Precision
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What is built."""
+
+    runtimes: Sequence[str] | None = None  # None: every one of the bundle that builds here
+    precision: str = "int8"  # or fp32, of the full-precision graphs
+    again: bool = False  # build even what is there
+    public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+
+
+@dataclass(frozen=True)
+class KeptEngine:
+    """One graph as a runtime loads it on this machine; state: built, there or built again."""
+
+    runtime: str
+    graph: str
+    state: str
+    seconds: float
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class EnginesResult:
+    """What was built or was there already, and why other runtimes have nothing to build."""
+
+    bundle: str
+    precision: str
+    engines: Sequence[KeptEngine]
+    skipped: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen build --json`, but for its frame."""
+        built = [asdict(engine) for engine in self.engines]
+        return {"bundle": self.bundle, "precision": self.precision, "built": built}
+
+
+def build_engines(
+    bundle: str | Path, settings: EngineSettings | None = None, listen: Listener = silent
+) -> EnginesResult:
+    """Build a bundle's graphs for this GPU or CPU from its ONNX files, and keep them in the cache.
+
+    Engines that were built here need nobody to vouch for them. Raises RuntimeMissing for a named
+    runtime that cannot build here.
+    """
+    settings = settings or EngineSettings()
+    precision = precision_of(settings.precision)
+    opened = read_bundle(bundle, settings.public_key)
+    engines: list[KeptEngine] = []
+    skipped: dict[str, str] = {}
+    for name in settings.runtimes or opened.manifest.runtimes:
+        target = runtime(name)
+        if precision == "int8":
+            opened.built(name)
+        if not isinstance(target, Compiling):
+            skipped[name] = "it loads its files as they are"
+        elif why := target.cannot_run():
+            if settings.runtimes:
+                raise RuntimeMissing(
+                    "E-BACKEND", f"{name} cannot build for this machine: {why}", path=bundle
+                )
+            skipped[name] = why
+        else:
+            for graph, file in _files(opened, target, precision).items():
+                engines.append(_kept(target, graph, file, settings.again, listen))
+    return EnginesResult(str(bundle), precision, engines, skipped)
+
+
+def _files(bundle: Bundle, target: Compiling, precision: Precision) -> dict[str, Path]:
+    """ONNX files by graph; INT8 includes the FP32 graphs of a sampler's last steps."""
+    files = dict(bundle.onnx(target, precision))
+    if precision == "int8":
+        full = bundle.onnx(target, "fp32")
+        files |= {f"{graph}, last steps": full[graph] for graph in bundle.built(target.name).until}
+    return files
+
+
+def _kept(target: Compiling, graph: str, file: Path, again: bool, listen: Listener) -> KeptEngine:
+    start, state, path = time.monotonic(), "built", None
+    with listen.progress(f"building {file.stem}"):
+        try:
+            path = None if again else target.compiled(file)
+        except TrustError as error:
+            listen.note(f"{error}; it is built again")
+            state = "built again"
+        if path is not None:
+            return KeptEngine(target.name, graph, "there", 0.0, str(path), path.stat().st_size)
+        path = target.compile(file)
+    seconds = time.monotonic() - start
+    return KeptEngine(target.name, graph, state, seconds, str(path), path.stat().st_size)

@@ -1,0 +1,118 @@
+"""Seeds to images in files, from a zoo name, a run or a bundle."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.progress import Listener, silent
+from ..errors import UsageError
+from .bundles import Execution, images_of, is_bundle, pipeline_of, read_bundle
+from .generators import load_generator, torch_pipeline
+from .sampling_choices import Choices, chosen
+from .torch_threads import torch_threads
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..core.runtime import Pipeline
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """Which images are made; image k has seed first_seed + k."""
+
+    first_seed: int = 0
+    count: int = 64
+    label: int | None = None  # class of all images; None: seed modulo classes
+    choices: Choices = field(default_factory=Choices)  # of a trained generator
+    execution: Execution = field(default_factory=Execution)  # of a bundle; threads of both
+    public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What was written, and what executed the graphs, such as "openvino int8" or "torch"."""
+
+    out: Path
+    images: int
+    first_seed: int
+    executed_by: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen generate --json`, but for its frame."""
+        return {
+            "images": self.images,
+            "seed": self.first_seed,
+            "runtime": self.executed_by,
+            "out": str(self.out),
+        }
+
+
+def generate_images(
+    source: str | Path,
+    out: str | Path,
+    settings: GenerateSettings | None = None,
+    listen: Listener = silent,
+) -> GenerateResult:
+    """Write one grid where `out` ends with .png, else a folder with one PNG a seed.
+
+    The same seed gives the same image on every runtime and machine. Raises UsageError for settings
+    that this source has no use for, RuntimeMissing where nothing executes it here.
+    """
+    from ..core import files
+
+    settings, out = settings or GenerateSettings(), Path(out)
+    if not out.parent.is_dir():
+        raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
+    if out.suffix.lower() != ".png":
+        files.check_target(out, "", False)
+    first, count = settings.first_seed, settings.count
+    if first + count > 2**63:
+        raise UsageError(
+            "E-SEED", f"seeds end at 2**63 - 1, and --seed {first} with {count} images goes beyond"
+        )
+    executed_by, pipeline = _pipeline(source, settings, listen)
+    seeds, threads = range(first, first + count), settings.execution.threads
+    with torch_threads(threads) if executed_by == "torch" else nullcontext():
+        images = images_of(pipeline, seeds, settings.label, listen)
+    _write(out, images, first, pipeline.latent.classes)
+    return GenerateResult(out, count, first, executed_by)
+
+
+def _pipeline(
+    source: str | Path, settings: GenerateSettings, listen: Listener
+) -> tuple[str, Pipeline]:
+    """What executes, for people, and the pipeline of a bundle or a trained generator."""
+    execution = settings.execution
+    if is_bundle(source):
+        if settings.choices:
+            raise UsageError(
+                "E-USAGE",
+                "--steps, --way, --control, --control-from and --like are decided when a bundle is "
+                "made",
+                path=source,
+                hint="use the zoo name or the run it was exported from",
+            )
+        return pipeline_of(read_bundle(source, settings.public_key), execution, listen)
+    if settings.public_key or replace(execution, threads=1) != Execution():
+        raise UsageError(
+            "E-USAGE",
+            "--runtime, --precision, --public-key, --trust-engines and --allow-cpu are for bundles",
+        )
+    return "torch", torch_pipeline(*chosen(load_generator(source), settings.choices))
+
+
+def _write(out: Path, images: np.ndarray, first_seed: int, classes: int) -> None:
+    from ..core import files
+    from ..core.images import grid, png, save_png
+
+    if out.suffix.lower() == ".png":
+        columns = classes if classes and len(images) >= classes else None
+        save_png(out, grid(images, columns), scale=2)
+        return
+    with files.publish(out, "") as folder:
+        for seed, image in enumerate(images, first_seed):
+            (folder / f"{seed:08d}.png").write_bytes(png(image))

@@ -1,0 +1,120 @@
+"""What a runtime will refuse, compute wrongly or run slowly of a graph, node by node."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EdgegenError, GateFailed, RuntimeMissing, UsageError
+from ..export import runtime
+from .bundles import is_bundle, read_bundle, runtimes_of
+
+if TYPE_CHECKING:
+    from ..export.lint import Finding
+
+
+@dataclass(frozen=True)
+class LintFinding:
+    """What one runtime minds about one node of one file."""
+
+    runtime: str
+    file: Path
+    finding: Finding
+
+    def to_json(self) -> dict[str, Any]:
+        return {"runtime": self.runtime, "file": str(self.file), **self.finding.to_json()}
+
+
+@dataclass(frozen=True)
+class LintResult:
+    """All findings; errors are what a runtime refuses or computes wrongly."""
+
+    model: str
+    findings: Sequence[LintFinding]
+
+    @property
+    def errors(self) -> list[LintFinding]:
+        return [one for one in self.findings if one.finding.level == "error"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen lint --json`, but for its frame."""
+        return {"model": self.model, "findings": [one.to_json() for one in self.findings]}
+
+
+def lint_model(
+    model: str | Path, runtimes: Sequence[str] | None = None, build: bool = False
+) -> LintResult:
+    """Hold an ONNX file or a bundle's INT8 graphs to the rules of runtimes.
+
+    runtimes: those of the bundle, if None. build: hand each graph to the runtime itself as well.
+    Raises GateFailed, whose `result` is the LintResult, where anything is refused or computed
+    wrongly.
+    """
+    findings = [
+        LintFinding(name, file, finding)
+        for name, file in _files(model, runtimes)
+        for finding in _findings(name, file, build)
+    ]
+    result = LintResult(str(model), findings)
+    if wrong := result.errors:
+        first = wrong[0]
+        failed = GateFailed(
+            "E-LINT",
+            f"{len(wrong)} nodes that {first.runtime} refuses or computes wrongly, such as "
+            f"{first.finding.node}: it {first.finding.what}",
+            path=first.file,
+            hint=first.finding.remedy,
+            details={"findings": result.to_json()["findings"]},
+        )
+        failed.result = result
+        raise failed
+    return result
+
+
+def _files(model: str | Path, runtimes: Sequence[str] | None) -> Iterator[tuple[str, Path]]:
+    """Each runtime with each ONNX file that is meant for it."""
+    if is_bundle(model):
+        bundle = read_bundle(model)
+        for name in runtimes_of(bundle, runtimes):
+            yield from ((name, bundle.path(file)) for file in bundle.built(name).onnx.values())
+        return
+    if runtimes is None:
+        raise UsageError(
+            "E-USAGE",
+            "a model file is linted for a runtime",
+            hint="add --runtime, such as tensorrt",
+        )
+    yield from ((name, Path(model)) for name in runtimes)
+
+
+def _findings(name: str, file: Path, build: bool) -> Iterator[Finding]:
+    from ..export.check import checked
+    from ..export.lint import Finding, lint
+
+    _, model = checked(file)
+    yield from lint(model, name)
+    if build and (refused := _refusal(name, file)):
+        remedy = refused.hint or "see the node that it names"
+        yield Finding("error", "refused", "(model)", refused.message, remedy)
+
+
+def _refusal(name: str, file: Path) -> EdgegenError | None:
+    """What the runtime itself says; RuntimeMissing where it cannot be asked."""
+    target = runtime(name)
+    with tempfile.TemporaryDirectory(prefix="edgegen-lint-") as folder:
+        try:
+            built = target.build(file, Path(folder))
+            if (why := target.cannot_run()) is None:
+                target.load(built[0], 1)
+            elif built[0].suffix == file.suffix:  # it builds where it runs
+                raise RuntimeMissing(
+                    "E-BACKEND", f"{name} cannot be asked here: {why}", hint="leave --build away"
+                )
+        except RuntimeMissing:
+            raise
+        except EdgegenError as error:
+            return error
+    return None

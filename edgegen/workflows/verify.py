@@ -1,0 +1,174 @@
+"""Is a bundle what was exported, and does its evidence hold on this machine?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..core.progress import Listener, silent
+from ..errors import GateFailed, RuntimeMissing, TrustError
+from ..export.packages import absent
+from .bundles import read_bundle, runtimes_of
+from .context import Context, cores
+from .executor import insist
+
+if TYPE_CHECKING:
+    from ..core.bundle import Bundle
+    from ..evidence.compare import Terms, Trial
+    from ..evidence.golden_images import Alike
+    from .export.prove import Proof
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """How much is checked beyond files and signature, and what executes it."""
+
+    # files: nothing is recomputed; images: the images kept at the export come out again (no
+    # torch); evidence: the verdict is recomputed
+    extent: Literal["evidence", "images", "files"] = "evidence"
+    runtimes: Sequence[str] | None = None  # None: every runtime of the bundle
+    threads: int = 0  # CPU threads; 0 takes all cores
+    feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
+    public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+    trust_engines: bool = False  # execute GPU engines that no signature vouches for
+    allow_cpu: bool = False  # let the CPU execute what cannot run as asked
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What was checked; `proof` or `images` hold what was recomputed, if anything was."""
+
+    bundle: str
+    files: int  # listed files, all as they were exported
+    is_signed: bool  # whether there is a signature, checked or not
+    signed_by: str | None  # fingerprint of the key that the signature was checked with
+    proof: Proof | None = None
+    drift: Mapping[str, float] = field(default_factory=dict)  # change minus the manifest's
+    images: Sequence[Alike] | None = None
+    seeds: range = range(0)  # of the images
+    skipped: Mapping[str, str] = field(default_factory=dict)  # runtimes that made no images, why
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen verify --json`, but for its frame."""
+        found: dict[str, Any] = {
+            "bundle": self.bundle,
+            "files": self.files,
+            "signed_by": self.signed_by,
+        }
+        if self.images is not None:
+            alike = {one.name: one.to_json() for one in self.images}
+            found |= {"skipped": dict(self.skipped), "images": alike}
+        if self.proof is not None:
+            found |= {"drift": dict(self.drift), **self.proof.to_json()}
+        return found
+
+
+def verify_bundle(
+    bundle: str | Path, settings: VerifySettings | None = None, listen: Listener = silent
+) -> VerifyResult:
+    """Check every file, generate the same seeds again, and hold the recomputed verdict to the
+    manifest's.
+
+    Raises TrustError for files that are not those of the export, GateFailed, whose `result` is the
+    VerifyResult, where this machine makes other images or the evidence does not hold on it.
+    """
+    settings = settings or VerifySettings()
+    opened = read_bundle(bundle, settings.public_key)
+    result = VerifyResult(
+        str(bundle), len(opened.manifest.files), opened.is_signed, opened.signed_by
+    )
+    if settings.extent == "files":
+        return result
+    names = runtimes_of(opened, settings.runtimes)
+    if settings.extent == "images":
+        return _images(opened, result, names, settings, listen)
+    if why := absent("torch", "train"):
+        raise RuntimeMissing(
+            "E-BACKEND",
+            f"recomputing needs the feature network: {why}",
+            hint="or add --images-only",
+        )
+    # of all that a bundle is for, those that do not run here are said to be executed by the
+    # stand-in
+    if settings.runtimes:
+        insist(names, settings.allow_cpu, listen)
+    return _evidence(opened, result, names, settings, listen)
+
+
+def _images(
+    bundle: Bundle,
+    result: VerifyResult,
+    names: list[str],
+    settings: VerifySettings,
+    listen: Listener,
+) -> VerifyResult:
+    from . import golden_check
+
+    kept = golden_check.kept_images(bundle)
+    alike, skipped = golden_check.repeated(
+        bundle, kept, names, settings.threads or cores(), settings.trust_engines, listen
+    )
+    result = replace(result, images=alike, seeds=kept.seeds, skipped=skipped)
+    if wrong := [one.name for one in alike if not one.same]:
+        raise _failed(
+            result,
+            "E-PARITY",
+            f"this machine makes other images than the export did: {', '.join(wrong)}",
+        )
+    return result
+
+
+def _evidence(
+    bundle: Bundle,
+    result: VerifyResult,
+    names: list[str],
+    settings: VerifySettings,
+    listen: Listener,
+) -> VerifyResult:
+    from .export.prove import prove
+
+    terms, trials, changes = _recorded(bundle)
+    context = Context.of(settings.threads, settings.feature_weights, listen)
+    proof = prove(
+        bundle, {name: trials[name] for name in names}, terms, context, settings.trust_engines
+    )
+    drift = {j.name: j.comparison.verdict.change.value - changes[j.name] for j in proof.judged}
+    result = replace(result, proof=proof, drift=drift)
+    if not proof.passed:
+        verdicts = "; ".join(str(j) for j in proof.judged if not j.passed)
+        raise _failed(result, "E-GATE", f"the evidence does not hold on this machine: {verdicts}")
+    return result
+
+
+def _failed(result: VerifyResult, code: str, what: str) -> GateFailed:
+    failed = GateFailed(code, what, path=result.bundle)
+    failed.result = result
+    return failed
+
+
+def _recorded(bundle: Bundle) -> tuple[Terms, dict[str, Trial], dict[str, float]]:
+    """What was asked of all runtimes; the seeds and level of each, and its change, as the
+    manifest's evidence says.
+    """
+    from ..evidence.compare import Terms, Trial
+
+    try:
+        evidence = {
+            name: bundle.manifest.evidence["runtimes"][name] for name in bundle.manifest.runtimes
+        }
+        changes = {name: float(r["change"]["value"]) for name, r in evidence.items()}
+        trials = {
+            name: Trial(int(r["first_seed"]), float(r["level"])) for name, r in evidence.items()
+        }
+        terms = Terms(
+            max(float(r["budget"]) for r in evidence.values()),
+            max(int(r["images"]) for r in evidence.values()),
+            min(float(r.get("min_psnr_db", 0)) for r in evidence.values()),
+        )
+        return terms, trials, changes
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrustError(
+            "E-MANIFEST", "the manifest holds no complete evidence to verify", path=bundle.root
+        ) from error
