@@ -12,7 +12,7 @@ from runs import TOY, at, go, same
 from toys import CONFIG, generator, shake, shapes, tensor, trainer
 
 from edgegen.core.graph import Batch
-from edgegen.families.cas_dm import CasDm, Config
+from edgegen.families.cas_dm import CasDm, CasDmConfig
 from edgegen.families.transforms import NUMBERS, changed
 from edgegen.training import checkpoint
 
@@ -84,7 +84,8 @@ def test_the_networks_learn_what_they_are_told() -> None:
     reports = list(itertools.islice(run.run(), 3))
     assert all(torch.isfinite(torch.tensor(list(report.values()))).all() for report in reports)
     for name in ("theta_told", "phi_told"):
-        assert run.generator.networks[name].embed.weight.abs().max() > 0
+        told = run.generator.networks[name].get_parameter("embed.weight")
+        assert told.abs().max() > 0
         assert name in run.average
 
 
@@ -112,4 +113,4 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_a_probability_is_one() -> None:
     with pytest.raises(ValueError, match=r"augment must be in \[0, 1\], a probability, got 1\.5"):
-        Config(augment=1.5)
+        CasDmConfig(augment=1.5)
