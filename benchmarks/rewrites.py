@@ -49,7 +49,7 @@ from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
 from edgegen.families.lcd.attention import Folded
 from edgegen.workflows.context import Context
-from edgegen.workflows.export.calibration import Calibration, calibrate_graphs
+from edgegen.workflows.export.calibration import Calibration, calibrate_graphs, weight_bits_of
 from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
@@ -137,7 +137,13 @@ def variants(
     ) -> Calibration:
         with around or nullcontext():
             feeds = Trajectories(source.generator, CALIBRATED)
-            return calibrate_graphs(source, given, feeds, Context(), rounding=rounding)
+            return calibrate_graphs(
+                source,
+                given,
+                feeds,
+                Context(),
+                weight_bits=weight_bits_of(RUNTIMES) if rounding else (),
+            )
 
     def min_max() -> Calibration:
         found = on(models)

@@ -8,13 +8,14 @@ nearest rounding has them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgegen.core.plan import ROUNDED
+from edgegen.core.plan import rounded_name
 from edgegen.core.spec import Array
 
 from .observe import session
@@ -92,9 +93,11 @@ def _patches(
     return np.ascontiguousarray(taken.reshape(len(x) * PLACES, -1), np.float32)
 
 
-def rounded(model: onnx.ModelProto, moments: WeightMoments) -> onnx.ModelProto:
-    """The model with, beside each convolution's weight, one that is on the grid of int8 already
-    (`ROUNDED`).
+def rounded(
+    model: onnx.ModelProto, moments: WeightMoments, weight_bits: Iterable[int] = (8,)
+) -> onnx.ModelProto:
+    """The model with, beside each convolution's weight, one for each number of bits that is on its
+    grid already (core.plan.rounded_name).
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -106,20 +109,23 @@ def rounded(model: onnx.ModelProto, moments: WeightMoments) -> onnx.ModelProto:
     for name, nodes in readers.items():
         weight = numpy_helper.to_array(weights[name]).astype(np.float64)
         second = np.stack([moments.second[n] for n in nodes]).sum(0, dtype=np.float64)
-        made = on_grid(weight.reshape(len(weight), -1), second).reshape(weight.shape)
-        out.graph.initializer.append(
-            numpy_helper.from_array(made.astype(np.float32), name + ROUNDED)
-        )
+        for bits in weight_bits:
+            made = on_grid(weight.reshape(len(weight), -1), second, 2 ** (bits - 1) - 1)
+            out.graph.initializer.append(
+                numpy_helper.from_array(
+                    made.reshape(weight.shape).astype(np.float32), rounded_name(name, bits)
+                )
+            )
     return out
 
 
-def on_grid(weight: np.ndarray, second: np.ndarray) -> np.ndarray:
+def on_grid(weight: np.ndarray, second: np.ndarray, steps_a_side: int = 127) -> np.ndarray:
     """(out, in) weights and the (in, in) second moments of what they multiply -> whole multiples of
-    a row's largest / 127.
+    a row's largest / steps_a_side.
 
     A row's largest weight stays, so that its scale does.
     """
-    scale = np.abs(weight).max(1, keepdims=True) / 127
+    scale = np.abs(weight).max(1, keepdims=True) / steps_a_side
     scale[scale == 0] = 1
     mean = float(np.diag(second).mean())
     if not np.isfinite(mean) or mean <= 0:
@@ -129,12 +135,12 @@ def on_grid(weight: np.ndarray, second: np.ndarray) -> np.ndarray:
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
     left, steps = weight[:, order].copy(), np.zeros_like(weight)
     for k in range(len(order)):
-        steps[:, k] = np.clip(np.rint(left[:, k] / scale[:, 0]), -127, 127)
+        steps[:, k] = np.clip(np.rint(left[:, k] / scale[:, 0]), -steps_a_side, steps_a_side)
         wrong = (left[:, k] - steps[:, k] * scale[:, 0]) / upper[k, k]
         left[:, k + 1 :] -= np.outer(wrong, upper[k, k + 1 :])
     found = np.empty_like(steps)
     found[:, order] = steps
     largest = np.abs(weight).argmax(1)
     rows = np.arange(len(weight))
-    found[rows, largest] = 127 * np.sign(weight[rows, largest])
+    found[rows, largest] = steps_a_side * np.sign(weight[rows, largest])
     return found * scale

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgegen.core import answer_cache
+from edgegen.core.cpu import weight_bits
 from edgegen.core.offline import quietly
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
@@ -40,6 +41,7 @@ class OnnxRuntime(FileRuntime):
     dialect = Dialect(
         activation="uint8",
         symmetric=False,
+        weight_bits=weight_bits(),
         int32_bias=True,
         int8_ops=frozenset({"Conv"}),
         between=frozenset({"Add", "Relu", "Concat", "Resize"}),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgegen.core.cpu import weight_bits
 from edgegen.core.offline import quietly
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
@@ -46,7 +47,7 @@ class OpenVino(FileRuntime):
     """
 
     name = "openvino"
-    dialect = Dialect(activation="uint8", symmetric=False)
+    dialect = Dialect(activation="uint8", symmetric=False, weight_bits=weight_bits())
     module, extra = "openvino", "openvino"
     packages = ("openvino",)
 

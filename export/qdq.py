@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgegen.core.plan import ROUNDED, Plan, Range
+from edgegen.core.plan import Plan, Range, rounded_name
 from edgegen.core.runtime import Dialect
 from edgegen.errors import InputError
 
@@ -211,12 +211,12 @@ class _Writer:
         """int8 weights, symmetric, one scale an output channel (axis 0), and the bias as the
         dialect wants it.
         """
-        weight = self._values(
-            f"{node.input[1]}{ROUNDED}"
-            if f"{node.input[1]}{ROUNDED}" in self.weights
-            else node.input[1]
+        rounded, largest = (
+            rounded_name(node.input[1], self.dialect.weight_bits),
+            self.dialect.largest_weight,
         )
-        scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / 127
+        weight = self._values(rounded if rounded in self.weights else node.input[1])
+        scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / largest
         bias = None
         if self.dialect.int32_bias and len(node.input) > 2 and node.input[2] in self.weights:
             bias = self._values(node.input[2])
@@ -228,7 +228,9 @@ class _Writer:
         steps = _written(scale, self.dialect)
         shaped = steps.reshape(-1, *[1] * (weight.ndim - 1))
         new.input[1] = self._dequantized(
-            node.input[1], np.clip(np.rint(weight / shaped), -127, 127).astype(np.int8), steps
+            node.input[1],
+            np.clip(np.rint(weight / shaped), -largest, largest).astype(np.int8),
+            steps,
         )
         if bias is not None:
             steps = steps * data.scale

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgegen.core.plan import ROUNDED
+from edgegen.core.plan import is_rounded
 from edgegen.core.rounding import Code, Rounding
 from edgegen.core.spec import Array
 
@@ -21,12 +21,11 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
             reach = np.iinfo(zero.dtype)
             codes[node.input[0]] = Code(float(step), int(zero), int(reach.min), int(reach.max))
     values = {
-        t.name: numpy_helper.to_array(t)
-        for t in before.graph.initializer
-        if not t.name.endswith(ROUNDED)
+        t.name: numpy_helper.to_array(t) for t in before.graph.initializer if not is_rounded(t.name)
     }
     reads: dict[str, tuple[str, ...]] = {}
     weights: dict[str, Array] = {}
+    largest = 0
     written = {
         node.output[0]: node for node in file.graph.node if node.op_type == "DequantizeLinear"
     }
@@ -41,7 +40,8 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
             reads[node.output[0]] = found
         if node.op_type == "Conv" and node.input[1].endswith(".dq"):
             whole, step = (constants[name] for name in written[node.input[1]].input[:2])
+            largest = max(largest, int(np.abs(whole.astype(int)).max()))
             weights[node.output[0]] = whole.astype(np.float32) * step.reshape(
                 -1, *[1] * (whole.ndim - 1)
             )
-    return Rounding(codes, reads, weights, values)
+    return Rounding(codes, reads, weights, values, largest)

@@ -28,7 +28,7 @@ from edgegen.calibrate.choose import (
 from edgegen.cli import output
 from edgegen.cli.main import run
 from edgegen.core.answer_cache import Notes, folder
-from edgegen.core.plan import ROUNDED, Plan, Range
+from edgegen.core.plan import Plan, Range, rounded_name
 from edgegen.errors import InputError
 from edgegen.workflows.export.calibration import digest
 from edgegen.workflows.export.plans import with_ranges
@@ -232,7 +232,7 @@ def test_the_hash_of_models_is_of_their_weights() -> None:
     models = tiny.models()
     other = {k: onnx.ModelProto.FromString(m.SerializeToString()) for k, m in models.items()}
     assert digest(models) == digest(other)
-    rounded = onnx.numpy_helper.from_array(np.zeros(1, np.float32), f"theta{ROUNDED}")
+    rounded = onnx.numpy_helper.from_array(np.zeros(1, np.float32), rounded_name("theta", 8))
     other["theta"].graph.initializer.append(rounded)
     assert digest(models) == digest(other), "ranges are the same, whichever way weights are rounded"
     tensor = other["theta"].graph.initializer[0]

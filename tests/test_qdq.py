@@ -95,7 +95,7 @@ def test_values_on_the_integer_lattice_survive_exactly(dialect: Dialect, tmp_pat
     seen = Range(-127 / 32, 127 / 32) if dialect.symmetric else Range(0, 255 / 32)
     plan = Plan((("*", "int8"),), {"g": {t: seen for t in qdq.candidates(model)}})
     x = (rng.integers(-127 if dialect.symmetric else 0, 128, (2, 3, 8, 8)) / 32).astype(np.float32)
-    ran = execute(qdq.quantize(model, "g", plan, dialect), tmp_path, "reference")
+    ran = execute(qdq.qdq.quantize(model, "g", plan, dialect), tmp_path, "reference")
     np.testing.assert_allclose(ran(x=x), execute(model, tmp_path / "f")(x=x), rtol=0, atol=1e-5)
 
 
@@ -222,7 +222,7 @@ def shared() -> ModelProto:
 def test_a_weight_of_two_convolutions_is_quantized_once(dialect: Dialect, tmp_path: Path) -> None:
     model, plan = shared(), tiny.everything_int8(shared())
     ranges = {**plan.ranges["g"], "r0": Range(0, 9)}
-    int8 = qdq.quantize(model, "g", Plan(plan.rules, {"g": ranges}), dialect)
+    int8 = qdq.qdq.quantize(model, "g", Plan(plan.rules, {"g": ranges}), dialect)
     assert [n for n in constants(int8) if n.startswith("c0.weight") and n.endswith(".int")] == [
         "c0.weight.int"
     ]
@@ -251,7 +251,7 @@ def test_a_dead_channel_gets_scale_one_and_keeps_its_bias(dialect: Dialect, tmp_
     weight[0], weight[1] = 0, 0
     for tensor, value in zip(model.graph.initializer, (weight, bias), strict=True):
         tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
-    int8 = qdq.quantize(model, "g", tiny.everything_int8(model), dialect)
+    int8 = qdq.qdq.quantize(model, "g", tiny.everything_int8(model), dialect)
     assert constants(int8)["c0.weight.scale"][0] == 1
     out = execute(int8, tmp_path)(x=np.ones((1, 3, 8, 8), np.float32))
     np.testing.assert_array_equal(out[:, 0], 0)
@@ -268,7 +268,7 @@ def test_a_weight_that_is_not_finite_never_becomes_int8(which: str, value: float
         numpy_helper.from_array(spoiled, which)
     )
     with pytest.raises(InputError, match=rf"E-NONFINITE\] g/{which} holds NaN or infinite values"):
-        qdq.quantize(model, "g", tiny.everything_int8(model), ORT)
+        qdq.qdq.quantize(model, "g", tiny.everything_int8(model), ORT)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_openvino_is_caught_where_it_computes_a_file_wrongly(tmp_path: Path) -> 
     must say the truth about it.
     """
     model = tiny.conv_net((16, 16), (16, 16), (16, 16), concat=True)
-    int8 = qdq.quantize(model, "g", tiny.everything_int8(model), TRT)
+    int8 = qdq.qdq.quantize(model, "g", tiny.everything_int8(model), TRT)
     x = np.random.default_rng(0).uniform(-2, 2, (4, 16, 8, 8)).astype(np.float32)
     judge, full = execute(int8, tmp_path / "r", "reference"), execute(model, tmp_path / "f")
     openvino = execute(int8, tmp_path / "o", "openvino")
@@ -327,7 +327,7 @@ def test_openvino_is_caught_where_it_computes_a_file_wrongly(tmp_path: Path) -> 
             parity.check_referee("openvino", found)
     else:
         parity.check_referee("openvino", found)
-    unsigned = qdq.quantize(model, "g", tiny.everything_int8(model), OV)
+    unsigned = qdq.qdq.quantize(model, "g", tiny.everything_int8(model), OV)
     good = parity.referee(
         execute(unsigned, tmp_path / "u", "openvino"),
         execute(unsigned, tmp_path / "v", "reference"),
@@ -356,7 +356,7 @@ def test_a_resize_by_computed_sizes_keeps_its_integers() -> None:
     last = helper.make_node("Conv", ["u", "w"], ["y"], "b", pads=[1, 1, 1, 1])
     weight = numpy_helper.from_array(np.ones((3, 3, 3, 3), np.float32), "w")
     model = tiny.graph_of([first, *sizes, resize, last], [weight], 3, 3)
-    int8 = qdq.quantize(model, "g", tiny.everything_int8(model), ORT)
+    int8 = qdq.qdq.quantize(model, "g", tiny.everything_int8(model), ORT)
     assert list(nodes(int8, "Resize")["resize"].input) == ["h.dq", "", "", "s2"]
 
 
@@ -392,3 +392,37 @@ def test_onnx_runtime_gets_int8_outputs_whatever_reads_them(relu: bool, tmp_path
     )
     kept = qdq.quantize(plain, "g", tiny.everything_int8(plain), OV)
     assert f"{written}.q" not in makers(kept)
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+def test_weights_use_as_many_bits_as_the_dialect_has(bits: int) -> None:
+    model = tiny.conv_net((3, 4), (4, 4))
+    file = qdq.quantize(model, "g", tiny.everything_int8(model), Dialect(weight_bits=bits))
+    found = {t.name: numpy_helper.to_array(t) for t in file.graph.initializer}
+    weights = [v for name, v in found.items() if v.dtype == np.int8 and v.ndim == 4]
+    assert len(weights) == 2
+    assert all(
+        np.abs(w.astype(int)).max() == Dialect(weight_bits=bits).largest_weight for w in weights
+    )
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_no_sum_of_products_overflows_on_this_machine(name: str, tmp_path: Path) -> None:
+    """Where all activations and weights are as large as they can be: x86 without VNNI adds two
+    products in 16 bits, and 8-bit weights would be cut off there.
+    """
+    target = runtime(name)
+    if why := target.cannot_run():
+        pytest.skip(why)
+    model = tiny.conv_net((16, 16), (16, 16))
+    for tensor in model.graph.initializer:
+        full = np.ones(tuple(tensor.dims), np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(full / full[0].size, tensor.name))
+    file = tmp_path / "g.onnx"
+    plan = tiny.everything_int8(model, low=0.0, high=4.0)
+    onnx.save(qdq.quantize(model, "g", plan, target.dialect), file)
+    (built := tmp_path / "built").mkdir()
+    x = np.full((1, 16, 8, 8), 4.0, np.float32)
+    ran = target.load(target.build(file, built)[0], 1)(x=x)
+    judged = runtime("reference").load(file, 1)(x=x)
+    np.testing.assert_allclose(ran, judged, rtol=1e-4)

@@ -106,7 +106,10 @@ def test_a_student_rounds_as_the_file_that_ships(name: str) -> None:
         student = Student(subject)
         values = {
             **student.values,
-            **{k: round_weight(student.values[k]) for k in student.weights},
+            **{
+                k: round_weight(student.values[k], subject.rounding.largest_weight)
+                for k in student.weights
+            },
         }
         beside = Beside(student.module, every_tensor(files[graph], calls[graph][-1]))
         with torch.no_grad():

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from edgegen.calibrate import rounding
 from edgegen.calibrate.rounding import WeightMoments, on_grid, rounded
-from edgegen.core.plan import ROUNDED, Plan, Range
+from edgegen.core.plan import Plan, Range, is_rounded, rounded_name
 from edgegen.core.runtime import Dialect
 from edgegen.export import qdq
 
@@ -109,14 +109,14 @@ def test_an_int8_convolution_takes_the_rounded_weights_and_a_float_one_its_own()
     even = rounded(model, moments)
     own = {t.name: numpy_helper.to_array(t) for t in even.graph.initializer}
     assert not np.array_equal(
-        nearest(own["c1.weight"].reshape(4, -1)), own[f"c1.weight{ROUNDED}"].reshape(4, -1)
+        nearest(own["c1.weight"].reshape(4, -1)), own[rounded_name("c1.weight", 8)].reshape(4, -1)
     )
     plan = Plan(
         (("g/c0", "fp32"), ("*", "int8")), {"g": {t: Range(-4, 4) for t in qdq.candidates(model)}}
     )
     file = qdq.quantize(even, "g", plan, Dialect())
     found = {t.name: numpy_helper.to_array(t) for t in file.graph.initializer}
-    assert not any(name.endswith(ROUNDED) for name in found) and np.array_equal(
+    assert not any(is_rounded(name) for name in found) and np.array_equal(
         found["c0.weight"], own["c0.weight"]
     )
     ints, scales = (
@@ -124,7 +124,7 @@ def test_an_int8_convolution_takes_the_rounded_weights_and_a_float_one_its_own()
         for e in (".int", ".scale")
     )
     np.testing.assert_allclose(
-        ints * scales.reshape(-1, 1, 1, 1), own[f"c1.weight{ROUNDED}"], rtol=1e-5, atol=1e-7
+        ints * scales.reshape(-1, 1, 1, 1), own[rounded_name("c1.weight", 8)], rtol=1e-5, atol=1e-7
     )
 
 

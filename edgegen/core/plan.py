@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -12,9 +13,7 @@ from ..errors import InputError
 from .files import read_json, to_json
 
 Precision = Literal["int8", "fp32"]
-# behind a weight's name: a constant that an int8 node takes in its place, whole multiples of its
-# scale
-ROUNDED = ".rounded"
+ROUNDED = re.compile(r"\.rounded[0-9]$")
 FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 
@@ -131,3 +130,15 @@ def _precision(word: str) -> Precision:
     if word == "fp32":
         return "fp32"
     raise ValueError(f"unknown precision {word!r}; known: int8, fp32")
+
+
+def rounded_name(weight: str, bits: int) -> str:
+    """The constant that an int8 node of so many weight bits takes in place of `weight`: whole
+    multiples of its scale.
+    """
+    return f"{weight}.rounded{bits}"
+
+
+def is_rounded(name: str) -> bool:
+    """Whether a constant is some weight's rounded form."""
+    return ROUNDED.search(name) is not None

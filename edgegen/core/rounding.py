@@ -30,6 +30,8 @@ class Rounding:
     weights: Mapping[str, Array]
     # constants of the graph before rounding, its channels made even
     values: Mapping[str, Array]
+    # magnitude of the largest weight as an integer, which each row's largest has; 0 without weights
+    largest_weight: int = 127
 
     @property
     def int8(self) -> frozenset[str]:

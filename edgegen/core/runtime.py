@@ -26,6 +26,8 @@ class Dialect:
     activation: Literal["int8", "uint8"] = "int8"  # type of quantized activations
     symmetric: bool = True  # zero point 0 (int8) or 128 (uint8)
     per_channel_weights: bool = True
+    # that an int8 weight uses; 7 where sums of products would overflow, see core/cpu.py
+    weight_bits: int = 8
     # bias as int32 with the product of both scales, else float
     int32_bias: bool = False
     int8_ops: frozenset[str] = frozenset({"Conv"})  # ops whose inputs and weights get Q/DQ
@@ -35,6 +37,11 @@ class Dialect:
     outputs: bool = False
     # what is not int8 runs in; float16 keeps islands of float32
     floats: Literal["float32", "float16"] = "float32"
+
+    @property
+    def largest_weight(self) -> int:
+        """Magnitude of the largest int8 weight: 127 or 63."""
+        return 2 ** (self.weight_bits - 1) - 1
 
 
 class Session(Protocol):

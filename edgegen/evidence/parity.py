@@ -21,9 +21,6 @@ HALF_DB = 45.0
 # float16 in front of a quantizer moves a value over the edge now and then: as much error as
 # quantization makes
 FLIPPED_DB = 6.0
-# a runtime may quantize once more where tensors are joined (OpenVINO gives what a Concat joins one
-# scale): up to twice the error of quantization; what computes something else is much farther
-REQUANTIZED_DB = 3.0
 WORST_DB = 20.0  # a runtime must be this near the referee whatever quantization costs
 PIXEL_LIMIT = 0.999  # share of pixels that must be within one level of 255 between FP32 runtimes
 
@@ -68,12 +65,12 @@ class Refereed:
 
     @property
     def agrees(self) -> bool:
-        """The runtime adds about as much error as quantization itself does, or less. NaN disagrees.
+        """The runtime adds less error than quantization itself does. NaN disagrees.
 
         Where quantization costs next to nothing, float rounding is allowed; where it costs nearly
         all, that excuses nobody.
         """
-        most, slack = (HALF_DB, FLIPPED_DB) if self.half else (ROUNDING_DB, REQUANTIZED_DB)
+        most, slack = (HALF_DB, FLIPPED_DB) if self.half else (ROUNDING_DB, 0.0)
         return self.runtime_db > min(max(self.quantization_db - slack, WORST_DB), most)
 
     def to_json(self) -> dict[str, Any]:

@@ -6,37 +6,22 @@ import os
 import platform
 import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..core.cpu import cpu_flags, cpu_model
 from ..core.offline import OFFLINE
 from .packages import version
-
-# What decides the speed of INT8 and reduced precision on x86 and ARM.
-CPU_FLAGS = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-    "asimddp",
-    "i8mm",
-    "bf16",
-)
 
 
 def machine() -> dict[str, Any]:
     """Everything but packages and runtimes; sizes in bytes."""
     pages = os.sysconf("SC_PAGE_SIZE")
-    model = _cpu_line("model name") or platform.machine()
     return {
         "edgegen": __version__,
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "system": platform.platform(),
-        "cpu": {"model": model, "usable": len(os.sched_getaffinity(0)), "flags": cpu_flags()},
+        "cpu": {"model": cpu_model(), "usable": len(os.sched_getaffinity(0)), "flags": cpu_flags()},
         "memory_bytes": {
             "total": pages * os.sysconf("SC_PHYS_PAGES"),
             "free": pages * os.sysconf("SC_AVPHYS_PAGES"),
@@ -59,24 +44,9 @@ def measured_on() -> dict[str, Any]:
     is.
     """
     return {
-        "cpu": _cpu_line("model name") or platform.machine(),
+        "cpu": cpu_model(),
         "flags": cpu_flags(),
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "system": platform.system(),
     }
-
-
-def cpu_flags() -> list[str]:
-    """Which of CPU_FLAGS the kernel reports; empty where it reports none."""
-    present = (_cpu_line("flags") or _cpu_line("Features")).split()
-    return [flag for flag in CPU_FLAGS if flag in present]
-
-
-def _cpu_line(key: str) -> str:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text(errors="replace").splitlines() if info.is_file() else ():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return ""

@@ -58,7 +58,8 @@ class Student:
         """
         own = {
             name: round_weight(
-                self.values[name] + moved[name] if name in moved else self.values[name]
+                self.values[name] + moved[name] if name in moved else self.values[name],
+                self.subject.rounding.largest_weight,
             )
             for name in self.weights
         }
@@ -121,12 +122,14 @@ def _named(subject: Subject, module: GraphModule) -> tuple[dict[str, Node], dict
     return nodes, names
 
 
-def round_weight(weight: Tensor) -> Tensor:
-    """Rounded to 8 bits as qdq.py writes it, in double precision: symmetric, a step an output
-    channel.
+def round_weight(weight: Tensor, largest: int) -> Tensor:
+    """Rounded as qdq.py writes it, in double precision: symmetric, a step an output channel, whole
+    numbers up to `largest`.
     """
     exact = weight.detach().double()
-    step = (exact.flatten(1).abs().amax(1) / 127).clamp(min=1e-18).float()
+    step = (exact.flatten(1).abs().amax(1) / largest).clamp(min=1e-18).float()
     step = step.reshape(-1, *[1] * (weight.dim() - 1))
     # the value is rounded, the gradient is the weight's own
-    return (exact / step).round().clamp(-127, 127).float() * step + (weight - weight.detach())
+    return (exact / step).round().clamp(-largest, largest).float() * step + (
+        weight - weight.detach()
+    )

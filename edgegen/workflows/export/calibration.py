@@ -5,7 +5,7 @@ plan with chosen ranges.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from ...calibrate.histogram import Histogram, HistogramCounter
 from ...calibrate.observe import ActivationStats, Observer
 from ...calibrate.ranges import Choice, chosen
 from ...calibrate.rounding import WeightMoments, rounded
-from ...core.plan import ROUNDED, Plan
+from ...core.plan import Plan, is_rounded
 from ...core.samplers import asked
 from ...core.spec import Array
 from ...errors import InputError
@@ -55,14 +55,15 @@ def calibrate_graphs(
     feeds: Feeds,
     context: Context,
     world: World = ALONE,
-    rounding: bool = False,
+    weight_bits: Collection[int] = (),
 ) -> Calibration:
     """Three runs over the same feeds: channels to equalize, extremes, histograms between them. All
     processes of `world` get the same.
 
-    rounding: one run more, for which way each weight is rounded; alone, since its sums are not
-    those of one process. What recovered keeps the scales that it learnt under, those of its base,
-    and nearest rounding. Raises InputError for feeds that give NaN or infinite values.
+    weight_bits: of the dialects that are written; then one run more, for which way each weight is
+    rounded; alone, since its sums are not those of one process. What recovered keeps the scales
+    that it learnt under, those of its base, and nearest rounding. Raises InputError for feeds that
+    give NaN or infinite values.
     """
     base = source.scales
     seen: Models = (
@@ -72,9 +73,9 @@ def calibrate_graphs(
     )
     largest = channel_maxima(seen, feeds, context, world)
     even = {name: equalized(model, largest[name]) for name, model in seen.items()}
-    if rounding and base is None:
+    if weight_bits and base is None:
         moments = weight_moments(even, feeds, context)
-        even = {name: rounded(model, moments[name]) for name, model in even.items()}
+        even = {name: rounded(m, moments[name], weight_bits) for name, m in even.items()}
     stats = tensor_extremes(source, even, feeds, context, world)
     plan = choose(even, stats)
     histograms = tensor_histograms(even, plan, feeds, context, world)
@@ -101,7 +102,13 @@ def calibrated(
 ) -> Calibration:
     """From the sampler's own trajectories, weights rounded by second moments."""
     feeds = Trajectories(source.generator, samples, listen=context.listen)
-    return calibrate_graphs(source, models, feeds, context, rounding=True)
+    return calibrate_graphs(source, models, feeds, context, weight_bits=weight_bits_of(RUNTIMES))
+
+
+def weight_bits_of(runtimes: Iterable[str]) -> list[int]:
+    """Bits of an int8 weight in these runtimes' dialects, each once."""
+    dialects = [runtime(name).dialect for name in runtimes]
+    return sorted({dialect.weight_bits for dialect in dialects if dialect.int8_ops})
 
 
 def channel_maxima(
@@ -181,7 +188,7 @@ def digest(models: Models) -> str:
         plain.CopyFrom(models[name])
         del plain.graph.initializer[:]
         plain.graph.initializer.extend(
-            t for t in models[name].graph.initializer if not t.name.endswith(ROUNDED)
+            t for t in models[name].graph.initializer if not is_rounded(t.name)
         )
         found.update(name.encode() + b"\0" + plain.SerializeToString(deterministic=True))
     return found.hexdigest()

@@ -27,7 +27,7 @@ from ..context import Context
 from ..torch_threads import torch_threads
 from . import model_card
 from .build import Build, build_runtimes, describe, described, rebuild
-from .calibration import calibrate_graphs
+from .calibration import calibrate_graphs, weight_bits_of
 from .feeds import Feeds, Files, Trajectories
 from .fp32 import fp32_models, torch_parity, trajectory_calls
 from .measurements import SearchSettings, SearchSubject
@@ -171,7 +171,8 @@ def _export(request: _Request) -> ExportResult:
     parity = torch_parity(sampled, calls, folder / "graphs", context.threads)
 
     feeds = _feeds(sampled, settings, context.listen)
-    calibration = calibrate_graphs(sampled, models, feeds, context, rounding=True)
+    bits = weight_bits_of([STAND_IN, *(target.name for target in request.targets)])
+    calibration = calibrate_graphs(sampled, models, feeds, context, weight_bits=bits)
     base = calibration.plan
     protected: Mapping[str, Any] = {}
     if settings.protect is not None:

@@ -22,12 +22,12 @@ from ...calibrate.choose import (
 )
 from ...core.answer_cache import Notes, folder
 from ...core.bundle import sha256
+from ...core.cpu import cpu_flags
 from ...core.files import to_json
 from ...core.fp32_last_steps import steps_in_fp32, until
 from ...core.plan import Plan
 from ...core.runtime import Runtime
 from ...export import STAND_IN, qdq, runtime
-from ...machine.describe import cpu_flags
 from ..context import Context
 from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
 
