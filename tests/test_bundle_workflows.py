@@ -30,7 +30,7 @@ from edgegen.workflows.generate import GenerateSettings, generate_images
 from edgegen.workflows.generators import load_generator, zoo_models
 from edgegen.workflows.lint import LintResult, lint_model
 from edgegen.workflows.plans import read_plan
-from edgegen.workflows.sampling_choices import Choices
+from edgegen.workflows.sampling_choices import SamplingChoices
 from edgegen.workflows.signing import sign_bundle
 from edgegen.workflows.verify import VerifyResult, VerifySettings, verify_bundle
 
@@ -120,7 +120,7 @@ def test_generate_writes_a_folder_or_a_grid(
     made = generate_images(tiny_run, tmp_path / "grid.png", GenerateSettings(count=4))
     assert made.executed_by == "torch" and made.out.is_file()
     for source, bad in (
-        (TOY, GenerateSettings(choices=Choices(steps=3))),
+        (TOY, GenerateSettings(choices=SamplingChoices(steps=3))),
         (tiny_run, GenerateSettings(execution=Execution(runtime="openvino"))),
         (TOY, GenerateSettings(first_seed=2**63 - 1)),
     ):
