@@ -48,7 +48,7 @@ from edgegen.evidence.compare import FullSide, compare
 from edgegen.evidence.features import feature_network
 from edgegen.export import runtime
 from edgegen.workflows.generators import load_generator, torch_pipeline
-from edgegen.workflows.sampling_choices import Choices, chosen
+from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 
 onnxruntime = quietly("onnxruntime")
 FRESH = BENCHMARKS.first  # no calibration, search or verdict has seen these
@@ -351,7 +351,8 @@ def against_eager(folder: Path, source: str) -> None:
     """
     torch.set_num_threads(1)
     bundle = Bundle.open(folder)
-    teacher = torch_pipeline(chosen(load_generator(source), Choices(steps=50, way="teacher"))[0])
+    choices = SamplingChoices(steps=50, way="teacher")
+    teacher = torch_pipeline(chosen(load_generator(source), choices)[0])
     spent = seconds(
         {"torch": teacher}
         | {n: bundle.pipeline(runtime(n), "int8", 1) for n in bundle.manifest.runtimes}

@@ -29,7 +29,7 @@ from edgegen.evidence.intervals import distance_interval
 from edgegen.training.data import load
 from edgegen.workflows.export.prove import judge_of
 from edgegen.workflows.generators import load_generator, torch_pipeline
-from edgegen.workflows.sampling_choices import Choices, chosen
+from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 
 WAYS = (("teacher", 50), ("teacher", 1), ("student", 1), ("student", 2), ("student", 4))
 
@@ -41,7 +41,7 @@ def measure(source: str, data: Path, count: int) -> dict[str, Any]:
     photos, _ = load(data, made.generator.image_shape[1], split="test")
     real, rows = network(photos.pixels), []
     for way, steps in WAYS:
-        generator, given = chosen(made, Choices(steps=steps, way=way))
+        generator, given = chosen(made, SamplingChoices(steps=steps, way=way))
         pipeline, start = torch_pipeline(generator, given), time.perf_counter()
         seeds = range(EVIDENCE.first, EVIDENCE.first + count)
         features = np.concatenate(

@@ -55,6 +55,23 @@ def test_version_and_help() -> None:
         assert verb.__doc__
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["photos", "--help"], ["plan", "--help"]])
+def test_help_lists_every_verb_with_its_whole_sentence(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """At 80 columns, where Typer's own list would cut them."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main.run(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and not any("..." in line for line in lines)
+    group = main.GROUPS.get(arguments[0], main.app)
+    verbs = [command.callback for command in group.registered_commands]
+    text = " ".join(" ".join(lines).split())
+    for verb in verbs:
+        assert verb is not None and " ".join((verb.__doc__ or "").split()) in text
+    assert verbs
+
+
 def test_no_arguments_show_help_and_are_an_error() -> None:
     done = edgegen()
     assert done.returncode == 2

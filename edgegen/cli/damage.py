@@ -9,7 +9,7 @@ import typer
 from ..core.seeds import DAMAGE_MAP
 from ..workflows import generators
 from . import output
-from .options import Out, Overwrite, Threads, need_torch
+from .options import Out, Overwrite, Regions, Threads, need_torch
 
 SHOWN = 10  # layers in the table
 
@@ -22,17 +22,20 @@ def damage(
     bundle: Annotated[str, typer.Argument(help="Bundle folder made of it.", metavar="BUNDLE")],
     out: Out,
     runtime: Annotated[
-        str | None, typer.Option(help="Whose INT8; the bundle's first, if not said.")
+        str | None,
+        typer.Option(help="Runtime whose INT8 is looked at (default: the bundle's first)."),
     ] = None,
-    regions: Annotated[
-        str, typer.Option(help="A grid, rows x columns, or a mask PNG with one colour a part.")
-    ] = "3x3",
+    regions: Regions = "3x3",
     seed: Annotated[
         int | None,
-        typer.Option(help="First of the images; of unseen ones, if not said.", min=0),
+        typer.Option(
+            help="Seed of the first image (default: seeds that nothing else uses).", min=0
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of images.", min=1, max=1000)] = 16,
-    label: Annotated[int | None, typer.Option(help="Class of the images; else by seed.")] = None,
+    label: Annotated[
+        int | None, typer.Option(help="Class of the images (default: by seed).")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not check by putting layers back.")
     ] = False,

@@ -30,8 +30,8 @@ def doctor(
     ] = None,
     json: output.Json = False,
 ) -> None:
-    """What this machine has and which runtimes really run here; exit 5 if none does, or something
-    installed is broken.
+    """Say what this machine has and which runtimes really run on it; exit 5 if none does or
+    something installed is broken.
     """
     from ..workflows.doctor import DoctorSettings, examine_machine
 

@@ -10,7 +10,7 @@ import typer
 from ..workflows import generators
 from . import output
 from .moved import moved
-from .options import Overwrite, Threads
+from .options import Overwrite, Regions, Source, Threads
 
 if TYPE_CHECKING:
     from ..workflows.explain import ExplainResult
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     }
 )
 def explain(
-    what: Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")],
+    source: Source,
     out: Annotated[
         Path,
         typer.Option("-o", "--out", help="Folder of the report; with --edit also a .png."),
     ],
-    seed: Annotated[int, typer.Option(help="Of the image.", min=0)] = 0,
-    label: Annotated[int | None, typer.Option(help="Class of the image; else by seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the image.", min=0)] = 0,
+    label: Annotated[
+        int | None, typer.Option(help="Class of the image (default: by seed).")
+    ] = None,
     layer: Annotated[
         str, typer.Option(help="Where to cut: one of edgegen layers, a part of its name, or mid.")
     ] = "mid",
     step: Annotated[
-        int | None, typer.Option(help="Of the sampler, from 1; the middle one, if not said.", min=1)
+        int | None, typer.Option(help="Sampler step, from 1 (default: the middle one).", min=1)
     ] = None,
-    regions: Annotated[
-        str, typer.Option(help="A grid, rows x columns, or a mask PNG with one colour a part.")
-    ] = "3x3",
+    regions: Regions = "3x3",
     demands: Annotated[
         str, typer.Option(help="gated (seconds) or optimised (minutes, closest to the paper).")
     ] = "gated",
@@ -51,7 +51,7 @@ def explain(
     repeat: Annotated[
         bool,
         typer.Option(
-            "--repeat", help="Optimised: again from another start; says how stable it is."
+            "--repeat", help="Optimise again from another start and say how stable the result is."
         ),
     ] = False,
     show: Annotated[int, typer.Option(help="Primitives to show.", min=1, max=100)] = 12,
@@ -84,13 +84,13 @@ def explain(
         threads=threads,
         overwrite=overwrite,
     )
-    source = generators.load_generator(what)
+    generator = generators.load_generator(source)
     if out.suffix.lower() == ".png":
-        edit_image(source, out, settings, output.terminal)
+        edit_image(generator, out, settings, output.terminal)
         output.result("explain", {"out": str(out)})
         print(f"before, after, difference: {out}")
     else:
-        result = explain_generator(source, out, settings, output.terminal)
+        result = explain_generator(generator, out, settings, output.terminal)
         _show(result)
         output.result("explain", result.to_json())
         print(f"report: {out / 'index.html'}")

@@ -9,11 +9,21 @@ import typer
 
 from ..errors import GateFailed, UsageError
 from . import output, proof_table
-from .options import Budget, Out, Overwrite, Threads, Weights, budget_of, names_of, need_torch
+from .options import (
+    Budget,
+    Out,
+    Overwrite,
+    Source,
+    Threads,
+    Weights,
+    budget_of,
+    names_of,
+    need_torch,
+)
 
 
 def export(
-    what: Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")],
+    source: Source,
     out: Out,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantize weights and activations to 8 bits.")
@@ -108,7 +118,7 @@ def export(
         overwrite=overwrite,
     )
     try:
-        result = export_bundle(what, out, settings, output.terminal)
+        result = export_bundle(source, out, settings, output.terminal)
     except GateFailed as error:
         if isinstance(error.result, ExportResult):
             proof_table.show(error.result.proof)

@@ -54,13 +54,13 @@ def generate(
     """Make images from seeds: the same seed gives the same image on every runtime and machine."""
     from ..workflows.bundles import Execution
     from ..workflows.generate import GenerateSettings, generate_images
-    from ..workflows.sampling_choices import Choices
+    from ..workflows.sampling_choices import SamplingChoices
 
     settings = GenerateSettings(
         seed,
         count,
         label,
-        Choices(steps, way, control, control_from, like),
+        SamplingChoices(steps, way, control, control_from, like),
         Execution(runtime, precision, threads, trust_engines, allow_cpu),
         public_key,
     )

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from ..workflows import generators
 from . import output
+from .options import Source
 
 
 def layers(
-    what: Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")],
+    source: Source,
     json: output.Json = False,
 ) -> None:
     """List the layers at which edgegen explain can cut a generator."""
     from ..workflows.explain import list_layers
 
-    document = list_layers(generators.load_generator(what)).to_json()
+    document = list_layers(generators.load_generator(source)).to_json()
     output.table(
         ["layer", "numbers", "feature maps (channels x height x width)"],
         [

@@ -24,8 +24,8 @@ def lint(
     ] = False,
     json: output.Json = False,
 ) -> None:
-    """Say what a runtime refuses or computes wrongly of a graph, node by node with the remedy; exit
-    3 if anything.
+    """List what a runtime refuses, computes wrongly or runs slowly of a graph, node by node with
+    the remedy; exit 3 for the first two.
     """
     from ..workflows.lint import LintResult, lint_model
 

@@ -1,18 +1,16 @@
 """The command line. A verb is one file with one function, and one line in VERBS.
 
     # edgegen/cli/flip.py
-    from typing import Annotated
-    import typer
     from . import output
+    from .options import Source
 
-    def flip(source: Annotated[str, typer.Argument(help="Zoo name or run folder.")], json:
-    output.Json = False) -> None:
-        \"\"\"One line that `edgegen --help` shows.\"\"\"
-        from edgegen.core.runtime import Pipeline   # heavy imports stand here, not above
-        with output.progress("flipping", total=64) as advance:
-            advance(1)
-        output.result("flip", {"images": 64})         # the --json document
-        output.table(["what", "images"], [["flip", 64]])    # for people; goes to stderr with --json
+    def flip(source: Source, json: output.Json = False) -> None:
+        \"\"\"The sentence that `edgegen --help` shows.\"\"\"
+        from ..workflows.flip import flip_images    # heavy imports stand here, not above
+        result = flip_images(source, listen=output.terminal)   # all the work
+        output.result("flip", result.to_json())     # the --json document
+        output.table(["what", "images"], [["flip", result.images]])    # for people; to stderr with
+                                                                       # --json
 
 Errors are raised (edgegen.errors); exit_contract.py turns them into a sentence, an exit code
 and the failure document.
@@ -77,7 +75,20 @@ VERBS: tuple[Callable[..., None], ...] = (
 # verbs that have verbs of their own
 GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}
 
+
+class Verbs(typer.core.TyperGroup):
+    """Lists each verb with its whole sentence, where Typer cuts it to what fits the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        sentences = {
+            name: " ".join((verb.help or "").split()) for name, verb in self.commands.items()
+        }
+        with formatter.section("Commands"):
+            formatter.write_dl(list(sentences.items()))
+
+
 app = typer.Typer(
+    cls=Verbs,
     # plain help: half the time, and ASCII everywhere
     name="edgegen",
     pretty_exceptions_enable=False,
@@ -89,7 +100,7 @@ app = typer.Typer(
 for _verb in VERBS:
     app.command(cls=Command, no_args_is_help=False)(_verb)
 for _name, _group in GROUPS.items():
-    app.add_typer(_group, name=_name)
+    app.add_typer(_group, name=_name, cls=Verbs)
 
 
 def _version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from typer import Context
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from ..errors import UsageError
 
@@ -30,21 +30,6 @@ def moved(spellings: Mapping[str, str]) -> Callable[[Verb], Verb]:
         return verb
 
     return remember
-
-
-class Group(TyperGroup):
-    """Verbs, each listed with its whole sentence: Typer's own list cuts them to the line."""
-
-    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, sentence_of(verb.help or "")) for name, verb in self.commands.items()]
-            )
-
-
-def sentence_of(help_text: str) -> str:
-    """The first paragraph, which a list of verbs shows."""
-    return " ".join(help_text.split("\n\n")[0].split())
 
 
 class Command(TyperCommand):

@@ -21,6 +21,9 @@ Runtimes = Annotated[
 Precision = Annotated[
     str, typer.Option(help="int8, or fp32 for the bundle's full-precision graphs.")
 ]
+Regions = Annotated[
+    str, typer.Option(help="A grid, rows x columns, or a mask PNG with one colour a part.")
+]
 Out = Annotated[
     Path, typer.Option("-o", "--out", help="Folder to write; appears whole or not at all.")
 ]
@@ -37,9 +40,7 @@ Weights = Annotated[
 ]
 TrustEngines = Annotated[
     bool,
-    typer.Option(
-        "--trust-engines", help="Execute the bundle's GPU engines: you know who built them."
-    ),
+    typer.Option("--trust-engines", help="Execute the bundle's GPU engines without a signature."),
 ]
 AllowCpu = Annotated[
     bool,

@@ -23,8 +23,8 @@ def sign(
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
-    """Sign a bundle after checking it; devices hold it to the public key with --public-key, and may
-    then run its engines.
+    """Check a bundle and sign it; devices check the signature with --public-key, and may then run
+    its engines.
     """
     from ..workflows.signing import sign_bundle
 

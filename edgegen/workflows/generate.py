@@ -11,7 +11,7 @@ from ..core.progress import Listener, silent
 from ..errors import UsageError
 from .bundles import Execution, images_of, is_bundle, pipeline_of, read_bundle
 from .generators import load_generator, torch_pipeline
-from .sampling_choices import Choices, chosen
+from .sampling_choices import SamplingChoices, chosen
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class GenerateSettings:
     first_seed: int = 0
     count: int = 64
     label: int | None = None  # class of all images; None: seed modulo classes
-    choices: Choices = field(default_factory=Choices)  # of a trained generator
+    choices: SamplingChoices = field(default_factory=SamplingChoices)  # of a trained generator
     execution: Execution = field(default_factory=Execution)  # of a bundle; threads of both
     public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
 

@@ -17,16 +17,14 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choices:
-    """Of the command line; None where nothing was chosen. control: a hint; control_from and like:
-    photos.
-    """
+class SamplingChoices:
+    """What a trained generator leaves open; None keeps what it does by itself."""
 
-    steps: int | None = None
-    way: str | None = None
-    control: Path | None = None
-    control_from: Path | None = None
-    like: Path | None = None
+    steps: int | None = None  # of the sampler
+    way: str | None = None  # networks that make the images, such as teacher or student of lcd
+    control: Path | None = None  # a picture that the images must follow, the model's kind of hint
+    control_from: Path | None = None  # a photo to make that hint from
+    like: Path | None = None  # a photo whose colours the images should have
 
     def __post_init__(self) -> None:
         shown = [p for p in (self.control, self.control_from, self.like) if p is not None]
@@ -39,13 +37,13 @@ class Choices:
         return any(value is not None for value in vars(self).values())
 
 
-def chosen(made: LoadedGenerator, choices: Choices) -> tuple[Generator, dict[str, Array]]:
+def chosen(source: LoadedGenerator, choices: SamplingChoices) -> tuple[Generator, dict[str, Array]]:
     """The generator as chosen, and what its graphs take besides. UsageError names a flag that this
     family has no use for.
     """
     flags = {f"--{k.replace('_', '-')}": (k, v) for k, v in vars(choices).items() if v is not None}
     changes: dict[str, Any] = {}
-    known = {field.name for field in dataclasses.fields(made.generator.config)}
+    known = {field.name for field in dataclasses.fields(source.generator.config)}
     for flag, (name, value) in flags.items():
         field, value = {
             "control": ("way", "control"),
@@ -53,27 +51,28 @@ def chosen(made: LoadedGenerator, choices: Choices) -> tuple[Generator, dict[str
             "like": ("like", True),
         }.get(name, (name, value))
         if field not in known:
-            raise UsageError("E-USAGE", f"{flag} means nothing to {made.family}")
+            raise UsageError("E-USAGE", f"{flag} means nothing to {source.family}")
         changes[field] = value
     if not changes:
-        return made.generator, {}
+        return source.generator, {}
     try:
-        generator = _rebuilt(made, changes)
+        generator = _rebuilt(source, changes)
     except ValueError as error:
         raise UsageError("E-USAGE", f"{' '.join(flags)}: {error}") from error
     return generator, _given(generator, choices)
 
 
-def _rebuilt(made: LoadedGenerator, changes: dict[str, Any]) -> Generator:
+def _rebuilt(source: LoadedGenerator, changes: dict[str, Any]) -> Generator:
     from ..families import family
 
-    generator = family(made.family).build(dataclasses.replace(made.generator.config, **changes))
-    generator.networks.load_state_dict(made.generator.networks.state_dict())
+    config = dataclasses.replace(source.generator.config, **changes)
+    generator = family(source.family).build(config)
+    generator.networks.load_state_dict(source.generator.networks.state_dict())
     generator.networks.eval()
     return generator
 
 
-def _given(generator: Generator, choices: Choices) -> dict[str, Array]:
+def _given(generator: Generator, choices: SamplingChoices) -> dict[str, Array]:
     """The graphs' further inputs, without the batch axis."""
     import torch
 

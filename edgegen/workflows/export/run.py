@@ -267,9 +267,9 @@ def _checked(request: _Request) -> dict[str, float]:
 
 
 def _with_steps(source: LoadedGenerator, steps: int | None) -> LoadedGenerator:
-    from ..sampling_choices import Choices, chosen
+    from ..sampling_choices import SamplingChoices, chosen
 
-    return replace(source, generator=chosen(source, Choices(steps))[0])
+    return replace(source, generator=chosen(source, SamplingChoices(steps))[0])
 
 
 def _feeds(source: LoadedGenerator, settings: ExportSettings, listen: Listener) -> Feeds:
