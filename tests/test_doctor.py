@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgegen.core import cpu
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError
-from edgegen.machine import child_process, describe, probe
+from edgegen.machine import child_process, probe
 from edgegen.workflows import doctor
 
 
@@ -110,8 +111,27 @@ def test_a_crash_is_an_answer(child: str, why: str, monkeypatch: pytest.MonkeyPa
 
 def test_cpu_flags_are_those_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        describe,
-        "_cpu_line",
-        lambda key: "fpu avx2 avx512_vnni amx_int8 avx2x" if key == "flags" else "",
+        cpu, "cpu_line", lambda key: "fpu avx2 avx512_vnni amx_int8 avx2x" if key == "flags" else ""
     )
-    assert describe.cpu_flags() == ["avx2", "avx512_vnni", "amx_int8"]
+    assert cpu.cpu_flags() == ["avx2", "avx512_vnni", "amx_int8"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "bits"),
+    [
+        ("x86_64", ["avx2"], 7),
+        ("x86_64", [], 7),
+        ("x86_64", ["avx2", "avx512f"], 7),
+        ("x86_64", ["avx2", "avx_vnni"], 8),
+        ("x86_64", ["avx512f", "avx512_vnni"], 8),
+        ("x86_64", ["amx_int8"], 8),
+        ("aarch64", ["asimddp"], 8),
+        ("aarch64", [], 8),
+    ],
+)
+def test_weights_have_7_bits_where_sums_of_products_overflow(
+    machine: str, flags: list[str], bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: flags)
+    assert cpu.weight_bits.__wrapped__() == bits
