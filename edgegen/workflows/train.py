@@ -109,7 +109,7 @@ def train(
     from ..families import family as find_family
     from ..training.device import torch_threads
     from ..training.processes import joined
-    from ..training.run import InitialWeights
+    from ..training.run import InitialWeights, RunOptions
     from ..training.run import train as train_run
 
     settings, out, data = settings or TrainSettings(), Path(out), Path(data)
@@ -136,11 +136,13 @@ def train(
                     settings.resume,
                     CHECKPOINT_STEPS,
                     images_seen(advance),
-                    keep=settings.keep,
-                    samples_every=settings.samples_every,
-                    tensorboard=settings.tensorboard,
-                    start=InitialWeights(initial.tensors, initial.path) if initial else None,
-                    world=world,
+                    RunOptions(
+                        settings.keep,
+                        settings.samples_every,
+                        settings.tensorboard,
+                        InitialWeights(initial.tensors, initial.path) if initial else None,
+                        world,
+                    ),
                 )
             if world.rank == 0:
                 reference = out / "reference.safetensors"

@@ -146,6 +146,7 @@ def _train(
     evaluation: PeriodicEvaluation,
     listen: Listener,
 ) -> None:
+    from ...training.run import RunOptions
     from ...training.run import train as train_run
 
     label = f"adapting {plan.base.name}"
@@ -163,9 +164,9 @@ def _train(
             resume,
             CHECKPOINT_STEPS,
             after,
-            generator=plan.generator(),
-            begin=evaluation.begin,
-            finish=evaluation.finish,
+            RunOptions(
+                generator=plan.generator(), begin=evaluation.begin, finish=evaluation.finish
+            ),
         )
 
 
