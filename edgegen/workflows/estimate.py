@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
 from .context import cores
+from .generators import need_torch
 
 if TYPE_CHECKING:
     from ..families import Recipe
@@ -59,6 +60,7 @@ def estimate_training(
     """Measure what training the recipe, the family's first for None, would take; nothing is
     trained. UsageError for a family, recipe or change that there is not.
     """
+    need_torch()
     from ..families import family as find_family
     from ..training.device import torch_threads
     from ..training.size_estimate import measure

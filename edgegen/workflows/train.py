@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .context import cores
+from .generators import need_torch
 from .photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
@@ -104,8 +105,10 @@ def train(
 
     Started by torchrun or accelerate, several processes train together. SIGINT and SIGTERM write a
     checkpoint and raise KeyboardInterrupt(signal number). Raises UsageError for settings or a
-    folder that cannot be used, InputError for photos that cannot, Busy for a run in use.
+    folder that cannot be used, InputError for photos that cannot, RuntimeMissing without
+    torch, Busy for a run in use.
     """
+    need_torch()
     from ..families import family as find_family
     from ..training.device import torch_threads
     from ..training.processes import joined

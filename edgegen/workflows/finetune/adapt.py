@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.progress import Listener, silent
 from ...errors import GateFailed, InputError
 from ..context import cores
+from ..generators import need_torch
 from ..photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
@@ -57,9 +58,10 @@ def finetune(
 
     The base stays as it is. Held-out photos decide which state is kept and when it ends. Raises
     UsageError for settings, a base or a folder that cannot be used, InputError for photos that
-    cannot, RuntimeMissing without peft, GateFailed where the rounded base is too far from what
-    ships.
+    cannot, RuntimeMissing without torch or peft, GateFailed where the rounded base is too far from
+    what ships.
     """
+    need_torch()
     from ...training.device import device_of, torch_threads
     from .base import open_base
     from .periodic_eval import PeriodicEvaluation
