@@ -12,6 +12,7 @@ from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .context import cores
 from .generators import need_torch
+from .limits import check_least
 from .photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
@@ -24,6 +25,7 @@ from .photo_sets import (
     reference_network,
     write_reference,
 )
+from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +70,9 @@ class TrainSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
+        check_least(1, {"images": self.images, "batch": self.batch, "keep": self.keep})
+        at_zero = {"seed": self.seed, "samples_every": self.samples_every, "threads": self.threads}
+        check_least(0, at_zero)
         on_bad_of(self.on_bad)
         fit_of(self.fit)
 
@@ -110,7 +115,6 @@ def train(
     """
     need_torch()
     from ..families import family as find_family
-    from ..training.device import torch_threads
     from ..training.processes import joined
     from ..training.run import InitialWeights, RunOptions
     from ..training.run import train as train_run

@@ -21,6 +21,7 @@ from ..photo_sets import (
     reference_network,
     write_reference,
 )
+from ..torch_threads import torch_threads
 from .settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def finetune(
     what ships.
     """
     need_torch()
-    from ...training.device import device_of, torch_threads
+    from ...training.device import device_of
     from .base import open_base
     from .periodic_eval import PeriodicEvaluation
     from .setup import choose, hold_out
