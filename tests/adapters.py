@@ -14,7 +14,7 @@ from edgegen.families import Recipe, family
 from edgegen.training.adapt import site
 from edgegen.training.adapt.adapted import Adapted, targets
 from edgegen.training.adapt.files import Lora
-from edgegen.training.run import RunSettings, train
+from edgegen.training.run import RunOptions, RunSettings, train
 
 
 def master(name: str, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -84,7 +84,6 @@ def run(
         resume,
         every,
         progress or (lambda *_: None),
-        generator=made,
-        finish=finish,
+        RunOptions(generator=made, finish=finish),
     )
     return out

@@ -48,7 +48,9 @@ def go(
     world: World = ALONE,
     **other: Any,
 ) -> Path:
-    return run.train(settings(**other), photos, out, resume, every, progress, world=world)
+    return run.train(
+        settings(**other), photos, out, resume, every, progress, run.RunOptions(world=world)
+    )
 
 
 def at(step: int, act: Callable[[], object]) -> run.Progress:

@@ -18,7 +18,7 @@ from edgegen.families.isc_gan.config import IscGanConfig
 from edgegen.families.isc_gan.family import FAMILY, IscGan
 from edgegen.families.isc_gan.qat import Rounder, apart, rounding
 from edgegen.training import checkpoint, run
-from edgegen.training.run import InitialWeights, RunSettings
+from edgegen.training.run import InitialWeights, RunOptions, RunSettings
 
 TINY = IscGanConfig(size=16, z_dim=8, w_dim=16, widths=(32, 16, 16), critic_widths=(32, 16, 16))
 
@@ -121,7 +121,7 @@ def test_rounding_costs_less_and_the_images_stay(tmp_path: Path) -> None:
         False,
         60,
         nothing,
-        start=InitialWeights(tensors, tmp_path),
+        RunOptions(start=InitialWeights(tensors, tmp_path)),
     )
     made = IscGan(TINY)
     # what ships fits the config without qat
@@ -140,6 +140,7 @@ def test_the_teacher_is_resumed_and_adapting_plays_the_game(tmp_path: Path) -> N
     start = InitialWeights(
         {f"generator.{k}": v for k, v in IscGan(TINY).generator.state_dict().items()}, tmp_path
     )
+    options = RunOptions(start=start)
 
     class Enough(Exception):
         pass
@@ -149,9 +150,9 @@ def test_the_teacher_is_resumed_and_adapting_plays_the_game(tmp_path: Path) -> N
             raise Enough
 
     with pytest.raises(Enough):
-        run.train(settings(config, 80), photos, tmp_path / "half", False, 5, stop, start=start)
+        run.train(settings(config, 80), photos, tmp_path / "half", False, 5, stop, options)
     run.train(settings(config, 80), photos, tmp_path / "half", True, 5, nothing)
-    run.train(settings(config, 80), photos, tmp_path / "whole", False, 5, nothing, start=start)
+    run.train(settings(config, 80), photos, tmp_path / "whole", False, 5, nothing, options)
     same(tmp_path / "half", tmp_path / "whole")
     assert [o.name for o in IscGan(config).adapting()] == ["generator", "discriminator"]
 

@@ -27,7 +27,15 @@ DATA = str(Path(__file__).parent / "data" / "photos")
 
 
 def go(out: Path, resume: bool = False, progress: run.Progress = nothing, **other: Any) -> Path:
-    return run.train(settings(steps=6, precision="fp32"), PHOTOS, out, resume, 2, progress, **other)
+    return run.train(
+        settings(steps=6, precision="fp32"),
+        PHOTOS,
+        out,
+        resume,
+        2,
+        progress,
+        run.RunOptions(**other),
+    )
 
 
 def test_grids_come_at_intervals_and_at_the_end_and_change_nothing(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ command line; what they return, and that they print nothing.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from adapting import PEFT
@@ -18,7 +20,7 @@ from edgegen.cli.main import run
 from edgegen.errors import InputError, UsageError
 from edgegen.workflows.estimate import EstimateSettings, estimate_training
 from edgegen.workflows.finetune.adapt import finetune
-from edgegen.workflows.finetune.settings import FinetuneSettings
+from edgegen.workflows.finetune.settings import FinetuneSettings, RecoverSettings
 from edgegen.workflows.photos import PhotosSettings, check_photos
 from edgegen.workflows.train import TrainSettings, train
 
@@ -115,6 +117,18 @@ def test_settings_that_cannot_be_are_refused_where_they_are_made(tmp_path: Path)
         FinetuneSettings(precision="int4")
     with pytest.raises(UsageError, match="--steps and --time both say how long"):
         FinetuneSettings(steps=3, time="2h")
+    kinds: tuple[tuple[Any, tuple[str, ...]], ...] = (
+        (TrainSettings, ("images", "batch", "keep")),
+        (FinetuneSettings, ("size", "steps", "batch", "evaluations", "patience")),
+        (RecoverSettings, ("rank", "steps", "batch")),
+        (EstimateSettings, ("images", "batch")),
+    )
+    for settings, names in kinds:
+        for name in names:
+            with pytest.raises(UsageError, match=f"{name} must be 1 or more, got 0"):
+                settings(**{name: 0})
+    with pytest.raises(UsageError, match="--rate must be above 0, got nan"):
+        RecoverSettings(rate=math.nan)
     with pytest.raises(UsageError, match="--held-out must be above 0 and below 1"):
         PhotosSettings(held_out=1.5)
     with pytest.raises(UsageError, match="--contact-sheet must be a"):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import output
-from .options import need_torch
 
 if TYPE_CHECKING:
     from ..workflows.finetune.compare import RunComparison
@@ -27,7 +26,6 @@ def compare(
     json: output.Json = False,
 ) -> None:
     """Show fine-tuned runs side by side: one table, one picture."""
-    need_torch()
     from ..workflows.finetune.compare import compare_runs
 
     compared = compare_runs(runs, out, output.terminal)

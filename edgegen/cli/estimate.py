@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import output
-from .options import Threads, need_torch
+from .options import Threads
 from .training_options import (
     Batch,
     Centroids,
@@ -31,7 +31,6 @@ def estimate(
     json: output.Json = False,
 ) -> None:
     """Say how large a training would be: parameters, multiply-adds, memory; nothing is trained."""
-    need_torch()
     from ..workflows.estimate import EstimateSettings, estimate_training
 
     settings = EstimateSettings(images, batch, changes_of(change, centroids), threads)

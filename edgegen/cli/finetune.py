@@ -9,7 +9,7 @@ import typer
 from ..errors import UsageError
 from . import output
 from .moved import moved
-from .options import Threads, Weights, need_torch
+from .options import Threads, Weights
 from .training_options import (
     Background,
     Base,
@@ -91,7 +91,6 @@ def finetune(
     json: output.Json = False,
 ) -> None:
     """Adapt a generator to your photos: an adapter of a few hundred kilobytes beside the base."""
-    need_torch()
     from ..workflows.finetune.adapt import finetune as adapt
     from ..workflows.finetune.settings import FinetuneSettings
 

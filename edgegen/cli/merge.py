@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import output
-from .options import Overwrite, need_torch
+from .options import Overwrite
 
 
 def merge(
@@ -21,7 +21,6 @@ def merge(
     json: output.Json = False,
 ) -> None:
     """Add an adapter to its full-precision base, once the merged images are proven equal."""
-    need_torch()
     from ..workflows.finetune.merge import merge_adapter
 
     merged = merge_adapter(run, out, overwrite)

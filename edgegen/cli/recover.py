@@ -10,7 +10,7 @@ import typer
 from ..errors import GateFailed
 from ..workflows.finetune.settings import RecoverSettings
 from . import output
-from .options import Threads, Weights, need_torch
+from .options import Threads, Weights
 from .training_options import Base, OutFlag, RunFolder, run_folder
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def recover(
     json: output.Json = False,
 ) -> None:
     """Train an adapter, without photos, that makes up for what INT8 rounding costs."""
-    need_torch()
     from ..workflows.finetune.recover import RecoverResult, error_text
     from ..workflows.finetune.recover import recover as learn
 

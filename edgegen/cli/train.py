@@ -9,7 +9,7 @@ import typer
 from ..errors import UsageError
 from . import output
 from .moved import moved
-from .options import Threads, Weights, need_torch
+from .options import Threads, Weights
 from .training_options import (
     Background,
     Batch,
@@ -71,7 +71,6 @@ def train(
     json: output.Json = False,
 ) -> None:
     """Train in full precision; Ctrl-C writes a checkpoint that --resume continues exactly."""
-    need_torch()
     from ..workflows.train import TrainSettings
     from ..workflows.train import train as train_generator
 

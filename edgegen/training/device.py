@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from ..errors import RuntimeMissing, UsageError
@@ -51,16 +48,3 @@ def configure(device: torch.device, precision: str) -> None:
         torch.backends.cudnn.conv.fp32_precision = rounding  # type: ignore[attr-defined]
         # shapes never change: the first step measures which kernels are fastest
         torch.backends.cudnn.benchmark = True
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """torch computes on `count` CPU threads while the block runs: afterwards on as many as the
-    program around it had.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

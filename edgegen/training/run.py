@@ -63,6 +63,21 @@ class InitialWeights:
     path: Path
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out: none of it need be the same when it resumes."""
+
+    keep: int = checkpoint.KEEP  # checkpoints that stay
+    samples_every: int = 0  # steps between two grids of images; 0 for none
+    tensorboard: bool = False
+    start: InitialWeights | None = None  # those that settings.init names; a resumed run needs none
+    world: World = ALONE  # of several processes the first writes
+    generator: Generator | None = None  # what to train instead of a fresh one of the settings
+    # called once, where the run begins or goes on
+    begin: Callable[[Trainer], None] | None = None
+    finish: Finish | None = None  # writes what the run leaves instead of its weights
+
+
 def train(
     settings: RunSettings,
     photos: Source,
@@ -70,51 +85,22 @@ def train(
     resume: bool,
     every: int,
     progress: Progress,
-    keep: int = checkpoint.KEEP,
-    samples_every: int = 0,
-    tensorboard: bool = False,
-    start: InitialWeights | None = None,
-    world: World = ALONE,
-    generator: Generator | None = None,
-    begin: Callable[[Trainer], None] | None = None,
-    finish: Finish | None = None,
+    options: RunOptions | None = None,
 ) -> Path:
     """Train until the recipe's images are seen; returns the weights' path.
 
-    generator: what to train instead of a fresh one of the settings. begin: called once, where the
-    run begins or goes on. finish: writes what the run leaves instead of its weights.
-
-    A checkpoint every `every` steps and at the end, of which `keep` stay; a grid of images every
-    `samples_every`, none for 0. start: the weights that settings.init names; a resumed run needs
-    none. Of several processes the first writes. SIGINT, SIGTERM and SIGHUP finish the step, write a
-    checkpoint and raise KeyboardInterrupt(signal number); a second one raises it at once. Raises
-    UsageError for a folder that holds another run, Busy for one in use.
+    A checkpoint every `every` steps and at the end. SIGINT, SIGTERM and SIGHUP finish the step,
+    write a checkpoint and raise KeyboardInterrupt(signal number); a second one raises it at once.
+    Raises UsageError for a folder that holds another run, Busy for one in use.
     """
-    if every < 1 or keep < 1:
+    options = options or RunOptions()
+    if every < 1 or options.keep < 1:
         raise UsageError(
             "E-USAGE",
             f"a checkpoint can be written every 1 or more steps, got {every}; 1 or more stay, got "
-            f"{keep}",
+            f"{options.keep}",
         )
-    given = generator is not None
-    if generator is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(settings.seed, 0, "init"))
-            generator = family(settings.family).build(settings.recipe.config)
-    if start is not None:
-        checkpoint.start_from(generator.networks, start.tensors, start.path)
-    device = device_of(settings.device, local_rank())
-    trainer = Trainer.start(
-        generator,
-        settings.recipe,
-        photos,
-        settings.seed,
-        device,
-        world,
-        settings.only,
-        settings.compiled,
-        settings.eight_bit,
-    )
+    trainer, world = _trainer(settings, photos, options), options.world
     about, writes = _about(settings, photos, world), world.rank == 0
     with _held(out) if writes else contextlib.nullcontext(), Stop(patient=world.size > 1) as stop:
         if writes:
@@ -122,7 +108,7 @@ def train(
         world.wait()
         if resume and checkpoint.newest(out) is not None:
             checkpoint.resume(out, trainer)
-        elif settings.init and start is None and not given:
+        elif settings.init and options.start is None and options.generator is None:
             raise UsageError(
                 "E-INIT",
                 "the run ended before its first checkpoint",
@@ -131,18 +117,40 @@ def train(
             )
         world.wait()  # nobody writes before all have read
         _teach(trainer, out / checkpoint.JUDGE)
-        if begin is not None:
-            begin(trainer)
+        if options.begin is not None:
+            options.begin(trainer)
         record = (
-            Record(out, trainer, samples_every, tensorboard) if writes else contextlib.nullcontext()
+            Record(out, trainer, options.samples_every, options.tensorboard)
+            if writes
+            else contextlib.nullcontext()
         )
         with record as opened:
-            _loop(trainer, out, every, keep, progress, opened, stop)
-        left = out
-        if writes:
-            left = (finish or _weights)(trainer, out)
+            _loop(trainer, out, every, options.keep, progress, opened, stop)
+        left = (options.finish or _weights)(trainer, out) if writes else out
         world.wait()
         return left
+
+
+def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trainer:
+    """At its first step; a fresh generator's weights are a function of the seed."""
+    generator = options.generator
+    if generator is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(settings.seed, 0, "init"))
+            generator = family(settings.family).build(settings.recipe.config)
+    if options.start is not None:
+        checkpoint.start_from(generator.networks, options.start.tensors, options.start.path)
+    return Trainer.start(
+        generator,
+        settings.recipe,
+        photos,
+        settings.seed,
+        device_of(settings.device, local_rank()),
+        options.world,
+        settings.only,
+        settings.compiled,
+        settings.eight_bit,
+    )
 
 
 def _weights(trainer: Trainer, out: Path) -> Path:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
 from .context import cores
+from .generators import need_torch
+from .limits import check_least
+from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
     from ..families import Recipe
@@ -21,6 +24,10 @@ class EstimateSettings:
     batch: int | None = None  # images a step
     changes: tuple[str, ...] = ()  # of the config, such as "steps=8"
     threads: int = 0  # CPU threads; 0 takes all cores
+
+    def __post_init__(self) -> None:
+        check_least(1, {"images": self.images, "batch": self.batch})
+        check_least(0, {"threads": self.threads})
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,8 @@ def estimate_training(
     """Measure what training the recipe, the family's first for None, would take; nothing is
     trained. UsageError for a family, recipe or change that there is not.
     """
+    need_torch()
     from ..families import family as find_family
-    from ..training.device import torch_threads
     from ..training.size_estimate import measure
     from .config_changes import changed
     from .train import recipe_of

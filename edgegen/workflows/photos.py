@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
+from .limits import check_least
 from .photo_sets import FEWEST_PHOTOS, background_of, check_share, fit_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class PhotosSettings:
     contact_sheet: Path | None = None  # where to draw the photos as a model will see them
 
     def __post_init__(self) -> None:
+        check_least(8, {"size": self.size})
         fit_of(self.fit)
         check_share(self.held_out)
         sheet = self.contact_sheet

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .context import cores
+from .generators import need_torch
+from .limits import check_least
 from .photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
@@ -23,6 +25,7 @@ from .photo_sets import (
     reference_network,
     write_reference,
 )
+from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +70,9 @@ class TrainSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
+        check_least(1, {"images": self.images, "batch": self.batch, "keep": self.keep})
+        at_zero = {"seed": self.seed, "samples_every": self.samples_every, "threads": self.threads}
+        check_least(0, at_zero)
         on_bad_of(self.on_bad)
         fit_of(self.fit)
 
@@ -104,12 +110,13 @@ def train(
 
     Started by torchrun or accelerate, several processes train together. SIGINT and SIGTERM write a
     checkpoint and raise KeyboardInterrupt(signal number). Raises UsageError for settings or a
-    folder that cannot be used, InputError for photos that cannot, Busy for a run in use.
+    folder that cannot be used, InputError for photos that cannot, RuntimeMissing without
+    torch, Busy for a run in use.
     """
+    need_torch()
     from ..families import family as find_family
-    from ..training.device import torch_threads
     from ..training.processes import joined
-    from ..training.run import InitialWeights
+    from ..training.run import InitialWeights, RunOptions
     from ..training.run import train as train_run
 
     settings, out, data = settings or TrainSettings(), Path(out), Path(data)
@@ -136,11 +143,13 @@ def train(
                     settings.resume,
                     CHECKPOINT_STEPS,
                     images_seen(advance),
-                    keep=settings.keep,
-                    samples_every=settings.samples_every,
-                    tensorboard=settings.tensorboard,
-                    start=InitialWeights(initial.tensors, initial.path) if initial else None,
-                    world=world,
+                    RunOptions(
+                        settings.keep,
+                        settings.samples_every,
+                        settings.tensorboard,
+                        InitialWeights(initial.tensors, initial.path) if initial else None,
+                        world,
+                    ),
                 )
             if world.rank == 0:
                 reference = out / "reference.safetensors"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.progress import Listener, silent
 from ...errors import GateFailed, InputError
 from ..context import cores
+from ..generators import need_torch
 from ..photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
@@ -20,6 +21,7 @@ from ..photo_sets import (
     reference_network,
     write_reference,
 )
+from ..torch_threads import torch_threads
 from .settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -57,10 +59,11 @@ def finetune(
 
     The base stays as it is. Held-out photos decide which state is kept and when it ends. Raises
     UsageError for settings, a base or a folder that cannot be used, InputError for photos that
-    cannot, RuntimeMissing without peft, GateFailed where the rounded base is too far from what
-    ships.
+    cannot, RuntimeMissing without torch or peft, GateFailed where the rounded base is too far from
+    what ships.
     """
-    from ...training.device import device_of, torch_threads
+    need_torch()
+    from ...training.device import device_of
     from .base import open_base
     from .periodic_eval import PeriodicEvaluation
     from .setup import choose, hold_out
@@ -146,6 +149,7 @@ def _train(
     evaluation: PeriodicEvaluation,
     listen: Listener,
 ) -> None:
+    from ...training.run import RunOptions
     from ...training.run import train as train_run
 
     label = f"adapting {plan.base.name}"
@@ -163,9 +167,9 @@ def _train(
             resume,
             CHECKPOINT_STEPS,
             after,
-            generator=plan.generator(),
-            begin=evaluation.begin,
-            finish=evaluation.finish,
+            RunOptions(
+                generator=plan.generator(), begin=evaluation.begin, finish=evaluation.finish
+            ),
         )
 
 

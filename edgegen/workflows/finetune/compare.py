@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.files import read_json
 from ...core.progress import Listener, silent
 from ...errors import InputError, UsageError
+from ..generators import need_torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +53,7 @@ def compare_runs(
     Raises UsageError for a folder that is no fine-tuned run or for runs on different photos,
     InputError for a run that has not ended.
     """
+    need_torch()
     from ...core.images import save_png
     from ...evidence.timeline import comparison
 

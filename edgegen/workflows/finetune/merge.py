@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import GateFailed, UsageError
+from ..generators import need_torch
 
 if TYPE_CHECKING:
     from ...core.graph import Generator
@@ -45,6 +46,7 @@ def merge_adapter(run: str | Path, out: str | Path, overwrite: bool = False) -> 
     Raises UsageError for a run without an adapter, GateFailed where the merged images are not the
     adapted ones.
     """
+    need_torch()
     from ...core.bundle import sha256
     from ...core.files import publish, to_json
     from ...training import checkpoint

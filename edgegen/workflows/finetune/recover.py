@@ -32,7 +32,8 @@ from ..context import Context
 from ..export.calibration import calibrated
 from ..export.hosted import hosted
 from ..export.plans import check_plan
-from ..generators import LoadedGenerator, load_generator
+from ..generators import LoadedGenerator, load_generator, need_torch
+from ..torch_threads import torch_threads
 from .base import BaseGenerator, open_base
 from .periodic_eval import FILE
 from .settings import RecoverSettings
@@ -83,9 +84,9 @@ def recover(
     The rules of `plan`, a bundle's plan.json, say what is rounded. Scales are measured on the base,
     before and after: export does so with the same seeds.
     """
+    need_torch()
     from ...training.adapt import site
     from ...training.adapt.recover import Course
-    from ...training.device import torch_threads
 
     settings, plan_file, out = settings or RecoverSettings(), Path(plan), Path(out)
     context = Context.of(settings.threads, settings.feature_weights, listen)

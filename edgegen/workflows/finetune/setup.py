@@ -14,7 +14,7 @@ from ...core.progress import Listener, silent
 from ...errors import InputError, UsageError
 from ...training.adapt import Kind
 from ..photo_sets import background_of, check_share, fit_of
-from .settings import FinetuneSettings
+from .settings import FinetuneSettings, check_rate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,8 +61,7 @@ class FinetuneChoices:
                 "E-USAGE", "--rank 0 trains every weight: --base and --recompute are for adapters"
             )
         check_share(self.held_out)
-        if self.rate is not None and not 0 < self.rate < math.inf:
-            raise UsageError("E-USAGE", f"--rate must be above 0, got {self.rate}")
+        check_rate(self.rate)
 
     def to_json(self) -> dict[str, Any]:
         """As run.json has them."""
