@@ -159,6 +159,20 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def half_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy run that failed after its checkpoint at step 20; read it only."""
+    import runs
+
+    return made_once(tmp_path_factory, "half", lambda at: runs.failed(at / "run", 23)) / "run"
+
+
+@pytest.fixture
+def half(half_run: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be resumed or damaged."""
+    return shutil.copytree(half_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `edgegen export` makes of it for every runtime; copy it to change it."""
     from tiny import export

@@ -19,6 +19,7 @@ from edgegen.families.cas_dm.losses import METRIC_WEIGHTS
 # The sampler against diffusers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize(("steps", "eta"), [(10, 0.0), (10, 1.0), (50, 0.4), (100, 1.0)])

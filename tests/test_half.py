@@ -58,6 +58,7 @@ def graph_of(nodes: Sequence[onnx.NodeProto], **constants: object) -> onnx.Model
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "graph"), GRAPHS)
 def test_every_graph_in_float16_computes_what_it_did(family: str, graph: str) -> None:
     model = every_graph()[family, graph]
@@ -207,6 +208,7 @@ def test_int8_convolutions_read_and_write_float16() -> None:
         )
 
 
+@pytest.mark.slow
 @ENGINES
 @pytest.mark.parametrize(("family", "graph"), GRAPHS)
 def test_every_graph_of_every_family_builds_in_every_precision(family: str, graph: str) -> None:
