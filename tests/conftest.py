@@ -39,7 +39,7 @@ hypothesis.settings.load_profile("edgegen")
 assert edgegen.__version__
 
 # Tests that ask for one of these need what takes an export, or seconds, to make.
-MARK_OF_FIXTURE = {"tiny_bundle": "export", "wheel": "slow"}
+MARK_OF_FIXTURE = {"tiny_bundle": "export", "every_graph": "slow", "wheel": "slow"}
 STARTED = time.perf_counter()
 
 
@@ -181,6 +181,16 @@ def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         assert export(tiny_run, folder / "tiny") == 0
 
     return made_once(tmp_path_factory, "bundle", make) / "tiny"
+
+
+@pytest.fixture(scope="session")
+def every_graph(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
+    """(family, graph) -> FP32 ONNX of random weights; read it only."""
+    import graphs
+    import onnx
+
+    folder = made_once(tmp_path_factory, "graphs", graphs.export_every_graph)
+    return {key: onnx.load(folder / f"{' '.join(key)}.onnx") for key in graphs.GRAPHS}
 
 
 @pytest.fixture(scope="session")
