@@ -30,7 +30,8 @@ demo: $(STAMP)
 	$(BIN)/edgegen export cas-dm --int8 --runtime $(RUNTIMES) -o out/demo --overwrite
 
 # Two processes: a test takes one thread, and machines have two cores at least.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# Byte code is kept: rewriting the assertions of every test file takes each process 8 s.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # At least 700 tests that touch every package, in two minutes: none trains or exports.
 quick: $(STAMP)

@@ -39,7 +39,7 @@ hypothesis.settings.load_profile("edgegen")
 assert edgegen.__version__
 
 # Tests that ask for one of these need what takes an export, or seconds, to make.
-MARK_OF_FIXTURE = {"tiny_bundle": "export", "wheel": "slow"}
+MARK_OF_FIXTURE = {"tiny_bundle": "export", "every_graph": "slow", "wheel": "slow"}
 STARTED = time.perf_counter()
 
 
@@ -159,6 +159,20 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def half_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy run that failed after its checkpoint at step 20; read it only."""
+    import runs
+
+    return made_once(tmp_path_factory, "half", lambda at: runs.failed(at / "run", 23)) / "run"
+
+
+@pytest.fixture
+def half(half_run: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be resumed or damaged."""
+    return shutil.copytree(half_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `edgegen export` makes of it for every runtime; copy it to change it."""
     from tiny import export
@@ -167,6 +181,16 @@ def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         assert export(tiny_run, folder / "tiny") == 0
 
     return made_once(tmp_path_factory, "bundle", make) / "tiny"
+
+
+@pytest.fixture(scope="session")
+def every_graph(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]:
+    """(family, graph) -> FP32 ONNX of random weights; read it only."""
+    import graphs
+    import onnx
+
+    folder = made_once(tmp_path_factory, "graphs", graphs.export_every_graph)
+    return {key: onnx.load(folder / f"{' '.join(key)}.onnx") for key in graphs.GRAPHS}
 
 
 @pytest.fixture(scope="session")

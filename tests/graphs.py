@@ -5,7 +5,7 @@ rule of a runtime.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,10 @@ from edgegen.export import qdq
 from edgegen.export.onnx import to_onnx
 from edgegen.families import FAMILIES, family
 
+Graphs = dict[tuple[str, str], onnx.ModelProto]  # of the fixture every_graph
 FP32: Precision = "fp32"
 TYPES: dict[str, type] = {"int8": np.int8, "uint8": np.uint8}
-# The keys of every_graph(), said here so that collecting tests exports nothing.
+# (family, graph), said here so that collecting tests exports nothing.
 GRAPHS = (
     ("cas-dm", "theta"),
     ("cas-dm", "phi"),
@@ -35,10 +36,9 @@ GRAPHS = (
 )
 
 
-@cache
-def every_graph() -> dict[tuple[str, str], onnx.ModelProto]:
-    """(family, graph) -> FP32 ONNX of random weights."""
-    found: dict[tuple[str, str], onnx.ModelProto] = {}
+def export_every_graph(folder: Path) -> None:
+    """FP32 ONNX of random weights, one file a graph of GRAPHS."""
+    exported = []
     for name in FAMILIES:
         kind = family(name)
         with torch.random.fork_rng(devices=[]):
@@ -46,9 +46,10 @@ def every_graph() -> dict[tuple[str, str], onnx.ModelProto]:
             made = kind.build(kind.recipes["tiny"]().config)
         shake(made.networks, 1, 0.1)
         made.networks.eval()
-        found |= {(name, graph): to_onnx(value, graph) for graph, value in made.graphs().items()}
-    assert tuple(found) == GRAPHS, "a family has other graphs than GRAPHS says"
-    return found
+        for graph, value in made.graphs().items():
+            exported.append((name, graph))
+            onnx.save(to_onnx(value, graph), folder / f"{name} {graph}.onnx")
+    assert tuple(exported) == GRAPHS, "a family has other graphs than GRAPHS says"
 
 
 def int8_plan(model: onnx.ModelProto, graph: str, kept: Sequence[str] = ()) -> Plan:

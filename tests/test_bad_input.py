@@ -122,6 +122,7 @@ def test_one_sentence_and_an_exit_code(case: str, tmp_path: Path, capsys: Captur
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_an_empty_class_is_named_and_is_no_class(tmp_path: Path, capsys: Captured) -> None:
     """And photos that training passes over are named, while the rest is trained on."""
     photos(tmp_path / "data" / "cat"), photos(tmp_path / "data" / "dog")
@@ -147,6 +148,7 @@ def test_an_empty_class_is_named_and_is_no_class(tmp_path: Path, capsys: Capture
     assert json.loads(shown.out)["photos"]["classes"] == {"cat": 30, "dog": 30}
 
 
+@pytest.mark.slow
 def test_training_from_shards_and_resuming(tmp_path: Path, capsys: Captured) -> None:
     data, out = folder(tmp_path / "data", 48, 16), tmp_path / "out"
     command = [
@@ -215,6 +217,7 @@ def test_a_label_out_of_range_is_refused(tmp_path: Path, label: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["first part", "last part", "pointer"])
 def test_a_full_disk_leaves_the_checkpoint_before(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch

@@ -201,6 +201,7 @@ def test_a_folder_gets_one_sentence_and_an_exit_code(
 # what must not leave the folder
 
 
+@pytest.mark.slow
 def test_nothing_of_a_file_reaches_a_run(tmp_path: Path, capsys: Captured) -> None:
     """No file name, no EXIF, no thumbnail; what is exported is made from the run alone."""
     secret, root, out = "SECRET-SERIAL-4711", tmp_path / "photos", tmp_path / "run"

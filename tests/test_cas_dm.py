@@ -160,6 +160,7 @@ def _trajectory(kind: type[CasDm], weight: float, norm: Any) -> Trainer:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "weight", "norm"),
     [

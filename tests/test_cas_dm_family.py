@@ -19,6 +19,7 @@ from edgegen.families.cas_dm.losses import METRIC_WEIGHTS
 # The sampler against diffusers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize(("steps", "eta"), [(10, 0.0), (10, 1.0), (50, 0.4), (100, 1.0)])
@@ -55,6 +56,7 @@ def test_the_eps_path_is_diffusers_ddim(
     assert (ours - x.clip(-1, 1)).abs().max() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_eta_1_at_every_timestep_is_diffusers_ddpm(
     schedule: str, monkeypatch: pytest.MonkeyPatch

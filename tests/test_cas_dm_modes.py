@@ -87,6 +87,7 @@ def test_2_theta_is_bit_identical_after_its_own_steps_in_both_modes() -> None:
     )
 
 
+@pytest.mark.slow
 def test_2_a_frozen_run_has_the_theta_of_a_joint_run_of_half_its_length() -> None:
     joint, frozen = trainer(replace(FROZEN, mode="joint"), steps=6), trainer(FROZEN, steps=12)
     start = copy.deepcopy(frozen.generator.networks["phi"].state_dict())
@@ -199,6 +200,7 @@ def test_a_gate_keeps_its_bounds(gate: Any) -> None:
     assert len(found.flatten(1).mean(1).unique()) > 1  # each image has its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["clip", "scalar", "none"])
 def test_gates_leave_as_onnx(gate: Any) -> None:
     import onnxruntime
@@ -293,6 +295,7 @@ def test_recipes_are_of_the_size_they_say(name: str, millions: tuple[float, floa
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["photos64", "photos256"])
 def test_gpu_recipes_take_a_step_at_their_size(name: str) -> None:
     """All of the recipe but its widths."""
@@ -319,6 +322,7 @@ def test_gpu_recipes_take_a_step_at_their_size(name: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_zoos_card_still_describes_what_was_trained() -> None:
     """Fields that the card does not have take the values that were fixed when it was written."""
     card = json.loads((ROOT / "cas-dm" / "card.json").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from runs import PHOTOS, SMALL, TOY, failed, go, settings
+from runs import PHOTOS, SMALL, TOY, go, settings
 from safetensors.torch import load_file, save_file
 from toys import shapes
 
@@ -22,13 +23,6 @@ from edgegen.families.cas_dm import CasDm
 from edgegen.training import checkpoint, run
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
-
-
-@pytest.fixture
-def half(tmp_path: Path) -> Path:
-    """A run that failed after its checkpoint at step 20."""
-    return failed(tmp_path / "run", 23)
-
 
 # refusals
 
@@ -262,8 +256,8 @@ def test_a_damaged_part_is_refused_for_its_reason(damaged: Path, part: str, dama
 
 
 @pytest.fixture(scope="module")
-def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return failed(tmp_path_factory.mktemp("damaged") / "run", 21)
+def damaged(half_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(half_run, tmp_path_factory.mktemp("damaged") / "run")
 
 
 def state_with(**other: object) -> bytes:

@@ -45,6 +45,7 @@ def test_of_two_gaussians_that_commute_it_is_the_closed_form() -> None:
 
 
 # 20 rows: a covariance without full rank
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "dim"), [(400, 24), (20, 24)])
 def test_it_agrees_with_scipy_and_torchmetrics(n: int, dim: int) -> None:
     from scipy.linalg import sqrtm

@@ -17,6 +17,7 @@ from edgegen.training.adapt import site
 from edgegen.workflows.generators import torch_pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gates_round_as_the_file_does_or_not_at_all(name: str) -> None:
     """Open ones as ONNX Runtime executes the file, but for values near a half; closed ones give the

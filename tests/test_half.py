@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import onnx
 import pytest
-from graphs import GRAPHS, every_graph, inputs, int8_plan
+from graphs import GRAPHS, Graphs, inputs, int8_plan
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -58,9 +58,12 @@ def graph_of(nodes: Sequence[onnx.NodeProto], **constants: object) -> onnx.Model
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "graph"), GRAPHS)
-def test_every_graph_in_float16_computes_what_it_did(family: str, graph: str) -> None:
-    model = every_graph()[family, graph]
+def test_every_graph_in_float16_computes_what_it_did(
+    family: str, graph: str, every_graph: Graphs
+) -> None:
+    model = every_graph[family, graph]
     made = half(model, {})
     assert [(v.name, v.type) for v in made.graph.input] == [
         (v.name, v.type) for v in model.graph.input
@@ -87,9 +90,11 @@ def test_every_graph_in_float16_computes_what_it_did(family: str, graph: str) ->
             assert found[node.output[0]] == TensorProto.FLOAT
 
 
-def test_attention_and_demodulation_stay_in_float32() -> None:
-    kept = {key: set(full_precision(model, {})) for key, model in every_graph().items()}
-    attention, synthesis = every_graph()["lcd", "denoiser"], every_graph()["isc-gan", "synthesis"]
+def test_attention_and_demodulation_stay_in_float32(
+    every_graph: Graphs,
+) -> None:
+    kept = {key: set(full_precision(model, {})) for key, model in every_graph.items()}
+    attention, synthesis = every_graph["lcd", "denoiser"], every_graph["isc-gan", "synthesis"]
     weights = {t.name for t in attention.graph.initializer}
     products = {
         n.name for n in attention.graph.node if n.op_type == "MatMul" and not weights & set(n.input)
@@ -100,7 +105,7 @@ def test_attention_and_demodulation_stay_in_float32() -> None:
         n.name for n in synthesis.graph.node if n.op_type == "Mul" and n.input[0] == n.input[1]
     }
     assert sums and squares and sums | squares <= kept["isc-gan", "synthesis"]
-    assert all(len(names) < 0.5 * len(every_graph()[key].graph.node) for key, names in kept.items())
+    assert all(len(names) < 0.5 * len(every_graph[key].graph.node) for key, names in kept.items())
 
 
 def test_what_calibration_saw_beyond_float16_stays_in_float32() -> None:
@@ -169,8 +174,8 @@ def test_a_tensor_that_both_read_is_cast_once() -> None:
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_only_tensorrt_is_written_in_float16(name: str) -> None:
-    model = every_graph()["cas-dm", "theta"]
+def test_only_tensorrt_is_written_in_float16(name: str, every_graph: Graphs) -> None:
+    model = every_graph["cas-dm", "theta"]
     made = qdq.quantize(model, "theta", int8_plan(model, "theta"), runtime(name).dialect)
     assert (TensorProto.FLOAT16 in types(made).values()) == (
         runtime(name).dialect is HALF or name.startswith("tensorrt")
@@ -192,11 +197,13 @@ def test_a_range_that_float16_cannot_hold_keeps_its_scale() -> None:
         assert qdq.Scale.of(Range(-top, top), HALF).scale == np.float32(top / 127)
 
 
-def test_int8_convolutions_read_and_write_float16() -> None:
+def test_int8_convolutions_read_and_write_float16(
+    every_graph: Graphs,
+) -> None:
     """DequantizeLinear gives what its scale is: both inputs of an INT8 convolution must be of one
     type.
     """
-    for (_, graph), model in every_graph().items():
+    for (_, graph), model in every_graph.items():
         made = qdq.quantize(model, graph, int8_plan(model, graph), HALF)
         found = types(made)
         makers = {t: n for n in made.graph.node for t in n.output}
@@ -207,11 +214,14 @@ def test_int8_convolutions_read_and_write_float16() -> None:
         )
 
 
+@pytest.mark.slow
 @ENGINES
 @pytest.mark.parametrize(("family", "graph"), GRAPHS)
-def test_every_graph_of_every_family_builds_in_every_precision(family: str, graph: str) -> None:
+def test_every_graph_of_every_family_builds_in_every_precision(
+    family: str, graph: str, every_graph: Graphs
+) -> None:
     """FP32, FP16 and INT8; tests/test_every_export.py builds INT8 for every GPU."""
-    model = every_graph()[family, graph]
+    model = every_graph[family, graph]
     plan = int8_plan(model, graph)
     for made in (
         model,

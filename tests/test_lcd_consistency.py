@@ -101,6 +101,7 @@ def test_3_the_exact_f_gives_the_data_s_spread(levels: list[float]) -> None:
     assert edm.sigmas(40)[[0, 22, 39]] == pytest.approx([80, 1.38, 0.002], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "timesteps"), [(1, (999,)), (2, (999, 499)), (4, (999, 759, 499, 259))]
 )
@@ -137,6 +138,7 @@ def test_3_few_steps_take_these_timesteps_and_a_call_each(
     assert images.std() == pytest.approx(0.05, abs=1.5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 def test_the_few_step_loop_is_diffusers(prediction: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from diffusers import LCMScheduler
@@ -166,6 +168,7 @@ def test_the_few_step_loop_is_diffusers(prediction: str, monkeypatch: pytest.Mon
     torch.testing.assert_close(ours * 1e4, last, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 def test_the_teacher_s_loop_is_diffusers_ddim(prediction: str) -> None:
     from diffusers import DDIMScheduler

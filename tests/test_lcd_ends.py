@@ -62,6 +62,7 @@ def test_its_points_keep_their_quantile_of_gaussian_data_and_double_steps_quarte
     assert errors[-1] < 3e-3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers'
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 def test_the_solver_is_diffusers_dpm(prediction: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from graphs import every_graph, inputs, int8_plan, one_conv
+from graphs import Graphs, inputs, int8_plan, one_conv
 from onnx import helper
 
 from edgegen.calibrate.choose import ends
@@ -223,11 +223,11 @@ def test_the_list_for_tensorrt_is_what_its_parser_says() -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_what_we_export_breaks_no_rule_of_its_own_runtime(name: str) -> None:
+def test_what_we_export_breaks_no_rule_of_its_own_runtime(name: str, every_graph: Graphs) -> None:
     """However many convolutions are INT8. Toys have few channels; our ONNX Runtime sessions round
     no weights by themselves.
     """
-    for (_, graph), model in every_graph().items():
+    for (_, graph), model in every_graph.items():
         convolutions = [n.name for n in model.graph.node if n.op_type == "Conv"]
         assert lint(model, name) == ()
         for kept in ([], convolutions[::2], convolutions[1::2]):

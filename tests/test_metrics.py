@@ -109,6 +109,7 @@ def test_7_the_trunk_is_frozen_and_stays_as_it_is(pdist: PDist) -> None:
     assert all(torch.equal(before[k], v) for k, v in pdist.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("size", "scales"), [(16, 2), (32, 3), (64, 4)])
 def test_ms_ssim_is_torchmetrics(size: int, scales: int) -> None:
@@ -135,6 +136,7 @@ def test_ms_ssim_is_torchmetrics(size: int, scales: int) -> None:
         theirs.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 0])
 def test_a_trunk_learns_labels_or_quarter_turns(classes: int) -> None:
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import HERE, TOY, at, failed, go, same, steps, stop_at
+from runs import HERE, TOY, at, go, same, steps, stop_at
 from safetensors.torch import load_file
 
 from edgegen.core.graph import Batch
@@ -34,12 +34,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     go(out)
     return out
-
-
-@pytest.fixture
-def half(tmp_path: Path) -> Path:
-    """A run that failed after its checkpoint at step 20."""
-    return failed(tmp_path / "run", 23)
 
 
 # exact resume

@@ -68,6 +68,7 @@ def holds(interval: Interval, truth: float) -> bool:
     return interval.low <= truth <= interval.high
 
 
+@pytest.mark.slow
 def test_the_value_is_torchmetrics_and_our_own() -> None:
     from torchmetrics.image.kid import poly_mmd
 

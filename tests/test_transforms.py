@@ -79,6 +79,7 @@ def test_nothing_of_it_ships_and_old_weights_go_on() -> None:
         assert list(own) == list(other) and all(torch.equal(own[k], other[k]) for k in own)
 
 
+@pytest.mark.slow
 def test_the_networks_learn_what_they_are_told() -> None:
     run = trainer(AUGMENTED, photos=shapes(32))
     reports = list(itertools.islice(run.run(), 3))
@@ -98,6 +99,7 @@ def test_both_objectives_see_the_same_changed_photos() -> None:
     assert torch.isfinite(model.phi_loss(batch))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     config = replace(TOY, augment=0.3)
 
