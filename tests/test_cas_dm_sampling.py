@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from toys import (
     CONFIG,
@@ -56,6 +55,8 @@ def test_4_untrained_phi_changes_no_sample(eta: float, bias: float) -> None:
 def test_5_the_gate_weighs_branches_by_the_others_variance(
     theta: float, phi: float, kind: str
 ) -> None:
+    from scipy.optimize import minimize_scalar
+
     weight = float(gate_weights(kind, alphas_bar("linear", 1000))[300])
     rng = torch.Generator().manual_seed(0)
     images, a, b = (
