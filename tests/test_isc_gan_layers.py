@@ -70,7 +70,7 @@ def test_constant_noise_is_a_field_of_the_output_s_size(up: Any) -> None:
 @pytest.mark.parametrize("demodulate", [True, False])
 def test_constant_weights_give_what_modulated_weights_give(demodulate: bool, up: Any) -> None:
     """x * style -> conv -> demodulate against one weight an image: w' = s w, w'' = w' / ||w'||
-    (A2.1).
+    (A.2.1).
     """
     torch.manual_seed(0)
     layer = ModConv(16, 8, 12, demodulate=demodulate, size=8, up=up)
