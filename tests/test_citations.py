@@ -19,12 +19,11 @@ PAGES = {
     "C": "cas-dm.md",
     "D": "dkgm.md",
     "E": "latent-consistency.md",
-    "F": "README.md",
 }
 EXAMPLE = "edgegen/cli/flip.py"  # the verb that edgegen/cli/main.py shows how to write
 FOLDERS = ("edgegen", "export", "calibrate", "tests", "benchmarks", "scripts")
-SECTION = re.compile(r"(?<![\w.\"'/-])([A-F])(\.\d+(?:\.\d+)*)(?![\w\"'])")
-HEADING = re.compile(r"^#+ ([A-F]\.\d+(?:\.\d+)*|F\.) ", re.MULTILINE)
+SECTION = re.compile(r"(?<![\w.\"'/-])([A-E])(\.\d+(?:\.\d+)*)(?![\w\"'])")
+HEADING = re.compile(r"^#+ ([A-E]\.\d+(?:\.\d+)*) ", re.MULTILINE)
 DOCUMENT = re.compile(r"(?<![\w/])docs/[\w./-]*\w")
 SOURCE = re.compile(rf"(?<![\w./])(?:{'|'.join(FOLDERS)})/[\w/]+\.py\b")
 # what once stood for pages that are not in this repository
