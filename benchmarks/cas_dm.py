@@ -56,7 +56,7 @@ CONTROL, SWEEP = (0.0, 0.1, 1.0), (0.0, 0.03, 0.1, 0.3, 1.0)  # metric weights
 
 class Dual(CasDm):
     """The negative control: one network for noise, clean image and gate, all losses on all of it
-    but the gate's (C.3 test 10).
+    but the gate's (docs/methods/cas-dm.md, C.3 test 10).
     """
 
     def __init__(self, config: CasDmConfig) -> None:

@@ -1,4 +1,5 @@
-"""Do the intervals of edgegen/evidence/small.py and memory.py hold with 20 to 200 held-out photos?
+"""Do the intervals of edgegen/evidence/small_sample_distance.py and memory.py hold with 20 to 200
+held-out photos?
 
     python benchmarks/coverage_small.py                    # drawn populations: about 4 CPU minutes
     python benchmarks/coverage_small.py --photos FOLDER

@@ -1,5 +1,5 @@
 """What dkgm's parts are worth: noise k, bandwidth h, the update's variance, steps N, backbones,
-stage 2 (spec D.3 test 10).
+stage 2 (docs/methods/dkgm.md, D.3 test 10).
 
     python benchmarks/dkgm.py --data PHOTOS --device cuda --train-images 2000000
     python benchmarks/dkgm.py --data PHOTOS --parts sampling --source runs/a

@@ -34,7 +34,7 @@ from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.export.quantized import Quantized
 from edgegen.workflows.generators import load_generator
 
-# 8x8, where the specification starts; the others' are "mid"
+# 8x8; the others' are "mid"
 LAYERS = {"isc-gan": "synthesis.blocks.1"}
 SEEDS = 32
 

@@ -91,7 +91,7 @@ ABLATION: dict[str, Change] = {
     "up-before": shaped(up="before"),
     "noise": shaped(noise=True),
 }
-# by --variants: the specification's blocks, against squeeze-r4
+# by --variants: the published blocks, against squeeze-r4
 CONNECTIONS = ("skip", "squeeze-r4", "squeeze-r8")
 
 
@@ -273,8 +273,8 @@ def evaluate(what: str, folder: Path, data: Path, samples: int) -> None:
 
 
 def summary(found: dict[str, list[tuple[dict[str, Any], IscGan, float]]]) -> None:
-    """Means, deviations, parameters and latency of each variant, and what may be claimed (spec A3
-    test 9).
+    """Means, deviations, parameters and latency of each variant, and what may be claimed
+    (docs/methods/isc-gan.md, A.3 test 9).
     """
     with tempfile.TemporaryDirectory() as folder:
         made = dict[str, Pipeline]()

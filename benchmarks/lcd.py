@@ -6,9 +6,9 @@ same seeds and labels.
 
 SOURCE is a zoo name or a run folder with reference statistics of held-out photos. FD over the
 reference's own features, projected and corrected for the number of samples, 95 % interval; KID over
-all features against the test photos in --data. The goals are spec E.3 test 11 (FD of 4, 2 and 1
-steps in that order with 5 % slack, one step at most 0.7 of the teacher's one) and the zoo's (4
-steps at most 1.25 times the teacher's 50, 1 step at most 2 times).
+all features against the test photos in --data. The goals are docs/methods/latent-consistency.md,
+E.3 test 11 (FD of 4, 2 and 1 steps in that order with 5 % slack, one step at most 0.7 of the
+teacher's one) and the zoo's (4 steps at most 1.25 times the teacher's 50, 1 step at most 2 times).
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def novelties(
     real: np.ndarray,
     train: np.ndarray,
 ) -> dict[str, object]:
-    """Nearest training photos of generated and of held-out images, as pixels and as features (spec
-    D.2.4).
+    """Nearest training photos of generated and of held-out images, as pixels and as features
+    (docs/methods/dkgm.md, D.2.4).
     """
     count, some = min(COMPARED, len(pixels), len(held)), train[:NEIGHBOURS]
 

@@ -1,4 +1,4 @@
-"""Photos that cannot be used, by their number in the list of bad inputs: the file's name, its
+"""Photos that cannot be used, by their number in test_bad_photo_classes: the file's name, its
 bytes, what is said of it.
 """
 

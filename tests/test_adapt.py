@@ -156,8 +156,8 @@ def test_peft_alone_loads_the_adapter_and_merges_it_to_the_same_weights(
 
 
 def test_modulated_convolutions_demodulate_what_peft_alone_adds(tmp_path: Path) -> None:
-    """A network that PEFT has wrapped and nothing else: demodulation reads the pair, too (spec
-    A2.1).
+    """A network that PEFT has wrapped and nothing else: demodulation reads the pair, too
+    (docs/methods/isc-gan.md, A.2.1).
     """
     import peft
 

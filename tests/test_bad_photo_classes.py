@@ -1,4 +1,4 @@
-"""Every class of bad photo of the list of bad inputs, B01 to B32, at the command line: one sentence
+"""Every class of bad photo, B01 to B32, at the command line: one sentence
 with its code, one exit code.
 
 What each looks like on the inside stands in other files; TABLE says where.

@@ -259,7 +259,7 @@ def test_3_the_papers_gate_loss_is_the_distance_of_means(schedule: str) -> None:
     weights = gate_weights("posterior", alphas_bar(schedule, 1000))
     assert weights.shape == (1001,) and weights[1] == pytest.approx(1.0)
     if schedule == "linear":
-        # the spec's numbers
+        # the numbers of C.2.5
         np.testing.assert_allclose(
             weights[[10, 500, 1000]] ** 0.5, [0.147, 3.1e-3, 1.3e-4], rtol=0.03
         )

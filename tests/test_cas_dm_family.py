@@ -163,7 +163,7 @@ def test_recipes_build(name: str) -> None:
     assert (FAMILY.recipes[name].__doc__ or "").strip()
 
 
-def test_w_m_follows_the_specification() -> None:
+def test_w_m_follows_its_formulas() -> None:
     signal = torch.tensor([0.01, 0.049, 0.05, 0.5, 0.9, 0.999])
     kinds = ("const", "snr", "cutoff")
     weights = {kind: METRIC_WEIGHTS[kind](signal) for kind in kinds}

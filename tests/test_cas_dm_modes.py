@@ -63,7 +63,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-# frozen and joint (C.2.8)
+# frozen and joint (docs/methods/cas-dm.md, C.2.8)
 
 
 def test_2_theta_is_bit_identical_after_its_own_steps_in_both_modes() -> None:

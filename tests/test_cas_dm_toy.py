@@ -1,5 +1,5 @@
-"""Cas-DM's acceptance tests 9 and 10 (spec C.3): what the metric loss does in short trainings, and
-what it does not touch.
+"""Cas-DM's acceptance tests 9 and 10 (docs/methods/cas-dm.md, C.3): what the metric loss does in
+short trainings, and what it does not touch.
 """
 
 from __future__ import annotations

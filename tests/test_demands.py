@@ -1,5 +1,5 @@
-"""Demands on a decoder whose primitives are known (tests 4, 5, 8 and 9 of the specification), and
-on a real family's layer.
+"""Demands on a decoder whose primitives are known (docs/methods/regional-primitives.md, B.3, tests
+4, 5, 8 and 9), and on a real family's layer.
 """
 
 from __future__ import annotations

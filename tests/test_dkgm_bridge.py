@@ -1,5 +1,5 @@
-"""dkgm's bridge and sampler with the exact clean image (spec D.3 tests 3, 5 to 9): no network, so
-only the loop is judged.
+"""dkgm's bridge and sampler with the exact clean image (docs/methods/dkgm.md, D.3 tests 3, 5 to 9):
+no network, so only the loop is judged.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""dkgm's density estimate (spec D.3 tests 1, 2 and 4): draws, densities, bandwidths, and what half
-a step towards data does.
+"""dkgm's density estimate (docs/methods/dkgm.md, D.3 tests 1, 2 and 4): draws, densities,
+bandwidths, and what half a step towards data does.
 """
 
 from __future__ import annotations

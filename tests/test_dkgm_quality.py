@@ -1,5 +1,5 @@
-"""What dkgm's stages give once trained, small (spec D.3 tests 6 and 10): a mixture in one
-dimension, and sharpness of images.
+"""What dkgm's stages give once trained, small (docs/methods/dkgm.md, D.3 tests 6 and 10): a mixture
+in one dimension, and sharpness of images.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def test_10_stage_one_alone_is_the_same_generator_with_another_sampler() -> None
 
 
 def test_a_narrow_kernel_returns_training_vectors_and_a_wide_one_does_not() -> None:
-    """Spec D.2.4: below a third of the distance between neighbours stage 2 can only copy."""
+    """D.2.4: below a third of the distance between neighbours stage 2 can only copy."""
     flat = PHOTOS.flatten(1)
     apart = torch.cdist(flat, flat).fill_diagonal_(torch.inf).amin(1).median().item()
     shares = []

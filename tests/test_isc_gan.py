@@ -1,5 +1,5 @@
-"""isc-gan's game (spec A3, tests 7 and 8): regularisers, augmentation, averages, resuming, and what
-leaves it.
+"""isc-gan's game (docs/methods/isc-gan.md, A.3, tests 7 and 8): regularisers, augmentation,
+averages, resuming, and what leaves it.
 """
 
 from __future__ import annotations

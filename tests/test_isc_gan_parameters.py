@@ -12,7 +12,7 @@ from torch import nn
 from edgegen.families.isc_gan.config import IscGanConfig, widths
 from edgegen.families.isc_gan.synthesis import StyleGan, SynthesisBlock
 
-FULL = IscGanConfig()  # C32-full of spec A2.5
+FULL = IscGanConfig()  # C32-full of A.2.5
 C32_SMALL = replace(FULL, z_dim=256, w_dim=256, widths=(256, 256, 256, 128))
 P256 = replace(
     FULL, size=256, mapping_layers=8, widths=widths(256, 16_384), critic_widths=widths(256, 16_384)
@@ -48,7 +48,7 @@ def generator_count(config: IscGanConfig, **change: Any) -> int:
         ),
     ],
 )
-def test_generators_have_the_specifications_parameters(
+def test_generators_have_their_parameters(
     config: IscGanConfig, skip: int, isc: dict[tuple[Any, Any], int]
 ) -> None:
     assert generator_count(config, connection="skip") == skip
@@ -198,7 +198,7 @@ def test_skip_blocks_have_their_parameters(
 
 @pytest.mark.parametrize(("width", "pays"), [(304, False), (320, True)])
 def test_a_modulated_fuse_pays_for_wide_blocks_only(width: int, pays: bool) -> None:
-    """With w = 512 and r = 4 a block saves only when c > 307 (A2.4)."""
+    """With w = 512 and r = 4 a block saves only when c > 307 (A.2.4)."""
     config = IscGanConfig(widths=(width,) * 4, critic_widths=(16,) * 4, fuse="modulated")
     with torch.device("meta"):
         squeeze, skip = (
@@ -209,6 +209,6 @@ def test_a_modulated_fuse_pays_for_wide_blocks_only(width: int, pays: bool) -> N
 
 
 def test_a_modulated_fuse_has_styles_of_its_own() -> None:
-    """+ (w + 1) 2c a block (A2.4)."""
+    """+ (w + 1) 2c a block (A.2.4)."""
     extra = generator_count(FULL, fuse="modulated") - generator_count(FULL)
     assert extra == 2 * (512 + 1) * 2 * 512

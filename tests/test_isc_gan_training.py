@@ -1,5 +1,5 @@
-"""isc-gan trains with either connection (spec A3 test 9): a short look here, the comparison is
-benchmarks/isc_gan.py.
+"""isc-gan trains with either connection (docs/methods/isc-gan.md, A.3 test 9): a short look here,
+the comparison is benchmarks/isc_gan.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The OR decomposition: every identity of the specification of regional primitives (B2.2; tests 1
-to 3, 6 and 7 of B3).
+"""The OR decomposition: every identity of docs/methods/regional-primitives.md, B.2.2 (tests 1 to 3,
+6 and 7 of B.3).
 """
 
 from __future__ import annotations

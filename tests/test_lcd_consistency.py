@@ -1,4 +1,6 @@
-"""The consistency function, its samplers and what distillation aims at (spec E.3, tests 1 to 5)."""
+"""The consistency function, its samplers and what distillation aims at
+(docs/methods/latent-consistency.md, E.3, tests 1 to 5).
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ LEVELS = alphas_bar("ldm", 1000)[1:]  # abar at t = 0..999
 
 
 def exact(x: Any, t: float, spread: float) -> Any:
-    """f* of data N(0, spread^2) (spec E.3 test 2)."""
+    """f* of data N(0, spread^2) (E.3 test 2)."""
     return ((spread**2 + edm.SIGMA_MIN**2) / (spread**2 + t**2)) ** 0.5 * x
 
 

@@ -1,5 +1,5 @@
-"""lcd's losses as wholes, written again from what their networks were shown and said (spec E.2.3,
-E.2.4 a, E.2.6).
+"""lcd's losses as wholes, written again from what their networks were shown and said
+(docs/methods/latent-consistency.md, E.2.3, E.2.4 a, E.2.6).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_4_the_student_s_average_starts_as_the_student() -> None:
     assert all(torch.equal(value, start[name]) for name, value in made.target.state_dict().items())
 
 
-def test_4_the_student_s_loss_is_the_specification_s(model: LatentConsistency) -> None:
+def test_4_the_student_s_loss_is_that_of_e_2_4(model: LatentConsistency) -> None:
     """z_s by one guided DDIM step of the teacher, the average's f there, Huber of the difference in
     units of v.
     """
@@ -121,7 +121,7 @@ def test_4_the_student_s_loss_is_the_specification_s(model: LatentConsistency) -
 
 
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
-def test_5_the_teacher_s_loss_is_the_specification_s(prediction: Any) -> None:
+def test_5_the_teacher_s_loss_is_that_of_e_2_3(prediction: Any) -> None:
     """All timesteps alike, the label replaced by the null one time in ten."""
     model = shaken(prediction=prediction)
     dropped, times = [], []

@@ -1,4 +1,6 @@
-"""lcd's networks: attention, control, autoencoder, graphs (spec E.3, tests 6, 7 and part of 10)."""
+"""lcd's networks: attention, control, autoencoder, graphs (docs/methods/latent-consistency.md, E.3,
+tests 6, 7 and part of 10).
+"""
 
 from __future__ import annotations
 

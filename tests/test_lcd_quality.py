@@ -1,5 +1,5 @@
-"""Trained for seconds: the autoencoder's reconstructions, and few steps against many (spec E.3,
-tests 10 and 11).
+"""Trained for seconds: the autoencoder's reconstructions, and few steps against many
+(docs/methods/latent-consistency.md, E.3, tests 10 and 11).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Metric functions of the refiner: test 7 of the specification, oracles, and the judge that is
-taught.
+"""Metric functions of the refiner: test 7 of docs/methods/cas-dm.md, C.3, oracles, and the judge
+that is taught.
 """
 
 from __future__ import annotations

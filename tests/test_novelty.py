@@ -1,5 +1,5 @@
-"""The novelty report (spec D.3 test 11) and sharpness: copies are found, new images are not called
-copies, memory is bounded.
+"""The novelty report (docs/methods/dkgm.md, D.3 test 11) and sharpness: copies are found, new
+images are not called copies, memory is bounded.
 """
 
 from __future__ import annotations

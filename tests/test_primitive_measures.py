@@ -1,5 +1,5 @@
-"""What is measured of primitives, and the sparse regression that predicts unseen demands (B2.5,
-D3).
+"""What is measured of primitives, and the sparse regression that predicts unseen demands (B.2.5 and
+B.2.3 of docs/methods/regional-primitives.md).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ GOOD: dict[str, Any] = {"timesteps": (1000, 500), "signal": (0.001, 0.4)}
         ("cosine", 1000, 2.4e-9),
     ],
 )
-def test_schedules_are_the_specifications(schedule: str, steps: int, last: float) -> None:
+def test_schedules_are_those_of_c_2_1(schedule: str, steps: int, last: float) -> None:
     bar = alphas_bar(schedule, steps)
     assert bar.shape == (steps + 1,) and bar.dtype == np.float64 and bar[0] == 1
     assert (np.diff(bar) < 0).all() and bar[-1] == pytest.approx(last, rel=0.05)
@@ -57,7 +57,7 @@ def test_schedules_are_the_specifications(schedule: str, steps: int, last: float
         assert beta.max() == pytest.approx(0.999)
 
 
-def test_error_amplification_of_the_specification() -> None:
+def test_error_amplification_is_that_of_c_2_3() -> None:
     bar = alphas_bar("linear", 1000)
     for t, wanted in ((1, 0.01), (100, 0.34), (500, 3.4), (1000, 157)):
         assert ((1 - bar[t]) / bar[t]) ** 0.5 == pytest.approx(wanted, rel=0.02)

@@ -69,8 +69,8 @@ def test_a_card_says_which_goals_were_met(entry: Entry) -> None:
 
 
 def test_11_models_prints_novelty_beside_every_distance(capfd: pytest.CaptureFixture[str]) -> None:
-    """In its own column, with the share of copies (spec D.3 test 11); and what each distance is
-    over, and the licence.
+    """In its own column, with the share of copies (docs/methods/dkgm.md, D.3 test 11); and what
+    each distance is over, and the licence.
     """
     assert run(["models"]) == 0
     shown = capfd.readouterr().out

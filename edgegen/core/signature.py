@@ -3,7 +3,7 @@ key.
 
 The format is that of OpenSSF model signing 1.0: a sigstore bundle (v0.3) around a DSSE envelope
 around an in-toto statement that lists the sha256 of every file. `model_signing verify key` of the
-OpenSSF accepts ours, and we accept its (docs/decisions/0009).
+OpenSSF accepts ours, and we accept its (docs/decisions/0009-signature.md).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 images. (numpy only)
 
 A generator that copies has a small Frechet distance: its figure means something only beside this
-one (spec D.2.4).
+one (docs/methods/dkgm.md, D.2.4).
 """
 
 from __future__ import annotations

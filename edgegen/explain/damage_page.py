@@ -45,29 +45,31 @@ class Damaged:
     int8: Floats
     layers: Sequence[QuantizedLayer]
     cost: Sequence[float]
-    found: Attribution
+    attribution: Attribution
     check: Check | None
 
     def shares(self) -> Floats:
         """(layers, times, regions): parts of each region's predicted squared error, over all
         seeds.
         """
-        made: Floats = self.found.parts.sum(2) / np.maximum(self.found.whole.sum(0), 1e-30)
+        made: Floats = self.attribution.parts.sum(2) / np.maximum(
+            self.attribution.whole.sum(0), 1e-30
+        )
         return made
 
     def order(self) -> list[int]:
         """Layers by their predicted part of the whole, the largest first."""
-        return [int(k) for k in np.argsort(-self.found.parts.sum((1, 2, 3)), kind="stable")]
+        return [int(k) for k in np.argsort(-self.attribution.parts.sum((1, 2, 3)), kind="stable")]
 
     def to_json(self) -> dict[str, Any]:
-        whole = float(self.found.whole.sum()) or 1.0
+        whole = float(self.attribution.whole.sum()) or 1.0
         square = by_region(self.int8 - self.full, self.regions.masks)
         shares, removed = self.shares(), self._removed()
         return {
             "damage": {
                 "psnr_db": decibels(float(square.sum()), self._numbers().sum()),
                 "predicted_psnr_db": decibels(whole, self._numbers().sum()),
-                "explained": float(self.found.parts.sum() / whole),
+                "explained": float(self.attribution.parts.sum() / whole),
             },
             "regions": [
                 {
@@ -81,7 +83,7 @@ class Damaged:
             "layers": [
                 {
                     "layer": self.layers[k].path,
-                    "share": float(self.found.parts[k].sum() / whole),
+                    "share": float(self.attribution.parts[k].sum() / whole),
                     "removed": None
                     if removed is None
                     else float(removed[k].sum() / (square.sum() or 1.0)),
@@ -90,7 +92,9 @@ class Damaged:
                     "by_time": {
                         t: float(v)
                         for t, v in zip(
-                            self.found.times, self.found.parts[k].sum((1, 2)) / whole, strict=True
+                            self.attribution.times,
+                            self.attribution.parts[k].sum((1, 2)) / whole,
+                            strict=True,
                         )
                     },
                 }
@@ -111,7 +115,7 @@ class Damaged:
         """The layer with the largest part of a region's error, and the region's PSNR with that
         layer alone put back.
         """
-        parts = self.found.parts[..., region].sum((1, 2))
+        parts = self.attribution.parts[..., region].sum((1, 2))
         k = int(parts.argmax())
         removed = self._removed()
         left = (
@@ -123,7 +127,7 @@ class Damaged:
         )
         return {
             "first": self.layers[k].path,
-            "first_share": float(parts[k] / max(self.found.whole[:, region].sum(), 1e-30)),
+            "first_share": float(parts[k] / max(self.attribution.whole[:, region].sum(), 1e-30)),
             "psnr_db_with_first_put_back": left,
         }
 
@@ -186,9 +190,48 @@ class Damaged:
         )
 
     def to_html(self, drawn: Mapping[str, np.ndarray]) -> bytes:
-        found = self.to_json()
-        count = f"{len(self.seeds)} seeds from {self.seeds[0]}"
+        """One page without other files; drawn: the pictures of `drawings`."""
+        document = self.to_json()
+        layers = document["layers"]
         parts = [
+            *self._pictures(drawn),
+            page.heading("Regions"),
+            _regions_table(document["regions"]),
+            page.heading("Layers and timesteps"),
+            page.words(HOW),
+            page.matrix(
+                ("layer", *self.attribution.times),
+                [(layer["layer"], list(layer["by_time"].values())) for layer in layers[:SHOWN]],
+                "all damage",
+            ),
+            page.heading("Layers and regions"),
+            *(
+                page.figure(
+                    drawn[f"layer-{k + 1}.png"],
+                    f"{layer['layer']}: {_percent(layer['share'])} of all damage",
+                )
+                for k, layer in enumerate(layers[:DRAWN])
+            ),
+            page.matrix(
+                ("layer", *(f"region {r + 1}" for r in range(self.regions.count))),
+                [(layer["layer"], layer["by_region"]) for layer in layers[:SHOWN]],
+                "each region's damage",
+            ),
+            page.heading("All layers"),
+            _layers_table(layers),
+        ]
+        if document["check"] is not None:
+            parts += [
+                page.heading("Check"),
+                page.words(CHECKED, note=True),
+                page.facts(document["check"]),
+            ]
+        parts += [page.heading("Damage"), page.facts(document["damage"])]
+        return page.page(self.title, parts)
+
+    def _pictures(self, drawn: Mapping[str, np.ndarray]) -> list[str]:
+        count = f"{len(self.seeds)} seeds from {self.seeds[0]}"
+        return [
             page.figure(
                 drawn["damage.png"],
                 f"where INT8 differs from full precision, root mean square over {count}",
@@ -197,71 +240,46 @@ class Damaged:
                 drawn["seeds.png"],
                 f"the {min(SEEDS, len(self.seeds))} that differ most: full precision, INT8, where",
             ),
-            page.heading("Regions"),
-            page.table(
-                (
-                    "region",
-                    "PSNR, dB",
-                    "share of the damage",
-                    "first layer",
-                    "its part",
-                    "PSNR with it put back, dB",
-                ),
-                [
-                    (
-                        r["region"],
-                        r["psnr_db"],
-                        _percent(r["share"]),
-                        r["first"],
-                        _percent(r["first_share"]),
-                        r["psnr_db_with_first_put_back"],
-                    )
-                    for r in found["regions"]
-                ],
-            ),
-            page.heading("Layers and timesteps"),
-            page.words(HOW),
-            page.matrix(
-                ("layer", *self.found.times),
-                [(one["layer"], list(one["by_time"].values())) for one in found["layers"][:SHOWN]],
-                "all damage",
-            ),
-            page.heading("Layers and regions"),
         ]
-        parts += [
-            page.figure(
-                drawn[f"layer-{k + 1}.png"],
-                f"{one['layer']}: {_percent(one['share'])} of all damage",
+
+
+def _regions_table(regions: Sequence[Mapping[str, Any]]) -> str:
+    return page.table(
+        (
+            "region",
+            "PSNR, dB",
+            "share of the damage",
+            "first layer",
+            "its part",
+            "PSNR with it put back, dB",
+        ),
+        [
+            (
+                region["region"],
+                region["psnr_db"],
+                _percent(region["share"]),
+                region["first"],
+                _percent(region["first_share"]),
+                region["psnr_db_with_first_put_back"],
             )
-            for k, one in enumerate(found["layers"][:DRAWN])
-        ]
-        parts += [
-            page.matrix(
-                ("layer", *(f"region {r + 1}" for r in range(self.regions.count))),
-                [(one["layer"], one["by_region"]) for one in found["layers"][:SHOWN]],
-                "each region's damage",
-            ),
-            page.heading("All layers"),
-            page.table(
-                ("layer", "part of the damage", "gone when put back", "of all multiplications"),
-                [
-                    (
-                        one["layer"],
-                        _percent(one["share"]),
-                        _percent(one["removed"]),
-                        _percent(one["multiplications"]),
-                    )
-                    for one in found["layers"]
-                ],
-            ),
-        ]
-        if found["check"] is not None:
-            parts += [
-                page.heading("Check"),
-                page.words(CHECKED, note=True),
-                page.facts(found["check"]),
-            ]
-        return page.page(self.title, [*parts, page.heading("Damage"), page.facts(found["damage"])])
+            for region in regions
+        ],
+    )
+
+
+def _layers_table(layers: Sequence[Mapping[str, Any]]) -> str:
+    return page.table(
+        ("layer", "part of the damage", "gone when put back", "of all multiplications"),
+        [
+            (
+                layer["layer"],
+                _percent(layer["share"]),
+                _percent(layer["removed"]),
+                _percent(layer["multiplications"]),
+            )
+            for layer in layers
+        ],
+    )
 
 
 def _percent(share: float | None) -> str:

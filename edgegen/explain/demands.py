@@ -1,7 +1,7 @@
 """Demands: the features that draw the sample's pixels on some regions only, the rest at its
-baseline (B2.3). (torch)
+baseline (docs/methods/regional-primitives.md, B.2.3). (torch)
 
-D1 `optimised`: the smallest change of the baseline that still draws the regions. D2 `gated`: every
+`optimised`: the smallest change of the baseline that still draws the regions. `gated`: every
 unit of the features is either as the sample has it or at its baseline, by where resetting it
 changes the image.
 """
@@ -62,8 +62,8 @@ class Solved:
 def optimised(
     split: Split, masks: np.ndarray, demanded: Sets, weight: float, solver: Solver, advance: Advance
 ) -> Solved:
-    """D1: argmin over f of mean |g(f) - x|^2 on the demanded pixels + weight mean ((f - f0) /
-    spread)^2; masks (n, h, w) bool.
+    """Optimised: argmin over f of mean |g(f) - x|^2 on the demanded pixels + weight mean ((f - f0)
+    / spread)^2; masks (n, h, w) bool.
     """
     u = np.zeros((len(demanded), len(split.features)), split.features.numpy().dtype)
     reached = np.full(len(demanded), np.inf)
@@ -225,7 +225,7 @@ def gated(
     advance: Callable[[int, int], None],
     batch: int = 128,
 ) -> Gates:
-    """D2: a unit (a channel in a square of cells) belongs to the regions in which resetting it
+    """Gated: a unit (a channel in a square of cells) belongs to the regions in which resetting it
     changes the image.
 
     A region counts from `share` of the most changed one's root mean square on; units that change

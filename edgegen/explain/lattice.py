@@ -1,5 +1,5 @@
-"""The exact OR decomposition over all subsets of n regions, and its inverse (B2.2 of the
-specification of regional primitives).
+"""The exact OR decomposition over all subsets of n regions, and its inverse (B.2.2 of
+docs/methods/regional-primitives.md).
 
 A set of regions is a whole number: bit j stands for region j. Row T of `u` is what the demand for
 the regions in T changes of the features, u(T) = f_T - f0, and row S of the components is I_or(S):

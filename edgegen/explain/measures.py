@@ -1,5 +1,5 @@
 """What is not true by construction: how few components do, where they draw, and whether they recur
-(B2.5), with chance levels.
+(docs/methods/regional-primitives.md, B.2.5), with chance levels.
 """
 
 from __future__ import annotations

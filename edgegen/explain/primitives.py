@@ -29,15 +29,15 @@ class Primitives:
     """Components of one seed's features, strongest first.
 
     sets, strength, floor (m,): regions, norm and noise floor of each; compact (m, r): the
-    components in coordinates that keep norms; asked (t,), u (t, r): the demands they come from, in
-    the same coordinates; facts: numbers of how they were found.
+    components in coordinates that keep norms; demanded (t,), u (t, r): the demands they come from,
+    in the same coordinates; facts: numbers of how they were found.
     """
 
     sets: Sets
     strength: Floats
     floor: Floats
     compact: Floats
-    asked: Sets
+    demanded: Sets
     u: Floats
     facts: dict[str, Any]
     vector: Callable[[int], Floats] = field(repr=False)  # the component at a place, (K,)
@@ -85,7 +85,7 @@ def _gated(split: Split, settings: Settings, progress: Progress) -> Primitives:
     order = measures.strongest(strength, len(sets))
     sets, strength = sets[order], strength[order]
     rng = np.random.default_rng(0)
-    asked = _asked(settings.regions.count, rng)
+    demanded = _demands(settings.regions.count, rng)
     compact = np.diag(strength)
     lost = float(np.linalg.norm(change[gates.sets == 0]))
     facts = {
@@ -98,8 +98,8 @@ def _gated(split: Split, settings: Settings, progress: Progress) -> Primitives:
         strength,
         np.zeros(len(sets)),
         compact,
-        asked,
-        lattice.meets(asked, sets) @ compact,
+        demanded,
+        lattice.meets(demanded, sets) @ compact,
         facts,
         lambda k: np.where(gates.sets == sets[k], change, 0).astype(np.float32),
     )
@@ -110,35 +110,35 @@ def _optimised(split: Split, settings: Settings, progress: Progress) -> Primitiv
     regions, solver = settings.regions, settings.solver
     masks, rng = regions.masks, np.random.default_rng(0)
     weight = penalty(split, masks, solver)
-    asked = _asked(regions.count, rng)
-    total = len(asked) + RESOLVED
+    demanded = _demands(regions.count, rng)
+    again = rng.choice(np.arange(1, len(demanded)), min(RESOLVED, len(demanded) - 1), replace=False)
+    total = int(np.count_nonzero(demanded)) + len(again)  # nothing is solved for no region
 
     def advance(more: int) -> None:
         progress("solving demands", more, total)
 
-    solved = optimised(split, masks, asked, weight, solver, advance)
-    again = rng.choice(np.arange(1, len(asked)), min(RESOLVED, len(asked) - 1), replace=False)
+    solved = optimised(split, masks, demanded, weight, solver, advance)
     moved = optimised(
         split,
         masks,
-        asked[again],
+        demanded[again],
         weight,
         replace(solver, start=0.01, seed=solver.seed + 1),
         advance,
     )
     sigma = float(np.sqrt(np.square(moved.u - solved.u[again], dtype=np.float64).sum(1).mean() / 2))
-    sets, vectors = _parts(asked, solved.u, regions.count, rng)
+    sets, vectors = _parts(demanded, solved.u, regions.count, rng)
     strength = measures.strengths(vectors)
     order = measures.strongest(strength, len(sets))
     sets, vectors, strength = sets[order], vectors[order], strength[order]
     joint = measures.compact(np.concatenate([vectors, solved.u]))
     whole = (split.features - split.baseline).numpy()
     rest = float(np.linalg.norm(whole - vectors.sum(0)) / max(float(np.linalg.norm(whole)), 1e-30))
-    drawn = solved.psnr[asked != 0]
+    drawn = solved.psnr[demanded != 0]
     facts = {
         "demands": "optimised",
         "lambda": weight,
-        "solved": len(asked),
+        "solved": len(demanded),
         "sigma": sigma,
         "psnr on the regions": {"least": float(drawn.min()), "median": float(np.median(drawn))},
         "background": rest,
@@ -148,7 +148,7 @@ def _optimised(split: Split, settings: Settings, progress: Progress) -> Primitiv
         strength,
         lattice.noise_floor(sigma, sets),
         joint[: len(sets)],
-        asked,
+        demanded,
         joint[len(sets) :],
         facts,
         lambda k: vectors[k],
@@ -161,7 +161,7 @@ KINDS: dict[str, Callable[[Split, Settings, Progress], Primitives]] = {
 }
 
 
-def _asked(count: int, rng: np.random.Generator) -> Sets:
+def _demands(count: int, rng: np.random.Generator) -> Sets:
     """All subsets of up to LATTICE regions, else SAMPLED of them with any number of regions."""
     if count <= LATTICE:
         return np.arange(1 << count, dtype=np.int64)
@@ -169,54 +169,55 @@ def _asked(count: int, rng: np.random.Generator) -> Sets:
     return np.array([sum(1 << int(j) for j in some) for some in drawn], np.int64)
 
 
-def _parts(asked: Sets, u: Floats, count: int, rng: np.random.Generator) -> tuple[Sets, Floats]:
+def _parts(demanded: Sets, u: Floats, count: int, rng: np.random.Generator) -> tuple[Sets, Floats]:
     if count <= LATTICE:
-        return asked[1:], lattice.components(u)[1:]
+        return demanded[1:], lattice.components(u)[1:]
     order = 2 if count <= 24 else 1
-    found = sparse.regress(
-        asked, measures.compact(u), sparse.candidates(count, order=order), rng
+    chosen = sparse.regress(
+        demanded, measures.compact(u), sparse.candidates(count, order=order), rng
     ).sets
-    return found, sparse.fit(asked, u.astype(np.float64), found, 0.0).astype(u.dtype)
+    return chosen, sparse.fit(demanded, u.astype(np.float64), chosen, 0.0).astype(u.dtype)
 
 
-def additivity(found: Primitives, regions: int, rng: np.random.Generator) -> dict[str, Any]:
+def additivity(decomposition: Primitives, regions: int, rng: np.random.Generator) -> dict[str, Any]:
     """Errors of the additive model, shares of what demands change: of all demands, then of demands
     that no fit has seen.
     """
-    sets, parts, asked, u = found.sets, found.compact, found.asked, found.u
+    sets, parts = decomposition.sets, decomposition.compact
+    demanded, u = decomposition.demanded, decomposition.u
     top = max(1, len(sets) // 5)
-    made: dict[str, Any] = {
-        "all components, all demands": measures.additivity_error(sets, parts, asked, u),
-        "top 20 %, all demands": measures.additivity_error(sets[:top], parts[:top], asked, u),
+    errors: dict[str, Any] = {
+        "all components, all demands": measures.additivity_error(sets, parts, demanded, u),
+        "top 20 %, all demands": measures.additivity_error(sets[:top], parts[:top], demanded, u),
     }
-    if found.facts["demands"] == "gated" or not 4 <= regions <= LATTICE:
-        return made
-    wide = sparse.regress(asked, u, sparse.candidates(regions), rng)
+    if decomposition.facts["demands"] == "gated" or not 4 <= regions <= LATTICE:
+        return errors
+    wide = sparse.regress(demanded, u, sparse.candidates(regions), rng)
     shuffled = u.copy()
     shuffled[1:] = u[1:][rng.permutation(len(u) - 1)]
-    return made | {
+    return errors | {
         "held out": wide.held_out,
         "components of the fit": len(wide.sets),
         "held out, single regions only": sparse.regress(
-            asked, u, sparse.candidates(regions, order=1), rng
+            demanded, u, sparse.candidates(regions, order=1), rng
         ).held_out,
         "held out, demands exchanged (chance)": sparse.regress(
-            asked, shuffled, sparse.candidates(regions), rng
+            demanded, shuffled, sparse.candidates(regions), rng
         ).held_out,
     }
 
 
-def sparsity(found: Primitives) -> dict[str, Any]:
-    strength = found.strength
+def sparsity(decomposition: Primitives) -> dict[str, Any]:
+    strength = decomposition.strength
     return {
         "components": len(strength),
-        "above their noise floor": int((strength > found.floor).sum()),
+        "above their noise floor": int((strength > decomposition.floor).sum()),
         "above 5 % of the strongest": measures.visible(strength),
         "needed for 5 % error": measures.needed(
-            found.sets, found.compact, found.asked, found.u, 0.05
+            decomposition.sets, decomposition.compact, decomposition.demanded, decomposition.u, 0.05
         ),
         "needed for 1 % error": measures.needed(
-            found.sets, found.compact, found.asked, found.u, 0.01
+            decomposition.sets, decomposition.compact, decomposition.demanded, decomposition.u, 0.01
         ),
     }
 
@@ -233,15 +234,21 @@ class Drawn:
     numbers: dict[str, float]
 
 
-def draw(split: Split, found: Primitives, regions: Regions, count: int) -> list[Drawn]:
+def draw(split: Split, decomposition: Primitives, regions: Regions, count: int) -> list[Drawn]:
     """The strongest components above their noise floor as pictures, each with its boundedness,
     consistency and chance levels.
     """
-    shown = [k for k in range(len(found.sets)) if found.strength[k] > found.floor[k]][:count]
+    shown = [
+        k
+        for k in range(len(decomposition.sets))
+        if decomposition.strength[k] > decomposition.floor[k]
+    ][:count]
     if not shown:
         return []
     base, full = split.baseline[None], split.features[None]
-    vectors = torch.from_numpy(np.stack([found.vector(k) for k in shown])).to(split.features.dtype)
+    vectors = torch.from_numpy(np.stack([decomposition.vector(k) for k in shown])).to(
+        split.features.dtype
+    )
     origin, image = images(split, base)[0], split.image.numpy()
     added, without = images(split, base + vectors), images(split, full - vectors)
     noise = (
@@ -252,18 +259,18 @@ def draw(split: Split, found: Primitives, regions: Regions, count: int) -> list[
         vectors.norm(dim=1).median() / noise.norm(dim=1, keepdim=True).clamp(min=1e-30)
     )
     random = images(split, base + noise) - origin
-    made = []
+    drawn = []
     for place, k in enumerate(shown):
-        chosen = int(found.sets[k])
+        chosen = int(decomposition.sets[k])
         mask, change, removed = regions.mask(chosen), added[place] - origin, image - without[place]
-        made.append(
+        drawn.append(
             Drawn(
                 chosen,
                 added[place],
                 without[place],
                 {
-                    "strength": float(found.strength[k]),
-                    "floor": float(found.floor[k]),
+                    "strength": float(decomposition.strength[k]),
+                    "floor": float(decomposition.floor[k]),
                     "area": float(mask.mean()),
                     "inside": measures.inside_share(change, mask),
                     "inside, in the sample": measures.inside_share(removed, mask),
@@ -278,34 +285,34 @@ def draw(split: Split, found: Primitives, regions: Regions, count: int) -> list[
                 },
             )
         )
-    return made
+    return drawn
 
 
 def faithful(
-    split: Split, found: Primitives, regions: Regions, rng: np.random.Generator
+    split: Split, decomposition: Primitives, regions: Regions, rng: np.random.Generator
 ) -> dict[str, float]:
     """Mean PSNR on the demanded regions, over random demands, of images from sums of components;
     the baseline's beside it.
     """
-    top = max(1, len(found.sets) // 5)
-    demanded = rng.choice(found.asked[found.asked != 0], RANDOM)
-    everything = np.arange(len(found.sets))
+    top = max(1, len(decomposition.sets) // 5)
+    demanded = rng.choice(decomposition.demanded[decomposition.demanded != 0], RANDOM)
+    everything = np.arange(len(decomposition.sets))
     kept = {
         "all components": everything,
         "top 20 %": everything[:top],
         "random 20 % (chance)": rng.permutation(everything)[:top],
         "none: the baseline (chance)": everything[:0],
     }
-    vectors = np.array([found.vector(int(k)) for k in everything]).reshape(
+    vectors = np.array([decomposition.vector(int(k)) for k in everything]).reshape(
         len(everything), len(split.features)
     )
-    made = {}
+    quality = {}
     for name, places in kept.items():
-        sums = lattice.meets(demanded, found.sets[places]) @ vectors[places]
+        sums = lattice.meets(demanded, decomposition.sets[places]) @ vectors[places]
         drawn = images(
             split, split.baseline[None] + torch.from_numpy(sums).to(split.features.dtype)
         )
-        made[name] = float(
+        quality[name] = float(
             np.mean(
                 [
                     measures.psnr(x, split.image.numpy(), regions.mask(t))
@@ -313,16 +320,16 @@ def faithful(
                 ]
             )
         )
-    return made
+    return quality
 
 
-def shared(found: Primitives, other: Primitives, regions: int) -> dict[str, float]:
+def shared(decomposition: Primitives, other: Primitives, regions: int) -> dict[str, float]:
     """How many of the strongest sets are among another's strongest, and what chance gives."""
-    made = {}
+    shares = {}
     for among in (TOP, AMONG):
-        made[f"{TOP}/{among}"] = measures.transfer(found.order, other.order, TOP, among)
-        made[f"{TOP}/{among} (chance)"] = measures.chance(min(among, len(other.sets)), regions)
-    return made
+        shares[f"{TOP}/{among}"] = measures.transfer(decomposition.order, other.order, TOP, among)
+        shares[f"{TOP}/{among} (chance)"] = measures.chance(min(among, len(other.sets)), regions)
+    return shares
 
 
 @dataclass(frozen=True)
@@ -337,14 +344,14 @@ class Edit:
 
 
 def edited(
-    split: Split, found: Primitives, edits: Sequence[Edit], donors: Mapping[int, Primitives]
+    split: Split, decomposition: Primitives, edits: Sequence[Edit], donors: Mapping[int, Primitives]
 ) -> Floats:
     """The sample (c, h, w) after all edits; donors: their seeds' components at the same cut.
     KeyError for a set that is none.
     """
     features = split.features.clone()
     for edit in edits:
-        own = found.of(edit.chosen)
+        own = decomposition.of(edit.chosen)
         change = (
             (edit.strength - 1) * own
             if edit.donor is None

@@ -40,21 +40,28 @@ class Explained:
     regions: Regions
     image: Floats
     base: Floats
-    found: Primitives
+    primitives: Primitives
     drawn: Sequence[Drawn]
     measured: Mapping[str, Mapping[str, Any]]
     edited: Floats | None = None
 
 
-def to_json(made: Explained) -> dict[str, Any]:
+def to_json(explained: Explained) -> dict[str, Any]:
     """Every component's regions, strength and floor, and all that was measured."""
-    found = made.found
+    primitives = explained.primitives
     components = [
         {"regions": name_of(int(s)), "strength": float(k), "floor": float(f)}
-        for s, k, f in zip(found.sets, found.strength, found.floor, strict=True)
+        for s, k, f in zip(primitives.sets, primitives.strength, primitives.floor, strict=True)
     ]
-    shown = [{"regions": name_of(one.chosen), **one.numbers} for one in made.drawn]
-    whole = {"found": found.facts, **made.measured, "shown": shown, "components": components}
+    shown = [
+        {"regions": name_of(component.chosen), **component.numbers} for component in explained.drawn
+    ]
+    whole = {
+        "found": primitives.facts,
+        **explained.measured,
+        "shown": shown,
+        "components": components,
+    }
     cleaned: dict[str, Any] = _finite(whole)
     return cleaned
 
@@ -67,18 +74,21 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def drawings(made: Explained) -> dict[str, np.ndarray]:
+def drawings(explained: Explained) -> dict[str, np.ndarray]:
     """Pictures by file name."""
-    regions, image = made.regions, made.image
+    regions, image = explained.regions, explained.image
     out = {
         "image.png": pictures.plain(image),
-        "baseline.png": pictures.plain(made.base),
+        "baseline.png": pictures.plain(explained.base),
         "regions.png": pictures.outlined(pictures.plain(image), regions, numbers=True),
-        "strength.png": pictures.outlined(_by_region(made), regions, numbers=True),
+        "strength.png": pictures.outlined(_by_region(explained), regions, numbers=True),
     }
-    out |= {f"primitive-{k + 1:02}.png": _primitive(made, one) for k, one in enumerate(made.drawn)}
-    if made.edited is not None:
-        out["edited.png"] = before_after(image, made.edited)
+    out |= {
+        f"primitive-{k + 1:02}.png": _primitive(explained, component)
+        for k, component in enumerate(explained.drawn)
+    }
+    if explained.edited is not None:
+        out["edited.png"] = before_after(image, explained.edited)
     return out
 
 
@@ -94,38 +104,41 @@ def before_after(image: Floats, edited: Floats) -> np.ndarray:
     )
 
 
-def _by_region(made: Explained) -> np.ndarray:
+def _by_region(explained: Explained) -> np.ndarray:
     """Each region's part in the strengths: a component counts in equal parts for its regions."""
-    total = np.zeros(made.regions.count)
-    for s, strength in zip(made.found.sets, made.found.strength, strict=True):
-        inside = [j for j in range(made.regions.count) if int(s) >> j & 1]
+    total = np.zeros(explained.regions.count)
+    for s, strength in zip(explained.primitives.sets, explained.primitives.strength, strict=True):
+        inside = [j for j in range(explained.regions.count) if int(s) >> j & 1]
         total[inside] += strength / len(inside)
-    labels = made.regions.labels
+    labels = explained.regions.labels
     values = np.where(labels >= 0, total[np.maximum(labels, 0)], 0)
-    return pictures.heat(made.image, values, float(values.max()))
+    return pictures.heat(explained.image, values, float(values.max()))
 
 
-def _primitive(made: Explained, one: Drawn) -> np.ndarray:
+def _primitive(explained: Explained, component: Drawn) -> np.ndarray:
     """The baseline with it, what it changes there, the sample without it, what that changes; a bar
     says how strong it is.
     """
-    added, lost = pictures.change(made.base, one.added), pictures.change(made.image, one.without)
+    added, lost = (
+        pictures.change(explained.base, component.added),
+        pictures.change(explained.image, component.without),
+    )
     row = [
-        pictures.plain(one.added),
-        pictures.heat(made.base, added, float(added.max())),
-        pictures.plain(one.without),
-        pictures.heat(made.image, lost, float(lost.max())),
+        pictures.plain(component.added),
+        pictures.heat(explained.base, added, float(added.max())),
+        pictures.plain(component.without),
+        pictures.heat(explained.image, lost, float(lost.max())),
     ]
     whole = pictures.beside(
-        [pictures.outlined(picture, made.regions, one.chosen) for picture in row]
+        [pictures.outlined(picture, explained.regions, component.chosen) for picture in row]
     )
-    strongest = float(made.found.strength.max())
+    strongest = float(explained.primitives.strength.max())
     return pictures.below(
-        [whole, pictures.bar(one.numbers["strength"] / strongest, whole.shape[1])]
+        [whole, pictures.bar(component.numbers["strength"] / strongest, whole.shape[1])]
     )
 
 
-def to_html(made: Explained, drawn: Mapping[str, np.ndarray]) -> bytes:
+def to_html(explained: Explained, drawn: Mapping[str, np.ndarray]) -> bytes:
     top = [
         ("image.png", "the image"),
         (
@@ -149,32 +162,37 @@ def to_html(made: Explained, drawn: Mapping[str, np.ndarray]) -> bytes:
             "Its regions are outlined; the bar is its strength."
         ),
     ]
-    for k, one in enumerate(made.drawn):
-        n = one.numbers
+    for k, component in enumerate(explained.drawn):
+        n = component.numbers
         caption = (
-            f"regions {name_of(one.chosen)}: strength {page.number(n['strength'])}; "
+            f"regions {name_of(component.chosen)}: strength {page.number(n['strength'])}; "
             f"{_percent(n['inside'])} of its change "
             f"lies in them ({_percent(n['area'])} of the image; random vectors "
             f"{_percent(n['inside, random vectors'])})"
         )
         parts.append(page.figure(drawn[f"primitive-{k + 1:02}.png"], caption))
-    if not made.drawn:
+    if not explained.drawn:
         parts.append(page.words("No component is above its noise floor."))
     parts += [page.heading("What was measured"), page.words(TAUTOLOGY, note=True)]
-    parts += [page.words(GATED, note=True)] if made.found.facts["demands"] == "gated" else []
-    for name, values in made.measured.items():
+    parts += (
+        [page.words(GATED, note=True)] if explained.primitives.facts["demands"] == "gated" else []
+    )
+    for name, values in explained.measured.items():
         parts += [page.heading(name), page.facts(values)]
-    if made.drawn:
-        columns = list(made.drawn[0].numbers)
+    if explained.drawn:
+        columns = list(explained.drawn[0].numbers)
         parts += [
             page.heading("Boundedness and consistency of what is shown"),
             page.table(
                 ("regions", *columns),
-                [(name_of(one.chosen), *one.numbers.values()) for one in made.drawn],
+                [
+                    (name_of(component.chosen), *component.numbers.values())
+                    for component in explained.drawn
+                ],
             ),
         ]
-    parts += [page.heading("How it was found"), page.facts(made.found.facts)]
-    return page.page(made.title, parts)
+    parts += [page.heading("How it was found"), page.facts(explained.primitives.facts)]
+    return page.page(explained.title, parts)
 
 
 def _percent(share: float) -> str:

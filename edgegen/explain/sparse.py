@@ -1,5 +1,5 @@
-"""D3: components from some of the demands only, by group-sparse regression; predicts the demands
-that it has not seen (B2.3).
+"""Components from some of the demands only, by group-sparse regression; predicts the demands
+that it has not seen (docs/methods/regional-primitives.md, B.2.3).
 """
 
 from __future__ import annotations

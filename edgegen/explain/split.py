@@ -2,7 +2,7 @@
 images behind them. (torch)
 
 Everything beside the layer's feature maps is frozen as this seed has it: noise, styles, embeddings,
-the calls before (B2.1).
+the calls before (docs/methods/regional-primitives.md, B.2.1).
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ METRICS: dict[str, Metric] = {"gradient": gradient, "ms_ssim": ms_ssim}
 
 
 class PDist(nn.Module):
-    """The LPIPS formula with unit channel weights over a small trunk that `teach` trains here (spec
-    C.2.7): not LPIPS.
+    """The LPIPS formula with unit channel weights over a small trunk that `teach` trains here
+    (docs/methods/cas-dm.md, C.2.7): not LPIPS.
 
     Always in eval mode and frozen. Raises ValueError when called before it was taught or given a
     taught one's weights.

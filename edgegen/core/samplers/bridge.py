@@ -1,5 +1,5 @@
-"""DKGM's loop (spec D.2.3): a coarse image, then stochastic approximation towards the image without
-its bias.
+"""DKGM's loop (docs/methods/dkgm.md, D.2.3): a coarse image, then stochastic approximation towards
+the image without its bias.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ PATHS = ("dynamic", "eps", "x0", "fixed")
 
 @dataclass(frozen=True)
 class CascadeSampler:
-    """Cas-DM's reverse process (spec C.2.9): `theta` predicts the noise, `phi` refines the clean
-    image, r blends the two.
+    """Cas-DM's reverse process (docs/methods/cas-dm.md, C.2.9): `theta` predicts the noise, `phi`
+    refines the clean image, r blends the two.
 
     timesteps: descending, each in 1..T; signal: abar at each of them; prediction: what theta
     returns, "epsilon" or "v"; path: "dynamic" (phi's own gate), "eps" (r = 0), "x0" (r = 1),
@@ -116,7 +116,7 @@ class CascadeSampler:
 def mean_gates(
     sampler: CascadeSampler, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw
 ) -> tuple[float, ...]:
-    """phi's mean gate at each timestep of a run from x: what path "fixed" takes (spec C.2.9).
+    """phi's mean gate at each timestep of a run from x: what path "fixed" takes (C.2.9).
 
     Cut to [0, 1], which only a gate without bounds leaves; 0 where phi does not run.
     """

@@ -1,5 +1,5 @@
 """Samplers of latent diffusion: a guided DDIM teacher and a few-step consistency student, then the
-decoder (spec E.2.3 to E.2.5).
+decoder (docs/methods/latent-consistency.md, E.2.3 to E.2.5).
 
 Timesteps count from 0 to T - 1, as in this field's literature; signal is abar at each of them.
 """
@@ -20,7 +20,7 @@ RENOISE: tuple[Renoise, ...] = ("fresh", "own")
 
 
 def boundary(t: Any) -> tuple[Any, Any]:
-    """c_skip and c_out at timesteps t: exactly 1 and 0 at 0, and almost at once 0 and 1 (spec E.2.4
+    """c_skip and c_out at timesteps t: exactly 1 and 0 at 0, and almost at once 0 and 1 (E.2.4
     a).
     """
     s = SCALING * t
@@ -86,7 +86,7 @@ class ConsistencySampler:
     """One call of the student a timestep: straight to clean latents, then noise again; guidance is
     in its weights.
 
-    renoise: "fresh" noise (spec E.2.5), or the "own" that is left of x when the clean latents are
+    renoise: "fresh" noise (E.2.5), or the "own" that is left of x when the clean latents are
     taken out: then nothing is random after the start, each step refines one trajectory, and errors
     do not add up as grain.
     """

@@ -8,7 +8,8 @@ import numpy as np
 
 
 def alphas_bar(schedule: str, steps: int) -> np.ndarray:
-    """Cumulative signal power abar (steps + 1,), abar[0] = 1, float64 (spec C.2.1).
+    """Cumulative signal power abar (steps + 1,), abar[0] = 1, float64 (docs/methods/cas-dm.md,
+    C.2.1).
 
     "linear": beta from 1e-4 to 0.02 at 1000 steps, scaled by 1000 / steps; "ldm": sqrt(beta) from
     sqrt(.0015) to sqrt(.0195), beta scaled so; "cosine": cos^2, beta clipped at 0.999.

@@ -1,5 +1,5 @@
-"""Cas-DM (An et al., arXiv 2401.02414; spec C): a noise predictor, and a refiner that metric losses
-may touch.
+"""Cas-DM (An et al., arXiv 2401.02414; docs/methods/cas-dm.md): a noise predictor, and a refiner
+that metric losses may touch.
 """
 
 from .config import CasDmConfig

@@ -39,7 +39,7 @@ class CasDmConfig:
     prediction: Literal["v", "epsilon"] = "v"  # what theta predicts
     # both at once, or theta in the run's first half and phi in its second
     mode: Literal["joint", "frozen"] = "joint"
-    phi_input: Literal["x0", "x0+xt"] = "x0+xt"  # spec C.2.3
+    phi_input: Literal["x0", "x0+xt"] = "x0+xt"  # docs/methods/cas-dm.md, C.2.3
     # phi returns u + delta (identity at the start), else the image itself
     residual: bool = True
     # networks.GATES; "none": r = 1
@@ -52,7 +52,7 @@ class CasDmConfig:
     gate_trunk_detach: bool = False
     metric: str = "gradient"  # a key of METRICS, "pdist" or "none"
     metric_weight: float = 0.1  # lambda_m
-    metric_schedule: Literal["const", "snr", "cutoff"] = "snr"  # w_m(t), spec C.2.5
+    metric_schedule: Literal["const", "snr", "cutoff"] = "snr"  # w_m(t), C.2.5
     # share of phi's steps before the metric's loss joins (C.2.8)
     metric_warmup: float = 0.0
     # probability of each change of training photos, of which the networks are told (transforms.py)

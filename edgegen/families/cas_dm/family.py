@@ -2,7 +2,7 @@
 
 `theta` is a plain diffusion network that only ever sees the noise loss. `phi` takes theta's clean
 image, detached, and returns a better one with a gate r; reconstruction, gate and metric losses
-reach phi alone (spec C.2.6).
+reach phi alone (docs/methods/cas-dm.md, C.2.6).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What phi is taught (spec C.2.5): the gate's loss and its weight, and the metric's weight, at each
-timestep.
+"""What phi is taught (docs/methods/cas-dm.md, C.2.5): the gate's loss and its weight, and the
+metric's weight, at each timestep.
 """
 
 from __future__ import annotations

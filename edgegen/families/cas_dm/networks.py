@@ -1,4 +1,4 @@
-"""Cas-DM's two networks (spec C.2.2 to C.2.4)."""
+"""Cas-DM's two networks (docs/methods/cas-dm.md, C.2.2 to C.2.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a cas-dm is trained, and at which sizes (spec C.4)."""
+"""How a cas-dm is trained, and at which sizes (docs/methods/cas-dm.md, C.4)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ def tiny() -> Recipe:
 
 
 def photos64() -> Recipe:
-    """64x64 on one GPU: the spec's IDDPM-like column, with IDDPM's channels for 64 px; not trained
-    yet.
-    """
+    """64x64 on one GPU: like improved-diffusion, with its channels for 64 px; not trained yet."""
     config = CasDmConfig(
         size=64,
         theta=UNetConfig(
@@ -46,9 +44,7 @@ def photos64() -> Recipe:
 
 
 def photos256() -> Recipe:
-    """256x256 in pixels on GPUs: the spec's column and its budget of 100,000 steps; not trained
-    yet.
-    """
+    """256x256 in pixels on GPUs, a budget of 100,000 steps; not trained yet."""
     config = CasDmConfig(
         size=256,
         theta=UNetConfig(

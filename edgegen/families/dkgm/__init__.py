@@ -1,3 +1,3 @@
 """dkgm: kernel density estimation draws coarse images, an iteration debiases them (Qin & Huang,
-arXiv 2503.20825; spec D).
+arXiv 2503.20825; docs/methods/dkgm.md).
 """

@@ -1,5 +1,5 @@
-"""Stage 1 (spec D.2.1): a vector of the bank plus the kernel's draw, and in modes "dae" and
-"latent" a network behind it.
+"""Stage 1 (docs/methods/dkgm.md, D.2.1): a vector of the bank plus the kernel's draw, and in modes
+"dae" and "latent" a network behind it.
 """
 
 from __future__ import annotations

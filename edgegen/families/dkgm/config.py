@@ -26,7 +26,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class DkgmConfig:
-    """One generator; defaults are spec D's."""
+    """One generator; defaults are those of docs/methods/dkgm.md."""
 
     __pydantic_config__: ClassVar = STRICT
 

@@ -1,5 +1,5 @@
-"""Stage 2 (spec D.2.3): the bridge from coarse images to clean ones, and the network that estimates
-what is still wrong.
+"""Stage 2 (docs/methods/dkgm.md, D.2.3): the bridge from coarse images to clean ones, and the
+network that estimates what is still wrong.
 """
 
 from __future__ import annotations

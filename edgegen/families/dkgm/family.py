@@ -259,12 +259,12 @@ def tiny() -> Recipe:
 
 
 def photos64() -> Recipe:
-    """64x64 on one GPU: spec D's blocks, between its columns for 32 and 128 px; not trained yet."""
+    """64x64 on one GPU: the published blocks, between widths for 32 and 128 px; not trained yet."""
     return _spec(64, (96, 96, 192), (96, 192, 288), batch=128, steps=20)
 
 
 def photos256() -> Recipe:
-    """256x256 on GPUs, widths and steps of spec D.4; not trained yet."""
+    """256x256 on GPUs, widths and steps of docs/methods/dkgm.md, D.4; not trained yet."""
     return _spec(
         256, (64, 64, 128, 128, 256, 256), (96, 96, 192, 192, 384, 384), batch=64, steps=50
     )

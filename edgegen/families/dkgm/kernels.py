@@ -1,5 +1,5 @@
-"""Kernel density estimation (spec D.2.1): draws of three kernels, densities, and how wide a kernel
-should be.
+"""Kernel density estimation (docs/methods/dkgm.md, D.2.1): draws of three kernels, densities, and
+how wide a kernel should be.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _log_sums(data: Tensor, bandwidth: float, kernel: str, chunk: int) -> Tensor
 
 def silverman(n: int, dims: int) -> float:
     """Silverman's bandwidth in standard deviations of the data: near 1 for photos, where it says
-    nothing (spec D.2.4).
+    nothing (D.2.4).
     """
     return float((4 / ((dims + 2) * n)) ** (1 / (dims + 4)))
 

@@ -1,5 +1,5 @@
-"""The two backbones that spec D compares: a U-Net, and a denoising autoencoder of the same blocks
-without its skips.
+"""The two backbones that docs/methods/dkgm.md compares: a U-Net, and a denoising autoencoder of the
+same blocks without its skips.
 """
 
 from __future__ import annotations

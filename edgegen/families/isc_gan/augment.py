@@ -1,5 +1,5 @@
-"""Adaptive discriminator augmentation (Karras et al. 2020; spec A4): what the discriminator sees,
-and how often it is changed.
+"""Adaptive discriminator augmentation (Karras et al. 2020; docs/methods/isc-gan.md, A.4): what the
+discriminator sees, and how often it is changed.
 
 Geometry (flip, quarter turns, shifts, scales, rotations) is one affine map of the image plane an
 image, colours (brightness, contrast, luma flip, hue, saturation) one of the colour space. Both are

@@ -8,18 +8,20 @@ from typing import ClassVar, Literal
 
 from .. import STRICT
 
-SMALLEST = 8  # channels of a squeezed feature: fewer cannot carry colours and shape (spec A2.6)
+# channels of a squeezed feature: fewer cannot carry colours and shape (docs/methods/isc-gan.md,
+# A.2.6)
+SMALLEST = 8
 
 
 @dataclass(frozen=True)
 class Regularizers:
-    """What keeps the game stable (spec A4); a weight of 0 leaves its term out."""
+    """What keeps the game stable (A.4); a weight of 0 leaves its term out."""
 
     __pydantic_config__: ClassVar = STRICT
 
     r1_gamma: float = 0.01
     r1_interval: int = 16  # discriminator steps between two R1 terms, each weighted by it
-    path_weight: float = 0.0  # the spec drops path length at 32x32; 2 above
+    path_weight: float = 0.0  # none at 32x32, as in StyleGAN2-ADA; 2 above
     path_interval: int = 4  # generator steps
     # probability that an image takes its later styles from a second latent
     mixing: float = 0.0
@@ -70,7 +72,7 @@ class IscGanConfig:
     fuse: Literal["plain", "modulated"] = "plain"
     # a learned amount of noise in every convolution
     noise: bool = True
-    # upsample a block's first convolution's input (spec) or output
+    # upsample a block's first convolution's input, as published, or its output
     up: Literal["before", "after"] = "before"
     # of generated images: w_avg + truncation * (w - w_avg)
     truncation: float = 1.0
@@ -130,7 +132,7 @@ class IscGanConfig:
     @property
     def styles(self) -> int:
         """Number of w that a synthesis takes: one a convolution on the main path, and one for the
-        last colours (A2.3).
+        last colours (A.2.3).
         """
         return 2 * len(self.widths)
 
@@ -140,5 +142,5 @@ class IscGanConfig:
 
 
 def widths(size: int, base: int, largest: int = 512) -> tuple[int, ...]:
-    """c(R) = min(base / R, largest) for R = 4, 8, ... size (spec A2.1)."""
+    """c(R) = min(base / R, largest) for R = 4, 8, ... size (A.2.1)."""
     return tuple(min(base // (4 << level), largest) for level in range(size.bit_length() - 2))

@@ -1,4 +1,6 @@
-"""The discriminator of StyleGAN2 (spec A4): trained beside the generator, never shipped."""
+"""The discriminator of StyleGAN2 (docs/methods/isc-gan.md, A.4): trained beside the generator,
+never shipped.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from .losses import path_lengths, path_penalty, r1
 from .qat import apart, rounding
 from .synthesis import StyleGan, Synthesis
 
-BETAS = (0.0, 0.99)  # of Adam, for both (spec A4)
+BETAS = (0.0, 0.99)  # of Adam, for both (docs/methods/isc-gan.md, A.4)
 # of each gradient's norm: a lazy R1 term comes rarely and large, and must not be cut to the size of
 # the rest
 CLIP = 10.0
@@ -243,7 +243,7 @@ def half_life(images: int, batch: int) -> float:
 
 
 def photos32() -> Recipe:
-    """32x32 RGB product photos: the "cifar" settings of spec A4 at 0.93M parameters against the
+    """32x32 RGB product photos: the "cifar" settings of A.4 at 0.93M parameters against the
     discriminator's 0.91M.
 
     Differs from them in: no augmentation (the run is over before a discriminator can learn 60,000
@@ -301,7 +301,7 @@ def tiny() -> Recipe:
 
 
 def photos64() -> Recipe:
-    """64x64 on one GPU, the "auto" settings of spec A4, squeeze connection with r = 4; not trained
+    """64x64 on one GPU, the "auto" settings of A.4, squeeze connection with r = 4; not trained
     yet.
     """
     config = _spec(64, base=16_384, layers=2, group=4, gamma=0.0002 * 64**2 / 32)
@@ -311,7 +311,7 @@ def photos64() -> Recipe:
 
 
 def photos256() -> Recipe:
-    """256x256 on GPUs, the "paper256" settings of spec A4, squeeze connection with r = 4; not
+    """256x256 on GPUs, the "paper256" settings of A.4, squeeze connection with r = 4; not
     trained yet.
     """
     config = _spec(256, base=16_384, layers=8, group=8, gamma=1.0)

@@ -128,7 +128,7 @@ class EqualConv(nn.Module):
 
 class ModConv(nn.Module):
     """x (b, cin, h, w), w (b, w_dim) -> (b, out, h', w'): x * style -> convolution -> demodulate
-    (spec A2.1, DESIGN 2).
+    (docs/methods/isc-gan.md, A.2.1 and docs/architecture.md).
 
     size: pixels a side of the output, for its noise; None for a layer without. up: upsample before
     or after the convolution. Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin)

@@ -1,4 +1,6 @@
-"""The terms that keep a GAN's gradients in bounds: R1 and path length (spec A4)."""
+"""The terms that keep a GAN's gradients in bounds: R1 and path length (docs/methods/isc-gan.md,
+A.4).
+"""
 
 from __future__ import annotations
 

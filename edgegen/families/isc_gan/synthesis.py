@@ -55,8 +55,9 @@ class SynthesisBlock(nn.Module):
     """x (b, cin, h, h), rgb (b, 3, h, h), three styles (b, w_dim) -> both at twice the size; the
     first has a constant.
 
-    skip: x = conv1(h), colours from x (A2.1). squeeze: q = squeeze(h), colours from q, x = fuse(h,
-    excite(q)) (A2.3). The last block's x goes nowhere, so it has neither excite nor fuse.
+    skip: x = conv1(h), colours from x (docs/methods/isc-gan.md, A.2.1). squeeze: q = squeeze(h),
+    colours from q, x = fuse(h, excite(q)) (A.2.3). The last block's x goes nowhere, so it has
+    neither excite nor fuse.
     """
 
     def __init__(self, config: IscGanConfig, level: int, last: bool) -> None:

@@ -1,3 +1,3 @@
 """lcd: latent consistency diffusion, from an autoencoder through a guided teacher to a few-step
-student (spec E).
+student (docs/methods/latent-consistency.md).
 """

@@ -1,4 +1,6 @@
-"""Context tokens and the transformer that lets positions read each other and them (spec E.2.2)."""
+"""Context tokens and the transformer that lets positions read each other and them
+(docs/methods/latent-consistency.md, E.2.2).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""AE-KL: images to a few latent channels and back (spec E.2.1), of blocks that INT8 kernels
-like.
+"""AE-KL: images to a few latent channels and back (docs/methods/latent-consistency.md, E.2.1), of
+blocks that INT8 kernels like.
 """
 
 from __future__ import annotations

@@ -120,6 +120,13 @@ class LcdConfig:
                 f"size {self.size} must divide by {step} (coder, patch and levels) and be at least "
                 f"{SMALLEST}"
             )
+        self._check_choices()
+        self._check_networks()
+        self._check_training()
+        # a sampler that cannot be made should fail before the training, not after it
+        self.sampler()
+
+    def _check_choices(self) -> None:
         for name, known in (
             ("transformer", ("folded", "spatial")),
             ("schedule", ("ldm", "linear", "cosine")),
@@ -133,6 +140,8 @@ class LcdConfig:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
                 )
+
+    def _check_networks(self) -> None:
         if (
             min(self.channels, self.z, self.head, self.context, self.tokens) < 1
             or min(self.classes, self.palette) < 0
@@ -154,6 +163,8 @@ class LcdConfig:
                 "like needs a palette that the networks were trained with, and a way other than "
                 "control"
             )
+
+    def _check_training(self) -> None:
         if not (0 <= self.null < 1 and 0 <= self.decay < 1 and 0 < self.w_max < math.inf):
             raise ValueError(
                 f"null and decay must be in [0, 1) and w_max above 0, got {self.null}, "
@@ -174,8 +185,6 @@ class LcdConfig:
                 f"{self.grid}, "
                 f"got {self.solver}"
             )
-        # a sampler that cannot be made should fail before the training, not after it
-        self.sampler()
 
     @property
     def side(self) -> int:

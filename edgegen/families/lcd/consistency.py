@@ -1,5 +1,5 @@
-"""The discrete consistency function of latents and what its distillation aims at (spec E.2.4 a).
-Operators only.
+"""The discrete consistency function of latents and what its distillation aims at
+(docs/methods/latent-consistency.md, E.2.4 a). Operators only.
 
 Timesteps count from 0 to T - 1 as in the literature: `now` and `then` are abar at them, which is
 alphas_bar(...)[t + 1].

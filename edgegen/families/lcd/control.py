@@ -1,5 +1,5 @@
-"""ControlNet on a frozen base: a trained copy of its way down that reads a hint too (spec E.2.6;
-Zhang et al. 2023).
+"""ControlNet on a frozen base: a trained copy of its way down that reads a hint too
+(docs/methods/latent-consistency.md, E.2.6; Zhang et al. 2023).
 """
 
 from __future__ import annotations

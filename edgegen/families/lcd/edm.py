@@ -1,5 +1,5 @@
-"""The continuous consistency function of pixels (spec E.2.4 b; Karras 2022, Song 2023): for
-analysis, no network trains on it.
+"""The continuous consistency function of pixels (docs/methods/latent-consistency.md, E.2.4 b;
+Karras 2022, Song 2023): for analysis, no network trains on it.
 
 Noise levels sigma in [SIGMA_MIN, SIGMA_MAX] of x = x0 + sigma * noise. Operators only.
 """

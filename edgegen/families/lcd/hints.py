@@ -1,5 +1,5 @@
 """What control is shown, made from images (b, c, h, w) in [-1, 1]: hints in [0, 1] of the images'
-size (spec E.2.6).
+size (docs/methods/latent-consistency.md, E.2.6).
 """
 
 from __future__ import annotations

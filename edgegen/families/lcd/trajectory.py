@@ -1,5 +1,5 @@
-"""A trajectory of the teacher's probability flow, from noise to its end (spec E.2.4 a, with the
-solver run all the way).
+"""A trajectory of the teacher's probability flow, from noise to its end
+(docs/methods/latent-consistency.md, E.2.4 a, with the solver run all the way).
 """
 
 from __future__ import annotations

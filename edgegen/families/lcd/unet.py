@@ -28,7 +28,9 @@ class Condition(NamedTuple):
 
 
 def sinusoid(w: Tensor) -> Tensor:
-    """w (b,) -> (b, W_NUMBERS): cosines and sines of 1000 w (spec E.2.4)."""
+    """w (b,) -> (b, W_NUMBERS): cosines and sines of 1000 w (docs/methods/latent-consistency.md,
+    E.2.4).
+    """
     half = W_NUMBERS // 2
     frequencies = torch.exp(torch.arange(half, device=w.device) * (-math.log(10_000) / half))
     angle = 1000 * w[:, None] * frequencies[None]

@@ -246,8 +246,8 @@ def _level(networks: nn.ModuleDict, master: Mapping[str, Tensor], names: Iterabl
     """Scale the first factor of each pair up to the size of the layer's weights.
 
     PEFT draws it as for a layer whose weights are small because it has many inputs. A layer with
-    equalized learning rate (spec A2.1) holds weights of size 1 and multiplies them down: beside
-    those, pairs as PEFT begins them would hardly move.
+    equalized learning rate (docs/methods/isc-gan.md, A.2.1) holds weights of size 1 and multiplies
+    them down: beside those, pairs as PEFT begins them would hardly move.
     """
     for name in names:
         first: Any = networks.get_submodule(name)
