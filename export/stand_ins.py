@@ -13,7 +13,7 @@ import functools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from edgegen.core.runtime import Runtime, Session
 from .ort import OnnxRuntime
 from .ov import OpenVino
 from .packages import absent
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 STEP = 2.0**-7  # of activations and weights in the trial: sums are whole multiples of its square
 CHANNELS, SIDE = 32, 6
@@ -78,7 +81,7 @@ def stand_in(target: Runtime) -> Runtime:
 
 
 @functools.cache
-def is_exact(kind: type[OpenVino] | type[OnnxRuntime]) -> bool:
+def is_exact(kind: type[Any]) -> bool:
     """Whether it computes a convolution of the largest integers, behind a Concat, as numpy does:
     once a process.
     """
@@ -106,7 +109,7 @@ def _integers() -> tuple[np.ndarray, np.ndarray]:
     return activations, weights
 
 
-def _trial(weights: np.ndarray) -> object:
+def _trial(weights: np.ndarray) -> ModelProto:
     """x and z, joined, quantized to int8, convolved with these weights: y in float."""
     from onnx import TensorProto, helper, numpy_helper
 

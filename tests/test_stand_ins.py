@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,9 @@ def test_the_fastest_that_is_exact_stands_in(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_openvino_or_onnx_it_is_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stand_ins, "is_exact", lambda kind: True)
-    real = packages.find_spec
     for lacking in ("openvino", "onnx"):
         monkeypatch.setattr(
-            packages, "find_spec", lambda name, no=lacking: None if name == no else real(name)
+            packages, "find_spec", lambda name, no=lacking: None if name == no else find_spec(name)
         )
         assert stand_in(runtime("tensorrt")).name == "onnxruntime"
 

@@ -94,7 +94,7 @@ class FullPrecision:
         """Images and features of the search's seeds."""
         stored = self.reference
         network = feature_network(stored.network, self.context.feature_weights, stored.size)
-        return FullSide(self.pipeline, network, stored, SEARCH.first)
+        return FullSide(self.pipeline, network, stored, SEARCH.first, self.context.threads)
 
     @cached_property
     def recorded(self) -> dict[str, list[dict[str, Array]]]:
