@@ -117,7 +117,7 @@ def feature_network(
             if name == "efficientnet-lite0"
             else _inception_state(data, path)
         )
-        forward = (networks.lite0 if name == "efficientnet-lite0" else networks.inception)(state)
+        forward = (networks.Lite0 if name == "efficientnet-lite0" else networks.inception)(state)
         with torch.inference_mode():
             trial = forward(torch.zeros(1, 3, size, size))
     # a tensor missing or of a shape that does not fit its neighbours

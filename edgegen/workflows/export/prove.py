@@ -25,6 +25,7 @@ from ...evidence.compare import Comparison, FullSide, Terms, Trial, compare, fir
 from ...evidence.features import FeatureNetwork, feature_network
 from ...export import STAND_IN, runtime
 from ..executor import executor, int8
+from ..fast_features import fast_features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,7 +237,8 @@ class _Prover:
         shares = [parity.same_pixels(sets[0], other) for other in sets[1:]]
         for name, share in zip(list(images)[1:], shares, strict=True):
             parity.check_pixels(baseline, name, share)
-        side = FullSide(images[baseline], network, stored, workers=self.context.threads)
+        features = fast_features(network)
+        side = FullSide(images[baseline], features, stored, workers=self.context.threads)
         return side, min(shares, default=None)
 
     def _compare(self, name: str, side: FullSide, level: float) -> Comparison:
