@@ -33,8 +33,8 @@ RUNTIMES = {
     "reference": "edgegen.export.reference:OnnxReference",
 }
 
-# on the exporting machine: calibrates, and executes the Q/DQ file of a runtime that cannot run
-# there
+# on the exporting machine: calibrates and executes FP32; who executes the Q/DQ files of a runtime
+# that cannot run there is stand_ins.STAND_INS
 STAND_IN = "onnxruntime"
 
 
@@ -47,3 +47,12 @@ def runtime(name: str) -> Runtime:
     module, _, attribute = RUNTIMES[name].partition(":")
     found: Runtime = getattr(import_module(module), attribute)()
     return found
+
+
+def executing(target: Runtime) -> Runtime:
+    """Who executes a runtime's files on this machine: itself, or its stand-in where it cannot."""
+    if target.cannot_run() is None:
+        return target
+    from .stand_ins import stand_in
+
+    return stand_in(target)

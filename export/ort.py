@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import io
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,6 +51,10 @@ class OnnxRuntime(FileRuntime):
     module, extra = "onnxruntime", "onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
     provider: ClassVar[str] = CPU
+    settings: ClassVar[Mapping[str, str]] = {
+        "session.intra_op.allow_spinning": "0",  # spinning steals the CPU of everything else
+        "session.record_ep_graph_assignment_info": "1",
+    }
 
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():
@@ -58,9 +63,8 @@ class OnnxRuntime(FileRuntime):
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
-        # spinning steals the CPU of everything else
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        for key, value in self.settings.items():
+            options.add_session_config_entry(key, value)
         wanted = [(self.provider, self.options(threads))]
         try:
             session = ort.InferenceSession(

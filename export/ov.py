@@ -4,10 +4,14 @@ telemetry disarmed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
 import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +83,7 @@ class OpenVino(FileRuntime):
         takes to make.
         """
         with tempfile.TemporaryDirectory(prefix="edgegen-openvino-") as folder:
-            made = self._compile(self.build(onnx, Path(folder))[0], 1)
+            made = self._compiler(self.build(onnx, Path(folder))[0], 1)()
         return cache.store(
             cache.entry(onnx, self._facts()), made.export_model().getvalue(), self._facts()
         )
@@ -90,35 +94,65 @@ class OpenVino(FileRuntime):
     def load(self, built: Path, threads: int) -> Session:
         if why := self.cannot_run():
             raise RuntimeMissing("E-BACKEND", why)
-        return _OpenVinoSession(self._compile(built, threads))
+        return _OpenVinoSession(self._compiler(built, threads))
 
-    def _compile(self, built: Path, threads: int) -> Any:
+    def _compiler(self, built: Path, threads: int) -> Callable[[], Any]:
+        """What compiles the file, which is read once and now."""
         config = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
         }
-        try:
+        with _refused(built):
             if built.suffix == cache.SUFFIX:
-                return _core().import_model(io.BytesIO(cache.read(built)), "CPU", config)
-            model = _core().read_model(str(built))
-            vectors_as_pixels(model, _openvino())
-            return _core().compile_model(model, "CPU", config)
-        except RuntimeError as error:
-            raise InputError(
-                "E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built
-            ) from error
+                blob, model = cache.read(built), None
+            else:
+                blob, model = b"", _core().read_model(str(built))
+                vectors_as_pixels(model, _openvino())
+
+        def compiled() -> Any:
+            with _refused(built):
+                if model is None:
+                    return _core().import_model(io.BytesIO(blob), "CPU", config)
+                return _core().compile_model(model, "CPU", config)
+
+        return compiled
+
+
+@contextlib.contextmanager
+def _refused(built: Path) -> Iterator[None]:
+    """OpenVINO's own error as InputError that names the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(
+            "E-OV-LOAD", f"OpenVINO cannot load it: {str(error).splitlines()[0]}", path=built
+        ) from error
 
 
 class _OpenVinoSession:
-    def __init__(self, compiled: Any) -> None:
-        self._compiled, self._request = compiled, compiled.create_infer_request()
+    """A compiled model takes one call at a time: calls at once get one each, made when first
+    needed and kept.
+    """
+
+    def __init__(self, compiler: Callable[[], Any]) -> None:
+        self._compiler, self._lock = compiler, threading.Lock()
+        self._compiled = compiler()
+        self._idle = deque([self._compiled.create_infer_request()])
 
     def __call__(self, **inputs: Array) -> Array:
-        result = self._request.infer(
-            {k: np.ascontiguousarray(v) for k, v in inputs.items()}, share_inputs=True
-        )
-        out: Array = next(iter(result.values())).copy()
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            with self._lock:
+                request = self._compiler().create_infer_request()
+        try:
+            result = request.infer(
+                {k: np.ascontiguousarray(v) for k, v in inputs.items()}, share_inputs=True
+            )
+            out: Array = next(iter(result.values())).copy()
+        finally:
+            self._idle.append(request)
         return out
 
     def placement(self) -> dict[str, int]:

@@ -4,6 +4,7 @@ referees.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ class OnnxReference(FileRuntime):
 
 class _ReferenceSession:
     def __init__(self, evaluator: Any) -> None:
-        self._evaluator = evaluator
+        self._evaluator, self._lock = evaluator, threading.Lock()
 
     def __call__(self, **inputs: Array) -> Array:
         # its Sigmoid divides infinities in the branch that it then drops
-        with np.errstate(over="ignore", invalid="ignore"):
+        with self._lock, np.errstate(over="ignore", invalid="ignore"):
             out: Array = self._evaluator.run(None, inputs)[0]
         return out

@@ -7,6 +7,8 @@ one needs a GPU and driver.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -216,12 +218,12 @@ def _gpu() -> dict[str, str]:
 
 
 class _TensorRtSession:
-    """Runs an engine with torch tensors as device memory."""
+    """Runs an engine with torch tensors as device memory; one call at a time."""
 
     def __init__(self, trt: Any, data: bytes, built: Path) -> None:
         import torch
 
-        self._torch = torch
+        self._torch, self._lock = torch, threading.Lock()
         runtime = trt.Runtime(logger_of(trt))
         engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
@@ -239,6 +241,10 @@ class _TensorRtSession:
         )
 
     def __call__(self, **inputs: Array) -> Array:
+        with self._lock:
+            return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Array]) -> Array:
         torch = self._torch
         held = {k: torch.from_numpy(np.ascontiguousarray(v)).cuda() for k, v in inputs.items()}
         for name, tensor in held.items():

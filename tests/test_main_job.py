@@ -29,7 +29,7 @@ from edgegen.core.bundle import MANIFEST, Bundle
 from edgegen.core.files import PREFIX, read_json
 from edgegen.core.images import to_uint8
 from edgegen.errors import UsageError
-from edgegen.export import packages, runtime
+from edgegen.export import executing, packages, runtime
 from edgegen.workflows.export.run import ExportSettings, export_bundle
 
 pytestmark = pytest.mark.export
@@ -67,11 +67,8 @@ def test_a_bundle_holds_its_whole_evidence(tiny_bundle: Path) -> None:
         assert found["first_seed"] > manifest.calibration["samples"], (
             "what chose the scales must not judge them"
         )
-        ran = runtime(name).cannot_run() is None
-        assert (
-            found["executed_by"] == (name if ran else "onnxruntime")
-            and (found["latency"] is not None) == ran
-        )
+        assert found["executed_by"] == executing(runtime(name)).name
+        assert (found["latency"] is not None) == (found["executed_by"] == name)
     coverage = manifest.calibration["samples_at_timestep"]
     assert coverage == {
         k: {str(t): 32 for t in tiny.generator().sampler.timesteps} for k in ("theta", "phi")

@@ -16,7 +16,7 @@ from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle
 from edgegen.core.runtime import placement
 from edgegen.errors import RuntimeMissing
-from edgegen.export import RUNTIMES, ort, runtime
+from edgegen.export import RUNTIMES, executing, ort, runtime
 from edgegen.export.onnx import write
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -131,10 +131,10 @@ def test_the_cpu_steps_in_only_when_it_is_allowed_to_and_loudly(
     assert "tensorrt-rtx does not run here: no CUDA device" in said and "add --allow-cpu" in said
     assert not (tmp_path / "g.png").exists()
     assert run([*command, "--allow-cpu"]) == 0
-    shown = capfd.readouterr()
+    shown, host = capfd.readouterr(), executing(runtime("tensorrt-rtx")).name
     assert (
-        "onnxruntime executes its files on the CPU" in shown.err
-        and "executed by onnxruntime on the CPU" in shown.out
+        f"{host} executes its files on the CPU" in shown.err
+        and f"executed by {host} on the CPU" in shown.out
     )
     assert run(["verify", str(tiny_bundle), "--runtime", "tensorrt-rtx", "--trust-engines"]) == 5
     assert "add --allow-cpu" in capfd.readouterr().err

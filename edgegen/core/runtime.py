@@ -14,6 +14,7 @@ import numpy as np
 from .latent import Latent
 from .noise import noise
 from .samplers import Call, Sampler
+from .side_by_side import over_workers
 from .spec import Array
 
 NOT_INSTALLED = "not installed"  # the version of a runtime without its package
@@ -45,7 +46,10 @@ class Dialect:
 
 
 class Session(Protocol):
-    """One loaded graph: named float32 arrays in, its single output back."""
+    """One loaded graph: named float32 arrays in, its single output back.
+
+    Several threads may call it at once; each gets what it would have got alone.
+    """
 
     def __call__(self, **inputs: Array) -> Array: ...
 
@@ -118,6 +122,7 @@ class Pipeline:
     take.
 
     given: what each image's condition holds besides, such as a hint, without the batch axis.
+    workers: batches at once; where a batch begins, and so each image, does not depend on it.
     """
 
     latent: Latent
@@ -125,15 +130,16 @@ class Pipeline:
     call: Call = field(repr=False)
     batch: int = 64
     given: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    workers: int = 1
 
     def __call__(self, seeds: Sequence[int], label: int | None = None) -> Array:
         """Images (len(seeds), c, h, w) in [-1, 1]; image k depends on seeds[k] and the label
         alone.
         """
-        parts = [
-            self._batch(seeds[k : k + self.batch], label) for k in range(0, len(seeds), self.batch)
-        ]
-        return np.concatenate(parts)
+        parts = [seeds[k : k + self.batch] for k in range(0, len(seeds), self.batch)]
+        return np.concatenate(
+            list(over_workers(lambda part: self._batch(part, label), parts, self.workers))
+        )
 
     def _batch(self, seeds: Sequence[int], label: int | None) -> Array:
         given = {

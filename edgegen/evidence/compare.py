@@ -5,7 +5,7 @@ decided. (numpy only)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core.images import to_uint8
 from ..core.seeds import EVIDENCE
+from ..core.side_by_side import over_workers, runs
 from ..core.spec import Array
 from ..core.verdict import Interval, Verdict
 from ..errors import EdgegenError, GateFailed, UsageError
@@ -21,7 +22,7 @@ from .distances import Moments, PairedPsnr, frechet, squared_error
 from .intervals import distance_change, estimate
 from .reference import Features, Reference
 
-CHUNK = 64  # images between two calls of progress
+CHUNK = 64  # images that one worker makes at a time, between two calls of progress
 ERROR = 0.05
 # of ERROR: what the first plan that is judged may use, the second, the third
 SHARES = (0.8, 0.16, 0.04)
@@ -77,6 +78,9 @@ class Terms:
 class FullSide:
     """The full-precision pipeline's images and features for seeds start, start + 1, ...: made on
     demand, shared by runtimes.
+
+    workers: runs of CHUNK images that are made at once, here and by who compares with them; nothing
+    but the time depends on it.
     """
 
     def __init__(
@@ -85,10 +89,12 @@ class FullSide:
         features: Features,
         reference: Reference,
         start: int = EVIDENCE.first,
+        workers: int = 1,
     ) -> None:
         """Raises ReferenceMismatch when the reference was made with another feature network."""
         reference.check(features)
         self.images, self.features, self.reference, self.start = images, features, reference, start
+        self.workers = workers
         self._pixels: list[np.ndarray] = []
         self._projected: list[Array] = []
 
@@ -99,12 +105,24 @@ class FullSide:
         """Seeds of images first .. last - 1."""
         return range(self.start + first, self.start + last)
 
+    def make(self, part: range) -> tuple[np.ndarray, Array]:
+        """Pixels and features of these images, which are not kept: several threads may ask."""
+        images = to_uint8(self.images(self.seeds(part.start, part.stop)))
+        return images, self.features(images)
+
+    def keep(self, pixels: np.ndarray, features: Array) -> None:
+        """What was made of the images behind those that are there."""
+        self._projected.extend(self.reference.project(features))
+        self._pixels.extend(pixels)
+
+    def kept(self, first: int, last: int) -> list[np.ndarray]:
+        """Images first .. last - 1 that are there, one by one."""
+        return self._pixels[first:last]
+
     def pixels(self, first: int, last: int) -> np.ndarray:
         """Images first .. last - 1 as (n, h, w, 3) uint8, made when they are not there yet."""
-        for a in range(len(self), last, CHUNK):
-            images = to_uint8(self.images(self.seeds(a, min(a + CHUNK, last))))
-            self._projected.extend(self.project(images))
-            self._pixels.extend(images)
+        for pixels, features in over_workers(self.make, runs(len(self), last, CHUNK), self.workers):
+            self.keep(pixels, features)
         return np.stack(self._pixels[first:last])
 
     def projected(self, count: int) -> Array:
@@ -250,18 +268,11 @@ def compare(
     projected: list[Array] = []
     errors: list[float] = []
     for count, look_level in looks:
-        for a in range(len(errors), count, CHUNK):
-            b = min(a + CHUNK, count)
-            mine, theirs = full.pixels(a, b), pixels_of(other, full.seeds(a, b))
-            if mine.shape != theirs.shape:
-                raise EdgegenError(
-                    "E-SHAPE",
-                    f"the pipelines give images of shape {mine.shape[1:]} and {theirs.shape[1:]}",
-                )
-            projected.extend(full.project(theirs))
-            errors.extend(squared_error(mine, theirs))
+        for features, error in _pairs(full, other, len(errors), count):
+            projected.extend(full.reference.project(features))
+            errors.extend(error)
             if progress:
-                progress(b, maximum)
+                progress(len(errors), maximum)
         ours = estimate(full.reference.moments, full.projected(count))
         its = estimate(full.reference.moments, np.stack(projected))
         try:
@@ -283,6 +294,31 @@ def compare(
         level,
         look_level,
     )
+
+
+def _pairs(
+    full: FullSide, other: Images, first: int, last: int
+) -> Iterator[tuple[Array, np.ndarray]]:
+    """Of pairs first .. last - 1, run by run: features of the other side's images (n, dim) and
+    squared errors (n,).
+    """
+    known = len(full)
+
+    def made(part: range) -> tuple[tuple[np.ndarray, Array] | None, Array, np.ndarray]:
+        fresh = full.make(range(max(part.start, known), part.stop)) if part.stop > known else None
+        mine = full.kept(part.start, min(part.stop, known)) + ([] if fresh is None else [*fresh[0]])
+        theirs = pixels_of(other, full.seeds(part.start, part.stop))
+        if mine[0].shape != theirs.shape[1:]:
+            raise EdgegenError(
+                "E-SHAPE",
+                f"the pipelines give images of shape {mine[0].shape} and {theirs.shape[1:]}",
+            )
+        return fresh, full.features(theirs), squared_error(np.stack(mine), theirs)
+
+    for fresh, features, error in over_workers(made, runs(first, last, CHUNK), full.workers):
+        if fresh is not None:
+            full.keep(*fresh)
+        yield features, error
 
 
 def pixels_of(images: Images, seeds: range) -> np.ndarray:

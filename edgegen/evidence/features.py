@@ -22,9 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from ..core.side_by_side import over_workers
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, RuntimeMissing, TrustError, UsageError
 from . import networks
+from .one_thread import one_thread
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIZES = {"efficientnet-lite0": 128, "inception-v3": 299}
@@ -57,16 +59,19 @@ class FeatureNetwork:
             raise ValueError(
                 f"features need uint8 images (n, h, w, 3), got {images.dtype} {images.shape}"
             )
-        out = np.empty((len(images), self.dim), np.float32)
-        with torch.inference_mode():
-            for k in range(0, len(images), self.batch):
-                x = torch.from_numpy(np.ascontiguousarray(images[k : k + self.batch])).permute(
-                    0, 3, 1, 2
-                )
-                out[k : k + self.batch] = self.forward(resize(x.float(), self.size)).numpy()
+        parts = [images[k : k + self.batch] for k in range(0, len(images), self.batch)]
+        found = over_workers(self._batch, parts, torch.get_num_threads())
+        out = np.concatenate([np.empty((0, self.dim), np.float32), *found])
         if not np.isfinite(out).all():
             raise EdgegenError("E-NONFINITE", f"{self.name} gave NaN or infinite features")
         return out
+
+    def _batch(self, images: np.ndarray) -> Array:
+        """On one thread, since the sums of several depend on how many they are."""
+        with one_thread(), torch.inference_mode():
+            x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+            found: Array = self.forward(resize(x.float(), self.size)).numpy()
+        return found
 
 
 def resize(x: Tensor, size: int) -> Tensor:
@@ -112,7 +117,7 @@ def feature_network(
             if name == "efficientnet-lite0"
             else _inception_state(data, path)
         )
-        forward = (networks.lite0 if name == "efficientnet-lite0" else networks.inception)(state)
+        forward = (networks.Lite0 if name == "efficientnet-lite0" else networks.inception)(state)
         with torch.inference_mode():
             trial = forward(torch.zeros(1, 3, size, size))
     # a tensor missing or of a shape that does not fit its neighbours

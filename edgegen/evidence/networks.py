@@ -58,22 +58,26 @@ def fold(state: Mapping[str, Tensor], conv: str, norm: str) -> Conv:
 LITE0_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)
 
 
-def lite0(state: Mapping[str, Tensor]) -> Forward:
-    """Pooled features before the classifier, 1280 numbers an image."""
-    stem, head = fold(state, "_conv_stem", "_bn0"), fold(state, "_conv_head", "_bn1")
-    blocks = [_Block(state, f"_blocks.{k}", stride) for k, stride in enumerate(LITE0_STRIDES)]
+class Lite0:
+    """Images (n, 3, h, w) in [0, 255] -> pooled features before the classifier, (n, 1280)."""
 
-    def forward(x: Tensor) -> Tensor:
-        x = F.relu6(_same(stem, (x - 127) * (1 / 128), 2), inplace=True)
-        for block in blocks:
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        """KeyError names a tensor that the file does not hold."""
+        self.stem, self.head = fold(state, "_conv_stem", "_bn0"), fold(state, "_conv_head", "_bn1")
+        self.blocks = [
+            InvertedResidual(state, f"_blocks.{k}", stride)
+            for k, stride in enumerate(LITE0_STRIDES)
+        ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = F.relu6(_same(self.stem, (x - 127) * (1 / 128), 2), inplace=True)
+        for block in self.blocks:
             x = block(x)
-        return F.relu6(head(x), inplace=True).mean((2, 3))
-
-    return forward
+        return F.relu6(self.head(x), inplace=True).mean((2, 3))
 
 
-class _Block:
-    """Inverted residual: 1x1 to wide, depthwise, 1x1 back."""
+class InvertedResidual:
+    """1x1 to wide, depthwise, 1x1 back."""
 
     def __init__(self, state: Mapping[str, Tensor], name: str, stride: int) -> None:
         self.stride = stride
@@ -82,10 +86,22 @@ class _Block:
         self.depthwise = fold(state, f"{name}._depthwise_conv", f"{name}._bn1")
         self.project = fold(state, f"{name}._project_conv", f"{name}._bn2")
 
+    @property
+    def adds(self) -> bool:
+        """Whether what goes in is added to what comes out."""
+        first = self.expand or self.depthwise
+        reads = first.weight.shape[1] * (1 if self.expand else first.weight.shape[0])
+        return self.stride == 1 and reads == self.project.weight.shape[0]
+
     def __call__(self, x: Tensor) -> Tensor:
         y = F.relu6(self.expand(x), inplace=True) if self.expand else x
         y = self.project(F.relu6(_same(self.depthwise, y, self.stride), inplace=True))
-        return x + y if self.stride == 1 and x.shape[1] == y.shape[1] else y
+        return x + y if self.adds else y
+
+
+def same_padding(conv: Conv, side: int, stride: int) -> int:
+    """Pixels that TensorFlow's "SAME" adds to a side, of which the smaller half comes before."""
+    return max((-(-side // stride) - 1) * stride + conv.weight.shape[2] - side, 0)
 
 
 def _same(conv: Conv, x: Tensor, stride: int) -> Tensor:
@@ -94,10 +110,7 @@ def _same(conv: Conv, x: Tensor, stride: int) -> Tensor:
     """
     if stride == 1:
         return conv(x)
-    rows, columns = (
-        max((-(-side // stride) - 1) * stride + conv.weight.shape[2] - side, 0)
-        for side in x.shape[2:]
-    )
+    rows, columns = (same_padding(conv, side, stride) for side in x.shape[2:])
     return conv(
         F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)), stride, VALID
     )

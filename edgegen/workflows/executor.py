@@ -11,7 +11,7 @@ from ..core.fp32_last_steps import stepped
 from ..core.progress import Listener
 from ..core.runtime import Pipeline
 from ..errors import RuntimeMissing
-from ..export import STAND_IN, runtime
+from ..export import STAND_IN, executing, runtime
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def executor(name: str) -> str:
     """The runtime itself, or the stand-in where it cannot run here."""
-    return name if runtime(name).cannot_run() is None else STAND_IN
+    return executing(runtime(name)).name
 
 
 def label(name: str) -> str:
@@ -29,11 +29,12 @@ def label(name: str) -> str:
 
 def int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeline:
     """The runtime's pipeline, or its ONNX files executed by the stand-in."""
-    if executor(name) == name:
-        return bundle.pipeline(runtime(name), "int8", threads, trust_engines=trust_engines)
-    host = runtime(STAND_IN)
-    full = bundle.pipeline(host, "fp32", threads)
-    files = bundle.onnx(runtime(name), "int8")
+    target = runtime(name)
+    host = executing(target)
+    if host is target:
+        return bundle.pipeline(target, "int8", threads, trust_engines=trust_engines)
+    full = bundle.pipeline(runtime(STAND_IN), "fp32", threads)
+    files = bundle.onnx(target, "int8")
     call = stepped(
         {g: host.load(f, threads) for g, f in files.items()}, full.call, bundle.built(name).until
     )
@@ -46,13 +47,14 @@ def insist(names: Iterable[str], allow_cpu: bool, listen: Listener) -> None:
     """
     for name in names:
         if why := runtime(name).cannot_run():
+            host = executor(name)
             if not allow_cpu:
                 raise RuntimeMissing(
                     "E-BACKEND",
                     f"{name} does not run here: {why}",
-                    hint=f"add --allow-cpu to let {STAND_IN} execute its files on the CPU",
+                    hint=f"add --allow-cpu to let {host} execute its files on the CPU",
                 )
             listen.note(
-                f"{name} does not run here: {why}; --allow-cpu: {STAND_IN} executes its files on "
-                "the CPU"
+                f"{name} does not run here: {why}; --allow-cpu: {host} executes its files on the "
+                "CPU"
             )

@@ -22,6 +22,7 @@ from ...evidence.compare import FullSide, Terms, chance, compare, first_look, pi
 from ...evidence.distances import PairedPsnr, squared_error
 from ...evidence.features import feature_network
 from ...export import STAND_IN, qdq, runtime
+from ..fast_features import fast_features
 from .hosted import hosted
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class FullPrecision:
         """Images and features of the search's seeds."""
         stored = self.reference
         network = feature_network(stored.network, self.context.feature_weights, stored.size)
-        return FullSide(self.pipeline, network, stored, SEARCH.first)
+        features = fast_features(network)
+        return FullSide(self.pipeline, features, stored, SEARCH.first, self.context.threads)
 
     @cached_property
     def recorded(self) -> dict[str, list[dict[str, Array]]]:

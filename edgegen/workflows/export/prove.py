@@ -25,6 +25,7 @@ from ...evidence.compare import Comparison, FullSide, Terms, Trial, compare, fir
 from ...evidence.features import FeatureNetwork, feature_network
 from ...export import STAND_IN, runtime
 from ..executor import executor, int8
+from ..fast_features import fast_features
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,7 +150,7 @@ class _Prover:
         for name, trial in trials.items():
             start = trial.first_seed
             mine = sides.setdefault(
-                start, FullSide(side.images, side.features, side.reference, start)
+                start, FullSide(side.images, side.features, side.reference, start, side.workers)
             )
             latency = own.get(name)
             judged.append(
@@ -163,18 +164,17 @@ class _Prover:
                     speed=full[baseline].cpu_ms / latency.cpu_ms if latency else None,
                     size=_size(self.bundle, name),
                     refereed=refereed[name],
-                    placement=placement(self._int8(name, 1).call),
+                    placement=placement(self._int8(name).call),
                 )
             )
         seeds = EVIDENCE.take(PICTURED)
-        pictures = {
-            name: to_uint8(self._int8(name, self.context.threads)(seeds)) for name in trials
-        }
+        pictures = {name: to_uint8(self._int8(name)(seeds)) for name in trials}
         pictures = {"": side.pixels(0, PICTURED), **pictures}
         return Proof(tuple(judged), full, baseline, same_pixels, pictures)
 
-    def _int8(self, name: str, threads: int) -> Pipeline:
-        return int8(self.bundle, name, threads, self.trust_engines)
+    def _int8(self, name: str) -> Pipeline:
+        """On one thread: what takes long runs several of its batches at once."""
+        return int8(self.bundle, name, 1, self.trust_engines)
 
     def _fp32(self, names: Iterable[str]) -> dict[str, Pipeline]:
         """FP32 on each of these runtimes that runs ONNX here, and on the stand-in."""
@@ -190,7 +190,7 @@ class _Prover:
     ) -> dict[str, parity.Refereed]:
         """Each graph against the ONNX reference evaluator, on the first, middle and last call."""
         judge, host = runtime("reference"), runtime(STAND_IN)
-        pipeline, bundle = self._int8(name, 1), self.bundle
+        pipeline, bundle = self._int8(name), self.bundle
         built = bundle.manifest.runtimes[name]
         half = runtime(name).dialect.floats == "float16"
         found = {}
@@ -218,7 +218,7 @@ class _Prover:
         """
         running = [name for name in names if executor(name) == name]
         candidates = {f"{name} fp32": pipeline for name, pipeline in fp32.items()}
-        candidates |= {f"{name} int8": self._int8(name, 1) for name in running}
+        candidates |= {f"{name} int8": self._int8(name) for name in running}
         times = bench.latencies(candidates, recorded, threads=1)
         return {n: times[f"{n} fp32"] for n in fp32}, {n: times[f"{n} int8"] for n in running}
 
@@ -230,14 +230,16 @@ class _Prover:
             self.bundle.path("evidence/reference.safetensors"), self.context.feature_weights
         )
         images = {
-            name: self.bundle.pipeline(runtime(name), "fp32", self.context.threads)
+            name: self.bundle.pipeline(runtime(name), "fp32", 1)
             for name in dict.fromkeys([baseline, *runners])
         }
         sets = [to_uint8(pipeline(EVIDENCE.take(COMPARED_IMAGES))) for pipeline in images.values()]
         shares = [parity.same_pixels(sets[0], other) for other in sets[1:]]
         for name, share in zip(list(images)[1:], shares, strict=True):
             parity.check_pixels(baseline, name, share)
-        return FullSide(images[baseline], network, stored), min(shares, default=None)
+        features = fast_features(network)
+        side = FullSide(images[baseline], features, stored, workers=self.context.threads)
+        return side, min(shares, default=None)
 
     def _compare(self, name: str, side: FullSide, level: float) -> Comparison:
         terms = self.terms
@@ -252,7 +254,7 @@ class _Prover:
                 advance(now - done)
                 done = now
 
-            pipeline = self._int8(name, self.context.threads)
+            pipeline = self._int8(name)
             return compare(side, pipeline, terms.budget, first, terms.maximum, level, progress)
 
 

@@ -14,7 +14,7 @@ from ...core.plan import Plan
 from ...core.progress import Listener, silent
 from ...core.runtime import Pipeline, Runtime
 from ...errors import UsageError
-from ...export import STAND_IN, qdq, runtime
+from ...export import executing, qdq
 from ...export import onnx as onnx_files
 from ...export.rounding import rounding
 from ..generators import LoadedGenerator
@@ -46,7 +46,7 @@ class Quantized:
     ) -> None:
         self.source, self.even, self.plan, self.target = source, even, plan, target
         self.threads, self.listen = threads, listen
-        self.host = target if target.cannot_run() is None else runtime(STAND_IN)
+        self.host = executing(target)
         self.rounding = {g: rounding(m, self.file(g, plan)) for g, m in even.items()}
 
     def file(self, graph: str, plan: Plan) -> ModelProto:

@@ -27,7 +27,7 @@ from ...core.files import to_json
 from ...core.fp32_last_steps import steps_in_fp32, until
 from ...core.plan import Plan
 from ...core.runtime import Runtime
-from ...export import STAND_IN, qdq, runtime
+from ...export import executing, qdq
 from ..context import Context
 from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
 
@@ -93,8 +93,7 @@ class Search:
 
     def measurements(self, target: Runtime) -> Measurements:
         """By the runtime itself where it runs here, else by its stand-in."""
-        host = target if target.cannot_run() is None else runtime(STAND_IN)
-        return Measurements(self.full, target, host)
+        return Measurements(self.full, target, executing(target))
 
     def plan(self, target: Runtime) -> PlanLadder:
         """The fastest plan that fresh seeds will find within the budget, as far as seen here; the

@@ -1,0 +1,139 @@
+"""Who executes the files of a runtime that cannot run on this machine: the fastest that computes
+them exactly.
+
+TensorRT's files hold signed activations and convolutions whose outputs stay in float. ONNX Runtime
+multiplies those in float; OpenVINO has INT8 kernels for them once the same integers are written
+unsigned. Whether those kernels are exact depends on the processor (16-bit sums overflow where there
+is no VNNI), so it is tried, not looked up.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from edgegen.core.runtime import Runtime, Session
+
+from .ort import OnnxRuntime
+from .ov import OpenVino
+from .packages import absent
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+STEP = 2.0**-7  # of activations and weights in the trial: sums are whole multiples of its square
+CHANNELS, SIDE = 32, 6
+TOLERANCE = 1e-4  # of the largest output; an overflow is a thousand times as much
+
+
+class UnsignedOpenVino(OpenVino):
+    """OpenVINO on files whose signed activations it is given as unsigned ones."""
+
+    def cannot_run(self) -> str | None:
+        return super().cannot_run() or absent("onnx", "export")
+
+    def load(self, built: Path, threads: int) -> Session:
+        import onnx
+
+        from .unsigned import unsigned
+
+        with tempfile.TemporaryDirectory(prefix="edgegen-stand-in-") as folder:
+            file = Path(folder) / built.name
+            onnx.save(unsigned(onnx.load(built)), file)
+            return super().load(file, threads)
+
+
+class FloatOnnxRuntime(OnnxRuntime):
+    """ONNX Runtime that multiplies in float: weights are dequantized once, when the session starts,
+    and not at every call.
+    """
+
+    settings: ClassVar[Mapping[str, str]] = {
+        **OnnxRuntime.settings,
+        "session.disable_quant_qdq": "1",
+    }
+
+
+# by the type of activations in files whose int8 operators write floats: the fastest first, and the
+# last is exact on every machine
+STAND_INS: dict[str, tuple[type[OpenVino] | type[OnnxRuntime], ...]] = {
+    "int8": (UnsignedOpenVino, FloatOnnxRuntime),
+    "uint8": (UnsignedOpenVino, FloatOnnxRuntime),
+}
+
+
+def stand_in(target: Runtime) -> Runtime:
+    """Who executes that runtime's ONNX files on this machine. Files without INT8, and those whose
+    int8 operators write int8, are ONNX Runtime's own kind.
+    """
+    if not target.dialect.int8_ops or target.dialect.outputs:
+        return OnnxRuntime()
+    *fast, last = STAND_INS[target.dialect.activation]
+    for kind in fast:
+        if (candidate := kind()).cannot_run() is None and is_exact(kind):
+            return candidate
+    return last()
+
+
+@functools.cache
+def is_exact(kind: type[Any]) -> bool:
+    """Whether it computes a convolution of the largest integers, behind a Concat, as numpy does:
+    once a process.
+    """
+    import onnx
+
+    activations, weights = _integers()
+    values = (activations * STEP).astype(np.float32)
+    with tempfile.TemporaryDirectory(prefix="edgegen-trial-") as folder:
+        file = Path(folder) / "trial.onnx"
+        onnx.save(_trial(weights), file)
+        made = kind().load(file, 1)(x=values[:, : CHANNELS // 2], z=values[:, CHANNELS // 2 :])
+    windows = np.lib.stride_tricks.sliding_window_view(activations, (3, 3), axis=(2, 3))
+    exact = np.einsum("nchwij,ocij->nohw", windows, weights) * STEP**2
+    return bool(np.abs(made - exact).max() <= TOLERANCE * np.abs(exact).max())
+
+
+def _integers() -> tuple[np.ndarray, np.ndarray]:
+    """Activations (4, c, h, w) and weights (c, c, 3, 3): the largest of one sign together, and any
+    others.
+    """
+    rng = np.random.default_rng(0)
+    activations = rng.integers(-127, 128, (4, CHANNELS, SIDE, SIDE))
+    weights = rng.integers(-127, 128, (CHANNELS, CHANNELS, 3, 3))
+    activations[0], activations[1], weights[0], weights[1] = 127, -127, 127, -127
+    return activations, weights
+
+
+def _trial(weights: np.ndarray) -> ModelProto:
+    """x and z, joined, quantized to int8, convolved with these weights: y in float."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = {
+        "step": np.float32(STEP),
+        "zero": np.int8(0),
+        "w.int": weights.astype(np.int8),
+        "w.scale": np.full(CHANNELS, STEP, np.float32),
+        "w.zero": np.zeros(CHANNELS, np.int8),
+    }
+    nodes = [
+        helper.make_node("Concat", ["x", "z"], ["a"], axis=1),
+        helper.make_node("QuantizeLinear", ["a", "step", "zero"], ["a.q"]),
+        helper.make_node("DequantizeLinear", ["a.q", "step", "zero"], ["a.dq"]),
+        helper.make_node("DequantizeLinear", ["w.int", "w.scale", "w.zero"], ["w"], axis=0),
+        helper.make_node("Conv", ["a.dq", "w"], ["y"]),
+    ]
+    half, inside = CHANNELS // 2, SIDE - 2
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "trial",
+        [value(name, TensorProto.FLOAT, ["batch", half, SIDE, SIDE]) for name in ("x", "z")],
+        [value("y", TensorProto.FLOAT, ["batch", CHANNELS, inside, inside])],
+        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
