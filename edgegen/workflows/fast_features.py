@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -94,7 +95,7 @@ class _Writer:
     def _relu6(self, x: str) -> str:
         return self._node("Clip", x, self.low, self.high)
 
-    def _node(self, op: str, *inputs: str, **attributes: int | list[int]) -> str:
+    def _node(self, op: str, *inputs: str, **attributes: Any) -> str:
         out = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [out], **attributes))
         return out
