@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .errors import GateFailed as GateFailed
     from .workflows.bench import BenchSettings as BenchSettings
     from .workflows.bench import bench_bundle as bench_bundle
+    from .workflows.bundles import Execution as Execution
     from .workflows.bundles import OpenedBundle as OpenedBundle
     from .workflows.bundles import open_bundle as open_bundle
     from .workflows.calibrate import CalibrateSettings as CalibrateSettings
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .workflows.photos import PhotosSettings as PhotosSettings
     from .workflows.photos import check_photos as check_photos
     from .workflows.plans import read_plan as read_plan
+    from .workflows.sampling_choices import SamplingChoices as SamplingChoices
     from .workflows.signing import sign_bundle as sign_bundle
     from .workflows.train import TrainSettings as TrainSettings
     from .workflows.train import train as train
@@ -72,7 +74,7 @@ _NAMES = {
     "edgegen.core.verdict": ("Verdict",),
     "edgegen.errors": ("EdgegenError", "GateFailed"),
     "edgegen.workflows.bench": ("BenchSettings", "bench_bundle"),
-    "edgegen.workflows.bundles": ("OpenedBundle", "open_bundle"),
+    "edgegen.workflows.bundles": ("Execution", "OpenedBundle", "open_bundle"),
     "edgegen.workflows.calibrate": ("CalibrateSettings", "calibrate_generator"),
     "edgegen.workflows.damage_map": ("DamageSettings", "map_damage"),
     "edgegen.workflows.doctor": ("DoctorSettings", "examine_machine"),
@@ -90,6 +92,7 @@ _NAMES = {
     "edgegen.workflows.lint": ("lint_model",),
     "edgegen.workflows.photos": ("PhotosSettings", "check_photos"),
     "edgegen.workflows.plans": ("read_plan",),
+    "edgegen.workflows.sampling_choices": ("SamplingChoices",),
     "edgegen.workflows.signing": ("sign_bundle",),
     "edgegen.workflows.train": ("TrainSettings", "train"),
     "edgegen.workflows.verify": ("VerifySettings", "verify_bundle"),

@@ -59,7 +59,7 @@ class GateFailed(EdgegenError):
     """result: what the workflow found before the gate said no, such as an ExportResult."""
 
     exit_code = 3
-    result: object = None
+    result: Any = None
 
 
 class InputError(EdgegenError):

@@ -386,12 +386,12 @@ def test_import_and_help_are_instant(code: str) -> None:
 
 PUBLIC = """
 BenchSettings CalibrateSettings DamageSettings DoctorSettings EdgegenError EngineSettings
-EstimateSettings ExplainSettings ExportResult ExportSettings FinetuneSettings GateFailed
+EstimateSettings Execution ExplainSettings ExportResult ExportSettings FinetuneSettings GateFailed
 GenerateSettings Listener LoadedGenerator OpenedBundle PhotosSettings Pipeline RecoverSettings
-TrainSettings Verdict VerifySettings __version__ bench_bundle build_engines calibrate_generator
-check_photos compare_runs estimate_training examine_machine explain_generator export_bundle finetune
-generate_images lint_model list_layers load_generator map_damage merge_adapter offline open_bundle
-read_plan recover sign_bundle train verify_bundle zoo_models
+SamplingChoices TrainSettings Verdict VerifySettings __version__ bench_bundle build_engines
+calibrate_generator check_photos compare_runs estimate_training examine_machine explain_generator
+export_bundle finetune generate_images lint_model list_layers load_generator map_damage
+merge_adapter offline open_bundle read_plan recover sign_bundle train verify_bundle zoo_models
 """.split()  # noqa: SIM905
 
 
