@@ -28,6 +28,7 @@ from edgegen.errors import InputError, UsageError
 from edgegen.evidence.bench import record
 from edgegen.export import qdq, runtime
 from edgegen.training.processes import World
+from edgegen.workflows.calibrate import CalibrateSettings, calibrate_generator
 from edgegen.workflows.context import Context
 from edgegen.workflows.export import fp32
 from edgegen.workflows.export.calibration import calibrate_graphs
@@ -114,6 +115,17 @@ def test_files_of_what_the_trajectories_held_give_the_same_ranges(
             )
     report = json.loads((tmp_path / "stats" / "report.json").read_text())
     assert report["feeds"] == "files" and len(report["files"]) == 8 and report["samples"] == 256
+
+
+def test_a_program_gets_the_report_and_nothing_is_printed(
+    run: Path, made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = CalibrateSettings(samples=32, threads=1)
+    result = calibrate_generator(load_generator(run), tmp_path / "stats", settings)
+    assert capfd.readouterr() == ("", "")
+    assert result.written and result.report == json.loads((made / "report.json").read_text())
+    assert result.plan.read_bytes() == (made / "plan.json").read_bytes()
+    assert result.to_json() == {"out": str(tmp_path / "stats"), **result.report}
 
 
 def test_the_table_names_coverage_and_outliers(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GateFailed, UsageError
-from . import output, proof_table
+from . import output
 from .options import (
     Budget,
     Out,
@@ -100,6 +100,7 @@ def export(
         )
     need_torch()
     from ..workflows.export.run import ExportResult, ExportSettings, export_bundle
+    from . import proof_table  # imports numpy
 
     settings = ExportSettings(
         runtimes=names_of(runtime),

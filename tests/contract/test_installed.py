@@ -38,7 +38,9 @@ def test_every_package_came_along() -> None:
         "explain",
         "export",
         "families",
+        "machine",
         "training",
+        "workflows",
         "zoo",
     ):
         assert (HERE / name / "__init__.py").is_file(), name
