@@ -20,7 +20,7 @@ from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.adapt.files import CONFIG, TENSORS, Adapter, Lora
 
-pytestmark = PEFT
+pytestmark = [PEFT, pytest.mark.slow]
 
 
 @pytest.fixture

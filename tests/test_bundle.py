@@ -132,6 +132,7 @@ def test_a_manifest_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_found_and_its_file_named(tmp_path: Path) -> None:
     root, rng = bundle(tmp_path), random.Random(7)
     names = [MANIFEST, *FILES]

@@ -35,6 +35,8 @@ from edgegen.workflows.export.calibration import calibrate_graphs
 from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.generators import load_generator
 
+pytestmark = pytest.mark.slow
+
 Arrays = dict[str, np.ndarray]
 
 

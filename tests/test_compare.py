@@ -168,6 +168,7 @@ def test_looks_double_and_share_the_error_by_their_pairs() -> None:
     assert plan_looks(500, 500, 0.9)[0][1] == pytest.approx(0.9)
 
 
+@pytest.mark.slow
 def test_looking_often_does_not_pass_what_is_at_the_edge(full: FullSide) -> None:
     """A true change equal to the budget: "within" is then wrong, and may come up in at most 2.5 %
     of runs, looks and all.

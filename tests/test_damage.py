@@ -64,6 +64,7 @@ FEW = tuple(
 )
 
 
+@pytest.mark.slow
 def test_one_layer_alone_accounts_for_the_whole_damage(source: Any) -> None:
     """In each region and each image, with what it does at each timestep adding up."""
     paths, found = attributed(source, only("phi/trunk.up.0.0.first.conv"))
@@ -72,6 +73,7 @@ def test_one_layer_alone_accounts_for_the_whole_damage(source: Any) -> None:
     np.testing.assert_allclose(found.parts.sum((0, 1)), found.whole, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_the_layer_that_is_cut_off_is_named_first_and_putting_it_back_removes_most(
     source: Any,
 ) -> None:
@@ -98,6 +100,7 @@ def test_the_layer_that_is_cut_off_is_named_first_and_putting_it_back_removes_mo
     assert layers[int(check.removed.sum((1, 2)).argmax())].path == poisoned
 
 
+@pytest.mark.slow
 def test_a_layer_put_back_takes_its_own_roundings_with_it(source: Any) -> None:
     made = quantized(source, only(*FEW))
     graphs = source.generator.graphs()

@@ -59,6 +59,7 @@ def executed(model: Dkgm, files: dict[str, Any]) -> Pipeline:
     return Pipeline(model.latent, model.sampler, {k: call(m) for k, m in files.items()}, batch=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_graphs_become_int8_files_for_every_runtime(name: str) -> None:
     model = made(name)

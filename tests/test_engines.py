@@ -16,6 +16,8 @@ from edgegen.evidence import parity
 from edgegen.export import engine, qdq, runtime
 from edgegen.export.onnx import write
 
+pytestmark = pytest.mark.slow
+
 
 @ENGINES
 def test_engines_are_built_without_a_gpu_and_the_same_bytes_twice(

@@ -31,6 +31,8 @@ from edgegen.workflows.explain import (
 )
 from edgegen.workflows.generators import LoadedGenerator, load_generator
 
+pytestmark = pytest.mark.slow
+
 CUT = ExplainSettings(
     seed=7, layer="theta.trunk.up.1", regions="2x2", baseline=8, show=3, threads=1
 )

@@ -65,6 +65,7 @@ for k in itertools.count():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchange", [True, False])
 def test_kill_9_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, exchange: bool) -> None:
     """Without an atomic exchange a kill between two renames may leave nothing, but never a

@@ -121,6 +121,7 @@ def test_shards_are_cropped_and_known_by_it(tmp_path: Path) -> None:
     assert (seen["pad"][1][1:, :4] == 255).all() and not (seen["crop"][1][1:, :4] == 255).all()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_held_to_the_same_fit(tmp_path: Path, capfd: Captured) -> None:
     """And to the same background; neither has to be said again."""
     data, out = uneven(tmp_path / "photos"), tmp_path / "run"

@@ -105,6 +105,7 @@ print(before, peak_bytes())
 """
 
 
+@pytest.mark.slow
 def test_the_peak_is_of_this_process_and_stays() -> None:
     mine = torch.ones(1 << 27)  # 512 MB, which a child must not be told of
     done = subprocess.run(

@@ -251,6 +251,7 @@ def go(out: Path, fail_at: int = 0, resume: bool = False) -> None:
     run.train(RunSettings("isc-gan", "toy", recipe, 0), shapes(40, 16), out, resume, 4, progress)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     """Augmentation, lazy terms, path lengths and the mean style go on where they were, to the
     bit.
@@ -272,6 +273,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
 # what leaves training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

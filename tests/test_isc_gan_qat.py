@@ -108,6 +108,7 @@ def distances(made: IscGan, start: IscGan) -> tuple[float, float]:
             )
 
 
+@pytest.mark.slow
 def test_rounding_costs_less_and_the_images_stay(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -135,6 +136,7 @@ def test_rounding_costs_less_and_the_images_stay(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_teacher_is_resumed_and_adapting_plays_the_game(tmp_path: Path) -> None:
     config, photos = replace(TINY, qat=True), shapes(40, 16)
     start = InitialWeights(

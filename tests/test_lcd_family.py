@@ -41,6 +41,7 @@ from edgegen.workflows.generators import torch_pipeline
 STAGES = ["autoencoder", "teacher", "student", "control"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distil", DISTIL)
 def test_the_stages_train_in_order_and_each_moves_its_own_network(distil: Distil) -> None:
     """Two steps a stage, bf16 as on a GPU: losses finite, and only what is the stage's changes."""
@@ -92,6 +93,7 @@ def go(out: Path, distil: Distil, fail_at: int = 0, resume: bool = False) -> Non
     training.train(RunSettings("lcd", "toy", recipe, 0), shapes(40, 16), out, resume, 4, progress)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distil", DISTIL)
 def test_one_command_trains_all_stages_and_a_resumed_run_is_the_uninterrupted_one(
     tmp_path: Path, distil: Distil
@@ -149,6 +151,7 @@ def test_recipes_build(name: str) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["photos64"])
 def test_a_gpu_recipe_takes_a_step(name: str) -> None:
     made = FAMILY.build(replace(FAMILY.recipes[name]().config, perceptual=0.0))
@@ -328,6 +331,7 @@ def test_config_goes_through_json_and_back() -> None:
     assert checkpoint.parse(LcdConfig, text["config"], Path("x")) == config
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_images_torch_gives() -> None:
     """One file a graph with a free batch, and the sampler's loop over them."""
     model = shaken(scale=0.3, steps=2)

@@ -60,6 +60,7 @@ def test_6_the_block_starts_as_identity(kind: str) -> None:
     assert torch.equal(transformer(kind, silent=True).train()(x, TokenSet(torch.randn(2, 5, 8))), x)
 
 
+@pytest.mark.slow
 def test_6_ten_steps_teach_the_class_to_matter() -> None:
     model = lcd()
     model.measure(batches(2))
@@ -128,6 +129,7 @@ def digest(net: nn.Module) -> str:
     ).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hint", sorted(HINTS))
 def test_7_control_starts_silent_and_leaves_the_base_alone(hint: Any) -> None:
     model = shaken(hint=hint)

@@ -214,6 +214,7 @@ print(*sorted(name for name in known if not parser.supports_operator(name)))
 """
 
 
+@pytest.mark.slow
 @ENGINES
 def test_the_list_for_tensorrt_is_what_its_parser_says() -> None:
     done = subprocess.run(
@@ -290,6 +291,7 @@ def test_the_verb_fails_the_gate_with_node_and_remedy(
     assert run(["lint", str(tmp_path / "bad.onnx"), "--runtime", "tensorrt"]) == 4
 
 
+@pytest.mark.slow
 def test_with_build_the_runtime_itself_is_asked(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -177,6 +177,7 @@ def test_it_is_lpips_formula(pdist: PDist) -> None:
     assert [f.shape[1] for f in pdist.features(a)] == [32, 64, 128, 128]
 
 
+@pytest.mark.slow
 def test_a_generator_with_pdist_trains_and_keeps_its_judge_to_itself() -> None:
     run = trainer(replace(CONFIG, metric="pdist"), steps=3, precision="bf16")
     model = run.generator

@@ -180,6 +180,7 @@ def steps_of(run: Trainer, twice: bool) -> Iterator[dict[str, float]]:
     yield from train(run)
 
 
+@pytest.mark.slow
 def test_a_run_goes_as_without() -> None:
     """With averages, skipped statistics and all."""
     runs = [trainer(steps=4) for _ in range(2)]
@@ -189,6 +190,7 @@ def test_a_run_goes_as_without() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 @ADAPT
 @pytest.mark.parametrize("base", ["fp32", "int8", "nf4"])
 def test_blocks_under_adapters_on_every_base(base: str) -> None:
@@ -206,6 +208,7 @@ def test_blocks_under_adapters_on_every_base(base: str) -> None:
     ) > 20
 
 
+@pytest.mark.slow
 @ADAPT
 def test_a_run_of_adapters_goes_as_without() -> None:
     losses = []

@@ -151,6 +151,7 @@ assert (session(x=np.ones((1, 1, 2, 2), np.float32)) == 2).all()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("strace") is None, reason="strace is not installed: no system call was watched"
 )
@@ -212,6 +213,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_ctrl_c_still_works_after_sessions_have_come_and_gone(name: str, tmp_path: Path) -> None:
     """On processors with AMX, OpenVINO cores that end in the order they began left a freed signal

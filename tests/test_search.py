@@ -35,6 +35,8 @@ from edgegen.workflows.export.measurements import (
 from edgegen.workflows.export.search import COUNTED, MEASURED, PlanLadder, Search
 from edgegen.workflows.generators import load_generator
 
+pytestmark = pytest.mark.slow
+
 Answers = dict[str, Callable[..., Any]]
 
 

@@ -164,6 +164,7 @@ print(resident("VmHWM:") - before, measure(family({name!r}).build(recipe.config)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_memory_is_near_what_a_training_takes(name: str) -> None:
     """At batch 256, where activations are most of it, in a process that gives back what it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from machine_kind import AMD, INTEL, INTEL_AMX, KINDS, described, kind_of
+from machine_kind import AMD, AMD_OLD, INTEL, INTEL_AMX, KINDS, described, kind_of
 from quick_set import FEWEST, packages, shortfall, touched
 
 
@@ -18,7 +18,8 @@ def cpu(vendor: str, model: str, *flags: str) -> str:
         (cpu("GenuineIntel", "X", "avx2", "avx512_vnni"), INTEL, "AVX512-VNNI"),
         (cpu("GenuineIntel", "X", "avx2", "avx_vnni"), INTEL, "AVX-VNNI"),
         (cpu("AuthenticAMD", "X", "avx2", "avx512_vnni"), AMD, "AVX512-VNNI"),
-        (cpu("AuthenticAMD", "X", "avx2"), AMD, "AVX2"),
+        (cpu("AuthenticAMD", "X", "avx2", "avx_vnni"), AMD, "AVX-VNNI"),
+        (cpu("AuthenticAMD", "X", "avx2"), AMD_OLD, "AVX2"),
         (cpu("HygonGenuine", "X"), "another kind", "no AVX2"),
     ],
 )
