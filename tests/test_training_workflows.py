@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from adapting import PEFT
+from bad_photos import picture
 from listeners import Heard
 from sites import photo_files
 
@@ -88,24 +89,20 @@ def test_a_training_tells_its_listener_and_leaves_torch_as_it_was(
 ) -> None:
     import torch
 
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    for k in range(20):
+        (photos / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        picture(k).save(photos / "ab"[k % 2] / f"{k}.png")
+    (photos / "a" / "broken.png").write_bytes(b"")
     heard, before = Heard(), torch.get_num_threads()
     settings = TrainSettings(recipe="tiny", images=16, batch=8, threads=before + 1)
-    trained = train("cas-dm", str(tmp_path / "run"), str(PHOTOS), settings, heard)
+    trained = train("cas-dm", str(out), str(photos), settings, heard)
     assert heard.labels == ["reading photos", "training cas-dm", "reference statistics"]
+    assert heard.notes == ["not used: a/broken.png: E-IMG-EMPTY the file has 0 bytes"]
     assert torch.get_num_threads() == before
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["threads"] == before + 1
+    assert json.loads((out / "run.json").read_text())["threads"] == before + 1
     assert trained.images == 16 and trained.weights.is_file() and trained.rank == 0
     assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.slow
-def test_a_listener_hears_of_photos_that_are_not_used(tmp_path: Path) -> None:
-    photo_files(tmp_path)
-    (tmp_path / "disc" / "broken.png").write_bytes(b"")
-    heard = Heard()
-    settings = TrainSettings(recipe="tiny", images=8, batch=8)
-    train("cas-dm", tmp_path / "out" / "run", tmp_path, settings, heard)
-    assert heard.notes == ["not used: disc/broken.png: E-IMG-EMPTY the file has 0 bytes"]
 
 
 def test_settings_that_cannot_be_are_refused_where_they_are_made(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Size, Tensor
 
 from ...core.files import publish, read_json, to_json
 from ...errors import InputError, TrustError
@@ -211,19 +211,8 @@ class Adapter:
             weight = master.get(f"{layer}.weight")
             if weight is None:
                 raise InputError("E-ADAPTER-KEYS", f"the base has no layer {layer}", path=where)
-            a, b = take(f"{layer}.lora_A.weight").double(), take(f"{layer}.lora_B.weight").double()
-            if (
-                a.shape[0] != self.lora.r
-                or b.shape[1] != self.lora.r
-                or b.shape[0] * a[0].numel() != weight.numel()
-            ):
-                raise InputError(
-                    "E-ADAPTER-KEYS",
-                    f"{layer}: a pair {tuple(a.shape)} and {tuple(b.shape)} of rank {self.lora.r} "
-                    f"is not of a weight {tuple(weight.shape)}",
-                    path=where,
-                )
-            delta = (b.flatten(1) @ a.flatten(1)).reshape(weight.shape) * self.lora.scaling
+            a, b = take(f"{layer}.lora_A.weight"), take(f"{layer}.lora_B.weight")
+            delta = self._delta(layer, a.double(), b.double(), weight.shape, where)
             out[f"{layer}.weight"] = (weight.double() + delta).float()
         for module in self.lora.modules_to_save:
             inside = [name for name in master if name.startswith(module + ".")]
@@ -245,6 +234,18 @@ class Adapter:
                 path=where,
             )
         return out
+
+    def _delta(self, layer: str, a: Tensor, b: Tensor, shape: Size, where: Path) -> Tensor:
+        """What the pair adds to a weight of this shape. InputError where it is of another one."""
+        rank = self.lora.r
+        if a.shape[0] != rank or b.shape[1] != rank or b.shape[0] * a[0].numel() != shape.numel():
+            raise InputError(
+                "E-ADAPTER-KEYS",
+                f"{layer}: a pair {tuple(a.shape)} and {tuple(b.shape)} of rank {rank} is not of a "
+                f"weight {tuple(shape)}",
+                path=where,
+            )
+        return (b.flatten(1) @ a.flatten(1)).reshape(shape) * self.lora.scaling
 
 
 def check_base(adapter: Adapter, digest: str, where: Path) -> None:
