@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -23,7 +23,7 @@ from ..families import FAMILIES, Judged, Recipe, family
 from . import checkpoint
 from .adapt import site
 from .device import device_of
-from .loop import Trainer, shipped
+from .loop import Trainer, TrainerOptions, shipped
 from .order import mix
 from .processes import ALONE, World, local_rank
 from .record import Record
@@ -119,20 +119,21 @@ def train(
         _teach(trainer, out / checkpoint.JUDGE)
         if options.begin is not None:
             options.begin(trainer)
-        record = (
-            Record(out, trainer, options.samples_every, options.tensorboard)
-            if writes
-            else contextlib.nullcontext()
-        )
-        with record as opened:
-            _loop(trainer, out, every, options.keep, progress, opened, stop)
-        left = (options.finish or _weights)(trainer, out) if writes else out
+        with contextlib.ExitStack() as stack:
+            record: Record | None = None
+            if writes:
+                opened = Record(out, trainer, options.samples_every, options.tensorboard)
+                record = stack.enter_context(opened)
+            _loop(trainer, Checkpoints(out, every, options.keep), progress, record, stop)
+        result = (options.finish or _weights)(trainer, out) if writes else out
         world.wait()
-        return left
+        return result
 
 
 def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trainer:
-    """At its first step; a fresh generator's weights are a function of the seed."""
+    """The run at its step 0: of the generator that is given, or of a fresh one, with the weights
+    that it starts from.
+    """
     generator = options.generator
     if generator is None:
         with torch.random.fork_rng(devices=[]):
@@ -140,17 +141,14 @@ def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trai
             generator = family(settings.family).build(settings.recipe.config)
     if options.start is not None:
         checkpoint.start_from(generator.networks, options.start.tensors, options.start.path)
-    return Trainer.start(
-        generator,
-        settings.recipe,
-        photos,
-        settings.seed,
+    how = TrainerOptions(
         device_of(settings.device, local_rank()),
         options.world,
         settings.only,
         settings.compiled,
         settings.eight_bit,
     )
+    return Trainer.start(generator, settings.recipe, photos, settings.seed, how)
 
 
 def _weights(trainer: Trainer, out: Path) -> Path:
@@ -174,11 +172,17 @@ def _held(out: Path) -> Iterator[None]:
         raise Busy("E-LOCKED", "another run is training into this folder", path=out) from error
 
 
+class Checkpoints(NamedTuple):
+    """Where they are written, the steps from one to the next, and how many stay."""
+
+    folder: Path
+    every: int
+    keep: int
+
+
 def _loop(
     trainer: Trainer,
-    out: Path,
-    every: int,
-    keep: int,
+    checkpoints: Checkpoints,
     progress: Progress,
     record: Record | None,
     stop: Stop,
@@ -194,11 +198,10 @@ def _loop(
         progress(trainer, report)
         # processes hear of a signal at different steps
         stop.signal = world.largest(stop.signal or 0, device) or None
-        if record is not None and (
-            stop.signal is not None or trainer.step % every == 0 or trainer.over
-        ):
+        due = trainer.step % checkpoints.every == 0 or trainer.over
+        if record is not None and (stop.signal is not None or due):
             record.sync()
-            checkpoint.save(out, trainer, keep)
+            checkpoint.save(checkpoints.folder, trainer, checkpoints.keep)
         if stop.signal is not None:
             world.wait()  # for the one that writes: the first to leave ends all
         stop.check()
@@ -278,9 +281,9 @@ class Recorded:
             "fit": "data.fit",
             "background": "data.background",
         }
-        found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
+        values = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:
-            return TypeAdapter(cls).validate_json(to_json(found), strict=True)
+            return TypeAdapter(cls).validate_json(to_json(values), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             raise InputError(

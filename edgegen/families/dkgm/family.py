@@ -17,7 +17,7 @@ from ..unet import UNetConfig, fold_batch_norms
 from .bank import Bank
 from .coarse import Coarse, evaluating, stage
 from .config import DkgmConfig
-from .debias import Debias, Restore, Restorer, bridge_loss
+from .debias import Bridge, Debias, Restore, Restorer, bridge_loss
 from .grow import grown
 from .kernels import draw
 
@@ -182,8 +182,7 @@ class Dkgm:
             coarse,
             t,
             xi,
-            c.noise,
-            self.restorer.spread,
+            Bridge(c.noise, self.restorer.spread),
             c.weighting,
         )
 

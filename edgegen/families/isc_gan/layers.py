@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -126,13 +127,23 @@ class EqualConv(nn.Module):
         )
 
 
+@dataclass(frozen=True)
+class ModConvOptions:
+    """Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin) instead; activated:
+    leaky ReLU behind it; up: upsample before or after the convolution.
+    """
+
+    kernel: int = 3
+    demodulate: bool = True
+    activated: bool = True
+    up: Literal["before", "after"] | None = None
+
+
 class ModConv(nn.Module):
     """x (b, cin, h, w), w (b, w_dim) -> (b, out, h', w'): x * style -> convolution -> demodulate
     (docs/methods/isc-gan.md, A.2.1 and docs/architecture.md).
 
-    size: pixels a side of the output, for its noise; None for a layer without. up: upsample before
-    or after the convolution. Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin)
-    instead.
+    size: pixels a side of the output, for its noise; None for a layer without.
     """
 
     def __init__(
@@ -140,20 +151,19 @@ class ModConv(nn.Module):
         cin: int,
         out: int,
         w_dim: int,
-        kernel: int = 3,
-        demodulate: bool = True,
-        activated: bool = True,
         size: int | None = None,
-        up: Literal["before", "after"] | None = None,
+        options: ModConvOptions | None = None,
     ) -> None:
         super().__init__()
-        self.conv = _normal(cin, out, kernel)
+        options = options or ModConvOptions()
+        self.conv = _normal(cin, out, options.kernel)
         self.bias = nn.Parameter(torch.zeros(out))
         self.style = EqualLinear(w_dim, cin, bias=1.0)
         self.strength = nn.Parameter(torch.zeros(())) if size else None
         # colours stay in full precision, as export leaves them
-        self.rounder = Rounder() if demodulate else None
-        self.demodulate, self.activated, self.size, self.up = demodulate, activated, size, up
+        self.rounder = Rounder() if options.demodulate else None
+        self.demodulate, self.activated = options.demodulate, options.activated
+        self.size, self.up = size, options.up
 
     def styles(self, w: Tensor) -> Tensor:
         """(b, cin): what each input channel is multiplied with."""
