@@ -22,7 +22,6 @@ from edgegen.training.data import BadPhotos, Photos
 from edgegen.training.folder import Bad
 from edgegen.training.order import Shuffle
 from edgegen.training.photos import Want
-from edgegen.training.reading import PhotoReading
 from edgegen.training.shards import index
 from edgegen.training.source import Source, open_source, sample
 from edgegen.training.stream import Shards

@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from ..core.graph import Batch
 from ..errors import EdgegenError
 
-
 Arguments = tuple[Any, ...]  # of one of torch's functions, whichever it is: no type is narrower
 Options = Mapping[str, Any]
 TorchFunction = Callable[..., Tensor]
