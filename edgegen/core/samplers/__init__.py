@@ -6,7 +6,7 @@ models are trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -67,10 +67,8 @@ def sampler_from_json(data: Mapping[str, Any]) -> Sampler:
             "E-MANIFEST", f"the sampler in the manifest is a {type(data).__name__}, not an object"
         )
     try:
-        made: Sequence[tuple[str, Any]] = [
-            (k, tuple(v) if isinstance(v, list) else v) for k, v in data.items()
-        ]
-        return SAMPLERS[data["kind"]](**dict(made))
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return SAMPLERS[data["kind"]](**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise TrustError(
             "E-MANIFEST", f"the sampler in the manifest cannot be used: {error}"
