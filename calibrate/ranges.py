@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from edgegen.core.files import JsonObject
 from edgegen.core.plan import Range
 
 from .histogram import Histogram
@@ -151,7 +151,7 @@ class Choice:
     method: str
     errors: Mapping[str, float]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "range": [self.range.low, self.range.high],
             "method": self.method,
@@ -196,5 +196,5 @@ class Shape:
             factor if factor >= FAR else 0.0,
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"constant": self.constant, "one_sided": self.one_sided, "outlier": self.outlier}

@@ -9,7 +9,6 @@ nearest rounding has them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import onnx
@@ -102,7 +101,7 @@ def rounded(
     out = onnx.ModelProto()
     out.CopyFrom(model)
     weights = {t.name: t for t in model.graph.initializer}
-    readers: dict[str, Any] = {}
+    readers: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type == "Conv" and node.name in moments.second:
             readers.setdefault(node.input[1], []).append(node.name)

@@ -20,13 +20,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from .. import __version__
 from ..errors import EdgegenError, InputError, TrustError, UsageError
-from .files import read_json, to_json
+from .files import JsonObject, read_json, to_json
 from .fp32_last_steps import with_fp32_steps
 from .latent import Latent
 from .manifest import Built, Manifest
@@ -214,7 +214,7 @@ def _here(runtime: Runtime, onnx: Path) -> Path | None:
     )
 
 
-def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:
+def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
     """List and hash every file under `root`, check the whole, write manifest.json last.
     EdgegenError if it would not open.
     """
@@ -239,7 +239,7 @@ def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:
     return checked
 
 
-def digest(data: Mapping[str, Any]) -> str:
+def digest(data: JsonObject) -> str:
     """What a manifest's own "sha256" must be."""
     return hashlib.sha256(to_json({k: v for k, v in data.items() if k != "sha256"})).hexdigest()
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..core.runtime import Pipeline
 from ..core.spec import Array
 
@@ -34,7 +34,7 @@ class Latency:
     threads: int
     rounds: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 

@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..errors import TrustError
 from .distances import PairedPsnr, squared_error
 from .parity import PIXEL_LIMIT, same_pixels
@@ -44,7 +44,7 @@ class Alike:
     least_db: float
     same: bool
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """A psnr_db of null says that no pixel differs."""
         shown = self.psnr_db if math.isfinite(self.psnr_db) else None
         least = self.least_db if math.isfinite(self.least_db) else None

@@ -14,11 +14,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.files import JsonObject
 from ..core.image_hash import differing_bits, looks, signs
 from ..core.spec import Array
 from ..core.verdict import Interval
@@ -148,7 +148,7 @@ class Memory:
                 hint="train fewer steps or a smaller rank, or add photos",
             )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"near_copies": self.near_copies, **asdict(self)}
 
 

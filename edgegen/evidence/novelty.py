@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.files import JsonObject
 from .distances import finite
 
 Rows = NDArray[np.floating[Any] | np.uint8]  # (n, d): features, or pixels in one scale
@@ -36,7 +37,7 @@ class Novelty:
     generated: float  # median distances, in units of the space
     held_out: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 

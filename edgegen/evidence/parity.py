@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..core.spec import Array
 from ..errors import GateFailed
 
@@ -73,7 +73,7 @@ class Refereed:
         most, slack = (HALF_DB, FLIPPED_DB) if self.half else (ROUNDING_DB, 0.0)
         return self.runtime_db > min(max(self.quantization_db - slack, WORST_DB), most)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"runtime_db": self.runtime_db, "quantization_db": self.quantization_db}
 
 

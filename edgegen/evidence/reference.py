@@ -12,14 +12,14 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ..core.files import write_bytes
+from ..core.files import JsonObject, write_bytes
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, ReferenceMismatch
 from .distances import Float64, Floats, Moments
@@ -194,7 +194,7 @@ def _metadata(data: bytes) -> dict[str, str]:
     return found
 
 
-def _checked(about: Any, tensors: dict[str, Any]) -> Reference:
+def _checked(about: JsonObject, tensors: dict[str, np.ndarray]) -> Reference:
     if about["version"] != VERSION:
         raise ValueError(f"version {about['version']}, this edgegen reads {VERSION}")
     centre, projection, mean, cov = (

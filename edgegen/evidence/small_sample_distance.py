@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..core.verdict import Interval
 from ..errors import EdgegenError, InputError
 from .distances import Float64, Floats, Moments, finite
@@ -47,11 +47,11 @@ class Distance:
         """Of the distance itself."""
         return _around(self.value, self.made, self.held_out, level)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"value": self.value, "made": self.made.tolist(), "held_out": self.held_out.tolist()}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Distance:
+    def from_json(cls, data: JsonObject) -> Distance:
         """KeyError, TypeError, ValueError or EdgegenError for anything else."""
         made, held_out = (np.array(data[name], np.float64) for name in ("made", "held_out"))
         if made.ndim != 1 or held_out.ndim != 1 or min(len(made), len(held_out)) < LEAST:

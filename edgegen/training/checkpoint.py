@@ -18,7 +18,6 @@ import hashlib
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -27,8 +26,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..core.files import discard, publish, read_json, to_json, write_bytes
-from ..core.graph import Generator
+from ..core.files import JsonObject, discard, publish, read_json, to_json, write_bytes
+from ..core.graph import FamilyConfig, Generator
 from ..errors import InputError, TrustError, UsageError
 from ..families import family
 from .loop import Trainer, averaged
@@ -148,9 +147,9 @@ def _part(step: Path, name: str) -> tuple[dict[str, Tensor], Path]:
     return read_weights(path), path
 
 
-def _state(path: Path, networks: set[str]) -> dict[str, Any]:
+def _state(path: Path, networks: set[str]) -> JsonObject:
     state = read_json(path)
-    found: dict[str, Any] = state if isinstance(state, dict) else {}
+    found: JsonObject = state if isinstance(state, dict) else {}
     if type(found.get("averaged")) is int:
         raise InputError(
             "E-CHECKPOINT",
@@ -307,12 +306,12 @@ def _misfit(wrong: list[str], path: Path) -> InputError:
     )
 
 
-def describe(name: str, config: Any) -> dict[str, Any]:
+def describe(name: str, config: FamilyConfig) -> JsonObject:
     """The JSON form of a family and its config."""
     return {"family": name, "config": asdict(config)}
 
 
-def build(description: dict[str, Any], path: Path) -> Generator:
+def build(description: JsonObject, path: Path) -> Generator:
     """A generator from its JSON form; UsageError names the field that is wrong."""
     name, config = (
         (description.get(k) for k in ("family", "config"))
@@ -325,7 +324,7 @@ def build(description: dict[str, Any], path: Path) -> Generator:
     return found.build(parse(found.config, config, path))
 
 
-def parse(kind: type[Any], data: Any, path: Path) -> Any:
+def parse(kind: type[FamilyConfig], data: object, path: Path) -> FamilyConfig:
     """A config dataclass from its JSON form; UsageError names the field and what is wrong with
     it.
     """

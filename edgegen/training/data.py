@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..errors import InputError, ResourceError, UsageError
 from . import idx
 from .folder import Bad, Listing, listing
@@ -97,7 +98,7 @@ class Report:
     fit: Fit = "pad"
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain data for JSON: the fields, sizes as a spread, and `counts` of warnings by code."""
         counts = {code: len(names) for code, names in sorted(self.warnings.items())}
         return {**asdict(self), "sizes": spread(self.sizes), "counts": counts}

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from ..core.files import JsonObject
 from ..errors import InputError
 from .magic import REFUSED_SUFFIXES, SUFFIXES
 
@@ -214,8 +214,8 @@ def _take(root: Path, name: str, number: int, label: str, found: Listing) -> Non
         found.bad.append(Bad(name, "E-IMG-NOT-IMAGE", "not a regular file"))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line number and JSON value of every line that is not blank."""
+def _rows(path: Path) -> Iterator[tuple[int, JsonObject]]:
+    """Line number and JSON object of every line that is not blank."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -242,19 +242,20 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _parse(path.parent, number, line)
 
 
-def _parse(root: Path, number: int, line: bytes) -> Any:
+def _parse(root: Path, number: int, line: bytes) -> JsonObject:
     try:
-        return json.loads(line.decode("utf-8"))
+        row: object = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _line_error(root, number, "not UTF-8 text") from error
     except (ValueError, RecursionError) as error:
         raise _line_error(root, number, f"not JSON: {error}") from error
-
-
-def _row(row: Any, root: Path, number: int) -> tuple[str, str | None]:
-    """Plain relative name and class of one row: `label`, else `text`, else None."""
     if not isinstance(row, dict):
         raise _line_error(root, number, "the line is not a JSON object")
+    return row
+
+
+def _row(row: JsonObject, root: Path, number: int) -> tuple[str, str | None]:
+    """Plain relative name and class of one row: `label`, else `text`, else None."""
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         raise _line_error(root, number, "file_name is missing or not a text")

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, distributed
 
 from ..core.graph import Batch
 from ..errors import RuntimeMissing
-from .stop import SIGNALS
+from .stop import SIGNALS, Handler
 from .whole_batch import Together
 
 # of torchrun, and of mpirun
@@ -156,7 +156,7 @@ def _interruptible() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
-    before: dict[int, Any] = {}
+    before: dict[int, Handler] = {}
     if threading.current_thread() is threading.main_thread():
         before = {
             number: signal.signal(number, stop)

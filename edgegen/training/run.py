@@ -6,17 +6,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
+from ..core.files import PREFIX, JsonObject, disk_error, read_json, to_json, write_bytes
 from ..core.graph import Generator
 from ..errors import Busy, InputError, UsageError
 from ..families import FAMILIES, Judged, Recipe, family
@@ -51,8 +51,8 @@ class RunSettings:
     background: str = "#ffffff"  # under what is transparent, around what is padded
     eight_bit: bool = False  # the optimizer's state
     # which base an adapter stands on; None where every weight trains
-    adapt: Mapping[str, Any] | None = None
-    finetune: Mapping[str, Any] | None = None  # flags of a fine-tuning
+    adapt: JsonObject | None = None
+    finetune: JsonObject | None = None  # flags of a fine-tuning
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _teach(trainer: Trainer, path: Path) -> None:
     checkpoint.load_judge(generator.judge, path)
 
 
-def _about(settings: RunSettings, photos: Source, world: World) -> dict[str, Any]:
+def _about(settings: RunSettings, photos: Source, world: World) -> JsonObject:
     recipe = {k: v for k, v in vars(settings.recipe).items() if k != "config"}
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
@@ -255,7 +255,7 @@ class Recorded:
     """
 
     family: str | None = None
-    config: dict[str, Any] | None = None
+    config: JsonObject | None = None
     recipe_name: str | None = None
     images: int | None = None
     batch: int | None = None
@@ -291,7 +291,7 @@ class Recorded:
             ) from error
 
 
-def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
+def _claim(out: Path, about: JsonObject, resume: bool) -> None:
     """Write run.json, or hold a resumed run to the one that is there."""
     path = out / "run.json"
     if not path.exists():
@@ -317,7 +317,7 @@ def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
             )
 
 
-def _filled(about: Any, path: Path) -> Any:
+def _filled(about: object, path: Path) -> object:
     """A description with the fields that its family's config has got since at what they are when
     nobody says.
     """
@@ -327,7 +327,7 @@ def _filled(about: Any, path: Path) -> Any:
     return about | json.loads(to_json(checkpoint.describe(about["family"], config)))
 
 
-def _flat(data: Any, name: str = "") -> dict[str, Any]:
+def _flat(data: object, name: str = "") -> JsonObject:
     """{"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
     if not isinstance(data, dict):
         return {name: data}
@@ -338,7 +338,7 @@ def _flat(data: Any, name: str = "") -> dict[str, Any]:
     }
 
 
-def load(folder: Path) -> tuple[dict[str, Any], Any]:
+def load(folder: Path) -> tuple[JsonObject, Generator]:
     """A finished run: its description and its generator with the averaged weights, an adapted one's
     adapter merged into them.
     """

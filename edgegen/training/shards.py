@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -204,7 +204,7 @@ def _parts(path: Path) -> Iterator[tuple[Member, str, str]]:
             yield member, suffix, f"{folder}/{name.partition('.')[0]}"
 
 
-def _label(file: Any, member: Member, path: Path) -> int | str:
+def _label(file: BinaryIO, member: Member, path: Path) -> int | str:
     """A whole number from 0, or a text. InputError names the member."""
     suffix = PurePosixPath(member.name).suffix.lower()
     if member.size > LABELS[suffix]:
@@ -213,7 +213,7 @@ def _label(file: Any, member: Member, path: Path) -> int | str:
     data: bytes = file.read(member.size)
     try:
         if suffix == ".cls":
-            value: Any = int(data.decode("ascii").strip())
+            value: object = int(data.decode("ascii").strip())
         else:
             row = json.loads(data.decode("utf-8"))
             value = row.get("label") if isinstance(row, dict) else None

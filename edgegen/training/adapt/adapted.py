@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.graph import Batch, Embedded, Generator, Graph, Objective
+from ...core.graph import Batch, Embedded, FamilyConfig, Generator, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import Sampler
 from ...families import Adapting, Family, Judged, Tuning
@@ -77,7 +78,7 @@ class Adapted:
     def __init__(
         self,
         family: Family,
-        config: Any,
+        config: FamilyConfig,
         master: Mapping[str, Tensor],
         lora: Lora,
         kind: Kind = "fp32",
@@ -163,7 +164,7 @@ class Adapted:
 
     def merged(self) -> dict[str, Tensor]:
         """Full-precision tensors of all networks with the adapters added."""
-        return self.adapter().merged({**self._master, **self.measured()}, _NOWHERE)
+        return self.adapter().merged({**self._master, **self.measured()}, None)
 
     def trained_view(self) -> dict[str, Tensor]:
         """Tensors of all networks as training sees them: each adapted layer's weight read off what
@@ -211,7 +212,7 @@ class Adapted:
             and not any(mark in f".{name}" for mark in trained)
         }
 
-    def load(self, adapter: Adapter, where: Any) -> None:
+    def load(self, adapter: Adapter, where: Path | None) -> None:
         """Put a trained adapter in; InputError where it does not fit."""
         adapter.merged(self._master, where)  # names what does not fit
         own = self.base.networks.state_dict(keep_vars=True)
@@ -260,9 +261,6 @@ def _level(networks: nn.ModuleDict, master: Mapping[str, Tensor], names: Iterabl
                 ),
             )
         )
-
-
-_NOWHERE: Any = None  # an adapter that was never in a file
 
 
 def _part(network: nn.Module) -> nn.Module:

@@ -13,13 +13,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ...core.files import publish, read_json, to_json
+from ...core.files import JsonObject, publish, read_json, to_json
 from ...errors import InputError, TrustError
 from ..checkpoint import read_weights
 
@@ -77,7 +77,7 @@ NEUTRAL = frozenset(
         "runtime_config",
     )
 )
-PLAIN: Mapping[str, Any] = {
+PLAIN: JsonObject = {
     "bias": "none",
     "init_lora_weights": True,
     "auto_mapping": {
@@ -176,7 +176,7 @@ class Adapter:
             _metadata(file).get(BASE),
         )
 
-    def merged(self, master: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    def merged(self, master: Mapping[str, Tensor], where: Path | None) -> dict[str, Tensor]:
         """The full-precision weights with the adapter in them, by the same names. Never of
         dequantized weights.
 
@@ -239,7 +239,7 @@ class Adapter:
 class _Tensors:
     """An adapter's tensors, and which of them nobody has taken yet."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], where: Path) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], where: Path | None) -> None:
         self._tensors, self.left, self.where = tensors, set(tensors), where
 
     def take(self, name: str) -> Tensor:

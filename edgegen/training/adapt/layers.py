@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from .library import importing
@@ -29,18 +30,24 @@ with importing("bitsandbytes"):
     import bitsandbytes as bnb
 
 
+class _Kept(FunctionCtx):
+    """What the forward pass leaves for the backward pass."""
+
+    layer: Frozen
+
+
 class _Product(torch.autograd.Function):
     """x (..., cin), layer -> (..., out): nothing but the layer's own storage is kept for the
     backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Frozen) -> Tensor:
+    def forward(ctx: _Kept, x: Tensor, layer: Frozen) -> Tensor:
         ctx.layer = layer
         return F.linear(x, layer.dequantized())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Kept, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient @ ctx.layer.dequantized().to(gradient.dtype), None
 
 

@@ -24,7 +24,7 @@ class _Joined(nn.Module):
         weight: Tensor = layer.base_layer.weight
         return weight + (b.flatten(1) @ a.flatten(1)).view_as(weight) * layer.scaling[name]
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
         base: Any = self.base_layer
         return base._conv_forward(x, self.effective_weight(), base.bias)
 
@@ -44,5 +44,5 @@ def join(network: nn.Module) -> int:
 
 
 @cache
-def _joined(kind: type[Any]) -> type[Any]:
+def _joined(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (_Joined, kind), {})
