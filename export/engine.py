@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgegen.core.files import write_bytes
@@ -130,7 +131,7 @@ def child(module: str, capabilities: str, batches: str) -> None:
             return
 
 
-def _one(trt: Any, onnx: bytes, capability: str, number: int, batches: list[int]) -> None:
+def _one(trt: ModuleType, onnx: bytes, capability: str, number: int, batches: list[int]) -> None:
     try:
         made = build(trt, onnx, capability, batches)
         if isinstance(made, bytes):
@@ -153,7 +154,7 @@ def _gpu(capability: str) -> str:
     return capability or "this GPU"
 
 
-def build(trt: Any, onnx: bytes, capability: str, batches: Sequence[int]) -> bytes | Failure:
+def build(trt: ModuleType, onnx: bytes, capability: str, batches: Sequence[int]) -> bytes | Failure:
     """One engine, in this process."""
     logger = logger_of(trt)
     builder = trt.Builder(logger)
@@ -234,7 +235,7 @@ def logger_of(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: object, message: str) -> None:
             if severity <= trt.ILogger.Severity.ERROR:
                 self.errors.append(message)
 

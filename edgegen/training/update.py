@@ -58,19 +58,22 @@ class Buffers:
         return found
 
 
+OptimizerState = dict[str, Any]  # as torch has it: numbers, tensors and dictionaries of them
+
+
 class Optimizer(Protocol):
     """What the loop and checkpoints need of one: a step that changes nothing when `found_inf` () is
     not 0, and its state.
     """
 
-    param_groups: list[dict[str, Any]]
+    param_groups: list[OptimizerState]
     state: Any  # by parameter
     found_inf: Tensor
 
     def step(self) -> object: ...
     def zero_grad(self, set_to_none: bool = True) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+    def state_dict(self) -> OptimizerState: ...
+    def load_state_dict(self, state_dict: OptimizerState) -> None: ...
     # its state before the first step: names, shapes and types
     def blank(self, parameter: Tensor) -> dict[str, Tensor]: ...
 
