@@ -71,8 +71,8 @@ class Lookup:
             return self.constants[zero].data_type
         if node.op_type == "DequantizeLinear":
             return self.constants[node.input[0]].data_type if node.input[0] in self.constants else 0
-        said = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
-        return said or (TensorProto.UINT8 if not zero else 0)  # ONNX's own default
+        dtype = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
+        return dtype or (TensorProto.UINT8 if not zero else 0)  # ONNX's own default
 
 
 def every_node(graph: onnx.GraphProto) -> Iterator[NodeProto]:

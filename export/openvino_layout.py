@@ -27,11 +27,11 @@ def vectors_as_pixels(model: Model, ov: ModuleType) -> int:
     """Rewrite an openvino.Model in place, exactly; how many vectors became pixels. ov: the openvino
     package.
     """
-    made: dict[tuple[str, int], Output] = {}
+    pixels: dict[tuple[str, int], Output] = {}
     count = 0
     for node in model.get_ordered_ops():
         if node.get_type_name() in ("Unsqueeze", "Reshape") and _is_pixel(node) and _joins(node):
-            pixel = _Pixels(ov.opset13, made).of(node.input_value(0))
+            pixel = _Pixels(ov.opset13, pixels).of(node.input_value(0))
             for target in node.output(0).get_target_inputs():
                 target.replace_source_output(pixel)
             count += 1
@@ -49,8 +49,12 @@ def _is_pixel(node: Node) -> bool:
         and after.rank.get_length() == 4
     ):
         return False
-    kept = before[1].is_static and before[1] == after[1]
-    return kept and after[2] == after[3] == 1 and node.get_element_type().get_type_name() == "f32"
+    same_channels = before[1].is_static and before[1] == after[1]
+    return (
+        same_channels
+        and after[2] == after[3] == 1
+        and node.get_element_type().get_type_name() == "f32"
+    )
 
 
 def _joins(node: Node) -> bool:

@@ -70,6 +70,6 @@ def cache() -> Path:
     """EDGEGEN_CACHE, or edgegen in XDG_CACHE_HOME, or ~/.cache/edgegen: what may be deleted at any
     time.
     """
-    if given := os.environ.get("EDGEGEN_CACHE"):
-        return Path(given)
+    if folder_named := os.environ.get("EDGEGEN_CACHE"):
+        return Path(folder_named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgegen"

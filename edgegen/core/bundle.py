@@ -195,12 +195,12 @@ class Bundle:
 
     def built_here(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
         """What this machine built of them before, by graph; nothing unless all of it is there."""
-        found = {
+        built = {
             graph: _here(runtime, path) for graph, path in self.onnx(runtime, precision).items()
         }
         return (
-            {graph: path for graph, path in found.items() if path is not None}
-            if all(found.values())
+            {graph: path for graph, path in built.items() if path is not None}
+            if all(built.values())
             else {}
         )
 

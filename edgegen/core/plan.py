@@ -98,7 +98,7 @@ class Plan:
                 g: {t: Range(*map(float, r)) for t, r in tensors.items()}
                 for g, tensors in data["ranges"].items()
             }
-            layers = tuple(_layer(one) for one in data.get("layers", ()))
+            layers = tuple(_layer(layer) for layer in data.get("layers", ()))
             unit, model, last = (
                 str(data.get("unit", "")),
                 str(data.get("model", "")),

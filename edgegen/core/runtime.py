@@ -142,13 +142,13 @@ class Pipeline:
         )
 
     def _batch(self, seeds: Sequence[int], label: int | None) -> Array:
-        given = {
+        repeated = {
             name: np.repeat(value[None], len(seeds), axis=0) for name, value in self.given.items()
         }
         images: Array = self.sampler(
             self.call,
             self.latent.start(seeds),
-            {**self.latent.condition(seeds, label), **given},
+            {**self.latent.condition(seeds, label), **repeated},
             lambda stream: noise(self.latent.noise, seeds, stream),
         )
         return images.astype(np.float32, copy=False)

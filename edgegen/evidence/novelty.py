@@ -51,8 +51,8 @@ def novelty(generated: Rows, held_out: Rows, train: Rows) -> Novelty:
     middle = float(np.median(usual))
     if not middle > 0:
         raise ValueError("half of the held-out images are training images: hold out others")
-    found = float(np.median(near))
-    return Novelty(found / middle, float((near < COPY * middle).mean()), found, middle)
+    median = float(np.median(near))
+    return Novelty(median / middle, float((near < COPY * middle).mean()), median, middle)
 
 
 def nearest(rows: Rows, train: Rows, chunk: int = CHUNK) -> np.ndarray:

@@ -123,8 +123,8 @@ class Watch:
         clean = [seen for seen in self.looks if not self._faults(seen)]
         best = min(clean, key=lambda seen: seen.kid.value).step if clean else None
         last, mark = self.looks[-1], self.marks[-1][0]
-        if found := self._faults(last):
-            return Decision("remembers", f"step {last.step}: " + "; ".join(found), best)
+        if faults := self._faults(last):
+            return Decision("remembers", f"step {last.step}: " + "; ".join(faults), best)
         waited = len(self.looks) - 1 - mark
         since = f"{waited} looks since step {self.looks[mark].step} were not better beyond noise"
         if waited >= self.rule.patience:

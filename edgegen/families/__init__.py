@@ -144,5 +144,5 @@ def family(name: str) -> Family:
     if name not in FAMILIES:
         raise UsageError("E-FAMILY", f"unknown family {name!r}; known: {', '.join(FAMILIES)}")
     module, _, attribute = FAMILIES[name].partition(":")
-    found: Family = getattr(import_module(module), attribute)
-    return found
+    loaded: Family = getattr(import_module(module), attribute)
+    return loaded

@@ -149,15 +149,15 @@ def _part(step: Path, name: str) -> tuple[dict[str, Tensor], Path]:
 
 def _state(path: Path, networks: set[str]) -> JsonObject:
     state = read_json(path)
-    found: JsonObject = state if isinstance(state, dict) else {}
-    if type(found.get("averaged")) is int:
+    document: JsonObject = state if isinstance(state, dict) else {}
+    if type(document.get("averaged")) is int:
         raise InputError(
             "E-CHECKPOINT",
             "an older edgegen wrote this checkpoint, with one count for all averages",
             path=path,
             hint="start the run anew",
         )
-    averaged, digests = found.get("averaged"), found.get("sha256")
+    averaged, digests = document.get("averaged"), document.get("sha256")
     if (
         not isinstance(averaged, dict)
         or averaged.keys() != networks
@@ -171,14 +171,14 @@ def _state(path: Path, networks: set[str]) -> JsonObject:
         )
     if any(
         type(n) is not int or n < 0
-        for n in (found.get("step"), found.get("skipped"), *averaged.values())
+        for n in (document.get("step"), document.get("skipped"), *averaged.values())
     ):
         raise InputError(
             "E-CHECKPOINT",
             "not a checkpoint's state: step, skipped and averaged are whole numbers",
             path=path,
         )
-    return found
+    return document
 
 
 def read_text(path: Path) -> str:
@@ -214,9 +214,9 @@ def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: Path
         state.setdefault(int(index), {})[key] = tensor
     for number, entry in state.items():  # a parameter no loss has moved yet has no entry at all
         blank = optimizer.blank(params[number])
-        given = {f"{number}.{key}": tensor for key, tensor in entry.items()}
+        stored = {f"{number}.{key}": tensor for key, tensor in entry.items()}
         if wrong := _differences(
-            {f"{number}.{key}": tensor.shape for key, tensor in blank.items()}, given
+            {f"{number}.{key}": tensor.shape for key, tensor in blank.items()}, stored
         ):
             raise _misfit(wrong, path)
         if wrong := [
@@ -320,8 +320,8 @@ def build(description: JsonObject, path: Path) -> Generator:
     )
     if not isinstance(name, str) or not isinstance(config, dict):
         raise UsageError("E-CONFIG", "the description names no family and config", path=path)
-    found = family(name)
-    return found.build(parse(found.config, config, path))
+    builder = family(name)
+    return builder.build(parse(builder.config, config, path))
 
 
 def parse(kind: type[FamilyConfig], data: object, path: Path) -> FamilyConfig:

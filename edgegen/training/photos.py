@@ -207,8 +207,8 @@ def _check_end(data: bytes) -> None:
     and says nothing.
     """
     at = 2
-    while found := JPEG_MARKER.search(data, at):
-        marker, at = found[0][1], found.end()
+    while match := JPEG_MARKER.search(data, at):
+        marker, at = match[0][1], match.end()
         if marker == 0xD9:
             return
         if marker not in (0x01, 0xD8):

@@ -104,16 +104,16 @@ def index(paths: list[Path]) -> Index:
     bad, ignored, stamps = list[Bad](), Counter[str](), list[tuple[int, int]]()
     for shard, path in enumerate(paths):
         stamps.append(stamp(path))
-        found = _samples(path, bad, ignored)
+        samples = _samples(path, bad, ignored)
         with open(path, "rb") as file:
-            for photo, label in found:
+            for photo, label in samples:
                 number = numbers.of(
                     photo, None if label is None else _label(file, label, path), path
                 )
                 places.extend((shard, photo.offset, photo.size, number))
                 file.seek(photo.offset + max(0, photo.size - TAIL))
                 digest.update(photo.size.to_bytes(8, "little") + file.read(min(photo.size, TAIL)))
-        counts.append(len(found))
+        counts.append(len(samples))
     if not places:
         raise InputError(
             "E-DATA-EMPTY",

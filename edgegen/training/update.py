@@ -50,12 +50,12 @@ class Buffers:
             )
 
     def _tensors(self) -> dict[torch.dtype, list[Tensor]]:
-        found: dict[torch.dtype, list[Tensor]] = {}
+        by_type: dict[torch.dtype, list[Tensor]] = {}
         for held, name in self._places:
             tensor = held[name]
             assert tensor is not None
-            found.setdefault(tensor.dtype, []).append(tensor)
-        return found
+            by_type.setdefault(tensor.dtype, []).append(tensor)
+        return by_type
 
 
 OptimizerState = dict[str, Any]  # as torch has it: numbers, tensors and dictionaries of them
@@ -143,10 +143,10 @@ def _gradients(objective: Objective) -> list[Tensor]:
     """Of the parameters that have one, each laid out in memory as its parameter: the fused step
     takes them element by element.
     """
-    found = []
+    gradients = []
     for p in objective.params:
         if p.grad is not None:
             if p.grad.stride() != p.stride():
                 p.grad = torch.empty_like(p).copy_(p.grad)
-            found.append(p.grad)
-    return found
+            gradients.append(p.grad)
+    return gradients

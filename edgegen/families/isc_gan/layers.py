@@ -40,11 +40,11 @@ def activate(x: Tensor) -> Tensor:
 
 
 def _normal(cin: int, out: int, kernel: int) -> nn.Conv2d:
-    made: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+    layer: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d, cin, out, kernel, padding=kernel // 2, bias=False
     )
-    nn.init.normal_(made.weight)
-    return made
+    nn.init.normal_(layer.weight)
+    return layer
 
 
 @runtime_checkable
@@ -88,8 +88,8 @@ class EqualLinear(nn.Module):
         return self.linear(x * self.scale) + self.bias * self.rate
 
     def constant(self) -> nn.Linear:
-        made = nn.Linear(self.linear.in_features, self.linear.out_features)
-        return _filled(made, self.linear.weight * self.scale, self.bias * self.rate)
+        folded = nn.Linear(self.linear.in_features, self.linear.out_features)
+        return _filled(folded, self.linear.weight * self.scale, self.bias * self.rate)
 
 
 class EqualConv(nn.Module):
@@ -167,8 +167,8 @@ class ModConv(nn.Module):
 
     def styles(self, w: Tensor) -> Tensor:
         """(b, cin): what each input channel is multiplied with."""
-        found: Tensor = self.style(w)
-        return found if self.demodulate else found / math.sqrt(self.style.linear.out_features)
+        styles: Tensor = self.style(w)
+        return styles if self.demodulate else styles / math.sqrt(self.style.linear.out_features)
 
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator | None = None) -> Tensor:
         return self.modulated(x, self.styles(w), rng)
@@ -258,16 +258,16 @@ def constant(net: nn.Module) -> nn.Module:
     """A frozen copy in eval mode, on the CPU, with every training layer folded into a constant
     one.
     """
-    made = copy.deepcopy(net).cpu().eval()
+    folded = copy.deepcopy(net).cpu().eval()
     place = 0
-    for parent in list(made.modules()):
+    for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, EqualLinear | EqualConv) and not isinstance(parent, ModConv):
                 setattr(parent, name, child.constant())
             elif isinstance(child, ModConv):
                 setattr(parent, name, child.constant(place))
                 place += 1
-    return made.eval().requires_grad_(False)
+    return folded.eval().requires_grad_(False)
 
 
 def _filled(layer: Layer, weight: Tensor, bias: Tensor | None = None) -> Layer:

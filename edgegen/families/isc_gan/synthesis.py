@@ -147,9 +147,9 @@ class Synthesis(nn.Module):
         for level, block in enumerate(self.blocks):
             first = 2 * level - 1  # colours share the style of the next block's first convolution
             taken = (ws[0], ws[0], ws[1]) if level == 0 else ws[first : first + 3]
-            found = block.features(x, rgb, taken, rng)  # type: ignore[operator]
-            x, rgb = found.get("x"), found["rgb"]
-            out |= {f"{block.size}.{name}": value for name, value in found.items()}
+            outputs = block.features(x, rgb, taken, rng)  # type: ignore[operator]
+            x, rgb = outputs.get("x"), outputs["rgb"]
+            out |= {f"{block.size}.{name}": value for name, value in outputs.items()}
         assert rgb is not None
         out["image"] = rgb
         return out

@@ -163,8 +163,8 @@ class Adapter:
                     hint="save it as safetensors",
                 )
             raise InputError("E-ADAPTER-WEIGHTS", f"{TENSORS} is missing", path=folder)
-        found = read_weights(file)
-        if wrong := [name for name in found if not name.startswith(PREFIX)]:
+        tensors = read_weights(file)
+        if wrong := [name for name in tensors if not name.startswith(PREFIX)]:
             raise InputError(
                 "E-ADAPTER-KEYS",
                 f"{len(wrong)} tensors are of no PEFT adapter, such as {wrong[0]}",
@@ -172,7 +172,7 @@ class Adapter:
             )
         return cls(
             lora,
-            {name.removeprefix(PREFIX): tensor for name, tensor in found.items()},
+            {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()},
             _metadata(file).get(BASE),
         )
 

@@ -126,7 +126,7 @@ class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Int8:
-        made = cls(
+        layer = cls(
             linear.in_features,
             linear.out_features,
             linear.bias is not None,
@@ -136,10 +136,10 @@ class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
         weight = bnb.nn.Int8Params(
             linear.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False
         )
-        made.weight = weight.to(linear.weight.device)  # this is where it is quantized
+        layer.weight = weight.to(linear.weight.device)  # this is where it is quantized
         # a second name for the same data, of which a copy of the layer would make a second copy
-        made.weight.CB = None
-        return _finished(made, linear)
+        layer.weight.CB = None
+        return _finished(layer, linear)
 
     def dequantized(self) -> Tensor:
         return bnb.functional.int8_vectorwise_dequant(self.weight.data, self.weight.SCB)
@@ -167,7 +167,7 @@ class Nf4(Frozen, bnb.nn.Linear4bit):  # type: ignore[misc]
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Nf4:
-        made = cls(
+        layer = cls(
             linear.in_features,
             linear.out_features,
             linear.bias is not None,
@@ -183,8 +183,8 @@ class Nf4(Frozen, bnb.nn.Linear4bit):  # type: ignore[misc]
             compress_statistics=False,
             quant_type="nf4",
         )
-        made.weight = weight.to(linear.weight.device)  # this is where it is quantized
-        return _finished(made, linear)
+        layer.weight = weight.to(linear.weight.device)  # this is where it is quantized
+        return _finished(layer, linear)
 
     def dequantized(self) -> Tensor:
         blocks = bnb.functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
@@ -198,8 +198,8 @@ LAYERS: dict[str, type[Int8] | type[Nf4]] = {"int8": Int8, "nf4": Nf4}
 Made = TypeVar("Made", Int8, Nf4)
 
 
-def _finished(made: Made, linear: nn.Linear) -> Made:
-    made.bias = linear.bias
-    made.requires_grad_(False)
-    made.train(linear.training)
-    return made
+def _finished(layer: Made, linear: nn.Linear) -> Made:
+    layer.bias = linear.bias
+    layer.requires_grad_(False)
+    layer.train(linear.training)
+    return layer

@@ -33,14 +33,14 @@ def join(network: nn.Module) -> int:
     """Let every convolution that PEFT has given a pair run so, in place; how many there were."""
     from peft.tuners.lora import Conv2d
 
-    found = [
+    convolutions = [
         module
         for module in network.modules()
         if type(module) is Conv2d and type(module.base_layer) is nn.Conv2d
     ]
-    for module in found:
+    for module in convolutions:
         module.__class__ = _joined(Conv2d)
-    return len(found)
+    return len(convolutions)
 
 
 @cache

@@ -59,22 +59,22 @@ def fitted(
         torch.manual_seed(mix(seed, 0, "init"))
         generator = family.build(config)
     own = dict(generator.networks.state_dict())
-    there = {name.partition(".")[0] for name in tensors}
+    networks = {name.partition(".")[0] for name in tensors}
     wrong = sorted(
         [f"{name} is unknown" for name in tensors.keys() - own.keys()]
         + [
             f"{name} is missing"
             for name in own
-            if name.partition(".")[0] in there and name not in tensors
+            if name.partition(".")[0] in networks and name not in tensors
         ]
     )
     for name, tensor in tensors.items():
         if name in own:
-            found = _of_classes(tensor, own[name].shape, classes, config.classes)
-            if found is None:
+            tensor_of_classes = _of_classes(tensor, own[name].shape, classes, config.classes)
+            if tensor_of_classes is None:
                 wrong.append(f"{name} is {tuple(tensor.shape)}, wanted {tuple(own[name].shape)}")
             else:
-                own[name] = found.to(own[name].dtype)
+                own[name] = tensor_of_classes.to(own[name].dtype)
     if wrong:
         raise InputError(
             "E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=where
@@ -180,7 +180,7 @@ def merged(run: Path, about: RunDescription) -> dict[str, Tensor]:
 
 def plain(family: Family, config: FamilyConfig, tensors: Mapping[str, Tensor]) -> Generator:
     """A generator of these tensors, ready to draw."""
-    made = family.build(config)
-    made.networks.load_state_dict(dict(tensors))
-    made.networks.eval()
-    return made
+    generator = family.build(config)
+    generator.networks.load_state_dict(dict(tensors))
+    generator.networks.eval()
+    return generator
