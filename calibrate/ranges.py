@@ -99,7 +99,7 @@ def entropy(histogram: Histogram) -> Range:
 
 
 def _divergence(counts: np.ndarray, bins: int) -> float:
-    """Kullback-Leibler, of the first `bins` ones with all beyond in the last, from the same in
+    """Kullback-Leibler, of the first `bins` counts with all beyond in the last, from the same in
     LEVELS levels.
     """
     true = counts[:bins].copy()

@@ -183,7 +183,9 @@ def memory(generated: Images, train: Images, held_out: Images) -> Memory:
 
 
 def near_copies(generated: Images, train: Images) -> tuple[tuple[int, int], ...]:
-    """(generated, train) indices: for each image that is a near-copy the training photo most like it."""
+    """(generated, train) indices: for each image that is a near-copy, the training photo that is
+    most like it.
+    """
     ours, theirs = (signs(part.pixels, MARGIN) for part in (generated, train))
     our_looks, their_looks = looks(generated.pixels), looks(train.pixels)
     our_lines, their_lines = _unit(generated.features), _unit(train.features)
