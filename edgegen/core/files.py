@@ -58,7 +58,7 @@ def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
 JsonObject = dict[str, Any]
 
 
-def to_json(data: Any) -> bytes:
+def to_json(data: object) -> bytes:
     """Deterministic, finite, ASCII: the same data gives the same bytes, and NaN raises
     ValueError.
     """
@@ -85,7 +85,7 @@ def read_json(path: Path, limit: int = 16 << 20) -> Any:
         raise InputError("E-JSON", f"cannot be read: {error.strerror}", path=path) from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
     document = dict(pairs)
     if len(document) != len(pairs):
         raise ValueError("a key appears twice")

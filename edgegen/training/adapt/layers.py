@@ -17,6 +17,7 @@ dequantization is wrong without a word for rows that are not whole blocks (in_fe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -92,16 +93,16 @@ class Frozen(nn.Module, ABC):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+        self, destination: dict[str, Tensor], prefix: str, keep_vars: bool
     ) -> None:
         if self.bias is not None:
             destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
 
     def _load_from_state_dict(
         self,
-        state_dict: dict[str, Any],
+        state_dict: dict[str, Tensor],
         prefix: str,
-        local_metadata: dict[str, Any],
+        local_metadata: dict[str, object],
         strict: bool,
         missing_keys: list[str],
         unexpected_keys: list[str],
@@ -147,7 +148,7 @@ class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
     def rounded(self) -> tuple[Tensor, ...]:
         return self.weight.data, self.weight.SCB
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Int8:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # the library leaves the scales behind
         self.weight.CB, self.weight.SCB = None, self.weight.SCB.to(self.weight.device)
