@@ -72,7 +72,7 @@ def _written(scale: np.ndarray, dialect: Dialect) -> np.ndarray:
 
 
 @dataclass
-class _Writer:
+class _QdqWriter:
     """Nodes go by their first output: names may be missing or appear twice in a model that edgegen
     did not export.
     """
@@ -287,7 +287,7 @@ def quantize(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) ->
     """A new model with Q/DQ as `plan` says for graph `name`. InputError when a tensor it needs has
     no range.
     """
-    quantized = _Writer(model, name, plan, dialect).run()
+    quantized = _QdqWriter(model, name, plan, dialect).run()
     return half(quantized, plan.ranges.get(name, {})) if dialect.floats == "float16" else quantized
 
 

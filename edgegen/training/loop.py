@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..core.graph import Batch, Generator, Objective
 from ..errors import EdgegenError, InputError, UsageError
 from ..families import Judged, Recipe, TwiceDifferentiated
+from .averages import averaged_copy, copy_weights
 from .device import configure
 from .feed import Feed
 from .order import mix
@@ -96,7 +97,7 @@ class Trainer:
         objectives = _chosen(tuple(generator.objectives()), options.only)
         owned = {o.name: _networks_of(o, generator.networks) for o in objectives}
         average = {
-            name: _averaged(generator.networks[name], recipe.ema)
+            name: averaged_copy(generator.networks[name], recipe.ema)
             for name in dict.fromkeys(chain(*owned.values()))
         }
         feed = Feed(photos, recipe.batch, generator.latent.classes, device, world.rank, world.size)
@@ -206,7 +207,7 @@ class Trainer:
         for objective in self.objectives:
             if self.span(objective)[1] == self.step:
                 for name in self.owned[objective.name]:
-                    _copy(self.average[name].module, self.generator.networks[name])
+                    copy_weights(self.average[name].module, self.generator.networks[name])
         active = [self.objectives[k] for k in self._active()]
         moving = {name for objective in active for name in self.owned[objective.name]}
         for objective in active:
@@ -230,7 +231,7 @@ class Trainer:
         with torch.no_grad(), self._stream(use):
             begin(self.lessons(max(LESSONS, len(self.photos) // self.recipe.batch), use))
         for name in self.owned[objective.name]:
-            _copy(self.generator.networks[name], self.average[name].module)
+            copy_weights(self.generator.networks[name], self.average[name].module)
 
     def _step(self) -> dict[str, float]:
         """One update of each active objective, then of the averages of what was updated."""
@@ -347,44 +348,6 @@ def _compile(generator: Generator, names: Iterable[str]) -> None:
         )
     for name in names:
         generator.networks[name].compile(dynamic=False)
-
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
-
-def _averaged(network: nn.Module, decay: float) -> AveragedModel:
-    average, rule = AveragedModel(network, use_buffers=True), _average(decay)
-    # Not the count that torch passes: it lies on the GPU, and reading it there would wait for the
-    # step.
-    average.multi_avg_fn = lambda old, new, _: rule(old, new, int(average.n_averaged))
-    return average
-
-
-def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Exponential average whose decay rises as (1 + n) / (10 + n): a short run does not keep its
-    random start.
-    """
-
-    def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
-        n = int(count)
-        if averages[0].is_floating_point():  # torch passes tensors of one type
-            torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
-        else:
-            torch._foreach_copy_(averages, current)
-
-    return torch.no_grad()(update)
-
-
-@torch.no_grad()
-def _copy(source: nn.Module, target: nn.Module) -> None:
-    """Weights and buffers of one network into another of the same shape."""
-    pairs = zip(
-        chain(source.parameters(), source.buffers()),
-        chain(target.parameters(), target.buffers()),
-        strict=True,
-    )
-    for old, new in pairs:
-        new.copy_(old)
 
 
 def _fraction(step: int, steps: int, warmup: int) -> float:
