@@ -96,9 +96,8 @@ def pipeline(generator: CasDm, sampler: CascadeSampler, device: str) -> Pipeline
 
 
 def gates(made: Pipeline, sampler: CascadeSampler, seeds: range) -> tuple[float, ...]:
-    return mean_gates(
-        sampler, made.call, made.latent.start(seeds), made.latent.condition(seeds), lambda _: None
-    )
+    start, condition = made.latent.start(seeds), made.latent.condition(seeds)
+    return mean_gates(sampler, made.call, start, condition, lambda _: np.zeros(0))
 
 
 def distance(

@@ -40,7 +40,7 @@ from edgegen.families.dkgm.config import DkgmConfig
 from edgegen.families.dkgm.family import FAMILY, Dkgm
 from edgegen.training.data import Photos, load
 from edgegen.training.device import device_of
-from edgegen.training.loop import Trainer, shipped
+from edgegen.training.loop import Trainer, TrainerOptions, shipped
 from edgegen.workflows.generators import load_generator
 
 STEPS = (1, 2, 5, 10, 20)
@@ -119,7 +119,7 @@ def fit(config: DkgmConfig, photos: Photos, given: argparse.Namespace) -> Dkgm:
     recipe = replace(
         recipe, warmup=min(recipe.warmup, given.train_images // given.batch // 20), ema=given.ema
     )
-    run = Trainer.start(generator, recipe, photos, given.seed, given.on)
+    run = Trainer.start(generator, recipe, photos, given.seed, TrainerOptions(given.on))
     for _ in run.run():
         pass
     generator.shipped.load_state_dict(shipped(run))

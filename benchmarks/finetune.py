@@ -46,7 +46,7 @@ from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.adapt.memory import Footprint, StepMemory, memory
 from edgegen.training.data import Photos, load
-from edgegen.training.loop import Trainer
+from edgegen.training.loop import Trainer, TrainerOptions
 from edgegen.training.record import pipeline
 from edgegen.training.split import split
 from edgegen.workflows.finetune.base import open_base
@@ -327,9 +327,9 @@ def _trainer(family: str, train: Photos, settings: FinetuneSettings, steps: int 
     plan = FinetunePlan.of(base, train, choose(settings, None, base))
     plan = plan.for_images(steps * plan.recipe.batch)
     torch.manual_seed(0)
-    trainer = Trainer.start(
-        plan.generator(), replace(plan.recipe, warmup=2), train, 0, eight_bit=plan.choices.adam8bit
-    )
+    recipe = replace(plan.recipe, warmup=2)
+    options = TrainerOptions(eight_bit=plan.choices.adam8bit)
+    trainer = Trainer.start(plan.generator(), recipe, train, 0, options)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
         trainer.generator.teach(trainer.lessons(2))
     return trainer

@@ -49,7 +49,7 @@ from edgegen.families.isc_gan.family import IscGan, half_life
 from edgegen.training import checkpoint
 from edgegen.training.data import load
 from edgegen.training.device import DEVICES, device_of
-from edgegen.training.loop import Trainer, shipped
+from edgegen.training.loop import Trainer, TrainerOptions, shipped
 from edgegen.workflows.context import cores
 from edgegen.workflows.generators import torch_pipeline
 
@@ -137,7 +137,7 @@ def train(job: Job) -> None:
     recipe = replace(recipe, config=replace(recipe.config, classes=len(photos.classes)))
     torch.manual_seed(job.seed)
     made = IscGan(recipe.config)
-    trainer = Trainer.start(made, recipe, photos, job.seed, device_of(job.device))
+    trainer = Trainer.start(made, recipe, photos, job.seed, TrainerOptions(device_of(job.device)))
     if not job.images:
         print(json.dumps(speed(trainer)))
         return

@@ -36,7 +36,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgegen.core.bundle import Bundle
-from edgegen.core.fp32_last_steps import stepped, until
+from edgegen.core.fp32_last_steps import fp32_below, with_fp32_steps
 from edgegen.core.graph import Graph
 from edgegen.core.offline import quietly
 from edgegen.core.plan import Plan
@@ -85,7 +85,7 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
         side = FullSide(full, feature_network(stored.network, None, stored.size), stored, FRESH)
         recorded = bench.record(full, range(BATCH))
         usual: Calibration | None = None
-        for what, variant in variants(source, models, len(until(recorded, 1)) > 0).items():
+        for what, variant in variants(source, models, len(fp32_below(recorded, 1)) > 0).items():
             if usual is not None and not fnmatchcase(what, wanted):
                 continue
             found = variant()
@@ -118,7 +118,9 @@ def written(
         k: qdq.quantize(m, k, found.plan, runtime(target).dialect) for k, m in found.models.items()
     }
     made, full = (hosted(m, source.generator, 1, runtime(target)) for m in (files, models))
-    return replace(made, call=stepped(made.call, full.call, until(recorded, found.plan.last)))
+    return replace(
+        made, call=with_fp32_steps(made.call, full.call, fp32_below(recorded, found.plan.last))
+    )
 
 
 def variants(

@@ -42,14 +42,14 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
     (reads, writes).
     """
     reached: set[str] = set()
-    found: set[str] = set()
+    names: set[str] = set()
     for node, (reads, writes) in zip(nodes, ports, strict=True):
         touched = bool(reads & reached)
         if node.op_type == "Conv" and not touched:
-            found.add(node.name)
+            names.add(node.name)
         if node.op_type == "Conv" or touched:
             reached |= writes - {""}
-    return found
+    return names
 
 
 @dataclass(frozen=True)
@@ -65,44 +65,44 @@ class Measured:
     multiplications: int
 
 
-def ladder(base: Plan, found: Sequence[Measured], unit: str) -> tuple[Plan, ...]:
+def ladder(base: Plan, measured: Sequence[Measured], unit: str) -> tuple[Plan, ...]:
     """Plans from the fastest to the safest: each keeps in FP32 what damages most for what it saves,
     up to its share.
 
     One that saves nothing in int8 stays FP32 in all of them. No rung keeps all that save something.
     """
-    idle = [one for one in found if one.saved <= 0]
+    idle = [layer for layer in measured if layer.saved <= 0]
     order = sorted(
-        (one for one in found if one.saved > 0),
-        key=lambda one: (-one.damage / one.saved, one.graph, one.node),
+        (layer for layer in measured if layer.saved > 0),
+        key=lambda layer: (-layer.damage / layer.saved, layer.graph, layer.node),
     )
-    whole = sum(one.saved for one in order)
+    whole = sum(layer.saved for layer in order)
     counts: list[int] = []
-    kept, spent = 0, 0.0
+    count, spent = 0, 0.0
     for share in SHARES:
-        while spent < share * whole and kept + 1 < len(order):
-            spent += order[kept].saved
-            kept += 1
-        counts.append(kept)
+        while spent < share * whole and count + 1 < len(order):
+            spent += order[count].saved
+            count += 1
+        counts.append(count)
     plans = []
-    for kept in dict.fromkeys(counts):
-        why = {id(one): "int8 saves no time here" for one in idle} | {
-            id(one): "most damage for the time it saves" for one in order[:kept]
+    for count in dict.fromkeys(counts):
+        why = {id(layer): "int8 saves no time here" for layer in idle} | {
+            id(layer): "most damage for the time it saves" for layer in order[:count]
         }
         rules: tuple[tuple[str, Precision], ...] = tuple(
-            sorted((f"{one.graph}/{one.node}", "fp32") for one in [*idle, *order[:kept]])
+            sorted((f"{layer.graph}/{layer.node}", "fp32") for layer in [*idle, *order[:count]])
         )
         layers = tuple(
             Layer(
-                one.graph,
-                one.node,
-                "fp32" if id(one) in why else "int8",
-                why.get(id(one), "within the budget"),
-                one.damage,
-                one.saved,
-                one.multiplications,
+                layer.graph,
+                layer.node,
+                "fp32" if id(layer) in why else "int8",
+                why.get(id(layer), "within the budget"),
+                layer.damage,
+                layer.saved,
+                layer.multiplications,
             )
-            for one in found
+            for layer in measured
         )
         plans.append(replace(base, rules=rules + base.rules, layers=layers, unit=unit))
     return tuple(plans)
@@ -131,9 +131,9 @@ def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
     for name, graph in graphs.items():
         saved = {
             p: sum(
-                max(one.saved or 0.0, 0.0)
-                for one in plan.layers
-                if one.graph == name and one.precision == p
+                max(layer.saved or 0.0, 0.0)
+                for layer in plan.layers
+                if layer.graph == name and layer.precision == p
             )
             for p in ("int8", "fp32")
         }
@@ -145,7 +145,7 @@ def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
 
 def damage(plan: Plan) -> float:
     """Of a searched plan, as the sum of what its convolutions in int8 damage alone."""
-    return sum(one.damage or 0.0 for one in plan.layers if one.precision == "int8")
+    return sum(layer.damage or 0.0 for layer in plan.layers if layer.precision == "int8")
 
 
 def fastest_good(

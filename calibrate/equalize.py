@@ -115,9 +115,9 @@ def _spaces(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> Iterat
     """Every space whose factors are free: written by constant layers, read by convolutions and
     demodulation alone.
     """
-    found = _Walk(model, weights).spaces
-    for name in sorted(found):
-        space = found[name]
+    spaces = _Walk(model, weights).spaces
+    for name in sorted(spaces):
+        space = spaces[name]
         if space.free and space.writers and space.readers:
             yield space
 
@@ -251,8 +251,8 @@ class ChannelObserver:
         self.largest: dict[str, np.ndarray] = {}
 
     def __call__(self, **inputs: Array) -> Array:
-        out, *found = self._session.run(None, inputs)
-        for tensor, value in zip(self.tensors, found, strict=True):
+        out, *values = self._session.run(None, inputs)
+        for tensor, value in zip(self.tensors, values, strict=True):
             self.largest[tensor] = np.maximum(self.largest.get(tensor, 0), value * SIDES)
         result: Array = out
         return result

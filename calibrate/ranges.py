@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from edgegen.core.files import JsonObject
 from edgegen.core.plan import Range
 
 from .histogram import Histogram
@@ -28,79 +28,85 @@ MAGNITUDES = 1024  # bins of a magnitude, in `entropy`
 CORE, FAR = 0.9999, 2.0
 
 
-def min_max(found: Histogram) -> Range:
+def min_max(histogram: Histogram) -> Range:
     """All that was seen."""
-    return found.seen
+    return histogram.seen
 
 
-def percentile(found: Histogram, share: float) -> Range:
+def percentile(histogram: Histogram, share: float) -> Range:
     """The smallest range that cuts no more than 1 - share of the values, half of it at either
     end.
     """
-    counts = found.counts.astype(np.float64)
-    counts[_bin_of_zero(found)] += found.zeros
+    counts = histogram.counts.astype(np.float64)
+    counts[_bin_of_zero(histogram)] += histogram.zeros
     below = np.cumsum(counts) / max(counts.sum(), 1)
     cut = (1 - share) / 2
     first, last = (int(np.searchsorted(below, place)) for place in (cut, 1 - cut))
-    edges = found.seen.low + found.width * np.arange(len(counts) + 1)
-    return _inside(found.seen, edges[first], edges[min(last, len(counts) - 1) + 1])
+    edges = histogram.seen.low + histogram.width * np.arange(len(counts) + 1)
+    return _inside(histogram.seen, edges[first], edges[min(last, len(counts) - 1) + 1])
 
 
-def least_error(found: Histogram, power: float = POWER) -> Range:
+def least_error(histogram: Histogram, power: float = POWER) -> Range:
     """The range of least expected error, of a grid of shrunk ends; the widest of equals."""
     lows, highs = (
-        end * (SHRINK if end else np.ones(1)) for end in (found.seen.low, found.seen.high)
+        end * (SHRINK if end else np.ones(1)) for end in (histogram.seen.low, histogram.seen.high)
     )
     low, high = np.unravel_index(
-        int(_costs(found, lows, highs, power).argmin()), (len(lows), len(highs))
+        int(_costs(histogram, lows, highs, power).argmin()), (len(lows), len(highs))
     )
     return Range(float(lows[low]), float(highs[high]))
 
 
-def expected_error(found: Histogram, covered: Range, power: float = POWER) -> float:
+def expected_error(histogram: Histogram, covered: Range, power: float = POWER) -> float:
     """Of one value in the affine 8-bit code of `covered`, to a power: of rounding inside, of the
     distance to the end outside.
     """
-    total = found.counts.sum() + found.zeros
+    total = histogram.counts.sum() + histogram.zeros
     return float(
-        _costs(found, np.array([covered.low]), np.array([covered.high]), power)[0, 0]
+        _costs(histogram, np.array([covered.low]), np.array([covered.high]), power)[0, 0]
         / max(total, 1)
     )
 
 
-def _costs(found: Histogram, lows: np.ndarray, highs: np.ndarray, power: float) -> np.ndarray:
+def _costs(histogram: Histogram, lows: np.ndarray, highs: np.ndarray, power: float) -> np.ndarray:
     """Summed errors (lows, highs); what is 0 costs nothing."""
-    under = np.maximum(lows[:, None] - found.centres, 0)
-    over = np.maximum(found.centres - highs[:, None], 0)
-    inside = found.counts.sum() - ((under > 0) @ found.counts)[:, None] - (over > 0) @ found.counts
+    under = np.maximum(lows[:, None] - histogram.centres, 0)
+    over = np.maximum(histogram.centres - highs[:, None], 0)
+    inside = (
+        histogram.counts.sum()
+        - ((under > 0) @ histogram.counts)[:, None]
+        - (over > 0) @ histogram.counts
+    )
     half = (highs - lows[:, None]) / STEPS / 2
-    cut: np.ndarray = (under**power @ found.counts)[:, None] + over**power @ found.counts
+    cut: np.ndarray = (under**power @ histogram.counts)[:, None] + over**power @ histogram.counts
     return half**power / (power + 1) * inside + cut
 
 
-def entropy(found: Histogram) -> Range:
+def entropy(histogram: Histogram) -> Range:
     """The threshold on magnitudes of least divergence."""
-    largest = max(-found.seen.low, found.seen.high)
+    largest = max(-histogram.seen.low, histogram.seen.high)
     if not largest:
-        return found.seen
-    places = np.minimum(np.abs(found.centres) / largest * MAGNITUDES, MAGNITUDES - 1).astype(int)
-    counts = np.bincount(places, found.counts, MAGNITUDES)
+        return histogram.seen
+    places = np.minimum(np.abs(histogram.centres) / largest * MAGNITUDES, MAGNITUDES - 1).astype(
+        int
+    )
+    counts = np.bincount(places, histogram.counts, MAGNITUDES)
     best = min(
-        range(LEVELS, MAGNITUDES + 1, LEVELS // 8), key=lambda kept: _divergence(counts, kept)
+        range(LEVELS, MAGNITUDES + 1, LEVELS // 8), key=lambda bins: _divergence(counts, bins)
     )
     threshold = largest * best / MAGNITUDES
-    return _inside(found.seen, -threshold, threshold)
+    return _inside(histogram.seen, -threshold, threshold)
 
 
-def _divergence(counts: np.ndarray, kept: int) -> float:
-    """Kullback-Leibler, of the first `kept` bins with all beyond in the last, from the same in
+def _divergence(counts: np.ndarray, bins: int) -> float:
+    """Kullback-Leibler, of the first `bins` counts with all beyond in the last, from the same in
     LEVELS levels.
     """
-    true = counts[:kept].copy()
-    coarse = np.add.reduceat(true, np.arange(LEVELS) * kept // LEVELS)
-    true[-1] += counts[kept:].sum()
-    level = np.searchsorted(np.arange(LEVELS) * kept // LEVELS, np.arange(kept), "right") - 1
-    filled = counts[:kept] > 0
+    true = counts[:bins].copy()
+    coarse = np.add.reduceat(true, np.arange(LEVELS) * bins // LEVELS)
+    true[-1] += counts[bins:].sum()
+    level = np.searchsorted(np.arange(LEVELS) * bins // LEVELS, np.arange(bins), "right") - 1
+    filled = counts[:bins] > 0
     spread = np.where(
         filled, (coarse / np.maximum(np.bincount(level, filled, LEVELS), 1))[level], 0
     )
@@ -111,18 +117,22 @@ def _divergence(counts: np.ndarray, kept: int) -> float:
     return float(p[used] @ np.log(p[used] / q[used]))
 
 
-def _magnitude(found: Histogram, share: float) -> float:
+def _magnitude(histogram: Histogram, share: float) -> float:
     """What `share` of the values are not larger than, in magnitude."""
-    sizes = np.abs(found.centres)
+    sizes = np.abs(histogram.centres)
     order = np.argsort(sizes, kind="stable")
-    below = found.zeros + np.cumsum(found.counts[order])
+    below = histogram.zeros + np.cumsum(histogram.counts[order])
     place = int(np.searchsorted(below, share * below[-1]))
-    return float(sizes[order[place]] + found.width / 2) if below[place] > found.zeros else 0.0
-
-
-def _bin_of_zero(found: Histogram) -> int:
     return (
-        int(np.clip(-found.seen.low / found.width, 0, len(found.counts) - 1)) if found.width else 0
+        float(sizes[order[place]] + histogram.width / 2) if below[place] > histogram.zeros else 0.0
+    )
+
+
+def _bin_of_zero(histogram: Histogram) -> int:
+    return (
+        int(np.clip(-histogram.seen.low / histogram.width, 0, len(histogram.counts) - 1))
+        if histogram.width
+        else 0
     )
 
 
@@ -151,7 +161,7 @@ class Choice:
     method: str
     errors: Mapping[str, float]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "range": [self.range.low, self.range.high],
             "method": self.method,
@@ -159,10 +169,10 @@ class Choice:
         }
 
 
-def chosen(found: Histogram) -> Choice:
+def chosen(histogram: Histogram) -> Choice:
     """The method of least expected error; the first of equals."""
-    ranges = {name: method(found) for name, method in METHODS.items()}
-    errors = {name: expected_error(found, covered) for name, covered in ranges.items()}
+    ranges = {name: method(histogram) for name, method in METHODS.items()}
+    errors = {name: expected_error(histogram, covered) for name, covered in ranges.items()}
     best = min(errors, key=errors.__getitem__)
     return Choice(
         ranges[best],
@@ -185,16 +195,16 @@ class Shape:
     outlier: float
 
     @classmethod
-    def of(cls, found: Histogram) -> Shape:
-        used = np.flatnonzero(found.counts)
-        constant = len(used) + (found.zeros > 0) < 2
-        usual, largest = _magnitude(found, CORE), max(-found.seen.low, found.seen.high)
+    def of(cls, histogram: Histogram) -> Shape:
+        used = np.flatnonzero(histogram.counts)
+        constant = len(used) + (histogram.zeros > 0) < 2
+        usual, largest = _magnitude(histogram, CORE), max(-histogram.seen.low, histogram.seen.high)
         factor = largest / usual if usual else 0.0
         return cls(
             constant,
-            not constant and 0 in (found.seen.low, found.seen.high),
+            not constant and 0 in (histogram.seen.low, histogram.seen.high),
             factor if factor >= FAR else 0.0,
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"constant": self.constant, "one_sided": self.one_sided, "outlier": self.outlier}

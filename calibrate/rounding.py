@@ -9,7 +9,6 @@ nearest rounding has them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import onnx
@@ -102,7 +101,7 @@ def rounded(
     out = onnx.ModelProto()
     out.CopyFrom(model)
     weights = {t.name: t for t in model.graph.initializer}
-    readers: dict[str, Any] = {}
+    readers: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type == "Conv" and node.name in moments.second:
             readers.setdefault(node.input[1], []).append(node.name)
@@ -110,10 +109,10 @@ def rounded(
         weight = numpy_helper.to_array(weights[name]).astype(np.float64)
         second = np.stack([moments.second[n] for n in nodes]).sum(0, dtype=np.float64)
         for bits in weight_bits:
-            made = on_grid(weight.reshape(len(weight), -1), second, 2 ** (bits - 1) - 1)
+            on_steps = on_grid(weight.reshape(len(weight), -1), second, 2 ** (bits - 1) - 1)
             out.graph.initializer.append(
                 numpy_helper.from_array(
-                    made.reshape(weight.shape).astype(np.float32), rounded_name(name, bits)
+                    on_steps.reshape(weight.shape).astype(np.float32), rounded_name(name, bits)
                 )
             )
     return out
@@ -138,9 +137,9 @@ def on_grid(weight: np.ndarray, second: np.ndarray, steps_a_side: int = 127) -> 
         steps[:, k] = np.clip(np.rint(left[:, k] / scale[:, 0]), -steps_a_side, steps_a_side)
         wrong = (left[:, k] - steps[:, k] * scale[:, 0]) / upper[k, k]
         left[:, k + 1 :] -= np.outer(wrong, upper[k, k + 1 :])
-    found = np.empty_like(steps)
-    found[:, order] = steps
+    codes = np.empty_like(steps)
+    codes[:, order] = steps
     largest = np.abs(weight).argmax(1)
     rows = np.arange(len(weight))
-    found[rows, largest] = steps_a_side * np.sign(weight[rows, largest])
-    return found * scale
+    codes[rows, largest] = steps_a_side * np.sign(weight[rows, largest])
+    return codes * scale

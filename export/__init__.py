@@ -45,8 +45,8 @@ def runtime(name: str) -> Runtime:
     if name not in RUNTIMES:
         raise UsageError("E-RUNTIME", f"unknown runtime {name!r}; known: {', '.join(RUNTIMES)}")
     module, _, attribute = RUNTIMES[name].partition(":")
-    found: Runtime = getattr(import_module(module), attribute)()
-    return found
+    loaded: Runtime = getattr(import_module(module), attribute)()
+    return loaded
 
 
 def executing(target: Runtime) -> Runtime:

@@ -36,8 +36,8 @@ def entry(onnx: Path, facts: Mapping[str, str]) -> Path:
     """Where what is built of this ONNX file in this situation belongs, whether or not it is
     there.
     """
-    said = {**facts, "onnx": hashlib.sha256(onnx.read_bytes()).hexdigest()}
-    return cache() / "built" / f"{hashlib.sha256(_line(said)).hexdigest()}{SUFFIX}"
+    key = {**facts, "onnx": hashlib.sha256(onnx.read_bytes()).hexdigest()}
+    return cache() / "built" / f"{hashlib.sha256(_line(key)).hexdigest()}{SUFFIX}"
 
 
 def found(path: Path) -> Path | None:

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from edgegen.core.files import write_bytes
@@ -113,7 +114,7 @@ def child(module: str, capabilities: str, batches: str) -> None:
     onnx = sys.stdin.buffer.read()
     trt = import_module(module)
     for number, capability in enumerate(capabilities.split(",")):
-        if (one := os.fork()) == 0:
+        if (pid := os.fork()) == 0:
             fresh = threading.Thread(
                 target=_one, args=(trt, onnx, capability, number, json.loads(batches))
             )
@@ -121,7 +122,7 @@ def child(module: str, capabilities: str, batches: str) -> None:
             fresh.start()
             fresh.join()
             os._exit(0)
-        if status := os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]):
+        if status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
             _fail(
                 "E-TRT-BUILD",
                 f"TensorRT crashed with {signal.Signals(-status).name} for {_gpu(capability)}",
@@ -130,13 +131,13 @@ def child(module: str, capabilities: str, batches: str) -> None:
             return
 
 
-def _one(trt: Any, onnx: bytes, capability: str, number: int, batches: list[int]) -> None:
+def _one(trt: ModuleType, onnx: bytes, capability: str, number: int, batches: list[int]) -> None:
     try:
-        made = build(trt, onnx, capability, batches)
-        if isinstance(made, bytes):
-            Path(f"{number}.engine").write_bytes(made)
+        engine = build(trt, onnx, capability, batches)
+        if isinstance(engine, bytes):
+            Path(f"{number}.engine").write_bytes(engine)
         else:
-            _fail(*made)
+            _fail(*engine)
     # whatever it is, the parent must hear of it: this process ends without a traceback
     except BaseException as error:
         _fail(
@@ -153,7 +154,7 @@ def _gpu(capability: str) -> str:
     return capability or "this GPU"
 
 
-def build(trt: Any, onnx: bytes, capability: str, batches: Sequence[int]) -> bytes | Failure:
+def build(trt: ModuleType, onnx: bytes, capability: str, batches: Sequence[int]) -> bytes | Failure:
     """One engine, in this process."""
     logger = logger_of(trt)
     builder = trt.Builder(logger)
@@ -210,20 +211,20 @@ def reason(message: str) -> str:
     )
     line = re.sub(r"[.:]? In \w+ at .*", "", line)
     line = re.sub(r"^.*Assertion failed: [^:]*: ", "", line)
-    said = re.sub(r"^.*?Error Code \d+: [\w ]*\((?:\[[^\]]*\] )?", "", line).strip()
-    return {"false": "it has no such operator", "": "no reason given"}.get(said, said)
+    sentence = re.sub(r"^.*?Error Code \d+: [\w ]*\((?:\[[^\]]*\] )?", "", line).strip()
+    return {"false": "it has no such operator", "": "no reason given"}.get(sentence, sentence)
 
 
 def blamed(message: str, layers: Iterator[str]) -> str:
     """ "node NAME " for the longest layer name in a message (layers are called as their ONNX
     nodes), else "it ".
     """
-    found = [
+    names = [
         name
         for name in layers
         if name and re.search(rf"(?<![\w.]){re.escape(name)}(?:_U\d+)?(?![\w.])", message)
     ]
-    return f"node {max(found, key=len)} " if found else "it "
+    return f"node {max(names, key=len)} " if names else "it "
 
 
 def logger_of(trt: Any) -> Any:
@@ -234,7 +235,7 @@ def logger_of(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: object, message: str) -> None:
             if severity <= trt.ILogger.Severity.ERROR:
                 self.errors.append(message)
 

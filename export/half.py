@@ -85,18 +85,18 @@ class _Halver:
     def _islands(self) -> set[int]:
         """Places of the nodes that stay float32."""
         nodes = list(self.model.graph.node)
-        found = {k for k, node in enumerate(nodes) if self._needs_full(node)}
+        full = {k for k, node in enumerate(nodes) if self._needs_full(node)}
         for k in reversed(range(len(nodes))):
             read = [r for t in nodes[k].output for r in self.readers[t]]
             leads = nodes[k].op_type in LEADING or nodes[k].op_type == "DequantizeLinear"
-            if leads and read and found.issuperset(read):
-                found.add(k)
-        made = {t: k for k, node in enumerate(nodes) for t in node.output}
+            if leads and read and full.issuperset(read):
+                full.add(k)
+        makers = {t: k for k, node in enumerate(nodes) for t in node.output}
         rounds = {
-            k: made.get(n.input[0]) for k, n in enumerate(nodes) if n.op_type == "QuantizeLinear"
+            k: makers.get(n.input[0]) for k, n in enumerate(nodes) if n.op_type == "QuantizeLinear"
         }
         # quantized as it was made
-        return found | {k for k, before in rounds.items() if before is None or before in found}
+        return full | {k for k, before in rounds.items() if before is None or before in full}
 
     def _needs_full(self, node: NodeProto) -> bool:
         inputs = [t for t in node.input if t]
@@ -114,8 +114,8 @@ class _Halver:
             if tensor not in self.floats:
                 return False
             largest = np.abs(numpy_helper.to_array(self.weights[tensor])).max(initial=0)
-            one = np.prod(self.weights[tensor].dims) == 1
-            return bool(largest > LARGEST or (one and 0 < largest < SMALLEST))
+            single = np.prod(self.weights[tensor].dims) == 1
+            return bool(largest > LARGEST or (single and 0 < largest < SMALLEST))
         seen = self.ranges.get(tensor.removesuffix(".dq"))
         return seen is not None and max(-seen.low, seen.high) > LARGEST
 
@@ -191,5 +191,5 @@ def half(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelProto
 
 def full_precision(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> Iterator[str]:
     """Names of the nodes that `half` leaves in float32, in graph order."""
-    kept = _Halver(model, ranges).full
-    yield from (node.name for k, node in enumerate(model.graph.node) if k in kept)
+    full = _Halver(model, ranges).full
+    yield from (node.name for k, node in enumerate(model.graph.node) if k in full)

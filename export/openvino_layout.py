@@ -11,23 +11,27 @@ convolutions on a pixel, whose order is the features' own: the same sums, and no
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from openvino import Model, Node, Output
 
 JOINS = frozenset({"Add", "Multiply"})
 POINTWISE = frozenset({"Add", "Multiply", "Divide", "Power"})
 
 
-def vectors_as_pixels(model: Any, ov: Any) -> int:
+def vectors_as_pixels(model: Model, ov: ModuleType) -> int:
     """Rewrite an openvino.Model in place, exactly; how many vectors became pixels. ov: the openvino
     package.
     """
-    made: dict[tuple[str, int], Any] = {}
+    pixels: dict[tuple[str, int], Output] = {}
     count = 0
     for node in model.get_ordered_ops():
         if node.get_type_name() in ("Unsqueeze", "Reshape") and _is_pixel(node) and _joins(node):
-            pixel = _Pixels(ov.opset13, made).of(node.input_value(0))
+            pixel = _Pixels(ov.opset13, pixels).of(node.input_value(0))
             for target in node.output(0).get_target_inputs():
                 target.replace_source_output(pixel)
             count += 1
@@ -35,7 +39,7 @@ def vectors_as_pixels(model: Any, ov: Any) -> int:
     return count
 
 
-def _is_pixel(node: Any) -> bool:
+def _is_pixel(node: Node) -> bool:
     """(n, c) -> (n, c, 1, 1) in float32."""
     before, after = node.get_input_partial_shape(0), node.get_output_partial_shape(0)
     if not (
@@ -45,11 +49,15 @@ def _is_pixel(node: Any) -> bool:
         and after.rank.get_length() == 4
     ):
         return False
-    kept = before[1].is_static and before[1] == after[1]
-    return kept and after[2] == after[3] == 1 and node.get_element_type().get_type_name() == "f32"
+    same_channels = before[1].is_static and before[1] == after[1]
+    return (
+        same_channels
+        and after[2] == after[3] == 1
+        and node.get_element_type().get_type_name() == "f32"
+    )
 
 
-def _joins(node: Any) -> bool:
+def _joins(node: Node) -> bool:
     return any(
         target.get_node().get_type_name() in JOINS for target in node.output(0).get_target_inputs()
     )
@@ -60,17 +68,17 @@ class _Pixels:
     pointwise operator.
     """
 
-    def __init__(self, ops: Any, made: dict[tuple[str, int], Any]) -> None:
+    def __init__(self, ops: ModuleType, made: dict[tuple[str, int], Output]) -> None:
         self.ops, self.made = ops, made
 
-    def of(self, vector: Any) -> Any:
+    def of(self, vector: Output) -> Output:
         # unlike friendly names, no two are alike
         key = (vector.get_node().get_name(), vector.get_index())
         if key not in self.made:
             self.made[key] = self._rebuilt(vector).output(0)
         return self.made[key]
 
-    def _rebuilt(self, vector: Any) -> Any:
+    def _rebuilt(self, vector: Output) -> Node:
         node = vector.get_node()
         kind, inputs = node.get_type_name(), node.input_values()
         if (
@@ -93,7 +101,7 @@ class _Pixels:
             return getattr(self.ops, kind.lower())(*operands)
         return self.ops.unsqueeze(vector, _whole([2, 3]))
 
-    def _constant(self, value: Any) -> Any:
+    def _constant(self, value: Output) -> Node:
         """A row or a number, as what a pixel can be joined with."""
         return self.ops.reshape(value, _whole([1, -1, 1, 1]), False)
 
@@ -102,12 +110,12 @@ def _whole(values: list[int]) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def _rank(value: Any) -> int:
+def _rank(value: Output) -> int:
     rank = value.get_partial_shape().rank
     return int(rank.get_length()) if rank.is_static else -1
 
 
-def _row(value: Any) -> bool:
+def _row(value: Output) -> bool:
     """Whether it is one number, or one a channel: a number for each image would need another
     shape.
     """
@@ -115,7 +123,7 @@ def _row(value: Any) -> bool:
     return shape.is_static and all(size == 1 for size in list(shape)[:-1])
 
 
-def _fixed(value: Any) -> bool:
+def _fixed(value: Output) -> bool:
     """Whether constants alone make it."""
     node = value.get_node()
     inputs = node.input_values()

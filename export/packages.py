@@ -39,10 +39,10 @@ def processor() -> str:
     lines = (
         info.read_text(errors="replace").splitlines() if info.is_file() else [platform.processor()]
     )
-    kept = {
+    lasting = {
         line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))
     }
-    return hashlib.sha256("\n".join(sorted(kept or lines)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(lasting or lines)).encode()).hexdigest()
 
 
 class FileRuntime:

@@ -72,7 +72,7 @@ def _written(scale: np.ndarray, dialect: Dialect) -> np.ndarray:
 
 
 @dataclass
-class _Writer:
+class _QdqWriter:
     """Nodes go by their first output: names may be missing or appear twice in a model that edgegen
     did not export.
     """
@@ -112,14 +112,14 @@ class _Writer:
 
     def _between(self) -> set[str]:
         """Joining ops that an int8 node's output reaches through joining ops alone."""
-        found: set[str] = set()
+        between: set[str] = set()
         for node in self.model.graph.node:
             if node.op_type in self.dialect.between and any(
-                (made := self.maker.get(t)) is not None and made.output[0] in self.int8 | found
+                (maker := self.maker.get(t)) is not None and maker.output[0] in self.int8 | between
                 for t in node.input
             ):
-                found.add(node.output[0])
-        return found
+                between.add(node.output[0])
+        return between
 
     def _outputs(self) -> set[str]:
         """What int8 nodes write, with the ReLU that is part of their kernel: everybody reads its
@@ -132,12 +132,12 @@ class _Writer:
 
     def _quantized(self) -> set[str]:
         """Tensors that get a Q/DQ pair."""
-        found = set(self.only)
+        tensors = set(self.only)
         for node in self.model.graph.node:
             if node.output[0] in self.int8:
-                found.add(node.input[0])
+                tensors.add(node.input[0])
             if node.output[0] in self.between:
-                found.update(
+                tensors.update(
                     t for t in node.input if t in self.floats and not self._constant_node(t)
                 )
             if (
@@ -145,9 +145,9 @@ class _Writer:
                 and node.output[0] in self.int8 | self.between
                 and self._reads_quantized(node.output[0])
             ):
-                found.add(node.output[0])
+                tensors.add(node.output[0])
         # Conv -> Relu -> Q is one kernel: a pair between them would break it and cost precision
-        return {t for t in found if not self._fuses_with_relu(t)}
+        return {t for t in tensors if not self._fuses_with_relu(t)}
 
     def _reads_quantized(self, tensor: str) -> bool:
         return any(r.output[0] in self.int8 | self.between for r in self.readers[tensor])
@@ -156,10 +156,10 @@ class _Writer:
         return tensor in self.maker and self.maker[tensor].op_type == "Constant"
 
     def _fuses_with_relu(self, tensor: str) -> bool:
-        made, readers = self.maker.get(tensor), self.readers[tensor]
+        maker, readers = self.maker.get(tensor), self.readers[tensor]
         return (
-            made is not None
-            and made.output[0] in self.int8 | self.between
+            maker is not None
+            and maker.output[0] in self.int8 | self.between
             and len(readers) == 1
             and readers[0].op_type == "Relu"
         )
@@ -257,15 +257,15 @@ class _Writer:
         key = (name, scale.tobytes())
         if key not in self.written:
             count = sum(known == name for known, _ in self.written)
-            made = f"{name}.{count}" if count else name
-            self._constant(f"{made}.int", values)
-            self._constant(f"{made}.scale", scale)
-            self._constant(f"{made}.zero", np.zeros(scale.shape, values.dtype))
-            code = [f"{made}.int", f"{made}.scale", f"{made}.zero"]
+            prefix = f"{name}.{count}" if count else name
+            self._constant(f"{prefix}.int", values)
+            self._constant(f"{prefix}.scale", scale)
+            self._constant(f"{prefix}.zero", np.zeros(scale.shape, values.dtype))
+            code = [f"{prefix}.int", f"{prefix}.scale", f"{prefix}.zero"]
             self.nodes.append(
-                helper.make_node("DequantizeLinear", code, [f"{made}.dq"], f"{made}.DQ", axis=0)
+                helper.make_node("DequantizeLinear", code, [f"{prefix}.dq"], f"{prefix}.DQ", axis=0)
             )
-            self.written[key] = f"{made}.dq"
+            self.written[key] = f"{prefix}.dq"
         return self.written[key]
 
     def _constant(self, name: str, values: np.ndarray) -> None:
@@ -275,10 +275,10 @@ class _Writer:
         out = onnx.ModelProto()
         out.CopyFrom(self.model)
         used = {t for node in self.nodes for t in node.input}
-        kept = [t for t in self.model.graph.initializer if t.name in used]
+        initializers = [t for t in self.model.graph.initializer if t.name in used]
         del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
         out.graph.node.extend(self.nodes)
-        out.graph.initializer.extend([*kept, *self.constants])
+        out.graph.initializer.extend([*initializers, *self.constants])
         onnx.checker.check_model(out, full_check=True)
         return out
 
@@ -287,8 +287,8 @@ def quantize(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) ->
     """A new model with Q/DQ as `plan` says for graph `name`. InputError when a tensor it needs has
     no range.
     """
-    made = _Writer(model, name, plan, dialect).run()
-    return half(made, plan.ranges.get(name, {})) if dialect.floats == "float16" else made
+    quantized = _QdqWriter(model, name, plan, dialect).run()
+    return half(quantized, plan.ranges.get(name, {})) if dialect.floats == "float16" else quantized
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -82,12 +82,12 @@ class TensorRt(FileRuntime):
     def _built(
         self, onnx: Path, data: bytes, capabilities: tuple[str, ...], timing: Path | None = None
     ) -> list[bytes]:
-        made = engines(self.module, data, capabilities, timing=timing)
-        if isinstance(made, tuple):
+        built = engines(self.module, data, capabilities, timing=timing)
+        if isinstance(built, tuple):
             raise EdgegenError(
-                *made, path=onnx, hint="edgegen lint says what its runtimes refuse of a graph"
+                *built, path=onnx, hint="edgegen lint says what its runtimes refuse of a graph"
             )
-        return made
+        return built
 
     def _facts(self) -> dict[str, str]:
         """Everything but the ONNX file that decides whether an engine fits."""
@@ -151,11 +151,11 @@ class TensorRtRtx(TensorRt):
         here = self._facts().get("capability") if self.here in capabilities else ""
         old = tuple(c for c in capabilities if TURING in (c, here))
         new = tuple(c for c in capabilities if c not in old)
-        made = dict(zip(new, self._built(onnx, data, new, timing), strict=True)) if new else {}
+        engines = dict(zip(new, self._built(onnx, data, new, timing), strict=True)) if new else {}
         if old:
             products = without_products(model).SerializeToString(deterministic=True)
-            made |= zip(old, self._built(onnx, products, old, timing), strict=True)
-        return [made[c] for c in capabilities]
+            engines |= zip(old, self._built(onnx, products, old, timing), strict=True)
+        return [engines[c] for c in capabilities]
 
     def load(self, built: Path, threads: int) -> Session:
         """The engine beside `built` that fits this GPU, or one that was built here; RuntimeMissing
@@ -213,8 +213,12 @@ def _gpu() -> dict[str, str]:
     import torch
 
     driver = Path("/proc/driver/nvidia/version")
-    said = driver.read_text(errors="replace").splitlines()[0] if driver.is_file() else ""
-    return {"gpu": torch.cuda.get_device_name(), "capability": _capability(), "driver": said}
+    driver_version = driver.read_text(errors="replace").splitlines()[0] if driver.is_file() else ""
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "capability": _capability(),
+        "driver": driver_version,
+    }
 
 
 class _TensorRtSession:

@@ -41,37 +41,39 @@ def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
     out.CopyFrom(model)
     del out.graph.node[:]
     for node in model.graph.node:
-        made: list[NodeProto | TensorProto] = []
+        replacement: list[NodeProto | TensorProto] = []
         if (
             full(node)
             and rank(node.input[0]) == 2
             and node.input[1] in constants
             and rank(node.input[1]) == 2
         ):
-            made = list(_pixel(node, constants[node.input[1]]))
+            replacement = list(_pixel(node, constants[node.input[1]]))
         elif (
             full(node)
             and node.op_type == "MatMul"
             and min(rank(node.input[0]), rank(node.input[1])) >= 2
         ):
-            made = list(_pairs(node))
-        for one in made or [node]:
-            (out.graph.node if isinstance(one, NodeProto) else out.graph.initializer).append(one)
+            replacement = list(_pairs(node))
+        for part in replacement or [node]:
+            (out.graph.node if isinstance(part, NodeProto) else out.graph.initializer).append(part)
     onnx.checker.check_model(out, full_check=True)
     return out
 
 
 def _pixel(node: NodeProto, matrix: np.ndarray) -> Iterator[NodeProto | TensorProto]:
     """x (n, k) times a constant matrix, with Gemm's own settings."""
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     name = node.output[0]
     x = node.input[0]
-    if given.get("transA"):
+    if attributes.get("transA"):
         yield helper.make_node(
             "Transpose", [x], [f"{name}.turned"], f"{node.name}.Turn", perm=[1, 0]
         )
         x = f"{name}.turned"
-    kernel = (matrix if given.get("transB") else matrix.T) * np.float32(given.get("alpha", 1.0))
+    kernel = (matrix if attributes.get("transB") else matrix.T) * np.float32(
+        attributes.get("alpha", 1.0)
+    )
     yield numpy_helper.from_array(np.ascontiguousarray(kernel[:, :, None, None]), f"{name}.kernel")
     yield numpy_helper.from_array(np.array([2, 3]), f"{name}.pixel")
     biased = len(node.input) > 2 and bool(node.input[2])
@@ -85,8 +87,10 @@ def _pixel(node: NodeProto, matrix: np.ndarray) -> Iterator[NodeProto | TensorPr
     )
     if biased:
         bias = node.input[2]
-        if given.get("beta", 1.0) != 1.0:
-            yield numpy_helper.from_array(np.asarray(given["beta"], np.float32), f"{name}.beta")
+        if attributes.get("beta", 1.0) != 1.0:
+            yield numpy_helper.from_array(
+                np.asarray(attributes["beta"], np.float32), f"{name}.beta"
+            )
             yield helper.make_node(
                 "Mul", [bias, f"{name}.beta"], [f"{name}.bias"], f"{node.name}.Beta"
             )

@@ -14,7 +14,7 @@ from edgegen.core.latent import Latent
 from edgegen.core.samplers import SingleSampler
 from edgegen.core.spec import TensorSpec
 from edgegen.families import Recipe
-from edgegen.training.loop import Trainer
+from edgegen.training.loop import Trainer, TrainerOptions
 from edgegen.training.processes import ALONE, World
 
 
@@ -149,4 +149,4 @@ def staged(
         torch.manual_seed(0)
         made = Staged(half, gap)
     recipe = Recipe(None, images=8 * steps, batch=8, warmup=3, ema=0.9, precision="fp32")
-    return made, Trainer.start(made, recipe, PHOTOS, 0, world=world, only=only)
+    return made, Trainer.start(made, recipe, PHOTOS, 0, TrainerOptions(world=world, only=only))

@@ -16,7 +16,7 @@ from toys import shapes, trainer
 from edgegen.core.graph import Batch, Objective
 from edgegen.errors import InputError
 from edgegen.training import checkpoint
-from edgegen.training.loop import Trainer
+from edgegen.training.loop import Trainer, TrainerOptions
 from edgegen.training.update import optimizer_of
 
 pytestmark = [ADAPT, pytest.mark.slow]
@@ -26,7 +26,9 @@ PHOTOS = shapes(32)
 def started(eight_bit: bool = True, steps: int = 8) -> Trainer:
     """A cas-dm with adapters on an NF4 base, of which theta and phi move."""
     made, recipe = adapted("cas-dm", "nf4")
-    return Trainer.start(made, replace(recipe, images=8 * steps), PHOTOS, 0, eight_bit=eight_bit)
+    return Trainer.start(
+        made, replace(recipe, images=8 * steps), PHOTOS, 0, TrainerOptions(eight_bit=eight_bit)
+    )
 
 
 def copied(run: Trainer) -> dict[str, Tensor]:
@@ -189,7 +191,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_weight_may_move_too(tmp_path: Path) -> None:
     """Full fine-tuning with it, batch norm and all; its checkpoint holds no tables."""
     base = trainer(steps=3)
-    run = Trainer.start(base.generator, base.recipe, base.photos, 0, eight_bit=True)
+    run = Trainer.start(base.generator, base.recipe, base.photos, 0, TrainerOptions(eight_bit=True))
     assert all(loss == loss for report in run.run() for loss in report.values())
     names = load_file(checkpoint.save(tmp_path, run) / "adam-theta.safetensors")
     assert names and not any("qmap" in name for name in names)

@@ -20,6 +20,7 @@ from edgegen.training import worker
 from edgegen.training.data import BadPhotos, Report, load, shown
 from edgegen.training.folder import Bad
 from edgegen.training.photos import BadPhoto, Want, decode
+from edgegen.training.reading import PhotoReading
 from edgegen.training.worker import DecoderProcess
 
 WANT = Want(32, (255, 255, 255), 16)
@@ -65,7 +66,7 @@ def test_each_bad_photo_is_named_and_the_rest_is_used(tmp_path: Path) -> None:
         BadPhotos,
         match=r"4 of 84 photos .* used: bad0\.jpg: E-IMG-EMPTY the file has 0 bytes; bad1",
     ) as caught:
-        load(tmp_path, 32, on_bad="fail")
+        load(tmp_path, 32, PhotoReading(on_bad="fail"))
     assert (
         caught.value.code == "E-DATA-BAD"
         and caught.value.exit_code == 4
@@ -80,7 +81,7 @@ def test_more_than_five_percent_bad_always_fails(tmp_path: Path) -> None:
     assert len(load(tmp_path, 32)[1].bad) == 1, "1 of 20 is 5 %"
     (tmp_path / "y.jpg").write_bytes(b"")
     with pytest.raises(BadPhotos, match=r"x\.jpg: .*y\.jpg: ") as caught:
-        load(tmp_path, 32, on_bad="skip")
+        load(tmp_path, 32, PhotoReading(on_bad="skip"))
     assert "at most 5% may be skipped" in caught.value.hint
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from edgegen.errors import InputError, ResourceError, UsageError
 from edgegen.training import folder
 from edgegen.training.data import Photos, load, need
+from edgegen.training.reading import PhotoReading
 from edgegen.training.split import near_copies, refuse_leak, split
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -81,7 +82,7 @@ def test_the_order_does_not_depend_on_the_file_system(
 def test_photos_keep_their_aspect_on_the_background(tmp_path: Path) -> None:
     Image.new("RGB", (60, 30), "red").save(tmp_path / "wide.png")
     Image.new("RGB", (30, 60), "red").save(tmp_path / "tall.png")
-    photos, _ = load(tmp_path, 32, background="#0000ff")
+    photos, _ = load(tmp_path, 32, PhotoReading("#0000ff"))
     tall, wide = photos.pixels
     assert (
         (wide[8:24] == (255, 0, 0)).all()
@@ -145,7 +146,7 @@ def test_hidden_files_and_fifos_are_never_opened(tmp_path: Path) -> None:
     (tmp_path / "._001.jpg").write_bytes(b"AppleDouble")
     (tmp_path / "notes.txt").write_text("x")
     os.mkfifo(tmp_path / "pipe.jpg")
-    _, report = load(tmp_path, 32, on_bad="fail")
+    _, report = load(tmp_path, 32, PhotoReading(on_bad="fail"))
     assert report.warnings == {
         "W-DATA-IGNORED": ("._001.jpg", "notes.txt"),
         "W-DATA-NOT-FILE": ("pipe.jpg",),
@@ -200,15 +201,17 @@ def test_too_few_photos_and_wrong_settings_say_so(tmp_path: Path) -> None:
         need(photos, 32, "calibration")
     assert caught.value.code == "E-DATA-TOO-FEW"
     wrong: list[dict[str, Any]] = [
-        {"size": 0},
         {"min_side": 0},
         {"background": "no one"},
         {"on_bad": "maybe"},
-        {"split": "all"},
     ]
     for setting in wrong:
         with pytest.raises(UsageError):
-            load(tmp_path, **{"size": 32, **setting})
+            load(tmp_path, 32, PhotoReading(**setting))
+    with pytest.raises(UsageError, match="must be positive, got 0"):
+        load(tmp_path, 0)
+    with pytest.raises(UsageError, match="split='all' must be train or test"):
+        load(tmp_path, 32, split="all")  # type: ignore[arg-type]
 
 
 def test_photos_that_do_not_fit_in_memory_are_refused_before_reading(tmp_path: Path) -> None:

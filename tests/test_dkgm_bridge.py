@@ -25,7 +25,7 @@ from edgegen.core.samplers import (
 )
 from edgegen.core.samplers.bridge import TIMES, step
 from edgegen.errors import TrustError
-from edgegen.families.dkgm.debias import bridge_loss, deviation
+from edgegen.families.dkgm.debias import Bridge, bridge_loss, deviation
 from edgegen.families.dkgm.kernels import posterior_mean
 
 Clean = Callable[[np.ndarray, float], np.ndarray]  # E[x | X_t] of values (n, ...) at level t
@@ -115,7 +115,7 @@ def test_3_the_networks_target_has_unit_variance_at_every_level(t: float) -> Non
         seen.append(y)
         return torch.zeros_like(y)
 
-    loss = bridge_loss(predict, x, coarse, levels, xi, k, spread, "scaled")
+    loss = bridge_loss(predict, x, coarse, levels, xi, Bridge(k, spread), "scaled")
     # the bridge's X_t
     torch.testing.assert_close(seen[0], (1 - t) * x + t * coarse + k * (t * (1 - t)) ** 0.5 * xi)
     out = deviation(torch.tensor(t), spread, k)
@@ -354,7 +354,7 @@ def test_timesteps_are_what_the_graph_is_told() -> None:
             told: list[int] = []
             sampler = BridgeSampler(power_levels(steps, power), 0.0)
             sampler.refine(
-                partial(note, told), np.zeros((1, 1, 1, 1), np.float32), {}, lambda _: None
+                partial(note, told), np.zeros((1, 1, 1, 1), np.float32), {}, lambda _: np.zeros(0)
             )
             assert tuple(told) == sampler.timesteps
 

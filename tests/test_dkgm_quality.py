@@ -17,7 +17,7 @@ from toys import shapes, tensor
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import BridgeSampler, power_levels
 from edgegen.evidence.sharpness import sharpness
-from edgegen.families.dkgm.debias import bridge_loss, deviation
+from edgegen.families.dkgm.debias import Bridge, bridge_loss, deviation
 from edgegen.families.dkgm.family import Dkgm
 from edgegen.families.dkgm.kernels import posterior_mean
 from edgegen.families.unet import UNetConfig
@@ -54,7 +54,8 @@ def test_6_a_trained_network_brings_a_mixture_back(weighting: str, limit: float)
         x = data[torch.randint(len(data), (512,), generator=rng)]
         coarse = x + h * torch.randn(x.shape, generator=rng)
         t = 1 - torch.rand(len(x), generator=rng)
-        loss = bridge_loss(net, x, coarse, t, torch.randn(x.shape, generator=rng), k, h, weighting)
+        xi = torch.randn(x.shape, generator=rng)
+        loss = bridge_loss(net, x, coarse, t, xi, Bridge(k, h), weighting)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -16,7 +16,7 @@ from torch import Tensor
 from toys import shapes, tensor
 
 from edgegen.core.runtime import Pipeline
-from edgegen.families.dkgm.debias import bridge_loss, deviation
+from edgegen.families.dkgm.debias import Bridge, bridge_loss, deviation
 from edgegen.families.dkgm.family import FAMILY
 from edgegen.training import checkpoint, run
 from edgegen.training.loop import Trainer
@@ -35,9 +35,9 @@ def test_both_weightings_have_one_optimum_and_differ_by_the_scale() -> None:
         return y / out[:, None]  # x is 0, so F = X_t / c_out
 
     for weighting in ("scaled", "image"):
-        assert bridge_loss(right, x, coarse, t, xi, 0.3, 0.7, weighting) < 1e-12
+        assert bridge_loss(right, x, coarse, t, xi, Bridge(0.3, 0.7), weighting) < 1e-12
     shifted = [
-        bridge_loss(lambda y, t: right(y, t) + 1, x, coarse, t, xi, 0.3, 0.7, w)
+        bridge_loss(lambda y, t: right(y, t) + 1, x, coarse, t, xi, Bridge(0.3, 0.7), w)
         for w in ("scaled", "image")
     ]
     assert shifted[0].item() == pytest.approx(1) and shifted[1].item() == pytest.approx(

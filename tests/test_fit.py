@@ -19,6 +19,7 @@ from edgegen.core.files import read_json
 from edgegen.training import idx, sizes
 from edgegen.training.data import load
 from edgegen.training.photos import Want, decode
+from edgegen.training.reading import PhotoReading
 from edgegen.training.source import open_source
 
 Captured = pytest.CaptureFixture[str]
@@ -66,7 +67,7 @@ def test_the_report_says_which_and_of_what_sizes(tmp_path: Path) -> None:
     data = uneven(tmp_path / "a", 3)
     picture(9, 40, 40).save(data / "square.png")
     padded, report = load(data, 32)
-    cropped, other = load(data, 32, fit="crop")
+    cropped, other = load(data, 32, PhotoReading(fit="crop"))
     assert (
         report.fit == "pad"
         and other.fit == "crop"
@@ -83,7 +84,7 @@ def test_the_report_says_which_and_of_what_sizes(tmp_path: Path) -> None:
         padded.pixels[3] == cropped.pixels[3]
     ).all() and padded.fingerprint != cropped.fingerprint
     with pytest.raises(Exception, match="fit='stretch' be pad or crop"):
-        load(data, 32, fit="stretch")  # type: ignore[arg-type]
+        load(data, 32, PhotoReading(fit="stretch"))  # type: ignore[arg-type]
 
 
 def test_what_a_square_costs() -> None:
@@ -112,7 +113,7 @@ def test_shards_are_cropped_and_known_by_it(tmp_path: Path) -> None:
             add(made, f"{k}.png", encoded("PNG", picture(k, 64, 32)) if k else png(0))
     seen = {}
     for fit in ("pad", "crop"):
-        with open_source(tmp_path / "a.tar", 16, fit=fit) as (source, report):
+        with open_source(tmp_path / "a.tar", 16, PhotoReading(fit=fit)) as (source, report):
             seen[fit] = source.fingerprint, source.read(np.arange(10))[0]
             assert report().fit == fit
     assert seen["pad"][0] != seen["crop"][0], (

@@ -17,7 +17,13 @@ import tiny
 from edgegen.cli.main import run
 from edgegen.core.bundle import MANIFEST, Bundle, digest
 from edgegen.core.files import read_json, to_json
-from edgegen.core.fp32_last_steps import Stepped, rounded, stepped, timed, until
+from edgegen.core.fp32_last_steps import (
+    SessionWithFp32Steps,
+    fp32_below,
+    int8_session,
+    timesteps_by_graph,
+    with_fp32_steps,
+)
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Pipeline
 from edgegen.errors import TrustError
@@ -40,11 +46,11 @@ def test_the_last_calls_are_told_by_their_timestep() -> None:
         "timeless": [{"x": np.zeros(1)}] * 3,
         "back": asked(1, 2, 3),
     }
-    assert timed(recorded) == {"net": [9, 6, 2], "other": [9, 6, 2]}
-    assert until(recorded, 1) == {"net": 4.0, "other": 4.0}
-    assert until(recorded, 2) == {"net": 7.5, "other": 7.5}
-    assert until(recorded, 0) == {} == until(recorded, 3), "not all can be the last"
-    assert until({"same": asked(5, 5)}, 1) == {}, (
+    assert timesteps_by_graph(recorded) == {"net": [9, 6, 2], "other": [9, 6, 2]}
+    assert fp32_below(recorded, 1) == {"net": 4.0, "other": 4.0}
+    assert fp32_below(recorded, 2) == {"net": 7.5, "other": 7.5}
+    assert fp32_below(recorded, 0) == {} == fp32_below(recorded, 3), "not all can be the last"
+    assert fp32_below({"same": asked(5, 5)}, 1) == {}, (
         "a graph that is told one time twice cannot tell which is the last"
     )
 
@@ -52,8 +58,8 @@ def test_the_last_calls_are_told_by_their_timestep() -> None:
 def test_a_graph_that_is_not_asked_at_the_last_steps_has_none_in_full_precision() -> None:
     """cas-dm's phi in a window of timesteps."""
     recorded = {"theta": asked(9, 6, 4, 2), "early": asked(9, 6), "late": asked(4, 2)}
-    assert until(recorded, 1) == {"theta": 3.0, "late": 3.0}
-    assert until(recorded, 2) == {"theta": 5.0}, (
+    assert fp32_below(recorded, 1) == {"theta": 3.0, "late": 3.0}
+    assert fp32_below(recorded, 2) == {"theta": 5.0}, (
         "late would be in full precision as a whole, and needs no INT8"
     )
 
@@ -64,7 +70,7 @@ def test_each_step_goes_to_one_session() -> None:
     def session(name: str) -> Any:
         return lambda **inputs: said.append((name, float(inputs["t"][0])))
 
-    call = stepped(
+    call = with_fp32_steps(
         {"net": session("int8"), "decoder": session("decoder")},
         {"net": session("full")},
         {"net": 4.0},
@@ -72,10 +78,13 @@ def test_each_step_goes_to_one_session() -> None:
     for inputs in asked(9, 6, 4, 2):
         call["net"](**inputs)
     assert said == [("int8", 9), ("int8", 6), ("int8", 4), ("full", 2)]
-    assert not isinstance(call["decoder"], Stepped) and rounded(call["decoder"]) is call["decoder"]
     assert (
-        isinstance(call["net"], Stepped)
-        and rounded(call["net"]) is call["net"].int8
+        not isinstance(call["decoder"], SessionWithFp32Steps)
+        and int8_session(call["decoder"]) is call["decoder"]
+    )
+    assert (
+        isinstance(call["net"], SessionWithFp32Steps)
+        and int8_session(call["net"]) is call["net"].int8
         and call["net"].placement() == {}
     )
 
@@ -124,13 +133,13 @@ def test_a_bundle_runs_its_last_step_in_full_precision(exported: Bundle, name: s
     full, mixed = (exported.pipeline(target, p) for p in ("fp32", "int8"))
     recorded = bench.record(full, range(3))
     assert (
-        exported.manifest.runtimes[name].until == until(recorded, 1)
-        and len(until(recorded, 1)) == 2
+        exported.manifest.runtimes[name].until == fp32_below(recorded, 1)
+        and len(fp32_below(recorded, 1)) == 2
     )
     rounding = Pipeline(
         full.latent,
         full.sampler,
-        {graph: rounded(session) for graph, session in mixed.call.items()},
+        {graph: int8_session(session) for graph, session in mixed.call.items()},
     )
     for graph, calls in recorded.items():
         for k, inputs in enumerate(calls):
@@ -151,7 +160,7 @@ def test_the_stand_in_changes_to_full_precision_too(
     made = int8(exported, "openvino", 1, False)
     full = exported.pipeline(runtime("onnxruntime"), "fp32")
     for graph, calls in bench.record(full, range(3)).items():
-        assert isinstance(made.call[graph], Stepped)
+        assert isinstance(made.call[graph], SessionWithFp32Steps)
         np.testing.assert_array_equal(made.call[graph](**calls[-1]), full.call[graph](**calls[-1]))
         assert not np.array_equal(made.call[graph](**calls[0]), full.call[graph](**calls[0]))
 

@@ -28,7 +28,7 @@ from edgegen.families.isc_gan.config import IscGanConfig, Regularizers
 from edgegen.families.isc_gan.critic import Critic, spread
 from edgegen.families.isc_gan.family import FAMILY, IscGan, half_life
 from edgegen.families.isc_gan.losses import path_lengths, path_penalty, r1
-from edgegen.training import checkpoint, loop, run
+from edgegen.training import averages, checkpoint, run
 from edgegen.training.loop import Trainer
 from edgegen.training.run import RunSettings
 from edgegen.workflows.generators import torch_pipeline
@@ -155,7 +155,7 @@ def test_a_conditional_critic_reads_the_label() -> None:
 
 
 def test_after_one_half_life_a_new_weight_counts_half() -> None:
-    update = loop._average(half_life(640, 64))
+    update = averages._average(half_life(640, 64))
     average = [torch.zeros(3)]
     for count in range(10_000, 10_010):  # 640 images
         update(average, [torch.ones(3)], count)

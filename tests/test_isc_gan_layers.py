@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from edgegen.core.noise import noise
 from edgegen.core.spec import TensorSpec
 from edgegen.families.isc_gan.config import IscGanConfig
-from edgegen.families.isc_gan.layers import GAIN, EqualConv, ModConv, constant, up2
+from edgegen.families.isc_gan.layers import GAIN, EqualConv, ModConv, ModConvOptions, constant, up2
 from edgegen.families.isc_gan.synthesis import Mapping, StyleGan, Synthesis, SynthesisBlock
 
 SMALL = IscGanConfig(
@@ -56,7 +56,7 @@ def block(net: Synthesis, level: int) -> SynthesisBlock:
 @pytest.mark.parametrize("up", [None, "before", "after"])
 def test_constant_noise_is_a_field_of_the_output_s_size(up: Any) -> None:
     """Upsampling goes over factors and shifts of whole channels, never over noise."""
-    layer = ModConv(4, 6, 5, size=16, up=up, activated=False).requires_grad_(False)
+    layer = ModConv(4, 6, 5, 16, ModConvOptions(up=up, activated=False)).requires_grad_(False)
     x, w = torch.randn(2, 4, 16 if up is None else 8, 16 if up is None else 8), torch.randn(2, 5)
     layer.bias.normal_()
     quiet = layer.constant(3)(x, w)
@@ -73,7 +73,7 @@ def test_constant_weights_give_what_modulated_weights_give(demodulate: bool, up:
     (A.2.1).
     """
     torch.manual_seed(0)
-    layer = ModConv(16, 8, 12, demodulate=demodulate, size=8, up=up)
+    layer = ModConv(16, 8, 12, 8, ModConvOptions(demodulate=demodulate, up=up))
     nn.init.normal_(layer.bias)
     nn.init.ones_(layer.strength)  # type: ignore[arg-type]
     x, w = torch.randn(3, 16, 4 if up else 8, 4 if up else 8), torch.randn(3, 12)

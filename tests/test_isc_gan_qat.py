@@ -139,10 +139,8 @@ def test_rounding_costs_less_and_the_images_stay(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_teacher_is_resumed_and_adapting_plays_the_game(tmp_path: Path) -> None:
     config, photos = replace(TINY, qat=True), shapes(40, 16)
-    start = InitialWeights(
-        {f"generator.{k}": v for k, v in IscGan(TINY).generator.state_dict().items()}, tmp_path
-    )
-    options = RunOptions(start=start)
+    tensors = {f"generator.{k}": v for k, v in IscGan(TINY).generator.state_dict().items()}
+    options = RunOptions(start=InitialWeights(tensors, tmp_path))
 
     class Enough(Exception):
         pass

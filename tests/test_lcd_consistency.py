@@ -51,7 +51,9 @@ def exact(x: Any, t: float, spread: float) -> Any:
 def test_1_at_the_start_of_time_f_is_the_identity_to_the_bit() -> None:
     x, predicted = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     for prediction in ("v", "epsilon"):
-        assert torch.equal(consistency(x, 0, predicted, torch.tensor(0.9985), prediction), x)
+        assert torch.equal(
+            consistency(x, torch.tensor(0), predicted, torch.tensor(0.9985), prediction), x
+        )
         assert torch.equal(
             consistency(x, torch.zeros(2, 1, 1, 1), predicted, torch.tensor(0.9985), prediction), x
         )

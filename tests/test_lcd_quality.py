@@ -100,7 +100,7 @@ def test_11_few_steps_of_the_student_beat_one_of_the_teacher(distil: Distil) -> 
                 return net(x, t, None, None, torch.zeros(len(x)) if way == "student" else None)
 
         x = torch.randn(1000, 4, 4, 4, generator=g)
-        call: Call = {"denoiser": denoiser, "decoder": lambda x: x / 3}
+        call: Call[torch.Tensor] = {"denoiser": denoiser, "decoder": lambda x: x / 3}
         made = sampler(call, x, {}, lambda stream: torch.randn(x.shape, generator=g))
         return frechet(truth, Moments.of(3 * made.flatten(1).numpy()))
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 
 from edgegen.training.data import BadPhotos, load
 from edgegen.training.photos import ORIENTATION, BadPhoto, Want, decode
+from edgegen.training.reading import PhotoReading
 
 WANT = Want(32, (255, 255, 255), 16)
 LZW, LOSSLESS = {"compression": "tiff_lzw"}, {"lossless": True}
@@ -265,4 +266,4 @@ def test_min_side_is_a_setting(tmp_path: Path) -> None:
         picture(k, 20, 20).save(tmp_path / f"{k}.png")
     assert len(load(tmp_path, 32)[0]) == 2
     with pytest.raises(BadPhotos, match="20x20 pixels; the shorter side must have at least 64"):
-        load(tmp_path, 32, min_side=64)
+        load(tmp_path, 32, PhotoReading(min_side=64))

@@ -240,7 +240,7 @@ def test_nodes_without_names_are_told_apart() -> None:
     model.graph.node[2].input[1] = "x"  # a computed weight: not constant, so not quantized
     model.graph.node[2].op_type = "Mul"
     del model.graph.node[2].input[2:], model.graph.node[2].attribute[:]
-    int8 = qdq._Writer(model, "g", tiny.everything_int8(tiny.conv_net((3, 16), (16, 16))), TRT)
+    int8 = qdq._QdqWriter(model, "g", tiny.everything_int8(tiny.conv_net((3, 16), (16, 16))), TRT)
     assert int8.int8 == {"h0"}
 
 

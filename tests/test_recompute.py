@@ -18,7 +18,7 @@ from edgegen.families import FAMILIES, family
 from edgegen.families.lcd.attention import Spatial, TokenSet
 from edgegen.families.unet import Block, Norm, UNet, UNetConfig
 from edgegen.training.adapt.recompute import BLOCKS, recompute
-from edgegen.training.loop import Trainer
+from edgegen.training.loop import Trainer, TrainerOptions
 
 NET = UNetConfig(widths=(16, 32), embedding=16, dropout=0.3)
 
@@ -215,9 +215,8 @@ def test_a_run_of_adapters_goes_as_without() -> None:
     for twice in (False, True):
         made, recipe = adapted("lcd", "nf4")
         photos = shapes(32, recipe.config.size)
-        run = Trainer.start(
-            made, replace(recipe, images=8 * 3), photos, 0, only="teacher", eight_bit=True
-        )
+        options = TrainerOptions(only="teacher", eight_bit=True)
+        run = Trainer.start(made, replace(recipe, images=8 * 3), photos, 0, options)
         losses.append(list(steps_of(run, twice)))
     assert losses[0] == losses[1]
 

@@ -5,8 +5,9 @@ torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -262,7 +263,7 @@ def test_each_path_asks_what_it_needs_and_mixes_as_it_says() -> None:
 
 def test_mean_gates_are_what_phi_said_and_reproduce_a_constant_gate() -> None:
     x = np.random.default_rng(0).standard_normal((2, 1, 4, 4))
-    call: Call = {
+    call: Call[np.ndarray] = {
         "theta": lambda x, t: np.sin(x),
         "phi": lambda coarse, x, t: np.concatenate(
             [coarse * 0.9, x * 0 + t[:, None, None, None] / 200], axis=1
@@ -318,12 +319,17 @@ def test_a_single_call_chains_its_graphs_on_numpy_and_torch() -> None:
         SingleSampler(("first", "second")),
         np.random.default_rng(0).standard_normal((3, 4)),
     )
-    call: Call = {"first": lambda x, label: x + label, "second": lambda x: 2 * x[:, :, None, None]}
-    images = sampler(
-        call, x, {"label": np.ones((3, 1))}, lambda _: pytest.fail("no noise but the start")
-    )
+    call: dict[str, Callable[..., Any]] = {
+        "first": lambda x, label: x + label,
+        "second": lambda x: 2 * x[:, :, None, None],
+    }
+
+    def draw(stream: str) -> NoReturn:
+        pytest.fail("no noise but the start")
+
+    images = sampler(call, x, {"label": np.ones((3, 1))}, draw)
     np.testing.assert_array_equal(images, (2 * (x + 1)).clip(-1, 1)[:, :, None, None])
-    again = sampler(call, torch.from_numpy(x), {"label": torch.ones(3, 1)}, lambda _: None)
+    again = sampler(call, torch.from_numpy(x), {"label": torch.ones(3, 1)}, draw)
     np.testing.assert_allclose(again.numpy(), images)
     assert sampler.timesteps == (0,) and len(sampler.timesteps) == 1
 

@@ -12,6 +12,7 @@ import pytest
 from shards_of import add, folder, png, refused, shard
 
 from edgegen.errors import InputError, TrustError, UsageError
+from edgegen.training.reading import PhotoReading
 from edgegen.training.shards import index
 from edgegen.training.source import open_source
 
@@ -180,7 +181,7 @@ def test_shards_beside_images_and_wrong_settings_are_refused(tmp_path: Path) -> 
         pass
     with (
         pytest.raises(UsageError),
-        open_source(folder(tmp_path / "t", 10), 16, background="no colour"),
+        open_source(folder(tmp_path / "t", 10), 16, PhotoReading("no colour")),
     ):
         pass
     with pytest.raises(InputError, match="does not exist"), open_source(tmp_path / "none.tar", 16):

@@ -17,7 +17,7 @@ from edgegen.cli.main import run
 from edgegen.errors import RuntimeMissing, UsageError
 from edgegen.families.isc_gan.family import FAMILY
 from edgegen.training.device import device_of
-from edgegen.training.loop import Trainer
+from edgegen.training.loop import Trainer, TrainerOptions
 from edgegen.training.record import pipeline
 
 pytestmark = pytest.mark.slow
@@ -105,7 +105,9 @@ def test_compiling_is_refused_where_losses_differentiate_twice() -> None:
         UsageError,
         match=r"E-COMPILE. torch.compile cannot differentiate this family's networks twice",
     ):
-        Trainer.start(FAMILY.build(recipe.config), recipe, shapes(16), 0, compiled=True)
+        Trainer.start(
+            FAMILY.build(recipe.config), recipe, shapes(16), 0, TrainerOptions(compiled=True)
+        )
 
 
 def test_compiled_networks_train_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +118,7 @@ def test_compiled_networks_train_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     plan = settings(steps=2, precision="fp32").recipe
 
     def results(compiled: bool) -> tuple[list[dict[str, float]], bytes]:
-        made = Trainer.start(generator(TOY), plan, PHOTOS, 0, compiled=compiled)
+        made = Trainer.start(generator(TOY), plan, PHOTOS, 0, TrainerOptions(compiled=compiled))
         # graphs are copies of networks that are compiled
         return list(made.run()), pipeline(made)(range(2)).tobytes()
 

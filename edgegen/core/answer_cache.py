@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .files import DAY
+from .files import DAY, JsonObject
 
 KEPT = 30 * DAY  # seconds that notes nobody asked for stay
 
@@ -27,12 +27,12 @@ class Notes:
     def __init__(self, path: Path) -> None:
         """`path` need not exist, nor its folder."""
         self._path = path
-        self._known: dict[str, Any] = {}
+        self._known: JsonObject = {}
         with contextlib.suppress(FileNotFoundError):
             for line in path.read_bytes().splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    found = json.loads(line)
-                    self._known[found["asked"]] = found["answer"]
+                    note = json.loads(line)
+                    self._known[note["asked"]] = note["answer"]
 
     def recall(self, question: str, find: Callable[[], Any]) -> Any:
         """The answer noted, or the one that `find` gives, noted before it is returned. OSError when
@@ -70,6 +70,6 @@ def cache() -> Path:
     """EDGEGEN_CACHE, or edgegen in XDG_CACHE_HOME, or ~/.cache/edgegen: what may be deleted at any
     time.
     """
-    if given := os.environ.get("EDGEGEN_CACHE"):
-        return Path(given)
+    if folder_named := os.environ.get("EDGEGEN_CACHE"):
+        return Path(folder_named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgegen"

@@ -20,14 +20,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from .. import __version__
 from ..errors import EdgegenError, InputError, TrustError, UsageError
-from .files import read_json, to_json
-from .fp32_last_steps import stepped
+from .files import JsonObject, read_json, to_json
+from .fp32_last_steps import with_fp32_steps
 from .latent import Latent
 from .manifest import Built, Manifest
 from .runtime import Compiling, Pipeline, Runtime
@@ -58,71 +58,38 @@ class Bundle:
 
         With a public key, a bundle that its owner did not sign as it is here is a TrustError too.
         """
-        path = root / MANIFEST
-        if not path.is_file() or path.is_symlink():
-            raise InputError(
-                "E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=root
-            )
-        try:
-            data = read_json(path)
-        except InputError as error:
-            raise TrustError("E-MANIFEST", error.message, path=path) from error
-        if (
-            not isinstance(data, dict)
-            or data.get("sha256") != digest(data)
-            or path.read_bytes() != to_json(data)
-        ):
-            raise TrustError(
-                "E-HASH",
-                "manifest.json is not the file that was written",
-                path=path,
-                hint="copy the bundle again",
-            )
-        if isinstance(made := data.get("schema_version"), int) and made > SCHEMA:
-            raise UsageError(
-                "E-SCHEMA",
-                f"the bundle has schema {made}; edgegen {__version__} reads up to {SCHEMA}",
-                path=path,
-            )
-        try:
-            manifest = Manifest.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise TrustError("E-MANIFEST", f"{where}: {first['msg']}", path=path) from error
+        manifest = _read_manifest(root)
         _check_files(root, manifest)
         bundle = cls(root, manifest)
         if public_key is not None:
             bundle = cls(root, manifest, check(root, bundle.digests(), public_key))
-        for named in (
+        bundle._check_graphs()
+        _check_last_steps(manifest, root / MANIFEST)
+        sampler_from_json(manifest.sampler)
+        start = manifest.start
+        if not start.shape or min(start.shape) < 1 or start.classes < 0:
+            raise TrustError(
+                "E-MANIFEST", f"start: cannot begin from {start}", path=root / MANIFEST
+            )
+        return bundle
+
+    def _check_graphs(self) -> None:
+        """TrustError where a runtime has not every graph of the manifest, or a file of one is not
+        listed.
+        """
+        manifest = self.manifest
+        for files in (
             manifest.graphs,
-            *(files for built in manifest.runtimes.values() for files in (built.load, built.onnx)),
+            *(names for built in manifest.runtimes.values() for names in (built.load, built.onnx)),
         ):
-            for name in named.values():
-                bundle.path(name)
-            if set(named) != set(manifest.graphs):
+            for name in files.values():
+                self.path(name)
+            if set(files) != set(manifest.graphs):
                 raise TrustError(
                     "E-MANIFEST",
                     f"the runtimes have other graphs than {', '.join(manifest.graphs)}",
-                    path=path,
+                    path=self.root / MANIFEST,
                 )
-        for name, built in manifest.runtimes.items():
-            if unknown := sorted(built.until.keys() - manifest.graphs.keys()):
-                raise TrustError(
-                    "E-MANIFEST",
-                    f"runtimes.{name}.until: there is no graph {unknown[0]}",
-                    path=path,
-                )
-            if built.until and built.code:
-                raise TrustError(
-                    "E-MANIFEST",
-                    f"runtimes.{name}.until: engines cannot change to FP32 between steps",
-                    path=path,
-                )
-        sampler_from_json(manifest.sampler)
-        if not manifest.start.shape or min(manifest.start.shape) < 1 or manifest.start.classes < 0:
-            raise TrustError("E-MANIFEST", f"start: cannot begin from {manifest.start}", path=path)
-        return bundle
 
     def digests(self) -> dict[str, str]:
         """sha256 of every file, the manifest included: what a signature is over."""
@@ -195,7 +162,7 @@ class Bundle:
                 graph: runtime.load(_here(runtime, path) or path, threads)
                 for graph, path in full.items()
             }
-            call = stepped(call, exact, until)
+            call = with_fp32_steps(call, exact, until)
         start = self.manifest.start
         latent = Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
         return Pipeline(latent, sampler_from_json(self.manifest.sampler), call, batch)
@@ -228,12 +195,12 @@ class Bundle:
 
     def built_here(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
         """What this machine built of them before, by graph; nothing unless all of it is there."""
-        found = {
+        built = {
             graph: _here(runtime, path) for graph, path in self.onnx(runtime, precision).items()
         }
         return (
-            {graph: path for graph, path in found.items() if path is not None}
-            if all(found.values())
+            {graph: path for graph, path in built.items() if path is not None}
+            if all(built.values())
             else {}
         )
 
@@ -247,7 +214,7 @@ def _here(runtime: Runtime, onnx: Path) -> Path | None:
     )
 
 
-def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:
+def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
     """List and hash every file under `root`, check the whole, write manifest.json last.
     EdgegenError if it would not open.
     """
@@ -272,7 +239,7 @@ def write_manifest(root: Path, manifest: dict[str, Any]) -> Manifest:
     return checked
 
 
-def digest(data: Mapping[str, Any]) -> str:
+def digest(data: JsonObject) -> str:
     """What a manifest's own "sha256" must be."""
     return hashlib.sha256(to_json({k: v for k, v in data.items() if k != "sha256"})).hexdigest()
 
@@ -280,6 +247,62 @@ def digest(data: Mapping[str, Any]) -> str:
 def sha256(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _read_manifest(root: Path) -> Manifest:
+    """The manifest as it was written. InputError where there is none, TrustError for another file,
+    UsageError for a schema of the future.
+    """
+    path = root / MANIFEST
+    if not path.is_file() or path.is_symlink():
+        raise InputError(
+            "E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=root
+        )
+    try:
+        data = read_json(path)
+    except InputError as error:
+        raise TrustError("E-MANIFEST", error.message, path=path) from error
+    if (
+        not isinstance(data, dict)
+        or data.get("sha256") != digest(data)
+        or path.read_bytes() != to_json(data)
+    ):
+        raise TrustError(
+            "E-HASH",
+            "manifest.json is not the file that was written",
+            path=path,
+            hint="copy the bundle again",
+        )
+    schema = data.get("schema_version")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UsageError(
+            "E-SCHEMA",
+            f"the bundle has schema {schema}; edgegen {__version__} reads up to {SCHEMA}",
+            path=path,
+        )
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise TrustError("E-MANIFEST", f"{where}: {first['msg']}", path=path) from error
+
+
+def _check_last_steps(manifest: Manifest, path: Path) -> None:
+    """TrustError where a runtime would run its last steps in FP32 and cannot."""
+    for name, built in manifest.runtimes.items():
+        if unknown := sorted(built.until.keys() - manifest.graphs.keys()):
+            raise TrustError(
+                "E-MANIFEST",
+                f"runtimes.{name}.until: there is no graph {unknown[0]}",
+                path=path,
+            )
+        if built.until and built.code:
+            raise TrustError(
+                "E-MANIFEST",
+                f"runtimes.{name}.until: engines cannot change to FP32 between steps",
+                path=path,
+            )
 
 
 def _check_files(root: Path, manifest: Manifest) -> None:

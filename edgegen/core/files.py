@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import InputError, ResourceError, UsageError
 
@@ -54,7 +54,11 @@ def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
             temporary.unlink()
 
 
-def to_json(data: Any) -> bytes:
+# A JSON document. What is in it is checked where it is read, so its values have no narrower type.
+JsonObject = dict[str, Any]
+
+
+def to_json(data: object) -> bytes:
     """Deterministic, finite, ASCII: the same data gives the same bytes, and NaN raises
     ValueError.
     """
@@ -81,14 +85,14 @@ def read_json(path: Path, limit: int = 16 << 20) -> Any:
         raise InputError("E-JSON", f"cannot be read: {error.strerror}", path=path) from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
+    document = dict(pairs)
+    if len(document) != len(pairs):
         raise ValueError("a key appears twice")
-    return found
+    return document
 
 
-def _refuse(word: str) -> Any:
+def _refuse(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number")
 
 

@@ -18,67 +18,73 @@ TIME = "t"  # the input that tells a graph its timestep, (batch,), the same for 
 
 
 @dataclass(frozen=True)
-class Stepped:
-    """One graph as two sessions: `full` answers below the timestep `until`, `int8` at all
+class SessionWithFp32Steps:
+    """One graph as two sessions: `full` answers below the timestep `fp32_below`, `int8` at all
     others.
     """
 
     int8: Session
     full: Session
-    until: float
+    fp32_below: float
 
     def __call__(self, **inputs: Array) -> Array:
-        return (self.full if inputs[TIME].max() < self.until else self.int8)(**inputs)
+        return (self.full if inputs[TIME].max() < self.fp32_below else self.int8)(**inputs)
 
     def placement(self) -> Mapping[str, int]:
         """Of what runs most."""
         return self.int8.placement() if isinstance(self.int8, Placed) else {}
 
 
-def stepped(
-    int8: Mapping[str, Session], full: Mapping[str, Session], until: Mapping[str, float]
+def with_fp32_steps(
+    int8: Mapping[str, Session], full: Mapping[str, Session], below: Mapping[str, float]
 ) -> dict[str, Session]:
-    """The sessions by graph, those of `until` as two."""
+    """The sessions by graph; those that `below` gives a timestep answer in FP32 below it."""
     return {
-        graph: Stepped(session, full[graph], until[graph]) if graph in until else session
+        graph: SessionWithFp32Steps(session, full[graph], below[graph])
+        if graph in below
+        else session
         for graph, session in int8.items()
     }
 
 
-def rounded(session: Session) -> Session:
+def int8_session(session: Session) -> Session:
     """The INT8 side of a graph."""
-    return session.int8 if isinstance(session, Stepped) else session
+    return session.int8 if isinstance(session, SessionWithFp32Steps) else session
 
 
-def timed(recorded: Mapping[str, Sequence[Mapping[str, Array]]]) -> dict[str, list[float]]:
+def timesteps_by_graph(
+    recorded: Mapping[str, Sequence[Mapping[str, Array]]],
+) -> dict[str, list[float]]:
     """graph -> its timesteps, call by call, of graphs that are told a smaller one each time, more
     than once.
     """
-    found = {
+    timesteps = {
         graph: [float(call[TIME].max()) for call in calls]
         for graph, calls in recorded.items()
         if all(TIME in call for call in calls)
     }
     return {
         graph: times
-        for graph, times in found.items()
+        for graph, times in timesteps.items()
         if len(times) > 1 and all(before > after for before, after in pairwise(times))
     }
 
 
-def until(recorded: Mapping[str, Sequence[Mapping[str, Array]]], last: int) -> dict[str, float]:
-    """graph -> the timestep between the sampler's last `last` steps and those before; of graphs
-    that are asked on both sides.
+def fp32_below(
+    recorded: Mapping[str, Sequence[Mapping[str, Array]]], last: int
+) -> dict[str, float]:
+    """graph -> the timestep between the sampler's last `last` steps and those before, of graphs
+    that are asked on both sides. Empty for 0, and where `last` is all steps or more.
 
-    None for 0. All graphs are told the same times; one that is not asked at every step may have
-    none of the last.
+    All graphs are told the same times; one that is not asked at every step may have none of the
+    last.
     """
-    several = timed(recorded)
-    times = sorted({time for one in several.values() for time in one}, reverse=True)
+    by_graph = timesteps_by_graph(recorded)
+    times = sorted({time for own in by_graph.values() for time in own}, reverse=True)
     if not 0 < last < len(times):
         return {}
     between = (times[-last - 1] + times[-last]) / 2
-    return {graph: between for graph, one in several.items() if one[-1] < between < one[0]}
+    return {graph: between for graph, own in by_graph.items() if own[-1] < between < own[0]}
 
 
 def steps_in_fp32(last: int) -> str:

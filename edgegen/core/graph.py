@@ -102,6 +102,9 @@ class Objective:
         return min(1.0, max(0.0, (share - begin) / (end - begin)))
 
 
+# A family's own frozen dataclass: who serves every family hands it on.
+FamilyConfig = Any
+
 # of its training photos: what a bundle of a generator gives away
 Embedded = Literal["none", "features", "pixels"]
 
@@ -112,7 +115,7 @@ class Generator(Protocol):
     """
 
     @property
-    def config(self) -> Any: ...  # the family's Config it was built from
+    def config(self) -> FamilyConfig: ...  # the family's Config it was built from
     @property
     def networks(self) -> nn.ModuleDict: ...
     @property

@@ -4,9 +4,11 @@ other programs.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from .files import JsonObject
 
 
 class _Strict(BaseModel):
@@ -62,7 +64,7 @@ class Manifest(_Strict):
     edgegen: Annotated[str, Field(description="version that made the bundle")]
     family: str
     source: Annotated[
-        dict[str, Any],
+        JsonObject,
         Field(description="name, sha256 of weights or of base and adapter, data, licence"),
     ]
     embeds_training_data: Annotated[
@@ -70,16 +72,16 @@ class Manifest(_Strict):
     ]
     start: Start
     sampler: Annotated[
-        dict[str, Any], Field(description="kind and constants: the loop over the graphs as data")
+        JsonObject, Field(description="kind and constants: the loop over the graphs as data")
     ]
     graphs: Annotated[ByGraph, Field(description="FP32 ONNX by graph")]
     scheme: Annotated[str, Field(description="the quantization that was really used, in words")]
     calibration: Annotated[
-        dict[str, Any], Field(description="samples, seeds, coverage of timesteps, search of plans")
+        JsonObject, Field(description="samples, seeds, coverage of timesteps, search of plans")
     ]
     runtimes: Annotated[dict[str, Built], Field(description="INT8 files by runtime")]
     evidence: Annotated[
-        dict[str, Any],
+        JsonObject,
         Field(description="parity, verdicts with seeds and the reference's sha256, machine"),
     ]
     files: Annotated[
@@ -87,7 +89,7 @@ class Manifest(_Strict):
     ]
 
 
-def schema() -> dict[str, Any]:
+def schema() -> JsonObject:
     """JSON Schema of manifest.json; a test holds docs/manifest.schema.json to it."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import InputError
-from .files import read_json, to_json
+from .files import JsonObject, read_json, to_json
 
 Precision = Literal["int8", "fp32"]
 ROUNDED = re.compile(r"\.rounded[0-9]$")
@@ -89,7 +89,7 @@ class Plan:
     @classmethod
     def read(cls, path: Path) -> Plan:
         """InputError names what is wrong with the file."""
-        data: Any = read_json(path)
+        data = read_json(path)
         try:
             if data["schema_version"] != 1:
                 raise ValueError(f"schema {data['schema_version']} is not known to this version")
@@ -98,7 +98,7 @@ class Plan:
                 g: {t: Range(*map(float, r)) for t, r in tensors.items()}
                 for g, tensors in data["ranges"].items()
             }
-            layers = tuple(_layer(one) for one in data.get("layers", ()))
+            layers = tuple(_layer(layer) for layer in data.get("layers", ()))
             unit, model, last = (
                 str(data.get("unit", "")),
                 str(data.get("model", "")),
@@ -111,7 +111,7 @@ class Plan:
         return cls(rules, ranges, layers, unit, model, last)
 
 
-def _layer(data: Any) -> Layer:
+def _layer(data: JsonObject) -> Layer:
     damage, saved = (None if data[k] is None else float(data[k]) for k in ("damage", "saved"))
     return Layer(
         str(data["graph"]),

@@ -106,7 +106,7 @@ class Placed(Protocol):
         """Nodes by what executes them."""
 
 
-def placement(call: Call) -> dict[str, dict[str, int]]:
+def placement(call: Call[np.ndarray]) -> dict[str, dict[str, int]]:
     """Where each graph's nodes run, of the sessions that know."""
     sessions: Mapping[str, object] = call
     return {
@@ -127,7 +127,7 @@ class Pipeline:
 
     latent: Latent
     sampler: Sampler
-    call: Call = field(repr=False)
+    call: Call[np.ndarray] = field(repr=False)
     batch: int = 64
     given: Mapping[str, Array] = field(default_factory=dict, repr=False)
     workers: int = 1
@@ -142,13 +142,13 @@ class Pipeline:
         )
 
     def _batch(self, seeds: Sequence[int], label: int | None) -> Array:
-        given = {
+        repeated = {
             name: np.repeat(value[None], len(seeds), axis=0) for name, value in self.given.items()
         }
         images: Array = self.sampler(
             self.call,
             self.latent.start(seeds),
-            {**self.latent.condition(seeds, label), **given},
+            {**self.latent.condition(seeds, label), **repeated},
             lambda stream: noise(self.latent.noise, seeds, stream),
         )
         return images.astype(np.float32, copy=False)

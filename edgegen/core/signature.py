@@ -13,10 +13,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, RuntimeMissing, TrustError
 from .files import read_json, to_json
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        ECDSA,
+        EllipticCurvePrivateKey,
+        EllipticCurvePublicKey,
+    )
 
 SIGNATURE = "model.sig"
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -52,7 +60,7 @@ def sign(
             },
         }
     )
-    made = key.sign(_encoded(payload), _algorithm(key.public_key()))
+    signed = key.sign(_encoded(payload), _algorithm(key.public_key()))
     fingerprint = _fingerprint(key.public_key())
     return to_json(
         {
@@ -61,7 +69,7 @@ def sign(
             "dsseEnvelope": {
                 "payload": base64.b64encode(payload).decode(),
                 "payloadType": _PAYLOAD,
-                "signatures": [{"sig": base64.b64encode(made).decode(), "keyid": ""}],
+                "signatures": [{"sig": base64.b64encode(signed).decode(), "keyid": ""}],
             },
         }
     ), fingerprint
@@ -105,11 +113,12 @@ def _opened(path: Path) -> tuple[bytes, bytes, str]:
     try:
         data = read_json(path)
         envelope = data["dsseEnvelope"]
-        (one,) = envelope["signatures"]
+        (signature_entry,) = envelope["signatures"]
         if (data["mediaType"], envelope["payloadType"]) != (_BUNDLE, _PAYLOAD):
             raise ValueError(f"its type is {data['mediaType']} of {envelope['payloadType']}")
         payload, signature = (
-            base64.b64decode(x, validate=True) for x in (envelope["payload"], one["sig"])
+            base64.b64decode(x, validate=True)
+            for x in (envelope["payload"], signature_entry["sig"])
         )
         return payload, signature, str(data["verificationMaterial"]["publicKey"]["hint"] or "")
     except (InputError, KeyError, TypeError, ValueError) as error:
@@ -122,13 +131,13 @@ def _resources(payload: bytes, path: Path) -> dict[str, str]:
     """sha256 by file, as signed; paths that the signer asked to ignore are not ignored."""
     try:
         statement = json.loads(payload)
-        found = statement["predicate"]["resources"]
-        digests = {r["name"]: r["digest"] for r in found if r["algorithm"] == "sha256"}
+        resources = statement["predicate"]["resources"]
+        digests = {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
         method = statement["predicate"]["serialization"]["method"]
         if (
             statement["predicateType"] != _PREDICATE
             or method != "files"
-            or len(digests) != len(found)
+            or len(digests) != len(resources)
         ):
             raise ValueError(f"{statement['predicateType']} over {method}")
     except (KeyError, TypeError, ValueError) as error:
@@ -147,7 +156,7 @@ def _root(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(digests[n]) for n in sorted(digests))).hexdigest()
 
 
-def _fingerprint(key: Any) -> str:
+def _fingerprint(key: EllipticCurvePublicKey) -> str:
     """sha256 of the public key's PEM."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -156,14 +165,14 @@ def _fingerprint(key: Any) -> str:
     ).hexdigest()
 
 
-def _algorithm(key: Any) -> Any:
+def _algorithm(key: EllipticCurvePublicKey) -> ECDSA:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     return ec.ECDSA(getattr(hashes, _HASHES[key.curve.name])())
 
 
-def _private(path: Path, passphrase: bytes | None) -> Any:
+def _private(path: Path, passphrase: bytes | None) -> EllipticCurvePrivateKey:
     from_pem = _library().load_pem_private_key
     try:
         key = from_pem(path.read_bytes(), passphrase)
@@ -177,7 +186,7 @@ def _private(path: Path, passphrase: bytes | None) -> Any:
     return _curved(key, path)
 
 
-def _public(path: Path) -> Any:
+def _public(path: Path) -> EllipticCurvePublicKey:
     from_pem = _library().load_pem_public_key
     try:
         key = from_pem(path.read_bytes())
@@ -189,6 +198,7 @@ def _public(path: Path) -> Any:
 
 
 def _curved(key: Any, path: Path) -> Any:
+    """The key, whichever kind PEM held, if it is on a curve that we sign with."""
     name = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     if name not in _HASHES:
         raise InputError(
@@ -197,7 +207,7 @@ def _curved(key: Any, path: Path) -> Any:
     return key
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Array = NDArray[np.float32]
+# What operators alone compute with: numpy goes in and numpy comes out, torch in and torch out. A
+# device has no torch, so its type is only named. Values have axes, Numbers may be one number.
+Values = TypeVar("Values", np.ndarray, "Tensor")
+Numbers = TypeVar("Numbers", float, np.ndarray, "Tensor")
 
 
 @dataclass(frozen=True)

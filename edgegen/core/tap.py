@@ -69,7 +69,7 @@ def cuts(graph: Graph) -> tuple[Cut, ...]:
     last = {node: max((place[user] for user in node.users), default=-1) for node in moving}
     alive = [[node for node in moving if place[node] <= k < last[node]] for k in range(len(nodes))]
     width = [sum(prod(_shape(node)) for node in crossing if _is_map(node)) for crossing in alive]
-    found: dict[int, str] = {}
+    paths: dict[int, str] = {}
     for path, end in _ends(nodes, place).items():
         following = next(
             (k for k in range(end + 1, len(nodes)) if _path(nodes[k]) not in ("", path)),
@@ -80,41 +80,41 @@ def cuts(graph: Graph) -> tuple[Cut, ...]:
         if (
             maps != list(outputs)
             and nodes[end] in _needed(maps, set())
-            and len(path) > len(found.get(k, ""))
+            and len(path) > len(paths.get(k, ""))
         ):
-            found[k] = path
-    narrow = _narrowest([(found[k], k) for k in sorted(found)], width)
+            paths[k] = path
+    narrow = _narrowest([(paths[k], k) for k in sorted(paths)], width)
     names = _short([path for path, _ in narrow])
     return tuple(
         _cut(name, program, alive[k], outputs) for name, (_, k) in zip(names, narrow, strict=True)
     )
 
 
-def _narrowest(found: list[tuple[str, int]], width: Sequence[int]) -> list[tuple[str, int]]:
+def _narrowest(outputs: list[tuple[str, int]], width: Sequence[int]) -> list[tuple[str, int]]:
     """Blocks instead of their parts (path, place), and of what is no block what is no wider than
     its neighbours.
     """
-    paths = [path for path, _ in found]
+    paths = [path for path, _ in outputs]
 
     def height(path: str) -> int:
         return max(
             (1 + height(other) for other in paths if other.startswith(f"{path}.")), default=0
         )
 
-    blocks = [(path, k) for path, k in found if height(path) == 1]
+    blocks = [(path, k) for path, k in outputs if height(path) == 1]
     rest = [
         (path, k)
-        for path, k in found
+        for path, k in outputs
         if not any(path.startswith(f"{block}.") and width[end] <= width[k] for block, end in blocks)
     ]
-    kept = []
+    narrowest = []
     for i, (path, k) in enumerate(rest):
         beside = [
             other for name, other in rest[max(0, i - 1) : i + 2] if not path.startswith(f"{name}.")
         ]
         if (path, k) in blocks or all(width[k] <= width[other] for other in beside):
-            kept.append((path, k))
-    return kept
+            narrowest.append((path, k))
+    return narrowest
 
 
 def traced(graph: Graph) -> fx.GraphModule:
@@ -169,12 +169,12 @@ def _part(
 ) -> nn.Module:
     """The operators between `inputs`, which become arguments, and `outputs`."""
     part = fx.Graph()
-    made = {node: part.placeholder(node.name) for node in inputs}
+    copies = {node: part.placeholder(node.name) for node in inputs}
     needed = _needed(outputs if isinstance(outputs, tuple) else (outputs,), set(inputs))
     for node in program.graph.nodes:
-        if node in needed and node not in made:
-            made[node] = part.node_copy(node, lambda old: made[old])
-    part.output(fx.map_arg(outputs, lambda old: made[old]))
+        if node in needed and node not in copies:
+            copies[node] = part.node_copy(node, lambda old: copies[old])
+    part.output(fx.map_arg(outputs, lambda old: copies[old]))
     return fx.GraphModule(program, part)
 
 
@@ -192,21 +192,21 @@ def _needed(outputs: Iterable[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
 
 def _moving(nodes: Sequence[fx.Node]) -> list[fx.Node]:
     """Nodes that depend on the inputs; the others are weights."""
-    found: dict[fx.Node, None] = {}
+    moving: dict[fx.Node, None] = {}
     for node in nodes:
-        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
-            found[node] = None
-    return list(found)
+        if node.op == "placeholder" or any(source in moving for source in node.all_input_nodes):
+            moving[node] = None
+    return list(moving)
 
 
 def _ends(nodes: Sequence[fx.Node], place: Mapping[fx.Node, int]) -> dict[str, int]:
     """Where each of our modules computes its last, by path; modules of torch are parts of ours."""
-    found: dict[str, int] = {}
+    ends: dict[str, int] = {}
     for node in nodes:
         for path, kind in _stack(node):
             if path and not kind.startswith("torch.nn."):
-                found[path] = place[node]
-    return found
+                ends[path] = place[node]
+    return ends
 
 
 def _stack(node: fx.Node) -> list[tuple[str, str]]:
@@ -247,12 +247,12 @@ def _short(paths: Sequence[str]) -> list[str]:
     blocks.1.
     """
     parts = [path.split(".") for path in paths]
-    found = []
+    names = []
     for mine in parts:
         length = next(
             n
             for n in range(1, len(mine) + 1)
             if sum(other[:n] == mine[:n] for other in parts) == 1 or n == len(mine)
         )
-        found.append(".".join(mine[:length]))
-    return found
+        names.append(".".join(mine[:length]))
+    return names

@@ -63,12 +63,12 @@ class Verdict:
         return int(min(max(needed - self.images, 1), 100 * self.images))
 
     def __str__(self) -> str:
-        said = (
+        statement = (
             f"{self.change.low:+.2%} to {self.change.high:+.2%} around a budget of "
             f"+-{self.budget:.2%}, {self.images} pairs"
         )
         return (
-            f"undecided ({self.more} more): {said}"
+            f"undecided ({self.more} more): {statement}"
             if self.state == "undecided"
-            else f"{self.state}: {said}"
+            else f"{self.state}: {statement}"
         )

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..core.runtime import Pipeline
 from ..core.spec import Array
 
@@ -34,7 +34,7 @@ class Latency:
     threads: int
     rounds: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 
@@ -121,14 +121,14 @@ def slower(
     Each is timed beside a call of `base` of its own, in turn before and behind it: neither a drift
     of the machine nor one bad measurement of `base` counts for all.
     """
-    found: dict[str, list[float]] = {name: [] for name in candidates}
+    differences: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warm_up + rounds):
         for name, pipeline in candidates.items():
             pair = (base, pipeline) if turn % 2 else (pipeline, base)
-            first, second = (_cpu_ms(one, inputs) for one in pair)
+            first, second = (_cpu_ms(candidate, inputs) for candidate in pair)
             if turn >= warm_up:
-                found[name].append(second - first if turn % 2 else first - second)
-    return {name: np.array(values) for name, values in found.items()}
+                differences[name].append(second - first if turn % 2 else first - second)
+    return {name: np.array(values) for name, values in differences.items()}
 
 
 def _run(pipeline: Pipeline, inputs: Feeds) -> None:

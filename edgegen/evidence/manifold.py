@@ -25,20 +25,20 @@ class PrecisionRecall:
 
 
 def precision_recall(
-    real: Floats, made: Floats, neighbours: int = 3, block: int = 500
+    real: Floats, generated: Floats, neighbours: int = 3, block: int = 500
 ) -> PrecisionRecall:
-    """real and made: features (n, d) each, of equal n, since the balls shrink as sets grow.
+    """real and generated: features (n, d) each, of equal n, since the balls shrink as sets grow.
 
     Memory is block x n. Raises ValueError for sets of other shapes or not more than `neighbours`
     rows, EdgegenError on NaN.
     """
-    if real.shape != made.shape or real.ndim != 2 or not 1 <= neighbours < len(real):
+    if real.shape != generated.shape or real.ndim != 2 or not 1 <= neighbours < len(real):
         raise ValueError(
             f"precision and recall need two sets (n, d) of one shape with n above {neighbours} "
             "neighbours, "
-            f"got {real.shape} and {made.shape}"
+            f"got {real.shape} and {generated.shape}"
         )
-    a, b = (finite(part).astype(np.float64) for part in (real, made))
+    a, b = (finite(part).astype(np.float64) for part in (real, generated))
     return PrecisionRecall(
         _covered(b, a, neighbours, block), _covered(a, b, neighbours, block), neighbours
     )

@@ -14,11 +14,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.files import JsonObject
 from ..core.image_hash import differing_bits, looks, signs
 from ..core.spec import Array
 from ..core.verdict import Interval
@@ -90,24 +90,24 @@ class Limits:
         are all alike or blurred lie near to every photo. The attack counts when its whole interval
         is above the limit.
         """
-        found = []
+        sentences = []
         if not near_copies <= self.near_copies:
-            found.append(
+            sentences.append(
                 f"{near_copies} images are near-copies of training photos, allowed "
                 f"{self.near_copies}"
             )
         if math.isnan(novelty) or (novelty < self.novelty and not membership.low <= BLIND):
-            found.append(
+            sentences.append(
                 f"images are {novelty:.2f} x as far from training photos as held-out ones are, "
                 f"limit {self.novelty:g}"
             )
         if not membership.finite or not membership.low <= self.membership:
-            found.append(
+            sentences.append(
                 "training photos can be told from others by the images: AUC "
                 f"{membership.value:.2f} "
                 f"({membership.low:.2f} to {membership.high:.2f}), limit {self.membership:g}"
             )
-        return tuple(found)
+        return tuple(sentences)
 
 
 @dataclass(frozen=True)
@@ -140,68 +140,70 @@ class Memory:
 
     def check(self, limits: Limits) -> None:
         """GateFailed E-MEMORY with every fault."""
-        if found := self.faults(limits):
+        if faults := self.faults(limits):
             raise GateFailed(
                 "E-MEMORY",
-                "the generator remembers its photos: " + "; ".join(found),
+                "the generator remembers its photos: " + "; ".join(faults),
                 details=self.to_json(),
                 hint="train fewer steps or a smaller rank, or add photos",
             )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"near_copies": self.near_copies, **asdict(self)}
 
 
-def memory(made: Images, train: Images, held_out: Images) -> Memory:
+def memory(generated: Images, train: Images, held_out: Images) -> Memory:
     """The report of generated images against photos of one size. EdgegenError on NaN; ValueError
     for other shapes.
 
     ValueError too where half of the held-out photos are training photos.
     """
     if (
-        made.pixels.shape[1:] != train.pixels.shape[1:]
-        or made.pixels.shape[1:] != held_out.pixels.shape[1:]
+        generated.pixels.shape[1:] != train.pixels.shape[1:]
+        or generated.pixels.shape[1:] != held_out.pixels.shape[1:]
     ):
         raise ValueError(
-            f"images and photos differ in size: {made.pixels.shape}, {train.pixels.shape}, "
+            f"images and photos differ in size: {generated.pixels.shape}, {train.pixels.shape}, "
             f"{held_out.pixels.shape}"
         )
     attacks = [
-        attack(train.features, held_out.features, made.features, 0.975),
-        attack(train.rows, held_out.rows, made.rows, 0.975),
+        attack(train.features, held_out.features, generated.features, 0.975),
+        attack(train.rows, held_out.rows, generated.rows, 0.975),
     ]
     return Memory(
-        near_copies(made, train),
+        near_copies(generated, train),
         len(near_copies(held_out, train)),
-        novelty(made.features, held_out.features, train.features),
-        novelty(made.rows, held_out.rows, train.rows),
-        max(attacks, key=lambda found: found.value),
-        len(made),
+        novelty(generated.features, held_out.features, train.features),
+        novelty(generated.rows, held_out.rows, train.rows),
+        max(attacks, key=lambda interval: interval.value),
+        len(generated),
         len(train),
         len(held_out),
     )
 
 
-def near_copies(made: Images, train: Images) -> tuple[tuple[int, int], ...]:
-    """(made, train) indices: for each image that is a near-copy the training photo most like it."""
-    ours, theirs = (signs(part.pixels, MARGIN) for part in (made, train))
-    our_looks, their_looks = looks(made.pixels), looks(train.pixels)
-    our_lines, their_lines = _unit(made.features), _unit(train.features)
-    found: list[tuple[int, int]] = []
-    for start in range(0, len(made), CHUNK):
+def near_copies(generated: Images, train: Images) -> tuple[tuple[int, int], ...]:
+    """(generated, train) indices: for each image that is a near-copy, the training photo that is
+    most like it.
+    """
+    ours, theirs = (signs(part.pixels, MARGIN) for part in (generated, train))
+    our_looks, their_looks = looks(generated.pixels), looks(train.pixels)
+    our_lines, their_lines = _unit(generated.features), _unit(train.features)
+    copies: list[tuple[int, int]] = []
+    for start in range(0, len(generated), CHUNK):
         part = slice(start, start + CHUNK)
         look, cosine = our_looks[part] @ their_looks.T, our_lines[part] @ their_lines.T
         close = (differing_bits(ours[part], theirs) <= BITS) & ((cosine >= COSINE) | (look >= LOOK))
         best = np.where(close, look, -np.inf).argmax(1)
-        found.extend((int(start + k), int(best[k])) for k in np.flatnonzero(close.any(1)))
-    return tuple(found)
+        copies.extend((int(start + k), int(best[k])) for k in np.flatnonzero(close.any(1)))
+    return tuple(copies)
 
 
-def attack(train: Rows, held_out: Rows, made: Rows, level: float = 0.95) -> Interval:
+def attack(train: Rows, held_out: Rows, generated: Rows, level: float = 0.95) -> Interval:
     """AUC of telling training photos from held-out ones by the distance to the nearest generated
     image; rows (n, d) each.
     """
-    return auc(nearest(train, made), nearest(held_out, made), level)
+    return auc(nearest(train, generated), nearest(held_out, generated), level)
 
 
 def auc(

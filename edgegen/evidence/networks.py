@@ -121,99 +121,102 @@ def _same(conv: Conv, x: Tensor, stride: int) -> Tensor:
 
 
 def inception(state: Mapping[str, Tensor]) -> Forward:
-    """Pooled features before the classifier, 2048 numbers an image.
-
-    Differs from the textbook network as the graph does: average pools leave the border out of the
-    count, and the last block pools by maximum.
-    """
+    """Pooled features before the classifier, 2048 numbers an image."""
     names = sorted(
         key.removesuffix(".conv.weight") for key in state if key.endswith(".conv.weight")
     )
-    convs = {name: fold(state, f"{name}.conv", f"{name}.bn") for name in names}
+    return _Inception({name: fold(state, f"{name}.conv", f"{name}.bn") for name in names})
 
-    def conv(
-        name: str, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None
-    ) -> Tensor:
-        return F.relu(convs[name](x, stride, padding), inplace=True)
 
-    def chain(x: Tensor, *steps: str) -> Tensor:
-        for step in steps:
-            x = conv(step, x)
-        return x
+class _Inception:
+    """Differs from the textbook network as the graph does: average pools leave the border out of
+    the count, and the last block pools by maximum.
+    """
 
-    def shrink(x: Tensor) -> Tensor:
-        return F.max_pool2d(x, 3, 2)
+    def __init__(self, convolutions: Mapping[str, Conv]) -> None:
+        self._convolutions = convolutions
 
-    def average(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-
-    def block_a(m: str, x: Tensor) -> Tensor:
-        return torch.cat(
-            [
-                conv(f"{m}.branch1x1", x),
-                chain(x, f"{m}.branch5x5_1", f"{m}.branch5x5_2"),
-                chain(x, *(f"{m}.branch3x3dbl_{k}" for k in (1, 2, 3))),
-                conv(f"{m}.branch_pool", average(x)),
-            ],
-            1,
-        )
-
-    def block_b(m: str, x: Tensor) -> Tensor:
-        deep = chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2")
-        return torch.cat(
-            [
-                conv(f"{m}.branch3x3", x, 2, VALID),
-                conv(f"{m}.branch3x3dbl_3", deep, 2, VALID),
-                shrink(x),
-            ],
-            1,
-        )
-
-    def block_c(m: str, x: Tensor) -> Tensor:
-        return torch.cat(
-            [
-                conv(f"{m}.branch1x1", x),
-                chain(x, *(f"{m}.branch7x7_{k}" for k in (1, 2, 3))),
-                chain(x, *(f"{m}.branch7x7dbl_{k}" for k in (1, 2, 3, 4, 5))),
-                conv(f"{m}.branch_pool", average(x)),
-            ],
-            1,
-        )
-
-    def block_d(m: str, x: Tensor) -> Tensor:
-        deep = chain(x, *(f"{m}.branch7x7x3_{k}" for k in (1, 2, 3)))
-        short = conv(f"{m}.branch3x3_2", conv(f"{m}.branch3x3_1", x), 2, VALID)
-        return torch.cat([short, conv(f"{m}.branch7x7x3_4", deep, 2, VALID), shrink(x)], 1)
-
-    def block_e(m: str, x: Tensor, pooled: Tensor) -> Tensor:
-        short, deep = (
-            conv(f"{m}.branch3x3_1", x),
-            chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2"),
-        )
-        return torch.cat(
-            [
-                conv(f"{m}.branch1x1", x),
-                conv(f"{m}.branch3x3_2a", short),
-                conv(f"{m}.branch3x3_2b", short),
-                conv(f"{m}.branch3x3dbl_3a", deep),
-                conv(f"{m}.branch3x3dbl_3b", deep),
-                conv(f"{m}.branch_pool", pooled),
-            ],
-            1,
-        )
-
-    def forward(x: Tensor) -> Tensor:
-        x = conv("Conv2d_1a_3x3", (x - 128) * (1 / 128), 2, VALID)
-        x = shrink(conv("Conv2d_2b_3x3", conv("Conv2d_2a_3x3", x, 1, VALID)))
-        x = shrink(conv("Conv2d_4a_3x3", conv("Conv2d_3b_1x1", x), 1, VALID))
-        for m in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
-            x = block_a(m, x)
-        x = block_b("Mixed_6a", x)
-        for m in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-            x = block_c(m, x)
-        x = block_d("Mixed_7a", x)
-        x = block_e("Mixed_7b", x, average(x))
-        x = block_e("Mixed_7c", x, F.max_pool2d(x, 3, 1, 1))
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self._conv("Conv2d_1a_3x3", (x - 128) * (1 / 128), 2, VALID)
+        x = _shrink(self._conv("Conv2d_2b_3x3", self._conv("Conv2d_2a_3x3", x, 1, VALID)))
+        x = _shrink(self._conv("Conv2d_4a_3x3", self._conv("Conv2d_3b_1x1", x), 1, VALID))
+        for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
+            x = self._block_a(name, x)
+        x = self._block_b("Mixed_6a", x)
+        for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
+            x = self._block_c(name, x)
+        x = self._block_d("Mixed_7a", x)
+        x = self._block_e("Mixed_7b", x, _average(x))
+        x = self._block_e("Mixed_7c", x, F.max_pool2d(x, 3, 1, 1))
         return x.mean((2, 3))
 
-    return forward
+    def _conv(
+        self, name: str, x: Tensor, stride: int = 1, padding: tuple[int, int] | None = None
+    ) -> Tensor:
+        return F.relu(self._convolutions[name](x, stride, padding), inplace=True)
+
+    def _chain(self, x: Tensor, *names: str) -> Tensor:
+        for name in names:
+            x = self._conv(name, x)
+        return x
+
+    def _block_a(self, m: str, x: Tensor) -> Tensor:
+        return torch.cat(
+            [
+                self._conv(f"{m}.branch1x1", x),
+                self._chain(x, f"{m}.branch5x5_1", f"{m}.branch5x5_2"),
+                self._chain(x, *(f"{m}.branch3x3dbl_{k}" for k in (1, 2, 3))),
+                self._conv(f"{m}.branch_pool", _average(x)),
+            ],
+            1,
+        )
+
+    def _block_b(self, m: str, x: Tensor) -> Tensor:
+        deep = self._chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2")
+        return torch.cat(
+            [
+                self._conv(f"{m}.branch3x3", x, 2, VALID),
+                self._conv(f"{m}.branch3x3dbl_3", deep, 2, VALID),
+                _shrink(x),
+            ],
+            1,
+        )
+
+    def _block_c(self, m: str, x: Tensor) -> Tensor:
+        return torch.cat(
+            [
+                self._conv(f"{m}.branch1x1", x),
+                self._chain(x, *(f"{m}.branch7x7_{k}" for k in (1, 2, 3))),
+                self._chain(x, *(f"{m}.branch7x7dbl_{k}" for k in (1, 2, 3, 4, 5))),
+                self._conv(f"{m}.branch_pool", _average(x)),
+            ],
+            1,
+        )
+
+    def _block_d(self, m: str, x: Tensor) -> Tensor:
+        deep = self._chain(x, *(f"{m}.branch7x7x3_{k}" for k in (1, 2, 3)))
+        short = self._conv(f"{m}.branch3x3_2", self._conv(f"{m}.branch3x3_1", x), 2, VALID)
+        return torch.cat([short, self._conv(f"{m}.branch7x7x3_4", deep, 2, VALID), _shrink(x)], 1)
+
+    def _block_e(self, m: str, x: Tensor, pooled: Tensor) -> Tensor:
+        short = self._conv(f"{m}.branch3x3_1", x)
+        deep = self._chain(x, f"{m}.branch3x3dbl_1", f"{m}.branch3x3dbl_2")
+        return torch.cat(
+            [
+                self._conv(f"{m}.branch1x1", x),
+                self._conv(f"{m}.branch3x3_2a", short),
+                self._conv(f"{m}.branch3x3_2b", short),
+                self._conv(f"{m}.branch3x3dbl_3a", deep),
+                self._conv(f"{m}.branch3x3dbl_3b", deep),
+                self._conv(f"{m}.branch_pool", pooled),
+            ],
+            1,
+        )
+
+
+def _shrink(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, 3, 2)
+
+
+def _average(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.files import JsonObject
 from .distances import finite
 
 Rows = NDArray[np.floating[Any] | np.uint8]  # (n, d): features, or pixels in one scale
@@ -36,7 +37,7 @@ class Novelty:
     generated: float  # median distances, in units of the space
     held_out: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 
@@ -50,8 +51,8 @@ def novelty(generated: Rows, held_out: Rows, train: Rows) -> Novelty:
     middle = float(np.median(usual))
     if not middle > 0:
         raise ValueError("half of the held-out images are training images: hold out others")
-    found = float(np.median(near))
-    return Novelty(found / middle, float((near < COPY * middle).mean()), found, middle)
+    median = float(np.median(near))
+    return Novelty(median / middle, float((near < COPY * middle).mean()), median, middle)
 
 
 def nearest(rows: Rows, train: Rows, chunk: int = CHUNK) -> np.ndarray:

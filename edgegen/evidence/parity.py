@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..core.spec import Array
 from ..errors import GateFailed
 
@@ -35,11 +35,11 @@ def largest_difference(a: Execute, b: Execute, calls: Sequence[Inputs]) -> float
     return worst if np.isfinite(worst) else float("inf")
 
 
-def check_fp32(name: str, found: Mapping[str, float]) -> None:
+def check_fp32(name: str, worst_by_graph: Mapping[str, float]) -> None:
     """GateFailed names the runtime and graph whose FP32 differs from torch by more than
     FP32_LIMIT.
     """
-    for graph, worst in found.items():
+    for graph, worst in worst_by_graph.items():
         if not worst <= FP32_LIMIT:
             what = (
                 f"{name} computes graph {graph} differently from torch: {worst:.2g}, limit "
@@ -73,7 +73,7 @@ class Refereed:
         most, slack = (HALF_DB, FLIPPED_DB) if self.half else (ROUNDING_DB, 0.0)
         return self.runtime_db > min(max(self.quantization_db - slack, WORST_DB), most)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"runtime_db": self.runtime_db, "quantization_db": self.quantization_db}
 
 
@@ -99,11 +99,11 @@ def _decibel(signal: np.ndarray, other: np.ndarray) -> float:
     return float(np.clip(10 * np.log10(power / error), -200, 200)) if power > 0 else -200.0
 
 
-def check_referee(name: str, found: Mapping[str, Refereed]) -> None:
+def check_referee(name: str, by_graph: Mapping[str, Refereed]) -> None:
     """GateFailed names the runtime and graph that computes something else than its own file
     says.
     """
-    for graph, result in found.items():
+    for graph, result in by_graph.items():
         if not result.agrees:
             raise GateFailed(
                 "E-PARITY",

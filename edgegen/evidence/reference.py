@@ -12,14 +12,14 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ..core.files import write_bytes
+from ..core.files import JsonObject, write_bytes
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, ReferenceMismatch
 from .distances import Float64, Floats, Moments
@@ -91,16 +91,16 @@ class Reference:
             self.network_sha256,
             self.size,
         ):
-            asked = _network(network.name, network.sha256, network.size)
+            features = _network(network.name, network.sha256, network.size)
             raise ReferenceMismatch(
                 "E-FID-REF",
-                f"{self}, the features asked for are {asked}",
+                f"{self}, the features asked for are {features}",
                 hint="use that network, or make a reference with this one",
             )
 
     def __str__(self) -> str:
-        made = _network(self.network, self.network_sha256, self.size)
-        return f"reference {self.name} was made with {made} and {self.count} images"
+        network = _network(self.network, self.network_sha256, self.size)
+        return f"reference {self.name} was made with {network} and {self.count} images"
 
     def _bytes(self) -> bytes:
         tensors: dict[str, np.ndarray] = {
@@ -151,7 +151,7 @@ def build(features: Floats, network: Features, name: str, k: int = 128) -> Refer
     # a direction and its opposite are the same: fix one
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])
     projection, centre = (vectors * signs).astype(np.float32), whole.mean.astype(np.float32)
-    kept = Moments.of((features - centre) @ projection)
+    moments = Moments.of((features - centre) @ projection)
     return Reference(
         name,
         network.name,
@@ -160,8 +160,8 @@ def build(features: Floats, network: Features, name: str, k: int = 128) -> Refer
         len(features),
         centre,
         np.ascontiguousarray(projection),
-        kept.mean,
-        kept.cov,
+        moments.mean,
+        moments.cov,
     )
 
 
@@ -190,11 +190,11 @@ def read(path: Path) -> Reference:
 def _metadata(data: bytes) -> dict[str, str]:
     # safetensors has checked it; its numpy half gives no metadata
     length = int.from_bytes(data[:8], "little")
-    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return found
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata
 
 
-def _checked(about: Any, tensors: dict[str, Any]) -> Reference:
+def _checked(about: JsonObject, tensors: dict[str, np.ndarray]) -> Reference:
     if about["version"] != VERSION:
         raise ValueError(f"version {about['version']}, this edgegen reads {VERSION}")
     centre, projection, mean, cov = (

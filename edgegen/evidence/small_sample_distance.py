@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from ..core.verdict import Interval
 from ..errors import EdgegenError, InputError
 from .distances import Float64, Floats, Moments, finite
@@ -47,11 +47,11 @@ class Distance:
         """Of the distance itself."""
         return _around(self.value, self.made, self.held_out, level)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"value": self.value, "made": self.made.tolist(), "held_out": self.held_out.tolist()}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Distance:
+    def from_json(cls, data: JsonObject) -> Distance:
         """KeyError, TypeError, ValueError or EdgegenError for anything else."""
         made, held_out = (np.array(data[name], np.float64) for name in ("made", "held_out"))
         if made.ndim != 1 or held_out.ndim != 1 or min(len(made), len(held_out)) < LEAST:
@@ -61,13 +61,13 @@ class Distance:
         return cls(float(data["value"]), made, held_out)
 
 
-def kernel(made: Floats, held_out: Floats) -> Distance:
+def kernel(generated: Floats, held_out: Floats) -> Distance:
     """KID: squared MMD of features (n, d) and (m, d) under (x.y / d + 1)^3 (Binkowski et al. 2018),
     over all pairs, unbiased.
 
     Raises InputError for fewer than LEAST rows, EdgegenError on NaN. Memory: (n + m)^2 numbers.
     """
-    x, y = _checked(made, held_out)
+    x, y = _checked(generated, held_out)
     n, m, d = len(x), len(y), x.shape[1]
     xx, yy, xy = ((p @ q.T / d + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
     np.fill_diagonal(xx, 0)
@@ -114,14 +114,14 @@ def directions(train: Floats, count: int) -> Directions:
     )
 
 
-def frechet(made: Floats, held_out: Floats, along: Directions) -> Distance:
+def frechet(generated: Floats, held_out: Floats, along: Directions) -> Distance:
     """Squared Frechet distance of features (n, d) and (m, d) along few directions, corrected for
     the numbers of both.
 
     To the order kept the bias and the variance of two samples are sums of what each has against the
     other taken as exact.
     """
-    x, y = (along(part) for part in _checked(made, held_out))
+    x, y = (along(part) for part in _checked(generated, held_out))
     a, b = Moments.of(x), Moments.of(y)
     left, right = estimate(b, x), estimate(a, y)
     return Distance(left.value + right.value - plain_frechet(a, b), left.influence, right.influence)
@@ -147,9 +147,9 @@ def ratio(before: Distance, after: Distance, level: float = 0.95) -> Interval:
     EdgegenError when `before` cannot be told from zero at `level`: then the ratio may be anything.
     """
     _same(before, after)
-    found = after.value / before.value if before.value > 0 else 0.0
+    share = after.value / before.value if before.value > 0 else 0.0
     rest = [
-        theirs - found * ours
+        theirs - share * ours
         for ours, theirs in ((before.made, after.made), (before.held_out, after.held_out))
     ]
     reach = student(level, _freedom(*rest)) ** 2
@@ -166,22 +166,22 @@ def ratio(before: Distance, after: Distance, level: float = 0.95) -> Interval:
             hint="use more images, or hold out more photos",
         )
     half = float(np.sqrt(max(b * b - a * c, 0)))
-    return Interval(found, (b - half) / a, (b + half) / a)
+    return Interval(share, (b - half) / a, (b + half) / a)
 
 
-def _checked(made: Floats, held_out: Floats) -> tuple[Float64, Float64]:
-    if made.ndim != 2 or held_out.ndim != 2 or made.shape[1] != held_out.shape[1]:
+def _checked(generated: Floats, held_out: Floats) -> tuple[Float64, Float64]:
+    if generated.ndim != 2 or held_out.ndim != 2 or generated.shape[1] != held_out.shape[1]:
         raise ValueError(
-            f"distances need features of one network, got {made.shape} and {held_out.shape}"
+            f"distances need features of one network, got {generated.shape} and {held_out.shape}"
         )
-    if min(len(made), len(held_out)) < LEAST:
+    if min(len(generated), len(held_out)) < LEAST:
         raise InputError(
             "E-DATA-TOO-FEW",
             f"a distance with an interval needs at least {LEAST} generated images and as many "
-            f"held-out photos, got {len(made)} and {len(held_out)}",
+            f"held-out photos, got {len(generated)} and {len(held_out)}",
             hint="hold out more photos",
         )
-    return finite(made).astype(np.float64), finite(held_out).astype(np.float64)
+    return finite(generated).astype(np.float64), finite(held_out).astype(np.float64)
 
 
 def _same(before: Distance, after: Distance) -> None:
@@ -207,21 +207,21 @@ def _covariance(a: Distance, b: Distance) -> float:
     return _product(a.made, b.made) + _product(a.held_out, b.held_out)
 
 
-def _freedom(made: Float64, held_out: Float64) -> float:
+def _freedom(generated: Float64, held_out: Float64) -> float:
     """Degrees of freedom of a sum of two estimated variances (Welch, Satterthwaite); infinite when
     nothing varies.
     """
-    a, b = _product(made, made), _product(held_out, held_out)
+    a, b = _product(generated, generated), _product(held_out, held_out)
     return (
-        (a + b) ** 2 / (a * a / (len(made) - 1) + b * b / (len(held_out) - 1))
+        (a + b) ** 2 / (a * a / (len(generated) - 1) + b * b / (len(held_out) - 1))
         if a + b > 0
         else np.inf
     )
 
 
-def _around(value: float, made: Float64, held_out: Float64, level: float) -> Interval:
-    error = float(np.sqrt(_product(made, made) + _product(held_out, held_out)))
-    reach = student(level, _freedom(made, held_out)) * error
+def _around(value: float, generated: Float64, held_out: Float64, level: float) -> Interval:
+    error = float(np.sqrt(_product(generated, generated) + _product(held_out, held_out)))
+    reach = student(level, _freedom(generated, held_out)) * error
     return Interval(value, value - reach, value + reach)
 
 

@@ -9,10 +9,10 @@ happened.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
+from ..core.files import JsonObject
 from ..core.verdict import Interval
 from ..errors import EdgegenError, InputError
 from .memory import Limits, Memory
@@ -123,8 +123,8 @@ class Watch:
         clean = [seen for seen in self.looks if not self._faults(seen)]
         best = min(clean, key=lambda seen: seen.kid.value).step if clean else None
         last, mark = self.looks[-1], self.marks[-1][0]
-        if found := self._faults(last):
-            return Decision("remembers", f"step {last.step}: " + "; ".join(found), best)
+        if faults := self._faults(last):
+            return Decision("remembers", f"step {last.step}: " + "; ".join(faults), best)
         waited = len(self.looks) - 1 - mark
         since = f"{waited} looks since step {self.looks[mark].step} were not better beyond noise"
         if waited >= self.rule.patience:
@@ -134,7 +134,7 @@ class Watch:
     def _faults(self, seen: Look) -> tuple[str, ...]:
         return self.rule.limits.faults(seen.near_copies, seen.novelty, seen.membership)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "version": VERSION,
             "rule": asdict(self.rule),
@@ -143,7 +143,7 @@ class Watch:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Watch:
+    def from_json(cls, data: JsonObject) -> Watch:
         """What to_json gave. InputError E-WATCH for anything else."""
         try:
             return cls._read(data)
@@ -153,7 +153,7 @@ class Watch:
             ) from error
 
     @classmethod
-    def _read(cls, data: Mapping[str, Any]) -> Watch:
+    def _read(cls, data: JsonObject) -> Watch:
         if data["version"] != VERSION:
             raise ValueError(f"version {data['version']}, this edgegen reads {VERSION}")
         rule = Rule(**{**data["rule"], "limits": Limits(**data["rule"]["limits"])})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ..core.files import JsonObject
 from . import page, pictures
 from .agreement import Check, by_region, decibels
 from .damage import Attribution, QuantizedLayer
@@ -61,7 +61,7 @@ class Damaged:
         """Layers by their predicted part of the whole, the largest first."""
         return [int(k) for k in np.argsort(-self.attribution.parts.sum((1, 2, 3)), kind="stable")]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         whole = float(self.attribution.whole.sum()) or 1.0
         square = by_region(self.int8 - self.full, self.regions.masks)
         shares, removed = self.shares(), self._removed()
@@ -111,7 +111,7 @@ class Damaged:
         counts: Floats = self.regions.masks.sum((1, 2)) * float(len(self.full) * self.full.shape[1])
         return counts
 
-    def _first(self, region: int, square: Floats) -> dict[str, Any]:
+    def _first(self, region: int, square: Floats) -> JsonObject:
         """The layer with the largest part of a region's error, and the region's PSNR with that
         layer alone put back.
         """
@@ -243,7 +243,7 @@ class Damaged:
         ]
 
 
-def _regions_table(regions: Sequence[Mapping[str, Any]]) -> str:
+def _regions_table(regions: Sequence[JsonObject]) -> str:
     return page.table(
         (
             "region",
@@ -267,7 +267,7 @@ def _regions_table(regions: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _layers_table(layers: Sequence[Mapping[str, Any]]) -> str:
+def _layers_table(layers: Sequence[JsonObject]) -> str:
     return page.table(
         ("layer", "part of the damage", "gone when put back", "of all multiplications"),
         [

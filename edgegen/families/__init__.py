@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pydantic import ConfigDict
 
@@ -16,7 +16,7 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..core.graph import Batch, Generator, Objective
+    from ..core.graph import Batch, FamilyConfig, Generator, Objective
 
 FAMILIES = {
     "cas-dm": "edgegen.families.cas_dm:FAMILY",
@@ -32,7 +32,7 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 class Recipe:
     """How a config is trained; a recipe function's docstring says what it gave."""
 
-    config: Any
+    config: FamilyConfig
     images: int  # training images seen, counted with repeats
     batch: int = 64
     rate: float = 1e-3  # Adam's, after warm-up; falls to 0 along a cosine
@@ -47,7 +47,7 @@ class Grown:
     to it, trained whole.
     """
 
-    config: Any
+    config: FamilyConfig
     tensors: Mapping[str, Tensor]
     whole: tuple[str, ...] = ()
 
@@ -63,7 +63,7 @@ class Tuning:
     what is new in it random; ValueError says why not.
     """
 
-    grow: Callable[[Any, Mapping[str, Tensor], int], Grown]
+    grow: Callable[[FamilyConfig, Mapping[str, Tensor], int], Grown]
     targets: tuple[str, ...] = ("*",)
     whole: tuple[str, ...] = ()
     rank: int = 4
@@ -82,8 +82,8 @@ class Family:
     """
 
     name: str
-    config: type[Any]
-    build: Callable[[Any], Generator]
+    config: type[FamilyConfig]
+    build: Callable[[FamilyConfig], Generator]
     recipes: Mapping[str, Callable[[], Recipe]]
     tuning: Tuning
 
@@ -95,7 +95,7 @@ class Continuing(Protocol):
     @property
     def continues(self) -> bool: ...
 
-    def onto(self, trained: Any) -> Any:
+    def onto(self, trained: FamilyConfig) -> FamilyConfig:
         """The trained weights' own config, trained on as this one says."""
 
 
@@ -144,5 +144,5 @@ def family(name: str) -> Family:
     if name not in FAMILIES:
         raise UsageError("E-FAMILY", f"unknown family {name!r}; known: {', '.join(FAMILIES)}")
     module, _, attribute = FAMILIES[name].partition(":")
-    found: Family = getattr(import_module(module), attribute)
-    return found
+    loaded: Family = getattr(import_module(module), attribute)
+    return loaded

@@ -107,11 +107,11 @@ class PDist(nn.Module):
         """
         if min(x.shape[2:]) < 64:
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-        found = []
+        features = []
         for stage in self.stages:
             x = stage(x)
-            found.append(x)
-        return found
+            features.append(x)
+        return features
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         # asked once: on a GPU each look would wait for all that runs there

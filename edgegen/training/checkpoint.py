@@ -18,7 +18,6 @@ import hashlib
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -27,8 +26,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..core.files import discard, publish, read_json, to_json, write_bytes
-from ..core.graph import Generator
+from ..core.files import JsonObject, discard, publish, read_json, to_json, write_bytes
+from ..core.graph import FamilyConfig, Generator
 from ..errors import InputError, TrustError, UsageError
 from ..families import family
 from .loop import Trainer, averaged
@@ -148,17 +147,17 @@ def _part(step: Path, name: str) -> tuple[dict[str, Tensor], Path]:
     return read_weights(path), path
 
 
-def _state(path: Path, networks: set[str]) -> dict[str, Any]:
+def _state(path: Path, networks: set[str]) -> JsonObject:
     state = read_json(path)
-    found: dict[str, Any] = state if isinstance(state, dict) else {}
-    if type(found.get("averaged")) is int:
+    document: JsonObject = state if isinstance(state, dict) else {}
+    if type(document.get("averaged")) is int:
         raise InputError(
             "E-CHECKPOINT",
             "an older edgegen wrote this checkpoint, with one count for all averages",
             path=path,
             hint="start the run anew",
         )
-    averaged, digests = found.get("averaged"), found.get("sha256")
+    averaged, digests = document.get("averaged"), document.get("sha256")
     if (
         not isinstance(averaged, dict)
         or averaged.keys() != networks
@@ -172,14 +171,14 @@ def _state(path: Path, networks: set[str]) -> dict[str, Any]:
         )
     if any(
         type(n) is not int or n < 0
-        for n in (found.get("step"), found.get("skipped"), *averaged.values())
+        for n in (document.get("step"), document.get("skipped"), *averaged.values())
     ):
         raise InputError(
             "E-CHECKPOINT",
             "not a checkpoint's state: step, skipped and averaged are whole numbers",
             path=path,
         )
-    return found
+    return document
 
 
 def read_text(path: Path) -> str:
@@ -215,9 +214,9 @@ def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: Path
         state.setdefault(int(index), {})[key] = tensor
     for number, entry in state.items():  # a parameter no loss has moved yet has no entry at all
         blank = optimizer.blank(params[number])
-        given = {f"{number}.{key}": tensor for key, tensor in entry.items()}
+        stored = {f"{number}.{key}": tensor for key, tensor in entry.items()}
         if wrong := _differences(
-            {f"{number}.{key}": tensor.shape for key, tensor in blank.items()}, given
+            {f"{number}.{key}": tensor.shape for key, tensor in blank.items()}, stored
         ):
             raise _misfit(wrong, path)
         if wrong := [
@@ -307,12 +306,12 @@ def _misfit(wrong: list[str], path: Path) -> InputError:
     )
 
 
-def describe(name: str, config: Any) -> dict[str, Any]:
+def describe(name: str, config: FamilyConfig) -> JsonObject:
     """The JSON form of a family and its config."""
     return {"family": name, "config": asdict(config)}
 
 
-def build(description: dict[str, Any], path: Path) -> Generator:
+def build(description: JsonObject, path: Path) -> Generator:
     """A generator from its JSON form; UsageError names the field that is wrong."""
     name, config = (
         (description.get(k) for k in ("family", "config"))
@@ -321,11 +320,11 @@ def build(description: dict[str, Any], path: Path) -> Generator:
     )
     if not isinstance(name, str) or not isinstance(config, dict):
         raise UsageError("E-CONFIG", "the description names no family and config", path=path)
-    found = family(name)
-    return found.build(parse(found.config, config, path))
+    builder = family(name)
+    return builder.build(parse(builder.config, config, path))
 
 
-def parse(kind: type[Any], data: Any, path: Path) -> Any:
+def parse(kind: type[FamilyConfig], data: object, path: Path) -> FamilyConfig:
     """A config dataclass from its JSON form; UsageError names the field and what is wrong with
     it.
     """

@@ -82,10 +82,10 @@ def near_groups(pixels: np.ndarray) -> list[list[int]]:
         for i, j in zip(a.tolist(), b.tolist(), strict=True):
             if (first := root(i)) != (second := root(j)):
                 parent[max(first, second)] = min(first, second)
-    found: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for k in range(len(parent)):
-        found.setdefault(root(k), []).append(k)
-    return [group for group in found.values() if len(group) > 1]
+        members.setdefault(root(k), []).append(k)
+    return [group for group in members.values() if len(group) > 1]
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:
@@ -110,5 +110,5 @@ def _coarse(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
     cells = centred.reshape(-1, 8, 2, 8, 2, 3).mean(axis=(2, 4)).reshape(len(colours), 192) * 2
     half = np.square(cells).sum(axis=1, keepdims=True) / 2
-    one = np.ones_like(half)
-    return np.concatenate([cells, -half, one], 1), np.concatenate([cells, one, -half], 1)
+    ones = np.ones_like(half)
+    return np.concatenate([cells, -half, ones], 1), np.concatenate([cells, ones, -half], 1)

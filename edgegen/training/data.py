@@ -10,26 +10,27 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import ImageColor
 
+from ..core.files import JsonObject
 from ..errors import InputError, ResourceError, UsageError
 from . import idx
 from .folder import Bad, Listing, listing
 from .magic import SUFFIXES
 from .order import picks, share
-from .photos import FITS, BadPhoto, Fit, Want
+from .photos import BadPhoto, Fit, Want
 from .pool import Pool, default_workers
+from .reading import PhotoReading
 from .sizes import spread
 
-MIN_SIDE = 16  # pixels: below that a photo says too little, above it a 32 px model can use it
 BAD_LIMIT = 0.05  # of a folder: with more the folder itself is wrong, and skipping would hide it
 FEW = 200  # photos that do not pay for another decoder process
 NAMED = 20  # bad files in the sentence; the report has all
 
 Progress = Callable[[int, int], None]
+Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Report:
     fit: Fit = "pad"
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Plain data for JSON: the fields, sizes as a spread, and `counts` of warnings by code."""
         counts = {code: len(names) for code, names in sorted(self.warnings.items())}
         return {**asdict(self), "sizes": spread(self.sizes), "counts": counts}
@@ -140,80 +141,60 @@ def shown(name: str) -> str:
 def load(
     path: Path,
     size: int,
-    background: str = "white",
-    min_side: int = MIN_SIDE,
-    on_bad: Literal["skip", "fail"] = "skip",
-    split: Literal["train", "test"] = "train",
+    reading: PhotoReading | None = None,
+    split: Split = "train",
     progress: Progress | None = None,
-    fit: Fit = "pad",
 ) -> tuple[Photos, Report]:
     """Photos of a folder at size x size RGB, sorted by relative name, and a report of what was
     skipped or changed.
 
     Images: class = first sub-folder, or metadata.jsonl (file_name, label or text). Turned upright
-    by EXIF, alpha composited on `background`, resized (bicubic, antialiased) with the aspect kept:
-    centred on a square of `background` or, with fit="crop", cut to the centred square. Of exact
-    duplicates the first stays. min_side: pixels of the shorter side a file needs. Nothing of a file
-    but its pixels is kept. IDX (MNIST names): `split` chooses the files; 28 px is padded with 0 to
-    32, other sizes are resized first; duplicates stay. progress(done, of) is called after each
-    photo. Raises InputError; BadPhotos when more than 5 % of the files are bad, or any with
-    on_bad="fail".
+    by EXIF, alpha composited on the background, resized (bicubic, antialiased) with the aspect
+    kept: centred on a square of the background or, with fit="crop", cut to the centred square. Of
+    exact duplicates the first stays. Nothing of a file but its pixels is kept. IDX (MNIST names):
+    `split` chooses the files; 28 px is padded with 0 to 32, other sizes are resized first;
+    duplicates stay. progress(done, of) is called after each photo. Raises InputError; BadPhotos
+    when more than 5 % of the files are bad, or any with on_bad="fail".
     """
-    found = survey(path, size, background, min_side, on_bad, split, progress, fit)
-    if found.refusal:
-        raise found.refusal
-    return found.photos, found.report
+    seen = survey(path, size, reading, split, progress)
+    if seen.refusal:
+        raise seen.refusal
+    return seen.photos, seen.report
 
 
 def survey(
     path: Path,
     size: int,
-    background: str = "white",
-    min_side: int = MIN_SIDE,
-    on_bad: Literal["skip", "fail"] = "skip",
-    split: Literal["train", "test"] = "train",
+    reading: PhotoReading | None = None,
+    split: Split = "train",
     progress: Progress | None = None,
-    fit: Fit = "pad",
 ) -> Survey:
     """What load() gives, and with it what it would refuse: bad photos and photos that teach nothing
     do not raise here.
     """
-    if (
-        size < 1
-        or min_side < 1
-        or on_bad not in ("skip", "fail")
-        or split not in idx.PREFIX
-        or fit not in FITS
-    ):
-        raise UsageError(
-            "E-CONFIG",
-            f"size={size}, min_side={min_side} must be positive, on_bad={on_bad!r} be skip or "
-            "fail, "
-            f"split={split!r} be train or test, fit={fit!r} be pad or crop",
-        )
-    want = Want(size, colour(background), min_side, fit)
+    reading = reading or PhotoReading()
+    want = reading.want(size)
+    if split not in idx.PREFIX:
+        raise UsageError("E-CONFIG", f"split={split!r} must be train or test")
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "does not exist"
         raise InputError("E-DATA-MISSING", f"the folder of photos {what}", path=path)
     if files := idx.find(path, split):
-        photos, sizes = read_idx(*files, size, fit)
-        report = _idx_report(photos, sizes, fit)
-        return Survey(
-            photos,
-            report,
-            tuple(map(str, range(len(photos)))),
-            _refusal(photos, report, path, on_bad),
-        )
-    found = listing(path)
-    of = len(found.photos) + len(found.bad)
-    if not of:
+        photos, sizes = read_idx(*files, size, reading.fit)
+        report, names = _idx_report(photos, sizes, reading.fit), map(str, range(len(photos)))
+        refusal = _refusal(photos, report, path, reading.on_bad)
+        return Survey(photos, report, tuple(names), refusal)
+    listed = listing(path)
+    if not listed.photos and not listed.bad:
         raise InputError(
             "E-DATA-EMPTY", f"found 0 images (looked for {' '.join(sorted(SUFFIXES))})", path=path
         )
-    _need_memory(len(found.photos), size, path)
-    pixels, used, bad = _decode_all(path, found, want, progress)
-    photos, report, names = _without_duplicates(pixels, used, bad, found.warnings, fit)
-    return Survey(photos, report, names, _refusal(photos, report, path, on_bad))
+    _need_memory(len(listed.photos), size, path)
+    pixels, used, bad = _decode_all(path, listed, want, progress)
+    photos, report, photo_names = _without_duplicates(
+        pixels, used, bad, listed.warnings, reading.fit
+    )
+    return Survey(photos, report, photo_names, _refusal(photos, report, path, reading.on_bad))
 
 
 def read_idx(
@@ -263,41 +244,28 @@ def groups(pixels: np.ndarray) -> list[list[int]]:
     return [group for group in by.values() if len(group) > 1]
 
 
-def colour(name: str) -> tuple[int, int, int]:
-    """Red, green and blue of a name or hex; UsageError for what is neither."""
-    try:
-        red, green, blue = ImageColor.getrgb(name)[:3]
-    except ValueError as error:
-        raise UsageError(
-            "E-CONFIG", f"background {name!r} is not a colour", hint="write a name or hex #f0f0f0"
-        ) from error
-    return red, green, blue
-
-
 def _need_memory(count: int, size: int, path: Path) -> None:
-    wanted, there = (
-        count * size * size * 3,
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
-    if wanted > there // 2:
+    needed = count * size * size * 3
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory // 2:
         what = (
-            f"{count} photos at {size} px need {wanted / 1e9:.1f} GB, this machine has "
-            f"{there / 1e9:.1f} GB"
+            f"{count} photos at {size} px need {needed / 1e9:.1f} GB, this machine has "
+            f"{memory / 1e9:.1f} GB"
         )
         raise ResourceError("E-MEMORY", what, path=path, hint="use fewer photos or a smaller size")
 
 
 def _decode_all(
-    root: Path, found: Listing, want: Want, progress: Progress | None
+    root: Path, listed: Listing, want: Want, progress: Progress | None
 ) -> tuple[np.ndarray, list[_Used], list[Bad]]:
     """Every listed photo through the decoders: pixels (n, size, size, 3) of those that can be used,
     in order, and the others.
     """
-    bad, used = list(found.bad), list[_Used]()
-    pixels = np.empty((len(found.photos), want.size, want.size, 3), np.uint8)
-    with Pool(want, min(default_workers(), len(found.photos) // FEW + 1)) as pool:
-        answers = pool.map((os.path.join(root, name), None) for name, _ in found.photos)
-        for done, ((name, label), answer) in enumerate(zip(found.photos, answers, strict=True), 1):
+    bad, used = list(listed.bad), list[_Used]()
+    pixels = np.empty((len(listed.photos), want.size, want.size, 3), np.uint8)
+    with Pool(want, min(default_workers(), len(listed.photos) // FEW + 1)) as pool:
+        answers = pool.map((os.path.join(root, name), None) for name, _ in listed.photos)
+        for done, ((name, label), answer) in enumerate(zip(listed.photos, answers, strict=True), 1):
             try:
                 data, warnings, shape = answer.result()
             except BadPhoto as error:
@@ -306,9 +274,9 @@ def _decode_all(
                 pixels[len(used)] = np.frombuffer(data, np.uint8).reshape(want.size, want.size, 3)
                 used.append(_Used(name, label, shape))
                 for code in warnings:
-                    found.warn(code, name)
+                    listed.warn(code, name)
             if progress:
-                progress(done, len(found.photos))
+                progress(done, len(listed.photos))
     return pixels[: len(used)], used, bad
 
 
@@ -323,25 +291,25 @@ def _without_duplicates(
         # the first one's class stays: the user has to look
         if len({used[i].label for i in group}) > 1:
             warnings.setdefault("W-DATA-DUP-CLASS", []).append(used[group[0]].name)
-    kept = [k for k in range(len(used)) if k not in dropped]
-    labels = [used[k].label for k in kept]
+    staying = [k for k in range(len(used)) if k not in dropped]
+    labels = [used[k].label for k in staying]
     known = tuple(sorted({label for label in labels if label}))
     number = {label: k for k, label in enumerate(known)}
     numbers = np.array([number.get(label, 0) for label in labels], np.int64)
     report = Report(
         len(used) + len(bad),
-        len(kept),
+        len(staying),
         {label: labels.count(label) for label in known},
         tuple(sorted(bad, key=lambda b: b.name)),
         {code: tuple(sorted(n)) for code, n in sorted(warnings.items())},
         tuple(tuple(used[i].name for i in group) for group in equal),
         fit,
-        dict(Counter(used[k].shape for k in kept)),
+        dict(Counter(used[k].shape for k in staying)),
     )
     return (
-        Photos(pixels[kept] if dropped else pixels, numbers, known),
+        Photos(pixels[staying] if dropped else pixels, numbers, known),
         report,
-        tuple(used[k].name for k in kept),
+        tuple(used[k].name for k in staying),
     )
 
 

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from ..core.files import JsonObject
 from ..errors import InputError
 from .magic import REFUSED_SUFFIXES, SUFFIXES
 
@@ -54,9 +54,9 @@ def listing(root: Path) -> Listing:
     """Photos of `root` with their classes. InputError when the folder, its lay-out or its metadata
     cannot be used.
     """
-    found, folders = _walk(root)
+    listed, folders = _walk(root)
     if (root / METADATA).is_symlink() or (root / METADATA).exists():
-        _apply_metadata(root, found)
+        _apply_metadata(root, listed)
     elif (root / "metadata.csv").exists():
         raise InputError(
             "E-META-CSV",
@@ -65,10 +65,10 @@ def listing(root: Path) -> Listing:
             hint=f"write it as {METADATA}",
         )
     else:
-        _classes(root, found, folders)
-    found.photos.sort()
-    found.bad.sort(key=lambda bad: bad.name)
-    labels = {label for _, label in found.photos}
+        _classes(root, listed, folders)
+    listed.photos.sort()
+    listed.bad.sort(key=lambda bad: bad.name)
+    labels = {label for _, label in listed.photos}
     if len(labels) > MAX_CLASSES:
         raise InputError(
             "E-DATA-LIMIT",
@@ -76,13 +76,13 @@ def listing(root: Path) -> Listing:
             path=root,
         )
     for label in _differ_by_case(labels):
-        found.warn("W-DATA-CLASS-CASE", label)
-    return found
+        listed.warn("W-DATA-CLASS-CASE", label)
+    return listed
 
 
 def _walk(root: Path) -> tuple[Listing, list[str]]:
     """Every image-like file below root with class "", and the names of all sub-folders."""
-    found, folders, stack = Listing(), [], [""]
+    listed, folders, stack = Listing(), [], [""]
     while stack:
         prefix = stack.pop()
         try:
@@ -93,13 +93,13 @@ def _walk(root: Path) -> tuple[Listing, list[str]]:
                         folders.append(name)
                         stack.append(name + "/")
                     else:
-                        _sort_in(entry, name, found)
+                        _sort_in(entry, name, listed)
         except OSError as error:
             if not prefix:
                 raise InputError(
                     "E-DATA-PERM", f"the folder cannot be listed: {error.strerror}", path=root
                 ) from error
-            found.bad.append(
+            listed.bad.append(
                 Bad(prefix, "E-DATA-PERM", f"the folder cannot be listed: {error.strerror}")
             )
         if len(folders) > MAX_FOLDERS:
@@ -109,17 +109,17 @@ def _walk(root: Path) -> tuple[Listing, list[str]]:
                 path=root,
                 hint="name a smaller folder",
             )
-    return found, folders
+    return listed, folders
 
 
-def _sort_in(entry: os.DirEntry[str], name: str, found: Listing) -> None:
+def _sort_in(entry: os.DirEntry[str], name: str, listed: Listing) -> None:
     suffix = PurePosixPath(entry.name).suffix.lower()
     image = suffix in SUFFIXES | REFUSED_SUFFIXES
     if entry.name.startswith("."):  # also the ._name.jpg files that macOS leaves on USB sticks
-        found.warn("W-DATA-IGNORED", name)
+        listed.warn("W-DATA-IGNORED", name)
     elif entry.is_symlink():
         if image or entry.is_dir():
-            found.bad.append(
+            listed.bad.append(
                 Bad(
                     name,
                     "E-DATA-LINK",
@@ -127,18 +127,18 @@ def _sort_in(entry: os.DirEntry[str], name: str, found: Listing) -> None:
                 )
             )
         else:
-            found.warn("W-DATA-IGNORED", name)
+            listed.warn("W-DATA-IGNORED", name)
     elif not entry.is_file(follow_symlinks=False):
-        found.warn("W-DATA-NOT-FILE", name)
+        listed.warn("W-DATA-NOT-FILE", name)
     elif image:
-        found.photos.append((name, ""))
+        listed.photos.append((name, ""))
     elif name != METADATA:
-        found.warn("W-DATA-IGNORED", name)
+        listed.warn("W-DATA-IGNORED", name)
 
 
-def _classes(root: Path, found: Listing, folders: list[str]) -> None:
+def _classes(root: Path, listed: Listing, folders: list[str]) -> None:
     """The first folder below root is the class. All photos are in class folders, or none is."""
-    inside = Counter("/" in name for name, _ in found.photos)
+    inside = Counter("/" in name for name, _ in listed.photos)
     if inside[True] and inside[False]:
         raise InputError(
             "E-DATA-MIXED",
@@ -146,13 +146,13 @@ def _classes(root: Path, found: Listing, folders: list[str]) -> None:
             path=root,
             hint="move them into a class folder, or all images into one folder",
         )
-    found.photos = [
-        (name, name.partition("/")[0] if "/" in name else "") for name, _ in found.photos
+    listed.photos = [
+        (name, name.partition("/")[0] if "/" in name else "") for name, _ in listed.photos
     ]
-    held = {name.partition("/")[0] for name, _ in found.photos}
+    held = {name.partition("/")[0] for name, _ in listed.photos}
     for folder in sorted(folders):
         if "/" not in folder and folder not in held:
-            found.warn("W-DATA-CLASS-EMPTY", folder)
+            listed.warn("W-DATA-CLASS-EMPTY", folder)
 
 
 def _differ_by_case(labels: set[str]) -> list[str]:
@@ -160,7 +160,7 @@ def _differ_by_case(labels: set[str]) -> list[str]:
     return sorted(label for label in labels if count[label.casefold()] > 1)
 
 
-def _apply_metadata(root: Path, found: Listing) -> None:
+def _apply_metadata(root: Path, listed: Listing) -> None:
     """Replace the walk's photos by the rows; images without a row are named in W-META-UNLISTED."""
     rows: dict[str, tuple[int, str | None]] = {}
     texts = set[str | None]()
@@ -174,19 +174,19 @@ def _apply_metadata(root: Path, found: Listing) -> None:
         if "label" not in row:
             texts.add(label)
     if len(texts) > max(CAPTIONS, len(rows) // 2):  # hardly a photo shares its text with another
-        found.warn("W-META-CAPTIONS", METADATA)
-    linked = {bad.name for bad in found.bad}
-    for name, _ in found.photos:
+        listed.warn("W-META-CAPTIONS", METADATA)
+    linked = {bad.name for bad in listed.bad}
+    for name, _ in listed.photos:
         if name not in rows:
-            found.warn("W-META-UNLISTED", name)
-    found.bad = [bad for bad in found.bad if bad.name in rows]
-    found.photos = []
+            listed.warn("W-META-UNLISTED", name)
+    listed.bad = [bad for bad in listed.bad if bad.name in rows]
+    listed.photos = []
     for name, (number, label) in rows.items():
         if name not in linked:
-            _take(root, name, number, label or "", found)
+            _take(root, name, number, label or "", listed)
 
 
-def _take(root: Path, name: str, number: int, label: str, found: Listing) -> None:
+def _take(root: Path, name: str, number: int, label: str, listed: Listing) -> None:
     """One row's file: every step of its path is looked at, so that no link leads out of the
     folder.
     """
@@ -200,7 +200,7 @@ def _take(root: Path, name: str, number: int, label: str, found: Listing) -> Non
                 root, number, f"{name!r}: {(error.strerror or 'cannot be found').lower()}"
             ) from error
         if stat.S_ISLNK(mode):
-            found.bad.append(
+            listed.bad.append(
                 Bad(
                     name,
                     "E-DATA-LINK",
@@ -209,13 +209,13 @@ def _take(root: Path, name: str, number: int, label: str, found: Listing) -> Non
             )
             return
     if stat.S_ISREG(mode):
-        found.photos.append((name, label))
+        listed.photos.append((name, label))
     else:
-        found.bad.append(Bad(name, "E-IMG-NOT-IMAGE", "not a regular file"))
+        listed.bad.append(Bad(name, "E-IMG-NOT-IMAGE", "not a regular file"))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line number and JSON value of every line that is not blank."""
+def _rows(path: Path) -> Iterator[tuple[int, JsonObject]]:
+    """Line number and JSON object of every line that is not blank."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -242,19 +242,20 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _parse(path.parent, number, line)
 
 
-def _parse(root: Path, number: int, line: bytes) -> Any:
+def _parse(root: Path, number: int, line: bytes) -> JsonObject:
     try:
-        return json.loads(line.decode("utf-8"))
+        row: object = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _line_error(root, number, "not UTF-8 text") from error
     except (ValueError, RecursionError) as error:
         raise _line_error(root, number, f"not JSON: {error}") from error
-
-
-def _row(row: Any, root: Path, number: int) -> tuple[str, str | None]:
-    """Plain relative name and class of one row: `label`, else `text`, else None."""
     if not isinstance(row, dict):
         raise _line_error(root, number, "the line is not a JSON object")
+    return row
+
+
+def _row(row: JsonObject, root: Path, number: int) -> tuple[str, str | None]:
+    """Plain relative name and class of one row: `label`, else `text`, else None."""
     name = row.get("file_name")
     if not isinstance(name, str) or not name:
         raise _line_error(root, number, "file_name is missing or not a text")

@@ -38,6 +38,7 @@ ALPHA = {"LA", "PA", "RGBA", "La", "RGBa"}
 SIDEWAYS = {TURN.TRANSPOSE, TURN.ROTATE_270, TURN.TRANSVERSE, TURN.ROTATE_90}
 DNG_VERSION, EXIF_ORIENTATION, BITS, PHOTOMETRIC = 50706, 274, 258, 262
 Fit = Literal["pad", "crop"]
+Tags = Mapping[int, Any]  # of TIFF, by number: each has its own type
 JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
@@ -206,8 +207,8 @@ def _check_end(data: bytes) -> None:
     and says nothing.
     """
     at = 2
-    while found := JPEG_MARKER.search(data, at):
-        marker, at = found[0][1], found.end()
+    while match := JPEG_MARKER.search(data, at):
+        marker, at = match[0][1], match.end()
         if marker == 0xD9:
             return
         if marker not in (0x01, 0xD8):
@@ -216,7 +217,7 @@ def _check_end(data: bytes) -> None:
     raise BadPhoto("E-IMG-TRUNCATED", "the JPEG data ends too early: its end marker is missing")
 
 
-def _is_deep(image: Image.Image, data: bytes, kind: str, tags: Mapping[int, Any]) -> bool:
+def _is_deep(image: Image.Image, data: bytes, kind: str, tags: Tags) -> bool:
     """Has it more than 8 bits a channel? Pillow keeps them of grey alone, of others the upper 8."""
     return (
         image.mode.startswith("I;16")
@@ -232,7 +233,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _from_grey16(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+def _from_grey16(image: Image.Image, tags: Tags) -> Image.Image:
     """12 or 16 bits scaled to 8, rounded; TIFF may say that 0 is white (TIFF 6.0,
     PhotometricInterpretation).
     """

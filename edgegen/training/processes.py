@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, distributed
 
 from ..core.graph import Batch
 from ..errors import RuntimeMissing
-from .stop import SIGNALS
+from .stop import SIGNALS, Handler
 from .whole_batch import Together
 
 # of torchrun, and of mpirun
@@ -73,17 +73,17 @@ class World:
         """The largest of all processes' numbers."""
         if self.size == 1:
             return number
-        found = torch.tensor(number, device=device)
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return int(found)
+        value = torch.tensor(number, device=device)
+        distributed.all_reduce(value, distributed.ReduceOp.MAX)
+        return int(value)
 
     def combined(self, values: np.ndarray, how: Literal["MIN", "MAX", "SUM"]) -> np.ndarray:
         """Of all processes' arrays of one shape, on a CPU, element by element."""
         if self.size == 1:
             return values
-        found = torch.from_numpy(values.copy())
-        distributed.all_reduce(found, getattr(distributed.ReduceOp, how))
-        return found.numpy()
+        tensor = torch.from_numpy(values.copy())
+        distributed.all_reduce(tensor, getattr(distributed.ReduceOp, how))
+        return tensor.numpy()
 
     def wait(self) -> None:
         """Until all processes are here."""
@@ -139,10 +139,10 @@ def local_rank() -> int:
 def _first_to_fail(rank: int) -> bool:
     try:
         mine = str(rank).encode()
-        found: bytes = distributed.distributed_c10d._get_default_store().compare_set(
+        first: bytes = distributed.distributed_c10d._get_default_store().compare_set(
             FAILED, "", mine.decode()
         )
-        return found == mine
+        return first == mine
     except RuntimeError:  # the process that kept the store has gone, so it failed before
         return False
 
@@ -156,7 +156,7 @@ def _interruptible() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
 
-    before: dict[int, Any] = {}
+    before: dict[int, Handler] = {}
     if threading.current_thread() is threading.main_thread():
         before = {
             number: signal.signal(number, stop)

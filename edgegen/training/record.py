@@ -107,14 +107,14 @@ def rewind(path: Path, step: int) -> None:
     """Drop the lines after `step`, and a last one that a kill cut off."""
     if not path.exists():
         return
-    kept = []
+    lines_before = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             if json.loads(line)["step"] <= step and line.endswith(b"\n"):
-                kept.append(line)
+                lines_before.append(line)
         except (ValueError, TypeError, KeyError):
             continue
-    write_bytes(path, b"".join(kept))
+    write_bytes(path, b"".join(lines_before))
 
 
 def summary_writer() -> Any:

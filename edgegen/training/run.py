@@ -6,24 +6,24 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..core.files import PREFIX, disk_error, read_json, to_json, write_bytes
+from ..core.files import PREFIX, JsonObject, disk_error, read_json, to_json, write_bytes
 from ..core.graph import Generator
 from ..errors import Busy, InputError, UsageError
 from ..families import FAMILIES, Judged, Recipe, family
 from . import checkpoint
 from .adapt import site
 from .device import device_of
-from .loop import Trainer, shipped
+from .loop import Trainer, TrainerOptions, shipped
 from .order import mix
 from .processes import ALONE, World, local_rank
 from .record import Record
@@ -51,8 +51,8 @@ class RunSettings:
     background: str = "#ffffff"  # under what is transparent, around what is padded
     eight_bit: bool = False  # the optimizer's state
     # which base an adapter stands on; None where every weight trains
-    adapt: Mapping[str, Any] | None = None
-    finetune: Mapping[str, Any] | None = None  # flags of a fine-tuning
+    adapt: JsonObject | None = None
+    finetune: JsonObject | None = None  # flags of a fine-tuning
 
 
 @dataclass(frozen=True)
@@ -119,20 +119,21 @@ def train(
         _teach(trainer, out / checkpoint.JUDGE)
         if options.begin is not None:
             options.begin(trainer)
-        record = (
-            Record(out, trainer, options.samples_every, options.tensorboard)
-            if writes
-            else contextlib.nullcontext()
-        )
-        with record as opened:
-            _loop(trainer, out, every, options.keep, progress, opened, stop)
-        left = (options.finish or _weights)(trainer, out) if writes else out
+        with contextlib.ExitStack() as stack:
+            record: Record | None = None
+            if writes:
+                opened = Record(out, trainer, options.samples_every, options.tensorboard)
+                record = stack.enter_context(opened)
+            _loop(trainer, Checkpoints(out, every, options.keep), progress, record, stop)
+        result = (options.finish or _weights)(trainer, out) if writes else out
         world.wait()
-        return left
+        return result
 
 
 def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trainer:
-    """At its first step; a fresh generator's weights are a function of the seed."""
+    """The run at its step 0: of the generator that is given, or of a fresh one, with the weights
+    that it starts from.
+    """
     generator = options.generator
     if generator is None:
         with torch.random.fork_rng(devices=[]):
@@ -140,17 +141,14 @@ def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trai
             generator = family(settings.family).build(settings.recipe.config)
     if options.start is not None:
         checkpoint.start_from(generator.networks, options.start.tensors, options.start.path)
-    return Trainer.start(
-        generator,
-        settings.recipe,
-        photos,
-        settings.seed,
+    how = TrainerOptions(
         device_of(settings.device, local_rank()),
         options.world,
         settings.only,
         settings.compiled,
         settings.eight_bit,
     )
+    return Trainer.start(generator, settings.recipe, photos, settings.seed, how)
 
 
 def _weights(trainer: Trainer, out: Path) -> Path:
@@ -174,11 +172,17 @@ def _held(out: Path) -> Iterator[None]:
         raise Busy("E-LOCKED", "another run is training into this folder", path=out) from error
 
 
+class Checkpoints(NamedTuple):
+    """Where they are written, the steps from one to the next, and how many stay."""
+
+    folder: Path
+    every: int
+    keep: int
+
+
 def _loop(
     trainer: Trainer,
-    out: Path,
-    every: int,
-    keep: int,
+    checkpoints: Checkpoints,
     progress: Progress,
     record: Record | None,
     stop: Stop,
@@ -194,11 +198,10 @@ def _loop(
         progress(trainer, report)
         # processes hear of a signal at different steps
         stop.signal = world.largest(stop.signal or 0, device) or None
-        if record is not None and (
-            stop.signal is not None or trainer.step % every == 0 or trainer.over
-        ):
+        due = trainer.step % checkpoints.every == 0 or trainer.over
+        if record is not None and (stop.signal is not None or due):
             record.sync()
-            checkpoint.save(out, trainer, keep)
+            checkpoint.save(checkpoints.folder, trainer, checkpoints.keep)
         if stop.signal is not None:
             world.wait()  # for the one that writes: the first to leave ends all
         stop.check()
@@ -218,7 +221,7 @@ def _teach(trainer: Trainer, path: Path) -> None:
     checkpoint.load_judge(generator.judge, path)
 
 
-def _about(settings: RunSettings, photos: Source, world: World) -> dict[str, Any]:
+def _about(settings: RunSettings, photos: Source, world: World) -> JsonObject:
     recipe = {k: v for k, v in vars(settings.recipe).items() if k != "config"}
     return {
         **checkpoint.describe(settings.family, settings.recipe.config),
@@ -252,7 +255,7 @@ class Recorded:
     """
 
     family: str | None = None
-    config: dict[str, Any] | None = None
+    config: JsonObject | None = None
     recipe_name: str | None = None
     images: int | None = None
     batch: int | None = None
@@ -278,9 +281,9 @@ class Recorded:
             "fit": "data.fit",
             "background": "data.background",
         }
-        found = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
+        values = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:
-            return TypeAdapter(cls).validate_json(to_json(found), strict=True)
+            return TypeAdapter(cls).validate_json(to_json(values), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             raise InputError(
@@ -288,7 +291,7 @@ class Recorded:
             ) from error
 
 
-def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
+def _claim(out: Path, about: JsonObject, resume: bool) -> None:
     """Write run.json, or hold a resumed run to the one that is there."""
     path = out / "run.json"
     if not path.exists():
@@ -314,7 +317,7 @@ def _claim(out: Path, about: dict[str, Any], resume: bool) -> None:
             )
 
 
-def _filled(about: Any, path: Path) -> Any:
+def _filled(about: object, path: Path) -> object:
     """A description with the fields that its family's config has got since at what they are when
     nobody says.
     """
@@ -324,7 +327,7 @@ def _filled(about: Any, path: Path) -> Any:
     return about | json.loads(to_json(checkpoint.describe(about["family"], config)))
 
 
-def _flat(data: Any, name: str = "") -> dict[str, Any]:
+def _flat(data: object, name: str = "") -> JsonObject:
     """{"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
     if not isinstance(data, dict):
         return {name: data}
@@ -335,7 +338,7 @@ def _flat(data: Any, name: str = "") -> dict[str, Any]:
     }
 
 
-def load(folder: Path) -> tuple[dict[str, Any], Any]:
+def load(folder: Path) -> tuple[JsonObject, Generator]:
     """A finished run: its description and its generator with the averaged weights, an adapted one's
     adapter merged into them.
     """

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -104,16 +104,16 @@ def index(paths: list[Path]) -> Index:
     bad, ignored, stamps = list[Bad](), Counter[str](), list[tuple[int, int]]()
     for shard, path in enumerate(paths):
         stamps.append(stamp(path))
-        found = _samples(path, bad, ignored)
+        samples = _samples(path, bad, ignored)
         with open(path, "rb") as file:
-            for photo, label in found:
+            for photo, label in samples:
                 number = numbers.of(
                     photo, None if label is None else _label(file, label, path), path
                 )
                 places.extend((shard, photo.offset, photo.size, number))
                 file.seek(photo.offset + max(0, photo.size - TAIL))
                 digest.update(photo.size.to_bytes(8, "little") + file.read(min(photo.size, TAIL)))
-        counts.append(len(found))
+        counts.append(len(samples))
     if not places:
         raise InputError(
             "E-DATA-EMPTY",
@@ -204,7 +204,7 @@ def _parts(path: Path) -> Iterator[tuple[Member, str, str]]:
             yield member, suffix, f"{folder}/{name.partition('.')[0]}"
 
 
-def _label(file: Any, member: Member, path: Path) -> int | str:
+def _label(file: BinaryIO, member: Member, path: Path) -> int | str:
     """A whole number from 0, or a text. InputError names the member."""
     suffix = PurePosixPath(member.name).suffix.lower()
     if member.size > LABELS[suffix]:
@@ -213,7 +213,7 @@ def _label(file: Any, member: Member, path: Path) -> int | str:
     data: bytes = file.read(member.size)
     try:
         if suffix == ".cls":
-            value: Any = int(data.decode("ascii").strip())
+            value: object = int(data.decode("ascii").strip())
         else:
             row = json.loads(data.decode("utf-8"))
             value = row.get("label") if isinstance(row, dict) else None

@@ -141,9 +141,9 @@ def _thumbnail(
 def _text(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> int:
     """Cut where it does not fit; the width it takes."""
     font = ImageFont.load_default(13)
-    kept = text[:LETTERS]
-    while kept and draw.textlength(kept, font) > width:
-        kept = kept[:-1]
-    kept = kept if kept == text else kept[:-3] + "..."
-    draw.text(at, kept, INK, font)
-    return int(draw.textlength(kept, font))
+    shown = text[:LETTERS]
+    while shown and draw.textlength(shown, font) > width:
+        shown = shown[:-1]
+    shown = shown if shown == text else shown[:-3] + "..."
+    draw.text(at, shown, INK, font)
+    return int(draw.textlength(shown, font))

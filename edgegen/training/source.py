@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from .data import MIN_SIDE, Progress, Report, colour, load
+from .data import Progress, Report, load
 from .folder import Bad
-from .photos import Fit, Want
 from .pool import default_workers
+from .reading import PhotoReading
 from .shards import find, index
 from .stream import Shards
 
@@ -46,13 +46,10 @@ class Source(Protocol):
 def open_source(
     path: Path,
     size: int,
-    background: str = "white",
-    min_side: int = MIN_SIDE,
-    on_bad: Literal["skip", "fail"] = "skip",
+    reading: PhotoReading | None = None,
     workers: int = 0,
     progress: Progress | None = None,
     tell: Callable[[Bad], None] | None = None,
-    fit: Fit = "pad",
 ) -> Iterator[tuple[Source, Callable[[], Report]]]:
     """The photos at `path`, and what was met so far: tar shards as a stream, whatever load() reads
     in memory.
@@ -61,11 +58,12 @@ def open_source(
     stream meets later. Errors as load(), InputError and TrustError of tar.py and shards.py.
     """
     if not (shards := find(path)):
-        photos, report = load(path, size, background, min_side, on_bad, progress=progress, fit=fit)
+        photos, report = load(path, size, reading, progress=progress)
         yield photos, lambda: report
         return
-    want = Want(size, colour(background), min_side, fit)
-    with Shards(index(shards), want, workers or default_workers(), on_bad, tell) as stream:
+    reading = reading or PhotoReading()
+    want = reading.want(size)
+    with Shards(index(shards), want, workers or default_workers(), reading.on_bad, tell) as stream:
         yield stream, stream.report
 
 

@@ -57,8 +57,8 @@ def near_copies(train: Photos, held_out: Photos) -> np.ndarray:
     """Indices (k, 2) of (held-out, train) pairs, one for each held-out photo that is nearly a
     training photo.
     """
-    found = [np.stack(pair, 1) for pair in pairs(Looks(held_out.pixels), Looks(train.pixels))]
-    every = np.concatenate([np.empty((0, 2), np.int64), *found])
+    copies = [np.stack(pair, 1) for pair in pairs(Looks(held_out.pixels), Looks(train.pixels))]
+    every = np.concatenate([np.empty((0, 2), np.int64), *copies])
     return every[np.unique(every[:, 0], return_index=True)[1]]
 
 

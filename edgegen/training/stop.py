@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
+Handler = Callable[[int, FrameType | None], object] | int | None  # as Python's signal has it
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -25,7 +26,7 @@ class Stop:
     def __init__(self, patient: bool = False) -> None:
         self.signal: int | None = None
         self._patient = patient
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():

@@ -147,11 +147,11 @@ class Shards:
         )
 
     def _settled(self, futures: list[Future[tuple[bytes, int]]]) -> tuple[np.ndarray, np.ndarray]:
-        found = [future.result() for future in futures]
-        pixels = np.frombuffer(b"".join(data for data, _ in found), np.uint8).reshape(
+        photos = [future.result() for future in futures]
+        pixels = np.frombuffer(b"".join(data for data, _ in photos), np.uint8).reshape(
             -1, *self.shape
         )
-        return pixels.copy(), self.labels[[number for _, number in found]]
+        return pixels.copy(), self.labels[[number for _, number in photos]]
 
     def _photo(self, number: int) -> tuple[bytes, int]:
         """Pixels of the photo, or of the first after it that can be decoded, and whose they are."""
@@ -168,8 +168,8 @@ class Shards:
     def _decoded(self, number: int) -> bytes | None:
         if number in self._bad:
             return None
-        if (kept := self._kept.get(number)) is not None:
-            return kept
+        if (cached := self._kept.get(number)) is not None:
+            return cached
         shard, offset, size, _ = self.index.place(number)
         path = self.index.paths[shard]
         try:

@@ -87,8 +87,8 @@ class _Reader:
                 extension = self._extension(kind, data, size)
                 if kind == b"L":
                     long = _text(extension.split(b"\0")[0])
-                elif found := self._records(extension, kind):
-                    pax = found
+                elif records := self._records(extension, kind):
+                    pax = records
             else:
                 name = pax.get("path") or long or name
                 if self._regular(kind, name, pax):
@@ -144,7 +144,7 @@ class _Reader:
         """path and size of "<length> <key>=<value>\\n" records; those of an archive's global header
         are refused.
         """
-        found = {}
+        records = {}
         while data.strip(b"\0"):
             length, _, _ = data.partition(b" ")
             count = int(length) if re.fullmatch(rb"[0-9]{1,5}", length) else 0
@@ -159,12 +159,12 @@ class _Reader:
                     "E-SHARD-MEMBER", f"pax header {_text(key)!r} is not accepted", path=self.path
                 )
             if key in (b"path", b"size"):
-                found[key.decode()] = _text(value)
-        if "size" in found and not re.fullmatch(r"[0-9]{1,18}", found["size"]):
+                records[key.decode()] = _text(value)
+        if "size" in records and not re.fullmatch(r"[0-9]{1,18}", records["size"]):
             raise InputError(
-                "E-SHARD-HEADER", f"a pax header with size {found['size']!r}", path=self.path
+                "E-SHARD-HEADER", f"a pax header with size {records['size']!r}", path=self.path
             )
-        return found
+        return records
 
     def _regular(self, kind: bytes, name: str, pax: dict[str, str]) -> bool:
         """Whether the member is a file; TrustError for one that has no place in a shard."""

@@ -50,12 +50,15 @@ class Buffers:
             )
 
     def _tensors(self) -> dict[torch.dtype, list[Tensor]]:
-        found: dict[torch.dtype, list[Tensor]] = {}
+        by_type: dict[torch.dtype, list[Tensor]] = {}
         for held, name in self._places:
             tensor = held[name]
             assert tensor is not None
-            found.setdefault(tensor.dtype, []).append(tensor)
-        return found
+            by_type.setdefault(tensor.dtype, []).append(tensor)
+        return by_type
+
+
+OptimizerState = dict[str, Any]  # as torch has it: numbers, tensors and dictionaries of them
 
 
 class Optimizer(Protocol):
@@ -63,14 +66,14 @@ class Optimizer(Protocol):
     not 0, and its state.
     """
 
-    param_groups: list[dict[str, Any]]
+    param_groups: list[OptimizerState]
     state: Any  # by parameter
     found_inf: Tensor
 
-    def step(self) -> Any: ...
+    def step(self) -> object: ...
     def zero_grad(self, set_to_none: bool = True) -> None: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+    def state_dict(self) -> OptimizerState: ...
+    def load_state_dict(self, state_dict: OptimizerState) -> None: ...
     # its state before the first step: names, shapes and types
     def blank(self, parameter: Tensor) -> dict[str, Tensor]: ...
 
@@ -140,10 +143,10 @@ def _gradients(objective: Objective) -> list[Tensor]:
     """Of the parameters that have one, each laid out in memory as its parameter: the fused step
     takes them element by element.
     """
-    found = []
+    gradients = []
     for p in objective.params:
         if p.grad is not None:
             if p.grad.stride() != p.stride():
                 p.grad = torch.empty_like(p).copy_(p.grad)
-            found.append(p.grad)
-    return found
+            gradients.append(p.grad)
+    return gradients

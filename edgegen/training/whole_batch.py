@@ -8,8 +8,8 @@ a deviation within a batch, is of each process's share.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -19,6 +19,10 @@ from torch.overrides import TorchFunctionMode
 from ..core.graph import Batch
 from ..errors import EdgegenError
 
+Arguments = tuple[Any, ...]  # of one of torch's functions, whichever it is: no type is narrower
+Options = Mapping[str, Any]
+TorchFunction = Callable[..., Tensor]
+
 
 class Together(TorchFunctionMode):
     """While active, process `rank` of `world` draws for the whole batch and takes its rows, and
@@ -27,21 +31,23 @@ class Together(TorchFunctionMode):
 
     def __init__(self, rank: int, world: int, batch: Batch) -> None:
         super().__init__()
-        self.rank, self.world, self.size, self.generator = (
-            rank,
-            world,
-            len(batch.images),
-            batch.generator,
-        )
+        self.rank, self.world = rank, world
+        self.size, self.generator = len(batch.images), batch.generator
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: TorchFunction,
+        types: Sequence[type],
+        args: Arguments = (),
+        kwargs: Options | None = None,
+    ) -> Tensor:
         kwargs = kwargs or {}
         if kwargs.get("generator") is self.generator:
             return self._drawn(func, args, kwargs)
         if func in DROPOUTS:
             return self._dropped(func, *args, **kwargs)
         if func is F.batch_norm:
-            return self._normed(*args, **kwargs)
+            return self._normed(_BatchNorm(*args, **kwargs))
         return func(*args, **kwargs)
 
     def _whole(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -62,38 +68,31 @@ class Together(TorchFunctionMode):
         rows = whole.view(max(1, shape[0] // self.size), -1, *whole.shape[1:])
         return rows[:, self.rank :: self.world].flatten(0, 1)
 
-    def _drawn(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _drawn(self, func: TorchFunction, args: Arguments, kwargs: Options) -> Tensor:
         if func is torch.randperm:
             return func(*args, **kwargs)  # an order that all processes share
         if func in IN_PLACE:
-            shape = tuple(args[0].shape)
-            return args[0].copy_(
-                self._mine(func(args[0].new_empty(self._whole(shape)), *args[1:], **kwargs), shape)
-            )
+            target, *bounds = args
+            shape = tuple(target.shape)
+            whole = func(target.new_empty(self._whole(shape)), *bounds, **kwargs)
+            return target.copy_(self._mine(whole, shape))
         if func not in FACTORIES:
             raise EdgegenError(
                 "E-PROCESSES",
                 f"{func} draws in a way that several processes cannot share",
                 hint="train with one",
             )
-        bounds, size = self._size(func, args, kwargs)
-        return self._mine(
-            func(
-                *bounds, size=self._whole(size), **{k: v for k, v in kwargs.items() if k != "size"}
-            ),
-            size,
-        )
-
-    def _size(self, func: Any, args: Any, kwargs: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Bounds of randint, and the shape that is asked for in one of torch's ways."""
-        if "size" in kwargs:
-            return args, tuple(kwargs["size"])
-        if func is torch.randint:
-            return args[:-1], tuple(args[-1])
-        return (), tuple(args[0] if args and isinstance(args[0], Sequence) else args)
+        limits, size = _size(func, args, kwargs)
+        whole = func(*limits, **{**kwargs, "size": self._whole(size)})
+        return self._mine(whole, size)
 
     def _dropped(
-        self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+        self,
+        func: TorchFunction,
+        x: Tensor,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
     ) -> Tensor:
         if not training or not p:
             return x
@@ -109,41 +108,58 @@ class Together(TorchFunctionMode):
         ).fill_(1)
         return x * self._mine(func(whole, p, True), x.shape)
 
-    def _normed(
-        self,
-        x: Tensor,
-        mean: Tensor | None,
-        var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not training:
-            return F.batch_norm(x, mean, var, weight, bias, False, momentum, eps)
+    def _normed(self, call: _BatchNorm) -> Tensor:
+        """Batch norm with the statistics of the whole batch."""
+        x = call.x
+        if not call.training:
+            return F.batch_norm(*call)
         axes, view = [k for k in range(x.ndim) if k != 1], [1, -1, *[1] * (x.ndim - 2)]
-        wide, world = x.float(), self.world
+        wide = x.float()
         with torch.autocast(x.device.type, enabled=False):
-            centred = wide - (centre := _sum(wide.mean(axes)) / world).view(view)
-            spread = _sum(centred.square().mean(axes)) / world
-            y = centred * (spread + eps).rsqrt().view(view)
-            y = y if weight is None or bias is None else y * weight.view(view) + bias.view(view)
-        if mean is not None and var is not None:
-            count = x.numel() // x.shape[1] * world
+            mean = _sum(wide.mean(axes)) / self.world
+            centred = wide - mean.view(view)
+            variance = _sum(centred.square().mean(axes)) / self.world
+            y = centred * (variance + call.eps).rsqrt().view(view)
+            if call.weight is not None and call.bias is not None:
+                y = y * call.weight.view(view) + call.bias.view(view)
+        if call.running_mean is not None and call.running_var is not None:
+            count = x.numel() // x.shape[1] * self.world
             with torch.no_grad():
-                mean.lerp_(centre.detach().to(mean.dtype), momentum)
-                var.lerp_(spread.detach().to(var.dtype) * (count / (count - 1)), momentum)
+                call.running_mean.lerp_(mean.detach().to(call.running_mean.dtype), call.momentum)
+                unbiased = variance.detach().to(call.running_var.dtype) * (count / (count - 1))
+                call.running_var.lerp_(unbiased, call.momentum)
         return y.to(x.dtype)
+
+
+class _BatchNorm(NamedTuple):
+    """The arguments of torch.nn.functional.batch_norm."""
+
+    x: Tensor
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    training: bool = False
+    momentum: float = 0.1
+    eps: float = 1e-5
+
+
+def _size(
+    func: TorchFunction, args: Arguments, kwargs: Options
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Bounds of randint, and the shape that is asked for in one of torch's ways."""
+    if "size" in kwargs:
+        return args, tuple(kwargs["size"])
+    if func is torch.randint:
+        return args[:-1], tuple(args[-1])
+    return (), tuple(args[0] if args and isinstance(args[0], Sequence) else args)
 
 
 FACTORIES = frozenset({torch.rand, torch.randn, torch.randint})
 IN_PLACE = frozenset(
     {Tensor.normal_, Tensor.uniform_, Tensor.random_, Tensor.exponential_, Tensor.bernoulli_}
 )
-DROPOUTS: frozenset[Callable[..., Any]] = frozenset(
-    {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d}
-)
+DROPOUTS = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d})
 
 
 class _Sum(torch.autograd.Function):
@@ -152,13 +168,13 @@ class _Sum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(_: Any, x: Tensor) -> Tensor:
+    def forward(_: object, x: Tensor) -> Tensor:
         total = x.contiguous().clone()
         distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(_: Any, slope: Tensor) -> Tensor:
+    def backward(_: object, slope: Tensor) -> Tensor:
         return _sum(slope)
 
 

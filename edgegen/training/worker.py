@@ -142,11 +142,11 @@ def serve(want: str) -> None:
     for line in sys.stdin.buffer:
         try:
             path, span = json.loads(line)
-            found = decode(path, wanted, span)
+            decoded = decode(path, wanted, span)
             out.write(
-                json.dumps({"warnings": found.warnings, "shape": found.shape}).encode()
+                json.dumps({"warnings": decoded.warnings, "shape": decoded.shape}).encode()
                 + b"\n"
-                + found.pixels
+                + decoded.pixels
             )
         except BadPhoto as bad:
             out.write(json.dumps({"code": bad.code, "reason": bad.reason}).encode() + b"\n")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..core.fp32_last_steps import stepped
+from ..core.fp32_last_steps import with_fp32_steps
 from ..core.progress import Listener
 from ..core.runtime import Pipeline
 from ..errors import RuntimeMissing
@@ -35,7 +35,7 @@ def int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeli
         return bundle.pipeline(target, "int8", threads, trust_engines=trust_engines)
     full = bundle.pipeline(runtime(STAND_IN), "fp32", threads)
     files = bundle.onnx(target, "int8")
-    call = stepped(
+    call = with_fp32_steps(
         {g: host.load(f, threads) for g, f in files.items()}, full.call, bundle.built(name).until
     )
     return Pipeline(full.latent, full.sampler, call, full.batch)

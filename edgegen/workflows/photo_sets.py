@@ -44,7 +44,7 @@ def background_of(name: str | None) -> str:
     """The colour under transparency as #rrggbb, white unless said: two names of one colour are one
     setting. UsageError for a name that is no colour.
     """
-    from ..training.data import colour
+    from ..training.reading import colour
 
     return "#{:02x}{:02x}{:02x}".format(*colour(name or "white"))
 

@@ -129,6 +129,7 @@ def check_photos(
     that cannot be.
     """
     from ..training.data import survey
+    from ..training.reading import PhotoReading
     from ..training.shards import find
 
     settings, folder = settings or PhotosSettings(), Path(folder)
@@ -145,8 +146,7 @@ def check_photos(
         seen = survey(
             folder,
             settings.size,
-            background,
-            fit=fit_of(settings.fit),
+            PhotoReading(background, fit_of(settings.fit)),
             progress=lambda _, __: advance(1),
         )
     with listen.progress("comparing photos"):

@@ -347,6 +347,7 @@ def _photos(
     data: Path, recipe: Recipe, choices: _Choices, world: World, listen: Listener
 ) -> Iterator[Photos]:
     """The photos and, as a function, what was met of them so far. InputError for too few."""
+    from ..training.reading import PhotoReading
     from ..training.source import open_source
 
     with ExitStack() as stack:
@@ -355,9 +356,7 @@ def _photos(
                 open_source(
                     data,
                     recipe.config.size,
-                    choices.background,
-                    on_bad=choices.on_bad,
-                    fit=choices.fit,
+                    PhotoReading(choices.background, choices.fit, choices.on_bad),
                     progress=lambda _, __: advance(1),
                     workers=max(1, cores() // world.size),
                     tell=lambda bad: note_unused(bad, listen),

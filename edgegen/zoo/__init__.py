@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..core.files import read_json
+from ..core.files import JsonObject, read_json
 
 ROOT = Path(__file__).parent
 # beside weights: networks that never ship, for whoever trains on
@@ -21,7 +20,7 @@ class Entry:
 
     name: str
     folder: Path
-    card: dict[str, Any]
+    card: JsonObject
 
     @property
     def weights(self) -> Path:
@@ -42,7 +41,7 @@ class Entry:
     def grid(self) -> Path:
         return self.folder / "grid.png"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Its line of `edgegen models --json`."""
         return {**self.card, "name": self.name, "grid": str(self.grid)}
 

@@ -6,11 +6,11 @@ models are trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 from ...errors import TrustError
+from ..files import JsonObject
 from .base import UNTIMED, Call, Draw, Sampler, asked, stopped
 from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
@@ -55,22 +55,20 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 }
 
 
-def sampler_to_json(sampler: Sampler) -> dict[str, Any]:
+def sampler_to_json(sampler: Sampler) -> JsonObject:
     """The manifest's form of a sampler."""
     return asdict(sampler)  # type: ignore[call-overload]
 
 
-def sampler_from_json(data: Mapping[str, Any]) -> Sampler:
+def sampler_from_json(data: JsonObject) -> Sampler:
     """Back from the manifest; TrustError names what does not fit."""
     if not isinstance(data, Mapping):
         raise TrustError(
             "E-MANIFEST", f"the sampler in the manifest is a {type(data).__name__}, not an object"
         )
     try:
-        made: Sequence[tuple[str, Any]] = [
-            (k, tuple(v) if isinstance(v, list) else v) for k, v in data.items()
-        ]
-        return SAMPLERS[data["kind"]](**dict(made))
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return SAMPLERS[data["kind"]](**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise TrustError(
             "E-MANIFEST", f"the sampler in the manifest cannot be used: {error}"

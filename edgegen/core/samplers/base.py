@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
-Call = Mapping[str, Callable[..., Any]]  # graph name -> whoever executes it
-Draw = Callable[[str], Any]  # stream name -> standard normal noise of the latent's shape
+from ..spec import Values
+
+Call = Mapping[str, Callable[..., Values]]  # graph name -> whoever executes it
+Draw = Callable[[str], Values]  # stream name -> standard normal noise of the latent's shape
 
 
 class Sampler(Protocol):
@@ -21,7 +23,13 @@ class Sampler(Protocol):
     def kind(self) -> str: ...
     @property
     def timesteps(self) -> tuple[int, ...]: ...
-    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any: ...
+    def __call__(
+        self,
+        call: Call[Values],
+        x: Values,
+        condition: Mapping[str, Values],
+        draw: Draw[Values],
+    ) -> Values: ...
 
 
 @runtime_checkable

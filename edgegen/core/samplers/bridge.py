@@ -4,13 +4,13 @@ the image without its bias.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from ..spec import Values
 from .base import UNTIMED, Call, Draw
 
 # the debiasing graph is told 1000 t, the range that embeddings of timesteps are made for
@@ -54,7 +54,13 @@ class BridgeSampler:
         """What `debias` is told at each level, without decimals."""
         return tuple(int(np.float32(TIMES * t)) for t in self.levels) or UNTIMED
 
-    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+    def __call__(
+        self,
+        call: Call[Values],
+        x: Values,
+        condition: Mapping[str, Values],
+        draw: Draw[Values],
+    ) -> Values:
         """x (b, c, h, w) standard normal, the kernel's draw -> images (b, c, h, w) in [-1, 1]."""
         two = draw("pick")[:, 0, :2, :3]
         # (b, 3) uniform: what chooses is computed here, alike for all
@@ -66,24 +72,30 @@ class BridgeSampler:
             else coarse.clip(-1, 1)
         )
 
-    def refine(self, debias: Any, coarse: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+    def refine(
+        self,
+        debias: Callable[..., Values],
+        coarse: Values,
+        condition: Mapping[str, Values],
+        draw: Draw[Values],
+    ) -> Values:
         """coarse (b, c, h, w) -> the same without its bias, not clipped; the last step returns
         debias's clean image as it is.
         """
         seen = {"coarse": coarse, **condition} if self.restore else condition
 
-        def clean(x: Any, level: float) -> Any:
+        def clean(x: Values, level: float) -> Values:
             return debias(x=x, t=x[:, 0, 0, 0] * 0 + TIMES * level, **seen)
 
         x = coarse
         for n, (t, s) in enumerate(pairwise((*self.levels, 0.0))):
-            found = clean(x, t)
+            image = clean(x, t)
             if s == 0:
-                return found
+                return image
             gain, fresh = step(t, s, self.noise, self.variance)
-            moved = x + gain * (found - x)
+            moved = x + gain * (image - x)
             if self.solver == "heun":
-                slope = 0.5 * (x - found) / t + 0.5 * (moved - clean(moved, s)) / s
+                slope = 0.5 * (x - image) / t + 0.5 * (moved - clean(moved, s)) / s
                 moved = x + (s - t) * slope
             x = moved + fresh * draw(f"step{n}") if fresh else moved
         return x

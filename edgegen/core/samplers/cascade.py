@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from ..spec import Values
 from .base import Call, Draw
 from .schedule import clean_image
 
@@ -74,7 +74,13 @@ class CascadeSampler:
         low, high = self.window or (0, self.timesteps[0])
         return () if self.path == "eps" else tuple(t for t in self.timesteps if low <= t <= high)
 
-    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+    def __call__(
+        self,
+        call: Call[Values],
+        x: Values,
+        condition: Mapping[str, Values],
+        draw: Draw[Values],
+    ) -> Values:
         """x (b, c, h, w) standard normal -> images (b, c, h, w) in [-1, 1]."""
         refined = self.asks("phi")
         for k, (timestep, now) in enumerate(zip(self.timesteps, self.signal, strict=True)):
@@ -93,14 +99,14 @@ class CascadeSampler:
 
     def _clean(
         self,
-        call: Call,
-        x: Any,
-        t: Any,
+        call: Call[Values],
+        x: Values,
+        t: Values,
         now: float,
         k: int,
         refine: bool,
-        condition: Mapping[str, Any],
-    ) -> Any:
+        condition: Mapping[str, Values],
+    ) -> Values:
         predicted = call["theta"](x=x, t=t, **condition)
         coarse = clean_image(x, predicted, now, self.prediction).clip(-1, 1)
         if not refine:
@@ -114,7 +120,11 @@ class CascadeSampler:
 
 
 def mean_gates(
-    sampler: CascadeSampler, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw
+    sampler: CascadeSampler,
+    call: Call[Values],
+    x: Values,
+    condition: Mapping[str, Values],
+    draw: Draw[Values],
 ) -> tuple[float, ...]:
     """phi's mean gate at each timestep of a run from x: what path "fixed" takes (C.2.9).
 
@@ -122,12 +132,12 @@ def mean_gates(
     """
     seen: list[float] = []
 
-    def phi(**inputs: Any) -> Any:
+    def phi(**inputs: Values) -> Values:
         refined = call["phi"](**inputs)
         seen.append(min(1.0, max(0.0, float(refined[:, -1:].mean()))))
         return refined
 
     asking = replace(sampler, path="dynamic", gates=())
     asking({"theta": call["theta"], "phi": phi}, x, condition, draw)
-    found = dict(zip(asking.asks("phi"), seen, strict=True))
-    return tuple(found.get(timestep, 0.0) for timestep in sampler.timesteps)
+    by_timestep = dict(zip(asking.asks("phi"), seen, strict=True))
+    return tuple(by_timestep.get(timestep, 0.0) for timestep in sampler.timesteps)

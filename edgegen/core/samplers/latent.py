@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from ..spec import Numbers, Values
 from .base import Call, Draw
 from .schedule import clean_image, noise_of
 
@@ -19,7 +20,7 @@ Renoise = Literal["fresh", "own"]
 RENOISE: tuple[Renoise, ...] = ("fresh", "own")
 
 
-def boundary(t: Any) -> tuple[Any, Any]:
+def boundary(t: Numbers) -> tuple[Numbers, Numbers]:
     """c_skip and c_out at timesteps t: exactly 1 and 0 at 0, and almost at once 0 and 1 (E.2.4
     a).
     """
@@ -63,7 +64,13 @@ class LatentDdimSampler:
                 f"{self.kind!r}"
             )
 
-    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+    def __call__(
+        self,
+        call: Call[Values],
+        x: Values,
+        condition: Mapping[str, Values],
+        draw: Draw[Values],
+    ) -> Values:
         """x (b, z, h, w) standard normal -> images in [-1, 1]."""
         for t, now, then in zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True):
             predicted = self._guided(call, x, x[:, 0, 0, 0] * 0 + t, condition)
@@ -71,7 +78,9 @@ class LatentDdimSampler:
             x = then**0.5 * clean + (1 - then) ** 0.5 * noise_of(x, predicted, now, self.prediction)
         return call["decoder"](x=x).clip(-1, 1)
 
-    def _guided(self, call: Call, x: Any, t: Any, condition: Mapping[str, Any]) -> Any:
+    def _guided(
+        self, call: Call[Values], x: Values, t: Values, condition: Mapping[str, Values]
+    ) -> Values:
         null = {name: value * 0 if name in NULLED else value for name, value in condition.items()}
         if self.guidance == 1:
             return call["denoiser"](x=x, t=t, **condition)
@@ -105,7 +114,13 @@ class ConsistencySampler:
                 f"{', '.join(RENOISE)}"
             )
 
-    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+    def __call__(
+        self,
+        call: Call[Values],
+        x: Values,
+        condition: Mapping[str, Values],
+        draw: Draw[Values],
+    ) -> Values:
         """x (b, z, h, w) standard normal -> images in [-1, 1]."""
         for k, (t, now, then) in enumerate(
             zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True)

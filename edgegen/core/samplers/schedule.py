@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from ..spec import Numbers
 
 
 def alphas_bar(schedule: str, steps: int) -> np.ndarray:
@@ -45,7 +45,9 @@ def trailing(timesteps: int, steps: int, power: float = 1.0) -> tuple[int, ...]:
     return tuple(round(timesteps * (1 - k / steps) ** power) for k in range(steps))
 
 
-def clean_image(x: Any, predicted: Any, signal: Any, prediction: str) -> Any:
+def clean_image(
+    x: Numbers, predicted: Numbers, signal: float | Numbers, prediction: str
+) -> Numbers:
     """x0 from the network's output: solves x = sqrt(abar) x0 + sqrt(1 - abar) eps; v is sqrt(abar)
     eps - sqrt(1 - abar) x0.
     """
@@ -54,7 +56,7 @@ def clean_image(x: Any, predicted: Any, signal: Any, prediction: str) -> Any:
     return (x - (1 - signal) ** 0.5 * predicted) * (1 / signal**0.5)
 
 
-def noise_of(x: Any, predicted: Any, signal: Any, prediction: str) -> Any:
+def noise_of(x: Numbers, predicted: Numbers, signal: float | Numbers, prediction: str) -> Numbers:
     """eps from the network's output, the partner of clean_image."""
     if prediction == "v":
         return (1 - signal) ** 0.5 * x + signal**0.5 * predicted

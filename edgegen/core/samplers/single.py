@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from ..spec import Values
 from .base import UNTIMED, Call, Draw
 
 
@@ -32,7 +32,13 @@ class SingleSampler:
     def timesteps(self) -> tuple[int, ...]:
         return UNTIMED
 
-    def __call__(self, call: Call, x: Any, condition: Mapping[str, Any], draw: Draw) -> Any:
+    def __call__(
+        self,
+        call: Call[Values],
+        x: Values,
+        condition: Mapping[str, Values],
+        draw: Draw[Values],
+    ) -> Values:
         """x (b, ...) standard normal -> images (b, c, h, w) in [-1, 1]."""
         first, *rest = self.graphs
         x = call[first](x=x, **condition)

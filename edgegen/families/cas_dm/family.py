@@ -118,8 +118,8 @@ class CasDm:
 
     def _parameters(self, name: str) -> tuple[nn.Parameter, ...]:
         """Of a network, and of what tells it of changed photos."""
-        told = self.networks[_told(name)].parameters() if self.config.augment else ()
-        return (*self.networks[name].parameters(), *told)
+        embedding = self.networks[_told(name)].parameters() if self.config.augment else ()
+        return (*self.networks[name].parameters(), *embedding)
 
     def theta_loss(self, batch: Batch) -> Tensor:
         """Plain mean squared error of the noise (or v) at uniform timesteps; nothing else ever

@@ -5,6 +5,7 @@ network that estimates what is still wrong.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,20 @@ def deviation(t: Tensor, spread: Tensor | float, noise: float) -> Tensor:
     return (t.square() * spread**2 + noise**2 * t * (1 - t)).sqrt()
 
 
+class Bridge(NamedTuple):
+    """noise: its k; spread: standard deviation of coarse - x, which c_out is made of."""
+
+    noise: float
+    spread: Tensor | float
+
+
 def bridge_loss(
     predict: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     coarse: Tensor,
     t: Tensor,
     xi: Tensor,
-    noise: float,
-    spread: Tensor | float,
+    bridge: Bridge,
     weighting: str,
 ) -> Tensor:
     """Mean squared error of F = predict(X_t, t) at X_t = (1 - t) x + t coarse + k sqrt(t (1 - t))
@@ -37,8 +44,8 @@ def bridge_loss(
     "image" for that of X_t - c_out F.
     """
     place = t.reshape(-1, *[1] * (x.ndim - 1))
-    delta = place * (coarse - x) + noise * (place * (1 - place)).sqrt() * xi
-    out = deviation(place, spread, noise)
+    delta = place * (coarse - x) + bridge.noise * (place * (1 - place)).sqrt() * xi
+    out = deviation(place, bridge.spread, bridge.noise)
     error = predict(x + delta, t).float() - delta / out
     return (error if weighting == "scaled" else out * error).square().mean()
 
@@ -66,14 +73,11 @@ class Restorer(nn.Module):
         """F at X_t (b, c, h, w); t (b,) in [0, 1]; coarse only where the network was made to see
         it.
         """
-        found: Tensor = self.trunk(
-            x if coarse is None else torch.cat([x, coarse], dim=1), TIMES * t, label
-        )
-        return (
-            found
-            if self.stretch == 1
-            else found + self._fine(t)[:, None, None, None] * detail(x, self.stretch)
-        )
+        seen = x if coarse is None else torch.cat([x, coarse], dim=1)
+        residual: Tensor = self.trunk(seen, TIMES * t, label)
+        if self.stretch == 1:
+            return residual
+        return residual + self._fine(t)[:, None, None, None] * detail(x, self.stretch)
 
     def _fine(self, t: Tensor) -> Tensor:
         """What F is times X - the mean of its neighbours, on average (b,): noise there, finer than

@@ -17,7 +17,7 @@ from ..unet import UNetConfig, fold_batch_norms
 from .bank import Bank
 from .coarse import Coarse, evaluating, stage
 from .config import DkgmConfig
-from .debias import Debias, Restore, Restorer, bridge_loss
+from .debias import Bridge, Debias, Restore, Restorer, bridge_loss
 from .grow import grown
 from .kernels import draw
 
@@ -127,15 +127,15 @@ class Dkgm:
         """Photos (n, c, h, w) as bytes, their labels, and a random generator: enough for `bank_fit`
         of each class.
         """
-        images, labels, found = [], [], torch.zeros(max(self.config.classes, 1))
+        images, labels, counts = [], [], torch.zeros(max(self.config.classes, 1))
         wanted = self.config.bank_fit
         seen, rng = 0, None
         for batch in batches:
             images.append(((batch.images + 1) * 127.5).round().to(torch.uint8))
             labels.append(batch.labels)
-            found += batch.labels.sum(0).cpu() if self.config.classes else len(batch.images)
+            counts += batch.labels.sum(0).cpu() if self.config.classes else len(batch.images)
             seen, rng = seen + len(batch.images), rng or batch.generator
-            if found.min() >= wanted or seen >= REPEATS * wanted * len(found):
+            if counts.min() >= wanted or seen >= REPEATS * wanted * len(counts):
                 break
         if rng is None:
             raise ValueError("a bank is made from photos, and there was no batch")
@@ -182,8 +182,7 @@ class Dkgm:
             coarse,
             t,
             xi,
-            c.noise,
-            self.restorer.spread,
+            Bridge(c.noise, self.restorer.spread),
             c.weighting,
         )
 
@@ -220,9 +219,9 @@ def _scaled(images: Tensor) -> Tensor:
 
 
 def _frozen(graph: nn.Module) -> nn.Module:
-    made = copy.deepcopy(graph).eval().requires_grad_(False)
-    fold_batch_norms(made)
-    return made
+    frozen = copy.deepcopy(graph).eval().requires_grad_(False)
+    fold_batch_norms(frozen)
+    return frozen
 
 
 def photos32() -> Recipe:

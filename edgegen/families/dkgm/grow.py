@@ -27,7 +27,7 @@ def grown(config: DkgmConfig, tensors: Mapping[str, Tensor], size: int) -> Grown
     pixels.
     """
     factor, latent = factor_of(config.size, size), config.mode == "latent"
-    made = replace(
+    larger = replace(
         config,
         size=size,
         stretch=factor * config.stretch,
@@ -50,13 +50,13 @@ def grown(config: DkgmConfig, tensors: Mapping[str, Tensor], size: int) -> Grown
         out = stretched(out, f"{enter}.conv", leave, patch, factor)
     if config.mode == "dae":  # it divides by the deviation of what it reads
         out["coarse.trunk.stem.conv.weight"] *= (
-            (1 + made.bandwidth**2) / (1 + config.bandwidth**2)
+            (1 + larger.bandwidth**2) / (1 + config.bandwidth**2)
         ) ** 0.5
     vectors = F.interpolate(
         values.reshape(-1, *config.vector).float(),
-        made.vector[1:],
+        larger.vector[1:],
         mode="bilinear",
         align_corners=False,
     )
     out[VALUES] = vectors.round().to(torch.uint8).reshape(*values.shape[:2], -1)
-    return Grown(made, out, tuple(name for place in places for name in place[:2]))
+    return Grown(larger, out, tuple(name for place in places for name in place[:2]))

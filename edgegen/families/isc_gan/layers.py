@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -39,11 +40,11 @@ def activate(x: Tensor) -> Tensor:
 
 
 def _normal(cin: int, out: int, kernel: int) -> nn.Conv2d:
-    made: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+    layer: nn.Conv2d = nn.utils.skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d, cin, out, kernel, padding=kernel // 2, bias=False
     )
-    nn.init.normal_(made.weight)
-    return made
+    nn.init.normal_(layer.weight)
+    return layer
 
 
 @runtime_checkable
@@ -87,8 +88,8 @@ class EqualLinear(nn.Module):
         return self.linear(x * self.scale) + self.bias * self.rate
 
     def constant(self) -> nn.Linear:
-        made = nn.Linear(self.linear.in_features, self.linear.out_features)
-        return _filled(made, self.linear.weight * self.scale, self.bias * self.rate)
+        folded = nn.Linear(self.linear.in_features, self.linear.out_features)
+        return _filled(folded, self.linear.weight * self.scale, self.bias * self.rate)
 
 
 class EqualConv(nn.Module):
@@ -126,13 +127,23 @@ class EqualConv(nn.Module):
         )
 
 
+@dataclass(frozen=True)
+class ModConvOptions:
+    """Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin) instead; activated:
+    leaky ReLU behind it; up: upsample before or after the convolution.
+    """
+
+    kernel: int = 3
+    demodulate: bool = True
+    activated: bool = True
+    up: Literal["before", "after"] | None = None
+
+
 class ModConv(nn.Module):
     """x (b, cin, h, w), w (b, w_dim) -> (b, out, h', w'): x * style -> convolution -> demodulate
     (docs/methods/isc-gan.md, A.2.1 and docs/architecture.md).
 
-    size: pixels a side of the output, for its noise; None for a layer without. up: upsample before
-    or after the convolution. Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin)
-    instead.
+    size: pixels a side of the output, for its noise; None for a layer without.
     """
 
     def __init__(
@@ -140,25 +151,24 @@ class ModConv(nn.Module):
         cin: int,
         out: int,
         w_dim: int,
-        kernel: int = 3,
-        demodulate: bool = True,
-        activated: bool = True,
         size: int | None = None,
-        up: Literal["before", "after"] | None = None,
+        options: ModConvOptions | None = None,
     ) -> None:
         super().__init__()
-        self.conv = _normal(cin, out, kernel)
+        options = options or ModConvOptions()
+        self.conv = _normal(cin, out, options.kernel)
         self.bias = nn.Parameter(torch.zeros(out))
         self.style = EqualLinear(w_dim, cin, bias=1.0)
         self.strength = nn.Parameter(torch.zeros(())) if size else None
         # colours stay in full precision, as export leaves them
-        self.rounder = Rounder() if demodulate else None
-        self.demodulate, self.activated, self.size, self.up = demodulate, activated, size, up
+        self.rounder = Rounder() if options.demodulate else None
+        self.demodulate, self.activated = options.demodulate, options.activated
+        self.size, self.up = size, options.up
 
     def styles(self, w: Tensor) -> Tensor:
         """(b, cin): what each input channel is multiplied with."""
-        found: Tensor = self.style(w)
-        return found if self.demodulate else found / math.sqrt(self.style.linear.out_features)
+        styles: Tensor = self.style(w)
+        return styles if self.demodulate else styles / math.sqrt(self.style.linear.out_features)
 
     def forward(self, x: Tensor, w: Tensor, rng: torch.Generator | None = None) -> Tensor:
         return self.modulated(x, self.styles(w), rng)
@@ -248,16 +258,16 @@ def constant(net: nn.Module) -> nn.Module:
     """A frozen copy in eval mode, on the CPU, with every training layer folded into a constant
     one.
     """
-    made = copy.deepcopy(net).cpu().eval()
+    folded = copy.deepcopy(net).cpu().eval()
     place = 0
-    for parent in list(made.modules()):
+    for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, EqualLinear | EqualConv) and not isinstance(parent, ModConv):
                 setattr(parent, name, child.constant())
             elif isinstance(child, ModConv):
                 setattr(parent, name, child.constant(place))
                 place += 1
-    return made.eval().requires_grad_(False)
+    return folded.eval().requires_grad_(False)
 
 
 def _filled(layer: Layer, weight: Tensor, bias: Tensor | None = None) -> Layer:

@@ -55,13 +55,13 @@ class Rounder(nn.Module):
 @contextmanager
 def rounding(net: nn.Module) -> Iterator[None]:
     """Every Rounder in `net` rounds while the block runs."""
-    found = [m for m in net.modules() if isinstance(m, Rounder)]
-    for rounder in found:
+    rounders = [m for m in net.modules() if isinstance(m, Rounder)]
+    for rounder in rounders:
         rounder.on = True
     try:
         yield
     finally:
-        for rounder in found:
+        for rounder in rounders:
             rounder.on = False
 
 

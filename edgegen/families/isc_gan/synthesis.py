@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import IscGanConfig
-from .layers import EqualConv, EqualLinear, ModConv, activate, up2
+from .layers import EqualConv, EqualLinear, ModConv, ModConvOptions, activate, up2
 
 RATE = 0.01  # of the mapping's learning rate
 DECAY = 0.995  # a batch, of the mean style
@@ -67,23 +67,24 @@ class SynthesisBlock(nn.Module):
         self.size = size
         self.start = None if level else nn.Parameter(torch.randn(c, 4, 4))
         self.conv0 = (
-            ModConv(config.widths[level - 1], c, w, size=noise, up=config.up) if level else None
+            ModConv(config.widths[level - 1], c, w, noise, ModConvOptions(up=config.up))
+            if level
+            else None
         )
         self.squeezes = config.connection == "squeeze" and size >= config.isc_min_res
         self.modulated_fuse = config.fuse == "modulated"
         narrow = config.squeezed(c) if self.squeezes else c
         if self.squeezes:
-            self.squeeze = ModConv(c, narrow, w, size=noise)
+            self.squeeze = ModConv(c, narrow, w, noise)
         else:
-            self.conv1 = ModConv(c, c, w, size=noise)
-        self.colours = ModConv(
-            narrow, config.channels, w, kernel=1, demodulate=False, activated=False
-        )
+            self.conv1 = ModConv(c, c, w, noise)
+        colours = ModConvOptions(kernel=1, demodulate=False, activated=False)
+        self.colours = ModConv(narrow, config.channels, w, options=colours)
         self.last = last
         if self.squeezes and not last:
-            self.excite = ModConv(narrow, c, w, size=noise)
+            self.excite = ModConv(narrow, c, w, noise)
             self.fuse = (
-                ModConv(2 * c, c, w, kernel=1, activated=False)
+                ModConv(2 * c, c, w, options=ModConvOptions(kernel=1, activated=False))
                 if self.modulated_fuse
                 else EqualConv(2 * c, c, 1)
             )
@@ -146,9 +147,9 @@ class Synthesis(nn.Module):
         for level, block in enumerate(self.blocks):
             first = 2 * level - 1  # colours share the style of the next block's first convolution
             taken = (ws[0], ws[0], ws[1]) if level == 0 else ws[first : first + 3]
-            found = block.features(x, rgb, taken, rng)  # type: ignore[operator]
-            x, rgb = found.get("x"), found["rgb"]
-            out |= {f"{block.size}.{name}": value for name, value in found.items()}
+            outputs = block.features(x, rgb, taken, rng)  # type: ignore[operator]
+            x, rgb = outputs.get("x"), outputs["rgb"]
+            out |= {f"{block.size}.{name}": value for name, value in outputs.items()}
         assert rgb is not None
         out["image"] = rgb
         return out

@@ -45,10 +45,10 @@ class ContextEncoder(nn.Module):
             tokens = tokens + self.label(label).reshape(-1, *self.shape)
         if self.vector is None or vector is None:
             return TokenSet(tokens)
-        there = (vector != 0).any(1, keepdim=True).expand(-1, self.shape[0])
+        present = (vector != 0).any(1, keepdim=True).expand(-1, self.shape[0])
         return TokenSet(
             torch.cat([tokens, self.vector(vector).reshape(-1, *self.shape)], dim=1),
-            torch.cat([torch.ones_like(there), there], dim=1),
+            torch.cat([torch.ones_like(present), present], dim=1),
         )
 
 

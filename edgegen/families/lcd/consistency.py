@@ -7,11 +7,10 @@ alphas_bar(...)[t + 1].
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ...core.samplers import boundary, clean_image, noise_of
+from ...core.spec import Numbers, Values
 
 
 def solver_grid(timesteps: int, count: int) -> np.ndarray:
@@ -33,25 +32,33 @@ def few_steps(timesteps: int, count: int, steps: int) -> tuple[int, ...]:
     return tuple(int(t) for t in solver_grid(timesteps, count)[::-1][picks])
 
 
-def consistency(x: Any, t: Any, predicted: Any, now: Any, prediction: str) -> Any:
+def consistency(
+    x: Numbers, t: Numbers, predicted: Numbers, now: float | Numbers, prediction: str
+) -> Numbers:
     """f(x, t) = c_skip(t) x + c_out(t) x0: the end of x's trajectory, and x itself at t = 0."""
     skip, out = boundary(t)
     return skip * x + out * clean_image(x, predicted, now, prediction)
 
 
-def guided(conditional: Any, null: Any, g: Any) -> Any:
+def guided(conditional: Numbers, null: Numbers, g: float | Numbers) -> Numbers:
     """Classifier-free guidance: g = 1 is the conditional branch, g = 0 the null branch; the
     student's w is g - 1.
     """
     return null + g * (conditional - null)
 
 
-def ddim_step(x: Any, predicted: Any, now: Any, then: Any, prediction: str) -> Any:
+def ddim_step(
+    x: Numbers,
+    predicted: Numbers,
+    now: float | Numbers,
+    then: float | Numbers,
+    prediction: str,
+) -> Numbers:
     """One deterministic step of the probability flow from abar `now` to abar `then`."""
     clean = clean_image(x, predicted, now, prediction)
     return then**0.5 * clean + (1 - then) ** 0.5 * noise_of(x, predicted, now, prediction)
 
 
-def pseudo_huber(a: Any, b: Any, c: float = 1e-3) -> Any:
+def pseudo_huber(a: Values, b: float | Values, c: float = 1e-3) -> Values:
     """mean(sqrt((a - b)^2 + c^2) - c): a square near 0, an absolute value elsewhere."""
     return (((a - b) ** 2 + c * c) ** 0.5 - c).mean()

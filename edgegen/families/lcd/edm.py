@@ -7,11 +7,13 @@ Noise levels sigma in [SIGMA_MIN, SIGMA_MAX] of x = x0 + sigma * noise. Operator
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from ...core.spec import Numbers
+
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA, RHO = 0.002, 80.0, 0.5, 7.0
+Denoise = Callable[[Numbers, float], Numbers]  # x, sigma -> a clean x
 
 
 def sigmas(count: int) -> np.ndarray:
@@ -25,28 +27,26 @@ def sigmas(count: int) -> np.ndarray:
     return ramp
 
 
-def consistency(x: Any, sigma: Any, output: Any) -> Any:
+def consistency(x: Numbers, sigma: float | Numbers, output: Numbers) -> Numbers:
     """f(x, sigma) from the network's output: x itself at SIGMA_MIN."""
     skip = SIGMA_DATA**2 / ((sigma - SIGMA_MIN) ** 2 + SIGMA_DATA**2)
     out = (sigma - SIGMA_MIN) * SIGMA_DATA / (sigma**2 + SIGMA_DATA**2) ** 0.5
     return skip * x + out * output
 
 
-def euler_step(denoise: Callable[[Any, Any], Any], x: Any, sigma: Any, then: Any) -> Any:
+def euler_step(denoise: Denoise[Numbers], x: Numbers, sigma: float, then: float) -> Numbers:
     """First order along dx/dsigma = (x - denoise(x, sigma)) / sigma."""
     return x + (then - sigma) * (x - denoise(x, sigma)) / sigma
 
 
-def heun_step(denoise: Callable[[Any, Any], Any], x: Any, sigma: Any, then: Any) -> Any:
+def heun_step(denoise: Denoise[Numbers], x: Numbers, sigma: float, then: float) -> Numbers:
     """Second order: the mean of the slopes at both ends."""
     slope = (x - denoise(x, sigma)) / sigma
     y = x + (then - sigma) * slope
     return x + (then - sigma) * (slope + (y - denoise(y, then)) / then) / 2
 
 
-def sample(
-    f: Callable[[Any, Any], Any], levels: Sequence[float], draw: Callable[[int], Any]
-) -> Any:
+def sample(f: Denoise[Numbers], levels: Sequence[float], draw: Callable[[int], Numbers]) -> Numbers:
     """f(x, sigma) at each level in turn, with noise up to the next level between; draw(k): standard
     normal noise.
     """

@@ -46,8 +46,8 @@ def boxes(images: Tensor, generator: torch.Generator) -> Tensor:
     x = (torch.arange(width, device=u.device)[None] + 0.5) / width
     inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
     # the first always
-    there = (u[4] < 0.5) | (torch.arange(BOXES, device=u.device)[:, None, None] == 0)
-    seen = (~(inside & there).any(1, keepdim=True)).float()
+    drawn = (u[4] < 0.5) | (torch.arange(BOXES, device=u.device)[:, None, None] == 0)
+    seen = (~(inside & drawn).any(1, keepdim=True)).float()
     return torch.cat([(images / 2 + 0.5) * seen, seen], dim=1)
 
 

@@ -6,37 +6,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ...core.samplers import clean_image
+from ...core.spec import Numbers
 
 
 def trajectory(
-    predict: Callable[[Any, int], Any],
-    x: Any,
+    predict: Callable[[Numbers, int], Numbers],
+    x: Numbers,
     timesteps: Sequence[int],
     signal: Sequence[float],
     prediction: str,
-) -> tuple[list[Any], Any]:
+) -> tuple[list[Numbers], Numbers]:
     """Its points at `timesteps`, which fall from x's own, and its clean end. predict(x, t): the
     guided network's output.
 
     signal: abar at each of them. DPM-Solver++(2M) (Lu et al. 2022), second order at one call a
     step: where the clean image is going counts too, by the share of the last step in log-SNR.
     """
-    points, clean, length = [x], None, 0.0
+    points, clean, length = [x], x, 0.0
     for k, (t, now) in enumerate(zip(timesteps, signal, strict=True)):
         last, clean = clean, clean_image(x, predict(x, t), now, prediction)
         if k + 1 < len(timesteps):
             then, before = signal[k + 1], length
             length = _half_log_snr(then) - _half_log_snr(now)
-            ahead = clean if last is None else clean + (clean - last) * (length / (2 * before))
+            ahead = clean if k == 0 else clean + (clean - last) * (length / (2 * before))
             x = then**0.5 * ahead + (1 - then) ** 0.5 * _noise(x, ahead, now)
             points.append(x)
     return points, clean
 
 
-def _noise(x: Any, clean: Any, signal: float) -> Any:
+def _noise(x: Numbers, clean: Numbers, signal: float) -> Numbers:
     """What is left of x when `clean` is taken out."""
     return (x - signal**0.5 * clean) / (1 - signal) ** 0.5
 

@@ -45,21 +45,21 @@ class Adam8bit(bnb.optim.Adam8bit):  # type: ignore[misc]
         before = self.state.pop(parameter, None)
         # places matter to overrides only, which nobody sets
         self.init_state(self.param_groups[0], parameter, 0, 0)
-        made = self.state.pop(parameter)
+        fresh = self.state.pop(parameter)
         if before is not None:
             self.state[parameter] = before
-        return {key: torch.as_tensor(value) for key, value in made.items() if key not in TABLES}
+        return {key: torch.as_tensor(value) for key, value in fresh.items() if key not in TABLES}
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's own, without tables; the library hides tensors one level deeper, for
         sharding.
         """
-        found = torch.optim.Optimizer.state_dict(self)
-        found["state"] = {
+        state = torch.optim.Optimizer.state_dict(self)
+        state["state"] = {
             index: {key: value for key, value in entry.items() if key not in TABLES}
-            for index, entry in found["state"].items()
+            for index, entry in state["state"].items()
         }
-        return found
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any], move_to_device: bool = True) -> None:
         whole = {}

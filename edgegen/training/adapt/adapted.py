@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...core.graph import Batch, Embedded, Generator, Graph, Objective
+from ...core.graph import Batch, Embedded, FamilyConfig, Generator, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import Sampler
 from ...families import Adapting, Family, Judged, Tuning
@@ -77,7 +78,7 @@ class Adapted:
     def __init__(
         self,
         family: Family,
-        config: Any,
+        config: FamilyConfig,
         master: Mapping[str, Tensor],
         lora: Lora,
         kind: Kind = "fp32",
@@ -145,8 +146,12 @@ class Adapted:
         """The family's for adapting, of the parameters that train; an objective that moves none of
         them is left out.
         """
-        found = self.base.adapting() if isinstance(self.base, Adapting) else self.base.objectives()
-        moved = (replace(o, params=tuple(p for p in o.params if p.requires_grad)) for o in found)
+        objectives = (
+            self.base.adapting() if isinstance(self.base, Adapting) else self.base.objectives()
+        )
+        moved = (
+            replace(o, params=tuple(p for p in o.params if p.requires_grad)) for o in objectives
+        )
         return tuple(o for o in moved if o.params)
 
     def graphs(self) -> Mapping[str, Graph]:
@@ -156,14 +161,14 @@ class Adapted:
         """The same generator without adapters: master plus what they are now, and the base's other
         buffers as they are now.
         """
-        made = self.family.build(self.config)
-        made.networks.load_state_dict(self.merged())
-        made.networks.eval()
-        return made
+        generator = self.family.build(self.config)
+        generator.networks.load_state_dict(self.merged())
+        generator.networks.eval()
+        return generator
 
     def merged(self) -> dict[str, Tensor]:
         """Full-precision tensors of all networks with the adapters added."""
-        return self.adapter().merged({**self._master, **self.measured()}, _NOWHERE)
+        return self.adapter().merged({**self._master, **self.measured()}, None)
 
     def trained_view(self) -> dict[str, Tensor]:
         """Tensors of all networks as training sees them: each adapted layer's weight read off what
@@ -200,18 +205,18 @@ class Adapted:
         """Buffers that training fills or measures and no adapter holds, such as a bank or a scale;
         extra state too.
         """
-        kept = self.base.networks.state_dict()
+        state = self.base.networks.state_dict()
         trained = (".lora_A.", ".lora_B.", ".modules_to_save.", *OF_BASE)
         buffers = dict(self.base.networks.named_buffers())
         return {
             name: tensor.detach().clone()
-            for name, tensor in kept.items()
+            for name, tensor in state.items()
             if name in self._master
             and (name in buffers or name.endswith("_extra_state"))
             and not any(mark in f".{name}" for mark in trained)
         }
 
-    def load(self, adapter: Adapter, where: Any) -> None:
+    def load(self, adapter: Adapter, where: Path | None) -> None:
         """Put a trained adapter in; InputError where it does not fit."""
         adapter.merged(self._master, where)  # names what does not fit
         own = self.base.networks.state_dict(keep_vars=True)
@@ -230,15 +235,15 @@ def _answers(layer: Any) -> Tensor:
     weight: Tensor = layer.base_layer.weight
     if not isinstance(layer.base_layer, nn.Conv2d):
         probe = torch.eye(layer.in_features, device=weight.device)
-        found: Tensor = layer(probe) - layer(torch.zeros_like(probe))
-        return found.T
+        answers: Tensor = layer(probe) - layer(torch.zeros_like(probe))
+        return answers.T
     _, cin, kernel, _ = weight.shape
     # where the window of output (1, 1) begins
     first = layer.base_layer.stride[0] - int(layer.base_layer.padding[0])
     patches = torch.eye(cin * kernel**2, device=weight.device).reshape(-1, cin, kernel, kernel)
     probe = F.pad(patches, (first, kernel, first, kernel))
-    found = (layer(probe) - layer(torch.zeros_like(probe)))[:, :, 1, 1]
-    return found.T.reshape(weight.shape)
+    answers = (layer(probe) - layer(torch.zeros_like(probe)))[:, :, 1, 1]
+    return answers.T.reshape(weight.shape)
 
 
 @torch.no_grad()
@@ -260,9 +265,6 @@ def _level(networks: nn.ModuleDict, master: Mapping[str, Tensor], names: Iterabl
                 ),
             )
         )
-
-
-_NOWHERE: Any = None  # an adapter that was never in a file
 
 
 def _part(network: nn.Module) -> nn.Module:

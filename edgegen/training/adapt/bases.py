@@ -52,9 +52,9 @@ def quantize(network: nn.Module, kind: Kind, only: Collection[str] | None = None
         for name, module in network.named_modules()
         if _matrices(module) and (only is None or name in only)
     }
-    kept = {name: reason for name, reason in why.items() if reason}
-    chosen = {network.get_submodule(name): name for name in why if name not in kept}
-    made = {
+    unrounded = {name: reason for name, reason in why.items() if reason}
+    chosen = {network.get_submodule(name): name for name in why if name not in unrounded}
+    rounded = {
         linear: _rounded(linear, layer, name)
         for linear, name in chosen.items()
         if isinstance(linear, nn.Linear)
@@ -62,12 +62,12 @@ def quantize(network: nn.Module, kind: Kind, only: Collection[str] | None = None
     for parent in list(network.modules()):
         # named_children() would name a layer with two names once
         for name, child in parent._modules.items():
-            if isinstance(child, nn.Linear) and child in made:
-                parent._modules[name] = made[child]
+            if isinstance(child, nn.Linear) and child in rounded:
+                parent._modules[name] = rounded[child]
     setattr(network, layer.flag, True)
-    weights = sum(linear.weight.numel() for linear in made)
-    rest = sum(p.numel() for name in kept for p in _matrices(network.get_submodule(name)))
-    return Base(kind, tuple(chosen.values()), kept, weights, rest)
+    weights = sum(linear.weight.numel() for linear in rounded)
+    rest = sum(p.numel() for name in unrounded for p in _matrices(network.get_submodule(name)))
+    return Base(kind, tuple(chosen.values()), unrounded, weights, rest)
 
 
 def _matrices(module: nn.Module) -> list[Tensor]:
@@ -90,10 +90,10 @@ def _rounded(linear: nn.Linear, layer: type[Frozen], name: str) -> Frozen:
     """The frozen layer, held to what its format promises: a kernel that goes wrong would be trained
     around in silence.
     """
-    made = layer.of(linear)
+    frozen = layer.of(linear)
     weight = linear.weight.detach().float()
     groups = weight.reshape(-1, layer.block or linear.in_features)
-    off = (made.dequantized() - weight).abs().view_as(groups).amax(1)
+    off = (frozen.dequantized() - weight).abs().view_as(groups).amax(1)
     largest = groups.abs().amax(1)
     if not bool((off <= 1.01 * layer.bound * largest + FP16_STEP).all()):
         raise EdgegenError(
@@ -102,4 +102,4 @@ def _rounded(linear: nn.Linear, layer: type[Frozen], name: str) -> Frozen:
             f"{float((off / largest).max()):.3g} of the largest weight, not {layer.bound:.3g}",
             hint="train on the FP32 base: --base fp32",
         )
-    return made
+    return frozen

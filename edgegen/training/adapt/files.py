@@ -13,13 +13,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save as save_tensors
-from torch import Size, Tensor
+from torch import Tensor
 
-from ...core.files import publish, read_json, to_json
+from ...core.files import JsonObject, publish, read_json, to_json
 from ...errors import InputError, TrustError
 from ..checkpoint import read_weights
 
@@ -77,7 +77,7 @@ NEUTRAL = frozenset(
         "runtime_config",
     )
 )
-PLAIN: Mapping[str, Any] = {
+PLAIN: JsonObject = {
     "bias": "none",
     "init_lora_weights": True,
     "auto_mapping": {
@@ -163,8 +163,8 @@ class Adapter:
                     hint="save it as safetensors",
                 )
             raise InputError("E-ADAPTER-WEIGHTS", f"{TENSORS} is missing", path=folder)
-        found = read_weights(file)
-        if wrong := [name for name in found if not name.startswith(PREFIX)]:
+        tensors = read_weights(file)
+        if wrong := [name for name in tensors if not name.startswith(PREFIX)]:
             raise InputError(
                 "E-ADAPTER-KEYS",
                 f"{len(wrong)} tensors are of no PEFT adapter, such as {wrong[0]}",
@@ -172,80 +172,106 @@ class Adapter:
             )
         return cls(
             lora,
-            {name.removeprefix(PREFIX): tensor for name, tensor in found.items()},
+            {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()},
             _metadata(file).get(BASE),
         )
 
-    def merged(self, master: Mapping[str, Tensor], where: Path) -> dict[str, Tensor]:
+    def merged(self, master: Mapping[str, Tensor], where: Path | None) -> dict[str, Tensor]:
         """The full-precision weights with the adapter in them, by the same names. Never of
         dequantized weights.
 
         InputError names a tensor that has no place, or a layer of the config without its tensors.
         """
-        out = dict(master)
-        left = set(self.tensors)
+        tensors = _Tensors(self.tensors, where)
+        merged = dict(master)
+        for layer in self._layers(tensors):
+            merged[f"{layer}.weight"] = self._with_pair(layer, master, tensors)
+        for module in self.lora.modules_to_save:
+            merged |= _saved(module, master, tensors)
+        if tensors.left:
+            raise InputError(
+                "E-ADAPTER-KEYS",
+                f"{len(tensors.left)} tensors belong to no layer of the config, such as "
+                f"{min(tensors.left)}",
+                path=where,
+            )
+        return merged
 
-        def take(name: str) -> Tensor:
-            if name not in self.tensors:
-                raise InputError(
-                    "E-ADAPTER-KEYS", f"{name} is missing: the adapter is not whole", path=where
-                )
-            left.discard(name)
-            return self.tensors[name]
-
+    def _layers(self, tensors: _Tensors) -> list[str]:
+        """The layers with a pair of tensors that the config names, sorted; every target has one."""
         layers = sorted(
             name.removesuffix(".lora_A.weight")
             for name in self.tensors
             if name.endswith(".lora_A.weight")
         )
-        # peft shortens a long list of names to their endings
         for target in self.lora.target_modules:
-            if not any(layer == target or layer.endswith(f".{target}") for layer in layers):
-                take(f"{target}.lora_A.weight")
-        for layer in layers:
-            if not any(
-                layer == target or layer.endswith(f".{target}")
-                for target in self.lora.target_modules
-            ):
-                continue  # told below, with all that belongs nowhere
-            weight = master.get(f"{layer}.weight")
-            if weight is None:
-                raise InputError("E-ADAPTER-KEYS", f"the base has no layer {layer}", path=where)
-            a, b = take(f"{layer}.lora_A.weight"), take(f"{layer}.lora_B.weight")
-            delta = self._delta(layer, a.double(), b.double(), weight.shape, where)
-            out[f"{layer}.weight"] = (weight.double() + delta).float()
-        for module in self.lora.modules_to_save:
-            inside = [name for name in master if name.startswith(module + ".")]
-            if not inside:
-                raise InputError("E-ADAPTER-KEYS", f"the base has no module {module}", path=where)
-            for name in inside:
-                tensor = take(name)
-                if tensor.shape != master[name].shape:
-                    raise InputError(
-                        "E-ADAPTER-KEYS",
-                        f"{name} is {tuple(tensor.shape)}, wanted {tuple(master[name].shape)}",
-                        path=where,
-                    )
-                out[name] = tensor.to(master[name].dtype)
-        if left:
-            raise InputError(
-                "E-ADAPTER-KEYS",
-                f"{len(left)} tensors belong to no layer of the config, such as {min(left)}",
-                path=where,
-            )
-        return out
+            if not any(_is_of(layer, target) for layer in layers):
+                tensors.take(f"{target}.lora_A.weight")
+        # the others are told by merged, with all that belongs nowhere
+        return [
+            layer
+            for layer in layers
+            if any(_is_of(layer, target) for target in self.lora.target_modules)
+        ]
 
-    def _delta(self, layer: str, a: Tensor, b: Tensor, shape: Size, where: Path) -> Tensor:
-        """What the pair adds to a weight of this shape. InputError where it is of another one."""
-        rank = self.lora.r
-        if a.shape[0] != rank or b.shape[1] != rank or b.shape[0] * a[0].numel() != shape.numel():
+    def _with_pair(self, layer: str, master: Mapping[str, Tensor], tensors: _Tensors) -> Tensor:
+        """The layer's weight with the product of its pair added."""
+        weight = master.get(f"{layer}.weight")
+        if weight is None:
+            raise InputError("E-ADAPTER-KEYS", f"the base has no layer {layer}", path=tensors.where)
+        a = tensors.take(f"{layer}.lora_A.weight").double()
+        b = tensors.take(f"{layer}.lora_B.weight").double()
+        if (
+            a.shape[0] != self.lora.r
+            or b.shape[1] != self.lora.r
+            or b.shape[0] * a[0].numel() != weight.numel()
+        ):
             raise InputError(
                 "E-ADAPTER-KEYS",
-                f"{layer}: a pair {tuple(a.shape)} and {tuple(b.shape)} of rank {rank} is not of a "
-                f"weight {tuple(shape)}",
-                path=where,
+                f"{layer}: a pair {tuple(a.shape)} and {tuple(b.shape)} of rank {self.lora.r} "
+                f"is not of a weight {tuple(weight.shape)}",
+                path=tensors.where,
             )
-        return (b.flatten(1) @ a.flatten(1)).reshape(shape) * self.lora.scaling
+        delta = (b.flatten(1) @ a.flatten(1)).reshape(weight.shape) * self.lora.scaling
+        return (weight.double() + delta).float()
+
+
+class _Tensors:
+    """An adapter's tensors, and which of them nobody has taken yet."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], where: Path | None) -> None:
+        self._tensors, self.left, self.where = tensors, set(tensors), where
+
+    def take(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise InputError(
+                "E-ADAPTER-KEYS", f"{name} is missing: the adapter is not whole", path=self.where
+            )
+        self.left.discard(name)
+        return self._tensors[name]
+
+
+def _is_of(layer: str, target: str) -> bool:
+    """peft shortens a long list of names to their endings."""
+    return layer == target or layer.endswith(f".{target}")
+
+
+def _saved(module: str, master: Mapping[str, Tensor], tensors: _Tensors) -> dict[str, Tensor]:
+    """A module that the adapter holds as a whole."""
+    names = [name for name in master if name.startswith(module + ".")]
+    if not names:
+        raise InputError("E-ADAPTER-KEYS", f"the base has no module {module}", path=tensors.where)
+    saved = {}
+    for name in names:
+        tensor = tensors.take(name)
+        if tensor.shape != master[name].shape:
+            raise InputError(
+                "E-ADAPTER-KEYS",
+                f"{name} is {tuple(tensor.shape)}, wanted {tuple(master[name].shape)}",
+                path=tensors.where,
+            )
+        saved[name] = tensor.to(master[name].dtype)
+    return saved
 
 
 def check_base(adapter: Adapter, digest: str, where: Path) -> None:
@@ -253,10 +279,10 @@ def check_base(adapter: Adapter, digest: str, where: Path) -> None:
     something else.
     """
     if adapter.base != digest:
-        said = f"weights {adapter.base[:12]}..." if adapter.base else "weights it does not name"
+        base = f"weights {adapter.base[:12]}..." if adapter.base else "weights it does not name"
         raise TrustError(
             "E-ADAPTER-BASE",
-            f"this adapter was trained on {said}, the base has {digest[:12]}...",
+            f"this adapter was trained on {base}, the base has {digest[:12]}...",
             path=where,
             hint="use it with the base it was trained on",
         )
@@ -267,5 +293,5 @@ def _metadata(path: Path) -> dict[str, str]:
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
-    found: dict[str, str] = header.get("__metadata__", {})
-    return found
+    metadata: dict[str, str] = header.get("__metadata__", {})
+    return metadata

@@ -17,10 +17,12 @@ dequantization is wrong without a word for rows that are not whole blocks (in_fe
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from .library import importing
@@ -29,18 +31,24 @@ with importing("bitsandbytes"):
     import bitsandbytes as bnb
 
 
+class _Kept(FunctionCtx):
+    """What the forward pass leaves for the backward pass."""
+
+    layer: Frozen
+
+
 class _Product(torch.autograd.Function):
     """x (..., cin), layer -> (..., out): nothing but the layer's own storage is kept for the
     backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Frozen) -> Tensor:
+    def forward(ctx: _Kept, x: Tensor, layer: Frozen) -> Tensor:
         ctx.layer = layer
         return F.linear(x, layer.dequantized())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Kept, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient @ ctx.layer.dequantized().to(gradient.dtype), None
 
 
@@ -85,16 +93,16 @@ class Frozen(nn.Module, ABC):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+        self, destination: dict[str, Tensor], prefix: str, keep_vars: bool
     ) -> None:
         if self.bias is not None:
             destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
 
     def _load_from_state_dict(
         self,
-        state_dict: dict[str, Any],
+        state_dict: dict[str, Tensor],
         prefix: str,
-        local_metadata: dict[str, Any],
+        local_metadata: dict[str, object],
         strict: bool,
         missing_keys: list[str],
         unexpected_keys: list[str],
@@ -119,7 +127,7 @@ class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Int8:
-        made = cls(
+        layer = cls(
             linear.in_features,
             linear.out_features,
             linear.bias is not None,
@@ -129,10 +137,10 @@ class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
         weight = bnb.nn.Int8Params(
             linear.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False
         )
-        made.weight = weight.to(linear.weight.device)  # this is where it is quantized
+        layer.weight = weight.to(linear.weight.device)  # this is where it is quantized
         # a second name for the same data, of which a copy of the layer would make a second copy
-        made.weight.CB = None
-        return _finished(made, linear)
+        layer.weight.CB = None
+        return _finished(layer, linear)
 
     def dequantized(self) -> Tensor:
         return bnb.functional.int8_vectorwise_dequant(self.weight.data, self.weight.SCB)
@@ -140,7 +148,7 @@ class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
     def rounded(self) -> tuple[Tensor, ...]:
         return self.weight.data, self.weight.SCB
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Int8:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # the library leaves the scales behind
         self.weight.CB, self.weight.SCB = None, self.weight.SCB.to(self.weight.device)
@@ -160,7 +168,7 @@ class Nf4(Frozen, bnb.nn.Linear4bit):  # type: ignore[misc]
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Nf4:
-        made = cls(
+        layer = cls(
             linear.in_features,
             linear.out_features,
             linear.bias is not None,
@@ -176,8 +184,8 @@ class Nf4(Frozen, bnb.nn.Linear4bit):  # type: ignore[misc]
             compress_statistics=False,
             quant_type="nf4",
         )
-        made.weight = weight.to(linear.weight.device)  # this is where it is quantized
-        return _finished(made, linear)
+        layer.weight = weight.to(linear.weight.device)  # this is where it is quantized
+        return _finished(layer, linear)
 
     def dequantized(self) -> Tensor:
         blocks = bnb.functional.dequantize_4bit(self.weight.data, self.weight.quant_state)
@@ -191,8 +199,8 @@ LAYERS: dict[str, type[Int8] | type[Nf4]] = {"int8": Int8, "nf4": Nf4}
 Made = TypeVar("Made", Int8, Nf4)
 
 
-def _finished(made: Made, linear: nn.Linear) -> Made:
-    made.bias = linear.bias
-    made.requires_grad_(False)
-    made.train(linear.training)
-    return made
+def _finished(layer: Made, linear: nn.Linear) -> Made:
+    layer.bias = linear.bias
+    layer.requires_grad_(False)
+    layer.train(linear.training)
+    return layer

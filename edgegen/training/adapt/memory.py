@@ -62,7 +62,7 @@ def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> StepMemory:
     linear, rest = Footprint(), Footprint()
     for module in networks.modules():
         params = tuple(module.parameters(recurse=False))
-        found = Footprint(
+        footprint = Footprint(
             _bytes(
                 chain(
                     module.stored() if isinstance(module, Stored) else params,
@@ -74,9 +74,9 @@ def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> StepMemory:
             _bytes((t for p in params for o in optimizers for t in _state(o, p)), seen),
         )
         if isinstance(module, nn.Linear):
-            linear += found
+            linear += footprint
         else:
-            rest += found
+            rest += footprint
     return StepMemory(linear, rest)
 
 

@@ -24,7 +24,7 @@ class _Joined(nn.Module):
         weight: Tensor = layer.base_layer.weight
         return weight + (b.flatten(1) @ a.flatten(1)).view_as(weight) * layer.scaling[name]
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
         base: Any = self.base_layer
         return base._conv_forward(x, self.effective_weight(), base.bias)
 
@@ -33,16 +33,16 @@ def join(network: nn.Module) -> int:
     """Let every convolution that PEFT has given a pair run so, in place; how many there were."""
     from peft.tuners.lora import Conv2d
 
-    found = [
+    convolutions = [
         module
         for module in network.modules()
         if type(module) is Conv2d and type(module.base_layer) is nn.Conv2d
     ]
-    for module in found:
+    for module in convolutions:
         module.__class__ = _joined(Conv2d)
-    return len(found)
+    return len(convolutions)
 
 
 @cache
-def _joined(kind: type[Any]) -> type[Any]:
+def _joined(kind: type[nn.Module]) -> type[nn.Module]:
     return type(kind.__name__, (_Joined, kind), {})

@@ -5,10 +5,9 @@ pass.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -44,7 +43,7 @@ class _Twice(nn.Module):
     would not survive a copy.
     """
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Tensor | None) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(*inputs)
         return checkpoint(
@@ -55,7 +54,7 @@ class _Twice(nn.Module):
         )
 
 
-def _twice(kind: type[Any]) -> type[Any]:
+def _twice(kind: type[nn.Module]) -> type[nn.Module]:
     return kind if issubclass(kind, _Twice) else type(kind.__name__, (_Twice, kind), {})
 
 

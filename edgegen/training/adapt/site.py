@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...core.files import discard, write_bytes
-from ...core.graph import Generator
+from ...core.graph import FamilyConfig, Generator
 from ...errors import InputError, TrustError
 from ...families import Family
 from .. import checkpoint
@@ -34,13 +34,19 @@ BASE, ADAPTER, REJECTED, MEASURED = (
     "rejected",
     "measured.safetensors",
 )
+RunDescription = Mapping[str, Any]  # the document in run.json, checked where it is read
 ADAPTS = "adapt"  # key of run.json: how an adapted run adapts; a run without it holds its weights
 # key of run.json, merged or not: the course of a recovery; INT8 scales are measured on its base
 RECOVERS = "recover"
 
 
 def fitted(
-    family: Family, config: Any, tensors: Mapping[str, Tensor], classes: int, seed: int, where: Path
+    family: Family,
+    config: FamilyConfig,
+    tensors: Mapping[str, Tensor],
+    classes: int,
+    seed: int,
+    where: Path,
 ) -> dict[str, Tensor]:
     """All tensors of a generator of `config` that starts from a base's, which has `classes`
     classes.
@@ -53,22 +59,22 @@ def fitted(
         torch.manual_seed(mix(seed, 0, "init"))
         generator = family.build(config)
     own = dict(generator.networks.state_dict())
-    there = {name.partition(".")[0] for name in tensors}
+    networks = {name.partition(".")[0] for name in tensors}
     wrong = sorted(
         [f"{name} is unknown" for name in tensors.keys() - own.keys()]
         + [
             f"{name} is missing"
             for name in own
-            if name.partition(".")[0] in there and name not in tensors
+            if name.partition(".")[0] in networks and name not in tensors
         ]
     )
     for name, tensor in tensors.items():
         if name in own:
-            found = _of_classes(tensor, own[name].shape, classes, config.classes)
-            if found is None:
+            tensor_of_classes = _of_classes(tensor, own[name].shape, classes, config.classes)
+            if tensor_of_classes is None:
                 wrong.append(f"{name} is {tuple(tensor.shape)}, wanted {tuple(own[name].shape)}")
             else:
-                own[name] = found.to(own[name].dtype)
+                own[name] = tensor_of_classes.to(own[name].dtype)
     if wrong:
         raise InputError(
             "E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=where
@@ -104,7 +110,7 @@ def digest(master: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(checkpoint.to_bytes(dict(master))).hexdigest()
 
 
-def read_base(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
+def read_base(run: Path, about: RunDescription) -> dict[str, Tensor]:
     """TrustError unless the bytes are those the run was started on."""
     path = run / BASE
     tensors = checkpoint.read_weights(path)
@@ -113,7 +119,7 @@ def read_base(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def recovered(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
+def recovered(run: Path, about: RunDescription) -> dict[str, Tensor]:
     """What a run recovered from; TrustError as read_base."""
     return read_base(run, {ADAPTS: about.get(ADAPTS) or about.get("merged", {})})
 
@@ -132,7 +138,7 @@ def reject(run: Path) -> None:
     os.replace(run / ADAPTER, run / REJECTED)
 
 
-def master(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
+def master(run: Path, about: RunDescription) -> dict[str, Tensor]:
     """The base's tensors with what was measured on the photos."""
     base, path = read_base(run, about), run / MEASURED
     measured = checkpoint.read_weights(path)
@@ -145,7 +151,7 @@ def master(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
     return {**base, **measured}
 
 
-def read_adapter(run: Path, about: Mapping[str, Any]) -> Adapter:
+def read_adapter(run: Path, about: RunDescription) -> Adapter:
     """The run's adapter; TrustError for one of another base, InputError for a run that has left
     none yet.
     """
@@ -166,15 +172,15 @@ def read_adapter(run: Path, about: Mapping[str, Any]) -> Adapter:
     return adapter
 
 
-def merged(run: Path, about: Mapping[str, Any]) -> dict[str, Tensor]:
+def merged(run: Path, about: RunDescription) -> dict[str, Tensor]:
     """Full-precision tensors of all networks with the adapter in them; errors of the parts."""
     adapter = read_adapter(run, about)
     return adapter.merged(master(run, about), run / ADAPTER)
 
 
-def plain(family: Family, config: Any, tensors: Mapping[str, Tensor]) -> Generator:
+def plain(family: Family, config: FamilyConfig, tensors: Mapping[str, Tensor]) -> Generator:
     """A generator of these tensors, ready to draw."""
-    made = family.build(config)
-    made.networks.load_state_dict(dict(tensors))
-    made.networks.eval()
-    return made
+    generator = family.build(config)
+    generator.networks.load_state_dict(dict(tensors))
+    generator.networks.eval()
+    return generator

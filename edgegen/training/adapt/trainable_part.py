@@ -33,9 +33,9 @@ class Part(nn.Module):
                 if parameter.requires_grad:
                     place, leaf = self._place(name)
                     place.register_parameter(leaf, parameter)
-            kept = whole.state_dict(keep_vars=True)
+            state = whole.state_dict(keep_vars=True)
             for name, buffer in whole.named_buffers():
-                if name in kept and not any(mark in f".{name}" for mark in OF_BASE):
+                if name in state and not any(mark in f".{name}" for mark in OF_BASE):
                     place, leaf = self._place(name)
                     place.register_buffer(leaf, buffer)
 
@@ -63,14 +63,14 @@ class Part(nn.Module):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Part:
-        made = Part.__new__(Part)
-        nn.Module.__init__(made)
-        made._whole = []
+        part = Part.__new__(Part)
+        nn.Module.__init__(part)
+        part._whole = []
         for name, parameter in self.named_parameters():
-            place, leaf = made._place(name)
+            place, leaf = part._place(name)
             place.register_parameter(leaf, nn.Parameter(parameter.detach().clone()))
         for name, buffer in self.named_buffers():
-            place, leaf = made._place(name)
+            place, leaf = part._place(name)
             place.register_buffer(leaf, buffer.detach().clone())
-        made.training = self.training
-        return made
+        part.training = self.training
+        return part

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...core.bundle import Bundle, write_manifest
 from ...core.files import to_json
-from ...core.fp32_last_steps import until
+from ...core.fp32_last_steps import fp32_below
 from ...core.plan import Plan
 from ...core.progress import Advance, Listener
 from ...core.runtime import Runtime
@@ -108,7 +108,7 @@ def _built(
         "load": load,
         "onnx": onnx,
         "code": target.executable,
-        "until": until(calls, plan.last),
+        "until": fp32_below(calls, plan.last),
     }
 
 

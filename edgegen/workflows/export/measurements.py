@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.fp32_last_steps import stepped, timed, until
+from ...core.fp32_last_steps import fp32_below, timesteps_by_graph, with_fp32_steps
 from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
 from ...core.seeds import SEARCH
@@ -106,7 +106,7 @@ class FullPrecision:
     @cached_property
     def last_steps(self) -> range:
         """How many of the sampler's last steps a plan may leave to FP32."""
-        steps = min(map(len, timed(self.recorded).values()), default=1)
+        steps = min(map(len, timesteps_by_graph(self.recorded).values()), default=1)
         return range(min(self.settings.last_steps, steps // 2) + 1)
 
     @property
@@ -262,5 +262,5 @@ class Measurements:
     def _with_last(self, call: Mapping[str, Session], last: int) -> Pipeline:
         """A pipeline of these sessions whose last steps are in FP32."""
         full = self.full.pipeline
-        fp32_below = until(self.full.recorded, last)
-        return Pipeline(full.latent, full.sampler, stepped(call, full.call, fp32_below))
+        below = fp32_below(self.full.recorded, last)
+        return Pipeline(full.latent, full.sampler, with_fp32_steps(call, full.call, below))

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.fp32_last_steps import until
+from ...core.fp32_last_steps import fp32_below
 from ...core.plan import Plan
 from ...core.progress import Listener
 from ...errors import InputError
@@ -50,7 +50,7 @@ def check_plan(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None
 
 def check_last_steps(plan: Plan, calls: Calls, path: Path) -> None:
     """InputError for a plan that leaves more of the sampler's last steps to FP32 than it has."""
-    if plan.last and not until(calls, plan.last):
+    if plan.last and not fp32_below(calls, plan.last):
         steps = max(map(len, calls.values()))
         raise InputError(
             "E-PLAN",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...core.bundle import Bundle
-from ...core.fp32_last_steps import rounded
+from ...core.fp32_last_steps import int8_session
 from ...core.images import to_uint8
 from ...core.runtime import Pipeline, placement
 from ...core.seeds import EVIDENCE
@@ -202,7 +202,7 @@ class _Prover:
             exact = host.load(bundle.path(bundle.manifest.graphs[graph]), 1)
             quantized = judge.load(bundle.path(built.onnx[graph]), 1)
             found[graph] = parity.referee(
-                rounded(pipeline.call[graph]), quantized, exact, few, half
+                int8_session(pipeline.call[graph]), quantized, exact, few, half
             )
         parity.check_referee(name, found)
         return found

@@ -24,7 +24,7 @@ from ...core.answer_cache import Notes, folder
 from ...core.bundle import sha256
 from ...core.cpu import cpu_flags
 from ...core.files import to_json
-from ...core.fp32_last_steps import steps_in_fp32, until
+from ...core.fp32_last_steps import fp32_below, steps_in_fp32
 from ...core.plan import Plan
 from ...core.runtime import Runtime
 from ...export import executing, qdq
@@ -179,7 +179,7 @@ class _RuntimeSearch:
         if self.target.executable or len(last_steps) == 1:
             return _Costs(counts, saved, MEASURED, range(1), by_share, burden)
         recorded = self.full.recorded
-        calls = {graph: len(recorded[graph]) for graph in until(recorded, last_steps[-1])}
+        calls = {graph: len(recorded[graph]) for graph in fp32_below(recorded, last_steps[-1])}
         graphs = {
             graph: Whole(int8, fp32, calls.get(graph, 1))
             for graph, (int8, fp32) in self.notes.recall("whole", self.measure.graph_times).items()

@@ -104,14 +104,13 @@ def _read_photos(
 ) -> Photos:
     """The photos of a folder, with classes if they are wanted. InputError for too few."""
     from ...training.data import Photos, load
+    from ...training.reading import PhotoReading
 
     with listen.progress("reading photos") as advance:
         photos, report = load(
             data,
             choices.size,
-            choices.background,
-            on_bad=on_bad_of(settings.on_bad),
-            fit=fit_of(choices.fit),
+            PhotoReading(choices.background, fit_of(choices.fit), on_bad_of(settings.on_bad)),
             progress=lambda _, __: advance(1),
         )
     note_report(report, listen)

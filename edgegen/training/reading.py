@@ -1,0 +1,52 @@
+"""How photos are read: on what background, fitted how, and what becomes of one that cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import ImageColor
+
+from ..errors import UsageError
+from .photos import FITS, Fit, Want
+
+MIN_SIDE = 16  # pixels: below that a photo says too little, above it a 32 px model can use it
+OnBad = Literal["skip", "fail"]
+
+
+@dataclass(frozen=True)
+class PhotoReading:
+    """background: a colour under what is transparent and around what is padded; fit: of a photo
+    that is not square, see Want; on_bad: whether one that cannot be used is skipped and named, or
+    fails all; min_side: pixels that the shorter side of a file needs.
+    """
+
+    background: str = "white"
+    fit: Fit = "pad"
+    on_bad: OnBad = "skip"
+    min_side: int = MIN_SIDE
+
+    def __post_init__(self) -> None:
+        if self.min_side < 1 or self.on_bad not in ("skip", "fail") or self.fit not in FITS:
+            raise UsageError(
+                "E-CONFIG",
+                f"min_side={self.min_side} must be positive, on_bad={self.on_bad!r} be skip or "
+                f"fail, fit={self.fit!r} be pad or crop",
+            )
+
+    def want(self, size: int) -> Want:
+        """What every photo becomes for a model of that size."""
+        if size < 1:
+            raise UsageError("E-CONFIG", f"a photo's size must be positive, got {size}")
+        return Want(size, colour(self.background), self.min_side, self.fit)
+
+
+def colour(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of a name or hex; UsageError for what is neither."""
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise UsageError(
+            "E-CONFIG", f"background {name!r} is not a colour", hint="write a name or hex #f0f0f0"
+        ) from error
+    return red, green, blue
