@@ -29,7 +29,7 @@ def objects32() -> Recipe:
     """
     config = CasDmConfig(
         theta=UNetConfig((48, 96, 192), embedding=128),
-        phi=UNetConfig((32, 64, 96)),
+        phi=UNetConfig((32, 64)),
         metric_warmup=WARMUP,
         augment=AUGMENT,
     )
@@ -43,7 +43,7 @@ def objects64() -> Recipe:
     config = CasDmConfig(
         size=64,
         theta=UNetConfig((32, 64, 128, 128), embedding=128),
-        phi=UNetConfig((16, 32, 64, 96)),
+        phi=UNetConfig((16, 32, 64)),
         metric_warmup=WARMUP,
         augment=AUGMENT,
     )
