@@ -108,6 +108,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--held-out", type=Path, help="photos to measure against, where --data is no IDX"
+    )
     parser.add_argument("--data-name", required=True)
     parser.add_argument("--licence", default="Apache-2.0; data: MIT")
     parser.add_argument("--hours", type=float, required=True)
@@ -158,7 +161,7 @@ def main() -> None:
     )
 
     network = feature_network("efficientnet-lite0")
-    photos, _ = load(given.data, generator.config.size, split="test")
+    photos, _ = load(given.held_out or given.data, generator.config.size, split="test")
     real = features_of(network, photos.pixels)
     statistics = reference.build(real, network, f"{given.data_name} test split")
     statistics.write(target / "reference.safetensors")

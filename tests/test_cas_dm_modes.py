@@ -341,6 +341,7 @@ def test_the_zoos_card_still_describes_what_was_trained() -> None:
         "spacing": 1.0,
         "window": None,
         "stretch": 1,
+        "augment": 0.0,
     }
     images = torch_pipeline(source.generator)(range(10))
     found = images.mean((1, 2, 3)), images.std((1, 2, 3))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from runs import TOY, at, go, same
-from toys import CONFIG, generator, shake, shapes, tensor, trainer
+from toys import CONFIG, shake, shapes, tensor
 
 from edgegen.core.graph import Batch
-from edgegen.families.cas_dm import CasDm, CasDmConfig
+from edgegen.families import family
+from edgegen.families.cas_dm import CasDm
 from edgegen.families.transforms import NUMBERS, changed
 from edgegen.training import checkpoint
+from edgegen.training.loop import Trainer
 
 AUGMENTED = replace(CONFIG, augment=0.5)
 
@@ -67,27 +69,39 @@ def test_a_network_that_is_told_of_nothing_is_as_it_was() -> None:
         )
 
 
-def test_nothing_of_it_ships_and_old_weights_go_on() -> None:
-    plain, model = generator(CONFIG), CasDm(AUGMENTED)
-    tensors = {name: tensor.clone() for name, tensor in plain.shipped.state_dict().items()}
-    assert list(model.shipped.state_dict()) == list(tensors)
+@pytest.mark.parametrize("name", ["cas-dm", "dkgm", "lcd"])
+def test_nothing_of_it_ships_and_old_weights_go_on(name: str) -> None:
+    config = family(name).recipes["tiny"]().config
+    plain = family(name).build(config)
+    model = family(name).build(replace(config, augment=0.5))
+    tensors = {key: tensor.clone() for key, tensor in plain.networks.state_dict().items()}
+    assert list(model.shipped.state_dict()) == list(plain.shipped.state_dict())
     checkpoint.start_from(model.networks, tensors, Path("old"))
     theirs = model.graphs()
-    for name, graph in plain.graphs().items():
-        assert graph.inputs == theirs[name].inputs and graph.output == theirs[name].output
-        own, other = graph.module.state_dict(), theirs[name].module.state_dict()
+    for key, graph in plain.graphs().items():
+        assert graph.inputs == theirs[key].inputs and graph.output == theirs[key].output
+        own, other = graph.module.state_dict(), theirs[key].module.state_dict()
         assert list(own) == list(other) and all(torch.equal(own[k], other[k]) for k in own)
 
 
 @pytest.mark.slow
-def test_the_networks_learn_what_they_are_told() -> None:
-    run = trainer(AUGMENTED, photos=shapes(32))
-    reports = list(itertools.islice(run.run(), 3))
-    assert all(torch.isfinite(torch.tensor(list(report.values()))).all() for report in reports)
-    for name in ("theta_told", "phi_told"):
-        told = run.generator.networks[name].get_parameter("embed.weight")
-        assert told.abs().max() > 0
-        assert name in run.average
+@pytest.mark.parametrize("name", ["cas-dm", "dkgm", "lcd"])
+def test_the_networks_learn_what_they_are_told(name: str) -> None:
+    recipe = family(name).recipes["tiny"]()
+    config = replace(recipe.config, augment=0.5)
+    model = family(name).build(config)
+    plan = replace(recipe, config=config, images=16 * 24, batch=16, warmup=1)
+    run = Trainer.start(model, plan, shapes(32), 0)
+    before = {
+        key: net.get_parameter("embed.weight").clone()
+        for key, net in model.networks.items()
+        if "_told" in key
+    }
+    assert before and all(not weight.any() for weight in before.values())
+    for report in run.run():
+        assert all(math.isfinite(loss) for loss in report.values())
+    for key in before:
+        assert model.networks.get_parameter(f"{key}.embed.weight").any() and key in run.average
 
 
 def test_both_objectives_see_the_same_changed_photos() -> None:
@@ -113,6 +127,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     same(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_probability_is_one() -> None:
+@pytest.mark.parametrize("name", ["cas-dm", "dkgm", "lcd"])
+def test_a_probability_is_one(name: str) -> None:
     with pytest.raises(ValueError, match=r"augment must be in \[0, 1\], a probability, got 1\.5"):
-        CasDmConfig(augment=1.5)
+        family(name).config(augment=1.5)

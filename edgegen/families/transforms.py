@@ -47,6 +47,16 @@ def changed(images: Tensor, p: float, rng: torch.Generator) -> tuple[Tensor, Ten
     return torch.where(still, images, moved), told
 
 
+def beside(name: str) -> str:
+    """The name of what tells a network of changed photos: trained beside it, never shipped."""
+    return f"{name}_told"
+
+
+def hint(networks: nn.ModuleDict, name: str, told: Tensor | None) -> Tensor | None:
+    """What a network is told of the changes `told` (b, NUMBERS): (b, embedding), None for none."""
+    return None if told is None else networks[beside(name)](told)
+
+
 class Told(nn.Module):
     """What was done to a photo (b, NUMBERS) -> (b, embedding), to be added to the timestep's.
 

@@ -19,7 +19,7 @@ from ...core.latent import Latent
 from ...core.samplers import CascadeSampler, alphas_bar, clean_image
 from ...core.spec import TensorSpec
 from ..metrics import METRICS, Metric, PDist
-from ..transforms import Told, changed
+from ..transforms import Told, beside, changed, hint
 from ..unet import fold_batch_norms
 from .config import CasDmConfig
 from .losses import METRIC_WEIGHTS, gate_loss, gate_weights
@@ -48,7 +48,7 @@ class CasDm:
         self.networks = nn.ModuleDict({"theta": NoisePredictor(config), "phi": Refiner(config)})
         if config.augment:
             for name, net in (("theta", config.theta), ("phi", config.phi)):
-                self.networks[_told(name)] = Told(net.embedding)
+                self.networks[beside(name)] = Told(net.embedding)
         signal = alphas_bar(config.schedule, config.timesteps)  # float64, (T + 1,)
         self._signal, self._gate_weights = (
             torch.from_numpy(signal),
@@ -118,7 +118,7 @@ class CasDm:
 
     def _parameters(self, name: str) -> tuple[nn.Parameter, ...]:
         """Of a network, and of what tells it of changed photos."""
-        embedding = self.networks[_told(name)].parameters() if self.config.augment else ()
+        embedding = self.networks[beside(name)].parameters() if self.config.augment else ()
         return (*self.networks[name].parameters(), *embedding)
 
     def theta_loss(self, batch: Batch) -> Tensor:
@@ -149,7 +149,7 @@ class CasDm:
             noised.x,
             noised.t.float(),
             *self._condition(batch),
-            told=self._hint("phi", noised),
+            told=hint(self.networks, "phi", noised.told),
         ).float()
         image, gate = refined[:, :-1], refined[:, -1:]
         loss = (image - images).square().mean()
@@ -213,13 +213,9 @@ class CasDm:
 
     def _predicted(self, batch: Batch, noised: Noised) -> Tensor:
         """What theta says to noised images."""
-        condition, told = self._condition(batch), self._hint("theta", noised)
+        condition, told = self._condition(batch), hint(self.networks, "theta", noised.told)
         out = self.networks["theta"](noised.x, noised.t.float(), *condition, told=told)
         return out.float()
-
-    def _hint(self, name: str, noised: Noised) -> Tensor | None:
-        """What a network is told of the changes to the images, (b, embedding)."""
-        return None if noised.told is None else self.networks[_told(name)](noised.told)
 
     @property
     def _metric(self) -> Metric:
@@ -227,11 +223,6 @@ class CasDm:
 
     def _condition(self, batch: Batch) -> tuple[Tensor, ...]:
         return (batch.labels,) if self.config.classes else ()
-
-
-def _told(name: str) -> str:
-    """The name of what tells a network of changed photos: trained beside it, never shipped."""
-    return f"{name}_told"
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:

@@ -61,6 +61,8 @@ class DkgmConfig:
     times: Literal["uniform", "grid"] = "uniform"
     # G also sees the coarse image: keeps the pairing
     cond_coarse: bool = False
+    # probability of each change of training photos, of which the networks are told (transforms.py)
+    augment: float = 0.0
     steps: int = 20  # N
     schedule: Literal["power", "approximation"] = "power"
     power: float = 2.0  # t_n = (1 - n / N)^power
@@ -119,6 +121,8 @@ class DkgmConfig:
                 f"bandwidth must be in (0, 100] and share in (0, 1), got {self.bandwidth} and "
                 f"{self.share}"
             )
+        if not 0 <= self.augment <= 1:
+            raise ValueError(f"augment must be in [0, 1], a probability, got {self.augment}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         self.sampler()  # one that cannot be made should fail before the training, not after it

@@ -69,12 +69,19 @@ class Restorer(nn.Module):
         self.register_buffer("levels", torch.tensor(c.sampler().levels), persistent=False)
         self.register_buffer("spread", torch.tensor(1.0))
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None,
+        coarse: Tensor | None,
+        told: Tensor | None = None,
+    ) -> Tensor:
         """F at X_t (b, c, h, w); t (b,) in [0, 1]; coarse only where the network was made to see
         it.
         """
         seen = x if coarse is None else torch.cat([x, coarse], dim=1)
-        residual: Tensor = self.trunk(seen, TIMES * t, label)
+        residual: Tensor = self.trunk(seen, TIMES * t, label, told)
         if self.stretch == 1:
             return residual
         return residual + self._fine(t)[:, None, None, None] * detail(x, self.stretch)

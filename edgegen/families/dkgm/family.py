@@ -13,6 +13,7 @@ from ...core.latent import Latent
 from ...core.samplers import BridgeSampler
 from ...core.spec import TensorSpec
 from .. import Family, Recipe, Tuning
+from ..transforms import Told, beside, changed, hint
 from ..unet import UNetConfig, fold_batch_norms
 from .bank import Bank
 from .coarse import Coarse, evaluating, stage
@@ -35,11 +36,19 @@ class Dkgm:
         self.bank = Bank(c.vector, c.classes, c.exemplars)
         self.restorer = Restorer(c)
         self.networks = nn.ModuleDict({**stage(c), "debias": self.restorer, "bank": self.bank})
+        if c.augment:
+            for name, net in (("coarse", c.coarse), ("debias", c.debias)):
+                if name in self.networks:
+                    self.networks[beside(name)] = Told(net.embedding)
 
     @property
     def shipped(self) -> nn.ModuleDict:
         return nn.ModuleDict(
-            {name: net for name, net in self.networks.items() if name != "encoder"}
+            {
+                name: net
+                for name, net in self.networks.items()
+                if name != "encoder" and not isinstance(net, Told)
+            }
         )
 
     @property
@@ -80,15 +89,10 @@ class Dkgm:
         """Stage 1 first, then stage 2 on what stage 1 became; mode "pixel" has nothing to train in
         stage 1.
         """
-        second = tuple(self.restorer.parameters())
+        second = self._parameters("debias", beside("debias"))
         if self.config.mode == "pixel":
             return (Objective("debias", second, self.debias_loss, begin=self.begin_debias),)
-        first = tuple(
-            p
-            for name in ("coarse", "encoder")
-            if name in self.networks
-            for p in self.networks[name].parameters()
-        )
+        first = self._parameters("coarse", "encoder", beside("coarse"))
         share = self.config.share
         return (
             Objective(
@@ -98,6 +102,11 @@ class Dkgm:
                 "debias", second, self.debias_loss, span=(share, 1.0), begin=self.begin_debias
             ),
         )
+
+    def _parameters(self, *names: str) -> tuple[nn.Parameter, ...]:
+        """Of those networks that are there."""
+        nets = (self.networks[name] for name in names if name in self.networks)
+        return tuple(parameter for net in nets for parameter in net.parameters())
 
     def begin_coarse(self, batches: Iterable[Batch]) -> None:
         """Mode "dae" learns to denoise what will be drawn, so its bank is filled first."""
@@ -154,30 +163,34 @@ class Dkgm:
         """Mean squared error of the photo behind a draw: the optimum is the posterior mean, an
         image too smooth (D.2.1).
         """
-        x = batch.images
+        x, told = self._changed(batch)
         vector = (
             self.networks["encoder"](x).float()
             if self.config.mode == "latent"
             else self._centre(x, batch.labels)
         )
         y = vector + self.config.bandwidth * draw(self.config.kernel, vector.shape, batch.generator)
-        return (self.networks["coarse"](y, self._label(batch.labels)).float() - x).square().mean()
+        told = hint(self.networks, "coarse", told)
+        made = self.networks["coarse"](y, self._label(batch.labels), told=told).float()
+        return (made - x).square().mean()
 
     def debias_loss(self, batch: Batch) -> Tensor:
         """Squared error of stage 2 along the bridge from a fresh coarse image of each photo
         (TRAIN-2).
         """
-        c, x, rng = self.config, batch.images, batch.generator
+        c, rng = self.config, batch.generator
+        x, told = self._changed(batch)
         with evaluating(self.first_stage):
-            coarse = self._drawn(x, batch.labels, rng)
+            coarse = self._drawn(x, batch.labels, rng, told)
+        told = hint(self.networks, "debias", told)
         t = 1 - torch.rand(len(x), generator=rng, device=rng.device)
         if c.times == "grid":
             levels = self.restorer.levels
             t = levels[torch.randint(len(levels), (len(x),), generator=rng, device=rng.device)]
         xi = torch.randn(x.shape, generator=rng, device=rng.device)
-        label, beside = self._label(batch.labels), coarse if c.cond_coarse else None
+        label, known = self._label(batch.labels), coarse if c.cond_coarse else None
         return bridge_loss(
-            lambda y, t: self.restorer(y, t, label, beside),
+            lambda y, t: self.restorer(y, t, label, known, told),
             x,
             coarse,
             t,
@@ -192,16 +205,25 @@ class Dkgm:
             {name: self.networks[name] for name in ("coarse", "encoder") if name in self.networks}
         )
 
-    def _drawn(self, x: Tensor, labels: Tensor, rng: torch.Generator) -> Tensor:
+    def _changed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The batch's photos as they are trained on, and what was done to them."""
+        if not self.config.augment:
+            return batch.images, None
+        return changed(batch.images, self.config.augment, batch.generator)
+
+    def _drawn(
+        self, x: Tensor, labels: Tensor, rng: torch.Generator, told: Tensor | None = None
+    ) -> Tensor:
         """A coarse image of each photo x: its own vector of the bank's kind, a fresh draw, stage
-        1's network.
+        1's network, which is told what was done to the photo.
         """
         latent = self.config.mode == "latent"
         vector = self._centre(self.networks["encoder"](x).float() if latent else x, labels)
         y = vector + self.config.bandwidth * draw(self.config.kernel, vector.shape, rng)
         if self.config.mode == "pixel":
             return y
-        return self.networks["coarse"](y, self._label(labels)).float()
+        told = hint(self.networks, "coarse", told)
+        return self.networks["coarse"](y, self._label(labels), told=told).float()
 
     def _centre(self, vectors: Tensor, labels: Tensor) -> Tensor:
         """The vectors themselves, or the centroids that stand for them: so coarse images are drawn

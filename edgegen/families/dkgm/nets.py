@@ -46,8 +46,10 @@ class Dae(nn.Module):
         self.head = nn.Conv2d(widths[0], out * self.patch**2, 3, padding=1)
         silence(self.head)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        e = self.embed(t, label)
+    def forward(
+        self, x: Tensor, t: Tensor, label: Tensor | None, told: Tensor | None = None
+    ) -> Tensor:
+        e = self.embed(t, label, told)
         h = self.act(self.stem(F.pixel_unshuffle(x, self.patch)))
         for k, blocks in enumerate(self.down):
             if k:
@@ -78,8 +80,8 @@ class Denoiser(nn.Module):
         )
         self.scale = (1 + config.bandwidth**2) ** -0.5
 
-    def forward(self, y: Tensor, label: Tensor | None) -> Tensor:
-        return self.trunk(y * self.scale, y[:, 0, 0, 0] * 0, label)
+    def forward(self, y: Tensor, label: Tensor | None, told: Tensor | None = None) -> Tensor:
+        return self.trunk(y * self.scale, y[:, 0, 0, 0] * 0, label, told)
 
 
 class CoarseEncoder(nn.Module):
@@ -115,8 +117,8 @@ class CoarseDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width, width, net) for _ in range(2 * net.blocks))
         self.head = nn.Conv2d(width, config.channels * self.cell**2, 3, padding=1)
 
-    def forward(self, y: Tensor, label: Tensor | None) -> Tensor:
-        e = self.embed(y[:, 0, 0, 0] * 0, label)
+    def forward(self, y: Tensor, label: Tensor | None, told: Tensor | None = None) -> Tensor:
+        e = self.embed(y[:, 0, 0, 0] * 0, label, told)
         h = self.act(self.stem(y))
         for block in self.blocks:
             h = block(h, e)

@@ -95,6 +95,8 @@ class LcdConfig:
     # N_s: timesteps of the solver that the student learns from
     grid: int = 50
     prediction: Literal["v", "epsilon"] = "v"
+    # probability of each change of training photos, of which the teacher is told (transforms.py)
+    augment: float = 0.0
     # probability that training drops the label (and, apart, the vector)
     null: float = 0.1
     guidance: float = 2.0  # g of e_u + g (e_c - e_u); the student's w is g - 1
@@ -174,6 +176,8 @@ class LcdConfig:
             raise ValueError(
                 f"guidance must be in [1, 1 + w_max], which the student learns, got {self.guidance}"
             )
+        if not 0 <= self.augment <= 1:
+            raise ValueError(f"augment must be in [0, 1], a probability, got {self.augment}")
         if not (0 <= self.perceptual < math.inf and 0 <= self.kl < math.inf):
             raise ValueError(
                 f"perceptual and kl must be 0 or more, got {self.perceptual}, {self.kl}"

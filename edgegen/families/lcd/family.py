@@ -17,6 +17,7 @@ from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import ConsistencySampler, LatentDdimSampler
 from ...core.spec import TensorSpec
+from ..transforms import Told, beside
 from ..unet import fold_batch_norms
 from .control import Controlled
 from .hints import HINTS, palette
@@ -44,8 +45,14 @@ class LatentConsistency(LatentLosses):
 
     @property
     def shipped(self) -> nn.ModuleDict:
-        """All but the student's average, which only training needs."""
-        return nn.ModuleDict({name: net for name, net in self.networks.items() if name != "target"})
+        """All but the student's average and what tells of changes: only training needs them."""
+        return nn.ModuleDict(
+            {
+                name: net
+                for name, net in self.networks.items()
+                if name != "target" and not isinstance(net, Told)
+            }
+        )
 
     @property
     def latent(self) -> Latent:
@@ -98,7 +105,7 @@ class LatentConsistency(LatentLosses):
         return tuple(
             Objective(
                 name,
-                tuple(self.networks[name].parameters()),
+                self._parameters(name, beside(name)),
                 loss,
                 span=SPANS[name],
                 begin=begins[name],
@@ -106,6 +113,11 @@ class LatentConsistency(LatentLosses):
             )
             for name, loss in losses.items()
         )
+
+    def _parameters(self, *names: str) -> tuple[nn.Parameter, ...]:
+        """Of those networks that are there."""
+        nets = (self.networks[name] for name in names if name in self.networks)
+        return tuple(parameter for net in nets for parameter in net.parameters())
 
     def adapting(self) -> Iterable[Objective]:
         """Autoencoder, teacher and student again, each from where it is: control follows the

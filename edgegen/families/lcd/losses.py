@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...core.graph import Batch
 from ...core.samplers import clean_image
 from ..metrics import PDist
+from ..transforms import Told, beside, changed, hint
 from .autoencoder import AutoEncoder
 from .config import FEW, LcdConfig
 from .consistency import consistency, ddim_step, guided, pseudo_huber
@@ -68,13 +69,16 @@ class LatentLosses:
                 "control": self.control,
             }
         )
+        if config.augment:
+            self.networks[beside("teacher")] = Told(config.unet.embedding)
         self.judge = PDist(config.channels) if config.perceptual else None
 
     def autoencoder_loss(self, batch: Batch) -> Tensor:
         """L1 + PDist + KL; the KL's weight is for sums over pixels, as in the LDM, and is rescaled
         to means (E.2.1).
         """
-        c, images = self.config, batch.images
+        c, (batch, _) = self.config, self._changed(batch)
+        images = batch.images
         latents, kl = self.coder.train().draw(images, batch.generator)
         made = self.coder.decoder(latents).float()
         loss = (made - images).abs().mean() + c.kl * kl.mean() / images[0].numel()
@@ -88,13 +92,23 @@ class LatentLosses:
         then (E.2.3).
         """
         c, g = self.config, batch.generator
+        batch, told = self._changed(batch)
         z = self._latents(batch)
         t = torch.randint(c.timesteps, (len(z),), generator=g, device=g.device)
         eps, now = torch.randn(z.shape, generator=g, device=g.device), self._signal(t)
         label, vector = self._condition(batch)
-        predicted = self.teacher.train()(_noised(z, eps, now), t.float(), label, vector).float()
+        told = hint(self.networks, "teacher", told)
+        x = _noised(z, eps, now)
+        predicted = self.teacher.train()(x, t.float(), label, vector, told=told).float()
         wanted = eps if c.prediction == "epsilon" else now.sqrt() * eps - (1 - now).sqrt() * z
         return (wanted - predicted).square().mean()
+
+    def _changed(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """The batch with the photos as they are trained on, and what was done to them."""
+        if not self.config.augment:
+            return batch, None
+        images, told = changed(batch.images, self.config.augment, batch.generator)
+        return replace(batch, images=images), told
 
     def student_loss(self, batch: Batch) -> Tensor:
         """Consistency distillation along one guided DDIM step of the teacher (E.2.4 a)."""

@@ -127,9 +127,14 @@ class LatentUNet(nn.Module):
             nn.init.zeros_(self.embed.label.weight)
 
     def condition(
-        self, t: Tensor, label: Tensor | None, vector: Tensor | None, w: Tensor | None
+        self,
+        t: Tensor,
+        label: Tensor | None,
+        vector: Tensor | None,
+        w: Tensor | None,
+        told: Tensor | None = None,
     ) -> Condition:
-        e = self.embed(t, None if w is None else sinusoid(w))
+        e = self.embed(t, None if w is None else sinusoid(w), told)
         return Condition(e, self.context(t.shape[0], label, vector))
 
     def decode(self, features: list[Tensor], condition: Condition) -> Tensor:
@@ -148,8 +153,9 @@ class LatentUNet(nn.Module):
         label: Tensor | None = None,
         vector: Tensor | None = None,
         w: Tensor | None = None,
+        told: Tensor | None = None,
     ) -> Tensor:
-        condition = self.condition(t, label, vector, w)
+        condition = self.condition(t, label, vector, w, told)
         return self.decode(self.trunk(x, condition), condition)
 
 
