@@ -114,6 +114,7 @@ def session(model: onnx.ModelProto, threads: int) -> Any:
     ort = quietly("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -22,6 +22,7 @@ from .observe import session
 # of the mean second moment, added to all: directions that were hardly seen are not trusted
 DAMPING = 0.01
 PLACES = 8  # positions of each image that a convolution's input is looked at
+GATHERED = 512  # of them that are multiplied at once: adding up a product costs as much as a few
 
 
 class WeightMoments:
@@ -40,18 +41,36 @@ class WeightMoments:
         self._tensors = list(dict.fromkeys(n.input[0] for n in self._convolutions))
         self._session = session(_watched(model, self._tensors), threads)
         self._rng = np.random.default_rng(0)
-        self.second = {
+        self._second = {
             n: np.zeros((int(np.prod(s[1:])),) * 2, np.float32) for n, s in self._shapes.items()
         }
+        self._gathered: dict[str, list[Array]] = {n: [] for n in self._shapes}
 
     def __call__(self, **inputs: Array) -> Array:
         out, *values = self._session.run(None, inputs)
         seen = dict(zip(self._tensors, values, strict=True)) | inputs
         for node in self._convolutions:
-            patches = _patches(seen[node.input[0]], node, self._shapes[node.name][2:], self._rng)
-            self.second[node.name] += patches.T @ patches
+            gathered = self._gathered[node.name]
+            gathered.append(
+                _patches(seen[node.input[0]], node, self._shapes[node.name][2:], self._rng)
+            )
+            if sum(map(len, gathered)) >= GATHERED:
+                self._add(node.name)
         result: Array = out
         return result
+
+    @property
+    def second(self) -> dict[str, Array]:
+        """Convolution -> second moments of its patches, (in, in)."""
+        for name in self._second:
+            self._add(name)
+        return self._second
+
+    def _add(self, name: str) -> None:
+        if self._gathered[name]:
+            patches = np.concatenate(self._gathered[name])
+            self._second[name] += patches.T @ patches
+            self._gathered[name] = []
 
 
 def _watched(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:

@@ -20,7 +20,7 @@ from edgegen.calibrate.choose import Measured, Whole, cost, ladder
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Runtime
 from edgegen.evidence.compare import ERROR, SHARES, Terms
-from edgegen.export import STAND_IN, runtime
+from edgegen.export import executing, runtime
 from edgegen.workflows.context import Context
 from edgegen.workflows.export import run
 from edgegen.workflows.export.build import Build
@@ -177,12 +177,29 @@ def test_other_settings_have_other_notes(search: Search, changed: dict[str, Any]
 
 def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(search: Search) -> None:
     watched = Watched(search)
-    found = watched.plan(elsewhere(cannot_run=lambda: "no such card"))
+    target = elsewhere(cannot_run=lambda: "no such card")
+    found = watched.plan(target)
     assert watched.calls["time_saved"] == 0 and found.plan.unit == COUNTED
     assert all(
         layer.saved == pytest.approx(layer.multiplications / 1e6) for layer in found.plan.layers
     )
-    assert all(look["executed_by"] == STAND_IN for look in watched.trail["elsewhere"])
+    assert all(look["executed_by"] == executing(target).name for look in watched.trail["elsewhere"])
+
+
+def test_damages_are_the_same_for_any_number_of_workers(
+    search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = {
+        name: answer for name, answer in answers(lambda plan: True).items() if name != "damage"
+    }
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path / str(threads)))
+        other = Search(search.subject, search.settings, replace(search.context, threads=threads))
+        found.append(Watched(other, taken).plan(elsewhere(cannot_run=lambda: "no such card")))
+    one, many = found
+    assert one.plan.to_bytes() == many.plan.to_bytes()
+    assert len({layer.damage for layer in one.plan.layers}) > 1
 
 
 def answers(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> Answers:

@@ -17,6 +17,7 @@ import pytest
 import tiny
 import torch
 
+from edgegen.core.answer_cache import Notes
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.core.side_by_side import AHEAD, over_workers, runs
@@ -200,3 +201,13 @@ def test_the_first_image_that_is_not_finite_is_named_for_any_number_of_workers(
     side = FullSide(pipeline("onnxruntime"), network(), judge, workers=workers)
     with pytest.raises(GateFailed, match="seeds 1000064 to 1000127 hold NaN"):
         compare(side, broken, 0.5, 256, 256)
+
+
+def test_notes_take_answers_from_several_threads(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes.jsonl")
+    questions = [f"question {k}" for k in range(60)]
+    found = list(over_workers(lambda q: notes.recall(q, lambda: {"of": q}), questions, workers=5))
+    assert found == [{"of": q} for q in questions]
+    again = Notes(tmp_path / "notes.jsonl")
+    assert all(again.knows(q) for q in questions) and not again.knows("another")
+    assert [again.recall(q, lambda: None) for q in questions] == found

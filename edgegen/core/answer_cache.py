@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +22,13 @@ class Notes:
     """Questions and answers, one JSON line each. The file's name holds a hash of everything that
     the answers depend on.
 
-    A line that a crash cut off is no answer; an answer is any JSON value.
+    A line that a crash cut off is no answer; an answer is any JSON value. Several threads may ask
+    at once, each another question.
     """
 
     def __init__(self, path: Path) -> None:
         """`path` need not exist, nor its folder."""
-        self._path = path
+        self._path, self._lock = path, threading.Lock()
         self._known: JsonObject = {}
         with contextlib.suppress(FileNotFoundError):
             for line in path.read_bytes().splitlines():
@@ -34,19 +36,27 @@ class Notes:
                     note = json.loads(line)
                     self._known[note["asked"]] = note["answer"]
 
+    def knows(self, question: str) -> bool:
+        """Whether the answer is noted."""
+        return question in self._known
+
     def recall(self, question: str, find: Callable[[], Any]) -> Any:
         """The answer noted, or the one that `find` gives, noted before it is returned. OSError when
         it cannot be.
         """
         if question not in self._known:
             line = json.dumps({"asked": question, "answer": find()}, allow_nan=False)
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a+b") as f:
-                f.write(b"\n" * self._torn() + line.encode() + b"\n")
-                f.flush()
-                os.fsync(f.fileno())
-            self._known[question] = json.loads(line)["answer"]
+            with self._lock:
+                self._note(line)
+                self._known[question] = json.loads(line)["answer"]
         return self._known[question]
+
+    def _note(self, line: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._path, "a+b") as f:
+            f.write(b"\n" * self._torn() + line.encode() + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
 
     def _torn(self) -> bool:
         """Whether the file ends within a line: the next one must not begin there."""

@@ -98,6 +98,13 @@ class FullPrecision:
         features = fast_features(network)
         return FullSide(self.pipeline, features, stored, SEARCH.first, self.context.threads)
 
+    def prepare(self) -> None:
+        """Make what the damage of every convolution is measured with, before several are at
+        once.
+        """
+        self.side.projected(self.settings.images_alone)
+        _ = self.recorded
+
     @cached_property
     def recorded(self) -> dict[str, list[dict[str, Array]]]:
         """What each graph is asked along the trajectory of one batch."""

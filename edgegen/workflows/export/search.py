@@ -5,7 +5,7 @@ the verdict never uses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from ...core.files import to_json
 from ...core.fp32_last_steps import fp32_below, steps_in_fp32
 from ...core.plan import Plan
 from ...core.runtime import Runtime
+from ...core.side_by_side import over_workers
 from ...export import executing, qdq
 from ..context import Context
 from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
@@ -197,17 +198,32 @@ class _RuntimeSearch:
         label += f", last {last} in FP32" if last else ""
         measured = []
         with self.listen.progress(label, len(costs.multiplications)) as advance:
-            for (convolution, count), saved in zip(
-                costs.multiplications.items(), costs.saved, strict=True
+            for (convolution, count), saved, hurt in zip(
+                costs.multiplications.items(),
+                costs.saved,
+                self._damages(list(costs.multiplications), last),
+                strict=True,
             ):
-                hurt = self._damage(convolution, last)
                 measured.append(Measured(*convolution, hurt, saved, count))
                 advance(1)
         return ladder(replace(self.base, last=last), measured, costs.unit)
 
-    def _damage(self, convolution: Convolution, last: int) -> float:
-        question = f"damage {last} {'/'.join(convolution)}"
-        return float(self.notes.recall(question, lambda: self.measure.damage(convolution, last)))
+    def _damages(self, convolutions: Sequence[Convolution], last: int) -> Iterator[float]:
+        """Of each convolution alone, several at once."""
+
+        def asked(convolution: Convolution) -> str:
+            return f"damage {last} {'/'.join(convolution)}"
+
+        def answer(convolution: Convolution) -> float:
+            return float(
+                self.notes.recall(
+                    asked(convolution), lambda: self.measure.damage(convolution, last)
+                )
+            )
+
+        if not all(self.notes.knows(asked(convolution)) for convolution in convolutions):
+            self.full.prepare()
+        return over_workers(answer, convolutions, self.full.context.threads)
 
     def _sharp(self, plans: Sequence[Plan]) -> Sequence[Plan]:
         """Those from the first on whose images reach the PSNR asked for at a glance."""
