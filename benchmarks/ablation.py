@@ -33,7 +33,7 @@ from edgegen.core.samplers import alphas_bar
 from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence import reference
 from edgegen.evidence.bench import latencies, middle, record
-from edgegen.evidence.compare import FullSide, compare
+from edgegen.evidence.compare import FullSide, LookSchedule, compare
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import distance_interval
 from edgegen.export import onnx as onnx_files
@@ -158,7 +158,10 @@ def prediction(images: int, train: Photos, test: Photos) -> None:
         full = FullSide(torch_pipeline(generator), network, statistics)
         with tempfile.TemporaryDirectory() as folder:
             result = compare(
-                full, pipelines(generator, Path(folder))["openvino int8"], 0.02, 1000, 1000
+                full,
+                pipelines(generator, Path(folder))["openvino int8"],
+                0.02,
+                LookSchedule.once(1000),
             )
         change = result.verdict.change
         print(

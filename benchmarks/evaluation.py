@@ -35,7 +35,7 @@ from edgegen.core.seeds import BENCHMARKS
 from edgegen.core.spec import Array
 from edgegen.errors import GateFailed
 from edgegen.evidence import bench, reference
-from edgegen.evidence.compare import FullSide, compare
+from edgegen.evidence.compare import FullSide, LookSchedule, compare
 from edgegen.evidence.features import FeatureNetwork, feature_network, resize
 from edgegen.export import runtime
 from edgegen.export.ort import OnnxRuntime
@@ -115,7 +115,7 @@ def verdict(args: argparse.Namespace) -> None:
         for way in candidates:
             side = FullSide(way.full, way.features, stored, FRESH[turn * pairs], way.workers)
             wall, cpu = time.perf_counter(), time.process_time()
-            compare(side, way.int8, 0.02, pairs, pairs)
+            compare(side, way.int8, 0.02, LookSchedule.once(pairs))
             spent[way.name].append((time.perf_counter() - wall, time.process_time() - cpu))
     print(f"| {args.runtime}, {pairs} pairs, median of {args.rounds} | wall, 4,000 pairs | CPU |")
     print("|---|---|---|")

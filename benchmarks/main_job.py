@@ -25,7 +25,7 @@ from edgegen.core.bundle import Bundle
 from edgegen.core.images import to_uint8
 from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence import reference
-from edgegen.evidence.compare import FullSide, compare
+from edgegen.evidence.compare import FullSide, LookSchedule, compare
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.export import runtime
@@ -86,7 +86,9 @@ def quality(bundle: Bundle, threads: int) -> None:
     network = feature_network(stored.network, None, stored.size)
     full = FullSide(bundle.pipeline(runtime("openvino"), "fp32", threads), network, stored)
     for name in ("onnxruntime", "openvino"):
-        result = compare(full, bundle.pipeline(runtime(name), "int8", threads), 0.02, PAIRS, PAIRS)
+        result = compare(
+            full, bundle.pipeline(runtime(name), "int8", threads), 0.02, LookSchedule.once(PAIRS)
+        )
         change = result.verdict.change
         row(
             f"INT8 FID change, {name}, n = {PAIRS} pairs, {stored.k} directions, FP32 FD "

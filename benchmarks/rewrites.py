@@ -33,33 +33,30 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from rewritten_graphs import CALIBRATED, Models, attention_evened, halves_apart
 
 from edgegen.core.bundle import Bundle
 from edgegen.core.fp32_last_steps import fp32_below, with_fp32_steps
-from edgegen.core.graph import Graph
 from edgegen.core.offline import quietly
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Pipeline
 from edgegen.core.seeds import BENCHMARKS
 from edgegen.evidence import bench, reference
-from edgegen.evidence.compare import FullSide, compare
+from edgegen.evidence.compare import FullSide, LookSchedule, compare
 from edgegen.evidence.features import feature_network
 from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
-from edgegen.families.lcd.attention import Folded
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.calibration import Calibration, calibrate_graphs, weight_bits_of
 from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
-from edgegen.workflows.generators import LoadedGenerator, load_generator, torch_pipeline
+from edgegen.workflows.generators import LoadedGenerator, load_generator
 
 onnxruntime = quietly("onnxruntime")
 FRESH = BENCHMARKS.take(1, 500_000)[0]
-CALIBRATED, BATCH, ROUNDS, BALANCE = 128, 8, 10, 0.5
+BATCH, ROUNDS = 8, 10
 RUNTIMES = ("onnxruntime", "openvino")
-Models = dict[str, onnx.ModelProto]
 
 
 def row(*cells: object) -> None:
@@ -96,7 +93,7 @@ def images(names: list[str], pairs: int, wanted: str) -> None:
                 mine, theirs = (
                     written(m, target, source, models, recorded) for m in (found, usual)
                 )
-                judged = compare(side, mine, 0.02, pairs, pairs)
+                judged = compare(side, mine, 0.02, LookSchedule.once(pairs))
                 change = judged.verdict.change
                 step = bench.latencies({"mine": mine, "usual": theirs}, recorded, 1, ROUNDS)
                 row(
@@ -178,122 +175,6 @@ def variants(
             attention_evened(source)
         ),
     }
-
-
-def halves_apart(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Convolutions that read a concatenation become sums of one convolution of each part, each with
-    a range of its own.
-    """
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    shapes = {
-        v.name: v.type.tensor_type.shape.dim[1].dim_value
-        for v in onnx.shape_inference.infer_shapes(model).graph.value_info
-        if len(v.type.tensor_type.shape.dim) == 4
-    }
-    joined = {
-        n.output[0]: list(n.input)
-        for n in model.graph.node
-        if n.op_type == "Concat" and all(t in shapes for t in n.input)
-    }
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        if node.op_type != "Conv" or node.input[0] not in joined:
-            nodes.append(node)
-            continue
-        first, total = 0, ""
-        for k, part in enumerate(joined[node.input[0]]):
-            made = onnx.NodeProto()
-            made.CopyFrom(node)
-            last = first + shapes[part]
-            kernel = numpy_helper.from_array(
-                np.ascontiguousarray(weights[node.input[1]][:, first:last]), f"{node.input[1]}.{k}"
-            )
-            out.graph.initializer.append(kernel)
-            made.name, made.output[0] = f"{node.name}.{k}", f"{node.output[0]}.{k}"
-            made.input[:] = [part, kernel.name, *(node.input[2:] if k == 0 else ())]
-            nodes.append(made)
-            if k:
-                end = (
-                    node.output[0]
-                    if k == len(joined[node.input[0]]) - 1
-                    else f"{node.output[0]}.to{k}"
-                )
-                nodes.append(
-                    helper.make_node("Add", [total, made.output[0]], [end], f"{node.name}.sum{k}")
-                )
-                total = end
-            else:
-                total = made.output[0]
-            first = last
-    del out.graph.node[:]
-    out.graph.node.extend(nodes)
-    read = {t for n in nodes for t in n.input}
-    kept = [t for t in out.graph.initializer if t.name in read]
-    del out.graph.initializer[:]
-    out.graph.initializer.extend(kept)
-    onnx.checker.check_model(out, full_check=True)
-    return out
-
-
-def attention_evened(source: LoadedGenerator) -> Models | None:
-    """SmoothQuant's migration inside attention: queries against keys, values against what reads
-    them, a channel at a time.
-    """
-    graphs = source.generator.graphs()
-    blocks = {
-        k: [m for m in g.module.modules() if isinstance(m, Folded)] for k, g in graphs.items()
-    }
-    if not any(blocks.values()):
-        return None
-    seen = observed(source, graphs, [b for found in blocks.values() for b in found])
-    with torch.no_grad():
-        for block, rows in seen.items():
-            width = len(rows["own"])
-            q, k = rows["qkv"][:width], rows["qkv"][width : 2 * width]
-            between = (k / q).sqrt()
-            values = (
-                rows["own"] ** BALANCE / block.own.weight.abs().amax((0, 2, 3)) ** (1 - BALANCE)
-            ).clamp(1e-3, 1e3)
-            factor = torch.cat([between, 1 / between, 1 / values])
-            block.qkv.conv.weight *= factor[:, None, None, None]
-            if block.qkv.conv.bias is not None:
-                block.qkv.conv.bias *= factor
-            block.own.weight *= values[None, :, None, None]
-            crossing = (
-                rows["cross"] ** BALANCE / block.cross.weight.abs().amax((0, 2, 3)) ** (1 - BALANCE)
-            ).clamp(1e-3, 1e3)
-            block.kv.weight[width:] /= crossing[:, None]
-            block.cross.weight *= crossing[None, :, None, None]
-    return {k: onnx_files.to_onnx(g, k) for k, g in graphs.items()}
-
-
-def observed(
-    source: LoadedGenerator, graphs: Mapping[str, Graph], blocks: list[Folded]
-) -> dict[Folded, dict[str, torch.Tensor]]:
-    """Largest magnitudes: of what qkv writes, and of what `own` and `cross` read, a channel."""
-    seen: dict[Folded, dict[str, torch.Tensor]] = {b: {} for b in blocks}
-
-    def keep(block: Folded, what: str, x: torch.Tensor) -> None:
-        largest = x.abs().amax((0, 2, 3)).clamp(min=1e-6)
-        seen[block][what] = torch.maximum(seen[block].get(what, largest), largest)
-
-    hooks = []
-    for b in blocks:
-        hooks.append(b.qkv.register_forward_hook(lambda _, __, out, b=b: keep(b, "qkv", out)))
-        for what in ("own", "cross"):
-            layer: nn.Module = getattr(b, what)
-            hooks.append(
-                layer.register_forward_pre_hook(
-                    lambda _, given, b=b, what=what: keep(b, what, given[0])
-                )
-            )
-    with patch.object(type(source.generator), "graphs", lambda _: graphs):
-        torch_pipeline(source.generator)(range(CALIBRATED // 4))
-    for hook in hooks:
-        hook.remove()
-    return seen
 
 
 def tables(folders: list[str]) -> None:

@@ -20,7 +20,7 @@ from edgegen.core.seeds import EVIDENCE
 from edgegen.core.spec import Array, TensorSpec
 from edgegen.core.verdict import Interval, Verdict
 from edgegen.errors import EdgegenError, GateFailed, ReferenceMismatch, UsageError
-from edgegen.evidence.compare import Comparison, FullSide, chance, compare, plan_looks
+from edgegen.evidence.compare import Comparison, FullSide, LookSchedule, chance, compare, plan_looks
 from edgegen.evidence.distances import Moments, frechet, psnr
 from edgegen.evidence.intervals import distance_change, estimate
 from edgegen.evidence.reference import Reference, build
@@ -70,7 +70,7 @@ def full(reference: Reference) -> FullSide:
 
 
 def test_equal_pipelines_are_within_at_the_first_look(full: FullSide) -> None:
-    found = compare(full, generator(), budget=0.001, first=100, maximum=1600)
+    found = compare(full, generator(), budget=0.001, when=LookSchedule(100, 1600))
     assert found.verdict.state == "within" and found.verdict.change.value == 0
     assert (found.images, found.looks, found.first_seed) == (100, (100,), EVIDENCE.first)
     assert (
@@ -83,9 +83,9 @@ def test_equal_pipelines_are_within_at_the_first_look(full: FullSide) -> None:
 
 
 def test_a_small_damage_is_within_a_large_one_outside(full: FullSide) -> None:
-    near = compare(full, generator(0.3, 0.0005, 0.004), budget=0.05, first=100, maximum=1600)
-    far = compare(full, generator(0.5, -0.3), budget=0.05, first=100, maximum=1600)
-    better = compare(full, generator(0.33, 0.12), budget=0.05, first=100, maximum=1600)
+    near = compare(full, generator(0.3, 0.0005, 0.004), budget=0.05, when=LookSchedule(100, 1600))
+    far = compare(full, generator(0.5, -0.3), budget=0.05, when=LookSchedule(100, 1600))
+    better = compare(full, generator(0.33, 0.12), budget=0.05, when=LookSchedule(100, 1600))
     assert near.verdict.state == "within", str(near.verdict)
     assert far.verdict.state == "outside" and far.verdict.change.low > 0.05
     # two-sided: a better distance is a change too
@@ -95,15 +95,15 @@ def test_a_small_damage_is_within_a_large_one_outside(full: FullSide) -> None:
 
 def test_damage_at_the_edge_is_undecided_and_asks_for_more(full: FullSide) -> None:
     other = generator(0.3, 0.0, 0.03)
-    change = compare(full, other, budget=10, first=1600, maximum=1600).verdict.change.value
-    found = compare(full, other, budget=abs(change), first=100, maximum=400)
+    change = compare(full, other, budget=10, when=LookSchedule(1600, 1600)).verdict.change.value
+    found = compare(full, other, budget=abs(change), when=LookSchedule(100, 400))
     assert found.verdict.state == "undecided" and found.verdict.more > 0
     assert found.looks == (100, 200, 400) and found.images == 400 and len(found.looks) == 3
 
 
 def test_the_numbers_are_those_of_the_parts(full: FullSide) -> None:
     other = generator(0.3, 0.02, 0.05)
-    found = compare(full, other, budget=0.0001, first=100, maximum=100)
+    found = compare(full, other, budget=0.0001, when=LookSchedule(100, 100))
     seeds = range(EVIDENCE.first, EVIDENCE.first + 100)
     a, b = (to_uint8(make(seeds)) for make in (generator(), other))
     x, y = (full.reference.project(Pixels()(images)) for images in (a, b))
@@ -131,17 +131,16 @@ def test_full_precision_images_are_made_once_and_shared(reference: Reference) ->
         return generator()(seeds)
 
     full = FullSide(counted, Pixels(), reference, start=77)
-    one = compare(full, generator(0.3, 0.0, 0.05), budget=10, first=150, maximum=150)
-    two = compare(full, generator(), budget=1, first=100, maximum=100)
-    compare(full, generator(0.3, 0.0, 0.05), budget=10, first=200, maximum=200)
+    one = compare(full, generator(0.3, 0.0, 0.05), budget=10, when=LookSchedule(150, 150))
+    two = compare(full, generator(), budget=1, when=LookSchedule(100, 100))
+    compare(full, generator(0.3, 0.0, 0.05), budget=10, when=LookSchedule(200, 200))
     assert asked == list(range(77, 277)) and len(full) == 200
     assert one.first_seed == two.first_seed == 77
     fresh = compare(
         FullSide(generator(), Pixels(), reference, start=77),
         generator(0.3, 0.0, 0.05),
         10,
-        150,
-        150,
+        LookSchedule.once(150),
     )
     assert fresh == one
 
@@ -152,8 +151,7 @@ def test_progress_counts_pairs(full: FullSide) -> None:
         full,
         generator(0.3, 0.0, 0.2),
         10,
-        100,
-        300,
+        LookSchedule(100, 300),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(64, 300), (100, 300)]
@@ -205,7 +203,7 @@ def test_an_image_that_is_not_finite_fails_the_gate(full: FullSide, bad: float) 
         return out
 
     with pytest.raises(GateFailed) as caught:
-        compare(full, broken, budget=0.02, first=100, maximum=400)
+        compare(full, broken, budget=0.02, when=LookSchedule(100, 400))
     assert str(caught.value) == (
         "error[E-NONFINITE] images of seeds 1000000 to 1000063 hold NaN or infinite values"
         " - keep more layers in floating point"
@@ -216,8 +214,7 @@ def test_an_image_that_is_not_finite_fails_the_gate(full: FullSide, bad: float) 
             FullSide(broken, Pixels(), full.reference),
             generator(),
             budget=0.02,
-            first=100,
-            maximum=400,
+            when=LookSchedule(100, 400),
         )
 
 
@@ -231,8 +228,7 @@ def test_features_that_are_not_finite_are_an_error(reference: Reference) -> None
             FullSide(generator(), Broken(), reference),
             generator(),
             budget=0.02,
-            first=100,
-            maximum=100,
+            when=LookSchedule(100, 100),
         )
 
 
@@ -241,8 +237,7 @@ def test_a_constant_image_is_outside(full: FullSide) -> None:
         full,
         lambda seeds: np.zeros((len(seeds), 3, 4, 4), np.float32),
         budget=0.02,
-        first=100,
-        maximum=400,
+        when=LookSchedule(100, 400),
     )
     assert found.verdict.state == "outside" and found.images == 100
 
@@ -255,14 +250,17 @@ def test_what_cannot_be_compared_is_refused(full: FullSide, reference: Reference
         FullSide(generator(), Pixels(size=8), reference)
     with pytest.raises(EdgegenError, match=r"E-SHAPE.*\(4, 4, 3\) and \(4, 2, 3\)"):
         compare(
-            full, lambda seeds: generator()(seeds)[..., :2], budget=0.02, first=100, maximum=100
+            full,
+            lambda seeds: generator()(seeds)[..., :2],
+            budget=0.02,
+            when=LookSchedule(100, 100),
         )
     with pytest.raises(UsageError, match=r"at least 12 images for 4 projected directions, got 11"):
-        compare(full, generator(), budget=0.02, first=11, maximum=100)
+        compare(full, generator(), budget=0.02, when=LookSchedule(11, 100))
     with pytest.raises(UsageError, match="first <= maximum"):
-        compare(full, generator(), budget=0.02, first=100, maximum=50)
+        compare(full, generator(), budget=0.02, when=LookSchedule(100, 50))
     with pytest.raises(ValueError, match="budget must be a positive fraction"):
-        compare(full, generator(), budget=math.nan, first=100, maximum=100)
+        compare(full, generator(), budget=math.nan, when=LookSchedule(100, 100))
 
 
 def test_a_distance_near_zero_asks_for_more_images_before_it_is_an_error(
@@ -270,33 +268,35 @@ def test_a_distance_near_zero_asks_for_more_images_before_it_is_an_error(
 ) -> None:
     twin = FullSide(generator(0.4, 0.3), Pixels(), reference)  # the reference's own distribution
     with pytest.raises(EdgegenError, match=r"E-FID-SCALE.*over 200 images"):
-        compare(twin, generator(0.4, 0.3), budget=0.02, first=100, maximum=200)
+        compare(twin, generator(0.4, 0.3), budget=0.02, when=LookSchedule(100, 200))
 
 
 def test_it_is_written_as_strict_json(full: FullSide) -> None:
-    found: Comparison = compare(full, generator(0.3, 0.0, 0.01), budget=0.5, first=100, maximum=100)
+    found: Comparison = compare(
+        full, generator(0.3, 0.0, 0.01), budget=0.5, when=LookSchedule(100, 100)
+    )
     data = json.loads(to_json(found.to_json()))
     assert (
         data["verdict"] == found.verdict.state and data["change"]["low"] == found.verdict.change.low
     )
     assert (data["first_seed"], data["last_seed"], data["images"]) == (1_000_000, 1_000_099, 100)
     assert data["psnr_db"] == found.psnr_db and data["looks"] == [100] and data["level"] == 0.95
-    equal = compare(full, generator(), budget=0.5, first=100, maximum=100)
+    equal = compare(full, generator(), budget=0.5, when=LookSchedule(100, 100))
     assert json.loads(to_json(equal.to_json()))["psnr_db"] is None
 
 
 def test_a_comparison_ends_when_its_caller_has_seen_enough(full: FullSide) -> None:
     other = generator(0.3, 0.0, 0.03)
-    edge = abs(compare(full, other, budget=10, first=100, maximum=100).verdict.change.value)
+    edge = abs(compare(full, other, budget=10, when=LookSchedule(100, 100)).verdict.change.value)
     seen: list[float] = []
 
     def settled(verdict: Verdict, look_level: float) -> bool:
         seen.append(look_level)
         return verdict.images >= 200
 
-    found = compare(full, other, budget=edge, first=100, maximum=400, settled=settled)
+    found = compare(full, other, budget=edge, when=LookSchedule(100, 400), settled=settled)
     assert found.looks == (100, 200) and seen[-1] == found.look_level
-    assert compare(full, other, budget=edge, first=100, maximum=400).looks == (100, 200, 400)
+    assert compare(full, other, budget=edge, when=LookSchedule(100, 400)).looks == (100, 200, 400)
 
 
 def test_the_chance_of_a_fresh_verdict_is_that_of_simulated_ones() -> None:

@@ -24,7 +24,7 @@ from edgegen.core.side_by_side import AHEAD, over_workers, runs
 from edgegen.core.spec import Array
 from edgegen.errors import GateFailed
 from edgegen.evidence import reference
-from edgegen.evidence.compare import CHUNK, Comparison, FullSide, compare
+from edgegen.evidence.compare import CHUNK, Comparison, FullSide, LookSchedule, compare
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.one_thread import one_thread
 from edgegen.export import qdq, runtime
@@ -135,7 +135,7 @@ def judged(
     full = hosted(tiny.models(), tiny.generator(), workers)
     side = FullSide(full, network(), judge, workers=workers)
     side.pixels(0, 10)  # as prove asks for before: its runs begin where others do
-    return compare(side, pipeline(host), 0.5, 70, count), side
+    return compare(side, pipeline(host), 0.5, LookSchedule(70, count)), side
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -200,7 +200,7 @@ def test_the_first_image_that_is_not_finite_is_named_for_any_number_of_workers(
 
     side = FullSide(pipeline("onnxruntime"), network(), judge, workers=workers)
     with pytest.raises(GateFailed, match="seeds 1000064 to 1000127 hold NaN"):
-        compare(side, broken, 0.5, 256, 256)
+        compare(side, broken, 0.5, LookSchedule.once(256))
 
 
 def test_notes_take_answers_from_several_threads(tmp_path: Path) -> None:

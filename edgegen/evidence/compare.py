@@ -191,6 +191,22 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True)
+class LookSchedule:
+    """When a comparison looks at what it has: after `first` pairs, twice that, ..., `maximum`; all
+    intervals hold together at `level`.
+    """
+
+    first: int = 500
+    maximum: int = 4000
+    level: float = 0.95
+
+    @classmethod
+    def once(cls, pairs: int) -> LookSchedule:
+        """One look, at all pairs."""
+        return cls(pairs, pairs)
+
+
 def plan_looks(first: int, maximum: int, level: float) -> list[tuple[int, float]]:
     """(pairs, level of the interval) of each look: first, twice that, ..., maximum.
 
@@ -245,26 +261,20 @@ def compare(
     full: FullSide,
     other: Images,
     budget: float,
-    first: int = 500,
-    maximum: int = 4000,
-    level: float = 0.95,
+    when: LookSchedule | None = None,
     progress: Progress | None = None,
     settled: Settled = decided,
 ) -> Comparison:
     """Paired images from growing runs of seeds until the change of the distance is within or
-    outside +-budget, or at `maximum`.
+    outside +-budget, or at the last look.
 
     budget: fraction of the full-precision distance, such as 0.02. settled: another reason to end
-    than a verdict. Raises GateFailed when an image of `other` is not finite, UsageError when
-    `first` is too small for the reference's projection.
+    than a verdict. Raises GateFailed when an image of `other` is not finite, UsageError when the
+    first look is too small for the reference's projection.
     """
-    if first < LEAST * full.reference.k:
-        raise UsageError(
-            "E-LOOKS",
-            f"the first look needs at least {LEAST * full.reference.k} images for "
-            f"{full.reference.k} projected directions, got {first}",
-        )
-    looks = plan_looks(first, maximum, level)
+    when = when or LookSchedule()
+    _check_first_look(when, full.reference)
+    looks = plan_looks(when.first, when.maximum, when.level)
     projected: list[Array] = []
     errors: list[float] = []
     for count, look_level in looks:
@@ -272,28 +282,48 @@ def compare(
             projected.extend(full.reference.project(features))
             errors.extend(error)
             if progress:
-                progress(len(errors), maximum)
+                progress(len(errors), when.maximum)
         ours = estimate(full.reference.moments, full.projected(count))
         its = estimate(full.reference.moments, np.stack(projected))
         try:
             verdict = Verdict(distance_change(ours, its, look_level), budget, count)
         except EdgegenError as error:
-            if error.code != "E-FID-SCALE" or count == maximum:
+            if error.code != "E-FID-SCALE" or count == when.maximum:
                 raise
             continue  # a small distance may still show itself with more images
         if settled(verdict, look_level):
             break
-    return _report(
-        full,
-        verdict,
-        ours.interval(level),
-        its.interval(level),
-        np.stack(projected),
-        np.array(errors),
-        tuple(n for n, _ in looks if n <= count),
-        level,
-        look_level,
+    other_features = np.stack(projected)
+    psnr = PairedPsnr.of(np.array(errors))
+    return Comparison(
+        verdict=verdict,
+        distance_full=ours.interval(when.level),
+        distance_other=its.interval(when.level),
+        distance_between=frechet(
+            Moments.of(full.projected(len(projected))), Moments.of(other_features)
+        ),
+        psnr_db=psnr.pooled_db,
+        psnr_median_db=psnr.median_db,
+        images=len(projected),
+        first_seed=full.start,
+        features=full.features.name,
+        size=full.features.size,
+        reference=full.reference.name,
+        reference_sha256=full.reference.sha256,
+        looks=tuple(n for n, _ in looks if n <= count),
+        level=when.level,
+        look_level=look_level,
     )
+
+
+def _check_first_look(when: LookSchedule, reference: Reference) -> None:
+    """UsageError where the interval of the first look would be too narrow."""
+    if when.first < LEAST * reference.k:
+        raise UsageError(
+            "E-LOOKS",
+            f"the first look needs at least {LEAST * reference.k} images for "
+            f"{reference.k} projected directions, got {when.first}",
+        )
 
 
 def _pairs(
@@ -333,35 +363,3 @@ def pixels_of(images: Images, seeds: range) -> np.ndarray:
             f"images of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinite values",
             hint="keep more layers in floating point",
         ) from error
-
-
-def _report(
-    full: FullSide,
-    verdict: Verdict,
-    ours: Interval,
-    its: Interval,
-    projected: Array,
-    errors: np.ndarray,
-    looks: tuple[int, ...],
-    level: float,
-    look_level: float,
-) -> Comparison:
-    between = frechet(Moments.of(full.projected(len(projected))), Moments.of(projected))
-    psnr = PairedPsnr.of(errors)
-    return Comparison(
-        verdict,
-        ours,
-        its,
-        between,
-        psnr.pooled_db,
-        psnr.median_db,
-        len(projected),
-        full.start,
-        full.features.name,
-        full.features.size,
-        full.reference.name,
-        full.reference.sha256,
-        looks,
-        level,
-        look_level,
-    )

@@ -18,7 +18,15 @@ from ...core.seeds import SEARCH
 from ...core.spec import Array
 from ...core.verdict import Verdict
 from ...evidence import bench, reference
-from ...evidence.compare import FullSide, Terms, chance, compare, first_look, pixels_of
+from ...evidence.compare import (
+    FullSide,
+    LookSchedule,
+    Terms,
+    chance,
+    compare,
+    first_look,
+    pixels_of,
+)
 from ...evidence.distances import PairedPsnr, squared_error
 from ...evidence.features import feature_network
 from ...export import STAND_IN, qdq, runtime
@@ -226,9 +234,7 @@ class Measurements:
             self.full.side,
             self.pipeline(plan),
             settings.terms.budget,
-            self.full.first_look,
-            self.full.most_pairs,
-            level,
+            LookSchedule(self.full.first_look, self.full.most_pairs, level),
             progress,
             settled,
         )

@@ -21,7 +21,15 @@ from ...core.seeds import EVIDENCE
 from ...core.spec import Array
 from ...errors import RuntimeMissing
 from ...evidence import bench, parity, reference
-from ...evidence.compare import Comparison, FullSide, Terms, Trial, compare, first_look
+from ...evidence.compare import (
+    Comparison,
+    FullSide,
+    LookSchedule,
+    Terms,
+    Trial,
+    compare,
+    first_look,
+)
 from ...evidence.features import FeatureNetwork, feature_network
 from ...export import STAND_IN, runtime
 from ..executor import executor, int8
@@ -255,7 +263,8 @@ class _Prover:
                 done = now
 
             pipeline = self._int8(name)
-            return compare(side, pipeline, terms.budget, first, terms.maximum, level, progress)
+            when = LookSchedule(first, terms.maximum, level)
+            return compare(side, pipeline, terms.budget, when, progress)
 
 
 def judge_of(path: Path, weights: Path | None) -> tuple[Reference, FeatureNetwork]:

@@ -22,7 +22,7 @@ from ...core.runtime import Pipeline
 from ...core.seeds import RECOVERY_JUDGEMENT
 from ...errors import GateFailed, UsageError
 from ...evidence import reference
-from ...evidence.compare import FullSide, compare, first_look
+from ...evidence.compare import FullSide, LookSchedule, compare, first_look
 from ...evidence.distances import squared_error
 from ...evidence.features import feature_network
 from ...export import STAND_IN, qdq, runtime
@@ -210,7 +210,7 @@ def judge(
                 advance(len(seeds))
                 return drawn[-1]
 
-            compared[name] = compare(full_side, draw, BUDGET, count, count).to_json()
+            compared[name] = compare(full_side, draw, BUDGET, LookSchedule.once(count)).to_json()
             pixels = to_uint8(np.concatenate(drawn))
             errors.append(squared_error(full_side.pixels(0, count), pixels))
     recovery: dict[str, Any] = {**compared, "ratio": _error_ratio(*errors)}
