@@ -227,5 +227,7 @@ def test_layers_are_found_by_name_and_by_part() -> None:
         "up9": "is no layer; there are: theta",
     }
     for word, sentence in sentences.items():
-        with pytest.raises(EdgegenError, match=f"E-LAYER.*{sentence}.*edgegen layers SOURCE lists them"):
+        with pytest.raises(
+            EdgegenError, match=f"E-LAYER.*{sentence}.*edgegen layers SOURCE lists them"
+        ):
             layer(graphs, word)
