@@ -85,8 +85,8 @@ def _show_runtimes(findings: Mapping[str, Mapping[str, Any]]) -> None:
     output.table(["runtime", *columns], rows)
     for name, finding in findings.items():
         for provider, state in finding.get("providers", {}).items():
-            ran = "a session ran" if state == RAN else f"in the package, but none runs: {state}"
-            print(f"{name}, {provider}: {ran}")
+            fault = f"in the package, but no session runs: {state}"
+            print(f"{name}, {provider}: {'a session ran' if state == RAN else fault}")
         if "bundle" in finding:
             print(f"{name}, bundle: {finding['bundle']}")
         if finding["state"] != "missing" and name in REMARKS:
