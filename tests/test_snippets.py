@@ -54,7 +54,6 @@ def workplace(
     return tmp_path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("source", list(snippets()))
 def test_a_snippet_runs(source: str, workplace: Path) -> None:
     if "runs/site" in source:
