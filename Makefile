@@ -33,7 +33,8 @@ demo: $(STAMP)
 # Byte code is kept: rewriting the assertions of every test file takes each process 8 s.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# At least 700 tests that touch every package, in two minutes: none trains or exports.
+# At least 700 tests that touch every package, in two minutes: none trains or exports, and a test with
+# many cases has its first three.
 quick: $(STAMP)
 	$(PYTEST) --quick
 

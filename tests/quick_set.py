@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from collections import Counter
 from collections.abc import Collection, Iterable
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FEWEST = 700
 MARKS = "not slow and not export and not gpu"
+CASES = 3  # of a test with more parameters than that a quick run takes the first
 NO_CODE = {"edgegen"}  # every import of a package below imports it
 
 
@@ -35,6 +37,18 @@ def touched(files: Iterable[str]) -> set[str]:
                 todo |= {helper} - seen
             modules.add(module)
     return {p for p in packages() if any(m == p or m.startswith(f"{p}.") for m in modules)}
+
+
+def beyond_the_first_cases(tests: Iterable[str]) -> set[str]:
+    """Of these node ids the ones that are a test's fourth case, or a later one."""
+    seen = Counter[str]()
+    left = set()
+    for test in tests:
+        name = test.partition("[")[0]
+        seen[name] += 1
+        if seen[name] > CASES:
+            left.add(test)
+    return left
 
 
 def shortfall(tests: int, seen: Collection[str]) -> list[str]:

@@ -49,7 +49,7 @@ TABLE = {
     "B15": [
         f"{HERE}.test_nothing_of_a_file_reaches_a_run",
         "test_data.test_nothing_of_a_photo_but_pixels_gets_in",
-        "test_photos_check.test_names_and_exif_stay_out_of_the_sheet",
+        "test_contact_sheet.test_names_and_exif_stay_out_of_the_sheet",
     ],
     "B16": [ODD, *PER_FILE, "test_photos.test_of_several_frames_the_first_is_used_and_counted"],
     "B23": [FOLDER, "test_data.test_hidden_files_and_fifos_are_never_opened"],

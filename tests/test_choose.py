@@ -209,6 +209,7 @@ def test_a_plan_for_other_weights_keeps_its_precisions_and_gets_new_ranges(
     assert with_ranges(same, measured_now, output.terminal) is same
 
 
+@pytest.mark.slow
 def test_a_plan_of_another_model_is_refused_before_the_long_work(
     tiny_run: Path,
     tmp_path: Path,

@@ -61,6 +61,7 @@ def truth(split: Split, sets: np.ndarray) -> np.ndarray:
 def nothing(*counts: int) -> None: ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_optimised_demands_find_every_component_of_a_known_decoder(seed: int) -> None:
     split, masks, sets = decoder(seed)
@@ -180,6 +181,7 @@ def middle() -> tuple[Way, Split]:
     return way, way.split(7, None, way.baseline(32, batch=8))
 
 
+@pytest.mark.slow
 def test_features_of_a_family_s_layer_draw_the_seed_s_image(middle: tuple[Way, Split]) -> None:
     way, split = middle
     again = split.images(split.features[None].expand(3, -1))
@@ -190,6 +192,7 @@ def test_features_of_a_family_s_layer_draw_the_seed_s_image(middle: tuple[Way, S
     torch.testing.assert_close(split.baseline, reached.mean(0), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_demands_of_a_family_s_layer(middle: tuple[Way, Split]) -> None:
     """A gated demand draws its region better than the baseline, an optimised one nearer the
     baseline.
@@ -217,6 +220,7 @@ def test_demands_of_a_family_s_layer(middle: tuple[Way, Split]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_layers_are_found_by_name_and_by_part() -> None:
     graphs = shaken(CONFIG, scale=0.3).graphs()
     names = [one.name for one in layers(graphs)]

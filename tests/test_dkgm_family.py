@@ -131,6 +131,7 @@ def test_a_bundle_s_manifest_says_it_too(bank: str, wanted: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["photos32", "photos64"])
 def test_one_step_of_a_recipe_s_size_trains(name: str) -> None:
     config = replace(

@@ -58,6 +58,7 @@ def test_full_fine_tuning_takes_sixteen_bytes_a_weight() -> None:
     assert (found.linear + found.rest).total == found.linear.total + found.rest.total
 
 
+@pytest.mark.slow
 @ADAPT
 @pytest.mark.parametrize(
     ("kind", "a_weight", "scales"),
@@ -76,6 +77,7 @@ def test_rounded_weights_are_counted_with_their_scales_and_levels(
     assert memory(network, ()).linear.weights == int(a_weight * weights) + scales + 4 * 512
 
 
+@pytest.mark.slow
 @ADAPT
 def test_adapters_on_nf4_with_8_bit_adam_take_less_than_a_third_of_full_fine_tuning() -> None:
     full = Net()

@@ -54,7 +54,7 @@ def workplace(
     return tmp_path
 
 
-@pytest.mark.parametrize("source", snippets())
+@pytest.mark.parametrize("source", list(snippets()))
 def test_a_snippet_runs(source: str, workplace: Path) -> None:
     if "runs/site" in source:
         import adapters
@@ -69,4 +69,4 @@ def test_a_snippet_runs(source: str, workplace: Path) -> None:
 
 def test_there_are_snippets() -> None:
     found = [param.id for param in snippets()]
-    assert {"docs/python.md-0", "docs/python.md-1", "docs/python.md-2"} <= set(found)
+    assert {f"docs/python.md-{k}" for k in range(3)} <= set(found)

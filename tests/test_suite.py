@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from machine_kind import AMD, AMD_OLD, INTEL, INTEL_AMX, KINDS, described, kind_of
-from quick_set import FEWEST, packages, shortfall, touched
+from quick_set import FEWEST, beyond_the_first_cases, packages, shortfall, touched
 
 
 def cpu(vendor: str, model: str, *flags: str) -> str:
@@ -43,6 +43,13 @@ def test_a_quick_run_of_too_few_tests_says_how_many() -> None:
 def test_a_quick_run_that_leaves_a_package_out_names_it() -> None:
     (sentence,) = shortfall(FEWEST, packages() - {"edgegen.explain"})
     assert "edgegen.explain" in sentence
+
+
+def test_a_quick_run_takes_the_first_cases_of_a_test() -> None:
+    tests = [f"f.py::{name}[{case}]" for name in ("a", "b") for case in range(5)]
+    assert beyond_the_first_cases([*tests, "f.py::c"]) == {
+        f"f.py::{name}[{case}]" for name in ("a", "b") for case in (3, 4)
+    }
 
 
 def test_a_test_file_touches_the_packages_it_imports() -> None:
