@@ -320,7 +320,7 @@ def test_openvino_is_caught_where_it_computes_a_file_wrongly(tmp_path: Path) -> 
     error = (
         decibel(judge(x=x), openvino(x=x)) if not np.array_equal(judge(x=x), openvino(x=x)) else 200
     )
-    if error < 15:
+    if error < parity.WORST_DB:
         with pytest.raises(
             GateFailed,
             match=r"E-PARITY\] openvino computes INT8 graph g wrongly: .* leave openvino out",
