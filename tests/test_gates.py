@@ -45,6 +45,7 @@ def test_gates_round_as_the_file_does_or_not_at_all(name: str) -> None:
     assert places
 
 
+@pytest.mark.slow
 def test_gates_are_each_images_own() -> None:
     subject = subjects("isc-gan")[0]["synthesis"]
     gated = Gated(subject.graph, subject.program, subject.rounding)

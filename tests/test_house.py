@@ -225,6 +225,7 @@ def device_modules() -> list[str]:
     return [*others, *wings, *runtimes]
 
 
+@pytest.mark.slow
 def test_a_device_imports_nothing_heavy() -> None:
     code = f"""
 import importlib, sys

@@ -38,6 +38,7 @@ class OnMeta(TorchFunctionMode):
         return func(*args, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [TINY, CONDITIONAL])
 def test_losses_stay_on_the_batch_s_device_and_ask_for_no_value(
     config: IscGanConfig, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +113,7 @@ def test_steps_are_kept_through_a_state_without_being_on_the_device() -> None:
     assert not any(b.dtype == torch.int64 and b.ndim for b in first.buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["photos64", "photos256"])
 def test_gpu_recipes_run_one_step(name: str) -> None:
     """Their own structure (levels, mapping, every regulariser due) at a sixteenth of the channels:

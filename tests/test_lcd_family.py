@@ -231,6 +231,7 @@ def generate(finished: Path, out: Path, *flags: str) -> np.ndarray:
     return np.asarray(Image.open(out))
 
 
+@pytest.mark.slow
 def test_generate_by_any_way_and_number_of_steps(finished: Path, tmp_path: Path) -> None:
     ways: list[list[str]] = [
         [],

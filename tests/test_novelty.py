@@ -32,6 +32,7 @@ def test_11_copies_are_counted() -> None:
     assert exact.ratio == 0 and exact.copies == 1
 
 
+@pytest.mark.slow
 def test_neighbours_are_the_direct_ones_however_they_are_chunked() -> None:
     direct = np.linalg.norm(OTHER[:, None] - TRAIN, axis=2).min(1)
     for chunk in (1, 7, 150, 1000):
