@@ -98,6 +98,27 @@ def test_what_is_unsigned_already_or_read_as_integers_stays_as_it_is() -> None:
     assert all(moved[n.name].input[2] == f"{n.input[2]}.unsigned" for n in others) and others
 
 
+def test_weights_that_a_file_quantizes_itself_stay_signed() -> None:
+    """Kernels multiply signed weights, however a file writes them."""
+    model = tiny.conv_net((8, 8))
+    codes = {"s": np.float32(0.1), "z": np.int8(0)}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(v), n) for n, v in codes.items()
+    )
+    for place, tensor in enumerate(("x", "c0.weight")):
+        for op, reads, makes in (
+            ("Q", tensor, f"{tensor}.q"),
+            ("Dq", f"{tensor}.q", f"{tensor}.dq"),
+        ):
+            kind = "QuantizeLinear" if op == "Q" else "DequantizeLinear"
+            model.graph.node.insert(
+                len(model.graph.node) - 1, onnx.helper.make_node(kind, [reads, "s", "z"], [makes])
+            )
+        model.graph.node[-1].input[place] = f"{tensor}.dq"
+    moved = unsigned(model).graph.node
+    assert [n.input[2] for n in moved[:4]] == ["z.unsigned", "z.unsigned", "z", "z"]
+
+
 def small_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such that no 16-bit sum of two products overflows, on any processor."""
     activations, weights = stand_ins._integers()

@@ -278,7 +278,7 @@ def compare(
     projected: list[Array] = []
     errors: list[float] = []
     for count, look_level in looks:
-        for features, error in _pairs(full, other, len(errors), count):
+        for features, error in paired(full, other, len(errors), count):
             projected.extend(full.reference.project(features))
             errors.extend(error)
             if progress:
@@ -326,7 +326,7 @@ def _check_first_look(when: LookSchedule, reference: Reference) -> None:
         )
 
 
-def _pairs(
+def paired(
     full: FullSide, other: Images, first: int, last: int
 ) -> Iterator[tuple[Array, np.ndarray]]:
     """Of pairs first .. last - 1, run by run: features of the other side's images (n, dim) and

@@ -8,7 +8,7 @@ way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ...core.fp32_last_steps import int8_session
 from ...core.images import to_uint8
 from ...core.runtime import Pipeline, placement
 from ...core.seeds import EVIDENCE
+from ...core.side_by_side import over_workers
 from ...core.spec import Array
 from ...errors import RuntimeMissing
 from ...evidence import bench, parity, reference
@@ -145,14 +146,18 @@ class _Prover:
     terms: Terms
     context: Context
     trust_engines: bool
+    loaded: dict[str, Pipeline] = field(default_factory=dict, repr=False)  # INT8 by runtime
 
     def prove(self, trials: Mapping[str, Trial]) -> Proof:
         fp32 = self._fp32(trials)
         recorded = bench.record(next(iter(fp32.values())), range(TIMED_IMAGES))
-        refereed = {name: self._referee(name, recorded) for name in trials}
+        reports = over_workers(
+            lambda name: self._referee(name, recorded), list(trials), self.context.threads
+        )
+        refereed = dict(zip(trials, reports, strict=True))
         full, own = self._latencies(fp32, list(trials), recorded)
         baseline = min(full, key=lambda name: full[name].cpu_ms)
-        side, same_pixels = self._full_side(baseline, list(fp32))
+        side, same_pixels = self._full_side(baseline, fp32)
         sides = {EVIDENCE.first: side}
         judged = []
         for name, trial in trials.items():
@@ -181,8 +186,10 @@ class _Prover:
         return Proof(tuple(judged), full, baseline, same_pixels, pictures)
 
     def _int8(self, name: str) -> Pipeline:
-        """On one thread: what takes long runs several of its batches at once."""
-        return int8(self.bundle, name, 1, self.trust_engines)
+        """On one thread: what takes long runs several of its batches at once. Loaded once."""
+        if name not in self.loaded:
+            self.loaded[name] = int8(self.bundle, name, 1, self.trust_engines)
+        return self.loaded[name]
 
     def _fp32(self, names: Iterable[str]) -> dict[str, Pipeline]:
         """FP32 on each of these runtimes that runs ONNX here, and on the stand-in."""
@@ -230,17 +237,16 @@ class _Prover:
         times = bench.latencies(candidates, recorded, threads=1)
         return {n: times[f"{n} fp32"] for n in fp32}, {n: times[f"{n} int8"] for n in running}
 
-    def _full_side(self, baseline: str, runners: list[str]) -> tuple[FullSide, float | None]:
+    def _full_side(
+        self, baseline: str, fp32: Mapping[str, Pipeline]
+    ) -> tuple[FullSide, float | None]:
         """The fastest FP32 runtime's side, and the share of pixels that are the same on all of
         them; GateFailed where too few are.
         """
         stored, network = judge_of(
             self.bundle.path("evidence/reference.safetensors"), self.context.feature_weights
         )
-        images = {
-            name: self.bundle.pipeline(runtime(name), "fp32", 1)
-            for name in dict.fromkeys([baseline, *runners])
-        }
+        images = {name: fp32[name] for name in dict.fromkeys([baseline, *fp32])}
         sets = [to_uint8(pipeline(EVIDENCE.take(COMPARED_IMAGES))) for pipeline in images.values()]
         shares = [parity.same_pixels(sets[0], other) for other in sets[1:]]
         for name, share in zip(list(images)[1:], shares, strict=True):
