@@ -112,11 +112,10 @@ class Search:
         asked = {
             "edgegen": __version__,
             "settings": self.settings.to_json(),
-            "threads": self.context.threads,
             "reference": sha256(self.subject.source.reference),
             "machine": cpu_flags(),
             "runtime": target.name,
-            "host": [host.name, host.version()],
+            "host": [host.name, type(host).__name__, host.version()],
         }
         key = hashlib.sha256(to_json(asked) + self.subject.base.to_bytes())
         for graph, model in sorted(self.subject.calibrated.items()):
