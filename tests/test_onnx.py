@@ -36,6 +36,7 @@ def test_a_graph_is_what_torch_computes_at_every_batch(
         np.testing.assert_allclose(session(**few), wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_exports_are_the_same_bytes(tmp_path: Path) -> None:
     again = to_onnx(tiny.generator().graphs()["theta"], "theta")
     a, b = write(again, tmp_path / "a.onnx"), write(tiny.models()["theta"], tmp_path / "b.onnx")
@@ -86,6 +87,7 @@ class Shared(nn.Module):
         return self.conv(self.conv(x).relu()) * self.gain
 
 
+@pytest.mark.slow
 def test_a_weight_that_two_nodes_read_names_them_apart() -> None:
     model = to_onnx(Graph(Shared().eval(), (X,), Y), "shared")
     convs = [node.name for node in model.graph.node if node.op_type == "Conv"]
@@ -118,6 +120,7 @@ def test_a_module_in_training_is_refused() -> None:
         Graph(Shared(), (X,), Y)
 
 
+@pytest.mark.slow
 def test_the_exporters_logger_is_left_as_it_was() -> None:
     logger = logging.getLogger("torch.onnx")
     before = logger.level

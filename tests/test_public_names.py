@@ -44,6 +44,7 @@ def test_a_type_checker_sees_the_public_names_that_a_program_gets() -> None:
     assert typed == edgegen._MODULES
 
 
+@pytest.mark.slow
 def test_public_names_are_found_by_many_threads_at_once() -> None:
     code = """
 import threading, edgegen

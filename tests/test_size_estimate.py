@@ -41,6 +41,7 @@ def tiny() -> dict[str, Any]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_parameters_are_exact(name: str, tiny: dict[str, Any]) -> None:
     generator = family(name).build(family(name).recipes["tiny"]().config)
@@ -57,6 +58,7 @@ def test_parameters_are_exact(name: str, tiny: dict[str, Any]) -> None:
     assert tiny[name].memory["Adam"] == 8 * sum(tiny[name].trained.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "recipe"), SMALL)
 def test_every_recipe_can_be_asked_without_data(
     name: str, recipe: str, capsys: Captured, tmp_path: Path
@@ -117,6 +119,7 @@ def test_activations_grow_with_the_batch_and_weights_do_not() -> None:
     assert c - b == pytest.approx(2 * (b - a), rel=0.01) and b > a
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "recipe"), SMALL)
 def test_activations_are_those_of_a_larger_batch(name: str, recipe: str) -> None:
     """Extrapolated to 12 images, as the losses of a fresh generator keep on 12 images: lazy terms
