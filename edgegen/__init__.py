@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .core.offline import offline as offline
     from .core.progress import Listener as Listener
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
     from .workflows.train import train as train
     from .workflows.verify import VerifySettings as VerifySettings
     from .workflows.verify import verify_bundle as verify_bundle
-
-__version__ = "0.1.0"
 
 # module -> its public names; the imports above say the same to a type checker
 _NAMES = {

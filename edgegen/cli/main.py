@@ -25,8 +25,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import __version__
 from ..core.offline import offline
+from ..version import __version__
 from . import exit_contract
 from .bench import bench
 from .calibrate import calibrate

@@ -24,8 +24,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from .. import __version__
 from ..errors import EdgegenError, InputError, TrustError, UsageError
+from ..version import __version__
 from .files import JsonObject, read_json, to_json
 from .fp32_last_steps import with_fp32_steps
 from .latent import Latent

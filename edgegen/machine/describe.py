@@ -8,9 +8,9 @@ import shutil
 import sys
 from typing import Any
 
-from .. import __version__
 from ..core.cpu import cpu_flags, cpu_model
 from ..core.offline import OFFLINE
+from ..version import __version__
 from .packages import version
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ... import __version__
 from ...calibrate.choose import (
     Measured,
     Whole,
@@ -29,6 +28,7 @@ from ...core.plan import Plan
 from ...core.runtime import Runtime
 from ...core.side_by_side import over_workers
 from ...export import executing, qdq
+from ...version import __version__
 from ..context import Context
 from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
 
