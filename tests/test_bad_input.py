@@ -187,6 +187,7 @@ def test_training_from_shards_and_resuming(tmp_path: Path, capsys: Captured) -> 
     )
 
 
+@pytest.mark.slow
 def test_another_config_is_refused_and_named(tmp_path: Path) -> None:
     go(tmp_path / "run", steps=2)
     other = settings(steps=2, rate=0.5)

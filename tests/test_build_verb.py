@@ -108,6 +108,7 @@ def test_a_damaged_entry_is_refused_and_build_replaces_it(
     assert "others can write where engines are kept" in capfd.readouterr().err
 
 
+@pytest.mark.export
 @OPENVINO
 def test_another_graph_version_or_processor_is_another_entry(
     kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +185,7 @@ def test_an_engine_built_here_needs_nobody_to_vouch_for_it(tiny_bundle: Path, ke
     assert bundle.built_here(target, "fp32") == {}
 
 
+@pytest.mark.export
 def test_enterprise_tensorrt_ships_as_onnx_and_is_built_on_the_target(tmp_path: Path) -> None:
     """It builds for the GPU it runs on, and the office has none."""
     target = TensorRt()
@@ -196,6 +198,7 @@ def test_enterprise_tensorrt_ships_as_onnx_and_is_built_on_the_target(tmp_path: 
             target.compile(file)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", [n for n in RUNTIMES if n.endswith("-fp16")])
 def test_float16_beside_int8_is_a_runtime_that_quantizes_nothing(name: str) -> None:
     from edgegen.export import qdq

@@ -229,6 +229,7 @@ def test_a_plan_of_another_model_is_refused_before_the_long_work(
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == ["plan.json"]
 
 
+@pytest.mark.export
 def test_the_hash_of_models_is_of_their_weights() -> None:
     models = tiny.models()
     other = {k: onnx.ModelProto.FromString(m.SerializeToString()) for k, m in models.items()}

@@ -256,6 +256,7 @@ def test_a_map_of_no_bundle_or_of_another_generators_is_refused(
         map_damage(load_generator("cas-dm"), tiny_bundle, tmp_path / "out")
 
 
+@pytest.mark.export
 def test_protected_layers_come_first_in_the_plan(source: Any) -> None:
     plan = only(*FEW)
     made, said = Protect("1,2", "2x2")(source, tiny.models(), plan, [OnnxRuntime()], Context())
@@ -293,6 +294,7 @@ def test_export_hands_the_regions_to_the_build(
     assert seen == [Protect("1,4", "2x2"), None]
 
 
+@pytest.mark.export
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

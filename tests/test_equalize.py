@@ -29,6 +29,7 @@ def observed() -> dict[str, ChannelObserver]:
     return found
 
 
+@pytest.mark.export
 def test_the_graph_computes_the_same(observed: dict[str, ChannelObserver]) -> None:
     for name, model in tiny.models().items():
         even = equalized(model, observed[name].largest)
@@ -39,6 +40,7 @@ def test_the_graph_computes_the_same(observed: dict[str, ChannelObserver]) -> No
             )
 
 
+@pytest.mark.export
 def test_channels_are_evener_afterwards(observed: dict[str, ChannelObserver]) -> None:
     def spread(largest: dict[str, np.ndarray]) -> float:
         return float(np.median([np.log(v[v > 0]).std() for v in largest.values()]))

@@ -61,6 +61,7 @@ def test_gates_are_each_images_own() -> None:
     assert (exact - rounded).abs().max() > 1e-4
 
 
+@pytest.mark.export
 def test_another_graphs_rounding_is_refused() -> None:
     found, _ = subjects("isc-gan")
     other = subjects("isc-gan")[0]["mapping"]

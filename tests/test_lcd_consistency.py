@@ -232,6 +232,7 @@ def test_4_the_target_of_linear_networks_is_the_ddim_step_by_hand() -> None:
     assert pseudo_huber(x, x) == 0 and pseudo_huber(x + 10, x) == pytest.approx(10, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_4_only_the_student_gets_gradients_and_its_average_follows_exactly() -> None:
     model = shaken()
     model.begin_student(iter(()))

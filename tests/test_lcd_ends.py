@@ -181,6 +181,7 @@ def test_only_the_student_gets_gradients_and_nothing_else_moves() -> None:
     )
 
 
+@pytest.mark.slow
 def test_images_count_where_there_is_a_judge() -> None:
     """PDist of decoded ends is added to the latents' loss, with the config's weight."""
     losses = []

@@ -112,6 +112,7 @@ def test_noise_on_a_flat_ground_does_not_flip_the_hash() -> None:
     assert differing_bits(signs(TRAIN), signs(TRAIN)).min() == 0
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 20), min_size=1, max_size=30),
     st.lists(st.integers(0, 20), min_size=1, max_size=30),

@@ -64,6 +64,7 @@ def test_extremes_are_those_of_all_samples() -> None:
     assert observer.stats.coverage == {2: 0, 1: 8}
 
 
+@pytest.mark.export
 def test_observing_does_not_change_the_output() -> None:
     for name, observer in tiny.observers().items():
         inputs = tiny.calls()[name][1]
@@ -95,6 +96,7 @@ def test_statistics_grow_with_tensors_and_never_with_samples() -> None:
     assert size(ActivationStats(tuple("abcdefgh"), T)) > size(few)
 
 
+@pytest.mark.export
 def test_the_same_trajectories_give_the_same_plan_bytes_whatever_the_batch() -> None:
     generator = tiny.generator()
     made = {
@@ -106,6 +108,7 @@ def test_the_same_trajectories_give_the_same_plan_bytes_whatever_the_batch() -> 
     assert again.to_bytes() == tiny.plan().to_bytes()
 
 
+@pytest.mark.export
 def test_every_timestep_of_the_sampler_is_covered() -> None:
     for observer in tiny.observers().values():
         assert observer.stats.coverage == dict.fromkeys(tiny.generator().sampler.timesteps, 32)
@@ -151,6 +154,7 @@ def test_a_nan_in_any_place_is_found(where: int) -> None:
         stats.add(low, [1, 1, 1], np.ones(1, np.float32))
 
 
+@pytest.mark.export
 def test_the_ends_of_a_graph_are_its_first_and_last_convolutions() -> None:
     assert ends(tiny.conv_net((3, 8), (8, 8), (8, 8), (8, 3))) == ["c0", "c3"]
     assert ends(tiny.conv_net((3, 3))) == ["c0"]
@@ -177,6 +181,7 @@ def test_parallel_branches_have_each_a_first_and_a_last() -> None:
     assert ends(tiny.graph_of([*nodes, join], [weight], 3, 3)) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.export
 def test_a_plan_keeps_the_ends_and_quantizes_the_rest() -> None:
     made = tiny.plan()
     assert (

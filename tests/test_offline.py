@@ -87,6 +87,7 @@ def test_the_command_line_is_offline(tmp_path: Path) -> None:
     assert python(code, tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 @needs_seccomp
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_images_of_a_bundle_open_no_socket(name: str, tmp_path: Path) -> None:

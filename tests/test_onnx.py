@@ -23,6 +23,7 @@ GRAPHS = ("theta", "phi")
 X, Y = TensorSpec("x", ("batch", 3, 8, 8)), TensorSpec("y", ("batch", 3, 8, 8))
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("batch", [1, 2, 5])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_is_what_torch_computes_at_every_batch(
@@ -43,6 +44,7 @@ def test_two_exports_are_the_same_bytes(tmp_path: Path) -> None:
     assert a.read_bytes() == b.read_bytes()
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", GRAPHS)
 def test_nothing_of_this_machine_is_inside(name: str) -> None:
     data = tiny.models()[name].SerializeToString()
@@ -60,6 +62,7 @@ def test_nothing_of_this_machine_is_inside(name: str) -> None:
     assert tiny.models()[name].producer_version == ""
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_file_says_what_it_needs(name: str) -> None:
     model = tiny.models()[name]
@@ -71,6 +74,7 @@ def test_the_file_says_what_it_needs(name: str) -> None:
     assert not any(t.external_data for t in model.graph.initializer)
 
 
+@pytest.mark.export
 def test_nodes_are_named_by_their_place_and_once() -> None:
     names = [node.name for node in tiny.models()["theta"].graph.node]
     assert len(set(names)) == len(names)
@@ -96,6 +100,7 @@ def test_a_weight_that_two_nodes_read_names_them_apart() -> None:
     )
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("where", ["conv.weight", "gain"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_value_that_is_not_finite_is_refused(where: str, value: float) -> None:
@@ -132,6 +137,7 @@ def test_the_exporters_logger_is_left_as_it_was() -> None:
         logger.setLevel(before)
 
 
+@pytest.mark.export
 def test_the_checker_takes_it() -> None:
     for model in tiny.models().values():
         onnx.checker.check_model(model, full_check=True)

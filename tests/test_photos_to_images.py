@@ -14,6 +14,8 @@ from PIL import Image
 from edgegen.cli.main import run
 from edgegen.core.files import read_json
 
+pytestmark = pytest.mark.slow
+
 Capture = pytest.CaptureFixture[str]
 
 

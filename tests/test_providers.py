@@ -24,6 +24,7 @@ PROVIDERS = [name for name in RUNTIMES if name.startswith("onnxruntime-")]
 Captured = pytest.CaptureFixture[str]
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
     target = runtime(name)
@@ -37,6 +38,7 @@ def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
     assert target.missing() is None, "its files can be written anywhere"
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
 def test_a_session_that_falls_back_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def decibel(signal: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(np.square(signal).mean() / np.square(signal - other).mean()))
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", RUNTIMES)
 @pytest.mark.parametrize("graph", ["theta", "phi"])
 def test_a_dialect_is_legal_and_two_implementations_agree_near_full_precision(
@@ -100,6 +101,7 @@ def test_values_on_the_integer_lattice_survive_exactly(dialect: Dialect, tmp_pat
     np.testing.assert_allclose(ran(x=x), execute(model, tmp_path / "f")(x=x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.export
 def test_tensorrt_wants_zero_points_of_zero_float_bias_and_no_q_behind_a_convolution() -> None:
     model = qdq.quantize(tiny.models()["theta"], "theta", tiny.plan(), TRT)
     held, made = constants(model), makers(model)
@@ -120,6 +122,7 @@ def test_tensorrt_wants_zero_points_of_zero_float_bias_and_no_q_behind_a_convolu
         )
 
 
+@pytest.mark.export
 def test_openvino_has_unsigned_activations_and_int8_weights() -> None:
     model = qdq.quantize(tiny.models()["phi"], "phi", tiny.plan(), OV)
     held = constants(model)
@@ -132,6 +135,7 @@ def test_openvino_has_unsigned_activations_and_int8_weights() -> None:
     assert weights and all(w.dtype == np.int8 and w.min() >= -127 for w in weights)
 
 
+@pytest.mark.export
 def test_onnx_runtime_has_an_int32_bias_with_the_product_of_both_scales() -> None:
     model = qdq.quantize(tiny.models()["theta"], "theta", tiny.plan(), ORT)
     held, made = constants(model), makers(model)
@@ -148,6 +152,7 @@ def test_onnx_runtime_has_an_int32_bias_with_the_product_of_both_scales() -> Non
     assert seen > 5
 
 
+@pytest.mark.export
 def test_onnx_runtime_computes_nothing_in_float_between_two_int8_convolutions() -> None:
     model = qdq.quantize(tiny.models()["theta"], "theta", tiny.plan(), ORT)
     made, readers = makers(model), defaultdict(list)
@@ -188,6 +193,7 @@ def _between(
     return back and reaches(list(node.output), lambda t: readers[t], "output", set())
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_what_the_plan_keeps_has_no_quantized_weights(name: str) -> None:
     model = qdq.quantize(tiny.models()["theta"], "theta", tiny.plan(), runtime(name).dialect)
@@ -338,6 +344,7 @@ def test_openvino_is_caught_where_it_computes_a_file_wrongly(tmp_path: Path) -> 
     parity.check_referee("openvino", {"g": good})
 
 
+@pytest.mark.export
 def test_candidates_are_floats_only() -> None:
     found = qdq.candidates(tiny.models()["theta"])
     inferred = onnx.shape_inference.infer_shapes(tiny.models()["theta"])

@@ -62,6 +62,7 @@ def test_full_precision_is_what_torch_computes(
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("graph", ["theta", "phi"])
 @pytest.mark.parametrize("name", [n for n in RUNTIMES if n != "reference"])
@@ -128,6 +129,7 @@ def test_a_corrupt_file_is_our_sentence(name: str, damage: bytes, tmp_path: Path
     )
 
 
+@pytest.mark.export
 def test_openvino_files_hold_no_path_and_are_deterministic(tmp_path: Path) -> None:
     target = running("openvino")
     made = []

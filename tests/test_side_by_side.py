@@ -90,6 +90,7 @@ def pipeline(host: str) -> Pipeline:
     return hosted(files, tiny.generator(), 1, runtime(host))
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("batch", [1, 4, 7, 64])
 @pytest.mark.parametrize("host", HOSTS)
 def test_images_are_the_same_to_the_byte_for_any_number_of_workers(host: str, batch: int) -> None:
@@ -101,6 +102,7 @@ def test_images_are_the_same_to_the_byte_for_any_number_of_workers(host: str, ba
     assert one.shape == (23, 3, 16, 16) and not np.array_equal(one[0], one[1])
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("host", [*HOSTS, "reference"])
 def test_a_session_takes_calls_from_several_threads(host: str, tmp_path: Path) -> None:
     files = {"theta": tiny.models()["theta"]}
@@ -138,6 +140,7 @@ def judged(
     return compare(side, pipeline(host), 0.5, LookSchedule(70, count)), side
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_verdict_is_the_same_to_the_bit_for_any_number_of_workers(
     host: str, judge: reference.Reference
@@ -188,6 +191,7 @@ def test_torch_gets_its_threads_back_after_an_error() -> None:
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_first_image_that_is_not_finite_is_named_for_any_number_of_workers(
     workers: int, judge: reference.Reference

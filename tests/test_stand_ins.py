@@ -70,6 +70,7 @@ def test_unsigned_files_compute_the_same_to_the_bit(dialect: Dialect, tmp_path: 
     assert len(kinds) == len(file.graph.initializer)  # no zero point is left behind
 
 
+@pytest.mark.export
 def test_the_graphs_of_a_generator_compute_the_same_unsigned(tmp_path: Path) -> None:
     for graph, model in tiny.models().items():
         file = qdq.quantize(model, graph, tiny.plan(), RTX)
@@ -168,6 +169,7 @@ def test_what_runs_here_executes_its_own_files() -> None:
         assert executing(runtime("tensorrt-rtx")).name in ("onnxruntime", "openvino")
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("graph", ["theta", "phi"])
 @pytest.mark.parametrize("name", ["tensorrt-rtx", "tensorrt"])
 def test_the_stand_in_computes_what_the_file_says(name: str, graph: str, tmp_path: Path) -> None:

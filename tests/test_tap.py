@@ -32,6 +32,7 @@ def inputs(graph: Graph, batch: int) -> dict[str, Tensor]:
     return {spec.name: torch.rand(spec.sized(batch=batch), generator=rng) for spec in graph.inputs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_halves_of_every_cut_of_every_family_are_the_graph(name: str) -> None:
     found = 0

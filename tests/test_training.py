@@ -97,6 +97,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(monkeypatch: pytest.Monkey
     assert all(v.isfinite().all() for v in copied(run).values())
 
 
+@pytest.mark.slow
 def test_twenty_in_a_row_give_up_with_the_last_checkpoint_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
