@@ -58,9 +58,7 @@ def decibel(signal: np.ndarray, other: np.ndarray) -> float:
 def test_a_dialect_is_legal_and_two_implementations_agree_near_full_precision(
     name: str, graph: str, tmp_path: Path
 ) -> None:
-    """The reference evaluator and ONNX Runtime share no kernel; full precision is the FP32 graph
-    they came from.
-    """
+    """The reference evaluator and ONNX Runtime share no kernel; full is the FP32 graph."""
     model = qdq.quantize(tiny.models()[graph], graph, tiny.plan(), runtime(name).dialect)
     # float16 in front of a quantizer flips more
     margin = -3 if runtime(name).dialect.floats == "float16" else 6

@@ -46,6 +46,7 @@ ON_TARGET = (
 )
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("graph", ["theta", "phi"])
 @pytest.mark.parametrize("name", RUNTIMES)
