@@ -131,7 +131,7 @@ def test_6_an_exact_network_samples_its_gaussian(
     # not moved by the last clip to [-1, 1]
     low, middle, high = np.quantile(images, [0.16, 0.5, 0.84])
     found = (high - low) / (2 * 0.99446)
-    record_property("standard deviation", found)
+    record_property("standard deviation", float(found))
     assert middle == pytest.approx(mean, abs=0.01 if steps == 1000 else 0.05)
     assert abs(found - deviation) < (0.01 if steps == 1000 else 0.2)
 

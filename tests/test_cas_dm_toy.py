@@ -86,7 +86,7 @@ def test_9_the_four_paths_can_be_compared(
         sampler = model.sampler_with(4, path, gates=gates if path == "fixed" else ())
         images = sampler(calls(model), start, {}, draw)
         found[path] = frechet(features(images), wanted)
-        record_property(f"FD {path}", found[path])
+        record_property(f"FD {path}", float(found[path]))
     assert len(set(found.values())) == 4 and all(np.isfinite(v) and v > 0 for v in found.values())
 
 
