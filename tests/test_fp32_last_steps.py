@@ -147,7 +147,9 @@ def test_a_bundle_runs_its_last_step_in_full_precision(exported: Bundle, name: s
             np.testing.assert_array_equal(mixed.call[graph](**inputs), same.call[graph](**inputs))
             assert not np.array_equal(full.call[graph](**inputs), rounding.call[graph](**inputs))
     assert not np.array_equal(mixed(range(3)), rounding(range(3)))
-    np.testing.assert_array_equal(int8(exported, name, 1, False)(range(3)), mixed(range(3)))
+    np.testing.assert_allclose(
+        int8(exported, name, 1, False)(range(3)), mixed(range(3)), rtol=0, atol=1e-2
+    )
 
 
 def test_the_stand_in_changes_to_full_precision_too(

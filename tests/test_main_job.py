@@ -156,7 +156,9 @@ def test_images_of_a_bundle_are_those_of_torch_in_any_batch(
         )
         == 0
     )
-    np.testing.assert_array_equal(pixels(tmp_path / "one" / "00000009.png"), made[2])
+    # a batch of another size may sum in another order: a pixel moves by a level here and there
+    alone = np.abs(pixels(tmp_path / "one" / "00000009.png").astype(int) - made[2])
+    assert alone.max() <= 1 and (alone == 0).mean() > 0.99
 
 
 def test_a_run_generates_too(tiny_run: Path, tmp_path: Path) -> None:
