@@ -132,20 +132,27 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Notes of searches stay in the tests."""
-    os.environ["EDGEGEN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Notes of searches stay in the tests, and all workers have the same."""
+    (cache := shared(tmp_path_factory) / "cache").mkdir(parents=True, exist_ok=True)
+    os.environ["EDGEGEN_CACHE"] = str(cache)
     yield
     del os.environ["EDGEGEN_CACHE"]
+
+
+def shared(factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of the run have in common."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # a worker's own folder lies in the one of the run
+    return base / "shared"
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The folder `name` that `make` fills: by the first of the workers that asks, for all of
     them.
     """
-    base = factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        base = base.parent  # a worker's own folder lies in the one of the run
-    folder, done = base / "shared" / name, base / "shared" / f"{name}.done"
+    base = shared(factory)
+    folder, done = base / name, base / f"{name}.done"
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not done.exists():

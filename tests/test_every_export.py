@@ -84,16 +84,11 @@ def test_steps_are_of_the_sampler_that_ships_or_mean_nothing(
     assert bundle.manifest.runtimes["onnxruntime"].until == {}, (
         "of one step none is the last of several"
     )
-    against = [
-        "explain",
-        str(finished),
-        "--against",
-        str(tmp_path / "one"),
-        "-o",
-        str(tmp_path / "map"),
-        "--quick",
-    ]
-    assert run(against) == 4 and "samples otherwise than" in capfd.readouterr().err
+    one, out = str(tmp_path / "one"), str(tmp_path / "map")
+    assert (
+        run(["damage", str(finished), one, "-o", out, "--quick"]) == 4
+        and "samples otherwise than" in capfd.readouterr().err
+    )
 
 
 def test_a_bundle_is_proven_and_makes_torch_s_images_without_torch(

@@ -158,7 +158,9 @@ def test_the_stand_in_changes_to_full_precision_too(
     """Where a bundle's runtime does not run, its files are executed by another, at the same
     steps.
     """
-    monkeypatch.setattr("edgegen.workflows.executor.executor", lambda name: "onnxruntime")
+    monkeypatch.setattr(
+        "edgegen.workflows.executor.executing", lambda target: runtime("onnxruntime")
+    )
     made = int8(exported, "openvino", 1, False)
     full = exported.pipeline(runtime("onnxruntime"), "fp32")
     for graph, calls in bench.record(full, range(3)).items():
