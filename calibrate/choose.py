@@ -192,3 +192,28 @@ def multiplications(model: onnx.ModelProto) -> dict[str, int]:
         for n in model.graph.node
         if n.op_type == "Conv" and n.input[1] in weights
     }
+
+
+def kinds(model: onnx.ModelProto) -> dict[str, str]:
+    """Of each convolution with a constant weight, what its time depends on, written out: its shapes
+    and attributes, and the operators before and behind it. Two of one kind take the same time.
+    """
+    counts = multiplications(model)
+    weights = {t.name: list(t.dims) for t in model.graph.initializer}
+    writers = {tensor: node for node in model.graph.node for tensor in node.output}
+    described = {}
+    for node in model.graph.node:
+        if node.name not in counts:
+            continue
+        before = writers.get(node.input[0])
+        behind = sorted(
+            other.op_type for other in model.graph.node if node.output[0] in other.input
+        )
+        attributes = sorted(
+            f"{a.name}={onnx.helper.get_attribute_value(a)}" for a in node.attribute
+        )
+        described[node.name] = (
+            f"{counts[node.name]} x {weights[node.input[1]]} {attributes} "
+            f"{before.op_type if before else 'input'} {behind}"
+        )
+    return described

@@ -13,12 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 
-from edgegen.calibrate.choose import Measured, Whole, cost, ladder
+from edgegen.calibrate.choose import Measured, Whole, cost, kinds, ladder
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Runtime
+from edgegen.evidence import bench
 from edgegen.evidence.compare import ERROR, SHARES, Terms
 from edgegen.export import executing, runtime
 from edgegen.workflows.context import Context
@@ -27,6 +29,7 @@ from edgegen.workflows.export.build import Build
 from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.measurements import (
+    AnsweredOnce,
     FullPrecision,
     Measurements,
     SearchSettings,
@@ -49,7 +52,7 @@ class Watched(Search):
         super().__init__(search.subject, search.settings, search.context)
         self.full = search.full  # shared: images and features are made once
         self.answers, self.stop_at = answers or {}, stop_at
-        self.calls = dict.fromkeys(("damage", "time_saved", "graph_times", "psnr", "look"), 0)
+        self.calls = dict.fromkeys(("damages", "time_saved", "graph_times", "psnr", "look"), 0)
 
     def measurements(self, target: Runtime) -> Measurements:
         measured = super().measurements(target)
@@ -107,7 +110,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Sea
     first = Watched(search, stop_at=2)
     with pytest.raises(KeyboardInterrupt):
         first.plan(target)
-    assert first.calls["damage"] > 1 and first.calls["time_saved"] == 1
+    assert first.calls["damages"] > 1 and first.calls["time_saved"] == 1
     assert first.calls["psnr"] >= 1 and first.calls["look"] == 2
     second = Watched(search)
     found = second.plan(target)
@@ -190,7 +193,7 @@ def test_damages_are_the_same_for_any_number_of_workers(
     search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     taken = {
-        name: answer for name, answer in answers(lambda plan: True).items() if name != "damage"
+        name: answer for name, answer in answers(lambda plan: True).items() if name != "damages"
     }
     found = []
     for threads in (1, 3):
@@ -200,6 +203,52 @@ def test_damages_are_the_same_for_any_number_of_workers(
     one, many = found
     assert one.plan.to_bytes() == many.plan.to_bytes()
     assert len({layer.damage for layer in one.plan.layers}) > 1
+
+
+def test_trajectories_share_the_steps_before_they_part(search: Search) -> None:
+    """The damage with the last step in FP32 is that of a search which asks for it alone."""
+    measure = search.measurements(runtime("openvino"))
+    graph, model = next(iter(search.subject.calibrated.items()))
+    node = list(kinds(model))[1]
+    both = measure.damages((graph, node), [0, 1])
+    assert both == measure.damages((graph, node), [0]) + measure.damages((graph, node), [1])
+    assert both[0] > both[1] > 0, "what an INT8 step adds, the steps behind it take away"
+
+    calls = []
+
+    def session(**inputs: Any) -> Any:
+        calls.append(inputs)
+        return inputs["x"] + 1
+
+    once = AnsweredOnce(session)
+    x, t = np.ones((2, 3), np.float32), np.ones(2, np.float32)
+    assert np.array_equal(once(x=x, t=t), once(x=x.copy(), t=t)) and len(calls) == 1
+    once(x=x, t=t * 2)
+    once(x=x + 1, t=t)
+    assert len(calls) == 3
+
+
+def test_convolutions_of_one_kind_are_timed_once(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = search.measurements(runtime("onnxruntime"))
+    timed: list[str] = []
+
+    def slower(base: Any, candidates: Any, inputs: Any, rounds: int) -> dict[str, Any]:
+        timed.extend(candidates)
+        return {name: np.full(rounds, 1.0 + len(timed)) for name in candidates}
+
+    monkeypatch.setattr(bench, "slower", slower)
+    open_to_int8 = [(g, n) for g, m in search.subject.calibrated.items() for n in kinds(m)]
+    saved = dict(
+        zip(open_to_int8, measure.time_saved(open_to_int8, lambda more: None), strict=True)
+    )
+    assert len(saved) == len(open_to_int8) > len(timed)
+    for graph, model in search.subject.calibrated.items():
+        of_kind: dict[str, set[float]] = {}
+        for node, kind in kinds(model).items():
+            of_kind.setdefault(kind, set()).add(saved[graph, node])
+        assert all(len(times) == 1 for times in of_kind.values())
 
 
 def answers(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> Answers:
@@ -217,7 +266,7 @@ def answers(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> Answers:
         }
 
     return {
-        "damage": lambda convolution, last: float(len(convolution[1])),
+        "damages": lambda convolution, last_steps: [float(len(convolution[1]))] * len(last_steps),
         "time_saved": lambda convolutions, advance: [1.0] * len(convolutions),
         "graph_times": lambda: dict.fromkeys(tiny.models(), (10.0, fp32_ms)),
         "psnr": lambda plan: 99.0,

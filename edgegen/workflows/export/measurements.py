@@ -4,6 +4,7 @@ uses. Nothing here decides and nothing is noted; search.py does both.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...calibrate.choose import kinds
 from ...core.fp32_last_steps import fp32_below, timesteps_by_graph, with_fp32_steps
 from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
@@ -30,6 +32,7 @@ from ...evidence.compare import (
 from ...evidence.distances import PairedPsnr, squared_error
 from ...evidence.features import feature_network
 from ...export import STAND_IN, qdq, runtime
+from ...export.stand_ins import FloatOnnxRuntime
 from ..fast_features import fast_features
 from .hosted import hosted
 
@@ -138,15 +141,35 @@ class FullPrecision:
         return max(settings.patience * self.first_look, settings.terms.maximum // 2)
 
 
+class AnsweredOnce:
+    """A session that executes each call once: trajectories that part only at their last steps share
+    those before.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._answers: dict[bytes, Array] = {}
+
+    def __call__(self, **inputs: Array) -> Array:
+        call = hashlib.sha256()
+        for name, value in sorted(inputs.items()):
+            call.update(name.encode())
+            call.update(value.tobytes())
+        key = call.digest()
+        if key not in self._answers:
+            self._answers[key] = self._session(**inputs)
+        return self._answers[key]
+
+
 class Measurements:
     """Of plans on one runtime; `host` executes their files, the runtime itself or its stand-in."""
 
     def __init__(self, full: FullPrecision, target: Runtime, host: Runtime) -> None:
         self.full, self.target, self.host = full, target, host
 
-    def damage(self, convolution: Convolution, last: int) -> float:
+    def damages(self, convolution: Convolution, last_steps: Sequence[int]) -> list[float]:
         """Mean squared distance that the images' features move with that convolution alone in int8,
-        `last` steps in FP32.
+        for each number of last steps in FP32.
 
         Of features, since that is what is judged: noise that squared pixels hardly show can move
         them far.
@@ -154,47 +177,63 @@ class Measurements:
         graph, node = convolution
         count, side = self.full.settings.images_alone, self.full.side
         alone = Plan(((f"{graph}/{node}", "int8"),), self.full.subject.base.ranges)
-        one = self._pipeline(self._files(alone, [graph]), self.host)
-        images = self._with_last({**self.full.pipeline.call, **one.call}, last)
-        moved = side.project(pixels_of(images, side.seeds(0, count))) - side.projected(count)
-        return float(np.square(moved).sum(1).mean())
+        # one convolution's rounding is the same whoever executes it, and this runtime is exact on
+        # every machine and starts fastest
+        int8 = self._pipeline(self._files(alone, [graph]), FloatOnnxRuntime()).call[graph]
+        call: dict[str, Session] = {**self.full.pipeline.call, graph: AnsweredOnce(int8)}
+        distances = []
+        for last in last_steps:
+            images = pixels_of(self._with_last(call, last), side.seeds(0, count))
+            moved = side.project(images) - side.projected(count)
+            distances.append(float(np.square(moved).sum(1).mean()))
+        return distances
 
     def time_saved(
         self, convolutions: Sequence[Convolution], advance: Callable[[int], None]
     ) -> list[float]:
         """Milliseconds that each convolution in FP32 adds to everything in int8, over a whole
-        trajectory; advance(1) after each graph.
+        trajectory; advance(1) after each graph. Those of one kind are timed once.
 
         Below 0 only where it is FP32 that is faster beyond doubt; the least of the settings where
         it cannot be told.
         """
-        base, recorded, settings = (
+        saved: list[float] = []
+        for graph, model in self.full.subject.calibrated.items():
+            kind_of = kinds(model)
+            own = [node for g, node in convolutions if g == graph]
+            first_of_kind = {kind_of[node]: node for node in reversed(own)}
+            if own:
+                ms = self._time_saved(graph, list(first_of_kind.values()))
+                saved += [ms[first_of_kind[kind_of[node]]] for node in own]
+            advance(1)
+        return saved
+
+    def _time_saved(self, graph: str, nodes: Sequence[str]) -> dict[str, float]:
+        """Milliseconds by node, over all calls of the graph in a trajectory."""
+        base, calls, settings = (
             self.full.subject.base,
-            self.full.recorded,
+            self.full.recorded[graph],
             self.full.settings,
         )
-        saved: list[float] = []
-        for graph in self.full.subject.calibrated:
-            rules = [(f"{g}/{node}", "fp32") for g, node in convolutions if g == graph]
-            if rules:
-                plans = [Plan((rule, *base.rules), base.ranges) for rule in rules]  # type: ignore[arg-type]
-                everything, *kept = (
-                    self._pipeline(self._files(plan, [graph]), self.target, 1)
-                    for plan in [base, *plans]
-                )
-                slower = bench.slower(
-                    everything,
-                    {str(k): pipeline for k, pipeline in enumerate(kept)},
-                    {graph: bench.middle(recorded)[graph]},
-                    settings.rounds,
-                )
-                for times in slower.values():
-                    middle, high = (
-                        round(float(q) * len(recorded[graph]), 3)
-                        for q in np.quantile(times, (0.5, 0.75))
-                    )
-                    saved.append(max(middle, settings.least_saved_ms) if high > 0 else middle)
-            advance(1)
+
+        def timed(plan: Plan) -> Pipeline:
+            return self._pipeline(self._files(plan, [graph]), self.target, 1)
+
+        slower = bench.slower(
+            timed(base),
+            {
+                node: timed(Plan(((f"{graph}/{node}", "fp32"), *base.rules), base.ranges))
+                for node in nodes
+            },
+            {graph: bench.middle(self.full.recorded)[graph]},
+            settings.rounds,
+        )
+        saved = {}
+        for node, times in slower.items():
+            middle, high = (
+                round(float(q) * len(calls), 3) for q in np.quantile(times, (0.5, 0.75))
+            )
+            saved[node] = max(middle, settings.least_saved_ms) if high > 0 else middle
         return saved
 
     def graph_times(self) -> dict[str, tuple[float, float]]:

@@ -138,7 +138,7 @@ class _RuntimeSearch:
 
     def run(self) -> PlanLadder:
         costs = self._costs()
-        ladders = [self._ladder(costs, last) for last in costs.last_steps]
+        ladders = self._ladders(costs)
         safest = ladders[0][-1]  # taken unseen where nothing faster is good
         faster = [
             [p for p in plans if p is not safest and costs.of(p) <= costs.of(safest)]
@@ -191,34 +191,38 @@ class _RuntimeSearch:
         with self.listen.progress(label, len(self.calibrated)) as advance:
             return self.measure.time_saved(convolutions, advance)
 
-    def _ladder(self, costs: _Costs, last: int) -> tuple[Plan, ...]:
-        """From the fastest to the safest, all with that many last steps in FP32."""
+    def _ladders(self, costs: _Costs) -> list[tuple[Plan, ...]]:
+        """From the fastest to the safest, one ladder for each number of last steps in FP32."""
         label = f"measuring the damage of each convolution on {self.target.name}"
-        label += f", last {last} in FP32" if last else ""
-        measured = []
+        measured: list[list[Measured]] = [[] for _ in costs.last_steps]
         with self.listen.progress(label, len(costs.multiplications)) as advance:
-            for (convolution, count), saved, hurt in zip(
+            for (convolution, count), saved, damages in zip(
                 costs.multiplications.items(),
                 costs.saved,
-                self._damages(list(costs.multiplications), last),
+                self._damages(list(costs.multiplications), costs.last_steps),
                 strict=True,
             ):
-                measured.append(Measured(*convolution, hurt, saved, count))
+                for rungs, hurt in zip(measured, damages, strict=True):
+                    rungs.append(Measured(*convolution, hurt, saved, count))
                 advance(1)
-        return ladder(replace(self.base, last=last), measured, costs.unit)
+        return [
+            ladder(replace(self.base, last=last), rungs, costs.unit)
+            for last, rungs in zip(costs.last_steps, measured, strict=True)
+        ]
 
-    def _damages(self, convolutions: Sequence[Convolution], last: int) -> Iterator[float]:
-        """Of each convolution alone, several at once."""
+    def _damages(
+        self, convolutions: Sequence[Convolution], last_steps: Sequence[int]
+    ) -> Iterator[list[float]]:
+        """Of each convolution alone, by number of last steps in FP32; several at once."""
 
         def asked(convolution: Convolution) -> str:
-            return f"damage {last} {'/'.join(convolution)}"
+            return f"damages {list(last_steps)} {'/'.join(convolution)}"
 
-        def answer(convolution: Convolution) -> float:
-            return float(
-                self.notes.recall(
-                    asked(convolution), lambda: self.measure.damage(convolution, last)
-                )
+        def answer(convolution: Convolution) -> list[float]:
+            known = self.notes.recall(
+                asked(convolution), lambda: self.measure.damages(convolution, last_steps)
             )
+            return [float(hurt) for hurt in known]
 
         if not all(self.notes.knows(asked(convolution)) for convolution in convolutions):
             self.full.prepare()
