@@ -179,6 +179,22 @@ def half_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "half", lambda at: runs.failed(at / "run", 23)) / "run"
 
 
+@pytest.fixture(scope="session")
+def family_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family to a run of 24 steps of its tiny recipe, as `edgegen train` leaves it; read it
+    only.
+    """
+    import runs
+
+    def run(name: str) -> Path:
+        made = made_once(
+            tmp_path_factory, f"run of {name}", lambda at: runs.of_family(name, at / "run")
+        )
+        return made / "run"
+
+    return run
+
+
 @pytest.fixture
 def half(half_run: Path, tmp_path: Path) -> Path:
     """A copy of it, to be resumed or damaged."""

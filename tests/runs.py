@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from toys import CONFIG, NET, shapes
 
-from edgegen.families import Recipe
+from edgegen.families import Recipe, family
 from edgegen.families.cas_dm import CasDmConfig
 from edgegen.training import run
 from edgegen.training.data import Photos
@@ -78,6 +78,14 @@ def failed(out: Path, step: int) -> Path:
     """A run with a checkpoint every ten steps that failed after `step`."""
     with pytest.raises(RuntimeError, match=f"stopped at {step}"):
         go(out, progress=at(step, lambda: stop_at(step)))
+    return out
+
+
+def of_family(name: str, out: Path) -> Path:
+    """24 steps of the family's tiny recipe."""
+    recipe = replace(family(name).recipes["tiny"](), images=24 * 8, batch=8, warmup=2)
+    photos = shapes(64, recipe.config.size)
+    run.train(RunSettings(name, "tiny", recipe), photos, out, False, 24, nothing)
     return out
 
 

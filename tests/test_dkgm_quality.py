@@ -84,7 +84,7 @@ PHOTOS = tensor(shapes(128, 8))
 def done() -> Dkgm:
     """8x8, mode "dae", trained for seconds."""
     made = generator(size=8, coarse=NET, debias=NET, bandwidth=0.7, bank="exemplars", bank_size=64)
-    trained(made, 480, rate=5e-3)
+    trained(made, 240, rate=8e-3)
     return made
 
 

@@ -5,15 +5,16 @@ without torch.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
-from runs import HERE, nothing
+from runs import HERE
 from toys import shapes
 
 from edgegen.cli.main import run
@@ -22,8 +23,7 @@ from edgegen.core.images import to_uint8
 from edgegen.core.samplers import sampler_from_json, sampler_to_json
 from edgegen.evidence import reference
 from edgegen.evidence.features import feature_network
-from edgegen.families import FAMILIES, family
-from edgegen.training.run import RunSettings, train
+from edgegen.families import FAMILIES
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
 pytestmark = pytest.mark.export
@@ -47,12 +47,15 @@ sys.exit(code)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few steps, as `edgegen train` leaves it."""
+def finished(
+    request: pytest.FixtureRequest,
+    family_run: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run of a few steps with the reference that a longer one ends with."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    recipe = replace(family(request.param).recipes["tiny"](), images=24 * 8, batch=8, warmup=2)
-    photos = shapes(64, recipe.config.size)
-    train(RunSettings(request.param, "tiny", recipe), photos, folder, False, 24, nothing)
+    shutil.copytree(family_run(request.param), folder)
+    photos = shapes(64, load_generator(str(folder)).generator.image_shape[-1])
     network = feature_network("efficientnet-lite0", size=tiny.SIZE)
     reference.build(network(photos.pixels), network, "shapes", 8).write(
         folder / "reference.safetensors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,16 +50,13 @@ def few() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param) / "base"
-    recipe = replace(family(request.param).recipes["tiny"](), images=24 * 8, batch=8, warmup=2)
-    train(RunSettings(request.param, "tiny", recipe), shapes(64), folder, False, 24, nothing)
-    return folder
+def base(request: pytest.FixtureRequest, family_run: Callable[[str], Path]) -> Path:
+    return family_run(request.param)
 
 
 @pytest.fixture(scope="module")
-def adapted(base: Path, photos: Path) -> Path:
-    out = base.with_name("site")
+def adapted(base: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("adapted") / "site"
     assert go(base, out, photos) == 0
     return out
 

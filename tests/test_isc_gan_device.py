@@ -117,7 +117,7 @@ def test_steps_are_kept_through_a_state_without_being_on_the_device() -> None:
 @pytest.mark.parametrize("name", ["photos64", "photos256"])
 def test_gpu_recipes_run_one_step(name: str) -> None:
     """Their own structure (levels, mapping, every regulariser due) at a sixteenth of the channels:
-    whole, they take a GPU.
+    whole, they take a GPU. Only the smaller in bf16, which many CPUs compute slowly.
     """
     recipe = FAMILY.recipes[name]()
     narrow = replace(
@@ -134,7 +134,7 @@ def test_gpu_recipes_run_one_step(name: str) -> None:
     rng = torch.Generator().manual_seed(0)
     photos = Batch(torch.rand(2, 3, size, size, generator=rng) * 2 - 1, torch.zeros(2, 0), rng)
     for objective in made.objectives():
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=size <= 64):
             loss = objective.loss(photos)
         loss.backward()  # type: ignore[no-untyped-call]
         assert loss.isfinite()
