@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import long_set
 import machine_kind
 import pytest
 import quick_set
@@ -61,6 +62,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.parent.name == "contract":  # its files know no marks: .ci/run takes them alone
             item.add_marker("slow")
+        if long_set.is_long(item.nodeid):
+            item.add_marker("long")
         for name in MARK_OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARK_OF_FIXTURE[name])
     if config.getoption("--quick"):

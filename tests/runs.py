@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,43 +103,35 @@ def kill(trainer, report):
 def watch(*_):
     pass
 
-for name in {names!r}:
-    for out, resume, progress in (
-            ("whole", False, watch), ("killed", False, kill), ("killed", True, watch)):
-        pid = os.fork()
-        if not pid:
-            try:
-                child(name, Path({out!r}) / name / out, resume, progress)
-                os._exit(0)
-            finally:
-                sys.excepthook(*sys.exc_info())
-                os._exit(1)
-        print(name, os.waitpid(pid, 0)[1], flush=True)
+for out, resume, progress in (
+        ("whole", False, watch), ("killed", False, kill), ("killed", True, watch)):
+    pid = os.fork()
+    if not pid:
+        try:
+            child({name!r}, Path({out!r}) / out, resume, progress)
+            os._exit(0)
+        finally:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+    print(os.waitpid(pid, 0)[1], flush=True)
 """
 
 
-def killed(child: str, names: Iterable[str], out: Path) -> dict[str, list[int]]:
-    """Of each name a run of 20 steps with a checkpoint every five in out/name/whole, and one killed
-    with -9 at step 13 and resumed in out/name/killed; how the three processes ended, by name.
+def killed(child: str, name: str, out: Path) -> list[int]:
+    """A run of 20 steps with a checkpoint every five in out/whole, and one killed with -9 at step
+    13 and resumed in out/killed; how the three processes ended.
 
     child: source of `child(name, out, resume, progress)`. One process imports what that needs and
-    forks all others.
+    forks the others.
     """
-    names = list(names)
-    for name in names:
-        (out / name).mkdir()
-    script = KILLED.format(path=HERE, child=child, names=names, out=str(out))
+    script = KILLED.format(path=HERE, child=child, name=name, out=str(out))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     print(done.stderr)
-    ended: dict[str, list[int]] = {name: [] for name in names}
-    for line in done.stdout.splitlines():
-        name, status = line.split()
-        ended[name].append(int(status))
-    return ended
+    return [int(status) for status in done.stdout.split()]
 
 
 def resumed_exactly(folder: Path, ended: list[int]) -> None:
-    """What `killed` left of one name: the resumed run is the whole one, to the bit."""
+    """What `killed` left: the resumed run is the whole one, to the bit."""
     assert ended == [0, signal.SIGKILL, 0]
     same(folder / "whole", folder / "killed")
     assert steps(folder / "whole") == steps(folder / "killed") == list(range(1, 21))

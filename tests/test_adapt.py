@@ -221,19 +221,9 @@ def child(name, out, resume, progress):
 """
 
 
-@pytest.fixture(scope="module")
-def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
-    """Every family's, and how they ended."""
-    out = tmp_path_factory.mktemp("killed")
-    return out, killed(ADAPTING, FAMILIES, out)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_20_adapting_steps_are_10_and_a_kill_9_and_10(
-    name: str, killed_runs: tuple[Path, dict[str, list[int]]]
-) -> None:
-    out, ended = killed_runs
-    resumed_exactly(out / name, ended[name])
+def test_20_adapting_steps_are_10_and_a_kill_9_and_10(name: str, tmp_path: Path) -> None:
+    resumed_exactly(tmp_path, killed(ADAPTING, name, tmp_path))
 
 
 def test_part_is_the_network_s_own_tensors_and_a_copy_is_not() -> None:

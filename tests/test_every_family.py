@@ -32,19 +32,9 @@ def child(name, out, resume, progress):
 """
 
 
-@pytest.fixture(scope="module")
-def killed_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
-    """Every family's, and how they ended."""
-    out = tmp_path_factory.mktemp("killed")
-    return out, killed(EVERY_FAMILY, FAMILIES, out)
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_s_20_steps_are_10_and_a_kill_9_and_10(
-    name: str, killed_runs: tuple[Path, dict[str, list[int]]]
-) -> None:
-    out, ended = killed_runs
-    resumed_exactly(out / name, ended[name])
+def test_every_family_s_20_steps_are_10_and_a_kill_9_and_10(name: str, tmp_path: Path) -> None:
+    resumed_exactly(tmp_path, killed(EVERY_FAMILY, name, tmp_path))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
