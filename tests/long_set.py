@@ -13,6 +13,7 @@ LONG = (
     "test_dkgm_training.py::*",
     "test_isc_gan_qat.py::test_rounding_costs_less_and_the_images_stay",
     "test_isc_gan_training.py::*",
+    "test_lcd_family.py::test_one_command_trains_all_stages*",
     "test_lcd_quality.py::*",
     "test_metrics.py::test_a_trunk_learns*",
     "test_size_estimate.py::test_the_memory_is_near*",
@@ -21,6 +22,7 @@ LONG = (
         for family in ("dkgm", "isc-gan", "lcd")
         for test in (
             "test_adapt.py::test_20_adapting_steps_are_10_and_a_kill_9_and_10",
+            "test_every_export.py::*",
             "test_every_family.py::test_every_family_s_20_steps_are_10_and_a_kill_9_and_10",
             "test_finetune.py::*",
             "test_larger.py::*",
