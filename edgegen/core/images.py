@@ -11,7 +11,10 @@ from PIL import Image
 
 from ..errors import EdgegenError, InputError
 from .files import write_bytes
+from .reader import read_bytes
 from .spec import Array
+
+PICTURE_BYTES = 256 << 20
 
 
 def to_uint8(images: Array) -> np.ndarray:
@@ -59,7 +62,8 @@ def read(path: Path, shape: tuple[int, int, int]) -> Array:
     """
     channels, height, width = shape
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        data = read_bytes(path, PICTURE_BYTES, "E-IMAGE")
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             if image.size != (width, height):  # before anything is decoded
                 what = (
                     f"the picture is {image.width} x {image.height} pixels, this generator "

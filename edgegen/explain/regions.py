@@ -4,6 +4,7 @@ part.
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.images import PICTURE_BYTES
+from ..core.reader import read_bytes
 from ..errors import InputError, UsageError
 
 MOST = 62  # regions a set of which fits a 64-bit number
@@ -103,7 +106,8 @@ def from_mask(path: Path, height: int, width: int) -> Regions:
             path=path,
         )
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        data = read_bytes(path, PICTURE_BYTES, "E-REGIONS")
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.size != (width, height):
                 raise InputError(
                     "E-REGIONS",

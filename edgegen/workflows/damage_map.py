@@ -189,7 +189,7 @@ def _opened(source: LoadedGenerator, path: str) -> Bundle:
 
 def _shipped(bundle: Bundle, name: str) -> tuple[Plan, dict[str, ModelProto]]:
     """A runtime's plan and its Q/DQ files by graph."""
-    import onnx
+    from ..export.check import checked
 
     built = bundle.manifest.runtimes.get(name)
     if built is None:
@@ -199,8 +199,10 @@ def _shipped(bundle: Bundle, name: str) -> tuple[Plan, dict[str, ModelProto]]:
             f"the bundle has no INT8 files for {name}; it has {known}",
             path=bundle.root,
         )
-    plan = Plan.read(bundle.path(f"int8/{name}/plan.json"))
-    return plan, {graph: onnx.load(bundle.path(file)) for graph, file in built.onnx.items()}
+    file = f"int8/{name}/plan.json"
+    plan = Plan.parsed(bundle.read(file), bundle.path(file))
+    sources = bundle.sources(runtime(name), "int8")
+    return plan, {graph: checked(file)[1] for graph, file in sources.items()}
 
 
 def _publish(result: DamageMap, overwrite: bool) -> None:

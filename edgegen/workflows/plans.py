@@ -41,5 +41,6 @@ def read_plan(plan: str | Path, runtime: str | None = None) -> PlanFile:
                 f"the bundle has no plan for {name}; it has {', '.join(bundle.manifest.runtimes)}",
                 path=path,
             )
-        path = bundle.path(f"int8/{name}/plan.json")
+        file = f"int8/{name}/plan.json"
+        return PlanFile(bundle.path(file), Plan.parsed(bundle.read(file), bundle.path(file)))
     return PlanFile(path, Plan.read(path))
