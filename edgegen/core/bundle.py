@@ -39,7 +39,7 @@ from .reader import sha256 as sha256
 from .rehearsal import bounded_sampler, bounded_start, rehearse
 from .runtime import Compiling, Pipeline, Runtime, Session
 from .samplers import sampler_from_json
-from .signature import SIGNATURE, Signed, check
+from .signature import SIGNATURE, SIGNATURE_BYTES, Signed, check
 from .spec import TensorSpec
 
 OPENINGS = 20  # of a bundle that is published anew each time while it is opened
@@ -92,7 +92,7 @@ class Bundle:
                     path=root,
                     hint="edgegen sign BUNDLE --key KEY",
                 )
-            signature = files.read(SIGNATURE)[0]
+            signature, _ = files.read(SIGNATURE, SIGNATURE_BYTES)
             signed = check(signature, root / SIGNATURE, bundle.digests(), keys)
             bundle = cls(root, manifest, files, manifest_sha256, signed, made_here)
         bundle._check_graphs()
@@ -160,8 +160,9 @@ class Bundle:
         more.
         """
         path = self.path(name)
-        data, found = self.files.read(name)
-        if found != self.manifest.files[name].sha256:
+        listed = self.manifest.files[name]
+        data, found = self.files.read(name, listed.bytes)
+        if found != listed.sha256:
             raise TrustError("E-HASH", "it was changed while the bundle was open", path=path)
         return data
 

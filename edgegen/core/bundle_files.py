@@ -111,11 +111,17 @@ class BundleFiles:
 
     def sha256(self, name: str) -> str:
         """Of what a held file holds now."""
-        return reader.sha256_of(self._held[name])
+        return reader.sha256_of(self._held[name], self.root / name)
 
-    def read(self, name: str) -> tuple[bytes, str]:
-        """What a held file holds now, and the sha256 of these very bytes."""
-        data = b"".join(reader.parts(self._held[name]))
+    def read(self, name: str, limit: int) -> tuple[bytes, str]:
+        """What a held file holds now, and the sha256 of these very bytes. TrustError if they are
+        more than `limit`.
+        """
+        if self.size(name) > limit:
+            raise TrustError(
+                "E-MANIFEST", f"{name} is larger than {limit} bytes", path=self.root / name
+            )
+        data = b"".join(reader.parts(self._held[name], self.root / name, limit))
         return data, hashlib.sha256(data).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ class GraphFile:
 
         def read(name: str) -> bytes | None:
             beside = path.with_name(name)
-            return read_bytes(beside, GRAPH_BYTES) if beside.exists() else None
+            return read_bytes(beside, GRAPH_BYTES) if os.path.lexists(beside) else None
 
         return cls(path, read, True)
 

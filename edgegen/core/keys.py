@@ -12,6 +12,7 @@ once there is something to say of them (docs/security.md).
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,7 +93,7 @@ def site_keys(places: Places, least_release: int | None = None) -> SiteKeys | No
         for path in _files(place):
             for key in _public(path):
                 public[fingerprint(key)] = key
-        if place.is_dir() and (place / POLICY).exists():
+        if os.path.lexists(place / POLICY):
             policy = _policy(place / POLICY)
             revoked |= policy.revoked
             replaced |= policy.replaced
@@ -101,7 +102,7 @@ def site_keys(places: Places, least_release: int | None = None) -> SiteKeys | No
 
 
 def _files(place: Path) -> list[Path]:
-    if not place.is_dir():
+    if not os.path.isdir(place):
         return [place]
     try:
         found = sorted(path for path in place.iterdir() if path.suffix == ".pem")

@@ -22,13 +22,14 @@ def whole(value: object) -> object:
     return value
 
 
+FILE_BYTES = 4 << 30  # largest file of a bundle
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ByGraph = dict[str, str]
 
 
 class File(_Strict):
     sha256: Sha256
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, le=FILE_BYTES)]
 
 
 class Start(_Strict):

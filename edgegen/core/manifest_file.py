@@ -64,9 +64,7 @@ def read_manifest(files: BundleFiles) -> tuple[Manifest, str]:
         raise InputError(
             "E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=files.root
         ) from error
-    if files.size(MANIFEST) > MANIFEST_BYTES:
-        raise TrustError("E-MANIFEST", f"it is larger than {MANIFEST_BYTES} bytes", path=path)
-    written, found = files.read(MANIFEST)
+    written, found = files.read(MANIFEST, MANIFEST_BYTES)
     try:
         data = parse_json(written)
     except ValueError as error:

@@ -24,7 +24,7 @@ _PART = 1 << 20  # bytes read at once
 _NO_FILE = (errno.ENXIO, errno.EOPNOTSUPP, errno.ENODEV)
 KEY_BYTES = 64 << 10  # largest file of a key or a passphrase
 GRAPH_BYTES = 2 << 30  # largest ONNX file, which is what its format can hold
-TABLE_BYTES = 64 << 20  # largest table of statistics or pictures
+LARGEST = 16 << 30  # bytes of a file that is only hashed
 
 
 def descriptor(path: Path | str, code: str, folder: int | None = None) -> int:
@@ -72,23 +72,30 @@ def read_bytes(path: Path, limit: int, code: str = "E-FILE") -> bytes:
     return data
 
 
-def parts(held: int) -> Iterator[bytes]:
-    """What an open file holds from its beginning, part by part."""
+def parts(held: int, path: Path, limit: int = LARGEST) -> Iterator[bytes]:
+    """What an open file, which had that path, holds from its beginning, part by part, and no more
+    than `limit`. InputError where the disk does not give it.
+    """
     place = 0
-    while part := os.pread(held, _PART, place):
-        yield part
-        place += len(part)
+    try:
+        while part := os.pread(held, min(_PART, limit - place), place):
+            yield part
+            place += len(part)
+    except OSError as error:
+        raise _refused(error, path, "E-FILE") from error
 
 
-def sha256_of(held: int) -> str:
-    """Of what an open file holds."""
+def sha256_of(held: int, path: Path) -> str:
+    """Of what an open file, which had that path, holds."""
     found = hashlib.sha256()
-    for part in parts(held):
+    for part in parts(held, path):
         found.update(part)
     return found.hexdigest()
 
 
 def sha256(path: Path) -> str:
-    """Of a file. InputError for anything else than a regular one."""
+    """Of a file. InputError for anything else than a regular one, or a larger than any of ours."""
     with opened(path) as file:
-        return sha256_of(file.fileno())
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise InputError("E-FILE", f"the file is larger than {LARGEST} bytes", path=path)
+        return sha256_of(file.fileno(), path)

@@ -5,6 +5,7 @@ part.
 from __future__ import annotations
 
 import io
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def from_mask(path: Path, height: int, width: int) -> Regions:
     """One region a colour, numbered by where they first appear, row by row; black is none.
     InputError says what does not fit.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             "E-REGIONS",
             "regions are a grid such as 3x3 or a mask PNG, and there is no such file",

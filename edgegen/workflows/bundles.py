@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def open_bundle(
 
 def is_bundle(folder: str | Path) -> bool:
     """Whether there is a manifest; what it says is not read."""
-    return (Path(folder) / "manifest.json").is_file()
+    return os.path.isfile(Path(folder) / "manifest.json")  # which a name too long is not
 
 
 def read_bundle(
@@ -101,7 +102,7 @@ def read_bundle(
     """The files and the manifest behind open_bundle, for workflows: nothing in a bundle decides
     what of it is code.
     """
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise InputError("E-BUNDLE", "there is no such folder", path=folder)
     from ..core.bundle import Bundle
     from ..core.keys import site_keys

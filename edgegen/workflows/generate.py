@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def generate_images(
     from ..core import files
 
     settings, out = settings or GenerateSettings(), Path(out)
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
     if out.suffix.lower() != ".png":
         files.check_target(out, "", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class PlanFile:
 def read_plan(plan: str | Path, runtime: str | None = None) -> PlanFile:
     """Read a plan.json, or the plan of a bundle for `runtime` (its first, if None)."""
     path = Path(plan)
-    if path.is_dir():
+    if os.path.isdir(path):
         bundle = read_bundle(path)
         name = runtime or next(iter(bundle.manifest.runtimes))
         if name not in bundle.manifest.runtimes:
