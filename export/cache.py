@@ -76,8 +76,8 @@ def _secret() -> bytes:
 
 
 def _make_secret() -> None:
-    """Once, for this user alone: whole from the moment it is there, and the first one stays where
-    two processes make one.
+    """Once, for this user alone: whole from the moment it is there. Where two processes make one at
+    once, what was sealed with the first is built again.
     """
     path = folder() / SECRET
     if path.exists():
@@ -88,8 +88,7 @@ def _make_secret() -> None:
             file.write(secrets.token_bytes(SECRET_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(new, path)
+        os.replace(new, path)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
@@ -116,7 +115,7 @@ def find(facts: Mapping[str, str], suffix: str = SUFFIX) -> Path | None:
     """The entry that depends on these facts, None if there is none. TrustError for a damaged one,
     or one that others could have written.
     """
-    if not (cache() / "built" / SECRET).exists():
+    if not os.access(cache() / "built" / SECRET, os.R_OK):  # nothing was built here by this user
         return None
     path = _named(facts, suffix)
     if not path.exists():

@@ -96,7 +96,11 @@ def tried(
     with _one_at_a_time:
         if key in _passed or _noted(facts):
             return
-        _try(runtime, files, shapes, contents)
+        try:
+            _try(runtime, files, shapes, contents)
+        except OSError as error:
+            what = f"graphs cannot be tried in a process of their own: {error.strerror or error}"
+            raise ResourceError("E-TMPDIR", what, path=error.filename, hint="set TMPDIR") from error
         _passed.add(key)
         # a cache that cannot be written, or is not the user's own, is one that remembers nothing
         with contextlib.suppress(EdgegenError):

@@ -11,10 +11,13 @@ from xml.parsers import expat
 
 from edgegen.errors import EdgegenError, InputError
 
+from .onnx_structure import DRAWS, REPEATS
+
 DEPTH = 32  # elements within elements
 ELEMENTS = 2_000_000
 OPERATORS = re.compile(r"opset[1-9][0-9]?")  # versions of OpenVINO's own sets
-REPEATING = frozenset({"Loop", "TensorIterator"})
+REFUSED = {"Loop": REPEATS, "TensorIterator": REPEATS}
+REFUSED |= {"RandomUniform": DRAWS, "Multinomial": DRAWS}
 # bits of an element by type
 BITS = {"f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i64": 64, "i32": 32, "i16": 16, "i8": 8}
 BITS |= {"u64": 64, "u32": 32, "u16": 16, "u8": 8, "boolean": 8, "i4": 4, "u4": 4, "u1": 1}
@@ -73,12 +76,8 @@ class _IrReader:
         if not OPERATORS.fullmatch(version):
             what = f"the operator {version!r}:{self.kind!r} is not allowed"
             raise self._refuse("E-IR-OP", what)
-        if self.kind in REPEATING:
-            what = (
-                f"the operator {self.kind} is not allowed: a graph is one step of a sampler, and "
-                "repeats nothing itself"
-            )
-            raise self._refuse("E-IR-OP", what)
+        if why := REFUSED.get(self.kind):
+            raise self._refuse("E-IR-OP", f"the operator {self.kind} is not allowed: {why}")
 
     def _constant(self, values: dict[str, str]) -> None:
         """Its bytes lie in the weights, and are as many as its shape says."""

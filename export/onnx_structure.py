@@ -11,6 +11,8 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from edgegen.core.declared import GRAPH, GRAPH_INITIALIZER, GRAPH_NODE, TENSOR_NAME
 from edgegen.core.protobuf import Message
 from edgegen.errors import EdgegenError, InputError, TrustError
@@ -20,8 +22,21 @@ DEPTH = 8  # graphs within graphs
 CALLS = 32  # functions that call functions
 FIELDS = 2_000_000  # of all messages that are looked into
 DOMAINS = frozenset({"", "ai.onnx"})
-# A generator's graph computes one step: what repeats is the sampler.
-REPEATING = frozenset({"Loop", "Scan", "SequenceMap"})
+# A generator's graph is a function of its inputs that computes one step.
+REPEATS = "a graph is one step of a sampler, and repeats nothing itself"
+DRAWS = "what a graph computes follows from the seed, and it draws nothing itself"
+REFUSED = {"Loop": REPEATS, "Scan": REPEATS, "SequenceMap": REPEATS}
+REFUSED |= dict.fromkeys(
+    (
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    ),
+    DRAWS,
+)
 # numbers of fields in onnx.proto
 _IR_VERSION, _TRAINING, _FUNCTION = 1, 20, 25
 _SPARSE_INITIALIZER = 15
@@ -34,6 +49,7 @@ _KEY, _VALUE = 1, 2  # of an entry of external data
 # bytes of an element by data type; others have no fixed size, or share bytes
 _WIDTH = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 _WIDTH |= {14: 8, 15: 16, 17: 1, 18: 1, 19: 1, 20: 1}
+_FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
 Function = tuple[str, str, str]  # domain, name, overload
 
 
@@ -133,12 +149,9 @@ class _Model:
             raise InputError(
                 "E-ONNX-OP", f"the operator {domain!r}:{operator!r} is not allowed", path=self.path
             )
-        if operator in REPEATING:
+        if why := REFUSED.get(operator):
             raise InputError(
-                "E-ONNX-OP",
-                f"the operator {operator} is not allowed: a graph is one step of a sampler, and "
-                "repeats nothing itself",
-                path=self.path,
+                "E-ONNX-OP", f"the operator {operator} is not allowed: {why}", path=self.path
             )
 
     def _attribute(self, attribute: Message, depth: int) -> Counter[Function]:
@@ -177,6 +190,10 @@ class _Model:
             (last, wanted) = (raw[-1], math.prod(dims) * width)
             if isinstance(last, int) or len(last) != wanted:
                 raise ValueError(f"tensor {name!r} does not hold the {wanted} bytes of its shape")
+            kind = _FLOATS.get(tensor.integer(_TYPE))
+            if kind is not None and np.isnan(np.frombuffer(last, kind)).any():
+                what = f"tensor {name!r} holds NaN"
+                raise InputError("E-NONFINITE", what, path=self.path)
 
     def _elsewhere(self, name: str, place: str) -> EdgegenError:
         hint = "save the model with its weights in one file"

@@ -29,8 +29,10 @@ class BundleFiles:
         self._held: dict[str, int] = {}
         try:
             self._folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError("E-BUNDLE", "there is no such folder", path=root) from error
+        except (OSError, ValueError) as error:
+            raise InputError("E-BUNDLE", f"cannot be read: {error}", path=root) from error
         self._held["."] = self._folder  # a name that no file has
         weakref.finalize(self, _close, self._held)
 

@@ -63,7 +63,11 @@ def to_json(data: object) -> bytes:
     """Deterministic, finite, ASCII: the same data gives the same bytes, and NaN raises
     ValueError.
     """
-    return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+    try:
+        text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return (text + "\n").encode("ascii")
 
 
 def read_json(path: Path, limit: int = 16 << 20) -> Any:

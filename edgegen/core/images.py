@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import EdgegenError, InputError
+from ..errors import InputError
 from .files import write_bytes
 from .reader import read_bytes
 from .spec import Array
@@ -18,11 +18,11 @@ PICTURE_BYTES = 256 << 20
 
 
 def to_uint8(images: Array) -> np.ndarray:
-    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. EdgegenError when one
+    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. InputError when one
     is not finite.
     """
     if not np.isfinite(images).all():
-        raise EdgegenError("E-NONFINITE", "generated images hold NaN or infinite values")
+        raise InputError("E-NONFINITE", "generated images hold NaN or infinite values")
     levels = np.rint((images.clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
     return levels if levels.shape[3] == 3 else np.repeat(levels[..., :1], 3, axis=3)
 

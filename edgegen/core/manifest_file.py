@@ -67,9 +67,14 @@ def read_manifest(files: BundleFiles) -> tuple[Manifest, str]:
     written, found = files.read(MANIFEST, MANIFEST_BYTES)
     try:
         data = parse_json(written)
+        whole = (
+            isinstance(data, dict)
+            and data.get("sha256") == digest(data)
+            and written == to_json(data)
+        )
     except ValueError as error:
         raise TrustError("E-MANIFEST", f"not usable JSON: {error}", path=path) from error
-    if not isinstance(data, dict) or data.get("sha256") != digest(data) or written != to_json(data):
+    if not whole:
         raise TrustError(
             "E-HASH",
             "manifest.json is not the file that was written",

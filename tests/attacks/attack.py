@@ -46,6 +46,28 @@ def resealed(root: Path, change: Change = lambda manifest: None) -> Path:
     return root
 
 
+def at(manifest: dict[str, Any], path: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    for key in path[:-1]:
+        manifest = manifest[key]
+    return manifest, path[-1]
+
+
+def removed(path: tuple[str, ...]) -> Change:
+    def change(manifest: dict[str, Any]) -> None:
+        holder, key = at(manifest, path)
+        del holder[key]
+
+    return change
+
+
+def put(path: tuple[str, ...], value: Any) -> Change:
+    def change(manifest: dict[str, Any]) -> None:
+        holder, key = at(manifest, path)
+        holder[key] = value
+
+    return change
+
+
 def listed(root: Path, name: str, data: bytes) -> Change:
     """A file more in the folder, and how the manifest comes to list it."""
     path = root / name

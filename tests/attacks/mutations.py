@@ -209,6 +209,18 @@ def tensor(change: Callable[[TensorProto], object]) -> Mutation:
     return lambda model: change(max(model.graph.initializer, key=lambda t: len(t.raw_data)))
 
 
+def floats(value: float) -> Mutation:
+    """That value in all that is float32."""
+
+    def mutate(model: ModelProto) -> None:
+        for one in model.graph.initializer:
+            if one.data_type == TensorProto.FLOAT and one.raw_data:
+                spoilt = np.full(len(one.raw_data) // 4, value, np.float32)
+                one.raw_data = spoilt.tobytes()
+
+    return mutate
+
+
 def output(shape: list[Any]) -> Mutation:
     def mutate(model: ModelProto) -> None:
         target = constant(model, "target", np.array(shape, np.int64))
@@ -237,6 +249,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a loop within a choice": looped("within"),
     "graphs within graphs": deep(9),
     "graphs within graphs, deeper": deep(25),
+    "numbers of its own": operator("RandomNormalLike"),
     "an operator of nobody": operator("Evil", "evil"),
     "Python": operator("PythonOp", "com.microsoft"),
     "a compiled blob within": operator(
@@ -265,6 +278,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a shape beyond numbers": tensor(lambda t: t.dims.__setitem__(0, 1 << 62)),
     "weights of another type": tensor(lambda t: setattr(t, "data_type", TensorProto.DOUBLE)),
     "weights of no type": tensor(lambda t: setattr(t, "data_type", 99)),
+    "weights that are no numbers": floats(np.nan),
     "no nodes": lambda m: m.graph.ClearField("node"),
     "no graph": lambda m: m.ClearField("graph"),
     "no operator set": lambda m: m.ClearField("opset_import"),

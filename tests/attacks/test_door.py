@@ -45,6 +45,20 @@ def test_a_child_that_dies_is_an_answer(tmp_path: Path, monkeypatch: pytest.Monk
     }
 
 
+def test_without_a_place_for_copies_there_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    def no(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", no)
+    with pytest.raises(EdgegenError, match=r"E-TMPDIR.*set TMPDIR") as caught:
+        door.tried("m:Runtime", "none", {"g": GraphFile.of(tmp_path / "g", b"t")}, {"g": NOTHING})
+    assert caught.value.exit_code == 7
+
+
 def test_what_passed_is_tried_once_and_other_bytes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

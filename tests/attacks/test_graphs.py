@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, helper
 
 from attacks.attack import REFUSED, attacked, copy, generated, resealed
-from attacks.mutations import BYTES, MUTATIONS, Mutation, chained, constant, through
+from attacks.mutations import BYTES, MUTATIONS, Mutation, chained, constant, floats, through
 from edgegen.errors import EdgegenError
 from edgegen.export import onnx_structure
 from edgegen.export.ort import OnnxRuntime
@@ -70,6 +71,11 @@ def test_the_full_precision_graphs_go_through_it_too(
 ) -> None:
     root = mutated(copy(tmp_path), "graphs/theta.onnx", MUTATIONS["a loop of 2^60"])
     assert "E-ONNX-OP" in generated(root, capfd, "--precision", "fp32", codes=(4,))
+
+
+def test_images_that_are_no_numbers_are_not_written(tmp_path: Path, capfd: Captured) -> None:
+    root = mutated(copy(tmp_path), THETA, floats(np.inf))
+    assert "E-NONFINITE" in generated(root, capfd, codes=(4,))
 
 
 def harmless(model: ModelProto) -> None:

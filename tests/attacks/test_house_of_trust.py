@@ -5,7 +5,7 @@ off the source.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from house import our_modules
@@ -52,20 +52,20 @@ PATHS = {"open", "safe_open", "load_file", "fromfile", "memmap", "loadtxt", "gen
 WINGS = ("core", "export", "evidence", "workflows", "explain", "calibrate")
 
 
-def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+@cache
+def calls(source: str) -> list[tuple[str, ast.Call]]:
     """The last word of what is called, and the call."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            if isinstance(node.func, ast.Attribute):
-                yield node.func.attr, node
-            elif isinstance(node.func, ast.Name):
-                yield node.func.id, node
+    return [
+        (node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id, node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)
+    ]
 
 
 def around_the_door(source: str, module: str) -> list[str]:
     return [
         f"{module}:{node.lineno} {name}"
-        for name, node in calls(ast.parse(source))
+        for name, node in calls(source)
         if name in GRAPHS and module not in GRAPHS[name]
     ]
 
@@ -75,7 +75,7 @@ def around_the_reader(source: str, module: str) -> list[str]:
     if module in OWN or module.split(".")[1:2] not in ([wing] for wing in WINGS):
         return []
     found = []
-    for name, node in calls(ast.parse(source)):
+    for name, node in calls(source):
         method = isinstance(node.func, ast.Attribute)
         on_path = method and name in READS
         by_name = not method and name in (*PATHS, "ZipFile")
@@ -104,7 +104,7 @@ def test_bundles_are_opened_where_their_trust_is_decided() -> None:
     opened = {
         module
         for module, path in our_modules().items()
-        for name, node in calls(ast.parse(path.read_text()))
+        for name, node in calls(path.read_text())
         if name == "open" and ast.unparse(node.func) == "Bundle.open"
     }
     assert opened == {
