@@ -8,13 +8,18 @@ from typing import Any
 
 import onnx
 import pytest
+from graphs import Graphs
 from onnx import helper
 
 from attacks.attack import TOY, Change, attacked, copy, generated, put, resealed
 from edgegen.core.bundle import MANIFEST, Bundle
 from edgegen.core.declared import Declared, declared
+from edgegen.core.latent import Latent
 from edgegen.core.rehearsal import rehearse
-from edgegen.core.samplers import sampler_from_json
+from edgegen.core.samplers import sampler_from_json, sampler_to_json
+from edgegen.core.spec import TensorSpec
+from edgegen.export import onnx_structure
+from edgegen.families import FAMILIES, family
 from edgegen.machine.probe import TINY
 
 Captured = pytest.CaptureFixture[str]
@@ -89,10 +94,33 @@ def test_graphs_that_do_not_fit_the_sampler(
     assert said in generated(root, capfd, codes=(6,))
 
 
-def test_every_golden_bundle_and_every_family_rehearses() -> None:
+def test_the_golden_bundle_rehearses() -> None:
     opened = Bundle.open(TOY)
     assert set(opened.declared) == {"theta", "phi"}
     rehearse(sampler_from_json(opened.manifest.sampler), opened.of({}).latent, opened.declared)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_rehearses(name: str, every_graph: Graphs) -> None:
+    """And a start of another shape is found out, whatever the family."""
+    kind = family(name)
+    made = kind.build(kind.recipes["tiny"]().config)
+    graphs = {
+        graph: declared(model.SerializeToString())
+        for (of, graph), model in every_graph.items()
+        if of == name
+    }
+    sampler, latent = sampler_from_json(sampler_to_json(made.sampler)), made.latent
+    rehearse(sampler, latent, graphs)
+    onnx_files = [model for (of, _), model in every_graph.items() if of == name]
+    for model in onnx_files:
+        onnx_structure.check(model.SerializeToString(), Path(name))
+    axes = latent.noise.shape[1:]
+    for other in ((*axes, 2), axes[:-1], (*axes[:-1], int(axes[-1]) + 1)):
+        with pytest.raises(ValueError, match=r".+"):
+            rehearse(sampler, Latent(TensorSpec("x", ("batch", *other)), latent.classes), graphs)
+    with pytest.raises(ValueError, match="label"):
+        rehearse(sampler, Latent(latent.noise, latent.classes + 1), graphs)
 
 
 @pytest.fixture(scope="module")
