@@ -84,7 +84,7 @@ def test_a_folder_in_use_is_busy(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with (
         FileLock(tmp_path / "run.lock"),
-        pytest.raises(Busy, match="another run is training into this folder") as caught,
+        pytest.raises(Busy, match="another process is writing it") as caught,
     ):
         go(out, steps=1)
     assert (caught.value.code, caught.value.exit_code) == ("E-LOCKED", 8)

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from ..errors import EdgegenError, ResourceError, UsageError
-from . import output
+from . import output, streams
 
 # Every variable of ours that means something, with what it says; any other EDGEGEN_ name is
 # refused.
@@ -31,19 +31,20 @@ DEBUG_FLAG = "-vv"
 
 def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
     """Run `program` on the arguments and return the exit code; nothing but the code leaves this
-    function.
+    function, whatever the standard streams are.
 
     program: takes the arguments, returns an exit code or None, raises EdgegenError or Typer's
     exceptions.
     """
+    with streams.patient() as settled:
+        return settled(_call(program, arguments))
+
+
+def _call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
     arguments, rest = _split(arguments)
     debug = DEBUG_FLAG in arguments or os.environ.get("EDGEGEN_DEBUG") == "1"
     arguments = [a for a in arguments if a != DEBUG_FLAG]
     received: list[int] = []
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # a file name may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
     with output.document("--json" in arguments) as write:
         failure: EdgegenError | None = None
         code = 0
@@ -51,15 +52,11 @@ def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> in
             check_environment()
             with _signals(received):
                 result = program([*arguments, *rest])
-                sys.stdout.flush()
             code = result if isinstance(result, int) else 0
         except typer.Exit as done:
             code = done.exit_code
         except SystemExit as done:
             code = done.code if isinstance(done.code, int) else int(done.code is not None)
-        except BrokenPipeError:  # who read our output has gone, as in `edgegen models | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = 128 + signal.SIGPIPE
         # a verb that waits for the end of a step names the signal itself
         except KeyboardInterrupt as stop:
             received.append(stop.args[0] if stop.args else signal.SIGINT)

@@ -26,7 +26,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..core.files import JsonObject, discard, publish, read_json, to_json, write_bytes
+from ..core.faults import hit
+from ..core.files import JsonObject, discard, publish, put, read_json, to_json, write_bytes
 from ..core.graph import FamilyConfig, Generator
 from ..errors import InputError, TrustError, UsageError
 from ..families import family
@@ -53,7 +54,7 @@ def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
         for name, part in tensors.items():
             data = to_bytes(part)
             digests[name] = hashlib.sha256(data).hexdigest()
-            (new / f"{name}.safetensors").write_bytes(data)
+            put(new / f"{name}.safetensors", data)
         counts = {name: int(average.n_averaged) for name, average in trainer.average.items()}
         state = {
             "step": trainer.step,
@@ -61,8 +62,10 @@ def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
             "averaged": counts,
             "sha256": digests,
         }
-        (new / STATE).write_bytes(to_json(state))
+        put(new / STATE, to_json(state))
+    hit("train.checkpoint", target)
     write_bytes(folder / "latest", target.name.encode())
+    hit("train.named", target)
     steps = _steps(folder)
     for old in [*steps[steps.index(target) + 1 :], *steps[: steps.index(target) + 1][:-keep]]:
         # newer ones are of a run that was resumed from an older step: `latest` no longer leads

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..core.files import disk_error, write_bytes
+from ..core.disk import disk_error
+from ..core.files import write_bytes
 from ..core.graph import executed
 from ..core.images import grid, save_png, to_uint8
 from ..core.runtime import Pipeline

@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..core.files import PREFIX, JsonObject, disk_error, read_json, to_json, write_bytes
+from ..core.disk import disk_error
+from ..core.faults import hit
+from ..core.files import JsonObject, read_json, to_json, write_bytes
 from ..core.graph import Generator
-from ..errors import Busy, InputError, UsageError
+from ..core.locks import held
+from ..core.temporary import PREFIX, sweep
+from ..errors import InputError, ResourceError, UsageError
 from ..families import FAMILIES, Judged, Recipe, family
 from . import checkpoint
 from .adapt import site
@@ -102,7 +106,10 @@ def train(
         )
     trainer, world = _trainer(settings, photos, options), options.world
     about, writes = _about(settings, photos, world), world.rank == 0
-    with _held(out) if writes else contextlib.nullcontext(), Stop(patient=world.size > 1) as stop:
+    with (
+        Home.held(out) if writes else contextlib.nullcontext() as home,
+        Stop(patient=world.size > 1) as stop,
+    ):
         if writes:
             _claim(out, about, resume)
         world.wait()
@@ -124,8 +131,11 @@ def train(
             if writes:
                 opened = Record(out, trainer, options.samples_every, options.tensorboard)
                 record = stack.enter_context(opened)
-            _loop(trainer, Checkpoints(out, every, options.keep), progress, record, stop)
+            _loop(trainer, Checkpoints(out, every, options.keep, home), progress, record, stop)
+        hit("train.ended", out)
         result = (options.finish or _weights)(trainer, out) if writes else out
+        if home is not None:
+            home.check()
         world.wait()
         return result
 
@@ -157,27 +167,53 @@ def _weights(trainer: Trainer, out: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Nobody else trains into the folder while the block runs; it is made."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, out) from error
-    home = out.resolve()
-    try:
-        with FileLock(home.with_name(home.name + ".lock"), timeout=0):
-            yield
-    except Timeout as error:
-        raise Busy("E-LOCKED", "another run is training into this folder", path=out) from error
+class Home:
+    """The run folder while this process trains into it: nobody else does, and it is still there."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._about = os.stat(out)
+
+    @classmethod
+    @contextlib.contextmanager
+    def held(cls, out: Path) -> Iterator[Home]:
+        """Made where it is not; Busy where another process trains into it."""
+        with held(out.resolve()):
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                home = cls(out)
+            except OSError as error:
+                raise disk_error(error, out) from error
+            for place in (out, out / "samples"):
+                sweep(place)
+            yield home
+
+    def check(self) -> None:
+        """ResourceError where the folder was removed, moved or replaced meanwhile: what is written
+        now would be no run.
+        """
+        try:
+            if os.path.samestat(self._about, os.stat(self._out)):
+                return
+        except OSError:
+            pass
+        raise ResourceError(
+            "E-RUN-GONE",
+            "the run folder was removed or replaced while it was being trained into",
+            path=self._out,
+            hint="start the run anew, in a folder that nothing cleans up",
+        )
 
 
 class Checkpoints(NamedTuple):
-    """Where they are written, the steps from one to the next, and how many stay."""
+    """Where they are written, the steps from one to the next, and how many stay; home: of the
+    process that writes them.
+    """
 
     folder: Path
     every: int
     keep: int
+    home: Home | None
 
 
 def _loop(
@@ -193,6 +229,9 @@ def _loop(
     world, device = trainer.world, trainer.device
     stop.check()
     for report in trainer.run():
+        hit("train.step", checkpoints.folder)
+        if checkpoints.home is not None:
+            checkpoints.home.check()
         if record is not None:
             record.step(report)
         progress(trainer, report)

@@ -207,9 +207,9 @@ def _publish(result: DamageMap, overwrite: bool) -> None:
     from ..core import images
 
     drawings = result.damaged.drawings()
-    with files.publish(result.out, REPORT, overwrite) as folder:
+    with files.publish_alone(result.out, REPORT, overwrite) as folder:
         for name, pixels in drawings.items():
-            (folder / name).write_bytes(images.png(pixels))
-        (folder / "index.html").write_bytes(result.damaged.to_html(drawings))
+            files.put(folder / name, images.png(pixels))
+        files.put(folder / "index.html", result.damaged.to_html(drawings))
         document = {"schema_version": 1, **result.report()}
-        (folder / REPORT).write_bytes(files.to_json(document))
+        files.put(folder / REPORT, files.to_json(document))

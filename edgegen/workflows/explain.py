@@ -247,12 +247,12 @@ def _publish(result: ExplainResult, overwrite: bool) -> None:
     from ..explain import report
 
     drawings = report.drawings(result.explained)
-    with files.publish(result.out, REPORT, overwrite) as folder:
+    with files.publish_alone(result.out, REPORT, overwrite) as folder:
         for name, pixels in drawings.items():
-            (folder / name).write_bytes(images.png(pixels))
-        (folder / "index.html").write_bytes(report.to_html(result.explained, drawings))
+            files.put(folder / name, images.png(pixels))
+        files.put(folder / "index.html", report.to_html(result.explained, drawings))
         document = {"schema_version": 1, **result.report()}
-        (folder / REPORT).write_bytes(files.to_json(document))
+        files.put(folder / REPORT, files.to_json(document))
 
 
 def _measured(

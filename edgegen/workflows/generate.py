@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ..core.runtime import Pipeline
 
 
+_OTHER_PICTURES = frozenset((".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"))
+
+
 @dataclass(frozen=True)
 class GenerateSettings:
     """Which images are made; image k has seed first_seed + k."""
@@ -67,18 +70,25 @@ def generate_images(
     settings, out = settings or GenerateSettings(), Path(out)
     if not out.parent.is_dir():
         raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
-    if out.suffix.lower() != ".png":
-        files.check_target(out, "", False)
+    if out.suffix.lower() in _OTHER_PICTURES:
+        raise UsageError(
+            "E-OUT",
+            f"images are written as PNG, not as {out.suffix}",
+            path=out,
+            hint="name a .png for one grid, or a folder for one PNG a seed",
+        )
     first, count = settings.first_seed, settings.count
     if first + count > 2**63:
         raise UsageError(
             "E-SEED", f"seeds end at 2**63 - 1, and --seed {first} with {count} images goes beyond"
         )
-    executed_by, pipeline = _pipeline(source, settings, listen)
-    seeds, threads = range(first, first + count), settings.execution.threads
-    with torch_threads(threads) if executed_by == "torch" else nullcontext():
-        images = images_of(pipeline, seeds, settings.label, listen)
-    _write(out, images, first, pipeline.latent.classes)
+    one_grid = out.suffix.lower() == ".png"
+    with nullcontext() if one_grid else files.publish_alone(out, "") as folder:
+        executed_by, pipeline = _pipeline(source, settings, listen)
+        seeds, threads = range(first, first + count), settings.execution.threads
+        with torch_threads(threads) if executed_by == "torch" else nullcontext():
+            images = images_of(pipeline, seeds, settings.label, listen)
+        _write(out, folder, images, first, pipeline.latent.classes)
     return GenerateResult(out, count, first, executed_by)
 
 
@@ -105,14 +115,16 @@ def _pipeline(
     return "torch", torch_pipeline(*chosen(load_generator(source), settings.choices))
 
 
-def _write(out: Path, images: np.ndarray, first_seed: int, classes: int) -> None:
+def _write(
+    out: Path, folder: Path | None, images: np.ndarray, first_seed: int, classes: int
+) -> None:
+    """One PNG a seed into the folder, if there is one, else one grid."""
     from ..core import files
     from ..core.images import grid, png, save_png
 
-    if out.suffix.lower() == ".png":
+    if folder is None:
         columns = classes if classes and len(images) >= classes else None
         save_png(out, grid(images, columns), scale=2)
         return
-    with files.publish(out, "") as folder:
-        for seed, image in enumerate(images, first_seed):
-            (folder / f"{seed:08d}.png").write_bytes(png(image))
+    for seed, image in enumerate(images, first_seed):
+        files.put(folder / f"{seed:08d}.png", png(image))

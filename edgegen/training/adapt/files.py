@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ...core.files import JsonObject, publish, read_json, to_json
+from ...core.files import JsonObject, publish, put, read_json, to_json
 from ...errors import InputError, TrustError
 from ..checkpoint import read_weights
 
@@ -119,8 +119,8 @@ class Adapter:
             for name, tensor in sorted(self.tensors.items())
         }
         with publish(folder, CONFIG, overwrite=True) as new:
-            (new / TENSORS).write_bytes(save_tensors(tensors, metadata))
-            (new / CONFIG).write_bytes(to_json(config))
+            put(new / TENSORS, save_tensors(tensors, metadata))
+            put(new / CONFIG, to_json(config))
 
     @classmethod
     def read(cls, folder: Path) -> Adapter:

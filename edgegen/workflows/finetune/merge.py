@@ -48,7 +48,7 @@ def merge_adapter(run: str | Path, out: str | Path, overwrite: bool = False) -> 
     """
     need_torch()
     from ...core.bundle import sha256
-    from ...core.files import publish, to_json
+    from ...core.files import publish_alone, put, to_json
     from ...training import checkpoint
     from ...training import run as runs
     from ...training.adapt import files, site
@@ -67,18 +67,18 @@ def merge_adapter(run: str | Path, out: str | Path, overwrite: bool = False) -> 
         "adapter_sha256": sha256(run / site.ADAPTER / files.TENSORS),
     }
     plain = {key: value for key, value in about.items() if key != site.ADAPTS}
-    with publish(out, "run.json", overwrite) as new:
+    with publish_alone(out, "run.json", overwrite) as new:
         ships = dict(generator.shipped.state_dict())
-        (new / checkpoint.WEIGHTS).write_bytes(checkpoint.to_bytes(ships))
+        put(new / checkpoint.WEIGHTS, checkpoint.to_bytes(ships))
         rest = {
             name: tensor for name, tensor in site.master(run, about).items() if name not in ships
         }
         if rest:  # whoever fine-tunes the merged run goes on with them
-            (new / COMPANIONS).write_bytes(checkpoint.to_bytes(rest))
+            put(new / COMPANIONS, checkpoint.to_bytes(rest))
         shutil.copyfile(run / "reference.safetensors", new / "reference.safetensors")
         if site.RECOVERS in about:
             shutil.copyfile(run / site.BASE, new / site.BASE)  # export measures scales on it
-        (new / "run.json").write_bytes(to_json({**plain, "merged": origin}))
+        put(new / "run.json", to_json({**plain, "merged": origin}))
     return MergeResult(out, difference, IMAGES, **origin)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.files import publish, read_json, to_json
+from ...core.files import publish_alone, put, read_json, to_json
 from ...core.images import to_uint8
 from ...core.plan import Plan
 from ...core.progress import Listener, silent
@@ -275,7 +275,7 @@ def _publish(
 
     better = bool(recovery["better"])
     result = RecoverResult(out if better else out.parent / "rejected" / out.name, recovery)
-    with publish(result.out, "run.json", overwrite=not better) as new:
+    with publish_alone(result.out, "run.json", overwrite=not better) as new:
         adapt = {
             "base": base.name,
             "origin_sha256": base.sha256,
@@ -284,13 +284,13 @@ def _publish(
         }
         site.write(new, adapter, {})
         shutil.copyfile(source.reference, new / "reference.safetensors")
-        (new / FILE).write_bytes(to_json({"recover": recovery}))
+        put(new / FILE, to_json({"recover": recovery}))
         about = checkpoint.describe(base.family.name, base.config) | {
             "data": _data(source),
             site.ADAPTS: adapt,
             site.RECOVERS: course.to_json(),
         }
-        (new / "run.json").write_bytes(to_json(about))
+        put(new / "run.json", to_json(about))
     if not better:
         failed = GateFailed(
             "E-RECOVER",
