@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from edgegen.core import files
+from edgegen.core import disk, files
 from edgegen.core.files import ASIDE, discard, publish, write_bytes
 from edgegen.core.temporary import PREFIX, private_file, private_folder, sweep
 from edgegen.errors import InputError, ResourceError, UsageError
@@ -139,7 +139,7 @@ def test_data_is_synced_before_the_rename_and_the_parent_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    sync, swap = files.sync, files._swap
+    sync, swap = disk.sync, files._swap
 
     def note_sync(path: Path) -> None:
         events.append(path.name)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .data import Photos, shown
+from ..errors import escaped
+from .data import Photos
 
 WIDTH = 1592  # pixels of the sheet, at most
 NARROW = 640  # at least: for the first line
@@ -65,7 +66,7 @@ def _sections(
     photos: Photos, held: np.ndarray, cell: int, first: dict[int, int]
 ) -> Iterator[tuple[str, list[int]]]:
     """Heading and photos of each class."""
-    names = [f"{shown(name)}: " for name in photos.classes] or [""]
+    names = [f"{escaped(name)}: " for name in photos.classes] or [""]
     room = max(1, min(MOST, AREA // cell**2) // min(len(names), CLASSES))
     everywhere = len(photos) <= min(MOST, AREA // cell**2)
     for number, name in enumerate(names[:CLASSES]):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..core.progress import Advance, Listener
-from ..errors import UsageError
+from ..errors import UsageError, escaped
 
 if TYPE_CHECKING:
     from ..evidence.features import FeatureNetwork
@@ -71,19 +71,15 @@ def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
 
 def note_unused(bad: Bad, listen: Listener) -> None:
     """Name a photo that is not used, and say why."""
-    from ..training.data import shown
-
-    listen.note(f"not used: {shown(bad.name)}: {bad.code} {bad.reason}")
+    listen.note(f"not used: {escaped(bad.name)}: {bad.code} {bad.reason}")
 
 
 def note_report(report: Report, listen: Listener) -> None:
     """Name every photo that is not used; what was changed or is odd, by count and first name."""
-    from ..training.data import shown
-
     for bad in report.bad:
         note_unused(bad, listen)
     for code, names in report.warnings.items():
-        listen.note(f"{code}: {len(names)} (such as {shown(names[0])})")
+        listen.note(f"{code}: {len(names)} (such as {escaped(names[0])})")
 
 
 def reference_network(weights: Path | None) -> FeatureNetwork:
