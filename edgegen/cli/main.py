@@ -34,6 +34,7 @@ from .compare import compare
 from .damage import damage
 from .doctor import doctor
 from .engines import build
+from .errors import errors
 from .estimate import estimate
 from .explain import explain
 from .export import export
@@ -71,6 +72,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     bench,
     models,
     doctor,
+    errors,
 )
 # verbs that have verbs of their own
 GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}
