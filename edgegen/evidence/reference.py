@@ -69,7 +69,7 @@ class Reference:
     @cached_property
     def sha256(self) -> str:
         """Of the file's bytes."""
-        return hashlib.sha256(self._bytes()).hexdigest()
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def project(self, features: Floats) -> Array:
         """(n, dim) -> (n, k). Raises ReferenceMismatch for features of another width, EdgegenError
@@ -102,7 +102,8 @@ class Reference:
         network = _network(self.network, self.network_sha256, self.size)
         return f"reference {self.name} was made with {network} and {self.count} images"
 
-    def _bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """One safetensors file; the same reference gives the same bytes."""
         tensors: dict[str, np.ndarray] = {
             "centre": self.centre,
             "projection": self.projection,
@@ -123,8 +124,8 @@ class Reference:
         )
 
     def write(self, path: Path) -> None:
-        """One safetensors file, whole or absent; the same reference gives the same bytes."""
-        write_bytes(path, self._bytes())
+        """The file, whole or absent."""
+        write_bytes(path, self.to_bytes())
 
 
 def _network(name: str, sha256: str, size: int) -> str:

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -16,17 +15,17 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..core.disk import disk_error
 from ..core.faults import hit
-from ..core.files import JsonObject, read_json, to_json, write_bytes
+from ..core.files import JsonObject, to_json
 from ..core.graph import Generator
-from ..core.locks import held
-from ..core.temporary import PREFIX, sweep
-from ..errors import InputError, ResourceError, UsageError
+from ..core.temporary import PREFIX
+from ..errors import InputError, UsageError
 from ..families import FAMILIES, Judged, Recipe, family
 from . import checkpoint
 from .adapt import site
 from .device import device_of
+from .digests import FILE, RUN, Digests, description, hold, keep
+from .home import Home, check_metrics
 from .loop import Trainer, TrainerOptions, shipped
 from .order import mix
 from .processes import ALONE, World, local_rank
@@ -80,6 +79,7 @@ class RunOptions:
     # called once, where the run begins or goes on
     begin: Callable[[Trainer], None] | None = None
     finish: Finish | None = None  # writes what the run leaves instead of its weights
+    note: checkpoint.Note = checkpoint.silent_note  # told what a user should know
 
 
 def train(
@@ -113,15 +113,7 @@ def train(
         if writes:
             _claim(out, about, resume)
         world.wait()
-        if resume and checkpoint.newest(out) is not None:
-            checkpoint.resume(out, trainer)
-        elif settings.init and options.start is None and options.generator is None:
-            raise UsageError(
-                "E-INIT",
-                "the run ended before its first checkpoint",
-                path=out,
-                hint="name the same --init again",
-            )
+        state = _resumed(trainer, settings, out, options) if resume else {}
         world.wait()  # nobody writes before all have read
         _teach(trainer, out / checkpoint.JUDGE)
         if options.begin is not None:
@@ -131,6 +123,7 @@ def train(
             if writes:
                 opened = Record(out, trainer, options.samples_every, options.tensorboard)
                 record = stack.enter_context(opened)
+                check_metrics(out / checkpoint.METRICS, state)
             _loop(trainer, Checkpoints(out, every, options.keep, home), progress, record, stop)
         hit("train.ended", out)
         result = (options.finish or _weights)(trainer, out) if writes else out
@@ -138,6 +131,31 @@ def train(
             home.check()
         world.wait()
         return result
+
+
+def _resumed(trainer: Trainer, settings: RunSettings, out: Path, options: RunOptions) -> JsonObject:
+    """Where the run goes on: the state of its checkpoint; empty where it was killed before its
+    first. InputError where its checkpoints are gone.
+    """
+    if checkpoint.newest(out) is not None:
+        return checkpoint.resume(out, trainer, options.note)
+    kept = Digests.of(out)
+    if (kept is not None and kept.checkpoint) or (out / checkpoint.WEIGHTS).is_file():
+        raise InputError(
+            "E-CHECKPOINT",
+            "all checkpoints of this run are gone, and it will not begin anew under its old name",
+            path=out,
+            hint="put its newest step- folder back, or train into another folder",
+        )
+    if settings.init and options.start is None and options.generator is None:
+        raise UsageError(
+            "E-INIT",
+            "the run ended before its first checkpoint",
+            path=out,
+            hint="name the same --init again",
+        )
+    options.note("W-CHECKPOINT: the run ended before its first checkpoint and begins at step 0")
+    return {}
 
 
 def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trainer:
@@ -162,47 +180,8 @@ def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trai
 
 
 def _weights(trainer: Trainer, out: Path) -> Path:
-    path = out / checkpoint.WEIGHTS
-    write_bytes(path, checkpoint.to_bytes(shipped(trainer)))
-    return path
-
-
-class Home:
-    """The run folder while this process trains into it: nobody else does, and it is still there."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self._about = os.stat(out)
-
-    @classmethod
-    @contextlib.contextmanager
-    def held(cls, out: Path) -> Iterator[Home]:
-        """Made where it is not; Busy where another process trains into it."""
-        with held(out.resolve()):
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-                home = cls(out)
-            except OSError as error:
-                raise disk_error(error, out) from error
-            for place in (out, out / "samples"):
-                sweep(place)
-            yield home
-
-    def check(self) -> None:
-        """ResourceError where the folder was removed, moved or replaced meanwhile: what is written
-        now would be no run.
-        """
-        try:
-            if os.path.samestat(self._about, os.stat(self._out)):
-                return
-        except OSError:
-            pass
-        raise ResourceError(
-            "E-RUN-GONE",
-            "the run folder was removed or replaced while it was being trained into",
-            path=self._out,
-            hint="start the run anew, in a folder that nothing cleans up",
-        )
+    keep(out, {checkpoint.WEIGHTS: checkpoint.to_bytes(shipped(trainer))})
+    return out / checkpoint.WEIGHTS
 
 
 class Checkpoints(NamedTuple):
@@ -255,8 +234,9 @@ def _teach(trainer: Trainer, path: Path) -> None:
         return
     if trainer.step == 0 and not path.exists() and trainer.world.rank == 0:
         generator.teach(trainer.lessons(LESSONS))
-        write_bytes(path, checkpoint.to_bytes(generator.judge.state_dict()))
+        keep(path.parent, {path.name: checkpoint.to_bytes(generator.judge.state_dict())})
     trainer.world.wait()
+    hold(path.parent, path.name)
     checkpoint.load_judge(generator.judge, path)
 
 
@@ -310,9 +290,9 @@ class Recorded:
     @classmethod
     def of(cls, out: Path) -> Recorded:
         """Of the run in `out`, if there is one; InputError where its run.json cannot be read."""
-        path = out / "run.json"
-        about = read_json(path) if path.is_file() else {}
-        flat = {**_flat(about), "config": about.get("config")} if isinstance(about, dict) else {}
+        path = out / RUN
+        about = description(out) if path.is_file() else {}
+        flat = {**_flat(about), "config": about.get("config")}
         places = {
             "recipe_name": "recipe.name",
             "images": "recipe.images",
@@ -332,11 +312,11 @@ class Recorded:
 
 def _claim(out: Path, about: JsonObject, resume: bool) -> None:
     """Write run.json, or hold a resumed run to the one that is there."""
-    path = out / "run.json"
+    path = out / RUN
     if not path.exists():
-        if any(not entry.name.startswith(PREFIX) for entry in out.iterdir()):
+        if any(e.name != FILE and not e.name.startswith(PREFIX) for e in out.iterdir()):
             raise UsageError("E-OUT-EXISTS", "the run folder is not empty and not a run", path=out)
-        write_bytes(path, to_json(about))
+        keep(out, {RUN: to_json(about)})
         return
     if not resume:
         raise UsageError(
@@ -345,7 +325,7 @@ def _claim(out: Path, about: JsonObject, resume: bool) -> None:
             path=out,
             hint="add --resume, or choose another --out",
         )
-    before, now = _flat(_filled(read_json(path), path)), _flat(json.loads(to_json(about)))
+    before, now = _flat(_filled(description(out), path)), _flat(json.loads(to_json(about)))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             raise UsageError(
@@ -381,10 +361,10 @@ def load(folder: Path) -> tuple[JsonObject, Generator]:
     """A finished run: its description and its generator with the averaged weights, an adapted one's
     adapter merged into them.
     """
-    about = read_json(folder / "run.json")
+    about = description(folder)
     weights = folder / checkpoint.WEIGHTS
-    if isinstance(about, dict) and site.ADAPTS in about:
-        generator = checkpoint.build(about, folder / "run.json")
+    if site.ADAPTS in about:
+        generator = checkpoint.build(about, folder / RUN)
         generator.networks.load_state_dict(site.merged(folder, about))
         generator.networks.eval()
         return about, generator
@@ -392,7 +372,8 @@ def load(folder: Path) -> tuple[JsonObject, Generator]:
         raise InputError(
             "E-RUN-OPEN", "this run has not ended yet", path=folder, hint="finish it with --resume"
         )
-    generator = checkpoint.build(about, folder / "run.json")
+    hold(folder, checkpoint.WEIGHTS)
+    generator = checkpoint.build(about, folder / RUN)
     checkpoint.load_into(generator, checkpoint.read_weights(weights), weights)
     generator.networks.eval()
     return about, generator

@@ -112,7 +112,7 @@ def _pipeline(
             "E-USAGE",
             "--runtime, --precision, --public-key, --trust-engines and --allow-cpu are for bundles",
         )
-    return "torch", torch_pipeline(*chosen(load_generator(source), settings.choices))
+    return "torch", torch_pipeline(*chosen(load_generator(source, listen), settings.choices))
 
 
 def _write(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..training.source import Source
 
 CHECKPOINT_STEPS = 500  # between two checkpoints
+REFERENCE = "reference.safetensors"
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
 # two images for each direction of the reference, and more than one of these
 FEWEST_PHOTOS = 8
@@ -91,11 +92,12 @@ def reference_network(weights: Path | None) -> FeatureNetwork:
     return features.feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
 
 
-def write_reference(photos: Source, path: Path, weights: Path | None, listen: Listener) -> None:
+def write_reference(photos: Source, run: Path, weights: Path | None, listen: Listener) -> None:
     """Statistics of the photos that exports of this run are proven against."""
     import numpy as np
 
     from ..evidence import reference
+    from ..training.digests import keep
     from ..training.source import sample
 
     network = reference_network(weights)
@@ -107,4 +109,4 @@ def write_reference(photos: Source, path: Path, weights: Path | None, listen: Li
             advance(len(parts[-1]))
         directions = min(REFERENCE_DIRECTIONS, len(pixels) // 4)
         statistics = reference.build(np.concatenate(parts), network, "training photos", directions)
-        statistics.write(path)
+        keep(run, {REFERENCE: statistics.to_bytes()})

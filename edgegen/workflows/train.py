@@ -149,11 +149,11 @@ def train(
                         settings.tensorboard,
                         InitialWeights(initial.tensors, initial.path) if initial else None,
                         world,
+                        note=heard.note,
                     ),
                 )
             if world.rank == 0:
-                reference = out / "reference.safetensors"
-                write_reference(source, reference, settings.feature_weights, listen)
+                write_reference(source, out, settings.feature_weights, listen)
             return TrainResult(out, weights, recipe.images, report(), world.rank)
 
 
@@ -278,9 +278,9 @@ class InitialGenerator:
 def open_initial(name: str) -> InitialGenerator:
     """A zoo entry or a run; an adapted one with its adapter merged."""
     from ..core.bundle import sha256
-    from ..core.files import read_json
     from ..training import checkpoint
     from ..training.adapt import site
+    from ..training.digests import description
     from ..zoo import entries
 
     zoo = {entry.name: entry for entry in entries()}
@@ -295,8 +295,8 @@ def open_initial(name: str) -> InitialGenerator:
             f"--init {name!r} is no zoo name and no run of `edgegen train`",
             hint=f"the zoo has: {', '.join(zoo)}",
         )
-    about = read_json(folder / "run.json")
-    if isinstance(about, dict) and site.ADAPTS in about:
+    about = description(folder)
+    if site.ADAPTS in about:
         tensors = site.merged(folder, about)
         return InitialGenerator(about, tensors, site.digest(tensors), folder)
     return InitialGenerator(about, *checkpoint.weights_of(folder), folder)

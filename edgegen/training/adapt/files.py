@@ -98,8 +98,8 @@ class Adapter:
     tensors: dict[str, Tensor]
     base: str | None
 
-    def write(self, folder: Path) -> None:
-        """The folder, whole or not at all; the same adapter gives the same bytes."""
+    def to_bytes(self) -> dict[str, bytes]:
+        """Its files by name; the same adapter gives the same bytes."""
         config = {
             "peft_type": "LORA",
             "task_type": None,
@@ -118,9 +118,13 @@ class Adapter:
             PREFIX + name: tensor.detach().cpu().contiguous()
             for name, tensor in sorted(self.tensors.items())
         }
+        return {TENSORS: save_tensors(tensors, metadata), CONFIG: to_json(config)}
+
+    def write(self, folder: Path) -> None:
+        """The folder, whole or not at all."""
         with publish(folder, CONFIG, overwrite=True) as new:
-            put(new / TENSORS, save_tensors(tensors, metadata))
-            put(new / CONFIG, to_json(config))
+            for name, data in self.to_bytes().items():
+                put(new / name, data)
 
     @classmethod
     def read(cls, folder: Path) -> Adapter:

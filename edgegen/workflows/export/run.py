@@ -129,7 +129,9 @@ def export_bundle(
     targets = export_targets(settings.runtimes)
     with _published(out, settings.overwrite) as folder, torch_threads(context.threads):
         source = (
-            generator if not isinstance(generator, str | Path) else load_generator(str(generator))
+            generator
+            if not isinstance(generator, str | Path)
+            else load_generator(str(generator), listen)
         )
         request = _Request(source, settings, terms, targets, context, folder, out)
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ...core.files import read_json, to_json, write_bytes
+from ...core.files import read_json, to_json
 from ...core.images import save_png, to_uint8
 from ...core.progress import Advance, Listener
 from ...core.seeds import PERIODIC_EVALUATION
@@ -187,9 +187,10 @@ class PeriodicEvaluation:
         """
         from ...evidence.distances import PairedPsnr, squared_error
         from ...training.adapt import site
+        from ...training.digests import description
         from .merge import views
 
-        precision, about = self.plan.choices.precision, read_json(out / "run.json")
+        precision, about = self.plan.choices.precision, description(out)
         trained, ships = views(out, about, generator, precision, VIEW_IMAGES)
         alike = PairedPsnr.of(squared_error(trained, ships))
         if not alike.pooled_db >= VIEW_DB:
@@ -213,10 +214,10 @@ class PeriodicEvaluation:
         """
         from safetensors.numpy import save
 
-        write_bytes(
-            self.run / PICTURES,
-            save({name: np.ascontiguousarray(pixels) for name, pixels in shown.items()}),
-        )
+        from ...training.digests import keep
+
+        drawn = {name: np.ascontiguousarray(pixels) for name, pixels in shown.items()}
+        keep(self.run, {PICTURES: save(drawn)})
         steps = sorted(
             (name for name in shown if name.startswith("step ")),
             key=lambda name: int(name.split()[1]),
@@ -233,11 +234,12 @@ class PeriodicEvaluation:
         """The averages of now as what the run leaves."""
         from ...training import checkpoint
         from ...training.adapt import site
+        from ...training.digests import keep
         from ...training.loop import shipped
         from ...training.record import averages_in
 
         if not self.plan.choices.rank:
-            write_bytes(self.run / checkpoint.WEIGHTS, checkpoint.to_bytes(shipped(trainer)))
+            keep(self.run, {checkpoint.WEIGHTS: checkpoint.to_bytes(shipped(trainer))})
             return
         if not (self.run / site.BASE).is_file():
             site.write_base(self.run, self.plan.base_weights)
@@ -246,7 +248,9 @@ class PeriodicEvaluation:
             site.write(self.run, adapted.adapter(self.plan.base_sha256), adapted.measured())
 
     def _write(self) -> None:
-        write_bytes(self.run / FILE, to_json(self.to_json()))
+        from ...training.digests import keep
+
+        keep(self.run, {FILE: to_json(self.to_json())})
 
     def _drawn(self, draw: Pipeline, count: int) -> Images:
         parts = [to_uint8(draw(PERIODIC_EVALUATION.take(64, k))) for k in range(0, count, 64)]
@@ -269,8 +273,11 @@ def pictures(run: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    from ...training.digests import hold
+
     if not (run / PICTURES).is_file():
         return {}
+    hold(run, PICTURES)
     try:
         kept: dict[str, np.ndarray] = load((run / PICTURES).read_bytes())
     except SafetensorError as error:

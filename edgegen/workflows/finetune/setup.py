@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.files import read_json
 from ...core.progress import Listener, silent
 from ...errors import InputError, UsageError
 from ...training.adapt import Kind
@@ -100,11 +99,12 @@ def choose(
 
 def _recorded(run: Path) -> dict[str, Any]:
     """The choices of the run in a folder, by field; empty where there is none yet."""
-    path = run / "run.json"
+    from ...training.digests import RUN, description
+
+    path = run / RUN
     if not path.is_file():
         return {}
-    about = read_json(path)
-    recorded: Any = about.get("finetune") if isinstance(about, dict) else None
+    recorded: Any = description(run).get("finetune")
     if not isinstance(recorded, dict):
         raise InputError("E-RUN", "not a run of `edgegen finetune`", path=path)
     fields_of = {documented: name for name, documented in DOCUMENTED.items()}
