@@ -97,7 +97,7 @@ def patient() -> Iterator[Callable[[int], int]]:
     _open_missing()
     before = sys.stdout, sys.stderr
     for stream in before:
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and not stream.closed:
             stream.reconfigure(errors="backslashreplace")  # a terminal cannot show every name
     out, err = (Stream(stream) for stream in before)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)

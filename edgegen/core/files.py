@@ -128,9 +128,10 @@ def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
     UsageError for a target that exists and may not be replaced, now or when the block ends;
     ResourceError when the disk refuses, and when the private folder is gone.
     """
+    _check_name(target)
     with refusals(target):
         _restore(target)
-    check_target(target, mark, overwrite)
+        _check_existing(target, mark, overwrite)
     with contextlib.ExitStack() as stack:
         with refusals(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -148,10 +149,12 @@ def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
             _settle(temporary)
             hit("publish.settled", temporary)
             _swap(temporary, target, mark, overwrite)
-            hit("publish.swapped", target)
-            sync(target.parent)
-            hit("publish.done", target)
-            _restore(target)  # its other half: nothing is to be put back, the old one goes
+            try:
+                hit("publish.swapped", target)
+                sync(target.parent)
+                hit("publish.done", target)
+            finally:
+                _restore(target)  # its other half: nothing is to be put back, the old one goes
 
 
 def _explained(error: Exception, temporary: Path, target: Path) -> ResourceError | None:
@@ -178,12 +181,16 @@ def check_target(target: Path, mark: str, overwrite: bool) -> None:
     """UsageError unless `target` is absent, empty, or ours and to be replaced. mark: "" where
     nothing that exists is ours.
     """
+    _check_name(target)
+    with refusals(target):
+        _check_existing(target, mark, overwrite)
+
+
+def _check_name(target: Path) -> None:
     if target.resolve() in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
         raise UsageError(
             "E-OUT", "the output folder cannot be /, the home or the working folder", path=target
         )
-    with refusals(target):
-        _check_existing(target, mark, overwrite)
 
 
 def _check_existing(target: Path, mark: str, overwrite: bool) -> None:
@@ -197,7 +204,7 @@ def _check_existing(target: Path, mark: str, overwrite: bool) -> None:
 
 
 def _is_empty(folder: Path) -> bool:
-    return not any(folder.iterdir())
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
 
 
 def _is_ours(folder: Path, mark: str) -> bool:

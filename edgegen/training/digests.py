@@ -42,10 +42,11 @@ class Digests:
             return None
         try:
             data = read_json(path)
-            if type(data) is dict and data.pop("sha256", None) == _sha256(to_json(data)):
-                files = {name: tuple(kept) for name, kept in data["files"].items()}
-                return cls(files, data["checkpoint"])
-        except InputError:
+            files = {name: tuple(kept) for name, kept in data["files"].items()}
+            read = cls(files, data["checkpoint"])
+            if read.to_bytes() == path.read_bytes():
+                return read
+        except (InputError, TypeError, KeyError, AttributeError, ValueError):
             pass
         raise TrustError("E-HASH", "not the digests that were written", path=path, hint=COPY)
 

@@ -114,6 +114,7 @@ def digest(master: Mapping[str, Tensor]) -> str:
 def read_base(run: Path, about: RunDescription) -> dict[str, Tensor]:
     """TrustError unless the bytes are those the run was started on."""
     path = run / BASE
+    hold(run, BASE)
     tensors = checkpoint.read_weights(path)
     if hashlib.sha256(path.read_bytes()).hexdigest() != about[ADAPTS].get("base_sha256"):
         raise TrustError("E-HASH", "not the base this run was started on", path=path)
