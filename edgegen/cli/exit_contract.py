@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
@@ -27,6 +28,7 @@ ENVIRONMENT = {
     "EDGEGEN_DEBUG": "1 shows the traceback of an error",
 }
 DEBUG_FLAG = "-vv"
+GRACE = 8.0  # seconds; containers are killed after 10
 
 
 def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
@@ -137,17 +139,22 @@ def check_environment() -> None:
 @contextlib.contextmanager
 def _signals(received: list[int]) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt, so that every `finally` runs; a
-    second one ends the process.
+    second one ends the process, and so does the first after GRACE seconds: who sent it will not
+    wait longer, and what is then left behind the next run sweeps.
 
     Python's default for SIGTERM runs no `finally`. What the parent told us to ignore (nohup) stays
     ignored.
     """
     before: dict[int, Any] = {}
+    last = list[threading.Timer]()
 
     def stop(number: int, _: FrameType | None) -> None:
         received.append(number)
         for other in before:
             signal.signal(other, signal.SIG_DFL)
+        last.append(threading.Timer(GRACE, os.kill, (os.getpid(), number)))
+        last[0].daemon = True
+        last[0].start()
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -156,5 +163,7 @@ def _signals(received: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
+        for timer in last:
+            timer.cancel()
         for other, handler in before.items():
             signal.signal(other, handler)

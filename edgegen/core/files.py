@@ -93,6 +93,11 @@ def read_json(path: Path, limit: int = 16 << 20) -> Any:
         raise InputError("E-JSON", f"cannot be read: {error.strerror}", path=path) from error
 
 
+def is_version(value: object, known: int) -> bool:
+    """Whether a document is of the version that is known: true is not 1, and neither is 1.0."""
+    return type(value) is int and value == known
+
+
 def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
     document = dict(pairs)
     if len(document) != len(pairs):

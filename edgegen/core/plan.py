@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
-from .files import JsonObject, read_json, to_json
+from .files import JsonObject, is_version, read_json, to_json
 
 Precision = Literal["int8", "fp32"]
 ROUNDED = re.compile(r"\.rounded[0-9]$")
@@ -91,7 +91,7 @@ class Plan:
         """InputError names what is wrong with the file."""
         data = read_json(path)
         try:
-            if data["schema_version"] != 1:
+            if not is_version(data["schema_version"], 1):
                 raise ValueError(f"schema {data['schema_version']} is not known to this version")
             rules = tuple((str(pattern), _precision(p)) for pattern, p in data["rules"])
             ranges = {

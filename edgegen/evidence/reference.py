@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ..core.files import JsonObject, write_bytes
+from ..core.files import JsonObject, is_version, write_bytes
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, ReferenceMismatch
 from .distances import Float64, Floats, Moments
@@ -196,7 +196,7 @@ def _metadata(data: bytes) -> dict[str, str]:
 
 
 def _checked(about: JsonObject, tensors: dict[str, np.ndarray]) -> Reference:
-    if about["version"] != VERSION:
+    if not is_version(about["version"], VERSION):
         raise ValueError(f"version {about['version']}, this edgegen reads {VERSION}")
     centre, projection, mean, cov = (
         tensors[name] for name in ("centre", "projection", "mean", "cov")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,6 +41,7 @@ STATE, METRICS = "state.json", "metrics.jsonl"
 DIGEST = "digest"  # of a state: sha256 of the rest of it
 STATE_KEYS = frozenset(("step", "skipped", "averaged", "sha256", "metrics"))
 KEEP = 2  # checkpoints of a run that stay on disk, unless told
+LARGEST = 1e9  # number of a config: sizes, counts and noise levels are far below
 WEIGHTS = "weights.safetensors"
 JUDGE = "judge.safetensors"
 Note = Callable[[str], None]
@@ -360,8 +361,26 @@ def parse(kind: type[FamilyConfig], data: object, path: Path) -> FamilyConfig:
     it.
     """
     try:
-        return TypeAdapter(kind).validate_json(to_json(data))
+        parsed = TypeAdapter(kind).validate_json(to_json(data))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or kind.__name__
         raise UsageError("E-CONFIG", f"{where}: {first['msg']}", path=path) from error
+    for name, value in _numbers(asdict(parsed), ""):
+        if not abs(value) <= LARGEST:
+            raise UsageError(
+                "E-CONFIG", f"{name}: no setting is as large as {value:.3g}", path=path
+            )
+    return parsed
+
+
+def _numbers(data: object, name: str) -> Iterator[tuple[str, float]]:
+    """Every number of a config, with the name of its field."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _numbers(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(data, list | tuple):
+        for value in data:
+            yield from _numbers(value, name)
+    elif isinstance(data, int | float):
+        yield name, data

@@ -31,7 +31,7 @@ from .order import mix
 from .processes import ALONE, World, local_rank
 from .record import Record
 from .source import Source
-from .stop import Stop
+from .stop import FirstSignal, Stop
 
 LESSONS = 400  # batches that a judge is taught with
 Progress = Callable[[Trainer, dict[str, float]], None]
@@ -93,8 +93,9 @@ def train(
 ) -> Path:
     """Train until the recipe's images are seen; returns the weights' path.
 
-    A checkpoint every `every` steps and at the end. SIGINT, SIGTERM and SIGHUP finish the step,
-    write a checkpoint and raise KeyboardInterrupt(signal number); a second one raises it at once.
+    A checkpoint every `every` steps and at the end. SIGINT, SIGTERM and SIGHUP finish the step, not
+    what `progress` does after it, write a checkpoint and raise KeyboardInterrupt(signal number); a
+    second one raises it at once. `options.begin` has to do what `progress` then has not done.
     Raises UsageError for a folder that holds another run, Busy for one in use.
     """
     options = options or RunOptions()
@@ -115,9 +116,10 @@ def train(
         world.wait()
         state = _resumed(trainer, settings, out, options) if resume else {}
         world.wait()  # nobody writes before all have read
-        _teach(trainer, out / checkpoint.JUDGE)
-        if options.begin is not None:
-            options.begin(trainer)
+        with stop.at_once():
+            _teach(trainer, out / checkpoint.JUDGE)
+            if options.begin is not None:
+                options.begin(trainer)
         with contextlib.ExitStack() as stack:
             record: Record | None = None
             if writes:
@@ -126,7 +128,8 @@ def train(
                 check_metrics(out / checkpoint.METRICS, state)
             _loop(trainer, Checkpoints(out, every, options.keep, home), progress, record, stop)
         hit("train.ended", out)
-        result = (options.finish or _weights)(trainer, out) if writes else out
+        with stop.at_once():
+            result = (options.finish or _weights)(trainer, out) if writes else out
         if home is not None:
             home.check()
         world.wait()
@@ -213,7 +216,8 @@ def _loop(
             checkpoints.home.check()
         if record is not None:
             record.step(report)
-        progress(trainer, report)
+        with contextlib.suppress(FirstSignal), stop.at_once():
+            progress(trainer, report)  # a look at the images may take minutes
         # processes hear of a signal at different steps
         stop.signal = world.largest(stop.signal or 0, device) or None
         due = trainer.step % checkpoints.every == 0 or trainer.over

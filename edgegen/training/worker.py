@@ -43,6 +43,7 @@ class DecoderProcess:
     def __init__(self, want: Want, seconds: float = SECONDS) -> None:
         self.want, self.seconds = want, seconds
         self._child: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def __enter__(self) -> DecoderProcess:
         return self
@@ -67,6 +68,8 @@ class DecoderProcess:
             try:
                 return self._ask(child, path, span)
             except (EOFError, BrokenPipeError):
+                if self._closed:
+                    raise
                 ends.append(self._end())
         if all(-code in CRASHES for code in ends):
             raise BadPhoto("E-IMG-CORRUPT", f"the decoder crashed on it, {ATTEMPTS} times")
@@ -76,6 +79,12 @@ class DecoderProcess:
             path=path,
             hint=f"free memory (a decoder may take {MEMORY >> 30} GiB), then run it again",
         )
+
+    def close(self) -> None:
+        """End it, whoever waits for its answer."""
+        self._closed = True
+        if (child := self._child) is not None:
+            child.kill()
 
     def _ask(
         self, child: subprocess.Popen[bytes], path: str, span: tuple[int, int] | None

@@ -14,6 +14,7 @@ from ..evidence import bench as timing
 from ..export import runtime
 from .bundles import read_bundle
 from .executor import label
+from .limits import Range, check_numbers
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class BenchSettings:
     threads: int = 1  # CPU threads of each runtime
     public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
     trust_engines: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self, threads=Range(1, 1024))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.progress import Listener, silent
 from ..errors import UsageError
 from .context import Context, cores
+from .limits import check_numbers
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class CalibrateSettings:
     samples: int | None = None  # seeds of the trajectory; None: 128
     threads: int = 0  # CPU threads; 0 takes all cores
     overwrite: bool = False  # replace an earlier calibration
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

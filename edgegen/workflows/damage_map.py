@@ -30,6 +30,7 @@ from .export.calibration import calibrated
 from .export.hosted import hosted
 from .export.quantized import Quantized
 from .generators import LoadedGenerator
+from .limits import check_numbers
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class DamageSettings:
     quick: bool = False  # do not check the prediction by putting layers back
     threads: int = 0  # CPU threads; 0 takes all cores
     overwrite: bool = False  # replace an earlier map
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

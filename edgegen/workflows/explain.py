@@ -18,6 +18,7 @@ from ..core.progress import Advance, Listener, silent
 from ..errors import UsageError
 from .context import cores
 from .generators import LoadedGenerator
+from .limits import check_numbers
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ExplainSettings:
     overwrite: bool = False  # replace an earlier report
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.demands not in DEMANDS:
             raise UsageError(
                 "E-USAGE", f"--demands must be {' or '.join(DEMANDS)}, got {self.demands!r}"

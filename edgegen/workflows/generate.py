@@ -11,6 +11,7 @@ from ..core.progress import Listener, silent
 from ..errors import UsageError
 from .bundles import Execution, images_of, is_bundle, pipeline_of, read_bundle
 from .generators import load_generator, torch_pipeline
+from .limits import check_numbers
 from .sampling_choices import SamplingChoices, chosen
 from .torch_threads import torch_threads
 
@@ -33,6 +34,9 @@ class GenerateSettings:
     choices: SamplingChoices = field(default_factory=SamplingChoices)  # of a trained generator
     execution: Execution = field(default_factory=Execution)  # of a bundle; threads of both
     public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,6 @@ def background_of(name: str | None) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour(name or "white"))
 
 
-def check_share(held_out: float | None) -> None:
-    """UsageError for a held-out share that is not above 0 and below 1."""
-    if held_out is not None and not 0 < held_out < 1:
-        raise UsageError("E-USAGE", f"--held-out must be above 0 and below 1, got {held_out}")
-
-
 def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
     """Reports a training's progress in images after each step; a resumed run begins with those it
     has.

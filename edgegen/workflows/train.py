@@ -12,7 +12,7 @@ from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .context import cores
 from .generators import need_torch
-from .limits import check_least
+from .limits import check_numbers
 from .photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
@@ -70,9 +70,7 @@ class TrainSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
-        check_least(1, {"images": self.images, "batch": self.batch, "keep": self.keep})
-        at_zero = {"seed": self.seed, "samples_every": self.samples_every, "threads": self.threads}
-        check_least(0, at_zero)
+        check_numbers(self)
         on_bad_of(self.on_bad)
         fit_of(self.fit)
 

@@ -13,6 +13,7 @@ from ..export.packages import absent
 from .bundles import read_bundle, runtimes_of
 from .context import Context, cores
 from .executor import insist
+from .limits import check_numbers
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
@@ -34,6 +35,9 @@ class VerifySettings:
     public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,13 @@ class PeriodicEvaluation:
         return cls(run, plan, network, seen, unseen, listen)
 
     def begin(self, trainer: Trainer) -> None:
-        """Called where the run begins or goes on: later evaluations are forgotten, and a run that
-        had ended early stays ended.
+        """Called where the run begins or goes on: later evaluations are forgotten, one that was
+        interrupted is made, and a run that had ended early stays ended.
         """
         self.watch = self.watch.rewind(trainer.step)
         trainer.ended = self.watch.decision.stop
+        if trainer.step and trainer.step not in {look.step for look in self.watch.looks}:
+            self.after(trainer)
 
     def after(self, trainer: Trainer) -> None:
         """Called after each step: evaluates when it is time, keeps the best, ends the run when it

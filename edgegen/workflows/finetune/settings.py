@@ -4,14 +4,13 @@ its defaults from here)
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from ...errors import UsageError
 from ...training.adapt import Kind
-from ..limits import check_least
+from ..limits import Range, check_numbers
 from ..photo_sets import fit_of, on_bad_of
 
 PRECISIONS: tuple[Kind, ...] = get_args(Kind)
@@ -46,9 +45,7 @@ class FinetuneSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
-        above_zero = ("size", "steps", "batch", "evaluations", "patience")
-        check_least(1, {name: getattr(self, name) for name in above_zero})
-        check_least(0, {"rank": self.rank, "seed": self.seed, "threads": self.threads})
+        check_numbers(self)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise UsageError(
                 "E-USAGE",
@@ -74,12 +71,4 @@ class RecoverSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
-        check_least(1, {"rank": self.rank, "steps": self.steps, "batch": self.batch})
-        check_least(0, {"seed": self.seed, "threads": self.threads})
-        check_rate(self.rate)
-
-
-def check_rate(rate: float | None) -> None:
-    """UsageError for a learning rate that is not above 0."""
-    if rate is not None and not 0 < rate < math.inf:
-        raise UsageError("E-USAGE", f"--rate must be above 0, got {rate}")
+        check_numbers(self, rank=Range(1, 4096))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ...core.progress import Listener, silent
 from ...errors import InputError, UsageError
 from ...training.adapt import Kind
-from ..photo_sets import background_of, check_share, fit_of
-from .settings import FinetuneSettings, check_rate
+from ..limits import check_numbers
+from ..photo_sets import background_of, fit_of
+from .settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +60,7 @@ class FinetuneChoices:
             raise UsageError(
                 "E-USAGE", "--rank 0 trains every weight: --base and --recompute are for adapters"
             )
-        check_share(self.held_out)
-        check_rate(self.rate)
+        check_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
         """As run.json has them."""
