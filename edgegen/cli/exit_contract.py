@@ -18,7 +18,7 @@ from typing import Any
 
 import typer
 
-from ..errors import EdgegenError, ResourceError, UsageError
+from ..errors import EdgegenError, InputError, ResourceError, UsageError
 from . import output, streams
 
 # Every variable of ours that means something, with what it says; any other EDGEGEN_ name is
@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "EDGEGEN_DEBUG": "1 shows the traceback of an error",
 }
 DEBUG_FLAG = "-vv"
+LONGEST = 200  # letters of a name that are shown
 GRACE = 8.0  # seconds; containers are killed after 10
 
 
@@ -100,13 +101,33 @@ def _sentence(error: BaseException) -> EdgegenError:
         or "DefaultCPUAllocator" in str(error)
     ):
         return ResourceError("E-OOM", "not enough memory", hint="use a smaller batch")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}", path=error.filename)
+    if isinstance(error, OSError) and (refused := _refused(error)) is not None:
+        return refused
     what = " ".join(str(error).split())  # some libraries' messages span many lines
     return EdgegenError(
         "E-BUG",
         f"unexpected {type(error).__name__}: {what[:500] or 'no message'}",
         hint=f"add {DEBUG_FLAG} to see where, and report it",
+    )
+
+
+def _refused(error: OSError) -> EdgegenError | None:
+    """What the operating system says no to where nobody asked for it by name: a file that cannot be
+    used, or something that there is too little of. None for neither.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}", path=error.filename)
+    if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+        return ResourceError(
+            "E-OOM", f"the system has too little left: {error.strerror}", hint="end something else"
+        )
+    if not isinstance(error.filename, str | bytes):
+        return None
+    name = os.fsdecode(error.filename)
+    return InputError(
+        "E-FILE",
+        f"a file cannot be used: {error.strerror}",
+        path=name if len(name) <= LONGEST else f"{name[:LONGEST]}... ({len(name)} letters)",
     )
 
 

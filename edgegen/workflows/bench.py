@@ -14,7 +14,7 @@ from ..evidence import bench as timing
 from ..export import runtime
 from .bundles import read_bundle
 from .executor import label
-from .limits import Range, check_numbers
+from .limits import Limit, check_numbers
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class BenchSettings:
     trust_engines: bool = False
 
     def __post_init__(self) -> None:
-        check_numbers(self, threads=Range(1, 1024))
+        check_numbers(self, threads=Limit(1, 1024))
 
 
 @dataclass(frozen=True)

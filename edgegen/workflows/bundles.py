@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..core.progress import Listener, silent
 from ..errors import InputError, RuntimeMissing, UsageError
-from .limits import Range, check_numbers
+from .limits import Limit, check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ class Execution:
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
 
     def __post_init__(self) -> None:
-        check_numbers(self, threads=Range(1, 1024))
+        check_numbers(self, threads=Limit(1, 1024))
 
 
 class OpenedBundle:

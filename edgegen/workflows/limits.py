@@ -12,7 +12,7 @@ from ..errors import UsageError
 
 
 @dataclass(frozen=True)
-class Range:
+class Limit:
     """From least to most; open: without the two themselves; whole: no fractions. flag: what the
     command line calls it, where that is another name.
     """
@@ -39,41 +39,41 @@ MANY = 10**9  # steps, seeds, images: more than any machine will see through
 SEEDS = 2**63 - 1
 
 # By the name of the field; a settings class may narrow its own.
-LIMITS: Mapping[str, Range] = {
-    "threads": Range(0, 1024),
+LIMITS: Mapping[str, Limit] = {
+    "threads": Limit(0, 1024),
     # of training
-    "images": Range(1, 10**12),
-    "batch": Range(1, 1 << 20),
-    "seed": Range(0, SEEDS),
-    "samples_every": Range(0, MANY),
-    "keep": Range(1, MANY),
-    "size": Range(1, 4096),
-    "rank": Range(0, 4096),
-    "steps": Range(1, MANY),
-    "rate": Range(0, 10, whole=False, open=True, flag="--rate"),
-    "held_out": Range(0, 1, whole=False, open=True, flag="--held-out"),
-    "evaluations": Range(1, MANY),
-    "patience": Range(1, MANY),
+    "images": Limit(1, 10**12),
+    "batch": Limit(1, 1 << 20),
+    "seed": Limit(0, SEEDS),
+    "samples_every": Limit(0, MANY),
+    "keep": Limit(1, MANY),
+    "size": Limit(1, 4096),
+    "rank": Limit(0, 4096),
+    "steps": Limit(1, MANY),
+    "rate": Limit(0, 10, whole=False, open=True, flag="--rate"),
+    "held_out": Limit(0, 1, whole=False, open=True, flag="--held-out"),
+    "evaluations": Limit(1, MANY),
+    "patience": Limit(1, MANY),
     # of images and what is measured of them
-    "first_seed": Range(0, SEEDS),
-    "count": Range(1, 10**7),
-    "label": Range(0, MANY),
-    "seeds": Range(1, 1000),
-    "rounds": Range(5, 10**6),
-    "samples": Range(32, MANY),
-    "calibration_samples": Range(32, MANY),
-    "max_images": Range(1, MANY),
-    "fid_budget": Range(1e-9, 1, whole=False),
-    "min_psnr_db": Range(0, 1000, whole=False),
-    "last_steps": Range(0, 10**6),
-    "step": Range(1, 10**6),
-    "baseline": Range(2, 10**6),
-    "others": Range(0, 10**6),
-    "show": Range(1, 100),
+    "first_seed": Limit(0, SEEDS),
+    "count": Limit(1, 10**7),
+    "label": Limit(0, MANY),
+    "seeds": Limit(1, 1000),
+    "rounds": Limit(5, 10**6),
+    "samples": Limit(32, MANY),
+    "calibration_samples": Limit(32, MANY),
+    "max_images": Limit(1, MANY),
+    "fid_budget": Limit(1e-9, 1, whole=False),
+    "min_psnr_db": Limit(0, 1000, whole=False),
+    "last_steps": Limit(0, 10**6),
+    "step": Limit(1, 10**6),
+    "baseline": Limit(2, 10**6),
+    "others": Limit(0, 10**6),
+    "show": Limit(1, 100),
 }
 
 
-def check_numbers(settings: Any, **narrower: Range) -> None:
+def check_numbers(settings: Any, **narrower: Limit) -> None:
     """UsageError names a field of the settings that is out of its range; None is one that was not
     given. narrower: ranges of this class alone.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
-from .limits import Range, check_numbers
+from .limits import Limit, check_numbers
 from .photo_sets import FEWEST_PHOTOS, background_of, fit_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class PhotosSettings:
     contact_sheet: Path | None = None  # where to draw the photos as a model will see them
 
     def __post_init__(self) -> None:
-        check_numbers(self, size=Range(8, 1024))
+        check_numbers(self, size=Limit(8, 1024))
         fit_of(self.fit)
         sheet = self.contact_sheet
         if sheet and (sheet.suffix.lower() != ".png" or not sheet.parent.is_dir()):

@@ -25,6 +25,12 @@ ROWS: tuple[Row, ...] = (
     ),
     ("E-DISK-RO", (7,), "The disk can only be read.", "Choose another folder."),
     (
+        "E-FILE",
+        (4,),
+        "The operating system does not let a file be used.",
+        "Look at its name and its permissions.",
+    ),
+    (
         "E-HASH",
         (6,),
         "A file is not the one that was written.",

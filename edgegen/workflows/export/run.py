@@ -25,7 +25,7 @@ from ...evidence.picture import side_by_side
 from ...export import STAND_IN, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
-from ..limits import Range, check_numbers
+from ..limits import Limit, check_numbers
 from ..torch_threads import torch_threads
 from . import model_card
 from .build import Build, build_runtimes, describe, described, rebuild
@@ -66,7 +66,7 @@ class ExportSettings:
     overwrite: bool = False  # replace an earlier bundle
 
     def __post_init__(self) -> None:
-        check_numbers(self, steps=Range(1, 10**4))
+        check_numbers(self, steps=Limit(1, 10**4))
         if self.plan and self.protect_regions is not None:
             raise UsageError(
                 "E-USAGE",

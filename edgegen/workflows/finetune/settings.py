@@ -10,7 +10,7 @@ from typing import get_args
 
 from ...errors import UsageError
 from ...training.adapt import Kind
-from ..limits import Range, check_numbers
+from ..limits import Limit, check_numbers
 from ..photo_sets import fit_of, on_bad_of
 
 PRECISIONS: tuple[Kind, ...] = get_args(Kind)
@@ -71,4 +71,4 @@ class RecoverSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
-        check_numbers(self, rank=Range(1, 4096))
+        check_numbers(self, rank=Limit(1, 4096))
