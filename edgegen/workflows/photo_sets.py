@@ -47,7 +47,7 @@ def background_of(name: str | None) -> str:
     """
     from ..training.reading import colour
 
-    return "#{:02x}{:02x}{:02x}".format(*colour(name or "white"))
+    return "#{:02x}{:02x}{:02x}".format(*colour("white" if name is None else name))
 
 
 def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:

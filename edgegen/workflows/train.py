@@ -121,7 +121,7 @@ def train(
     choices = _Choices.of(settings, out)
     chosen_family = find_family(family)
     recipe_name, recipe = _recorded_recipe(chosen_family, choices, settings, out)
-    initial = open_initial(settings.init) if settings.init else None
+    initial = None if settings.init is None else open_initial(settings.init)
     recipe = _continued(chosen_family, recipe_name, recipe, initial, choices.init)
     with joined(choices.device) as world:
         heard = listen if world.rank == 0 else silent
@@ -185,7 +185,7 @@ class _Choices:
             _first(settings.images, previous.images),
             _first(settings.batch, previous.batch),
             _first(settings.seed, previous.seed) or 0,
-            _first(settings.device, previous.device) or "cpu",
+            _given(_first(settings.device, previous.device), "cpu"),
             settings.compiled or bool(previous.compiled),
             _first(settings.only, previous.only),
             previous.init,
@@ -219,13 +219,18 @@ def _first(setting: Value | None, recorded: Value | None) -> Value | None:
     return recorded if setting is None else setting
 
 
+def _given(setting: Value | None, default: Value) -> Value:
+    """An empty word was given, and is refused where it is used."""
+    return default if setting is None else setting
+
+
 def recipe_of(
     family: Family, name: str | None, images: int | None, batch: int | None
 ) -> tuple[str, Recipe]:
     """A recipe of the family with its name, its first for None; images and batch instead of its
     own. UsageError for a name it does not have.
     """
-    chosen = name or next(iter(family.recipes))
+    chosen = next(iter(family.recipes)) if name is None else name
     if chosen not in family.recipes:
         raise UsageError(
             "E-RECIPE",

@@ -4,6 +4,7 @@ its defaults from here)
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -52,10 +53,24 @@ class FinetuneSettings:
                 f"--base must be {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got "
                 f"{self.precision!r}",
             )
+        if self.time is not None:
+            seconds_of(self.time)
         if self.steps is not None and self.time is not None:
             raise UsageError("E-USAGE", "--steps and --time both say how long: give one")
         on_bad_of(self.on_bad)
         fit_of(self.fit)
+
+
+def seconds_of(duration: str) -> float:
+    """Of a time such as 90s, 45m or 2h; UsageError for what is none."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        value = float(duration[:-1]) * units[duration[-1:]]
+    except (KeyError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError("E-USAGE", f"--time must be such as 90s, 45m or 2h, got {duration!r}")
+    return value
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ...errors import InputError, UsageError
 from ...training.adapt import Kind
 from ..limits import check_numbers
 from ..photo_sets import background_of, fit_of
-from .settings import FinetuneSettings
+from .settings import FinetuneSettings, seconds_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,9 @@ def choose(
     asked_for = {
         **{field.name: getattr(settings, field.name, None) for field in fields(FinetuneChoices)},
         "fit": settings.fit and fit_of(settings.fit),
-        "background": settings.background and background_of(settings.background),
+        "background": settings.background
+        if settings.background is None
+        else background_of(settings.background),
     }
     decided = {"size": base.config.size, "rank": base.family.tuning.rank}
     for source in (recorded, asked_for):
@@ -274,7 +276,7 @@ def images_within(duration: str, plan: FinetunePlan, photos: Photos, listen: Lis
     from ...families import Judged
     from ...training.loop import Trainer
 
-    seconds = _seconds(duration)
+    seconds = seconds_of(duration)
     short = replace(plan.recipe, images=plan.recipe.batch * TIMED_STEPS)
     trainer = Trainer.start(plan.generator(), short, photos, plan.choices.seed)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
@@ -289,14 +291,3 @@ def images_within(duration: str, plan: FinetunePlan, photos: Photos, listen: Lis
     steps = max(1, math.floor(SAFETY * seconds * len(spent) / sum(spent)))
     listen.note(f"{steps} steps of {plan.recipe.batch} photos fit into {duration}")
     return steps * plan.recipe.batch
-
-
-def _seconds(duration: str) -> float:
-    units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        value = float(duration[:-1]) * units[duration[-1:]]
-    except (KeyError, ValueError):
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError("E-USAGE", f"--time must be such as 90s, 45m or 2h, got {duration!r}")
-    return value
