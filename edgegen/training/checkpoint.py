@@ -41,7 +41,7 @@ STATE, METRICS = "state.json", "metrics.jsonl"
 DIGEST = "digest"  # of a state: sha256 of the rest of it
 STATE_KEYS = frozenset(("step", "skipped", "averaged", "sha256", "metrics"))
 KEEP = 2  # checkpoints of a run that stay on disk, unless told
-LARGEST = 1e9  # number of a config: sizes, counts and noise levels are far below
+LARGEST = 1e7  # number of a config: sizes, counts and noise levels are far below
 WEIGHTS = "weights.safetensors"
 JUDGE = "judge.safetensors"
 Note = Callable[[str], None]
@@ -353,25 +353,34 @@ def build(description: JsonObject, path: Path) -> Generator:
     if not isinstance(name, str) or not isinstance(config, dict):
         raise UsageError("E-CONFIG", "the description names no family and config", path=path)
     builder = family(name)
-    return builder.build(parse(builder.config, config, path))
+    parsed = parse(builder.config, config, path)
+    try:
+        return builder.build(parsed)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            "E-CONFIG", f"no generator can be made of this config: {error}", path=path
+        ) from error
 
 
 def parse(kind: type[FamilyConfig], data: object, path: Path) -> FamilyConfig:
     """A config dataclass from its JSON form; UsageError names the field and what is wrong with
     it.
     """
+    for name, value in _numbers(data, ""):
+        if not abs(value) <= LARGEST:
+            raise UsageError(
+                "E-CONFIG", f"{name}: no setting is as large as {str(value)[:24]}", path=path
+            )
     try:
-        parsed = TypeAdapter(kind).validate_json(to_json(data))
+        return TypeAdapter(kind).validate_json(to_json(data))
+    except (ArithmeticError, LookupError, TypeError) as error:
+        raise UsageError(
+            "E-CONFIG", f"the values do not go together: {error}", path=path
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or kind.__name__
         raise UsageError("E-CONFIG", f"{where}: {first['msg']}", path=path) from error
-    for name, value in _numbers(asdict(parsed), ""):
-        if not abs(value) <= LARGEST:
-            raise UsageError(
-                "E-CONFIG", f"{name}: no setting is as large as {value:.3g}", path=path
-            )
-    return parsed
 
 
 def _numbers(data: object, name: str) -> Iterator[tuple[str, float]]:

@@ -314,21 +314,31 @@ class Recorded:
             ) from error
 
 
+def check_free(out: Path, resume: bool) -> None:
+    """UsageError for a folder that holds something else than a run, or a run that is not resumed;
+    told before any work, too.
+    """
+    if (out / RUN).exists():
+        if not resume:
+            raise UsageError(
+                "E-OUT-EXISTS",
+                "a run is there already",
+                path=out,
+                hint="add --resume, or choose another --out",
+            )
+    elif out.is_dir() and any(
+        entry.name != FILE and not entry.name.startswith(PREFIX) for entry in out.iterdir()
+    ):
+        raise UsageError("E-OUT-EXISTS", "the run folder is not empty and not a run", path=out)
+
+
 def _claim(out: Path, about: JsonObject, resume: bool) -> None:
     """Write run.json, or hold a resumed run to the one that is there."""
+    check_free(out, resume)
     path = out / RUN
     if not path.exists():
-        if any(e.name != FILE and not e.name.startswith(PREFIX) for e in out.iterdir()):
-            raise UsageError("E-OUT-EXISTS", "the run folder is not empty and not a run", path=out)
         keep(out, {RUN: to_json(about)})
         return
-    if not resume:
-        raise UsageError(
-            "E-OUT-EXISTS",
-            "a run is there already",
-            path=out,
-            hint="add --resume, or choose another --out",
-        )
     before, now = _flat(_filled(description(out), path)), _flat(json.loads(to_json(about)))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
-from ..errors import RuntimeMissing, UsageError
+from ..errors import InputError, RuntimeMissing, UsageError
 from .bundles import images_of, is_bundle
 from .photo_sets import REFERENCE
 
@@ -113,8 +113,12 @@ def _run(folder: Path) -> LoadedGenerator:
 
     description, generator = run.load(folder)
     hold(folder, REFERENCE)
-    # class names stay at the site
-    data = {"sha256": description["data"]["sha256"], "images": description["data"]["images"]}
+    try:  # class names stay at the site
+        data = {name: description["data"][name] for name in ("sha256", "images")}
+    except (LookupError, TypeError) as error:
+        raise InputError(
+            "E-RUN", "not a run's description: it says nothing of its data", path=folder
+        ) from error
     about = {"name": "run", "data": data, "licence": "the owner's"}
     if site.ADAPTS in description:
         adapt = description[site.ADAPTS]

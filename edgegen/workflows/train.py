@@ -114,7 +114,7 @@ def train(
     need_torch()
     from ..families import family as find_family
     from ..training.processes import joined
-    from ..training.run import InitialWeights, RunOptions
+    from ..training.run import InitialWeights, RunOptions, check_free
     from ..training.run import train as train_run
 
     settings, out, data = settings or TrainSettings(), Path(out), Path(data)
@@ -125,6 +125,8 @@ def train(
     recipe = _continued(chosen_family, recipe_name, recipe, initial, choices.init)
     with joined(choices.device) as world:
         heard = listen if world.rank == 0 else silent
+        if world.rank == 0:  # who writes it
+            check_free(out, settings.resume)
         threads = choices.threads or max(1, cores() // world.size)
         _check_machine(choices, settings)
         with torch_threads(threads), _photos(data, recipe, choices, world, heard) as photos:

@@ -64,11 +64,13 @@ def finetune(
     """
     need_torch()
     from ...training.device import device_of
+    from ...training.run import check_free
     from .base import open_base
     from .periodic_eval import PeriodicEvaluation
     from .setup import choose, hold_out
 
     settings, out, data = settings or FinetuneSettings(), Path(out), Path(data)
+    check_free(out, settings.resume)
     opened = open_base(str(base), listen)
     choices = choose(settings, out if settings.resume else None, opened)
     _check_peft(choices)

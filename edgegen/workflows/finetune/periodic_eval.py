@@ -55,11 +55,7 @@ class PeriodicEvaluation:
         self._train, self._held_out = train, held_out
         self._directions = small_sample_distance.directions(train.features, len(held_out))
         file = run / FILE
-        self.watch = (
-            Watch.from_json(read_json(file)["watch"])
-            if file.is_file()
-            else Watch(Rule(plan.choices.patience))
-        )
+        self.watch = _kept(run) if file.is_file() else Watch(Rule(plan.choices.patience))
         self.last: dict[str, Any] = {}
 
     @classmethod
@@ -266,6 +262,17 @@ def _images(network: FeatureNetwork, pixels: np.ndarray, advance: Advance) -> Im
         parts.append(network(pixels[k : k + 64]))
         advance(len(parts[-1]))
     return Images(pixels, np.concatenate(parts))
+
+
+def _kept(run: Path) -> Watch:
+    """What looks.json has. TrustError where it is not what was written, InputError for another
+    file.
+    """
+    from ...training.digests import hold
+
+    hold(run, FILE)
+    kept = read_json(run / FILE)
+    return Watch.from_json(kept.get("watch", {}) if isinstance(kept, dict) else {})
 
 
 def pictures(run: Path) -> dict[str, np.ndarray]:
