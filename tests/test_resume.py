@@ -278,8 +278,7 @@ def test_a_signal_at_the_last_step_and_during_the_lessons(
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "judged", steps=2, config=config)
     # four hundred lessons are not waited for: they are given again
-    assert not (tmp_path / "judged" / "judge.safetensors").exists()
-    assert steps(tmp_path / "judged") == []
+    assert sorted(p.name for p in (tmp_path / "judged").iterdir()) == ["digests.json", "run.json"]
     monkeypatch.setattr(CasDm, "teach", teach)
     go(tmp_path / "judged", steps=2, config=config, resume=True)
 

@@ -21,7 +21,7 @@ LEAST_SHARED, LEAST_DISK = 64 << 20, 1 << 30  # bytes
 def machine() -> dict[str, Any]:
     """Everything but packages and runtimes; sizes in bytes."""
     pages = os.sysconf("SC_PAGE_SIZE")
-    return {
+    found = {
         "edgegen": __version__,
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "system": platform.platform(),
@@ -42,6 +42,7 @@ def machine() -> dict[str, Any]:
         },
         "encoding": {"stdout": sys.stdout.encoding, "files": sys.getfilesystemencoding()},
     }
+    return {**found, "remarks": remarks(found)}
 
 
 def _shared_memory() -> dict[str, int] | None:
@@ -57,15 +58,14 @@ def _shared_memory() -> dict[str, int] | None:
 
 def remarks(machine: Mapping[str, Any]) -> list[str]:
     """What of this machine is likely to be met as a failure of something else."""
-    shared, disks = machine["shared_memory_bytes"], machine["disk_bytes"]
-    said = []
+    shared, said = machine["shared_memory_bytes"], list[str]()
     if shared is None or shared["total"] < LEAST_SHARED:
         size = "is not there" if shared is None else f"holds {shared['total'] / 1e6:.3g} MB"
         said.append(
             f"{SHARED} {size}: libraries that compute on several threads or processes may end "
             "without a word; a container gets more with --shm-size 256m"
         )
-    for place, free in disks.items():
+    for place, free in machine["disk_bytes"].items():
         if place != SHARED and free < LEAST_DISK:
             said.append(f"{place} has {free / 1e6:.0f} MB left: an export may need 1 GB")
     return said

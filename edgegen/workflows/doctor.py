@@ -54,7 +54,6 @@ class MachineReport:
             **self.machine,
             "packages": dict(self.packages),
             "broken": dict(self.broken),
-            "remarks": describe.remarks(self.machine),
             "runtimes": {name: dict(finding) for name, finding in self.runtimes.items()},
         }
         more = {"airgap": self.airgap, "gpu_suite": self.gpu_suite}
