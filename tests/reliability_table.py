@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import cast
 
 import pytest
 
@@ -25,7 +26,7 @@ def lines(reports: Iterable[pytest.TestReport], seconds: float) -> list[str]:
     for report in reports:
         for name, value in report.user_properties:
             if name == "reliability" and report.when == "call":
-                row, part, cases, faults = value
+                row, part, cases, faults = cast(tuple[str, str, int, int], value)
                 before = found[row].get(part, (0, 0))
                 found[row][part] = before[0] + cases, before[1] + faults
         if report.nodeid.startswith("tests/attacks/") and report.when == "call":
