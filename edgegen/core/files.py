@@ -49,9 +49,10 @@ def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
 
 def put(path: Path, data: bytes) -> None:
     """A file of a private folder: whole when the folder is published."""
-    with open(path, "wb") as file:
-        _write(file.fileno(), data, "put.half", path)
-    hit("put.written", path)
+    with refusals(path):
+        with open(path, "wb") as file:
+            _write(file.fileno(), data, "put.half", path)
+        hit("put.written", path)
 
 
 def _write(fd: int, data: bytes, half: str, path: Path) -> None:
@@ -166,10 +167,8 @@ def _explained(error: Exception, temporary: Path, target: Path) -> ResourceError
     """What a disk has to do with a failure of the work, in our words: native writers have others
     for a full one. None where it is about something else.
     """
-    if isinstance(error, EdgegenError):
+    if isinstance(error, EdgegenError) and not isinstance(error, ResourceError):
         return None
-    if isinstance(error, OSError) and error.errno in (*FROM_WRITING, errno.EIO):
-        return disk_error(error, target)
     if not temporary.is_dir():
         return ResourceError(
             "E-OUT-GONE",
@@ -177,6 +176,12 @@ def _explained(error: Exception, temporary: Path, target: Path) -> ResourceError
             path=target.parent,
             hint="run it again, and let nothing clean up there",
         )
+    if isinstance(error, ResourceError):
+        if Path(error.path or "").is_relative_to(temporary):  # a name that nobody will find
+            error.path = str(target / Path(error.path or "").relative_to(temporary))
+        return None
+    if isinstance(error, OSError) and error.errno in (*FROM_WRITING, errno.EIO):
+        return disk_error(error, target)
     if shutil.disk_usage(target.parent).free < _LITTLE:
         return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), target)
     return None

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import Busy, ResourceError
-from .disk import disk_error
+from .disk import disk_error, refusals
 from .faults import hit
 
 SUFFIX = ".lock"
@@ -70,9 +70,11 @@ def held(target: Path) -> Iterator[None]:
             ) from error
         raise disk_error(error, path) from error
     try:
-        hit("lock.taken", path)
+        with refusals(target):
+            hit("lock.taken", path)
         yield
-        hit("lock.left", path)
+        with refusals(target):
+            hit("lock.left", path)
     finally:
         with contextlib.suppress(OSError):
             if names(fd, path):
