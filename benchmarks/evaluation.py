@@ -131,15 +131,15 @@ def stand_ins(args: argparse.Namespace) -> None:
     bundle = Bundle.open(args.bundle)
     full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
     calls = bench.middle(bench.record(full, range(args.batch)))
-    files = bundle.onnx(runtime(args.runtime), "int8")
+    files = bundle.sources(runtime(args.runtime), "int8")
     print(f"OpenVINO is {'' if is_exact(UnsignedOpenVino) else 'not '}exact on this processor")
     print(f"| {args.runtime}, batch {args.batch}, 1 thread | CPU ms a call | dB to the first |")
     print("|---|---|---|")
     for graph, file in files.items():
         sessions: dict[str, Session] = {
-            "onnxruntime, float, as it stands in": FloatOnnxRuntime().load(file, 1),
-            "onnxruntime, as any file": OnnxRuntime().load(file, 1),
-            "openvino, as unsigned": UnsignedOpenVino().load(file, 1),
+            "onnxruntime, float, as it stands in": FloatOnnxRuntime().session(file, 1),
+            "onnxruntime, as any file": OnnxRuntime().session(file, 1),
+            "openvino, as unsigned": UnsignedOpenVino().session(file, 1),
             "FP32 on onnxruntime": full.call[graph],
         }
         (inputs,) = calls[graph]

@@ -24,6 +24,7 @@ import torch
 
 from edgegen.core.images import to_uint8
 from edgegen.core.seeds import EVIDENCE
+from edgegen.evidence import reference
 from edgegen.evidence.distances import kernel_distance
 from edgegen.evidence.intervals import distance_interval
 from edgegen.training.data import load
@@ -37,7 +38,8 @@ WAYS = (("teacher", 50), ("teacher", 1), ("student", 1), ("student", 2), ("stude
 def measure(source: str, data: Path, count: int) -> dict[str, Any]:
     """FD and KID of each way, with what they were measured on."""
     made = load_generator(source)
-    stored, network = judge_of(made.reference, None)
+    stored = reference.read(made.reference)
+    network = judge_of(stored, None)
     photos, _ = load(data, made.generator.image_shape[1], split="test")
     real, rows = network(photos.pixels), []
     for way, steps in WAYS:

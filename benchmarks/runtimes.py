@@ -30,6 +30,7 @@ from unittest.mock import patch
 import numpy as np
 
 from edgegen.core.bundle import Bundle
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.images import to_uint8
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Pipeline, Session
@@ -113,7 +114,7 @@ def int8(bundles: Sequence[str]) -> None:
         full = bundle.pipeline(runtime("onnxruntime"), "fp32")
         exact = full(SEEDS)
         for name in bundle.manifest.runtimes:
-            files = bundle.onnx(runtime(name), "int8")
+            files = bundle.sources(runtime(name), "int8")
             sides = [_executed(full, files, target)(SEEDS) for target in RUNTIMES]
             found = [psnr(side, exact) for side in sides]
             between = psnr(*sides)
@@ -126,12 +127,9 @@ def int8(bundles: Sequence[str]) -> None:
             )
 
 
-def _executed(full: Pipeline, files: Mapping[str, Path], name: str) -> Pipeline:
+def _executed(full: Pipeline, files: Mapping[str, GraphFile], name: str) -> Pipeline:
     target = runtime(name)
-    call = {}
-    for graph, path in files.items():
-        with tempfile.TemporaryDirectory() as folder:
-            call[graph] = target.load(target.build(path, Path(folder))[0], 1)
+    call = {graph: target.session(file, 1) for graph, file in files.items()}
     return Pipeline(full.latent, full.sampler, call, full.batch)
 
 

@@ -1,43 +1,64 @@
-"""An ONNX file that nobody vouches for, checked before a native parser sees it."""
+"""An ONNX file that nobody vouches for, checked before a native parser of this process sees it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgegen.core.declared import Declared
+from edgegen.core.graph_file import GraphFile
+from edgegen.core.runtime import Session
 from edgegen.errors import InputError, RuntimeMissing
 
-from .packages import absent
+from . import door, onnx_structure
+from .packages import FileRuntime, absent
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-def checked(path: Path) -> tuple[bytes, ModelProto]:
+CHECKER = "edgegen.export.check:OnnxChecker"
+
+
+class OnnxChecker(FileRuntime):
+    """The checker of onnx, which executes nothing: what the door's process asks it is whether a
+    file is sound.
+    """
+
+    name = "onnx"
+    executes = False
+    module, extra = "onnx", "export"
+    packages = ("onnx",)
+
+    def session(self, file: GraphFile, threads: int) -> Session:
+        import onnx
+
+        try:
+            onnx.checker.check_model(file.data(), full_check=True)
+        except (
+            onnx.checker.ValidationError,
+            onnx.shape_inference.InferenceError,
+            ValueError,
+        ) as error:
+            what = str(error).strip().partition("\n")[0] or "empty"
+            raise InputError(
+                "E-ONNX-PARSE", f"not a usable ONNX file: {what}", path=file.path
+            ) from error
+        return lambda **inputs: next(iter(inputs.values()))  # never asked
+
+
+def checked(file: GraphFile) -> tuple[bytes, ModelProto]:
     """Its bytes and the model in them. InputError for what is no ONNX or keeps weights elsewhere,
     RuntimeMissing without onnx.
     """
     if why := absent("onnx", "export"):
-        raise RuntimeMissing("E-BACKEND", f"an ONNX file is checked first: {why}", path=path)
+        raise RuntimeMissing("E-BACKEND", f"an ONNX file is checked first: {why}", path=file.path)
     import onnx  # here, since a device that executes finished engines has no onnx
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError("E-ONNX-PARSE", f"cannot be read: {error.strerror}", path=path) from error
-    try:
-        # native parsers accept garbage: never unchecked bytes
-        onnx.checker.check_model(data, full_check=True)
-        model = onnx.load_from_string(data)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        what = str(error).strip().partition("\n")[0] or "empty"
-        raise InputError("E-ONNX-PARSE", f"not a usable ONNX file: {what}", path=path) from error
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise InputError(
-                "E-ONNX-EXTERNAL",
-                f"keeps {tensor.name} in another file",
-                path=path,
-                hint="save the model with its weights in one file",
-            )
-    return data, model
+    data = file.data()
+    onnx_structure.check(data, file.path, ours=False)
+    known, checker = GraphFile.of(file.path, data), OnnxChecker()
+    if file.vouched:
+        checker.session(known, 1)
+    else:
+        door.tried(CHECKER, checker.version(), {"": known}, {"": Declared({}, ())})
+    return data, onnx.load_from_string(data)

@@ -14,11 +14,13 @@ from typing import Any, ClassVar
 
 from edgegen.core import answer_cache
 from edgegen.core.cpu import weight_bits
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.offline import quietly
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
-from edgegen.errors import InputError, RuntimeMissing
+from edgegen.errors import EdgegenError, InputError, RuntimeMissing
 
+from . import cache
 from .ov import OpenVino
 from .packages import FileRuntime
 from .tensorrt import TensorRt
@@ -52,11 +54,12 @@ class OnnxRuntime(FileRuntime):
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
     provider: ClassVar[str] = CPU
     settings: ClassVar[Mapping[str, str]] = {
+        "session.load_model_format": "ONNX",  # and not its own, by what the bytes look like
         "session.intra_op.allow_spinning": "0",  # spinning steals the CPU of everything else
         "session.record_ep_graph_assignment_info": "1",
     }
 
-    def load(self, built: Path, threads: int) -> Session:
+    def session(self, file: GraphFile, threads: int) -> Session:
         if why := self.cannot_run():
             raise RuntimeMissing("E-BACKEND", why)
         ort = quietly("onnxruntime")
@@ -68,24 +71,25 @@ class OnnxRuntime(FileRuntime):
         wanted = [(self.provider, self.options(threads))]
         try:
             session = ort.InferenceSession(
-                str(built), options, providers=wanted, disabled_optimizers=UNASKED
+                file.data(), options, providers=wanted, disabled_optimizers=UNASKED
             )
+        except EdgegenError:
+            raise
         except Exception as error:  # its exceptions share no base class
+            what = str(error).partition("\n")[0]
             raise InputError(
-                "E-ONNX-LOAD",
-                f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}",
-                path=built,
+                "E-ONNX-LOAD", f"ONNX Runtime cannot load it: {what}", path=file.path
             ) from error
         if session.get_providers()[0] != self.provider:
             got = ", ".join(session.get_providers())
             raise RuntimeMissing(
-                "E-EP-FALLBACK", f"asked for {self.provider}, got {got}", path=built
+                "E-EP-FALLBACK", f"asked for {self.provider}, got {got}", path=file.path
             )
         found = _OrtSession(session)
         if self.provider != CPU and (left := found.on_cpu() & HEAVY):
             what = f"{self.provider} leaves {', '.join(sorted(left))} nodes to the CPU"
             raise RuntimeMissing(
-                "E-EP-PARTIAL", what, path=built, details={"placement": found.placement()}
+                "E-EP-PARTIAL", what, path=file.path, details={"placement": found.placement()}
             )
         return found
 
@@ -100,6 +104,7 @@ class _Provider(OnnxRuntime):
     """
 
     library: ClassVar[str]
+    tried_on = "edgegen.export.ort:OnnxRuntime"  # whatever its device, which another would share
 
     def missing(self) -> str | None:
         return None
@@ -148,7 +153,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     provider, library = "TensorrtExecutionProvider", "tensorrt"
 
     def options(self, threads: int) -> dict[str, str]:
-        kept = str(answer_cache.cache() / self.name)
+        kept = str(cache.own(answer_cache.cache() / self.name))
         return {
             "trt_int8_enable": "1",
             "trt_fp16_enable": "1",

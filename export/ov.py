@@ -8,7 +8,6 @@ import contextlib
 import functools
 import io
 import re
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgegen.core.cpu import weight_bits
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.offline import quietly
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
@@ -27,6 +27,7 @@ from . import cache
 from .openvino_layout import vectors_as_pixels
 from .packages import FileRuntime, processor
 
+IR = ".xml"  # its own format, with weights in a file NAME.bin
 REASON = re.compile(r"No conversion rule found for operations: .*")
 # "Reshape_49": made from a counter of this process, not the same twice
 COUNTED = re.compile(r"[A-Z][A-Za-z]*_[0-9]+")
@@ -52,6 +53,7 @@ class OpenVino(FileRuntime):
 
     name = "openvino"
     dialect = Dialect(activation="uint8", symmetric=False, weight_bits=weight_bits())
+    suffixes: tuple[str, ...] = (IR, ".onnx")
     module, extra = "openvino", "openvino"
     packages = ("openvino",)
 
@@ -75,46 +77,56 @@ class OpenVino(FileRuntime):
         ov.save_model(model, str(target), compress_to_fp16=False)
         return target, target.with_suffix(".bin")
 
-    def compiled(self, onnx: Path) -> Path | None:
-        return cache.found(cache.entry(onnx, self._facts()))
+    def compiled(self, onnx: GraphFile) -> Path | None:
+        return cache.find(cache.of(onnx, self._facts()))
 
-    def compile(self, onnx: Path) -> Path:
+    def compile(self, onnx: GraphFile) -> Path:
         """What its CPU plug-in makes of the model, which it reads in a fifth of the time that it
         takes to make.
         """
-        with tempfile.TemporaryDirectory(prefix="edgegen-openvino-") as folder:
-            made = self._compiler(self.build(onnx, Path(folder))[0], 1)()
-        return cache.store(
-            cache.entry(onnx, self._facts()), made.export_model().getvalue(), self._facts()
-        )
+        made = self._compiler(onnx, 1)()
+        return cache.store(cache.of(onnx, self._facts()), made.export_model().getvalue())
 
     def _facts(self) -> dict[str, str]:
         return {"runtime": self.name, "version": self.version(), "processor": processor()}
 
     def load(self, built: Path, threads: int) -> Session:
+        if built.suffix != cache.SUFFIX:
+            return super().load(built, threads)
+        self._check()
+        blob = cache.read(built)
+
+        def compiled() -> Any:
+            with _refused(built):
+                return _core().import_model(io.BytesIO(blob), "CPU", self._config(threads))
+
+        return _OpenVinoSession(compiled)
+
+    def session(self, file: GraphFile, threads: int) -> Session:
+        self._check()
+        return _OpenVinoSession(self._compiler(file, threads))
+
+    def _check(self) -> None:
         if why := self.cannot_run():
             raise RuntimeMissing("E-BACKEND", why)
-        return _OpenVinoSession(self._compiler(built, threads))
 
-    def _compiler(self, built: Path, threads: int) -> Callable[[], Any]:
-        """What compiles the file, which is read once and now."""
-        config = {
+    def _config(self, threads: int) -> dict[str, Any]:
+        return {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
         }
-        with _refused(built):
-            if built.suffix == cache.SUFFIX:
-                blob, model = cache.read(built), None
-            else:
-                blob, model = b"", _core().read_model(str(built))
-                vectors_as_pixels(model, _openvino())
+
+    def _compiler(self, file: GraphFile, threads: int) -> Callable[[], Any]:
+        """What compiles the file, which is read once and now."""
+        weights = file.read(f"{file.path.stem}.bin") if file.path.suffix == IR else None
+        with _refused(file.path):
+            model = _core().read_model(file.data(), weights or b"")
+            vectors_as_pixels(model, _openvino())
 
         def compiled() -> Any:
-            with _refused(built):
-                if model is None:
-                    return _core().import_model(io.BytesIO(blob), "CPU", config)
-                return _core().compile_model(model, "CPU", config)
+            with _refused(file.path):
+                return _core().compile_model(model, "CPU", self._config(threads))
 
         return compiled
 

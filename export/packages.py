@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from edgegen.core.runtime import NOT_INSTALLED
+from edgegen.core.declared import Declared
+from edgegen.core.graph_file import GraphFile
+from edgegen.core.runtime import NOT_INSTALLED, Dialect, Session
 
 
 def absent(module: str, extra: str) -> str | None:
@@ -51,7 +53,11 @@ class FileRuntime:
     """
 
     name: str
+    dialect: Dialect
     executable = False
+    suffixes: tuple[str, ...] = (".onnx",)
+    executes: ClassVar[bool] = True  # whether a session of it computes
+    tried_on: ClassVar[str] = ""  # "module:Class" of who tries its files; "" is the runtime itself
     module: ClassVar[str]
     extra: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
@@ -72,3 +78,15 @@ class FileRuntime:
         return (
             (onnx,) if onnx.parent == folder else (Path(shutil.copyfile(onnx, folder / onnx.name)),)
         )
+
+    def load(self, built: Path, threads: int) -> Session:
+        return self.session(GraphFile.made_here(built), threads)
+
+    def session(self, file: GraphFile, threads: int) -> Session:
+        raise NotImplementedError
+
+    def admit(self, files: Mapping[str, GraphFile], graphs: Mapping[str, Declared]) -> None:
+        from . import door
+
+        itself = f"{type(self).__module__}:{type(self).__qualname__}"
+        door.admit(self.tried_on or itself, self.version(), files, graphs)

@@ -5,11 +5,11 @@ referees.
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import RuntimeMissing
@@ -25,12 +25,13 @@ class OnnxReference(FileRuntime):
     module, extra = "onnx", "export"
     packages = ("onnx",)
 
-    def load(self, built: Path, threads: int) -> Session:
+    def session(self, file: GraphFile, threads: int) -> Session:
         if why := self.cannot_run():
             raise RuntimeMissing("E-BACKEND", why)
+        import onnx
         from onnx.reference import ReferenceEvaluator
 
-        return _ReferenceSession(ReferenceEvaluator(str(built)))
+        return _ReferenceSession(ReferenceEvaluator(onnx.load_from_string(file.data())))
 
 
 class _ReferenceSession:

@@ -10,18 +10,18 @@ is no VNNI), so it is tried, not looked up.
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Runtime, Session
 
 from .ort import OnnxRuntime
 from .ov import OpenVino
-from .packages import absent
+from .packages import FileRuntime, absent
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -37,15 +37,13 @@ class UnsignedOpenVino(OpenVino):
     def cannot_run(self) -> str | None:
         return super().cannot_run() or absent("onnx", "export")
 
-    def load(self, built: Path, threads: int) -> Session:
+    def session(self, file: GraphFile, threads: int) -> Session:
         import onnx
 
         from .unsigned import unsigned
 
-        with tempfile.TemporaryDirectory(prefix="edgegen-stand-in-") as folder:
-            file = Path(folder) / built.name
-            onnx.save(unsigned(onnx.load(built)), file)
-            return super().load(file, threads)
+        moved = unsigned(onnx.load_from_string(file.data())).SerializeToString()
+        return super().session(GraphFile.of(file.path, moved), threads)
 
 
 class FloatOnnxRuntime(OnnxRuntime):
@@ -67,7 +65,7 @@ STAND_INS: dict[str, tuple[type[OpenVino] | type[OnnxRuntime], ...]] = {
 }
 
 
-def stand_in(target: Runtime) -> Runtime:
+def stand_in(target: Runtime) -> FileRuntime:
     """Who executes that runtime's ONNX files on this machine. Files without INT8, and those whose
     int8 operators write int8, are ONNX Runtime's own kind.
     """
@@ -86,14 +84,10 @@ def is_exact(kind: type[Any]) -> bool:
     """Whether it computes a convolution of the largest integers, behind a Concat, as numpy does:
     once a process.
     """
-    import onnx
-
     activations, weights = _integers()
     values = (activations * STEP).astype(np.float32)
-    with tempfile.TemporaryDirectory(prefix="edgegen-trial-") as folder:
-        file = Path(folder) / "trial.onnx"
-        onnx.save(_trial(weights), file)
-        made = kind().load(file, 1)(x=values[:, : CHANNELS // 2], z=values[:, CHANNELS // 2 :])
+    file = GraphFile.of(Path("trial.onnx"), _trial(weights).SerializeToString())
+    made = kind().session(file, 1)(x=values[:, : CHANNELS // 2], z=values[:, CHANNELS // 2 :])
     windows = np.lib.stride_tricks.sliding_window_view(activations, (3, 3), axis=(2, 3))
     exact = np.einsum("nchwij,ocij->nohw", windows, weights) * STEP**2
     return bool(np.abs(made - exact).max() <= TOLERANCE * np.abs(exact).max())

@@ -15,12 +15,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
+from edgegen.core.temporary import scratch
 from edgegen.errors import EdgegenError, RuntimeMissing
 
 from . import cache
-from .check import checked
+from .check import CHECKER, checked
 from .engine import BATCHES, engines, logger_of
 from .packages import FileRuntime, absent
 
@@ -37,6 +39,7 @@ class TensorRt(FileRuntime):
     """
 
     name = "tensorrt"
+    tried_on: ClassVar[str] = CHECKER  # its own parser runs in a process of its own (engine.py)
     dialect = Dialect(activation="int8", symmetric=True, floats="float16")
     module = extra = "tensorrt"
     packages: ClassVar[tuple[str, ...]] = ("tensorrt",)
@@ -54,53 +57,68 @@ class TensorRt(FileRuntime):
     def device(self) -> str:
         return "GPU"
 
-    def compiled(self, onnx: Path) -> Path | None:
-        return cache.found(cache.entry(onnx, self._facts()))
+    def compiled(self, onnx: GraphFile) -> Path | None:
+        return cache.find(cache.of(onnx, self._facts()))
 
-    def compile(self, onnx: Path) -> Path:
+    def compile(self, onnx: GraphFile) -> Path:
         """Its engine for this GPU, driver and version, in the cache."""
         if why := self.cannot_run():
             raise RuntimeMissing("E-GPU", why)
-        facts = self._facts()
-        path = cache.entry(onnx, facts)
-        timing = (
-            cache.folder() / f"{self.name}-{facts['gpu'].replace(' ', '-')}.timing"
-            if self.timed
-            else None
-        )
-        (engine,) = self._engines(onnx, (self.here,), timing)
-        return cache.store(path, engine, facts)
+        facts = cache.of(onnx, self._facts())
+        (engine,) = self._engines(onnx, (self.here,))
+        return cache.store(facts, engine)
 
-    def _engines(
-        self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None
-    ) -> list[bytes]:
+    def _engines(self, onnx: GraphFile, capabilities: tuple[str, ...]) -> list[bytes]:
         """One engine a compute capability. EdgegenError names the node that the parser or the
         builder refuses.
         """
-        return self._built(onnx, checked(onnx)[0], capabilities, timing)
+        return self._built(onnx, checked(onnx)[0], capabilities)
 
-    def _built(
-        self, onnx: Path, data: bytes, capabilities: tuple[str, ...], timing: Path | None = None
-    ) -> list[bytes]:
-        built = engines(self.module, data, capabilities, timing=timing)
+    def _built(self, onnx: GraphFile, data: bytes, capabilities: tuple[str, ...]) -> list[bytes]:
+        """An engine for the GPU here is built with the times of kernels that builds before it
+        measured, where this library keeps any.
+        """
+        times = self.here in capabilities and self.timed
+        with scratch() as folder:
+            timing = self._known_times(folder / "times") if times else None
+            built = engines(self.module, data, capabilities, timing=timing)
+            if timing is not None and not isinstance(built, tuple):
+                cache.store(self._times(), timing.read_bytes())
         if isinstance(built, tuple):
             raise EdgegenError(
-                *built, path=onnx, hint="edgegen lint says what its runtimes refuse of a graph"
+                *built, path=onnx.path, hint="edgegen lint says what its runtimes refuse of a graph"
             )
         return built
+
+    def _times(self) -> dict[str, str]:
+        """What the times of kernels depend on."""
+        facts = self._facts()
+        return {"runtime": self.name, "times": "kernels", "gpu": facts["gpu"]}
+
+    def _known_times(self, path: Path) -> Path:
+        known = cache.find(self._times())
+        path.write_bytes(b"" if known is None else cache.read(known))
+        return path
 
     def _facts(self) -> dict[str, str]:
         """Everything but the ONNX file that decides whether an engine fits."""
         return {"runtime": self.name, "version": self.version(), "batches": str(BATCHES), **_gpu()}
 
     def load(self, built: Path, threads: int) -> Session:
-        """An engine, or an ONNX file whose engine is built here unless that has been done."""
+        """An engine of the cache, or a file that is none."""
+        if built.suffix != cache.SUFFIX:
+            return super().load(built, threads)
+        self._check()
+        return _TensorRtSession(import_module(self.module), cache.read(built), built)
+
+    def session(self, file: GraphFile, threads: int) -> Session:
+        """Of an ONNX file, whose engine is built here unless that has been done."""
+        self._check()
+        return self.load(self.compiled(file) or self.compile(file), threads)
+
+    def _check(self) -> None:
         if why := self.cannot_run():
             raise RuntimeMissing("E-GPU", why)
-        if built.suffix == ".onnx":
-            built = self.compiled(built) or self.compile(built)
-        data = cache.read(built) if built.suffix == cache.SUFFIX else built.read_bytes()
-        return _TensorRtSession(import_module(self.module), data, built)
 
 
 class TensorRtRtx(TensorRt):
@@ -111,6 +129,7 @@ class TensorRtRtx(TensorRt):
     name = extra = "tensorrt-rtx"
     module = "tensorrt_rtx"
     executable = True
+    suffixes: tuple[str, ...] = (".engine",)
     packages: ClassVar[tuple[str, ...]] = ("tensorrt_rtx_cu13", "tensorrt_rtx", "tensorrt_rtx_cu12")
     capabilities: ClassVar[tuple[str, ...]] = (TURING, "SM80", "SM86", "SM89", "SM120")
     here, timed = "CURRENT", False
@@ -133,16 +152,13 @@ class TensorRtRtx(TensorRt):
         if why := self.missing():
             raise RuntimeMissing("E-BACKEND", why)
         paths = []
-        for capability, engine in zip(
-            self.capabilities, self._engines(onnx, self.capabilities), strict=True
-        ):
+        made = self._engines(GraphFile.made_here(onnx), self.capabilities)
+        for capability, engine in zip(self.capabilities, made, strict=True):
             paths.append(folder / f"{onnx.stem}.{capability}.engine")
             paths[-1].write_bytes(engine)
         return tuple(paths)
 
-    def _engines(
-        self, onnx: Path, capabilities: tuple[str, ...], timing: Path | None = None
-    ) -> list[bytes]:
+    def _engines(self, onnx: GraphFile, capabilities: tuple[str, ...]) -> list[bytes]:
         """Those for Turing GPUs are of a graph of their own."""
         # here: a device that executes finished engines has no onnx
         from .turing import without_products
@@ -151,29 +167,29 @@ class TensorRtRtx(TensorRt):
         here = self._facts().get("capability") if self.here in capabilities else ""
         old = tuple(c for c in capabilities if TURING in (c, here))
         new = tuple(c for c in capabilities if c not in old)
-        engines = dict(zip(new, self._built(onnx, data, new, timing), strict=True)) if new else {}
+        engines = dict(zip(new, self._built(onnx, data, new), strict=True)) if new else {}
         if old:
             products = without_products(model).SerializeToString(deterministic=True)
-            engines |= zip(old, self._built(onnx, products, old, timing), strict=True)
+            engines |= zip(old, self._built(onnx, products, old), strict=True)
         return [engines[c] for c in capabilities]
 
-    def load(self, built: Path, threads: int) -> Session:
-        """The engine beside `built` that fits this GPU, or one that was built here; RuntimeMissing
-        if there is none.
+    def session(self, file: GraphFile, threads: int) -> Session:
+        """The engine beside `file` that fits this GPU, or one that is built here of an ONNX file;
+        RuntimeMissing if there is none.
         """
-        if why := self.cannot_run():
-            raise RuntimeMissing("E-GPU", why)
-        if built.suffix != ".engine":
-            return super().load(built, threads)
-        fitting = built.with_name(f"{built.name.rsplit('.', 2)[0]}.{_capability()}.engine")
-        if not fitting.is_file():
+        self._check()
+        if file.path.suffix != ".engine":
+            return super().session(file, threads)
+        fitting = f"{file.path.name.rsplit('.', 2)[0]}.{_capability()}.engine"
+        engine = file.read(fitting)
+        if engine is None:
             raise RuntimeMissing(
                 "E-ENGINE-VERSION",
-                f"there is no engine for this GPU: {fitting.name}",
-                path=built.parent,
+                f"there is no engine for this GPU: {fitting}",
+                path=file.path.parent,
                 hint="run edgegen build",
             )
-        return super().load(fitting, threads)
+        return _TensorRtSession(import_module(self.module), engine, file.path.with_name(fitting))
 
 
 class TensorRtHalf(TensorRt):

@@ -16,6 +16,7 @@ import tiny
 
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Compiling, Session
 from edgegen.core.spec import Array
 from edgegen.errors import RuntimeMissing, TrustError
@@ -115,7 +116,10 @@ def test_another_graph_version_or_processor_is_another_entry(
 ) -> None:
     target = runtime("openvino")
     assert isinstance(target, Compiling)
-    theta, phi = (write(tiny.models()[g], tmp_path / f"{g}.onnx") for g in ("theta", "phi"))
+    theta, phi = (
+        GraphFile.made_here(write(tiny.models()[g], tmp_path / f"{g}.onnx"))
+        for g in ("theta", "phi")
+    )
     path = target.compile(theta)
     assert target.compiled(theta) == path and target.compiled(phi) is None
     assert target.compile(theta) == path and entries(kept) == [path]
@@ -125,7 +129,7 @@ def test_another_graph_version_or_processor_is_another_entry(
     with monkeypatch.context() as patched:
         patched.setattr("edgegen.export.ov.processor", lambda: "another")
         assert target.compiled(theta) is None
-    shutil.copyfile(phi, theta)
+    shutil.copyfile(phi.path, theta.path)
     assert target.compiled(theta) is None
 
 
@@ -176,7 +180,7 @@ def test_an_engine_built_here_needs_nobody_to_vouch_for_it(tiny_bundle: Path, ke
     bundle, target = Bundle.open(tiny_bundle), OnThisMachine()
     with pytest.raises(TrustError, match=r"or build them here: edgegen build"):
         bundle.pipeline(target)
-    files = bundle.onnx(target, "int8")
+    files = bundle.sources(target, "int8")
     first = target.compile(files["theta"])
     assert bundle.built_here(target, "int8") == {}, "one of two graphs is not a generator"
     assert bundle.built_here(target, "int8") == {} and target.compiled(files["theta"]) == first
@@ -195,7 +199,7 @@ def test_enterprise_tensorrt_ships_as_onnx_and_is_built_on_the_target(tmp_path: 
     assert target.build(file, folder) == (folder / "theta.onnx",)
     if target.cannot_run():
         with pytest.raises(RuntimeMissing):
-            target.compile(file)
+            target.compile(GraphFile.made_here(file))
 
 
 @pytest.mark.export

@@ -80,7 +80,8 @@ def test_no_verb_runs_an_engine_that_is_not_trusted(
 
     monkeypatch.setattr(TensorRtRtx, "cannot_run", lambda self: None)
     monkeypatch.setattr(TensorRtRtx, "compiled", lambda *_: None)
-    monkeypatch.setattr(TensorRtRtx, "load", lambda *_: pytest.fail("an engine was loaded"))
+    for method in ("load", "session"):
+        monkeypatch.setattr(TensorRtRtx, method, lambda *_: pytest.fail("an engine was loaded"))
     assert run(["verify", str(tiny_bundle), "--threads", "1", "--runtime", "tensorrt-rtx"]) == 6
     assert "E-ENGINE-UNTRUSTED" in capfd.readouterr().err
     assert run(["bench", str(tiny_bundle), "--rounds", "5", "--batch", "1", "--json"]) == 0

@@ -147,13 +147,13 @@ def test_a_gate_that_fails_has_the_result(
     """Other images than the kept ones: those of the next seed."""
     from edgegen.evidence import golden_images
 
-    read = golden_images.read
+    parsed = golden_images.parsed
 
-    def later(path: Path) -> golden_images.Kept:
-        kept = read(path)
+    def later(data: bytes, path: Path) -> golden_images.Kept:
+        kept = parsed(data, path)
         return golden_images.Kept(kept.first_seed + 1, kept.sets)
 
-    monkeypatch.setattr(golden_images, "read", later)
+    monkeypatch.setattr(golden_images, "parsed", later)
     with pytest.raises(GateFailed, match=r"E-PARITY\] this machine makes other images") as caught:
         verify_bundle(tiny_bundle, VerifySettings("images", ("onnxruntime",), threads=1))
     assert isinstance(caught.value.result, VerifyResult) and caught.value.exit_code == 3

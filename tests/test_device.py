@@ -105,7 +105,7 @@ def test_a_machine_that_makes_other_images_fails(
 ) -> None:
     """As far from the kept ones as those of the next seed are."""
     shutil.copytree(tiny_bundle, other := tmp_path / "other")
-    there = golden_images.read(other / golden_images.FILE)
+    there = golden_images.parsed((other / golden_images.FILE).read_bytes(), other)
     (other / golden_images.FILE).write_bytes(
         golden_images.to_bytes(golden_images.Kept(there.first_seed + 1, there.sets))
     )

@@ -14,6 +14,7 @@ import tiny
 
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Compiling, placement
 from edgegen.evidence import bench, parity
 from edgegen.export import RUNTIMES, qdq, runtime
@@ -47,7 +48,9 @@ def test_full_precision_graphs_compute_what_torch_does(
     target = on_gpu(name)
     for graph, model in tiny.models().items():
         path = write(model, tmp_path / f"{graph}.onnx")
-        session = target.load(target.compile(path) if isinstance(target, Compiling) else path, 1)
+        session = target.load(
+            target.compile(GraphFile.made_here(path)) if isinstance(target, Compiling) else path, 1
+        )
         assert (
             parity.largest_difference(session, tiny.torch_images().call[graph], tiny.calls()[graph])
             <= parity.FP32_LIMIT
@@ -64,7 +67,9 @@ def test_quantized_graphs_compute_what_the_file_says(name: str, kept: Path, tmp_
             qdq.quantize(model, graph, tiny.plan(), target.dialect), tmp_path / f"{graph}.onnx"
         )
         full = host.load(write(model, tmp_path / f"{graph}.full.onnx"), 1)
-        session = target.load(target.compile(path) if isinstance(target, Compiling) else path, 1)
+        session = target.load(
+            target.compile(GraphFile.made_here(path)) if isinstance(target, Compiling) else path, 1
+        )
         found = parity.referee(session, judge.load(path, 1), full, tiny.calls()[graph], half=True)
         parity.check_referee(name, {graph: found})
         assert sum(placement({graph: session})[graph].values()) > 0
@@ -77,11 +82,12 @@ def test_an_engine_is_built_once_and_a_damaged_one_again(
 ) -> None:
     target = on_gpu(name)
     path = write(tiny.models()["theta"], tmp_path / "theta.onnx")
-    built = target.compile(path)
+    file = GraphFile.made_here(path)
+    built = target.compile(file)
     before = built.stat().st_mtime_ns
-    target.load(target.compiled(path), 1)
-    assert target.compiled(path) == built and built.stat().st_mtime_ns == before
-    assert target.compile(path) == built and built.stat().st_mtime_ns > before
+    target.load(target.compiled(file), 1)
+    assert target.compiled(file) == built and built.stat().st_mtime_ns == before
+    assert target.compile(file) == built and built.stat().st_mtime_ns > before
 
 
 @pytest.mark.gpu
@@ -95,7 +101,7 @@ def test_int8_against_float16_is_measured(name: str, kept: Path, tmp_path: Path)
             qdq.quantize(tiny.models()["theta"], "theta", tiny.plan(), target.dialect),
             tmp_path / f"{kind}.onnx",
         )
-        sessions[kind] = target.load(target.compile(path), 1)
+        sessions[kind] = target.load(target.compile(GraphFile.made_here(path)), 1)
     calls = tiny.calls()["theta"]
     start = tiny.torch_images()
     pipelines = {

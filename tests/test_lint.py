@@ -21,6 +21,7 @@ from onnx import helper
 from edgegen.calibrate.choose import ends
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle
+from edgegen.core.graph_file import GraphFile
 from edgegen.errors import EdgegenError, InputError, UsageError
 from edgegen.evidence import parity
 from edgegen.export import engine, qdq, runtime
@@ -339,7 +340,7 @@ def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
         size_threshold=0,
     )
     with pytest.raises(InputError, match=r"E-ONNX-(EXTERNAL|PARSE)"):
-        checked(tmp_path / "m.onnx")
+        checked(GraphFile.made_here(tmp_path / "m.onnx"))
 
 
 def test_an_unknown_runtime_has_no_rules() -> None:

@@ -18,6 +18,7 @@ import pytest
 from edgegen.cli.main import run
 from edgegen.core.bundle import MANIFEST, Bundle, digest
 from edgegen.core.files import read_json, to_json
+from edgegen.core.keys import site_keys
 from edgegen.core.signature import SIGNATURE
 from edgegen.errors import InputError, TrustError
 from edgegen.export import runtime
@@ -67,7 +68,10 @@ def signed(unsigned: Path, key: tuple[Path, Path]) -> Path:
 
 
 def test_a_signature_of_the_openssf_tool_is_accepted() -> None:
-    assert Bundle.open(TOY, OPENSSF).signed_by == hashlib.sha256(OPENSSF.read_bytes()).hexdigest()
+    assert (
+        Bundle.open(TOY, site_keys(OPENSSF)).signed_by
+        == hashlib.sha256(OPENSSF.read_bytes()).hexdigest()
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_signed_and_checked(
     assert Bundle.open(unsigned).signed_by is None and not Bundle.open(unsigned).is_signed
     assert run(["sign", str(unsigned), "--key", str(private), "--json"]) == 0
     made = json.loads(capfd.readouterr().out)
-    opened = Bundle.open(unsigned, public)
+    opened = Bundle.open(unsigned, site_keys(public))
     assert opened.signed_by == made["key_sha256"] and opened.digests().keys() == {
         MANIFEST,
         *opened.manifest.files,
@@ -183,18 +187,18 @@ def test_anything_else_than_was_signed_is_refused(
 ) -> None:
     spoil(signed)
     with pytest.raises(TrustError, match=said) as caught:
-        Bundle.open(signed, key[1])
+        Bundle.open(signed, site_keys(key[1]))
     assert caught.value.code == "E-SIGNATURE" and caught.value.exit_code == 6
 
 
 def test_files_are_checked_before_the_signature(signed: Path, key: tuple[Path, Path]) -> None:
     (signed / "README.md").write_bytes(b"x")
     with pytest.raises(TrustError, match=r"E-HASH\] README.md is not the file that was exported"):
-        Bundle.open(signed, key[1])
+        Bundle.open(signed, site_keys(key[1]))
     (signed / SIGNATURE).unlink()
     (signed / SIGNATURE).symlink_to(key[1])
     with pytest.raises(TrustError, match=r"model\.sig is a link"):
-        Bundle.open(signed, key[1])
+        Bundle.open(signed, site_keys(key[1]))
 
 
 def test_another_keys_owner_did_not_sign_it(
@@ -235,7 +239,7 @@ def test_a_bundle_is_signed_once(signed: Path, key: tuple[Path, Path], tmp_path:
     assert (signed / SIGNATURE).read_bytes() == before
     private, public = written(tmp_path, "next", ec.generate_private_key(ec.SECP256R1()))
     assert run(["sign", str(signed), "--key", str(private), "--overwrite"]) == 0
-    assert Bundle.open(signed, public).signed_by
+    assert Bundle.open(signed, site_keys(public)).signed_by
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
 
@@ -267,7 +271,7 @@ def test_a_key_with_a_passphrase(
         )
         == 0
     )
-    assert Bundle.open(unsigned, public).signed_by
+    assert Bundle.open(unsigned, site_keys(public)).signed_by
 
 
 def test_keys_that_cannot_be_used_are_said_so(
@@ -283,7 +287,7 @@ def test_keys_that_cannot_be_used_are_said_so(
         (tmp_path / "none", "cannot be read"),
     ):
         with pytest.raises(InputError, match=said) as caught:
-            Bundle.open(signed, path)
+            Bundle.open(signed, site_keys(path))
         assert caught.value.code == "E-KEY"
     assert run(["sign", str(signed), "--key", str(private), "--overwrite"]) == 4
     assert run(["sign", str(signed), "--key", str(key[1]), "--overwrite"]) == 4
@@ -300,5 +304,7 @@ def test_a_disk_that_refuses_leaves_the_bundle_as_it_was(
     monkeypatch.setattr(os, "replace", full)
     assert run(["sign", str(signed), "--key", str(key[0]), "--overwrite"]) == 7
     monkeypatch.undo()
-    assert (signed / SIGNATURE).read_bytes() == before and Bundle.open(signed, key[1]).signed_by
+    assert (signed / SIGNATURE).read_bytes() == before and Bundle.open(
+        signed, site_keys(key[1])
+    ).signed_by
     assert not [p for p in signed.parent.iterdir() if p.name.startswith(".edgegen")]

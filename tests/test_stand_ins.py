@@ -16,6 +16,7 @@ import pytest
 import tiny
 from onnx import TensorProto, numpy_helper
 
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Dialect, Runtime
 from edgegen.errors import UsageError
 from edgegen.evidence import parity
@@ -133,8 +134,8 @@ def test_trials_tell_exact_kernels_from_others(monkeypatch: pytest.MonkeyPatch) 
     assert is_exact(FloatOnnxRuntime) and is_exact(UnsignedOpenVino)
 
     class Wrong(FloatOnnxRuntime):
-        def load(self, built: Path, threads: int) -> Any:
-            session = super().load(built, threads)
+        def session(self, file: GraphFile, threads: int) -> Any:
+            session = super().session(file, threads)
             return lambda **inputs: session(**inputs) * np.float32(1.001)
 
     assert not is_exact(Wrong)
@@ -192,10 +193,10 @@ def test_signed_activations_behind_a_concat_never_reach_openvino(
     file = write(qdq.quantize(model, "g", plan, RTX), tmp_path / "q.onnx")
     seen: list[onnx.ModelProto] = []
 
-    def load(self: Any, built: Path, threads: int) -> None:
-        seen.append(onnx.load(built))
+    def session(self: Any, given: GraphFile, threads: int) -> None:
+        seen.append(onnx.load_from_string(given.data()))
 
-    monkeypatch.setattr("edgegen.export.ov.OpenVino.load", load)
+    monkeypatch.setattr("edgegen.export.ov.OpenVino.session", session)
     UnsignedOpenVino().load(file, 1)
     (given,) = seen
     types = {t.name: numpy_helper.to_array(t).dtype for t in given.graph.initializer}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import output
-from .options import BundleFolder, PublicKey, TrustEngines
+from .options import BundleFolder, LeastRelease, PublicKey, TrustEngines
 
 if TYPE_CHECKING:
     from ..workflows.bench import BenchResult
@@ -21,13 +21,14 @@ def bench(
     ] = 25,
     threads: Annotated[int, typer.Option(help="CPU threads of each runtime.", min=1)] = 1,
     public_key: PublicKey = None,
+    least_release: LeastRelease = None,
     trust_engines: TrustEngines = False,
     json: output.Json = False,
 ) -> None:
     """Time the mean sampler step on every runtime of the bundle, FP32 and INT8."""
     from ..workflows.bench import BenchSettings, bench_bundle
 
-    settings = BenchSettings(batch, rounds, threads, public_key, trust_engines)
+    settings = BenchSettings(batch, rounds, threads, public_key, trust_engines, least_release)
     found = bench_bundle(what, settings, output.terminal)
     _show(found)
     output.result("bench", found.to_json())

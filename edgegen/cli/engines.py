@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import output
-from .options import BundleFolder, Precision, PublicKey, Runtimes, names_of
+from .options import BundleFolder, LeastRelease, Precision, PublicKey, Runtimes, names_of
 
 
 def build(
@@ -16,6 +16,7 @@ def build(
     precision: Precision = "int8",
     again: Annotated[bool, typer.Option("--again", help="Build even what is there.")] = False,
     public_key: PublicKey = None,
+    least_release: LeastRelease = None,
     json: output.Json = False,
 ) -> None:
     """Build a bundle's graphs for this GPU or CPU, from its ONNX files: engines built here need
@@ -23,7 +24,8 @@ def build(
     """
     from ..workflows.engines import EngineSettings, build_engines
 
-    settings = EngineSettings(names_of(runtime) if runtime else None, precision, again, public_key)
+    names = names_of(runtime) if runtime else None
+    settings = EngineSettings(names, precision, again, public_key, least_release)
     result = build_engines(bundle, settings, output.terminal)
     rows = [
         [one.runtime, one.graph, one.state, f"{one.seconds:.1f}", f"{one.bytes / 1e6:.1f}"]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import output
-from .options import AllowCpu, Precision, PublicKey, TrustEngines
+from .options import AllowCpu, LeastRelease, Precision, PublicKey, TrustEngines
 
 
 def generate(
@@ -47,6 +47,7 @@ def generate(
     precision: Precision = "int8",
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
     public_key: PublicKey = None,
+    least_release: LeastRelease = None,
     trust_engines: TrustEngines = False,
     allow_cpu: AllowCpu = False,
     json: output.Json = False,
@@ -63,6 +64,7 @@ def generate(
         SamplingChoices(steps, way, control, control_from, like),
         Execution(runtime, precision, threads, trust_engines, allow_cpu),
         public_key,
+        least_release,
     )
     result = generate_images(source, out, settings, output.terminal)
     output.result("generate", result.to_json())

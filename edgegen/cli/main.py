@@ -18,6 +18,7 @@ and the failure document.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -129,8 +130,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if given else 2  # help was shown, but nothing was done
 
 
+@functools.cache
+def _command(verbs: typer.Typer) -> Any:
+    """All verbs with their flags: made once a process, which takes longer than a small verb."""
+    return typer.main.get_command(verbs)
+
+
 def _program(arguments: list[str]) -> Any:
-    command = typer.main.get_command(app)
+    command = _command(app)
     if "_EDGEGEN_COMPLETE" in os.environ:  # the shell asks for completions
         return command.main(arguments, prog_name="edgegen")
     # Not command.main: it turns every interruption into exit code 130, and SIGTERM's is 143.

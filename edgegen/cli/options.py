@@ -47,8 +47,16 @@ AllowCpu = Annotated[
     typer.Option("--allow-cpu", help="Let the CPU execute what cannot run as asked, and say so."),
 ]
 PublicKey = Annotated[
-    Path | None,
-    typer.Option("--public-key", help="Refuse a bundle that this key's owner did not sign."),
+    list[Path] | None,
+    typer.Option(
+        "--public-key",
+        help="Refuse a bundle that this key's owner did not sign; again for each further key, or "
+        "the folder of them.",
+    ),
+]
+LeastRelease = Annotated[
+    int | None,
+    typer.Option("--least-release", help="Refuse a bundle signed as an older release.", min=0),
 ]
 
 

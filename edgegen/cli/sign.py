@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+from ..core.reader import KEY_BYTES, read_bytes
 from . import output
 from .options import BundleFolder, Overwrite
 
@@ -20,6 +20,14 @@ def sign(
     passphrase_file: Annotated[
         Path | None, typer.Option(help="File whose first line opens the key.")
     ] = None,
+    release: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of this release, larger each time: devices refuse less with "
+            "--least-release.",
+            min=0,
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
@@ -28,7 +36,7 @@ def sign(
     """
     from ..workflows.signing import sign_bundle
 
-    result = sign_bundle(bundle, key, _passphrase(passphrase_file), overwrite)
+    result = sign_bundle(bundle, key, _passphrase(passphrase_file), overwrite, release)
     output.result("sign", result.to_json())
     print(f"{result.files} files signed by key {result.key_sha256[:16]}...: {result.signature}")
 
@@ -36,7 +44,4 @@ def sign(
 def _passphrase(path: Path | None) -> bytes | None:
     if path is None:
         return None
-    try:
-        return path.read_bytes().split(b"\n")[0].removesuffix(b"\r")
-    except OSError as error:
-        raise InputError("E-KEY", f"cannot be read: {error.strerror}", path=path) from error
+    return read_bytes(path, KEY_BYTES, "E-KEY").split(b"\n")[0].removesuffix(b"\r")

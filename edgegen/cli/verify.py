@@ -11,6 +11,7 @@ from . import output
 from .options import (
     AllowCpu,
     BundleFolder,
+    LeastRelease,
     PublicKey,
     Runtimes,
     Threads,
@@ -35,6 +36,7 @@ def verify(
     threads: Threads = 0,
     weights: Weights = None,
     public_key: PublicKey = None,
+    least_release: LeastRelease = None,
     trust_engines: TrustEngines = False,
     allow_cpu: AllowCpu = False,
     json: output.Json = False,
@@ -52,6 +54,7 @@ def verify(
         public_key,
         trust_engines,
         allow_cpu,
+        least_release,
     )
     try:
         result = verify_bundle(bundle, settings, output.terminal)
@@ -68,7 +71,8 @@ def _show(result: VerifyResult) -> None:
 
     print(f"{result.files} files verified")
     if result.signed_by:
-        print(f"signed by key {result.signed_by[:16]}...")
+        release = "" if result.release is None else f" as release {result.release}"
+        print(f"signed by key {result.signed_by[:16]}...{release}")
     elif result.is_signed:
         print("Signature not checked: pass --public-key.")
     if result.images is not None:

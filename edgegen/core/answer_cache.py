@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from .files import JsonObject
+from .reader import read_bytes
 
+NOTES_BYTES = 1 << 30  # largest file of notes
 KEPT = 30 * 24 * 3600  # seconds that notes nobody asked for stay
 
 
@@ -30,8 +32,8 @@ class Notes:
         """`path` need not exist, nor its folder."""
         self._path, self._lock = path, threading.Lock()
         self._known: JsonObject = {}
-        with contextlib.suppress(FileNotFoundError):
-            for line in path.read_bytes().splitlines():
+        if path.exists():
+            for line in read_bytes(path, NOTES_BYTES).splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     note = json.loads(line)
                     self._known[note["asked"]] = note["answer"]
@@ -60,7 +62,7 @@ class Notes:
 
     def _torn(self) -> bool:
         """Whether the file ends within a line: the next one must not begin there."""
-        data = self._path.read_bytes()
+        data = read_bytes(self._path, NOTES_BYTES)
         return bool(data) and not data.endswith(b"\n")
 
 

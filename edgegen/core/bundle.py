@@ -16,68 +16,106 @@ it only the signature shows. docs/bundle.md has the format.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from ..errors import EdgegenError, InputError, TrustError, UsageError
-from ..version import __version__
-from .files import JsonObject, read_json, to_json
+from .bundle_files import BundleFiles
+from .declared import Declared, declared
 from .fp32_last_steps import with_fp32_steps
+from .graph_file import GraphFile
+from .held_session import HeldSession, loaded_by
+from .keys import SiteKeys
 from .latent import Latent
 from .manifest import Built, Manifest
-from .runtime import Compiling, Pipeline, Runtime
+from .manifest_file import MANIFEST as MANIFEST
+from .manifest_file import check_files, check_last_steps, read_manifest
+from .manifest_file import digest as digest
+from .manifest_file import write_manifest as write_manifest
+from .reader import sha256 as sha256
+from .rehearsal import bounded_sampler, bounded_start, rehearse
+from .runtime import Compiling, Pipeline, Runtime, Session
 from .samplers import sampler_from_json
-from .signature import SIGNATURE, check
+from .signature import SIGNATURE, SIGNATURE_BYTES, Signed, check
 from .spec import TensorSpec
 
-MANIFEST = "manifest.json"
-UNLISTED = (MANIFEST, SIGNATURE)  # which no manifest can list: itself, and what is made of it
-SCHEMA = 1
+OPENINGS = 20  # of a bundle that is published anew each time while it is opened
 Precision = Literal["int8", "fp32"]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, checked bundle; signed_by: fingerprint of the key that its signature was held to,
-    if it was.
+    """An opened, checked bundle: one version of it, whatever happens to the folder meanwhile.
+
+    signed: who signed it and as which release, if its signature was held to keys; made_here: this
+    process made it, and vouches for it.
     """
 
     root: Path
     manifest: Manifest
-    signed_by: str | None = None
+    files: BundleFiles = field(repr=False, compare=False)
+    manifest_sha256: str
+    signed: Signed | None = None
+    made_here: bool = False
 
     @classmethod
-    def open(cls, root: Path, public_key: Path | None = None) -> Bundle:
+    def open(cls, root: Path, keys: SiteKeys | None = None, made_here: bool = False) -> Bundle:
         """Read and check everything but what the runtimes parse. TrustError for damage, UsageError
         for another schema.
 
-        With a public key, a bundle that its owner did not sign as it is here is a TrustError too.
+        With keys, a bundle that none of their owners signed as it is here is a TrustError too.
         """
-        manifest = _read_manifest(root)
-        _check_files(root, manifest)
-        bundle = cls(root, manifest)
-        if public_key is not None:
-            bundle = cls(root, manifest, check(root, bundle.digests(), public_key))
+        for left in reversed(range(OPENINGS)):
+            files = BundleFiles(root)
+            try:
+                return cls._opened(files, keys, made_here)
+            except EdgegenError:
+                if files.is_current() or not left:
+                    raise
+                # a new bundle took its place and the old one is being removed
+        raise AssertionError("unreachable: the last opening returns or raises")
+
+    @classmethod
+    def _opened(cls, files: BundleFiles, keys: SiteKeys | None, made_here: bool) -> Bundle:
+        root = files.root
+        manifest, manifest_sha256 = read_manifest(files)
+        check_files(files, manifest)
+        bundle = cls(root, manifest, files, manifest_sha256, made_here=made_here)
+        if keys is not None:
+            if not bundle.is_signed:
+                raise TrustError(
+                    "E-SIGNATURE",
+                    "the bundle is not signed",
+                    path=root,
+                    hint="edgegen sign BUNDLE --key KEY",
+                )
+            signature, _ = files.read(SIGNATURE, SIGNATURE_BYTES)
+            signed = check(signature, root / SIGNATURE, bundle.digests(), keys)
+            bundle = cls(root, manifest, files, manifest_sha256, signed, made_here)
         bundle._check_graphs()
-        _check_last_steps(manifest, root / MANIFEST)
+        check_last_steps(manifest, root / MANIFEST)
+        try:
+            bounded_start(manifest.start.shape, manifest.start.classes)
+            bounded_sampler(manifest.sampler)
+        except ValueError as error:
+            raise bundle._refused(str(error)) from error
         sampler_from_json(manifest.sampler)
-        start = manifest.start
-        if not start.shape or min(start.shape) < 1 or start.classes < 0:
-            raise TrustError(
-                "E-MANIFEST", f"start: cannot begin from {start}", path=root / MANIFEST
-            )
         return bundle
+
+    def _refused(self, what: str) -> TrustError:
+        return TrustError("E-MANIFEST", what, path=self.root / MANIFEST)
 
     def _check_graphs(self) -> None:
         """TrustError where a runtime has not every graph of the manifest, or a file of one is not
         listed.
         """
         manifest = self.manifest
+        for key, held in (("graphs", manifest.graphs), ("runtimes", manifest.runtimes)):
+            if not held:
+                raise self._refused(f"{key}: there are none")
         for files in (
             manifest.graphs,
             *(names for built in manifest.runtimes.values() for names in (built.load, built.onnx)),
@@ -85,31 +123,60 @@ class Bundle:
             for name in files.values():
                 self.path(name)
             if set(files) != set(manifest.graphs):
-                raise TrustError(
-                    "E-MANIFEST",
-                    f"the runtimes have other graphs than {', '.join(manifest.graphs)}",
-                    path=self.root / MANIFEST,
+                raise self._refused(
+                    f"the runtimes have other graphs than {', '.join(manifest.graphs)}"
                 )
+
+    @property
+    def signed_by(self) -> str | None:
+        """Fingerprint of the key that its signature was held to, if it was."""
+        return None if self.signed is None else self.signed.fingerprint
+
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether somebody whom the site trusts stands behind these files."""
+        return self.made_here or self.signed is not None
 
     def digests(self) -> dict[str, str]:
         """sha256 of every file, the manifest included: what a signature is over."""
         return {
-            MANIFEST: sha256(self.root / MANIFEST),
+            MANIFEST: self.manifest_sha256,
             **{name: file.sha256 for name, file in self.manifest.files.items()},
         }
 
     @property
     def is_signed(self) -> bool:
         """Whether there is a signature, held to a key or not."""
-        return (self.root / SIGNATURE).is_file()
+        return self.files.holds(SIGNATURE)
 
     def path(self, name: str) -> Path:
-        """A listed file."""
+        """A listed file, for people: its bytes come from `read`."""
         if name not in self.manifest.files:
-            raise TrustError(
-                "E-MANIFEST", f"{name} is used but not listed", path=self.root / MANIFEST
-            )
+            raise self._refused(f"{name} is used but not listed")
         return self.root / name
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file, which are those that were listed. TrustError if they are no
+        more.
+        """
+        path = self.path(name)
+        listed = self.manifest.files[name]
+        data, found = self.files.read(name, listed.bytes)
+        if found != listed.sha256:
+            raise TrustError("E-HASH", "it was changed while the bundle was open", path=path)
+        return data
+
+    def graph_file(self, name: str) -> GraphFile:
+        """A listed file and those beside it, as a runtime takes them. Unless the bundle is vouched
+        for, only what `admitted` returned may be loaded.
+        """
+        folder = name.rpartition("/")[0]
+
+        def read(other: str) -> bytes | None:
+            beside = f"{folder}/{other}" if folder else other
+            return self.read(beside) if beside in self.manifest.files else None
+
+        return GraphFile(self.path(name), read, self.is_vouched_for)
 
     def built(self, name: str) -> Built:
         """The INT8 files of that runtime. UsageError if there are none."""
@@ -121,6 +188,76 @@ class Bundle:
                 path=self.root,
             )
         return self.manifest.runtimes[name]
+
+    @cached_property
+    def declared(self) -> dict[str, Declared]:
+        """What goes into each graph and comes out. InputError for a file that does not say it,
+        TrustError where that does not fit the sampler and what it starts from.
+        """
+        names = self.manifest.graphs
+        graphs = {graph: self._declared(self.graph_file(name)) for graph, name in names.items()}
+        try:
+            rehearse(sampler_from_json(self.manifest.sampler), self._latent(), graphs)
+        except ValueError as error:
+            raise self._refused(f"the manifest does not fit its graphs: {error}") from error
+        return graphs
+
+    def _declared(self, file: GraphFile) -> Declared:
+        try:
+            return declared(file.data())
+        except ValueError as error:
+            raise InputError(
+                "E-ONNX-PARSE", f"not a usable ONNX file: {error}", path=file.path
+            ) from error
+
+    def _latent(self) -> Latent:
+        start = self.manifest.start
+        return Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
+
+    def admitted(self, runtime: Runtime, names: Mapping[str, str]) -> dict[str, GraphFile]:
+        """Files by graph that `runtime` may load. EdgegenError for one that it may not: of another
+        kind than it loads, or harmful where nobody vouches for the bundle.
+        """
+        files = self._of_kind(names, runtime.suffixes)
+        if not runtime.executable:
+            self._admit(runtime, files)
+        return files
+
+    def sources(self, runtime: Runtime, precision: Precision) -> dict[str, GraphFile]:
+        """The ONNX files behind what `runtime` loads, which it may build anew. EdgegenError as
+        above.
+        """
+        files = self._of_kind(self.onnx(runtime, precision), (".onnx",))
+        self._admit(runtime, files)
+        return files
+
+    def _of_kind(self, names: Mapping[str, str], suffixes: tuple[str, ...]) -> dict[str, GraphFile]:
+        """TrustError for a file of another kind: what a file may do follows from what it is."""
+        files = {graph: self.graph_file(name) for graph, name in names.items()}
+        for graph, file in files.items():
+            if file.path.suffix not in suffixes:
+                raise TrustError(
+                    "E-MANIFEST",
+                    f"a file that is to be loaded must be {' or '.join(suffixes)}",
+                    path=file.path,
+                )
+            if file.path.suffix == ".onnx" and self._declared(file) != self.declared[graph]:
+                raise self._refused(f"{file.path.name} takes or gives other tensors than {graph!r}")
+        return files
+
+    def _admit(self, runtime: Runtime, files: Mapping[str, GraphFile]) -> None:
+        if not self.is_vouched_for and files:
+            runtime.admit(files, {graph: self.declared[graph] for graph in files})
+
+    def sessions(
+        self, runtime: Runtime, names: Mapping[str, str], threads: int
+    ) -> dict[str, Session]:
+        """Files by graph, loaded by `runtime`: none by a path, each held to what it declares."""
+        files = self.admitted(runtime, names)
+        loads = {
+            g: (partial(runtime.session, file, threads), file.path) for g, file in files.items()
+        }
+        return self._held(loads)
 
     def pipeline(
         self,
@@ -135,7 +272,7 @@ class Bundle:
         """
         local = self.built_here(runtime, precision)
         if precision == "int8":
-            self.vouched(runtime.name, trust_engines or bool(local))
+            self.vouched(runtime, trust_engines or bool(local))
             files: Mapping[str, str] = self.built(runtime.name).load
         elif runtime.executable and not local:
             what = (
@@ -151,28 +288,39 @@ class Bundle:
             )
         else:
             files = self.manifest.graphs
-        call = {
-            graph: runtime.load(local.get(graph) or self.path(name), threads)
-            for graph, name in files.items()
-        }
+        call = self._kept(runtime, local, threads) or self.sessions(runtime, files, threads)
         until = self.built(runtime.name).until if precision == "int8" else {}
         if until:
-            full = {graph: self.path(self.manifest.graphs[graph]) for graph in until}
-            exact = {
-                graph: runtime.load(_here(runtime, path) or path, threads)
-                for graph, path in full.items()
-            }
+            full = {graph: self.manifest.graphs[graph] for graph in until}
+            built = self._compiled(runtime, full)
+            exact = self._kept(runtime, built, threads) or self.sessions(runtime, full, threads)
             call = with_fp32_steps(call, exact, until)
-        start = self.manifest.start
-        latent = Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
-        return Pipeline(latent, sampler_from_json(self.manifest.sampler), call, batch)
+        return self.of(call, batch)
 
-    def vouched(self, name: str, trusted: bool) -> None:
+    def of(self, call: Mapping[str, Session], batch: int = 64) -> Pipeline:
+        """The pipeline that these sessions of its graphs make."""
+        return Pipeline(self._latent(), sampler_from_json(self.manifest.sampler), call, batch)
+
+    def _kept(
+        self, runtime: Runtime, built: Mapping[str, Path], threads: int
+    ) -> dict[str, Session]:
+        """What this machine built before, loaded."""
+        return self._held({g: (partial(runtime.load, p, threads), p) for g, p in built.items()})
+
+    def _held(self, loads: Mapping[str, tuple[Callable[[], Session], Path]]) -> dict[str, Session]:
+        loaded = {graph: loaded_by(load, path) for graph, (load, path) in loads.items()}
+        return {
+            graph: HeldSession(session, self.declared[graph].output, loads[graph][1])
+            for graph, session in loaded.items()
+        }
+
+    def vouched(self, runtime: Runtime, trusted: bool) -> None:
         """UsageError when the bundle has nothing for that runtime, TrustError when it has engines
-        that nobody vouches for.
+        that nobody vouches for, and for a manifest that says something else of what they are.
         """
-        if self.built(name).code and not trusted and self.signed_by is None:
-            what = f"{name} engines are executable code and nobody vouches for this bundle"
+        self.check_code(runtime)
+        if runtime.executable and not trusted and not self.is_vouched_for:
+            what = f"{runtime.name} engines are executable code and nobody vouches for this bundle"
             hint = (
                 "give its signer's --public-key"
                 if self.is_signed
@@ -185,153 +333,31 @@ class Bundle:
                 hint=f"{hint}, or build them here: edgegen build",
             )
 
-    def onnx(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
+    def check_code(self, runtime: Runtime) -> None:
+        """TrustError where the manifest says something else of a runtime's files than what they
+        are.
+        """
+        if self.built(runtime.name).code != runtime.executable:
+            kind = "engines, which are code" if runtime.executable else "graphs, which are no code"
+            raise self._refused(f"runtimes.{runtime.name}.code: {runtime.name} executes {kind}")
+
+    def onnx(self, runtime: Runtime, precision: Precision) -> dict[str, str]:
         """The ONNX files behind what `runtime` loads, by graph; none if the bundle has none for
         it.
         """
         built = self.manifest.runtimes.get(runtime.name)
-        names = self.manifest.graphs if precision == "fp32" else built.onnx if built else {}
-        return {graph: self.path(name) for graph, name in names.items()}
+        return dict(self.manifest.graphs if precision == "fp32" else built.onnx if built else {})
 
     def built_here(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
         """What this machine built of them before, by graph; nothing unless all of it is there."""
-        built = {
-            graph: _here(runtime, path) for graph, path in self.onnx(runtime, precision).items()
-        }
-        return (
-            {graph: path for graph, path in built.items() if path is not None}
-            if all(built.values())
-            else {}
-        )
+        return self._compiled(runtime, self.onnx(runtime, precision))
 
-
-def _here(runtime: Runtime, onnx: Path) -> Path | None:
-    """What this machine built of that file before."""
-    return (
-        runtime.compiled(onnx)
-        if isinstance(runtime, Compiling) and not runtime.cannot_run()
-        else None
-    )
-
-
-def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
-    """List and hash every file under `root`, check the whole, write manifest.json last.
-    EdgegenError if it would not open.
-    """
-    names = sorted(
-        name
-        for p in root.rglob("*")
-        if p.is_file() and (name := p.relative_to(root).as_posix()) not in UNLISTED
-    )
-    files = {
-        name: {"sha256": sha256(root / name), "bytes": (root / name).stat().st_size}
-        for name in names
-    }
-    data = {"schema_version": SCHEMA, "edgegen": __version__, "files": files, **manifest}
-    data["sha256"] = digest(data)
-    try:
-        checked = Manifest.model_validate(data)
-    except ValidationError as error:
-        raise EdgegenError(
-            "E-MANIFEST", f"edgegen made a manifest it would refuse: {error}"
-        ) from error
-    (root / MANIFEST).write_bytes(to_json(data))
-    return checked
-
-
-def digest(data: JsonObject) -> str:
-    """What a manifest's own "sha256" must be."""
-    return hashlib.sha256(to_json({k: v for k, v in data.items() if k != "sha256"})).hexdigest()
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _read_manifest(root: Path) -> Manifest:
-    """The manifest as it was written. InputError where there is none, TrustError for another file,
-    UsageError for a schema of the future.
-    """
-    path = root / MANIFEST
-    if not path.is_file() or path.is_symlink():
-        raise InputError(
-            "E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=root
-        )
-    try:
-        data = read_json(path)
-    except InputError as error:
-        raise TrustError("E-MANIFEST", error.message, path=path) from error
-    if (
-        not isinstance(data, dict)
-        or data.get("sha256") != digest(data)
-        or path.read_bytes() != to_json(data)
-    ):
-        raise TrustError(
-            "E-HASH",
-            "manifest.json is not the file that was written",
-            path=path,
-            hint="copy the bundle again",
-        )
-    schema = data.get("schema_version")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise UsageError(
-            "E-SCHEMA",
-            f"the bundle has schema {schema}; edgegen {__version__} reads up to {SCHEMA}",
-            path=path,
-        )
-    try:
-        return Manifest.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise TrustError("E-MANIFEST", f"{where}: {first['msg']}", path=path) from error
-
-
-def _check_last_steps(manifest: Manifest, path: Path) -> None:
-    """TrustError where a runtime would run its last steps in FP32 and cannot."""
-    for name, built in manifest.runtimes.items():
-        if unknown := sorted(built.until.keys() - manifest.graphs.keys()):
-            raise TrustError(
-                "E-MANIFEST",
-                f"runtimes.{name}.until: there is no graph {unknown[0]}",
-                path=path,
-            )
-        if built.until and built.code:
-            raise TrustError(
-                "E-MANIFEST",
-                f"runtimes.{name}.until: engines cannot change to FP32 between steps",
-                path=path,
-            )
-
-
-def _check_files(root: Path, manifest: Manifest) -> None:
-    for name in manifest.files:
-        pure = PurePosixPath(name)
-        if (
-            pure.is_absolute()
-            or pure.as_posix() != name
-            or name in UNLISTED
-            or not name.isprintable()
-            or any(part in ("..", ".") or "\\" in part for part in pure.parts)
-        ):
-            raise TrustError(
-                "E-MANIFEST", f"the file name {name!r} is not allowed", path=root / MANIFEST
-            )
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise TrustError("E-MANIFEST", f"{name} is a link or a device, not a file", path=root)
-        if path.is_file() and name not in UNLISTED and name not in manifest.files:
-            raise TrustError("E-MANIFEST", f"{name} is not listed in the manifest", path=root)
-    for name, file in manifest.files.items():
-        path = root / name
-        if not path.is_file():
-            raise TrustError("E-MANIFEST", f"{name} is missing", path=root)
-        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
-            raise TrustError(
-                "E-HASH",
-                f"{name} is not the file that was exported",
-                path=root,
-                hint="copy the bundle again",
-            )
+    def _compiled(self, runtime: Runtime, names: Mapping[str, str]) -> dict[str, Path]:
+        if not isinstance(runtime, Compiling) or runtime.cannot_run():
+            return {}
+        built = {}
+        for graph, name in names.items():
+            if (path := runtime.compiled(self.graph_file(name))) is None:
+                return {}
+            built[graph] = path
+        return built

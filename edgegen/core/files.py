@@ -22,6 +22,7 @@ from ..errors import EdgegenError, InputError, ResourceError, UsageError
 from .disk import FROM_WRITING, disk_error, refusals, sync
 from .faults import hit
 from .locks import held
+from .reader import read_bytes
 from .temporary import fresh, private_file, private_folder, sweep
 
 ASIDE = ".edgegen-old-"  # where there is no exchange: an old output while the new one is renamed
@@ -71,27 +72,33 @@ def to_json(data: object) -> bytes:
     """Deterministic, finite, ASCII: the same data gives the same bytes, and NaN raises
     ValueError.
     """
-    return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("ascii")
+    try:
+        text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return (text + "\n").encode("ascii")
 
 
 def read_json(path: Path, limit: int = 16 << 20) -> Any:
     """A JSON file without duplicate keys or NaN, at most `limit` bytes; InputError says what is
     wrong with it.
     """
+    data = read_bytes(path, limit, "E-JSON")
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise InputError("E-JSON", "not a file", path=path)
-        if path.stat().st_size > limit:
-            raise InputError("E-JSON", f"the file is larger than {limit} bytes", path=path)
-        # UTF-8 only: json would guess UTF-16 and UTF-32 from bytes
-        text = path.read_bytes().decode()
-        return json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
-    except (ValueError, RecursionError) as error:
+        return parse_json(data)
+    except ValueError as error:
         raise InputError("E-JSON", f"not usable JSON: {error}", path=path) from error
-    except OSError as error:
-        raise InputError("E-JSON", f"cannot be read: {error.strerror}", path=path) from error
+
+
+def parse_json(data: bytes) -> Any:
+    """The same of bytes. ValueError says what is wrong with them."""
+    try:
+        # UTF-8 only: json would guess UTF-16 and UTF-32 from bytes
+        return json.loads(
+            data.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+        )
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def is_version(value: object, known: int) -> bool:

@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import EdgegenError, InputError
+from ..errors import InputError
 from .files import write_bytes
+from .reader import read_bytes
 from .spec import Array
+
+PICTURE_BYTES = 256 << 20
 
 
 def to_uint8(images: Array) -> np.ndarray:
-    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. EdgegenError when one
+    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. InputError when one
     is not finite.
     """
     if not np.isfinite(images).all():
-        raise EdgegenError("E-NONFINITE", "generated images hold NaN or infinite values")
+        raise InputError("E-NONFINITE", "generated images hold NaN or infinite values")
     levels = np.rint((images.clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
     return levels if levels.shape[3] == 3 else np.repeat(levels[..., :1], 3, axis=3)
 
@@ -59,7 +62,8 @@ def read(path: Path, shape: tuple[int, int, int]) -> Array:
     """
     channels, height, width = shape
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        data = read_bytes(path, PICTURE_BYTES, "E-IMAGE")
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             if image.size != (width, height):  # before anything is decoded
                 what = (
                     f"the picture is {image.width} x {image.height} pixels, this generator "

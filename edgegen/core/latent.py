@@ -40,4 +40,6 @@ class Latent:
         if not self.classes:
             return {}
         picks = [seed % self.classes if label is None else label for seed in seeds]
-        return {"label": np.eye(self.classes, dtype=np.float32)[picks]}
+        labels = np.zeros((len(picks), self.classes), np.float32)
+        labels[np.arange(len(picks)), picks] = 1
+        return {"label": labels}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .files import JsonObject
 
@@ -15,13 +15,21 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+def whole(value: object) -> object:
+    """The value, if it is an integer: 1 equals 1.0 and true. ValueError for another."""
+    if type(value) is not int:
+        raise ValueError("it must be an integer")
+    return value
+
+
+FILE_BYTES = 4 << 30  # largest file of a bundle
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 ByGraph = dict[str, str]
 
 
 class File(_Strict):
     sha256: Sha256
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, le=FILE_BYTES)]
 
 
 class Start(_Strict):
@@ -53,7 +61,7 @@ class Built(_Strict):
 class Manifest(_Strict):
     """manifest.json of a bundle."""
 
-    schema_version: Literal[1]
+    schema_version: Annotated[Literal[1], BeforeValidator(whole)]
     sha256: Annotated[
         Sha256,
         Field(

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
-from .files import JsonObject, is_version, read_json, to_json
+from .files import JsonObject, is_version, parse_json, to_json
+from .reader import read_bytes
 
 Precision = Literal["int8", "fp32"]
 ROUNDED = re.compile(r"\.rounded[0-9]$")
+PLAN_BYTES = 16 << 20
 FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 
@@ -89,7 +91,15 @@ class Plan:
     @classmethod
     def read(cls, path: Path) -> Plan:
         """InputError names what is wrong with the file."""
-        data = read_json(path)
+        return cls.parsed(read_bytes(path, PLAN_BYTES, "E-JSON"), path)
+
+    @classmethod
+    def parsed(cls, document: bytes, path: Path) -> Plan:
+        """The same of bytes, which were read from `path`."""
+        try:
+            data = parse_json(document)
+        except ValueError as error:
+            raise InputError("E-JSON", f"not usable JSON: {error}", path=path) from error
         try:
             if not is_version(data["schema_version"], 1):
                 raise ValueError(f"schema {data['schema_version']} is not known to this version")

@@ -11,6 +11,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from .declared import Declared
+from .graph_file import GraphFile
 from .latent import Latent
 from .noise import noise
 from .samplers import Call, Sampler
@@ -55,7 +57,7 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """One backend. `build` turns an ONNX file into what the device loads; `load` makes it
+    """One backend. `build` turns an ONNX file into what the device loads; `session` makes it
     callable.
     """
 
@@ -63,6 +65,8 @@ class Runtime(Protocol):
     dialect: Dialect
     # what it builds is code (a GPU engine), not data: loaded only from somebody trusted
     executable: bool
+    # of the files that it builds and loads; nothing else of a bundle is loaded by it
+    suffixes: tuple[str, ...]
 
     def missing(self) -> str | None:
         """Why nothing can be built here, as a sentence with the remedy; None when it can."""
@@ -80,7 +84,18 @@ class Runtime(Protocol):
         """Write into `folder` what the device loads; the first path is the one for load."""
 
     def load(self, built: Path, threads: int) -> Session:
-        """Ready to call; RuntimeMissing when it cannot run here."""
+        """What this process built, or its cache holds, ready to call. RuntimeMissing when it cannot
+        run here.
+        """
+
+    def session(self, file: GraphFile, threads: int) -> Session:
+        """The same of bytes. Those that nobody vouches for have passed `admit` before."""
+
+    def admit(self, files: Mapping[str, GraphFile], graphs: Mapping[str, Declared]) -> None:
+        """Try files by graph that nobody vouches for where they can do no harm. EdgegenError for
+        one that is no graph, breaks the runtime, answers otherwise than `graphs` says, or takes
+        more time or memory than a graph may.
+        """
 
 
 @runtime_checkable
@@ -89,12 +104,12 @@ class Compiling(Runtime, Protocol):
     needs to vouch for it.
     """
 
-    def compiled(self, onnx: Path) -> Path | None:
+    def compiled(self, onnx: GraphFile) -> Path | None:
         """What was built here of that file, for load; None if nothing was. TrustError for something
         damaged.
         """
 
-    def compile(self, onnx: Path) -> Path:
+    def compile(self, onnx: GraphFile) -> Path:
         """Build it, in place of what was there. RuntimeMissing when this machine cannot."""
 
 
@@ -109,11 +124,12 @@ class Placed(Protocol):
 def placement(call: Call[np.ndarray]) -> dict[str, dict[str, int]]:
     """Where each graph's nodes run, of the sessions that know."""
     sessions: Mapping[str, object] = call
-    return {
+    placed = {
         graph: dict(session.placement())
         for graph, session in sessions.items()
         if isinstance(session, Placed)
     }
+    return {graph: nodes for graph, nodes in placed.items() if nodes}
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,22 @@ OpenSSF accepts ours, and we accept its (docs/decisions/0009-signature.md).
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import InputError, RuntimeMissing, TrustError
-from .files import read_json, to_json
+from ..errors import TrustError, UsageError
+from .files import JsonObject, parse_json, to_json
+from .keys import NEWEST, SiteKeys, fingerprint, private_key
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import (
-        ECDSA,
-        EllipticCurvePrivateKey,
-        EllipticCurvePublicKey,
-    )
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 
 SIGNATURE = "model.sig"
+SIGNATURE_BYTES = 16 << 20
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT, _PREDICATE = "https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0"
@@ -35,116 +33,156 @@ _HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
 def sign(
-    name: str, digests: Mapping[str, str], private_key: Path, passphrase: bytes | None = None
+    name: str,
+    digests: Mapping[str, str],
+    key_file: Path,
+    passphrase: bytes | None = None,
+    release: int | None = None,
 ) -> tuple[bytes, str]:
     """The file's bytes and the key's fingerprint. digests: sha256 by path in the bundle; name: of
-    the bundle, for people.
+    the bundle, for people; release: which sites may ask to be no older than theirs.
     """
-    key = _private(private_key, passphrase)
+    if release is not None and not 0 <= release <= NEWEST:
+        raise UsageError("E-USAGE", f"a release is a number from 0 to {NEWEST}, got {release}")
+    key = private_key(key_file, passphrase)
     payload = to_json(
         {
             "_type": _STATEMENT,
             "subject": [{"name": name, "digest": {"sha256": _root(digests)}}],
             "predicateType": _PREDICATE,
-            "predicate": {
-                "serialization": {
-                    "method": "files",
-                    "hash_type": "sha256",
-                    "allow_symlinks": False,
-                    "ignore_paths": [SIGNATURE],
-                },
-                "resources": [
-                    {"name": n, "algorithm": "sha256", "digest": digests[n]}
-                    for n in sorted(digests)
-                ],
-            },
+            "predicate": _predicate(digests, release),
         }
     )
     signed = key.sign(_encoded(payload), _algorithm(key.public_key()))
-    fingerprint = _fingerprint(key.public_key())
+    made_by = fingerprint(key.public_key())
     return to_json(
         {
             "mediaType": _BUNDLE,
-            "verificationMaterial": {"publicKey": {"hint": fingerprint}, "tlogEntries": []},
+            "verificationMaterial": {"publicKey": {"hint": made_by}, "tlogEntries": []},
             "dsseEnvelope": {
                 "payload": base64.b64encode(payload).decode(),
                 "payloadType": _PAYLOAD,
                 "signatures": [{"sig": base64.b64encode(signed).decode(), "keyid": ""}],
             },
         }
-    ), fingerprint
+    ), made_by
 
 
-def check(root: Path, digests: Mapping[str, str], public_key: Path) -> str:
-    """Fingerprint of the key, if it signed exactly these files; else TrustError with the reason."""
-    path = root / SIGNATURE
-    key = _public(public_key)
-    if not path.is_file():
-        raise TrustError(
-            "E-SIGNATURE",
-            "the bundle is not signed",
-            path=root,
-            hint="edgegen sign BUNDLE --key KEY",
-        )
-    payload, signature, hint = _opened(path)
-    from cryptography.exceptions import InvalidSignature
+def _predicate(digests: Mapping[str, str], release: int | None) -> JsonObject:
+    """What is signed; other tools read all of it but the release, which is ours."""
+    return {
+        "serialization": {
+            "method": "files",
+            "hash_type": "sha256",
+            "allow_symlinks": False,
+            "ignore_paths": [SIGNATURE],
+        },
+        "resources": [
+            {"name": n, "algorithm": "sha256", "digest": digests[n]} for n in sorted(digests)
+        ],
+        **({} if release is None else {"release": release}),
+    }
 
-    try:
-        key.verify(signature, _encoded(payload), _algorithm(key))
-    except InvalidSignature as error:
-        other = hint not in ("", _fingerprint(key))
+
+@dataclass(frozen=True)
+class Signed:
+    """Whose key signed, and the release number that it signed, None if it gave none."""
+
+    fingerprint: str
+    release: int | None
+
+
+def check(data: bytes, path: Path, digests: Mapping[str, str], keys: SiteKeys) -> Signed:
+    """Who signed exactly these files, if it is one whose signature counts; else TrustError with the
+    reason. data: the signature, read from `path`.
+    """
+    payload, signature, hint = _opened(data, path)
+    signer = _signer(payload, signature, keys)
+    if signer is None:
+        if why := keys.refusal(hint):
+            raise TrustError("E-KEY-REVOKED", f"it says key {hint[:16]}...: {why}", path=path)
+        other = hint not in ("", *keys.public)
         why = (
             f"it was signed with another key ({hint[:16]}...)"
             if other
             else "the signature does not match what it signs"
         )
-        raise TrustError("E-SIGNATURE", why, path=path) from error
-    signed = _resources(payload, path)
+        raise TrustError("E-SIGNATURE", why, path=path)
+    if why := keys.refusal(signer):
+        raise TrustError("E-KEY-REVOKED", f"it was signed by {signer[:16]}...: {why}", path=path)
+    signed, release = _statement(payload, path)
     if signed != dict(digests):
         names = sorted(n for n in {*signed, *digests} if signed.get(n) != digests.get(n))
         raise TrustError(
             "E-SIGNATURE", f"other files were signed: {', '.join(names[:5])}", path=path
         )
-    return _fingerprint(key)
+    if (release or 0) < keys.least_release:
+        found = "without a release number" if release is None else f"as release {release}"
+        raise TrustError(
+            "E-RELEASE",
+            f"it was signed {found}, and this site takes {keys.least_release} or newer",
+            path=path,
+            hint="take the newer bundle",
+        )
+    return Signed(signer, release)
 
 
-def _opened(path: Path) -> tuple[bytes, bytes, str]:
+def _signer(payload: bytes, signature: bytes, keys: SiteKeys) -> str | None:
+    """Fingerprint of the key that made this signature; what the file says of its key is not
+    asked.
+    """
+    from cryptography.exceptions import InvalidSignature
+
+    for name, key in keys.public.items():
+        with contextlib.suppress(InvalidSignature):
+            key.verify(signature, _encoded(payload), _algorithm(key))
+            return name
+    return None
+
+
+def _opened(data: bytes, path: Path) -> tuple[bytes, bytes, str]:
     """Payload, signature, and hint of the key."""
     try:
-        data = read_json(path)
-        envelope = data["dsseEnvelope"]
+        document = parse_json(data)
+        envelope = document["dsseEnvelope"]
         (signature_entry,) = envelope["signatures"]
-        if (data["mediaType"], envelope["payloadType"]) != (_BUNDLE, _PAYLOAD):
-            raise ValueError(f"its type is {data['mediaType']} of {envelope['payloadType']}")
+        if (document["mediaType"], envelope["payloadType"]) != (_BUNDLE, _PAYLOAD):
+            raise ValueError(f"its type is {document['mediaType']} of {envelope['payloadType']}")
         payload, signature = (
             base64.b64decode(x, validate=True)
             for x in (envelope["payload"], signature_entry["sig"])
         )
-        return payload, signature, str(data["verificationMaterial"]["publicKey"]["hint"] or "")
-    except (InputError, KeyError, TypeError, ValueError) as error:
+        return payload, signature, str(document["verificationMaterial"]["publicKey"]["hint"] or "")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TrustError(
             "E-SIGNATURE", f"this is no signature of a model: {error}", path=path
         ) from error
 
 
-def _resources(payload: bytes, path: Path) -> dict[str, str]:
-    """sha256 by file, as signed; paths that the signer asked to ignore are not ignored."""
+def _statement(payload: bytes, path: Path) -> tuple[dict[str, str], int | None]:
+    """sha256 by file as signed, and the release; paths that the signer asked to ignore are not
+    ignored.
+    """
     try:
-        statement = json.loads(payload)
-        resources = statement["predicate"]["resources"]
+        statement = parse_json(payload)
+        predicate = statement["predicate"]
+        resources, method = predicate["resources"], predicate["serialization"]["method"]
         digests = {r["name"]: r["digest"] for r in resources if r["algorithm"] == "sha256"}
-        method = statement["predicate"]["serialization"]["method"]
         if (
-            statement["predicateType"] != _PREDICATE
+            (statement["_type"], statement["predicateType"]) != (_STATEMENT, _PREDICATE)
             or method != "files"
             or len(digests) != len(resources)
+            or not all(isinstance(word, str) for pair in digests.items() for word in pair)
         ):
             raise ValueError(f"{statement['predicateType']} over {method}")
-    except (KeyError, TypeError, ValueError) as error:
+        release = predicate.get("release")
+        if release is not None and (type(release) is not int or not 0 <= release <= NEWEST):
+            raise ValueError(f"the release {release!r} is no number")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TrustError(
             "E-SIGNATURE", f"what it signs is no list of files: {error}", path=path
         ) from error
-    return digests
+    return digests, release
 
 
 def _encoded(payload: bytes) -> bytes:
@@ -156,61 +194,8 @@ def _root(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(digests[n]) for n in sorted(digests))).hexdigest()
 
 
-def _fingerprint(key: EllipticCurvePublicKey) -> str:
-    """sha256 of the public key's PEM."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return hashlib.sha256(
-        key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    ).hexdigest()
-
-
 def _algorithm(key: EllipticCurvePublicKey) -> ECDSA:
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     return ec.ECDSA(getattr(hashes, _HASHES[key.curve.name])())
-
-
-def _private(path: Path, passphrase: bytes | None) -> EllipticCurvePrivateKey:
-    from_pem = _library().load_pem_private_key
-    try:
-        key = from_pem(path.read_bytes(), passphrase)
-    # TypeError: a passphrase is missing, or one was given for a key that has none
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            "E-KEY", f"this is no private key in PEM that opens: {error}", path=path
-        ) from error
-    except OSError as error:
-        raise InputError("E-KEY", f"cannot be read: {error.strerror}", path=path) from error
-    return _curved(key, path)
-
-
-def _public(path: Path) -> EllipticCurvePublicKey:
-    from_pem = _library().load_pem_public_key
-    try:
-        key = from_pem(path.read_bytes())
-    except ValueError as error:
-        raise InputError("E-KEY", "this is no public key in PEM", path=path) from error
-    except OSError as error:
-        raise InputError("E-KEY", f"cannot be read: {error.strerror}", path=path) from error
-    return _curved(key, path)
-
-
-def _curved(key: Any, path: Path) -> Any:
-    """The key, whichever kind PEM held, if it is on a curve that we sign with."""
-    name = getattr(getattr(key, "curve", None), "name", type(key).__name__)
-    if name not in _HASHES:
-        raise InputError(
-            "E-KEY", f"the key must be on {', '.join(_HASHES)}, and this is {name}", path=path
-        )
-    return key
-
-
-def _library() -> ModuleType:
-    try:
-        from cryptography.hazmat.primitives import serialization
-    except ImportError as error:
-        what = 'signatures need cryptography, which is not installed: pip install "edgegen[sign]"'
-        raise RuntimeMissing("E-BACKEND", what) from error
-    return serialization

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from ..core.reader import read_bytes
 from ..core.side_by_side import over_workers
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, RuntimeMissing, TrustError, UsageError
@@ -29,6 +30,7 @@ from . import networks
 from .one_thread import one_thread
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+WEIGHT_BYTES = 1 << 30  # largest weight file
 SIZES = {"efficientnet-lite0": 128, "inception-v3": 299}
 SMALLEST = {"efficientnet-lite0": 32, "inception-v3": 75}
 INCEPTION_HINT = (
@@ -104,12 +106,7 @@ def feature_network(
     if name == "inception-v3" and weights is None:
         raise UsageError("E-FEATURES", f"{name} needs its weight file", hint=INCEPTION_HINT)
     path = weights or _lite0_file()
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            "E-FEATURES", f"the weights of {name} cannot be read: {error.strerror}", path=path
-        ) from error
+    data = read_bytes(path, WEIGHT_BYTES, "E-FEATURES")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         state = (

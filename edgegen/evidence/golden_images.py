@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .distances import PairedPsnr, squared_error
 from .parity import PIXEL_LIMIT, same_pixels
 
 FILE = "evidence/images.safetensors"
+MOST = 1000  # images of a set
 FULL = "fp32"  # name of the full-precision images; INT8 images go by their runtime's name
 
 
@@ -66,16 +68,16 @@ def to_bytes(golden: Kept) -> bytes:
     )
 
 
-def read(path: Path) -> Kept:
-    """TrustError for a file that edgegen did not write."""
-    from safetensors import SafetensorError, safe_open
+def parsed(data: bytes, path: Path) -> Kept:
+    """TrustError for bytes, read from `path`, that edgegen did not write."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        with safe_open(path, "numpy") as file:
-            # (it is no dict)
-            sets = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            first = int((file.metadata() or {})["first_seed"])
-    except (SafetensorError, KeyError, ValueError) as error:
+        sets = load(data)
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        first = int(json.loads(header)["__metadata__"]["first_seed"])
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise TrustError(
             "E-MANIFEST", f"these are no images of an export: {error}", path=path
         ) from error
@@ -84,6 +86,8 @@ def read(path: Path) -> Kept:
         FULL not in sets
         or len(shapes) != 1
         or any(a.dtype != np.uint8 or a.ndim != 4 or not len(a) for a in sets.values())
+        or not 0 <= first < 2**62
+        or max(map(len, sets.values())) > MOST
     ):
         raise TrustError(
             "E-MANIFEST",

@@ -20,6 +20,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from ..core.files import JsonObject, is_version, write_bytes
+from ..core.reader import read_bytes
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, ReferenceMismatch
 from .distances import Float64, Floats, Moments
@@ -170,19 +171,15 @@ def read(path: Path) -> Reference:
     """A reference file, checked. Raises InputError that names the file and what is wrong with
     it.
     """
+    return parsed(read_bytes(path, LIMIT, "E-FID-REF"), path)
+
+
+def parsed(data: bytes, path: Path) -> Reference:
+    """The same of bytes, which were read from `path`."""
     try:
-        if path.stat().st_size > LIMIT:
-            raise InputError(
-                "E-FID-REF", f"the reference is larger than {LIMIT >> 20} MB", path=path
-            )
-        data = path.read_bytes()
         tensors = load_tensors(data)
         about = json.loads(_metadata(data)["edgegen.reference"])
         reference = _checked(about, tensors)
-    except OSError as error:
-        raise InputError(
-            "E-FID-REF", f"the reference cannot be read: {error.strerror}", path=path
-        ) from error
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError("E-FID-REF", f"not a usable reference: {error}", path=path) from error
     return reference

@@ -4,6 +4,8 @@ part.
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.images import PICTURE_BYTES
+from ..core.reader import read_bytes
 from ..errors import InputError, UsageError
 
 MOST = 62  # regions a set of which fits a 64-bit number
@@ -96,14 +100,15 @@ def from_mask(path: Path, height: int, width: int) -> Regions:
     """One region a colour, numbered by where they first appear, row by row; black is none.
     InputError says what does not fit.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             "E-REGIONS",
             "regions are a grid such as 3x3 or a mask PNG, and there is no such file",
             path=path,
         )
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        data = read_bytes(path, PICTURE_BYTES, "E-REGIONS")
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.size != (width, height):
                 raise InputError(
                     "E-REGIONS",

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from ..core.faults import hit
 from ..core.files import JsonObject, discard, publish, put, read_json, to_json, write_bytes
 from ..core.graph import FamilyConfig, Generator
+from ..core.reader import read_bytes, sha256
 from ..errors import InputError, TrustError, UsageError
 from ..families import family
 from .digests import has_had_a_checkpoint, hold
@@ -41,6 +42,7 @@ STATE, METRICS = "state.json", "metrics.jsonl"
 DIGEST = "digest"  # of a state: sha256 of the rest of it
 STATE_KEYS = frozenset(("step", "skipped", "averaged", "sha256", "metrics"))
 KEEP = 2  # checkpoints of a run that stay on disk, unless told
+LARGEST_FILE, LARGEST_TEXT = 16 << 30, 4096  # bytes of weights, and of `latest`
 LARGEST = 1e7  # number of a config: sizes, counts and noise levels are far below
 WEIGHTS = "weights.safetensors"
 JUDGE = "judge.safetensors"
@@ -194,7 +196,7 @@ def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
     if not path.is_file():
         raise InputError("E-RUN-OPEN", "this run has left no weights yet", path=run)
     hold(run, WEIGHTS)
-    tensors, digest = read_weights(path), _sha256(path.read_bytes())
+    tensors, digest = read_weights(path), sha256(path)
     if step is not None and read_json(step / STATE).get("sha256", {}).get("average") != digest:
         raise TrustError("E-HASH", "not the bytes the checkpoint was written with", path=path)
     return tensors, digest
@@ -260,8 +262,8 @@ def _state(path: Path, networks: set[str]) -> JsonObject:
 def read_text(path: Path) -> str:
     """The stripped content of a small ASCII file; InputError if it cannot be read."""
     try:
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, LARGEST_TEXT, "E-CHECKPOINT").decode("ascii").strip()
+    except UnicodeDecodeError as error:
         raise InputError("E-CHECKPOINT", f"no checkpoint to read: {error}", path=path) from error
 
 
@@ -281,12 +283,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _bytes_of(path: Path) -> bytes:
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
         raise _pickle(path)
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError("E-WEIGHTS", "not a file", path=path)
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError("E-WEIGHTS", f"cannot be read: {error.strerror}", path=path) from error
+    return read_bytes(path, LARGEST_FILE, "E-WEIGHTS")
 
 
 def _tensors_of(data: bytes, path: Path) -> dict[str, Tensor]:
@@ -314,7 +311,7 @@ def _sha256(data: bytes) -> str:
 
 def _digest_of(path: Path) -> str | None:
     """Of a file that need not be there."""
-    return _sha256(path.read_bytes()) if path.is_file() else None
+    return sha256(path) if path.is_file() else None
 
 
 def _pickle(path: Path) -> TrustError:

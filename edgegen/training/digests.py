@@ -17,11 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core.files import JsonObject, put, read_json, to_json, write_bytes
+from ..core.reader import read_bytes, sha256
 from ..errors import InputError, TrustError
 
 FILE = "digests.json"
 RUN = "run.json"
 SCHEMA = 1
+LARGEST = 1 << 20  # bytes of them
 COPY = "copy the run again, or put back a file that is sound"
 
 
@@ -44,7 +46,7 @@ class Digests:
             data = read_json(path)
             files = {name: tuple(kept) for name, kept in data["files"].items()}
             read = cls(files, data["checkpoint"])
-            if read.to_bytes() == path.read_bytes():
+            if read.to_bytes() == read_bytes(path, LARGEST):
                 return read
         except (InputError, TypeError, KeyError, AttributeError, ValueError):
             pass
@@ -66,7 +68,7 @@ def hold(run: Path, *names: str) -> None:
     digests = Digests.of(run) or Digests()
     for name in names:
         kept, path = digests.files.get(name), run / name
-        if kept and path.is_file() and _sha256(path.read_bytes()) not in kept:
+        if kept and path.is_file() and sha256(path) not in kept:
             raise TrustError(
                 "E-HASH", "not the bytes that the run was left with", path=path, hint=COPY
             )
@@ -106,7 +108,7 @@ def _present(run: Path, name: str, digests: Digests) -> set[str]:
     """The digest of the file that is there, unless it is damaged."""
     if not (run / name).is_file():
         return set()
-    digest = _sha256((run / name).read_bytes())
+    digest = sha256(run / name)
     return {digest} if digest in digests.files.get(name, (digest,)) else set()
 
 
@@ -120,7 +122,7 @@ def has_had_a_checkpoint(run: Path) -> None:
 def seal(folder: Path) -> None:
     """The digests of a run that is whole, in a private folder, before it is published."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = {name: (_sha256((folder / name).read_bytes()),) for name in names if name != FILE}
+    files = {name: (sha256(folder / name),) for name in names if name != FILE}
     put(folder / FILE, Digests(files).to_bytes())
 
 

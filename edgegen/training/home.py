@@ -11,8 +11,10 @@ from pathlib import Path
 from ..core.disk import disk_error
 from ..core.files import JsonObject
 from ..core.locks import held
+from ..core.reader import read_bytes
 from ..core.temporary import sweep
 from ..errors import ResourceError, TrustError
+from .record import LARGEST
 
 
 class Home:
@@ -57,7 +59,7 @@ def check_metrics(path: Path, state: JsonObject) -> None:
     """The losses up to the checkpoint, which the run goes on writing, are those that were written;
     a run goes on without them where they are gone.
     """
-    losses, wanted = path.read_bytes(), state.get("metrics")
+    losses, wanted = read_bytes(path, LARGEST), state.get("metrics")
     if losses and wanted is not None and hashlib.sha256(losses).hexdigest() != wanted:
         raise TrustError(
             "E-HASH",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from ..core.reader import opened
 from ..errors import escaped
 from .data import Photos
 
@@ -156,7 +157,7 @@ def is_sheet(path: Path) -> bool:
     """Whether the file is a contact sheet of ours."""
     if path.is_symlink() or not path.is_file():
         return False
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return b"tEXtSoftware\0" + SOFTWARE.encode() in file.read(BEGIN)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
 from ..core.runtime import Pipeline, placement
@@ -16,6 +16,9 @@ from .bundles import read_bundle
 from .executor import label
 from .limits import Limit, check_numbers
 
+if TYPE_CHECKING:
+    from ..core.keys import Places
+
 
 @dataclass(frozen=True)
 class BenchSettings:
@@ -24,8 +27,9 @@ class BenchSettings:
     batch: int = 8  # images a call
     rounds: int = 25  # timed rounds, interleaved over all candidates; 5 or more
     threads: int = 1  # CPU threads of each runtime
-    public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+    public_key: Places = None  # refuse a bundle that no owner of these keys signed
     trust_engines: bool = False
+    least_release: int | None = None  # refuse what was signed as an older release
 
     def __post_init__(self) -> None:
         check_numbers(self, threads=Limit(1, 1024))
@@ -66,7 +70,7 @@ def bench_bundle(
     folder that is no sound bundle.
     """
     settings = settings or BenchSettings()
-    opened = read_bundle(bundle, settings.public_key)
+    opened = read_bundle(bundle, settings.public_key, settings.least_release)
     candidates: dict[str, Pipeline] = {}
     skipped: dict[str, str] = {}
     for name in opened.manifest.runtimes:

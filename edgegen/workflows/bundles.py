@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.progress import Listener, silent
-from ..errors import InputError, RuntimeMissing, UsageError
+from ..errors import InputError, RuntimeMissing, TrustError, UsageError
 from .limits import Limit, check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..core.bundle import Bundle, Precision
+    from ..core.keys import Places
     from ..core.manifest import Manifest
     from ..core.runtime import Pipeline
 
@@ -54,6 +56,11 @@ class OpenedBundle:
         """Fingerprint of the public key that the signature was checked with; None without one."""
         return self._bundle.signed_by
 
+    @property
+    def release(self) -> int | None:
+        """The release number that was signed; None without one, or without a public key."""
+        return None if self._bundle.signed is None else self._bundle.signed.release
+
     def generate(
         self,
         seeds: Sequence[int],
@@ -76,27 +83,45 @@ class OpenedBundle:
             return images_of(self._pipelines[execution], seeds, label)
 
 
-def open_bundle(folder: str | Path, public_key: str | Path | None = None) -> OpenedBundle:
-    """Open and check a bundle folder; with a public key, refuse one that its owner did not sign.
+def open_bundle(
+    folder: str | Path, public_key: Places = None, least_release: int | None = None
+) -> OpenedBundle:
+    """Open and check a bundle folder; with public keys (files, or a folder of them), refuse one
+    that none of their owners signed, or signed as an older release than the least.
 
     Raises InputError for a folder that is no bundle, TrustError for one that is damaged or not
     signed.
     """
-    return OpenedBundle(read_bundle(folder, None if public_key is None else Path(public_key)))
+    return OpenedBundle(read_bundle(folder, public_key, least_release))
 
 
 def is_bundle(folder: str | Path) -> bool:
     """Whether there is a manifest; what it says is not read."""
-    return (Path(folder) / "manifest.json").is_file()
+    return os.path.isfile(Path(folder) / "manifest.json")  # which a name too long is not
 
 
-def read_bundle(folder: str | Path, public_key: Path | None = None) -> Bundle:
-    """The files and the manifest behind open_bundle, for workflows."""
-    if not Path(folder).is_dir():
+def read_bundle(
+    folder: str | Path, public_key: Places = None, least_release: int | None = None
+) -> Bundle:
+    """The files and the manifest behind open_bundle, for workflows: nothing in a bundle decides
+    what of it is code.
+    """
+    if not os.path.isdir(folder):
         raise InputError("E-BUNDLE", "there is no such folder", path=folder)
     from ..core.bundle import Bundle
+    from ..core.keys import site_keys
+    from ..export import RUNTIMES, runtime
 
-    return Bundle.open(Path(folder), public_key)
+    bundle = Bundle.open(Path(folder), site_keys(public_key, least_release))
+    for name in bundle.manifest.runtimes:
+        if name not in RUNTIMES:
+            raise TrustError(
+                "E-MANIFEST",
+                f"runtimes: it has files for {name!r}, which edgegen does not know",
+                path=bundle.root / "manifest.json",
+            )
+        bundle.check_code(runtime(name))
+    return bundle
 
 
 def runtimes_of(bundle: Bundle, names: Sequence[str] | None) -> list[str]:
@@ -139,7 +164,7 @@ def pipeline_of(
         name = wanted
         if precision == "int8":
             here = bool(bundle.built_here(find(name), "int8"))
-            bundle.vouched(name, trusted or execution.allow_cpu or here)
+            bundle.vouched(find(name), trusted or execution.allow_cpu or here)
         insist([name], execution.allow_cpu, listen)
     host = executor(name)
     if precision == "fp32":

@@ -20,7 +20,7 @@ from ..core.progress import Listener, silent
 from ..core.runtime import Runtime
 from ..core.samplers import sampler_from_json
 from ..core.seeds import DAMAGE_MAP
-from ..errors import InputError, UsageError
+from ..errors import InputError, TrustError, UsageError
 from ..export import onnx as onnx_files
 from ..export import runtime
 from .bundles import read_bundle
@@ -126,7 +126,11 @@ def _quantized(
 ) -> tuple[dict[str, ModelProto], Quantized]:
     """The source's ONNX models in full precision, and what the bundle's plan makes of them."""
     models = {k: onnx_files.to_onnx(g, k) for k, g in source.generator.graphs().items()}
-    samples = bundle.manifest.calibration["samples"]
+    samples = bundle.manifest.calibration.get("samples")
+    if type(samples) is not int or samples < 1:
+        raise TrustError(
+            "E-MANIFEST", f"calibration.samples: it says {samples!r}", path=bundle.root
+        )
     calibration = calibrated(source, models, samples, Context(threads, None, listen))
     even, measured = calibration.models, calibration.plan
     if plan.model not in ("", measured.model):
@@ -193,7 +197,7 @@ def _opened(source: LoadedGenerator, path: str) -> Bundle:
 
 def _shipped(bundle: Bundle, name: str) -> tuple[Plan, dict[str, ModelProto]]:
     """A runtime's plan and its Q/DQ files by graph."""
-    import onnx
+    from ..export.check import checked
 
     built = bundle.manifest.runtimes.get(name)
     if built is None:
@@ -203,8 +207,10 @@ def _shipped(bundle: Bundle, name: str) -> tuple[Plan, dict[str, ModelProto]]:
             f"the bundle has no INT8 files for {name}; it has {known}",
             path=bundle.root,
         )
-    plan = Plan.read(bundle.path(f"int8/{name}/plan.json"))
-    return plan, {graph: onnx.load(bundle.path(file)) for graph, file in built.onnx.items()}
+    file = f"int8/{name}/plan.json"
+    plan = Plan.parsed(bundle.read(file), bundle.path(file))
+    sources = bundle.sources(runtime(name), "int8")
+    return plan, {graph: checked(file)[1] for graph, file in sources.items()}
 
 
 def _publish(result: DamageMap, overwrite: bool) -> None:

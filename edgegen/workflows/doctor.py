@@ -177,7 +177,7 @@ def _image(target: Runtime, bundle: str) -> str:
         opened = read_bundle(bundle)
         if target.name not in opened.manifest.runtimes:
             return "it has no files for this runtime"
-        if opened.manifest.runtimes[target.name].code:
+        if target.executable:
             return "its engines are executable code, which doctor does not run"
         to_uint8(opened.pipeline(target)([0]))
     except EdgegenError as error:

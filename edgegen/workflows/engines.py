@@ -16,6 +16,8 @@ from .bundles import precision_of, read_bundle
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle, Precision
+    from ..core.graph_file import GraphFile
+    from ..core.keys import Places
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class EngineSettings:
     runtimes: Sequence[str] | None = None  # None: every one of the bundle that builds here
     precision: str = "int8"  # or fp32, of the full-precision graphs
     again: bool = False  # build even what is there
-    public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+    public_key: Places = None  # refuse a bundle that no owner of these keys signed
+    least_release: int | None = None  # refuse what was signed as an older release
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,13 @@ def build_engines(
     """
     settings = settings or EngineSettings()
     precision = precision_of(settings.precision)
-    opened = read_bundle(bundle, settings.public_key)
+    opened = read_bundle(bundle, settings.public_key, settings.least_release)
     engines: list[KeptEngine] = []
     skipped: dict[str, str] = {}
     for name in settings.runtimes or opened.manifest.runtimes:
         target = runtime(name)
         if precision == "int8":
-            opened.built(name)
+            opened.check_code(target)
         if not isinstance(target, Compiling):
             skipped[name] = "it loads its files as they are"
         elif why := target.cannot_run():
@@ -81,23 +84,25 @@ def build_engines(
                 )
             skipped[name] = why
         else:
-            for graph, file in _files(opened, target, precision).items():
+            for graph, file in _sources(opened, target, precision).items():
                 engines.append(_kept(target, graph, file, settings.again, listen))
     return EnginesResult(str(bundle), precision, engines, skipped)
 
 
-def _files(bundle: Bundle, target: Compiling, precision: Precision) -> dict[str, Path]:
+def _sources(bundle: Bundle, target: Compiling, precision: Precision) -> dict[str, GraphFile]:
     """ONNX files by graph; INT8 includes the FP32 graphs of a sampler's last steps."""
-    files = dict(bundle.onnx(target, precision))
-    if precision == "int8":
-        full = bundle.onnx(target, "fp32")
+    files = bundle.sources(target, precision)
+    if precision == "int8" and bundle.built(target.name).until:
+        full = bundle.sources(target, "fp32")
         files |= {f"{graph}, last steps": full[graph] for graph in bundle.built(target.name).until}
     return files
 
 
-def _kept(target: Compiling, graph: str, file: Path, again: bool, listen: Listener) -> KeptEngine:
+def _kept(
+    target: Compiling, graph: str, file: GraphFile, again: bool, listen: Listener
+) -> KeptEngine:
     start, state, path = time.monotonic(), "built", None
-    with listen.progress(f"building {file.stem}"):
+    with listen.progress(f"building {file.path.stem}"):
         try:
             path = None if again else target.compiled(file)
         except TrustError as error:

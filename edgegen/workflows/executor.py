@@ -33,12 +33,14 @@ def int8(bundle: Bundle, name: str, threads: int, trust_engines: bool) -> Pipeli
     host = executing(target)
     if host is target:
         return bundle.pipeline(target, "int8", threads, trust_engines=trust_engines)
-    full = bundle.pipeline(runtime(STAND_IN), "fp32", threads)
-    files = bundle.onnx(target, "int8")
-    call = with_fp32_steps(
-        {g: host.load(f, threads) for g, f in files.items()}, full.call, bundle.built(name).until
-    )
-    return Pipeline(full.latent, full.sampler, call, full.batch)
+    bundle.check_code(target)
+    quantized = bundle.sessions(host, bundle.onnx(target, "int8"), threads)
+    until = bundle.built(name).until
+    if not until:
+        return bundle.of(quantized)
+    graphs = {graph: bundle.manifest.graphs[graph] for graph in until}
+    full = bundle.sessions(runtime(STAND_IN), graphs, threads)
+    return bundle.of(with_fp32_steps(quantized, full, until))
 
 
 def insist(names: Iterable[str], allow_cpu: bool, listen: Listener) -> None:

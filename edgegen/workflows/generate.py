@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from .torch_threads import torch_threads
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..core.keys import Places
     from ..core.runtime import Pipeline
 
 
@@ -33,7 +35,8 @@ class GenerateSettings:
     label: int | None = None  # class of all images; None: seed modulo classes
     choices: SamplingChoices = field(default_factory=SamplingChoices)  # of a trained generator
     execution: Execution = field(default_factory=Execution)  # of a bundle; threads of both
-    public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+    public_key: Places = None  # refuse a bundle that no owner of these keys signed
+    least_release: int | None = None  # refuse what was signed as an older release
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -72,7 +75,7 @@ def generate_images(
     from ..core import files
 
     settings, out = settings or GenerateSettings(), Path(out)
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
     if out.suffix.lower() in _OTHER_PICTURES:
         raise UsageError(
@@ -110,11 +113,14 @@ def _pipeline(
                 path=source,
                 hint="use the zoo name or the run it was exported from",
             )
-        return pipeline_of(read_bundle(source, settings.public_key), execution, listen)
-    if settings.public_key or replace(execution, threads=1) != Execution():
+        bundle = read_bundle(source, settings.public_key, settings.least_release)
+        return pipeline_of(bundle, execution, listen)
+    held_to = settings.public_key or settings.least_release is not None
+    if held_to or replace(execution, threads=1) != Execution():
         raise UsageError(
             "E-USAGE",
-            "--runtime, --precision, --public-key, --trust-engines and --allow-cpu are for bundles",
+            "--runtime, --precision, --public-key, --least-release, --trust-engines and "
+            "--allow-cpu are for bundles",
         )
     return "torch", torch_pipeline(*chosen(load_generator(source, listen), settings.choices))
 

@@ -26,7 +26,7 @@ def kept_images(bundle: Bundle) -> Kept:
             path=bundle.root,
             hint="export it again, or add --files-only",
         )
-    return golden_images.read(bundle.path(golden_images.FILE))
+    return golden_images.parsed(bundle.read(golden_images.FILE), bundle.path(golden_images.FILE))
 
 
 def repeated(

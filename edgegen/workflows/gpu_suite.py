@@ -24,6 +24,7 @@ from ..evidence import bench, parity
 from ..export import RUNTIMES, STAND_IN, runtime
 
 if TYPE_CHECKING:
+    from ..core.graph_file import GraphFile
     from ..core.runtime import Runtime
 
 SEEDS = GPU_SUITE.take(16)
@@ -75,9 +76,8 @@ def _measured(
         return {"state": "missing", "why": why}
     if target.name not in bundle.manifest.runtimes:
         return {"state": "missing", "why": "the bundle has no files for it"}
-    files = bundle.onnx(target, "int8")
     seconds = (
-        {graph: _seconds(target, path) for graph, path in files.items()}
+        {graph: _seconds(target, file) for graph, file in bundle.sources(target, "int8").items()}
         if isinstance(target, Compiling)
         else {}
     )
@@ -106,9 +106,9 @@ def _measured(
     }
 
 
-def _seconds(target: Compiling, path: Path) -> float:
+def _seconds(target: Compiling, file: GraphFile) -> float:
     start = time.monotonic()
-    target.compile(path)
+    target.compile(file)
     return time.monotonic() - start
 
 
@@ -122,14 +122,15 @@ def _refereed(
     files.
     """
     judge, host = runtime("reference"), runtime(STAND_IN)
-    files, full = bundle.onnx(target, "int8"), bundle.onnx(host, "fp32")
+    quantized = bundle.sessions(judge, bundle.onnx(target, "int8"), 1)
+    full = bundle.sessions(host, bundle.manifest.graphs, 1)
     found = {}
     for graph, calls in recorded.items():
         few = [{k: v[:2] for k, v in calls[len(calls) // 2].items()}]
         found[graph] = parity.referee(
             pipeline.call[graph],
-            judge.load(files[graph], 1),
-            host.load(full[graph], 1),
+            quantized[graph],
+            full[graph],
             few,
             target.dialect.floats == "float16",
         )

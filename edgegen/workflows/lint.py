@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EdgegenError, GateFailed, RuntimeMissing, UsageError
+from ..core.declared import declared
+from ..core.graph_file import GraphFile
+from ..core.reader import GRAPH_BYTES, read_bytes
+from ..core.temporary import scratch
+from ..errors import EdgegenError, GateFailed, InputError, RuntimeMissing, UsageError
 from ..export import runtime
 from .bundles import is_bundle, read_bundle, runtimes_of
 
@@ -54,7 +57,7 @@ def lint_model(
     wrongly.
     """
     findings = [
-        LintFinding(name, file, finding)
+        LintFinding(name, file.path, finding)
         for name, file in _files(model, runtimes)
         for finding in _findings(name, file, build)
     ]
@@ -74,12 +77,14 @@ def lint_model(
     return result
 
 
-def _files(model: str | Path, runtimes: Sequence[str] | None) -> Iterator[tuple[str, Path]]:
+def _files(model: str | Path, runtimes: Sequence[str] | None) -> Iterator[tuple[str, GraphFile]]:
     """Each runtime with each ONNX file that is meant for it."""
     if is_bundle(model):
         bundle = read_bundle(model)
         for name in runtimes_of(bundle, runtimes):
-            yield from ((name, bundle.path(file)) for file in bundle.built(name).onnx.values())
+            yield from (
+                (name, bundle.graph_file(file)) for file in bundle.built(name).onnx.values()
+            )
         return
     if runtimes is None:
         raise UsageError(
@@ -87,29 +92,38 @@ def _files(model: str | Path, runtimes: Sequence[str] | None) -> Iterator[tuple[
             "a model file is linted for a runtime",
             hint="add --runtime, such as tensorrt",
         )
-    yield from ((name, Path(model)) for name in runtimes)
+    path = Path(model)
+    file = GraphFile.of(path, read_bytes(path, GRAPH_BYTES, "E-ONNX-PARSE"))
+    yield from ((name, file) for name in runtimes)
 
 
-def _findings(name: str, file: Path, build: bool) -> Iterator[Finding]:
+def _findings(name: str, file: GraphFile, build: bool) -> Iterator[Finding]:
     from ..export.check import checked
     from ..export.lint import Finding, lint
 
-    _, model = checked(file)
+    data, model = checked(file)
     yield from lint(model, name)
-    if build and (refused := _refusal(name, file)):
+    if build and (refused := _refusal(name, GraphFile.of(file.path, data, file.vouched))):
         remedy = refused.hint or "see the node that it names"
         yield Finding("error", "refused", "(model)", refused.message, remedy)
 
 
-def _refusal(name: str, file: Path) -> EdgegenError | None:
-    """What the runtime itself says; RuntimeMissing where it cannot be asked."""
+def _refusal(name: str, file: GraphFile) -> EdgegenError | None:
+    """What the runtime itself says, first where it can do no harm; RuntimeMissing where it cannot
+    be asked.
+    """
     target = runtime(name)
-    with tempfile.TemporaryDirectory(prefix="edgegen-lint-") as folder:
+    with scratch() as folder:
         try:
-            built = target.build(file, Path(folder))
+            if not target.executable and target.cannot_run() is None:
+                target.admit({"": file}, {"": declared(file.data())})
+            copy = folder / "source" / file.path.name
+            copy.parent.mkdir()
+            copy.write_bytes(file.data())
+            built = target.build(copy, folder)
             if (why := target.cannot_run()) is None:
                 target.load(built[0], 1)
-            elif built[0].suffix == file.suffix:  # it builds where it runs
+            elif built[0].suffix == copy.suffix:  # it builds where it runs
                 raise RuntimeMissing(
                     "E-BACKEND", f"{name} cannot be asked here: {why}", hint="leave --build away"
                 )
@@ -117,4 +131,6 @@ def _refusal(name: str, file: Path) -> EdgegenError | None:
             raise
         except EdgegenError as error:
             return error
+        except ValueError as error:
+            return InputError("E-ONNX-PARSE", f"it cannot be asked: {error}", path=file.path)
     return None

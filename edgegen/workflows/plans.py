@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class PlanFile:
 def read_plan(plan: str | Path, runtime: str | None = None) -> PlanFile:
     """Read a plan.json, or the plan of a bundle for `runtime` (its first, if None)."""
     path = Path(plan)
-    if path.is_dir():
+    if os.path.isdir(path):
         bundle = read_bundle(path)
         name = runtime or next(iter(bundle.manifest.runtimes))
         if name not in bundle.manifest.runtimes:
@@ -41,5 +42,6 @@ def read_plan(plan: str | Path, runtime: str | None = None) -> PlanFile:
                 f"the bundle has no plan for {name}; it has {', '.join(bundle.manifest.runtimes)}",
                 path=path,
             )
-        path = bundle.path(f"int8/{name}/plan.json")
+        file = f"int8/{name}/plan.json"
+        return PlanFile(bundle.path(file), Plan.parsed(bundle.read(file), bundle.path(file)))
     return PlanFile(path, Plan.read(path))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import Busy, UsageError
 from .bundles import read_bundle
 
 
@@ -33,12 +33,14 @@ def sign_bundle(
     key: str | Path,
     passphrase: bytes | None = None,
     overwrite: bool = False,
+    release: int | None = None,
 ) -> SignResult:
     """Check a bundle and sign it with a private key in PEM, on the curve P-256, P-384 or P-521.
 
-    Devices hold it to the public key, and may then run its engines. Raises TrustError for a damaged
-    bundle, InputError for a key that cannot be used, UsageError where there is a signature that may
-    not be overwritten.
+    release: a number that grows, by which a site refuses older bundles. Devices hold the bundle to
+    the public key, and may then run its engines. Raises TrustError for a damaged bundle, InputError
+    for a key that cannot be used, UsageError where there is a signature that may not be
+    overwritten.
     """
     from ..core.files import write_bytes
     from ..core.signature import SIGNATURE, sign
@@ -53,7 +55,13 @@ def sign_bundle(
             hint="add --overwrite to sign it anew",
         )
     digests, folder = opened.digests(), opened.root.resolve()
-    signature, key_sha256 = sign(folder.name, digests, Path(key), passphrase)
+    signature, key_sha256 = sign(folder.name, digests, Path(key), passphrase, release)
     # not inside: a kill would leave a file there that nobody listed
     write_bytes(path, signature, folder.parent)
+    if not opened.files.is_current():
+        raise Busy(
+            "E-LOCKED",
+            "another bundle was published here meanwhile: sign it anew",
+            path=opened.root,
+        )
     return SignResult(str(bundle), path, len(digests), key_sha256)

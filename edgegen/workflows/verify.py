@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.progress import Listener, silent
-from ..errors import GateFailed, RuntimeMissing, TrustError
+from ..errors import GateFailed, RuntimeMissing, TrustError, UsageError
 from ..export.packages import absent
 from .bundles import read_bundle, runtimes_of
 from .context import Context, cores
@@ -17,9 +18,13 @@ from .limits import check_numbers
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
+    from ..core.keys import Places
     from ..evidence.compare import Terms, Trial
     from ..evidence.golden_images import Alike
     from .export.prove import Proof
+
+
+LAST_SEED = 1 << 62  # that a verdict may begin at
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,10 @@ class VerifySettings:
     runtimes: Sequence[str] | None = None  # None: every runtime of the bundle
     threads: int = 0  # CPU threads; 0 takes all cores
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
-    public_key: Path | None = None  # refuse a bundle that this key's owner did not sign
+    public_key: Places = None  # refuse a bundle that no owner of these keys signed
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
+    least_release: int | None = None  # refuse what was signed as an older release
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -48,6 +54,7 @@ class VerifyResult:
     files: int  # listed files, all as they were exported
     is_signed: bool  # whether there is a signature, checked or not
     signed_by: str | None  # fingerprint of the key that the signature was checked with
+    release: int | None = None  # that was signed with it
     proof: Proof | None = None
     drift: Mapping[str, float] = field(default_factory=dict)  # change minus the manifest's
     images: Sequence[Alike] | None = None
@@ -60,6 +67,7 @@ class VerifyResult:
             "bundle": self.bundle,
             "files": self.files,
             "signed_by": self.signed_by,
+            "release": self.release,
         }
         if self.images is not None:
             alike = {one.name: one.to_json() for one in self.images}
@@ -79,9 +87,13 @@ def verify_bundle(
     VerifyResult, where this machine makes other images or the evidence does not hold on it.
     """
     settings = settings or VerifySettings()
-    opened = read_bundle(bundle, settings.public_key)
+    opened = read_bundle(bundle, settings.public_key, settings.least_release)
     result = VerifyResult(
-        str(bundle), len(opened.manifest.files), opened.is_signed, opened.signed_by
+        str(bundle),
+        len(opened.manifest.files),
+        opened.is_signed,
+        opened.signed_by,
+        None if opened.signed is None else opened.signed.release,
     )
     if settings.extent == "files":
         return result
@@ -171,8 +183,12 @@ def _recorded(bundle: Bundle) -> tuple[Terms, dict[str, Trial], dict[str, float]
             max(int(r["images"]) for r in evidence.values()),
             min(float(r.get("min_psnr_db", 0)) for r in evidence.values()),
         )
+        if not all(0 <= t.first_seed < LAST_SEED and 0 < t.level < 1 for t in trials.values()):
+            raise ValueError("its seeds or levels are none of a verdict")
+        if not all(map(math.isfinite, (terms.budget, terms.psnr, *changes.values()))):
+            raise ValueError("its numbers are not finite")
         return terms, trials, changes
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:
         raise TrustError(
             "E-MANIFEST", "the manifest holds no complete evidence to verify", path=bundle.root
         ) from error

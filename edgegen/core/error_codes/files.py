@@ -109,4 +109,22 @@ ROWS: tuple[Row, ...] = (
         "looks.json is no usable record of looks.",
         "Put a copy back, or adapt anew.",
     ),
+    (
+        "E-KEY-REVOKED",
+        (6,),
+        "The key that signed the bundle was revoked or replaced.",
+        "Ask its maker for one that is signed anew.",
+    ),
+    (
+        "E-RELEASE",
+        (6,),
+        "The bundle is of an older release than the site takes.",
+        "Install a newer one.",
+    ),
+    (
+        "E-TMPDIR",
+        (7,),
+        "No private copy of a graph can be written.",
+        "Free space in the folder of temporary files, or set TMPDIR.",
+    ),
 )

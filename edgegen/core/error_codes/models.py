@@ -211,4 +211,41 @@ ROWS: tuple[Row, ...] = (
         "Build it again: `edgegen build`.",
     ),
     ("E-WEIGHTS", (4,), "A file of weights cannot be read.", "Look at its name and permissions."),
+    (
+        "E-GRAPH-RUN",
+        (4,),
+        "A graph fails while it runs, or answers another shape than it declares.",
+        "Export it again, or ask its maker.",
+    ),
+    (
+        "E-IR-LIMIT",
+        (4,),
+        "An OpenVINO model holds more than a graph needs.",
+        "Export it again, or ask its maker.",
+    ),
+    (
+        "E-IR-OP",
+        (4,),
+        "An OpenVINO model holds an operator that is not allowed.",
+        "Export it again, or ask its maker.",
+    ),
+    ("E-IR-PARSE", (4,), "A file is no usable OpenVINO model.", "Copy or export it again."),
+    (
+        "E-ONNX-LIMIT",
+        (4,),
+        "An ONNX graph holds or repeats more than a graph needs.",
+        "Export it again, or ask its maker.",
+    ),
+    (
+        "E-ONNX-OP",
+        (4,),
+        "An ONNX graph holds an operator that is not allowed.",
+        "Export it again, or ask its maker.",
+    ),
+    (
+        "E-PARSER-CRASH",
+        (4,),
+        "A graph crashed the process that tried it.",
+        "Do not use it; ask who made it.",
+    ),
 )

@@ -20,6 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ...core.files import JsonObject, publish, put, read_json, to_json
+from ...core.reader import opened
 from ...errors import InputError, TrustError
 from ..checkpoint import read_weights
 
@@ -294,7 +295,7 @@ def check_base(adapter: Adapter, digest: str, where: Path) -> None:
 
 def _metadata(path: Path) -> dict[str, str]:
     """Of a safetensors file that read_weights has accepted."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     metadata: dict[str, str] = header.get("__metadata__", {})

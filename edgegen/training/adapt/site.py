@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...core.files import discard
 from ...core.graph import FamilyConfig, Generator
+from ...core.reader import sha256
 from ...errors import InputError, TrustError
 from ...families import Family
 from .. import checkpoint
@@ -116,7 +117,7 @@ def read_base(run: Path, about: RunDescription) -> dict[str, Tensor]:
     path = run / BASE
     hold(run, BASE)
     tensors = checkpoint.read_weights(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != about[ADAPTS].get("base_sha256"):
+    if sha256(path) != about[ADAPTS].get("base_sha256"):
         raise TrustError("E-HASH", "not the base this run was started on", path=path)
     return tensors
 

@@ -72,7 +72,7 @@ def rebuild(build: Build, targets: Sequence[Runtime], listen: Listener) -> Build
     built = build_runtimes(targets, build.models, build.plans, build.calls, root, listen)
     description["runtimes"] |= built
     write_manifest(root, description)
-    return replace(build, bundle=Bundle.open(root))
+    return replace(build, bundle=Bundle.open(root, made_here=True))
 
 
 def executable_plan(target: Runtime, plan: Plan, listen: Listener) -> Plan:

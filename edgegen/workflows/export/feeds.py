@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ...core.progress import Listener, silent
+from ...core.reader import opened
 from ...core.runtime import Pipeline
 from ...core.samplers import asked
 from ...core.seeds import CALIBRATION
@@ -182,16 +183,19 @@ class _archive:
         self._path = path
 
     def __enter__(self) -> zipfile.ZipFile:
-        try:
-            self._file = zipfile.ZipFile(self._path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise InputError(
-                "E-FEEDS", f"no .npz file that can be read: {error}", path=self._path
-            ) from error
+        with ExitStack() as stack:
+            stream = stack.enter_context(opened(self._path, "E-FEEDS"))
+            try:
+                self._file = stack.enter_context(zipfile.ZipFile(stream))
+            except (OSError, zipfile.BadZipFile) as error:
+                raise InputError(
+                    "E-FEEDS", f"no .npz file that can be read: {error}", path=self._path
+                ) from error
+            self._held = stack.pop_all()
         return self._file
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._file.close()
+        self._held.close()
         if isinstance(
             error, OSError | EOFError | zipfile.BadZipFile | zlib.error | RuntimeError | ValueError
         ):

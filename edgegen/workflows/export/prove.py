@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ...evidence.reference import Reference
     from ..context import Context
 
+REFERENCE = "evidence/reference.safetensors"
 TIMED_IMAGES = 8  # in a batch
 REFEREED_IMAGES = 2  # that the reference evaluator computes
 COMPARED_IMAGES = 32  # whose pixels FP32 runtimes must agree on
@@ -214,8 +215,8 @@ class _Prover:
                 {tensor: values[:REFEREED_IMAGES] for tensor, values in calls[i].items()}
                 for i in (0, len(calls) // 2, len(calls) - 1)
             ]
-            exact = host.load(bundle.path(bundle.manifest.graphs[graph]), 1)
-            quantized = judge.load(bundle.path(built.onnx[graph]), 1)
+            exact = bundle.sessions(host, {graph: bundle.manifest.graphs[graph]}, 1)[graph]
+            quantized = bundle.sessions(judge, {graph: built.onnx[graph]}, 1)[graph]
             found[graph] = parity.referee(
                 int8_session(pipeline.call[graph]), quantized, exact, few, half
             )
@@ -243,9 +244,8 @@ class _Prover:
         """The fastest FP32 runtime's side, and the share of pixels that are the same on all of
         them; GateFailed where too few are.
         """
-        stored, network = judge_of(
-            self.bundle.path("evidence/reference.safetensors"), self.context.feature_weights
-        )
+        stored = reference.parsed(self.bundle.read(REFERENCE), self.bundle.path(REFERENCE))
+        network = judge_of(stored, self.context.feature_weights)
         images = {name: fp32[name] for name in dict.fromkeys([baseline, *fp32])}
         sets = [to_uint8(pipeline(EVIDENCE.take(COMPARED_IMAGES))) for pipeline in images.values()]
         shares = [parity.same_pixels(sets[0], other) for other in sets[1:]]
@@ -273,14 +273,13 @@ class _Prover:
             return compare(side, pipeline, terms.budget, when, progress)
 
 
-def judge_of(path: Path, weights: Path | None) -> tuple[Reference, FeatureNetwork]:
-    """The reference statistics in a file and the feature network they were made with;
-    ReferenceMismatch if `weights` differ.
+def judge_of(stored: Reference, weights: Path | None) -> FeatureNetwork:
+    """The feature network that these statistics were made with; ReferenceMismatch if `weights`
+    differ.
     """
-    stored = reference.read(path)
     network = feature_network(stored.network, weights, stored.size)
     stored.check(network)
-    return stored, network
+    return network
 
 
 def _size(bundle: Bundle, name: str) -> float:

@@ -19,7 +19,7 @@ from ...core.seeds import EVIDENCE
 from ...core.temporary import sweep
 from ...core.verdict import Verdict
 from ...errors import GateFailed, RuntimeMissing, UsageError
-from ...evidence import golden_images
+from ...evidence import golden_images, reference
 from ...evidence.compare import SHARES, Terms
 from ...evidence.picture import side_by_side
 from ...export import STAND_IN, runtime
@@ -203,7 +203,7 @@ def _export(request: _Request) -> ExportResult:
         **({"protected": protected} if protected else {}),
     }
     write_manifest(folder, description)
-    build = Build(Bundle.open(folder), calibration.models, plans, calls)
+    build = Build(Bundle.open(folder, made_here=True), calibration.models, plans, calls)
     proof, bundle = prove_or_step_back(build, request.targets, request.terms, context)
     _write_evidence(bundle, proof, adapter)
     result = ExportResult(request.out, proof)
@@ -267,7 +267,7 @@ def _checked(request: _Request) -> dict[str, float]:
             path=source.reference,
             hint="runs of `edgegen train` write them at their end",
         )
-    judge_of(source.reference, settings.feature_weights)
+    judge_of(reference.read(source.reference), settings.feature_weights)
     if settings.protect is not None:
         settings.protect.numbers(source)
     return proven(source.reference.parent, source.generator)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ...core.files import read_json, to_json
-from ...core.images import save_png, to_uint8
+from ...core.images import PICTURE_BYTES, save_png, to_uint8
 from ...core.progress import Advance, Listener
+from ...core.reader import read_bytes
 from ...core.seeds import PERIODIC_EVALUATION
 from ...core.verdict import Interval
 from ...errors import EdgegenError, GateFailed, InputError
@@ -288,7 +289,7 @@ def pictures(run: Path) -> dict[str, np.ndarray]:
         return {}
     hold(run, PICTURES)
     try:
-        kept: dict[str, np.ndarray] = load((run / PICTURES).read_bytes())
+        kept: dict[str, np.ndarray] = load(read_bytes(run / PICTURES, PICTURE_BYTES))
     except SafetensorError as error:
         raise InputError(
             "E-ST-HEADER", f"not a safetensors file: {error}", path=run / PICTURES

@@ -1,0 +1,175 @@
+"""The door for graphs that nobody vouches for.
+
+A file is first read in Python, which nothing in it can break (onnx_structure.py, ir_structure.py).
+Then a process of its own, with limits of time and memory, lets the runtime load and run every graph
+of a bundle once: what crashes it, hangs or takes all memory ends that process and is an answer.
+What passed is remembered by its content in the cache, so that a device tries a bundle once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgegen.core.declared import Declared
+from edgegen.core.graph_file import GraphFile
+from edgegen.core.temporary import scratch
+from edgegen.errors import (
+    EdgegenError,
+    InputError,
+    ResourceError,
+    RuntimeMissing,
+    TrustError,
+    UsageError,
+)
+
+from . import cache, ir_structure, onnx_structure
+
+VERSION = "1"  # of what passing means; a stricter door has a newer one
+SECONDS = 60  # for all graphs of a bundle, and more for large ones
+BYTES_A_SECOND = 1 << 20
+SPEC, ANSWER = "spec.json", "answer.json"
+_ERRORS: dict[int, type[EdgegenError]] = {
+    kind.exit_code: kind
+    for kind in (UsageError, InputError, RuntimeMissing, TrustError, ResourceError)
+}
+# The child looks for modules where this process does.
+_CHILD = (
+    "import sys; sys.path[:] = sys.argv[2:]; from edgegen.export.trial import child; "
+    "child(sys.argv[1])"
+)
+# one thread, and no heap a thread: what is reserved counts against the limit of memory
+_ALONE = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_passed: set[str] = set()
+_one_at_a_time = threading.Lock()
+
+
+def admit(
+    runtime: str, version: str, files: Mapping[str, GraphFile], graphs: Mapping[str, Declared]
+) -> None:
+    """EdgegenError for a file that the runtime, "module:Class", should not be given."""
+    for file in files.values():
+        content = _content(file)
+        data = content.pop(file.path.name)
+        if file.path.suffix == ".xml":
+            (weights,) = content.values()
+            ir_structure.check(data, weights, file.path)
+        else:
+            onnx_structure.check(data, file.path)
+    tried(runtime, version, files, graphs)
+
+
+def _content(file: GraphFile) -> dict[str, bytes]:
+    """The file, and its weights where they lie beside it, by name."""
+    found = {file.path.name: file.data()}
+    if file.path.suffix == ".xml":
+        found[f"{file.path.stem}.bin"] = file.read(f"{file.path.stem}.bin") or b""
+    return found
+
+
+def tried(
+    runtime: str, version: str, files: Mapping[str, GraphFile], graphs: Mapping[str, Declared]
+) -> None:
+    """The second half of `admit`: what only running shows."""
+    contents = {graph: _content(file) for graph, file in files.items()}
+    digests = {
+        graph: {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+        for graph, content in contents.items()
+    }
+    shapes = {graph: asdict(one) for graph, one in graphs.items()}
+    facts = {
+        "door": VERSION,
+        "runtime": f"{runtime} {version}",
+        "files": json.dumps([digests, shapes], sort_keys=True),
+    }
+    key = json.dumps(facts)
+    with _one_at_a_time:
+        if key in _passed or _noted(facts):
+            return
+        try:
+            _try(runtime, files, shapes, contents)
+        except OSError as error:
+            what = f"graphs cannot be tried in a process of their own: {error.strerror or error}"
+            raise ResourceError("E-TMPDIR", what, path=error.filename, hint="set TMPDIR") from error
+        _passed.add(key)
+        # a cache that cannot be written, or is not the user's own, is one that remembers nothing
+        with contextlib.suppress(EdgegenError):
+            cache.store(facts, b"", cache.NOTE)
+
+
+def _noted(facts: Mapping[str, str]) -> bool:
+    try:
+        return cache.find(facts, cache.NOTE) is not None
+    except EdgegenError:
+        return False
+
+
+def _try(
+    runtime: str,
+    files: Mapping[str, GraphFile],
+    shapes: Mapping[str, Any],
+    contents: Mapping[str, Mapping[str, bytes]],
+) -> None:
+    """In a child that sees copies of these bytes in a folder of its own."""
+    with scratch() as folder:
+        spec = {}
+        for number, (graph, content) in enumerate(contents.items()):
+            (place := folder / str(number)).mkdir()
+            for other, data in content.items():
+                (place / other).write_bytes(data)
+            file = f"{number}/{files[graph].path.name}"
+            spec[graph] = {"file": file, **shapes[graph]}
+        (folder / SPEC).write_text(json.dumps({"runtime": runtime, "graphs": spec}), "utf-8")
+        total = sum(len(data) for content in contents.values() for data in content.values())
+        answer, why = _ask(folder, SECONDS + total // BYTES_A_SECOND)
+    if answer is None:
+        first = next(iter(files.values())).path
+        raise _no_answer(why, runtime, first)
+    if answer:
+        graph, exit_code, code, message = answer
+        path = files[graph].path if graph in files else None
+        raise _ERRORS.get(exit_code, InputError)(code, message, path=path)
+
+
+def _no_answer(why: str | int, runtime: str, path: Path) -> EdgegenError:
+    named = runtime.rpartition(":")[2]
+    if isinstance(why, str):
+        return ResourceError("E-TIMEOUT", f"{named} {why}", path=path)
+    if why == -signal.SIGKILL:
+        what = f"the process that tried it with {named} was killed, probably for want of memory"
+        return ResourceError("E-OOM", what, path=path)
+    how = signal.Signals(-why).name if why < 0 else f"exit code {why}"
+    what = f"{named} broke on this file or one beside it: its process ended with {how}"
+    return InputError("E-PARSER-CRASH", what, path=path)
+
+
+def _ask(folder: Path, seconds: int) -> tuple[list[Any] | None, str | int]:
+    """The child's answer, empty when all is well; None, and why, when there is none."""
+    command = [sys.executable, "-P", "-c", _CHILD, str(folder), *sys.path]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+            cwd=folder,
+            env={**os.environ, **_ALONE},
+        )
+    except subprocess.TimeoutExpired:
+        return None, f"was not done with it after {seconds} s"
+    try:
+        return list(json.loads((folder / ANSWER).read_text("utf-8"))), 0
+    except (OSError, ValueError):
+        return None, done.returncode

@@ -1,0 +1,226 @@
+"""What an ONNX file may hold, read in Python before any native parser sees it: known operators, all
+weights inside, no function or graph so deep or so often repeated that a parser breaks.
+
+Read by the format's own fields (onnx.proto), in all graphs and functions, whatever they are inside
+of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from edgegen.core.declared import GRAPH, GRAPH_INITIALIZER, GRAPH_NODE, TENSOR_NAME
+from edgegen.core.protobuf import Message
+from edgegen.errors import EdgegenError, InputError, TrustError
+
+NODES = 50_000  # of a graph with all that it calls
+DEPTH = 8  # graphs within graphs
+CALLS = 32  # functions that call functions
+FIELDS = 2_000_000  # of all messages that are looked into
+DOMAINS = frozenset({"", "ai.onnx"})
+# A generator's graph is a function of its inputs that computes one step.
+REPEATS = "a graph is one step of a sampler, and repeats nothing itself"
+DRAWS = "what a graph computes follows from the seed, and it draws nothing itself"
+REFUSED = {"Loop": REPEATS, "Scan": REPEATS, "SequenceMap": REPEATS}
+REFUSED |= dict.fromkeys(
+    (
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    ),
+    DRAWS,
+)
+# numbers of fields in onnx.proto
+_IR_VERSION, _TRAINING, _FUNCTION = 1, 20, 25
+_SPARSE_INITIALIZER = 15
+_OP, _DOMAIN, _ATTRIBUTE, _OVERLOAD = 4, 7, 5, 8
+_TENSOR, _SUBGRAPH, _TENSORS, _SUBGRAPHS, _SPARSE, _SPARSES = 5, 6, 10, 11, 22, 23
+_FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN, _FUNCTION_OVERLOAD = 1, 7, 10, 13
+_FUNCTION_ATTRIBUTE = 11
+_DIMS, _TYPE, _RAW, _EXTERNAL, _LOCATION = 1, 2, 9, 13, 14
+_KEY, _VALUE = 1, 2  # of an entry of external data
+# bytes of an element by data type; others have no fixed size, or share bytes
+_WIDTH = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+_WIDTH |= {14: 8, 15: 16, 17: 1, 18: 1, 19: 1, 20: 1}
+_FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
+Function = tuple[str, str, str]  # domain, name, overload
+
+
+def check(data: bytes, path: Path, *, ours: bool = True) -> None:
+    """InputError for what is no ONNX file or more than a graph needs, TrustError where weights
+    would be read from elsewhere.
+
+    ours: a graph of a generator, of the operators that edgegen's runtimes share; else any file,
+    whose operators lint has a say on.
+    """
+    try:
+        _Model(data, path, ours).check()
+    except ValueError as error:
+        what = f"not a usable ONNX file: {error}"
+        raise InputError("E-ONNX-PARSE", what, path=path) from error
+
+
+class _Model:
+    def __init__(self, data: bytes, path: Path, ours: bool) -> None:
+        self.path, self.ours = path, ours
+        self.model = Message(memoryview(data))
+        self.functions: set[Function] = set()
+        self.fields = self.nodes = 0
+
+    def check(self) -> None:
+        graph = self.model.one(GRAPH)
+        if graph is None or not self.model.integer(_IR_VERSION):
+            raise ValueError("it holds no graph")
+        bodies: dict[Function, Message] = {}
+        for function in self.model.all(_FUNCTION):
+            name = (
+                function.text(_FUNCTION_DOMAIN),
+                function.text(_FUNCTION_NAME),
+                function.text(_FUNCTION_OVERLOAD),
+            )
+            if name in bodies or name[0] in DOMAINS:
+                raise ValueError(f"function {name[1]!r} stands twice, or in place of an operator")
+            bodies[name] = function
+        self.functions = set(bodies)
+        calls = {name: self._function(body) for name, body in bodies.items()}
+        top = self._graph(graph, 0)
+        if not top:
+            raise ValueError("its graph has no nodes")
+        for training in self.model.all(_TRAINING):
+            for number in (1, 2):
+                for inner in training.all(number):
+                    self._graph(inner, 1)
+        self._expanded(top, calls)
+
+    def _refuse(self, what: str) -> EdgegenError:
+        return InputError("E-ONNX-LIMIT", what, path=self.path)
+
+    def _count(self, message: Message) -> None:
+        self.fields += sum(1 for _ in message.fields())
+        if self.fields > FIELDS:
+            raise self._refuse(f"it holds more than {FIELDS} parts")
+
+    def _function(self, function: Message) -> Counter[Function]:
+        self._count(function)
+        for attribute in function.all(_FUNCTION_ATTRIBUTE):
+            self._attribute(attribute, 0)
+        return self._nodes(function, _FUNCTION_NODE, 0)
+
+    def _graph(self, graph: Message, depth: int) -> Counter[Function]:
+        """How often it has each operator or function, with the graphs within it."""
+        if depth > DEPTH:
+            raise self._refuse(f"graphs lie within graphs more than {DEPTH} deep")
+        self._count(graph)
+        for tensor in graph.all(GRAPH_INITIALIZER):
+            self._tensor(tensor)
+        for sparse in graph.all(_SPARSE_INITIALIZER):
+            self._sparse(sparse)
+        return self._nodes(graph, GRAPH_NODE, depth)
+
+    def _nodes(self, holder: Message, number: int, depth: int) -> Counter[Function]:
+        found: Counter[Function] = Counter()
+        for node in holder.all(number):
+            words = {_DOMAIN: "", _OP: "", _OVERLOAD: ""}
+            for field, value in node.fields():
+                self.fields += 1
+                if field in words and not isinstance(value, int):
+                    words[field] = bytes(value).decode("utf-8", "replace")
+                elif field == _ATTRIBUTE and not isinstance(value, int):
+                    found += self._attribute(Message(value), depth)
+            name = (words[_DOMAIN], words[_OP], words[_OVERLOAD])
+            if self.ours and name not in self.functions:
+                self._operator(name)
+            found[name] += 1
+            self.nodes += 1
+            if self.nodes > NODES or self.fields > FIELDS:
+                raise self._refuse(f"it has more than {NODES} nodes, or {FIELDS} parts")
+        return found
+
+    def _operator(self, name: Function) -> None:
+        domain, operator, _ = name
+        if domain not in DOMAINS:
+            raise InputError(
+                "E-ONNX-OP", f"the operator {domain!r}:{operator!r} is not allowed", path=self.path
+            )
+        if why := REFUSED.get(operator):
+            raise InputError(
+                "E-ONNX-OP", f"the operator {operator} is not allowed: {why}", path=self.path
+            )
+
+    def _attribute(self, attribute: Message, depth: int) -> Counter[Function]:
+        self._count(attribute)
+        found: Counter[Function] = Counter()
+        inner = [attribute.one(_SUBGRAPH), *attribute.all(_SUBGRAPHS)]
+        for graph in inner:
+            if graph is not None:
+                found += self._graph(graph, depth + 1)
+        for tensor in (attribute.one(_TENSOR), *attribute.all(_TENSORS)):
+            if tensor is not None:
+                self._tensor(tensor)
+        for number in (_SPARSE, _SPARSES):
+            for sparse in attribute.all(number):
+                self._sparse(sparse)
+        return found
+
+    def _sparse(self, sparse: Message) -> None:
+        for number in (1, 2):  # values and indices
+            for tensor in sparse.all(number):
+                self._tensor(tensor)
+
+    def _tensor(self, tensor: Message) -> None:
+        """Its data is in the file, and as much as its shape says."""
+        self._count(tensor)
+        name = tensor.text(TENSOR_NAME)
+        places = {e.text(_KEY): e.text(_VALUE) for e in tensor.all(_EXTERNAL)}
+        if places or tensor.integer(_LOCATION):
+            raise self._elsewhere(name, places.get("location", ""))
+        dims = tensor.integers(_DIMS)
+        if any(size >= 1 << 40 for size in dims):  # negative ones are the largest
+            raise ValueError(f"tensor {name!r} has the shape {dims[:8]}")
+        raw = [value for number, value in tensor.fields() if number == _RAW]
+        width = _WIDTH.get(tensor.integer(_TYPE))
+        if raw and width is not None:
+            (last, wanted) = (raw[-1], math.prod(dims) * width)
+            if isinstance(last, int) or len(last) != wanted:
+                raise ValueError(f"tensor {name!r} does not hold the {wanted} bytes of its shape")
+            kind = _FLOATS.get(tensor.integer(_TYPE))
+            if kind is not None and np.isnan(np.frombuffer(last, kind)).any():
+                what = f"tensor {name!r} holds NaN"
+                raise InputError("E-NONFINITE", what, path=self.path)
+
+    def _elsewhere(self, name: str, place: str) -> EdgegenError:
+        hint = "save the model with its weights in one file"
+        parts = Path(place).parts
+        if place.startswith(("/", "\\")) or ".." in parts or not place.isprintable():
+            what = f"tensor {name!r} is kept in {place!r}, which leaves the model's folder"
+            return TrustError("E-ONNX-EXTERNAL", what, path=self.path, hint=hint)
+        what = f"keeps {name!r} in another file"
+        return InputError("E-ONNX-EXTERNAL", what, path=self.path, hint=hint)
+
+    def _expanded(self, top: Counter[Function], calls: dict[Function, Counter[Function]]) -> None:
+        """Calls of functions written out, as parsers do, are few enough."""
+        sizes: dict[Function, int] = {}
+
+        def size(found: Counter[Function], depth: int) -> int:
+            if depth > CALLS:
+                raise self._refuse(f"functions call functions more than {CALLS} deep")
+            total = 0
+            for name, count in found.items():
+                if name in calls and name not in sizes:
+                    sizes[name] = size(calls[name], depth + 1)
+                total += count * sizes.get(name, 1)
+            if total > NODES:
+                raise self._refuse(f"it has more than {NODES} nodes")
+            return total
+
+        size(top, 0)
+        for name in calls:  # those that nobody calls too
+            if name not in sizes:
+                sizes[name] = size(calls[name], 1)

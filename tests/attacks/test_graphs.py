@@ -1,0 +1,115 @@
+"""ONNX files in bundles whose hashes are all right, mutated: none reaches a native parser of this
+process unless it passed the door, and none crashes it, hangs it or takes its memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper
+
+from attacks.attack import REFUSED, attacked, copy, generated, resealed
+from attacks.mutations import BYTES, MUTATIONS, Mutation, chained, constant, floats, through
+from edgegen.errors import EdgegenError
+from edgegen.export import onnx_structure
+from edgegen.export.ort import OnnxRuntime
+
+Captured = pytest.CaptureFixture[str]
+THETA = "int8/onnxruntime/theta.onnx"
+
+
+def mutated(root: Path, name: str, mutate: Mutation) -> Path:
+    loaded = onnx.load(root / name)
+    mutate(loaded)
+    (root / name).write_bytes(loaded.SerializeToString())
+    return resealed(root)
+
+
+@pytest.fixture
+def only_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime in this process is given nothing."""
+    monkeypatch.setattr(
+        OnnxRuntime, "session", lambda *_: pytest.fail("a native parser of this process saw it")
+    )
+
+
+@pytest.mark.parametrize("case", MUTATIONS)
+def test_a_mutated_graph_is_refused(
+    case: str, tmp_path: Path, capfd: Captured, only_in_a_child: None
+) -> None:
+    generated(mutated(copy(tmp_path), THETA, MUTATIONS[case]), capfd, codes=REFUSED)
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_what_is_no_graph_is_refused(
+    case: str, tmp_path: Path, capfd: Captured, only_in_a_child: None
+) -> None:
+    root = copy(tmp_path)
+    (root / THETA).write_bytes(BYTES[case]((root / THETA).read_bytes()))
+    generated(resealed(root), capfd, codes=REFUSED)
+
+
+@pytest.mark.parametrize("verb", ["verify", "bench", "lint", "generate"])
+def test_every_verb_goes_through_the_door(
+    verb: str, tmp_path: Path, capfd: Captured, only_in_a_child: None
+) -> None:
+    root = mutated(copy(tmp_path), THETA, MUTATIONS["3,000 chained functions"])
+    flags = {
+        "generate": ["-o", str(tmp_path / "o.png")],
+        "verify": ["--images-only", "--threads", "1"],
+        "bench": ["--rounds", "5", "--batch", "1"],
+    }
+    said = attacked([verb, str(root), *flags.get(verb, [])], capfd, (4,))
+    assert "E-ONNX-LIMIT" in said
+
+
+def test_the_full_precision_graphs_go_through_it_too(
+    tmp_path: Path, capfd: Captured, only_in_a_child: None
+) -> None:
+    root = mutated(copy(tmp_path), "graphs/theta.onnx", MUTATIONS["a loop of 2^60"])
+    assert "E-ONNX-OP" in generated(root, capfd, "--precision", "fp32", codes=(4,))
+
+
+def test_images_that_are_no_numbers_are_not_written(tmp_path: Path, capfd: Captured) -> None:
+    root = mutated(copy(tmp_path), THETA, floats(np.inf))
+    assert "E-NONFINITE" in generated(root, capfd, codes=(4,))
+
+
+def harmless(model: ModelProto) -> None:
+    """A choice, a function, words and names of no meaning: all that a graph may have."""
+    value = helper.make_tensor_value_info
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["made"], ["r"])], "g", [], [value("r", 1, None)]
+    )
+    yes = constant(model, "yes", True)
+    through(model, helper.make_node("If", [yes], ["changed"], then_branch=inner, else_branch=inner))
+    model.doc_string, model.producer_name = "\x1b[2J", "somebody"
+    model.metadata_props.add().key = "k"
+
+
+def test_a_graph_that_only_looks_odd_passes(tmp_path: Path, capfd: Captured) -> None:
+    generated(mutated(copy(tmp_path), THETA, harmless), capfd, codes=(0,))
+    again = mutated(copy(tmp_path / "f"), THETA, chained(3))
+    generated(again, capfd, codes=(0,))
+
+
+def test_lint_takes_operators_that_a_bundle_may_not_have(tmp_path: Path) -> None:
+    root = copy(tmp_path)
+    data = mutated(root, THETA, MUTATIONS["a loop of 2^60"])
+    file = (data / THETA).read_bytes()
+    onnx_structure.check(file, root, ours=False)
+    with pytest.raises(EdgegenError, match="E-ONNX-OP"):
+        onnx_structure.check(file, root)
+
+
+def test_reading_everything_of_a_large_graph_is_quick(tmp_path: Path) -> None:
+    import time
+
+    root = mutated(copy(tmp_path), THETA, MUTATIONS["fifty thousand nodes"])
+    start = time.process_time()
+    with pytest.raises(EdgegenError, match="E-ONNX-LIMIT"):
+        onnx_structure.check((root / THETA).read_bytes(), root)
+    assert time.process_time() - start < 30
