@@ -1,4 +1,4 @@
-# make demo | quick | test | long | check | lint | wheel | data | clean.  Another interpreter: make PYTHON=python3.12 demo
+# make demo | quick | test | long | reliability | check | lint | wheel | data | clean.  Another interpreter: make PYTHON=python3.12 demo
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,train,export,adapt,onnxruntime,openvino,tensorrt-rtx,sign
 RUNTIMES := onnxruntime,openvino,tensorrt-rtx
 
-.PHONY: venv demo quick test long check lint wheel data clean
+.PHONY: venv demo quick test long reliability check lint wheel data clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -45,6 +45,11 @@ test: $(STAMP)
 # families of what one family shows already.
 long: $(STAMP)
 	$(PYTEST) -m long
+
+# Numbers of reliability, on toys, in at most 45 minutes: kills, refusals and signals at every point of
+# every verb that writes, damage to every file, and corpora of attacks.
+reliability: $(STAMP)
+	$(PYTEST) -m "reliability or not reliability" tests/attacks tests/reliability
 
 check: lint test long
 

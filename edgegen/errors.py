@@ -16,6 +16,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# What a terminal acts on, or shows in another order than it is written: control characters, line
+# breaks, marks of direction, and halves of characters (bytes of a file name that are no text).
+ESCAPES = {
+    code: chr(code).encode("unicode_escape").decode()
+    for part in (
+        range(0x20),
+        range(0x7F, 0xA0),
+        (0x61C, 0x200E, 0x200F),
+        range(0x2028, 0x202F),
+        range(0x2066, 0x206A),
+        range(0xD800, 0xE000),
+    )
+    for code in part
+}
+
+
+def escaped(text: str) -> str:
+    """Text of unknown origin as one line that any terminal or page shows as it is: a line break is
+    \\n, an escape \\x1b.
+    """
+    return text.translate(ESCAPES)
+
 
 class EdgegenError(Exception):
     """One sentence for the user: what is wrong, in which file, what to do.
@@ -46,9 +68,8 @@ class EdgegenError(Exception):
 
     def __str__(self) -> str:
         where = f" ({self.path})" if self.path else ""
-        return f"error[{self.code}] {self.message}{where}" + (
-            f" - {self.hint}" if self.hint else ""
-        )
+        hint = f" - {self.hint}" if self.hint else ""
+        return escaped(f"error[{self.code}] {self.message}{where}{hint}")
 
 
 class UsageError(EdgegenError):

@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgegen.core.answer_cache import cache
-from edgegen.core.files import disk_error, write_bytes
+from edgegen.core.disk import disk_error
+from edgegen.core.files import write_bytes
 from edgegen.core.graph_file import GraphFile
 from edgegen.core.reader import opened
 from edgegen.errors import TrustError

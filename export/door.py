@@ -15,7 +15,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from typing import Any
 
 from edgegen.core.declared import Declared
 from edgegen.core.graph_file import GraphFile
+from edgegen.core.temporary import scratch
 from edgegen.errors import (
     EdgegenError,
     InputError,
@@ -121,8 +121,8 @@ def _try(
     contents: Mapping[str, Mapping[str, bytes]],
 ) -> None:
     """In a child that sees copies of these bytes in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="edgegen-door-") as name:
-        folder, spec = Path(name), {}
+    with scratch() as folder:
+        spec = {}
         for number, (graph, content) in enumerate(contents.items()):
             (place := folder / str(number)).mkdir()
             for other, data in content.items():

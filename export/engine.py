@@ -15,7 +15,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -24,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from edgegen.core.files import write_bytes
+from edgegen.core.temporary import scratch
 
 BATCHES = (1, 64, 256)  # smallest, tuned and largest batch of the optimization profile
 VARYING = "batch"  # the only axis of a graph that may vary: what a profile is about
@@ -57,8 +57,7 @@ def engines(
     timing: file with the times of kernels that earlier builds measured on this GPU; read, and
     replaced by what this one knows.
     """
-    with tempfile.TemporaryDirectory(prefix="edgegen-engine-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         (folder / "path.json").write_text(
             json.dumps([os.path.abspath(p) for p in sys.path]), "utf-8"
         )

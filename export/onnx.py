@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import torch
 
+from edgegen.core.files import put
 from edgegen.core.graph import Graph
 from edgegen.errors import EdgegenError
 
@@ -110,5 +111,5 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
 
 def write(model: onnx.ModelProto, path: Path) -> Path:
     """Serialize deterministically into one file."""
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    put(path, model.SerializeToString(deterministic=True))
     return path

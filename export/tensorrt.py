@@ -7,7 +7,6 @@ one needs a GPU and driver.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Mapping
 from importlib import import_module
@@ -19,6 +18,7 @@ import numpy as np
 from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
+from edgegen.core.temporary import scratch
 from edgegen.errors import EdgegenError, RuntimeMissing
 
 from . import cache
@@ -79,8 +79,8 @@ class TensorRt(FileRuntime):
         measured, where this library keeps any.
         """
         times = self.here in capabilities and self.timed
-        with tempfile.TemporaryDirectory(prefix="edgegen-timing-") as folder:
-            timing = self._known_times(Path(folder) / "times") if times else None
+        with scratch() as folder:
+            timing = self._known_times(folder / "times") if times else None
             built = engines(self.module, data, capabilities, timing=timing)
             if timing is not None and not isinstance(built, tuple):
                 cache.store(self._times(), timing.read_bytes())

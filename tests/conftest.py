@@ -19,6 +19,7 @@ import long_set
 import machine_kind
 import pytest
 import quick_set
+import reliability_table
 from filelock import FileLock
 
 import edgegen
@@ -66,10 +67,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("long")
         for name in MARK_OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARK_OF_FIXTURE[name])
+    left = set[str]()
+    if "reliability" not in config.option.markexpr:
+        left |= {item.nodeid for item in items if item.get_closest_marker("reliability")}
     if config.getoption("--quick"):
-        left = quick_set.beyond_the_first_cases(item.nodeid for item in items)
-        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left])
-        items[:] = [item for item in items if item.nodeid not in left]
+        left |= quick_set.beyond_the_first_cases(item.nodeid for item in items)
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left])
+    items[:] = [item for item in items if item.nodeid not in left]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -83,6 +87,9 @@ def pytest_terminal_summary(
 ) -> None:
     """The kind of machine; of a quick run also its size, and what it has too little of."""
     terminalreporter.write_line(machine_kind.described(machine_kind.cpu_info()))
+    if "reliability" in config.option.markexpr:
+        for line in reliability_table.lines(_reports(config), time.perf_counter() - STARTED):
+            terminalreporter.write_line(line)
     if config.getoption("--quick"):
         tests, seconds = len(_tests_run(config)), time.perf_counter() - STARTED
         terminalreporter.write_line(f"quick set: {tests} tests in {seconds:.0f} s")
@@ -90,11 +97,16 @@ def pytest_terminal_summary(
             terminalreporter.write_line(f"quick set: {sentence}", red=True)
 
 
-def _tests_run(config: pytest.Config) -> set[str]:
-    """Node ids of the tests that a report came from: with xdist only the controller has all."""
+def _reports(config: pytest.Config) -> list[pytest.TestReport]:
+    """With xdist only the controller has all."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     reports = [r for found in reporter.stats.values() for r in found] if reporter else []
-    return {r.nodeid for r in reports if isinstance(r, pytest.TestReport)}
+    return [r for r in reports if isinstance(r, pytest.TestReport)]
+
+
+def _tests_run(config: pytest.Config) -> set[str]:
+    """Node ids of the tests that a report came from."""
+    return {report.nodeid for report in _reports(config)}
 
 
 def _quick_shortfall(config: pytest.Config) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapting import ADAPT, adapted
+from runs import redigest
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from toys import shapes, trainer
@@ -151,11 +152,13 @@ def test_a_state_that_does_not_fit_is_refused(
     saved: Path, spoil: Callable[[dict[str, Tensor], str], None], text: str
 ) -> None:
     path = saved / "step-00000002" / "adam-theta.safetensors"
-    before = path.read_bytes()
+    state = path.with_name("state.json")
+    before, state_before = path.read_bytes(), state.read_bytes()
     tensors = load_file(path)
     number = next(name for name in sorted(tensors) if name.endswith("absmax1")).partition(".")[0]
     spoil(tensors, number)
     save_file(tensors, path)
+    redigest(path)
     try:
         with pytest.raises(
             InputError, match=text.replace("fit: N", f"fit: {number}").replace("; N", f"; {number}")
@@ -163,6 +166,7 @@ def test_a_state_that_does_not_fit_is_refused(
             checkpoint.resume(saved, started())
     finally:
         path.write_bytes(before)
+        state.write_bytes(state_before)
 
 
 @pytest.mark.parametrize("eight_bit", [False, True])

@@ -16,6 +16,7 @@ from adapting import PEFT
 from safetensors.torch import load_file, save_file
 
 from edgegen.errors import InputError, TrustError
+from edgegen.training import digests
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.adapt.files import CONFIG, TENSORS, Adapter, Lora
@@ -99,6 +100,7 @@ def test_an_adapter_of_another_base_is_refused_by_name(tmp_path: Path) -> None:
     ours, theirs = (run("cas-dm", tmp_path / name, 4) for name in ("ours", "theirs"))
     other = shaken("cas-dm").adapter(site.digest(master("cas-dm", seed=5)))
     other.write(ours / "adapter")
+    (ours / digests.FILE).unlink()
     with pytest.raises(
         TrustError, match=r"E-ADAPTER-BASE.*was trained on weights [0-9a-f]{12}\.\.\., the base has"
     ):

@@ -20,6 +20,7 @@ from runs import PHOTOS, at, go, same, settings
 from shards_of import add, folder, png, shard
 
 from edgegen.cli.main import run
+from edgegen.core import files
 from edgegen.errors import InputError, ResourceError, UsageError
 from edgegen.training import checkpoint
 from edgegen.training.data import Photos
@@ -226,17 +227,17 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     """ENOSPC while the checkpoint at step 20 is written; with space again, the run ends as one that
     never met it.
     """
-    real, write, count = os.fsync, Path.write_bytes, 0
+    real, write, count = os.fsync, files.put, 0
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def parts(self: Path, data: bytes) -> int:
+    def parts(path: Path, data: bytes) -> None:
         nonlocal count
-        count += self.suffix == ".safetensors"
-        if (where == "first part" and count == 1) or self.name == "state.json":
+        count += path.suffix == ".safetensors"
+        if (where == "first part" and count == 1) or path.name == "state.json":
             full()
-        return write(self, data)
+        write(path, data)
 
     def sync(fd: int) -> None:
         if (
@@ -250,7 +251,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         if where == "pointer":
             monkeypatch.setattr(os, "fsync", sync)
         else:
-            monkeypatch.setattr(Path, "write_bytes", parts)
+            monkeypatch.setattr("edgegen.training.checkpoint.put", parts)
 
     out = tmp_path / "run"
     with pytest.raises(

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import resource
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 import pytest
 from bad_photos import BAD, encoded, flipped, picture
 
-from edgegen.errors import EdgegenError
+from edgegen.errors import ResourceError, RuntimeMissing, escaped
 from edgegen.training import worker
-from edgegen.training.data import BadPhotos, Report, load, shown
+from edgegen.training.data import BadPhotos, Report, load
 from edgegen.training.folder import Bad
 from edgegen.training.photos import BadPhoto, Want, decode
 from edgegen.training.reading import PhotoReading
@@ -102,8 +103,8 @@ def test_a_long_list_is_cut_in_the_sentence_but_not_in_the_report() -> None:
 
 def test_names_are_printed_without_control_characters() -> None:
     assert (
-        shown("a\x1b[31m\n\udcff.jpg") == "a\\x1b[31m\\n\\udcff.jpg"
-        and shown("gräser 1.jpg") == "gräser 1.jpg"
+        escaped("a\x1b[31m\n\udcff.jpg") == "a\\x1b[31m\\n\\udcff.jpg"
+        and escaped("gräser 1.jpg") == "gräser 1.jpg"
     )
 
 
@@ -191,19 +192,50 @@ def test_the_child_has_a_memory_limit(decoder: DecoderProcess, tmp_path: Path) -
     )
 
 
-def test_a_decoder_that_dies_costs_one_photo(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_decoder_that_dies_costs_no_photo(tmp_path: Path, number: signal.Signals) -> None:
     picture().save(tmp_path / "a.png")
     with DecoderProcess(WANT) as decoder:
         good = decoder(str(tmp_path / "a.png"))
         child = decoder._child
         assert child is not None
-        child.kill()
-        child.wait()
-        with pytest.raises(BadPhoto, match="E-IMG-CORRUPT the decoder crashed on it"):
-            decoder(str(tmp_path / "a.png"))
+        child.send_signal(number)
         assert decoder(str(tmp_path / "a.png")) == good
         last = decoder._child
     assert last is not None and last.poll() is not None, "no process is left"
+
+
+# a decoder that ends when it is asked: by a signal, or with an exit code
+ENDING = "import os, sys; print('ready', flush=True); sys.stdin.readline(); {}"
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "words"),
+    [
+        ("os.kill(os.getpid(), 11)", "E-IMG-CORRUPT", "the decoder crashed on it, 2 times"),
+        ("os.abort()", "E-IMG-CORRUPT", "the decoder crashed on it, 2 times"),
+        ("os.kill(os.getpid(), 9)", "E-DECODER", "was ended by SIGKILL and again was ended by"),
+        ("os.kill(os.getpid(), 15)", "E-DECODER", "was ended by SIGTERM"),
+        ("sys.exit(3)", "E-DECODER", "ended with exit code 3"),
+    ],
+)
+def test_a_decoder_that_always_dies_is_said_as_what_it_is(
+    tmp_path: Path, end: str, code: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photo on which native code crashes each time is bad; a machine that ends processes is no
+    reason to train without it.
+    """
+    picture().save(tmp_path / "a.png")
+    monkeypatch.setattr(worker, "CODE", ENDING.format(end))
+    with DecoderProcess(WANT) as decoder, pytest.raises((BadPhoto, ResourceError)) as caught:
+        decoder(str(tmp_path / "a.png"))
+    assert caught.value.code == code and words in str(caught.value)  # type: ignore[attr-defined]
+    if code == "E-DECODER":
+        assert isinstance(caught.value, ResourceError) and caught.value.exit_code == 7
+        for k in range(3):
+            picture(k).save(tmp_path / f"{k}.png")
+        with pytest.raises(ResourceError):
+            load(tmp_path, 32)
 
 
 def test_a_decoder_that_hangs_costs_one_photo(
@@ -223,7 +255,7 @@ def test_a_decoder_that_cannot_start_is_not_blamed_on_the_photos(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(worker, "CODE", "raise SystemExit(1)")
-    with DecoderProcess(WANT) as decoder, pytest.raises(EdgegenError) as caught:
+    with DecoderProcess(WANT) as decoder, pytest.raises(RuntimeMissing) as caught:
         decoder("a.png")
     assert caught.value.code == "E-DECODER"
 

@@ -157,6 +157,11 @@ def poisoned(held: Arrays) -> Arrays:
     return held
 
 
+def far(held: Arrays) -> Arrays:
+    held["x"][20, 0, 0, 0] = -1e6
+    return held
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -182,6 +187,7 @@ def poisoned(held: Arrays) -> Arrays:
         (lambda held: {**held, "t": np.array([{}] * 32)}, "t must be float32, got object"),
         (lambda held: {**held, "t": held["t"] + 1}, "at which the sampler never runs theta"),
         (poisoned, "x holds NaN or infinite values in rows 16 to 23"),
+        (far, "x of theta is 1e+06 in row 20, and the sampler's own inputs stay within"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(
@@ -197,6 +203,17 @@ def test_a_file_that_does_not_fit_is_named(
     error = capsys.readouterr().err
     assert "error[E-FEEDS]" in error and said in error and "00.npz" in error
     assert not (tmp_path / "stats").exists()
+
+
+def test_inputs_that_are_0_throughout_are_named(
+    run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "feeds"
+    for path in (feeds / "phi").glob("*.npz"):
+        changed(feeds, folder, lambda held: {**held, "x": held["x"] * 0}, f"phi/{path.name}")
+        feeds = folder
+    assert calibrate(run, tmp_path / "stats", "--data", str(folder)) == 4
+    assert "x of phi is 0 in every row" in capsys.readouterr().err
 
 
 def cut(path: Path) -> None:

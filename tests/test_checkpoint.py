@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from runs import PHOTOS, SMALL, TOY, go, settings
+from runs import PHOTOS, SMALL, TOY, go, redigest, settings
 from safetensors.torch import load_file, save_file
 from toys import shapes
 
 from edgegen.errors import Busy, EdgegenError, InputError, ResourceError, TrustError, UsageError
 from edgegen.families.cas_dm import CasDm
-from edgegen.training import checkpoint, run
+from edgegen.training import checkpoint, digests, run
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
 
@@ -56,6 +56,7 @@ def test_a_resume_of_another_run_is_refused_by_name(
 def test_another_torch_is_refused(half: Path) -> None:
     about = json.loads((half / "run.json").read_text())
     (half / "run.json").write_text(json.dumps({**about, "torch": "2.0.0"}))
+    (half / digests.FILE).unlink()  # as a run of before has none
     with pytest.raises(UsageError, match=r"started with another torch .* - then '2.0.0', now"):
         go(half, resume=True)
 
@@ -84,7 +85,7 @@ def test_a_folder_in_use_is_busy(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with (
         FileLock(tmp_path / "run.lock"),
-        pytest.raises(Busy, match="another run is training into this folder") as caught,
+        pytest.raises(Busy, match="another process is writing it") as caught,
     ):
         go(out, steps=1)
     assert (caught.value.code, caught.value.exit_code) == ("E-LOCKED", 8)
@@ -175,6 +176,12 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
     save_file(tensors, path)
 
 
+def refit(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """With digests that fit: as another edgegen might have written it."""
+    rewrite(path, change)
+    redigest(path)
+
+
 def poison(tensors: dict[str, torch.Tensor]) -> None:
     tensors[next(k for k, v in tensors.items() if v.is_floating_point() and v.ndim)].flatten()[
         :1
@@ -221,16 +228,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[EdgegenError], str]] = {
         r"E-NONFINITE. .*: 1 of \d+ values are NaN or infinite",
     ),
     "shape": (
-        lambda p: rewrite(p, widen),
+        lambda p: refit(p, widen),
         InputError,
         r"E-KEYS. 1 tensors do not fit: .* is \(.*, 2\), wanted \(",
     ),
     "key": (
-        lambda p: rewrite(p, lambda t: t.pop(sorted(t)[0])),
+        lambda p: refit(p, lambda t: t.pop(sorted(t)[0])),
         InputError,
         "E-KEYS. 1 tensors do not fit: .* is missing",
     ),
-    "unknown": (lambda p: rewrite(p, unknown), InputError, "E-KEYS.* 77777.exp_avg is unknown"),
+    "unknown": (lambda p: refit(p, unknown), InputError, "E-KEYS.* 77777.exp_avg is unknown"),
     "bit": (flip, TrustError, "E-HASH"),
 }
 
@@ -239,7 +246,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], type[EdgegenError], str]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_part_is_refused_for_its_reason(damaged: Path, part: str, damage: str) -> None:
     path = damaged / "step-00000020" / f"{part}.safetensors"
-    before = path.read_bytes()
+    state = path.with_name("state.json")
+    before, state_before = path.read_bytes(), state.read_bytes()
     spoil, kind, text = DAMAGE[damage]
     spoil(path)
     fresh = Trainer.start(CasDm(TOY), settings().recipe, PHOTOS, 0)
@@ -250,6 +258,7 @@ def test_a_damaged_part_is_refused_for_its_reason(damaged: Path, part: str, dama
         if path.is_dir():
             path.rmdir()
         path.write_bytes(before)
+        state.write_bytes(state_before)
     assert caught.value.path == str(path) and fresh.step == 0
     checkpoint.resume(damaged, fresh)
     assert fresh.step == 20
@@ -257,7 +266,10 @@ def test_a_damaged_part_is_refused_for_its_reason(damaged: Path, part: str, dama
 
 @pytest.fixture(scope="module")
 def damaged(half_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shutil.copytree(half_run, tmp_path_factory.mktemp("damaged") / "run")
+    """Its last checkpoint alone: there is none to fall back to."""
+    run = shutil.copytree(half_run, tmp_path_factory.mktemp("damaged") / "run")
+    shutil.rmtree(run / "step-00000010")
+    return run
 
 
 def state_with(**other: object) -> bytes:
@@ -297,16 +309,9 @@ def state_with(**other: object) -> bytes:
             "the sha256 of each file",
         ),
         ("step-00000020/state.json", b'{"step": 20', "E-JSON", "not usable JSON"),
-        ("latest", b"", "E-CHECKPOINT", "latest names '', which is no checkpoint"),
-        (
-            "latest",
-            b"../../elsewhere",
-            "E-CHECKPOINT",
-            "latest names '../../elsewhere', which is no checkpoint",
-        ),
-        ("latest", b"\xff", "E-CHECKPOINT", "no checkpoint to read"),
-        ("latest", b"step-00000099", "E-JSON", "cannot be read: No such file"),
-        ("run.json", b"{", "E-JSON", "not usable JSON"),
+        ("step-00000020/state.json", state_with(more=1), "E-CHECKPOINT", "state has no 'more'"),
+        ("step-00000020/state.json", state_with(digest="0"), "E-HASH", "not the state"),
+        ("run.json", b"{", "E-HASH", "not the bytes that the run was left with"),
     ],
 )
 def test_damaged_pointers_never_restart_from_zero(
@@ -315,7 +320,7 @@ def test_damaged_pointers_never_restart_from_zero(
     before = (damaged / name).read_bytes()
     (damaged / name).write_bytes(data)
     try:
-        with pytest.raises(InputError, match=text) as caught:
+        with pytest.raises((InputError, TrustError), match=text) as caught:
             go(damaged, resume=True)
     finally:
         (damaged / name).write_bytes(before)
@@ -325,7 +330,8 @@ def test_damaged_pointers_never_restart_from_zero(
 def test_a_checkpoint_of_an_older_edgegen_is_refused_in_words(damaged: Path) -> None:
     path = damaged / "step-00000020" / "state.json"
     state = json.loads(before := path.read_text())
-    path.write_text(json.dumps({**state, "averaged": 20}))
+    old = {k: v for k, v in state.items() if k not in ("digest", "metrics")}
+    path.write_text(json.dumps({**old, "averaged": 20}))
     fresh = Trainer.start(CasDm(TOY), settings().recipe, PHOTOS, 0)
     with pytest.raises(
         InputError,

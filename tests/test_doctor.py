@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.errors import InputError
-from edgegen.machine import child_process, probe
+from edgegen.machine import child_process, describe, probe
 from edgegen.workflows import doctor
 
 
@@ -143,3 +144,26 @@ def test_weights_have_7_bits_where_sums_of_products_overflow(
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(cpu, "cpu_flags", lambda: flags)
     assert cpu.weight_bits.__wrapped__() == bits
+
+
+MACHINE = {"shared_memory_bytes": {"total": 1 << 30, "free": 0}, "disk_bytes": {".": 1 << 40}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"shared_memory_bytes": None}, "/dev/shm is not there: libraries"),
+        ({"shared_memory_bytes": {"total": 1 << 16, "free": 0}}, "/dev/shm holds 0.0655 MB:"),
+        ({"disk_bytes": {".": 1 << 20, "/dev/shm": 0}}, ". has 1 MB left: an export may need 1 GB"),
+    ],
+)
+def test_what_is_likely_to_fail_is_remarked(change: dict[str, Any], words: str) -> None:
+    said = describe.remarks(MACHINE | change)
+    assert len(said) == bool(words) and words in "".join(said)
+
+
+def test_a_machine_without_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describe, "SHARED", "/nowhere/at/all")
+    found = describe.machine()
+    assert found["shared_memory_bytes"] is None and "is not there" in found["remarks"][0]

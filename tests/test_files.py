@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from edgegen.core import files
-from edgegen.core.files import DAY, PREFIX, discard, publish, sweep, write_bytes
+from edgegen.core import disk, files
+from edgegen.core.files import ASIDE, discard, publish, write_bytes
+from edgegen.core.temporary import PREFIX, private_file, private_folder, sweep
 from edgegen.errors import InputError, ResourceError, UsageError
 
 MARK = "manifest.json"
@@ -68,8 +69,8 @@ for k in itertools.count():
 @pytest.mark.slow
 @pytest.mark.parametrize("exchange", [True, False])
 def test_kill_9_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, exchange: bool) -> None:
-    """Without an atomic exchange a kill between two renames may leave nothing, but never a
-    mixture.
+    """Without an atomic exchange a kill between two renames may leave nothing under the name: the
+    old one is then whole beside it, and the next run puts it back.
     """
     rng, target = random.Random(0), tmp_path / "out"
     code = KILLED.format(path=[p for p in sys.path if p], target=str(target))
@@ -86,17 +87,13 @@ def test_kill_9_at_any_moment_leaves_the_old_or_the_new(tmp_path: Path, exchange
         time.sleep(rng.uniform(0, 0.05))
         child.send_signal(signal.SIGKILL)
         child.communicate()
-        if target.exists():
-            assert len(words(target)) == 1
-            whole += 1
+        assert len(words(target if target.exists() else tmp_path / (ASIDE + "out"))) == 1
+        whole += target.exists()
         single = (tmp_path / "single").read_bytes()
         assert len(set(single.split(b"version")[1:])) == 1 and single.count(b"version") == 1000
     assert whole == 12 if exchange else whole > 0
     make(target, overwrite=True)  # a rerun succeeds
     assert words(target) == {"new"}
-    for name in leftovers(tmp_path):
-        os.utime(tmp_path / name, (0, 0))
-    sweep(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "single"]
 
 
@@ -142,15 +139,15 @@ def test_data_is_synced_before_the_rename_and_the_parent_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    sync, swap = files.sync, files._swap
+    sync, swap = disk.sync, files._swap
 
     def note_sync(path: Path) -> None:
         events.append(path.name)
         sync(path)
 
-    def note_swap(temporary: Path, target: Path) -> None:
+    def note_swap(temporary: Path, target: Path, mark: str, overwrite: bool) -> None:
         events.append("swap")
-        swap(temporary, target)
+        swap(temporary, target, mark, overwrite)
 
     monkeypatch.setattr(files, "sync", note_sync)
     monkeypatch.setattr(files, "_swap", note_swap)
@@ -309,15 +306,15 @@ def test_the_fallback_puts_the_old_back_when_the_second_rename_fails(
 ) -> None:
     make(tmp_path / "out", "old")
     monkeypatch.setattr(files, "_exchange", lambda a, b: -1)
-    rename, calls = Path.rename, []
+    rename, calls = os.rename, []
 
-    def second_fails(self: Path, target: Path) -> Path:
+    def last_fails(path: Path, target: Path) -> None:
         calls.append(target)
-        if len(calls) == 2:
+        if len(calls) == 3:  # onto the old one, the old one aside, into its place
             raise OSError(errno.EACCES, "Permission denied")
-        return rename(self, target)
+        rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", second_fails)
+    monkeypatch.setattr(os, "rename", last_fails)
     with pytest.raises(ResourceError, match="Permission denied"):
         make(tmp_path / "out", "new", overwrite=True)
     assert words(tmp_path / "out") == {"old"} and leftovers(tmp_path) == []
@@ -347,15 +344,29 @@ def test_modes_follow_the_umask_even_for_files_written_0600(tmp_path: Path, umas
     }
 
 
-def test_sweep_takes_only_ours_and_only_the_old(tmp_path: Path) -> None:
-    for name in (f"{PREFIX}old", f"{PREFIX}new", "other"):
+def test_sweep_takes_only_ours_and_only_the_dead(tmp_path: Path) -> None:
+    """However old: a process may work for days, and be killed in its first second."""
+    dead = [f"{PREFIX}{k:032x}" for k in range(2)]
+    (tmp_path / dead[0]).mkdir()
+    (tmp_path / dead[0] / "x").write_text("x")
+    (tmp_path / dead[1]).write_text("x")
+    for name in ("other", f"{PREFIX}notes"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "x").write_text("x")
-    (tmp_path / f"{PREFIX}file").write_text("x")
-    for name in (f"{PREFIX}old", "other", f"{PREFIX}file"):
-        os.utime(tmp_path / name, (0, time.time() - DAY - 60))
-    make(tmp_path / "out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{PREFIX}new", "other", "out"]
+    (tmp_path / f"{PREFIX}{2:032x}").symlink_to(tmp_path / "other")
+    with private_folder(tmp_path) as folder, private_file(tmp_path) as (file, _):
+        for path in (folder, file):
+            os.utime(path, (0, 0))
+        make(tmp_path / "out")
+        write_bytes(tmp_path / "single", b"")
+        assert folder.is_dir() and file.is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{PREFIX}{2:032x}",
+        f"{PREFIX}notes",
+        "other",
+        "out",
+        "single",
+    ]
+    sweep(tmp_path / "nowhere")
 
 
 def test_discard_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from edgegen.core.bundle import Bundle, sha256
 from edgegen.evidence import reference, small_sample_distance
 from edgegen.evidence.features import feature_network
 from edgegen.families import FAMILIES, family
+from edgegen.training import digests
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.data import Photos
@@ -83,9 +84,8 @@ def test_a_site_s_photos_become_a_proven_bundle(
         "a run that adapts them again has the networks that never ship"
     )
     network = feature_network("efficientnet-lite0", size=tiny.SIZE)
-    reference.build(network(shapes(80, 16, seed=3).pixels), network, "photos", 8).write(
-        adapted / "reference.safetensors"
-    )
+    photos = reference.build(network(shapes(80, 16, seed=3).pixels), network, "photos", 8)
+    digests.keep(adapted, {"reference.safetensors": photos.to_bytes()})
     # test_every_export.py has the others
     assert tiny.export(adapted, out, runtimes="onnxruntime") == 0
     assert run(["verify", str(out), "--threads", "1"]) == 0
@@ -170,7 +170,7 @@ def cas_dm(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--rank 0 trains every weight: --base and --recompute are for adapters",
         ),
         (["--held-out", "1.5"], 2, "--held-out must be above 0 and below 1, got 1.5"),
-        (["--rate", "-1"], 2, "--rate must be above 0, got -1.0"),
+        (["--rate", "-1"], 2, "--rate must be above 0 and below 10, got -1.0"),
         (["--device", "tpu"], 2, "tpu"),
         (["-o", "elsewhere"], 2, "name the base, and the run folder once"),
     ],

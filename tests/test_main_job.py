@@ -26,8 +26,8 @@ from test_bundle import bundle
 
 from edgegen.cli.main import run
 from edgegen.core.bundle import MANIFEST, Bundle
-from edgegen.core.files import PREFIX
 from edgegen.core.images import to_uint8
+from edgegen.core.temporary import PREFIX
 from edgegen.errors import UsageError
 from edgegen.export import executing, packages, runtime
 from edgegen.workflows.export.run import ExportSettings, export_bundle
@@ -208,7 +208,7 @@ def test_a_budget_that_does_not_hold_leaves_nothing_under_the_name(
         and "nothing was written under the name asked for" in said.err
     )
     assert "onnxruntime INT8" in said.out, "the table is shown all the same"
-    assert left(tmp_path) == ["b.lock", "rejected"]
+    assert left(tmp_path) == ["rejected"]
     kept = Bundle.open(tmp_path / "rejected" / "b").manifest
     assert kept.evidence["runtimes"]["onnxruntime"]["verdict"] in ("outside", "undecided")
 
@@ -227,7 +227,7 @@ def test_what_is_there_stays_until_it_is_told_to_go(
     assert (out / MANIFEST).read_bytes() == before
     export_bundle(tiny_run, out, ExportSettings(overwrite=True))
     assert (out / MANIFEST).read_bytes() == (tiny_bundle / MANIFEST).read_bytes()
-    assert left(tmp_path) == ["b", "b.lock"]
+    assert left(tmp_path) == ["b"]
     (other := tmp_path / "photos").mkdir()
     (other / "a.jpg").write_bytes(b"x")
     with pytest.raises(UsageError):
@@ -238,7 +238,7 @@ def test_what_is_there_stays_until_it_is_told_to_go(
 def test_two_exports_into_one_folder(tiny_run: Path, tmp_path: Path, capfd: Capture) -> None:
     with FileLock(tmp_path / "b.lock"):
         assert tiny.export(tiny_run, tmp_path / "b") == 8
-    assert "error[E-LOCKED] another export is writing this folder" in capfd.readouterr().err
+    assert "error[E-LOCKED] another process is writing it" in capfd.readouterr().err
 
 
 def wait_for(what: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
@@ -328,7 +328,7 @@ def test_a_run_that_cannot_be_exported_is_refused_before_any_work(
     )
     (place := tmp_path / "place").mkdir()
     assert tiny.export(spoiled(tiny_run, tmp_path / "run", change), place / "b") == code
-    assert said in capfd.readouterr().err and left(place) == ["b.lock"]
+    assert said in capfd.readouterr().err and left(place) == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ gives away nothing.
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -317,3 +318,24 @@ def test_many_captions_are_no_classes(tmp_path: Path, capsys: Captured) -> None:
     )
     photos, report = load(data, 32)
     assert photos.classes == ("chair",) and report.warnings == {}
+
+
+def test_a_file_that_is_no_contact_sheet_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The sheet's own name is where one looks last."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("contact-sheet.png", "link.png"):
+        other = tmp_path / name
+        if name == "link.png":
+            other.symlink_to("mine.png")
+        else:
+            picture(3).save(other)
+        before = os.readlink(other) if other.is_symlink() else other.read_bytes()
+        assert run(["photos", "check", str(SAMPLE), "--contact-sheet", name]) == 2
+        assert "E-OUT-EXISTS] there is a file of this name that is no" in capfd.readouterr().err
+        assert (os.readlink(other) if other.is_symlink() else other.read_bytes()) == before
+        other.unlink()
+    for _ in range(2):
+        assert run(["photos", "check", str(SAMPLE)]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["contact-sheet.png"]

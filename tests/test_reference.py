@@ -125,7 +125,7 @@ def test_features_that_do_not_fit_are_refused(reference: Reference) -> None:
 
 
 def tensors(reference: Reference) -> dict[str, np.ndarray]:
-    return load(reference._bytes())
+    return load(reference.to_bytes())
 
 
 def header(reference: Reference, **changed: object) -> dict[str, str]:
@@ -146,7 +146,7 @@ def test_a_file_that_is_not_a_reference_is_named(reference: Reference, tmp_path:
     cases: list[tuple[bytes, str]] = [
         (b"", "not a usable reference"),
         (b"\x80\x02}q\x00.", "not a usable reference"),
-        (reference._bytes()[:-1], "not a usable reference"),
+        (reference.to_bytes()[:-1], "not a usable reference"),
         (save(good), "__metadata__"),
         (save(good, metadata={"edgegen.reference": "{"}), "not a usable reference"),
         (save(good, metadata={"edgegen.reference": "[" * 50_000}), "not a usable reference"),

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from edgegen.cli.main import run
 from edgegen.core.files import read_json, to_json
+from edgegen.training import digests
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +114,8 @@ def test_one_objective_starts_from_another_run(first: Path, tmp_path: Path, capf
     assert train("--resume", str(out), "--only", "theta") == 2
     assert "the run was started with another only" in capfd.readouterr().err
     shutil.rmtree(next(out.glob("step-*")))
-    (out / "latest").unlink()
+    for name in ("latest", "weights.safetensors", digests.FILE):  # as if killed before it
+        (out / name).unlink()
     assert train("--resume", str(out)) == 2
     assert "E-INIT] the run ended before its first checkpoint" in capfd.readouterr().err
     assert train("--resume", str(out), "--init", str(first)) == 0
@@ -155,7 +157,7 @@ def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path: Path, capfd: Capt
     about = read_json(run / "run.json")
     for changed, code in (({}, 0), ({"ratio": 8}, 2)):
         config = {k: v for k, v in about["config"].items() if k != "qat"} | changed
-        (run / "run.json").write_bytes(to_json(about | {"config": config}))
+        digests.keep(run, {"run.json": to_json(about | {"config": config})})
         assert (
             train(
                 "--resume",

@@ -124,7 +124,7 @@ def test_settings_that_cannot_be_are_refused_where_they_are_made(tmp_path: Path)
         for name in names:
             with pytest.raises(UsageError, match=f"{name} must be 1 or more, got 0"):
                 settings(**{name: 0})
-    with pytest.raises(UsageError, match="--rate must be above 0, got nan"):
+    with pytest.raises(UsageError, match="--rate must be above 0 and below 10, got nan"):
         RecoverSettings(rate=math.nan)
     with pytest.raises(UsageError, match="--held-out must be above 0 and below 1"):
         PhotosSettings(held_out=1.5)

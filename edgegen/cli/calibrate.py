@@ -41,7 +41,9 @@ def calibrate(
     from ..workflows.generators import load_generator
 
     settings = CalibrateSettings(data, samples, threads, overwrite)
-    result = calibrate_generator(load_generator(source), out, settings, output.terminal)
+    result = calibrate_generator(
+        load_generator(source, output.terminal), out, settings, output.terminal
+    )
     if not result.written:
         return
     show(result.report)

@@ -57,7 +57,9 @@ def damage(
         threads=threads,
         overwrite=overwrite,
     )
-    result = map_damage(generators.load_generator(what), bundle, out, settings, output.terminal)
+    result = map_damage(
+        generators.load_generator(what, output.terminal), bundle, out, settings, output.terminal
+    )
     output.table(*result.damaged.table(SHOWN))
     output.result("damage", result.to_json())
     print(f"report: {out / 'index.html'}")

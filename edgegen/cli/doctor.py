@@ -68,6 +68,8 @@ def _show(found: Mapping[str, Any]) -> None:
     output.table(["what", "value"], rows)
     for name in broken.keys() & NEIGHBOURS.keys():
         print(f"{name}: edgegen never imports it, but {NEIGHBOURS[name].consequence}")
+    for remark in found["remarks"]:
+        print(f"note: {remark}")
     print()
     _show_runtimes(found["runtimes"])
     if "airgap" in found:

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
@@ -17,8 +18,8 @@ from typing import Any
 
 import typer
 
-from ..errors import EdgegenError, ResourceError, UsageError
-from . import output
+from ..errors import EdgegenError, InputError, ResourceError, UsageError
+from . import output, streams
 
 # Every variable of ours that means something, with what it says; any other EDGEGEN_ name is
 # refused.
@@ -27,23 +28,26 @@ ENVIRONMENT = {
     "EDGEGEN_DEBUG": "1 shows the traceback of an error",
 }
 DEBUG_FLAG = "-vv"
+LONGEST = 200  # letters of a name that are shown
+GRACE = 8.0  # seconds; containers are killed after 10
 
 
 def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
     """Run `program` on the arguments and return the exit code; nothing but the code leaves this
-    function.
+    function, whatever the standard streams are.
 
     program: takes the arguments, returns an exit code or None, raises EdgegenError or Typer's
     exceptions.
     """
+    with streams.patient() as settled:
+        return settled(_call(program, arguments))
+
+
+def _call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
     arguments, rest = _split(arguments)
     debug = DEBUG_FLAG in arguments or os.environ.get("EDGEGEN_DEBUG") == "1"
     arguments = [a for a in arguments if a != DEBUG_FLAG]
     received: list[int] = []
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # a file name may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
     with output.document("--json" in arguments) as write:
         failure: EdgegenError | None = None
         code = 0
@@ -51,15 +55,11 @@ def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> in
             check_environment()
             with _signals(received):
                 result = program([*arguments, *rest])
-                sys.stdout.flush()
             code = result if isinstance(result, int) else 0
         except typer.Exit as done:
             code = done.exit_code
         except SystemExit as done:
             code = done.code if isinstance(done.code, int) else int(done.code is not None)
-        except BrokenPipeError:  # who read our output has gone, as in `edgegen models | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = 128 + signal.SIGPIPE
         # a verb that waits for the end of a step names the signal itself
         except KeyboardInterrupt as stop:
             received.append(stop.args[0] if stop.args else signal.SIGINT)
@@ -101,13 +101,33 @@ def _sentence(error: BaseException) -> EdgegenError:
         or "DefaultCPUAllocator" in str(error)
     ):
         return ResourceError("E-OOM", "not enough memory", hint="use a smaller batch")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}", path=error.filename)
+    if isinstance(error, OSError) and (refused := _refused(error)) is not None:
+        return refused
     what = " ".join(str(error).split())  # some libraries' messages span many lines
     return EdgegenError(
         "E-BUG",
         f"unexpected {type(error).__name__}: {what[:500] or 'no message'}",
         hint=f"add {DEBUG_FLAG} to see where, and report it",
+    )
+
+
+def _refused(error: OSError) -> EdgegenError | None:
+    """What the operating system says no to where nobody asked for it by name: a file that cannot be
+    used, or something that there is too little of. None for neither.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}", path=error.filename)
+    if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
+        return ResourceError(
+            "E-OOM", f"the system has too little left: {error.strerror}", hint="end something else"
+        )
+    if not isinstance(error.filename, str | bytes):
+        return None
+    name = os.fsdecode(error.filename)
+    return InputError(
+        "E-FILE",
+        f"a file cannot be used: {error.strerror}",
+        path=name if len(name) <= LONGEST else f"{name[:LONGEST]}... ({len(name)} letters)",
     )
 
 
@@ -140,17 +160,22 @@ def check_environment() -> None:
 @contextlib.contextmanager
 def _signals(received: list[int]) -> Iterator[None]:
     """The first SIGINT, SIGTERM or SIGHUP raises KeyboardInterrupt, so that every `finally` runs; a
-    second one ends the process.
+    second one ends the process, and so does the first after GRACE seconds: who sent it will not
+    wait longer, and what is then left behind the next run sweeps.
 
     Python's default for SIGTERM runs no `finally`. What the parent told us to ignore (nohup) stays
     ignored.
     """
     before: dict[int, Any] = {}
+    last = list[threading.Timer]()
 
     def stop(number: int, _: FrameType | None) -> None:
         received.append(number)
         for other in before:
             signal.signal(other, signal.SIG_DFL)
+        last.append(threading.Timer(GRACE, os.kill, (os.getpid(), number)))
+        last[0].daemon = True
+        last[0].start()
         raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -159,5 +184,7 @@ def _signals(received: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
+        for timer in last:
+            timer.cancel()
         for other, handler in before.items():
             signal.signal(other, handler)

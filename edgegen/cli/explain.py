@@ -84,7 +84,7 @@ def explain(
         threads=threads,
         overwrite=overwrite,
     )
-    generator = generators.load_generator(source)
+    generator = generators.load_generator(source, output.terminal)
     if out.suffix.lower() == ".png":
         edit_image(generator, out, settings, output.terminal)
         output.result("explain", {"out": str(out)})

@@ -35,6 +35,7 @@ from .compare import compare
 from .damage import damage
 from .doctor import doctor
 from .engines import build
+from .errors import errors
 from .estimate import estimate
 from .explain import explain
 from .export import export
@@ -72,6 +73,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     bench,
     models,
     doctor,
+    errors,
 )
 # verbs that have verbs of their own
 GROUPS: dict[str, typer.Typer] = {"photos": photos, "plan": plan}

@@ -15,6 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import escaped
+from .streams import styled
+
 SCHEMA_VERSION = 1
 PATIENCE = 2.0  # seconds before anything shows progress
 INTERVAL = 10.0  # seconds between lines where there is no terminal
@@ -48,10 +51,7 @@ def document(wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
         yield lambda _: None
         return
     sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # started without a stdout
-        kept = os.open(os.devnull, os.O_WRONLY)
+    kept = os.dup(1)
     os.dup2(2, 1)
     last: list[str] = []
 
@@ -76,7 +76,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """On stdout: lines and colours on a terminal, aligned ASCII columns that never wrap
     elsewhere.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[escaped(str(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -86,7 +86,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         for row in cells:
             # Text: a file name with [brackets] is not markup
             shown.add_row(*(Text(cell) for cell in row))
-        Console().print(shown)
+        Console(file=styled(sys.stdout)).print(shown)
         return
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for row in [list(columns), ["-" * width for width in widths], *cells]:
@@ -153,7 +153,7 @@ class _Lines:
     def line(self) -> None:
         count = "" if self.total is None else f" {self.done}/{self.total}"
         print(
-            f"{self.label}:{count} ({time.monotonic() - self.start:.0f} s{self.rate()})",
+            f"{escaped(self.label)}:{count} ({time.monotonic() - self.start:.0f} s{self.rate()})",
             file=sys.stderr,
             flush=True,
         )
@@ -184,8 +184,10 @@ class _Bar(_Lines):
             *left,
             "{task.fields[rate]}",
         )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(escape(self.label), total=self.total, completed=self.done, rate="")
+        with Progress(*columns, console=Console(file=styled(sys.stderr))) as bar:
+            task = bar.add_task(
+                escape(escaped(self.label)), total=self.total, completed=self.done, rate=""
+            )
             while not self.over.wait(0.2):
                 bar.update(task, completed=self.done, rate=self.rate().removeprefix(", "))
             bar.update(task, completed=self.done, rate=self.rate().removeprefix(", "))
@@ -193,7 +195,7 @@ class _Bar(_Lines):
 
 def note(line: str) -> None:
     """One line for people, on stderr."""
-    print(line, file=sys.stderr)
+    print(escaped(line), file=sys.stderr)
 
 
 class _Terminal:

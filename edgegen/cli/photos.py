@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import escaped
 from . import output
 from .training_options import Background, Fit, HeldOut
 
@@ -71,8 +72,6 @@ def check(
 
 
 def _show(report: PhotosReport) -> None:
-    from ..training.data import shown
-
     met, document = report.report, report.to_json()
     dropped = met.found - met.kept - len(met.bad)
     print(
@@ -89,36 +88,29 @@ def _show(report: PhotosReport) -> None:
         f"({report.share:g}); {len(report.across)} near-copies across it"
     )
     if met.warnings:
-        rows = [
-            [code, len(files), MEANING[code], shown(files[0])]
-            for code, files in met.warnings.items()
-        ]
+        rows = [[code, len(files), MEANING[code], files[0]] for code, files in met.warnings.items()]
         output.table(["what", "files", "means", "such as"], rows)
     if met.bad:
         counts = document["bad_counts"].items()
         print("bad: " + ", ".join(f"{count} {code}" for code, count in counts))
-        bad_rows = [[shown(bad.name), bad.code, bad.reason] for bad in met.bad]
+        bad_rows = [[bad.name, bad.code, bad.reason] for bad in met.bad]
         output.table(["bad photo", "code", "why"], bad_rows)
     print(f"fine-tuning: {document['fine_tuning']['why']}")
     if report.merged:
         print(
             "  too small for classes of their own, drawn as one: "
-            f"{', '.join(map(shown, report.merged))}"
+            f"{', '.join(map(escaped, report.merged))}"
         )
     if document["contact_sheet"]:
         print(f"contact sheet: {document['contact_sheet']}")
 
 
 def _show_classes(report: PhotosReport) -> None:
-    from ..training.data import shown
-
     classes, photos = report.report.classes, report.photos
     if not classes:
         return
     held_out = Counter(photos.labels[report.held_out].tolist())
-    rows = [
-        [shown(name), classes[name], held_out[number]] for number, name in enumerate(photos.classes)
-    ]
+    rows = [[name, classes[name], held_out[number]] for number, name in enumerate(photos.classes)]
     output.table(["class", "photos", "held out"], rows)
 
 
@@ -139,8 +131,6 @@ def _show_sizes(document: dict[str, Any]) -> None:
 
 
 def _show_groups(title: str, groups: Sequence[Sequence[str]], what: str) -> None:
-    from ..training.data import shown
-
     if not groups:
         print(f"{title}: none")
         return
@@ -149,6 +139,6 @@ def _show_groups(title: str, groups: Sequence[Sequence[str]], what: str) -> None
         f"{'groups' if len(groups) > 1 else 'group'} ({what})"
     )
     for group in groups[:SHOWN]:
-        print("  " + "  ".join(map(shown, group)))
+        print("  " + "  ".join(map(escaped, group)))
     if len(groups) > SHOWN:
         print(f"  and {len(groups) - SHOWN} more groups; --json has all")

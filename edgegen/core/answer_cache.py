@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .files import DAY, JsonObject
+from .files import JsonObject
 from .reader import read_bytes
 
 NOTES_BYTES = 1 << 30  # largest file of notes
-KEPT = 30 * DAY  # seconds that notes nobody asked for stay
+KEPT = 30 * 24 * 3600  # seconds that notes nobody asked for stay
 
 
 class Notes:

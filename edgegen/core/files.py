@@ -1,7 +1,8 @@
 """Files that are whole or absent: publish a folder in one rename, write a file in one replace,
 survive kill -9.
 
-Order that holds for every artefact: data fsync, folder fsync, rename, parent fsync.
+Order that holds for every artefact: data fsync, folder fsync, rename, parent fsync. What appears
+under the name of an output while the work goes on is not ours, and stays.
 """
 
 from __future__ import annotations
@@ -13,46 +14,54 @@ import json
 import math
 import os
 import shutil
-import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import InputError, ResourceError, UsageError
+from ..errors import EdgegenError, InputError, ResourceError, UsageError
+from .disk import FROM_WRITING, disk_error, refusals, sync
+from .faults import hit
+from .locks import held
 from .reader import read_bytes
+from .temporary import fresh, private_file, private_folder, sweep
 
-PREFIX = ".edgegen-tmp-"
-DAY = 24 * 3600
+ASIDE = ".edgegen-old-"  # where there is no exchange: an old output while the new one is renamed
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
-
-
-def sync(path: Path) -> None:
-    """fsync a file or a folder."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+_LITTLE = 1 << 20  # bytes: with less left, a disk counts as full
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # rename(2) onto what is not ours to lose
 
 
 def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
     """The file is the old one or the new one, never half of either. place: folder for the half, on
     the same file system.
     """
-    temporary = (place or path.parent) / f"{PREFIX}{uuid.uuid4().hex}"
-    try:
-        with open(temporary, "xb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        sync(path.parent)
-    except OSError as error:
-        raise disk_error(error, path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    folder = place or path.parent
+    with refusals(path):
+        sweep(folder)
+        with private_file(folder) as (temporary, fd):
+            hit("write.begun", temporary)
+            _write(fd, data, "write.half", temporary)
+            os.fsync(fd)
+            hit("write.synced", temporary)
+            os.replace(temporary, path)
+            hit("write.replaced", path)
+            sync(path.parent)
+
+
+def put(path: Path, data: bytes) -> None:
+    """A file of a private folder: whole when the folder is published."""
+    with refusals(path):
+        with open(path, "wb") as file:
+            _write(file.fileno(), data, "put.half", path)
+        hit("put.written", path)
+
+
+def _write(fd: int, data: bytes, half: str, path: Path) -> None:
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data[: len(data) // 2])
+        file.flush()
+        hit(half, path)
+        file.write(data[len(data) // 2 :])
 
 
 # A JSON document. What is in it is checked where it is read, so its values have no narrower type.
@@ -92,6 +101,11 @@ def parse_json(data: bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def is_version(value: object, known: int) -> bool:
+    """Whether a document is of the version that is known: true is not 1, and neither is 1.0."""
+    return type(value) is int and value == known
+
+
 def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
     document = dict(pairs)
     if len(document) != len(pairs):
@@ -110,17 +124,12 @@ def _finite(text: str) -> float:
     return value
 
 
-def disk_error(error: OSError, path: Path) -> ResourceError:
-    """The sentence for an operating system's refusal to write, with the free space as a fact."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        free = shutil.disk_usage(path.parent if path.parent.exists() else "/").free
-        return ResourceError(
-            "E-DISK-FULL", f"cannot write: {error.strerror}; {free / 1e6:.0f} MB free", path=path
-        )
-    code = "E-DISK-RO" if error.errno == errno.EROFS else "E-DISK"
-    return ResourceError(
-        code, f"cannot write: {error.strerror or error}", path=path, hint="choose another -o folder"
-    )
+@contextlib.contextmanager
+def publish_alone(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
+    """publish() for one writer at a time: Busy, with who it is, while another writes `target`."""
+    check_target(target, mark, overwrite)
+    with held(target), publish(target, mark, overwrite) as folder:
+        yield folder
 
 
 @contextlib.contextmanager
@@ -129,58 +138,94 @@ def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
     well, else disappears.
 
     mark: file that shows an existing target is ours to replace (with overwrite=True). Raises
-    UsageError for a target that exists and may not be replaced, ResourceError when the disk
-    refuses.
+    UsageError for a target that exists and may not be replaced, now or when the block ends;
+    ResourceError when the disk refuses, and when the private folder is gone.
     """
-    check_target(target, mark, overwrite)
-    temporary = target.with_name(f"{PREFIX}{uuid.uuid4().hex}")
-    try:
-        with _refusals(target, _FULL):
-            with _refusals(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                sweep(target.parent)
-                temporary.mkdir(mode=0o700)
+    _check_name(target)
+    with refusals(target):
+        _restore(target)
+        _check_existing(target, mark, overwrite)
+    with contextlib.ExitStack() as stack:
+        with refusals(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sweep(target.parent)
+            temporary = stack.enter_context(private_folder(target.parent))
+            hit("publish.begun", temporary)
+        try:
             yield temporary
-            with _refusals(target):
-                _settle(temporary)
-                _swap(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # can only come from writing
-
-
-@contextlib.contextmanager
-def _refusals(target: Path, only: tuple[int, ...] = ()) -> Iterator[None]:
-    """Turn an OSError of the block into the sentence for `target`; with `only`, just these errno:
-    others are not about it.
-    """
-    try:
-        yield
-    except OSError as error:
-        if only and error.errno not in only:
+        except Exception as error:
+            if (why := _explained(error, temporary, target)) is not None:
+                raise why from error
             raise
-        raise disk_error(error, target) from error
+        with refusals(target):
+            hit("publish.written", temporary)
+            _settle(temporary)
+            hit("publish.settled", temporary)
+            _swap(temporary, target, mark, overwrite)
+            try:
+                hit("publish.swapped", target)
+                sync(target.parent)
+                hit("publish.done", target)
+            finally:
+                _restore(target)  # its other half: nothing is to be put back, the old one goes
+
+
+def _explained(error: Exception, temporary: Path, target: Path) -> ResourceError | None:
+    """What a disk has to do with a failure of the work, in our words: native writers have others
+    for a full one. None where it is about something else.
+    """
+    if isinstance(error, EdgegenError) and not isinstance(error, ResourceError):
+        return None
+    if not temporary.is_dir():
+        return ResourceError(
+            "E-OUT-GONE",
+            "the folder was removed while it was being written",
+            path=target.parent,
+            hint="run it again, and let nothing clean up there",
+        )
+    if isinstance(error, ResourceError):
+        if Path(error.path or "").is_relative_to(temporary):  # a name that nobody will find
+            error.path = str(target / Path(error.path or "").relative_to(temporary))
+        return None
+    if isinstance(error, OSError) and error.errno in (*FROM_WRITING, errno.EIO):
+        return disk_error(error, target)
+    if shutil.disk_usage(target.parent).free < _LITTLE:
+        return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), target)
+    return None
 
 
 def check_target(target: Path, mark: str, overwrite: bool) -> None:
-    """UsageError unless `target` is absent, empty, or ours and to be replaced."""
+    """UsageError unless `target` is absent, empty, or ours and to be replaced. mark: "" where
+    nothing that exists is ours.
+    """
+    _check_name(target)
+    with refusals(target):
+        _check_existing(target, mark, overwrite)
+
+
+def _check_name(target: Path) -> None:
     if target.resolve() in (Path("/"), Path.home().resolve(), Path.cwd().resolve()):
         raise UsageError(
             "E-OUT", "the output folder cannot be /, the home or the working folder", path=target
         )
-    with _refusals(target):
-        _check_existing(target, mark, overwrite)
 
 
 def _check_existing(target: Path, mark: str, overwrite: bool) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UsageError("E-OUT-EXISTS", "the output exists and is not a folder", path=target)
-    if target.is_dir() and any(target.iterdir()) and not (overwrite and (target / mark).is_file()):
+    if target.is_dir() and not (_is_empty(target) or (overwrite and _is_ours(target, mark))):
         why = "is not one of edgegen's" if overwrite else "is not empty"
-        hint = "choose another" if overwrite else "choose another, or add --overwrite"
+        can_be_replaced = mark and not overwrite
+        hint = "choose another, or add --overwrite" if can_be_replaced else "choose another"
         raise UsageError("E-OUT-EXISTS", f"the output folder {why}", path=target, hint=hint)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def _is_ours(folder: Path, mark: str) -> bool:
+    return bool(mark) and (folder / mark).is_file() and not (folder / mark).is_symlink()
 
 
 def _settle(folder: Path) -> None:
@@ -190,22 +235,34 @@ def _settle(folder: Path) -> None:
         if not path.is_symlink():
             # some libraries write 0600 whatever the umask
             path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+            hit("publish.settling", path)
             sync(path)
 
 
-def _swap(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        temporary.rename(target)
-    elif _exchange(temporary, target) != 0:
-        aside = temporary.with_name(temporary.name + "-old")
-        target.rename(aside)
-        try:
-            temporary.rename(target)
-        except OSError:
-            aside.rename(target)
+def _swap(temporary: Path, target: Path, mark: str, overwrite: bool) -> None:
+    """The private folder gets the name. UsageError where something has appeared there since that is
+    not ours to replace: it stays.
+    """
+    try:
+        os.rename(temporary, target)  # onto nothing or an empty folder: anything else is refused
+    except OSError as error:
+        if error.errno not in _TAKEN:
             raise
-        shutil.rmtree(aside, ignore_errors=True)
-    sync(target.parent)
+        _check_existing(target, mark, overwrite)
+        if _exchange(temporary, target) != 0:
+            _rename_both(temporary, target, mark)
+        elif not (_is_ours(temporary, mark) or _is_empty(temporary)):
+            _exchange(temporary, target)  # between the look and the exchange it became another
+            raise _appeared(target) from None
+
+
+def _appeared(target: Path) -> UsageError:
+    return UsageError(
+        "E-OUT-EXISTS",
+        "something else has appeared under this name while it was being made",
+        path=target,
+        hint="move it away, and run again",
+    )
 
 
 def _exchange(a: Path, b: Path) -> int:
@@ -217,19 +274,38 @@ def _exchange(a: Path, b: Path) -> int:
     return result
 
 
+def _rename_both(temporary: Path, target: Path, mark: str) -> None:
+    """An exchange where the file system has none. A kill between the two renames leaves no output
+    under its name, but the old one whole: the next run puts it back.
+    """
+    aside = target.with_name(ASIDE + target.name)
+    os.rename(target, aside)
+    try:
+        hit("publish.aside", aside)
+        if not (_is_ours(aside, mark) or _is_empty(aside)):
+            raise _appeared(target)
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+
+
+def _restore(target: Path) -> None:
+    """Put back, or remove, what a kill in _rename_both left."""
+    aside = target.with_name(ASIDE + target.name)
+    if os.path.isdir(aside) and not aside.is_symlink():
+        if target.exists():
+            shutil.rmtree(aside)
+        else:
+            os.rename(aside, target)
+
+
 def discard(folder: Path) -> None:
     """Remove a folder of ours: gone under its name in one rename, so that a kill leaves no half of
     it there.
     """
-    with _refusals(folder):
-        aside = folder.with_name(f"{PREFIX}{uuid.uuid4().hex}")
-        folder.rename(aside)
+    with refusals(folder):
+        aside = fresh(folder.parent)
+        os.rename(folder, aside)
+        hit("discard.renamed", aside)
         shutil.rmtree(aside)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what runs killed more than a day ago left in `folder`."""
-    for path in folder.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > DAY:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()

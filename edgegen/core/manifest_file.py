@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ..errors import EdgegenError, InputError, TrustError, UsageError
 from ..version import __version__
 from .bundle_files import MOST, BundleFiles
-from .files import JsonObject, parse_json, to_json
+from .files import JsonObject, parse_json, put, to_json
 from .manifest import Manifest
 from .reader import sha256
 from .signature import SIGNATURE
@@ -44,7 +44,7 @@ def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
         raise EdgegenError(
             "E-MANIFEST", f"edgegen made a manifest it would refuse: {error}"
         ) from error
-    (root / MANIFEST).write_bytes(to_json(data))
+    put(root / MANIFEST, to_json(data))
     return checked
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
-from .files import JsonObject, parse_json, to_json
+from .files import JsonObject, is_version, parse_json, to_json
 from .reader import read_bytes
 
 Precision = Literal["int8", "fp32"]
@@ -101,7 +101,7 @@ class Plan:
         except ValueError as error:
             raise InputError("E-JSON", f"not usable JSON: {error}", path=path) from error
         try:
-            if data["schema_version"] != 1:
+            if not is_version(data["schema_version"], 1):
                 raise ValueError(f"schema {data['schema_version']} is not known to this version")
             rules = tuple((str(pattern), _precision(p)) for pattern, p in data["rules"])
             ranges = {

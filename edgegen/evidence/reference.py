@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from ..core.files import JsonObject, write_bytes
+from ..core.files import JsonObject, is_version, write_bytes
 from ..core.reader import read_bytes
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, ReferenceMismatch
@@ -70,7 +70,7 @@ class Reference:
     @cached_property
     def sha256(self) -> str:
         """Of the file's bytes."""
-        return hashlib.sha256(self._bytes()).hexdigest()
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def project(self, features: Floats) -> Array:
         """(n, dim) -> (n, k). Raises ReferenceMismatch for features of another width, EdgegenError
@@ -103,7 +103,8 @@ class Reference:
         network = _network(self.network, self.network_sha256, self.size)
         return f"reference {self.name} was made with {network} and {self.count} images"
 
-    def _bytes(self) -> bytes:
+    def to_bytes(self) -> bytes:
+        """One safetensors file; the same reference gives the same bytes."""
         tensors: dict[str, np.ndarray] = {
             "centre": self.centre,
             "projection": self.projection,
@@ -124,8 +125,8 @@ class Reference:
         )
 
     def write(self, path: Path) -> None:
-        """One safetensors file, whole or absent; the same reference gives the same bytes."""
-        write_bytes(path, self._bytes())
+        """The file, whole or absent."""
+        write_bytes(path, self.to_bytes())
 
 
 def _network(name: str, sha256: str, size: int) -> str:
@@ -192,7 +193,7 @@ def _metadata(data: bytes) -> dict[str, str]:
 
 
 def _checked(about: JsonObject, tensors: dict[str, np.ndarray]) -> Reference:
-    if about["version"] != VERSION:
+    if not is_version(about["version"], VERSION):
         raise ValueError(f"version {about['version']}, this edgegen reads {VERSION}")
     centre, projection, mean, cov = (
         tensors[name] for name in ("centre", "projection", "mean", "cov")

@@ -12,7 +12,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from ..core.files import JsonObject
+from ..core.files import JsonObject, is_version
 from ..core.verdict import Interval
 from ..errors import EdgegenError, InputError
 from .memory import Limits, Memory
@@ -154,7 +154,7 @@ class Watch:
 
     @classmethod
     def _read(cls, data: JsonObject) -> Watch:
-        if data["version"] != VERSION:
+        if not is_version(data["version"], VERSION):
             raise ValueError(f"version {data['version']}, this edgegen reads {VERSION}")
         rule = Rule(**{**data["rule"], "limits": Limits(**data["rule"]["limits"])})
         looks = tuple(

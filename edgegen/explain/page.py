@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
+import html
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from ..core.images import png
+from ..errors import escaped
 from .pictures import colours
 
 STYLE = """
@@ -26,6 +27,11 @@ td.n { text-align: right; font-variant-numeric: tabular-nums } th { border-botto
 .m td { padding: .1rem .5rem } .m th { padding-right: .5rem }
 .note { background: #fff6dd; padding: .6rem .9rem; border-left: 4px solid #e0b030 }
 """
+
+
+def escape(text: str) -> str:
+    """Text of unknown origin as a page shows it: no markup, and nothing that turns the line."""
+    return html.escape(escaped(text))
 
 
 def number(value: Any) -> str:
@@ -102,11 +108,11 @@ def facts(values: Mapping[str, Any]) -> str:
 
 def page(title: str, parts: Sequence[str]) -> bytes:
     text = escape(title)
-    html = (
+    head = (
         '<!doctype html><html lang="en"><meta '
         f'charset="utf-8"><title>{text}</title><style>{STYLE}</style><h1>{text}</h1>'
     )
-    return (html + "\n".join(parts) + "</html>\n").encode()
+    return (head + "\n".join(parts) + "</html>\n").encode()
 
 
 def heading(text: str) -> str:

@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.offline import offline
+from ..core.temporary import scratch
 
 LIMIT = 120  # seconds one question may take
 ATTEMPTS = "attempts"  # file of the child's folder: a line for each wish to reach the network
@@ -45,7 +45,8 @@ def ask(question: str, *arguments: str, listen: float | None = None) -> Answer:
     listen: the child is sealed off the network, and goes on for as many seconds after it has
     answered.
     """
-    with tempfile.TemporaryDirectory(prefix="edgegen-ask-") as folder:
+    with scratch() as place:
+        folder = str(place)
         seconds = "" if listen is None else str(listen)
         command = [
             sys.executable,

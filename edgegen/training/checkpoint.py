@@ -3,12 +3,13 @@
 run/  run.json               family, config, recipe, data fingerprint, seed: what a resume must
                              match
       step-00001200/         networks, average and optimizers as safetensors; state.json:
-                             counts and sha256
+                             counts and sha256, of itself too
       latest                 the name of the newest complete step, replaced in one rename
       weights.safetensors    the averaged networks that ship, written when the run ends: what
                              generate and export read
       judge.safetensors      the network a metric loss looks through, if there is one: taught
                              once, never shipped
+      digests.json           sha256 of what a run leaves, see digests.py
       metrics.jsonl          a line a step; samples/ and tensorboard/ if they were asked for
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,17 +28,29 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from ..core.files import JsonObject, discard, publish, read_json, to_json, write_bytes
+from ..core.faults import hit
+from ..core.files import JsonObject, discard, publish, put, read_json, to_json, write_bytes
 from ..core.graph import FamilyConfig, Generator
+from ..core.reader import read_bytes, sha256
 from ..errors import InputError, TrustError, UsageError
 from ..families import family
+from .digests import has_had_a_checkpoint, hold
+from .fitting import fit, load_optimizer, misfit, optimizer_tensors
 from .loop import Trainer, averaged
-from .update import Optimizer
 
-STATE = "state.json"
+STATE, METRICS = "state.json", "metrics.jsonl"
+DIGEST = "digest"  # of a state: sha256 of the rest of it
+STATE_KEYS = frozenset(("step", "skipped", "averaged", "sha256", "metrics"))
 KEEP = 2  # checkpoints of a run that stay on disk, unless told
+LARGEST_FILE, LARGEST_TEXT = 16 << 30, 4096  # bytes of weights, and of `latest`
+LARGEST = 1e7  # number of a config: sizes, counts and noise levels are far below
 WEIGHTS = "weights.safetensors"
 JUDGE = "judge.safetensors"
+Note = Callable[[str], None]
+
+
+def silent_note(_: str) -> None:
+    """Nobody listens."""
 
 
 def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
@@ -48,21 +62,25 @@ def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
             "average": averaged(trainer),
         }
         for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
-            tensors[f"adam-{objective.name}"] = _optimizer_tensors(optimizer)
+            tensors[f"adam-{objective.name}"] = optimizer_tensors(optimizer)
         digests = {}
         for name, part in tensors.items():
             data = to_bytes(part)
-            digests[name] = hashlib.sha256(data).hexdigest()
-            (new / f"{name}.safetensors").write_bytes(data)
+            digests[name] = _sha256(data)
+            put(new / f"{name}.safetensors", data)
         counts = {name: int(average.n_averaged) for name, average in trainer.average.items()}
         state = {
             "step": trainer.step,
             "skipped": trainer.skipped,
             "averaged": counts,
             "sha256": digests,
+            "metrics": _digest_of(folder / METRICS),
         }
-        (new / STATE).write_bytes(to_json(state))
+        put(new / STATE, to_json(state | {DIGEST: _sha256(to_json(state))}))
+    hit("train.checkpoint", target)
+    has_had_a_checkpoint(folder)
     write_bytes(folder / "latest", target.name.encode())
+    hit("train.named", target)
     steps = _steps(folder)
     for old in [*steps[steps.index(target) + 1 :], *steps[: steps.index(target) + 1][:-keep]]:
         # newer ones are of a run that was resumed from an older step: `latest` no longer leads
@@ -89,24 +107,79 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
-def resume(folder: Path, trainer: Trainer) -> None:
+def resume(folder: Path, trainer: Trainer, note: Note = silent_note) -> JsonObject:
     """Continue exactly where the newest checkpoint of `folder` stands; the caller has built the
-    same generator.
+    same generator. Returns the checkpoint's state.
 
-    Raises InputError for a checkpoint that is damaged or does not fit, TrustError for pickle or
-    changed bytes.
+    A damaged one gives way to the one before, and a note says so. Raises InputError or TrustError,
+    of the newest, where none is sound; InputError for one that does not fit.
     """
-    step = newest(folder)
-    if step is None:
-        raise InputError("E-CHECKPOINT", "no checkpoint to resume from", path=folder)
+    refused: list[tuple[Path, InputError | TrustError]] = []
+    for step in _to_try(folder, note):
+        try:
+            state = _sound(step, trainer)
+        except (InputError, TrustError) as error:
+            refused.append((step, error))
+            continue
+        for bad, why in refused:
+            note(
+                f"W-CHECKPOINT: {bad.name} cannot be used, the run goes on from {step.name}: "
+                f"{why.message} ({why.path})"
+            )
+        _take(step, state, trainer)
+        return state
+    if refused:
+        raise refused[0][1]
+    raise InputError("E-CHECKPOINT", "no checkpoint to resume from", path=folder)
+
+
+def _to_try(folder: Path, note: Note) -> list[Path]:
+    """The checkpoint that `latest` names and those before it, newest first; all that are complete
+    where it names none.
+    """
+    complete = list(reversed(_steps(folder)))
+    try:
+        named = newest(folder)
+    except InputError as error:
+        if not complete:
+            raise
+        note(f"W-CHECKPOINT: {error.message}: the run goes on from {complete[0].name}")
+        return complete
+    if named is None:
+        return complete
+    if named not in complete:
+        return [named, *complete]
+    if named != complete[0]:
+        note(
+            f"W-CHECKPOINT: {complete[0].name} is complete, but latest names {named.name}: the run "
+            "goes on from there"
+        )
+    return complete[complete.index(named) :]
+
+
+def _parts(trainer: Trainer) -> list[str]:
+    return ["networks", "average", *(f"adam-{o.name}" for o in trainer.objectives)]
+
+
+def _sound(step: Path, trainer: Trainer) -> JsonObject:
+    """The state of a checkpoint whose files are all what was written; TrustError or InputError says
+    what one is instead.
+    """
     state = _state(step / STATE, set(trainer.average))
-    _fit(trainer.generator.networks, *_part(step, "networks"))
-    _fit(trainer.averages, *_part(step, "average"))
-    for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
-        _load_optimizer(optimizer, *_part(step, f"adam-{objective.name}"))
-    for path in step.glob("*.safetensors"):
-        if hashlib.sha256(path.read_bytes()).hexdigest() != state["sha256"].get(path.stem):
+    for name in _parts(trainer):
+        path = step / f"{name}.safetensors"
+        data = _bytes_of(path)
+        if _sha256(data) != state["sha256"].get(name):
+            _tensors_of(data, path)
             raise TrustError("E-HASH", "not the bytes the checkpoint was written with", path=path)
+    return state
+
+
+def _take(step: Path, state: JsonObject, trainer: Trainer) -> None:
+    fit(trainer.generator.networks, *_part(step, "networks"))
+    fit(trainer.averages, *_part(step, "average"))
+    for objective, optimizer in zip(trainer.objectives, trainer.optimizers, strict=True):
+        load_optimizer(optimizer, *_part(step, f"adam-{objective.name}"))
     for name, average in trainer.average.items():
         average.n_averaged.fill_(state["averaged"][name])
     trainer.step, trainer.skipped = state["step"], state["skipped"]
@@ -122,7 +195,8 @@ def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
     path = run / WEIGHTS if step is None else step / "average.safetensors"
     if not path.is_file():
         raise InputError("E-RUN-OPEN", "this run has left no weights yet", path=run)
-    tensors, digest = read_weights(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    hold(run, WEIGHTS)
+    tensors, digest = read_weights(path), sha256(path)
     if step is not None and read_json(step / STATE).get("sha256", {}).get("average") != digest:
         raise TrustError("E-HASH", "not the bytes the checkpoint was written with", path=path)
     return tensors, digest
@@ -136,10 +210,10 @@ def start_from(networks: nn.ModuleDict, tensors: dict[str, Tensor], path: Path) 
         name: {k: v for k, v in tensors.items() if k.partition(".")[0] == name} for name in networks
     }
     if wrong := [f"{k} is unknown" for k in tensors if k.partition(".")[0] not in of]:
-        raise _misfit(wrong, path)
+        raise misfit(wrong, path)
     for name, mine in of.items():
         if mine:
-            _fit(nn.ModuleDict({name: networks[name]}), mine, path)
+            fit(nn.ModuleDict({name: networks[name]}), mine, path)
 
 
 def _part(step: Path, name: str) -> tuple[dict[str, Tensor], Path]:
@@ -150,6 +224,10 @@ def _part(step: Path, name: str) -> tuple[dict[str, Tensor], Path]:
 def _state(path: Path, networks: set[str]) -> JsonObject:
     state = read_json(path)
     document: JsonObject = state if isinstance(state, dict) else {}
+    if DIGEST in document and document.pop(DIGEST) != _sha256(to_json(document)):
+        raise TrustError("E-HASH", "not the state the checkpoint was written with", path=path)
+    if unknown := document.keys() - STATE_KEYS:
+        raise InputError("E-CHECKPOINT", f"a checkpoint's state has no {min(unknown)!r}", path=path)
     if type(document.get("averaged")) is int:
         raise InputError(
             "E-CHECKPOINT",
@@ -184,8 +262,8 @@ def _state(path: Path, networks: set[str]) -> JsonObject:
 def read_text(path: Path) -> str:
     """The stripped content of a small ASCII file; InputError if it cannot be read."""
     try:
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, LARGEST_TEXT, "E-CHECKPOINT").decode("ascii").strip()
+    except UnicodeDecodeError as error:
         raise InputError("E-CHECKPOINT", f"no checkpoint to read: {error}", path=path) from error
 
 
@@ -195,54 +273,20 @@ def to_bytes(tensors: dict[str, Tensor]) -> bytes:
     return data
 
 
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{key}": torch.as_tensor(value)
-        for index, entry in state.items()
-        for key, value in entry.items()
-    }
-
-
-def _load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        if not index.isdecimal() or int(index) >= len(params):
-            raise _misfit([f"{name} is unknown"], path)
-        state.setdefault(int(index), {})[key] = tensor
-    for number, entry in state.items():  # a parameter no loss has moved yet has no entry at all
-        blank = optimizer.blank(params[number])
-        stored = {f"{number}.{key}": tensor for key, tensor in entry.items()}
-        if wrong := _differences(
-            {f"{number}.{key}": tensor.shape for key, tensor in blank.items()}, stored
-        ):
-            raise _misfit(wrong, path)
-        if wrong := [
-            f"{number}.{key} is {entry[key].dtype}, wanted {tensor.dtype}"
-            for key, tensor in blank.items()
-            if entry[key].dtype != tensor.dtype
-        ]:
-            raise _misfit(wrong, path)
-        # laid out in memory as the parameter is: another layout may round otherwise
-        for key, tensor in blank.items():
-            entry[key] = tensor.copy_(entry[key])
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file, all finite. Raises TrustError for pickle, InputError for a
     damaged file.
     """
+    return _tensors_of(_bytes_of(path), path)
+
+
+def _bytes_of(path: Path) -> bytes:
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
         raise _pickle(path)
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError("E-WEIGHTS", "not a file", path=path)
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError("E-WEIGHTS", f"cannot be read: {error.strerror}", path=path) from error
+    return read_bytes(path, LARGEST_FILE, "E-WEIGHTS")
+
+
+def _tensors_of(data: bytes, path: Path) -> dict[str, Tensor]:
     # 0x80 also begins a header of 640 bytes
     if data[8:9] != b"{" and (data[:1] == b"\x80" or data[:4] == b"PK\x03\x04"):
         raise _pickle(path)
@@ -261,6 +305,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest_of(path: Path) -> str | None:
+    """Of a file that need not be there."""
+    return sha256(path) if path.is_file() else None
+
+
 def _pickle(path: Path) -> TrustError:
     return TrustError(
         "E-PICKLE",
@@ -274,36 +327,12 @@ def load_into(generator: Generator, tensors: dict[str, Tensor], path: Path) -> N
     """Copy tensors into the networks that ship; InputError lists the first that are missing,
     unknown or of another shape.
     """
-    _fit(generator.shipped, tensors, path)
+    fit(generator.shipped, tensors, path)
 
 
 def load_judge(judge: nn.Module, path: Path) -> None:
     """Copy a judge's file into it; errors as load_into."""
-    _fit(judge, read_weights(path), path)
-
-
-def _fit(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    own = module.state_dict()
-    if wrong := _differences({k: v.shape for k, v in own.items()}, tensors):
-        raise _misfit(wrong, path)
-    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
-
-
-def _differences(wanted: dict[str, torch.Size], tensors: dict[str, Tensor]) -> list[str]:
-    wrong = [f"{k} is missing" for k in wanted.keys() - tensors.keys()]
-    wrong += [f"{k} is unknown" for k in tensors.keys() - wanted.keys()]
-    wrong += [
-        f"{k} is {tuple(tensors[k].shape)}, wanted {tuple(shape)}"
-        for k, shape in wanted.items()
-        if k in tensors and tensors[k].shape != shape
-    ]
-    return sorted(wrong)
-
-
-def _misfit(wrong: list[str], path: Path) -> InputError:
-    return InputError(
-        "E-KEYS", f"{len(wrong)} tensors do not fit: {'; '.join(wrong[:5])}", path=path
-    )
+    fit(judge, read_weights(path), path)
 
 
 def describe(name: str, config: FamilyConfig) -> JsonObject:
@@ -321,16 +350,43 @@ def build(description: JsonObject, path: Path) -> Generator:
     if not isinstance(name, str) or not isinstance(config, dict):
         raise UsageError("E-CONFIG", "the description names no family and config", path=path)
     builder = family(name)
-    return builder.build(parse(builder.config, config, path))
+    parsed = parse(builder.config, config, path)
+    try:
+        return builder.build(parsed)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            "E-CONFIG", f"no generator can be made of this config: {error}", path=path
+        ) from error
 
 
 def parse(kind: type[FamilyConfig], data: object, path: Path) -> FamilyConfig:
     """A config dataclass from its JSON form; UsageError names the field and what is wrong with
     it.
     """
+    for name, value in _numbers(data, ""):
+        if not abs(value) <= LARGEST:
+            raise UsageError(
+                "E-CONFIG", f"{name}: no setting is as large as {str(value)[:24]}", path=path
+            )
     try:
         return TypeAdapter(kind).validate_json(to_json(data))
+    except (ArithmeticError, LookupError, TypeError) as error:
+        raise UsageError(
+            "E-CONFIG", f"the values do not go together: {error}", path=path
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or kind.__name__
         raise UsageError("E-CONFIG", f"{where}: {first['msg']}", path=path) from error
+
+
+def _numbers(data: object, name: str) -> Iterator[tuple[str, float]]:
+    """Every number of a config, with the name of its field."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _numbers(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(data, list | tuple):
+        for value in data:
+            yield from _numbers(value, name)
+    elif isinstance(data, int | float):
+        yield name, data

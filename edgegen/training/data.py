@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..core.files import JsonObject
-from ..errors import InputError, ResourceError, UsageError
+from ..errors import InputError, ResourceError, UsageError, escaped
 from . import idx
 from .folder import Bad, Listing, listing
 from .magic import SUFFIXES
@@ -120,7 +120,7 @@ class BadPhotos(InputError):
     """Too many photos, or any with on_bad="fail", cannot be used; report names every one."""
 
     def __init__(self, report: Report, path: Path, hint: str) -> None:
-        named = [f"{shown(bad.name)}: {bad.code} {bad.reason}" for bad in report.bad[:NAMED]]
+        named = [f"{escaped(bad.name)}: {bad.code} {bad.reason}" for bad in report.bad[:NAMED]]
         more = [f"and {len(report.bad) - NAMED} more"] if len(report.bad) > NAMED else []
         super().__init__(
             "E-DATA-BAD",
@@ -129,13 +129,6 @@ class BadPhotos(InputError):
             hint=hint,
         )
         self.report = report
-
-
-def shown(name: str) -> str:
-    """A file name that is safe to print: control characters and bytes that are no text are
-    escaped.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def load(

@@ -5,14 +5,15 @@ length are checked.
 from __future__ import annotations
 
 import gzip
-import io
 import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from ..core.reader import opened
 from ..errors import InputError
 
 PREFIX = {"train": "train", "test": "t10k"}
@@ -54,7 +55,7 @@ def read(path: Path, dimensions: int) -> np.ndarray:
     header or length.
     """
     try:
-        with open(path, "rb") as raw:
+        with opened(path, "E-IDX-READ") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             return _read(gzip.GzipFile(fileobj=raw) if zipped else raw, dimensions, path)
@@ -72,7 +73,7 @@ def read(path: Path, dimensions: int) -> np.ndarray:
         ) from error
 
 
-def _read(file: io.BufferedIOBase | gzip.GzipFile, dimensions: int, path: Path) -> np.ndarray:
+def _read(file: BinaryIO | gzip.GzipFile, dimensions: int, path: Path) -> np.ndarray:
     header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
         what = (

@@ -47,6 +47,9 @@ class Pool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if kind is not None:
+            for decoder in self._decoders:
+                decoder.close()  # else a slow photo would be waited for
         self._threads.shutdown(cancel_futures=True)
         for decoder in self._decoders:
             decoder.__exit__(kind, error, trace)

@@ -13,15 +13,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..core.files import disk_error, write_bytes
+from ..core.disk import disk_error
+from ..core.files import write_bytes
 from ..core.graph import executed
 from ..core.images import grid, save_png, to_uint8
+from ..core.reader import read_bytes
 from ..core.runtime import Pipeline
 from ..errors import RuntimeMissing
 from .loop import Trainer
 
 # images of a grid, from seeds 0, 1, ...: each row all classes, when there are ten
 SAMPLES, COLUMNS = 40, 10
+LARGEST = 1 << 30  # bytes of losses
 WIDE = 64  # pixels an image of it at least
 
 
@@ -108,7 +111,7 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines_before = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in read_bytes(path, LARGEST).splitlines(keepends=True):
         try:
             if json.loads(line)["step"] <= step and line.endswith(b"\n"):
                 lines_before.append(line)

@@ -6,29 +6,32 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..core.files import PREFIX, JsonObject, disk_error, read_json, to_json, write_bytes
+from ..core.faults import hit
+from ..core.files import JsonObject, to_json
 from ..core.graph import Generator
-from ..errors import Busy, InputError, UsageError
+from ..core.temporary import PREFIX
+from ..errors import InputError, UsageError
 from ..families import FAMILIES, Judged, Recipe, family
 from . import checkpoint
 from .adapt import site
 from .device import device_of
+from .digests import FILE, RUN, Digests, description, hold, keep
+from .home import Home, check_metrics
 from .loop import Trainer, TrainerOptions, shipped
 from .order import mix
 from .processes import ALONE, World, local_rank
 from .record import Record
 from .source import Source
-from .stop import Stop
+from .stop import FirstSignal, Stop
 
 LESSONS = 400  # batches that a judge is taught with
 Progress = Callable[[Trainer, dict[str, float]], None]
@@ -76,6 +79,7 @@ class RunOptions:
     # called once, where the run begins or goes on
     begin: Callable[[Trainer], None] | None = None
     finish: Finish | None = None  # writes what the run leaves instead of its weights
+    note: checkpoint.Note = checkpoint.silent_note  # told what a user should know
 
 
 def train(
@@ -89,8 +93,9 @@ def train(
 ) -> Path:
     """Train until the recipe's images are seen; returns the weights' path.
 
-    A checkpoint every `every` steps and at the end. SIGINT, SIGTERM and SIGHUP finish the step,
-    write a checkpoint and raise KeyboardInterrupt(signal number); a second one raises it at once.
+    A checkpoint every `every` steps and at the end. SIGINT, SIGTERM and SIGHUP finish the step, not
+    what `progress` does after it, write a checkpoint and raise KeyboardInterrupt(signal number); a
+    second one raises it at once. `options.begin` has to do what `progress` then has not done.
     Raises UsageError for a folder that holds another run, Busy for one in use.
     """
     options = options or RunOptions()
@@ -102,32 +107,58 @@ def train(
         )
     trainer, world = _trainer(settings, photos, options), options.world
     about, writes = _about(settings, photos, world), world.rank == 0
-    with _held(out) if writes else contextlib.nullcontext(), Stop(patient=world.size > 1) as stop:
+    with (
+        Home.held(out) if writes else contextlib.nullcontext() as home,
+        Stop(patient=world.size > 1) as stop,
+    ):
         if writes:
             _claim(out, about, resume)
         world.wait()
-        if resume and checkpoint.newest(out) is not None:
-            checkpoint.resume(out, trainer)
-        elif settings.init and options.start is None and options.generator is None:
-            raise UsageError(
-                "E-INIT",
-                "the run ended before its first checkpoint",
-                path=out,
-                hint="name the same --init again",
-            )
+        state = _resumed(trainer, settings, out, options) if resume else {}
         world.wait()  # nobody writes before all have read
-        _teach(trainer, out / checkpoint.JUDGE)
-        if options.begin is not None:
-            options.begin(trainer)
+        with stop.at_once():
+            _teach(trainer, out / checkpoint.JUDGE)
+            if options.begin is not None:
+                options.begin(trainer)
         with contextlib.ExitStack() as stack:
             record: Record | None = None
             if writes:
                 opened = Record(out, trainer, options.samples_every, options.tensorboard)
                 record = stack.enter_context(opened)
-            _loop(trainer, Checkpoints(out, every, options.keep), progress, record, stop)
-        result = (options.finish or _weights)(trainer, out) if writes else out
+                check_metrics(out / checkpoint.METRICS, state)
+            _loop(trainer, Checkpoints(out, every, options.keep, home), progress, record, stop)
+        hit("train.ended", out)
+        with stop.at_once():
+            result = (options.finish or _weights)(trainer, out) if writes else out
+        if home is not None:
+            home.check()
         world.wait()
         return result
+
+
+def _resumed(trainer: Trainer, settings: RunSettings, out: Path, options: RunOptions) -> JsonObject:
+    """Where the run goes on: the state of its checkpoint; empty where it was killed before its
+    first. InputError where its checkpoints are gone.
+    """
+    if checkpoint.newest(out) is not None:
+        return checkpoint.resume(out, trainer, options.note)
+    kept = Digests.of(out)
+    if (kept is not None and kept.checkpoint) or (out / checkpoint.WEIGHTS).is_file():
+        raise InputError(
+            "E-CHECKPOINT",
+            "all checkpoints of this run are gone, and it will not begin anew under its old name",
+            path=out,
+            hint="put its newest step- folder back, or train into another folder",
+        )
+    if settings.init and options.start is None and options.generator is None:
+        raise UsageError(
+            "E-INIT",
+            "the run ended before its first checkpoint",
+            path=out,
+            hint="name the same --init again",
+        )
+    options.note("W-CHECKPOINT: the run ended before its first checkpoint and begins at step 0")
+    return {}
 
 
 def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trainer:
@@ -152,32 +183,19 @@ def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trai
 
 
 def _weights(trainer: Trainer, out: Path) -> Path:
-    path = out / checkpoint.WEIGHTS
-    write_bytes(path, checkpoint.to_bytes(shipped(trainer)))
-    return path
-
-
-@contextlib.contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Nobody else trains into the folder while the block runs; it is made."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, out) from error
-    home = out.resolve()
-    try:
-        with FileLock(home.with_name(home.name + ".lock"), timeout=0):
-            yield
-    except Timeout as error:
-        raise Busy("E-LOCKED", "another run is training into this folder", path=out) from error
+    keep(out, {checkpoint.WEIGHTS: checkpoint.to_bytes(shipped(trainer))})
+    return out / checkpoint.WEIGHTS
 
 
 class Checkpoints(NamedTuple):
-    """Where they are written, the steps from one to the next, and how many stay."""
+    """Where they are written, the steps from one to the next, and how many stay; home: of the
+    process that writes them.
+    """
 
     folder: Path
     every: int
     keep: int
+    home: Home | None
 
 
 def _loop(
@@ -193,9 +211,13 @@ def _loop(
     world, device = trainer.world, trainer.device
     stop.check()
     for report in trainer.run():
+        hit("train.step", checkpoints.folder)
+        if checkpoints.home is not None:
+            checkpoints.home.check()
         if record is not None:
             record.step(report)
-        progress(trainer, report)
+        with contextlib.suppress(FirstSignal), stop.at_once():
+            progress(trainer, report)  # a look at the images may take minutes
         # processes hear of a signal at different steps
         stop.signal = world.largest(stop.signal or 0, device) or None
         due = trainer.step % checkpoints.every == 0 or trainer.over
@@ -216,8 +238,9 @@ def _teach(trainer: Trainer, path: Path) -> None:
         return
     if trainer.step == 0 and not path.exists() and trainer.world.rank == 0:
         generator.teach(trainer.lessons(LESSONS))
-        write_bytes(path, checkpoint.to_bytes(generator.judge.state_dict()))
+        keep(path.parent, {path.name: checkpoint.to_bytes(generator.judge.state_dict())})
     trainer.world.wait()
+    hold(path.parent, path.name)
     checkpoint.load_judge(generator.judge, path)
 
 
@@ -271,9 +294,9 @@ class Recorded:
     @classmethod
     def of(cls, out: Path) -> Recorded:
         """Of the run in `out`, if there is one; InputError where its run.json cannot be read."""
-        path = out / "run.json"
-        about = read_json(path) if path.is_file() else {}
-        flat = {**_flat(about), "config": about.get("config")} if isinstance(about, dict) else {}
+        path = out / RUN
+        about = description(out) if path.is_file() else {}
+        flat = {**_flat(about), "config": about.get("config")}
         places = {
             "recipe_name": "recipe.name",
             "images": "recipe.images",
@@ -291,22 +314,32 @@ class Recorded:
             ) from error
 
 
+def check_free(out: Path, resume: bool) -> None:
+    """UsageError for a folder that holds something else than a run, or a run that is not resumed;
+    told before any work, too.
+    """
+    if (out / RUN).exists():
+        if not resume:
+            raise UsageError(
+                "E-OUT-EXISTS",
+                "a run is there already",
+                path=out,
+                hint="add --resume, or choose another --out",
+            )
+    elif out.is_dir() and any(
+        entry.name != FILE and not entry.name.startswith(PREFIX) for entry in out.iterdir()
+    ):
+        raise UsageError("E-OUT-EXISTS", "the run folder is not empty and not a run", path=out)
+
+
 def _claim(out: Path, about: JsonObject, resume: bool) -> None:
     """Write run.json, or hold a resumed run to the one that is there."""
-    path = out / "run.json"
+    check_free(out, resume)
+    path = out / RUN
     if not path.exists():
-        if any(not entry.name.startswith(PREFIX) for entry in out.iterdir()):
-            raise UsageError("E-OUT-EXISTS", "the run folder is not empty and not a run", path=out)
-        write_bytes(path, to_json(about))
+        keep(out, {RUN: to_json(about)})
         return
-    if not resume:
-        raise UsageError(
-            "E-OUT-EXISTS",
-            "a run is there already",
-            path=out,
-            hint="add --resume, or choose another --out",
-        )
-    before, now = _flat(_filled(read_json(path), path)), _flat(json.loads(to_json(about)))
+    before, now = _flat(_filled(description(out), path)), _flat(json.loads(to_json(about)))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             raise UsageError(
@@ -342,10 +375,10 @@ def load(folder: Path) -> tuple[JsonObject, Generator]:
     """A finished run: its description and its generator with the averaged weights, an adapted one's
     adapter merged into them.
     """
-    about = read_json(folder / "run.json")
+    about = description(folder)
     weights = folder / checkpoint.WEIGHTS
-    if isinstance(about, dict) and site.ADAPTS in about:
-        generator = checkpoint.build(about, folder / "run.json")
+    if site.ADAPTS in about:
+        generator = checkpoint.build(about, folder / RUN)
         generator.networks.load_state_dict(site.merged(folder, about))
         generator.networks.eval()
         return about, generator
@@ -353,7 +386,8 @@ def load(folder: Path) -> tuple[JsonObject, Generator]:
         raise InputError(
             "E-RUN-OPEN", "this run has not ended yet", path=folder, hint="finish it with --resume"
         )
-    generator = checkpoint.build(about, folder / "run.json")
+    hold(folder, checkpoint.WEIGHTS)
+    generator = checkpoint.build(about, folder / RUN)
     checkpoint.load_into(generator, checkpoint.read_weights(weights), weights)
     generator.networks.eval()
     return about, generator

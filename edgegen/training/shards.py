@@ -19,6 +19,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from ..core.reader import opened
 from ..errors import InputError, TrustError
 from .folder import MAX_CLASSES, Bad
 from .magic import REFUSED_SUFFIXES, SUFFIXES
@@ -105,7 +106,7 @@ def index(paths: list[Path]) -> Index:
     for shard, path in enumerate(paths):
         stamps.append(stamp(path))
         samples = _samples(path, bad, ignored)
-        with open(path, "rb") as file:
+        with opened(path, "E-SHARD-READ") as file:
             for photo, label in samples:
                 number = numbers.of(
                     photo, None if label is None else _label(file, label, path), path

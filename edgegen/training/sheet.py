@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from .data import Photos, shown
+from ..core.reader import opened
+from ..errors import escaped
+from .data import Photos
 
 WIDTH = 1592  # pixels of the sheet, at most
 NARROW = 640  # at least: for the first line
@@ -18,6 +22,8 @@ MOST = 1_000  # thumbnails, and
 AREA = 24_000_000  # pixels that they take
 CLASSES = 100  # with a heading of their own
 LETTERS = 200  # of a line, at most
+SOFTWARE = "edgegen photos check"
+BEGIN = 256  # bytes of its file, in which it says so
 PAPER, INK, HELD, NEAR = "#e4e4e4", "#202020", "#1565c0", "#e65100"
 
 
@@ -65,7 +71,7 @@ def _sections(
     photos: Photos, held: np.ndarray, cell: int, first: dict[int, int]
 ) -> Iterator[tuple[str, list[int]]]:
     """Heading and photos of each class."""
-    names = [f"{shown(name)}: " for name in photos.classes] or [""]
+    names = [f"{escaped(name)}: " for name in photos.classes] or [""]
     room = max(1, min(MOST, AREA // cell**2) // min(len(names), CLASSES))
     everywhere = len(photos) <= min(MOST, AREA // cell**2)
     for number, name in enumerate(names[:CLASSES]):
@@ -136,6 +142,23 @@ def _thumbnail(
     if near:
         draw.rectangle((x, y + side + 1, x + side - 1, y + side + 3), fill=NEAR)
     image.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), at)
+
+
+def to_png(pixels: np.ndarray) -> bytes:
+    """The sheet's file, which says that it is one: the next may take its place."""
+    about = PngImagePlugin.PngInfo()
+    about.add_text("Software", SOFTWARE)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "png", pnginfo=about)
+    return out.getvalue()
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether the file is a contact sheet of ours."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with opened(path) as file:
+        return b"tEXtSoftware\0" + SOFTWARE.encode() in file.read(BEGIN)
 
 
 def _text(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object] | int | None  # as Python's signal has it
@@ -13,9 +14,13 @@ SIGNALS = tuple(
 )
 
 
+class FirstSignal(KeyboardInterrupt):
+    """The first one, where nothing has to be finished before it is heard."""
+
+
 class Stop:
-    """While the block runs, the first SIGINT, SIGTERM or SIGHUP is only noted in `signal`; a second
-    interrupts at once.
+    """While the block runs, the first SIGINT, SIGTERM or SIGHUP is only noted in `signal`, but for
+    blocks of at_once(); a second interrupts at once.
 
     patient: no second one does. (A launcher of several processes adds its own to the terminal's,
     and kills what takes too long.) The handlers from before come back when the block ends. Outside
@@ -25,7 +30,7 @@ class Stop:
 
     def __init__(self, patient: bool = False) -> None:
         self.signal: int | None = None
-        self._patient = patient
+        self._patient, self._at_once = patient, False
         self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Stop:
@@ -41,6 +46,20 @@ class Stop:
         for number, before in self._before.items():
             signal.signal(number, before)
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """FirstSignal in the middle of the block, or at its start for one that was noted before it:
+        what it does is done anew when the run goes on. Not of several processes, which have to meet
+        again.
+        """
+        if self.signal is not None and not self._patient:
+            raise FirstSignal(self.signal)
+        before, self._at_once = self._at_once, not self._patient
+        try:
+            yield
+        finally:
+            self._at_once = before
+
     def check(self) -> None:
         """KeyboardInterrupt(signal number) if one was noted."""
         if self.signal is not None:
@@ -50,3 +69,5 @@ class Stop:
         if self.signal is not None and not self._patient:
             raise KeyboardInterrupt(number)
         self.signal = number
+        if self._at_once:
+            raise FirstSignal(number)

@@ -1,5 +1,5 @@
 """Photos are decoded in a child process: a crash, a bomb or an endless loop in a decoder costs one
-photo, not the run.
+photo, not the run. A decoder that something else ends costs no photo.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import time
 from dataclasses import asdict
 from types import TracebackType
 
-from ..errors import EdgegenError
+from ..errors import EdgegenError, ResourceError, RuntimeMissing
 from .photos import BadPhoto, Decoded, Want, decode
 
 SECONDS = 60.0  # one photo; 64 MP take about 2 s
+LAST_SECONDS = 5.0  # between a child's last word and its end
 MEMORY = 4 << 30
 READY = b"ready\n"
+ATTEMPTS = 2  # decoders that one photo may cost before it, or the machine, is said to be at fault
+# how native code ends on data it cannot bear; any other end comes from outside
+CRASHES = frozenset(
+    (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
+)
 # The child finds edgegen as this process does, installed or not; -c keeps the caller's own __main__
 # out of it.
 CODE = (
@@ -37,6 +43,7 @@ class DecoderProcess:
     def __init__(self, want: Want, seconds: float = SECONDS) -> None:
         self.want, self.seconds = want, seconds
         self._child: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def __enter__(self) -> DecoderProcess:
         return self
@@ -50,11 +57,39 @@ class DecoderProcess:
         self._stop()
 
     def __call__(self, path: str, span: tuple[int, int] | None = None) -> Decoded:
-        """decode()'s answer. Raises BadPhoto, also for a file that kills or hangs the decoder.
+        """decode()'s answer. Raises BadPhoto, also for a file that crashes or hangs the decoder;
+        ResourceError where something else ends every decoder that is given it.
 
         span: offset and length of the photo within the file, if it is not the whole of it.
         """
-        child = self._child = self._child or self._start()
+        ends: list[int] = []
+        while len(ends) < ATTEMPTS:
+            child = self._child = self._child or self._start()
+            try:
+                return self._ask(child, path, span)
+            except (EOFError, BrokenPipeError):
+                if self._closed:
+                    raise
+                ends.append(self._end())
+        if all(-code in CRASHES for code in ends):
+            raise BadPhoto("E-IMG-CORRUPT", f"the decoder crashed on it, {ATTEMPTS} times")
+        raise ResourceError(
+            "E-DECODER",
+            f"the photo decoder {' and again '.join(map(_said, ends))}, though not by the photo",
+            path=path,
+            hint=f"free memory (a decoder may take {MEMORY >> 30} GiB), then run it again",
+        )
+
+    def close(self) -> None:
+        """End it, whoever waits for its answer."""
+        self._closed = True
+        if (child := self._child) is not None:
+            child.kill()
+
+    def _ask(
+        self, child: subprocess.Popen[bytes], path: str, span: tuple[int, int] | None
+    ) -> Decoded:
+        """EOFError or BrokenPipeError where the child ends meanwhile."""
         try:
             assert child.stdin and child.stdout
             child.stdin.write(json.dumps([path, span]).encode() + b"\n")
@@ -71,15 +106,17 @@ class DecoderProcess:
             raise BadPhoto(
                 "E-IMG-TIME", f"decoding took longer than {self.seconds:.0f} s"
             ) from error
-        except (EOFError, BrokenPipeError) as error:
-            self._stop()
-            raise BadPhoto("E-IMG-CORRUPT", "the decoder crashed on it") from error
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", CODE, json.dumps(sys.path), json.dumps(asdict(self.want))]
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        try:
+            child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:  # no memory, or no more processes
+            raise ResourceError(
+                "E-DECODER", f"the photo decoder cannot be started: {error.strerror}"
+            ) from error
         self._child = child
         assert child.stdout
         try:
@@ -87,18 +124,41 @@ class DecoderProcess:
                 return child
         except (EOFError, TimeoutError):
             pass
-        self._stop()
-        raise EdgegenError(
-            "E-DECODER",
-            "the photo decoder did not start",
-            hint=f"try: {sys.executable} -c 'import PIL.Image'",
-        )
+        raise _not_started(self._end())
+
+    def _end(self) -> int:
+        """The exit code of a child that has ended, or is about to."""
+        child = self._child
+        assert child is not None
+        try:
+            return child.wait(LAST_SECONDS)
+        except subprocess.TimeoutExpired:
+            return 0
+        finally:
+            self._stop()
 
     def _stop(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
             child.communicate()
+
+
+def _said(code: int) -> str:
+    """How a process ended, in words."""
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _not_started(code: int) -> EdgegenError:
+    if code < 0:
+        return ResourceError("E-DECODER", f"the photo decoder {_said(code)} while it started")
+    return RuntimeMissing(
+        "E-DECODER",
+        "the photo decoder did not start",
+        hint=f"try: {sys.executable} -c 'import PIL.Image'",
+    )
 
 
 def _some(fd: int, count: int, deadline: float) -> bytes:

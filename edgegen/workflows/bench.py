@@ -14,6 +14,7 @@ from ..evidence import bench as timing
 from ..export import runtime
 from .bundles import read_bundle
 from .executor import label
+from .limits import Limit, check_numbers
 
 if TYPE_CHECKING:
     from ..core.keys import Places
@@ -29,6 +30,9 @@ class BenchSettings:
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     trust_engines: bool = False
     least_release: int | None = None  # refuse what was signed as an older release
+
+    def __post_init__(self) -> None:
+        check_numbers(self, threads=Limit(1, 1024))
 
 
 @dataclass(frozen=True)

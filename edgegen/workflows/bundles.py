@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..core.progress import Listener, silent
 from ..errors import InputError, RuntimeMissing, TrustError, UsageError
+from .limits import Limit, check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,9 @@ class Execution:
     threads: int = 1  # CPU threads
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
+
+    def __post_init__(self) -> None:
+        check_numbers(self, threads=Limit(1, 1024))
 
 
 class OpenedBundle:

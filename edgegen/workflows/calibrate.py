@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.progress import Listener, silent
 from ..errors import UsageError
 from .context import Context, cores
+from .limits import check_numbers
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class CalibrateSettings:
     samples: int | None = None  # seeds of the trajectory; None: 128
     threads: int = 0  # CPU threads; 0 takes all cores
     overwrite: bool = False  # replace an earlier calibration
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def calibrate_generator(
     Processes of torchrun or accelerate share the work. Raises InputError for feeds that do not fit
     the graphs, UsageError for settings that exclude each other or an `out` that is taken.
     """
-    from ..core.files import check_target, publish, to_json
+    from ..core.files import check_target, publish_alone, put, to_json
     from ..training.processes import joined
     from .export.calibration import calibrate_graphs
     from .export.fp32 import fp32_models
@@ -92,9 +96,9 @@ def calibrate_generator(
             calibration = calibrate_graphs(generator, models, feeds, context, world)
         report = _report(generator, feeds, calibration)
         if world.rank == 0:
-            with publish(out, REPORT, settings.overwrite) as folder:
-                (folder / PLAN).write_bytes(calibration.plan.to_bytes())
-                (folder / REPORT).write_bytes(to_json(report))
+            with publish_alone(out, REPORT, settings.overwrite) as folder:
+                put(folder / PLAN, calibration.plan.to_bytes())
+                put(folder / REPORT, to_json(report))
     return CalibrateResult(out, report, world.rank == 0)
 
 

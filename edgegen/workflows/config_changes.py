@@ -49,5 +49,5 @@ def _value(text: str) -> Any:
         value = json.loads(text)
         json.dumps(value, allow_nan=False)  # NaN and 1e999 are no JSON, though Python reads them
         return value
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

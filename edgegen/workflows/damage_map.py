@@ -30,6 +30,7 @@ from .export.calibration import calibrated
 from .export.hosted import hosted
 from .export.quantized import Quantized
 from .generators import LoadedGenerator
+from .limits import check_numbers
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class DamageSettings:
     quick: bool = False  # do not check the prediction by putting layers back
     threads: int = 0  # CPU threads; 0 takes all cores
     overwrite: bool = False  # replace an earlier map
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -213,9 +217,9 @@ def _publish(result: DamageMap, overwrite: bool) -> None:
     from ..core import images
 
     drawings = result.damaged.drawings()
-    with files.publish(result.out, REPORT, overwrite) as folder:
+    with files.publish_alone(result.out, REPORT, overwrite) as folder:
         for name, pixels in drawings.items():
-            (folder / name).write_bytes(images.png(pixels))
-        (folder / "index.html").write_bytes(result.damaged.to_html(drawings))
+            files.put(folder / name, images.png(pixels))
+        files.put(folder / "index.html", result.damaged.to_html(drawings))
         document = {"schema_version": 1, **result.report()}
-        (folder / REPORT).write_bytes(files.to_json(document))
+        files.put(folder / REPORT, files.to_json(document))

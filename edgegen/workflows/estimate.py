@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.progress import Listener, silent
 from .context import cores
 from .generators import need_torch
-from .limits import check_least
+from .limits import check_numbers
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ class EstimateSettings:
     threads: int = 0  # CPU threads; 0 takes all cores
 
     def __post_init__(self) -> None:
-        check_least(1, {"images": self.images, "batch": self.batch})
-        check_least(0, {"threads": self.threads})
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

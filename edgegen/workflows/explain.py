@@ -18,6 +18,7 @@ from ..core.progress import Advance, Listener, silent
 from ..errors import UsageError
 from .context import cores
 from .generators import LoadedGenerator
+from .limits import check_numbers
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ExplainSettings:
     overwrite: bool = False  # replace an earlier report
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.demands not in DEMANDS:
             raise UsageError(
                 "E-USAGE", f"--demands must be {' or '.join(DEMANDS)}, got {self.demands!r}"
@@ -247,12 +249,12 @@ def _publish(result: ExplainResult, overwrite: bool) -> None:
     from ..explain import report
 
     drawings = report.drawings(result.explained)
-    with files.publish(result.out, REPORT, overwrite) as folder:
+    with files.publish_alone(result.out, REPORT, overwrite) as folder:
         for name, pixels in drawings.items():
-            (folder / name).write_bytes(images.png(pixels))
-        (folder / "index.html").write_bytes(report.to_html(result.explained, drawings))
+            files.put(folder / name, images.png(pixels))
+        files.put(folder / "index.html", report.to_html(result.explained, drawings))
         document = {"schema_version": 1, **result.report()}
-        (folder / REPORT).write_bytes(files.to_json(document))
+        files.put(folder / REPORT, files.to_json(document))
 
 
 def _measured(

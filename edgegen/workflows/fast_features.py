@@ -6,9 +6,7 @@ the runtime is not installed, it stays with torch.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from ..core.runtime import Runtime
+from ..core.temporary import scratch
 from ..evidence.features import FeatureNetwork
 from ..evidence.networks import Conv, Lite0, same_padding
 from ..export import STAND_IN, runtime
@@ -28,8 +27,8 @@ def fast_features(network: FeatureNetwork, host: Runtime | None = None) -> Featu
     host = host or runtime(STAND_IN)
     if not isinstance(network.forward, Lite0) or host.cannot_run():
         return network
-    with tempfile.TemporaryDirectory(prefix="edgegen-features-") as folder:
-        file = Path(folder) / "features.onnx"
+    with scratch() as folder:
+        file = folder / "features.onnx"
         onnx.save(_Writer(network.size).model(network.forward, network.dim), file)
         session = host.load(file, 1)
 

@@ -12,6 +12,7 @@ from ..core.progress import Listener, silent
 from ..errors import UsageError
 from .bundles import Execution, images_of, is_bundle, pipeline_of, read_bundle
 from .generators import load_generator, torch_pipeline
+from .limits import check_numbers
 from .sampling_choices import SamplingChoices, chosen
 from .torch_threads import torch_threads
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from ..core.keys import Places
     from ..core.runtime import Pipeline
+
+
+_OTHER_PICTURES = frozenset((".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"))
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class GenerateSettings:
     execution: Execution = field(default_factory=Execution)  # of a bundle; threads of both
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     least_release: int | None = None  # refuse what was signed as an older release
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -70,18 +77,25 @@ def generate_images(
     settings, out = settings or GenerateSettings(), Path(out)
     if not os.path.isdir(out.parent):
         raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
-    if out.suffix.lower() != ".png":
-        files.check_target(out, "", False)
+    if out.suffix.lower() in _OTHER_PICTURES:
+        raise UsageError(
+            "E-OUT",
+            f"images are written as PNG, not as {out.suffix}",
+            path=out,
+            hint="name a .png for one grid, or a folder for one PNG a seed",
+        )
     first, count = settings.first_seed, settings.count
     if first + count > 2**63:
         raise UsageError(
             "E-SEED", f"seeds end at 2**63 - 1, and --seed {first} with {count} images goes beyond"
         )
-    executed_by, pipeline = _pipeline(source, settings, listen)
-    seeds, threads = range(first, first + count), settings.execution.threads
-    with torch_threads(threads) if executed_by == "torch" else nullcontext():
-        images = images_of(pipeline, seeds, settings.label, listen)
-    _write(out, images, first, pipeline.latent.classes)
+    one_grid = out.suffix.lower() == ".png"
+    with nullcontext() if one_grid else files.publish_alone(out, "") as folder:
+        executed_by, pipeline = _pipeline(source, settings, listen)
+        seeds, threads = range(first, first + count), settings.execution.threads
+        with torch_threads(threads) if executed_by == "torch" else nullcontext():
+            images = images_of(pipeline, seeds, settings.label, listen)
+        _write(out, folder, images, first, pipeline.latent.classes)
     return GenerateResult(out, count, first, executed_by)
 
 
@@ -108,17 +122,19 @@ def _pipeline(
             "--runtime, --precision, --public-key, --least-release, --trust-engines and "
             "--allow-cpu are for bundles",
         )
-    return "torch", torch_pipeline(*chosen(load_generator(source), settings.choices))
+    return "torch", torch_pipeline(*chosen(load_generator(source, listen), settings.choices))
 
 
-def _write(out: Path, images: np.ndarray, first_seed: int, classes: int) -> None:
+def _write(
+    out: Path, folder: Path | None, images: np.ndarray, first_seed: int, classes: int
+) -> None:
+    """One PNG a seed into the folder, if there is one, else one grid."""
     from ..core import files
     from ..core.images import grid, png, save_png
 
-    if out.suffix.lower() == ".png":
+    if folder is None:
         columns = classes if classes and len(images) >= classes else None
         save_png(out, grid(images, columns), scale=2)
         return
-    with files.publish(out, "") as folder:
-        for seed, image in enumerate(images, first_seed):
-            (folder / f"{seed:08d}.png").write_bytes(png(image))
+    for seed, image in enumerate(images, first_seed):
+        files.put(folder / f"{seed:08d}.png", png(image))

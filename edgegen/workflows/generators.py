@@ -8,8 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RuntimeMissing, UsageError
+from ..core.progress import Listener, silent
+from ..errors import InputError, RuntimeMissing, UsageError
 from .bundles import images_of, is_bundle
+from .photo_sets import REFERENCE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +50,7 @@ def zoo_models() -> list[Entry]:
     return entries()
 
 
-def load_generator(generator: str | Path) -> LoadedGenerator:
+def load_generator(generator: str | Path, listen: Listener = silent) -> LoadedGenerator:
     """A generator of the zoo by its name, or a run folder, with its weights loaded.
 
     Raises UsageError for a name that is neither, RuntimeMissing without torch.
@@ -59,6 +61,7 @@ def load_generator(generator: str | Path) -> LoadedGenerator:
     if name in found:
         return _zoo(found[name])
     if (folder / "run.json").is_file():
+        note_unnoticed(folder, listen)
         return _run(folder)
     if is_bundle(folder):
         raise UsageError(
@@ -106,10 +109,16 @@ def _run(folder: Path) -> LoadedGenerator:
     from ..families import family
     from ..training import checkpoint, run
     from ..training.adapt import files, site
+    from ..training.digests import hold
 
     description, generator = run.load(folder)
-    # class names stay at the site
-    data = {"sha256": description["data"]["sha256"], "images": description["data"]["images"]}
+    hold(folder, REFERENCE)
+    try:  # class names stay at the site
+        data = {name: description["data"][name] for name in ("sha256", "images")}
+    except (LookupError, TypeError) as error:
+        raise InputError(
+            "E-RUN", "not a run's description: it says nothing of its data", path=folder
+        ) from error
     about = {"name": "run", "data": data, "licence": "the owner's"}
     if site.ADAPTS in description:
         adapt = description[site.ADAPTS]
@@ -132,9 +141,17 @@ def _run(folder: Path) -> LoadedGenerator:
         description["family"],
         generator,
         about,
-        folder / "reference.safetensors",
+        folder / REFERENCE,
         scales,
     )
+
+
+def note_unnoticed(folder: Path, listen: Listener) -> None:
+    """Say of a run of before that damage to its files would not be noticed."""
+    from ..training.digests import unnoticed
+
+    if said := unnoticed(folder):
+        listen.note(said)
 
 
 def torch_pipeline(generator: Generator, given: Mapping[str, Array] | None = None) -> Pipeline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.declared import declared
 from ..core.graph_file import GraphFile
 from ..core.reader import GRAPH_BYTES, read_bytes
+from ..core.temporary import scratch
 from ..errors import EdgegenError, GateFailed, InputError, RuntimeMissing, UsageError
 from ..export import runtime
 from .bundles import is_bundle, read_bundle, runtimes_of
@@ -113,14 +113,14 @@ def _refusal(name: str, file: GraphFile) -> EdgegenError | None:
     be asked.
     """
     target = runtime(name)
-    with tempfile.TemporaryDirectory(prefix="edgegen-lint-") as folder:
+    with scratch() as folder:
         try:
             if not target.executable and target.cannot_run() is None:
                 target.admit({"": file}, {"": declared(file.data())})
-            copy = Path(folder) / "source" / file.path.name
+            copy = folder / "source" / file.path.name
             copy.parent.mkdir()
             copy.write_bytes(file.data())
-            built = target.build(copy, Path(folder))
+            built = target.build(copy, folder)
             if (why := target.cannot_run()) is None:
                 target.load(built[0], 1)
             elif built[0].suffix == copy.suffix:  # it builds where it runs

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..core.progress import Advance, Listener
-from ..errors import UsageError
+from ..errors import UsageError, escaped
 
 if TYPE_CHECKING:
     from ..evidence.features import FeatureNetwork
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..training.source import Source
 
 CHECKPOINT_STEPS = 500  # between two checkpoints
+REFERENCE = "reference.safetensors"
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
 # two images for each direction of the reference, and more than one of these
 FEWEST_PHOTOS = 8
@@ -46,13 +47,7 @@ def background_of(name: str | None) -> str:
     """
     from ..training.reading import colour
 
-    return "#{:02x}{:02x}{:02x}".format(*colour(name or "white"))
-
-
-def check_share(held_out: float | None) -> None:
-    """UsageError for a held-out share that is not above 0 and below 1."""
-    if held_out is not None and not 0 < held_out < 1:
-        raise UsageError("E-USAGE", f"--held-out must be above 0 and below 1, got {held_out}")
+    return "#{:02x}{:02x}{:02x}".format(*colour("white" if name is None else name))
 
 
 def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
@@ -71,19 +66,15 @@ def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
 
 def note_unused(bad: Bad, listen: Listener) -> None:
     """Name a photo that is not used, and say why."""
-    from ..training.data import shown
-
-    listen.note(f"not used: {shown(bad.name)}: {bad.code} {bad.reason}")
+    listen.note(f"not used: {escaped(bad.name)}: {bad.code} {bad.reason}")
 
 
 def note_report(report: Report, listen: Listener) -> None:
     """Name every photo that is not used; what was changed or is odd, by count and first name."""
-    from ..training.data import shown
-
     for bad in report.bad:
         note_unused(bad, listen)
     for code, names in report.warnings.items():
-        listen.note(f"{code}: {len(names)} (such as {shown(names[0])})")
+        listen.note(f"{code}: {len(names)} (such as {escaped(names[0])})")
 
 
 def reference_network(weights: Path | None) -> FeatureNetwork:
@@ -95,11 +86,12 @@ def reference_network(weights: Path | None) -> FeatureNetwork:
     return features.feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
 
 
-def write_reference(photos: Source, path: Path, weights: Path | None, listen: Listener) -> None:
+def write_reference(photos: Source, run: Path, weights: Path | None, listen: Listener) -> None:
     """Statistics of the photos that exports of this run are proven against."""
     import numpy as np
 
     from ..evidence import reference
+    from ..training.digests import keep
     from ..training.source import sample
 
     network = reference_network(weights)
@@ -111,4 +103,4 @@ def write_reference(photos: Source, path: Path, weights: Path | None, listen: Li
             advance(len(parts[-1]))
         directions = min(REFERENCE_DIRECTIONS, len(pixels) // 4)
         statistics = reference.build(np.concatenate(parts), network, "training photos", directions)
-        statistics.write(path)
+        keep(run, {REFERENCE: statistics.to_bytes()})

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
-from .limits import check_least
-from .photo_sets import FEWEST_PHOTOS, background_of, check_share, fit_of
+from .limits import Limit, check_numbers
+from .photo_sets import FEWEST_PHOTOS, background_of, fit_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +29,8 @@ class PhotosSettings:
     contact_sheet: Path | None = None  # where to draw the photos as a model will see them
 
     def __post_init__(self) -> None:
-        check_least(8, {"size": self.size})
+        check_numbers(self, size=Limit(8, 1024))
         fit_of(self.fit)
-        check_share(self.held_out)
         sheet = self.contact_sheet
         if sheet and (sheet.suffix.lower() != ".png" or not sheet.parent.is_dir()):
             raise UsageError(
@@ -134,7 +133,8 @@ def check_photos(
 
     settings, folder = settings or PhotosSettings(), Path(folder)
     background = background_of(settings.background)
-    _refuse_sheet_among_photos(settings.contact_sheet, folder)
+    if settings.contact_sheet is not None:
+        _refuse_sheet(settings.contact_sheet, folder)
     if find(folder):
         raise UsageError(
             "E-DATA-SHARDS",
@@ -152,18 +152,30 @@ def check_photos(
     with listen.progress("comparing photos"):
         report, groups = _report(seen, settings, listen)
     if settings.contact_sheet and len(seen.photos):
-        from ..core.images import save_png
-        from ..training.sheet import sheet
+        from ..core.files import write_bytes
+        from ..training.sheet import sheet, to_png
 
-        save_png(settings.contact_sheet, sheet(seen.photos, report.held_out, groups))
+        drawn = sheet(seen.photos, report.held_out, groups)
+        write_bytes(settings.contact_sheet, to_png(drawn))
     if report.refusal is not None:
         report.refusal.details.update(report.to_json())
     return report
 
 
-def _refuse_sheet_among_photos(sheet: Path | None, folder: Path) -> None:
-    """UsageError where the contact sheet would be the next photo of the folder."""
-    if sheet and sheet.resolve().is_relative_to(folder.resolve()):
+def _refuse_sheet(sheet: Path, folder: Path) -> None:
+    """UsageError where the contact sheet would be the next photo of the folder, or take the place
+    of a file that is no contact sheet.
+    """
+    from ..training.sheet import is_sheet
+
+    if (sheet.exists() or sheet.is_symlink()) and not is_sheet(sheet):
+        raise UsageError(
+            "E-OUT-EXISTS",
+            "there is a file of this name that is no contact sheet",
+            path=sheet,
+            hint="name another place: --contact-sheet FILE.png",
+        )
+    if sheet.resolve().is_relative_to(folder.resolve()):
         raise UsageError(
             "E-OUT",
             "the contact sheet would lie among the photos",

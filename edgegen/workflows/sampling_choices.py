@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .limits import Limit, check_numbers
 
 if TYPE_CHECKING:
     from ..core.graph import Generator
@@ -27,6 +28,7 @@ class SamplingChoices:
     like: Path | None = None  # a photo whose colours the images should have
 
     def __post_init__(self) -> None:
+        check_numbers(self, steps=Limit(1, 10**4))
         shown = [p for p in (self.control, self.control_from, self.like) if p is not None]
         if len(shown) > 1:
             raise UsageError("E-USAGE", "--control, --control-from and --like exclude each other")

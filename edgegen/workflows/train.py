@@ -12,7 +12,7 @@ from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .context import cores
 from .generators import need_torch
-from .limits import check_least
+from .limits import check_numbers
 from .photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
@@ -70,9 +70,7 @@ class TrainSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
-        check_least(1, {"images": self.images, "batch": self.batch, "keep": self.keep})
-        at_zero = {"seed": self.seed, "samples_every": self.samples_every, "threads": self.threads}
-        check_least(0, at_zero)
+        check_numbers(self)
         on_bad_of(self.on_bad)
         fit_of(self.fit)
 
@@ -116,17 +114,19 @@ def train(
     need_torch()
     from ..families import family as find_family
     from ..training.processes import joined
-    from ..training.run import InitialWeights, RunOptions
+    from ..training.run import InitialWeights, RunOptions, check_free
     from ..training.run import train as train_run
 
     settings, out, data = settings or TrainSettings(), Path(out), Path(data)
     choices = _Choices.of(settings, out)
     chosen_family = find_family(family)
     recipe_name, recipe = _recorded_recipe(chosen_family, choices, settings, out)
-    initial = open_initial(settings.init) if settings.init else None
+    initial = None if settings.init is None else open_initial(settings.init)
     recipe = _continued(chosen_family, recipe_name, recipe, initial, choices.init)
     with joined(choices.device) as world:
         heard = listen if world.rank == 0 else silent
+        if world.rank == 0:  # who writes it
+            check_free(out, settings.resume)
         threads = choices.threads or max(1, cores() // world.size)
         _check_machine(choices, settings)
         with torch_threads(threads), _photos(data, recipe, choices, world, heard) as photos:
@@ -149,11 +149,11 @@ def train(
                         settings.tensorboard,
                         InitialWeights(initial.tensors, initial.path) if initial else None,
                         world,
+                        note=heard.note,
                     ),
                 )
             if world.rank == 0:
-                reference = out / "reference.safetensors"
-                write_reference(source, reference, settings.feature_weights, listen)
+                write_reference(source, out, settings.feature_weights, listen)
             return TrainResult(out, weights, recipe.images, report(), world.rank)
 
 
@@ -187,7 +187,7 @@ class _Choices:
             _first(settings.images, previous.images),
             _first(settings.batch, previous.batch),
             _first(settings.seed, previous.seed) or 0,
-            _first(settings.device, previous.device) or "cpu",
+            _given(_first(settings.device, previous.device), "cpu"),
             settings.compiled or bool(previous.compiled),
             _first(settings.only, previous.only),
             previous.init,
@@ -221,13 +221,18 @@ def _first(setting: Value | None, recorded: Value | None) -> Value | None:
     return recorded if setting is None else setting
 
 
+def _given(setting: Value | None, default: Value) -> Value:
+    """An empty word was given, and is refused where it is used."""
+    return default if setting is None else setting
+
+
 def recipe_of(
     family: Family, name: str | None, images: int | None, batch: int | None
 ) -> tuple[str, Recipe]:
     """A recipe of the family with its name, its first for None; images and batch instead of its
     own. UsageError for a name it does not have.
     """
-    chosen = name or next(iter(family.recipes))
+    chosen = next(iter(family.recipes)) if name is None else name
     if chosen not in family.recipes:
         raise UsageError(
             "E-RECIPE",
@@ -278,9 +283,9 @@ class InitialGenerator:
 def open_initial(name: str) -> InitialGenerator:
     """A zoo entry or a run; an adapted one with its adapter merged."""
     from ..core.bundle import sha256
-    from ..core.files import read_json
     from ..training import checkpoint
     from ..training.adapt import site
+    from ..training.digests import description
     from ..zoo import entries
 
     zoo = {entry.name: entry for entry in entries()}
@@ -295,8 +300,8 @@ def open_initial(name: str) -> InitialGenerator:
             f"--init {name!r} is no zoo name and no run of `edgegen train`",
             hint=f"the zoo has: {', '.join(zoo)}",
         )
-    about = read_json(folder / "run.json")
-    if isinstance(about, dict) and site.ADAPTS in about:
+    about = description(folder)
+    if site.ADAPTS in about:
         tensors = site.merged(folder, about)
         return InitialGenerator(about, tensors, site.digest(tensors), folder)
     return InitialGenerator(about, *checkpoint.weights_of(folder), folder)

@@ -14,6 +14,7 @@ from ..export.packages import absent
 from .bundles import read_bundle, runtimes_of
 from .context import Context, cores
 from .executor import insist
+from .limits import check_numbers
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
@@ -40,6 +41,9 @@ class VerifySettings:
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
     least_release: int | None = None  # refuse what was signed as an older release
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def test_without_a_place_for_copies_there_is_a_sentence(
     def no(*_: object, **__: object) -> None:
         raise FileNotFoundError(2, "No usable temporary directory found")
 
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", no)
+    monkeypatch.setattr(tempfile, "gettempdir", no)
     with pytest.raises(EdgegenError, match=r"E-TMPDIR.*set TMPDIR") as caught:
         door.tried("m:Runtime", "none", {"g": GraphFile.of(tmp_path / "g", b"t")}, {"g": NOTHING})
     assert caught.value.exit_code == 7

@@ -46,10 +46,14 @@ OWN = {
     "edgegen.export.engine",  # its child's folder
     "edgegen.export.packages",  # /proc
     "edgegen.export.tensorrt",  # /proc, and its builder's folder
+    "edgegen.training.folder",  # a descriptor that does not wait, checked to be a file
+    "edgegen.training.photos",  # the same
+    "edgegen.training.record",  # appends to its own
+    "edgegen.training.adapt.memory",  # /proc
 }
 READS = {"read_bytes", "read_text"}
 PATHS = {"open", "safe_open", "load_file", "fromfile", "memmap", "loadtxt", "genfromtxt"}
-WINGS = ("core", "export", "evidence", "workflows", "explain", "calibrate")
+WINGS = ("core", "export", "evidence", "workflows", "explain", "calibrate", "training")
 
 
 @cache

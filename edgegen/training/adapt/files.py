@@ -19,7 +19,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ...core.files import JsonObject, publish, read_json, to_json
+from ...core.files import JsonObject, publish, put, read_json, to_json
+from ...core.reader import opened
 from ...errors import InputError, TrustError
 from ..checkpoint import read_weights
 
@@ -98,8 +99,8 @@ class Adapter:
     tensors: dict[str, Tensor]
     base: str | None
 
-    def write(self, folder: Path) -> None:
-        """The folder, whole or not at all; the same adapter gives the same bytes."""
+    def to_bytes(self) -> dict[str, bytes]:
+        """Its files by name; the same adapter gives the same bytes."""
         config = {
             "peft_type": "LORA",
             "task_type": None,
@@ -118,9 +119,13 @@ class Adapter:
             PREFIX + name: tensor.detach().cpu().contiguous()
             for name, tensor in sorted(self.tensors.items())
         }
+        return {TENSORS: save_tensors(tensors, metadata), CONFIG: to_json(config)}
+
+    def write(self, folder: Path) -> None:
+        """The folder, whole or not at all."""
         with publish(folder, CONFIG, overwrite=True) as new:
-            (new / TENSORS).write_bytes(save_tensors(tensors, metadata))
-            (new / CONFIG).write_bytes(to_json(config))
+            for name, data in self.to_bytes().items():
+                put(new / name, data)
 
     @classmethod
     def read(cls, folder: Path) -> Adapter:
@@ -290,7 +295,7 @@ def check_base(adapter: Adapter, digest: str, where: Path) -> None:
 
 def _metadata(path: Path) -> dict[str, str]:
     """Of a safetensors file that read_weights has accepted."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     metadata: dict[str, str] = header.get("__metadata__", {})

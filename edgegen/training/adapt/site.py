@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.files import discard, write_bytes
+from ...core.files import discard
 from ...core.graph import FamilyConfig, Generator
+from ...core.reader import sha256
 from ...errors import InputError, TrustError
 from ...families import Family
 from .. import checkpoint
+from ..digests import hold, keep, replacing
 from ..order import mix
-from .files import Adapter, check_base
+from .files import CONFIG, TENSORS, Adapter, check_base
 
 BASE, ADAPTER, REJECTED, MEASURED = (
     "base.safetensors",
@@ -101,7 +103,7 @@ def _of_classes(tensor: Tensor, wanted: torch.Size, before: int, after: int) -> 
 def write_base(run: Path, master: Mapping[str, Tensor]) -> str:
     """The master's file, once; its sha256."""
     data = checkpoint.to_bytes(dict(master))
-    write_bytes(run / BASE, data)
+    keep(run, {BASE: data})
     return hashlib.sha256(data).hexdigest()
 
 
@@ -113,8 +115,9 @@ def digest(master: Mapping[str, Tensor]) -> str:
 def read_base(run: Path, about: RunDescription) -> dict[str, Tensor]:
     """TrustError unless the bytes are those the run was started on."""
     path = run / BASE
+    hold(run, BASE)
     tensors = checkpoint.read_weights(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != about[ADAPTS].get("base_sha256"):
+    if sha256(path) != about[ADAPTS].get("base_sha256"):
         raise TrustError("E-HASH", "not the base this run was started on", path=path)
     return tensors
 
@@ -126,8 +129,9 @@ def recovered(run: Path, about: RunDescription) -> dict[str, Tensor]:
 
 def write(run: Path, adapter: Adapter, measured: Mapping[str, Tensor]) -> Path:
     """What an adapted run leaves; the folder of the adapter."""
-    write_bytes(run / MEASURED, checkpoint.to_bytes(dict(measured)))
-    adapter.write(run / ADAPTER)
+    keep(run, {MEASURED: checkpoint.to_bytes(dict(measured))})
+    with replacing(run, {f"{ADAPTER}/{name}": data for name, data in adapter.to_bytes().items()}):
+        adapter.write(run / ADAPTER)
     return run / ADAPTER
 
 
@@ -141,6 +145,7 @@ def reject(run: Path) -> None:
 def master(run: Path, about: RunDescription) -> dict[str, Tensor]:
     """The base's tensors with what was measured on the photos."""
     base, path = read_base(run, about), run / MEASURED
+    hold(run, MEASURED)
     measured = checkpoint.read_weights(path)
     if wrong := [
         name for name in measured if name not in base or base[name].shape != measured[name].shape
@@ -167,6 +172,7 @@ def read_adapter(run: Path, about: RunDescription) -> Adapter:
         raise InputError(
             "E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume"
         )
+    hold(run, f"{ADAPTER}/{CONFIG}", f"{ADAPTER}/{TENSORS}")
     adapter = Adapter.read(folder)
     check_base(adapter, str(about[ADAPTS].get("base_sha256")), folder)
     return adapter

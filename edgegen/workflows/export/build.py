@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.bundle import Bundle, write_manifest
-from ...core.files import to_json
+from ...core.files import put, to_json
 from ...core.fp32_last_steps import fp32_below
 from ...core.plan import Plan
 from ...core.progress import Advance, Listener
@@ -91,7 +91,7 @@ def _built(
 ) -> dict[str, Any]:
     place = folder / "int8" / target.name
     place.mkdir(parents=True)
-    (place / "plan.json").write_bytes(plan.to_bytes())
+    put(place / "plan.json", plan.to_bytes())
     load, onnx = {}, {}
     for name, model in models.items():
         quantized = qdq.quantize(model, name, plan, target.dialect)

@@ -24,6 +24,7 @@ from ...core.seeds import CALIBRATION
 from ...core.spec import Array, TensorSpec
 from ...errors import InputError, UsageError
 from ...training.processes import ALONE, World
+from .feed_values import FeedValues
 
 if TYPE_CHECKING:
     from ...core.graph import Generator
@@ -125,14 +126,18 @@ class Files:
             min(sum(-(-f.rows // BATCH) for f in self.files if f.graph == name) for name in graphs),
             self.world,
         )
+        values = FeedValues(self.generator)
         with self.listen.progress(label, self.samples) as advance:
             for file in self.files:
-                times = asked(self.generator.sampler, file.graph)
+                times, row = asked(self.generator.sampler, file.graph), 0
                 with closing(_batches(file, graphs[file.graph].inputs, times)) as batches:
                     for inputs in batches:
+                        values.look(file.graph, inputs, row, file.path)
+                        row += len(next(iter(inputs.values())))
                         if next(turns) % self.world.size == self.world.rank:
                             call[file.graph](**inputs)
                         advance(len(next(iter(inputs.values()))))
+        values.end(self.folder)
 
     def to_json(self) -> dict[str, Any]:
         from ...core.bundle import sha256

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.runtime import Pipeline, Runtime
+from ...core.temporary import scratch
 from ...export import STAND_IN, runtime
 from ...export import onnx as onnx_files
 
@@ -26,10 +25,9 @@ def hosted(
     host: Runtime | None = None,
 ) -> Pipeline:
     """By the stand-in unless `host` is given; threads: batches at once, each on one thread."""
-    with tempfile.TemporaryDirectory() as folder:  # a session has read its file when load returns
+    with scratch() as folder:  # a session has read its file when load returns
         files = {
-            name: onnx_files.write(model, Path(folder) / f"{name}.onnx")
-            for name, model in models.items()
+            name: onnx_files.write(model, folder / f"{name}.onnx") for name, model in models.items()
         }
         call = {name: (host or runtime(STAND_IN)).load(path, 1) for name, path in files.items()}
     return Pipeline(generator.latent, generator.sampler, call, BATCH, workers=threads)

@@ -10,20 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.bundle import MANIFEST, Bundle, write_manifest
-from ...core.files import check_target, disk_error, publish
+from ...core.files import check_target, publish, publish_alone, put
 from ...core.images import png
 from ...core.plan import Plan
 from ...core.progress import Listener, silent
 from ...core.runtime import Runtime
 from ...core.seeds import EVIDENCE
+from ...core.temporary import sweep
 from ...core.verdict import Verdict
-from ...errors import Busy, GateFailed, RuntimeMissing, UsageError
+from ...errors import GateFailed, RuntimeMissing, UsageError
 from ...evidence import golden_images, reference
 from ...evidence.compare import SHARES, Terms
 from ...evidence.picture import side_by_side
 from ...export import STAND_IN, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
+from ..limits import Limit, check_numbers
 from ..torch_threads import torch_threads
 from . import model_card
 from .build import Build, build_runtimes, describe, described, rebuild
@@ -38,6 +40,8 @@ from .search import PlanLadder, Search
 
 if TYPE_CHECKING:
     from ..generators import LoadedGenerator
+
+REJECTED = "rejected"  # folder beside an output, of what a gate refused
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class ExportSettings:
     overwrite: bool = False  # replace an earlier bundle
 
     def __post_init__(self) -> None:
+        check_numbers(self, steps=Limit(1, 10**4))
         if self.plan and self.protect_regions is not None:
             raise UsageError(
                 "E-USAGE",
@@ -126,7 +131,9 @@ def export_bundle(
     targets = export_targets(settings.runtimes)
     with _published(out, settings.overwrite) as folder, torch_threads(context.threads):
         source = (
-            generator if not isinstance(generator, str | Path) else load_generator(str(generator))
+            generator
+            if not isinstance(generator, str | Path)
+            else load_generator(str(generator), listen)
         )
         request = _Request(source, settings, terms, targets, context, folder, out)
         try:
@@ -297,31 +304,21 @@ def _write_evidence(bundle: Bundle, proof: Proof, adapter: Mapping[str, float]) 
     folder, pictures = bundle.root, dict(proof.pictures)
     sets = {name or golden_images.FULL: images for name, images in pictures.items()}
     golden = golden_images.Kept(EVIDENCE.first, sets)
-    (folder / golden_images.FILE).write_bytes(golden_images.to_bytes(golden))
+    put(folder / golden_images.FILE, golden_images.to_bytes(golden))
     picture = side_by_side(pictures.pop(""), pictures)
-    (folder / "evidence" / "same-seeds.png").write_bytes(png(picture))
+    put(folder / "evidence" / "same-seeds.png", png(picture))
     description = described(bundle)
     description["evidence"] |= {**adapter, **proof.to_json(), "machine": measured_on()}
     height, width = sets[golden_images.FULL].shape[1:3]
-    (folder / model_card.FILE).write_bytes(model_card.card(description, height, width))
+    put(folder / model_card.FILE, model_card.card(description, height, width))
     write_manifest(folder, description)
 
 
 @contextmanager
 def _published(out: Path, overwrite: bool) -> Iterator[Path]:
     """A folder that becomes `out` when the block ends well; Busy while another export writes it."""
-    from filelock import FileLock, Timeout
-
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, out) from error
-    lock = FileLock(out.with_name(out.name + ".lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise Busy("E-LOCKED", "another export is writing this folder", path=out) from error
-    with lock, publish(out, MANIFEST, overwrite) as folder:
+    with publish_alone(out, MANIFEST, overwrite) as folder:
+        sweep(out.parent / REJECTED)
         _made(folder / "graphs")
         yield folder
 
@@ -337,7 +334,7 @@ def _rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:
     """
     if not (folder / MANIFEST).is_file():  # it failed before there was a whole to look at
         return error
-    kept = out.parent / "rejected" / out.name
+    kept = out.parent / REJECTED / out.name
     with publish(kept, MANIFEST, overwrite=True) as other:
         shutil.copytree(folder, other, dirs_exist_ok=True)
     hint = error.hint or "nothing was written under the name asked for"

@@ -64,12 +64,14 @@ def finetune(
     """
     need_torch()
     from ...training.device import device_of
+    from ...training.run import check_free
     from .base import open_base
     from .periodic_eval import PeriodicEvaluation
     from .setup import choose, hold_out
 
     settings, out, data = settings or FinetuneSettings(), Path(out), Path(data)
-    opened = open_base(str(base))
+    check_free(out, settings.resume)
+    opened = open_base(str(base), listen)
     choices = choose(settings, out if settings.resume else None, opened)
     _check_peft(choices)
     device_of(choices.device)
@@ -85,8 +87,7 @@ def finetune(
         except GateFailed as refused:
             refused.result = _result(out, evaluation)
             raise
-        reference = out / "reference.safetensors"
-        write_reference(photos, reference, settings.feature_weights, listen)
+        write_reference(photos, out, settings.feature_weights, listen)
     return _result(out, evaluation)
 
 
@@ -167,7 +168,10 @@ def _train(
             CHECKPOINT_STEPS,
             after,
             RunOptions(
-                generator=plan.generator(), begin=evaluation.begin, finish=evaluation.finish
+                generator=plan.generator(),
+                begin=evaluation.begin,
+                finish=evaluation.finish,
+                note=listen.note,
             ),
         )
 

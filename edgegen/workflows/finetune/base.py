@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...core.progress import Listener, silent
 from ...errors import UsageError
+from ..generators import note_unnoticed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +60,7 @@ class BaseGenerator:
         )
 
 
-def open_base(name: str) -> BaseGenerator:
+def open_base(name: str, listen: Listener = silent) -> BaseGenerator:
     """A zoo name, or the folder of a finished run. UsageError for anything else, InputError for a
     run that has not ended.
     """
@@ -66,6 +68,7 @@ def open_base(name: str) -> BaseGenerator:
     from ...training import checkpoint
     from ...training import run as runs
     from ...training.adapt import site
+    from ...training.digests import hold
     from ...zoo import COMPANIONS, entries
 
     zoo = {entry.name: entry for entry in entries()}
@@ -89,18 +92,25 @@ def open_base(name: str) -> BaseGenerator:
             "E-SOURCE", f"{name!r} is no zoo name and no run", hint=f"the zoo has: {', '.join(zoo)}"
         )
     about, generator = runs.load(folder)
+    note_unnoticed(folder, listen)
     tensors = dict(generator.shipped.state_dict())
     step = checkpoint.newest(folder)
     # networks that never ship, such as a discriminator: as the base has them
     if site.ADAPTS in about:
         tensors = site.master(folder, about) | tensors
     elif (folder / COMPANIONS).is_file():
+        hold(folder, COMPANIONS)
         tensors = checkpoint.read_weights(folder / COMPANIONS) | tensors
     elif step is not None:
         tensors = checkpoint.weights_of(folder)[0] | tensors
     return BaseGenerator(
         "run", family(about["family"]), generator.config, tensors, _digest(tensors), folder
     )
+
+
+def numbered(classes: int) -> list[str]:
+    """Names of classes in a run that leaves the site: its folders' names stay there."""
+    return [str(k) for k in range(classes)]
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

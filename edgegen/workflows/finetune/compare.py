@@ -79,11 +79,14 @@ def compare_runs(
 def _open(run: Path) -> tuple[ComparedRun, str, dict[str, np.ndarray]]:
     """What the run says, the sha256 of its photos, and its pictures."""
     from ...training.adapt import files, site
+    from ...training.digests import description, hold
     from .periodic_eval import FILE, PICTURES, pictures
 
     if not (run / FILE).is_file():
         raise UsageError("E-SOURCE", "this is no run of `edgegen finetune`", path=run)
-    about, evaluations = read_json(run / "run.json"), read_json(run / FILE)
+    about = description(run)
+    hold(run, FILE, PICTURES)
+    evaluations = read_json(run / FILE)
     if "recover" in evaluations:
         raise UsageError(
             "E-SOURCE",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import GateFailed, UsageError
 from ..generators import need_torch
+from ..photo_sets import REFERENCE
+from .base import numbered
 
 if TYPE_CHECKING:
     from ...core.graph import Generator
@@ -48,8 +50,8 @@ def merge_adapter(run: str | Path, out: str | Path, overwrite: bool = False) -> 
     """
     need_torch()
     from ...core.bundle import sha256
-    from ...core.files import publish, to_json
-    from ...training import checkpoint
+    from ...core.files import publish_alone, put, to_json
+    from ...training import checkpoint, digests
     from ...training import run as runs
     from ...training.adapt import files, site
     from ...zoo import COMPANIONS
@@ -67,28 +69,31 @@ def merge_adapter(run: str | Path, out: str | Path, overwrite: bool = False) -> 
         "adapter_sha256": sha256(run / site.ADAPTER / files.TENSORS),
     }
     plain = {key: value for key, value in about.items() if key != site.ADAPTS}
-    with publish(out, "run.json", overwrite) as new:
+    plain["data"] = {**about["data"], "classes": numbered(len(about["data"].get("classes", ())))}
+    digests.hold(run, REFERENCE, site.BASE)
+    with publish_alone(out, "run.json", overwrite) as new:
         ships = dict(generator.shipped.state_dict())
-        (new / checkpoint.WEIGHTS).write_bytes(checkpoint.to_bytes(ships))
+        put(new / checkpoint.WEIGHTS, checkpoint.to_bytes(ships))
         rest = {
             name: tensor for name, tensor in site.master(run, about).items() if name not in ships
         }
         if rest:  # whoever fine-tunes the merged run goes on with them
-            (new / COMPANIONS).write_bytes(checkpoint.to_bytes(rest))
-        shutil.copyfile(run / "reference.safetensors", new / "reference.safetensors")
+            put(new / COMPANIONS, checkpoint.to_bytes(rest))
+        shutil.copyfile(run / REFERENCE, new / REFERENCE)
         if site.RECOVERS in about:
             shutil.copyfile(run / site.BASE, new / site.BASE)  # export measures scales on it
-        (new / "run.json").write_bytes(to_json({**plain, "merged": origin}))
+        put(new / "run.json", to_json({**plain, "merged": origin}))
+        digests.seal(new)
     return MergeResult(out, difference, IMAGES, **origin)
 
 
 def _description(run: Path) -> dict[str, Any] | None:
     """run.json of an adapted run; None for anything else."""
-    from ...core.files import read_json
     from ...training.adapt import site
+    from ...training.digests import RUN, description
 
-    about = read_json(run / "run.json") if (run / "run.json").is_file() else None
-    return about if isinstance(about, dict) and site.ADAPTS in about else None
+    about = description(run) if (run / RUN).is_file() else {}
+    return about if site.ADAPTS in about else None
 
 
 def proven(run: Path, merged: Generator) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ...core.files import read_json, to_json, write_bytes
+from ...core.files import read_json, to_json
 from ...core.images import PICTURE_BYTES, save_png, to_uint8
 from ...core.progress import Advance, Listener
 from ...core.reader import read_bytes
@@ -56,11 +56,7 @@ class PeriodicEvaluation:
         self._train, self._held_out = train, held_out
         self._directions = small_sample_distance.directions(train.features, len(held_out))
         file = run / FILE
-        self.watch = (
-            Watch.from_json(read_json(file)["watch"])
-            if file.is_file()
-            else Watch(Rule(plan.choices.patience))
-        )
+        self.watch = _kept(run) if file.is_file() else Watch(Rule(plan.choices.patience))
         self.last: dict[str, Any] = {}
 
     @classmethod
@@ -80,11 +76,13 @@ class PeriodicEvaluation:
         return cls(run, plan, network, seen, unseen, listen)
 
     def begin(self, trainer: Trainer) -> None:
-        """Called where the run begins or goes on: later evaluations are forgotten, and a run that
-        had ended early stays ended.
+        """Called where the run begins or goes on: later evaluations are forgotten, one that was
+        interrupted is made, and a run that had ended early stays ended.
         """
         self.watch = self.watch.rewind(trainer.step)
         trainer.ended = self.watch.decision.stop
+        if trainer.step and trainer.step not in {look.step for look in self.watch.looks}:
+            self.after(trainer)
 
     def after(self, trainer: Trainer) -> None:
         """Called after each step: evaluates when it is time, keeps the best, ends the run when it
@@ -188,9 +186,10 @@ class PeriodicEvaluation:
         """
         from ...evidence.distances import PairedPsnr, squared_error
         from ...training.adapt import site
+        from ...training.digests import description
         from .merge import views
 
-        precision, about = self.plan.choices.precision, read_json(out / "run.json")
+        precision, about = self.plan.choices.precision, description(out)
         trained, ships = views(out, about, generator, precision, VIEW_IMAGES)
         alike = PairedPsnr.of(squared_error(trained, ships))
         if not alike.pooled_db >= VIEW_DB:
@@ -214,10 +213,10 @@ class PeriodicEvaluation:
         """
         from safetensors.numpy import save
 
-        write_bytes(
-            self.run / PICTURES,
-            save({name: np.ascontiguousarray(pixels) for name, pixels in shown.items()}),
-        )
+        from ...training.digests import keep
+
+        drawn = {name: np.ascontiguousarray(pixels) for name, pixels in shown.items()}
+        keep(self.run, {PICTURES: save(drawn)})
         steps = sorted(
             (name for name in shown if name.startswith("step ")),
             key=lambda name: int(name.split()[1]),
@@ -234,11 +233,12 @@ class PeriodicEvaluation:
         """The averages of now as what the run leaves."""
         from ...training import checkpoint
         from ...training.adapt import site
+        from ...training.digests import keep
         from ...training.loop import shipped
         from ...training.record import averages_in
 
         if not self.plan.choices.rank:
-            write_bytes(self.run / checkpoint.WEIGHTS, checkpoint.to_bytes(shipped(trainer)))
+            keep(self.run, {checkpoint.WEIGHTS: checkpoint.to_bytes(shipped(trainer))})
             return
         if not (self.run / site.BASE).is_file():
             site.write_base(self.run, self.plan.base_weights)
@@ -247,7 +247,9 @@ class PeriodicEvaluation:
             site.write(self.run, adapted.adapter(self.plan.base_sha256), adapted.measured())
 
     def _write(self) -> None:
-        write_bytes(self.run / FILE, to_json(self.to_json()))
+        from ...training.digests import keep
+
+        keep(self.run, {FILE: to_json(self.to_json())})
 
     def _drawn(self, draw: Pipeline, count: int) -> Images:
         parts = [to_uint8(draw(PERIODIC_EVALUATION.take(64, k))) for k in range(0, count, 64)]
@@ -263,6 +265,17 @@ def _images(network: FeatureNetwork, pixels: np.ndarray, advance: Advance) -> Im
     return Images(pixels, np.concatenate(parts))
 
 
+def _kept(run: Path) -> Watch:
+    """What looks.json has. TrustError where it is not what was written, InputError for another
+    file.
+    """
+    from ...training.digests import hold
+
+    hold(run, FILE)
+    kept = read_json(run / FILE)
+    return Watch.from_json(kept.get("watch", {}) if isinstance(kept, dict) else {})
+
+
 def pictures(run: Path) -> dict[str, np.ndarray]:
     """What a run keeps of its images: "base", "adapted", "photos", "step 120"; empty where it has
     none yet.
@@ -270,8 +283,11 @@ def pictures(run: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    from ...training.digests import hold
+
     if not (run / PICTURES).is_file():
         return {}
+    hold(run, PICTURES)
     try:
         kept: dict[str, np.ndarray] = load(read_bytes(run / PICTURES, PICTURE_BYTES))
     except SafetensorError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.files import publish, read_json, to_json
+from ...core.files import publish_alone, put, to_json
 from ...core.images import to_uint8
 from ...core.plan import Plan
 from ...core.progress import Listener, silent
@@ -34,7 +34,7 @@ from ..export.hosted import hosted
 from ..export.plans import check_plan
 from ..generators import LoadedGenerator, load_generator, need_torch
 from ..torch_threads import torch_threads
-from .base import BaseGenerator, open_base
+from .base import BaseGenerator, numbered, open_base
 from .periodic_eval import FILE
 from .settings import RecoverSettings
 
@@ -91,7 +91,7 @@ def recover(
     settings, plan_file, out = settings or RecoverSettings(), Path(plan), Path(out)
     context = Context.of(settings.threads, settings.feature_weights, listen)
     rules = Plan.read(plan_file)
-    opened, source = open_base(str(base)), load_generator(str(base))
+    opened, source = open_base(str(base), listen), load_generator(str(base))
     _check(source, Path(base), out)
     course = Course(
         settings.rank or 2 * opened.family.tuning.rank,
@@ -275,7 +275,9 @@ def _publish(
 
     better = bool(recovery["better"])
     result = RecoverResult(out if better else out.parent / "rejected" / out.name, recovery)
-    with publish(result.out, "run.json", overwrite=not better) as new:
+    from ...training.digests import seal
+
+    with publish_alone(result.out, "run.json", overwrite=not better) as new:
         adapt = {
             "base": base.name,
             "origin_sha256": base.sha256,
@@ -284,13 +286,14 @@ def _publish(
         }
         site.write(new, adapter, {})
         shutil.copyfile(source.reference, new / "reference.safetensors")
-        (new / FILE).write_bytes(to_json({"recover": recovery}))
+        put(new / FILE, to_json({"recover": recovery}))
         about = checkpoint.describe(base.family.name, base.config) | {
-            "data": _data(source),
+            "data": _data(source, base.config.classes),
             site.ADAPTS: adapt,
             site.RECOVERS: course.to_json(),
         }
-        (new / "run.json").write_bytes(to_json(about))
+        put(new / "run.json", to_json(about))
+        seal(new)
     if not better:
         failed = GateFailed(
             "E-RECOVER",
@@ -304,9 +307,6 @@ def _publish(
     return result
 
 
-def _data(source: LoadedGenerator) -> dict[str, Any]:
+def _data(source: LoadedGenerator, classes: int) -> dict[str, Any]:
     """Of the photos the base was trained on: none were looked at here."""
-    data = source.about["data"]
-    file = source.reference.with_name("run.json")
-    classes = read_json(file)["data"].get("classes", []) if file.is_file() else []
-    return {"sha256": data["sha256"], "images": data["images"], "classes": classes}
+    return {**source.about["data"], "classes": numbered(classes)}

@@ -11,7 +11,7 @@ from typing import get_args
 
 from ...errors import UsageError
 from ...training.adapt import Kind
-from ..limits import check_least
+from ..limits import Limit, check_numbers
 from ..photo_sets import fit_of, on_bad_of
 
 PRECISIONS: tuple[Kind, ...] = get_args(Kind)
@@ -46,19 +46,31 @@ class FinetuneSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
-        above_zero = ("size", "steps", "batch", "evaluations", "patience")
-        check_least(1, {name: getattr(self, name) for name in above_zero})
-        check_least(0, {"rank": self.rank, "seed": self.seed, "threads": self.threads})
+        check_numbers(self)
         if self.precision is not None and self.precision not in PRECISIONS:
             raise UsageError(
                 "E-USAGE",
                 f"--base must be {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got "
                 f"{self.precision!r}",
             )
+        if self.time is not None:
+            seconds_of(self.time)
         if self.steps is not None and self.time is not None:
             raise UsageError("E-USAGE", "--steps and --time both say how long: give one")
         on_bad_of(self.on_bad)
         fit_of(self.fit)
+
+
+def seconds_of(duration: str) -> float:
+    """Of a time such as 90s, 45m or 2h; UsageError for what is none."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        value = float(duration[:-1]) * units[duration[-1:]]
+    except (KeyError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError("E-USAGE", f"--time must be such as 90s, 45m or 2h, got {duration!r}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -74,12 +86,4 @@ class RecoverSettings:
     feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
 
     def __post_init__(self) -> None:
-        check_least(1, {"rank": self.rank, "steps": self.steps, "batch": self.batch})
-        check_least(0, {"seed": self.seed, "threads": self.threads})
-        check_rate(self.rate)
-
-
-def check_rate(rate: float | None) -> None:
-    """UsageError for a learning rate that is not above 0."""
-    if rate is not None and not 0 < rate < math.inf:
-        raise UsageError("E-USAGE", f"--rate must be above 0, got {rate}")
+        check_numbers(self, rank=Limit(1, 4096))

@@ -9,12 +9,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.files import read_json
 from ...core.progress import Listener, silent
 from ...errors import InputError, UsageError
 from ...training.adapt import Kind
-from ..photo_sets import background_of, check_share, fit_of
-from .settings import FinetuneSettings, check_rate
+from ..limits import check_numbers
+from ..photo_sets import background_of, fit_of
+from .settings import FinetuneSettings, seconds_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,8 +60,7 @@ class FinetuneChoices:
             raise UsageError(
                 "E-USAGE", "--rank 0 trains every weight: --base and --recompute are for adapters"
             )
-        check_share(self.held_out)
-        check_rate(self.rate)
+        check_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
         """As run.json has them."""
@@ -80,7 +79,9 @@ def choose(
     asked_for = {
         **{field.name: getattr(settings, field.name, None) for field in fields(FinetuneChoices)},
         "fit": settings.fit and fit_of(settings.fit),
-        "background": settings.background and background_of(settings.background),
+        "background": settings.background
+        if settings.background is None
+        else background_of(settings.background),
     }
     decided = {"size": base.config.size, "rank": base.family.tuning.rank}
     for source in (recorded, asked_for):
@@ -100,11 +101,12 @@ def choose(
 
 def _recorded(run: Path) -> dict[str, Any]:
     """The choices of the run in a folder, by field; empty where there is none yet."""
-    path = run / "run.json"
+    from ...training.digests import RUN, description
+
+    path = run / RUN
     if not path.is_file():
         return {}
-    about = read_json(path)
-    recorded: Any = about.get("finetune") if isinstance(about, dict) else None
+    recorded: Any = description(run).get("finetune")
     if not isinstance(recorded, dict):
         raise InputError("E-RUN", "not a run of `edgegen finetune`", path=path)
     fields_of = {documented: name for name, documented in DOCUMENTED.items()}
@@ -274,7 +276,7 @@ def images_within(duration: str, plan: FinetunePlan, photos: Photos, listen: Lis
     from ...families import Judged
     from ...training.loop import Trainer
 
-    seconds = _seconds(duration)
+    seconds = seconds_of(duration)
     short = replace(plan.recipe, images=plan.recipe.batch * TIMED_STEPS)
     trainer = Trainer.start(plan.generator(), short, photos, plan.choices.seed)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
@@ -289,14 +291,3 @@ def images_within(duration: str, plan: FinetunePlan, photos: Photos, listen: Lis
     steps = max(1, math.floor(SAFETY * seconds * len(spent) / sum(spent)))
     listen.note(f"{steps} steps of {plan.recipe.batch} photos fit into {duration}")
     return steps * plan.recipe.batch
-
-
-def _seconds(duration: str) -> float:
-    units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        value = float(duration[:-1]) * units[duration[-1:]]
-    except (KeyError, ValueError):
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError("E-USAGE", f"--time must be such as 90s, 45m or 2h, got {duration!r}")
-    return value

@@ -1,0 +1,39 @@
+"""edgegen errors: what an error code means."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageError
+from . import output
+
+
+def errors(
+    code: Annotated[
+        str | None,
+        typer.Argument(help="A code such as E-DISK-FULL; all, if none is named.", metavar="[CODE]"),
+    ] = None,
+    json: output.Json = False,
+) -> None:
+    """Say what an error code means, which exit code goes with it, and what to do."""
+    from ..core.error_codes import CODES
+
+    if code is None:
+        output.result("errors", {"codes": [entry.to_json() for entry in CODES.values()]})
+        rows = [[e.code, _exits(e.exits), e.cause] for e in CODES.values()]
+        output.table(["code", "exit", "cause"], rows)
+        return
+    name = code.upper() if code.upper().startswith("E-") else f"E-{code.upper()}"
+    if (entry := CODES.get(name)) is None:
+        close = get_close_matches(name, CODES, 1)
+        hint = f"did you mean {close[0]}?" if close else "`edgegen errors` lists them all"
+        raise UsageError("E-USAGE", f"there is no error code {name}", hint=hint)
+    output.result("errors", entry.to_json())
+    print(f"{entry.code}  exit {_exits(entry.exits)}\n{entry.cause}\n{entry.remedy}")
+
+
+def _exits(codes: tuple[int, ...]) -> str:
+    return ", ".join(map(str, codes)) or "- (it names a photo in a report)"

@@ -1,0 +1,50 @@
+"""What a disk is asked for, and the sentence when it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ResourceError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FROM_WRITING = (*FULL, errno.EROFS)  # can only come from writing
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def disk_error(error: OSError, path: Path) -> ResourceError:
+    """The sentence for an operating system's refusal to write, with the free space as a fact."""
+    if error.errno in FULL:
+        free = shutil.disk_usage(path.parent if path.parent.exists() else "/").free
+        return ResourceError(
+            "E-DISK-FULL", f"cannot write: {error.strerror}; {free / 1e6:.0f} MB free", path=path
+        )
+    code = "E-DISK-RO" if error.errno == errno.EROFS else "E-DISK"
+    return ResourceError(
+        code, f"cannot write: {error.strerror or error}", path=path, hint="choose another -o folder"
+    )
+
+
+@contextlib.contextmanager
+def refusals(target: Path, only: tuple[int, ...] = ()) -> Iterator[None]:
+    """Turn an OSError of the block into the sentence for `target`; with `only`, just these errno:
+    others are not about it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if only and error.errno not in only:
+            raise
+        raise disk_error(error, target) from error

@@ -1,0 +1,140 @@
+"""What a run's files were when they were written: shows a copy that went wrong, and a disk that
+changed a bit.
+
+    digests.json   the sha256 of each file that a reader of the run reads, whether it has had a
+                   checkpoint, and the sha256 of all that
+
+Nobody vouches with it: who changes a file on purpose can change this one, too. Checkpoints hold
+digests of their own. A run of before has none, and is read as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..core.files import JsonObject, put, read_json, to_json, write_bytes
+from ..core.reader import read_bytes, sha256
+from ..errors import InputError, TrustError
+
+FILE = "digests.json"
+RUN = "run.json"
+SCHEMA = 1
+LARGEST = 1 << 20  # bytes of them
+COPY = "copy the run again, or put back a file that is sound"
+
+
+@dataclass(frozen=True)
+class Digests:
+    """files: name -> sha256, two of them while the file is replaced: the old one's and the new
+    one's; checkpoint: whether the run has had one.
+    """
+
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    checkpoint: bool = False
+
+    @classmethod
+    def of(cls, run: Path) -> Digests | None:
+        """None for a run of before; TrustError where they are not what was written."""
+        path = run / FILE
+        if not path.exists():
+            return None
+        try:
+            data = read_json(path)
+            files = {name: tuple(kept) for name, kept in data["files"].items()}
+            read = cls(files, data["checkpoint"])
+            if read.to_bytes() == read_bytes(path, LARGEST):
+                return read
+        except (InputError, TypeError, KeyError, AttributeError, ValueError):
+            pass
+        raise TrustError("E-HASH", "not the digests that were written", path=path, hint=COPY)
+
+    def to_bytes(self) -> bytes:
+        data: JsonObject = {
+            "schema_version": SCHEMA,
+            "files": {name: list(kept) for name, kept in self.files.items()},
+            "checkpoint": self.checkpoint,
+        }
+        return to_json({**data, "sha256": _sha256(to_json(data))})
+
+
+def hold(run: Path, *names: str) -> None:
+    """TrustError unless each of these files of the run is what was written; one that is not there
+    is for its reader to tell.
+    """
+    digests = Digests.of(run) or Digests()
+    for name in names:
+        kept, path = digests.files.get(name), run / name
+        if kept and path.is_file() and sha256(path) not in kept:
+            raise TrustError(
+                "E-HASH", "not the bytes that the run was left with", path=path, hint=COPY
+            )
+
+
+def description(run: Path) -> JsonObject:
+    """run.json. InputError where it cannot be read, TrustError where it is not what was written."""
+    hold(run, RUN)
+    about = read_json(run / RUN)
+    if not isinstance(about, dict):
+        raise InputError("E-RUN", "not a run's description", path=run / RUN)
+    return about
+
+
+def keep(run: Path, files: Mapping[str, bytes]) -> None:
+    """Write these files of a run, each the old one or the new one, and their digests."""
+    with replacing(run, files):
+        for name, data in files.items():
+            write_bytes(run / name, data)
+
+
+@contextlib.contextmanager
+def replacing(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
+    """While the block runs, a file may be what it was or these bytes; after it, these."""
+    before = Digests.of(run) or Digests()
+    new = {name: (_sha256(data),) for name, data in files.items()}
+    either = {name: (*kept, *_present(run, name, before) - {*kept}) for name, kept in new.items()}
+    for state in (either, new):
+        if {**before.files, **state} != before.files:
+            before = replace(before, files={**before.files, **state})
+            write_bytes(run / FILE, before.to_bytes())
+        if state is either:
+            yield
+
+
+def _present(run: Path, name: str, digests: Digests) -> set[str]:
+    """The digest of the file that is there, unless it is damaged."""
+    if not (run / name).is_file():
+        return set()
+    digest = sha256(run / name)
+    return {digest} if digest in digests.files.get(name, (digest,)) else set()
+
+
+def has_had_a_checkpoint(run: Path) -> None:
+    """Note it, once."""
+    digests = Digests.of(run) or Digests()
+    if not digests.checkpoint:
+        write_bytes(run / FILE, replace(digests, checkpoint=True).to_bytes())
+
+
+def seal(folder: Path) -> None:
+    """The digests of a run that is whole, in a private folder, before it is published."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = {name: (sha256(folder / name),) for name in names if name != FILE}
+    put(folder / FILE, Digests(files).to_bytes())
+
+
+def unnoticed(run: Path) -> str:
+    """What is to be said of a run of before; nothing of others."""
+    if not (run / RUN).is_file() or (run / FILE).exists():
+        return ""
+    return (
+        f"W-RUN-DIGESTS: {run} is of an edgegen that kept no digests of its files: a damaged one "
+        "would not be noticed"
+    )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
