@@ -176,8 +176,9 @@ def enormous(how: str) -> Mutation:
     """More memory than there is, by a few bytes of graph."""
 
     def mutate(model: ModelProto) -> None:
-        size = constant(model, "size", np.array([1 << 20, 1 << 20], np.int64))
-        if how == "filled":
+        rows = 1536 if how == "six gigabytes" else 1 << 20
+        size = constant(model, "size", np.array([rows, 1 << 20], np.int64))
+        if how != "tiled":
             node = helper.make_node("ConstantOfShape", [size], ["big"])
             through(
                 model,
@@ -270,6 +271,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a function's tensor kept elsewhere": external_in("function"),
     "a training's tensor kept elsewhere": external_in("training"),
     "a sparse tensor kept elsewhere": external_in("sparse"),
+    "six gigabytes, filled": enormous("six gigabytes"),
     "a terabyte, filled": enormous("filled"),
     "a terabyte, tiled": enormous("tiled"),
     "fewer bytes than the shape": tensor(lambda t: setattr(t, "raw_data", t.raw_data[:-4])),
