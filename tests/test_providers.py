@@ -77,6 +77,7 @@ def test_convolutions_left_to_the_cpu_are_refused(
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **k: session)
     target = ort.OnnxRuntimeCuda()
     monkeypatch.setattr(target, "cannot_run", lambda: None)
+    (tmp_path / "g.onnx").write_bytes(b"that session reads no file")
     if refused:
         with pytest.raises(
             RuntimeMissing,

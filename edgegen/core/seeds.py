@@ -36,6 +36,7 @@ class SeedRange:
         return range(self.first + offset, self.first + offset + count)
 
 
+LIMIT = 1 << 62  # seeds of anything, a bundle from elsewhere included, lie below
 MILLION = 1_000_000
 CALIBRATION = SeedRange("calibration", 0, MILLION)
 EVIDENCE = SeedRange("the evidence of a verdict", 1 * MILLION, MILLION)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..core import seeds
 from ..core.progress import Listener, silent
 from ..errors import GateFailed, RuntimeMissing, TrustError, UsageError
 from ..export.packages import absent
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from ..evidence.compare import Terms, Trial
     from ..evidence.golden_images import Alike
     from .export.prove import Proof
-
-
-LAST_SEED = 1 << 62  # that a verdict may begin at
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _recorded(bundle: Bundle) -> tuple[Terms, dict[str, Trial], dict[str, float]
             max(int(r["images"]) for r in evidence.values()),
             min(float(r.get("min_psnr_db", 0)) for r in evidence.values()),
         )
-        if not all(0 <= t.first_seed < LAST_SEED and 0 < t.level < 1 for t in trials.values()):
+        if not all(0 <= t.first_seed < seeds.LIMIT and 0 < t.level < 1 for t in trials.values()):
             raise ValueError("its seeds or levels are none of a verdict")
         if not all(map(math.isfinite, (terms.budget, terms.psnr, *changes.values()))):
             raise ValueError("its numbers are not finite")

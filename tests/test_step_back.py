@@ -1,0 +1,99 @@
+"""An export whose verdict contradicts a plan goes on with a safer one, on seeds and with a share of
+the error of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgegen.calibrate.choose import Measured, ladder
+from edgegen.core.plan import Plan
+from edgegen.evidence.compare import ERROR, SHARES, Terms
+from edgegen.workflows.context import Context
+from edgegen.workflows.export import run
+from edgegen.workflows.export.build import Build
+from edgegen.workflows.export.search import PlanLadder
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verdict says of a runtime."""
+
+    name: str
+    passed: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} outside"
+
+
+@dataclass(frozen=True)
+class Fake:
+    """A proof."""
+
+    judged: tuple[Result, ...]
+
+    def again(self, other: Fake) -> Fake:
+        return Fake(tuple({r.name: r for r in (*self.judged, *other.judged)}.values()))
+
+
+def proven(
+    monkeypatch: pytest.MonkeyPatch, bad: dict[str, int], rungs: int = 9
+) -> tuple[Fake, list[dict[str, Any]], dict[str, PlanLadder]]:
+    """What export concludes when the first `bad` plans of each runtime fail, what it asked for, and
+    where the plans ended.
+    """
+    plans = ladder(
+        Plan((("*", "int8"),), {}),
+        [Measured("g", f"c{k}", k + 1, 1, 1) for k in range(rungs)],
+        "ms",
+    )
+    build = Build(SimpleNamespace(), {}, {name: PlanLadder(plans, 0) for name in bad}, {})  # type: ignore[arg-type]
+    asked: list[dict[str, Any]] = []
+
+    def judge(_: Any, trials: dict[str, Any], *given: Any, **named: Any) -> Fake:
+        asked.append(dict(trials))
+        return Fake(tuple(Result(name, len(asked) > bad[name]) for name in trials))
+
+    monkeypatch.setattr(run, "prove", judge)
+    monkeypatch.setattr(run, "rebuild", lambda build, targets, listen: build)
+    targets: Any = [SimpleNamespace(name=name) for name in bad]
+    proof: Any
+    proof, _ = run.prove_or_step_back(build, targets, Terms(0.02, 4000), Context())
+    return proof, asked, dict(build.plans)
+
+
+def test_only_what_failed_is_judged_again_on_seeds_and_error_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proof, asked, plans = proven(monkeypatch, {"good": 0, "late": 1})
+    assert [set(trials) for trials in asked] == [{"good", "late"}, {"late"}]
+    assert asked[0]["late"] == Terms(0.02, 4000).trial(0) and asked[1]["late"] == Terms(
+        0.02, 4000
+    ).trial(1)
+    assert {r.name: r.passed for r in proof.judged} == {"good": True, "late": True}
+    assert plans["good"].rung == 0 and plans["late"].rung > 0
+
+
+def test_the_error_is_shared_and_no_seed_judges_two_plans() -> None:
+    trials = [Terms(0.02, 4000).trial(k) for k in range(len(SHARES))]
+    assert sum(1 - t.level for t in trials) == pytest.approx(ERROR)
+    seeds = [range(t.first_seed, t.first_seed + 4000) for t in trials]
+    assert (
+        not set(seeds[0]) & set(seeds[1])
+        and not set(seeds[1]) & set(seeds[2])
+        and not set(seeds[0]) & set(seeds[2])
+    )
+
+
+def test_what_never_passes_ends_with_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof, asked, _ = proven(monkeypatch, {"never": 9})
+    assert len(asked) == len(SHARES) and not proof.judged[0].passed
+
+
+def test_one_plan_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof, asked, _ = proven(monkeypatch, {"never": 5}, rungs=1)
+    assert len(asked) == 1 and not proof.judged[0].passed
