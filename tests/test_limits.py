@@ -29,7 +29,7 @@ NEEDED: dict[type, dict[str, Any]] = {FinetuneChoices: {"size": 32, "rank": 4}}
 
 def numbers(kind: type) -> dict[str, type]:
     """Its fields that are numbers, and which, as its source writes them."""
-    found = {}
+    found: dict[str, type] = {}
     for field in fields(kind):
         words = {word.strip() for word in str(field.type).split("|")}
         for number in (int, float):

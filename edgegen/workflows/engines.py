@@ -13,6 +13,7 @@ from ..core.runtime import Compiling
 from ..errors import RuntimeMissing, TrustError
 from ..export import runtime
 from .bundles import precision_of, read_bundle
+from .limits import check_numbers
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle, Precision
@@ -29,6 +30,9 @@ class EngineSettings:
     again: bool = False  # build even what is there
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     least_release: int | None = None  # refuse what was signed as an older release
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)

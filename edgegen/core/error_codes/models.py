@@ -139,7 +139,7 @@ ROWS: tuple[Row, ...] = (
     ),
     (
         "E-ONNX-EXTERNAL",
-        (4,),
+        (4, 6),
         "An ONNX file keeps tensors in another file.",
         "Save it with its tensors inside.",
     ),
