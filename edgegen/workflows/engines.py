@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
+from ..core.reader import Places
 from ..core.runtime import Compiling
 from ..errors import RuntimeMissing, TrustError
 from ..export import runtime
 from .bundles import precision_of, read_bundle
+from .limits import check_numbers
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle, Precision
     from ..core.graph_file import GraphFile
-    from ..core.keys import Places
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class EngineSettings:
     again: bool = False  # build even what is there
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     least_release: int | None = None  # refuse what was signed as an older release
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
