@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import InputError, RuntimeMissing, UsageError
 from .files import read_json
 from .manifest import whole
-from .reader import KEY_BYTES, read_bytes
+from .reader import KEY_BYTES, Places, read_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -38,7 +38,6 @@ CURVES = ("secp256r1", "secp384r1", "secp521r1")
 NEWEST = 2**31 - 1  # largest release number
 _PEM = re.compile(rb"-----BEGIN [^\n]*-----.*?-----END [^\n]*-----[ \t\r]*\n?", re.DOTALL)
 Fingerprint = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Places = Path | str | Sequence[Path | str] | None  # files or folders of public keys
 Release = Annotated[int, Field(ge=0, le=NEWEST)]
 
 

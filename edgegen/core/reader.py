@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +25,7 @@ _NO_FILE = (errno.ENXIO, errno.EOPNOTSUPP, errno.ENODEV)
 KEY_BYTES = 64 << 10  # largest file of a key or a passphrase
 GRAPH_BYTES = 2 << 30  # largest ONNX file, which is what its format can hold
 LARGEST = 16 << 30  # bytes of a file that is only hashed
+Places = Path | str | Sequence[Path | str] | None  # files or folders
 
 
 def descriptor(path: Path | str, code: str, folder: int | None = None) -> int:

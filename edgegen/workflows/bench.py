@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.progress import Listener, silent
+from ..core.reader import Places
 from ..core.runtime import Pipeline, placement
 from ..errors import RuntimeMissing
 from ..evidence import bench as timing
@@ -15,9 +16,6 @@ from ..export import runtime
 from .bundles import read_bundle
 from .executor import label
 from .limits import Limit, check_numbers
-
-if TYPE_CHECKING:
-    from ..core.keys import Places
 
 
 @dataclass(frozen=True)

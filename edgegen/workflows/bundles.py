@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.progress import Listener, silent
+from ..core.reader import Places
 from ..errors import InputError, RuntimeMissing, TrustError, UsageError
 from .limits import Limit, check_numbers
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..core.bundle import Bundle, Precision
-    from ..core.keys import Places
     from ..core.manifest import Manifest
     from ..core.runtime import Pipeline
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
+from ..core.reader import Places
 from ..core.runtime import Compiling
 from ..errors import RuntimeMissing, TrustError
 from ..export import runtime
@@ -18,7 +19,6 @@ from .limits import check_numbers
 if TYPE_CHECKING:
     from ..core.bundle import Bundle, Precision
     from ..core.graph_file import GraphFile
-    from ..core.keys import Places
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
+from ..core.reader import Places
 from ..errors import UsageError
 from .bundles import Execution, images_of, is_bundle, pipeline_of, read_bundle
 from .generators import load_generator, torch_pipeline
@@ -19,7 +20,6 @@ from .torch_threads import torch_threads
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..core.keys import Places
     from ..core.runtime import Pipeline
 
 

@@ -54,6 +54,8 @@ LIMITS: Mapping[str, Limit] = {
     "held_out": Limit(0, 1, whole=False, open=True, flag="--held-out"),
     "evaluations": Limit(1, MANY),
     "patience": Limit(1, MANY),
+    # of bundles
+    "least_release": Limit(0, 2**31 - 1, flag="--least-release"),
     # of images and what is measured of them
     "first_seed": Limit(0, SEEDS),
     "count": Limit(1, 10**7),

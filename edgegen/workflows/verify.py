@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..core import seeds
 from ..core.progress import Listener, silent
+from ..core.reader import Places
 from ..errors import GateFailed, RuntimeMissing, TrustError, UsageError
 from ..export.packages import absent
 from .bundles import read_bundle, runtimes_of
@@ -19,7 +20,6 @@ from .limits import check_numbers
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
-    from ..core.keys import Places
     from ..evidence.compare import Terms, Trial
     from ..evidence.golden_images import Alike
     from .export.prove import Proof

@@ -98,13 +98,29 @@ def damaged(data: bytes, damages: list[Damage]) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("parser", PARSERS)
-@settings(max_examples=200, suppress_health_check=list(HealthCheck))
-@given(damages=DAMAGES)
-def test_damage_is_an_error_of_ours(parser: str, damages: list[Damage]) -> None:
+FEW = settings(max_examples=200, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
+
+
+def an_error_of_ours(parser: str, damages: list[Damage]) -> None:
     whole, parse = PARSERS[parser]
     with contextlib.suppress(EdgegenError, ValueError):
         parse(damaged(whole, damages))
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@FEW
+@given(damages=DAMAGES)
+def test_damage_is_an_error_of_ours(parser: str, damages: list[Damage]) -> None:
+    an_error_of_ours(parser, damages)
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("parser", PARSERS)
+@MANY
+@given(damages=DAMAGES)
+def test_damage_ten_thousand_times(parser: str, damages: list[Damage]) -> None:
+    an_error_of_ours(parser, damages)
 
 
 JSON = st.recursive(
@@ -116,7 +132,7 @@ NAMES = ("kind", "timesteps", "signal", "levels", "window", "gates", "eta", "gra
 KINDS = st.sampled_from(["cascade", "bridge", "consistency", "latent-ddim", "single"])
 
 
-@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@FEW
 @given(st.dictionaries(st.sampled_from(NAMES), JSON), KINDS)
 def test_samplers_of_any_values_are_an_error_of_ours(values: dict[str, Any], kind: str) -> None:
     with contextlib.suppress(EdgegenError, ValueError):

@@ -55,7 +55,7 @@ ROWS: tuple[Row, ...] = (
     ),
     (
         "E-CACHE",
-        (6,),
+        (4, 6),
         "What this machine built before is damaged, or others can write there.",
         "Build it again, in a folder of your own.",
     ),
