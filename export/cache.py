@@ -40,6 +40,11 @@ def folder() -> Path:
     return own(cache() / "built")
 
 
+def is_there() -> bool:
+    """Whether this user has a cache, made by `edgegen build` or by hand."""
+    return cache().is_dir()
+
+
 def own(place: Path) -> Path:
     """A folder that only its user writes into: made, if need be. TrustError for one of others."""
     try:

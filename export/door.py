@@ -3,7 +3,8 @@
 A file is first read in Python, which nothing in it can break (onnx_structure.py, ir_structure.py).
 Then a process of its own, with limits of time and memory, lets the runtime load and run every graph
 of a bundle once: what crashes it, hangs or takes all memory ends that process and is an answer.
-What passed is remembered by its content in the cache, so that a device tries a bundle once.
+What passed is remembered by its content, in the cache where there is one, so that a device tries a
+bundle once.
 """
 
 from __future__ import annotations
@@ -102,9 +103,11 @@ def tried(
             what = f"graphs cannot be tried in a process of their own: {error.strerror or error}"
             raise ResourceError("E-TMPDIR", what, path=error.filename, hint="set TMPDIR") from error
         _passed.add(key)
-        # a cache that cannot be written, or is not the user's own, is one that remembers nothing
+        # Making images leaves no folder on a device that has no cache; and one that cannot be
+        # written, or is not the user's own, remembers nothing.
         with contextlib.suppress(EdgegenError):
-            cache.store(facts, b"", cache.NOTE)
+            if cache.is_there():
+                cache.store(facts, b"", cache.NOTE)
 
 
 def _noted(facts: Mapping[str, str]) -> bool:

@@ -32,7 +32,7 @@ class BundleFiles:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError("E-BUNDLE", "there is no such folder", path=root) from error
         except (OSError, ValueError) as error:
-            raise InputError("E-BUNDLE", f"cannot be read: {error}", path=root) from error
+            raise reader.refused(error, root, "E-BUNDLE") from error
         self._held["."] = self._folder  # a name that no file has
         weakref.finalize(self, _close, self._held)
 
@@ -65,10 +65,10 @@ class BundleFiles:
                 continue
             if name in listed or name in unlisted:
                 try:
-                    self._held[name] = reader.descriptor(entry.name, "E-MANIFEST", folder)
+                    self._held[name] = reader.descriptor(entry.name, "E-BUNDLE", folder)
                 except InputError as error:
-                    raise TrustError(
-                        "E-MANIFEST", f"{name} {error.message}", path=self.root
+                    raise InputError(
+                        "E-BUNDLE", f"{name}: {error.message}", path=self.root
                     ) from error
             else:
                 raise TrustError(
@@ -100,9 +100,7 @@ class BundleFiles:
                 finally:
                     os.close(folder)
         except OSError as error:
-            raise TrustError(
-                "E-MANIFEST", f"the folder cannot be read: {error.strerror}", path=self.root
-            ) from error
+            raise reader.refused(error, self.root, "E-BUNDLE") from error
         finally:
             for _, folder in waiting:
                 os.close(folder)

@@ -62,7 +62,9 @@ def read_manifest(files: BundleFiles) -> tuple[Manifest, str]:
         files.hold(MANIFEST)
     except InputError as error:
         raise InputError(
-            "E-BUNDLE", "this folder is not a bundle: it has no manifest.json", path=files.root
+            "E-BUNDLE",
+            f"this folder is not a bundle: it has no manifest.json ({error.message})",
+            path=files.root,
         ) from error
     written, found = files.read(MANIFEST, MANIFEST_BYTES)
     try:

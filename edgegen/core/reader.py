@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import InputError
+from ..errors import EdgegenError, InputError, ResourceError
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PART = 1 << 20  # bytes read at once
@@ -37,16 +37,21 @@ def descriptor(path: Path | str, code: str, folder: int | None = None) -> int:
     try:
         found = os.open(path, flags, dir_fd=folder)
     except (OSError, ValueError) as error:
-        raise _refused(error, path, code) from error
+        raise refused(error, path, code) from error
     if not stat.S_ISREG(os.fstat(found).st_mode):
         os.close(found)
         raise InputError(code, "not a file", path=path)
     return found
 
 
-def _refused(error: OSError | ValueError, path: Path | str, code: str) -> InputError:
+def refused(error: OSError | ValueError, path: Path | str, code: str) -> EdgegenError:
+    """The sentence for an operating system's refusal to open or read."""
     if isinstance(error, ValueError):  # a name with a null byte
         return InputError(code, f"cannot be read: {error}", path=path)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return ResourceError(
+            "E-OPEN-FILES", "this process may open no more files", path=path, hint="ulimit -n 1024"
+        )
     if error.errno in _NO_FILE:
         return InputError(code, "not a file", path=path)
     return InputError(code, f"cannot be read: {error.strerror}", path=path)
@@ -67,7 +72,7 @@ def read_bytes(path: Path, limit: int, code: str = "E-FILE") -> bytes:
             # it may have grown since, and files of the kernel say that they are empty
             data = file.read(limit + 1) if size <= limit else b""
         except OSError as error:
-            raise _refused(error, path, code) from error
+            raise refused(error, path, code) from error
     if max(size, len(data)) > limit:
         raise InputError(code, f"the file is larger than {limit} bytes", path=path)
     return data
@@ -83,7 +88,7 @@ def parts(held: int, path: Path, limit: int = LARGEST) -> Iterator[bytes]:
             yield part
             place += len(part)
     except OSError as error:
-        raise _refused(error, path, "E-FILE") from error
+        raise refused(error, path, "E-FILE") from error
 
 
 def sha256_of(held: int, path: Path) -> str:

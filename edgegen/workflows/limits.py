@@ -62,7 +62,6 @@ LIMITS: Mapping[str, Limit] = {
     "label": Limit(0, MANY),
     "seeds": Limit(1, 1000),
     "rounds": Limit(5, 10**6),
-    "least_release": Limit(0, SEEDS),
     "samples": Limit(32, MANY),
     "calibration_samples": Limit(32, MANY),
     "max_images": Limit(1, MANY),

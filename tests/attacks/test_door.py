@@ -63,6 +63,7 @@ def test_what_passed_is_tried_once_and_other_bytes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
     tries: list[str] = []
     monkeypatch.setattr(door, "_try", lambda runtime, *_: tries.append(runtime))
     monkeypatch.setattr(door, "_passed", set())
@@ -76,6 +77,15 @@ def test_what_passed_is_tried_once_and_other_bytes_again(
     door.tried("m:A", "2", {"g": file}, {"g": NOTHING})
     door.tried("m:B", "1", {"g": file}, {"g": NOTHING})
     assert len(tries) == 4
+
+
+def test_a_device_without_a_cache_is_left_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(door, "_try", lambda *_: None)
+    door.tried("m:A", "8", {"g": GraphFile.of(tmp_path / "g.onnx", b"z")}, {"g": NOTHING})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_remembers_nothing(

@@ -5,6 +5,7 @@ that is too large: every reader says so, at once.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,7 +24,7 @@ from edgegen.core.files import read_json
 from edgegen.core.graph_file import GraphFile
 from edgegen.core.keys import private_key, site_keys
 from edgegen.core.plan import Plan
-from edgegen.errors import EdgegenError, TrustError
+from edgegen.errors import EdgegenError
 from edgegen.evidence import reference
 from edgegen.explain.regions import regions
 from edgegen.workflows.export import feeds
@@ -186,7 +187,7 @@ def test_a_name_in_a_bundle_that_is_a_pipe_when_it_is_opened(
         return found
 
     monkeypatch.setattr(os, "scandir", scan)
-    with no_hang(), pytest.raises(TrustError, match=r"README\.md not a file"):
+    with no_hang(), pytest.raises(EdgegenError, match=r"README\.md: not a file"):
         Bundle.open(root)
 
 
@@ -226,3 +227,17 @@ def test_npz_feeds_are_read_as_before(tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", x=np.zeros(3, np.float32))
     with feeds._archive(tmp_path / "f.npz") as archive:
         assert archive.namelist() == ["x.npy"]
+
+
+def test_a_process_that_may_open_no_more_files_says_so(tmp_path: Path) -> None:
+    root = copy(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.open(os.devnull, os.O_RDONLY))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 4, before[1]))
+        with pytest.raises(EdgegenError, match="E-OPEN-FILES") as caught:
+            Bundle.open(root)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert caught.value.exit_code == 7
+    Bundle.open(root)

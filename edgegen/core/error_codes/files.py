@@ -56,6 +56,12 @@ ROWS: tuple[Row, ...] = (
         "The manifest of a bundle does not fit the bundle.",
         "Copy the bundle again, or ask its maker.",
     ),
+    (
+        "E-OPEN-FILES",
+        (7,),
+        "The process may open no more files; a bundle holds each of its own open.",
+        "Raise the limit, as by `ulimit -n 1024`.",
+    ),
     ("E-OUT", (2,), "The output cannot have that name.", "Choose another; the sentence says why."),
     (
         "E-OUT-EXISTS",
