@@ -163,7 +163,7 @@ def cas_dm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "more, code, said",
     [
         (["--base", "int4"], 2, "--base must be fp32, int8 or nf4, got 'int4'"),
-        (["--time", "soon"], 2, "--steps and --time both say how long: give one"),
+        (["--time", "1m"], 2, "--steps and --time both say how long: give one"),
         (
             ["--rank", "0", "--base", "nf4"],
             2,
