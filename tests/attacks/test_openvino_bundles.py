@@ -78,7 +78,17 @@ def test_its_own_files_make_the_image(sound: Path, capfd: Captured) -> None:
     (sound.parent / "image.png").unlink()
 
 
-@pytest.mark.parametrize("case", SPOILT)
+# these pass what Python reads, and each needs a process
+ONLY_A_PROCESS_TELLS = ("an operator that is not", "another shape", "a shape beyond numbers")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.reliability) if case in ONLY_A_PROCESS_TELLS else case
+        for case in SPOILT
+    ],
+)
 def test_other_files_do_not_reach_it(
     case: str, sound: Path, tmp_path: Path, capfd: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
