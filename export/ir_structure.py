@@ -36,8 +36,10 @@ def check(data: bytes, weights: bytes, path: Path) -> None:
 class _IrReader:
     def __init__(self, weights: int, path: Path) -> None:
         self.weights, self.path = weights, path
-        self.depth = self.elements = self.layers = 0
+        self.depth = self.elements = 0
         self.kind = ""
+        self.layers: set[str] = set()
+        self.joined: set[str] = set()  # layers that an edge names
 
     def read(self, data: bytes) -> None:
         parser = expat.ParserCreate()
@@ -48,6 +50,8 @@ class _IrReader:
         parser.Parse(data, True)
         if not self.layers:
             raise ValueError("it holds no graph")
+        if unknown := sorted(self.joined - self.layers):
+            raise ValueError(f"an edge names layer {unknown[0]!r}, and there is none")
 
     def _no_definitions(self, *_: object) -> None:
         raise ValueError("it has a document type")
@@ -67,11 +71,13 @@ class _IrReader:
             raise self._refuse("E-IR-LIMIT", "it holds more than a graph needs")
         if name == "layer":
             self._layer(values)
+        elif name == "edge":
+            self.joined |= {values.get("from-layer", ""), values.get("to-layer", "")}
         elif name == "data" and self.kind == "Const":
             self._constant(values)
 
     def _layer(self, values: dict[str, str]) -> None:
-        self.layers += 1
+        self.layers.add(values.get("id", ""))
         self.kind, version = values.get("type", ""), values.get("version", "")
         if not OPERATORS.fullmatch(version):
             what = f"the operator {version!r}:{self.kind!r} is not allowed"

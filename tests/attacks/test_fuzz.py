@@ -56,7 +56,7 @@ PARSERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "what ONNX declares": ((TOY / "graphs/theta.onnx").read_bytes()[-900:], declared),
     "a tiny ONNX": (TINY, declared),
     "the structure of ONNX": (
-        (TOY / "int8/onnxruntime/phi.onnx").read_bytes(),
+        (TOY / "int8/onnxruntime/phi.onnx").read_bytes()[:6000],
         lambda data: onnx_structure.check(data, HERE),
     ),
     "the structure of a tiny ONNX": (TINY, lambda data: onnx_structure.check(data, HERE)),
@@ -126,14 +126,14 @@ def test_damage_ten_thousand_times(parser: str, damages: list[Damage]) -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=12,
+    max_leaves=4,
 )
 NAMES = ("kind", "timesteps", "signal", "levels", "window", "gates", "eta", "graphs", "noise")
 KINDS = st.sampled_from(["cascade", "bridge", "consistency", "latent-ddim", "single"])
 
 
-@FEW
-@given(st.dictionaries(st.sampled_from(NAMES), JSON), KINDS)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=3), KINDS)
 def test_samplers_of_any_values_are_an_error_of_ours(values: dict[str, Any], kind: str) -> None:
     with contextlib.suppress(EdgegenError, ValueError):
         bounded_sampler({**values, "kind": kind})
