@@ -33,9 +33,11 @@ from edgegen.core.samplers import alphas_bar
 from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence import reference
 from edgegen.evidence.bench import latencies, middle, record
-from edgegen.evidence.compare import FullSide, LookSchedule, compare
+from edgegen.evidence.compare import compare
 from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.full_side import FullSide
 from edgegen.evidence.intervals import distance_interval
+from edgegen.evidence.looks import LookSchedule
 from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
 from edgegen.families import Recipe

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from edgegen.core.verdict import Verdict
-from edgegen.evidence.compare import plan_looks
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.intervals import distance_change, estimate
+from edgegen.evidence.looks import plan_looks
 
 DAMAGE = {"lossless": 0.005, "near": 0.02, "damaged": 0.15}
 CLASSES = 10

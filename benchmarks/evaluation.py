@@ -35,8 +35,8 @@ from edgegen.core.seeds import BENCHMARKS
 from edgegen.core.spec import Array
 from edgegen.errors import GateFailed
 from edgegen.evidence import bench, reference
-from edgegen.evidence.compare import FullSide, paired
 from edgegen.evidence.features import FeatureNetwork, feature_network, resize
+from edgegen.evidence.full_side import FullSide, paired
 from edgegen.export import runtime
 from edgegen.export.ort import OnnxRuntime
 from edgegen.export.stand_ins import FloatOnnxRuntime, UnsignedOpenVino, is_exact
@@ -117,8 +117,9 @@ def verdict(args: argparse.Namespace) -> None:
         for way in candidates:
             side = FullSide(way.full, way.features, stored, FRESH[turn * pairs], way.workers)
             wall, cpu = time.perf_counter(), time.process_time()
-            for features, _ in paired(side, way.int8, 0, pairs):
-                stored.project(features)
+            for made in paired(side, way.int8, 0, pairs):
+                assert made.features is not None
+                stored.project(made.features)
             spent[way.name].append((time.perf_counter() - wall, time.process_time() - cpu))
     print(f"| {args.runtime}, {pairs} pairs, median of {args.rounds} | wall, 4,000 pairs | CPU |")
     print("|---|---|---|")

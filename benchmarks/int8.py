@@ -45,8 +45,10 @@ from edgegen.core.offline import quietly
 from edgegen.core.runtime import Pipeline
 from edgegen.core.seeds import BENCHMARKS
 from edgegen.evidence import bench, reference
-from edgegen.evidence.compare import FullSide, LookSchedule, compare
+from edgegen.evidence.compare import compare
 from edgegen.evidence.features import feature_network
+from edgegen.evidence.full_side import FullSide
+from edgegen.evidence.looks import LookSchedule
 from edgegen.export import runtime
 from edgegen.workflows.generators import load_generator, torch_pipeline
 from edgegen.workflows.sampling_choices import SamplingChoices, chosen

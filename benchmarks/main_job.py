@@ -25,9 +25,11 @@ from edgegen.core.bundle import Bundle
 from edgegen.core.images import to_uint8
 from edgegen.core.seeds import EVIDENCE
 from edgegen.evidence import reference
-from edgegen.evidence.compare import FullSide, LookSchedule, compare
+from edgegen.evidence.compare import compare
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.full_side import FullSide
+from edgegen.evidence.looks import LookSchedule
 from edgegen.export import runtime
 from edgegen.training.data import load
 from edgegen.workflows.context import Context, cores

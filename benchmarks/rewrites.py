@@ -42,8 +42,10 @@ from edgegen.core.plan import Plan
 from edgegen.core.runtime import Pipeline
 from edgegen.core.seeds import BENCHMARKS
 from edgegen.evidence import bench, reference
-from edgegen.evidence.compare import FullSide, LookSchedule, compare
+from edgegen.evidence.compare import compare
 from edgegen.evidence.features import feature_network
+from edgegen.evidence.full_side import FullSide
+from edgegen.evidence.looks import LookSchedule
 from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
 from edgegen.workflows.context import Context

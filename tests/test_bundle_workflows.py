@@ -38,6 +38,9 @@ Captured = pytest.CaptureFixture[str]
 GOLDEN = Path(__file__).parent / "golden"
 TOY = GOLDEN / "bundle-1-toy"  # signed, with ONNX files for onnxruntime alone
 KEY = GOLDEN / "bundle-1-toy.pub.pem"
+VERIFY = VerifySettings(
+    runtimes=("onnxruntime",), threads=1, fid_budget=1.0, min_psnr_db=0.0, max_ruined=0.02
+)
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +167,7 @@ def test_a_gate_that_fails_has_the_result(
 @pytest.mark.slow
 def test_verify_recomputes_the_verdict(tiny_bundle: Path) -> None:
     pytest.importorskip("torch")
-    result = verify_bundle(tiny_bundle, VerifySettings(runtimes=("onnxruntime",), threads=1))
+    result = verify_bundle(tiny_bundle, VERIFY)
     assert result.proof is not None and result.proof.passed
     assert abs(result.to_json()["drift"]["onnxruntime"]) < 1e-3
 

@@ -20,9 +20,11 @@ from edgegen.core.seeds import EVIDENCE
 from edgegen.core.spec import Array, TensorSpec
 from edgegen.core.verdict import Interval, Verdict
 from edgegen.errors import EdgegenError, GateFailed, ReferenceMismatch, UsageError
-from edgegen.evidence.compare import Comparison, FullSide, LookSchedule, chance, compare, plan_looks
+from edgegen.evidence.compare import Comparison, compare
 from edgegen.evidence.distances import Moments, frechet, psnr
+from edgegen.evidence.full_side import FullSide
 from edgegen.evidence.intervals import distance_change, estimate
+from edgegen.evidence.looks import LookSchedule, chance, plan_looks
 from edgegen.evidence.reference import Reference, build
 
 LATENT = TensorSpec("z", ("batch", 3, 4, 4))

@@ -88,7 +88,7 @@ def test_a_site_s_photos_become_a_proven_bundle(
     digests.keep(adapted, {"reference.safetensors": photos.to_bytes()})
     # test_every_export.py has the others
     assert tiny.export(adapted, out, runtimes="onnxruntime") == 0
-    assert run(["verify", str(out), "--threads", "1"]) == 0
+    assert run(["verify", str(out), *tiny.TERMS, "--threads", "1"]) == 0
     manifest = Bundle.open(out).manifest
     assert 0 <= manifest.evidence["adapter_max_abs"] <= 1e-5
     about = json.loads((adapted / "run.json").read_text())

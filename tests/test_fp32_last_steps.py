@@ -33,6 +33,8 @@ from edgegen.workflows.executor import int8
 
 pytestmark = pytest.mark.export
 
+TERMS = ("--fid-budget", "90%", "--min-psnr", "1", "--max-ruined", "2%")
+
 
 def asked(*times: float, **more: Any) -> list[dict[str, Any]]:
     return [{"t": np.full(3, t, np.float32), **more} for t in times]
@@ -105,10 +107,7 @@ def exported(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle
                 str(folder / "plan.json"),
                 "--runtime",
                 tiny.RUNTIMES,
-                "--fid-budget",
-                "90%",
-                "--min-psnr",
-                "1",
+                *TERMS,
                 "--max-images",
                 "500",
                 "--threads",
@@ -192,7 +191,7 @@ def test_the_files_are_refereed_at_all_steps(exported: Bundle) -> None:
     """
     for graph, found in exported.manifest.evidence["runtimes"]["onnxruntime"]["referee"].items():
         assert found["runtime_db"] > found["quantization_db"] + 10, graph
-    assert run(["verify", str(exported.root), "--runtime", "onnxruntime", "--threads", "1"]) == 0
+    assert run(["verify", str(exported.root), *TERMS, "--threads", "1"]) == 0
 
 
 def test_a_plan_says_which_steps_it_leaves(

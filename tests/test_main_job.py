@@ -35,6 +35,7 @@ from edgegen.workflows.export.run import ExportSettings, export_bundle
 pytestmark = pytest.mark.export
 
 NAMES = tiny.RUNTIMES.split(",")
+QUICKLY = ("--threads", "1", "--runtime", "onnxruntime", *tiny.TERMS)
 Capture = pytest.CaptureFixture[str]
 
 
@@ -115,10 +116,7 @@ def test_nothing_of_this_machine_or_the_site_is_in_it(tiny_bundle: Path, tiny_ru
 def test_verify_and_bench_say_so_in_json(tiny_bundle: Path, capfd: Capture) -> None:
     assert run(["verify", str(tiny_bundle), "--files-only"]) == 0
     assert "files verified" in capfd.readouterr().out
-    assert (
-        run(["verify", str(tiny_bundle), "--threads", "1", "--runtime", "onnxruntime", "--json"])
-        == 0
-    )
+    assert run(["verify", str(tiny_bundle), *QUICKLY, "--json"]) == 0
     verified = json.loads(capfd.readouterr().out)
     assert verified["ok"] and abs(verified["drift"]["onnxruntime"]) < 1e-3
     assert run(["bench", str(tiny_bundle), "--rounds", "5", "--batch", "2", "--json"]) == 0

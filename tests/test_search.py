@@ -21,7 +21,7 @@ from edgegen.calibrate.choose import Whole, cost, kinds
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Runtime
 from edgegen.evidence import bench
-from edgegen.evidence.compare import Terms
+from edgegen.evidence.terms import Terms
 from edgegen.export import executing, runtime
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.calibration import calibrated
@@ -258,6 +258,7 @@ def answers(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> Answers:
         return {
             "likely": float(good(plan)),
             "psnr_db": 99.0,
+            "ruined": 0,
             "fp32_convolutions": 0,
             "change": 0.0,
             "pairs": 1,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgegen.core.seeds import EVIDENCE, RANGES, SEARCH, SeedRange
+from edgegen.core.seeds import RANGES, SEARCH, VERDICTS, SeedRange
 from edgegen.errors import UsageError
-from edgegen.evidence.compare import SHARES, Terms
+from edgegen.evidence.terms import ERROR, MOST_PAIRS, PIXEL_PAIRS, Terms, level, trial
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,16 +30,28 @@ def test_a_range_gives_all_of_its_seeds_and_no_other(seeds: SeedRange) -> None:
             seeds.take(count, offset)
 
 
-def test_every_verdict_that_is_allowed_stays_within_the_evidence() -> None:
-    """Also with the most images, and with the last plan that is judged."""
-    most = Terms(0.02, EVIDENCE.count // len(SHARES))
-    trials = [most.trial(k) for k in range(len(SHARES))]
-    ranges = [range(t.first_seed, t.first_seed + most.maximum) for t in trials]
-    assert all(a[-1] < b[0] for a, b in pairwise(ranges))
-    assert ranges[0][0] == EVIDENCE.first and ranges[-1][-1] < EVIDENCE.end
-    with pytest.raises(UsageError, match="333333"):
-        Terms(0.02, EVIDENCE.count // len(SHARES) + 1)
+def test_every_verdict_that_is_allowed_stays_within_its_range() -> None:
+    """Also with the most images, and whatever weights and attempts its seeds follow from."""
+    most = Terms(0.02, MOST_PAIRS // PIXEL_PAIRS)
+    assert most.pixel_pairs == MOST_PAIRS
+    firsts = {trial(weights, k).first_seed for weights in "ab" for k in range(50)}
+    assert len(firsts) == 100, "no two attempts begin at one seed"
+    assert min(firsts) >= VERDICTS.first and max(firsts) + MOST_PAIRS <= VERDICTS.end
+    with pytest.raises(UsageError, match="200000"):
+        Terms(0.02, MOST_PAIRS // PIXEL_PAIRS + 1)
     assert most.maximum // 2 <= SEARCH.count, "the search looks at half as many"
+
+
+def test_seeds_follow_from_weights_and_attempt_alone() -> None:
+    assert trial("a", 3) == trial("a", 3)
+    assert trial("a", 0).first_seed == 8_676_428_164_114, "a bundle of today verifies tomorrow"
+    assert len({VERDICTS.drawn(10)[0] for _ in range(20)}) == 20
+
+
+def test_all_attempts_together_use_no_more_than_the_error() -> None:
+    levels = [level(k) for k in range(100_000)]
+    assert 0.99 * ERROR < sum(1 - one for one in levels) < ERROR
+    assert all(a <= b for a, b in pairwise(levels)), "each next one holds at a higher level"
 
 
 def test_no_other_file_owns_a_seed() -> None:

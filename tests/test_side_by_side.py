@@ -24,8 +24,10 @@ from edgegen.core.side_by_side import AHEAD, over_workers, runs
 from edgegen.core.spec import Array
 from edgegen.errors import GateFailed
 from edgegen.evidence import reference
-from edgegen.evidence.compare import CHUNK, Comparison, FullSide, LookSchedule, compare
+from edgegen.evidence.compare import Comparison, compare
 from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.full_side import CHUNK, FullSide
+from edgegen.evidence.looks import LookSchedule
 from edgegen.evidence.one_thread import one_thread
 from edgegen.export import qdq, runtime
 from edgegen.workflows.export.hosted import hosted

@@ -29,6 +29,8 @@ from edgegen.training import checkpoint
 from edgegen.workflows.generators import torch_pipeline
 
 RUNTIMES = "onnxruntime,openvino" + (",tensorrt-rtx" if find_spec("tensorrt_rtx") else "")
+# that random weights keep to, for `export` and for `verify`
+TERMS = ("--fid-budget", "100%", "--min-psnr", "0", "--max-ruined", "2%")
 SIZE = 32  # pixels a side of the features: the smallest the network takes
 
 
@@ -108,6 +110,8 @@ def export(
             budget,
             "--min-psnr",
             "0",
+            "--max-ruined",
+            "2%",
             "--calibration",
             "32",
             "--max-images",

@@ -11,6 +11,8 @@ from ..errors import GateFailed, UsageError
 from . import output
 from .options import (
     Budget,
+    MaxRuined,
+    MinPsnr,
     Out,
     Overwrite,
     Source,
@@ -19,6 +21,7 @@ from .options import (
     budget_of,
     names_of,
     need_torch,
+    ruined_of,
 )
 
 
@@ -32,10 +35,8 @@ def export(
         str, typer.Option(help="Comma-separated: onnxruntime, openvino, tensorrt-rtx, tensorrt.")
     ] = "onnxruntime",
     fid_budget: Budget = "2%",
-    min_psnr: Annotated[
-        float,
-        typer.Option(help="PSNR to the full-precision images that must be reached, in dB.", min=0),
-    ] = 35.0,
+    min_psnr: MinPsnr = 35.0,
+    max_ruined: MaxRuined = "0.2%",
     plan: Annotated[Path | None, typer.Option(help="Use this plan and skip the search.")] = None,
     feeds: Annotated[
         Path | None,
@@ -50,8 +51,8 @@ def export(
     max_images: Annotated[
         int,
         typer.Option(
-            help="Most image pairs of a verdict; after them it is undecided. The search looks at "
-            "half as many.",
+            help="Most image pairs of a verdict; after them it is undecided. Ruined images are "
+            "counted in five times as many; the search looks at half as many.",
             min=500,
         ),
     ] = 4000,
@@ -106,6 +107,7 @@ def export(
         runtimes=names_of(runtime),
         fid_budget=budget_of(fid_budget),
         min_psnr_db=min_psnr,
+        max_ruined=ruined_of(max_ruined),
         max_images=max_images,
         plan=plan,
         feeds=feeds,

@@ -32,6 +32,18 @@ Overwrite = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all cores.", min=0)]
 Budget = Annotated[str, typer.Option(help="Largest change of the FID either way, as 2% or 0.02.")]
+MaxRuined = Annotated[
+    str,
+    typer.Option(help="Share of images that may be told apart at a glance, as 0.2% or 0.002."),
+]
+MinPsnr = Annotated[
+    float,
+    typer.Option(
+        help="PSNR to the full-precision images that must be reached, in dB; one class may lie "
+        "3 dB below.",
+        min=0,
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(
@@ -61,14 +73,25 @@ LeastRelease = Annotated[
 
 
 def budget_of(text: str) -> float:
+    """Of --fid-budget."""
+    return share_of(text, "--fid-budget", "2%")
+
+
+def ruined_of(text: str) -> float:
+    """Of --max-ruined."""
+    return share_of(text, "--max-ruined", "0.2%")
+
+
+def share_of(text: str, flag: str, such_as: str) -> float:
     """ "2%" or "0.02" -> 0.02; UsageError unless it is above 0 and at most 1."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = math.nan
     if not 0 < value <= 1:
+        plain = float(such_as.removesuffix("%")) / 100
         raise UsageError(
-            "E-BUDGET", f"--fid-budget must be a share such as 2% or 0.02, got {text!r}"
+            "E-BUDGET", f"{flag} must be a share such as {such_as} or {plain:g}, got {text!r}"
         )
     return value
 

@@ -10,14 +10,19 @@ from ..errors import GateFailed
 from . import output
 from .options import (
     AllowCpu,
+    Budget,
     BundleFolder,
     LeastRelease,
+    MaxRuined,
+    MinPsnr,
     PublicKey,
     Runtimes,
     Threads,
     TrustEngines,
     Weights,
+    budget_of,
     names_of,
+    ruined_of,
 )
 
 if TYPE_CHECKING:
@@ -39,10 +44,20 @@ def verify(
     least_release: LeastRelease = None,
     trust_engines: TrustEngines = False,
     allow_cpu: AllowCpu = False,
+    fid_budget: Budget = "2%",
+    min_psnr: MinPsnr = 35.0,
+    max_ruined: MaxRuined = "0.2%",
+    fresh_seeds: Annotated[
+        bool,
+        typer.Option(
+            "--fresh-seeds",
+            help="Judge images of seeds that the operating system draws, instead of the export's.",
+        ),
+    ] = False,
     json: output.Json = False,
 ) -> None:
-    """Check every file, generate the same seeds again, and hold the recomputed verdict to the one
-    in the manifest.
+    """Check every file, generate the same seeds again, and hold every quality figure of the
+    manifest to what is found here, and that to the terms given.
     """
     from ..workflows.verify import VerifyResult, VerifySettings, verify_bundle
 
@@ -55,6 +70,10 @@ def verify(
         trust_engines,
         allow_cpu,
         least_release,
+        budget_of(fid_budget),
+        min_psnr,
+        ruined_of(max_ruined),
+        fresh_seeds,
     )
     try:
         result = verify_bundle(bundle, settings, output.terminal)
@@ -79,8 +98,14 @@ def _show(result: VerifyResult) -> None:
         _show_images(result)
     if result.proof is not None:
         show(result.proof)
-        for name, value in result.drift.items():
-            print(f"{name}: the change differs by {value:+.3%} from the manifest's")
+        for one in result.differences:
+            print(f"NOT FOUND HERE: {one}")
+        if result.is_older:
+            print(
+                "The evidence in the manifest is of an older edgegen, with fewer gates than were "
+                "held here."
+            )
+        print("Speeds are those of this machine, and were not compared with the manifest's.")
 
 
 def _show_images(result: VerifyResult) -> None:

@@ -7,6 +7,8 @@ a count that would leave its range is refused, however it was asked for. Seeds o
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from dataclasses import dataclass
 
 from ..errors import UsageError
@@ -35,11 +37,20 @@ class SeedRange:
             )
         return range(self.first + offset, self.first + offset + count)
 
+    def following(self, count: int, *what: object) -> range:
+        """`count` seeds from a place that follows from `what`, the same on every machine."""
+        word = hashlib.sha256(repr(what).encode()).digest()[:8]
+        return self.take(count, int.from_bytes(word, "little") % (self.count - count))
+
+    def drawn(self, count: int) -> range:
+        """`count` seeds from a place that the operating system draws: nobody chose it."""
+        return self.take(count, secrets.randbelow(self.count - count))
+
 
 LIMIT = 1 << 62  # seeds of anything, a bundle from elsewhere included, lie below
 MILLION = 1_000_000
 CALIBRATION = SeedRange("calibration", 0, MILLION)
-EVIDENCE = SeedRange("the evidence of a verdict", 1 * MILLION, MILLION)
+EVIDENCE = SeedRange("the images that a bundle keeps", 1 * MILLION, MILLION)
 SEARCH = SeedRange("the search of a plan", 2 * MILLION, MILLION)
 PERIODIC_EVALUATION = SeedRange("looking at a fine-tuning", 3 * MILLION, MILLION)
 RECOVERY_TRAINING = SeedRange("the training of a recovery", 4 * MILLION, 900_000)
@@ -50,6 +61,9 @@ REGION_PROTECTION = SeedRange("the protection of regions", 6_500_000, 500_000)
 BENCHMARKS = SeedRange("a benchmark of the repository", 7 * MILLION, MILLION)
 GPU_SUITE = SeedRange("the measurements on a GPU", 8 * MILLION, MILLION)
 EXPLANATION_BASELINE = SeedRange("the baseline of an explanation", 1 << 40, MILLION)
+# where a verdict begins follows from what it judges: nobody chooses it
+VERDICTS = SeedRange("the pairs of a verdict", 1 << 42, 1 << 42)
+FRESH_EVIDENCE = SeedRange("evidence on fresh seeds", 1 << 43, 1 << 43)
 
 RANGES = (
     CALIBRATION,
@@ -64,4 +78,6 @@ RANGES = (
     BENCHMARKS,
     GPU_SUITE,
     EXPLANATION_BASELINE,
+    VERDICTS,
+    FRESH_EVIDENCE,
 )

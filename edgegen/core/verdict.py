@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,8 +12,8 @@ State = Literal["within", "outside", "undecided"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval around a value; low <= value <= high need not hold for a bootstrap, so it is
-    not demanded.
+    """An interval around a value, at a level that is said where it is made; low <= value <= high
+    need not hold for a bootstrap, so it is not demanded.
     """
 
     value: float
@@ -72,3 +73,33 @@ class Verdict:
             if self.state == "undecided"
             else f"{self.state}: {statement}"
         )
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """What an interval says about a figure that must stay at or below `limit`.
+
+    within: the whole interval is; outside: none of it is, or it is not finite; undecided: the limit
+    lies in it.
+    """
+
+    figure: Interval
+    limit: float
+
+    @property
+    def state(self) -> State:
+        if not self.figure.finite or self.figure.low > self.limit:
+            return "outside"
+        return "within" if self.figure.high <= self.limit else "undecided"
+
+
+def together(states: Iterable[State]) -> State:
+    """What several gates say as one: outside when any is, within when all are.
+
+    Where one limit is broken, all are found within no more often than that one alone is: gates that
+    must all pass share no error (Berger 1982).
+    """
+    found = set(states)
+    if "outside" in found:
+        return "outside"
+    return "undecided" if "undecided" in found else "within"

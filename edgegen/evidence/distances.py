@@ -20,11 +20,15 @@ Floats = NDArray[np.floating[Any]]
 class Moments:
     """mean (d,), cov (d, d) with n - 1 below the line, count n: all that a Frechet distance needs
     of a set of features.
+
+    kurtosis: how much heavier its tails are than a Gaussian's, 1 for none: what the bias of a
+    distance to this set is told from; None for a set that counts as exact.
     """
 
     mean: Float64
     cov: Float64
     count: int
+    kurtosis: float | None = None
 
     @classmethod
     def of(cls, features: Floats) -> Moments:
@@ -37,6 +41,16 @@ class Moments:
         mean = x.mean(0)
         centred = x - mean
         return cls(mean, centred.T @ centred / (len(x) - 1), len(x))
+
+
+def kurtosis(features: Floats) -> float:
+    """Mean fourth power of the distance of rows (n, d) from their mean, over that of a Gaussian of
+    the same covariance.
+    """
+    moments = Moments.of(features)
+    fourth = np.square(np.square(features - moments.mean).sum(1)).mean()
+    trace = np.trace(moments.cov)
+    return float(fourth / (trace**2 + 2 * np.square(moments.cov).sum()))
 
 
 def finite(values: Floats) -> Floats:

@@ -4,8 +4,9 @@ seeds. (numpy only, float64)
 The infinitesimal jackknife (Efron 1982): every image's first-order influence on the distance is
 known in closed form, so the variance is a mean of squares, and pairing is a subtraction row by row.
 The second-order term gives the bias from few samples, which is taken off. No resampling, so no seed
-and no Monte-Carlo error; docs/statistics.md compares it with the bootstrap. The reference counts as
-exact: intervals are about the generators, given this reference.
+and no Monte-Carlo error; docs/statistics.md compares it with the bootstrap. Intervals are about the
+generators, given this reference: what its own number of images adds to a distance is taken off, but
+that other photos would have given another one does not widen them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from ..core.verdict import Interval
 from ..errors import EdgegenError
 from .distances import Float64, Floats, Moments, finite, root
+from .limits import skewed_interval, standard_error
 
 FLOOR = 1e-15  # eigenvalues below this fraction of the scale are rounding
 
@@ -34,15 +36,11 @@ class Estimate:
     @property
     def error(self) -> float:
         """Standard error."""
-        return _error(self.influence)
+        return standard_error(self.influence)
 
     def interval(self, level: float = 0.95) -> Interval:
         """Of the distance itself."""
         return _around(self.value, self.error, level)
-
-
-def _error(influence: Float64) -> float:
-    return float(np.sqrt(np.square(influence).sum() / (len(influence) - 1) / len(influence)))
 
 
 def estimate(reference: Moments, features: Floats) -> Estimate:
@@ -76,8 +74,21 @@ def estimate(reference: Moments, features: Floats) -> Estimate:
         np.trace(own.cov)
         + (spread / (2 * np.outer(roots, roots) * np.add.outer(roots, roots))).sum()
     ) / n
+    if reference.kurtosis is not None:
+        bias += _reference_bias(reference, roots)
     influence = 2 * c @ gap + np.square(c).sum(1) - z2 @ (1 / roots)
     return Estimate(float(value - bias), influence - influence.mean())
+
+
+def _reference_bias(reference: Moments, roots: Float64) -> float:
+    """What the reference's own number of images adds to a distance: the same second-order term, of
+    an elliptical set of its kurtosis (fourth moments s_i s_j times it, three times on the
+    diagonal). roots: of the eigenvalues s.
+    """
+    heavy = float(reference.kurtosis or 1)
+    spread = heavy * np.ones((len(roots), len(roots))) + (2 * heavy - 1) * np.eye(len(roots))
+    terms = spread * np.outer(roots, roots) / (2 * np.add.outer(roots, roots))
+    return float((np.trace(reference.cov) + terms.sum()) / reference.count)
 
 
 def distance_interval(reference: Moments, features: Floats, level: float = 0.95) -> Interval:
@@ -107,7 +118,9 @@ def distance_change(full: Estimate, other: Estimate, level: float = 0.95) -> Int
             hint="use more images",
         )
     ratio = other.value / full.value
-    return _around(ratio - 1, _error(other.influence - ratio * full.influence) / full.value, level)
+    return skewed_interval(
+        ratio - 1, (other.influence - ratio * full.influence) / full.value, level
+    )
 
 
 def _around(value: float, error: float, level: float) -> Interval:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from .judge import WorstPair
 
 GAIN = 8  # of the difference: a damage of one level in 32 becomes grey
 SCALE, GAP, HEAD = 2, 12, 16
@@ -27,6 +29,15 @@ def side_by_side(
         ]
         space = np.full((blocks[0].shape[0], GAP, 3), 255, np.uint8)
         bands.append(np.concatenate([blocks[0], space, blocks[1], space, blocks[2]], axis=1))
+    return np.concatenate(bands, axis=0)
+
+
+def worst_pairs(found: Mapping[str, Sequence[WorstPair]]) -> np.ndarray:
+    """One picture: of each runtime its worst pairs, full precision, INT8 and their difference."""
+    bands = []
+    for name, pairs in found.items():
+        full, other = (np.stack([getattr(p, side) for p in pairs]) for side in ("full", "other"))
+        bands.append(side_by_side(full, {name: other}, len(pairs)))
     return np.concatenate(bands, axis=0)
 
 

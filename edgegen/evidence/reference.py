@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..core.files import JsonObject, is_version, write_bytes
 from ..core.reader import read_bytes
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, ReferenceMismatch
-from .distances import Float64, Floats, Moments
+from .distances import Float64, Floats, Moments, kurtosis
 
 VERSION = 1
 LIMIT = 64 << 20  # bytes of a reference file
@@ -58,6 +59,9 @@ class Reference:
     projection: Array
     mean: Float64  # (k,)
     cov: Float64  # (k, k)
+    # of the projected features; None in references of an older edgegen, whose distances keep the
+    # bias that `count` images give
+    kurtosis: float | None = None
 
     @property
     def k(self) -> int:
@@ -65,7 +69,7 @@ class Reference:
 
     @property
     def moments(self) -> Moments:
-        return Moments(self.mean, self.cov, self.count)
+        return Moments(self.mean, self.cov, self.count, self.kurtosis)
 
     @cached_property
     def sha256(self) -> str:
@@ -118,6 +122,7 @@ class Reference:
             "network_sha256": self.network_sha256,
             "size": self.size,
             "count": self.count,
+            **({} if self.kurtosis is None else {"kurtosis": self.kurtosis}),
         }
         # One metadata key: safetensors writes several in an order that changes from run to run.
         return save_tensors(
@@ -153,7 +158,8 @@ def build(features: Floats, network: Features, name: str, k: int = 128) -> Refer
     # a direction and its opposite are the same: fix one
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(k)])
     projection, centre = (vectors * signs).astype(np.float32), whole.mean.astype(np.float32)
-    moments = Moments.of((features - centre) @ projection)
+    projected = (features - centre) @ projection
+    moments = Moments.of(projected)
     return Reference(
         name,
         network.name,
@@ -164,6 +170,7 @@ def build(features: Floats, network: Features, name: str, k: int = 128) -> Refer
         np.ascontiguousarray(projection),
         moments.mean,
         moments.cov,
+        kurtosis(projected),
     )
 
 
@@ -221,4 +228,7 @@ def _checked(about: JsonObject, tensors: dict[str, np.ndarray]) -> Reference:
         type(n) is int and n > 0 for n in numbers
     ):
         raise ValueError("name, network, sha256, size or count is missing or of another type")
-    return Reference(*words, *numbers, centre, projection, mean, cov)
+    heavy = about.get("kurtosis")
+    if heavy is not None and not (type(heavy) is float and 0 < heavy < math.inf):
+        raise ValueError(f"the kurtosis is {heavy!r}")
+    return Reference(*words, *numbers, centre, projection, mean, cov, heavy)

@@ -67,6 +67,7 @@ LIMITS: Mapping[str, Limit] = {
     "max_images": Limit(1, MANY),
     "fid_budget": Limit(1e-9, 1, whole=False),
     "min_psnr_db": Limit(0, 1000, whole=False),
+    "max_ruined": Limit(1e-9, 1, whole=False),
     "last_steps": Limit(0, 10**6),
     "step": Limit(1, 10**6),
     "baseline": Limit(2, 10**6),

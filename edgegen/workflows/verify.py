@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..core import seeds
 from ..core.progress import Listener, silent
 from ..core.reader import Places
-from ..errors import GateFailed, RuntimeMissing, TrustError, UsageError
+from ..errors import GateFailed, RuntimeMissing
 from ..export.packages import absent
 from .bundles import read_bundle, runtimes_of
 from .context import Context, cores
@@ -20,9 +18,12 @@ from .limits import check_numbers
 
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
-    from ..evidence.compare import Terms, Trial
     from ..evidence.golden_images import Alike
+    from ..evidence.terms import Terms
     from .export.prove import Proof
+    from .recheck import Difference, RecordedEvidence
+
+SHOWN = 5  # figures that are others here, named in the message
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,18 @@ class VerifySettings:
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
     least_release: int | None = None  # refuse what was signed as an older release
+    # what the images have to be: who verifies says it, never the bundle
+    fid_budget: float = 0.02  # largest relative change of the Frechet distance, either way
+    min_psnr_db: float = 35.0  # to full precision, that the images must reach
+    max_ruined: float = 0.002  # share of images that anybody would tell from full precision
+    fresh_seeds: bool = False  # judge images of seeds that the operating system draws
 
     def __post_init__(self) -> None:
         check_numbers(self)
+
+    def terms(self, said: Terms) -> Terms:
+        """These limits, on as many pairs as the evidence was allowed."""
+        return type(said)(self.fid_budget, said.maximum, self.min_psnr_db, ruined=self.max_ruined)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,8 @@ class VerifyResult:
     release: int | None = None  # that was signed with it
     proof: Proof | None = None
     drift: Mapping[str, float] = field(default_factory=dict)  # change minus the manifest's
+    differences: Sequence[Difference] = ()  # figures of the manifest that are others here
+    is_older: bool = False  # whether the evidence is of an edgegen that had fewer gates
     images: Sequence[Alike] | None = None
     seeds: range = range(0)  # of the images
     skipped: Mapping[str, str] = field(default_factory=dict)  # runtimes that made no images, why
@@ -71,7 +83,11 @@ class VerifyResult:
             alike = {one.name: one.to_json() for one in self.images}
             found |= {"skipped": dict(self.skipped), "images": alike}
         if self.proof is not None:
-            found |= {"drift": dict(self.drift), **self.proof.to_json()}
+            found |= {
+                "drift": dict(self.drift),
+                "differences": [one.to_json() for one in self.differences],
+                **self.proof.to_json(),
+            }
         return found
 
 
@@ -141,18 +157,52 @@ def _evidence(
     settings: VerifySettings,
     listen: Listener,
 ) -> VerifyResult:
+    from ..core.seeds import FRESH_EVIDENCE
+    from ..evidence.terms import ERROR, Trial
     from .export.prove import prove
+    from .recheck import recorded
 
-    terms, trials, changes = _recorded(bundle)
+    said = recorded(bundle)
+    asked = settings.terms(said.terms)
     context = Context.of(settings.threads, settings.feature_weights, listen)
-    proof = prove(
-        bundle, {name: trials[name] for name in names}, terms, context, settings.trust_engines
-    )
-    drift = {j.name: j.comparison.verdict.change.value - changes[j.name] for j in proof.judged}
-    result = replace(result, proof=proof, drift=drift)
+    trials = {name: said.trials[name] for name in names}
+    if settings.fresh_seeds:
+        first = FRESH_EVIDENCE.drawn(asked.pixel_pairs)[0]
+        trials = dict.fromkeys(names, Trial(first, 1 - ERROR))
+    else:
+        proof = prove(bundle, trials, said.terms, context, settings.trust_engines)
+        result = _held(bundle, result, said, proof)
+    if settings.fresh_seeds or asked != said.terms:
+        proof = prove(bundle, trials, asked, context, settings.trust_engines)
+    result = replace(result, proof=proof, is_older=not said.is_whole)
     if not proof.passed:
         verdicts = "; ".join(str(j) for j in proof.judged if not j.passed)
         raise _failed(result, "E-GATE", f"the evidence does not hold on this machine: {verdicts}")
+    return result
+
+
+def _held(
+    bundle: Bundle, result: VerifyResult, said: RecordedEvidence, proof: Proof
+) -> VerifyResult:
+    """With every figure of the manifest that is another one here; GateFailed where there is one."""
+    from .recheck import differences, is_same_machine
+
+    found, drift = [], {}
+    for judged in proof.judged:
+        name, recorded = judged.name, said.evidence[judged.name]
+        same = said.is_whole and is_same_machine(bundle, name)
+        found += differences(name, recorded, judged.to_json(), same)
+        drift[name] = judged.comparison.verdict.change.value - recorded["change"]["value"]
+    result = replace(
+        result, proof=proof, drift=drift, differences=found, is_older=not said.is_whole
+    )
+    if found:
+        raise _failed(
+            result,
+            "E-GATE",
+            "the manifest says other figures than this machine finds: "
+            + "; ".join(map(str, found[:SHOWN])),
+        )
     return result
 
 
@@ -160,33 +210,3 @@ def _failed(result: VerifyResult, code: str, what: str) -> GateFailed:
     failed = GateFailed(code, what, path=result.bundle)
     failed.result = result
     return failed
-
-
-def _recorded(bundle: Bundle) -> tuple[Terms, dict[str, Trial], dict[str, float]]:
-    """What was asked of all runtimes; the seeds and level of each, and its change, as the
-    manifest's evidence says.
-    """
-    from ..evidence.compare import Terms, Trial
-
-    try:
-        evidence = {
-            name: bundle.manifest.evidence["runtimes"][name] for name in bundle.manifest.runtimes
-        }
-        changes = {name: float(r["change"]["value"]) for name, r in evidence.items()}
-        trials = {
-            name: Trial(int(r["first_seed"]), float(r["level"])) for name, r in evidence.items()
-        }
-        terms = Terms(
-            max(float(r["budget"]) for r in evidence.values()),
-            max(int(r["images"]) for r in evidence.values()),
-            min(float(r.get("min_psnr_db", 0)) for r in evidence.values()),
-        )
-        if not all(0 <= t.first_seed < seeds.LIMIT and 0 < t.level < 1 for t in trials.values()):
-            raise ValueError("its seeds or levels are none of a verdict")
-        if not all(map(math.isfinite, (terms.budget, terms.psnr, *changes.values()))):
-            raise ValueError("its numbers are not finite")
-        return terms, trials, changes
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:
-        raise TrustError(
-            "E-MANIFEST", "the manifest holds no complete evidence to verify", path=bundle.root
-        ) from error

@@ -18,19 +18,15 @@ from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
 from ...core.seeds import SEARCH
 from ...core.spec import Array
-from ...core.verdict import Verdict
 from ...evidence import bench, reference
-from ...evidence.compare import (
-    FullSide,
-    LookSchedule,
-    Terms,
-    chance,
-    compare,
-    first_look,
-    pixels_of,
-)
+from ...evidence.classes import worst
+from ...evidence.compare import Pairs
 from ...evidence.distances import PairedPsnr, squared_error
 from ...evidence.features import feature_network
+from ...evidence.full_side import FullSide, pixels_of
+from ...evidence.judge import Noted, gates_at, tail_chance
+from ...evidence.looks import LookSchedule, first_look
+from ...evidence.terms import Terms, level
 from ...export import STAND_IN, qdq, runtime
 from ...export.stand_ins import FloatOnnxRuntime
 from ..fast_features import fast_features
@@ -107,7 +103,14 @@ class FullPrecision:
         stored = self.reference
         network = feature_network(stored.network, self.context.feature_weights, stored.size)
         features = fast_features(network)
-        return FullSide(self.pipeline, features, stored, SEARCH.first, self.context.threads)
+        return FullSide(
+            self.pipeline,
+            features,
+            stored,
+            SEARCH.first,
+            self.context.threads,
+            self.subject.source.generator.latent.classes,
+        )
 
     def prepare(self) -> None:
         """Make what the damage of every convolution is measured with, before several are at
@@ -262,31 +265,32 @@ class Measurements:
         """The plan's images compared with full precision until it can be taken or left, as the
         manifest's trail says it.
         """
-        settings = self.full.settings
-        level, maximum = settings.terms.trial(0).level, settings.terms.maximum
-
-        def settled(verdict: Verdict, look_level: float) -> bool:
-            likely = chance(verdict, look_level, maximum, level)
-            return not settings.hope < likely < 1 - settings.doubt
-
-        comparison = compare(
-            self.full.side,
-            self.pipeline(plan),
-            settings.terms.budget,
-            LookSchedule(self.full.first_look, self.full.most_pairs, level),
-            progress,
-            settled,
-        )
-        change = comparison.verdict.change
+        settings, side = self.full.settings, self.full.side
+        terms, holds_at = settings.terms, level(0)
+        noted = Noted(side)
+        pairs = Pairs(side, self.pipeline(plan), noted)
+        when = LookSchedule(self.full.first_look, self.full.most_pairs, holds_at)
+        for look in pairs.looks(when, terms.budget, progress):
+            gates = gates_at(pairs, look, terms)
+            likely = min(
+                gates.chance(look, terms.maximum, holds_at),
+                tail_chance(noted.ruined, terms.tail_looks(holds_at)),
+            )
+            if not settings.hope < likely < 1 - settings.doubt:
+                break
+        change, one = look.verdict.change, worst(gates.classes)
         return {
             "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules),
             "fp32_last_steps": plan.last,
-            "likely": chance(comparison.verdict, comparison.look_level, maximum, level),
+            "likely": likely,
             "change": change.value,
             "low": change.low,
             "high": change.high,
-            "psnr_db": min(comparison.psnr_db, 999.0),
-            "pairs": comparison.images,
+            "psnr_db": min(PairedPsnr.of(pairs.errors).pooled_db, 999.0),
+            "worst_class_db": min(one.psnr_db, 999.0) if one else None,
+            "moved": gates.moved.figure.value,
+            "ruined": sum(noted.ruined),
+            "pairs": look.count,
             "first_seed": SEARCH.first,
             "executed_by": self.host.name,
         }

@@ -40,9 +40,9 @@ def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
         "",
         f"Quantization: {about['scheme']}. Calibrated on {about['calibration']['samples']} seeds.",
         "",
-        "| runtime | version | FD change (95 %) | verdict | PSNR to FP32 | size to FP32 | executed "
-        "by |",
-        "|---|---|---|---|---|---|---|",
+        "| runtime | version | FD change | ruined | worst class | verdict | PSNR to FP32 | size to "
+        "FP32 | executed by |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(_row(name, about["runtimes"][name], r) for name, r in evidence["runtimes"].items()),
         "",
         f"FD: Frechet distance over {one['features']} at {one['size']} px to {one['reference']}; "
@@ -79,14 +79,30 @@ def _origin(source: Mapping[str, Any]) -> str:
 
 def _row(name: str, built: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     change, psnr = found["change"], found["psnr_db"]
-    interval = f"{change['value']:+.2%} ({change['low']:+.2%} to {change['high']:+.2%})"
+    interval = (
+        f"{change['value']:+.2%} ({change['low']:+.2%} to {change['high']:+.2%}, at "
+        f"{found['look_level']:.1%})"
+    )
     cells = (
         name,
         built["version"],
         f"{interval}, {found['images']} pairs from seed {found['first_seed']}",
-        f"{found['verdict']} +-{found['budget']:.0%}",
+        *_gates(found),
+        f"{found.get('state', found['verdict'])} +-{found['budget']:.0%}",
         "equal" if psnr is None else f"{psnr:.1f} dB",
         f"{found['size_ratio']:.2f} x",
         found["executed_by"],
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _gates(found: Mapping[str, Any]) -> tuple[str, str]:
+    """Ruined pairs and the class of the least PSNR."""
+    gates = found["gates"]
+    tail = gates["ruined"]
+    classes = [one for one in gates["classes"] if one["psnr_db"] is not None]
+    worst = min(classes, key=lambda one: one["psnr_db"], default=None)
+    return (
+        f"{tail['ruined']} of {tail['pairs']} pairs, <= {tail['at_most']:.2%}",
+        f"{worst['class']}: {worst['psnr_db']:.1f} dB" if worst else "none",
+    )

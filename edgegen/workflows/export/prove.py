@@ -22,16 +22,11 @@ from ...core.side_by_side import over_workers
 from ...core.spec import Array
 from ...errors import RuntimeMissing
 from ...evidence import bench, parity, reference
-from ...evidence.compare import (
-    Comparison,
-    FullSide,
-    LookSchedule,
-    Terms,
-    Trial,
-    compare,
-    first_look,
-)
+from ...evidence.compare import Comparison
 from ...evidence.features import FeatureNetwork, feature_network
+from ...evidence.full_side import FullSide
+from ...evidence.judge import Judgement, judge
+from ...evidence.terms import Terms, Trial
 from ...export import STAND_IN, runtime
 from ..executor import executor, int8
 from ..fast_features import fast_features
@@ -56,8 +51,7 @@ class RuntimeEvidence:
     name: str
     executed_by: str  # the runtime itself, or the stand-in
     why: str | None  # why it could not run here
-    comparison: Comparison
-    psnr: float  # dB that the images must reach as well
+    judgement: Judgement
     latency: bench.Latency | None
     speed: float | None  # fastest FP32 runtime's time over this one's
     # bytes of INT8 ONNX, and of FP32 ONNX for the last steps, over FP32 ONNX bytes
@@ -66,16 +60,16 @@ class RuntimeEvidence:
     placement: Mapping[str, Mapping[str, int]]  # graph -> what executed it -> nodes
 
     @property
+    def comparison(self) -> Comparison:
+        return self.judgement.comparison
+
+    @property
     def passed(self) -> bool:
-        return self.comparison.verdict.state == "within" and self.comparison.psnr_db >= self.psnr
+        return self.judgement.state == "within"
 
     def __str__(self) -> str:
-        near = (
-            ""
-            if self.comparison.psnr_db >= self.psnr
-            else f", {self.comparison.psnr_db:.1f} dB where {self.psnr:g} are asked"
-        )
-        return f"{self.name} {self.comparison.verdict}{near}"
+        failures = self.judgement.failures()
+        return f"{self.name} {'; '.join(failures) or self.comparison.verdict}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -83,9 +77,9 @@ class RuntimeEvidence:
             "why": self.why,
             "size_ratio": self.size,
             "speed": self.speed,
-            "min_psnr_db": self.psnr,
+            "min_psnr_db": self.judgement.terms.psnr,
             "latency": self.latency.to_json() if self.latency else None,
-            **self.comparison.to_json(),
+            **self.judgement.to_json(),
             "referee": {k: r.to_json() for k, r in self.refereed.items()},
             "placement": {k: dict(p) for k, p in self.placement.items()},
         }
@@ -163,17 +157,14 @@ class _Prover:
         judged = []
         for name, trial in trials.items():
             start = trial.first_seed
-            mine = sides.setdefault(
-                start, FullSide(side.images, side.features, side.reference, start, side.workers)
-            )
+            mine = sides.setdefault(start, side.from_seed(start))
             latency = own.get(name)
             judged.append(
                 RuntimeEvidence(
                     name=name,
                     executed_by=executor(name),
                     why=runtime(name).cannot_run(),
-                    comparison=self._compare(name, mine, trial.level),
-                    psnr=self.terms.psnr,
+                    judgement=self._judge(name, mine, trial),
                     latency=latency,
                     speed=full[baseline].cpu_ms / latency.cpu_ms if latency else None,
                     size=_size(self.bundle, name),
@@ -252,25 +243,25 @@ class _Prover:
         for name, share in zip(list(images)[1:], shares, strict=True):
             parity.check_pixels(baseline, name, share)
         features = fast_features(network)
-        side = FullSide(images[baseline], features, stored, workers=self.context.threads)
+        classes = self.bundle.manifest.start.classes
+        side = FullSide(
+            images[baseline], features, stored, workers=self.context.threads, classes=classes
+        )
         return side, min(shares, default=None)
 
-    def _compare(self, name: str, side: FullSide, level: float) -> Comparison:
-        terms = self.terms
-        first = min(terms.maximum, first_look(side.reference))
+    def _judge(self, name: str, side: FullSide, trial: Trial) -> Judgement:
         executed = "" if executor(name) == name else f" (executed by {executor(name)})"
         done = 0
         label = f"verdict of {name}{executed}"
-        with self.context.listen.progress(label, terms.maximum) as advance:
+        with self.context.listen.progress(label, self.terms.maximum) as advance:
 
             def progress(now: int, _: int) -> None:
                 nonlocal done
+                now = min(now, self.terms.maximum)  # the pairs of the tail alone are quick
                 advance(now - done)
                 done = now
 
-            pipeline = self._int8(name)
-            when = LookSchedule(first, terms.maximum, level)
-            return compare(side, pipeline, terms.budget, when, progress)
+            return judge(side, self._int8(name), self.terms, trial, progress)
 
 
 def judge_of(stored: Reference, weights: Path | None) -> FeatureNetwork:

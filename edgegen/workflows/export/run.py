@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...core.bundle import MANIFEST, Bundle, write_manifest
 from ...core.files import check_target, publish, publish_alone, put
 from ...core.images import png
@@ -19,15 +21,16 @@ from ...core.seeds import EVIDENCE
 from ...core.temporary import sweep
 from ...core.verdict import Verdict
 from ...errors import GateFailed, RuntimeMissing, UsageError
-from ...evidence import golden_images, reference
-from ...evidence.compare import SHARES, Terms
-from ...evidence.picture import side_by_side
+from ...evidence import certificate, golden_images, reference
+from ...evidence.picture import side_by_side, worst_pairs
+from ...evidence.terms import Terms
 from ...export import STAND_IN, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
 from ..limits import Limit, check_numbers
 from ..torch_threads import torch_threads
 from . import model_card
+from .attempts import Attempts
 from .build import Build, build_runtimes, describe, described, rebuild
 from .calibration import calibrate_graphs, weight_bits_of
 from .feeds import Feeds, Files, Trajectories
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from ..generators import LoadedGenerator
 
 REJECTED = "rejected"  # folder beside an output, of what a gate refused
+PLANS = 3  # that one export judges at most
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class ExportSettings:
     runtimes: tuple[str, ...] = ("onnxruntime",)
     fid_budget: float = 0.02  # largest relative change of the Frechet distance, either way
     min_psnr_db: float = 35.0  # to full precision, that the images must reach as well
+    max_ruined: float = 0.002  # share of images that anybody would tell from full precision
     max_images: int = 4000  # pairs at most before a verdict is undecided; the search looks at half
     plan: Path | None = None  # a plan.json to use; no plan is searched then
     feeds: Path | None = None  # folder to calibrate on; None: the sampler's trajectories
@@ -82,7 +87,7 @@ class ExportSettings:
     @property
     def terms(self) -> Terms:
         """What a verdict holds the images to."""
-        return Terms(self.fid_budget, self.max_images, self.min_psnr_db)
+        return Terms(self.fid_budget, self.max_images, self.min_psnr_db, self.max_ruined)
 
     @property
     def protect(self) -> Protect | None:
@@ -204,8 +209,9 @@ def _export(request: _Request) -> ExportResult:
     }
     write_manifest(folder, description)
     build = Build(Bundle.open(folder, made_here=True), calibration.models, plans, calls)
-    proof, bundle = prove_or_step_back(build, request.targets, request.terms, context)
-    _write_evidence(bundle, proof, adapter)
+    attempts = Attempts(source.about, request.out)
+    proof, bundle = prove_or_step_back(build, request.targets, request.terms, context, attempts)
+    _write_evidence(bundle, proof, {**adapter, "attempts": attempts.to_json()})
     result = ExportResult(request.out, proof)
     if not proof.passed:
         error = GateFailed("E-GATE", "; ".join(str(j) for j in proof.judged if not j.passed))
@@ -229,19 +235,19 @@ def export_targets(names: Sequence[str]) -> list[Runtime]:
 
 
 def prove_or_step_back(
-    build: Build, targets: Sequence[Runtime], terms: Terms, context: Context
+    build: Build, targets: Sequence[Runtime], terms: Terms, context: Context, attempts: Attempts
 ) -> tuple[Proof, Bundle]:
     """What the bundle is worth; a runtime whose plan does not keep its promise gets a safer one,
-    judged on seeds of its own.
+    which is the next attempt, judged on seeds of its own.
     """
 
-    def judged(some: Sequence[Runtime], number: int) -> Proof:
-        trials = {target.name: terms.trial(number) for target in some}
+    def judged(some: Sequence[Runtime]) -> Proof:
+        trials = {target.name: attempts.trial(build.bundle, target.name, terms) for target in some}
         # the engines were just built here
         return prove(build.bundle, trials, terms, context, trust_engines=True)
 
-    proof = judged(targets, 0)
-    for number in range(1, len(SHARES)):
+    proof = judged(targets)
+    for _ in range(1, PLANS):
         failed = {j.name: j for j in proof.judged if not j.passed}
         again = [t for t in targets if t.name in failed and build.plans[t.name].safer()]
         if not again:
@@ -249,7 +255,7 @@ def prove_or_step_back(
         for target in again:
             context.listen.note(f"{failed[target.name]}; trying a plan with more in FP32")
         build = rebuild(build, again, context.listen)
-        proof = proof.again(judged(again, number))
+        proof = proof.again(judged(again))
     return proof, build.bundle
 
 
@@ -297,7 +303,7 @@ def _searched(
     return {target.name: search.plan(target) for target in request.targets}, search.trail
 
 
-def _write_evidence(bundle: Bundle, proof: Proof, adapter: Mapping[str, float]) -> None:
+def _write_evidence(bundle: Bundle, proof: Proof, more: Mapping[str, Any]) -> None:
     """Golden images, the picture, the model card, and the manifest anew with all that was found."""
     from ...machine.describe import measured_on
 
@@ -307,10 +313,16 @@ def _write_evidence(bundle: Bundle, proof: Proof, adapter: Mapping[str, float]) 
     put(folder / golden_images.FILE, golden_images.to_bytes(golden))
     picture = side_by_side(pictures.pop(""), pictures)
     put(folder / "evidence" / "same-seeds.png", png(picture))
+    worst = {judged.name: judged.judgement.worst for judged in proof.judged}
+    put(folder / "evidence" / "worst-pairs.png", png(worst_pairs(worst)))
     description = described(bundle)
-    description["evidence"] |= {**adapter, **proof.to_json(), "machine": measured_on()}
+    description["evidence"] |= {**more, **proof.to_json(), "machine": measured_on()}
     height, width = sets[golden_images.FULL].shape[1:3]
     put(folder / model_card.FILE, model_card.card(description, height, width))
+    shown = {
+        name: np.stack([(pair.full, pair.other) for pair in pairs]) for name, pairs in worst.items()
+    }
+    put(folder / certificate.FILE, certificate.page(description, shown))
     write_manifest(folder, description)
 
 

@@ -261,7 +261,8 @@ class _RuntimeSearch:
         last = f", {steps_in_fp32(plan.last)}" if plan.last else ""
         self.listen.note(
             f"{self.target.name}: {look['fp32_convolutions']} convolutions in FP32{last}, change "
-            f"{look['change']:+.2%}, {look['psnr_db']:.1f} dB after {look['pairs']} pairs: "
+            f"{look['change']:+.2%}, {look['psnr_db']:.1f} dB, {look['ruined']} ruined after "
+            f"{look['pairs']} pairs: "
             f"{'likely' if good else 'not likely'} within"
         )
         return good

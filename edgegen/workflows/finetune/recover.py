@@ -22,9 +22,11 @@ from ...core.runtime import Pipeline
 from ...core.seeds import RECOVERY_JUDGEMENT
 from ...errors import GateFailed, UsageError
 from ...evidence import reference
-from ...evidence.compare import FullSide, LookSchedule, compare, first_look
+from ...evidence.compare import compare
 from ...evidence.distances import squared_error
 from ...evidence.features import feature_network
+from ...evidence.full_side import FullSide
+from ...evidence.looks import LookSchedule, first_look
 from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ...export.rounding import rounding

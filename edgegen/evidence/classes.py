@@ -1,0 +1,148 @@
+"""Each class by itself: a mean over all classes hides one that INT8 has spoilt. (numpy only,
+float64)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..core.verdict import AtMost, Interval, State, Verdict, together
+from .distances import Float64, Floats, Moments
+from .intervals import Estimate, distance_change, estimate
+from .limits import skewed_interval
+
+MOST = 32  # groups; a generator with more labels has several in each
+FEWEST = 10  # pairs of a group that an interval is made of
+
+
+@dataclass(frozen=True)
+class Group:
+    """One label, or several in a row."""
+
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first} to {self.last}"
+
+    def of(self, labels: np.ndarray) -> np.ndarray:
+        """Which of these labels are the group's, (n,) bool."""
+        found: np.ndarray = (labels >= self.first) & (labels <= self.last)
+        return found
+
+
+def groups(classes: int) -> list[Group]:
+    """All labels, in MOST groups at most; none for a generator without labels or with one."""
+    if classes < 2:
+        return []
+    edges = np.linspace(0, classes, min(classes, MOST) + 1).round().astype(int).tolist()
+    return [Group(a, b - 1) for a, b in pairwise(edges)]
+
+
+@dataclass(frozen=True)
+class ClassFound:
+    """What is said of one group: its error and its part in the change of the distance."""
+
+    group: Group
+    pairs: int
+    error: AtMost  # mean squared error, in units of the full range
+    change: Verdict  # of the distance, were this group alone in INT8
+
+    @property
+    def psnr_db(self) -> float:
+        value = self.error.figure.value
+        return -10 * math.log10(value) if value > 0 else math.inf
+
+    @property
+    def state(self) -> State:
+        return together([self.error.state, self.change.state])
+
+    def to_json(self) -> dict[str, Any]:
+        """A PSNR of null says that no pixel differs."""
+        change = self.change.change
+        return {
+            "class": self.group.name,
+            "pairs": self.pairs,
+            "state": self.state,
+            "psnr_db": self.psnr_db if math.isfinite(self.psnr_db) else None,
+            "psnr_low_db": decibel(self.error.figure.high),
+            "change": {"value": change.value, "low": change.low, "high": change.high},
+        }
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What each group has to keep to, all groups together at `level`."""
+
+    error: float  # mean squared, at most
+    change: float  # of the distance, either way
+    level: float
+
+
+@dataclass(frozen=True)
+class FeaturePairs:
+    """Features (n, k) of both sides, the reference's moments, and what is known of the full one."""
+
+    reference: Moments
+    full: Floats
+    other: Floats
+    estimate: Estimate
+
+
+def judged(
+    classes: int, labels: np.ndarray, errors: Float64, features: FeaturePairs, demands: Demands
+) -> list[ClassFound]:
+    """Of each group; levels are corrected for the number of groups (Bonferroni), so a group that is
+    named has failed by itself.
+
+    labels, errors and features are of the same n pairs.
+    """
+    every = groups(classes)
+    return [
+        _group(group, labels, errors, features, _shared(demands, len(every))) for group in every
+    ]
+
+
+def _shared(demands: Demands, number: int) -> Demands:
+    return Demands(demands.error, demands.change, 1 - (1 - demands.level) / number)
+
+
+def _group(
+    group: Group, labels: np.ndarray, errors: Float64, features: FeaturePairs, demands: Demands
+) -> ClassFound:
+    own = group.of(labels)
+    pairs = int(own.sum())
+    alone = estimate(features.reference, np.where(own[:, None], features.other, features.full))
+    change = distance_change(features.estimate, alone, demands.level)
+    return ClassFound(
+        group,
+        pairs,
+        AtMost(_error(errors[own], demands.level), demands.error),
+        Verdict(change, demands.change, pairs),
+    )
+
+
+def _error(errors: Float64, level: float) -> Interval:
+    """Of their mean; of few, what any images can have."""
+    if len(errors) < FEWEST:
+        return Interval(float(errors.mean()) if len(errors) else 0.0, 0.0, 1.0)
+    mean = float(errors.mean())
+    return skewed_interval(mean, errors - mean, level)
+
+
+def worst(found: Sequence[ClassFound]) -> ClassFound | None:
+    """The one that is farthest from passing: a failing one, else that of the least PSNR."""
+    order = ("outside", "undecided", "within")
+    return min(found, key=lambda one: (order.index(one.state), one.psnr_db), default=None)
+
+
+def decibel(error: float) -> float | None:
+    """A mean squared error as PSNR; None for none, and for what is no number."""
+    return -10 * math.log10(error) if 0 < error < math.inf else None

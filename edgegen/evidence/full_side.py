@@ -1,0 +1,161 @@
+"""Two pipelines' images of the same seeds, made side by side: pixels, and features where they are
+wanted. (numpy only)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.images import to_uint8
+from ..core.seeds import EVIDENCE
+from ..core.side_by_side import over_workers, runs
+from ..core.spec import Array
+from ..errors import EdgegenError, GateFailed
+from .reference import Features, Reference
+
+CHUNK = 64  # images that one worker makes at a time, between two calls of progress
+KEPT_BYTES = 1 << 30  # of full-precision pixels; those beyond are made again when asked for
+
+Images = Callable[[Sequence[int]], Array]  # seeds -> (n, c, h, w) in [-1, 1]: a Pipeline
+
+
+class FullSide:
+    """The full-precision pipeline's images and features for seeds start, start + 1, ...: made on
+    demand, shared by runtimes.
+
+    workers: runs of CHUNK images that are made at once, here and by who compares with them; nothing
+    but the time depends on it. classes: labels that go round with the seeds, 0 for none.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        features: Features,
+        reference: Reference,
+        start: int = EVIDENCE.first,
+        workers: int = 1,
+        classes: int = 0,
+    ) -> None:
+        """Raises ReferenceMismatch when the reference was made with another feature network."""
+        reference.check(features)
+        self.images, self.features, self.reference, self.start = images, features, reference, start
+        self.workers, self.classes = workers, classes
+        self._pixels: list[np.ndarray] = []
+        self._projected: list[Array] = []
+
+    def from_seed(self, start: int) -> FullSide:
+        """The same pipeline and judges for other seeds."""
+        return FullSide(
+            self.images, self.features, self.reference, start, self.workers, self.classes
+        )
+
+    def __len__(self) -> int:
+        """Images whose pixels are kept."""
+        return len(self._pixels)
+
+    @property
+    def featured(self) -> int:
+        """Images whose features are known."""
+        return len(self._projected)
+
+    def seeds(self, first: int, last: int) -> range:
+        """Seeds of images first .. last - 1."""
+        return range(self.start + first, self.start + last)
+
+    def labels(self, count: int) -> np.ndarray:
+        """Of the first `count` images; all 0 for a generator without labels."""
+        return np.arange(self.start, self.start + count) % max(self.classes, 1)
+
+    def pictured(self, part: range) -> np.ndarray:
+        """Pixels of these images, kept or made; several threads may ask."""
+        kept = self._pixels[part.start : part.stop]
+        fresh = range(part.start + len(kept), part.stop)
+        if not fresh:
+            return np.stack(kept)
+        made = to_uint8(self.images(self.seeds(fresh.start, fresh.stop)))
+        return np.stack([*kept, *made]) if kept else made
+
+    def keep(self, part: range, pixels: np.ndarray, features: Array | None) -> None:
+        """What was made of these images, as far as it is new and there is room."""
+        room = KEPT_BYTES // pixels[0].nbytes
+        if part.start <= len(self) < part.stop:
+            self._pixels.extend(pixels[len(self) - part.start :][: max(room - len(self), 0)])
+        if features is not None and part.start <= self.featured < part.stop:
+            self._projected.extend(self.reference.project(features[self.featured - part.start :]))
+
+    def pixels(self, first: int, last: int) -> np.ndarray:
+        """Images first .. last - 1 as (n, h, w, 3) uint8, made when they are not there yet."""
+        parts = runs(first, last, CHUNK)
+        made = list(over_workers(self.pictured, parts, self.workers))
+        for part, pixels in zip(parts, made, strict=True):
+            self.keep(part, pixels, None)
+        return np.concatenate(made)
+
+    def projected(self, count: int) -> Array:
+        """Projected features of the first `count` images, (count, k)."""
+
+        def made(part: range) -> tuple[range, np.ndarray, Array]:
+            pixels = self.pictured(part)
+            return part, pixels, self.features(pixels)
+
+        for part, pixels, features in over_workers(
+            made, runs(self.featured, count, CHUNK), self.workers
+        ):
+            self.keep(part, pixels, features)
+        return np.stack(self._projected[:count])
+
+    def project(self, images: np.ndarray) -> Array:
+        """uint8 images (n, h, w, 3) -> (n, k)."""
+        return self.reference.project(self.features(images))
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Pairs of images that a worker has made: pixels of both sides (n, h, w, 3), and the other
+    side's features (n, dim) where they were asked for.
+    """
+
+    part: range
+    full: np.ndarray
+    other: np.ndarray
+    features: Array | None
+
+
+def paired(
+    full: FullSide, other: Images, first: int, last: int, with_features: bool = True
+) -> Iterator[Pictured]:
+    """Pairs first .. last - 1, run by run."""
+    featured = full.featured
+
+    def made(part: range) -> tuple[Pictured, Array | None]:
+        mine = full.pictured(part)
+        theirs = pixels_of(other, full.seeds(part.start, part.stop))
+        if mine.shape != theirs.shape:
+            raise EdgegenError(
+                "E-SHAPE",
+                f"the pipelines give images of shape {mine.shape[1:]} and {theirs.shape[1:]}",
+            )
+        own = full.features(mine) if with_features and part.stop > featured else None
+        its = full.features(theirs) if with_features else None
+        return Pictured(part, mine, theirs, its), own
+
+    for pairs, own in over_workers(made, runs(first, last, CHUNK), full.workers):
+        full.keep(pairs.part, pairs.full, own)
+        yield pairs
+
+
+def pixels_of(images: Images, seeds: range) -> np.ndarray:
+    """A pipeline's images as (n, h, w, 3) uint8; GateFailed when one is not finite."""
+    try:
+        return to_uint8(images(seeds))
+    except EdgegenError as error:
+        if error.code != "E-NONFINITE":
+            raise
+        raise GateFailed(
+            "E-NONFINITE",
+            f"images of seeds {seeds[0]} to {seeds[-1]} hold NaN or infinite values",
+            hint="keep more layers in floating point",
+        ) from error

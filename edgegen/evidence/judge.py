@@ -1,0 +1,319 @@
+"""Are two pipelines' images equally good, by every gate there is? (numpy only)
+
+A gate guards what the others cannot see: the distance to the reference all images as one, its two
+absolute companions that need no reference, the PSNR each pixel, the classes what only one of them
+suffers, the tail the single image. All have to pass.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.verdict import AtMost, Interval, State, together
+from .classes import ClassFound, Demands, FeaturePairs, decibel, judged, worst
+from .compare import Comparison, DistanceLook, Pairs, Progress, comparison
+from .distances import Float64, PairedPsnr
+from .full_side import FullSide, Images, Pictured
+from .limits import skewed_interval
+from .looks import LookSchedule, chance, chance_at_most, check_first_look, first_look
+from .movement import apart, moved
+from .ruined import ruined
+from .shares import ShareLooks
+from .terms import Terms, Trial
+
+FORESEEN = 500  # sound pairs that a plan is credited with before it is looked at
+SHOWN = 8  # of the worst pairs, kept as pictures
+
+
+@dataclass(frozen=True)
+class WorstPair:
+    """One seed's two images (h, w, 3) uint8."""
+
+    seed: int
+    psnr_db: float
+    is_ruined: bool
+    full: np.ndarray
+    other: np.ndarray
+
+
+@dataclass(frozen=True)
+class Tail:
+    """How many pairs anybody would tell apart, of all whose pixels were compared."""
+
+    ruined: int
+    pairs: int
+    share: AtMost  # its upper limit at the look that passed, or at all pairs
+    level: float  # of the upper limit
+    state: State  # within at a look alone; outside whenever the lower limit says so
+    looks: tuple[int, ...]  # pairs at each look taken
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ruined": self.ruined,
+            "pairs": self.pairs,
+            "at_most": self.share.figure.high,
+            "limit": self.share.limit,
+            "level": self.level,
+            "state": self.state,
+            "looks": list(self.looks),
+        }
+
+
+@dataclass(frozen=True)
+class GateFindings:
+    """Figures that have to stay below a limit, at the level of the look that a comparison ended
+    with.
+    """
+
+    psnr: AtMost  # mean squared error of all pairs, in units of the full range
+    moved: AtMost
+    apart: AtMost
+    classes: tuple[ClassFound, ...]
+
+    @property
+    def states(self) -> dict[str, State]:
+        return {
+            "PSNR": self.psnr.state,
+            "moved": self.moved.state,
+            "apart": self.apart.state,
+            "classes": together(one.state for one in self.classes),
+        }
+
+    def chance(self, look: DistanceLook, pairs: int, level: float) -> float:
+        """Probability, given what was seen, that `pairs` fresh ones pass: of the gate that is
+        least likely to.
+        """
+        gates = [self.psnr, self.moved, self.apart, *(one.error for one in self.classes)]
+        chances = [chance_at_most(g, look.level, look.count, pairs, level) for g in gates]
+        return min(chance(look.verdict, look.level, pairs, level), *chances)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What all gates say of one pipeline's images against full precision."""
+
+    comparison: Comparison
+    gates: GateFindings
+    tail: Tail
+    terms: Terms
+    attempt: int
+    psnr_of_all_db: float  # over all pairs of the tail
+    worst: tuple[WorstPair, ...]
+
+    @property
+    def states(self) -> Mapping[str, State]:
+        """Of each gate by its name."""
+        return {
+            "FD": self.comparison.verdict.state,
+            **self.gates.states,
+            "ruined": self.tail.state,
+        }
+
+    @property
+    def state(self) -> State:
+        """Of all gates as one. A mean over the pairs that the tail alone asked for may not
+        contradict what their features were decided on.
+        """
+        found = together(self.states.values())
+        low = self.psnr_of_all_db < self.terms.psnr
+        return "undecided" if found == "within" and low else found
+
+    @property
+    def worst_class(self) -> ClassFound | None:
+        return worst(self.gates.classes)
+
+    def failures(self) -> list[str]:
+        """A clause for each gate that is not passed."""
+        terms, gates = self.terms, self.gates
+        said = {
+            "FD": str(self.comparison.verdict),
+            "PSNR": f"PSNR of {self.comparison.psnr_db:.1f} dB where {terms.psnr:g} are asked",
+            "moved": f"features moved by {_percent(gates.moved)}",
+            "apart": f"the sets are apart by {_percent(gates.apart)}",
+            "classes": _class_failure(self.worst_class, terms),
+            "ruined": f"{self.tail.ruined} of {self.tail.pairs} pairs ruined, at most "
+            f"{self.tail.share.figure.high:.2%} where {terms.ruined:.2%} are asked",
+        }
+        out = [said[name] for name, state in self.states.items() if state != "within"]
+        if not out and self.state != "within":
+            out = [f"PSNR of {self.psnr_of_all_db:.1f} dB over {self.tail.pairs} pairs"]
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's form: what a comparison says, and each gate beside it."""
+
+        def share(gate: AtMost) -> dict[str, Any]:
+            figure = gate.figure
+            return {
+                "value": figure.value,
+                "low": figure.low,
+                "high": figure.high,
+                "limit": gate.limit,
+                "state": gate.state,
+            }
+
+        error = self.gates.psnr.figure
+        return {
+            **self.comparison.to_json(),
+            "state": self.state,
+            "terms": self.terms.to_json(),
+            "attempt": self.attempt,
+            "gates": {
+                "psnr": {
+                    "low_db": decibel(error.high),
+                    "high_db": decibel(error.low),
+                    "limit_db": self.terms.psnr,
+                    "state": self.gates.psnr.state,
+                },
+                "moved": share(self.gates.moved),
+                "apart": share(self.gates.apart),
+                "classes": [one.to_json() for one in self.gates.classes],
+                "class_limit_db": self.terms.class_psnr,
+                "ruined": self.tail.to_json(),
+                "psnr_of_all_db": _finite(self.psnr_of_all_db),
+            },
+            "worst_pairs": [
+                {"seed": pair.seed, "psnr_db": _finite(pair.psnr_db), "ruined": pair.is_ruined}
+                for pair in self.worst
+            ],
+        }
+
+
+class Noted:
+    """What is noted of every pair as it is made: whether it is ruined, and the worst as they
+    are.
+    """
+
+    def __init__(self, full: FullSide) -> None:
+        self.full = full
+        self.ruined: list[bool] = []
+        self._worst: list[tuple[float, int, WorstPair]] = []  # a heap, the least bad first
+
+    def __call__(self, made: Pictured, errors: Float64) -> None:
+        flags = ruined(made.full, made.other)
+        self.ruined.extend(flags.tolist())
+        for k, error in enumerate(errors.tolist()):
+            seed = self.full.start + made.part.start + k
+            # ruined ones first, then by error; equal ones by seed
+            bad = (error + bool(flags[k]), -seed)
+            if len(self._worst) == SHOWN and bad <= self._worst[0][:2]:
+                continue
+            psnr = -10 * math.log10(error) if error > 0 else math.inf
+            pair = WorstPair(seed, psnr, bool(flags[k]), made.full[k], made.other[k])
+            add = heapq.heappush if len(self._worst) < SHOWN else heapq.heappushpop
+            add(self._worst, (*bad, pair))
+
+    @property
+    def worst(self) -> tuple[WorstPair, ...]:
+        return tuple(pair for *_, pair in sorted(self._worst, key=lambda w: w[:2], reverse=True))
+
+
+def judge(
+    full: FullSide,
+    other: Images,
+    terms: Terms,
+    trial: Trial,
+    progress: Progress | None = None,
+) -> Judgement:
+    """Paired images from growing runs of seeds until every gate is decided, one fails, or the
+    terms' pairs are spent.
+
+    Features decide in the looks of LookSchedule; the tail is counted on, by pixels alone, in looks
+    of its own.
+    """
+    when = schedule(full, terms, trial)
+    check_first_look(when, full.reference)
+    seen = Noted(full)
+    pairs = Pairs(full, other, seen)
+    looks = terms.tail_looks(trial.level)
+    for look in pairs.looks(when, terms.budget, progress):
+        gates = gates_at(pairs, look, terms)
+        states = [look.verdict.state, *gates.states.values()]
+        tail = counted(seen.ruined, looks, terms.ruined)
+        if together(states) != "undecided" or tail.state == "outside":
+            break
+    if together(states) == "within":
+        for count in looks.looks:
+            if tail.state != "undecided":
+                break
+            if count > len(pairs):
+                pairs.extend(count, False, progress, terms.pixel_pairs)
+                tail = counted(seen.ruined, looks, terms.ruined)
+    return Judgement(
+        comparison(pairs, look, when),
+        gates,
+        tail,
+        terms,
+        trial.number,
+        PairedPsnr.of(pairs.errors).pooled_db,
+        seen.worst,
+    )
+
+
+def schedule(full: FullSide, terms: Terms, trial: Trial) -> LookSchedule:
+    """When the features are looked at."""
+    return LookSchedule(min(terms.maximum, first_look(full.reference)), terms.maximum, trial.level)
+
+
+def gates_at(pairs: Pairs, look: DistanceLook, terms: Terms) -> GateFindings:
+    """What the pairs of a look say beside the distance."""
+    full, count, level = pairs.full, look.count, look.level
+    errors, projected = pairs.errors[:count], full.projected(count)
+    mean = float(errors.mean())
+    known = FeaturePairs(full.reference.moments, projected, look.projected, look.full)
+    demands = Demands(10 ** (-terms.class_psnr / 10), terms.budget, level)
+    return GateFindings(
+        AtMost(skewed_interval(mean, errors - mean, level), 10 ** (-terms.psnr / 10)),
+        AtMost(moved(projected, look.projected, level), terms.moved),
+        AtMost(apart(projected, look.projected, level), terms.apart),
+        tuple(judged(full.classes, full.labels(count), errors, known, demands)),
+    )
+
+
+def counted(flags: Sequence[bool], looks: ShareLooks, limit: float) -> Tail:
+    """What is said of pairs, of which these are ruined, after all looks that they are enough
+    for.
+    """
+    bad, pairs = sum(flags), len(flags)
+    taken = tuple(count for count in looks.looks if count <= pairs)
+    for count in taken:
+        figure = looks.interval(sum(flags[:count]), count)
+        # pairs behind the look may not contradict it
+        if figure.high <= limit and bad <= limit * pairs:
+            share = AtMost(figure, limit)
+            return Tail(bad, pairs, share, looks.level(count), "within", taken)
+    figure = looks.interval(bad, pairs)
+    state: State = "outside" if figure.low > limit else "undecided"
+    return Tail(bad, pairs, AtMost(figure, limit), looks.level(pairs), state, taken)
+
+
+def tail_chance(flags: Sequence[bool], looks: ShareLooks) -> float:
+    """Probability that fresh pairs pass the tail, of which these are ruined here; with a doubt that
+    a few hundred sound pairs lift.
+    """
+    return looks.passing((sum(flags) + 0.5) / (len(flags) + FORESEEN))
+
+
+def _percent(gate: AtMost) -> str:
+    figure: Interval = gate.figure
+    return f"{figure.value:.2%} ({figure.low:.2%} to {figure.high:.2%}) where {gate.limit:.1%} pass"
+
+
+def _class_failure(one: ClassFound | None, terms: Terms) -> str:
+    if one is None:
+        return "no class"
+    change = one.change.change
+    return (
+        f"class {one.group.name} has {one.psnr_db:.1f} dB where {terms.class_psnr:g} are asked, "
+        f"and alone changes FD by {change.low:+.2%} to {change.high:+.2%}"
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

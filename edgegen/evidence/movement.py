@@ -1,0 +1,45 @@
+"""How far images move where nothing but the precision changed, measured against how far apart two
+seeds are: needs no reference. (numpy only, float64)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..core.verdict import Interval
+from .distances import Floats, Moments, frechet
+from .intervals import estimate
+from .limits import skewed_interval
+
+
+def moved(full: Floats, other: Floats, level: float) -> Interval:
+    """Mean square that features (n, k) move from `full` to `other`, over the mean square from one
+    seed to another: 0 for equal images, 1 for those of other seeds.
+    """
+    steps = np.square(np.asarray(other, np.float64) - full).sum(1)
+    spread = _spread(full)
+    value = float(steps.mean() / spread.mean())
+    return skewed_interval(value, (steps - value * spread) / spread.mean(), level)
+
+
+def apart(full: Floats, other: Floats, level: float) -> Interval:
+    """Squared Frechet distance of the two sets of features, over the mean square from one seed to
+    another.
+
+    It is never more than what images move, and nearly all of that where all move alike. The
+    distance of two finite sets is too large, so its upper limit is held more often than said.
+    """
+    a, b = Moments.of(full), Moments.of(other)
+    spread = _spread(full)
+    value = frechet(a, b) / float(spread.mean())
+    # each side's influence, the other one as it is; the same seed moves both
+    influence = estimate(a, other).influence + estimate(b, full).influence
+    parts = (influence - value * (spread - spread.mean())) / spread.mean()
+    return skewed_interval(value, parts - parts.mean(), level)
+
+
+def _spread(features: Floats) -> np.ndarray:
+    """Of each image (n,): its share of the mean square from one seed to another."""
+    x = np.asarray(features, np.float64)
+    out: np.ndarray = 2 * np.square(x - x.mean(0)).sum(1) * len(x) / (len(x) - 1)
+    return out

@@ -1,0 +1,90 @@
+"""Which attempt at passing a verdict is: another plan or option is the next one, on other seeds and
+with less of the error; the same export again is the same attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.answer_cache import Notes, folder
+from ...core.bundle import MANIFEST
+from ...core.files import JsonObject, read_json, to_json
+from ...errors import EdgegenError
+from ...evidence.terms import Terms, Trial, trial
+
+if TYPE_CHECKING:
+    from ...core.bundle import Bundle
+
+
+class Attempts:
+    """The ledger of one generator: what was judged on each runtime, in its order. It is kept in the
+    cache and in the bundle that is replaced, so that neither alone forgets.
+    """
+
+    def __init__(self, about: Mapping[str, Any], out: Path) -> None:
+        """about: the manifest's `source`; out: where an earlier bundle may lie."""
+        self.weights = weights_of(about)
+        self._notes = Notes(folder("attempts") / f"{self.weights}.jsonl")
+        self._earlier = _earlier(out, self.weights)
+        self._made: dict[str, list[str]] = {}
+
+    def trial(self, bundle: Bundle, runtime: str, terms: Terms) -> Trial:
+        """Seeds and level of what the bundle holds for this runtime."""
+        judged = what_is_judged(bundle, runtime, terms)
+        made = self._made.setdefault(runtime, self._known(runtime))
+        if judged not in made:
+            made.append(judged)
+            for number, one in enumerate(made):
+                self._notes.recall(f"{runtime} {number}", partial(str, one))
+        return trial(self.weights, made.index(judged))
+
+    def _known(self, runtime: str) -> list[str]:
+        """What the cache and the bundle remember, first what is oldest."""
+        made: list[str] = []
+        while self._notes.knows(question := f"{runtime} {len(made)}"):
+            made.append(self._notes.recall(question, str))
+        return list(dict.fromkeys([*self._earlier.get(runtime, ()), *made]))
+
+    def to_json(self) -> JsonObject:
+        """For the manifest: hashes of what was judged, by runtime."""
+        return {runtime: list(made) for runtime, made in self._made.items()}
+
+
+def weights_of(about: Mapping[str, Any]) -> str:
+    """The full-precision weights by the hashes that the manifest's `source` has of them."""
+    hashes = {name: about[name] for name in sorted(about) if name.endswith("sha256")}
+    return hashlib.sha256(to_json(hashes)).hexdigest()
+
+
+def what_is_judged(bundle: Bundle, runtime: str, terms: Terms) -> str:
+    """A hash of the INT8 files, the loop around them, what is asked, and of what judges."""
+    manifest = bundle.manifest
+    built = manifest.runtimes[runtime]
+    asked = {
+        "files": {graph: manifest.files[name].sha256 for graph, name in built.onnx.items()},
+        "until": built.until,
+        "sampler": manifest.sampler,
+        "terms": terms.to_json(),
+        "reference": manifest.files["evidence/reference.safetensors"].sha256,
+    }
+    return hashlib.sha256(to_json(asked)).hexdigest()
+
+
+def _earlier(out: Path, weights: str) -> Mapping[str, list[str]]:
+    """What the bundle that lies there remembers; nothing where there is none, or of other
+    weights.
+    """
+    try:
+        manifest = read_json(out / MANIFEST)
+        if weights_of(manifest["source"]) != weights:
+            return {}
+        return {
+            str(runtime): [str(one) for one in made]
+            for runtime, made in manifest["evidence"]["attempts"].items()
+        }
+    except (EdgegenError, OSError, AttributeError, KeyError, TypeError):
+        return {}  # what is no ledger remembers nothing; the cache still does

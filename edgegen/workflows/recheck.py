@@ -1,0 +1,194 @@
+"""What a manifest says of the images, held to what this machine found when it made them again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..core.files import JsonObject
+from ..core.seeds import LIMIT
+from ..errors import TrustError, UsageError
+from ..evidence.terms import ERROR, Terms, Trial, trial
+from .export.attempts import weights_of
+
+if TYPE_CHECKING:
+    from ..core.bundle import Bundle
+
+# what another machine, another run or another occasion may say otherwise
+NOT_QUALITY = frozenset({"executed_by", "why", "latency", "speed", "placement"})
+# what another machine repeats to the letter, since neither images nor rounding enter
+LETTERS = frozenset(
+    {
+        "budget", "features", "first_seed", "last_seed", "level", "limit", "limit_db",
+        "class_limit_db", "class", "look_level", "min_psnr_db", "reference", "reference_corrected",
+        "reference_sha256", "size", "size_ratio", "terms",
+    }
+)  # fmt: skip
+SAME = 1e-6  # relative difference of the same arithmetic
+DECIBEL = 0.5  # that a PSNR may differ by between machines
+COUNTS = 1.1  # times as many, and two more, that another machine may count
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of the manifest that this machine does not find."""
+
+    runtime: str
+    figure: str  # such as gates.ruined.pairs
+    recorded: Any
+    here: Any
+
+    def __str__(self) -> str:
+        there, here = _shown(self.recorded), _shown(self.here)
+        return f"{self.runtime}: {self.figure} is {there} in the manifest, {here} here"
+
+    def to_json(self) -> JsonObject:
+        return {"figure": self.figure, "recorded": self.recorded, "here": self.here}
+
+
+@dataclass(frozen=True)
+class RecordedEvidence:
+    """What a bundle's evidence was judged by."""
+
+    terms: Terms
+    trials: Mapping[str, Trial]
+    evidence: Mapping[str, JsonObject]  # by runtime
+    is_whole: bool  # False for evidence of an edgegen that had fewer gates
+
+
+def recorded(bundle: Bundle) -> RecordedEvidence:
+    """Terms, seeds and levels that the manifest's evidence names. TrustError where one is missing
+    or is none of a verdict.
+    """
+    try:
+        evidence = {
+            name: bundle.manifest.evidence["runtimes"][name] for name in bundle.manifest.runtimes
+        }
+        is_whole = all("terms" in found for found in evidence.values())
+        terms = {
+            _terms(found) if is_whole else _older_terms(evidence) for found in evidence.values()
+        }
+        if len(terms) != 1:
+            raise ValueError("its runtimes were held to different terms")
+        weights = weights_of(bundle.manifest.source)
+        trials = {name: _trial(found, weights, is_whole) for name, found in evidence.items()}
+        if not all(math.isfinite(found["change"]["value"]) for found in evidence.values()):
+            raise ValueError("a change of the distance is no number")
+        for trial in trials.values():
+            if not (0 <= trial.first_seed < LIMIT and 1 - ERROR <= trial.level < 1):
+                raise ValueError(
+                    f"its verdict holds at {trial.level}, from seed {trial.first_seed}"
+                )
+        return RecordedEvidence(terms.pop(), trials, evidence, is_whole)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:
+        raise TrustError(
+            "E-MANIFEST",
+            f"the manifest holds no complete evidence to verify: {error}",
+            path=bundle.root,
+        ) from error
+
+
+def _trial(found: JsonObject, weights: str, is_whole: bool) -> Trial:
+    """Seeds and level follow from the weights and the attempt's number, or are none."""
+    said = Trial(int(found["first_seed"]), float(found["level"]), int(found.get("attempt", 0)))
+    if is_whole and said != trial(weights, int(found["attempt"])):
+        raise ValueError(
+            f"seed {said.first_seed} and level {said.level} are not those of attempt {said.number}"
+        )
+    return said
+
+
+def _terms(found: JsonObject) -> Terms:
+    terms = Terms(**{name: found["terms"][name] for name in Terms.__dataclass_fields__})
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in terms.to_json().values()):
+        raise ValueError("its terms are no numbers")
+    return terms
+
+
+def _older_terms(evidence: Mapping[str, JsonObject]) -> Terms:
+    """Of evidence without `terms`; what it does not name is as by default."""
+    return Terms(
+        max(float(found["budget"]) for found in evidence.values()),
+        max(int(found["images"]) for found in evidence.values()),
+        min(float(found.get("min_psnr_db", 0)) for found in evidence.values()),
+    )
+
+
+def is_same_machine(bundle: Bundle, name: str) -> bool:
+    """Whether this machine and its runtime are those that the evidence says it is from."""
+    from ..export import runtime
+    from ..machine.describe import measured_on
+
+    built, target = bundle.manifest.runtimes[name], runtime(name)
+    return (
+        bundle.manifest.evidence.get("machine") == measured_on()
+        and target.cannot_run() is None
+        and built.version == target.version()
+    )
+
+
+def differences(
+    runtime: str, found: JsonObject, here: JsonObject, same_machine: bool
+) -> list[Difference]:
+    """Every quality figure of a runtime's evidence that this machine does not find again.
+
+    On the machine of the export the arithmetic is the same and so must the figures be; elsewhere
+    kernels round otherwise, and a figure may differ by half of its interval.
+    """
+    if "terms" not in found:  # of an edgegen with fewer gates
+        here = {name: value for name, value in here.items() if name in found}
+    return [
+        Difference(runtime, figure, a, b)
+        for figure, a, b, reach in _figures("", found, here)
+        if not _agree(figure.rpartition(".")[2], a, b, 0.0 if same_machine else reach, same_machine)
+    ]
+
+
+MISSING = "nothing"
+
+
+def _figures(
+    place: str, found: Any, here: Any, reach: float = math.nan
+) -> Iterator[tuple[str, Any, Any, float]]:
+    """(name, recorded, here, half of the interval that the figure stands in) of every leaf."""
+    if isinstance(found, dict) and isinstance(here, dict):
+        if {"low", "high"} <= here.keys():
+            reach = (here["high"] - here["low"]) / 2
+        for name in dict.fromkeys([*found, *here]):
+            if name not in NOT_QUALITY:
+                yield from _figures(
+                    f"{place}.{name}".lstrip("."),
+                    found.get(name, MISSING),
+                    here.get(name, MISSING),
+                    reach,
+                )
+    elif isinstance(found, list) and isinstance(here, list) and len(found) == len(here):
+        for k, (a, b) in enumerate(zip(found, here, strict=True)):
+            yield from _figures(f"{place}.{k}", a, b, reach)
+    else:
+        yield place, found, here, reach
+
+
+def _agree(name: str, found: Any, here: Any, reach: float, same_machine: bool) -> bool:
+    if type(found) is bool or type(here) is bool or not (_number(found) and _number(here)):
+        return bool(found == here) or (
+            not same_machine and name in ("psnr_db", "low_db", "high_db")
+        )
+    if same_machine or name in LETTERS:
+        return math.isclose(found, here, rel_tol=SAME, abs_tol=SAME)
+    if math.isfinite(reach):
+        return abs(found - here) <= reach
+    if name.endswith("_db"):
+        return abs(found - here) <= DECIBEL
+    few, many = sorted((abs(found), abs(here)))
+    return many <= COUNTS * few + (2 if isinstance(found, int) else 0.0)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

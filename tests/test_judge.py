@@ -1,0 +1,215 @@
+"""All gates together: what each alone must catch, what must pass, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgegen.core.files import to_json
+from edgegen.core.noise import noise
+from edgegen.core.spec import Array, TensorSpec
+from edgegen.core.verdict import AtMost, Interval, together
+from edgegen.errors import UsageError
+from edgegen.evidence.classes import groups
+from edgegen.evidence.full_side import FullSide, Images
+from edgegen.evidence.judge import SHOWN, Judgement, judge
+from edgegen.evidence.limits import skewed_interval
+from edgegen.evidence.reference import build
+from edgegen.evidence.terms import PIXEL_PAIRS, Terms, Trial
+
+LATENT = TensorSpec("z", ("batch", 3, 8, 8))
+CLASSES = 5
+TERMS = Terms(0.02, 400, 35.0, 0.01)
+FIRST = 1000
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A feature network: means of blocks of the picture."""
+
+    name: str = "blocks"
+    sha256: str = "34" * 32
+    size: int = 8
+    dim: int = 12
+
+    def __call__(self, images: np.ndarray) -> Array:
+        x = images.reshape(len(images), 2, 4, 2, 4, 3).mean((2, 4)) / 64
+        out: Array = x.reshape(len(images), -1).astype(np.float32)
+        return out
+
+
+def full_images(seeds: Sequence[int]) -> Array:
+    """Each class has a level of its own."""
+    label = np.array([seed % CLASSES for seed in seeds], np.float32)
+    level = (label - 2)[:, None, None, None] / 6
+    return np.asarray(0.15 * noise(LATENT, seeds, "start") + level, np.float32)
+
+
+def damaged(hurt: Images, every: int = 1, first: int = 0) -> Images:
+    """`hurt` for seeds first, first + every, ... of each run of `every`."""
+
+    def images(seeds: Sequence[int]) -> Array:
+        out = full_images(seeds)
+        bad = [k for k, seed in enumerate(seeds) if seed % every == first]
+        if bad:
+            out[bad] = hurt([seeds[k] for k in bad])
+        return out
+
+    return images
+
+
+def noisy(sigma: float) -> Images:
+    return lambda seeds: full_images(seeds) + np.float32(sigma) * noise(LATENT, seeds, "own")
+
+
+def black(seeds: Sequence[int]) -> Array:
+    return np.full((len(seeds), 3, 8, 8), -1, np.float32)
+
+
+def other_class(seeds: Sequence[int]) -> Array:
+    return full_images([seed + 1 for seed in seeds])
+
+
+@pytest.fixture(scope="module")
+def full() -> FullSide:
+    from edgegen.core.images import to_uint8
+
+    photos = to_uint8(full_images(range(9000, 11_000)) * np.float32(1.3) + np.float32(0.3))
+    reference = build(Blocks()(photos), Blocks(), "toy", k=6)
+    return FullSide(full_images, Blocks(), reference, FIRST, classes=CLASSES)
+
+
+def said(full: FullSide, other: Images, terms: Terms = TERMS) -> Judgement:
+    return judge(full, other, terms, Trial(FIRST, 0.96))
+
+
+def test_equal_and_hardly_different_images_pass_every_gate(full: FullSide) -> None:
+    for other in (full_images, noisy(0.004)):
+        found = said(full, other)
+        assert set(found.states.values()) == {"within"} and found.failures() == []
+        assert found.tail.ruined == 0 and found.tail.pairs == found.tail.looks[-1] == 412
+        assert found.tail.share.figure.high <= 0.01 and len(found.worst) == SHOWN
+
+
+@pytest.mark.parametrize(
+    "other, gate",
+    [
+        (damaged(black, 25), "ruined"),
+        (damaged(other_class, 20, 3), "ruined"),
+        (damaged(noisy(0.08), CLASSES, 2), "classes"),
+        (noisy(0.5), "moved"),
+        (lambda seeds: full_images(seeds) + np.float32(0.08), "FD"),
+        (lambda seeds: full_images(seeds) + np.float32(0.04), "PSNR"),
+    ],
+)
+def test_what_a_gate_guards_fails_there(full: FullSide, other: Images, gate: str) -> None:
+    found = said(full, other)
+    assert found.states[gate] == "outside" and found.state == "outside", found.states
+    assert len(found.failures()) == sum(s != "within" for s in found.states.values())
+
+
+def test_a_class_that_fails_is_named(full: FullSide) -> None:
+    found = said(full, damaged(noisy(0.08), CLASSES, 3), replace(TERMS, psnr=32.0))
+    worst = found.worst_class
+    assert worst is not None and worst.group.name == "3" and worst.state == "outside"
+    assert [one.state for one in found.gates.classes if one.group.name != "3"] == ["within"] * 4
+    assert any(text.startswith("class 3 has ") for text in found.failures())
+
+
+def test_two_classes_that_change_places_are_seen_though_the_set_is_the_same(
+    full: FullSide,
+) -> None:
+    """No distance between sets can see it, and no PSNR is asked for."""
+    swap = {1: 2, 2: 1}
+
+    def other(seeds: Sequence[int]) -> Array:
+        return full_images([s - s % CLASSES + swap.get(s % CLASSES, s % CLASSES) for s in seeds])
+
+    found = said(full, other, Terms(0.02, 400, 0.0, 1.0, 1.0, 1.0))
+    assert found.gates.states["classes"] == "outside"
+    assert {c.group.name for c in found.gates.classes if c.change.state == "outside"} == {"1", "2"}
+
+
+def test_the_tail_goes_on_by_pixels_alone(full: FullSide) -> None:
+    """No more features than the distance needs; worst pairs first, as they are."""
+    asked = 0
+
+    class Counted(Blocks):
+        def __call__(self, images: np.ndarray) -> Array:
+            nonlocal asked
+            asked += len(images)
+            return super().__call__(images)
+
+    own = FullSide(full_images, Counted(), full.reference, FIRST, classes=CLASSES)
+
+    found = said(own, damaged(black, 10_000, FIRST + 450), replace(TERMS, ruined=0.006))
+    assert found.state == "within" and found.comparison.images < found.tail.pairs
+    assert asked == 2 * found.comparison.images
+    assert found.tail.pairs <= TERMS.pixel_pairs == PIXEL_PAIRS * TERMS.maximum
+    first = found.worst[0]
+    assert (first.seed, first.is_ruined, int(first.other.max())) == (FIRST + 450, True, 0)
+    assert [w.psnr_db for w in found.worst[1:]] == [math.inf] * (SHOWN - 1)
+
+
+def test_its_json_is_strict_and_names_each_gate(full: FullSide) -> None:
+    found = said(full, noisy(0.004))
+    data = json.loads(to_json(found.to_json()))
+    assert data["state"] == "within" and data["gates"]["ruined"]["pairs"] == 412
+    assert [c["class"] for c in data["gates"]["classes"]] == ["0", "1", "2", "3", "4"]
+    assert data["gates"]["psnr"]["low_db"] < data["psnr_db"] < data["gates"]["psnr"]["high_db"]
+    equal = json.loads(to_json(said(full, full_images).to_json()))
+    assert equal["gates"]["psnr"]["low_db"] is None and equal["worst_pairs"][0]["psnr_db"] is None
+
+
+def test_gates_must_all_pass() -> None:
+    assert together(["within", "within"]) == "within"
+    assert together(["within", "undecided"]) == "undecided"
+    assert together(["undecided", "outside"]) == "outside"
+    assert AtMost(Interval(0.1, 0.0, 0.2), 0.2).state == "within"
+    assert AtMost(Interval(0.1, 0.0, 0.3), 0.2).state == "undecided"
+    assert AtMost(Interval(0.3, 0.25, 0.4), 0.2).state == "outside"
+    assert AtMost(Interval(math.nan, 0.0, 0.1), 0.2).state == "outside"
+
+
+def test_labels_are_grouped_where_there_are_many() -> None:
+    assert groups(0) == groups(1) == []
+    assert [g.name for g in groups(3)] == ["0", "1", "2"]
+    many = groups(1000)
+    assert len(many) == 32 and (many[0].name, many[-1].last) == ("0 to 30", 999)
+    labels = np.arange(1000)
+    assert sum(g.of(labels).astype(int) for g in many).tolist() == [1] * 1000  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_limits_of_rare_damage_hold_where_the_normal_ones_do_not(share: float) -> None:
+    """Upper limits at 98.5 %, of the mean of what hits a few: 2,000 draws."""
+    rng = np.random.default_rng(0)
+    runs, n, level = 2000, 200, 0.97
+    skewed = normal = 0
+    for _ in range(runs):
+        x = np.where(rng.random(n) < share, rng.exponential(1, n), 0.0)
+        found = skewed_interval(float(x.mean()), x - x.mean(), level)
+        skewed += found.high < share
+        normal += float(x.mean() + 2.17 * x.std(ddof=1) / np.sqrt(n)) < share
+    assert skewed / runs < 0.03 < normal / runs
+
+
+def test_limits_without_skewness_are_the_normal_ones() -> None:
+    parts = np.array([-1.0, 1.0] * 50)
+    found = skewed_interval(3.0, parts, 0.95)
+    assert (found.low, found.high) == pytest.approx((3 - 0.19699, 3 + 0.19699), abs=1e-4)
+    assert skewed_interval(3.0, 0 * parts) == Interval(3.0, 3.0, 3.0)
+
+
+@pytest.mark.parametrize("name", ["ruined", "moved", "apart"])
+@pytest.mark.parametrize("limit", [0.0, -1.0, 1.5, math.nan])
+def test_a_limit_that_is_none_is_refused(name: str, limit: float) -> None:
+    changed: Any = {name: limit}
+    with pytest.raises(UsageError, match=f"the limit of {name} must be above 0"):
+        replace(TERMS, **changed)

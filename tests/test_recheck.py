@@ -1,0 +1,225 @@
+"""What a manifest says of the images is held to what this machine finds: no figure can be edited,
+and no limit comes from the file under test.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+
+from edgegen.cli.main import run
+from edgegen.core.bundle import Bundle, write_manifest
+from edgegen.core.files import read_json
+from edgegen.errors import TrustError
+from edgegen.evidence.terms import Terms, trial
+from edgegen.workflows.export.attempts import Attempts, weights_of
+from edgegen.workflows.export.build import described
+from edgegen.workflows.recheck import NOT_QUALITY, differences, recorded
+
+GOLDEN = Path(__file__).parent / "golden" / "bundle-1"
+
+
+@pytest.fixture(scope="module")
+def evidence(tiny_bundle: Path) -> Any:
+    """What the manifest says of one runtime."""
+    return read_json(tiny_bundle / "manifest.json")["evidence"]["runtimes"]["onnxruntime"]
+
+
+def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in inner:
+            if name not in NOT_QUALITY:
+                yield from leaves(part, (*place, name))
+    else:
+        yield place
+
+
+def edited(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+    out = copy.deepcopy(value)
+    inner = out
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = new
+    return out
+
+
+def other(value: Any, by: float) -> Any:
+    """A figure, a word or an answer that says something else."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return type(value)(value * by + 1)
+    return "0" if value is None else f"{value}x"
+
+
+def test_what_is_recorded_is_found_again(evidence: Any) -> None:
+    again = json.loads(json.dumps(evidence))
+    assert differences("r", evidence, again, True) == []
+    assert differences("r", evidence, again, False) == []
+
+
+def test_every_edit_of_a_single_figure_is_found(evidence: Any) -> None:
+    places = list(leaves(evidence))
+    assert len(places) > 60
+    for place in places:
+        value = evidence
+        for name in place:
+            value = value[name]
+        found = differences("r", edited(evidence, place, other(value, 1.01)), evidence, True)
+        assert [one.figure for one in found] == [".".join(map(str, place))], place
+
+
+@pytest.mark.parametrize("gone", ["min_psnr_db", "gates", "psnr_db", "worst_pairs"])
+def test_a_figure_that_is_missing_is_found(evidence: Any, gone: str) -> None:
+    less = {name: value for name, value in evidence.items() if name != gone}
+    assert differences("r", less, evidence, True) != []
+
+
+@pytest.mark.parametrize(
+    "place, new",
+    [
+        (("psnr_db",), 71.3),
+        (("distance_between",), 1000.0),
+        (("change", "value"), 0.5),
+        (("level",), 0.9999),
+        (("budget",), 0.5),
+        (("verdict",), "outside"),
+        (("gates", "ruined", "limit"), 0.5),
+    ],
+)
+def test_another_machine_finds_bold_edits_too(
+    evidence: Any, place: tuple[str, ...], new: Any
+) -> None:
+    assert differences("r", edited(evidence, place, new), evidence, False) != []
+
+
+def test_another_machine_rounds_otherwise(evidence: Any) -> None:
+    change = evidence["change"]
+    near = change["value"] + (change["high"] - change["low"]) / 3
+    assert differences("r", edited(evidence, ("change", "value"), near), evidence, False) == []
+    assert differences("r", edited(evidence, ("change", "value"), near), evidence, True) != []
+
+
+def manifest(evidence: Any, source: dict[str, str]) -> Any:
+    return SimpleNamespace(
+        root=Path("b"),
+        manifest=SimpleNamespace(
+            evidence={"runtimes": {"onnxruntime": evidence}},
+            runtimes={"onnxruntime": None},
+            source=source,
+        ),
+    )
+
+
+def test_seeds_and_level_follow_from_the_weights_and_the_attempt(
+    evidence: Any, tiny_bundle: Path
+) -> None:
+    source = Bundle.open(tiny_bundle).manifest.source
+    said = recorded(manifest(evidence, source))
+    assert said.is_whole and said.terms == Terms(1.0, 500, 0.0, 0.02)
+    assert said.trials["onnxruntime"] == trial(weights_of(source), evidence["attempt"])
+    for name, new in (("level", 0.5), ("level", 0.951), ("first_seed", 5), ("attempt", 7)):
+        with pytest.raises(TrustError, match="no complete evidence"):
+            recorded(manifest({**evidence, name: new}, source))
+
+
+@pytest.mark.parametrize("name", ["terms", "budget", "level", "first_seed", "change"])
+def test_a_missing_limit_is_refused(evidence: Any, tiny_bundle: Path, name: str) -> None:
+    source = Bundle.open(tiny_bundle).manifest.source
+    less = {k: v for k, v in evidence.items() if k != name}
+    if name == "terms":
+        less["terms"] = {k: v for k, v in evidence["terms"].items() if k != "ruined"}
+    if name != "budget":  # terms have it
+        with pytest.raises(TrustError, match="no complete evidence"):
+            recorded(manifest(less, source))
+    else:
+        assert differences("r", less, evidence, True) != []
+
+
+def test_evidence_of_an_older_edgegen_is_read_and_said_to_be(evidence: Any) -> None:
+    said = recorded(Bundle.open(GOLDEN))
+    assert not said.is_whole and said.terms.budget == 1.0
+    old = dict(said.evidence["onnxruntime"])
+    assert differences("r", old, {**evidence, **old}, False) == []
+
+
+@pytest.mark.slow
+def test_verify_exits_with_3_where_a_figure_was_edited(
+    tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    root = tmp_path / "b"
+    shutil.copytree(tiny_bundle, root)
+    description = described(Bundle.open(root))
+    description["evidence"]["runtimes"]["onnxruntime"]["psnr_db"] = 71.3
+    write_manifest(root, description)
+    quickly = ("--threads", "1", "--runtime", "onnxruntime")
+    assert run(["verify", str(root), *quickly, *tiny.TERMS]) == 3
+    said = capfd.readouterr()
+    assert "NOT FOUND HERE: onnxruntime: psnr_db is 71.3 in the manifest" in said.out
+    assert "other figures than this machine finds" in said.err
+    # whoever verifies says what is good: random weights are not, by default
+    assert run(["verify", str(tiny_bundle), *quickly, "--fid-budget", "0.01%"]) == 3
+    assert "the evidence does not hold" in capfd.readouterr().err
+    assert run(["verify", str(tiny_bundle), *quickly, *tiny.TERMS, "--fresh-seeds"]) == 0
+
+
+def test_another_option_is_the_next_attempt_and_the_same_export_the_same(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path))
+    bundle = Bundle.open(tiny_bundle)
+    about = {"weights_sha256": "ab" * 32, "name": "x"}
+    terms = Terms(0.02, 500)
+
+    def ledger(out: Path = tmp_path / "nothing") -> Attempts:
+        return Attempts(about, out)
+
+    first = ledger().trial(bundle, "onnxruntime", terms)
+    assert first.number == ledger().trial(bundle, "onnxruntime", terms).number == 0
+    assert ledger().trial(bundle, "onnxruntime", replace(terms, budget=0.03)).number == 1
+    third = ledger()
+    assert third.trial(bundle, "onnxruntime", replace(terms, psnr=30.0)).number == 2
+    assert third.trial(bundle, "openvino", terms).number == 0, "each runtime has its own error"
+    assert ledger().trial(bundle, "onnxruntime", terms) == first
+    assert third.trial(bundle, "onnxruntime", terms).level > 0.95
+
+    # the bundle remembers where the cache was deleted
+    (tmp_path / "out").mkdir()
+    kept = {"source": about, "evidence": {"attempts": third.to_json()}}
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(kept))
+    shutil.rmtree(tmp_path / "attempts")
+    again = ledger(tmp_path / "out")
+    assert again.trial(bundle, "onnxruntime", replace(terms, psnr=31.0)).number == 3
+    # and gives it back to the cache
+    assert ledger().trial(bundle, "onnxruntime", replace(terms, psnr=32.0)).number == 4
+    assert (
+        Attempts({**about, "weights_sha256": "cd" * 32}, tmp_path / "out")
+        .trial(bundle, "onnxruntime", terms)
+        .number
+        == 0
+    ), "other weights have their own"
+
+
+def test_the_certificate_is_one_page_that_fetches_nothing(tiny_bundle: Path) -> None:
+    page = (tiny_bundle / "evidence" / "certificate.html").read_text("utf-8")
+    evidence = read_json(tiny_bundle / "manifest.json")["evidence"]
+    assert "http:" not in page and "https:" not in page and "<script" not in page
+    assert page.count("data:image/png;base64,") == sum(
+        len(found["worst_pairs"]) for found in evidence["runtimes"].values()
+    )
+    for name, found in evidence["runtimes"].items():
+        assert name in page and f"seed {found['worst_pairs'][0]['seed']}" in page
+        assert f"{found['change']['value']:+.2%}" in page
+    assert "--fresh-seeds" in page and "The smallest change this test could have seen" in page
+    assert (tiny_bundle / "evidence" / "worst-pairs.png").is_file()
