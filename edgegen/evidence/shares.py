@@ -105,9 +105,12 @@ class ShareLooks:
         """Of the bound at that look."""
         return 1 - (FIRST * self.error if pairs <= self.first else self.later_error)
 
-    def passing(self, share: float) -> float:
-        """Probability that a look passes where `share` of all pairs would be counted."""
-        return self._passes(self.looks, share)
+    def passing(self, share: float, by: int | None = None) -> float:
+        """Probability that a look passes, `by` so many pairs, where `share` of all pairs would be
+        counted.
+        """
+        looks = self.looks if by is None else tuple(n for n in self.looks if n <= by)
+        return self._passes(looks, share)
 
     def interval(self, count: int, pairs: int) -> Interval:
         """Of the share after so many pairs. Its upper end errs as often as the look may; its lower
