@@ -171,7 +171,10 @@ def test_verify_exits_with_3_where_a_figure_was_edited(
     # whoever verifies says what is good: random weights are not, by default
     assert run(["verify", str(tiny_bundle), *quickly, "--fid-budget", "0.01%"]) == 3
     assert "the evidence does not hold" in capfd.readouterr().err
-    assert run(["verify", str(tiny_bundle), *quickly, *tiny.TERMS, "--fresh-seeds"]) == 0
+    photos = str(Path(__file__).parent / "data" / "photos")
+    fresh = ("--fresh-seeds", "--reference", photos)
+    assert run(["verify", str(tiny_bundle), *quickly, *tiny.TERMS, *fresh]) == 0
+    assert "to the verifier's photos" in capfd.readouterr().out
 
 
 def test_another_option_is_the_next_attempt_and_the_same_export_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,6 +55,10 @@ def verify(
             help="Judge images of seeds that the operating system draws, instead of the export's.",
         ),
     ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Judge against these photos, or a file of their statistics, as well."),
+    ] = None,
     json: output.Json = False,
 ) -> None:
     """Check every file, generate the same seeds again, and hold every quality figure of the
@@ -74,6 +79,7 @@ def verify(
         min_psnr,
         ruined_of(max_ruined),
         fresh_seeds,
+        reference,
     )
     try:
         result = verify_bundle(bundle, settings, output.terminal)

@@ -13,6 +13,7 @@ from ..errors import UsageError, escaped
 
 if TYPE_CHECKING:
     from ..evidence.features import FeatureNetwork
+    from ..evidence.reference import Reference
     from ..training.data import Report
     from ..training.folder import Bad
     from ..training.loop import Trainer
@@ -88,13 +89,21 @@ def reference_network(weights: Path | None) -> FeatureNetwork:
 
 def write_reference(photos: Source, run: Path, weights: Path | None, listen: Listener) -> None:
     """Statistics of the photos that exports of this run are proven against."""
+    from ..training.digests import keep
+
+    statistics = statistics_of(photos, "training photos", reference_network(weights), listen)
+    keep(run, {REFERENCE: statistics.to_bytes()})
+
+
+def statistics_of(
+    photos: Source, name: str, network: FeatureNetwork, listen: Listener
+) -> Reference:
+    """Of photos that are called `name`, along as many directions as they bear."""
     import numpy as np
 
     from ..evidence import reference
-    from ..training.digests import keep
     from ..training.source import sample
 
-    network = reference_network(weights)
     with listen.progress("reference statistics", min(len(photos), REFERENCE_IMAGES)) as advance:
         pixels = sample(photos, REFERENCE_IMAGES)
         parts = []
@@ -102,5 +111,16 @@ def write_reference(photos: Source, run: Path, weights: Path | None, listen: Lis
             parts.append(network(pixels[start : start + 64]))
             advance(len(parts[-1]))
         directions = min(REFERENCE_DIRECTIONS, len(pixels) // 4)
-        statistics = reference.build(np.concatenate(parts), network, "training photos", directions)
-        keep(run, {REFERENCE: statistics.to_bytes()})
+        return reference.build(np.concatenate(parts), network, name, directions)
+
+
+def reference_at(path: Path, size: int, weights: Path | None, listen: Listener) -> Reference:
+    """Statistics in a file, or those of the photos in a folder, read at `size` pixels a side."""
+    from ..evidence import reference
+    from ..training.source import open_source
+
+    if not path.is_dir():
+        return reference.read(path)
+    with open_source(path, size) as (photos, report):
+        note_report(report(), listen)
+        return statistics_of(photos, "the verifier's photos", reference_network(weights), listen)

@@ -19,6 +19,7 @@ from .limits import check_numbers
 if TYPE_CHECKING:
     from ..core.bundle import Bundle
     from ..evidence.golden_images import Alike
+    from ..evidence.reference import Reference
     from ..evidence.terms import Terms
     from .export.prove import Proof
     from .recheck import Difference, RecordedEvidence
@@ -45,6 +46,8 @@ class VerifySettings:
     min_psnr_db: float = 35.0  # to full precision, that the images must reach
     max_ruined: float = 0.002  # share of images that anybody would tell from full precision
     fresh_seeds: bool = False  # judge images of seeds that the operating system draws
+    # photos, or a file of their statistics, to judge against as well; None: the bundle's own alone
+    reference: Path | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -172,13 +175,26 @@ def _evidence(
     else:
         proof = prove(bundle, trials, said.terms, context, settings.trust_engines)
         result = _held(bundle, result, said, proof)
-    if settings.fresh_seeds or asked != said.terms:
-        proof = prove(bundle, trials, asked, context, settings.trust_engines)
+    against = _reference(bundle, settings, listen)
+    if settings.fresh_seeds or against is not None or asked != said.terms:
+        proof = prove(bundle, trials, asked, context, settings.trust_engines, against)
     result = replace(result, proof=proof, is_older=not said.is_whole)
     if not proof.passed:
         verdicts = "; ".join(str(j) for j in proof.judged if not j.passed)
         raise _failed(result, "E-GATE", f"the evidence does not hold on this machine: {verdicts}")
     return result
+
+
+def _reference(bundle: Bundle, settings: VerifySettings, listen: Listener) -> Reference | None:
+    """Of the photos that whoever verifies brings."""
+    if settings.reference is None:
+        return None
+    from ..evidence.golden_images import FULL
+    from .golden_check import kept_images
+    from .photo_sets import reference_at
+
+    size = kept_images(bundle).sets[FULL].shape[1]
+    return reference_at(settings.reference, size, settings.feature_weights, listen)
 
 
 def _held(

@@ -120,8 +120,10 @@ def prove(
     terms: Terms,
     context: Context,
     trust_engines: bool = False,
+    against: Reference | None = None,
 ) -> Proof:
-    """Judge each runtime of `trials` on its seeds. GateFailed when one computes something else than
+    """Judge each runtime of `trials` on its seeds, against the bundle's own reference unless another
+    is given. GateFailed when one computes something else than
     its file or FP32 differs.
     """
     for name in trials:
@@ -130,7 +132,7 @@ def prove(
         raise RuntimeMissing(
             "E-BACKEND", f"a proof needs {STAND_IN} as host of the FP32 graphs: {why}"
         )
-    return _Prover(bundle, terms, context, trust_engines).prove(trials)
+    return _Prover(bundle, terms, context, trust_engines, against).prove(trials)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ class _Prover:
     terms: Terms
     context: Context
     trust_engines: bool
+    against: Reference | None
     loaded: dict[str, Pipeline] = field(default_factory=dict, repr=False)  # INT8 by runtime
 
     def prove(self, trials: Mapping[str, Trial]) -> Proof:
@@ -235,7 +238,9 @@ class _Prover:
         """The fastest FP32 runtime's side, and the share of pixels that are the same on all of
         them; GateFailed where too few are.
         """
-        stored = reference.parsed(self.bundle.read(REFERENCE), self.bundle.path(REFERENCE))
+        stored = self.against or reference.parsed(
+            self.bundle.read(REFERENCE), self.bundle.path(REFERENCE)
+        )
         network = judge_of(stored, self.context.feature_weights)
         images = {name: fp32[name] for name in dict.fromkeys([baseline, *fp32])}
         sets = [to_uint8(pipeline(EVIDENCE.take(COMPARED_IMAGES))) for pipeline in images.values()]
