@@ -122,9 +122,8 @@ def prove(
     trust_engines: bool = False,
     against: Reference | None = None,
 ) -> Proof:
-    """Judge each runtime of `trials` on its seeds, against the bundle's own reference unless another
-    is given. GateFailed when one computes something else than
-    its file or FP32 differs.
+    """Judge each runtime of `trials` on its seeds, against the bundle's reference or another one.
+    GateFailed when one computes something else than its file or FP32 differs.
     """
     for name in trials:
         bundle.built(name)
