@@ -59,6 +59,7 @@ def program(photos: Path, run: Path) -> None:
         runtimes=("onnxruntime",),
         fid_budget=1.0,
         min_psnr_db=0,
+        max_ruined=0.02,
         max_images=500,
         calibration_samples=32,
         plan=stats.plan,
@@ -83,7 +84,7 @@ def program(photos: Path, run: Path) -> None:
     assert [entry.name for entry in edgegen.zoo_models()]
 
     strict = edgegen.ExportSettings(
-        fid_budget=1e-9, min_psnr_db=0, max_images=500, plan=stats.plan, threads=1
+        fid_budget=1e-9, min_psnr_db=0, max_ruined=0.02, max_images=500, plan=stats.plan, threads=1
     )
     try:
         edgegen.export_bundle(generator, "out/strict", strict)

@@ -128,6 +128,13 @@ class Judgement:
     def worst_class(self) -> ClassFound | None:
         return worst(self.gates.classes)
 
+    @property
+    def _wanted(self) -> str:
+        """What the tail would need to say anything, where it was given too few pairs for that."""
+        first = self.terms.tail_looks(self.comparison.level).first
+        enough = self.terms.pixel_pairs >= first
+        return "" if enough else f"; {first} pairs without one would say so"
+
     def failures(self) -> list[str]:
         """A clause for each gate that is not passed."""
         terms, gates = self.terms, self.gates
@@ -138,7 +145,7 @@ class Judgement:
             "apart": f"the sets are apart by {_percent(gates.apart)}",
             "classes": _class_failure(self.worst_class, terms),
             "ruined": f"{self.tail.ruined} of {self.tail.pairs} pairs ruined, at most "
-            f"{self.tail.share.figure.high:.2%} where {terms.ruined:.2%} are asked",
+            f"{self.tail.share.figure.high:.2%} where {terms.ruined:.2%} are asked{self._wanted}",
         }
         out = [said[name] for name, state in self.states.items() if state != "within"]
         if not out and self.state != "within":
