@@ -18,7 +18,10 @@ from edgegen.workflows import generators
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SMALL = "plan=TOY_PLAN, min_psnr_db=0, max_ruined=0.02, max_images=500, calibration_samples=32, threads=1, "
+SMALL = (
+    "plan=TOY_PLAN, min_psnr_db=0, max_ruined=0.02, max_images=500, calibration_samples=32, "
+    "threads=1, "
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.export]
 

@@ -12,7 +12,7 @@ import pytest
 
 from edgegen.calibrate.choose import Measured, ladder
 from edgegen.core.plan import Plan
-from edgegen.evidence.compare import ERROR, SHARES, Terms
+from edgegen.evidence.terms import Terms, trial
 from edgegen.workflows.context import Context
 from edgegen.workflows.export import run
 from edgegen.workflows.export.build import Build
@@ -62,7 +62,8 @@ def proven(
     monkeypatch.setattr(run, "rebuild", lambda build, targets, listen: build)
     targets: Any = [SimpleNamespace(name=name) for name in bad]
     proof: Any
-    proof, _ = run.prove_or_step_back(build, targets, Terms(0.02, 4000), Context())
+    ledger: Any = SimpleNamespace(trial=lambda *_: trial("w", len(asked)))
+    proof, _ = run.prove_or_step_back(build, targets, Terms(0.02, 4000), Context(), ledger)
     return proof, asked, dict(build.plans)
 
 
@@ -71,27 +72,14 @@ def test_only_what_failed_is_judged_again_on_seeds_and_error_of_its_own(
 ) -> None:
     proof, asked, plans = proven(monkeypatch, {"good": 0, "late": 1})
     assert [set(trials) for trials in asked] == [{"good", "late"}, {"late"}]
-    assert asked[0]["late"] == Terms(0.02, 4000).trial(0) and asked[1]["late"] == Terms(
-        0.02, 4000
-    ).trial(1)
+    assert asked[0]["late"] == trial("w", 0) and asked[1]["late"] == trial("w", 1)
     assert {r.name: r.passed for r in proof.judged} == {"good": True, "late": True}
     assert plans["good"].rung == 0 and plans["late"].rung > 0
 
 
-def test_the_error_is_shared_and_no_seed_judges_two_plans() -> None:
-    trials = [Terms(0.02, 4000).trial(k) for k in range(len(SHARES))]
-    assert sum(1 - t.level for t in trials) == pytest.approx(ERROR)
-    seeds = [range(t.first_seed, t.first_seed + 4000) for t in trials]
-    assert (
-        not set(seeds[0]) & set(seeds[1])
-        and not set(seeds[1]) & set(seeds[2])
-        and not set(seeds[0]) & set(seeds[2])
-    )
-
-
-def test_what_never_passes_ends_with_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_never_passes_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     proof, asked, _ = proven(monkeypatch, {"never": 9})
-    assert len(asked) == len(SHARES) and not proof.judged[0].passed
+    assert len(asked) == run.PLANS and not proof.judged[0].passed
 
 
 def test_one_plan_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
