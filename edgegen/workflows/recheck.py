@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import JsonObject
+from ..core.seeds import LIMIT
 from ..errors import TrustError, UsageError
 from ..evidence.terms import ERROR, Terms, Trial, trial
 from .export.attempts import weights_of
@@ -76,7 +77,7 @@ def recorded(bundle: Bundle) -> RecordedEvidence:
         if not all(math.isfinite(found["change"]["value"]) for found in evidence.values()):
             raise ValueError("a change of the distance is no number")
         for trial in trials.values():
-            if not (0 <= trial.first_seed < 1 << 62 and 1 - ERROR <= trial.level < 1):
+            if not (0 <= trial.first_seed < LIMIT and 1 - ERROR <= trial.level < 1):
                 raise ValueError(
                     f"its verdict holds at {trial.level}, from seed {trial.first_seed}"
                 )
@@ -100,19 +101,25 @@ def _trial(found: JsonObject, weights: str, is_whole: bool) -> Trial:
 
 
 def _terms(found: JsonObject) -> Terms:
-    terms = Terms(**{name: found["terms"][name] for name in Terms.__dataclass_fields__})
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in terms.to_json().values()):
-        raise ValueError("its terms are no numbers")
-    return terms
+    return _in_numbers(Terms(**{n: found["terms"][n] for n in Terms.__dataclass_fields__}))
 
 
 def _older_terms(evidence: Mapping[str, JsonObject]) -> Terms:
     """Of evidence without `terms`; what it does not name is as by default."""
-    return Terms(
-        max(float(found["budget"]) for found in evidence.values()),
-        max(int(found["images"]) for found in evidence.values()),
-        min(float(found.get("min_psnr_db", 0)) for found in evidence.values()),
+    return _in_numbers(
+        Terms(
+            max(float(found["budget"]) for found in evidence.values()),
+            max(int(found["images"]) for found in evidence.values()),
+            min(float(found.get("min_psnr_db", 0)) for found in evidence.values()),
+        )
     )
+
+
+def _in_numbers(terms: Terms) -> Terms:
+    """ValueError for terms that anything, or nothing, keeps."""
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in terms.to_json().values()):
+        raise ValueError("its terms are no numbers")
+    return terms
 
 
 def is_same_machine(bundle: Bundle, name: str) -> bool:
