@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import JsonObject
+from ..core.seeds import LIMIT
 from ..errors import TrustError, UsageError
 from ..evidence.terms import ERROR, Terms, Trial, trial
 from .export.attempts import weights_of
@@ -76,7 +77,7 @@ def recorded(bundle: Bundle) -> RecordedEvidence:
         if not all(math.isfinite(found["change"]["value"]) for found in evidence.values()):
             raise ValueError("a change of the distance is no number")
         for trial in trials.values():
-            if not (0 <= trial.first_seed < 1 << 62 and 1 - ERROR <= trial.level < 1):
+            if not (0 <= trial.first_seed < LIMIT and 1 - ERROR <= trial.level < 1):
                 raise ValueError(
                     f"its verdict holds at {trial.level}, from seed {trial.first_seed}"
                 )
