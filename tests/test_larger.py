@@ -36,6 +36,7 @@ from edgegen.families.cas_dm.networks import wiener
 from edgegen.families.dkgm.debias import Restorer, deviation
 from edgegen.families.isc_gan.layers import up2
 from edgegen.families.unet import GRAIN, detail
+from edgegen.training import digests
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
 from edgegen.training.run import RunSettings, train
@@ -166,6 +167,7 @@ def test_an_adapter_of_another_size_is_refused(tmp_path: Path) -> None:
     base = based("cas-dm", tmp_path / "base")
     larger = open_base(str(base)).grown_to(LARGER, 0)
     adapters.adapted("cas-dm").adapter(site.digest(larger.tensors)).write(own / "adapter")
+    (own / digests.FILE).unlink()  # somebody else's adapter, not a copy that went wrong
     with pytest.raises(TrustError, match="E-ADAPTER-BASE"):
         runs.load(own)
 

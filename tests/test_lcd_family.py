@@ -274,7 +274,7 @@ def test_generate_by_any_way_and_number_of_steps(finished: Path, tmp_path: Path)
             "the picture is 20 x 20 pixels, this generator needs 16 x 16",
         ),
         (["--control-from", "{}/words.png"], 4, "E-IMAGE", "no PNG or JPEG that can be read"),
-        (["--like", "{}/missing.png"], 4, "E-IMAGE", "no PNG or JPEG that can be read"),
+        (["--like", "{}/missing.png"], 4, "E-IMAGE", "cannot be read: No such file or directory"),
         (
             ["--control", "{}/photo.png", "--like", "{}/photo.png"],
             2,
