@@ -28,6 +28,14 @@ SIGNATURE_BYTES = 16 << 20
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT, _PREDICATE = "https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0"
+# of the document, its envelope, its material, the key in that, and the one signature
+_KEYS = (
+    {"mediaType", "verificationMaterial", "dsseEnvelope"},
+    {"payload", "payloadType", "signatures"},
+    {"publicKey", "tlogEntries"},
+    {"hint"},
+    {"sig", "keyid"},
+)
 # curve -> what is signed
 _HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
@@ -108,6 +116,9 @@ def check(data: bytes, path: Path, digests: Mapping[str, str], keys: SiteKeys) -
             else "the signature does not match what it signs"
         )
         raise TrustError("E-SIGNATURE", why, path=path)
+    if hint not in ("", signer):
+        what = "it names another key than the one that signed it"
+        raise TrustError("E-SIGNATURE", what, path=path)
     if why := keys.refusal(signer):
         raise TrustError("E-KEY-REVOKED", f"it was signed by {signer[:16]}...: {why}", path=path)
     signed, release = _statement(payload, path)
@@ -144,15 +155,21 @@ def _opened(data: bytes, path: Path) -> tuple[bytes, bytes, str]:
     """Payload, signature, and hint of the key."""
     try:
         document = parse_json(data)
-        envelope = document["dsseEnvelope"]
+        envelope, material = document["dsseEnvelope"], document["verificationMaterial"]
         (signature_entry,) = envelope["signatures"]
+        held = (document, envelope, material, material["publicKey"], signature_entry)
+        # what nobody signed is held to be what it was, so that damage to it is found too
+        if any(set(part) != names for part, names in zip(held, _KEYS, strict=True)):
+            raise ValueError("it holds other keys than a signature has")
+        if (material["tlogEntries"], signature_entry["keyid"]) != ([], ""):
+            raise ValueError("it holds entries of a log, or the id of a key")
         if (document["mediaType"], envelope["payloadType"]) != (_BUNDLE, _PAYLOAD):
             raise ValueError(f"its type is {document['mediaType']} of {envelope['payloadType']}")
         payload, signature = (
             base64.b64decode(x, validate=True)
             for x in (envelope["payload"], signature_entry["sig"])
         )
-        return payload, signature, str(document["verificationMaterial"]["publicKey"]["hint"] or "")
+        return payload, signature, str(material["publicKey"]["hint"] or "")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TrustError(
             "E-SIGNATURE", f"this is no signature of a model: {error}", path=path

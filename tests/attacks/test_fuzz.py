@@ -99,7 +99,7 @@ def damaged(data: bytes, damages: list[Damage]) -> bytes:
 
 
 FEW = settings(max_examples=200, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
+TIMES = 10_000
 
 
 def an_error_of_ours(parser: str, damages: list[Damage]) -> None:
@@ -117,10 +117,20 @@ def test_damage_is_an_error_of_ours(parser: str, damages: list[Damage]) -> None:
 
 @pytest.mark.reliability
 @pytest.mark.parametrize("parser", PARSERS)
-@MANY
-@given(damages=DAMAGES)
-def test_damage_ten_thousand_times(parser: str, damages: list[Damage]) -> None:
-    an_error_of_ours(parser, damages)
+def test_damage_ten_thousand_times(
+    parser: str, record_property: Callable[[str, object], None]
+) -> None:
+    tried: list[int] = []
+    record_property("reliability", ("parser", parser, TIMES, 1))  # where it ends before the last
+
+    @settings(max_examples=TIMES, suppress_health_check=list(HealthCheck))
+    @given(damages=DAMAGES)
+    def each(damages: list[Damage]) -> None:
+        tried.append(1)
+        an_error_of_ours(parser, damages)
+
+    each()
+    record_property("reliability", ("parser", parser, len(tried) - TIMES, -1))
 
 
 JSON = st.recursive(
