@@ -247,6 +247,7 @@ from edgegen.cli import exit_contract, output
 def program(arguments):
     try:
         print("ready", file=sys.stderr, flush=True)
+        exec("time.sleep(60)" if "import" in arguments else "")
         time.sleep(60)
     except KeyboardInterrupt:
         if "swallow" not in arguments:
@@ -272,7 +273,8 @@ def slow(*arguments: str) -> subprocess.Popen[str]:
     return child
 
 
-@pytest.mark.parametrize("how", ["raise", "swallow"])
+# while a library is imported, the signal passes through an exec() of that library
+@pytest.mark.parametrize("how", ["raise", "swallow", "import"])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )

@@ -32,6 +32,13 @@ LONGEST = 200  # letters of a name that are shown
 GRACE = 8.0  # seconds; containers are killed after 10
 
 
+class Stopped(KeyboardInterrupt):
+    """An interruption that gets its exit code. Of a class of its own: once a KeyboardInterrupt
+    itself has passed through an exec(), as in an import, Python ends the process by SIGINT whatever
+    the code.
+    """
+
+
 def call(program: Callable[[list[str]], object], arguments: Sequence[str]) -> int:
     """Run `program` on the arguments and return the exit code; nothing but the code leaves this
     function, whatever the standard streams are.
@@ -176,7 +183,7 @@ def _signals(received: list[int]) -> Iterator[None]:
         last.append(threading.Timer(GRACE, os.kill, (os.getpid(), number)))
         last[0].daemon = True
         last[0].start()
-        raise KeyboardInterrupt
+        raise Stopped
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
