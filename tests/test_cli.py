@@ -240,33 +240,18 @@ def test_nan_never_reaches_a_document(capfd: Captured) -> None:
     assert json.loads(capfd.readouterr().out)["code"] == "E-BUG"
 
 
-SLOW = """
-import sys, time
-from edgegen.cli import exit_contract, output
-
-def program(arguments):
-    try:
-        print("ready", file=sys.stderr, flush=True)
-        exec("time.sleep(60)" if "import" in arguments else "")
-        time.sleep(60)
-    except KeyboardInterrupt:
-        if "swallow" not in arguments:
-            raise
-    finally:
-        print("cleaned", file=sys.stderr, flush=True)
-        if "stuck" in arguments:
-            time.sleep(60)
-    return 0
-
-sys.exit(exit_contract.call(program, sys.argv[1:]))
-"""
-
-
 def slow(*arguments: str) -> subprocess.Popen[str]:
     """A verb that has started and waits."""
-    command = [sys.executable, "-c", SLOW, *arguments]
+    # as a module, as `python -m edgegen` is: Python ends that one in a way of its own
+    command = [sys.executable, "-m", "slow_verb", *arguments]
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     child = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert child.stderr is not None
     assert child.stderr.readline() == "ready\n"
