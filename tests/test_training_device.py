@@ -14,8 +14,10 @@ from staged import staged
 from toys import generator, shapes
 
 from edgegen.cli.main import run
+from edgegen.core.files import to_json
 from edgegen.errors import RuntimeMissing, UsageError
 from edgegen.families.isc_gan.family import FAMILY
+from edgegen.training import digests
 from edgegen.training.device import device_of
 from edgegen.training.loop import Trainer, TrainerOptions
 from edgegen.training.record import pipeline
@@ -70,7 +72,7 @@ def test_a_gpu_that_is_not_there_is_told_before_photos_are_read(
 def test_a_run_of_another_device_is_not_resumed(tmp_path: Path, key: str, then: object) -> None:
     half = failed(tmp_path / "run", 11)
     about = json.loads((half / "run.json").read_text())
-    (half / "run.json").write_text(json.dumps({**about, key: then}))
+    digests.keep(half, {"run.json": to_json({**about, key: then})})
     with pytest.raises(UsageError, match=rf"started with another {key} .* - then {then!r}, now"):
         go(half, resume=True)
 
