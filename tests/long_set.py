@@ -16,6 +16,8 @@ LONG = (
     "test_lcd_family.py::test_one_command_trains_all_stages*",
     "test_lcd_quality.py::*",
     "test_metrics.py::test_a_trunk_learns*",
+    "test_recover.py::test_images_that_came_no_nearer*",
+    "test_recover.py::test_scales_of_the_base*",
     "test_size_estimate.py::test_the_memory_is_near*",
     *(
         f"{test}?{family}*"

@@ -18,10 +18,12 @@ from edgegen.workflows import generators
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SMALL = (
-    "plan=TOY_PLAN, min_psnr_db=0, max_ruined=0.02, max_images=500, calibration_samples=32, "
-    "threads=1, "
-)
+SMALL = {
+    "ExportSettings": "plan=TOY_PLAN, min_psnr_db=0, max_ruined=0.02, max_images=500, "
+    "calibration_samples=32, threads=1",
+    "ExplainSettings": "baseline=16, threads=1",
+    "DamageSettings": "seeds=2, quick=True, threads=1",
+}
 
 pytestmark = [pytest.mark.slow, pytest.mark.export]
 
@@ -34,10 +36,12 @@ def snippets() -> Iterator[Any]:
 
 
 def on_toys(source: str) -> str:
-    """A budget that random weights keep, and a plan: the rest of the snippet stays as it is."""
-    return source.replace("ExportSettings(", f"ExportSettings({SMALL}").replace(
-        "fid_budget=0.02", "fid_budget=1.0"
-    )
+    """A budget that random weights keep, a plan, and few images: the rest of the snippet stays as it
+    is.
+    """
+    for settings, toys in SMALL.items():
+        source = source.replace(f"{settings}(", f"{settings}({toys}, ")
+    return source.replace("fid_budget=0.02", "fid_budget=1.0")
 
 
 @pytest.fixture
