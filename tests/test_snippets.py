@@ -36,8 +36,8 @@ def snippets() -> Iterator[Any]:
 
 
 def on_toys(source: str) -> str:
-    """A budget that random weights keep, a plan, and few images: the rest of the snippet stays as it
-    is.
+    """A budget that random weights keep, a plan, and few images; the rest of the snippet stays as
+    it is.
     """
     for settings, toys in SMALL.items():
         source = source.replace(f"{settings}(", f"{settings}({toys}, ")
