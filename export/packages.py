@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import platform
 import shutil
@@ -47,7 +48,7 @@ def processor() -> str:
     return hashlib.sha256("\n".join(sorted(lasting or lines)).encode()).hexdigest()
 
 
-class FileRuntime:
+class FileRuntime(abc.ABC):
     """What a runtime answers unless it says otherwise: installed means it works, on the CPU, and it
     loads ONNX files itself.
     """
@@ -82,8 +83,8 @@ class FileRuntime:
     def load(self, built: Path, threads: int) -> Session:
         return self.session(GraphFile.made_here(built), threads)
 
-    def session(self, file: GraphFile, threads: int) -> Session:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def session(self, file: GraphFile, threads: int) -> Session: ...
 
     def admit(self, files: Mapping[str, GraphFile], graphs: Mapping[str, Declared]) -> None:
         from . import door

@@ -73,8 +73,7 @@ def stand_in(target: Runtime) -> FileRuntime:
         return OnnxRuntime()
     *fast, last = STAND_INS[target.dialect.activation]
     for kind in fast:
-        # mypy takes a class for one that cannot be hashed
-        if (candidate := kind()).cannot_run() is None and is_exact(kind):  # type: ignore[arg-type]
+        if (candidate := kind()).cannot_run() is None and is_exact(kind):
             return candidate
     return last()
 

@@ -79,6 +79,28 @@ def test_parts_run_at_once_but_work_inside_them_does_not() -> None:
         assert inside == {own}
 
 
+def test_work_inside_a_worker_is_given_up_when_nobody_waits_for_it() -> None:
+    """Somebody who interrupts a verdict waits for a batch, not for every image that was begun."""
+    made: list[int] = []
+    started = threading.Event()
+
+    def work(part: int) -> list[int]:
+        if part == 0:
+            started.wait(10)
+            raise KeyboardInterrupt
+        return list(over_workers(inner, range(1000), 2))
+
+    def inner(part: int) -> int:
+        made.append(part)
+        started.set()
+        time.sleep(0.01)
+        return part
+
+    with pytest.raises(KeyboardInterrupt):
+        list(over_workers(work, [0, 1], 2))
+    assert 0 < len(made) < 500
+
+
 def test_runs_cover_all_and_only_the_last_is_shorter() -> None:
     assert runs(3, 14, 5) == [range(3, 8), range(8, 13), range(13, 14)] and runs(4, 4, 5) == []
 

@@ -17,7 +17,11 @@ from typing import TypeVar
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 AHEAD = 2  # parts a worker, begun and not yet taken: what memory grows with
-_here = threading.local()
+_here = threading.local()  # of a worker: `over`, which is set when nobody waits for it any more
+
+
+class GivenUp(Exception):
+    """Ends work in a worker that nobody waits for."""
 
 
 def over_workers(
@@ -26,13 +30,19 @@ def over_workers(
     """work(part) of each part, in their order, up to `workers` at once.
 
     The first part that raises, in their order, raises here; none behind it is begun any more. Work
-    that is itself part of such work runs on its own worker alone.
+    that is itself part of such work runs on its own worker alone, and is given up between two of
+    its parts when the whole ends early: who interrupts it waits for one of them, not for all.
     """
-    if min(workers, len(parts)) < 2 or getattr(_here, "is_worker", False):
-        yield from map(work, parts)
+    outer: threading.Event | None = getattr(_here, "over", None)
+    if min(workers, len(parts)) < 2 or outer is not None:
+        for part in parts:
+            if outer is not None and outer.is_set():
+                raise GivenUp
+            yield work(part)
         return
     begun: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(min(workers, len(parts)), initializer=_enter) as pool:
+    over = threading.Event()
+    with ThreadPoolExecutor(min(workers, len(parts)), initializer=_enter, initargs=(over,)) as pool:
         try:
             for part in parts:
                 begun.append(pool.submit(work, part))
@@ -41,6 +51,7 @@ def over_workers(
             while begun:
                 yield begun.popleft().result()
         finally:
+            over.set()
             for future in begun:
                 future.cancel()
 
@@ -50,5 +61,5 @@ def runs(first: int, last: int, length: int) -> list[range]:
     return [range(start, min(start + length, last)) for start in range(first, last, length)]
 
 
-def _enter() -> None:
-    _here.is_worker = True
+def _enter(over: threading.Event) -> None:
+    _here.over = over

@@ -112,7 +112,7 @@ def test_a_runtime_that_nobody_knows_is_refused(tmp_path: Path, capfd: Captured)
 
 def test_engines_of_the_golden_bundle_are_as_they_were(capfd: Captured, tmp_path: Path) -> None:
     arguments = ["generate", str(GOLDEN / "bundle-1"), "-o", str(tmp_path / "o.png")]
-    attacked([*arguments, "--runtime", "tensorrt-rtx"], capfd, (6,))
+    assert "E-ENGINE-UNTRUSTED" in attacked([*arguments, "--runtime", "tensorrt-rtx"], capfd, (6,))
 
 
 FACTS = {"runtime": "test", "version": "1"}

@@ -102,9 +102,14 @@ FEW = settings(max_examples=200, suppress_health_check=list(HealthCheck))
 TIMES = 10_000
 
 
+# these are parts of a reader that makes a sentence of their ValueError
+PARTS = ("what ONNX declares", "a tiny ONNX", "a manifest", "a sampler")
+
+
 def an_error_of_ours(parser: str, damages: list[Damage]) -> None:
     whole, parse = PARSERS[parser]
-    with contextlib.suppress(EdgegenError, ValueError):
+    expected = (EdgegenError, ValueError) if parser in PARTS else (EdgegenError,)
+    with contextlib.suppress(*expected):
         parse(damaged(whole, damages))
 
 

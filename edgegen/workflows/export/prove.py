@@ -7,7 +7,8 @@ way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ import numpy as np
 from ...core.bundle import Bundle
 from ...core.fp32_last_steps import int8_session
 from ...core.images import to_uint8
+from ...core.progress import Advance, Listener
 from ...core.runtime import Pipeline, placement
 from ...core.seeds import EVIDENCE
 from ...core.side_by_side import over_workers
 from ...core.spec import Array
 from ...errors import RuntimeMissing
 from ...evidence import bench, parity, reference
-from ...evidence.compare import Comparison
+from ...evidence.compare import Comparison, Progress
 from ...evidence.features import FeatureNetwork, feature_network
 from ...evidence.full_side import FullSide
 from ...evidence.judge import Judgement, judge
@@ -255,17 +257,31 @@ class _Prover:
 
     def _judge(self, name: str, side: FullSide, trial: Trial) -> Judgement:
         executed = "" if executor(name) == name else f" (executed by {executor(name)})"
-        done = 0
-        label = f"verdict of {name}{executed}"
-        with self.context.listen.progress(label, self.terms.maximum) as advance:
-
-            def progress(now: int, _: int) -> None:
-                nonlocal done
-                now = min(now, self.terms.maximum)  # the pairs of the tail alone are quick
-                advance(now - done)
-                done = now
-
+        labels = {
+            self.terms.maximum: f"verdict of {name}{executed}",
+            self.terms.pixel_pairs: f"counting ruined images of {name}{executed}",
+        }
+        with _labelled(self.context.listen, labels) as progress:
             return judge(side, self._int8(name), self.terms, trial, progress)
+
+
+@contextmanager
+def _labelled(listen: Listener, labels: Mapping[int, str]) -> Iterator[Progress]:
+    """Progress whose label follows from how many pairs are counted to."""
+    with ExitStack() as stack:
+        advance: Advance | None = None
+        done = total = 0
+
+        def progress(now: int, most: int) -> None:
+            nonlocal advance, done, total
+            if advance is None or most != total:
+                stack.close()
+                advance = stack.enter_context(listen.progress(labels[most], most, "pairs"))
+                done, total = 0, most
+            advance(now - done)
+            done = now
+
+        yield progress
 
 
 def judge_of(stored: Reference, weights: Path | None) -> FeatureNetwork:
