@@ -60,6 +60,8 @@ def program(photos: Path, run: Path) -> None:
         fid_budget=1.0,
         min_psnr_db=0,
         max_ruined=0.02,
+        max_moved=0.5,
+        max_apart=0.2,
         max_images=500,
         calibration_samples=32,
         plan=stats.plan,

@@ -33,7 +33,7 @@ from edgegen.workflows.executor import int8
 
 pytestmark = pytest.mark.export
 
-TERMS = ("--fid-budget", "90%", "--min-psnr", "1", "--max-ruined", "2%")
+TERMS = (*tiny.TERMS, "--fid-budget", "90%", "--min-psnr", "1")
 
 
 def asked(*times: float, **more: Any) -> list[dict[str, Any]]:

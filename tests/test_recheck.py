@@ -23,7 +23,9 @@ from edgegen.errors import TrustError
 from edgegen.evidence.terms import Terms, trial
 from edgegen.workflows.export.attempts import Attempts, weights_of
 from edgegen.workflows.export.build import described
+from edgegen.workflows.export.run import ExportSettings
 from edgegen.workflows.recheck import NOT_QUALITY, differences, recorded
+from edgegen.workflows.verify import VerifySettings
 
 GOLDEN = Path(__file__).parent / "golden" / "bundle-1-toy"
 
@@ -126,7 +128,7 @@ def test_seeds_and_level_follow_from_the_weights_and_the_attempt(
 ) -> None:
     source = Bundle.open(tiny_bundle).manifest.source
     said = recorded(manifest(evidence, source))
-    assert said.is_whole and said.terms == Terms(1.0, 500, 0.0, 0.02)
+    assert said.is_whole and said.terms == Terms(1.0, 500, 0.0, 0.02, 0.5, 0.2)
     assert said.trials["onnxruntime"] == trial(weights_of(source), evidence["attempt"])
     for name, new in (("level", 0.5), ("level", 0.951), ("first_seed", 5), ("attempt", 7)):
         with pytest.raises(TrustError, match="no complete evidence"):
@@ -144,6 +146,15 @@ def test_a_missing_limit_is_refused(evidence: Any, tiny_bundle: Path, name: str)
             recorded(manifest(less, source))
     else:
         assert differences("r", less, evidence, True) != []
+
+
+@pytest.mark.parametrize("settings", [ExportSettings, VerifySettings])
+def test_every_limit_is_the_one_that_was_asked(settings: Any) -> None:
+    """None is left at its default, none takes another's place."""
+    limits = {"max_ruined": 0.01, "max_moved": 0.02, "max_apart": 0.03}
+    asked = settings(fid_budget=0.04, min_psnr_db=5.0, **limits)
+    want = Terms(0.04, 4000, 5.0, ruined=0.01, moved=0.02, apart=0.03)
+    assert (asked.terms if settings is ExportSettings else asked.terms(Terms(1, 4000))) == want
 
 
 def test_evidence_of_an_older_edgegen_is_read_and_said_to_be(evidence: Any) -> None:
@@ -224,5 +235,8 @@ def test_the_certificate_is_one_page_that_fetches_nothing(tiny_bundle: Path) -> 
     for name, found in evidence["runtimes"].items():
         assert name in page and f"seed {found['worst_pairs'][0]['seed']}" in page
         assert f"{found['change']['value']:+.2%}" in page
+    said = found["terms"]
+    limits = f"--max-moved {said['moved']:.2%} --max-apart {said['apart']:.2%}"
+    assert f"--max-ruined {said['ruined']:.3%} {limits}" in page
     assert "--fresh-seeds" in page and "The smallest change this test could have seen" in page
     assert (tiny_bundle / "evidence" / "worst-pairs.png").is_file()

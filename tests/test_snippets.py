@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL = {
-    "ExportSettings": "plan=TOY_PLAN, min_psnr_db=0, max_ruined=0.02, max_images=500, "
-    "calibration_samples=32, threads=1",
+    "ExportSettings": "plan=TOY_PLAN, min_psnr_db=0, max_ruined=0.02, max_moved=0.5, "
+    "max_apart=0.2, max_images=500, calibration_samples=32, threads=1",
     "ExplainSettings": "baseline=16, threads=1",
     "DamageSettings": "seeds=2, quick=True, threads=1",
 }

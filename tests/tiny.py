@@ -29,8 +29,11 @@ from edgegen.training import checkpoint
 from edgegen.workflows.generators import torch_pipeline
 
 RUNTIMES = "onnxruntime,openvino" + (",tensorrt-rtx" if find_spec("tensorrt_rtx") else "")
-# that random weights keep to, for `export` and for `verify`
-TERMS = ("--fid-budget", "100%", "--min-psnr", "0", "--max-ruined", "2%")
+# that random weights keep to, on however few images, for `export` and for `verify`
+TERMS = (
+    *("--fid-budget", "100%", "--min-psnr", "0"),
+    *("--max-ruined", "2%", "--max-moved", "50%", "--max-apart", "20%"),
+)
 SIZE = 32  # pixels a side of the features: the smallest the network takes
 
 
@@ -106,12 +109,9 @@ def export(
             "--int8",
             "--runtime",
             runtimes,
+            *TERMS,
             "--fid-budget",
             budget,
-            "--min-psnr",
-            "0",
-            "--max-ruined",
-            "2%",
             "--calibration",
             "32",
             "--max-images",

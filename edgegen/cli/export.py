@@ -11,6 +11,8 @@ from ..errors import GateFailed, UsageError
 from . import output
 from .options import (
     Budget,
+    MaxApart,
+    MaxMoved,
     MaxRuined,
     MinPsnr,
     Out,
@@ -18,7 +20,9 @@ from .options import (
     Source,
     Threads,
     Weights,
+    apart_of,
     budget_of,
+    moved_of,
     names_of,
     need_torch,
     ruined_of,
@@ -37,6 +41,8 @@ def export(
     fid_budget: Budget = "2%",
     min_psnr: MinPsnr = 35.0,
     max_ruined: MaxRuined = "0.2%",
+    max_moved: MaxMoved = "5%",
+    max_apart: MaxApart = "0.5%",
     plan: Annotated[Path | None, typer.Option(help="Use this plan and skip the search.")] = None,
     feeds: Annotated[
         Path | None,
@@ -108,6 +114,8 @@ def export(
         fid_budget=budget_of(fid_budget),
         min_psnr_db=min_psnr,
         max_ruined=ruined_of(max_ruined),
+        max_moved=moved_of(max_moved),
+        max_apart=apart_of(max_apart),
         max_images=max_images,
         plan=plan,
         feeds=feeds,

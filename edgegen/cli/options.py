@@ -36,6 +36,19 @@ MaxRuined = Annotated[
     str,
     typer.Option(help="Share of images that may be told apart at a glance, as 0.2% or 0.002."),
 ]
+MaxMoved = Annotated[
+    str,
+    typer.Option(
+        help="How far images may move in features, as a share of how far two seeds are apart: 5% "
+        "or 0.05."
+    ),
+]
+MaxApart = Annotated[
+    str,
+    typer.Option(
+        help="How far the two sets of images may be apart, as a share of the same: 0.5% or 0.005."
+    ),
+]
 MinPsnr = Annotated[
     float,
     typer.Option(
@@ -80,6 +93,16 @@ def budget_of(text: str) -> float:
 def ruined_of(text: str) -> float:
     """Of --max-ruined."""
     return share_of(text, "--max-ruined", "0.2%")
+
+
+def moved_of(text: str) -> float:
+    """Of --max-moved."""
+    return share_of(text, "--max-moved", "5%")
+
+
+def apart_of(text: str) -> float:
+    """Of --max-apart."""
+    return share_of(text, "--max-apart", "0.5%")
 
 
 def share_of(text: str, flag: str, such_as: str) -> float:

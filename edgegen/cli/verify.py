@@ -14,6 +14,8 @@ from .options import (
     Budget,
     BundleFolder,
     LeastRelease,
+    MaxApart,
+    MaxMoved,
     MaxRuined,
     MinPsnr,
     PublicKey,
@@ -21,7 +23,9 @@ from .options import (
     Threads,
     TrustEngines,
     Weights,
+    apart_of,
     budget_of,
+    moved_of,
     names_of,
     ruined_of,
 )
@@ -48,6 +52,8 @@ def verify(
     fid_budget: Budget = "2%",
     min_psnr: MinPsnr = 35.0,
     max_ruined: MaxRuined = "0.2%",
+    max_moved: MaxMoved = "5%",
+    max_apart: MaxApart = "0.5%",
     fresh_seeds: Annotated[
         bool,
         typer.Option(
@@ -69,17 +75,19 @@ def verify(
     settings = VerifySettings(
         "files" if files_only else "images" if images_only else "evidence",
         names_of(runtime) if runtime else None,
-        threads,
-        weights,
-        public_key,
-        trust_engines,
-        allow_cpu,
-        least_release,
-        budget_of(fid_budget),
-        min_psnr,
-        ruined_of(max_ruined),
-        fresh_seeds,
-        reference,
+        threads=threads,
+        feature_weights=weights,
+        public_key=public_key,
+        trust_engines=trust_engines,
+        allow_cpu=allow_cpu,
+        least_release=least_release,
+        fid_budget=budget_of(fid_budget),
+        min_psnr_db=min_psnr,
+        max_ruined=ruined_of(max_ruined),
+        max_moved=moved_of(max_moved),
+        max_apart=apart_of(max_apart),
+        fresh_seeds=fresh_seeds,
+        reference=reference,
     )
     try:
         result = verify_bundle(bundle, settings, output.terminal)

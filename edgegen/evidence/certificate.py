@@ -216,7 +216,8 @@ def _again(about: Mapping[str, Any]) -> Iterator[str]:
     terms = next(iter(about["evidence"]["runtimes"].values()))["terms"]
     flags = (
         f"--fid-budget {terms['budget']:.2%} --min-psnr {terms['psnr']:g} "
-        f"--max-ruined {terms['ruined']:.3%}"
+        f"--max-ruined {terms['ruined']:.3%} --max-moved {terms['moved']:.2%} "
+        f"--max-apart {terms['apart']:.2%}"
     )
     yield (
         "<h2>Recompute it yourself</h2><p>The first command makes the same images again and holds "

@@ -18,7 +18,6 @@ PACKAGES = {
     "safetensors": "safetensors",
     "typer": "typer",
     "rich": "rich",
-    "filelock": "filelock",
     "torch": "torch",
     "onnx": "onnx",
     "onnxscript": "onnxscript",

@@ -68,6 +68,8 @@ LIMITS: Mapping[str, Limit] = {
     "fid_budget": Limit(1e-9, 1, whole=False),
     "min_psnr_db": Limit(0, 1000, whole=False),
     "max_ruined": Limit(1e-9, 1, whole=False),
+    "max_moved": Limit(1e-9, 1, whole=False),
+    "max_apart": Limit(1e-9, 1, whole=False),
     "last_steps": Limit(0, 10**6),
     "step": Limit(1, 10**6),
     "baseline": Limit(2, 10**6),

@@ -45,6 +45,8 @@ class VerifySettings:
     fid_budget: float = 0.02  # largest relative change of the Frechet distance, either way
     min_psnr_db: float = 35.0  # to full precision, that the images must reach
     max_ruined: float = 0.002  # share of images that anybody would tell from full precision
+    max_moved: float = 0.05  # mean square that features move, over that from seed to seed
+    max_apart: float = 0.005  # squared distance of the two sets, over the same
     fresh_seeds: bool = False  # judge images of seeds that the operating system draws
     # photos, or a file of their statistics, to judge against as well; None: the bundle's own alone
     reference: Path | None = None
@@ -54,7 +56,14 @@ class VerifySettings:
 
     def terms(self, said: Terms) -> Terms:
         """These limits, on as many pairs as the evidence was allowed."""
-        return type(said)(self.fid_budget, said.maximum, self.min_psnr_db, ruined=self.max_ruined)
+        return type(said)(
+            self.fid_budget,
+            said.maximum,
+            self.min_psnr_db,
+            self.max_ruined,
+            self.max_moved,
+            self.max_apart,
+        )
 
 
 @dataclass(frozen=True)

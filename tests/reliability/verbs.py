@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import tiny
+
 TOY = Path(__file__).parents[1] / "golden" / "bundle-1-toy"
 Line = list[str]
 ABSENT, WHOLE, OPEN, BROKEN = "absent", "whole", "open", "broken"
@@ -185,8 +187,8 @@ def finetune_line(inputs: Path, run: Path) -> Line:
 
 def export_line(inputs: Path, run: Path) -> Line:
     words = f"export {inputs / 'run'} --int8 -o {run / 'out'} --plan {inputs / 'plan.json'}"
-    more = "--fid-budget 100% --min-psnr 0 --calibration 32 --max-images 500 --threads 1"
-    return [*words.split(), *more.split(), "--overwrite"]
+    more = "--calibration 32 --max-images 500 --threads 1 --overwrite"
+    return [*words.split(), *tiny.TERMS, *more.split()]
 
 
 def sign_line(inputs: Path, run: Path) -> Line:

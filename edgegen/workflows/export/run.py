@@ -56,6 +56,8 @@ class ExportSettings:
     fid_budget: float = 0.02  # largest relative change of the Frechet distance, either way
     min_psnr_db: float = 35.0  # to full precision, that the images must reach as well
     max_ruined: float = 0.002  # share of images that anybody would tell from full precision
+    max_moved: float = 0.05  # mean square that features move, over that from seed to seed
+    max_apart: float = 0.005  # squared distance of the two sets, over the same
     max_images: int = 4000  # pairs at most before a verdict is undecided; the search looks at half
     plan: Path | None = None  # a plan.json to use; no plan is searched then
     feeds: Path | None = None  # folder to calibrate on; None: the sampler's trajectories
@@ -87,7 +89,14 @@ class ExportSettings:
     @property
     def terms(self) -> Terms:
         """What a verdict holds the images to."""
-        return Terms(self.fid_budget, self.max_images, self.min_psnr_db, self.max_ruined)
+        return Terms(
+            self.fid_budget,
+            self.max_images,
+            self.min_psnr_db,
+            self.max_ruined,
+            self.max_moved,
+            self.max_apart,
+        )
 
     @property
     def protect(self) -> Protect | None:
