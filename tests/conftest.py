@@ -20,6 +20,7 @@ import machine_kind
 import pytest
 import quick_set
 import reliability_table
+import trace_memory
 from filelock import FileLock
 
 import edgegen
@@ -74,6 +75,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left |= quick_set.beyond_the_first_cases(item.nodeid for item in items)
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left])
     items[:] = [item for item in items if item.nodeid not in left]
+
+
+def pytest_runtest_setup() -> None:
+    trace_memory.install()
 
 
 @pytest.hookimpl(tryfirst=True)

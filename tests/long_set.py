@@ -1,5 +1,6 @@
 """What `make test` leaves to `make long`, so that it takes minutes: trainings that go on until a
-quality shows, and the other families of a promise that cas-dm's toy shows already. CI runs both.
+quality shows, the other families of a promise that cas-dm's toy shows already, and whole programs
+whose parts have tests of their own. CI runs both.
 """
 
 from __future__ import annotations
@@ -8,17 +9,28 @@ from fnmatch import fnmatchcase
 
 # of node ids below tests/; "?" stands for a bracket, which these patterns would read as a choice
 LONG = (
+    "contract/test_installed.py::test_doctor_runs_a_session",
     "test_cas_dm_toy.py::*",
     "test_dkgm_quality.py::*",
     "test_dkgm_training.py::*",
     "test_isc_gan_qat.py::test_rounding_costs_less_and_the_images_stay",
+    "test_isc_gan_export.py::*",
     "test_isc_gan_training.py::*",
     "test_lcd_family.py::test_one_command_trains_all_stages*",
     "test_lcd_quality.py::*",
     "test_metrics.py::test_a_trunk_learns*",
+    "test_offline.py::test_calibrating_a_trained_generator*",
+    "test_offline.py::test_what_fine_tuning_imports*",
+    "test_processes.py::*",
+    "test_public_program.py::test_it_does_all*",
     "test_recover.py::test_images_that_came_no_nearer*",
     "test_recover.py::test_scales_of_the_base*",
+    "test_size_estimate.py::test_activations_are_those_of_a_larger_batch*",
+    "test_size_estimate.py::test_every_recipe_can_be_asked*",
     "test_size_estimate.py::test_the_memory_is_near*",
+    "test_snippets.py::test_a_snippet_runs*docs*",
+    "test_training_workflows.py::test_a_program_does_what_the_verbs_do*",
+    *(f"test_{family}.py::test_graphs_become_int8_files*" for family in ("dkgm_family", "isc_gan")),
     *(
         f"{test}?{family}*"
         for family in ("dkgm", "isc-gan", "lcd")
@@ -27,6 +39,8 @@ LONG = (
             "test_every_export.py::*",
             "test_every_family.py::test_every_family_s_20_steps_are_10_and_a_kill_9_and_10",
             "test_finetune.py::*",
+            "test_gates.py::*",
+            "test_half.py::*",
             "test_larger.py::*",
             "test_recover.py::*",
         )

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize("pattern", sorted({p.partition("?")[0] for p in LONG}))
 def test_a_pattern_names_tests_that_exist(pattern: str) -> None:
     file, _, test = pattern.partition("::")
-    assert f"def {test.rstrip('*')}" in (HERE / file).read_text() or test == "*"
+    assert f"def {test.partition('*')[0]}" in (HERE / file).read_text() or test == "*"
 
 
 def test_cas_dm_s_case_stays_where_others_are_left() -> None:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import tiny
-
 TOY = Path(__file__).parents[1] / "golden" / "bundle-1-toy"
 Line = list[str]
 ABSENT, WHOLE, OPEN, BROKEN = "absent", "whole", "open", "broken"
@@ -186,6 +184,8 @@ def finetune_line(inputs: Path, run: Path) -> Line:
 
 
 def export_line(inputs: Path, run: Path) -> Line:
+    import tiny
+
     words = f"export {inputs / 'run'} --int8 -o {run / 'out'} --plan {inputs / 'plan.json'}"
     more = "--calibration 32 --max-images 500 --threads 1 --overwrite"
     return [*words.split(), *tiny.TERMS, *more.split()]
