@@ -25,6 +25,7 @@ from edgegen.core.seeds import BENCHMARKS
 from edgegen.core.spec import Array
 from edgegen.core.verdict import Verdict
 from edgegen.evidence import reference
+from edgegen.evidence.classes import class_names
 from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import feature_network
 from edgegen.evidence.full_side import FullSide, Images
@@ -181,7 +182,7 @@ class Subject:
         stored = reference.read(source.reference)
         network = fast_features(feature_network(stored.network, None, stored.size))
         pipeline = torch_pipeline(source.generator)
-        classes = source.generator.latent.classes
+        classes = class_names(source.about, source.generator.latent.classes)
         side = FullSide(pipeline, network, stored, BENCHMARKS.first, classes=classes)
         return cls(source, pipeline, stored, side)
 
@@ -191,7 +192,7 @@ class Subject:
         side = self.side if run == 0 else self.side.from_seed(start)
         return judge(
             side,
-            attacked(self.pipeline, attack, self.side.classes),
+            attacked(self.pipeline, attack, len(self.side.classes)),
             terms,
             Trial(start, level(0)),
         )
@@ -236,7 +237,7 @@ def show_shares() -> None:
 
 def edge_kinds(subject: Subject, count: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
     """Projected features of the pool, and of it under damage of each kind, (count, k)."""
-    side, classes = subject.side, subject.side.classes
+    side, classes = subject.side, len(subject.side.classes)
     full = side.projected(count).astype(np.float64)
     pixels, seeds = side.pixels(0, count), np.arange(side.start, side.start + count)
     kinds: dict[str, np.ndarray] = {}

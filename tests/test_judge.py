@@ -16,7 +16,7 @@ from edgegen.core.noise import noise
 from edgegen.core.spec import Array, TensorSpec
 from edgegen.core.verdict import AtMost, Interval, together
 from edgegen.errors import UsageError
-from edgegen.evidence.classes import groups
+from edgegen.evidence.classes import class_names, groups
 from edgegen.evidence.full_side import FullSide, Images
 from edgegen.evidence.judge import SHOWN, Judgement, judge
 from edgegen.evidence.limits import skewed_interval
@@ -25,6 +25,7 @@ from edgegen.evidence.terms import PIXEL_PAIRS, Terms, Trial
 
 LATENT = TensorSpec("z", ("batch", 3, 8, 8))
 CLASSES = 5
+NAMES = tuple(map(str, range(CLASSES)))
 TERMS = Terms(0.02, 400, 35.0, 0.01)
 FIRST = 1000
 
@@ -82,7 +83,7 @@ def full() -> FullSide:
 
     photos = to_uint8(full_images(range(9000, 11_000)) * np.float32(1.3) + np.float32(0.3))
     reference = build(Blocks()(photos), Blocks(), "toy", k=6)
-    return FullSide(full_images, Blocks(), reference, FIRST, classes=CLASSES)
+    return FullSide(full_images, Blocks(), reference, FIRST, classes=NAMES)
 
 
 def said(full: FullSide, other: Images, terms: Terms = TERMS) -> Judgement:
@@ -146,7 +147,7 @@ def test_the_tail_goes_on_by_pixels_alone(full: FullSide) -> None:
             asked += len(images)
             return super().__call__(images)
 
-    own = FullSide(full_images, Counted(), full.reference, FIRST, classes=CLASSES)
+    own = FullSide(full_images, Counted(), full.reference, FIRST, classes=NAMES)
 
     found = said(own, damaged(black, 10_000, FIRST + 450), replace(TERMS, ruined=0.006))
     assert found.state == "within" and found.comparison.images < found.tail.pairs
@@ -177,10 +178,23 @@ def test_gates_must_all_pass() -> None:
     assert AtMost(Interval(math.nan, 0.0, 0.1), 0.2).state == "outside"
 
 
+@pytest.mark.parametrize(
+    "said", [None, "ab", ["a"], ["a", "b", "c"], ["a", 1], ["a", ""], ["a", "b" * 65], {"a": "b"}]
+)
+def test_classes_have_names_where_the_data_say_them(said: object) -> None:
+    """A manifest comes from outside: what is no list of as many short names is not shown."""
+    good = class_names({"data": {"class_names": ["Bag", "Shirt"]}}, 2)
+    assert good == ("Bag", "Shirt") and [g.name for g in groups(good)] == ["Bag", "Shirt"]
+    assert class_names({"data": {"class_names": said}}, 2) == ("0", "1")
+    assert class_names({"data": said}, 2) == class_names({}, 2) == ("0", "1")
+    many = groups([f"kind {k}" for k in range(64)])
+    assert (len(many), many[0].name) == (32, "kind 0 to kind 1")
+
+
 def test_labels_are_grouped_where_there_are_many() -> None:
-    assert groups(0) == groups(1) == []
-    assert [g.name for g in groups(3)] == ["0", "1", "2"]
-    many = groups(1000)
+    assert groups([]) == groups(["all"]) == []
+    assert [g.name for g in groups("012")] == ["0", "1", "2"]
+    many = groups(list(map(str, range(1000))))
     assert len(many) == 32 and (many[0].name, many[-1].last) == ("0 to 30", 999)
     labels = np.arange(1000)
     assert sum(g.of(labels).astype(int) for g in many).tolist() == [1] * 1000  # type: ignore[union-attr]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +25,7 @@ from edgegen.evidence.terms import Terms, trial
 from edgegen.workflows.export.attempts import Attempts, weights_of
 from edgegen.workflows.export.build import described
 from edgegen.workflows.export.run import ExportSettings
-from edgegen.workflows.recheck import NOT_QUALITY, differences, recorded
+from edgegen.workflows.recheck import NOT_QUALITY, differences, recorded, slower_or_faster
 from edgegen.workflows.verify import VerifySettings
 
 GOLDEN = Path(__file__).parent / "golden" / "bundle-1-toy"
@@ -157,6 +158,26 @@ def test_every_limit_is_the_one_that_was_asked(settings: Any) -> None:
     assert (asked.terms if settings is ExportSettings else asked.terms(Terms(1, 4000))) == want
 
 
+@pytest.mark.parametrize(
+    ("said", "here", "differs"),
+    [
+        (2.0, 2.4, False),
+        (2.0, 1.6, False),
+        (2.0, 1.4, True),
+        (2.0, 2.6, True),
+        (None, None, False),
+        (2.0, None, True),
+        (None, 2.0, True),
+        ("fast", 2.0, True),
+        (-1.0, -1.0, True),
+        (math.nan, math.nan, True),
+    ],
+)
+def test_a_speed_is_held_to_a_quarter(said: Any, here: Any, differs: bool) -> None:
+    found = slower_or_faster("onnxruntime", {"speed": said}, here)
+    assert [str(one.figure) for one in found] == (["speed"] if differs else [])
+
+
 def test_evidence_of_an_older_edgegen_is_read_and_said_to_be(evidence: Any) -> None:
     said = recorded(Bundle.open(GOLDEN))
     assert not said.is_whole and said.terms.budget > 0
@@ -172,6 +193,7 @@ def test_verify_exits_with_3_where_a_figure_was_edited(
     root = tmp_path / "b"
     shutil.copytree(tiny_bundle, root)
     description = described(Bundle.open(root))
+    psnr = description["evidence"]["runtimes"]["onnxruntime"]["psnr_db"]
     description["evidence"]["runtimes"]["onnxruntime"]["psnr_db"] = 71.3
     write_manifest(root, description)
     quickly = ("--threads", "1", "--runtime", "onnxruntime")
@@ -179,6 +201,13 @@ def test_verify_exits_with_3_where_a_figure_was_edited(
     said = capfd.readouterr()
     assert "NOT FOUND HERE: onnxruntime: psnr_db is 71.3 in the manifest" in said.out
     assert "other figures than this machine finds" in said.err
+    description["evidence"]["runtimes"]["onnxruntime"]["speed"] = 71.0
+    description["evidence"]["runtimes"]["onnxruntime"]["psnr_db"] = psnr
+    write_manifest(root, description)
+    assert run(["verify", str(root), *quickly, *tiny.TERMS]) == 0
+    assert "not compared with the manifest's: add --bench" in capfd.readouterr().out
+    assert run(["verify", str(root), *quickly, *tiny.TERMS, "--bench"]) == 3
+    assert "NOT FOUND HERE: onnxruntime: speed is 71 in the manifest" in capfd.readouterr().out
     # whoever verifies says what is good: random weights are not, by default
     assert run(["verify", str(tiny_bundle), *quickly, "--fid-budget", "0.01%"]) == 3
     assert "the evidence does not hold" in capfd.readouterr().err

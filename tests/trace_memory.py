@@ -26,7 +26,7 @@ Export = Callable[["Graph", str], "ModelProto"]
 
 def install() -> None:
     """Once the module is imported; before that nothing is traced."""
-    module = sys.modules.get("edgegen.export.onnx")
+    module: Any = sys.modules.get("edgegen.export.onnx")
     if module is not None and not hasattr(module.to_onnx, "__wrapped__"):
         module.to_onnx = remembering(module.to_onnx)
 

@@ -54,6 +54,13 @@ def verify(
     max_ruined: MaxRuined = "0.2%",
     max_moved: MaxMoved = "5%",
     max_apart: MaxApart = "0.5%",
+    bench: Annotated[
+        bool,
+        typer.Option(
+            "--bench",
+            help="Hold the speeds to the manifest's as well; a quarter more or less is the same.",
+        ),
+    ] = False,
     fresh_seeds: Annotated[
         bool,
         typer.Option(
@@ -86,6 +93,7 @@ def verify(
         max_ruined=ruined_of(max_ruined),
         max_moved=moved_of(max_moved),
         max_apart=apart_of(max_apart),
+        bench=bench,
         fresh_seeds=fresh_seeds,
         reference=reference,
     )
@@ -119,7 +127,11 @@ def _show(result: VerifyResult) -> None:
                 "The evidence in the manifest is of an older edgegen, with fewer gates than were "
                 "held here."
             )
-        print("Speeds are those of this machine, and were not compared with the manifest's.")
+        if not result.is_bench:
+            print(
+                "Speeds are those of this machine, and were not compared with the manifest's: add "
+                "--bench."
+            )
 
 
 def _show_images(result: VerifyResult) -> None:

@@ -5,7 +5,7 @@ float64)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,6 +17,8 @@ from .distances import Float64, Floats, Moments
 from .intervals import Estimate, distance_change, estimate
 from .limits import skewed_interval
 
+NAMES = "class_names"  # of a source's data
+LONGEST = 64  # characters of a name
 MOST = 32  # groups; a generator with more labels has several in each
 FEWEST = 10  # pairs of a group that an interval is made of
 
@@ -27,10 +29,7 @@ class Group:
 
     first: int
     last: int
-
-    @property
-    def name(self) -> str:
-        return str(self.first) if self.first == self.last else f"{self.first} to {self.last}"
+    name: str
 
     def of(self, labels: np.ndarray) -> np.ndarray:
         """Which of these labels are the group's, (n,) bool."""
@@ -38,12 +37,30 @@ class Group:
         return found
 
 
-def groups(classes: int) -> list[Group]:
-    """All labels, in MOST groups at most; none for a generator without labels or with one."""
-    if classes < 2:
+def class_names(source: Mapping[str, Any], classes: int) -> tuple[str, ...]:
+    """Of a manifest's source, where its data are public and say them; else each label's number."""
+    data = source.get("data")
+    names = data.get(NAMES) if isinstance(data, Mapping) else None
+    if (
+        isinstance(names, list)
+        and len(names) == classes
+        and all(isinstance(name, str) and 0 < len(name) <= LONGEST for name in names)
+    ):
+        return tuple(names)
+    return tuple(map(str, range(classes)))
+
+
+def groups(names: Sequence[str]) -> list[Group]:
+    """All labels, by the names of those that are not several in one group, in MOST groups at most;
+    none for a generator without labels or with one.
+    """
+    if len(names) < 2:
         return []
-    edges = np.linspace(0, classes, min(classes, MOST) + 1).round().astype(int).tolist()
-    return [Group(a, b - 1) for a, b in pairwise(edges)]
+    edges = np.linspace(0, len(names), min(len(names), MOST) + 1).round().astype(int).tolist()
+    return [
+        Group(a, b - 1, names[a] if b == a + 1 else f"{names[a]} to {names[b - 1]}")
+        for a, b in pairwise(edges)
+    ]
 
 
 @dataclass(frozen=True)
@@ -97,14 +114,18 @@ class FeaturePairs:
 
 
 def judged(
-    classes: int, labels: np.ndarray, errors: Float64, features: FeaturePairs, demands: Demands
+    names: Sequence[str],
+    labels: np.ndarray,
+    errors: Float64,
+    features: FeaturePairs,
+    demands: Demands,
 ) -> list[ClassFound]:
     """Of each group; levels are corrected for the number of groups (Bonferroni), so a group that is
     named has failed by itself.
 
-    labels, errors and features are of the same n pairs.
+    names: of all labels. labels, errors and features are of the same n pairs.
     """
-    every = groups(classes)
+    every = groups(names)
     return [
         _group(group, labels, errors, features, _shared(demands, len(every))) for group in every
     ]

@@ -27,7 +27,7 @@ class FullSide:
     demand, shared by runtimes.
 
     workers: runs of CHUNK images that are made at once, here and by who compares with them; nothing
-    but the time depends on it. classes: labels that go round with the seeds, 0 for none.
+    but the time depends on it. classes: names of the labels that go round with the seeds.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class FullSide:
         reference: Reference,
         start: int = EVIDENCE.first,
         workers: int = 1,
-        classes: int = 0,
+        classes: Sequence[str] = (),
     ) -> None:
         """Raises ReferenceMismatch when the reference was made with another feature network."""
         reference.check(features)
@@ -67,7 +67,7 @@ class FullSide:
 
     def labels(self, count: int) -> np.ndarray:
         """Of the first `count` images; all 0 for a generator without labels."""
-        return np.arange(self.start, self.start + count) % max(self.classes, 1)
+        return np.arange(self.start, self.start + count) % max(len(self.classes), 1)
 
     def pictured(self, part: range) -> np.ndarray:
         """Pixels of these images, kept or made; several threads may ask."""

@@ -26,6 +26,7 @@ from ..export import runtime
 from .bundles import read_bundle
 from .context import Context, cores
 from .explain import REPORT, check_label
+from .export.attempts import weights_of
 from .export.calibration import calibrated
 from .export.hosted import hosted
 from .export.quantized import Quantized
@@ -184,7 +185,7 @@ def _damaged(
 def _opened(source: LoadedGenerator, path: str) -> Bundle:
     """The bundle; InputError for one that was not made of this source as it is."""
     bundle = read_bundle(path)
-    if bundle.manifest.source != source.about:
+    if weights_of(bundle.manifest.source) != weights_of(source.about):
         raise InputError("E-SOURCE", f"the bundle was not exported from {source.name}", path=path)
     if sampler_from_json(bundle.manifest.sampler) != source.generator.sampler:
         raise InputError(

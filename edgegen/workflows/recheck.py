@@ -28,6 +28,7 @@ LETTERS = frozenset(
 )  # fmt: skip
 SAME = 1e-6  # relative difference of the same arithmetic
 DECIBEL = 0.5  # that a PSNR may differ by between machines
+SPEED = 0.25  # relative difference of a speed between two occasions
 COUNTS = 1.1  # times as many, and two more, that another machine may count
 
 
@@ -150,6 +151,18 @@ def differences(
         for figure, a, b, reach in _figures("", found, here)
         if not _agree(figure.rpartition(".")[2], a, b, 0.0 if same_machine else reach, same_machine)
     ]
+
+
+def slower_or_faster(runtime: str, found: JsonObject, here: float | None) -> list[Difference]:
+    """The speed of a runtime's evidence, where it is another one here; a runtime that does not run
+    here has none.
+    """
+    said: Any = found.get("speed")
+    if said is None or here is None:
+        near = said is here
+    else:
+        near = _number(said) and abs(here - said) <= SPEED * said
+    return [] if near else [Difference(runtime, "speed", said, here)]
 
 
 MISSING = "nothing"

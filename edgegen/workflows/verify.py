@@ -47,6 +47,7 @@ class VerifySettings:
     max_ruined: float = 0.002  # share of images that anybody would tell from full precision
     max_moved: float = 0.05  # mean square that features move, over that from seed to seed
     max_apart: float = 0.005  # squared distance of the two sets, over the same
+    bench: bool = False  # hold the speeds of the manifest to those of this machine as well
     fresh_seeds: bool = False  # judge images of seeds that the operating system draws
     # photos, or a file of their statistics, to judge against as well; None: the bundle's own alone
     reference: Path | None = None
@@ -77,6 +78,7 @@ class VerifyResult:
     release: int | None = None  # that was signed with it
     proof: Proof | None = None
     drift: Mapping[str, float] = field(default_factory=dict)  # change minus the manifest's
+    is_bench: bool = False  # whether speeds were held to the manifest's as well
     differences: Sequence[Difference] = ()  # figures of the manifest that are others here
     is_older: bool = False  # whether the evidence is of an edgegen that had fewer gates
     images: Sequence[Alike] | None = None
@@ -183,7 +185,7 @@ def _evidence(
         trials = dict.fromkeys(names, Trial(first, 1 - ERROR))
     else:
         proof = prove(bundle, trials, said.terms, context, settings.trust_engines)
-        result = _held(bundle, result, said, proof)
+        result = _held(bundle, result, said, proof, settings.bench)
     against = _reference(bundle, settings, listen)
     if settings.fresh_seeds or against is not None or asked != said.terms:
         proof = prove(bundle, trials, asked, context, settings.trust_engines, against)
@@ -207,19 +209,26 @@ def _reference(bundle: Bundle, settings: VerifySettings, listen: Listener) -> Re
 
 
 def _held(
-    bundle: Bundle, result: VerifyResult, said: RecordedEvidence, proof: Proof
+    bundle: Bundle, result: VerifyResult, said: RecordedEvidence, proof: Proof, bench: bool
 ) -> VerifyResult:
     """With every figure of the manifest that is another one here; GateFailed where there is one."""
-    from .recheck import differences, is_same_machine
+    from .recheck import differences, is_same_machine, slower_or_faster
 
     found, drift = [], {}
     for judged in proof.judged:
         name, recorded = judged.name, said.evidence[judged.name]
         same = said.is_whole and is_same_machine(bundle, name)
         found += differences(name, recorded, judged.to_json(), same)
+        if bench:
+            found += slower_or_faster(name, recorded, judged.speed)
         drift[name] = judged.comparison.verdict.change.value - recorded["change"]["value"]
     result = replace(
-        result, proof=proof, drift=drift, differences=found, is_older=not said.is_whole
+        result,
+        proof=proof,
+        drift=drift,
+        is_bench=bench,
+        differences=found,
+        is_older=not said.is_whole,
     )
     if found:
         raise _failed(

@@ -19,7 +19,7 @@ from ...core.runtime import Pipeline, Runtime, Session
 from ...core.seeds import SEARCH
 from ...core.spec import Array
 from ...evidence import bench, reference
-from ...evidence.classes import worst
+from ...evidence.classes import class_names, worst
 from ...evidence.compare import Pairs
 from ...evidence.distances import PairedPsnr, squared_error
 from ...evidence.features import feature_network
@@ -100,7 +100,7 @@ class FullPrecision:
     @cached_property
     def side(self) -> FullSide:
         """Images and features of the search's seeds."""
-        stored = self.reference
+        stored, source = self.reference, self.subject.source
         network = feature_network(stored.network, self.context.feature_weights, stored.size)
         features = fast_features(network)
         return FullSide(
@@ -109,7 +109,7 @@ class FullPrecision:
             stored,
             SEARCH.first,
             self.context.threads,
-            self.subject.source.generator.latent.classes,
+            class_names(source.about, source.generator.latent.classes),
         )
 
     def prepare(self) -> None:

@@ -24,6 +24,7 @@ from ...core.side_by_side import over_workers
 from ...core.spec import Array
 from ...errors import RuntimeMissing
 from ...evidence import bench, parity, reference
+from ...evidence.classes import class_names
 from ...evidence.compare import Comparison, Progress
 from ...evidence.features import FeatureNetwork, feature_network
 from ...evidence.full_side import FullSide
@@ -249,7 +250,8 @@ class _Prover:
         for name, share in zip(list(images)[1:], shares, strict=True):
             parity.check_pixels(baseline, name, share)
         features = fast_features(network)
-        classes = self.bundle.manifest.start.classes
+        about = self.bundle.manifest
+        classes = class_names(about.source, about.start.classes)
         side = FullSide(
             images[baseline], features, stored, workers=self.context.threads, classes=classes
         )
