@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from ..limits import Limit, check_numbers
 from ..torch_threads import torch_threads
 from . import model_card
 from .attempts import Attempts
+from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
 from .build import Build, build_runtimes, describe, described, rebuild
 from .calibration import calibrate_graphs, weight_bits_of
 from .feeds import Feeds, Files, Trajectories
@@ -109,6 +110,8 @@ class ExportResult:
 
     out: Path
     proof: Proof
+    # by runtime whose images were ruined: the layers behind them, the worst first
+    behind: Mapping[str, Sequence[LayerBehind]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -120,7 +123,9 @@ class ExportResult:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {"out": str(self.out), **self.proof.to_json()}
+        behind = {name: [one.to_json() for one in layers] for name, layers in self.behind.items()}
+        more = {"behind_ruined": behind} if behind else {}
+        return {"out": str(self.out), **self.proof.to_json(), **more}
 
 
 def export_bundle(
@@ -221,12 +226,26 @@ def _export(request: _Request) -> ExportResult:
     attempts = Attempts(source.about, request.out)
     proof, bundle = prove_or_step_back(build, request.targets, request.terms, context, attempts)
     _write_evidence(bundle, proof, {**adapter, "attempts": attempts.to_json()})
-    result = ExportResult(request.out, proof)
-    if not proof.passed:
-        error = GateFailed("E-GATE", "; ".join(str(j) for j in proof.judged if not j.passed))
-        error.result = result
-        raise error
-    return result
+    if proof.passed:
+        return ExportResult(request.out, proof)
+    raise _failed(replace(build, bundle=bundle), request, proof)
+
+
+def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:
+    """Names the layers behind ruined images, of runtimes whose gate for them is not passed."""
+    failed = {j.name: j.judgement for j in proof.judged if j.judgement.states["ruined"] != "within"}
+    behind = {
+        target.name: layers_behind(build, target, failed[target.name], request.context)
+        for target in request.targets
+        if target.name in failed and ruined_pairs(failed[target.name])
+    }
+    error = GateFailed(
+        "E-GATE",
+        "; ".join(str(j) for j in proof.judged if not j.passed),
+        hint="; ".join(sentence(name, layers) for name, layers in behind.items()),
+    )
+    error.result = ExportResult(request.out, proof, behind)
+    return error
 
 
 def export_targets(names: Sequence[str]) -> list[Runtime]:
@@ -358,7 +377,7 @@ def _rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:
     kept = out.parent / REJECTED / out.name
     with publish(kept, MANIFEST, overwrite=True) as other:
         shutil.copytree(folder, other, dirs_exist_ok=True)
-    hint = error.hint or "nothing was written under the name asked for"
+    hint = "; ".join(filter(None, [error.hint, "nothing was written under the name asked for"]))
     rejected = GateFailed(error.code, error.message, path=kept, hint=hint, details=error.details)
     rejected.result = error.result
     return rejected

@@ -1,0 +1,116 @@
+"""Which layers stand behind the images that a verdict found ruined: those whose return to FP32
+brings the worst pairs nearer to full precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...core.files import JsonObject
+from ...core.fp32_last_steps import SessionWithFp32Steps
+from ...core.images import to_uint8
+from ...core.plan import Plan
+from ...core.runtime import Runtime
+from ...core.side_by_side import over_workers
+from ...core.temporary import scratch
+from ...evidence.distances import PairedPsnr, squared_error
+from ...evidence.judge import Judgement, WorstPair
+from ...export import executing, qdq
+from ...export import onnx as onnx_files
+from ..executor import int8
+from .build import Build
+
+if TYPE_CHECKING:
+    from ..context import Context
+
+NAMED = 3  # layers of a sentence
+
+
+@dataclass(frozen=True)
+class LayerBehind:
+    """A convolution in INT8, and the PSNR of the worst pairs with it alone back in FP32."""
+
+    graph: str
+    node: str
+    psnr_db: float
+    before_db: float
+
+    def __str__(self) -> str:
+        return f"{self.graph}/{self.node} ({self.psnr_db - self.before_db:+.1f} dB)"
+
+    def to_json(self) -> JsonObject:
+        return {"layer": f"{self.graph}/{self.node}", "psnr_db": self.psnr_db}
+
+
+def layers_behind(
+    build: Build, target: Runtime, judgement: Judgement, context: Context
+) -> list[LayerBehind]:
+    """Those that bring the worst of the ruined pairs nearer, the one that does most first; none
+    where no single layer does, and where no pair is ruined.
+    """
+    if not (pairs := ruined_pairs(judgement)):
+        return []
+    trial = _Trial(build, target, pairs)
+    layers = [
+        (graph, node.name)
+        for graph, model in build.models.items()
+        for node in model.graph.node
+        if node.op_type in target.dialect.int8_ops
+        and trial.plan.precision(graph, node.name) != "fp32"
+    ]
+    label = f"looking for the layers behind ruined images of {target.name}"
+    found = []
+    with context.listen.progress(label, len(layers), "convolutions") as advance:
+        for one in over_workers(lambda layer: trial.without(*layer), layers, context.threads):
+            found.append(one)
+            advance(1)
+    nearer = [one for one in found if one.psnr_db > one.before_db]
+    return sorted(nearer, key=lambda one: -one.psnr_db)
+
+
+def ruined_pairs(judgement: Judgement) -> list[WorstPair]:
+    """Of the worst that a verdict keeps."""
+    return [pair for pair in judgement.worst if pair.is_ruined]
+
+
+def sentence(name: str, layers: Sequence[LayerBehind]) -> str:
+    """For people: what to keep in FP32."""
+    if not layers:
+        return f"{name}: no layer alone stands behind the ruined images"
+    named = ", ".join(map(str, layers[:NAMED]))
+    return f"{name}: the ruined images come nearer with one of these layers in FP32: {named}"
+
+
+class _Trial:
+    """A runtime's files with one layer more in FP32, on the seeds of a verdict's worst pairs."""
+
+    def __init__(self, build: Build, target: Runtime, pairs: Sequence[WorstPair]) -> None:
+        self.models, self.target = build.models, target
+        self.plan = build.plans[target.name].plan
+        self.pipeline = int8(build.bundle, target.name, 1, True)  # the engines were built here
+        self.seeds = [pair.seed for pair in pairs]
+        self.full = np.stack([pair.full for pair in pairs])
+        self.before_db = self._psnr(np.stack([pair.other for pair in pairs]))
+
+    def without(self, graph: str, node: str) -> LayerBehind:
+        """With this node in FP32."""
+        rules = ((f"{graph}/{node}", "fp32"), *self.plan.rules)
+        plan = Plan(rules, self.plan.ranges)
+        model = qdq.quantize(self.models[graph], graph, plan, self.target.dialect)
+        with scratch() as folder:  # a session has read its file when load returns
+            file = onnx_files.write(model, folder / f"{graph}.onnx")
+            session = executing(self.target).load(file, 1)
+        own = self.pipeline.call[graph]
+        if isinstance(own, SessionWithFp32Steps):
+            session = replace(own, int8=session)
+        call = {**self.pipeline.call, graph: session}
+        images = replace(self.pipeline, call=call)(self.seeds)
+        return LayerBehind(graph, node, self._psnr(to_uint8(images)), self.before_db)
+
+    def _psnr(self, images: np.ndarray) -> float:
+        """dB over these pairs; 999 for equal images."""
+        return min(PairedPsnr.of(squared_error(self.full, images)).pooled_db, 999.0)
