@@ -105,15 +105,17 @@ def elsewhere(**changed: Any) -> Any:
 
 def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Search) -> None:
     target = runtime("onnxruntime")
-    first = Watched(search, stop_at=2)
+    # times that are measured vary, and with them how much there is to look at
+    told = answers(lambda plan: any(precision == "fp32" for _, precision in plan.rules))
+    first = Watched(search, told, stop_at=2)
     with pytest.raises(KeyboardInterrupt):
         first.plan(target)
     assert first.calls["damages"] > 1 and first.calls["time_saved"] == 1
     assert first.calls["psnr"] >= 1 and first.calls["look"] == 2
-    second = Watched(search)
+    second = Watched(search, told)
     found = second.plan(target)
     assert second.calls.pop("look") >= 1 and not any(second.calls.values())
-    third = Watched(search)
+    third = Watched(search, told)
     assert third.plan(target).plan.to_bytes() == found.plan.to_bytes()
     assert not any(third.calls.values()) and third.trail == second.trail
     assert found.plan.unit == MEASURED
