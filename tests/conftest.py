@@ -224,10 +224,12 @@ def half(half_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `edgegen export` makes of it for every runtime; copy it to change it."""
-    from tiny import export
+    import tiny
 
     def make(folder: Path) -> None:
-        assert export(tiny_run, folder / "tiny") == 0
+        (folder / "plan.json").write_bytes(tiny.measured_plan().to_bytes())
+        given = ("--plan", str(folder / "plan.json"))
+        assert tiny.export(tiny_run, folder / "tiny", *given) == 0
 
     return made_once(tmp_path_factory, "bundle", make) / "tiny"
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from toys import CONFIG, shaken, shapes
 
+from edgegen.calibrate.choose import Measured, ladder, multiplications
 from edgegen.calibrate.choose import plan as choose
 from edgegen.calibrate.observe import Observer
 from edgegen.core.files import to_json
@@ -76,6 +77,16 @@ def observers() -> dict[str, Observer]:
 @cache
 def plan() -> Plan:
     return choose(models(), {k: o.stats for k, o in observers().items()})
+
+
+def measured_plan() -> Plan:
+    """Everything in INT8, with what a search writes of each convolution."""
+    measured = [
+        Measured(graph, node, damage=1.0 + k, saved=0.1, multiplications=count)
+        for graph, model in models().items()
+        for k, (node, count) in enumerate(multiplications(model).items())
+    ]
+    return ladder(plan(), measured, "ms of CPU time")[0]
 
 
 def finished_run(folder: Path) -> Path:
