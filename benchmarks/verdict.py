@@ -1,9 +1,9 @@
 """Is the verdict's word to be trusted? Attacks on it, its power, its wrong "within" and its
 coverage, simulated; each table says what it is to reach.
 
-    python -m benchmarks.verdict                        # the share of ruined pairs: seconds, exact
-    python -m benchmarks.verdict --images SOURCE        # attacks on a generator's images (torch)
-    python -m benchmarks.verdict --images SOURCE --edge # true changes exactly at the edge
+    python -m benchmarks verdict                        # the share of ruined pairs: seconds, exact
+    python -m benchmarks verdict --images SOURCE        # attacks on a generator's images (torch)
+    python -m benchmarks verdict --images SOURCE --edge # true changes exactly at the edge
 
 Attacks are laid over full-precision images of SOURCE (a zoo name), and judged by all gates as an
 export is; each run takes its seeds from another place. At the edge, pairs are drawn with
@@ -13,6 +13,7 @@ replacement from --pool pairs, which are then the whole population, so truths ar
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,14 +21,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from edgegen.core.images import to_uint8
-from edgegen.core.runtime import Pipeline
 from edgegen.core.seeds import BENCHMARKS
 from edgegen.core.spec import Array
 from edgegen.core.verdict import Verdict
 from edgegen.evidence import reference
 from edgegen.evidence.classes import class_names
 from edgegen.evidence.distances import Moments, frechet
-from edgegen.evidence.features import feature_network
+from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.full_side import FullSide, Images
 from edgegen.evidence.intervals import distance_change, estimate
 from edgegen.evidence.judge import Judgement, judge
@@ -152,6 +152,38 @@ def signed(images: np.ndarray) -> Array:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
 
 
+class Remembered:
+    """A pipeline and a feature network that make each image, and its features, once: attacks share
+    most of theirs.
+    """
+
+    def __init__(self, pipeline: Images, network: FeatureNetwork) -> None:
+        self._pipeline, self._network = pipeline, network
+        self.name, self.sha256 = network.name, network.sha256
+        self.size, self.dim = network.size, network.dim
+        self._images: dict[int, Array] = {}
+        self._features: dict[bytes, Array] = {}
+
+    def images(self, seeds: Sequence[int]) -> Array:
+        """As the pipeline's own."""
+        if missing := [seed for seed in seeds if seed not in self._images]:
+            self._images |= zip(missing, self._pipeline(missing), strict=True)
+        return np.stack([self._images[seed] for seed in seeds])
+
+    def __call__(self, images: np.ndarray) -> Array:
+        """As the network's own."""
+        keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        fresh = {key: k for k, key in enumerate(keys) if key not in self._features}
+        if fresh:
+            made = self._network(images[list(fresh.values())])
+            self._features |= zip(fresh, made, strict=True)
+        return np.stack([self._features[key] for key in keys])
+
+    def forget(self) -> None:
+        self._images.clear()
+        self._features.clear()
+
+
 def attacked(full: Images, attack: Attack, classes: int) -> Images:
     """Full precision's images, damaged."""
 
@@ -172,7 +204,7 @@ class Subject:
     """A generator whose images are attacked."""
 
     source: LoadedGenerator
-    pipeline: Pipeline
+    memory: Remembered
     reference: Reference
     side: FullSide
 
@@ -183,19 +215,22 @@ class Subject:
         network = fast_features(feature_network(stored.network, None, stored.size))
         pipeline = torch_pipeline(source.generator)
         classes = class_names(source.about, source.generator.latent.classes)
-        side = FullSide(pipeline, network, stored, BENCHMARKS.first, classes=classes)
-        return cls(source, pipeline, stored, side)
+        memory = Remembered(pipeline, network)
+        side = FullSide(memory.images, memory, stored, BENCHMARKS.first, classes=classes)
+        return cls(source, memory, stored, side)
 
-    def judged(self, attack: Attack, terms: Terms, run: int) -> Judgement:
-        pairs = terms.pixel_pairs
-        start = BENCHMARKS.first + run * pairs
-        side = self.side if run == 0 else self.side.from_seed(start)
-        return judge(
-            side,
-            attacked(self.pipeline, attack, len(self.side.classes)),
-            terms,
-            Trial(start, level(0)),
-        )
+    def judged(self, attacks: Sequence[Attack], terms: Terms, run: int) -> list[Judgement]:
+        """Each of them, on the seeds of that run."""
+        start = BENCHMARKS.first + run * terms.pixel_pairs
+        side = self.side.from_seed(start)
+        self.memory.forget()
+        classes = len(self.side.classes)
+        return [
+            judge(
+                side, attacked(self.memory.images, attack, classes), terms, Trial(start, level(0))
+            )
+            for attack in attacks
+        ]
 
 
 def show_attacks(subject: Subject, runs: int, terms: Terms, names: Sequence[str]) -> None:
@@ -203,8 +238,8 @@ def show_attacks(subject: Subject, runs: int, terms: Terms, names: Sequence[str]
     print(f"| attack on {subject.source.name} | passes | gates that do not | FD change | PSNR |")
     print("|---|---|---|---|---|")
     chosen = [a for a in ATTACKS if not names or a.name in names]
-    for attack in chosen:
-        found = [subject.judged(attack, terms, run) for run in range(runs)]
+    judged = [subject.judged(chosen, terms, run) for run in range(runs)]
+    for attack, *found in zip(chosen, *judged, strict=True):
         passes = sum(one.state == "within" for one in found)
         closed = sorted(
             {name for one in found for name, state in one.states.items() if state != "within"}
