@@ -5,7 +5,7 @@ process of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..machine import airgap, describe, packages
 from ..machine.child_process import Answer, ask
 from ..machine.probe import probe
 from .bundles import read_bundle
+from .context import cores
 
 if TYPE_CHECKING:
     from ..core.runtime import Runtime
@@ -123,7 +124,7 @@ def _tried(
     settings: DoctorSettings, installed: list[str], listen: Listener
 ) -> tuple[dict[str, str], dict[str, dict[str, Any]], dict[str, tuple[str, ...]]]:
     """Packages that do not import, findings by runtime, and who wanted the network; sealed
-    processes wait for that side by side.
+    processes wait for that side by side, others work as many at once as there are cores.
     """
     seconds = airgap.LISTEN if settings.airgap else None
     place = "" if settings.bundle is None else str(settings.bundle.absolute())
@@ -134,13 +135,12 @@ def _tried(
         jobs[name] = partial(isolated, name, seconds, "" if name == JUDGE else place)
     with (
         listen.progress("trying packages and runtimes", len(jobs)) as advance,
-        ThreadPoolExecutor(len(jobs) if settings.airgap else 1) as pool,
+        ThreadPoolExecutor(len(jobs) if settings.airgap else cores()) as pool,
     ):
         running = {name: pool.submit(job) for name, job in jobs.items()}
-        answers = {}
-        for name, future in running.items():
-            answers[name] = future.result()
+        for _ in as_completed(running.values()):
             advance(1)
+        answers = {name: future.result() for name, future in running.items()}
     attempts = {name: wishes for name, (_, wishes) in answers.items()}
     broken = answers.pop("packages")[0]
     return broken, {name: finding for name, (finding, _) in answers.items()}, attempts
