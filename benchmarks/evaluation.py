@@ -35,8 +35,9 @@ from edgegen.core.seeds import BENCHMARKS
 from edgegen.core.spec import Array
 from edgegen.errors import GateFailed
 from edgegen.evidence import bench, reference
-from edgegen.evidence.features import FeatureNetwork, feature_network, resize
+from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.full_side import FullSide, paired
+from edgegen.evidence.pixels import resize
 from edgegen.export import runtime
 from edgegen.export.ort import OnnxRuntime
 from edgegen.export.stand_ins import FloatOnnxRuntime, UnsignedOpenVino, is_exact

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from edgegen.errors import EdgegenError, InputError, RuntimeMissing, TrustError, UsageError
 from edgegen.evidence import features, networks
-from edgegen.evidence.features import FeatureNetwork, feature_network, resize
+from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.networks import Conv, fold
+from edgegen.evidence.pixels import resize
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,8 @@ def test_other_bytes_than_the_pinned_are_never_opened(
 
 def test_unusable_requests_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match="unknown feature network 'vgg'; known: efficientnet-lite0, inception-v3"
+        UsageError,
+        match="unknown feature network 'vgg'; known: efficientnet-lite0, inception-v3, dinov2",
     ):
         feature_network("vgg")
     with pytest.raises(UsageError, match="at least 32 px, got 8"):

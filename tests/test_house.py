@@ -48,6 +48,8 @@ WITH_TORCH = {  # and no other module of core, evidence and zoo
     "edgegen.core.tap",
     "edgegen.core.testing",
     "edgegen.evidence.features",
+    "edgegen.evidence.pixels",
+    "edgegen.evidence.vision_transformers",
     "edgegen.evidence.networks",
     "edgegen.evidence.one_thread",
 }

@@ -17,6 +17,7 @@ from .options import (
     MinPsnr,
     Out,
     Overwrite,
+    SecondJudge,
     Source,
     Threads,
     Weights,
@@ -91,6 +92,7 @@ def export(
     ] = None,
     threads: Threads = 0,
     weights: Weights = None,
+    second_judge: SecondJudge = None,
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
@@ -126,6 +128,7 @@ def export(
         last_steps=last_steps,
         threads=threads,
         feature_weights=weights,
+        second_judge=second_judge,
         overwrite=overwrite,
     )
     try:

@@ -60,7 +60,16 @@ MinPsnr = Annotated[
 Weights = Annotated[
     Path | None,
     typer.Option(
-        "--feature-weights", help="Inception-v3 weight file (default: a package's network)."
+        "--feature-weights",
+        help="Weight file of the feature network, safetensors: Inception-v3, DINOv2 or CLIP "
+        "(default: a package's network).",
+    ),
+]
+SecondJudge = Annotated[
+    str | None,
+    typer.Option(
+        help="A second feature network that has to agree: open-nsfw, or a weight file as for "
+        "--feature-weights."
     ),
 ]
 TrustEngines = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..workflows.executor import label
@@ -53,6 +54,7 @@ def _explain(proof: Proof) -> None:
             "The reference is of an older edgegen: what its own number of images adds to FD is in "
             "these figures."
         )
+    show_second(proof.judged)
     print(
         "Moved: mean square that features move, of that from seed to seed. Ruined: below 25 dB, or "
         "a part is lost; the share is at most that. Worst class: of all labels, the one nearest to "
@@ -63,6 +65,17 @@ def _explain(proof: Proof) -> None:
         f"median of {base.rounds} "
         f"interleaved rounds; speed against the fastest FP32 ({proof.baseline})."
     )
+
+
+def show_second(judged: Sequence[RuntimeEvidence]) -> None:
+    """A line of each runtime, where there was a second judge."""
+    for one in judged:
+        if second := one.judgement.gates.second:
+            print(
+                f"{one.name}, second judge {second.network.name} at {second.network.size} px: "
+                f"moved {second.moved.figure.value:.2%}, at most {second.moved.figure.high:.2%}; "
+                f"apart {second.apart.figure.value:.2%}, at most {second.apart.figure.high:.2%}."
+            )
 
 
 def levels(proof: Proof) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 State = Literal["within", "outside", "undecided"]
 
@@ -91,6 +91,16 @@ class AtMost:
         if not self.figure.finite or self.figure.low > self.limit:
             return "outside"
         return "within" if self.figure.high <= self.limit else "undecided"
+
+    def to_json(self) -> dict[str, Any]:
+        figure = self.figure
+        return {
+            "value": figure.value,
+            "low": figure.low,
+            "high": figure.high,
+            "limit": self.limit,
+            "state": self.state,
+        }
 
 
 def together(states: Iterable[State]) -> State:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core.images import grid, png
 from ..version import __version__
+from .second_judge import asked_with
 
 FILE = "evidence/certificate.html"
 Rows = Sequence[Sequence[str]]
@@ -157,6 +158,12 @@ def _gates(one: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> Rows
         *((f"Worst class: {c['class']}", _class_text(c), c["state"]) for c in classes[:1]),
         ("Moved", _share(gates["moved"]), gates["moved"]["state"]),
         ("Apart", _share(gates["apart"]), gates["apart"]["state"]),
+        *(
+            (f"{title}, second judge", _share(second[name]), second[name]["state"])
+            for title, name in (("Moved", "moved"), ("Apart", "apart"))
+            for second in [one.get("second_judge")]
+            if second
+        ),
     ]
     level = f"{one['look_level']:.2%}"
     return [
@@ -200,6 +207,7 @@ def _tested(about: Mapping[str, Any], one: Mapping[str, Any]) -> Iterator[str]:
             f"pixels, from seed {one['first_seed']:,} on; none took part in calibration or search",
         ],
         ["Features", f"{one['features']} at {one['size']} px, main directions of the reference"],
+        *_second_judge(one),
         ["Reference", f"{one['reference']}, sha256 {one['reference_sha256'][:16]}; {corrected}"],
         [
             "Looks",
@@ -212,6 +220,15 @@ def _tested(about: Mapping[str, Any], one: Mapping[str, Any]) -> Iterator[str]:
     yield _table(["", ""], [[escape(cell) for cell in row] for row in rows])
 
 
+def _second_judge(one: Mapping[str, Any]) -> Iterator[list[str]]:
+    if second := one.get("second_judge"):
+        yield [
+            "Second judge",
+            f"{second['features']} at {second['size']} px, sha256 {second['sha256'][:16]}: a "
+            "network of another kind, which has to agree; its limits are those of the first",
+        ]
+
+
 def _again(about: Mapping[str, Any]) -> Iterator[str]:
     terms = next(iter(about["evidence"]["runtimes"].values()))["terms"]
     flags = (
@@ -219,6 +236,7 @@ def _again(about: Mapping[str, Any]) -> Iterator[str]:
         f"--max-ruined {terms['ruined']:.3%} --max-moved {terms['moved']:.2%} "
         f"--max-apart {terms['apart']:.2%}"
     )
+    flags += _flag_of_second(next(iter(about["evidence"]["runtimes"].values())))
     yield (
         "<h2>Recompute it yourself</h2><p>The first command makes the same images again and holds "
         "every figure of the manifest to what it finds. The second judges seeds that your "
@@ -230,6 +248,11 @@ def _again(about: Mapping[str, Any]) -> Iterator[str]:
         "does not say that the full-precision generator is good, and it is no signature: who made "
         "the bundle, <code>--public-key</code> tells.</p>"
     )
+
+
+def _flag_of_second(one: Mapping[str, Any]) -> str:
+    second = one.get("second_judge")
+    return f" --second-judge {asked_with(second['features'])}" if second else ""
 
 
 def _table(head: Sequence[str], rows: Rows) -> str:

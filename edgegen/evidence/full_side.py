@@ -13,13 +13,14 @@ from ..core.images import to_uint8
 from ..core.seeds import EVIDENCE
 from ..core.side_by_side import over_workers, runs
 from ..core.spec import Array
-from ..errors import EdgegenError, GateFailed
+from ..errors import EdgegenError, GateFailed, UsageError
 from .reference import Features, Reference
 
 CHUNK = 64  # images that one worker makes at a time, between two calls of progress
 KEPT_BYTES = 1 << 30  # of full-precision pixels; those beyond are made again when asked for
 
 Images = Callable[[Sequence[int]], Array]  # seeds -> (n, c, h, w) in [-1, 1]: a Pipeline
+Featured = tuple[Array, Array | None]  # of the first judge, and of the second where there is one
 
 
 class FullSide:
@@ -27,7 +28,8 @@ class FullSide:
     demand, shared by runtimes.
 
     workers: runs of CHUNK images that are made at once, here and by who compares with them; nothing
-    but the time depends on it. classes: names of the labels that go round with the seeds.
+    but the time depends on it. classes: names of the labels that go round with the seeds. second:
+    a network of another kind, which judges as well and needs no reference.
     """
 
     def __init__(
@@ -38,18 +40,34 @@ class FullSide:
         start: int = EVIDENCE.first,
         workers: int = 1,
         classes: Sequence[str] = (),
+        second: Features | None = None,
     ) -> None:
-        """Raises ReferenceMismatch when the reference was made with another feature network."""
+        """Raises ReferenceMismatch when the reference was made with another feature network,
+        UsageError where both judges are one network.
+        """
         reference.check(features)
+        if second is not None and second.sha256 == features.sha256:
+            raise UsageError(
+                "E-FEATURES",
+                f"the second judge is the first one, {features.name}: they would always agree",
+                hint="name a network of another kind",
+            )
         self.images, self.features, self.reference, self.start = images, features, reference, start
-        self.workers, self.classes = workers, classes
+        self.workers, self.classes, self.second = workers, classes, second
         self._pixels: list[np.ndarray] = []
         self._projected: list[Array] = []
+        self._second: list[Array] = []
 
     def from_seed(self, start: int) -> FullSide:
         """The same pipeline and judges for other seeds."""
         return FullSide(
-            self.images, self.features, self.reference, start, self.workers, self.classes
+            self.images,
+            self.features,
+            self.reference,
+            start,
+            self.workers,
+            self.classes,
+            self.second,
         )
 
     def __len__(self) -> int:
@@ -78,13 +96,23 @@ class FullSide:
         made = to_uint8(self.images(self.seeds(fresh.start, fresh.stop)))
         return np.stack([*kept, *made]) if kept else made
 
-    def keep(self, part: range, pixels: np.ndarray, features: Array | None) -> None:
+    def featured_by_all(self, pixels: np.ndarray) -> Featured:
+        """Features (n, dim) of uint8 images (n, h, w, 3), by each judge; several threads may
+        ask.
+        """
+        return self.features(pixels), None if self.second is None else self.second(pixels)
+
+    def keep(self, part: range, pixels: np.ndarray, features: Featured | None) -> None:
         """What was made of these images, as far as it is new and there is room."""
         room = KEPT_BYTES // pixels[0].nbytes
         if part.start <= len(self) < part.stop:
             self._pixels.extend(pixels[len(self) - part.start :][: max(room - len(self), 0)])
         if features is not None and part.start <= self.featured < part.stop:
-            self._projected.extend(self.reference.project(features[self.featured - part.start :]))
+            first, second = features
+            new = self.featured - part.start
+            self._projected.extend(self.reference.project(first[new:]))
+            if second is not None:
+                self._second.extend(second[new:])
 
     def pixels(self, first: int, last: int) -> np.ndarray:
         """Images first .. last - 1 as (n, h, w, 3) uint8, made when they are not there yet."""
@@ -97,15 +125,20 @@ class FullSide:
     def projected(self, count: int) -> Array:
         """Projected features of the first `count` images, (count, k)."""
 
-        def made(part: range) -> tuple[range, np.ndarray, Array]:
+        def made(part: range) -> tuple[range, np.ndarray, Featured]:
             pixels = self.pictured(part)
-            return part, pixels, self.features(pixels)
+            return part, pixels, self.featured_by_all(pixels)
 
         for part, pixels, features in over_workers(
             made, runs(self.featured, count, CHUNK), self.workers
         ):
             self.keep(part, pixels, features)
         return np.stack(self._projected[:count])
+
+    def seen_by_second(self, count: int) -> Array:
+        """The second judge's features of the first `count` images, (count, dim)."""
+        self.projected(count)
+        return np.stack(self._second[:count])
 
     def project(self, images: np.ndarray) -> Array:
         """uint8 images (n, h, w, 3) -> (n, k)."""
@@ -115,13 +148,14 @@ class FullSide:
 @dataclass(frozen=True)
 class Pictured:
     """Pairs of images that a worker has made: pixels of both sides (n, h, w, 3), and the other
-    side's features (n, dim) where they were asked for.
+    side's features (n, dim) where they were asked for, by each judge.
     """
 
     part: range
     full: np.ndarray
     other: np.ndarray
     features: Array | None
+    second: Array | None = None
 
 
 def paired(
@@ -130,7 +164,7 @@ def paired(
     """Pairs first .. last - 1, run by run."""
     featured = full.featured
 
-    def made(part: range) -> tuple[Pictured, Array | None]:
+    def made(part: range) -> tuple[Pictured, Featured | None]:
         mine = full.pictured(part)
         theirs = pixels_of(other, full.seeds(part.start, part.stop))
         if mine.shape != theirs.shape:
@@ -138,9 +172,9 @@ def paired(
                 "E-SHAPE",
                 f"the pipelines give images of shape {mine.shape[1:]} and {theirs.shape[1:]}",
             )
-        own = full.features(mine) if with_features and part.stop > featured else None
-        its = full.features(theirs) if with_features else None
-        return Pictured(part, mine, theirs, its), own
+        own = full.featured_by_all(mine) if with_features and part.stop > featured else None
+        its = full.featured_by_all(theirs) if with_features else (None, None)
+        return Pictured(part, mine, theirs, *its), own
 
     for pairs, own in over_workers(made, runs(first, last, CHUNK), full.workers):
         full.keep(pairs.part, pairs.full, own)

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from ..core.verdict import AtMost, Interval, State, together
+from ..core.verdict import AtMost, State, together
 from .classes import ClassFound, Demands, FeaturePairs, decibel, judged, worst
 from .compare import Comparison, DistanceLook, Pairs, Progress, comparison
 from .distances import Float64, PairedPsnr
 from .full_side import FullSide, Images, Pictured
 from .limits import skewed_interval
 from .looks import LookSchedule, chance, chance_at_most, check_first_look, first_look
-from .movement import apart, moved
+from .movement import apart, in_percent, moved
 from .ruined import ruined
+from .second_judge import SecondFound, found_by_second
 from .shares import ShareLooks
 from .terms import Terms, Trial
 
@@ -75,6 +76,7 @@ class GateFindings:
     moved: AtMost
     apart: AtMost
     classes: tuple[ClassFound, ...]
+    second: SecondFound | None = None  # None where none was asked
 
     @property
     def states(self) -> dict[str, State]:
@@ -83,6 +85,7 @@ class GateFindings:
             "moved": self.moved.state,
             "apart": self.apart.state,
             "classes": together(one.state for one in self.classes),
+            **(self.second.states if self.second else {}),
         }
 
     def chance(self, look: DistanceLook, pairs: int, level: float) -> float:
@@ -90,6 +93,7 @@ class GateFindings:
         least likely to.
         """
         gates = [self.psnr, self.moved, self.apart, *(one.error for one in self.classes)]
+        gates += [self.second.moved, self.second.apart] if self.second else []
         chances = [chance_at_most(g, look.level, look.count, pairs, level) for g in gates]
         return min(chance(look.verdict, look.level, pairs, level), *chances)
 
@@ -141,11 +145,12 @@ class Judgement:
         said = {
             "FD": str(self.comparison.verdict),
             "PSNR": f"PSNR of {self.comparison.psnr_db:.1f} dB where {terms.psnr:g} are asked",
-            "moved": f"features moved by {_percent(gates.moved)}",
-            "apart": f"the sets are apart by {_percent(gates.apart)}",
+            "moved": f"features moved by {in_percent(gates.moved)}",
+            "apart": f"the sets are apart by {in_percent(gates.apart)}",
             "classes": _class_failure(self.worst_class, terms),
             "ruined": f"{self.tail.ruined} of {self.tail.pairs} pairs ruined, at most "
             f"{self.tail.share.figure.high:.2%} where {terms.ruined:.2%} are asked{self._wanted}",
+            **(gates.second.failures if gates.second else {}),
         }
         out = [said[name] for name, state in self.states.items() if state != "within"]
         if not out and self.state != "within":
@@ -154,18 +159,7 @@ class Judgement:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's form: what a comparison says, and each gate beside it."""
-
-        def share(gate: AtMost) -> dict[str, Any]:
-            figure = gate.figure
-            return {
-                "value": figure.value,
-                "low": figure.low,
-                "high": figure.high,
-                "limit": gate.limit,
-                "state": gate.state,
-            }
-
-        error = self.gates.psnr.figure
+        error, second = self.gates.psnr.figure, self.gates.second
         return {
             **self.comparison.to_json(),
             "state": self.state,
@@ -178,13 +172,14 @@ class Judgement:
                     "limit_db": self.terms.psnr,
                     "state": self.gates.psnr.state,
                 },
-                "moved": share(self.gates.moved),
-                "apart": share(self.gates.apart),
+                "moved": self.gates.moved.to_json(),
+                "apart": self.gates.apart.to_json(),
                 "classes": [one.to_json() for one in self.gates.classes],
                 "class_limit_db": self.terms.class_psnr,
                 "ruined": self.tail.to_json(),
                 "psnr_of_all_db": _finite(self.psnr_of_all_db),
             },
+            **({"second_judge": second.to_json()} if second else {}),
             "worst_pairs": [
                 {"seed": pair.seed, "psnr_db": _finite(pair.psnr_db), "ruined": pair.is_ruined}
                 for pair in self.worst
@@ -280,6 +275,7 @@ def gates_at(pairs: Pairs, look: DistanceLook, terms: Terms) -> GateFindings:
         AtMost(moved(projected, look.projected, level), terms.moved),
         AtMost(apart(projected, look.projected, level), terms.apart),
         tuple(judged(full.classes, full.labels(count), errors, known, demands)),
+        found_by_second(pairs, look, terms),
     )
 
 
@@ -305,11 +301,6 @@ def tail_chance(flags: Sequence[bool], looks: ShareLooks) -> float:
     a few hundred sound pairs lift.
     """
     return looks.passing((sum(flags) + 0.5) / (len(flags) + FORESEEN))
-
-
-def _percent(gate: AtMost) -> str:
-    figure: Interval = gate.figure
-    return f"{figure.value:.2%} ({figure.low:.2%} to {figure.high:.2%}) where {gate.limit:.1%} pass"
 
 
 def _class_failure(one: ClassFound | None, terms: Terms) -> str:

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..core.verdict import Interval
-from .distances import Floats, Moments, frechet
+from ..core.verdict import AtMost, Interval
+from .distances import Float64, Floats, Moments, frechet
 from .intervals import estimate
 from .limits import skewed_interval
+
+FEW = 4  # images a direction
+MOST = 128  # directions, as many as a reference is projected on
 
 
 def moved(full: Floats, other: Floats, level: float) -> Interval:
@@ -36,6 +39,29 @@ def apart(full: Floats, other: Floats, level: float) -> Interval:
     influence = estimate(a, other).influence + estimate(b, full).influence
     parts = (influence - value * (spread - spread.mean())) / spread.mean()
     return skewed_interval(value, parts - parts.mean(), level)
+
+
+def along_main(full: Floats, other: Floats) -> tuple[Float64, Float64]:
+    """Both sets of features (n, d) along the main directions of `full`, one for every FEW of its
+    images and MOST at most: in more, a distance of so few images is mostly bias.
+    """
+    x = np.asarray(full, np.float64)
+    middle = x.mean(0)
+    centred = x - middle
+    count = max(min(MOST, len(x) // FEW, x.shape[1]), 1)
+    # of the smaller of the two matrices that have the same directions
+    if len(x) < x.shape[1]:
+        rows = np.linalg.eigh(centred @ centred.T)[1][:, -count:]
+        vectors = np.linalg.qr(centred.T @ rows)[0]
+    else:
+        vectors = np.linalg.eigh(centred.T @ centred)[1][:, -count:]
+    return centred @ vectors, (np.asarray(other, np.float64) - middle) @ vectors
+
+
+def in_percent(gate: AtMost) -> str:
+    """A figure of these with its limit, for people."""
+    figure = gate.figure
+    return f"{figure.value:.2%} ({figure.low:.2%} to {figure.high:.2%}) where {gate.limit:.1%} pass"
 
 
 def _spread(features: Floats) -> np.ndarray:

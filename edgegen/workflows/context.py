@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.progress import Listener, silent
+
+if TYPE_CHECKING:
+    from ..evidence.features import FeatureNetwork
 
 
 @dataclass(frozen=True)
@@ -14,8 +18,9 @@ class Context:
     """Passed down from a public function to everything that works for it."""
 
     threads: int = 1  # CPU threads, 1 or more
-    feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
+    feature_weights: Path | None = None  # of a network that is no package's
     listen: Listener = silent
+    second_judge: FeatureNetwork | None = None  # that judges INT8 images as well, where asked for
 
     @classmethod
     def of(cls, threads: int, feature_weights: Path | None, listen: Listener) -> Context:

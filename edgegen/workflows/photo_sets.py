@@ -79,12 +79,12 @@ def note_report(report: Report, listen: Listener) -> None:
 
 
 def reference_network(weights: Path | None) -> FeatureNetwork:
-    """The feature network of a run's reference statistics: the Inception-v3 file, else the packaged
-    network. Missing weights raise.
+    """The feature network of a run's reference statistics: what the weight file holds, else the
+    packaged one. Missing weights raise.
     """
     from ..evidence import features
 
-    return features.feature_network("inception-v3" if weights else "efficientnet-lite0", weights)
+    return features.network_in(weights) if weights else features.feature_network(features.LITE0)
 
 
 def write_reference(photos: Source, run: Path, weights: Path | None, listen: Listener) -> None:

@@ -50,6 +50,18 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class JudgeSaid:
+    """A second judge that evidence names."""
+
+    name: str
+    sha256: str  # of its weights
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.sha256[:12]} at {self.size} px"
+
+
+@dataclass(frozen=True)
 class RecordedEvidence:
     """What a bundle's evidence was judged by."""
 
@@ -57,6 +69,7 @@ class RecordedEvidence:
     trials: Mapping[str, Trial]
     evidence: Mapping[str, JsonObject]  # by runtime
     is_whole: bool  # False for evidence of an edgegen that had fewer gates
+    second: JudgeSaid | None = None
 
 
 def recorded(bundle: Bundle) -> RecordedEvidence:
@@ -73,6 +86,9 @@ def recorded(bundle: Bundle) -> RecordedEvidence:
         }
         if len(terms) != 1:
             raise ValueError("its runtimes were held to different terms")
+        seconds = {_second(found) for found in evidence.values()}
+        if len(seconds) != 1:
+            raise ValueError("its runtimes had different second judges")
         weights = weights_of(bundle.manifest.source)
         trials = {name: _trial(found, weights, is_whole) for name, found in evidence.items()}
         if not all(math.isfinite(found["change"]["value"]) for found in evidence.values()):
@@ -82,7 +98,7 @@ def recorded(bundle: Bundle) -> RecordedEvidence:
                 raise ValueError(
                     f"its verdict holds at {trial.level}, from seed {trial.first_seed}"
                 )
-        return RecordedEvidence(terms.pop(), trials, evidence, is_whole)
+        return RecordedEvidence(terms.pop(), trials, evidence, is_whole, seconds.pop())
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:
         raise TrustError(
             "E-MANIFEST",
@@ -98,6 +114,16 @@ def _trial(found: JsonObject, weights: str, is_whole: bool) -> Trial:
         raise ValueError(
             f"seed {said.first_seed} and level {said.level} are not those of attempt {said.number}"
         )
+    return said
+
+
+def _second(found: JsonObject) -> JudgeSaid | None:
+    second = found.get("second_judge")
+    if second is None:
+        return None
+    said = JudgeSaid(second["features"], second["sha256"], second["size"])
+    if [type(part) for part in (said.name, said.sha256, said.size)] != [str, str, int]:
+        raise ValueError(f"it names no second judge: {said!r}")
     return said
 
 

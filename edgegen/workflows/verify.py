@@ -36,7 +36,9 @@ class VerifySettings:
     extent: Literal["evidence", "images", "files"] = "evidence"
     runtimes: Sequence[str] | None = None  # None: every runtime of the bundle
     threads: int = 0  # CPU threads; 0 takes all cores
-    feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
+    feature_weights: Path | None = None  # of a network that is no package's
+    # a second network that has to agree: "open-nsfw", or a weight file; None: that of the evidence
+    second_judge: str | Path | None = None
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     allow_cpu: bool = False  # let the CPU execute what cannot run as asked
@@ -175,10 +177,16 @@ def _evidence(
     from ..evidence.terms import ERROR, Trial
     from .export.prove import prove
     from .recheck import recorded
+    from .second_judges import second_judge, second_judge_again
 
     said = recorded(bundle)
     asked = settings.terms(said.terms)
-    context = Context.of(settings.threads, settings.feature_weights, listen)
+    context = replace(
+        Context.of(settings.threads, settings.feature_weights, listen),
+        second_judge=second_judge_again(said.second, settings.second_judge),
+    )
+    # one that the evidence has not is a term of whoever verifies
+    added = second_judge(settings.second_judge) if said.second is None else None
     trials = {name: said.trials[name] for name in names}
     if settings.fresh_seeds:
         first = FRESH_EVIDENCE.drawn(asked.pixel_pairs)[0]
@@ -187,7 +195,9 @@ def _evidence(
         proof = prove(bundle, trials, said.terms, context, settings.trust_engines)
         result = _held(bundle, result, said, proof, settings.bench)
     against = _reference(bundle, settings, listen)
-    if settings.fresh_seeds or against is not None or asked != said.terms:
+    if added is not None:
+        context = replace(context, second_judge=added)
+    if settings.fresh_seeds or against is not None or added is not None or asked != said.terms:
         proof = prove(bundle, trials, asked, context, settings.trust_engines, against)
     result = replace(result, proof=proof, is_older=not said.is_whole)
     if not proof.passed:

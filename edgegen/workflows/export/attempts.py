@@ -18,6 +18,7 @@ from ...evidence.terms import Terms, Trial, trial
 
 if TYPE_CHECKING:
     from ...core.bundle import Bundle
+    from ...evidence.reference import Features
 
 
 class Attempts:
@@ -25,16 +26,18 @@ class Attempts:
     cache and in the bundle that is replaced, so that neither alone forgets.
     """
 
-    def __init__(self, about: Mapping[str, Any], out: Path) -> None:
-        """about: the manifest's `source`; out: where an earlier bundle may lie."""
-        self.weights = weights_of(about)
+    def __init__(self, about: Mapping[str, Any], out: Path, second: Features | None = None) -> None:
+        """about: the manifest's `source`; out: where an earlier bundle may lie; second: who judges
+        as well.
+        """
+        self.weights, self._second = weights_of(about), second
         self._notes = Notes(folder("attempts") / f"{self.weights}.jsonl")
         self._earlier = _earlier(out, self.weights)
         self._made: dict[str, list[str]] = {}
 
     def trial(self, bundle: Bundle, runtime: str, terms: Terms) -> Trial:
         """Seeds and level of what the bundle holds for this runtime."""
-        judged = what_is_judged(bundle, runtime, terms)
+        judged = what_is_judged(bundle, runtime, terms, self._second)
         made = self._made.setdefault(runtime, self._known(runtime))
         if judged not in made:
             made.append(judged)
@@ -60,17 +63,21 @@ def weights_of(about: Mapping[str, Any]) -> str:
     return hashlib.sha256(to_json(hashes)).hexdigest()
 
 
-def what_is_judged(bundle: Bundle, runtime: str, terms: Terms) -> str:
+def what_is_judged(
+    bundle: Bundle, runtime: str, terms: Terms, second: Features | None = None
+) -> str:
     """A hash of the INT8 files, the loop around them, what is asked, and of what judges."""
     manifest = bundle.manifest
     built = manifest.runtimes[runtime]
-    asked = {
+    asked: JsonObject = {
         "files": {graph: manifest.files[name].sha256 for graph, name in built.onnx.items()},
         "until": built.until,
         "sampler": manifest.sampler,
         "terms": terms.to_json(),
         "reference": manifest.files["evidence/reference.safetensors"].sha256,
     }
+    if second is not None:
+        asked["second_judge"] = [second.name, second.sha256, second.size]
     return hashlib.sha256(to_json(asked)).hexdigest()
 
 

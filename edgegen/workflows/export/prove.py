@@ -253,7 +253,12 @@ class _Prover:
         about = self.bundle.manifest
         classes = class_names(about.source, about.start.classes)
         side = FullSide(
-            images[baseline], features, stored, workers=self.context.threads, classes=classes
+            images[baseline],
+            features,
+            stored,
+            workers=self.context.threads,
+            classes=classes,
+            second=self.context.second_judge,
         )
         return side, min(shares, default=None)
 

@@ -70,7 +70,9 @@ class ExportSettings:
     steps: int | None = None  # of the sampler that ships; None: the generator's own
     last_steps: int | None = None  # of them, how many a plan may leave to FP32; None: 1
     threads: int = 0  # CPU threads; 0 takes all cores
-    feature_weights: Path | None = None  # Inception-v3 weights; None: the packaged network
+    feature_weights: Path | None = None  # of a network that is no package's
+    # a second network that has to agree: "open-nsfw", or a weight file; None: none
+    second_judge: str | Path | None = None
     overwrite: bool = False  # replace an earlier bundle
 
     def __post_init__(self) -> None:
@@ -142,12 +144,14 @@ def export_bundle(
     export writes the folder.
     """
     from ..generators import load_generator
+    from ..second_judges import second_judge
 
     settings, out = settings or ExportSettings(), Path(out)
     context = Context.of(settings.threads, settings.feature_weights, listen)
     terms = settings.terms  # refused before any work
     check_target(out, MANIFEST, settings.overwrite)
     targets = export_targets(settings.runtimes)
+    context = replace(context, second_judge=second_judge(settings.second_judge))
     with _published(out, settings.overwrite) as folder, torch_threads(context.threads):
         source = (
             generator
@@ -223,7 +227,7 @@ def _export(request: _Request) -> ExportResult:
     }
     write_manifest(folder, description)
     build = Build(Bundle.open(folder, made_here=True), calibration.models, plans, calls)
-    attempts = Attempts(source.about, request.out)
+    attempts = Attempts(source.about, request.out, context.second_judge)
     proof, bundle = prove_or_step_back(build, request.targets, request.terms, context, attempts)
     _write_evidence(bundle, proof, {**adapter, "attempts": attempts.to_json()})
     if proof.passed:

@@ -43,7 +43,7 @@ class FinetuneSettings:
     fit: str | None = None  # photos that are not square: pad or crop; pad
     background: str | None = None  # a colour; white
     threads: int = 0  # CPU threads; 0 takes all cores
-    feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
+    feature_weights: Path | None = None  # of a network that is no package's
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -83,7 +83,7 @@ class RecoverSettings:
     rate: float = 2e-3  # of Adam, as a share of a weight
     seed: int = 0  # of the adapters
     threads: int = 0  # CPU threads; 0 takes all cores
-    feature_weights: Path | None = None  # an Inception-v3 file; None: the packaged network
+    feature_weights: Path | None = None  # of a network that is no package's
 
     def __post_init__(self) -> None:
         check_numbers(self, rank=Limit(1, 4096))

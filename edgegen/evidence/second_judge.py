@@ -1,0 +1,68 @@
+"""What a second feature network of another kind says of the same pairs: what one network is blind
+to, another may see. (numpy only)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.verdict import AtMost, State
+from .compare import DistanceLook, Pairs
+from .movement import along_main, apart, in_percent, moved
+from .reference import Features
+from .terms import Terms
+
+OPEN_NSFW = "open-nsfw"
+PACKAGED = frozenset({OPEN_NSFW})  # that a package brings; weights of others are the site's
+
+
+def asked_with(name: str) -> str:
+    """What follows --second-judge for the network of that name."""
+    return name if name in PACKAGED else f"{name}.safetensors"
+
+
+@dataclass(frozen=True)
+class SecondFound:
+    """The gates that need no reference, over the second network's features; their limits are those
+    of the first.
+    """
+
+    network: Features
+    moved: AtMost
+    apart: AtMost
+
+    @property
+    def states(self) -> dict[str, State]:
+        """Of each gate by its name."""
+        return {"moved (second)": self.moved.state, "apart (second)": self.apart.state}
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """What is said of a gate that is not passed, by its name."""
+        by = f"by the second judge {self.network.name}"
+        return {
+            "moved (second)": f"{by}, features moved by {in_percent(self.moved)}",
+            "apart (second)": f"{by}, the sets are apart by {in_percent(self.apart)}",
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        network = self.network
+        return {
+            **{"features": network.name, "sha256": network.sha256, "size": network.size},
+            "moved": self.moved.to_json(),
+            "apart": self.apart.to_json(),
+        }
+
+
+def found_by_second(pairs: Pairs, look: DistanceLook, terms: Terms) -> SecondFound | None:
+    """At a look; None where there is no second judge."""
+    network = pairs.full.second
+    if network is None:
+        return None
+    full, other = pairs.full.seen_by_second(look.count), pairs.seen_by_second(look.count)
+    return SecondFound(
+        network,
+        AtMost(moved(full, other, look.level), terms.moved),
+        AtMost(apart(*along_main(full, other), look.level), terms.apart),
+    )
