@@ -34,6 +34,7 @@ LONG = (
     "test_public_program.py::test_it_does_all*",
     "test_recover.py::test_images_that_came_no_nearer*",
     "test_recover.py::test_scales_of_the_base*",
+    "test_second_judge.py::test_whoever_verifies_asks*",
     "test_size_estimate.py::test_activations_are_those_of_a_larger_batch*",
     "test_size_estimate.py::test_every_recipe_can_be_asked*",
     "test_size_estimate.py::test_the_memory_is_near*",
