@@ -20,6 +20,7 @@ import machine_kind
 import pytest
 import quick_set
 import reliability_table
+import small_features
 import trace_memory
 from filelock import FileLock
 
@@ -77,8 +78,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item.nodeid not in left]
 
 
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     trace_memory.install()
+    small_features.install(item.path.name)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -87,11 +87,26 @@ def reference_network(weights: Path | None) -> FeatureNetwork:
     return features.network_in(weights) if weights else features.feature_network(features.LITE0)
 
 
+def fastest(network: FeatureNetwork) -> FeatureNetwork:
+    """The same network by what executes it fastest here, which is torch on a machine that trains
+    only.
+    """
+    from ..export.packages import absent
+
+    if absent("onnx", "export"):
+        return network
+    from .fast_features import fast_features
+
+    return fast_features(network)
+
+
 def write_reference(photos: Source, run: Path, weights: Path | None, listen: Listener) -> None:
     """Statistics of the photos that exports of this run are proven against."""
     from ..training.digests import keep
 
-    statistics = statistics_of(photos, "training photos", reference_network(weights), listen)
+    statistics = statistics_of(
+        photos, "training photos", fastest(reference_network(weights)), listen
+    )
     keep(run, {REFERENCE: statistics.to_bytes()})
 
 
@@ -123,4 +138,5 @@ def reference_at(path: Path, size: int, weights: Path | None, listen: Listener) 
         return reference.read(path)
     with open_source(path, size) as (photos, report):
         note_report(report(), listen)
-        return statistics_of(photos, "the verifier's photos", reference_network(weights), listen)
+        network = fastest(reference_network(weights))
+        return statistics_of(photos, "the verifier's photos", network, listen)

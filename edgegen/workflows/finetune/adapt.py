@@ -14,6 +14,7 @@ from ..generators import need_torch
 from ..photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
+    fastest,
     fit_of,
     images_seen,
     note_report,
@@ -76,7 +77,7 @@ def finetune(
     _check_peft(choices)
     device_of(choices.device)
     opened = opened.grown_to(choices.size, choices.seed)
-    network = reference_network(settings.feature_weights)
+    network = fastest(reference_network(settings.feature_weights))
     with torch_threads(settings.threads or cores()):
         photos = _read_photos(data, choices, settings, listen)
         choices, train, held_out = hold_out(photos, choices, listen)

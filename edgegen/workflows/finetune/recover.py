@@ -35,6 +35,7 @@ from ..export.calibration import calibrated
 from ..export.hosted import hosted
 from ..export.plans import check_plan
 from ..generators import LoadedGenerator, load_generator, need_torch
+from ..photo_sets import fastest
 from ..torch_threads import torch_threads
 from .base import BaseGenerator, numbered, open_base
 from .periodic_eval import FILE
@@ -198,7 +199,7 @@ def judge(
     pairs (delta method).
     """
     stored = reference.read(source.reference)
-    network = feature_network(stored.network, context.feature_weights, stored.size)
+    network = fastest(feature_network(stored.network, context.feature_weights, stored.size))
     full_side = FullSide(full, network, stored, RECOVERY_JUDGEMENT.first)
     count, errors, compared = first_look(stored), [], {}
     with context.listen.progress("comparing images", 2 * count) as advance:
