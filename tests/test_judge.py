@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from edgegen.core.verdict import AtMost, Interval, together
 from edgegen.errors import UsageError
 from edgegen.evidence.classes import class_names, groups
 from edgegen.evidence.full_side import FullSide, Images
-from edgegen.evidence.judge import SHOWN, Judgement, judge
+from edgegen.evidence.judge import SHOWN, Judgement, judge, tail_chance
 from edgegen.evidence.limits import skewed_interval
 from edgegen.evidence.reference import build
 from edgegen.evidence.terms import PIXEL_PAIRS, Terms, Trial
@@ -166,6 +167,23 @@ def test_its_json_is_strict_and_names_each_gate(full: FullSide) -> None:
     assert data["gates"]["psnr"]["low_db"] < data["psnr_db"] < data["gates"]["psnr"]["high_db"]
     equal = json.loads(to_json(said(full, full_images).to_json()))
     assert equal["gates"]["psnr"]["low_db"] is None and equal["worst_pairs"][0]["psnr_db"] is None
+
+
+def test_a_plan_is_taken_when_its_tail_is_soon_passed() -> None:
+    """Counting twenty thousand pairs costs more than a safer plan."""
+
+    def chance(bad: int, pairs: int, worst_db: float, maximum: int = 4000) -> float:
+        flags = [True] * bad + [False] * (pairs - bad)
+        noted: Any = SimpleNamespace(ruined=flags, worst=(SimpleNamespace(psnr_db=worst_db),))
+        return tail_chance(noted, Terms(0.02, maximum), 0.96)
+
+    assert chance(0, 512, 45) > 0.9 > chance(0, 512, 27), "a pair comes near to ruined"
+    assert chance(0, 1024, 27) > 0.9, "more sound pairs lift the doubt"
+    assert chance(1, 512, 20) < 0.3 < chance(1, 2048, 20) < 0.9
+    assert chance(1, 2048, 45) == chance(1, 2048, 20), "a ruined pair may have lost its structure"
+    looks = Terms(0.02, 4000).tail_looks(0.96)
+    assert looks.passing(0.001) > 0.9 > looks.passing(0.001, 6000), "what `soon` rules out"
+    assert chance(0, 512, 45, maximum=500) > 0, "the first look is never out of reach"
 
 
 def test_gates_must_all_pass() -> None:

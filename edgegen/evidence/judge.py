@@ -28,7 +28,11 @@ from .second_judge import SecondFound, found_by_second
 from .shares import ShareLooks
 from .terms import Terms, Trial
 
-FORESEEN = 500  # sound pairs that a plan is credited with before it is looked at
+# sound pairs that a plan is credited with before it is looked at, and where the worst pair is far
+# from ruined
+FORESEEN, FORESEEN_CLEAR = 500, 2000
+CLEAR_DB = 30.0  # of the worst pair: where half of the error would be missing to be ruined
+SOON = 1.5  # times the pairs with features: to count for longer costs more than a safer plan
 SHOWN = 8  # of the worst pairs, kept as pictures
 
 
@@ -296,11 +300,15 @@ def counted(flags: Sequence[bool], looks: ShareLooks, limit: float) -> Tail:
     return Tail(bad, pairs, AtMost(figure, limit), looks.level(pairs), state, taken)
 
 
-def tail_chance(flags: Sequence[bool], looks: ShareLooks) -> float:
-    """Probability that fresh pairs pass the tail, of which these are ruined here; with a doubt that
-    a few hundred sound pairs lift.
+def tail_chance(noted: Noted, terms: Terms, level: float) -> float:
+    """Probability that fresh pairs pass the tail soon, given what was noted of these; with a doubt
+    that a few hundred sound pairs lift, or less where no pair comes near.
     """
-    return looks.passing((sum(flags) + 0.5) / (len(flags) + FORESEEN))
+    looks = terms.tail_looks(level)
+    bad, worst = sum(noted.ruined), noted.worst[:1]
+    clear = not bad and all(pair.psnr_db >= CLEAR_DB for pair in worst)
+    share = (bad + 0.5) / (len(noted.ruined) + (FORESEEN_CLEAR if clear else FORESEEN))
+    return looks.passing(share, max(round(SOON * terms.maximum), looks.first))
 
 
 def _class_failure(one: ClassFound | None, terms: Terms) -> str:

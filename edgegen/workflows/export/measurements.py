@@ -274,7 +274,7 @@ class Measurements:
             gates = gates_at(pairs, look, terms)
             likely = min(
                 gates.chance(look, terms.maximum, holds_at),
-                tail_chance(noted.ruined, terms.tail_looks(holds_at)),
+                tail_chance(noted, terms, holds_at),
             )
             if not settings.hope < likely < 1 - settings.doubt:
                 break
