@@ -30,9 +30,8 @@ from .terms import Terms, Trial
 
 # sound pairs that a plan is credited with before it is looked at, and where the worst pair is far
 # from ruined
-FORESEEN, FORESEEN_CLEAR = 500, 2000
-CLEAR_DB = 30.0  # of the worst pair: where half of the error would be missing to be ruined
-SOON = 1.5  # times the pairs with features: to count for longer costs more than a safer plan
+FORESEEN, FORESEEN_CLEAR = 400, 2000
+CLEAR_DB = 30.0  # of the worst pair: it would take three times its error to be ruined
 SHOWN = 8  # of the worst pairs, kept as pictures
 
 
@@ -301,14 +300,20 @@ def counted(flags: Sequence[bool], looks: ShareLooks, limit: float) -> Tail:
 
 
 def tail_chance(noted: Noted, terms: Terms, level: float) -> float:
-    """Probability that fresh pairs pass the tail soon, given what was noted of these; with a doubt
-    that a few hundred sound pairs lift, or less where no pair comes near.
+    """Probability that fresh pairs pass the tail, given what was noted of these: over all shares
+    that they leave possible (Jeffreys' prior and some sound pairs more), since none ruined of a few
+    hundred says little.
     """
     looks = terms.tail_looks(level)
     bad, worst = sum(noted.ruined), noted.worst[:1]
     clear = not bad and all(pair.psnr_db >= CLEAR_DB for pair in worst)
-    share = (bad + 0.5) / (len(noted.ruined) + (FORESEEN_CLEAR if clear else FORESEEN))
-    return looks.passing(share, max(round(SOON * terms.maximum), looks.first))
+    sound = len(noted.ruined) - bad + (FORESEEN_CLEAR if clear else FORESEEN)
+    shares = np.geomspace(1e-7, 0.5, 100)
+    logs = (bad + 0.5) * np.log(shares) + sound * np.log1p(-shares)
+    weights = np.exp(logs - logs.max())
+    likely = weights > weights.sum() * 1e-4
+    chances = [looks.passing(float(share)) for share in shares[likely]]
+    return float(np.average(chances, weights=weights[likely]))
 
 
 def _class_failure(one: ClassFound | None, terms: Terms) -> str:
