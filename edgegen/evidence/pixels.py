@@ -53,7 +53,7 @@ def as_jpeg(images: np.ndarray, size: int, side: int = 256) -> Tensor:
     def one(image: Image.Image) -> np.ndarray:
         file = io.BytesIO()
         image.resize((side, side), Image.Resampling.BILINEAR).save(file, format="JPEG")
-        with Image.open(file) as read:
+        with Image.open(io.BytesIO(file.getvalue())) as read:
             return np.asarray(read.convert("RGB"))
 
     return _middles([one(Image.fromarray(image)) for image in images], size)

@@ -26,6 +26,7 @@ GRAPHS = {
         "edgegen.export.check": "after the checks",
         "edgegen.export.reference": "bytes of a GraphFile",
         "edgegen.export.stand_ins": "bytes of a GraphFile",
+        "edgegen.workflows.second_judges": "bytes whose hash is pinned",
     },
     "load_model": {},
     "load_model_from_string": {},
