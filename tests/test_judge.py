@@ -172,16 +172,19 @@ def test_its_json_is_strict_and_names_each_gate(full: FullSide) -> None:
 def test_none_ruined_of_few_pairs_takes_a_plan_only_where_no_pair_comes_near() -> None:
     """A share at which half of all verdicts fail shows none in 512 pairs as often as not."""
 
-    def chance(bad: int, pairs: int, worst_db: float, maximum: int = 4000) -> float:
+    def chance(
+        bad: int, pairs: int, worst_db: float, maximum: int = 4000, limit: float = 0.002
+    ) -> float:
         flags = [True] * bad + [False] * (pairs - bad)
         noted: Any = SimpleNamespace(ruined=flags, worst=(SimpleNamespace(psnr_db=worst_db),))
-        return tail_chance(noted, Terms(0.02, maximum), 0.96)
+        return tail_chance(noted, Terms(0.02, maximum, ruined=limit), 0.96)
 
     assert chance(0, 512, 45) > 0.9 > chance(0, 512, 27), "a pair comes near to ruined"
     assert chance(0, 1024, 27) > 0.9, "more sound pairs lift the doubt"
     assert chance(1, 512, 20) < 0.6 < chance(1, 1024, 20) < 0.9 < chance(1, 2048, 20)
     assert chance(2, 2048, 20) < 0.9 and chance(9, 2048, 20) < 0.02
     assert chance(1, 2048, 45) == chance(1, 2048, 20), "a ruined pair may have lost its structure"
+    assert chance(9, 500, 20, 500, limit=0.02) < 0.5, "whatever the limit is"
     assert 0 < chance(0, 512, 45, maximum=500) < chance(0, 512, 45), "fewer pairs prove less"
 
 

@@ -29,8 +29,8 @@ from .shares import ShareLooks
 from .terms import Terms, Trial
 
 # sound pairs that a plan is credited with before it is looked at, and where the worst pair is far
-# from ruined
-FORESEEN, FORESEEN_CLEAR = 400, 2000
+# from ruined: times those of which one may be ruined
+FORESEEN, FORESEEN_CLEAR = 0.8, 4.0
 CLEAR_DB = 30.0  # of the worst pair: it would take three times its error to be ruined
 SHOWN = 8  # of the worst pairs, kept as pictures
 
@@ -307,7 +307,7 @@ def tail_chance(noted: Noted, terms: Terms, level: float) -> float:
     looks = terms.tail_looks(level)
     bad, worst = sum(noted.ruined), noted.worst[:1]
     clear = not bad and all(pair.psnr_db >= CLEAR_DB for pair in worst)
-    sound = len(noted.ruined) - bad + (FORESEEN_CLEAR if clear else FORESEEN)
+    sound = len(noted.ruined) - bad + (FORESEEN_CLEAR if clear else FORESEEN) / terms.ruined
     shares = np.geomspace(1e-7, 0.5, 100)
     logs = (bad + 0.5) * np.log(shares) + sound * np.log1p(-shares)
     weights = np.exp(logs - logs.max())
