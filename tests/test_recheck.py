@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 import tiny
 
 from edgegen.cli.main import run
+from edgegen.cli.options import share_of
 from edgegen.core.bundle import Bundle, write_manifest
 from edgegen.core.files import read_json
 from edgegen.errors import TrustError
@@ -71,15 +73,19 @@ def test_what_is_recorded_is_found_again(evidence: Any) -> None:
     assert differences("r", evidence, again, False) == []
 
 
-def test_every_edit_of_a_single_figure_is_found(evidence: Any) -> None:
-    places = list(leaves(evidence))
-    assert len(places) > 60
+def each_edit_is_found(evidence: Any, places: list[tuple[Any, ...]]) -> None:
     for place in places:
         value = evidence
         for name in place:
             value = value[name]
         found = differences("r", edited(evidence, place, other(value, 1.01)), evidence, True)
         assert [one.figure for one in found] == [".".join(map(str, place))], place
+
+
+def test_every_edit_of_a_single_figure_is_found(evidence: Any) -> None:
+    places = list(leaves(evidence))
+    assert len(places) > 60
+    each_edit_is_found(evidence, places)
 
 
 @pytest.mark.parametrize("gone", ["min_psnr_db", "gates", "psnr_db", "worst_pairs"])
@@ -149,6 +155,24 @@ def test_a_missing_limit_is_refused(evidence: Any, tiny_bundle: Path, name: str)
         assert differences("r", less, evidence, True) != []
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("--files-only --bench", "--bench"),
+        ("--images-only --fresh-seeds", "--fresh-seeds"),
+        ("--images-only --min-psnr 40", "--min-psnr"),
+        ("--files-only --max-moved 1%", "--max-moved"),
+        ("--files-only --second-judge open-nsfw", "--second-judge"),
+        ("--images-only --reference photos", "--reference"),
+    ],
+)
+def test_what_would_not_be_looked_at_is_refused(
+    flags: str, named: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", str(GOLDEN), *flags.split()]) == 2
+    assert f"{named} is about the evidence" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("settings", [ExportSettings, VerifySettings])
 def test_every_limit_is_the_one_that_was_asked(settings: Any) -> None:
     """None is left at its default, none takes another's place."""
@@ -206,7 +230,7 @@ def test_verify_exits_with_3_where_a_figure_was_edited(
     write_manifest(root, description)
     assert run(["verify", str(root), *quickly, *tiny.TERMS]) == 0
     assert "not compared with the manifest's: add --bench" in capfd.readouterr().out
-    assert run(["verify", str(root), *quickly, *tiny.TERMS, "--bench"]) == 3
+    assert run(["verify", str(root), *quickly, *tiny.TERMS, "--fresh-seeds", "--bench"]) == 3
     assert "NOT FOUND HERE: onnxruntime: speed is 71 in the manifest" in capfd.readouterr().out
     # whoever verifies says what is good: random weights are not, by default
     assert run(["verify", str(tiny_bundle), *quickly, "--fid-budget", "0.01%"]) == 3
@@ -265,7 +289,11 @@ def test_the_certificate_is_one_page_that_fetches_nothing(tiny_bundle: Path) -> 
         assert name in page and f"seed {found['worst_pairs'][0]['seed']}" in page
         assert f"{found['change']['value']:+.2%}" in page
     said = found["terms"]
-    limits = f"--max-moved {said['moved']:.2%} --max-apart {said['apart']:.2%}"
-    assert f"--max-ruined {said['ruined']:.3%} {limits}" in page
+    limits = re.search(
+        r"--fid-budget (\S+) .*--max-ruined (\S+) --max-moved (\S+) --max-apart (\S+)", page
+    )
+    assert limits is not None
+    names = ("budget", "ruined", "moved", "apart")
+    assert [share_of(text, "", "") for text in limits.groups()] == [said[n] for n in names]
     assert "--fresh-seeds" in page and "The smallest change this test could have seen" in page
     assert (tiny_bundle / "evidence" / "worst-pairs.png").is_file()

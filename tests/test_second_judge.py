@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from test_judge import FIRST, TERMS, Blocks, full_images, noisy
 from test_judge import full as full
-from test_recheck import edited, leaves, manifest, other
+from test_recheck import each_edit_is_found, leaves, manifest
 
 from edgegen.core.bundle import Bundle
 from edgegen.core.files import read_json, to_json
@@ -194,12 +194,7 @@ def evidence(tiny_bundle: Path) -> Any:
 def test_every_edit_of_its_figures_is_found(evidence: Any) -> None:
     places = [place for place in leaves(evidence) if place[0] == "second_judge"]
     assert len(places) == 13
-    for place in places:
-        value = evidence
-        for name in place:
-            value = value[name]
-        found = differences("r", edited(evidence, place, other(value, 1.01)), evidence, True)
-        assert [one.figure for one in found] == [".".join(map(str, place))], place
+    each_edit_is_found(evidence, places)
     gone = {k: v for k, v in evidence.items() if k != "second_judge"}
     assert differences("r", gone, evidence, True) and differences("r", evidence, gone, False)
 

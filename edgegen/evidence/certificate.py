@@ -232,9 +232,9 @@ def _second_judge(one: Mapping[str, Any]) -> Iterator[list[str]]:
 def _again(about: Mapping[str, Any]) -> Iterator[str]:
     terms = next(iter(about["evidence"]["runtimes"].values()))["terms"]
     flags = (
-        f"--fid-budget {terms['budget']:.2%} --min-psnr {terms['psnr']:g} "
-        f"--max-ruined {terms['ruined']:.3%} --max-moved {terms['moved']:.2%} "
-        f"--max-apart {terms['apart']:.2%}"
+        f"--fid-budget {_exactly(terms['budget'])} --min-psnr {terms['psnr']:g} "
+        f"--max-ruined {_exactly(terms['ruined'])} --max-moved {_exactly(terms['moved'])} "
+        f"--max-apart {_exactly(terms['apart'])}"
     )
     flags += _flag_of_second(next(iter(about["evidence"]["runtimes"].values())))
     yield (
@@ -248,6 +248,11 @@ def _again(about: Mapping[str, Any]) -> Iterator[str]:
         "does not say that the full-precision generator is good, and it is no signature: who made "
         "the bundle, <code>--public-key</code> tells.</p>"
     )
+
+
+def _exactly(share: float) -> str:
+    """In percent, with as many digits as somebody said."""
+    return f"{100 * share:.10g}%"
 
 
 def _flag_of_second(one: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.progress import Listener, silent
 from ..core.reader import Places
-from ..errors import GateFailed, RuntimeMissing
+from ..errors import GateFailed, RuntimeMissing, UsageError
 from ..export.packages import absent
 from .bundles import read_bundle, runtimes_of
 from .context import Context, cores
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from .export.prove import Proof
     from .recheck import Difference, RecordedEvidence
 
+# settings that mean nothing where the verdict is not recomputed
+OF_EVIDENCE = frozenset(
+    {
+        "feature_weights", "second_judge", "fid_budget", "min_psnr_db", "max_ruined", "max_moved",
+        "max_apart", "bench", "fresh_seeds", "reference",
+    }
+)  # fmt: skip
 SHOWN = 5  # figures that are others here, named in the message
 
 
@@ -55,7 +62,18 @@ class VerifySettings:
     reference: Path | None = None
 
     def __post_init__(self) -> None:
+        """UsageError for what could not be looked at: nobody may take it for checked."""
         check_numbers(self)
+        if self.extent == "evidence":
+            return
+        for one in fields(self):
+            if one.name in OF_EVIDENCE and getattr(self, one.name) != one.default:
+                raise UsageError(
+                    "E-USAGE",
+                    f"--{one.name.removesuffix('_db').replace('_', '-')} is about the evidence, "
+                    f"and {self.extent} alone are checked",
+                    hint=f"leave out --{self.extent}-only",
+                )
 
     def terms(self, said: Terms) -> Terms:
         """These limits, on as many pairs as the evidence was allowed."""
@@ -193,13 +211,15 @@ def _evidence(
         trials = dict.fromkeys(names, Trial(first, 1 - ERROR))
     else:
         proof = prove(bundle, trials, said.terms, context, settings.trust_engines)
-        result = _held(bundle, result, said, proof, settings.bench)
+        result = _held(bundle, result, said, proof)
     against = _reference(bundle, settings, listen)
     if added is not None:
         context = replace(context, second_judge=added)
     if settings.fresh_seeds or against is not None or added is not None or asked != said.terms:
         proof = prove(bundle, trials, asked, context, settings.trust_engines, against)
     result = replace(result, proof=proof, is_older=not said.is_whole)
+    if settings.bench:
+        result = _held_speeds(result, said, proof)
     if not proof.passed:
         verdicts = "; ".join(str(j) for j in proof.judged if not j.passed)
         raise _failed(result, "E-GATE", f"the evidence does not hold on this machine: {verdicts}")
@@ -219,27 +239,36 @@ def _reference(bundle: Bundle, settings: VerifySettings, listen: Listener) -> Re
 
 
 def _held(
-    bundle: Bundle, result: VerifyResult, said: RecordedEvidence, proof: Proof, bench: bool
+    bundle: Bundle, result: VerifyResult, said: RecordedEvidence, proof: Proof
 ) -> VerifyResult:
     """With every figure of the manifest that is another one here; GateFailed where there is one."""
-    from .recheck import differences, is_same_machine, slower_or_faster
+    from .recheck import differences, is_same_machine
 
     found, drift = [], {}
     for judged in proof.judged:
         name, recorded = judged.name, said.evidence[judged.name]
         same = said.is_whole and is_same_machine(bundle, name)
         found += differences(name, recorded, judged.to_json(), same)
-        if bench:
-            found += slower_or_faster(name, recorded, judged.speed)
         drift[name] = judged.comparison.verdict.change.value - recorded["change"]["value"]
-    result = replace(
-        result,
-        proof=proof,
-        drift=drift,
-        is_bench=bench,
-        differences=found,
-        is_older=not said.is_whole,
-    )
+    result = replace(result, proof=proof, drift=drift, is_older=not said.is_whole)
+    return _without(found, result)
+
+
+def _held_speeds(result: VerifyResult, said: RecordedEvidence, proof: Proof) -> VerifyResult:
+    """With every speed of the manifest that is another one here; GateFailed where there is one."""
+    from .recheck import slower_or_faster
+
+    found = [
+        one
+        for judged in proof.judged
+        for one in slower_or_faster(judged.name, said.evidence[judged.name], judged.speed)
+    ]
+    return _without(found, replace(result, proof=proof, is_bench=True))
+
+
+def _without(found: Sequence[Difference], result: VerifyResult) -> VerifyResult:
+    """The result; GateFailed where figures of the manifest are others here."""
+    result = replace(result, differences=found)
     if found:
         raise _failed(
             result,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..context import Context
 
 NAMED = 3  # layers of a sentence
+EQUAL_DB = 999.0  # PSNR of equal images, in JSON
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class LayerBehind:
     before_db: float
 
     def __str__(self) -> str:
-        return f"{self.graph}/{self.node} ({self.psnr_db - self.before_db:+.1f} dB)"
+        gain = self.psnr_db - self.before_db
+        said = "equal to full precision" if self.psnr_db >= EQUAL_DB else f"{gain:+.1f} dB"
+        return f"{self.graph}/{self.node} ({said})"
 
     def to_json(self) -> JsonObject:
         return {"layer": f"{self.graph}/{self.node}", "psnr_db": self.psnr_db}
@@ -112,5 +115,5 @@ class _Trial:
         return LayerBehind(graph, node, self._psnr(to_uint8(images)), self.before_db)
 
     def _psnr(self, images: np.ndarray) -> float:
-        """dB over these pairs; 999 for equal images."""
-        return min(PairedPsnr.of(squared_error(self.full, images)).pooled_db, 999.0)
+        """dB over these pairs."""
+        return min(PairedPsnr.of(squared_error(self.full, images)).pooled_db, EQUAL_DB)
