@@ -23,6 +23,7 @@ from edgegen.cli.options import share_of
 from edgegen.core.bundle import Bundle, write_manifest
 from edgegen.core.files import read_json
 from edgegen.errors import TrustError
+from edgegen.evidence import certificate
 from edgegen.evidence.terms import Terms, trial
 from edgegen.workflows.export.attempts import Attempts, weights_of
 from edgegen.workflows.export.build import described
@@ -276,6 +277,14 @@ def test_another_option_is_the_next_attempt_and_the_same_export_the_same(
         .number
         == 0
     ), "other weights have their own"
+
+
+def test_the_certificate_says_limits_as_they_were_asked(evidence: Any) -> None:
+    """Rounded ones would be others, which verify would judge by."""
+    terms = {**evidence["terms"], "ruined": 0.00035, "moved": 0.0123, "apart": 0.00512}
+    about = {"evidence": {"runtimes": {"r": {**evidence, "terms": terms}}}}
+    page = "".join(certificate._again(about))
+    assert "--max-ruined 0.035% --max-moved 1.23% --max-apart 0.512%" in page
 
 
 def test_the_certificate_is_one_page_that_fetches_nothing(tiny_bundle: Path) -> None:
