@@ -1,5 +1,5 @@
-"""What few pairs can say without a reference: seconds for ruined pairs, which are exact; minutes for
-the other limits, which are simulated.
+"""What few pairs can say without a reference: exact for ruined pairs, which takes seconds; simulated
+for the other limits, which takes minutes.
 
     python -m benchmarks few_pairs
 """
