@@ -95,6 +95,12 @@ def _change(found: Mapping[str, Any]) -> str:
     )
 
 
+def _verdict(found: Mapping[str, Any]) -> str:
+    if found["verdict"] == NOT_COUNTED:
+        return str(found["state"])
+    return f"{found.get('state', found['verdict'])} +-{found['budget']:.0%}"
+
+
 def _row(name: str, built: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     psnr = found["psnr_db"]
     cells = (
@@ -102,7 +108,7 @@ def _row(name: str, built: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         built["version"],
         f"{_change(found)}, {found['images']} pairs from seed {found['first_seed']}",
         *_gates(found),
-        f"{found.get('state', found['verdict'])} +-{found['budget']:.0%}",
+        _verdict(found),
         "equal" if psnr is None else f"{psnr:.1f} dB",
         f"{found['size_ratio']:.2f} x",
         found["executed_by"],
