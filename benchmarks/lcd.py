@@ -28,7 +28,7 @@ from edgegen.evidence import reference
 from edgegen.evidence.distances import kernel_distance
 from edgegen.evidence.intervals import distance_interval
 from edgegen.training.data import load
-from edgegen.workflows.export.prove import judge_of
+from edgegen.workflows.export.judges import judge_of
 from edgegen.workflows.generators import load_generator, torch_pipeline
 from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 

@@ -71,7 +71,7 @@ def full(reference: Reference) -> FullSide:
     return FullSide(generator(), Pixels(), reference)
 
 
-def test_equal_pipelines_are_within_at_the_first_look(full: FullSide) -> None:
+def test_equal_pipelines_are_within_at_the_first_look(full: FullSide, reference: Reference) -> None:
     found = compare(full, generator(), budget=0.001, when=LookSchedule(100, 1600))
     assert found.verdict.state == "within" and found.verdict.change.value == 0
     assert (found.images, found.looks, found.first_seed) == (100, (100,), EVIDENCE.first)
@@ -81,7 +81,7 @@ def test_equal_pipelines_are_within_at_the_first_look(full: FullSide) -> None:
         and math.isinf(found.psnr_median_db)
     )
     assert (found.features, found.size, found.reference) == ("pixels", 4, "toy")
-    assert found.reference_sha256 == full.reference.sha256
+    assert found.reference_sha256 == reference.sha256
 
 
 def test_a_small_damage_is_within_a_large_one_outside(full: FullSide) -> None:
@@ -103,13 +103,13 @@ def test_damage_at_the_edge_is_undecided_and_asks_for_more(full: FullSide) -> No
     assert found.looks == (100, 200, 400) and found.images == 400 and len(found.looks) == 3
 
 
-def test_the_numbers_are_those_of_the_parts(full: FullSide) -> None:
+def test_the_numbers_are_those_of_the_parts(full: FullSide, reference: Reference) -> None:
     other = generator(0.3, 0.02, 0.05)
     found = compare(full, other, budget=0.0001, when=LookSchedule(100, 100))
     seeds = range(EVIDENCE.first, EVIDENCE.first + 100)
     a, b = (to_uint8(make(seeds)) for make in (generator(), other))
-    x, y = (full.reference.project(Pixels()(images)) for images in (a, b))
-    ours, its = estimate(full.reference.moments, x), estimate(full.reference.moments, y)
+    x, y = (reference.project(Pixels()(images)) for images in (a, b))
+    ours, its = estimate(reference.moments, x), estimate(reference.moments, y)
     wanted = Verdict(distance_change(ours, its, found.look_level), 0.0001, 100)
     assert (found.verdict.state, found.verdict.images) == (wanted.state, wanted.images)
     # compare() projects its features in parts, and BLAS sums fewer rows in another order
@@ -169,23 +169,25 @@ def test_looks_double_and_share_the_error_by_their_pairs() -> None:
 
 
 @pytest.mark.slow
-def test_looking_often_does_not_pass_what_is_at_the_edge(full: FullSide) -> None:
+def test_looking_often_does_not_pass_what_is_at_the_edge(
+    full: FullSide, reference: Reference
+) -> None:
     """A true change equal to the budget: "within" is then wrong, and may come up in at most 2.5 %
     of runs, looks and all.
     """
     x, y = (
-        full.reference.project(Pixels()(to_uint8(make(range(8000)))))
+        reference.project(Pixels()(to_uint8(make(range(8000)))))
         for make in (generator(), generator(0.3, 0.0, 0.02))
     )
-    reference = full.reference.moments
-    truth = abs(frechet(Moments.of(y), reference) / frechet(Moments.of(x), reference) - 1)
+    moments = reference.moments
+    truth = abs(frechet(Moments.of(y), moments) / frechet(Moments.of(x), moments) - 1)
     said = []
     for run in range(300):
         rows = np.random.default_rng(run).integers(8000, size=800)
         for n, level in plan_looks(100, 800, 0.95):
             part = rows[:n]
             state = Verdict(
-                distance_change(estimate(reference, x[part]), estimate(reference, y[part]), level),
+                distance_change(estimate(moments, x[part]), estimate(moments, y[part]), level),
                 truth,
                 n,
             ).state

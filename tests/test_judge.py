@@ -135,7 +135,9 @@ def test_two_classes_that_change_places_are_seen_though_the_set_is_the_same(
 
     found = said(full, other, Terms(0.02, 400, 0.0, 1.0, 1.0, 1.0))
     assert found.gates.states["classes"] == "outside"
-    assert {c.group.name for c in found.gates.classes if c.change.state == "outside"} == {"1", "2"}
+    assert {
+        c.group.name for c in found.gates.classes if c.change and c.change.state == "outside"
+    } == {"1", "2"}
 
 
 def test_the_tail_goes_on_by_pixels_alone(full: FullSide) -> None:

@@ -247,11 +247,11 @@ def test_another_judge_is_another_attempt(
     bundle, about = Bundle.open(tiny_bundle), {"weights_sha256": "ab" * 32}
     assert Attempts(about, tmp_path / "x").trial(bundle, "onnxruntime", TERMS).number == 0
     for _ in range(2):
-        more = Attempts(about, tmp_path / "x", Edges())
+        more = Attempts(about, tmp_path / "x", [Edges()])
         assert more.trial(bundle, "onnxruntime", TERMS).number == 1
     assert Attempts(about, tmp_path / "x").trial(bundle, "onnxruntime", TERMS).number == 0
     assert what_is_judged(bundle, "onnxruntime", TERMS) != what_is_judged(
-        bundle, "onnxruntime", TERMS, Edges()
+        bundle, "onnxruntime", TERMS, [Edges()]
     )
 
 

@@ -44,6 +44,13 @@ def export(
     max_ruined: MaxRuined = "0.2%",
     max_moved: MaxMoved = "5%",
     max_apart: MaxApart = "0.5%",
+    no_reference: Annotated[
+        bool,
+        typer.Option(
+            "--no-reference",
+            help="Do not count the distance to a reference: there is none, or one of other photos.",
+        ),
+    ] = False,
     plan: Annotated[Path | None, typer.Option(help="Use this plan and skip the search.")] = None,
     feeds: Annotated[
         Path | None,
@@ -60,7 +67,7 @@ def export(
         typer.Option(
             help="Most image pairs of a verdict; after them it is undecided. Ruined images are "
             "counted in five times as many; the search looks at half as many.",
-            min=500,
+            min=64,
         ),
     ] = 4000,
     protect_regions: Annotated[
@@ -118,6 +125,7 @@ def export(
         max_ruined=ruined_of(max_ruined),
         max_moved=moved_of(max_moved),
         max_apart=apart_of(max_apart),
+        no_reference=no_reference,
         max_images=max_images,
         plan=plan,
         feeds=feeds,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..evidence.compare import NOT_COUNTED, Comparison
+from ..evidence.judge import DISTANCE_IS_LARGE
+from ..evidence.looks import FEW_PAIRS, LEAST_PAIRS
 from ..workflows.executor import label
 from . import output
 
@@ -43,13 +46,24 @@ def show(proof: Proof) -> None:
 def _explain(proof: Proof) -> None:
     """What the columns are."""
     base, one = proof.full[proof.baseline], proof.judged[0].comparison
-    print(
-        f"FD: Frechet distance over {one.features} at {one.size} px, projected, to "
-        f"{one.reference}; not an Inception FID. "
-        f"FP32: {one.distance_full.value:.1f}; intervals of the change hold at "
-        f"{levels(proof)}."
-    )
-    if not one.is_reference_corrected:
+    if one.is_counted:
+        print(
+            f"FD: Frechet distance over {one.features} at {one.size} px, projected, to "
+            f"{one.reference}; not an Inception FID. "
+            f"FP32: {one.distance_full.value:.1f}; intervals of the change hold at "
+            f"{levels(proof)}."
+        )
+    else:
+        print(f"Features: {one.features} at {one.size} px; intervals hold at {levels(proof)}.")
+    show_large(proof.judged)
+    if not one.is_counted:
+        print(
+            "FD is not counted: the other gates decide, and none of them needs a reference. It "
+            "takes one of the generator's own photos, and three pairs for each of its directions."
+        )
+    if one.images < LEAST_PAIRS:
+        print(f"Ruined pairs are counted exactly; {FEW_PAIRS}")
+    if one.is_reference_corrected is False:
         print(
             "The reference is of an older edgegen: what its own number of images adds to FD is in "
             "these figures."
@@ -65,6 +79,13 @@ def _explain(proof: Proof) -> None:
         f"median of {base.rounds} "
         f"interleaved rounds; speed against the fastest FP32 ({proof.baseline})."
     )
+
+
+def show_large(judged: Sequence[RuntimeEvidence]) -> None:
+    """A line of each runtime whose full precision is far from the reference."""
+    for one in judged:
+        if one.judgement.is_distance_large:
+            print(f"{one.name}: {DISTANCE_IS_LARGE}")
 
 
 def show_second(judged: Sequence[RuntimeEvidence]) -> None:
@@ -87,15 +108,22 @@ def levels(proof: Proof) -> str:
     return " and ".join(sorted(found))
 
 
+def _change(found: Comparison) -> str:
+    if not found.is_counted:
+        return NOT_COUNTED
+    change = found.verdict.change
+    half = max(change.high - change.value, change.value - change.low)
+    return f"{change.value:+.2%} +-{half:.2%}"
+
+
 def _row(judged: RuntimeEvidence) -> list[str]:
     found, c, latency = judged.judgement, judged.comparison, judged.latency
-    change, one = c.verdict.change, found.worst_class
-    half = max(change.high - change.value, change.value - change.low)
+    one = found.worst_class
     return [
         label(judged.name),
         f"{latency.cpu_ms / latency.batch:.2f}" if latency else "not run",
         f"{judged.speed:.2f} x" if judged.speed else "not run",
-        f"{change.value:+.2%} +-{half:.2%}",
+        _change(c),
         f"{found.gates.moved.figure.value:.1%}",
         f"{c.psnr_db:.1f} dB",
         f"<= {found.tail.share.figure.high:.2%}",

@@ -56,6 +56,13 @@ def verify(
     max_ruined: MaxRuined = "0.2%",
     max_moved: MaxMoved = "5%",
     max_apart: MaxApart = "0.5%",
+    no_reference: Annotated[
+        bool,
+        typer.Option(
+            "--no-reference",
+            help="Do not count the distance to a reference; a bundle without one needs this said.",
+        ),
+    ] = False,
     bench: Annotated[
         bool,
         typer.Option(
@@ -96,6 +103,7 @@ def verify(
         max_ruined=ruined_of(max_ruined),
         max_moved=moved_of(max_moved),
         max_apart=apart_of(max_apart),
+        no_reference=no_reference,
         bench=bench,
         fresh_seeds=fresh_seeds,
         reference=reference,

@@ -14,11 +14,17 @@ import numpy as np
 
 from ..core.images import grid, png
 from ..version import __version__
+from .compare import NOT_COUNTED
+from .judge import DISTANCE_IS_LARGE
+from .looks import FEW_PAIRS, LEAST_PAIRS
 from .second_judge import asked_with
 
 FILE = "evidence/certificate.html"
 Rows = Sequence[Sequence[str]]
-WORDS = {"within": "passed", "outside": "failed", "undecided": "undecided"}
+WORDS = {
+    **{"within": "passed", "outside": "failed", "undecided": "undecided"},
+    NOT_COUNTED: NOT_COUNTED,
+}
 STYLE = """
 :root{--ink:#16202b;--soft:#5b6977;--line:#d8dfe6;--ok:#0b7a43;--bad:#b3261e;--open:#9a6700}
 *{box-sizing:border-box}
@@ -83,8 +89,11 @@ def _title(about: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
 
 def _sentence(one: Mapping[str, Any]) -> str:
     tail = one["gates"]["ruined"]
+    said = "The distance to a reference is not counted"
+    if one["verdict"] != NOT_COUNTED:
+        said = f"The distance to the reference changes by {_interval(one['change'])}"
     return (
-        f"The distance to the reference changes by {_interval(one['change'])}; "
+        f"{said}; "
         f"{tail['ruined']:,} of {tail['pairs']:,} images are ruined, so at most "
         f"{tail['at_most']:.2%} of all; PSNR {_decibel(one['psnr_db'])}."
     )
@@ -93,13 +102,14 @@ def _sentence(one: Mapping[str, Any]) -> str:
 def _terms(one: Mapping[str, Any]) -> Iterator[str]:
     terms, gates = one["terms"], one["gates"]
     yield "<h2>The terms</h2><p>All have to hold. None can make up for another.</p>"
+    is_counted = one["verdict"] != NOT_COUNTED
+    most, alone = f"by no more than {terms['budget']:.1%}", ", and alone changes the distance "
     rows = [
-        ["Distance to the reference photos", f"changes by no more than {terms['budget']:.1%}"],
+        ["Distance to the reference photos", f"changes {most}" if is_counted else NOT_COUNTED],
         ["PSNR to full precision", f"at least {terms['psnr']:g} dB over all images"],
         [
             "Each class by itself",
-            f"at least {gates['class_limit_db']:g} dB, and alone changes the distance by no more "
-            f"than {terms['budget']:.1%}",
+            f"at least {gates['class_limit_db']:g} dB{alone + most if is_counted else ''}",
         ],
         [
             "Ruined images",
@@ -118,6 +128,8 @@ def _runtime(name: str, one: Mapping[str, Any], worst: np.ndarray) -> Iterator[s
     yield f"<h2>{escape(name)}: {_state(one['state'])}</h2>"
     classes = sorted(one["gates"]["classes"], key=_badness)
     yield _table(["gate", "found", "holds at", ""], _gates(one, classes))
+    if one.get("distance_is_large"):
+        yield f"<p>{escape(DISTANCE_IS_LARGE[0].upper() + DISTANCE_IS_LARGE[1:])}</p>"
     yield f"<p>{escape(_power(one))}</p>"
     if classes:
         yield "<h3>Every class</h3>"
@@ -126,7 +138,7 @@ def _runtime(name: str, one: Mapping[str, Any], worst: np.ndarray) -> Iterator[s
                 escape(c["class"]),
                 f"{c['pairs']:,}",
                 _decibel(c["psnr_db"]),
-                _interval(c["change"]),
+                _interval(c["change"]) if c["change"] else NOT_COUNTED,
                 _state(c["state"]),
             ]
             for c in classes
@@ -149,11 +161,7 @@ def _gates(one: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> Rows
     gates, tail = one["gates"], one["gates"]["ruined"]
     psnr = gates["psnr"]
     found = [
-        (
-            "Distance",
-            f"{_interval(one['change'])} of {one['distance_full']['value']:.1f}",
-            one["verdict"],
-        ),
+        ("Distance", _distance(one), one["verdict"]),
         ("PSNR", f"{_decibel(one['psnr_db'])}, at least {_decibel(psnr['low_db'])}", psnr["state"]),
         *((f"Worst class: {c['class']}", _class_text(c), c["state"]) for c in classes[:1]),
         ("Moved", _share(gates["moved"]), gates["moved"]["state"]),
@@ -177,28 +185,46 @@ def _gates(one: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]) -> Rows
     ]
 
 
+def _distance(one: Mapping[str, Any]) -> str:
+    """Its change where it decides."""
+    if one["change"]["value"] is None:
+        return "none: no reference was asked for, or there are too few pairs for it"
+    return f"{_interval(one['change'])} of {one['distance_full']['value']:.1f}"
+
+
 def _power(one: Mapping[str, Any]) -> str:
     """The smallest damage that would have been seen in eight of ten such tests."""
-    change, level = one["change"], one["look_level"]
-    normal = NormalDist()
+    change, level, tail = one["change"], one["look_level"], one["gates"]["ruined"]
+    normal, what = NormalDist(), "the distance"
+    if one["verdict"] == NOT_COUNTED:
+        change, what = one["gates"]["moved"], "what another seed moves features"
+    others = "every other limit that is broken passes in no more than half of that."
+    if one["images"] < LEAST_PAIRS:
+        others = FEW_PAIRS
     half = (change["high"] - change["low"]) / 2
     seen = half * (1 + normal.inv_cdf(0.8) / normal.inv_cdf((1 + level) / 2))
-    tail = one["gates"]["ruined"]
     return (
-        f"The smallest change this test could have seen: {seen:.2%} of the distance in eight of "
+        f"The smallest change this test could have seen: {seen:.2%} of {what} in eight of "
         f"ten repetitions, from {one['images']:,} pairs. A share of ruined images of "
         f"{tail['limit']:.2%} or more passes in no more than {1 - one['level']:.1%} of exports, "
-        "all looks together; every other limit that is broken passes in no more than half of that."
+        f"all looks together; {others}"
     )
 
 
 def _tested(about: Mapping[str, Any], one: Mapping[str, Any]) -> Iterator[str]:
     tail, machine = one["gates"]["ruined"], about["evidence"]["machine"]
     corrected = (
-        "its own number of photos is corrected for"
-        if one["reference_corrected"]
-        else "of an older edgegen: its own number of photos adds to the distance"
+        "none counted"
+        if one["reference"] is None
+        else (
+            "its own number of photos is corrected for"
+            if one["reference_corrected"]
+            else "of an older edgegen: its own number of photos adds to the distance"
+        )
     )
+    hashed = one["reference_sha256"]
+    named = f"{one['reference']}, sha256 {hashed[:16]}; " if hashed else ""
+    directions = "main directions of the reference" if hashed else "all of them"
     yield "<h2>What was tested</h2>"
     rows = [
         [
@@ -206,9 +232,9 @@ def _tested(about: Mapping[str, Any], one: Mapping[str, Any]) -> Iterator[str]:
             f"{one['images']:,} pairs of equal seeds with features, {tail['pairs']:,} by "
             f"pixels, from seed {one['first_seed']:,} on; none took part in calibration or search",
         ],
-        ["Features", f"{one['features']} at {one['size']} px, main directions of the reference"],
+        ["Features", f"{one['features']} at {one['size']} px, {directions}"],
         *_second_judge(one),
-        ["Reference", f"{one['reference']}, sha256 {one['reference_sha256'][:16]}; {corrected}"],
+        ["Reference", f"{named}{corrected}"],
         [
             "Looks",
             f"after {_counts(one['looks'])} pairs with features and "
@@ -230,13 +256,15 @@ def _second_judge(one: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _again(about: Mapping[str, Any]) -> Iterator[str]:
-    terms = next(iter(about["evidence"]["runtimes"].values()))["terms"]
+    one = next(iter(about["evidence"]["runtimes"].values()))
+    terms = one["terms"]
     flags = (
         f"--fid-budget {_exactly(terms['budget'])} --min-psnr {terms['psnr']:g} "
         f"--max-ruined {_exactly(terms['ruined'])} --max-moved {_exactly(terms['moved'])} "
         f"--max-apart {_exactly(terms['apart'])}"
     )
-    flags += _flag_of_second(next(iter(about["evidence"]["runtimes"].values())))
+    flags += " --no-reference" if one["verdict"] == NOT_COUNTED else ""
+    flags += _flag_of_second(one)
     yield (
         "<h2>Recompute it yourself</h2><p>The first command makes the same images again and holds "
         "every figure of the manifest to what it finds. The second judges seeds that your "

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -50,13 +50,19 @@ def class_names(source: Mapping[str, Any], classes: int) -> tuple[str, ...]:
     return tuple(map(str, range(classes)))
 
 
-def groups(names: Sequence[str]) -> list[Group]:
+def groups(names: Sequence[str], pairs: int | None = None) -> list[Group]:
     """All labels, by the names of those that are not several in one group, in MOST groups at most;
-    none for a generator without labels or with one.
+    none for a generator without labels or with one. pairs: that there will be, labels going round;
+    of few, so many labels are in one group that each has FEWEST.
     """
     if len(names) < 2:
         return []
-    edges = np.linspace(0, len(names), min(len(names), MOST) + 1).round().astype(int).tolist()
+    number = min(len(names), MOST)
+    if pairs is not None:
+        of_each = pairs // len(names)
+        enough = (n for n in range(number, 1, -1) if len(names) // n * of_each >= FEWEST)
+        number = next(enough, 1)
+    edges = np.linspace(0, len(names), number + 1).round().astype(int).tolist()
     return [
         Group(a, b - 1, names[a] if b == a + 1 else f"{names[a]} to {names[b - 1]}")
         for a, b in pairwise(edges)
@@ -70,7 +76,8 @@ class ClassFound:
     group: Group
     pairs: int
     error: AtMost  # mean squared error, in units of the full range
-    change: Verdict  # of the distance, were this group alone in INT8
+    # of the distance, were this group alone in INT8; None where it is not counted
+    change: Verdict | None
 
     @property
     def psnr_db(self) -> float:
@@ -79,18 +86,18 @@ class ClassFound:
 
     @property
     def state(self) -> State:
-        return together([self.error.state, self.change.state])
+        return together([self.error.state, *([self.change.state] if self.change else [])])
 
     def to_json(self) -> dict[str, Any]:
         """A PSNR of null says that no pixel differs."""
-        change = self.change.change
+        change = self.change.change if self.change else None
         return {
             "class": self.group.name,
             "pairs": self.pairs,
             "state": self.state,
             "psnr_db": self.psnr_db if math.isfinite(self.psnr_db) else None,
             "psnr_low_db": decibel(self.error.figure.high),
-            "change": {"value": change.value, "low": change.low, "high": change.high},
+            "change": change and {"value": change.value, "low": change.low, "high": change.high},
         }
 
 
@@ -101,6 +108,7 @@ class Demands:
     error: float  # mean squared, at most
     change: float  # of the distance, either way
     level: float
+    pairs: int | None = None  # that there will be at most
 
 
 @dataclass(frozen=True)
@@ -117,37 +125,41 @@ def judged(
     names: Sequence[str],
     labels: np.ndarray,
     errors: Float64,
-    features: FeaturePairs,
+    features: FeaturePairs | None,
     demands: Demands,
 ) -> list[ClassFound]:
     """Of each group; levels are corrected for the number of groups (Bonferroni), so a group that is
     named has failed by itself.
 
-    names: of all labels. labels, errors and features are of the same n pairs.
+    names: of all labels. labels, errors and features are of the same n pairs; features: None where
+    the distance is not counted.
     """
-    every = groups(names)
+    every = groups(names, demands.pairs)
     return [
         _group(group, labels, errors, features, _shared(demands, len(every))) for group in every
     ]
 
 
 def _shared(demands: Demands, number: int) -> Demands:
-    return Demands(demands.error, demands.change, 1 - (1 - demands.level) / number)
+    return replace(demands, level=1 - (1 - demands.level) / number)
 
 
 def _group(
-    group: Group, labels: np.ndarray, errors: Float64, features: FeaturePairs, demands: Demands
+    group: Group,
+    labels: np.ndarray,
+    errors: Float64,
+    features: FeaturePairs | None,
+    demands: Demands,
 ) -> ClassFound:
     own = group.of(labels)
     pairs = int(own.sum())
-    alone = estimate(features.reference, np.where(own[:, None], features.other, features.full))
-    change = distance_change(features.estimate, alone, demands.level)
-    return ClassFound(
-        group,
-        pairs,
-        AtMost(_error(errors[own], demands.level), demands.error),
-        Verdict(change, demands.change, pairs),
-    )
+    change = None
+    if features is not None:
+        alone = estimate(features.reference, np.where(own[:, None], features.other, features.full))
+        interval = distance_change(features.estimate, alone, demands.level)
+        change = Verdict(interval, demands.change, pairs)
+    error = AtMost(_error(errors[own], demands.level), demands.error)
+    return ClassFound(group, pairs, error, change)
 
 
 def _error(errors: Float64, level: float) -> Interval:

@@ -13,15 +13,23 @@ import numpy as np
 
 from ..core.spec import Array
 from ..core.verdict import Interval, Verdict
-from ..errors import EdgegenError
-from .distances import Float64, Moments, PairedPsnr, frechet, squared_error
+from ..errors import EdgegenError, UsageError
+from .distances import Float64, Floats, Moments, PairedPsnr, frechet, squared_error
 from .full_side import FullSide, Images, Pictured, paired
 from .intervals import Estimate, distance_change, estimate
 from .looks import LookSchedule, check_first_look, plan_looks
+from .movement import along_main, from_seed_to_seed
 
 Progress = Callable[[int, int], None]  # pairs done, pairs at most
 # what a look says, the level of its interval -> whether that is enough
 Settled = Callable[[Verdict, float], bool]
+NOT_COUNTED = "not counted"  # in place of a state, where the distance decides nothing
+UNKNOWN = Estimate(math.nan, np.zeros(2))
+
+
+def number(value: float) -> float | None:
+    """For JSON: None for what is infinite or none."""
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -42,37 +50,46 @@ class Comparison:
     first_seed: int
     features: str
     size: int  # pixels a side the features were taken at
-    reference: str
-    reference_sha256: str
+    reference: str | None  # None where none is counted
+    reference_sha256: str | None
     # whether what its own number of images adds to a distance was taken off
-    is_reference_corrected: bool
+    is_reference_corrected: bool | None
     looks: tuple[int, ...]  # pairs at each look taken
     level: float
     look_level: float
+    # mean square of features from one seed to another, which distances are measured against
+    seed_to_seed: float
+    features_sha256: str | None = None  # where no reference names them
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the distance to a reference decides; else there is none."""
+        return self.reference is not None
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's form; a PSNR of null says that no pixel differs."""
+        """The manifest's form; a PSNR of null says that no pixel differs, a distance of null that
+        there is none.
+        """
 
-        def interval(i: Interval) -> dict[str, float]:
-            return {"value": i.value, "low": i.low, "high": i.high}
+        def interval(i: Interval) -> dict[str, float | None]:
+            return {"value": number(i.value), "low": number(i.low), "high": number(i.high)}
 
-        def decibel(value: float) -> float | None:
-            return value if math.isfinite(value) else None
-
+        hashed = {} if self.features_sha256 is None else {"features_sha256": self.features_sha256}
         return {
-            "verdict": self.verdict.state,
-            "more": self.verdict.more,
+            "verdict": self.verdict.state if self.is_counted else NOT_COUNTED,
+            "more": self.verdict.more if self.is_counted else 0,
             "budget": self.verdict.budget,
             "change": interval(self.verdict.change),
             "distance_full": interval(self.distance_full),
             "distance_other": interval(self.distance_other),
             "distance_between": self.distance_between,
-            "psnr_db": decibel(self.psnr_db),
-            "psnr_median_db": decibel(self.psnr_median_db),
+            "psnr_db": number(self.psnr_db),
+            "psnr_median_db": number(self.psnr_median_db),
             "images": self.images,
             "first_seed": self.first_seed,
             "last_seed": self.first_seed + self.images - 1,
             "features": self.features,
+            **hashed,
             "size": self.size,
             "reference": self.reference,
             "reference_sha256": self.reference_sha256,
@@ -93,6 +110,13 @@ class DistanceLook:
     full: Estimate
     other: Estimate
     projected: Array  # the other side's features (count, k)
+    # both sides' features that the distance between the sets is taken over
+    between: tuple[Floats, Floats]
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether there is a distance to a reference, which then decides."""
+        return self.full is not UNKNOWN
 
 
 class Pairs:
@@ -128,7 +152,7 @@ class Pairs:
         """Make pairs until there are `count`."""
         for made in paired(self.full, self.other, len(self), count, with_features):
             if made.features is not None:
-                self._projected.extend(self.full.reference.project(made.features))
+                self._projected.extend(self.full.along_reference(made.features))
             if made.second is not None:
                 self._second.extend(made.second)
             error = squared_error(made.full, made.other)
@@ -143,14 +167,18 @@ class Pairs:
         return np.stack(self._second[:count])
 
     def look(self, count: int, level: float, budget: float) -> DistanceLook:
-        """At the first `count` pairs, all with features. EdgegenError E-FID-SCALE where there is no
-        relative change.
+        """At the first `count` pairs, all with features. EdgegenError E-FID-SCALE where there is a
+        reference and no relative change of the distance to it.
         """
-        projected = np.stack(self._projected[:count])
-        ours = estimate(self.full.reference.moments, self.full.projected(count))
-        its = estimate(self.full.reference.moments, projected)
+        mine, projected = self.full.projected(count), np.stack(self._projected[:count])
+        if self.full.reference is None:
+            unknown = Verdict(Interval(math.nan, math.nan, math.nan), budget, count)
+            between = along_main(mine, projected)
+            return DistanceLook(count, level, unknown, UNKNOWN, UNKNOWN, projected, between)
+        moments = self.full.reference.moments
+        ours, its = estimate(moments, mine), estimate(moments, projected)
         verdict = Verdict(distance_change(ours, its, level), budget, count)
-        return DistanceLook(count, level, verdict, ours, its, projected)
+        return DistanceLook(count, level, verdict, ours, its, projected, (mine, projected))
 
     def looks(
         self, when: LookSchedule, budget: float, progress: Progress | None = None
@@ -188,6 +216,8 @@ def compare(
     first look is too small for the reference's projection.
     """
     when = when or LookSchedule()
+    if full.reference is None:
+        raise UsageError("E-FID-REF", "a comparison of distances needs a reference")
     check_first_look(when, full.reference)
     pairs = Pairs(full, other)
     for look in pairs.looks(when, budget, progress):
@@ -198,23 +228,25 @@ def compare(
 
 def comparison(pairs: Pairs, look: DistanceLook, when: LookSchedule) -> Comparison:
     """What is said of the look that a comparison ended with."""
-    full, count = pairs.full, look.count
+    full, count, stored = pairs.full, look.count, pairs.full.reference
     psnr = PairedPsnr.of(pairs.errors[:count])
     return Comparison(
         verdict=look.verdict,
         distance_full=look.full.interval(when.level),
         distance_other=look.other.interval(when.level),
-        distance_between=frechet(Moments.of(full.projected(count)), Moments.of(look.projected)),
+        distance_between=frechet(*map(Moments.of, look.between)),
         psnr_db=psnr.pooled_db,
         psnr_median_db=psnr.median_db,
         images=count,
         first_seed=full.start,
         features=full.features.name,
         size=full.features.size,
-        reference=full.reference.name,
-        reference_sha256=full.reference.sha256,
-        is_reference_corrected=full.reference.kurtosis is not None,
+        reference=stored.name if stored else None,
+        reference_sha256=stored.sha256 if stored else None,
+        is_reference_corrected=stored.kurtosis is not None if stored else None,
         looks=tuple(n for n, _ in plan_looks(when.first, when.maximum, when.level) if n <= count),
         level=when.level,
         look_level=look.level,
+        seed_to_seed=from_seed_to_seed(full.projected(count)),
+        features_sha256=None if stored else full.features.sha256,
     )

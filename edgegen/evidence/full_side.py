@@ -28,7 +28,8 @@ class FullSide:
     demand, shared by runtimes.
 
     workers: runs of CHUNK images that are made at once, here and by who compares with them; nothing
-    but the time depends on it. classes: names of the labels that go round with the seeds. second:
+    but the time depends on it. reference: None where there is none; features then stay as they are,
+    along no directions. classes: names of the labels that go round with the seeds. second:
     a network of another kind, which judges as well and needs no reference.
     """
 
@@ -36,7 +37,7 @@ class FullSide:
         self,
         images: Images,
         features: Features,
-        reference: Reference,
+        reference: Reference | None,
         start: int = EVIDENCE.first,
         workers: int = 1,
         classes: Sequence[str] = (),
@@ -45,7 +46,8 @@ class FullSide:
         """Raises ReferenceMismatch when the reference was made with another feature network,
         UsageError where both judges are one network.
         """
-        reference.check(features)
+        if reference is not None:
+            reference.check(features)
         if second is not None and second.sha256 == features.sha256:
             raise UsageError(
                 "E-FEATURES",
@@ -110,7 +112,7 @@ class FullSide:
         if features is not None and part.start <= self.featured < part.stop:
             first, second = features
             new = self.featured - part.start
-            self._projected.extend(self.reference.project(first[new:]))
+            self._projected.extend(self.along_reference(first[new:]))
             if second is not None:
                 self._second.extend(second[new:])
 
@@ -140,9 +142,13 @@ class FullSide:
         self.projected(count)
         return np.stack(self._second[:count])
 
+    def along_reference(self, features: Array) -> Array:
+        """The first judge's features (n, dim) -> (n, k); as they are without a reference."""
+        return features if self.reference is None else self.reference.project(features)
+
     def project(self, images: np.ndarray) -> Array:
         """uint8 images (n, h, w, 3) -> (n, k)."""
-        return self.reference.project(self.features(images))
+        return self.along_reference(self.features(images))
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from .compare import Comparison, DistanceLook, Pairs, Progress, comparison
 from .distances import Float64, PairedPsnr
 from .full_side import FullSide, Images, Pictured
 from .limits import skewed_interval
-from .looks import LookSchedule, chance, chance_at_most, check_first_look, first_look
+from .looks import LEAST, LookSchedule, chance, chance_at_most, first_look
 from .movement import apart, in_percent, moved
+from .reference import Reference
 from .ruined import ruined
 from .second_judge import SecondFound, found_by_second
 from .shares import ShareLooks
@@ -32,6 +33,10 @@ from .terms import Terms, Trial
 # from ruined: times those of which one may be ruined
 FORESEEN, FORESEEN_CLEAR = 0.8, 4.0
 CLEAR_DB = 30.0  # of the worst pair: it would take three times its error to be ruined
+DISTANCE_IS_LARGE = (
+    "full precision itself is so far from the reference that FD says little: the change it lets "
+    "pass is more than the two sets may be apart. Moved and apart decide."
+)
 SHOWN = 8  # of the worst pairs, kept as pictures
 
 
@@ -98,7 +103,9 @@ class GateFindings:
         gates = [self.psnr, self.moved, self.apart, *(one.error for one in self.classes)]
         gates += [self.second.moved, self.second.apart] if self.second else []
         chances = [chance_at_most(g, look.level, look.count, pairs, level) for g in gates]
-        return min(chance(look.verdict, look.level, pairs, level), *chances)
+        if look.is_counted:
+            chances.append(chance(look.verdict, look.level, pairs, level))
+        return min(chances)
 
 
 @dataclass(frozen=True)
@@ -116,8 +123,9 @@ class Judgement:
     @property
     def states(self) -> Mapping[str, State]:
         """Of each gate by its name."""
+        counted = {"FD": self.comparison.verdict.state} if self.comparison.is_counted else {}
         return {
-            "FD": self.comparison.verdict.state,
+            **counted,
             **self.gates.states,
             "ruined": self.tail.state,
         }
@@ -130,6 +138,14 @@ class Judgement:
         found = together(self.states.values())
         low = self.psnr_of_all_db < self.terms.psnr
         return "undecided" if found == "within" and low else found
+
+    @property
+    def is_distance_large(self) -> bool:
+        """Whether full precision itself is so far from the reference that a change within the
+        budget is more than the two sets may be apart: FD then says little.
+        """
+        found, terms = self.comparison, self.terms
+        return found.distance_full.value * terms.budget > found.seed_to_seed * terms.apart
 
     @property
     def worst_class(self) -> ClassFound | None:
@@ -183,6 +199,7 @@ class Judgement:
                 "psnr_of_all_db": _finite(self.psnr_of_all_db),
             },
             **({"second_judge": second.to_json()} if second else {}),
+            **({"distance_is_large": True} if self.is_distance_large else {}),
             "worst_pairs": [
                 {"seed": pair.seed, "psnr_db": _finite(pair.psnr_db), "ruined": pair.is_ruined}
                 for pair in self.worst
@@ -232,14 +249,13 @@ def judge(
     Features decide in the looks of LookSchedule; the tail is counted on, by pixels alone, in looks
     of its own.
     """
-    when = schedule(full, terms, trial)
-    check_first_look(when, full.reference)
+    when = LookSchedule(min(terms.maximum, first_look(full.reference)), terms.maximum, trial.level)
     seen = Noted(full)
     pairs = Pairs(full, other, seen)
     looks = terms.tail_looks(trial.level)
     for look in pairs.looks(when, terms.budget, progress):
         gates = gates_at(pairs, look, terms)
-        states = [look.verdict.state, *gates.states.values()]
+        states = [*([look.verdict.state] if look.is_counted else []), *gates.states.values()]
         tail = counted(seen.ruined, looks, terms.ruined)
         if together(states) != "undecided" or tail.state == "outside":
             break
@@ -261,9 +277,13 @@ def judge(
     )
 
 
-def schedule(full: FullSide, terms: Terms, trial: Trial) -> LookSchedule:
-    """When the features are looked at."""
-    return LookSchedule(min(terms.maximum, first_look(full.reference)), terms.maximum, trial.level)
+def counted_reference(stored: Reference | None, terms: Terms) -> Reference | None:
+    """The reference that a distance to is counted: none where the terms say so, nor where the
+    pairs are too few for its directions.
+    """
+    if stored is None or not terms.is_distance_counted:
+        return None
+    return stored if terms.maximum >= LEAST * stored.k else None
 
 
 def gates_at(pairs: Pairs, look: DistanceLook, terms: Terms) -> GateFindings:
@@ -271,12 +291,14 @@ def gates_at(pairs: Pairs, look: DistanceLook, terms: Terms) -> GateFindings:
     full, count, level = pairs.full, look.count, look.level
     errors, projected = pairs.errors[:count], full.projected(count)
     mean = float(errors.mean())
-    known = FeaturePairs(full.reference.moments, projected, look.projected, look.full)
-    demands = Demands(10 ** (-terms.class_psnr / 10), terms.budget, level)
+    known = None
+    if full.reference is not None:
+        known = FeaturePairs(full.reference.moments, projected, look.projected, look.full)
+    demands = Demands(10 ** (-terms.class_psnr / 10), terms.budget, level, terms.maximum)
     return GateFindings(
         AtMost(skewed_interval(mean, errors - mean, level), 10 ** (-terms.psnr / 10)),
         AtMost(moved(projected, look.projected, level), terms.moved),
-        AtMost(apart(projected, look.projected, level), terms.apart),
+        AtMost(apart(*look.between, level), terms.apart),
         tuple(judged(full.classes, full.labels(count), errors, known, demands)),
         found_by_second(pairs, look, terms),
     )
@@ -319,11 +341,11 @@ def tail_chance(noted: Noted, terms: Terms, level: float) -> float:
 def _class_failure(one: ClassFound | None, terms: Terms) -> str:
     if one is None:
         return "no class"
+    said = f"class {one.group.name} has {one.psnr_db:.1f} dB where {terms.class_psnr:g} are asked"
+    if one.change is None:
+        return said
     change = one.change.change
-    return (
-        f"class {one.group.name} has {one.psnr_db:.1f} dB where {terms.class_psnr:g} are asked, "
-        f"and alone changes FD by {change.low:+.2%} to {change.high:+.2%}"
-    )
+    return f"{said}, and alone changes FD by {change.low:+.2%} to {change.high:+.2%}"
 
 
 def _finite(value: float) -> float | None:

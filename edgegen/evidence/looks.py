@@ -13,6 +13,11 @@ from .reference import Reference
 # images a projected direction at the first look: below that the interval is too narrow
 # (docs/statistics.md)
 LEAST = 3
+LEAST_PAIRS = 500  # at the first look, where there may be so many
+FEW_PAIRS = (
+    "from so few pairs the other limits hold only what is in most images: of damage in one of "
+    "twenty, at the limit, a quarter passes."
+)  # docs/statistics.md
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,11 @@ def plan_looks(first: int, maximum: int, level: float) -> list[tuple[int, float]
     return [(count, 1 - (1 - level) * count / sum(counts)) for count in counts]
 
 
-def first_look(reference: Reference) -> int:
-    """Pairs at the first look: at least 500, and four a projected direction, where the interval
-    covers what it says.
+def first_look(reference: Reference | None) -> int:
+    """Pairs at the first look: at least LEAST_PAIRS, and four a projected direction, where the
+    interval covers what it says.
     """
-    return max(500, 4 * reference.k)
+    return max(LEAST_PAIRS, 4 * reference.k if reference else 0)
 
 
 def chance(verdict: Verdict, look_level: float, pairs: int, level: float = 0.95) -> float:

@@ -41,6 +41,11 @@ def apart(full: Floats, other: Floats, level: float) -> Interval:
     return skewed_interval(value, parts - parts.mean(), level)
 
 
+def from_seed_to_seed(features: Floats) -> float:
+    """Mean square that features (n, d) move from one seed to another."""
+    return float(_spread(features).mean())
+
+
 def along_main(full: Floats, other: Floats) -> tuple[Float64, Float64]:
     """Both sets of features (n, d) along the main directions of `full`, one for every FEW of its
     images and MOST at most: in more, a distance of so few images is mostly bias.

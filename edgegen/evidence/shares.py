@@ -86,6 +86,11 @@ class ShareLooks:
         """Pairs at the first look, of which none may be counted; it may be beyond the maximum."""
         return math.ceil(math.log(FIRST * self.error) / math.log1p(-self.limit))
 
+    @property
+    def least(self) -> float:
+        """The smallest limit that `maximum` pairs without a counted one can show."""
+        return float(1 - (FIRST * self.error) ** (1 / self.maximum))
+
     @cached_property
     def later_error(self) -> float:
         """Of the bound at each look but the first."""

@@ -15,6 +15,7 @@ ERROR = 0.05  # probability that images which break a limit pass, all attempts t
 FIRST_SHARE = 0.8  # of ERROR, that the first attempt may use; all others share the rest
 # pairs whose pixels alone are compared, for each of those whose features are
 PIXEL_PAIRS = 5
+FEWEST_PAIRS = 64  # whose features are compared: what large models can afford
 MOST_PAIRS = 1_000_000  # whose pixels are compared
 WORSE_CLASS_DB = 3.0  # that one class may lie below the PSNR asked of all: twice the error
 
@@ -57,6 +58,9 @@ class Terms:
     # from seed to seed
     moved: float = 0.05
     apart: float = 0.005
+    # False where there is no reference, or one of other photos: the distance is then told, where
+    # it can be, and decides nothing
+    is_distance_counted: bool = True
 
     def __post_init__(self) -> None:
         """UsageError for more pairs than a verdict has seeds for, and for limits that are none."""
@@ -85,5 +89,25 @@ class Terms:
         """Pairs at most whose pixels are compared."""
         return PIXEL_PAIRS * self.maximum
 
+    def check_enough(self) -> None:
+        """UsageError where so few pairs cannot show what is asked of ruined ones, whatever the
+        images are.
+        """
+        looks = self.tail_looks(level(0))
+        if looks.first <= self.pixel_pairs:
+            return
+        images = -(-looks.first // PIXEL_PAIRS)
+        share = f"{math.ceil(looks.least * 1e4) / 1e4:.2%}"
+        raise UsageError(
+            "E-LOOKS",
+            f"{self.pixel_pairs} pairs, {PIXEL_PAIRS} times --max-images, cannot show that at most "
+            f"{self.ruined:.4g} of all are ruined: without a single one they show {share}",
+            hint=f"say --max-images {images}, or --max-ruined {share}",
+        )
+
     def to_json(self) -> dict[str, float]:
-        return asdict(self)
+        """Only what is asked: a distance that is counted is not said to be."""
+        found = asdict(self)
+        if self.is_distance_counted:
+            del found["is_distance_counted"]
+        return found

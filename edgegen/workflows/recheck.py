@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.files import JsonObject
 from ..core.seeds import LIMIT
 from ..errors import TrustError, UsageError
+from ..evidence.compare import NOT_COUNTED
 from ..evidence.terms import ERROR, Terms, Trial, trial
 from .export.attempts import weights_of
 
@@ -23,7 +24,7 @@ LETTERS = frozenset(
     {
         "budget", "features", "first_seed", "last_seed", "level", "limit", "limit_db",
         "class_limit_db", "class", "look_level", "min_psnr_db", "reference", "reference_corrected",
-        "reference_sha256", "size", "size_ratio", "terms",
+        "reference_sha256", "size", "size_ratio", "terms",  "features_sha256",
     }
 )  # fmt: skip
 SAME = 1e-6  # relative difference of the same arithmetic
@@ -91,7 +92,7 @@ def recorded(bundle: Bundle) -> RecordedEvidence:
             raise ValueError("its runtimes had different second judges")
         weights = weights_of(bundle.manifest.source)
         trials = {name: _trial(found, weights, is_whole) for name, found in evidence.items()}
-        if not all(math.isfinite(found["change"]["value"]) for found in evidence.values()):
+        if not all(_has_change(found) for found in evidence.values()):
             raise ValueError("a change of the distance is no number")
         for trial in trials.values():
             if not (0 <= trial.first_seed < LIMIT and 1 - ERROR <= trial.level < 1):
@@ -127,8 +128,14 @@ def _second(found: JsonObject) -> JudgeSaid | None:
     return said
 
 
+def _has_change(found: JsonObject) -> bool:
+    """Where it decides, a change of the distance is a number."""
+    return found.get("verdict") == NOT_COUNTED or math.isfinite(found["change"]["value"])
+
+
 def _terms(found: JsonObject) -> Terms:
-    return _in_numbers(Terms(**{n: found["terms"][n] for n in Terms.__dataclass_fields__}))
+    said = {"is_distance_counted": True, **found["terms"]}
+    return _in_numbers(Terms(**{n: said[n] for n in Terms.__dataclass_fields__}))
 
 
 def _older_terms(evidence: Mapping[str, JsonObject]) -> Terms:
@@ -199,7 +206,7 @@ def _figures(
 ) -> Iterator[tuple[str, Any, Any, float]]:
     """(name, recorded, here, half of the interval that the figure stands in) of every leaf."""
     if isinstance(found, dict) and isinstance(here, dict):
-        if {"low", "high"} <= here.keys():
+        if _number(here.get("low")) and _number(here.get("high")):
             reach = (here["high"] - here["low"]) / 2
         for name in dict.fromkeys([*found, *here]):
             if name not in NOT_QUALITY:

@@ -56,6 +56,8 @@ class VerifySettings:
     max_ruined: float = 0.002  # share of images that anybody would tell from full precision
     max_moved: float = 0.05  # mean square that features move, over that from seed to seed
     max_apart: float = 0.005  # squared distance of the two sets, over the same
+    # the distance to the reference need not be counted, and if it is, decides nothing
+    no_reference: bool = False
     bench: bool = False  # hold the speeds of the manifest to those of this machine as well
     fresh_seeds: bool = False  # judge images of seeds that the operating system draws
     # photos, or a file of their statistics, to judge against as well; None: the bundle's own alone
@@ -84,6 +86,7 @@ class VerifySettings:
             self.max_ruined,
             self.max_moved,
             self.max_apart,
+            not self.no_reference,
         )
 
 
@@ -205,6 +208,9 @@ def _evidence(
     )
     # one that the evidence has not is a term of whoever verifies
     added = second_judge(settings.second_judge) if said.second is None else None
+    if settings.reference is None:
+        is_kept = said.terms.is_distance_counted or not asked.is_distance_counted
+        _insist_on_distance(result, is_kept)
     trials = {name: said.trials[name] for name in names}
     if settings.fresh_seeds:
         first = FRESH_EVIDENCE.drawn(asked.pixel_pairs)[0]
@@ -220,10 +226,23 @@ def _evidence(
     result = replace(result, proof=proof, is_older=not said.is_whole)
     if settings.bench:
         result = _held_speeds(result, said, proof)
+    counted = all(judged.judgement.comparison.is_counted for judged in proof.judged)
+    _insist_on_distance(result, counted or not asked.is_distance_counted)
     if not proof.passed:
         verdicts = "; ".join(str(j) for j in proof.judged if not j.passed)
         raise _failed(result, "E-GATE", f"the evidence does not hold on this machine: {verdicts}")
     return result
+
+
+def _insist_on_distance(result: VerifyResult, is_kept: bool) -> None:
+    """GateFailed where the distance to a reference should be counted and is not."""
+    if not is_kept:
+        raise _failed(
+            result,
+            "E-GATE",
+            "the distance to a reference is not counted in this bundle's evidence",
+            hint="say --no-reference to go without, or --reference PHOTOS to judge against yours",
+        )
 
 
 def _reference(bundle: Bundle, settings: VerifySettings, listen: Listener) -> Reference | None:
@@ -249,7 +268,8 @@ def _held(
         name, recorded = judged.name, said.evidence[judged.name]
         same = said.is_whole and is_same_machine(bundle, name)
         found += differences(name, recorded, judged.to_json(), same)
-        drift[name] = judged.comparison.verdict.change.value - recorded["change"]["value"]
+        if judged.comparison.verdict.change.finite:
+            drift[name] = judged.comparison.verdict.change.value - recorded["change"]["value"]
     result = replace(result, proof=proof, drift=drift, is_older=not said.is_whole)
     return _without(found, result)
 
@@ -279,7 +299,7 @@ def _without(found: Sequence[Difference], result: VerifyResult) -> VerifyResult:
     return result
 
 
-def _failed(result: VerifyResult, code: str, what: str) -> GateFailed:
-    failed = GateFailed(code, what, path=result.bundle)
+def _failed(result: VerifyResult, code: str, what: str, hint: str = "") -> GateFailed:
+    failed = GateFailed(code, what, path=result.bundle, hint=hint)
     failed.result = result
     return failed

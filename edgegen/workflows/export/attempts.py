@@ -5,7 +5,7 @@ with less of the error; the same export again is the same attempt.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,18 +26,20 @@ class Attempts:
     cache and in the bundle that is replaced, so that neither alone forgets.
     """
 
-    def __init__(self, about: Mapping[str, Any], out: Path, second: Features | None = None) -> None:
-        """about: the manifest's `source`; out: where an earlier bundle may lie; second: who judges
-        as well.
+    def __init__(
+        self, about: Mapping[str, Any], out: Path, judges: Sequence[Features] = ()
+    ) -> None:
+        """about: the manifest's `source`; out: where an earlier bundle may lie; judges: networks
+        that judge and that no reference names.
         """
-        self.weights, self._second = weights_of(about), second
+        self.weights, self._judges = weights_of(about), judges
         self._notes = Notes(folder("attempts") / f"{self.weights}.jsonl")
         self._earlier = _earlier(out, self.weights)
         self._made: dict[str, list[str]] = {}
 
     def trial(self, bundle: Bundle, runtime: str, terms: Terms) -> Trial:
         """Seeds and level of what the bundle holds for this runtime."""
-        judged = what_is_judged(bundle, runtime, terms, self._second)
+        judged = what_is_judged(bundle, runtime, terms, self._judges)
         made = self._made.setdefault(runtime, self._known(runtime))
         if judged not in made:
             made.append(judged)
@@ -64,20 +66,20 @@ def weights_of(about: Mapping[str, Any]) -> str:
 
 
 def what_is_judged(
-    bundle: Bundle, runtime: str, terms: Terms, second: Features | None = None
+    bundle: Bundle, runtime: str, terms: Terms, judges: Sequence[Features] = ()
 ) -> str:
     """A hash of the INT8 files, the loop around them, what is asked, and of what judges."""
     manifest = bundle.manifest
-    built = manifest.runtimes[runtime]
+    built, stored = manifest.runtimes[runtime], manifest.files.get("evidence/reference.safetensors")
     asked: JsonObject = {
         "files": {graph: manifest.files[name].sha256 for graph, name in built.onnx.items()},
         "until": built.until,
         "sampler": manifest.sampler,
         "terms": terms.to_json(),
-        "reference": manifest.files["evidence/reference.safetensors"].sha256,
+        "reference": stored.sha256 if stored else None,
     }
-    if second is not None:
-        asked["second_judge"] = [second.name, second.sha256, second.size]
+    if judges:
+        asked["judges"] = [[one.name, one.sha256, one.size] for one in judges]
     return hashlib.sha256(to_json(asked)).hexdigest()
 
 

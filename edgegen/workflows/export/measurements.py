@@ -18,23 +18,24 @@ from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
 from ...core.seeds import SEARCH
 from ...core.spec import Array
-from ...evidence import bench, reference
+from ...evidence import bench
 from ...evidence.classes import class_names, worst
-from ...evidence.compare import Pairs
+from ...evidence.compare import Pairs, number
 from ...evidence.distances import PairedPsnr, squared_error
-from ...evidence.features import feature_network
 from ...evidence.full_side import FullSide, pixels_of
-from ...evidence.judge import Noted, gates_at, tail_chance
-from ...evidence.looks import LookSchedule, first_look
+from ...evidence.judge import Noted, counted_reference, gates_at, tail_chance
+from ...evidence.looks import LEAST_PAIRS, LookSchedule, first_look
 from ...evidence.terms import Terms, level
 from ...export import STAND_IN, qdq, runtime
 from ...export.stand_ins import FloatOnnxRuntime
 from ..fast_features import fast_features
 from .hosted import hosted
+from .judges import judge_of, reference_for
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from ...evidence.reference import Reference
     from ..context import Context
     from ..generators import LoadedGenerator
 
@@ -64,7 +65,7 @@ class SearchSettings:
     least_saved_ms: float = 0.01
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "terms": self.terms.to_json()}
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,9 @@ class FullPrecision:
         return hosted(models, self.subject.source.generator, threads, target)
 
     @cached_property
-    def reference(self) -> reference.Reference:
-        return reference.read(self.subject.source.reference)
+    def _stored(self) -> Reference | None:
+        """What the distance is counted to; None where it is not."""
+        return reference_for(self.subject.source.reference, self.settings.terms)
 
     @cached_property
     def pipeline(self) -> Pipeline:
@@ -100,13 +102,12 @@ class FullPrecision:
     @cached_property
     def side(self) -> FullSide:
         """Images and features of the search's seeds."""
-        stored, source = self.reference, self.subject.source
-        network = feature_network(stored.network, self.context.feature_weights, stored.size)
-        features = fast_features(network)
+        source, terms = self.subject.source, self.settings.terms
+        features = fast_features(judge_of(self._stored, self.context.feature_weights))
         return FullSide(
             self.pipeline,
             features,
-            stored,
+            counted_reference(self._stored, terms),
             SEARCH.first,
             self.context.threads,
             class_names(source.about, source.generator.latent.classes),
@@ -133,7 +134,14 @@ class FullPrecision:
     @property
     def first_look(self) -> int:
         """Pairs of the first look at a plan."""
-        return first_look(self.reference)
+        if self.is_small:
+            return self.settings.terms.maximum
+        return first_look(counted_reference(self._stored, self.settings.terms))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a verdict has fewer pairs than a first look otherwise."""
+        return self.settings.terms.maximum < LEAST_PAIRS
 
     @property
     def most_pairs(self) -> int:
@@ -141,6 +149,8 @@ class FullPrecision:
         spared safer plans.
         """
         settings = self.settings
+        if self.is_small:
+            return settings.terms.maximum
         return max(settings.patience * self.first_look, settings.terms.maximum // 2)
 
 
@@ -283,9 +293,8 @@ class Measurements:
             "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules),
             "fp32_last_steps": plan.last,
             "likely": likely,
-            "change": change.value,
-            "low": change.low,
-            "high": change.high,
+            **{"change": number(change.value), "low": number(change.low)},
+            "high": number(change.high),
             "psnr_db": min(PairedPsnr.of(pairs.errors).pooled_db, 999.0),
             "worst_class_db": min(one.psnr_db, 999.0) if one else None,
             "moved": gates.moved.figure.value,

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...evidence.compare import NOT_COUNTED
+
 FILE = "README.md"
 EMBEDS = {
     "none": "It holds no training photos and no features of them.",
@@ -45,10 +47,7 @@ def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
         "|---|---|---|---|---|---|---|---|---|",
         *(_row(name, about["runtimes"][name], r) for name, r in evidence["runtimes"].items()),
         "",
-        f"FD: Frechet distance over {one['features']} at {one['size']} px to {one['reference']}; "
-        "not an Inception FID. "
-        f"FP32: {one['distance_full']['value']:.1f}. Both made images of the same seeds. Measured "
-        "on "
+        f"{_distance(one)} Both made images of the same seeds. Measured on "
         f"{evidence['machine']['cpu']}.",
         "",
         "```",
@@ -77,18 +76,39 @@ def _origin(source: Mapping[str, Any]) -> str:
     return told + (f", adapted from {source['base']}." if "base" in source else ".")
 
 
-def _row(name: str, built: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    change, psnr = found["change"], found["psnr_db"]
-    interval = (
+def _distance(one: Mapping[str, Any]) -> str:
+    if one["verdict"] == NOT_COUNTED:
+        return f"FD is not counted. Features: {one['features']} at {one['size']} px."
+    return (
+        f"FD: Frechet distance over {one['features']} at {one['size']} px to {one['reference']}; "
+        f"not an Inception FID. FP32: {one['distance_full']['value']:.1f}."
+    )
+
+
+def _change(found: Mapping[str, Any]) -> str:
+    change = found["change"]
+    if found["verdict"] == NOT_COUNTED:
+        return NOT_COUNTED
+    return (
         f"{change['value']:+.2%} ({change['low']:+.2%} to {change['high']:+.2%}, at "
         f"{found['look_level']:.1%})"
     )
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    if found["verdict"] == NOT_COUNTED:
+        return str(found["state"])
+    return f"{found.get('state', found['verdict'])} +-{found['budget']:.0%}"
+
+
+def _row(name: str, built: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    psnr = found["psnr_db"]
     cells = (
         name,
         built["version"],
-        f"{interval}, {found['images']} pairs from seed {found['first_seed']}",
+        f"{_change(found)}, {found['images']} pairs from seed {found['first_seed']}",
         *_gates(found),
-        f"{found.get('state', found['verdict'])} +-{found['budget']:.0%}",
+        _verdict(found),
         "equal" if psnr is None else f"{psnr:.1f} dB",
         f"{found['size_ratio']:.2f} x",
         found["executed_by"],

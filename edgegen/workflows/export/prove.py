@@ -26,17 +26,15 @@ from ...errors import RuntimeMissing
 from ...evidence import bench, parity, reference
 from ...evidence.classes import class_names
 from ...evidence.compare import Comparison, Progress
-from ...evidence.features import FeatureNetwork, feature_network
 from ...evidence.full_side import FullSide
-from ...evidence.judge import Judgement, judge
+from ...evidence.judge import Judgement, counted_reference, judge
 from ...evidence.terms import Terms, Trial
 from ...export import STAND_IN, runtime
 from ..executor import executor, int8
 from ..fast_features import fast_features
+from .judges import judge_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ...evidence.reference import Reference
     from ..context import Context
 
@@ -71,8 +69,8 @@ class RuntimeEvidence:
         return self.judgement.state == "within"
 
     def __str__(self) -> str:
-        failures = self.judgement.failures()
-        return f"{self.name} {'; '.join(failures) or self.comparison.verdict}"
+        counted = self.comparison.verdict if self.comparison.is_counted else self.judgement.state
+        return f"{self.name} {'; '.join(self.judgement.failures()) or counted}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -240,9 +238,9 @@ class _Prover:
         """The fastest FP32 runtime's side, and the share of pixels that are the same on all of
         them; GateFailed where too few are.
         """
-        stored = self.against or reference.parsed(
-            self.bundle.read(REFERENCE), self.bundle.path(REFERENCE)
-        )
+        stored, bundle = self.against, self.bundle
+        if stored is None and self.terms.is_distance_counted:
+            stored = reference.parsed(bundle.read(REFERENCE), bundle.path(REFERENCE))
         network = judge_of(stored, self.context.feature_weights)
         images = {name: fp32[name] for name in dict.fromkeys([baseline, *fp32])}
         sets = [to_uint8(pipeline(EVIDENCE.take(COMPARED_IMAGES))) for pipeline in images.values()]
@@ -255,7 +253,7 @@ class _Prover:
         side = FullSide(
             images[baseline],
             features,
-            stored,
+            counted_reference(stored, self.terms),
             workers=self.context.threads,
             classes=classes,
             second=self.context.second_judge,
@@ -289,15 +287,6 @@ def _labelled(listen: Listener, labels: Mapping[int, str]) -> Iterator[Progress]
             done = now
 
         yield progress
-
-
-def judge_of(stored: Reference, weights: Path | None) -> FeatureNetwork:
-    """The feature network that these statistics were made with; ReferenceMismatch if `weights`
-    differ.
-    """
-    network = feature_network(stored.network, weights, stored.size)
-    stored.check(network)
-    return network
 
 
 def _size(bundle: Bundle, name: str) -> float:

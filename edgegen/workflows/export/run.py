@@ -19,15 +19,15 @@ from ...core.progress import Listener, silent
 from ...core.runtime import Runtime
 from ...core.seeds import EVIDENCE
 from ...core.temporary import sweep
-from ...core.verdict import Verdict
+from ...core.verdict import State, Verdict, together
 from ...errors import GateFailed, RuntimeMissing, UsageError
-from ...evidence import certificate, golden_images, reference
+from ...evidence import certificate, golden_images
 from ...evidence.picture import side_by_side, worst_pairs
-from ...evidence.terms import Terms
+from ...evidence.terms import FEWEST_PAIRS, Terms
 from ...export import STAND_IN, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
-from ..limits import Limit, check_numbers
+from ..limits import MANY, Limit, check_numbers
 from ..torch_threads import torch_threads
 from . import model_card
 from .attempts import Attempts
@@ -36,10 +36,11 @@ from .build import Build, build_runtimes, describe, described, rebuild
 from .calibration import calibrate_graphs, weight_bits_of
 from .feeds import Feeds, Files, Trajectories
 from .fp32 import fp32_models, torch_parity, trajectory_calls
+from .judges import judge_of, reference_for, unnamed_judges
 from .measurements import SearchSettings, SearchSubject
 from .plans import check_last_steps, check_plan, with_ranges
 from .protect import Protect
-from .prove import Proof, judge_of, prove
+from .prove import Proof, prove
 from .search import PlanLadder, Search
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class ExportSettings:
     max_ruined: float = 0.002  # share of images that anybody would tell from full precision
     max_moved: float = 0.05  # mean square that features move, over that from seed to seed
     max_apart: float = 0.005  # squared distance of the two sets, over the same
+    # the distance to the reference decides nothing: there is none, or one of other photos
+    no_reference: bool = False
     max_images: int = 4000  # pairs at most before a verdict is undecided; the search looks at half
     plan: Path | None = None  # a plan.json to use; no plan is searched then
     feeds: Path | None = None  # folder to calibrate on; None: the sampler's trajectories
@@ -76,7 +79,7 @@ class ExportSettings:
     overwrite: bool = False  # replace an earlier bundle
 
     def __post_init__(self) -> None:
-        check_numbers(self, steps=Limit(1, 10**4))
+        check_numbers(self, steps=Limit(1, 10**4), max_images=Limit(FEWEST_PAIRS, MANY))
         if self.plan and self.protect_regions is not None:
             raise UsageError(
                 "E-USAGE",
@@ -99,6 +102,7 @@ class ExportSettings:
             self.max_ruined,
             self.max_moved,
             self.max_apart,
+            not self.no_reference,
         )
 
     @property
@@ -116,12 +120,21 @@ class ExportResult:
     behind: Mapping[str, Sequence[LayerBehind]] = field(default_factory=dict)
 
     @property
-    def verdict(self) -> Verdict:
-        """Of the runtime that is farthest from passing."""
+    def state(self) -> State:
+        """Of all gates of all runtimes as one: within, undecided or outside."""
+        return together(judged.judgement.state for judged in self.proof.judged)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """On the distance, of the runtime that is farthest from passing; None where no distance to
+        a reference is counted.
+        """
         order = ("outside", "undecided", "within")
+        counted = [j.comparison.verdict for j in self.proof.judged if j.comparison.is_counted]
         return min(
-            (judged.comparison.verdict for judged in self.proof.judged),
+            counted,
             key=lambda verdict: (order.index(verdict.state), -abs(verdict.change.value)),
+            default=None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -149,6 +162,7 @@ def export_bundle(
     settings, out = settings or ExportSettings(), Path(out)
     context = Context.of(settings.threads, settings.feature_weights, listen)
     terms = settings.terms  # refused before any work
+    terms.check_enough()
     check_target(out, MANIFEST, settings.overwrite)
     targets = export_targets(settings.runtimes)
     context = replace(context, second_judge=second_judge(settings.second_judge))
@@ -219,7 +233,9 @@ def _export(request: _Request) -> ExportResult:
     built = build_runtimes(
         request.targets, calibration.models, plans, calls, folder, context.listen
     )
-    shutil.copyfile(source.reference, _made(folder / "evidence") / "reference.safetensors")
+    evidence = _made(folder / "evidence")
+    if request.terms.is_distance_counted:
+        shutil.copyfile(source.reference, evidence / "reference.safetensors")
     description = describe(sampled, models, built, calibration.coverage, feeds, parity)
     description["calibration"] |= {
         "search": trail,
@@ -227,7 +243,7 @@ def _export(request: _Request) -> ExportResult:
     }
     write_manifest(folder, description)
     build = Build(Bundle.open(folder, made_here=True), calibration.models, plans, calls)
-    attempts = Attempts(source.about, request.out, context.second_judge)
+    attempts = Attempts(source.about, request.out, unnamed_judges(request.terms, context))
     proof, bundle = prove_or_step_back(build, request.targets, request.terms, context, attempts)
     _write_evidence(bundle, proof, {**adapter, "attempts": attempts.to_json()})
     if proof.passed:
@@ -298,14 +314,7 @@ def _checked(request: _Request) -> dict[str, float]:
     from ..finetune.merge import proven
 
     source, settings = request.source, request.settings
-    if not source.reference.is_file():
-        raise UsageError(
-            "E-FID-REF",
-            "there are no reference statistics to prove the images against",
-            path=source.reference,
-            hint="runs of `edgegen train` write them at their end",
-        )
-    judge_of(reference.read(source.reference), settings.feature_weights)
+    judge_of(reference_for(source.reference, request.terms), settings.feature_weights)
     if settings.protect is not None:
         settings.protect.numbers(source)
     return proven(source.reference.parent, source.generator)

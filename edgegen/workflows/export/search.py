@@ -30,6 +30,7 @@ from ...core.side_by_side import over_workers
 from ...export import executing, qdq
 from ...version import __version__
 from ..context import Context
+from .judges import judge_of
 from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
 
 SAFER = 0.5  # of the damage of a plan that its verdict contradicts, what the next one may do
@@ -105,6 +106,13 @@ class Search:
             return PlanLadder((self.subject.base,), 0)
         return _RuntimeSearch(self, target).run()
 
+    def _judged_by(self) -> str | list[str | int]:
+        """The reference, or the network where there is none."""
+        if self.settings.terms.is_distance_counted:
+            return sha256(self.subject.source.reference)
+        network = judge_of(None, self.context.feature_weights)
+        return [network.name, network.sha256, network.size]
+
     def key(self, target: Runtime, host: Runtime) -> str:
         """Of everything that the answers depend on; the fastest files stand for models, ranges and
         dialect.
@@ -112,7 +120,7 @@ class Search:
         asked = {
             "edgegen": __version__,
             "settings": self.settings.to_json(),
-            "reference": sha256(self.subject.source.reference),
+            "reference": self._judged_by(),
             "machine": cpu_flags(),
             "runtime": target.name,
             "host": [host.name, type(host).__name__, host.version()],
@@ -259,9 +267,10 @@ class _RuntimeSearch:
             and look["psnr_db"] >= self.settings.terms.psnr
         )
         last = f", {steps_in_fp32(plan.last)}" if plan.last else ""
+        change = "" if look["change"] is None else f"change {look['change']:+.2%}, "
         self.listen.note(
-            f"{self.target.name}: {look['fp32_convolutions']} convolutions in FP32{last}, change "
-            f"{look['change']:+.2%}, {look['psnr_db']:.1f} dB, {look['ruined']} ruined after "
+            f"{self.target.name}: {look['fp32_convolutions']} convolutions in FP32{last}, {change}"
+            f"{look['psnr_db']:.1f} dB, {look['ruined']} ruined after "
             f"{look['pairs']} pairs: "
             f"{'likely' if good else 'not likely'} within"
         )

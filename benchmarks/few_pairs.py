@@ -1,0 +1,74 @@
+"""What few pairs can say without a reference: exact for ruined pairs, in seconds; simulated for
+the other limits, in minutes.
+
+    python -m benchmarks few_pairs
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgegen.evidence.limits import skewed_interval
+from edgegen.evidence.movement import along_main, apart, moved
+from edgegen.evidence.terms import PIXEL_PAIRS, Terms, level
+
+RUNS = 1000
+
+
+def show_few(runs: int) -> None:
+    """Few pairs and no reference. Ruined: exact. Features are drawn in 256 dimensions, and true
+    figures are exactly at their limits: goal, below in 2.5 % of runs at most.
+    """
+    print("| --max-images | pairs of pixels | ruined, at most, none seen | passes at half of it |")
+    print("|---|---|---|---|")
+    for most in (64, 128, 256, 512, 1024):
+        looks = Terms(0.02, most).tail_looks(level(0))
+        limit = float(np.ceil(looks.least * 1e4) / 1e4)
+        half = Terms(0.02, most, ruined=limit).tail_looks(level(0)).passing(limit / 2)
+        print(f"| {most} | {PIXEL_PAIRS * most} | {limit:.2%} | {half:.1%} |")
+    print("\n| pairs | damage | PSNR wrongly | moved wrongly | apart wrongly | its median |")
+    print("|---|---|---|---|---|---|")
+    for pairs in (64, 256):
+        for name, share in (("in all", 1.0), ("in 1 of 4", 0.25), ("in 1 of 20", 0.05)):
+            found = np.array([few(pairs, share, run) for run in range(runs)])
+            wrong = [f"{part:.1%}" for part in (found < 1).mean(0)]
+            print(
+                f"| {pairs} | {name} | {' | '.join(wrong)} | {np.median(found[:, 2]):.2f} |",
+                flush=True,
+            )
+
+
+def few(pairs: int, share: float, run: int) -> tuple[float, float, float]:
+    """Upper limits of what PSNR is of, of moved and of apart, each over the truth. Damage is in
+    this share of pairs, all towards one side, as strong as chance has it.
+    """
+    rng = np.random.default_rng(run)
+    scale = 1 / np.sqrt(1 + np.arange(256))
+    full = rng.normal(size=(pairs, 256)) * scale
+    hit = rng.random(pairs) < share
+    strength = hit * rng.exponential(1, pairs)
+    spread, square = 2 * float(np.square(scale).sum()), 2 * share  # mean squared exponential: 2
+    other = full.copy()
+    other[:, 0] += strength
+    squares = np.square(strength)
+    error = skewed_interval(float(squares.mean()), squares - squares.mean(), level(0))
+    far = far_apart(share) / spread
+    return (
+        error.high / square,
+        moved(full, other, level(0)).high * spread / square,
+        apart(*along_main(full, other), level(0)).high / far,
+    )
+
+
+def far_apart(share: float) -> float:
+    """Squared Frechet distance of a normal feature and itself with that damage."""
+    mean, variance = share, 2 * share - share**2
+    return float(mean**2 + (np.sqrt(1 + variance) - 1) ** 2)
+
+
+def main() -> None:
+    show_few(RUNS)
+
+
+if __name__ == "__main__":
+    main()
