@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import small_features
 import trace_memory
 from faulty import at_hit, refuse
 
@@ -157,7 +158,7 @@ def made_small() -> None:
     for module in (edgegen.workflows.train, edgegen.workflows.finetune.adapt):
         module.CHECKPOINT_STEPS = 3  # type: ignore[attr-defined]
     looks.EVALUATION_IMAGES = looks.FINAL_IMAGES = 64
-    features.SIZES["efficientnet-lite0"] = features.SMALLEST["efficientnet-lite0"]
+    small_features.install(__name__)
     features.feature_network = functools.cache(features.feature_network)
 
 
