@@ -51,7 +51,7 @@ long: $(STAMP)
 # Numbers of reliability, on toys, in at most 45 minutes: kills, refusals and signals at every point of
 # every verb that writes, damage to every file, and corpora of attacks.
 reliability: $(STAMP)
-	$(PYTEST) -m "reliability or not reliability" tests/attacks tests/reliability
+	$(PYTEST) -m "reliability or not reliability" tests/reliability tests/attacks
 
 check: lint test long
 

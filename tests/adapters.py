@@ -56,7 +56,8 @@ def recipe(name: str, steps: int) -> Recipe:
 
 def settings(name: str, steps: int, rank: int = 2) -> RunSettings:
     about = {"base": name, "base_sha256": site.digest(master(name)), "rank": rank}
-    return RunSettings(name, "finetune", recipe(name, steps), adapt=about)
+    finetune = {"rank": rank}
+    return RunSettings(name, "finetune", recipe(name, steps), adapt=about, finetune=finetune)
 
 
 def run(

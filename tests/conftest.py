@@ -125,9 +125,12 @@ def _quick_shortfall(config: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_network(
+    monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> Iterator[None]:
     """A connection to another machine fails the test that makes it."""
-    connect = socket.socket.connect
+    connect, found = socket.socket.connect, ["inet", "tests", 1, 0]
+    record_property("reliability", found)
 
     def refuse(self: socket.socket, address: Any) -> None:
         if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
@@ -135,6 +138,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             "::1",
             "localhost",
         ):
+            found[3] = 1
             raise AssertionError(f"a test tried to connect to {address}")
         connect(self, address)
 

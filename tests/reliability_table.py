@@ -15,6 +15,7 @@ ROWS = {
     "bundle damage": "bit flips and truncations of bundles that were not found",
     "run damage": "bit flips and truncations of run folders that were not found",
     "resume": "resumes after a kill that are not exact to the bit",
+    "inet": "connects to another machine, of verbs that were sealed off and of these tests",
     "parser": "inputs of property tests that broke a parser",
 }
 

@@ -22,6 +22,7 @@ from edgegen.calibrate.choose import (
     cost,
     damage,
     fastest_good,
+    kinds,
     ladder,
     questions,
 )
@@ -53,6 +54,17 @@ def test_rungs_give_up_more_and_more_of_the_time_and_the_most_damaging_first() -
     given_up = [sum(m.saved for m in found if m.node in kept(p)) for p in plans]
     assert all(any(g >= min(share * 22, max(given_up)) for g in given_up) for share in SHARES)
     assert len(kept(plans[-1])) < len(found)
+
+
+def test_convolutions_are_of_one_kind_where_nothing_that_takes_time_differs() -> None:
+    """Shapes, attributes, and the operators around them; not names or values."""
+    model = tiny.conv_net((4, 8), (8, 8), (8, 8), (8, 8), (8, 16), (16, 4))
+    found = kinds(model)
+    assert found["c1"] == found["c2"] == found["c3"]
+    assert len({found[name] for name in ("c0", "c1", "c4", "c5")}) == 4
+    c2 = next(node for node in model.graph.node if node.name == "c2")
+    c2.attribute.append(onnx.helper.make_attribute("dilations", [1, 1]))
+    assert kinds(model)["c2"] != found["c2"] and kinds(model)["c3"] == found["c3"]
 
 
 def test_a_convolution_that_saves_nothing_in_int8_is_never_in_int8() -> None:

@@ -76,6 +76,10 @@ def test_a_site_s_photos_become_a_proven_bundle(
     _, two = runs.load(merged)
     for name, tensor in two.shipped.state_dict().items():
         assert tensor.equal(one.shipped.state_dict()[name]), name
+    classes = [
+        json.loads((at / "run.json").read_text())["data"]["classes"] for at in (adapted, merged)
+    ]
+    assert classes == [["box", "disc"], ["0", "1"]], "names of folders stay at the site"
     bases = [
         {name.partition(".")[0] for name in open_base(str(found)).tensors}
         for found in (base, adapted, merged)

@@ -19,7 +19,7 @@ from edgegen.core.verdict import AtMost, Interval, together
 from edgegen.errors import UsageError
 from edgegen.evidence.classes import class_names, groups
 from edgegen.evidence.full_side import FullSide, Images
-from edgegen.evidence.judge import SHOWN, Judgement, judge, tail_chance
+from edgegen.evidence.judge import SHOWN, Judgement, counted, judge, tail_chance
 from edgegen.evidence.limits import skewed_interval
 from edgegen.evidence.reference import build
 from edgegen.evidence.terms import PIXEL_PAIRS, Terms, Trial
@@ -107,6 +107,7 @@ def test_equal_and_hardly_different_images_pass_every_gate(full: FullSide) -> No
         (damaged(noisy(0.08), CLASSES, 2), "classes"),
         (noisy(0.5), "moved"),
         (lambda seeds: full_images(seeds) + np.float32(0.08), "FD"),
+        (lambda seeds: full_images(seeds) + np.float32(0.08), "apart"),
         (lambda seeds: full_images(seeds) + np.float32(0.04), "PSNR"),
     ],
 )
@@ -159,6 +160,26 @@ def test_the_tail_goes_on_by_pixels_alone(full: FullSide) -> None:
     first = found.worst[0]
     assert (first.seed, first.is_ruined, int(first.other.max())) == (FIRST + 450, True, 0)
     assert [w.psnr_db for w in found.worst[1:]] == [math.inf] * (SHOWN - 1)
+
+
+def test_pairs_behind_a_look_may_not_contradict_it() -> None:
+    """Those that were made for the features: no look is due at their number."""
+    looks = TERMS.tail_looks(0.96)
+    first, second = looks.looks[:2]
+    assert counted([False] * first, looks, TERMS.ruined).state == "within"
+    few = [False] * first + [True] * 2
+    assert len(few) < second and counted(few, looks, TERMS.ruined).state == "within"
+    many = [False] * first + [True] * 9
+    assert len(many) < second and sum(many) > TERMS.ruined * len(many)
+    assert counted(many, looks, TERMS.ruined).state != "within"
+
+
+def test_the_psnr_of_all_pairs_may_not_contradict_that_of_the_first(full: FullSide) -> None:
+    found = said(full, noisy(0.004))
+    assert found.psnr_of_all_db > TERMS.psnr and found.state == "within"
+    less = replace(found, psnr_of_all_db=TERMS.psnr - 0.1)
+    assert less.state == "undecided"
+    assert less.failures() == [f"PSNR of 34.9 dB over {found.tail.pairs} pairs"]
 
 
 def test_its_json_is_strict_and_names_each_gate(full: FullSide) -> None:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import adapters
-import tiny
+import pytest
 from adapting import PEFT
 
 from edgegen.core.plan import Plan
@@ -77,10 +78,10 @@ def mutants(data: Any) -> Iterator[tuple[str, bytes]]:
     yield "zero", b"\0" * 100
 
 
-def attacked(path: Path, read: Callable[[], object], every: int = 9) -> int:
+def attacked(path: Path, read: Callable[[], object], every: int) -> int:
     """How many of the file's mutants were refused; each in words, with its class's exit code.
 
-    every: one of so many is tried; `make reliability` tries all.
+    every: one of so many is tried.
     """
     before, refused = path.read_bytes(), 0
     tried = list(mutants(json.loads(before)))
@@ -99,21 +100,33 @@ def attacked(path: Path, read: Callable[[], object], every: int = 9) -> int:
     return refused
 
 
-def test_descriptions_of_runs(tmp_path: Path) -> None:
-    run = tiny.finished_run(tmp_path / "run")
-    assert attacked(run / "run.json", lambda: load_generator(run)) > 50
+SOME_OR_ALL = pytest.mark.parametrize(
+    "every", [37, pytest.param(1, marks=pytest.mark.reliability)], ids=["some", "all"]
+)
 
 
+@SOME_OR_ALL
+def test_descriptions_of_runs(every: int, tiny_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    assert attacked(run / "run.json", lambda: load_generator(run), every) > (
+        50 if every == 1 else 6
+    )
+
+
+@SOME_OR_ALL
 @PEFT
-def test_configs_of_adapters(tmp_path: Path) -> None:
+def test_configs_of_adapters(every: int, tmp_path: Path) -> None:
     adapters.shaken("cas-dm").adapter("ab" * 32).write(tmp_path / "adapter")
     path = tmp_path / "adapter" / CONFIG
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "target_modules": config["target_modules"][:2]}))
-    assert attacked(path, lambda: Adapter.read(tmp_path / "adapter")) > 10
+    assert attacked(path, lambda: Adapter.read(tmp_path / "adapter"), every) > (
+        10 if every == 1 else 6
+    )
 
 
-def test_plans(tmp_path: Path) -> None:
+@SOME_OR_ALL
+def test_plans(every: int, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(PLAN))
-    assert attacked(path, lambda: Plan.read(path), every=1) > 100
+    assert attacked(path, lambda: Plan.read(path), every) > (100 if every == 1 else 6)

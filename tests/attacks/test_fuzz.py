@@ -9,9 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
+from toys import CONFIG
 
 from attacks.attack import TOY
 from edgegen.core.declared import declared
@@ -24,8 +28,14 @@ from edgegen.core.samplers import sampler_from_json
 from edgegen.core.signature import check
 from edgegen.errors import EdgegenError
 from edgegen.evidence import golden_images, reference
+from edgegen.evidence.stopping import Watch
 from edgegen.export import ir_structure, onnx_structure
+from edgegen.families.cas_dm import CasDmConfig
 from edgegen.machine.probe import TINY
+from edgegen.training import checkpoint, digests, run
+from edgegen.training.adapt import files
+from edgegen.training.record import rewind
+from edgegen.workflows.finetune import periodic_eval as looks
 
 pytest.importorskip("cryptography", reason="signatures need the extra sign")
 HERE = Path("file")
@@ -52,7 +62,8 @@ def read_sampler(data: bytes) -> None:
     sampler_from_json(sampler)
 
 
-PARSERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
+Parser = Callable[[bytes], Any]
+PARSERS: dict[str, tuple[bytes, Parser]] = {
     "what ONNX declares": ((TOY / "graphs/theta.onnx").read_bytes()[-900:], declared),
     "a tiny ONNX": (TINY, declared),
     "the structure of ONNX": (
@@ -83,6 +94,66 @@ PARSERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
         lambda data: reference.parsed(data, HERE),
     ),
 }
+
+
+def of_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes, Path], object]:
+    """The file of that name with these bytes, in a folder without digests, which would find any
+    damage.
+    """
+
+    def parse(data: bytes, folder: Path) -> object:
+        (path := folder / name).parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return read(folder)
+
+    return parse
+
+
+def of_config(folder: Path) -> object:
+    about = digests.description(folder)
+    run.Recorded.of(folder)
+    return checkpoint.parse(CasDmConfig, about.get("config"), folder)
+
+
+def of_adapter(folder: Path) -> object:
+    """A config beside sound tensors."""
+    (folder / files.TENSORS).write_bytes(ADAPTER.to_bytes()[files.TENSORS])
+    return files.Adapter.read(folder)
+
+
+WEIGHTS = checkpoint.to_bytes({"theta.a": torch.ones(2, 3), "phi.b": torch.ones(4)})
+ADAPTER = files.Adapter(
+    files.Lora(1, 2.0, ("theta.a",)),
+    {f"theta.a.lora_{part}.weight": torch.ones(1, 1) for part in "AB"},
+    "0" * 64,
+)
+STATE = {"step": 4, "skipped": 0, "averaged": {"theta": 4}, "sha256": {"theta": "0"}}
+IN_RUNS: dict[str, tuple[bytes, Callable[[bytes, Path], object]]] = {
+    "a run": (
+        to_json(checkpoint.describe("cas-dm", CONFIG)),
+        of_file(digests.RUN, of_config),
+    ),
+    "digests": (
+        digests.Digests({"run.json": ("0" * 64,)}, True).to_bytes(),
+        of_file(digests.FILE, digests.Digests.of),
+    ),
+    "a checkpoint": (
+        to_json(STATE),
+        of_file(checkpoint.STATE, lambda at: checkpoint._state(at / checkpoint.STATE, {"theta"})),
+    ),
+    "the newest": (b"step-00000004", of_file("latest", checkpoint.newest)),
+    "weights": (WEIGHTS, of_file("a", lambda at: checkpoint.read_weights(at / "a"))),
+    "losses": (
+        b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.5}\n',
+        of_file(checkpoint.METRICS, lambda at: rewind(at / checkpoint.METRICS, 1)),
+    ),
+    "looks": (to_json({"watch": Watch().to_json(), "last": {}}), of_file(looks.FILE, looks._kept)),
+    "pictures": (
+        save({"base": np.zeros((1, 2, 2, 3), np.uint8)}),
+        of_file(looks.PICTURES, looks.pictures),
+    ),
+    "an adapter": (ADAPTER.to_bytes()[files.CONFIG], of_file(files.CONFIG, of_adapter)),
+}
 Damage = tuple[int, int, bytes]  # where, how many bytes go, what comes
 DAMAGES = st.lists(
     st.tuples(st.integers(0, 1 << 20), st.integers(0, 8), st.binary(max_size=8)),
@@ -106,24 +177,38 @@ TIMES = 10_000
 PARTS = ("what ONNX declares", "a tiny ONNX", "a manifest", "a sampler")
 
 
-def an_error_of_ours(parser: str, damages: list[Damage]) -> None:
-    whole, parse = PARSERS[parser]
+def an_error_of_ours(parser: str, damages: list[Damage], folder: Path) -> None:
     expected = (EdgegenError, ValueError) if parser in PARTS else (EdgegenError,)
     with contextlib.suppress(*expected):
-        parse(damaged(whole, damages))
+        if parser in IN_RUNS:
+            data, read = IN_RUNS[parser]
+            read(damaged(data, damages), folder)
+        else:
+            data, parse = PARSERS[parser]
+            parse(damaged(data, damages))
 
 
-@pytest.mark.parametrize("parser", PARSERS)
+ALL = [*PARSERS, *IN_RUNS]
+
+
+@pytest.mark.parametrize("parser", ALL)
 @FEW
 @given(damages=DAMAGES)
-def test_damage_is_an_error_of_ours(parser: str, damages: list[Damage]) -> None:
-    an_error_of_ours(parser, damages)
+def test_damage_is_an_error_of_ours(parser: str, damages: list[Damage], tmp_path: Path) -> None:
+    an_error_of_ours(parser, damages, tmp_path)
+
+
+@pytest.mark.parametrize("parser", IN_RUNS)
+def test_a_sound_file_of_a_run_is_read(parser: str, tmp_path: Path) -> None:
+    """Else the damage would be tried on something that is refused anyway."""
+    data, read = IN_RUNS[parser]
+    read(data, tmp_path)
 
 
 @pytest.mark.reliability
-@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("parser", ALL)
 def test_damage_ten_thousand_times(
-    parser: str, record_property: Callable[[str, object], None]
+    parser: str, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     tried: list[int] = []
     record_property("reliability", ("parser", parser, TIMES, 1))  # where it ends before the last
@@ -132,7 +217,7 @@ def test_damage_ten_thousand_times(
     @given(damages=DAMAGES)
     def each(damages: list[Damage]) -> None:
         tried.append(1)
-        an_error_of_ours(parser, damages)
+        an_error_of_ours(parser, damages, tmp_path)
 
     each()
     record_property("reliability", ("parser", parser, len(tried) - TIMES, -1))

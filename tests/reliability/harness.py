@@ -13,16 +13,21 @@ from typing import Any
 
 from house import ROOT
 
-from .verbs import ABSENT, OPEN, WHOLE
+from .verbs import ABSENT, ATTEMPTS, OPEN, WHOLE
 
 TESTS = ROOT / "tests"
+GRACE = 10.0  # seconds after the first SIGTERM, when containers are killed
+SIGNALS = ("SIGTERM", "SIGTERM twice")
+EXITS = {"kill": (-9,), "SIGTERM": (143,), "SIGTERM twice": (143, -15)}
+REFUSED = (7,)  # where the disk says no
 
 
 class Server:
     """Answers cases one by one."""
 
-    def __init__(self, child: subprocess.Popen[str]) -> None:
-        self._child = child
+    def __init__(self, child: subprocess.Popen[str], place: Path) -> None:
+        self._child, self._place = child, place
+        self.runs = 0  # of the verb
         first = self._answer()
         assert first["whole"], first["said"]
         self.seconds: float = first["seconds"]
@@ -39,7 +44,13 @@ class Server:
         assert self._child.stdin is not None
         self._child.stdin.write(json.dumps(case) + "\n")
         self._child.stdin.flush()
+        self.runs += 2
         return self._answer()
+
+    def connects(self) -> list[str]:
+        """What of all that wanted to reach another machine."""
+        attempts = self._place / ATTEMPTS
+        return attempts.read_text().splitlines() if attempts.exists() else []
 
 
 @contextmanager
@@ -61,7 +72,7 @@ def server(verb: str, place: Path) -> Iterator[Server]:
         ) as child,
     ):
         try:
-            yield Server(child)
+            yield Server(child, place)
         finally:
             assert child.stdin is not None
             child.stdin.close()
@@ -69,27 +80,42 @@ def server(verb: str, place: Path) -> Iterator[Server]:
 
 
 def moments(server: Server, count: int) -> list[tuple[str, float]]:
-    """As many as asked for: every kind of point, more of them evenly, and moments in between."""
+    """As many as asked for: every kind of point, more of them evenly, and a fifth or more at
+    moments in between.
+    """
     points = server.points
     kinds = [points.index(kind) for kind in dict.fromkeys(points)]
-    spaced = [k * len(points) // count for k in range(count)]
-    hits = list(dict.fromkeys([*kinds, *spaced]))[:count]
+    room = count - count // 5 - len(kinds)
+    others = [at for at in range(len(points)) if at not in kinds]
+    room = min(max(room, 0), len(others))
+    spaced = [others[k * len(others) // room] for k in range(room)]
+    hits = sorted({*kinds, *spaced})
     times = count - len(hits)
     return [("hit", at) for at in hits] + [
         ("time", server.seconds * (k + 0.5) / times) for k in range(times)
     ]
 
 
+def asked(server: Server, case: dict[str, Any]) -> dict[str, Any]:
+    """The answer; a run that has ended before its moment in time is tried at half of it."""
+    answer = server.ask(case)
+    if answer["after"] is None and case["how"] == "time" and case["at"] > 0.01:
+        return asked(server, {**case, "name": case["name"] + "-", "at": case["at"] / 2})
+    return answer
+
+
 def broken(answer: dict[str, Any], what: str) -> str:
     """How the answer breaks the law; nothing where it holds: the output is the old one or the new
-    one, the exit says that it was interrupted, a rerun succeeds, and nothing is left over.
+    one, the exit says what happened, a rerun succeeds, and nothing is left over.
     """
+    if answer["after"] is None:
+        return "nothing was tried: it had ended before"
     if answer["state"] not in (ABSENT, OPEN, WHOLE):
         return f"the output is {answer['state']}"
-    if answer["code"] == 0 and what == "kill":
-        return ""  # it had ended before its moment
-    if answer["code"] in (0, 1, 124) and answer["state"] != WHOLE:
+    if answer["code"] not in EXITS.get(what, REFUSED):
         return f"it exits {answer['code']}"
+    if what in SIGNALS and answer["after"] > GRACE:
+        return f"it ends {answer['after']:.0f} s after the signal"
     if answer["again"]:
         return f"the rerun exits {answer['again']}"
     if answer["end"] != WHOLE:

@@ -9,6 +9,7 @@ what: "kill", the name of an errno, "SIGTERM", or "SIGTERM twice".
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -18,22 +19,32 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import small_features
+import trace_memory
 from faulty import at_hit, refuse
 
 from edgegen.cli.main import run as edgegen
 from edgegen.core import faults
 from edgegen.core.temporary import PREFIX
+from edgegen.machine.network_sandbox import seal
 
-from .verbs import VERBS, WHOLE, KilledVerb
+from .verbs import ATTEMPTS, VERBS, WHOLE, KilledVerb
 
-LIMIT = 240.0  # seconds that only a hang takes
+LIMIT = 900.0  # seconds that only a hang takes, on a machine with other work too
 Act = Callable[[Path], object]
 
 
-def forked(act: Callable[[], object], log: Path) -> tuple[int, float]:
-    """How a child that does it ends, as wait says it (124 for a hang), and after how long."""
+class End(NamedTuple):
+    """How a child ended: its code as wait says it (124 for a hang), and after how many seconds."""
+
+    code: int
+    seconds: float
+
+
+def forked(act: Callable[[], object], log: Path) -> End:
+    """Do it in a child."""
     begun = time.monotonic()
     pid = os.fork()
     if not pid:
@@ -54,32 +65,33 @@ def forked(act: Callable[[], object], log: Path) -> tuple[int, float]:
     while time.monotonic() - begun < LIMIT:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            code = os.waitstatus_to_exitcode(status)
-            return code, time.monotonic() - begun
+            return End(os.waitstatus_to_exitcode(status), time.monotonic() - begun)
         time.sleep(0.005)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return 124, LIMIT
+    return End(124, LIMIT)
 
 
-def harm(what: str) -> Act:
-    """What happens to the process at its moment."""
-    if what == "kill":
-        return lambda _: os.kill(os.getpid(), signal.SIGKILL)
-    if what.startswith("SIGTERM"):
+def harm(what: str, moment: Path) -> Act:
+    """What happens to the process at its moment, which is noted."""
 
-        def stop(_: Path) -> None:
+    def happen(place: Path) -> None:
+        moment.write_text(repr(time.monotonic()))
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif what.startswith("SIGTERM"):
             os.kill(os.getpid(), signal.SIGTERM)
             if what.endswith("twice"):
                 threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        else:
+            refuse(what)(place)
 
-        return stop
-    return refuse(what)
+    return happen
 
 
-def harmed(line: list[str], case: dict[str, Any]) -> int:
+def harmed(line: list[str], case: dict[str, Any], moment: Path) -> int:
     """The command line, with the harm of the case."""
-    act = harm(case["what"])
+    act = harm(case["what"], moment)
     if case["how"] == "time":
         timer = threading.Timer(case["at"], act, (Path(),))
         timer.daemon = True
@@ -92,32 +104,34 @@ def harmed(line: list[str], case: dict[str, Any]) -> int:
 
 
 def counted(line: list[str], answer: Path) -> int:
-    """Run it whole, and note the points it passes."""
+    """Run it whole; note the points it passes and the modules it needs."""
     passed: list[str] = []
     with faults.listening(lambda point, _: passed.append(point)):
         code = edgegen(line)
-    answer.write_text(json.dumps(passed))
+    answer.write_text(json.dumps({"points": passed, "modules": list(sys.modules)}))
     return code
 
 
 def one(verb: KilledVerb, case: dict[str, Any], inputs: Path, place: Path) -> dict[str, Any]:
     """Harm one run, look at what it left, run it again, and look again."""
     (run := place / case["name"]).mkdir()
-    log = place / f"{case['name']}.log"
+    log, moment = place / f"{case['name']}.log", place / f"{case['name']}.moment"
     line = verb.line(inputs, run)
-    code, seconds = forked(lambda: harmed(line, case), log)
+    begun = time.monotonic()
+    code, seconds = forked(lambda: harmed(line, case, moment), log)
     state = verb.state(inputs, run)
-    ends = {"code": code, "seconds": seconds, "state": state}
+    after = begun + seconds - float(moment.read_text()) if moment.exists() else None
+    ends: dict[str, Any] = {"code": code, "after": after, "state": state}
     again = 0
     if state != WHOLE or "--overwrite" in line:
-        again, _ = forked(lambda: edgegen(verb.again(inputs, run)), log)
+        again, _ = forked(lambda: edgegen((verb.again or verb.line)(inputs, run)), log)
     elif (run / "out.lock").exists() or any(run.glob(f"{PREFIX}*")):
         # nothing is to be done again: another output of the verb beside it tidies up
         other = [part.replace(str(run / "out"), str(run / "other")) for part in line]
         again, _ = forked(lambda: edgegen(other), log)
         shutil.rmtree(run / "other", ignore_errors=True)
         (run / "out.lock").unlink(missing_ok=True)
-    left = sorted(p.name for p in run.iterdir() if p.name not in verb.kept)
+    left = sorted(p.name for p in run.iterdir() if p.name != "out")
     left += [p.name for p in (run / "out").rglob(f"{PREFIX}*")]
     ends |= {"again": again, "end": verb.state(inputs, run), "left": left}
     if again == 0 and not left and ends["end"] == WHOLE:
@@ -127,32 +141,64 @@ def one(verb: KilledVerb, case: dict[str, Any], inputs: Path, place: Path) -> di
     return ends
 
 
-def serve(name: str, place: Path) -> None:
-    """Cases on stdin until it ends."""
+def made_small() -> None:
+    """What makes a run long and is not what is tried here: fewer images, smaller features, a
+    checkpoint every three steps of eight or twelve; what is read or traced once is kept.
+    """
     import torch
 
-    torch.set_num_threads(1)
-    import edgegen.training.run
-    import edgegen.workflows.export.run
+    import edgegen.evidence.features as features
+    import edgegen.export.onnx
     import edgegen.workflows.finetune.adapt
-    import edgegen.workflows.finetune.merge
+    import edgegen.workflows.finetune.periodic_eval as looks
     import edgegen.workflows.train
 
+    torch.set_num_threads(1)
+    trace_memory.install()
     for module in (edgegen.workflows.train, edgegen.workflows.finetune.adapt):
-        module.CHECKPOINT_STEPS = 3  # type: ignore[attr-defined]  # of eight or twelve
+        module.CHECKPOINT_STEPS = 3  # type: ignore[attr-defined]
+    looks.EVALUATION_IMAGES = looks.FINAL_IMAGES = 64
+    small_features.install(__name__)
+    features.feature_network = functools.cache(features.feature_network)
+
+
+def imported(names: list[str]) -> None:
+    """What the first run needed, for those after it."""
+    for name in names:
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                __import__(name)
+
+
+def first_runs(verb: KilledVerb, inputs: Path, place: Path) -> dict[str, Any]:
+    """What is known of a run before one is harmed: its points, and how long it takes once what the
+    first imported is there.
+    """
+    prepared = forked(lambda: verb.prepare(inputs), place / "log").code
+    if prepared == 0:
+        verb.warm(inputs)
+    known: dict[str, Any] = {}
+    for name in ("first", "second"):
+        (run := place / name).mkdir()
+        act = functools.partial(counted, verb.line(inputs, run), place / "about.json")
+        end = forked(act, place / "log")
+        if prepared or end.code or verb.state(inputs, run) != WHOLE:
+            said = (place / "log").read_text(errors="replace")[-3000:]
+            return {"whole": False, "said": f"prepared: {prepared}, {name}: {end}: {said}"}
+        known = json.loads((place / "about.json").read_text())
+        imported(known["modules"])
+    return {"whole": True, "said": "", "seconds": end.seconds, "points": known["points"]}
+
+
+def serve(name: str, place: Path) -> None:
+    """Cases on stdin until it ends."""
     verb, inputs = VERBS[name], place / "inputs"
     inputs.mkdir()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    prepared, _ = forked(lambda: verb.prepare(inputs), place / "prepare.log")
-    (place / "first").mkdir()
-    line = verb.line(inputs, place / "first")
-    code, seconds = forked(lambda: counted(line, place / "points"), place / "first.log")
-    whole = prepared == 0 and code == 0 and verb.state(inputs, place / "first") == WHOLE
-    said = "" if whole else "".join(p.read_text(errors="replace") for p in place.glob("*.log"))
-    points = json.loads((place / "points").read_text()) if whole else []
-    first = {"whole": whole, "seconds": seconds, "points": points, "said": said[-3000:]}
-    print(json.dumps(first), file=answers, flush=True)
+    seal(place / ATTEMPTS)
+    made_small()
+    print(json.dumps(first_runs(verb, inputs, place)), file=answers, flush=True)
     for text in sys.stdin:
         case = json.loads(text)
         print(json.dumps(one(verb, case, inputs, place)), file=answers, flush=True)

@@ -1,62 +1,57 @@
-"""kill -9, refusals of the disk and SIGTERM at every point of every verb that writes."""
+"""kill -9, refusals of the disk and SIGTERM at every point of every verb that writes, and no word
+to the network meanwhile.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from faulty import REFUSALS
 
-from .harness import Server, broken, moments, server
+from .harness import SIGNALS, Server, asked, broken, moments, server
 from .verbs import VERBS
 
 KILLS = 50  # of each verb
-GRACE = 10.0  # seconds after the first SIGTERM
+FEW = {"finetune": 12, "export": 12}  # of the rest, where a run takes seconds
 Recorded = Callable[[str, object], None]
-SLOW = ("finetune", "export")
 pytestmark = [pytest.mark.reliability, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", params=list(VERBS))
-def served(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, Server]]:
-    with server(request.param, tmp_path_factory.mktemp(request.param)) as started:
-        yield request.param, started
-
-
 def tried(
-    served: tuple[str, Server], whats: list[str], count: int, record_property: Recorded, row: str
-) -> None:
-    verb, started = served
-    faults, done, whats_in_turn = [], 0, itertools.cycle(whats)
-    for number, (how, at) in enumerate(moments(started, count)):
+    started: Server, row: str, whats: Sequence[str], places: list[tuple[str, float]]
+) -> list[str]:
+    """Each place with one of these harms in turn; what broke the law."""
+    faults, whats_in_turn = [], itertools.cycle(whats)
+    for number, (how, at) in enumerate(places):
         what = next(whats_in_turn)
-        case = {"name": f"{row}-{number}", "how": how, "at": at, "what": what}
-        if how == "time" and what not in ("kill", "SIGTERM", "SIGTERM twice"):
-            continue  # a refusal needs a point
-        answer = started.ask(case)
-        done += 1
+        answer = asked(started, {"name": f"{row}-{number}", "how": how, "at": at, "what": what})
         if fault := broken(answer, what):
-            faults.append(f"{what} at {how} {at}: {fault}: {answer.get('log', '')[-600:]}")
-        if what.startswith("SIGTERM") and answer["code"] not in (0, 143, -15):
-            faults.append(f"{what} at {how} {at}: exit {answer['code']}")
-        if what == "SIGTERM" and answer["seconds"] > started.seconds + GRACE:
-            faults.append(f"{what} at {how} {at}: it took {answer['seconds']:.0f} s")
-    record_property("reliability", [row, verb, done, len(faults)])
+            point = started.points[int(at)] if how == "hit" else ""
+            said = answer.get("log", "")[-600:]
+            faults.append(f"{what} at {how} {at} {point}: {fault}: {said}")
+    return faults
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_output_is_the_old_one_or_the_new_one(
+    verb: str, tmp_path: Path, record_property: Recorded
+) -> None:
+    faults = []
+    with server(verb, tmp_path) as started:
+        few = FEW.get(verb, KILLS)
+        points = [place for place in moments(started, few) if place[0] == "hit"]
+        points = list(itertools.islice(itertools.cycle(points), few))
+        for row, whats, places in (
+            ("kill", ["kill"], moments(started, KILLS)),
+            ("refusal", REFUSALS, points),
+            ("signal", SIGNALS, moments(started, FEW.get(verb, 20))),
+        ):
+            found = tried(started, row, whats, places)
+            record_property("reliability", [row, verb, len(places), len(found)])
+            faults += found
+        record_property("reliability", ["inet", verb, started.runs, len(started.connects())])
+        assert started.connects() == []
     assert faults == []
-
-
-def test_kill_9(served: tuple[str, Server], record_property: Recorded) -> None:
-    tried(served, ["kill"], KILLS, record_property, "kill")
-
-
-def test_refusals(served: tuple[str, Server], record_property: Recorded) -> None:
-    count = 12 if served[0] in SLOW else KILLS
-    tried(served, list(REFUSALS), count, record_property, "refusal")
-
-
-def test_signals(served: tuple[str, Server], record_property: Recorded) -> None:
-    count = 10 if served[0] in SLOW else 20
-    tried(served, ["SIGTERM", "SIGTERM twice"], count, record_property, "signal")
