@@ -106,7 +106,8 @@ def test_what_both_pass_passes_and_all_else_is_as_without(full: FullSide) -> Non
     both = json.loads(to_json(found.to_json()))
     assert found.state == "within" and found.failures() == []
     second = both.pop("second_judge")
-    assert both == alone and set(alone) == KEYS
+    # full precision of a toy may be far from any reference, which is said then
+    assert both == alone and set(alone) - {"distance_is_large"} == KEYS
     assert set(alone["gates"]) == GATES and set(alone["terms"]) == ASKED
     assert (second["features"], second["sha256"], second["size"]) == ("edges", "78" * 32, 8)
     assert 0 < second["apart"]["value"] < second["moved"]["value"] < second["moved"]["high"]
