@@ -44,6 +44,7 @@ assert edgegen.__version__
 
 # Tests that ask for one of these need what takes an export, or seconds, to make.
 MARK_OF_FIXTURE = {"tiny_bundle": "export", "every_graph": "slow", "wheel": "slow"}
+TRACES = pytest.StashKey[Path | None]()
 STARTED = time.perf_counter()
 
 
@@ -78,8 +79,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item.nodeid not in left]
 
 
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_configure_node(node: Any) -> None:
+    """The controller tells its workers what they share."""
+    node.workerinput["traces"] = str(_traces(node.config) or "")
+
+
+def _traces(config: pytest.Config) -> Path | None:
+    """What traces are shared in; None where a run keeps no cache."""
+    if hasattr(config, "workerinput"):
+        told = config.workerinput["traces"]
+        return Path(told) if told else None
+    if TRACES not in config.stash:
+        cache = getattr(config, "cache", None)
+        config.stash[TRACES] = cache and trace_memory.shared_folder(cache.mkdir("traces"))
+    return config.stash[TRACES]
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    trace_memory.install()
+    trace_memory.install(_traces(item.config))
     small_features.install(item.path.name)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from onnx import ModelProto
 from torch import nn
-from trace_memory import identity, remembering
+from trace_memory import identity, remembering, shared_folder
 
 from edgegen.core.graph import Graph
 from edgegen.core.spec import TensorSpec
@@ -60,7 +61,7 @@ def test_what_cannot_be_told_is_not_remembered() -> None:
     assert identity(graph(lambda m: setattr(m, "act", torch.relu)), "g") is None
 
 
-def test_one_trace_serves_two_and_neither_sees_the_other_s_edits() -> None:
+def test_one_trace_serves_two_workers_and_none_sees_another_s_edits(tmp_path: Path) -> None:
     asked = 0
 
     def export(one: Graph, name: str) -> ModelProto:
@@ -68,10 +69,25 @@ def test_one_trace_serves_two_and_neither_sees_the_other_s_edits() -> None:
         asked += 1
         return to_onnx(one, name)
 
-    remembered = remembering(export)
+    remembered = remembering(export, tmp_path)
     toy = tiny.generator().graphs()["phi"]
     first = remembered(toy, "phi")
     kept = first.SerializeToString(deterministic=True)
     del first.graph.node[:]
-    assert remembered(toy, "phi").SerializeToString(deterministic=True) == kept
+    for worker in (remembered, remembering(export, tmp_path)):
+        assert worker(toy, "phi").SerializeToString(deterministic=True) == kept
     assert asked == 1
+
+
+def test_traces_of_other_code_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import trace_memory
+
+    (tmp_path / "cache").mkdir()
+    (source := tmp_path / "edgegen/core/graph.py").parent.mkdir(parents=True)
+    monkeypatch.setattr(trace_memory, "ROOT", tmp_path)
+    found = []
+    for code in ("a = 1", "a = 2", "a = 2"):
+        source.write_text(code)
+        found.append(shared_folder(tmp_path / "cache"))
+        assert list((tmp_path / "cache").iterdir()) == [found[-1]]
+    assert found[0] != found[1] == found[2]

@@ -1,5 +1,5 @@
-"""torch takes seconds to trace a graph, and dozens of tests export the same toys: a worker traces
-each once.
+"""torch takes seconds to trace a graph, and dozens of tests export the same toys: each is traced
+once for all workers, and again only when a line of the project's code has changed.
 
 Only `edgegen.export.onnx.to_onnx` as workflows call it is remembered. Tests of tracing itself
 import the function by its name and get the real one.
@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,18 +24,21 @@ if TYPE_CHECKING:
 
     from edgegen.core.graph import Graph
 
+ROOT = Path(__file__).parents[1]
 PLAIN = (bool, int, float, str, tuple, list, type(None))
 Export = Callable[["Graph", str], "ModelProto"]
 
 
-def install() -> None:
-    """Once the module is imported; before that nothing is traced."""
+def install(folder: Path | None) -> None:
+    """Once the module is imported; before that nothing is traced. folder: what workers and later
+    runs of the same code share; None: nothing is shared.
+    """
     module: Any = sys.modules.get("edgegen.export.onnx")
     if module is not None and not hasattr(module.to_onnx, "__wrapped__"):
-        module.to_onnx = remembering(module.to_onnx)
+        module.to_onnx = remembering(module.to_onnx, folder)
 
 
-def remembering(export: Export) -> Export:
+def remembering(export: Export, folder: Path | None = None) -> Export:
     known: dict[str, bytes] = {}
 
     @functools.wraps(export)
@@ -40,11 +47,39 @@ def remembering(export: Export) -> Export:
 
         if (key := identity(graph, name)) is None:
             return export(graph, name)
+        shared = None if folder is None else folder / f"{key}.onnx"
+        if key not in known and shared is not None and shared.is_file():
+            known[key] = shared.read_bytes()
         if key not in known:
             known[key] = export(graph, name).SerializeToString(deterministic=True)
+            if shared is not None:
+                _put(shared, known[key])
         return ModelProto.FromString(known[key])
 
     return remembered
+
+
+def shared_folder(cache: Path) -> Path:
+    """In `cache`, for the code as it is now; what was traced by other code is removed."""
+    found = hashlib.sha256()
+    for package in ("torch", "onnx", "onnxscript"):
+        found.update(version(package).encode())
+    for place in ("edgegen", "export", "calibrate", "tests"):
+        for path in sorted((ROOT / place).rglob("*.py")):
+            found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    folder = cache / found.hexdigest()[:16]
+    for other in cache.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Whole or not at all, since another worker may be reading."""
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_bytes(data)
+    part.replace(path)
 
 
 def identity(graph: Graph, name: str) -> str | None:
