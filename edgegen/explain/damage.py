@@ -92,7 +92,7 @@ def _batch(
 
     def rounded(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         gates = torch.ones(len(seeds), len(gated[name].places), requires_grad=True)
-        calls.append((name, float(inputs["t"][0]) if "t" in inputs else None, gates))
+        calls.append((name, float(inputs["t"][0].detach()) if "t" in inputs else None, gates))
         return gated[name](gates, **inputs)
 
     with torch.no_grad():
