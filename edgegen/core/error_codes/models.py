@@ -43,7 +43,7 @@ ROWS: tuple[Row, ...] = (
     ),
     (
         "E-BRING",
-        (4,),
+        (4, 6),
         "A generator of another program, or a file of it, cannot be taken as it is.",
         "Do what the sentence says; docs/architecture.md names the wing that reads them.",
     ),
