@@ -218,7 +218,7 @@ def test_half_weights_variants_and_shards_give_the_same(copy: Path) -> None:
 
 def sharded(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     names = sorted(tensors)
-    placed = {}
+    placed: dict[str, str] = {}
     for k, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :])):
         shard = f"diffusion_pytorch_model-{k + 1:05}-of-00002.safetensors"
         save_file({name: tensors[name] for name in part}, folder / "unet" / shard)
@@ -290,7 +290,10 @@ def edit(name: str, **fields: Any) -> Callable[[Path], None]:
 
 
 def put(name: str, data: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(data) and None
+    def make(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return make
 
 
 def gone(name: str) -> Callable[[Path], None]:
@@ -476,15 +479,13 @@ def test_choices_that_a_folder_cannot_follow(plain: Path, tmp_path: Path) -> Non
 def test_a_folder_that_changes_while_it_is_read(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgegen.bring import brought as module
-
-    scheduled = module.schedule
+    from edgegen.bring.schedule import schedule
 
     def meddling(*given: Any) -> Any:
         os.utime(copy / UNET, (1, 1))
-        return scheduled(*given)
+        return schedule(*given)
 
-    monkeypatch.setattr(module, "schedule", meddling)
+    monkeypatch.setattr("edgegen.bring.brought.schedule", meddling)
     refused(copy, "it was changed while it was read")
     monkeypatch.undo()
     found = bring(copy)
