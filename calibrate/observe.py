@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from edgegen.core.offline import quietly
 from edgegen.core.plan import Range
-from edgegen.core.samplers import UNTIMED
+from edgegen.core.samplers import UNTIMED, told
 from edgegen.core.spec import Array
 from edgegen.errors import InputError
 
@@ -30,14 +30,14 @@ class ActivationStats:
     """
 
     tensors: tuple[str, ...]
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     low: np.ndarray = field(init=False)
     high: np.ndarray = field(init=False)
-    coverage: dict[int, int] = field(init=False)
+    coverage: dict[float, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.low, self.high = np.zeros(len(self.tensors)), np.zeros(len(self.tensors))
-        self.coverage = dict.fromkeys(self.timesteps, 0)
+        self.coverage = dict.fromkeys(map(told, self.timesteps), 0)
 
     def add(self, low: Sequence[float] | Array, high: Sequence[float] | Array, t: Array) -> None:
         """One batch's extremes, in the order of `tensors`, and its timesteps (b,). InputError names
@@ -53,7 +53,7 @@ class ActivationStats:
         np.minimum(self.low, new_low, out=self.low)
         np.maximum(self.high, new_high, out=self.high)
         for timestep in t:
-            self.coverage[int(timestep)] += 1
+            self.coverage[float(timestep)] += 1
 
     def check(self) -> None:
         """InputError unless every timestep of the sampler was seen often enough, and some tensor
@@ -63,7 +63,8 @@ class ActivationStats:
             if count < ENOUGH:
                 raise InputError(
                     "E-CALIB",
-                    f"timestep {timestep} was calibrated on {count} samples, {ENOUGH} are needed",
+                    f"timestep {timestep:.9g} was calibrated on {count} samples, {ENOUGH} are "
+                    "needed",
                 )
         still = [
             t for t, a, b in zip(self.tensors, self.low, self.high, strict=True) if a == b == 0
@@ -130,7 +131,7 @@ class Observer:
         self,
         model: onnx.ModelProto,
         tensors: tuple[str, ...],
-        timesteps: tuple[int, ...],
+        timesteps: tuple[float, ...],
         threads: int,
     ) -> None:
         self._timed = any(value.name == "t" for value in model.graph.input)

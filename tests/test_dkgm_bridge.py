@@ -341,17 +341,17 @@ def test_without_levels_the_coarse_image_is_the_result() -> None:
 
 
 def test_timesteps_are_what_the_graph_is_told() -> None:
-    """Calibration counts samples by int(t) of a float32: every level must be found, however it
-    rounds.
+    """Calibration counts samples by the float32 that goes in: every level must be found, however
+    it rounds.
     """
 
-    def note(told: list[int], x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        told.append(int(t[0]))
+    def note(told: list[float], x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        told.append(float(t[0]))
         return x
 
     for steps in (3, 7, 20, 29, 100):
         for power in (1.0, 2.0, 1.7):
-            told: list[int] = []
+            told: list[float] = []
             sampler = BridgeSampler(power_levels(steps, power), 0.0)
             sampler.refine(
                 partial(note, told), np.zeros((1, 1, 1, 1), np.float32), {}, lambda _: np.zeros(0)

@@ -57,6 +57,14 @@ def test_the_last_calls_are_told_by_their_timestep() -> None:
     )
 
 
+def test_a_step_that_asks_twice_is_one_step() -> None:
+    """Guidance asks twice at each timestep, and a solver may visit one timestep in two steps."""
+    recorded = {"denoiser": asked(981, 981, 961, 961, 961, 961, 0.25, 0.25)}
+    assert timesteps_by_graph(recorded) == {"denoiser": [981, 961, 0.25]}
+    assert fp32_below(recorded, 1) == {"denoiser": 480.625}
+    assert fp32_below(recorded, 2) == {"denoiser": 971.0}
+
+
 def test_a_graph_that_is_not_asked_at_the_last_steps_has_none_in_full_precision() -> None:
     """cas-dm's phi in a window of timesteps."""
     recorded = {"theta": asked(9, 6, 4, 2), "early": asked(9, 6), "late": asked(4, 2)}

@@ -17,7 +17,17 @@ import edgegen
 # "edgegen" is edgegen/__init__.py itself, a door: it names what workflows have, and imports nothing
 # until it is asked
 BASE = {"errors", "edgegen"}
-WINGS = {"families", "zoo", "training", "explain", "machine", "calibrate", "export", "evidence"}
+WINGS = {
+    "bring",
+    "families",
+    "zoo",
+    "training",
+    "explain",
+    "machine",
+    "calibrate",
+    "export",
+    "evidence",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "core": BASE,
@@ -42,6 +52,7 @@ FREE_OF = (
     "scipy",
     "diffusers",
     "peft",
+    "transformers",
 )
 WITH_TORCH = {  # and no other module of core, evidence and zoo
     "edgegen.core.graph",
@@ -97,6 +108,7 @@ def test_arrows() -> None:
             "edgegen.calibrate.observe.x",
         ),
         ("edgegen.evidence.verify", "from edgegen import families", "edgegen.families"),
+        ("edgegen.bring.wrap", "from ..families import Recipe", "edgegen.families.Recipe"),
         ("edgegen.training.loop", "import export", "export"),
         ("edgegen.errors", "from .core import spec", "edgegen.core.spec"),
         ("edgegen.workflows.bench", "from ..cli import output", "edgegen.cli.output"),

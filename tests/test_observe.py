@@ -208,3 +208,14 @@ def test_a_plan_file_is_read_back_and_what_is_wrong_is_said(tmp_path: Any) -> No
         path.write_text(text.replace(old, new))
         with pytest.raises(InputError, match=rf"E-PLAN\] not a usable plan: .*{said}"):
             Plan.read(path)
+
+
+def test_timesteps_with_fractions_are_counted_each_by_itself() -> None:
+    """Sigmas of a flow lie between 0 and 1, and a solver may visit one timestep twice."""
+    stats = ActivationStats(("a",), (0.9, 0.30000001, 0.3, 0.1, 0.1))
+    for _ in range(ENOUGH):
+        stats.add([-1], [1], np.array([0.9, 0.3, 0.1, 0.1], np.float32))
+    assert list(stats.coverage.values()) == [ENOUGH, ENOUGH, 2 * ENOUGH]
+    stats.check()
+    with pytest.raises(KeyError):
+        stats.add([-1], [1], np.array([0.2], np.float32))

@@ -14,9 +14,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import EdgegenError, InputError, ResourceError, UsageError
 from .disk import FROM_WRITING, disk_error, refusals, sync
@@ -66,6 +66,8 @@ def _write(fd: int, data: bytes, half: str, path: Path) -> None:
 
 # A JSON document. What is in it is checked where it is read, so its values have no narrower type.
 JsonObject = dict[str, Any]
+Numerals = Mapping[str, float]
+NO_NUMERALS: Numerals = {}
 
 
 def to_json(data: object) -> bytes:
@@ -79,23 +81,29 @@ def to_json(data: object) -> bytes:
     return (text + "\n").encode("ascii")
 
 
-def read_json(path: Path, limit: int = 16 << 20) -> Any:
+def read_json(path: Path, limit: int = 16 << 20, numbers: Numerals = NO_NUMERALS) -> Any:
     """A JSON file without duplicate keys or NaN, at most `limit` bytes; InputError says what is
-    wrong with it.
+    wrong with it. numbers: words that stand for one, such as -Infinity.
     """
     data = read_bytes(path, limit, "E-JSON")
     try:
-        return parse_json(data)
+        return parse_json(data, numbers)
     except ValueError as error:
         raise InputError("E-JSON", f"not usable JSON: {error}", path=path) from error
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, numbers: Numerals = NO_NUMERALS) -> Any:
     """The same of bytes. ValueError says what is wrong with them."""
+
+    def number(word: str) -> float:
+        if word not in numbers:
+            raise ValueError(f"{word} is not a number")
+        return numbers[word]
+
     try:
         # UTF-8 only: json would guess UTF-16 and UTF-32 from bytes
         return json.loads(
-            data.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+            data.decode(), object_pairs_hook=_unique, parse_constant=number, parse_float=_finite
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
@@ -111,10 +119,6 @@ def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
     if len(document) != len(pairs):
         raise ValueError("a key appears twice")
     return document
-
-
-def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number")
 
 
 def _finite(text: str) -> float:

@@ -55,8 +55,8 @@ def int8_session(session: Session) -> Session:
 def timesteps_by_graph(
     recorded: Mapping[str, Sequence[Mapping[str, Array]]],
 ) -> dict[str, list[float]]:
-    """graph -> its timesteps, call by call, of graphs that are told a smaller one each time, more
-    than once.
+    """graph -> its timesteps, each once, of graphs that are told more than one and never one that
+    is larger than the last. A step may ask twice (guidance), and two steps may have one timestep.
     """
     timesteps = {
         graph: [float(call[TIME].max()) for call in calls]
@@ -64,9 +64,9 @@ def timesteps_by_graph(
         if all(TIME in call for call in calls)
     }
     return {
-        graph: times
+        graph: list(dict.fromkeys(times))
         for graph, times in timesteps.items()
-        if len(times) > 1 and all(before > after for before, after in pairwise(times))
+        if len(set(times)) > 1 and all(before >= after for before, after in pairwise(times))
     }
 
 

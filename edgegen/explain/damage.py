@@ -85,14 +85,14 @@ def _batch(
     seeds: Sequence[int],
     label: int | None,
 ) -> tuple[tuple[str, ...], Floats, Floats]:
-    calls: list[tuple[str, int | None, Tensor]] = []  # graph, timestep, gates
+    calls: list[tuple[str, float | None, Tensor]] = []  # graph, timestep, gates
 
     def exact(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         return gated[name](torch.zeros(len(seeds), len(gated[name].places)), **inputs)
 
     def rounded(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
         gates = torch.ones(len(seeds), len(gated[name].places), requires_grad=True)
-        calls.append((name, int(inputs["t"][0]) if "t" in inputs else None, gates))
+        calls.append((name, float(inputs["t"][0].detach()) if "t" in inputs else None, gates))
         return gated[name](gates, **inputs)
 
     with torch.no_grad():
@@ -116,17 +116,20 @@ def _batch(
     return names, parts, whole.astype(np.float64)
 
 
-def _columns(times: Sequence[int | None]) -> tuple[list[int], tuple[str, ...]]:
+def _columns(times: Sequence[float | None]) -> tuple[list[int], tuple[str, ...]]:
     """The column of each call, and the columns' names: timesteps in the order they come, what has
     none last.
     """
     known = list(dict.fromkeys(t for t in times if t is not None))
     groups = [
         part.tolist()
-        for part in np.array_split(np.array(known, np.int64), min(len(known), COLUMNS) or 1)
+        for part in np.array_split(np.array(known, np.float64), min(len(known), COLUMNS) or 1)
         if len(part)
     ]
-    names = [f"t {part[0]}" if len(part) == 1 else f"t {part[0]} to {part[-1]}" for part in groups]
+    names = [
+        f"t {part[0]:.9g}" if len(part) == 1 else f"t {part[0]:.9g} to {part[-1]:.9g}"
+        for part in groups
+    ]
     place = {t: k for k, part in enumerate(groups) for t in part}
     untimed = [] if None not in times else ["untimed"]
     return [len(groups) if t is None else place[t] for t in times], (*names, *untimed)

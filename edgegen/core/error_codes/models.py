@@ -42,6 +42,18 @@ ROWS: tuple[Row, ...] = (
         "Use --base fp32.",
     ),
     (
+        "E-BRING",
+        (4, 6),
+        "A generator of another program, or a file of it, cannot be taken as it is.",
+        "Do what the sentence says; docs/architecture.md names the wing that reads them.",
+    ),
+    (
+        "E-BRING-LORA",
+        (4,),
+        "A LoRA file does not fit the generator that it is added to.",
+        "Use it with the base that it was trained on.",
+    ),
+    (
         "E-BUNDLE",
         (2, 4),
         "The folder is no bundle, or lacks what is asked of it.",

@@ -11,14 +11,16 @@ from dataclasses import asdict
 
 from ...errors import TrustError
 from ..files import JsonObject
-from .base import UNTIMED, Call, Draw, Sampler, asked, stopped
+from .base import UNTIMED, Call, Draw, Sampler, asked, stopped, told
 from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
 from .latent import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, boundary
+from .multistep import NULL, MultistepSampler
 from .schedule import alphas_bar, clean_image, noise_of, trailing
 from .single import SingleSampler
 
 __all__ = [
+    "NULL",
     "PATHS",
     "RENOISE",
     "SAMPLERS",
@@ -29,6 +31,7 @@ __all__ = [
     "ConsistencySampler",
     "Draw",
     "LatentDdimSampler",
+    "MultistepSampler",
     "Renoise",
     "Sampler",
     "SingleSampler",
@@ -43,6 +46,7 @@ __all__ = [
     "sampler_from_json",
     "sampler_to_json",
     "stopped",
+    "told",
     "trailing",
 ]
 
@@ -51,6 +55,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "cascade": CascadeSampler,
     "consistency": ConsistencySampler,
     "latent-ddim": LatentDdimSampler,
+    "multistep": MultistepSampler,
     "single": SingleSampler,
 }
 

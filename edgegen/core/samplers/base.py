@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
 
 from ..spec import Values
 
@@ -22,7 +24,7 @@ class Sampler(Protocol):
     @property
     def kind(self) -> str: ...
     @property
-    def timesteps(self) -> tuple[int, ...]: ...
+    def timesteps(self) -> tuple[float, ...]: ...
     def __call__(
         self,
         call: Call[Values],
@@ -36,12 +38,24 @@ class Sampler(Protocol):
 class Choosy(Protocol):
     """A sampler that runs some graph at some of its timesteps only."""
 
-    def asks(self, graph: str) -> tuple[int, ...]: ...
+    def asks(self, graph: str) -> tuple[float, ...]: ...
 
 
-def asked(sampler: Sampler, graph: str) -> tuple[int, ...]:
+@runtime_checkable
+class Endable(Protocol):
+    """A sampler that knows itself how it ends before its last step."""
+
+    def ended_after(self, steps: int) -> Self: ...
+
+
+def asked(sampler: Sampler, graph: str) -> tuple[float, ...]:
     """The timesteps at which a sampler runs a graph: what a calibration must have seen of it."""
     return sampler.asks(graph) if isinstance(sampler, Choosy) else sampler.timesteps
+
+
+def told(timestep: float) -> float:
+    """What a graph is told of a timestep, which goes in as float32."""
+    return float(np.float32(timestep))
 
 
 # the timesteps of what has no time: a sampler without a loop, a graph without an input "t"
@@ -59,6 +73,8 @@ def stopped(sampler: S, steps: int) -> S:
     count = len(sampler.timesteps)
     if not 1 <= steps <= count:
         raise ValueError(f"the sampler has {count} steps, got {steps}")
+    if isinstance(sampler, Endable):
+        return sampler.ended_after(steps)
     names = [f.name for f in fields(sampler)]  # type: ignore[arg-type]
     return replace(
         sampler, **{name: getattr(sampler, name)[:steps] for name in names if name in _STEPPED}

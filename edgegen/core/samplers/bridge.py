@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..spec import Values
-from .base import UNTIMED, Call, Draw
+from .base import UNTIMED, Call, Draw, told
 
 # the debiasing graph is told 1000 t, the range that embeddings of timesteps are made for
 TIMES = 1000.0
@@ -50,9 +50,9 @@ class BridgeSampler:
             raise ValueError(f"Heun's solver is for noise 0 (an ODE), got noise {self.noise}")
 
     @property
-    def timesteps(self) -> tuple[int, ...]:
-        """What `debias` is told at each level, without decimals."""
-        return tuple(int(np.float32(TIMES * t)) for t in self.levels) or UNTIMED
+    def timesteps(self) -> tuple[float, ...]:
+        """What `debias` is told at each level."""
+        return tuple(told(TIMES * t) for t in self.levels) or UNTIMED
 
     def __call__(
         self,

@@ -90,7 +90,7 @@ def calibrate_graphs(
     if base is not None:  # the base's factors, on the weights that ship
         even = {name: equalized(model, largest[name], seen[name]) for name, model in models.items()}
     coverage = {
-        name: {str(t): count for t, count in of_graph.coverage.items()}
+        name: {f"{t:.9g}": count for t, count in of_graph.coverage.items()}
         for name, of_graph in stats.items()
     }
     plan = Plan(plan.rules, ranges, model=digest(even))

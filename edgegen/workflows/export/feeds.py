@@ -19,7 +19,7 @@ import numpy as np
 from ...core.progress import Listener, silent
 from ...core.reader import opened
 from ...core.runtime import Pipeline
-from ...core.samplers import asked
+from ...core.samplers import asked, told
 from ...core.seeds import CALIBRATION
 from ...core.spec import Array, TensorSpec
 from ...errors import InputError, UsageError
@@ -129,7 +129,7 @@ class Files:
         values = FeedValues(self.generator)
         with self.listen.progress(label, self.samples) as advance:
             for file in self.files:
-                times, row = asked(self.generator.sampler, file.graph), 0
+                times, row = tuple(map(told, asked(self.generator.sampler, file.graph))), 0
                 with closing(_batches(file, graphs[file.graph].inputs, times)) as batches:
                     for inputs in batches:
                         values.look(file.graph, inputs, row, file.path)
@@ -242,7 +242,7 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _batches(
-    file: _File, inputs: tuple[TensorSpec, ...], times: tuple[int, ...]
+    file: _File, inputs: tuple[TensorSpec, ...], times: tuple[float, ...]
 ) -> Generated[dict[str, Array], None, None]:
     """Rows of one file, BATCH at a time; InputError for values that are not finite and for
     timesteps that no sampler asks.
@@ -269,7 +269,7 @@ def _batches(
                     "E-FEEDS",
                     f"t holds {min(other):g}, at which the sampler never runs {file.graph}",
                     path=file.path,
-                    hint=f"it does at {', '.join(map(str, times))}",
+                    hint=f"it does at {', '.join(f'{time:.9g}' for time in times)}",
                 )
             yield read
 

@@ -1,0 +1,199 @@
+"""Classes of diffusers and transformers that are taken: one line each. A module is built from its
+config by its own class, never by code or weights from elsewhere, and its tensors have to be exactly
+those that the config makes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..core.files import JsonObject
+from ..errors import InputError
+from .folder_files import CODE, FolderFiles
+from .weight_files import COUNTED, component_tensors, fitted
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Role = Literal["denoiser", "decoder", "text"]
+MOST_LAYERS = 100  # in a block, or of an encoder
+LARGEST_SIZE = 1 << 20  # of anything else that a config counts
+LAYERS = ("layers_per_block", "num_hidden_layers", "transformer_layers_per_block")
+# Fields of a transformers config that say nothing about what is computed.
+OF_TRANSFORMERS = frozenset(
+    {
+        "architectures",
+        "chunk_size_feed_forward",
+        "dropout",
+        "dtype",
+        "id2label",
+        "is_encoder_decoder",
+        "label2id",
+        "model_type",
+        "name_or_path",
+        "output_attentions",
+        "output_hidden_states",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ComponentClass:
+    """only: the values that alone are taken of some fields, the others being inputs or parts that
+    no sampler gives it.
+    """
+
+    name: str
+    role: Role
+    library: str = "diffusers"
+    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+
+    @property
+    def stem(self) -> str:
+        """How its weights' file is called."""
+        return "model" if self.library == "transformers" else "diffusion_pytorch_model"
+
+    def check(self, config: JsonObject, path: object) -> None:
+        """InputError names a field that is unknown, or has a value that is not taken."""
+        known = {*self.fields(), *(OF_TRANSFORMERS if self.library == "transformers" else ())}
+        for name, value in config.items():
+            if name.startswith("_"):
+                continue
+            if name not in known:
+                raise InputError(CODE, f"{self.name} has the unknown field {name!r}", path=path)
+            if name in self.only and value not in self.only[name]:
+                raise InputError(
+                    CODE, f"{name} of {self.name} is {value!r:.80}, which is not taken", path=path
+                )
+            _check_size(name, value, path)
+
+    def fields(self) -> set[str]:
+        """Of the class that builds it."""
+        if self.library == "transformers":
+            import transformers
+
+            return set(inspect.signature(transformers.CLIPTextConfig).parameters)
+        import diffusers
+
+        return set(inspect.signature(getattr(diffusers, self.name).__init__).parameters) - {"self"}
+
+    def build(self, config: JsonObject) -> Any:
+        """Without weights, on the device that is set."""
+        own = self.fields()
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in own}
+        if self.library == "transformers":
+            import transformers
+
+            return transformers.CLIPTextModel(transformers.CLIPTextConfig(**given))
+        import diffusers
+
+        return getattr(diffusers, self.name)(**given)
+
+
+def _check_size(name: str, value: object, path: object) -> None:
+    most = MOST_LAYERS if name in LAYERS else LARGEST_SIZE
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, list):
+            _check_size(name, one, path)
+        elif isinstance(one, int | float) and not abs(one) <= most:
+            raise InputError(CODE, f"{name} is {one}, and {most} is the most", path=path)
+    if isinstance(value, list) and len(value) > MOST_LAYERS:
+        raise InputError(CODE, f"{name} has {len(value)} entries", path=path)
+
+
+NONE = (None,)
+COMPONENTS: Mapping[str, ComponentClass] = {
+    component.name: component
+    for component in (
+        ComponentClass("UNet2DModel", "denoiser", only={"class_embed_type": NONE}),
+        ComponentClass(
+            "UNet2DConditionModel",
+            "denoiser",
+            only={
+                "addition_embed_type": NONE,
+                "attention_type": ("default",),
+                "class_embed_type": NONE,
+                "encoder_hid_dim": NONE,
+                "encoder_hid_dim_type": NONE,
+                "num_class_embeds": NONE,
+            },
+        ),
+        ComponentClass(
+            "AutoencoderKL", "decoder", only={"latents_mean": NONE, "latents_std": NONE}
+        ),
+        ComponentClass("AutoencoderTiny", "decoder"),
+        ComponentClass("CLIPTextModel", "text", "transformers"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One network of a folder. tensors: by the module's own names, as they lie in the files, or
+    merged with an adapter.
+    """
+
+    kind: ComponentClass
+    config: JsonObject
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+    where: str
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
+        """The config, with the class's own values where it says nothing."""
+        module = skeleton(self.kind, self.config, self.where)
+        config = module.config
+        return dict(config) if isinstance(config, Mapping) else config.to_dict()
+
+    def module(self) -> nn.Module:
+        """The network in full precision, in eval mode: its own copy of the weights."""
+        import torch
+
+        module = skeleton(self.kind, self.config, self.where)
+        module.load_state_dict(self.tensors, strict=True, assign=True)
+        for name, buffer in list(module.named_buffers()):
+            if buffer.is_meta and name.endswith(COUNTED):
+                owner = module.get_submodule(name.rpartition(".")[0])
+                owner.register_buffer(COUNTED, torch.arange(buffer.shape[-1])[None], False)
+        return module.float().requires_grad_(False).eval()
+
+
+def skeleton(kind: ComponentClass, config: JsonObject, where: object) -> Any:
+    """The module that a config describes, without memory for weights. InputError where its class
+    does not take the config.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return kind.build(config)
+    except Exception as error:  # its class may raise anything for a config that makes no sense
+        raise InputError(
+            CODE, f"{kind.name} cannot be built from its config: {error}", path=where
+        ) from error
+
+
+def component(
+    files: FolderFiles, folder: str, kind: ComponentClass, variant: str | None = None
+) -> Component:
+    """A network read from its folder. InputError names what does not fit."""
+    name = f"{folder}/config.json" if folder else "config.json"
+    config = files.json(name)
+    kind.check(config, files.path(name))
+    module = skeleton(kind, config, files.path(name))
+    wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    read = component_tensors(files, folder, kind.stem, variant)
+    return Component(kind, config, fitted(read, wanted, files.path(folder)), str(files.path(name)))

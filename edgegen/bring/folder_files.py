@@ -1,0 +1,145 @@
+"""Files of a folder that somebody else made: each is opened once, without following a link, hashed,
+and is the same when the work ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..core.files import JsonObject, Numerals, parse_json
+from ..core.reader import descriptor, parts, refused, sha256_of
+from ..errors import InputError
+
+CODE = "E-BRING"
+TEXT_BYTES = 16 << 20  # largest JSON or text file
+MOST_NAMES = 10_000  # in one folder
+NUMERALS: Numerals = {"-Infinity": float("-inf"), "Infinity": float("inf")}  # as Python writes them
+POINTER = b"version https://git-lfs."  # how a file begins whose content was not fetched
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """sha256: of every file that was read, by its path in the folder."""
+
+    root: Path
+    sha256: dict[str, str] = field(default_factory=dict)
+    _states: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def names(self, folder: str = "") -> list[str]:
+        """What lies in it, sorted; none where there is no such folder."""
+        try:
+            with self._folder(folder) as held:
+                found = sorted(os.listdir(held))
+        except FileNotFoundError:
+            return []
+        if len(found) > MOST_NAMES:
+            raise InputError(CODE, f"it holds more than {MOST_NAMES} files", path=self.path(folder))
+        return found
+
+    def holds(self, name: str) -> bool:
+        folder, _, file = name.rpartition("/")
+        return file in self.names(folder)
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[int]:
+        """A file, whose hash is noted, as a descriptor for the block. InputError for a link, or for
+        what is no file.
+        """
+        folder, _, file = name.rpartition("/")
+        path = self.path(name)
+        try:
+            with self._folder(folder) as held:
+                self._refuse_link(file, held, path)
+                found = descriptor(file, CODE, held)
+        except FileNotFoundError as error:
+            raise InputError(CODE, "there is no such file", path=path) from error
+        except InputError as error:
+            error.path = str(path)
+            raise
+        try:
+            if os.pread(found, len(POINTER), 0) == POINTER:
+                raise InputError(
+                    CODE,
+                    "it is a Git LFS pointer, not the file itself",
+                    path=path,
+                    hint="git lfs pull",
+                )
+            self._states[name] = _state(os.fstat(found))
+            self.sha256[name] = sha256_of(found, path)
+            yield found
+        finally:
+            os.close(found)
+
+    def read(self, name: str, limit: int = TEXT_BYTES) -> bytes:
+        """InputError for a file that is larger."""
+        with self.opened(name) as held:
+            data = b"".join(parts(held, self.path(name), limit + 1))
+        if len(data) > limit:
+            raise InputError(CODE, f"the file is larger than {limit} bytes", path=self.path(name))
+        return data
+
+    def json(self, name: str) -> JsonObject:
+        """An object. InputError for anything else."""
+        try:
+            data = parse_json(self.read(name), NUMERALS)
+        except ValueError as error:
+            raise InputError(CODE, f"not usable JSON: {error}", path=self.path(name)) from error
+        if not isinstance(data, dict):
+            raise InputError(CODE, "it holds no JSON object", path=self.path(name))
+        return data
+
+    def check_unchanged(self) -> None:
+        """InputError where a file is no longer the one that was read."""
+        for name, state in self._states.items():
+            try:
+                same = _state(os.stat(self.path(name), follow_symlinks=False)) == state
+            except OSError:
+                same = False
+            if not same:
+                raise InputError(
+                    CODE,
+                    "it was changed while it was read",
+                    path=self.path(name),
+                    hint="run it again when nothing writes there",
+                )
+
+    @contextlib.contextmanager
+    def _folder(self, name: str) -> Iterator[int]:
+        """FileNotFoundError if there is none."""
+        path = self.path(name)
+        if name and path.is_symlink():
+            raise _link(path)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if name else 0)
+        try:
+            found = os.open(path, flags)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:
+            raise refused(error, path, CODE) from error
+        try:
+            yield found
+        finally:
+            os.close(found)
+
+    @staticmethod
+    def _refuse_link(file: str, held: int, path: Path) -> None:
+        if stat.S_ISLNK(os.stat(file, dir_fd=held, follow_symlinks=False).st_mode):
+            raise _link(path)
+
+
+def _link(path: Path) -> InputError:
+    return InputError(
+        CODE, "it is a symbolic link", path=path, hint="copy the folder with its files: cp -rL"
+    )
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

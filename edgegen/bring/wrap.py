@@ -1,0 +1,235 @@
+"""Networks of a folder as pure graphs: `denoiser`, `decoder` and `text`, with the inputs that a
+sampler gives them. (torch)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..core.graph import Graph
+from ..core.spec import TensorSpec
+from ..errors import InputError
+from .components import Component
+from .folder_files import CODE
+
+if TYPE_CHECKING:
+    from .tokenizer_files import TokenizerFiles
+
+GUIDANCE_SCALE = 1000.0  # of the embedding of a guidance (Meng et al. 2023)
+LONGEST_WAVE = 10_000.0
+
+
+class Denoiser(nn.Module):
+    """An unconditional U-Net: x (b, c, h, w), t (b,) -> what it predicts, as x."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        found: Tensor = self.unet(x, t, return_dict=False)[0]
+        return found
+
+
+class LabelledDenoiser(Denoiser):
+    """The same of a U-Net that knows classes: label (b, classes) one-hot."""
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
+        classes = label.argmax(dim=1)
+        found: Tensor = self.unet(x, t, class_labels=classes, return_dict=False)[0]
+        return found
+
+
+class PromptedDenoiser(Denoiser):
+    """A U-Net that looks at an encoded prompt: context (b, tokens, width)."""
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = self.unet(x, t, context, return_dict=False)[0]
+        return found
+
+
+class GuidedDenoiser(Denoiser):
+    """The same of a U-Net that was taught guidance, and is told its strength: guidance (b,)."""
+
+    def __init__(self, unet: nn.Module, width: int) -> None:
+        super().__init__(unet)
+        half = width // 2
+        waves = torch.exp(torch.arange(half) * (-math.log(LONGEST_WAVE) / max(half - 1, 1)))
+        self.waves: Tensor
+        self.register_buffer("waves", waves, persistent=False)
+        self.padded = width % 2
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, t: Tensor, context: Tensor, guidance: Tensor
+    ) -> Tensor:
+        angles = GUIDANCE_SCALE * guidance[:, None] * self.waves[None, :]
+        embedded = torch.cat([angles.sin(), angles.cos()], dim=1)
+        if self.padded:
+            embedded = nn.functional.pad(embedded, (0, 1))
+        found: Tensor = self.unet(x, t, context, timestep_cond=embedded, return_dict=False)[0]
+        return found
+
+
+class LatentDecoder(nn.Module):
+    """Latents as the sampler leaves them (b, z, h, w) -> images (b, c, H, W) in [-1, 1]."""
+
+    def __init__(self, autoencoder: nn.Module, scale: float, shift: float) -> None:
+        super().__init__()
+        self.decoder = autoencoder.get_submodule("decoder")
+        own = dict(autoencoder.named_children())
+        self.before = own.get("post_quant_conv")
+        self.scale, self.shift = scale, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        latents = x / self.scale + self.shift
+        if self.before is not None:
+            latents = self.before(latents)
+        images: Tensor = self.decoder(latents)
+        return images.clamp(-1, 1)
+
+
+class TextEncoder(nn.Module):
+    """Numbers of tokens (b, tokens) -> the encoded prompt (b, tokens, width)."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        found: Tensor = self.encoder(tokens, return_dict=False)[0]
+        return found
+
+
+def side(size: object, what: str, where: str) -> tuple[int, int]:
+    """Height and width of a config's sample_size."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(s, int) for s in size):
+        return int(size[0]), int(size[1])
+    raise InputError(CODE, f"sample_size of the {what} is {size!r:.40}: no size", path=where)
+
+
+def denoiser_inputs(network: Component, tokens: int) -> tuple[TensorSpec, ...]:
+    """What the denoiser of that U-Net takes; tokens: of a prompt. InputError for one that returns
+    another number of channels than it takes.
+    """
+    config = network.defaults
+    channels = config["in_channels"]
+    if channels != config["out_channels"]:
+        raise InputError(
+            CODE,
+            f"the U-Net takes {channels} channels and returns {config['out_channels']}: it needs "
+            "an image or a mask beside the noise, or predicts its variance, too",
+            path=network.where,
+        )
+    inputs = [
+        TensorSpec("x", ("batch", channels, *side(config["sample_size"], "U-Net", network.where))),
+        TensorSpec("t", ("batch",)),
+    ]
+    if (width := config.get("cross_attention_dim")) is not None:
+        if not isinstance(width, int):
+            raise InputError(
+                CODE, f"cross_attention_dim is {width!r:.60}, not one number", path=network.where
+            )
+        inputs.append(TensorSpec("context", ("batch", tokens, width)))
+    if config.get("time_cond_proj_dim") is not None:
+        inputs.append(TensorSpec("guidance", ("batch",)))
+    if classes := config.get("num_class_embeds"):
+        inputs.append(TensorSpec("label", ("batch", classes)))
+    return tuple(inputs)
+
+
+def denoiser(network: Component, tokens: int) -> Graph:
+    """The graph that a sampler asks at every step."""
+    inputs = denoiser_inputs(network, tokens)
+    unet, names = network.module(), {spec.name for spec in inputs}
+    module: nn.Module
+    if "guidance" in names:
+        module = GuidedDenoiser(unet, network.defaults["time_cond_proj_dim"])
+    elif "context" in names:
+        module = PromptedDenoiser(unet)
+    elif "label" in names:
+        module = LabelledDenoiser(unet)
+    else:
+        module = Denoiser(unet)
+    return Graph(module.eval(), inputs, TensorSpec("predicted", inputs[0].shape))
+
+
+def decoder(network: Component, latents: TensorSpec) -> Graph:
+    """Latents to images, with the autoencoder's own scale and shift. InputError where it decodes
+    other latents.
+    """
+    config = network.defaults
+    if config["latent_channels"] != latents.shape[1]:
+        raise InputError(
+            CODE,
+            f"the autoencoder decodes {config['latent_channels']} channels, and the U-Net draws "
+            f"{latents.shape[1]}",
+            path=network.where,
+        )
+    scale, shift = config["scaling_factor"], config.get("shift_factor") or 0.0
+    module = LatentDecoder(network.module(), scale, shift).eval()
+    shape = _shape_of(module, latents)
+    return Graph(module, (latents,), TensorSpec("image", ("batch", *shape)))
+
+
+def _shape_of(module: nn.Module, given: TensorSpec) -> tuple[int, ...]:
+    """Of what comes out for one row, without computing it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        return tuple(int(size) for size in module(torch.zeros(given.sized(batch=1))).shape[1:])
+
+
+def prompt_tokens(network: Component, tokenizer: TokenizerFiles) -> int:
+    """Tokens of every prompt. InputError where the tokenizer knows more, or longer prompts, than
+    the encoder.
+    """
+    config = network.defaults
+    positions, vocabulary = config["max_position_embeddings"], config["vocab_size"]
+    if tokenizer.tokens > vocabulary:
+        raise InputError(
+            CODE,
+            f"the tokenizer has {tokenizer.tokens} tokens and its text encoder {vocabulary}",
+            path=network.where,
+        )
+    if tokenizer.limit is not None and tokenizer.limit > positions:
+        raise InputError(
+            CODE,
+            f"the tokenizer makes prompts of {tokenizer.limit} tokens, and its text encoder takes "
+            f"{positions}",
+            path=network.where,
+        )
+    return tokenizer.limit or positions
+
+
+def text(network: Component, tokens: int) -> Graph:
+    """Tokens of a prompt to what the denoiser looks at."""
+    width = network.defaults["hidden_size"]
+    module = TextEncoder(network.module()).eval()
+    return Graph(
+        module,
+        (TensorSpec("tokens", ("batch", tokens), "int64"),),
+        TensorSpec("context", ("batch", tokens, width)),
+    )
+
+
+def check_widths(networks: Mapping[str, Component]) -> None:
+    """InputError where the text encoder's prompts are not what the U-Net looks at."""
+    wanted = networks["denoiser"].defaults.get("cross_attention_dim")
+    encoder = networks.get("text")
+    if (wanted is None) != (encoder is None):
+        what = "no text encoder" if encoder is None else "a text encoder that its U-Net never asks"
+        raise InputError(CODE, f"it has {what}", path=networks["denoiser"].where)
+    if encoder is not None and encoder.defaults["hidden_size"] != wanted:
+        raise InputError(
+            CODE,
+            f"the text encoder gives {encoder.defaults['hidden_size']} numbers a token, and the "
+            f"U-Net looks at {wanted}",
+            path=encoder.where,
+        )

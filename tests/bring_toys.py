@@ -1,0 +1,117 @@
+"""Small folders as diffusers writes them, random weights, made by its own classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TOKENS = 9  # of a prompt
+LETTERS = [chr(code) for code in range(33, 127)]
+DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1}
+
+
+def unconditional(folder: Path, **config: Any) -> Path:
+    """A DDPM pipeline's folder, 8 px."""
+    import diffusers
+
+    unet = diffusers.UNet2DModel(
+        **{
+            "sample_size": 8,
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attention_head_dim": 4,
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            **config,
+        }
+    )
+    unet.save_pretrained(folder / "unet")
+    _scheduler(folder, {"_class_name": "DDPMScheduler"})
+    _index(folder, "DDPMPipeline", unet=("diffusers", "UNet2DModel"))
+    return folder
+
+
+def prompted(folder: Path, scheduler: dict[str, Any] = DDIM, **config: Any) -> Path:
+    """A text-to-image folder: latents of 8, images of 16 px."""
+    import diffusers
+    import transformers
+
+    diffusers.UNet2DConditionModel(
+        **{
+            "sample_size": 8,
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attention_head_dim": 2,
+            "cross_attention_dim": 12,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            **config,
+        }
+    ).save_pretrained(folder / "unet")
+    diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    ).save_pretrained(folder / "vae")
+    count = 2 * len(LETTERS) + 2
+    transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=count,
+            hidden_size=12,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=TOKENS,
+            bos_token_id=count - 2,
+            eos_token_id=count - 1,
+            pad_token_id=count - 1,
+        )
+    ).save_pretrained(folder / "text_encoder")
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir()
+    words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    _json(tokenizer / "vocab.json", {word: number for number, word in enumerate(words)})
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    _json(tokenizer / "tokenizer_config.json", {"model_max_length": TOKENS})
+    _scheduler(folder, scheduler)
+    _index(
+        folder,
+        "StableDiffusionPipeline",
+        unet=("diffusers", "UNet2DConditionModel"),
+        vae=("diffusers", "AutoencoderKL"),
+        text_encoder=("transformers", "CLIPTextModel"),
+        tokenizer=("transformers", "CLIPTokenizer"),
+        safety_checker=(None, None),
+        feature_extractor=(None, None),
+    )
+    return folder
+
+
+def _scheduler(folder: Path, config: dict[str, Any]) -> None:
+    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
+    _json(folder / "scheduler" / "scheduler_config.json", config)
+
+
+def _index(folder: Path, kind: str, **components: tuple[str | None, str | None]) -> None:
+    index: dict[str, Any] = {"_class_name": kind, "_diffusers_version": "0.36.0"}
+    index["scheduler"] = ["diffusers", "DDIMScheduler"]
+    _json(folder / "model_index.json", index | {k: list(v) for k, v in components.items()})
+
+
+def _json(path: Path, data: object) -> None:
+    path.write_text(json.dumps(data))
+
+
+def changed(path: Path, **fields: Any) -> None:
+    """A JSON file with other fields; None takes one out."""
+    data = {**json.loads(path.read_text()), **fields}
+    _json(path, {k: v for k, v in data.items() if v is not REMOVED})
+
+
+REMOVED = object()
