@@ -41,7 +41,10 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
         for spec in graph.inputs
         for axis in spec.dynamic.values()
     }
-    examples = tuple(torch.zeros(spec.sized(**{a: 2 for a in axes})) for spec in graph.inputs)
+    examples = tuple(
+        torch.zeros(spec.sized(**{a: 2 for a in axes}), dtype=getattr(torch, spec.dtype))
+        for spec in graph.inputs
+    )
     shapes = tuple({i: axes[a] for i, a in spec.dynamic.items()} for spec in graph.inputs)
     with warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")  # the exporter's own deprecations, many a release

@@ -16,7 +16,7 @@ from .photo_sets import REFERENCE
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..core.graph import Generator
+    from ..core.graph import Exportable
     from ..core.runtime import Pipeline
     from ..core.spec import Array
     from ..zoo import Entry
@@ -30,11 +30,11 @@ class LoadedGenerator:
 
     name: str
     family: str
-    generator: Generator
+    generator: Exportable
     about: dict[str, Any]
     reference: Path
     # whose activations set the scales of INT8, where these are not its own
-    scales: Generator | None = None
+    scales: Exportable | None = None
 
     def generate(self, seeds: Sequence[int], label: int | None = None) -> np.ndarray:
         """Images (n, h, w, 3) uint8, made by torch; image k depends on seeds[k] and the label
@@ -154,7 +154,7 @@ def note_unnoticed(folder: Path, listen: Listener) -> None:
         listen.note(said)
 
 
-def torch_pipeline(generator: Generator, given: Mapping[str, Array] | None = None) -> Pipeline:
+def torch_pipeline(generator: Exportable, given: Mapping[str, Array] | None = None) -> Pipeline:
     """The generator's own pipeline, executed by torch; given: further inputs, as Pipeline has
     them.
     """

@@ -27,7 +27,7 @@ from ...training.processes import ALONE, World
 from .feed_values import FeedValues
 
 if TYPE_CHECKING:
-    from ...core.graph import Generator
+    from ...core.graph import Exportable
 
 # inputs at a time: what memory grows with; processes share whole batches, so that nothing differs
 BATCH = 8
@@ -51,7 +51,7 @@ class Trajectories:
     more samples than there are seeds.
     """
 
-    generator: Generator
+    generator: Exportable
     samples: int
     world: World = ALONE
     listen: Listener = silent
@@ -89,7 +89,7 @@ class Files:
     """
 
     folder: Path
-    generator: Generator
+    generator: Exportable
     world: World = ALONE
     listen: Listener = silent
     files: tuple[_File, ...] = field(init=False)
