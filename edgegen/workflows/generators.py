@@ -16,10 +16,20 @@ from .photo_sets import REFERENCE
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..core.graph import Exportable
+    from ..core.graph import Exportable, Graph
     from ..core.runtime import Pipeline
     from ..core.spec import Array
     from ..zoo import Entry
+
+
+@dataclass(frozen=True)
+class TextGraphs:
+    """What encodes prompts: a graph of int64 tokens by the input that it makes, and the files of
+    its tokenizer by name.
+    """
+
+    graphs: Mapping[str, Graph]
+    tokenizer: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,7 @@ class LoadedGenerator:
     reference: Path
     # whose activations set the scales of INT8, where these are not its own
     scales: Exportable | None = None
+    text: TextGraphs | None = None  # ships with the bundle, so that a device encodes new prompts
 
     def generate(self, seeds: Sequence[int], label: int | None = None) -> np.ndarray:
         """Images (n, h, w, 3) uint8, made by torch; image k depends on seeds[k] and the label
@@ -155,12 +166,11 @@ def note_unnoticed(folder: Path, listen: Listener) -> None:
 
 
 def torch_pipeline(generator: Exportable, given: Mapping[str, Array] | None = None) -> Pipeline:
-    """The generator's own pipeline, executed by torch; given: further inputs, as Pipeline has
-    them.
+    """The generator's own pipeline, executed by torch; given: further inputs, the same for all
+    images, without the batch axis.
     """
     from ..core.graph import executed
     from ..core.runtime import Pipeline
 
-    return Pipeline(
-        generator.latent, generator.sampler, executed(generator.graphs()), given=given or {}
-    )
+    latent = generator.latent.given(given or {})
+    return Pipeline(latent, generator.sampler, executed(generator.graphs()))

@@ -23,9 +23,10 @@ from edgegen.core.files import parse_json, to_json
 from edgegen.core.keys import SiteKeys
 from edgegen.core.manifest import Manifest
 from edgegen.core.plan import Plan
-from edgegen.core.rehearsal import bounded_sampler, bounded_start
+from edgegen.core.rehearsal import bounded_sampler
 from edgegen.core.samplers import sampler_from_json
 from edgegen.core.signature import check
+from edgegen.core.start import read_start
 from edgegen.errors import EdgegenError
 from edgegen.evidence import golden_images, reference
 from edgegen.evidence.stopping import Watch
@@ -50,7 +51,7 @@ IR = b"""<?xml version="1.0"?><net name="g" version="11"><layers>
 def read_manifest(data: bytes) -> None:
     manifest = Manifest.model_validate(parse_json(data))
     to_json(manifest.model_dump())
-    bounded_start(manifest.start.shape, manifest.start.classes)
+    read_start(manifest.start, lambda name: name.encode())
     bounded_sampler(manifest.sampler)
     sampler_from_json(manifest.sampler)
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from ...errors import TrustError
 from ..files import JsonObject
-from .base import UNTIMED, Call, Draw, Sampler, asked, stopped
+from .base import UNTIMED, Call, Draw, Sampler, asked, branches, stopped
 from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
 from .latent import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, boundary
@@ -36,6 +36,7 @@ __all__ = [
     "approximation_levels",
     "asked",
     "boundary",
+    "branches",
     "clean_image",
     "mean_gates",
     "noise_of",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
+from ..conditions import NULL
 from ..spec import Values
 
 Call = Mapping[str, Callable[..., Values]]  # graph name -> whoever executes it
@@ -42,6 +43,15 @@ class Choosy(Protocol):
 def asked(sampler: Sampler, graph: str) -> tuple[int, ...]:
     """The timesteps at which a sampler runs a graph: what a calibration must have seen of it."""
     return sampler.asks(graph) if isinstance(sampler, Choosy) else sampler.timesteps
+
+
+def branches(condition: Mapping[str, Values]) -> tuple[dict[str, Values], dict[str, Values]]:
+    """By input, what a graph is given, and what it is given instead where nothing is asked for: the
+    twins null_INPUT, which no graph takes by that name.
+    """
+    given = {name: value for name, value in condition.items() if not name.startswith(NULL)}
+    null = {name.removeprefix(NULL): condition[name] for name in condition.keys() - given.keys()}
+    return given, null
 
 
 # the timesteps of what has no time: a sampler without a loop, a graph without an input "t"

@@ -20,7 +20,7 @@ from ...core.progress import Listener, silent
 from ...core.reader import opened
 from ...core.runtime import Pipeline
 from ...core.samplers import asked
-from ...core.seeds import CALIBRATION
+from ...core.seeds import CALIBRATION, USES
 from ...core.spec import Array, TensorSpec
 from ...errors import InputError, UsageError
 from ...training.processes import ALONE, World
@@ -58,6 +58,12 @@ class Trajectories:
 
     def __post_init__(self) -> None:
         CALIBRATION.take(self.samples)
+        bank = self.generator.latent.prompts
+        if bank is not None and bank.is_shared:
+            self.listen.note(
+                f"W-PROMPTS-FEW: of {bank.choices} prompts calibration, search and verdict see the "
+                f"same; with {len(USES)} or more each has its own"
+            )
 
     def run(self, call: Call, label: str) -> None:
         pipeline = Pipeline(self.generator.latent, self.generator.sampler, call, BATCH)
