@@ -136,17 +136,16 @@ class ClipTokenizer:
             if vocabulary.get(row["content"]) != number:
                 what = f"the token {escaped(str(row['content'])[:64])!r} is not number {number}"
                 raise self._refused(f"{what} of the vocabulary", SETTINGS)
-        seen = set()
-        for row in (*(row for _, row in numbered), *self._special.values()):
-            if row["content"] not in seen:
-                seen.add(row["content"])
-                flags = {
-                    flag: bool(row[flag])
-                    for flag in ("single_word", "lstrip", "rstrip", "normalized")
-                    if flag in row
-                }
-                special = row["content"] in self._names.values() or bool(row.get("special"))
-                yield AddedToken(row["content"], special=special, **flags)
+        rows = (*(row for _, row in numbered), *self._special.values())
+        # of several that are one text, the last says how it is found
+        for content, row in {row["content"]: row for row in rows}.items():
+            flags = {
+                flag: bool(row[flag])
+                for flag in ("single_word", "lstrip", "rstrip", "normalized")
+                if flag in row
+            }
+            special = content in self._names.values() or bool(row.get("special"))
+            yield AddedToken(content, special=special, **flags)
 
     @cached_property
     def _model(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
