@@ -200,7 +200,7 @@ class Damaged:
             page.heading("Layers and timesteps"),
             page.words(HOW),
             page.matrix(
-                ("layer", *self.found.times),
+                ("layer", *self.attribution.times),
                 [(layer["layer"], list(layer["by_time"].values())) for layer in layers[:SHOWN]],
                 "all damage",
             ),
@@ -243,7 +243,7 @@ class Damaged:
         ]
 
 
-def _regions_table(regions: Sequence[Mapping[str, Any]]) -> str:
+def _regions_table(regions: Sequence[JsonObject]) -> str:
     return page.table(
         (
             "region",
@@ -267,7 +267,7 @@ def _regions_table(regions: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _layers_table(layers: Sequence[Mapping[str, Any]]) -> str:
+def _layers_table(layers: Sequence[JsonObject]) -> str:
     return page.table(
         ("layer", "part of the damage", "gone when put back", "of all multiplications"),
         [
