@@ -5,6 +5,7 @@ hand.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edgegen.core.bundle import write_manifest
 from edgegen.core.conditions import Prompts
 from edgegen.core.latent import Latent
-from edgegen.core.samplers import LatentDdimSampler, sampler_to_json
+from edgegen.core.samplers import Call, LatentDdimSampler, sampler_to_json
 from edgegen.core.spec import TensorSpec
 from edgegen.core.start import write_start
+from edgegen.evidence import golden_images
 
 TOKENS, WIDTH, SIDE = 8, 4, 8
 TEXTS = ("a red shoe", "a blue shirt", "a green bag", "a grey coat", "two socks", "one hat")
@@ -115,12 +117,27 @@ def text_graph(tokens: int = TOKENS) -> bytes:
     )
 
 
-def encoded(text: str) -> np.ndarray:
-    """(TOKENS, WIDTH): by the tokenizer's rules for words of no merge, spelled out here."""
-    from edgegen.core.clip_tokenizer import ClipTokenizer
+def encoded(*words: str) -> np.ndarray:
+    """(TOKENS, WIDTH) of a text of these words of the vocabulary."""
+    known = vocabulary()
+    end = "<|endoftext|>"
+    tokens = ["<|startoftext|>", *words, end, *[end] * TOKENS][:TOKENS]
+    rows: np.ndarray = table()[[known[token] for token in tokens]]
+    return rows
 
-    tokens: np.ndarray = table()[ClipTokenizer(tokenizer_files(), TOKENS, Path())(text).ids]
-    return tokens
+
+def images(seeds: Sequence[int], context: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """What the bundle should make of these contexts, (n, TOKENS, WIDTH), by numpy alone."""
+
+    def denoised(x: np.ndarray, t: np.ndarray, context: np.ndarray) -> np.ndarray:
+        return x * np.float32(0.5) + context.mean((1, 2))[:, None, None, None]
+
+    call: Call[np.ndarray] = {"denoiser": denoised, "decoder": lambda x: np.tanh(x)}
+    start = latent().start(seeds)
+    made: np.ndarray = SAMPLER(
+        call, start, {"context": context, "null_context": null}, lambda stream: start
+    )
+    return made
 
 
 def prompts(texts: tuple[str, ...] = TEXTS, negative: str | None = "") -> Prompts:
@@ -136,13 +153,18 @@ def latent(own: Prompts | None = None) -> Latent:
     return Latent(TensorSpec("x", ("batch", 1, SIDE, SIDE)), (own or prompts(),))
 
 
-def bundle(root: Path, own: Prompts | None = None, text: bool = True) -> Path:
-    """With prompts, and with what encodes others."""
-    start = write_start(latent(own), root) if root.mkdir() is None else {}
-    (root / "graphs").mkdir()
+def bundle(
+    root: Path, own: Prompts | None = None, text: bool = True, kept: bytes | None = None
+) -> Path:
+    """With prompts, and with what encodes others; kept: images that it should make."""
+    (root / "graphs").mkdir(parents=True)
+    start = write_start(latent(own), root)
     (root / "graphs" / "denoiser.onnx").write_bytes(denoiser())
     (root / "graphs" / "decoder.onnx").write_bytes(decoder())
     files = {name: f"graphs/{name}.onnx" for name in ("denoiser", "decoder")}
+    if kept is not None:
+        (root / golden_images.FILE).parent.mkdir()
+        (root / golden_images.FILE).write_bytes(kept)
     if text:
         (root / "text").mkdir()
         (root / "text" / "context.onnx").write_bytes(text_graph())

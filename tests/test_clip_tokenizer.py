@@ -111,7 +111,7 @@ def test_a_text_begins_ends_and_is_filled_up() -> None:
     found = ClipTokenizer(legacy(pad_token="!"), 8, Path())("the RED   shoe")
     shown = [words["the</w>"], words["red</w>"], words["shoe</w>"]]
     assert found.ids.tolist() == [BEGIN, *shown, END, *[words["!"]] * 3]
-    assert (found.ids.dtype, found.count, found.cut) == (np.int64, 5, "")
+    assert found.ids.dtype == np.int64 and (found.count, found.cut) == (5, "")
 
 
 def test_what_is_cut_off_is_said_as_it_was_written() -> None:

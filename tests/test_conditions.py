@@ -43,7 +43,7 @@ X = TensorSpec("x", ("batch", 2))
 
 def bank(count: int, negative: bool = True) -> Prompts:
     rng = np.random.default_rng(count)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "context": rng.standard_normal((count, 3, 2)).astype(np.float16),
         "pooled": rng.standard_normal((count, 5)).astype(np.float32),
     }

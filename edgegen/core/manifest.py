@@ -6,7 +6,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from .files import JsonObject
 
@@ -66,6 +75,12 @@ class ConditionedStart(_Strict):
     text: TextEncoder | None = None
 
 
+def _is_conditioned(start: object) -> bool:
+    return isinstance(start, ConditionedStart) or (
+        isinstance(start, dict) and "conditions" in start
+    )
+
+
 class Built(_Strict):
     """One runtime's INT8 files."""
 
@@ -109,7 +124,10 @@ class Manifest(_Strict):
     embeds_training_data: Annotated[
         Literal["none", "features", "pixels"], Field(description="what the model holds of photos")
     ]
-    start: Start | ConditionedStart
+    start: Annotated[
+        Annotated[Start, Tag("schema 1")] | Annotated[ConditionedStart, Tag("schema 2")],
+        Discriminator(lambda start: "schema 2" if _is_conditioned(start) else "schema 1"),
+    ]
     sampler: Annotated[
         JsonObject, Field(description="kind and constants: the loop over the graphs as data")
     ]
