@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import prompted
 import pytest
 from attacks.attack import Change, generated, listed, put, removed, resealed
 from house import python
+from listeners import Heard
 from safetensors.numpy import save
 
 import edgegen
@@ -45,18 +45,6 @@ OWN = prompted.prompts()
 SEEDS = range(5, 10)
 
 
-class Notes:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-    @contextmanager
-    def progress(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Any]:
-        yield lambda more: None
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prompted.bundle(tmp_path_factory.mktemp("prompts") / "b")
@@ -69,8 +57,8 @@ def without_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prompted.bundle(tmp_path_factory.mktemp("prompts") / "b", own, text=False)
 
 
-def opened(root: Path, notes: Notes | None = None) -> OpenedBundle:
-    return OpenedBundle(Bundle.open(root, made_here=True), notes or Notes())
+def opened(root: Path, notes: Heard | None = None) -> OpenedBundle:
+    return OpenedBundle(Bundle.open(root, made_here=True), notes or Heard())
 
 
 def wanted(contexts: np.ndarray, null: np.ndarray | None = None) -> np.ndarray:
@@ -111,7 +99,7 @@ def test_a_prompt_of_the_bundle_needs_no_tokenizer(
 
 
 def test_a_new_prompt_goes_through_tokenizer_and_text_graph(root: Path) -> None:
-    one, notes = opened(root), Notes()
+    one, notes = opened(root), Heard()
     made = one.generate(SEEDS, prompt="the red Shoe", negative="blshoe")
     new, null = (
         prompted.encoded("the</w>", "red</w>", "shoe</w>"),
@@ -121,16 +109,16 @@ def test_a_new_prompt_goes_through_tokenizer_and_text_graph(root: Path) -> None:
     steered = one.generate(SEEDS, negative="blshoe")
     rows = OWN.embeddings["context"][[seed % 6 for seed in SEEDS]]
     assert alike(steered, wanted(rows, null)), "the bundle's own, away from that"
-    assert notes.said == []
+    assert notes.notes == []
 
 
 def test_what_a_prompt_loses_is_said(root: Path) -> None:
-    notes = Notes()
+    notes = Heard()
     text = "the red shoe the red shoe, and \u2764 more"
     made = opened(root, notes).generate(SEEDS, prompt=text)
     kept = prompted.encoded(*("the</w>", "red</w>", "shoe</w>") * 2)
     assert alike(made, wanted(kept))
-    (said,) = notes.said
+    (said,) = notes.notes
     assert "--prompt has 19 tokens, and the text encoder takes 8" in said
     assert said.endswith("it does not see ', and \u2764 more'")
 

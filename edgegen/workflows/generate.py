@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .bundles import Execution, images_of, is_bundle, pipeline_of, read_bundle
 from .generators import load_generator, torch_pipeline
 from .limits import check_numbers
-from .prompts import encoders_of, prompted
+from .prompts import encoders_of, prompted, torch_encoders
 from .sampling_choices import SamplingChoices, chosen
 from .torch_threads import torch_threads
 
@@ -128,8 +128,12 @@ def _pipeline(
             "--runtime, --precision, --public-key, --least-release, --trust-engines and "
             "--allow-cpu are for bundles",
         )
-    pipeline = torch_pipeline(*chosen(load_generator(source, listen), settings.choices))
-    latent = prompted(pipeline.latent, settings.prompt, settings.negative, None, listen)
+    loaded = load_generator(source, listen)
+    pipeline, encoders = (
+        torch_pipeline(*chosen(loaded, settings.choices)),
+        torch_encoders(loaded.text),
+    )
+    latent = prompted(pipeline.latent, settings.prompt, settings.negative, encoders, listen)
     return "torch", replace(pipeline, latent=latent)
 
 

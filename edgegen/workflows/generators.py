@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from ..core.progress import Listener, silent
 from ..errors import InputError, RuntimeMissing, UsageError
 from .bundles import images_of, is_bundle
 from .photo_sets import REFERENCE
+from .prompts import prompted, torch_encoders
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,11 +48,20 @@ class LoadedGenerator:
     scales: Exportable | None = None
     text: TextGraphs | None = None  # ships with the bundle, so that a device encodes new prompts
 
-    def generate(self, seeds: Sequence[int], label: int | None = None) -> np.ndarray:
-        """Images (n, h, w, 3) uint8, made by torch; image k depends on seeds[k] and the label
-        alone.
+    def generate(
+        self,
+        seeds: Sequence[int],
+        label: int | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        listen: Listener = silent,
+    ) -> np.ndarray:
+        """Images (n, h, w, 3) uint8, made by torch; image k depends on seeds[k], the label and the
+        prompts alone.
         """
-        return images_of(torch_pipeline(self.generator), seeds, label)
+        pipeline, encoders = torch_pipeline(self.generator), torch_encoders(self.text)
+        latent = prompted(pipeline.latent, prompt, negative, encoders, listen)
+        return images_of(replace(pipeline, latent=latent), seeds, label, listen)
 
 
 def zoo_models() -> list[Entry]:

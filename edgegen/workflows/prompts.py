@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..core.latent import Latent
     from ..core.prompt_encoder import EncodedPrompt, PromptEncoder
     from ..core.runtime import Runtime
+    from ..core.spec import Array
+    from .generators import TextGraphs
 
 LISTED = 12  # prompts that a sentence names
 # makes the encoder of a generator, once it is needed; None where it has none
@@ -134,13 +136,13 @@ class _Choice:
             )
         found = self.encoders()(text)
         if found.cut:
-            self.listen.note(_said(flag, found))
+            self.listen.note(_said(f"--{flag}", found))
         return dict(found.embeddings)
 
 
-def _said(flag: str, found: EncodedPrompt) -> str:
+def _said(what: str, found: EncodedPrompt) -> str:
     return (
-        f"W-PROMPT-CUT: --{flag} has {found.tokens} tokens, and the text encoder takes "
+        f"W-PROMPT-CUT: {what} has {found.tokens} tokens, and the text encoder takes "
         f"{found.limit}: it does not see {escaped(found.cut)!r}"
     )
 
@@ -163,15 +165,79 @@ def encoders_of(bundle: Bundle, threads: int) -> Encoders:
 
     @cache
     def made() -> PromptEncoder:
-        from ..export.packages import absent
-
         prompts = bundle.latent.prompts
         assert prompts is not None  # as the manifest was checked for
-        if why := absent("tokenizers", "prompts"):
-            raise RuntimeMissing("E-BACKEND", f"a new prompt is cut into tokens first: {why}")
+        _need_tokenizers()
         return encoder_of(bundle, prompts, _host(bundle), threads)
 
     return made
+
+
+def torch_encoders(text: TextGraphs | None) -> Encoders:
+    """The same of a generator that torch executes."""
+    if text is None:
+        return None
+
+    @cache
+    def made() -> PromptEncoder:
+        from ..core.clip_tokenizer import ClipTokenizer
+        from ..core.graph import executed
+        from ..core.prompt_encoder import PromptEncoder
+
+        _need_tokenizers()
+        call = executed(text.graphs)
+        tokens = {name: graph.inputs[0] for name, graph in text.graphs.items()}
+        limit = int(next(iter(tokens.values())).shape[1])
+
+        def asked(name: str) -> Callable[[np.ndarray], Array]:
+            return lambda ids: call[name](**{tokens[name].name: ids})
+
+        tokenizer = ClipTokenizer(text.tokenizer, limit, Path())
+        return PromptEncoder(tokenizer, {name: asked(name) for name in text.graphs})
+
+    return made
+
+
+def _need_tokenizers() -> None:
+    from ..export.packages import absent
+
+    if why := absent("tokenizers", "prompts"):
+        raise RuntimeMissing("E-BACKEND", f"a new prompt is cut into tokens first: {why}")
+
+
+def bank_of(
+    texts: Sequence[str], negative: str | None, encoder: PromptEncoder, listen: Listener = silent
+) -> Prompts:
+    """Prompts encoded once, for a generator to go round; negative: for one that is steered away
+    from it. InputError for texts that are none, or more than a bundle holds.
+    """
+    import numpy as np
+
+    from ..core.conditions import NULL, Prompts, shown
+    from ..core.rehearsal import ARRAYS_BYTES
+
+    rows: dict[str, list[Array]] = {}
+    total = 0
+    with listen.progress("encoding prompts", len(texts)) as advance:
+        for text in texts:
+            found = encoder(text)
+            if found.cut:
+                listen.note(_said(f"the prompt {shown(text)!r}", found))
+            for name, values in found.embeddings.items():
+                rows.setdefault(name, []).append(values)
+                total += values.nbytes
+            if total > ARRAYS_BYTES:
+                what = f"{len(texts)} encoded prompts are more than {ARRAYS_BYTES} bytes"
+                raise InputError("E-PROMPT", what, hint="use fewer")
+            advance(1)
+    arrays = {name: np.stack(found) for name, found in rows.items()}
+    if negative is not None:
+        null = encoder(negative).embeddings
+        arrays |= {NULL + name: values for name, values in null.items()}
+    try:
+        return Prompts(tuple(texts), arrays, negative)
+    except ValueError as error:
+        raise InputError("E-PROMPT", str(error)) from error
 
 
 def _host(bundle: Bundle) -> Runtime:

@@ -254,11 +254,13 @@ def test_damage_is_an_error_of_ours(parser: str, damages: list[Damage], tmp_path
     an_error_of_ours(parser, damages, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "parser",
-    ["a manifest", "conditions", "arrays of conditions", "a vocabulary", "merges"]
-    + ["a whole tokenizer", "special tokens"],
+SOUND = (
+    *("a manifest", "conditions", "arrays of conditions"),
+    *("a vocabulary", "merges", "a whole tokenizer", "special tokens"),
 )
+
+
+@pytest.mark.parametrize("parser", SOUND)
 def test_what_is_sound_is_read(parser: str) -> None:
     data, read = PARSERS[parser]
     read(data)
