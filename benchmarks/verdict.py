@@ -214,7 +214,7 @@ class Subject:
         stored = reference.read(source.reference)
         network = fast_features(feature_network(stored.network, None, stored.size))
         pipeline = torch_pipeline(source.generator)
-        classes = class_names(source.about, source.generator.latent.classes)
+        classes = class_names(source.about, source.generator.latent, BENCHMARKS.first)
         memory = Remembered(pipeline, network)
         side = FullSide(memory.images, memory, stored, BENCHMARKS.first, classes=classes)
         return cls(source, memory, stored, side)

@@ -49,7 +49,8 @@ def child(folder: str) -> None:
     for graph, asked in spec["graphs"].items():
         path = place / asked["file"]
         try:
-            _run(runtime, path, Declared(asked["inputs"], tuple(asked["output"])))
+            integers = tuple(asked["integers"])
+            _run(runtime, path, Declared(asked["inputs"], tuple(asked["output"]), integers))
         except Exception as error:  # each runtime has its own
             found = translated(error, "cannot be run", path)
             answer = [graph, found.exit_code, found.code, found.message]
@@ -62,7 +63,13 @@ def _run(runtime: FileRuntime, path: Path, graph: Declared) -> None:
     session = HeldSession(runtime.session(GraphFile.made_here(path), 1), graph.output, path)
     if runtime.executes:
         sizes = {name: sized(tuple(shape), 1) for name, shape in graph.inputs.items()}
-        session(**{name: rng.standard_normal(size, np.float32) for name, size in sizes.items()})
+        drawn: dict[str, np.ndarray] = {
+            name: np.zeros(size, np.int64)  # the first token, which every vocabulary has
+            if name in graph.integers
+            else rng.standard_normal(size, np.float32)
+            for name, size in sizes.items()
+        }
+        session(**drawn)
 
 
 def _mapped() -> int:

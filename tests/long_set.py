@@ -34,6 +34,7 @@ LONG = (
     "test_offline.py::test_calibrating_a_trained_generator*",
     "test_offline.py::test_what_fine_tuning_imports*",
     "test_processes.py::*",
+    "test_prompted_export.py::test_it_is_exported*",
     "test_public_program.py::test_it_does_all*",
     "test_recover.py::test_images_that_came_no_nearer*",
     "test_recover.py::test_scales_of_the_base*",

@@ -279,9 +279,9 @@ def test_a_manifest_that_edgegen_would_not_write_is_refused(
 
 def test_a_newer_schema_asks_for_a_newer_edgegen(tmp_path: Path) -> None:
     root = bundle(tmp_path)
-    rewrite(root, lambda m: m.update(schema_version=2))
+    rewrite(root, lambda m: m.update(schema_version=3))
     with pytest.raises(
-        UsageError, match=r"E-SCHEMA\] the bundle has schema 2; edgegen .* reads up to 1"
+        UsageError, match=r"E-SCHEMA\] the bundle has schema 3; edgegen .* reads up to 2"
     ):
         Bundle.open(root)
 

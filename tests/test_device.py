@@ -22,6 +22,7 @@ from edgegen.evidence import golden_images
 
 pytestmark = pytest.mark.slow
 
+PROMPTS = Path(__file__).parent / "golden" / "bundle-2-prompts"
 LIMIT = 150e6  # bytes of the core with everything it needs, beside the runtime itself
 
 
@@ -86,6 +87,24 @@ def test_a_device_makes_the_offices_pixels(
     a, b = (pixels(tmp_path / f"{machine}.png").astype(int) for machine in ("there", "here"))
     assert a.shape == b.shape and (np.abs(a - b) <= 1).mean() >= 0.999
     assert list(home.iterdir()) == [], "a device's home is left as it was"
+
+
+def test_prompts_become_images_on_a_device(wheel: Path, device: Device, tmp_path: Path) -> None:
+    """New ones where the extra is; without it, those that the bundle holds, and a sentence."""
+    (home := tmp_path / "home").mkdir()
+    asked = ["generate", str(PROMPTS), "-n", "2", "-o"]
+    new, own = ["--prompt", "the red shoe", "--negative", "x"], ["--prompt", "a red shoe"]
+    assert device.edgegen(home, *asked, str(tmp_path / "own.png"), *own).returncode == 0
+    refused = device.edgegen(home, *asked, str(tmp_path / "none.png"), *new)
+    assert refused.returncode == 5 and 'pip install "edgegen[prompts]"' in refused.stderr
+    with_extra = devices.device(tmp_path, wheel, ["onnxruntime", "prompts"])
+    assert not with_extra.names & {"torch", "diffusers", "transformers", "onnx"}
+    done = with_extra.edgegen(home, *asked, str(tmp_path / "new.png"), *new)
+    assert done.returncode == 0, done.stderr
+    assert (pixels(tmp_path / "new.png") != pixels(tmp_path / "own.png")).any()
+    done = with_extra.edgegen(home, "verify", str(PROMPTS), "--images-only")
+    assert done.returncode == 0, done.stderr
+    assert list(home.iterdir()) == []
 
 
 def test_a_device_shows_that_its_images_are_those_of_the_export(

@@ -125,10 +125,8 @@ def test_it_says_what_of_the_photos_it_holds(change: dict[str, Any], wanted: str
 @pytest.mark.parametrize(("bank", "wanted"), [("centroids", "none"), ("exemplars", "pixels")])
 def test_a_bundle_s_manifest_says_it_too(bank: str, wanted: str) -> None:
     source = LoadedGenerator("toy", "dkgm", generator(bank=bank), {}, Path("reference.safetensors"))
-    assert (
-        describe(source, {}, {}, {}, Trajectories(source.generator, 32), {})["embeds_training_data"]
-        == wanted
-    )
+    said = describe(source, {}, {}, {}, Trajectories(source.generator, 32), {}, {})
+    assert said["embeds_training_data"] == wanted
 
 
 @pytest.mark.slow

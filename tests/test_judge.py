@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgegen.core.conditions import labels
 from edgegen.core.files import to_json
+from edgegen.core.latent import Latent
 from edgegen.core.noise import noise
 from edgegen.core.spec import Array, TensorSpec
 from edgegen.core.verdict import AtMost, Interval, together
@@ -27,6 +29,7 @@ from edgegen.evidence.terms import PIXEL_PAIRS, Terms, Trial
 LATENT = TensorSpec("z", ("batch", 3, 8, 8))
 CLASSES = 5
 NAMES = tuple(map(str, range(CLASSES)))
+TWO = Latent(LATENT, labels(2))
 TERMS = Terms(0.02, 400, 35.0, 0.01)
 FIRST = 1000
 
@@ -226,10 +229,10 @@ def test_gates_must_all_pass() -> None:
 )
 def test_classes_have_names_where_the_data_say_them(said: object) -> None:
     """A manifest comes from outside: what is no list of as many short names is not shown."""
-    good = class_names({"data": {"class_names": ["Bag", "Shirt"]}}, 2)
+    good = class_names({"data": {"class_names": ["Bag", "Shirt"]}}, TWO, 0)
     assert good == ("Bag", "Shirt") and [g.name for g in groups(good)] == ["Bag", "Shirt"]
-    assert class_names({"data": {"class_names": said}}, 2) == ("0", "1")
-    assert class_names({"data": said}, 2) == class_names({}, 2) == ("0", "1")
+    assert class_names({"data": {"class_names": said}}, TWO, 0) == ("0", "1")
+    assert class_names({"data": said}, TWO, 0) == class_names({}, TWO, 0) == ("0", "1")
     many = groups([f"kind {k}" for k in range(64)])
     assert (len(many), many[0].name) == (32, "kind 0 to kind 1")
 

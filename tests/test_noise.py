@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgegen.core.conditions import labels
 from edgegen.core.latent import Latent
 from edgegen.core.noise import noise
 from edgegen.core.spec import TensorSpec
@@ -93,7 +94,7 @@ def test_a_seed_is_an_integer() -> None:
 
 
 def test_labels_are_balanced_over_any_run_of_seeds_or_as_asked() -> None:
-    latent = Latent(X, classes=3)
+    latent = Latent(X, labels(3))
     assert np.array_equal(latent.start([4, 5]), noise(X, [4, 5], "start"))
     assert latent.condition(range(7, 13))["label"].sum(0).tolist() == [2, 2, 2]
     fixed = latent.condition([1, 2], label=2)["label"]

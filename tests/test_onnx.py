@@ -75,6 +75,19 @@ def test_the_file_says_what_it_needs(name: str) -> None:
 
 
 @pytest.mark.export
+def test_tokens_go_in_as_integers(tmp_path: Path) -> None:
+    table = nn.Embedding(7, 4).eval()
+    tokens = TensorSpec("tokens", ("batch", 5), "int64")
+    made = to_onnx(Graph(table, (tokens,), TensorSpec("y", ("batch", 5, 4))), "text")
+    assert made.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.INT64
+    some: np.ndarray = np.arange(15).reshape(3, 5) % 7
+    session = runtime("onnxruntime").load(write(made, tmp_path / "g.onnx"), 1)
+    assert np.array_equal(session(tokens=some), table(torch.from_numpy(some)).detach().numpy())
+    with pytest.raises(ValueError, match="tokens: a tensor is float32 or int64, got 'string'"):
+        TensorSpec("tokens", ("batch", 5), "string")
+
+
+@pytest.mark.export
 def test_nodes_are_named_by_their_place_and_once() -> None:
     names = [node.name for node in tiny.models()["theta"].graph.node]
     assert len(set(names)) == len(names)

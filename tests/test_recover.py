@@ -22,6 +22,7 @@ from subjects import subjects
 
 from edgegen.cli.main import run
 from edgegen.core.bundle import sha256
+from edgegen.core.graph import Generator
 from edgegen.core.plan import Plan
 from edgegen.core.seeds import RECOVERY_CHOICE
 from edgegen.evidence.bench import record
@@ -278,7 +279,7 @@ def test_a_recovered_run_is_a_run(
     # export measures scales on what it recovered from, even when it is merged
     for recovered in (out, tmp_path / "merged"):
         source = load_generator(str(recovered))
-        assert source.scales is not None
+        assert isinstance(source.scales, Generator)
         of_base = tiny.generator().networks.state_dict()
         assert all(
             torch.equal(t, of_base[k]) for k, t in source.scales.networks.state_dict().items()
@@ -298,6 +299,7 @@ def test_scales_of_the_base_make_the_merged_weights_what_the_student_learnt_with
 ) -> None:
     """Weights that moved keep the factors and ranges of those they moved from."""
     source = load_generator(str(base))
+    assert isinstance(source.generator, Generator)
     moved = site.plain(
         family("cas-dm"),
         source.generator.config,

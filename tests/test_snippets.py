@@ -52,6 +52,7 @@ def workplace(
     monkeypatch.chdir(tmp_path)
     for name in ("isc-gan", "cas-dm", "a"):
         shutil.copytree(tiny_bundle, tmp_path / "out" / name)
+    shutil.copytree(Path(__file__).parent / "golden" / "bundle-2-prompts", tmp_path / "out/prompts")
     load = generators.load_generator
 
     def toy(generator: str | Path) -> Any:
@@ -76,4 +77,4 @@ def test_a_snippet_runs(source: str, workplace: Path) -> None:
 
 def test_there_are_snippets() -> None:
     found = [param.id for param in snippets()]
-    assert {f"docs/python.md-{k}" for k in range(3)} <= set(found)
+    assert {f"docs/python.md-{k}" for k in range(4)} <= set(found)

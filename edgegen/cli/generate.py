@@ -24,6 +24,13 @@ def generate(
     label: Annotated[
         int | None, typer.Option(help="Class of all images (default: seed modulo classes).")
     ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What all images show (default: seeds go round the bundle's prompts)."),
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="What the images should not show, where a model takes it.")
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Sampler steps, where the generator has a choice.", min=1)
     ] = None,
@@ -65,6 +72,8 @@ def generate(
         Execution(runtime, precision, threads, trust_engines, allow_cpu),
         public_key,
         least_release,
+        prompt,
+        negative,
     )
     result = generate_images(source, out, settings, output.terminal)
     output.result("generate", result.to_json())

@@ -30,17 +30,17 @@ from .graph_file import GraphFile
 from .held_session import HeldSession, loaded_by
 from .keys import SiteKeys
 from .latent import Latent
-from .manifest import Built, Manifest
+from .manifest import Built, ConditionedStart, Manifest
 from .manifest_file import MANIFEST as MANIFEST
 from .manifest_file import check_files, check_last_steps, read_manifest
 from .manifest_file import digest as digest
 from .manifest_file import write_manifest as write_manifest
 from .reader import sha256 as sha256
-from .rehearsal import bounded_sampler, bounded_start, rehearse
+from .rehearsal import ARRAYS_BYTES, bounded_sampler, rehearse
 from .runtime import Compiling, Pipeline, Runtime, Session
 from .samplers import sampler_from_json
 from .signature import SIGNATURE, SIGNATURE_BYTES, Signed, check
-from .spec import TensorSpec
+from .start import read_start
 
 OPENINGS = 20  # of a bundle that is published anew each time while it is opened
 Precision = Literal["int8", "fp32"]
@@ -98,7 +98,7 @@ class Bundle:
         bundle._check_graphs()
         check_last_steps(manifest, root / MANIFEST)
         try:
-            bounded_start(manifest.start.shape, manifest.start.classes)
+            _ = bundle.latent
             bounded_sampler(manifest.sampler)
         except ValueError as error:
             raise bundle._refused(str(error)) from error
@@ -113,6 +113,9 @@ class Bundle:
         listed.
         """
         manifest = self.manifest
+        if isinstance(manifest.start, ConditionedStart) and (text := manifest.start.text):
+            for name in (*text.graphs.values(), *text.tokenizer):
+                self.path(name)
         for key, held in (("graphs", manifest.graphs), ("runtimes", manifest.runtimes)):
             if not held:
                 raise self._refused(f"{key}: there are none")
@@ -197,7 +200,7 @@ class Bundle:
         names = self.manifest.graphs
         graphs = {graph: self._declared(self.graph_file(name)) for graph, name in names.items()}
         try:
-            rehearse(sampler_from_json(self.manifest.sampler), self._latent(), graphs)
+            rehearse(sampler_from_json(self.manifest.sampler), self.latent, graphs)
         except ValueError as error:
             raise self._refused(f"the manifest does not fit its graphs: {error}") from error
         return graphs
@@ -210,9 +213,17 @@ class Bundle:
                 "E-ONNX-PARSE", f"not a usable ONNX file: {error}", path=file.path
             ) from error
 
-    def _latent(self) -> Latent:
-        start = self.manifest.start
-        return Latent(TensorSpec("x", ("batch", *start.shape)), start.classes)
+    @cached_property
+    def latent(self) -> Latent:
+        """What its sampler starts from. ValueError where that is nothing a sampler can."""
+
+        def arrays(name: str) -> bytes:
+            path = self.path(name)
+            if self.manifest.files[name].bytes > ARRAYS_BYTES:
+                raise ValueError(f"start.arrays: {path.name} is larger than {ARRAYS_BYTES} bytes")
+            return self.read(name)
+
+        return read_start(self.manifest.start, arrays)
 
     def admitted(self, runtime: Runtime, names: Mapping[str, str]) -> dict[str, GraphFile]:
         """Files by graph that `runtime` may load. EdgegenError for one that it may not: of another
@@ -299,7 +310,7 @@ class Bundle:
 
     def of(self, call: Mapping[str, Session], batch: int = 64) -> Pipeline:
         """The pipeline that these sessions of its graphs make."""
-        return Pipeline(self._latent(), sampler_from_json(self.manifest.sampler), call, batch)
+        return Pipeline(self.latent, sampler_from_json(self.manifest.sampler), call, batch)
 
     def _kept(
         self, runtime: Runtime, built: Mapping[str, Path], threads: int

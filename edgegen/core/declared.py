@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .protobuf import Message
 
-FLOAT = 1  # TensorProto.DataType
+FLOAT, INT64 = 1, 7  # TensorProto.DataType
 # numbers of fields in onnx.proto
 GRAPH, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 7, 1, 5, 11, 12
 VALUE_NAME, VALUE_TYPE, TENSOR_TYPE = 1, 2, 1
@@ -18,35 +18,41 @@ Shape = tuple[int | None, ...]  # None: an axis that varies
 
 @dataclass(frozen=True)
 class Declared:
-    """Inputs by name, and the single output."""
+    """Inputs by name, and the single output; integers: those inputs that are int64, not float32."""
 
     inputs: Mapping[str, Shape]
     output: Shape
+    integers: tuple[str, ...] = ()
 
 
-def declared(data: bytes) -> Declared:
+def declared(data: bytes, tokens: bool = False) -> Declared:
     """Of an ONNX file. ValueError says why it is no graph of a generator: float32 tensors of known
-    rank in, one out.
+    rank in, one out. tokens: inputs may be int64, as those of a text encoder are.
     """
     graph = Message(memoryview(data)).one(GRAPH)
     if graph is None:
         raise ValueError("it holds no graph")
     constants = {tensor.text(TENSOR_NAME) for tensor in graph.all(GRAPH_INITIALIZER)}
     inputs = {
-        name: shape
-        for name, shape in map(_value, graph.all(GRAPH_INPUT))
+        name: (shape, element)
+        for name, shape, element in map(_value, graph.all(GRAPH_INPUT))
         if name not in constants  # files of before IR 4 list those among the inputs
     }
     outputs = list(map(_value, graph.all(GRAPH_OUTPUT)))
     if not inputs or len(outputs) != 1:
         raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs")
-    return Declared(inputs, outputs[0][1])
+    integers = tuple(name for name, (_, element) in inputs.items() if element == INT64)
+    if (integers and not tokens) or outputs[0][2] != FLOAT:
+        raise ValueError(f"{[*integers, outputs[0][0]][0]!r} is no float32 tensor of known rank")
+    return Declared({name: shape for name, (shape, _) in inputs.items()}, outputs[0][1], integers)
 
 
-def _value(value: Message) -> tuple[str, Shape]:
+def _value(value: Message) -> tuple[str, Shape, int]:
     name, kind = value.text(VALUE_NAME), value.one(VALUE_TYPE)
     tensor = None if kind is None else kind.one(TENSOR_TYPE)
     shape = None if tensor is None else tensor.one(SHAPE)
-    if tensor is None or shape is None or tensor.integer(ELEMENT) != FLOAT:
+    element = 0 if tensor is None else tensor.integer(ELEMENT)
+    if shape is None or element not in (FLOAT, INT64):
         raise ValueError(f"{name!r} is no float32 tensor of known rank")
-    return name, tuple(dim.integer(DIMENSION_VALUE) or None for dim in shape.all(DIMENSION))
+    sizes = tuple(dim.integer(DIMENSION_VALUE) or None for dim in shape.all(DIMENSION))
+    return name, sizes, element

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -109,17 +109,11 @@ FamilyConfig = Any
 Embedded = Literal["none", "features", "pixels"]
 
 
-class Generator(Protocol):
-    """A trained or trainable model: its networks by name, those of them that ship, and what leaves
-    training.
+class Exportable(Protocol):
+    """What is calibrated, exported, judged and explained: graphs, the loop over them, and what it
+    begins from. Whoever made it need not be able to train it.
     """
 
-    @property
-    def config(self) -> FamilyConfig: ...  # the family's Config it was built from
-    @property
-    def networks(self) -> nn.ModuleDict: ...
-    @property
-    def shipped(self) -> nn.ModuleDict: ...
     @property
     def embeds_training_data(self) -> Embedded: ...
     @property
@@ -129,4 +123,18 @@ class Generator(Protocol):
     @property
     def sampler(self) -> Sampler: ...
     def graphs(self) -> Mapping[str, Graph]: ...
+
+
+@runtime_checkable
+class Generator(Exportable, Protocol):
+    """A model that edgegen trains: its networks by name besides, those of them that ship, and what
+    moves them.
+    """
+
+    @property
+    def config(self) -> FamilyConfig: ...  # the family's Config it was built from
+    @property
+    def networks(self) -> nn.ModuleDict: ...
+    @property
+    def shipped(self) -> nn.ModuleDict: ...
     def objectives(self) -> Iterable[Objective]: ...

@@ -1,12 +1,21 @@
-"""What manifest.json holds: schema 1, as pydantic checks it and as docs/manifest.schema.json tells
-other programs.
+"""What manifest.json holds: schemas 1 and 2, as pydantic checks them and as
+docs/manifest.schema.json tells other programs.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from .files import JsonObject
 
@@ -33,10 +42,43 @@ class File(_Strict):
 
 
 class Start(_Strict):
-    """What the sampler starts from."""
+    """What the sampler starts from: noise and a label, which is all that schema 1 can say."""
 
     shape: Annotated[list[int], Field(description="of the noise, after the batch axis")]
     classes: Annotated[int, Field(description="of one-hot labels; 0 for a generator without")]
+
+
+class TextEncoder(_Strict):
+    """How a device encodes a prompt that the bundle does not hold. The sampler runs none of it."""
+
+    graphs: Annotated[
+        ByGraph,
+        Field(
+            description="ONNX file by the input of a condition that it makes of tokens",
+            max_length=8,
+        ),
+    ]
+    tokenizer: Annotated[list[str], Field(description="files of a CLIP tokenizer", max_length=8)]
+
+
+class ConditionedStart(_Strict):
+    """The same in schema 2."""
+
+    shape: Annotated[list[int], Field(description="of the noise, after the batch axis")]
+    conditions: Annotated[
+        list[JsonObject],
+        Field(description="kind and data of each: labels, prompts or constants", max_length=64),
+    ]
+    arrays: Annotated[
+        str | None, Field(description="safetensors file with what they hold in numbers, by input")
+    ] = None
+    text: TextEncoder | None = None
+
+
+def _is_conditioned(start: object) -> bool:
+    return isinstance(start, ConditionedStart) or (
+        isinstance(start, dict) and "conditions" in start
+    )
 
 
 class Built(_Strict):
@@ -61,7 +103,11 @@ class Built(_Strict):
 class Manifest(_Strict):
     """manifest.json of a bundle."""
 
-    schema_version: Annotated[Literal[1], BeforeValidator(whole)]
+    schema_version: Annotated[
+        Literal[1, 2],
+        BeforeValidator(whole),
+        Field(description="the older one wherever it can say all"),
+    ]
     sha256: Annotated[
         Sha256,
         Field(
@@ -78,7 +124,10 @@ class Manifest(_Strict):
     embeds_training_data: Annotated[
         Literal["none", "features", "pixels"], Field(description="what the model holds of photos")
     ]
-    start: Start
+    start: Annotated[
+        Annotated[Start, Tag("schema 1")] | Annotated[ConditionedStart, Tag("schema 2")],
+        Discriminator(lambda start: "schema 2" if _is_conditioned(start) else "schema 1"),
+    ]
     sampler: Annotated[
         JsonObject, Field(description="kind and constants: the loop over the graphs as data")
     ]
@@ -95,6 +144,16 @@ class Manifest(_Strict):
     files: Annotated[
         dict[str, File], Field(description="every file but manifest.json and model.sig, by path")
     ]
+
+    @field_validator("start")
+    @classmethod
+    def _of_the_schema(
+        cls, start: Start | ConditionedStart, info: ValidationInfo
+    ) -> Start | ConditionedStart:
+        schema = info.data.get("schema_version")
+        if schema is not None and (schema == 1) != isinstance(start, Start):
+            raise ValueError("schema 1 starts from classes, schema 2 from conditions")
+        return start
 
 
 def schema() -> JsonObject:

@@ -20,7 +20,7 @@ from .signature import SIGNATURE
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 16 << 20
 UNLISTED = (MANIFEST, SIGNATURE)  # which no manifest can list: itself, and what is made of it
-SCHEMA = 1
+SCHEMA = 2
 
 
 def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
@@ -36,7 +36,8 @@ def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
         name: {"sha256": sha256(root / name), "bytes": (root / name).stat().st_size}
         for name in names
     }
-    data = {"schema_version": SCHEMA, "edgegen": __version__, "files": files, **manifest}
+    schema = 2 if "conditions" in manifest["start"] else 1
+    data = {"schema_version": schema, "edgegen": __version__, "files": files, **manifest}
     data["sha256"] = digest(data)
     try:
         checked = Manifest.model_validate(data)

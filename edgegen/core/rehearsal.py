@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from .conditions import CLASSES, Prompts
+from .conditions.base import NULL
 from .declared import Declared, Shape
 from .files import JsonObject
 from .latent import Latent
@@ -16,7 +18,8 @@ from .spec import Array
 
 STEPS = 1000  # most timesteps of a sampler, which are those of the finest schedule
 NUMBERS = 1 << 22  # most numbers of one start: three channels of 1024 x 1024, and more
-CLASSES = 100_000
+ARRAYS_BYTES = 2 << 30  # largest file of what conditions hold
+TOKENS = 4096  # most of a prompt
 SIDE = 4096  # pixels of an image's longer side
 LARGEST = 1e9  # magnitude of a sampler's constant
 BATCH = 2
@@ -61,6 +64,35 @@ def rehearse(sampler: Sampler, latent: Latent, graphs: Mapping[str, Declared]) -
         raise ValueError(f"the sampler cannot begin from {latent.noise.shape}: {error}") from error
     if images.ndim != 4 or images.shape[1] not in (1, 3) or max(images.shape[2:]) > SIDE:
         raise ValueError(f"what comes out is {images.shape[1:]}, which is no image")
+
+
+def rehearse_text(prompts: Prompts, graphs: Mapping[str, Declared]) -> int:
+    """How many tokens the text graphs take: the same for all. ValueError where what they make of
+    tokens is not what the prompts hold.
+    """
+    wanted = {n: v.shape[1:] for n, v in prompts.embeddings.items() if not n.startswith(NULL)}
+    if set(graphs) != set(wanted):
+        raise ValueError(
+            f"text graphs make {', '.join(graphs)}, and prompts are {', '.join(wanted)}"
+        )
+    limits = set()
+    for name, graph in graphs.items():
+        ((tokens, shape), *others) = graph.inputs.items()
+        limit = shape[1] if len(shape) == 2 else None
+        if others or graph.integers != (tokens,) or limit is None or not 3 <= limit <= TOKENS:
+            raise ValueError(
+                f"the text graph of {name} takes {_shown(shape)}, and not 3 to {TOKENS} tokens as "
+                "int64"
+            )
+        if not fits(graph.output, (BATCH, *wanted[name])):
+            raise ValueError(
+                f"the text graph of {name} answers {_shown(graph.output)}, and prompts are "
+                f"{_shown(wanted[name])}"
+            )
+        limits.add(limit)
+    if len(limits) != 1:
+        raise ValueError(f"text graphs take different numbers of tokens, {sorted(limits)}")
+    return limits.pop()
 
 
 def _stand_in(name: str, graph: Declared) -> Callable[..., Array]:

@@ -137,7 +137,6 @@ class Pipeline:
     """Seeds to images on whatever executes the graphs; what generate, verify, bench and explain all
     take.
 
-    given: what each image's condition holds besides, such as a hint, without the batch axis.
     workers: batches at once; where a batch begins, and so each image, does not depend on it.
     """
 
@@ -145,7 +144,6 @@ class Pipeline:
     sampler: Sampler
     call: Call[np.ndarray] = field(repr=False)
     batch: int = 64
-    given: Mapping[str, Array] = field(default_factory=dict, repr=False)
     workers: int = 1
 
     def __call__(self, seeds: Sequence[int], label: int | None = None) -> Array:
@@ -158,13 +156,10 @@ class Pipeline:
         )
 
     def _batch(self, seeds: Sequence[int], label: int | None) -> Array:
-        repeated = {
-            name: np.repeat(value[None], len(seeds), axis=0) for name, value in self.given.items()
-        }
         images: Array = self.sampler(
             self.call,
             self.latent.start(seeds),
-            {**self.latent.condition(seeds, label), **repeated},
+            self.latent.condition(seeds, label),
             lambda stream: noise(self.latent.noise, seeds, stream),
         )
         return images.astype(np.float32, copy=False)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = NDArray[np.float32]
+DTYPES = ("float32", "int64")  # of inputs: numbers, and tokens of a text
 # What operators alone compute with: numpy goes in and numpy comes out, torch in and torch out. A
 # device has no torch, so its type is only named. Values have axes, Numbers may be one number.
 Values = TypeVar("Values", np.ndarray, "Tensor")
@@ -27,6 +28,8 @@ class TensorSpec:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"{self.name}: a tensor is {' or '.join(DTYPES)}, got {self.dtype!r}")
         if not self.name.isidentifier():
             raise ValueError(
                 f"a tensor name must be an identifier (it becomes an ONNX input), got {self.name!r}"

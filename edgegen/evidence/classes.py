@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.latent import Latent
 from ..core.verdict import AtMost, Interval, State, Verdict, together
 from .distances import Float64, Floats, Moments
 from .intervals import Estimate, distance_change, estimate
@@ -37,17 +38,22 @@ class Group:
         return found
 
 
-def class_names(source: Mapping[str, Any], classes: int) -> tuple[str, ...]:
-    """Of a manifest's source, where its data are public and say them; else each label's number."""
+def class_names(source: Mapping[str, Any], latent: Latent, first_seed: int) -> tuple[str, ...]:
+    """Of the labels or prompts that go round with seeds of that one's use. Labels have names where
+    a manifest's source has public data and says them, else numbers.
+    """
+    own = latent.names(first_seed)
+    if latent.prompts is not None:
+        return own
     data = source.get("data")
     names = data.get(NAMES) if isinstance(data, Mapping) else None
     if (
         isinstance(names, list)
-        and len(names) == classes
+        and len(names) == len(own)
         and all(isinstance(name, str) and 0 < len(name) <= LONGEST for name in names)
     ):
         return tuple(names)
-    return tuple(map(str, range(classes)))
+    return own
 
 
 def groups(names: Sequence[str], pairs: int | None = None) -> list[Group]:

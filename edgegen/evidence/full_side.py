@@ -29,8 +29,9 @@ class FullSide:
 
     workers: runs of CHUNK images that are made at once, here and by who compares with them; nothing
     but the time depends on it. reference: None where there is none; features then stay as they are,
-    along no directions. classes: names of the labels that go round with the seeds. second:
-    a network of another kind, which judges as well and needs no reference.
+    along no directions. classes: names of the labels or prompts that go round with the seeds, all
+    of which are of one use. second: a network of another kind, which judges as well and needs no
+    reference.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.graph import Generator
+from ..core.graph import Exportable
 from .gates import Gated
 from .lattice import Floats
 from .split import sample
@@ -53,7 +53,7 @@ class Attribution:
 
 
 def attribute(
-    made: Generator,
+    made: Exportable,
     gated: Mapping[str, Gated],
     layers: Sequence[QuantizedLayer],
     masks: np.ndarray,
@@ -78,7 +78,7 @@ def attribute(
 
 
 def _batch(
-    made: Generator,
+    made: Exportable,
     gated: Mapping[str, Gated],
     layers: Sequence[QuantizedLayer],
     masks: Tensor,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.graph import Generator, Graph
+from ..core.graph import Exportable, Graph
 from ..core.latent import Latent
 from ..core.noise import noise
 from ..core.samplers import Sampler, stopped
@@ -103,7 +103,7 @@ class Way:
     its seeds have one baseline.
     """
 
-    def __init__(self, generator: Generator, layer: CutLayer, steps: int) -> None:
+    def __init__(self, generator: Exportable, layer: CutLayer, steps: int) -> None:
         graphs = generator.graphs()
         lacking = {spec.name for graph in graphs.values() for spec in graph.inputs} & {
             "hint",

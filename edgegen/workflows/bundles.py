@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..core.bundle import Bundle, Precision
     from ..core.manifest import Manifest
     from ..core.runtime import Pipeline
+    from .prompts import Encoders
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,10 @@ class OpenedBundle:
     is answered.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._bundle = bundle
+    def __init__(self, bundle: Bundle, listen: Listener = silent) -> None:
+        self._bundle, self._listen = bundle, listen
         self._pipelines: dict[Execution, Pipeline] = {}
+        self._encoders: dict[int, Encoders] = {}
         self._one_call = threading.Lock()
 
     @property
@@ -61,30 +63,51 @@ class OpenedBundle:
         """The release number that was signed; None without one, or without a public key."""
         return None if self._bundle.signed is None else self._bundle.signed.release
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Those that it holds encoded; seeds go round them. Empty for a bundle without prompts."""
+        bank = self._bundle.latent.prompts
+        return () if bank is None else bank.texts
+
     def generate(
         self,
         seeds: Sequence[int],
-        runtime: str | None = None,
+        runtime: str | Execution | None = None,
         precision: str = "int8",
         label: int | None = None,
         threads: int = 1,
-        trust_engines: bool = False,
-        allow_cpu: bool = False,
+        prompt: str | None = None,
+        negative: str | None = None,
     ) -> np.ndarray:
-        """Images (n, h, w, 3) uint8; image k depends on seeds[k] and the label alone.
+        """Images (n, h, w, 3) uint8; image k depends on seeds[k], the label and the prompts alone.
 
-        runtime: the bundle's first that works here, if None. label: the class of all images, seed
-        modulo classes if None. Graphs are loaded at the first call and kept.
+        runtime: the bundle's first that works here, if None; an Execution says more, precision and
+        threads included. label: the class of all images, seed modulo classes if None. prompt: what
+        all images show, seeds go round the bundle's own if None; negative: what they should not.
+        Graphs are loaded at the first call and kept.
         """
-        execution = Execution(runtime, precision, threads, trust_engines, allow_cpu)
+        from .prompts import encoders_of, prompted
+
+        if isinstance(runtime, Execution):
+            execution = runtime
+        else:
+            execution = Execution(runtime, precision, threads)
         with self._one_call:
+            if execution.threads not in self._encoders:
+                self._encoders[execution.threads] = encoders_of(self._bundle, execution.threads)
+            encoders = self._encoders[execution.threads]
+            latent = prompted(self._bundle.latent, prompt, negative, encoders, self._listen)
             if execution not in self._pipelines:
                 self._pipelines[execution] = pipeline_of(self._bundle, execution)[1]
-            return images_of(self._pipelines[execution], seeds, label)
+            pipeline = replace(self._pipelines[execution], latent=latent)
+            return images_of(pipeline, seeds, label, self._listen)
 
 
 def open_bundle(
-    folder: str | Path, public_key: Places = None, least_release: int | None = None
+    folder: str | Path,
+    public_key: Places = None,
+    least_release: int | None = None,
+    listen: Listener = silent,
 ) -> OpenedBundle:
     """Open and check a bundle folder; with public keys (files, or a folder of them), refuse one
     that none of their owners signed, or signed as an older release than the least.
@@ -92,7 +115,7 @@ def open_bundle(
     Raises InputError for a folder that is no bundle, TrustError for one that is damaged or not
     signed.
     """
-    return OpenedBundle(read_bundle(folder, public_key, least_release))
+    return OpenedBundle(read_bundle(folder, public_key, least_release), listen)
 
 
 def is_bundle(folder: str | Path) -> bool:
@@ -178,17 +201,22 @@ def pipeline_of(
 def images_of(
     pipeline: Pipeline, seeds: Sequence[int], label: int | None, listen: Listener = silent
 ) -> np.ndarray:
-    """Images (n, h, w, 3) uint8. UsageError for a label that the generator does not have."""
+    """Images (n, h, w, 3) uint8, of seeds that are a user's own. UsageError for a label that the
+    generator does not have.
+    """
     import numpy as np
 
     from ..core.images import to_uint8
 
-    if label is not None and not 0 <= label < pipeline.latent.classes:
-        raise UsageError(
-            "E-LABEL",
-            f"--label {label}: this generator has {pipeline.latent.classes} classes, numbered from "
-            "0",
+    latent = pipeline.latent
+    if label is not None and not 0 <= label < latent.classes:
+        has = (
+            "takes prompts and no label: --prompt"
+            if latent.prompts
+            else f"has {latent.classes} classes, numbered from 0"
         )
+        raise UsageError("E-LABEL", f"--label {label}: this generator {has}")
+    pipeline = replace(pipeline, latent=latent.undivided())
     if not len(seeds):
         raise UsageError("E-SEED", "there are no seeds to make images from")
     parts = []

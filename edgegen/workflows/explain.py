@@ -22,7 +22,7 @@ from .limits import check_numbers
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
-    from ..core.graph import Generator
+    from ..core.graph import Exportable
     from ..explain.lattice import Floats
     from ..explain.primitives import Edit, Primitives, Settings
     from ..explain.report import Explained
@@ -173,7 +173,7 @@ def edit_image(
     return out
 
 
-def check_label(generator: Generator, label: int | None) -> None:
+def check_label(generator: Exportable, label: int | None) -> None:
     """UsageError for a class that the generator does not have."""
     classes = generator.latent.classes
     if label is not None and not 0 <= label < classes:
@@ -185,7 +185,7 @@ def check_label(generator: Generator, label: int | None) -> None:
 class _CutGenerator:
     """A generator cut at one layer and step, and the primitives of any of its seeds there."""
 
-    def __init__(self, generator: Generator, settings: ExplainSettings, listen: Listener) -> None:
+    def __init__(self, generator: Exportable, settings: ExplainSettings, listen: Listener) -> None:
         from ..explain import primitives
         from ..explain.regions import regions
         from ..explain.split import Way, layer

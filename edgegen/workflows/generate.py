@@ -14,6 +14,7 @@ from ..errors import UsageError
 from .bundles import Execution, images_of, is_bundle, pipeline_of, read_bundle
 from .generators import load_generator, torch_pipeline
 from .limits import check_numbers
+from .prompts import encoders_of, prompted, torch_encoders
 from .sampling_choices import SamplingChoices, chosen
 from .torch_threads import torch_threads
 
@@ -37,6 +38,8 @@ class GenerateSettings:
     execution: Execution = field(default_factory=Execution)  # of a bundle; threads of both
     public_key: Places = None  # refuse a bundle that no owner of these keys signed
     least_release: int | None = None  # refuse what was signed as an older release
+    prompt: str | None = None  # what all images show; None: seeds go round the bundle's prompts
+    negative: str | None = None  # what they should not show
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -95,7 +98,7 @@ def generate_images(
         seeds, threads = range(first, first + count), settings.execution.threads
         with torch_threads(threads) if executed_by == "torch" else nullcontext():
             images = images_of(pipeline, seeds, settings.label, listen)
-        _write(out, folder, images, first, pipeline.latent.classes)
+        _write(out, folder, images, first, pipeline.latent.choices)
     return GenerateResult(out, count, first, executed_by)
 
 
@@ -114,7 +117,10 @@ def _pipeline(
                 hint="use the zoo name or the run it was exported from",
             )
         bundle = read_bundle(source, settings.public_key, settings.least_release)
-        return pipeline_of(bundle, execution, listen)
+        encoders = encoders_of(bundle, execution.threads)
+        latent = prompted(bundle.latent, settings.prompt, settings.negative, encoders, listen)
+        executed_by, pipeline = pipeline_of(bundle, execution, listen)
+        return executed_by, replace(pipeline, latent=latent)
     held_to = settings.public_key or settings.least_release is not None
     if held_to or replace(execution, threads=1) != Execution():
         raise UsageError(
@@ -122,18 +128,24 @@ def _pipeline(
             "--runtime, --precision, --public-key, --least-release, --trust-engines and "
             "--allow-cpu are for bundles",
         )
-    return "torch", torch_pipeline(*chosen(load_generator(source, listen), settings.choices))
+    loaded = load_generator(source, listen)
+    pipeline, encoders = (
+        torch_pipeline(*chosen(loaded, settings.choices)),
+        torch_encoders(loaded.text),
+    )
+    latent = prompted(pipeline.latent, settings.prompt, settings.negative, encoders, listen)
+    return "torch", replace(pipeline, latent=latent)
 
 
 def _write(
-    out: Path, folder: Path | None, images: np.ndarray, first_seed: int, classes: int
+    out: Path, folder: Path | None, images: np.ndarray, first_seed: int, choices: int
 ) -> None:
     """One PNG a seed into the folder, if there is one, else one grid."""
     from ..core import files
     from ..core.images import grid, png, save_png
 
     if folder is None:
-        columns = classes if classes and len(images) >= classes else None
+        columns = choices if choices > 1 and len(images) >= choices else None
         save_png(out, grid(images, columns), scale=2)
         return
     for seed, image in enumerate(images, first_seed):

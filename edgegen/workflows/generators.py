@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,25 @@ from ..core.progress import Listener, silent
 from ..errors import InputError, RuntimeMissing, UsageError
 from .bundles import images_of, is_bundle
 from .photo_sets import REFERENCE
+from .prompts import prompted, torch_encoders
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..core.graph import Generator
+    from ..core.graph import Exportable, Graph
     from ..core.runtime import Pipeline
     from ..core.spec import Array
     from ..zoo import Entry
+
+
+@dataclass(frozen=True)
+class TextGraphs:
+    """What encodes prompts: a graph of int64 tokens by the input that it makes, and the files of
+    its tokenizer by name.
+    """
+
+    graphs: Mapping[str, Graph]
+    tokenizer: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -30,17 +41,27 @@ class LoadedGenerator:
 
     name: str
     family: str
-    generator: Generator
+    generator: Exportable
     about: dict[str, Any]
     reference: Path
     # whose activations set the scales of INT8, where these are not its own
-    scales: Generator | None = None
+    scales: Exportable | None = None
+    text: TextGraphs | None = None  # ships with the bundle, so that a device encodes new prompts
 
-    def generate(self, seeds: Sequence[int], label: int | None = None) -> np.ndarray:
-        """Images (n, h, w, 3) uint8, made by torch; image k depends on seeds[k] and the label
-        alone.
+    def generate(
+        self,
+        seeds: Sequence[int],
+        label: int | None = None,
+        prompt: str | None = None,
+        negative: str | None = None,
+        listen: Listener = silent,
+    ) -> np.ndarray:
+        """Images (n, h, w, 3) uint8, made by torch; image k depends on seeds[k], the label and the
+        prompts alone.
         """
-        return images_of(torch_pipeline(self.generator), seeds, label)
+        pipeline, encoders = torch_pipeline(self.generator), torch_encoders(self.text)
+        latent = prompted(pipeline.latent, prompt, negative, encoders, listen)
+        return images_of(replace(pipeline, latent=latent), seeds, label, listen)
 
 
 def zoo_models() -> list[Entry]:
@@ -154,13 +175,12 @@ def note_unnoticed(folder: Path, listen: Listener) -> None:
         listen.note(said)
 
 
-def torch_pipeline(generator: Generator, given: Mapping[str, Array] | None = None) -> Pipeline:
-    """The generator's own pipeline, executed by torch; given: further inputs, as Pipeline has
-    them.
+def torch_pipeline(generator: Exportable, given: Mapping[str, Array] | None = None) -> Pipeline:
+    """The generator's own pipeline, executed by torch; given: further inputs, the same for all
+    images, without the batch axis.
     """
     from ..core.graph import executed
     from ..core.runtime import Pipeline
 
-    return Pipeline(
-        generator.latent, generator.sampler, executed(generator.graphs()), given=given or {}
-    )
+    latent = generator.latent.given(given or {})
+    return Pipeline(latent, generator.sampler, executed(generator.graphs()))

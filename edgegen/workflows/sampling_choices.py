@@ -12,7 +12,7 @@ from ..errors import UsageError
 from .limits import Limit, check_numbers
 
 if TYPE_CHECKING:
-    from ..core.graph import Generator
+    from ..core.graph import Exportable, Generator
     from ..core.spec import Array
     from .generators import LoadedGenerator
 
@@ -39,13 +39,22 @@ class SamplingChoices:
         return any(value is not None for value in vars(self).values())
 
 
-def chosen(source: LoadedGenerator, choices: SamplingChoices) -> tuple[Generator, dict[str, Array]]:
+def chosen(
+    source: LoadedGenerator, choices: SamplingChoices
+) -> tuple[Exportable, dict[str, Array]]:
     """The generator as chosen, and what its graphs take besides. UsageError names a flag that this
     family has no use for.
     """
     flags = {f"--{k.replace('_', '-')}": (k, v) for k, v in vars(choices).items() if v is not None}
+    if not flags:
+        return source.generator, {}
+    from ..core.graph import Generator
+
+    trained = source.generator
+    if not isinstance(trained, Generator):  # nobody's family: it is as it was brought
+        raise UsageError("E-USAGE", f"{next(iter(flags))} means nothing to {source.family}")
+    known = {field.name for field in dataclasses.fields(trained.config)}
     changes: dict[str, Any] = {}
-    known = {field.name for field in dataclasses.fields(source.generator.config)}
     for flag, (name, value) in flags.items():
         field, value = {
             "control": ("way", "control"),
@@ -55,21 +64,18 @@ def chosen(source: LoadedGenerator, choices: SamplingChoices) -> tuple[Generator
         if field not in known:
             raise UsageError("E-USAGE", f"{flag} means nothing to {source.family}")
         changes[field] = value
-    if not changes:
-        return source.generator, {}
     try:
-        generator = _rebuilt(source, changes)
+        generator = _rebuilt(source.family, trained, changes)
     except ValueError as error:
         raise UsageError("E-USAGE", f"{' '.join(flags)}: {error}") from error
     return generator, _given(generator, choices)
 
 
-def _rebuilt(source: LoadedGenerator, changes: dict[str, Any]) -> Generator:
+def _rebuilt(family_name: str, trained: Generator, changes: dict[str, Any]) -> Generator:
     from ..families import family
 
-    config = dataclasses.replace(source.generator.config, **changes)
-    generator = family(source.family).build(config)
-    generator.networks.load_state_dict(source.generator.networks.state_dict())
+    generator = family(family_name).build(dataclasses.replace(trained.config, **changes))
+    generator.networks.load_state_dict(trained.networks.state_dict())
     generator.networks.eval()
     return generator
 

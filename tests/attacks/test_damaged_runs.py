@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from edgegen.core.files import to_json
+from edgegen.core.graph import Generator
 from edgegen.errors import EdgegenError
 from edgegen.evidence import reference
 from edgegen.evidence.stopping import Watch
@@ -93,6 +94,7 @@ def values(tensors: Mapping[str, Tensor]) -> str:
 def exported(folder: Path) -> object:
     """What an export begins with."""
     found = load_generator(folder)
+    assert isinstance(found.generator, Generator)
     drawn = values(found.generator.networks.state_dict())
     return digest(found.about), drawn, reference.read(found.reference).sha256
 

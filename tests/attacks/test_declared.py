@@ -13,6 +13,7 @@ from onnx import helper
 
 from attacks.attack import TOY, Change, attacked, copy, generated, put, resealed
 from edgegen.core.bundle import MANIFEST, Bundle
+from edgegen.core.conditions import labels
 from edgegen.core.declared import Declared, declared
 from edgegen.core.latent import Latent
 from edgegen.core.rehearsal import rehearse
@@ -118,9 +119,9 @@ def test_every_family_rehearses(name: str, every_graph: Graphs) -> None:
     axes = latent.noise.shape[1:]
     for other in ((*axes, 2), axes[:-1], (*axes[:-1], int(axes[-1]) + 1)):
         with pytest.raises(ValueError, match=r".+"):
-            rehearse(sampler, Latent(TensorSpec("x", ("batch", *other)), latent.classes), graphs)
+            rehearse(sampler, Latent(TensorSpec("x", ("batch", *other)), latent.conditions), graphs)
     with pytest.raises(ValueError, match="label"):
-        rehearse(sampler, Latent(latent.noise, latent.classes + 1), graphs)
+        rehearse(sampler, Latent(latent.noise, labels(latent.classes + 1)), graphs)
 
 
 @pytest.fixture(scope="module")

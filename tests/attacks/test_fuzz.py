@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prompted
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -18,14 +19,18 @@ from safetensors.numpy import save
 from toys import CONFIG
 
 from attacks.attack import TOY
+from edgegen.core.clip_tokenizer import ClipTokenizer
+from edgegen.core.conditions import conditions_from_json
 from edgegen.core.declared import declared
 from edgegen.core.files import parse_json, to_json
 from edgegen.core.keys import SiteKeys
-from edgegen.core.manifest import Manifest
+from edgegen.core.latent import Latent
+from edgegen.core.manifest import ConditionedStart, Manifest
 from edgegen.core.plan import Plan
-from edgegen.core.rehearsal import bounded_sampler, bounded_start
+from edgegen.core.rehearsal import bounded_sampler
 from edgegen.core.samplers import sampler_from_json
 from edgegen.core.signature import check
+from edgegen.core.start import read_start
 from edgegen.errors import EdgegenError
 from edgegen.evidence import golden_images, reference
 from edgegen.evidence.stopping import Watch
@@ -47,10 +52,23 @@ IR = b"""<?xml version="1.0"?><net name="g" version="11"><layers>
 <data element_type="f32" shape="2" offset="0" size="8"/></layer></layers></net>"""
 
 
+WHOLE_TOKENIZER = to_json(
+    {
+        "model": {
+            "type": "BPE",
+            "vocab": {"a": 0, "b</w>": 1, "ab</w>": 2, "<|startoftext|>": 3, "<|endoftext|>": 4},
+            "merges": ["a b</w>"],
+            "end_of_word_suffix": "</w>",
+        },
+        "added_tokens": [{"id": 4, "content": "<|endoftext|>", "special": True}],
+    }
+)
+
+
 def read_manifest(data: bytes) -> None:
     manifest = Manifest.model_validate(parse_json(data))
     to_json(manifest.model_dump())
-    bounded_start(manifest.start.shape, manifest.start.classes)
+    read_start(manifest.start, lambda name: name.encode())
     bounded_sampler(manifest.sampler)
     sampler_from_json(manifest.sampler)
 
@@ -63,6 +81,29 @@ def read_sampler(data: bytes) -> None:
 
 
 Parser = Callable[[bytes], Any]
+
+
+def read_conditions(data: bytes) -> None:
+    prompts = prompted.prompts()
+    given = conditions_from_json(parse_json(data), prompts.embeddings)
+    Latent(prompted.latent().noise, given).condition([1, 2])
+
+
+def read_arrays(data: bytes) -> None:
+    conditions = [prompted.prompts().to_json()]
+    start = ConditionedStart(shape=[1, 8, 8], conditions=conditions, arrays="a")
+    read_start(start, lambda name: data).condition([1, 2])
+
+
+def read_tokenizer(name: str) -> Parser:
+    def read(data: bytes) -> None:
+        pytest.importorskip("tokenizers")
+        built = ClipTokenizer({**prompted.tokenizer_files(), name: data}, 8, HERE)
+        built("the red <|endoftext|> shoe!")
+
+    return read
+
+
 PARSERS: dict[str, tuple[bytes, Parser]] = {
     "what ONNX declares": ((TOY / "graphs/theta.onnx").read_bytes()[-900:], declared),
     "a tiny ONNX": (TINY, declared),
@@ -76,6 +117,18 @@ PARSERS: dict[str, tuple[bytes, Parser]] = {
     "a sampler": (
         b'{"kind": "cascade", "timesteps": [9, 4], "signal": [0.1, 0.5], "window": [1, 9]}',
         read_sampler,
+    ),
+    "conditions": (to_json([prompted.prompts().to_json()]), read_conditions),
+    "arrays of conditions": (
+        save({n: np.array(v) for n, v in prompted.prompts().embeddings.items()}),
+        read_arrays,
+    ),
+    "a vocabulary": (prompted.tokenizer_files()["vocab.json"], read_tokenizer("vocab.json")),
+    "merges": (prompted.tokenizer_files()["merges.txt"], read_tokenizer("merges.txt")),
+    "a whole tokenizer": (WHOLE_TOKENIZER, read_tokenizer("tokenizer.json")),
+    "special tokens": (
+        b'{"pad_token": "!", "eos_token": {"content": "<|endoftext|>", "rstrip": true}}',
+        read_tokenizer("special_tokens_map.json"),
     ),
     "a signature": (
         (TOY / "model.sig").read_bytes(),
@@ -174,7 +227,10 @@ TIMES = 10_000
 
 
 # these are parts of a reader that makes a sentence of their ValueError
-PARTS = ("what ONNX declares", "a tiny ONNX", "a manifest", "a sampler")
+PARTS = (
+    *("what ONNX declares", "a tiny ONNX", "a manifest", "a sampler"),
+    *("conditions", "arrays of conditions"),
+)
 
 
 def an_error_of_ours(parser: str, damages: list[Damage], folder: Path) -> None:
@@ -196,6 +252,18 @@ ALL = [*PARSERS, *IN_RUNS]
 @given(damages=DAMAGES)
 def test_damage_is_an_error_of_ours(parser: str, damages: list[Damage], tmp_path: Path) -> None:
     an_error_of_ours(parser, damages, tmp_path)
+
+
+SOUND = (
+    *("a manifest", "conditions", "arrays of conditions"),
+    *("a vocabulary", "merges", "a whole tokenizer", "special tokens"),
+)
+
+
+@pytest.mark.parametrize("parser", SOUND)
+def test_what_is_sound_is_read(parser: str) -> None:
+    data, read = PARSERS[parser]
+    read(data)
 
 
 @pytest.mark.parametrize("parser", IN_RUNS)

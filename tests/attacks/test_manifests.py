@@ -260,10 +260,11 @@ def test_a_manifest_that_is_no_document(written: bytes, shared: Path, capfd: Cap
 
 def test_a_start_is_made_of_no_more_than_it_needs() -> None:
     """Labels are rows, not a square of all classes."""
+    from edgegen.core.conditions import labels as of_classes
     from edgegen.core.latent import Latent
     from edgegen.core.spec import TensorSpec
 
-    latent = Latent(TensorSpec("x", ("batch", 1)), 100_000)
+    latent = Latent(TensorSpec("x", ("batch", 1)), of_classes(100_000))
     labels = latent.condition([5, 7])["label"]
     np.testing.assert_array_equal(np.argmax(labels, 1), [5, 7])
     assert labels.sum() == 2

@@ -260,4 +260,10 @@ ROWS: tuple[Row, ...] = (
         "A graph crashed the process that tried it.",
         "Do not use it; ask who made it.",
     ),
+    (
+        "E-TOKENIZER",
+        (4,),
+        "Files are no tokenizer of CLIP's kind.",
+        "Copy or export it again.",
+    ),
 )

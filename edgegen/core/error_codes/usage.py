@@ -134,6 +134,12 @@ ROWS: tuple[Row, ...] = (
         "Start as many processes as divide the batch.",
     ),
     (
+        "E-PROMPT",
+        (2, 4),
+        "A prompt is none, or this generator cannot take it.",
+        "Write one line of at most 2,000 characters, or use a prompt that the bundle holds.",
+    ),
+    (
         "E-RECIPE",
         (2,),
         "The family has no recipe of that name.",

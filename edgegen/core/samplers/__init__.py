@@ -11,16 +11,15 @@ from dataclasses import asdict
 
 from ...errors import TrustError
 from ..files import JsonObject
-from .base import UNTIMED, Call, Draw, Sampler, asked, stopped, told
+from .base import UNTIMED, Call, Draw, Sampler, asked, branches, stopped, told
 from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
 from .latent import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, boundary
-from .multistep import NULL, MultistepSampler
+from .multistep import MultistepSampler
 from .schedule import alphas_bar, clean_image, noise_of, trailing
 from .single import SingleSampler
 
 __all__ = [
-    "NULL",
     "PATHS",
     "RENOISE",
     "SAMPLERS",
@@ -39,6 +38,7 @@ __all__ = [
     "approximation_levels",
     "asked",
     "boundary",
+    "branches",
     "clean_image",
     "mean_gates",
     "noise_of",

@@ -10,6 +10,7 @@ from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
+from ..conditions import NULL
 from ..spec import Values
 
 Call = Mapping[str, Callable[..., Values]]  # graph name -> whoever executes it
@@ -56,6 +57,15 @@ def asked(sampler: Sampler, graph: str) -> tuple[float, ...]:
 def told(timestep: float) -> float:
     """What a graph is told of a timestep, which goes in as float32."""
     return float(np.float32(timestep))
+
+
+def branches(condition: Mapping[str, Values]) -> tuple[dict[str, Values], dict[str, Values]]:
+    """By input, what a graph is given, and what it is given instead where nothing is asked for: the
+    twins null_INPUT, which no graph takes by that name.
+    """
+    given = {name: value for name, value in condition.items() if not name.startswith(NULL)}
+    null = {name.removeprefix(NULL): condition[name] for name in condition.keys() - given.keys()}
+    return given, null
 
 
 # the timesteps of what has no time: a sampler without a loop, a graph without an input "t"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..spec import Numbers, Values
-from .base import Call, Draw
+from .base import Call, Draw, branches
 from .schedule import clean_image, noise_of
 
 SIGMA_DATA, SCALING = 0.5, 10.0  # of the boundary condition (Luo et al. 2023)
@@ -47,7 +47,8 @@ class LatentDdimSampler:
     """Deterministic DDIM with classifier-free guidance, e_u + g (e_c - e_u): two calls of the
     denoiser a step unless g is 0 or 1.
 
-    The null branch is the denoiser with a label, and an embedding vector, of zeros.
+    The null branch is the denoiser with the twins null_INPUT of its inputs; without them, with a
+    label, and an embedding vector, of zeros.
     """
 
     timesteps: tuple[int, ...]
@@ -81,13 +82,14 @@ class LatentDdimSampler:
     def _guided(
         self, call: Call[Values], x: Values, t: Values, condition: Mapping[str, Values]
     ) -> Values:
-        null = {name: value * 0 if name in NULLED else value for name, value in condition.items()}
+        given, twins = branches(condition)
         if self.guidance == 1:
-            return call["denoiser"](x=x, t=t, **condition)
-        absent = call["denoiser"](x=x, t=t, **null)
+            return call["denoiser"](x=x, t=t, **given)
+        null = {name: value * 0 if name in NULLED else value for name, value in given.items()}
+        absent = call["denoiser"](x=x, t=t, **{**null, **twins})
         if self.guidance == 0:
             return absent
-        return absent + self.guidance * (call["denoiser"](x=x, t=t, **condition) - absent)
+        return absent + self.guidance * (call["denoiser"](x=x, t=t, **given) - absent)
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,11 @@ class ConsistencySampler:
         draw: Draw[Values],
     ) -> Values:
         """x (b, z, h, w) standard normal -> images in [-1, 1]."""
+        given, _ = branches(condition)  # guidance is in its weights
         for k, (t, now, then) in enumerate(
             zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True)
         ):
-            predicted = call["denoiser"](x=x, t=x[:, 0, 0, 0] * 0 + t, **condition)
+            predicted = call["denoiser"](x=x, t=x[:, 0, 0, 0] * 0 + t, **given)
             skip, out = boundary(t)
             clean = skip * x + out * clean_image(x, predicted, now, self.prediction)
             if then < 1:

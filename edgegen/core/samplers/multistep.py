@@ -17,10 +17,10 @@ from itertools import pairwise
 from math import isfinite
 from typing import Literal
 
+from ..conditions import NULL
 from ..spec import Values
 from .base import Call, Draw
 
-NULL = "null_"  # before the name of an input: what the branch without the condition sees instead
 NEEDED = (
     "timesteps",
     "clean_from_x",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...core.conditions import labels
 from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import CascadeSampler, alphas_bar, clean_image
@@ -65,7 +66,7 @@ class CasDm:
     @property
     def latent(self) -> Latent:
         c = self.config
-        return Latent(TensorSpec("x", ("batch", c.channels, c.size, c.size)), c.classes)
+        return Latent(TensorSpec("x", ("batch", c.channels, c.size, c.size)), labels(c.classes))
 
     @property
     def sampler(self) -> CascadeSampler:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ...core.conditions import labels
 from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import BridgeSampler
@@ -64,7 +65,7 @@ class Dkgm:
 
     @property
     def latent(self) -> Latent:
-        return Latent(TensorSpec("x", ("batch", *self.image_shape)), self.config.classes)
+        return Latent(TensorSpec("x", ("batch", *self.image_shape)), labels(self.config.classes))
 
     @property
     def sampler(self) -> BridgeSampler:

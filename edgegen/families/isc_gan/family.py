@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...core.conditions import labels
 from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import SingleSampler
@@ -94,7 +95,7 @@ class IscGan:
 
     @property
     def latent(self) -> Latent:
-        return Latent(TensorSpec("x", ("batch", self.config.z_dim)), self.config.classes)
+        return Latent(TensorSpec("x", ("batch", self.config.z_dim)), labels(self.config.classes))
 
     @property
     def sampler(self) -> SingleSampler:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..unet import ACTIVATIONS
 from .config import LcdConfig
-from .unet import Condition, LatentUNet, Trunk
+from .unet import BlockCondition, LatentUNet, Trunk
 
 
 def _zero(channels: int) -> nn.Conv2d:
@@ -60,7 +60,7 @@ class ControlNet(nn.Module):
         self.trunk = Trunk(config)
         self.zeros = nn.ModuleList(_zero(w) for w in (*config.unet.widths, config.unet.widths[-1]))
 
-    def forward(self, x: Tensor, condition: Condition, hint: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, condition: BlockCondition, hint: Tensor) -> list[Tensor]:
         features = self.trunk(x, condition, self.hint(hint))
         return [zero(h) for zero, h in zip(self.zeros, features, strict=True)]
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ...core.conditions import labels
 from ...core.graph import Batch, Embedded, Graph, Objective
 from ...core.latent import Latent
 from ...core.samplers import ConsistencySampler, LatentDdimSampler
@@ -57,7 +58,7 @@ class LatentConsistency(LatentLosses):
     @property
     def latent(self) -> Latent:
         c = self.config
-        return Latent(TensorSpec("x", ("batch", c.z, c.side, c.side)), c.classes)
+        return Latent(TensorSpec("x", ("batch", c.z, c.side, c.side)), labels(c.classes))
 
     @property
     def sampler(self) -> LatentDdimSampler | ConsistencySampler:

@@ -20,7 +20,7 @@ from .config import LcdConfig
 W_NUMBERS = 256  # of the sinusoid that says w
 
 
-class Condition(NamedTuple):
+class BlockCondition(NamedTuple):
     """e (b, embedding): time, and w for a student; context: what the image should show."""
 
     e: Tensor
@@ -53,7 +53,7 @@ class Stage(nn.Module):
             if side in config.attend
         )
 
-    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+    def forward(self, x: Tensor, condition: BlockCondition) -> Tensor:
         for k, block in enumerate(self.blocks):
             x = block(x, condition.e)
             if self.attention:
@@ -79,7 +79,9 @@ class Trunk(nn.Module):
         self.shrink = nn.ModuleList(ConvNorm(a, b, net.norm, stride=2) for a, b in pairs)
         self.middle = Stage(config, len(widths) - 1, [widths[-1]])
 
-    def forward(self, x: Tensor, condition: Condition, hint: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self, x: Tensor, condition: BlockCondition, hint: Tensor | None = None
+    ) -> list[Tensor]:
         h = self.act(self.stem(F.pixel_unshuffle(x, self.patch)))
         if hint is not None:
             h = h + hint
@@ -133,11 +135,11 @@ class LatentUNet(nn.Module):
         vector: Tensor | None,
         w: Tensor | None,
         told: Tensor | None = None,
-    ) -> Condition:
+    ) -> BlockCondition:
         e = self.embed(t, None if w is None else sinusoid(w), told)
-        return Condition(e, self.context(t.shape[0], label, vector))
+        return BlockCondition(e, self.context(t.shape[0], label, vector))
 
-    def decode(self, features: list[Tensor], condition: Condition) -> Tensor:
+    def decode(self, features: list[Tensor], condition: BlockCondition) -> Tensor:
         """The way up from the trunk's features."""
         *skips, h = features
         for k, stage in enumerate(self.up):

@@ -23,6 +23,7 @@ from ...export import onnx as onnx_files
 from ...export import qdq
 from ...export.lint import lint
 from ...export.packages import installed
+from .beginning import prompts_by_use
 from .fp32 import Calls
 
 if TYPE_CHECKING:
@@ -135,14 +136,15 @@ def describe(
     coverage: Mapping[str, Any],
     feeds: Feeds,
     torch_parity: Mapping[str, float],
+    start: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The manifest but for its files and evidence."""
-    latent, looked_at = source.generator.latent, feeds.to_json()
+    looked_at = feeds.to_json()
     return {
         "family": source.family,
         "source": source.about,
         "embeds_training_data": source.generator.embeds_training_data,
-        "start": {"shape": list(latent.noise.shape[1:]), "classes": latent.classes},
+        "start": start,
         "sampler": sampler_to_json(source.generator.sampler),
         "graphs": {name: f"graphs/{name}.onnx" for name in models},
         "scheme": "static INT8 weights (per channel, symmetric, rounded by second moments) and "
@@ -153,6 +155,7 @@ def describe(
             # the names of files are the site's
             **{k: v for k, v in looked_at.items() if k != "files"},
             "feeds_sha256": hashlib.sha256(to_json(looked_at)).hexdigest(),
+            **prompts_by_use(source.generator.latent),
             "method": "least error of rounding and cutting",
             "samples_at_timestep": coverage,
         },

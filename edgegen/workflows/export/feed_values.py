@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.graph import Generator
+from ...core.graph import Exportable
 from ...core.seeds import CALIBRATION
 from ...core.spec import Array
 from ...errors import InputError
@@ -23,7 +23,7 @@ FAR = 10.0  # times the largest value of these: no input of this generator
 class FeedValues:
     """What is seen of the inputs of all graphs while their files are read, once."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Exportable) -> None:
         self._largest = {
             graph: {
                 name: max(float(np.abs(call[name]).max()) for call in calls) for name in calls[0]

@@ -20,14 +20,14 @@ from ...core.progress import Listener, silent
 from ...core.reader import opened
 from ...core.runtime import Pipeline
 from ...core.samplers import asked, told
-from ...core.seeds import CALIBRATION
+from ...core.seeds import CALIBRATION, USES
 from ...core.spec import Array, TensorSpec
 from ...errors import InputError, UsageError
 from ...training.processes import ALONE, World
 from .feed_values import FeedValues
 
 if TYPE_CHECKING:
-    from ...core.graph import Generator
+    from ...core.graph import Exportable
 
 # inputs at a time: what memory grows with; processes share whole batches, so that nothing differs
 BATCH = 8
@@ -51,13 +51,19 @@ class Trajectories:
     more samples than there are seeds.
     """
 
-    generator: Generator
+    generator: Exportable
     samples: int
     world: World = ALONE
     listen: Listener = silent
 
     def __post_init__(self) -> None:
         CALIBRATION.take(self.samples)
+        bank = self.generator.latent.prompts
+        if bank is not None and bank.is_shared:
+            self.listen.note(
+                f"W-PROMPTS-FEW: of {bank.choices} prompts calibration, search and verdict see the "
+                f"same; with {len(USES)} or more each has its own"
+            )
 
     def run(self, call: Call, label: str) -> None:
         pipeline = Pipeline(self.generator.latent, self.generator.sampler, call, BATCH)
@@ -89,7 +95,7 @@ class Files:
     """
 
     folder: Path
-    generator: Generator
+    generator: Exportable
     world: World = ALONE
     listen: Listener = silent
     files: tuple[_File, ...] = field(init=False)

@@ -13,14 +13,14 @@ from ...export import onnx as onnx_files
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from ...core.graph import Generator
+    from ...core.graph import Exportable
 
 BATCH = 16  # images: small enough that a few dozen are work for several cores
 
 
 def hosted(
     models: Mapping[str, ModelProto],
-    generator: Generator,
+    generator: Exportable,
     threads: int,
     host: Runtime | None = None,
 ) -> Pipeline:

@@ -110,7 +110,7 @@ class FullPrecision:
             counted_reference(self._stored, terms),
             SEARCH.first,
             self.context.threads,
-            class_names(source.about, source.generator.latent.classes),
+            class_names(source.about, source.generator.latent, SEARCH.first),
         )
 
     def prepare(self) -> None:

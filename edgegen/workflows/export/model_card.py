@@ -18,6 +18,10 @@ EMBEDS = {
 }
 
 
+# of Markdown, which a prompt may hold
+_MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#&"})
+
+
 def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
     """Markdown with the header that model hubs read. about: the manifest but for its files; pixels
     of an image.
@@ -65,8 +69,11 @@ def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
 
 
 def _classes(about: Mapping[str, Any]) -> str:
-    count = about["start"]["classes"]
-    return f" in {count} classes" if count else ""
+    start = about["start"]
+    prompts = sum(len(one.get("texts", ())) for one in start.get("conditions", ()))
+    count = start.get("classes") or sum(c.get("classes", 0) for c in start.get("conditions", ()))
+    told = f" in {count} classes" if count else ""
+    return told + (f" of {prompts} prompts that it holds" if prompts else "")
 
 
 def _origin(source: Mapping[str, Any]) -> str:
@@ -124,5 +131,5 @@ def _gates(found: Mapping[str, Any]) -> tuple[str, str]:
     worst = min(classes, key=lambda one: one["psnr_db"], default=None)
     return (
         f"{tail['ruined']} of {tail['pairs']} pairs, <= {tail['at_most']:.2%}",
-        f"{worst['class']}: {worst['psnr_db']:.1f} dB" if worst else "none",
+        f"{worst['class'].translate(_MARKS)}: {worst['psnr_db']:.1f} dB" if worst else "none",
     )

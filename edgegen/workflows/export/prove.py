@@ -248,8 +248,8 @@ class _Prover:
         for name, share in zip(list(images)[1:], shares, strict=True):
             parity.check_pixels(baseline, name, share)
         features = fast_features(network)
-        about = self.bundle.manifest
-        classes = class_names(about.source, about.start.classes)
+        latent = images[baseline].latent
+        classes = class_names(self.bundle.manifest.source, latent, EVIDENCE.first)
         side = FullSide(
             images[baseline],
             features,

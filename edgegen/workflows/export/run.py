@@ -31,6 +31,7 @@ from ..limits import MANY, Limit, check_numbers
 from ..torch_threads import torch_threads
 from . import model_card
 from .attempts import Attempts
+from .beginning import write_beginning
 from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
 from .build import Build, build_runtimes, describe, described, rebuild
 from .calibration import calibrate_graphs, weight_bits_of
@@ -236,7 +237,8 @@ def _export(request: _Request) -> ExportResult:
     evidence = _made(folder / "evidence")
     if request.terms.is_distance_counted:
         shutil.copyfile(source.reference, evidence / "reference.safetensors")
-    description = describe(sampled, models, built, calibration.coverage, feeds, parity)
+    start = write_beginning(sampled, folder)
+    description = describe(sampled, models, built, calibration.coverage, feeds, parity, start)
     description["calibration"] |= {
         "search": trail,
         **({"protected": protected} if protected else {}),

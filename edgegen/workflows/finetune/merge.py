@@ -16,7 +16,7 @@ from ..photo_sets import REFERENCE
 from .base import numbered
 
 if TYPE_CHECKING:
-    from ...core.graph import Generator
+    from ...core.graph import Exportable, Generator
     from ...core.spec import Array
     from ...training.adapt import Kind
 
@@ -96,12 +96,16 @@ def _description(run: Path) -> dict[str, Any] | None:
     return about if site.ADAPTS in about else None
 
 
-def proven(run: Path, merged: Generator) -> dict[str, float]:
+def proven(run: Path, merged: Exportable) -> dict[str, float]:
     """Evidence that the merged generator is the adapted one, for a manifest; empty where there is
     no adapter.
     """
+    from ...core.graph import Generator
+
     about = _description(run)
-    return {} if about is None else {"adapter_max_abs": parity(run, about, merged)}
+    if about is None or not isinstance(merged, Generator):
+        return {}
+    return {"adapter_max_abs": parity(run, about, merged)}
 
 
 def parity(run: Path, about: Mapping[str, Any], merged: Generator) -> float:

@@ -1,0 +1,504 @@
+"""Prompts on a device: a bundle's own and new ones, without torch; and bundles and texts that are
+none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import prompted
+import pytest
+from attacks.attack import Change, generated, listed, put, removed, resealed
+from house import python
+from listeners import Heard
+from safetensors.numpy import save
+
+import edgegen
+from edgegen.cli.main import run
+from edgegen.core.bundle import MANIFEST, Bundle
+from edgegen.core.conditions import Prompts
+from edgegen.core.files import read_json
+from edgegen.core.images import to_uint8
+from edgegen.core.prompt_encoder import encoder_of
+from edgegen.core.runtime import Pipeline
+from edgegen.core.seeds import CALIBRATION, EVIDENCE
+from edgegen.core.start import ARRAYS, write_start
+from edgegen.errors import EdgegenError, InputError, TrustError, UsageError
+from edgegen.evidence import golden_images
+from edgegen.export import runtime
+from edgegen.workflows.bundles import OpenedBundle, images_of
+from edgegen.workflows.prompts import encoders_of, read_prompts
+from edgegen.workflows.prompts import prompted as choosing
+
+pytest.importorskip("onnxruntime", reason="bundles need a runtime")
+pytest.importorskip("tokenizers", reason="new prompts need the extra prompts")
+Captured = pytest.CaptureFixture[str]
+GOLDEN = Path(__file__).parent / "golden" / "bundle-2-prompts"
+CLASSES = GOLDEN.with_name("bundle-1-toy")
+OWN = prompted.prompts()
+SEEDS = range(5, 10)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prompted.bundle(tmp_path_factory.mktemp("prompts") / "b")
+
+
+@pytest.fixture(scope="module")
+def without_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It takes no negative prompt either."""
+    own = prompted.prompts(tuple(f"prompt {k}" for k in range(15)), None)
+    return prompted.bundle(tmp_path_factory.mktemp("prompts") / "b", own, text=False)
+
+
+def opened(root: Path, notes: Heard | None = None) -> OpenedBundle:
+    return OpenedBundle(Bundle.open(root, made_here=True), notes or Heard())
+
+
+def wanted(contexts: np.ndarray, null: np.ndarray | None = None) -> np.ndarray:
+    """uint8 images of SEEDS."""
+    none = np.zeros((prompted.TOKENS, prompted.WIDTH), np.float32) if null is None else null
+    shape = (len(SEEDS), *none.shape)
+    made = prompted.images(SEEDS, np.broadcast_to(contexts, shape), np.broadcast_to(none, shape))
+    return to_uint8(made)
+
+
+def alike(made: np.ndarray, other: np.ndarray) -> bool:
+    """To the rounding of a pixel."""
+    return bool(np.abs(made.astype(int) - other.astype(int)).max() <= 1)
+
+
+def test_a_bundle_s_prompts_go_round_with_a_user_s_seeds(root: Path) -> None:
+    one = opened(root)
+    assert one.prompts == prompted.TEXTS and one.manifest.schema_version == 2
+    rows = OWN.embeddings["context"]
+    made = one.generate(SEEDS)
+    assert alike(made, wanted(rows[[seed % 6 for seed in SEEDS]]))
+    np.testing.assert_array_equal(one.generate([8, 5]), made[[3, 0]])
+    assert not alike(made[0], made[1]), "prompts that look alike prove nothing"
+
+
+def test_a_prompt_of_the_bundle_needs_no_tokenizer(
+    root: Path, without_text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgegen.core.prompt_encoder.encoder_of", None)
+    made = opened(root).generate(SEEDS, prompt="a grey coat")
+    assert alike(made, wanted(OWN.embeddings["context"][3]))
+    turned = opened(root).generate(SEEDS, prompt="a grey coat", negative="one hat")
+    assert alike(turned, wanted(OWN.embeddings["context"][3], OWN.embeddings["context"][5]))
+    np.testing.assert_array_equal(
+        opened(root).generate(SEEDS, prompt="a grey coat", negative=""), made
+    )
+    assert len(opened(without_text).prompts) == 15
+
+
+def test_a_new_prompt_goes_through_tokenizer_and_text_graph(root: Path) -> None:
+    one, notes = opened(root), Heard()
+    made = one.generate(SEEDS, prompt="the red Shoe", negative="blshoe")
+    new, null = (
+        prompted.encoded("the</w>", "red</w>", "shoe</w>"),
+        prompted.encoded("bl", "shoe</w>"),
+    )
+    assert alike(made, wanted(new, null)) and not alike(made, wanted(new))
+    steered = one.generate(SEEDS, negative="blshoe")
+    rows = OWN.embeddings["context"][[seed % 6 for seed in SEEDS]]
+    assert alike(steered, wanted(rows, null)), "the bundle's own, away from that"
+    assert notes.notes == []
+
+
+def test_what_a_prompt_loses_is_said(root: Path) -> None:
+    notes = Heard()
+    text = "the red shoe the red shoe, and \u2764 more"
+    made = opened(root, notes).generate(SEEDS, prompt=text)
+    kept = prompted.encoded(*("the</w>", "red</w>", "shoe</w>") * 2)
+    assert alike(made, wanted(kept))
+    (said,) = notes.notes
+    assert "--prompt has 19 tokens, and the text encoder takes 8" in said
+    assert said.endswith("it does not see ', and \u2764 more'")
+
+
+def test_the_encoder_is_made_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def counted(*arguments: Any) -> Any:
+        made.append(encoder_of(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr("edgegen.core.prompt_encoder.encoder_of", counted)
+    one = opened(root)
+    for text in ("a", "b"):
+        one.generate([1], prompt=text, negative=text)
+    assert len(made) == 1
+
+
+REFUSED: dict[str, tuple[str, Callable[[OpenedBundle], object], str]] = {
+    "no text encoder": (
+        "without_text",
+        lambda b: b.generate([1], prompt="a hat\u202e"[:-1]),
+        "--prompt 'a hat': there is no text encoder here, so that it makes its own prompts alone: "
+        "'prompt 0', 'prompt 1', 'prompt 2', 'prompt 3', 'prompt 4', 'prompt 5', 'prompt 6', "
+        "'prompt 7', 'prompt 8', 'prompt 9', 'prompt 10', 'prompt 11' and 3 more",
+    ),
+    "no negative prompts": (
+        "without_text",
+        lambda b: b.generate([1], negative="prompt 0"),
+        "this generator takes no negative prompt",
+    ),
+    "a label": (
+        "root",
+        lambda b: b.generate([1], label=0),
+        "--label 0: this generator takes prompts and no label: --prompt",
+    ),
+    "a book": (
+        "root",
+        lambda b: b.generate([1], prompt="x" * 4_000_000),
+        "--prompt: a prompt has at most 2000 characters, and this one has 4000000",
+    ),
+    "control characters": (
+        "root",
+        lambda b: b.generate([1], negative="a\x1b[2Jb"),
+        "--negative: the prompt 'a\\\\x1b[2Jb' holds control characters",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_prompt_that_cannot_be_is_refused_in_a_sentence(
+    case: str, request: pytest.FixtureRequest
+) -> None:
+    fixture, ask, said = REFUSED[case]
+    with pytest.raises(UsageError) as raised:
+        ask(opened(request.getfixturevalue(fixture)))
+    assert said in str(raised.value) and raised.value.exit_code == 2
+
+
+def test_generators_of_another_kind_take_no_prompt() -> None:
+    latent = Bundle.open(CLASSES).latent
+    with pytest.raises(UsageError, match="takes no prompt; it has 2 classes: --label"):
+        choosing(latent, "a", None)
+    assert choosing(latent, None, None) is latent
+    with pytest.raises(UsageError, match=r"E-PROMPT\] this generator takes no prompt$"):
+        choosing(replace(latent, conditions=()), None, "a")
+
+
+def test_a_runtime_or_a_package_that_is_missing_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgegen.export.packages.find_spec", lambda name: None)
+    encoders = encoders_of(Bundle.open(root), 1)
+    assert encoders is not None
+    with pytest.raises(EdgegenError, match=r"tokenizers is not installed.*edgegen\[prompts\]"):
+        encoders()
+    monkeypatch.setattr("edgegen.export.packages.absent", lambda module, extra: None)
+    encoders = encoders_of(Bundle.open(root), 1)
+    assert encoders is not None
+    monkeypatch.setattr("edgegen.export.packages.FileRuntime.cannot_run", lambda self: "gone")
+    with pytest.raises(EdgegenError, match="text graphs works here: onnxruntime: gone"):
+        encoders()
+
+
+@pytest.mark.slow
+def test_the_command_line_makes_images_of_a_new_prompt(
+    root: Path, tmp_path: Path, capfd: Captured
+) -> None:
+    """Of a bundle that nobody vouches for: its text graph passes the door as the others do."""
+    asked = ["generate", str(root), "--seed", "5", "-n", "5", "-o", str(out := tmp_path / "a")]
+    assert run([*asked, "--prompt", "the red shoe", "--negative", "x"]) == 0
+    assert sorted(path.name for path in out.iterdir())[0] == "00000005.png"
+    assert run([*asked[:-1], str(tmp_path / "b"), "--prompt", "b" * 400]) == 0
+    assert "W-PROMPT-CUT" in capfd.readouterr().err
+    assert run([*asked[:-1], str(tmp_path / "c"), "--label", "1"]) == 2
+    assert "takes prompts and no label" in capfd.readouterr().err
+    assert run(["generate", str(CLASSES), "-o", str(tmp_path / "d"), "--prompt", "a"]) == 2
+    assert "takes no prompt" in capfd.readouterr().err
+    assert not {path.name for path in tmp_path.iterdir()} & {"c", "d"}
+
+
+@pytest.mark.slow
+def test_a_device_needs_no_library_of_training(root: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from edgegen.cli.main import run
+flags = ["--prompt", "the red shoe", "--negative", "a", "-n", "2"]
+assert run(["generate", {str(root)!r}, "-o", {str(tmp_path / "a.png")!r}, *flags]) == 0
+heavy = {{"torch", "diffusers", "transformers", "onnx", "scipy", "huggingface_hub"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_first_bundle_with_prompts_opens_and_makes_its_images() -> None:
+    """It stays as it is: every later version must read it."""
+    one = Bundle.open(GOLDEN)
+    assert one.manifest.schema_version == 2 and one.latent.prompts is not None
+    assert one.latent.prompts.texts == prompted.TEXTS
+    kept = golden_images.parsed(one.read(golden_images.FILE), GOLDEN)
+    call = Bundle.open(GOLDEN, made_here=True).pipeline(runtime("onnxruntime"))
+    assert alike(to_uint8(call(kept.seeds)), kept.sets[golden_images.FULL])
+    assert kept.seeds == EVIDENCE.take(6)
+    made = OpenedBundle(Bundle.open(GOLDEN, made_here=True)).generate(SEEDS, prompt="the red shoe")
+    assert alike(made, wanted(prompted.encoded("the</w>", "red</w>", "shoe</w>")))
+
+
+def test_what_schema_1_can_say_it_says(tmp_path: Path) -> None:
+    from edgegen.core.conditions import Constants, labels
+
+    noise = prompted.latent().noise
+    for count in (0, 3):
+        latent = replace(prompted.latent(), conditions=labels(count))
+        assert write_start(latent, tmp_path) == {"shape": [1, 8, 8], "classes": count}
+    assert list(tmp_path.iterdir()) == []
+    given = replace(latent, conditions=labels(3)).given({"hint": np.ones(2, np.float32)})
+    said = write_start(given, tmp_path)
+    assert [one["kind"] for one in said["conditions"]] == ["labels", "constants"]
+    assert noise.shape[1:] == tuple(said["shape"]) and (tmp_path / ARRAYS).is_file()
+    assert isinstance(given.conditions[1], Constants)
+
+
+def test_golden_images_see_the_prompts_of_verdicts_and_a_user_all(root: Path) -> None:
+    pipeline = Bundle.open(root, made_here=True).pipeline(runtime("onnxruntime"))
+    seeds = EVIDENCE.take(6)
+    verdict = to_uint8(pipeline(seeds))
+    assert not alike(verdict, images_of(pipeline, seeds, None))
+    fitted = Pipeline(pipeline.latent, pipeline.sampler, pipeline.call, batch=2)
+    assert (to_uint8(fitted(seeds)) == verdict).all()
+    shown = {pipeline.latent.names(s)[s % 2] for s in CALIBRATION.take(4)}
+    assert shown and not shown & set(OWN.names("verdict"))
+
+
+def context(values: np.ndarray) -> bytes:
+    null = np.zeros(values.shape[1:], np.float32)
+    return save({"context": values, "null_context": null})
+
+
+def prompts_of(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_json(root / MANIFEST)["start"]["conditions"][0]
+    return found
+
+
+def written(name: str, data: bytes) -> Callable[[Path], Change]:
+    """A listed file with other bytes, whose hash is right."""
+
+    def make(root: Path) -> Change:
+        return listed(root, name, data)
+
+    return make
+
+
+def said(*path: str, value: Any) -> Callable[[Path], Change]:
+    return lambda root: put(("start", *path), value)
+
+
+def in_prompts(**changes: Any) -> Callable[[Path], Change]:
+    return lambda root: put(("start", "conditions"), [{**prompts_of(root), **changes}])
+
+
+ROWS = OWN.embeddings["context"]
+DAMAGED: dict[str, tuple[Callable[[Path], Change], str]] = {
+    "no numbers": (written(ARRAYS, context(ROWS * np.nan)), "context holds NaN"),
+    "a prompt too few": (written(ARRAYS, context(ROWS[:5])), "there are 6 prompts"),
+    "another width": (written(ARRAYS, context(ROWS[:, :, :3])), "the sampler gives (2, 8, 3)"),
+    "another length": (written(ARRAYS, context(ROWS[:, :7])), "the sampler gives (2, 7, 4)"),
+    "no safetensors": (written(ARRAYS, b"PK"), "start.arrays is no usable safetensors file"),
+    "half of it": (written(ARRAYS, context(ROWS)[:-9]), "start.arrays is no usable safetensors"),
+    "an array too many": (
+        written(ARRAYS, save({"context": ROWS, "more": ROWS})),
+        "there is no 'null_context'",
+    ),
+    "a file that is not listed": (said("arrays", value="evidence/x"), "is used but not listed"),
+    "no file": (said("arrays", value=None), "there is no 'context'"),
+    "a graph as arrays": (said("arrays", value="graphs/decoder.onnx"), "no usable safetensors"),
+    "texts twice": (in_prompts(texts=["a"] * 6), "'a' stands twice"),
+    "a text of escapes": (in_prompts(texts=[*"abcde", "\x1b"]), "holds control characters"),
+    "a text that is none": (in_prompts(texts=[*"abcde", 7]), "a prompt is a text"),
+    "another input": (in_prompts(inputs=["context"]), "a text and an embedding, or neither"),
+    "an input that no graph has": (
+        lambda root: (
+            lambda manifest: (
+                listed(root, ARRAYS, save({"other": ROWS}))(manifest),
+                put(
+                    ("start", "conditions"),
+                    [{**prompts_of(root), "inputs": ["other"], "negative": None}],
+                )(manifest),
+            )
+        ),
+        "takes x, t, context, and the sampler gives x, t, other",
+    ),
+    "conditions without end": (
+        said("conditions", value=[{"kind": "labels", "classes": 1}] * 65),
+        "at most 64 items",
+    ),
+    "two that choose": (
+        lambda root: put(
+            ("start", "conditions"), [prompts_of(root), {"kind": "labels", "classes": 2}]
+        ),
+        "labels or prompts, not two",
+    ),
+    "a billion classes": (
+        said("conditions", value=[{"kind": "labels", "classes": 10**9}]),
+        "1 to 100000 classes",
+    ),
+    "noise without end": (said("shape", value=[1 << 30]), "start: cannot begin from"),
+    "schema 1 with conditions": (
+        lambda root: put(("schema_version",), 1),
+        "schema 1 starts from classes, schema 2 from conditions",
+    ),
+    "schema 2 with classes": (
+        lambda root: put(("start",), {"shape": [1, 8, 8], "classes": 0}),
+        "schema 1 starts from classes, schema 2 from conditions",
+    ),
+    "neither": (lambda root: removed(("start", "conditions")), "start"),
+    "a text encoder of nothing": (
+        lambda root: put(("start", "conditions"), []),
+        "no condition has the array",
+    ),
+    "a tokenizer elsewhere": (said("text", "tokenizer", value=["../x"]), "used but not listed"),
+    "a text graph elsewhere": (
+        said("text", "graphs", value={"context": "/etc/passwd"}),
+        "used but not listed",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_start_that_is_none_is_refused_when_it_is_opened(
+    case: str, root: Path, tmp_path: Path
+) -> None:
+    change, sentence = DAMAGED[case]
+    shutil.copytree(root, copy := tmp_path / "b")
+    resealed(copy, change(copy))
+    with pytest.raises(TrustError) as raised:
+        _ = Bundle.open(copy).declared
+    assert sentence in str(raised.value)
+
+
+def test_a_file_of_embeddings_has_a_largest_size(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgegen.core.bundle.ARRAYS_BYTES", 100)
+    with pytest.raises(TrustError, match=r"conditions\.safetensors is larger than 100 bytes"):
+        Bundle.open(root)
+
+
+TEXT: dict[str, tuple[Callable[[Path], Change], str]] = {
+    "tokens of floats": (
+        written("text/context.onnx", prompted.decoder()),
+        "start.text: the text graph of context takes (n, 1, 8, 8), and not 3 to 4096 tokens",
+    ),
+    "fewer tokens": (
+        written("text/context.onnx", prompted.text_graph(7)),
+        "answers (n, 7, 4), and prompts are (8, 4)",
+    ),
+    "two tokens": (written("text/context.onnx", prompted.text_graph(2)), "not 3 to 4096 tokens"),
+    "no ONNX": (written("text/context.onnx", b"PK"), "not a usable ONNX file"),
+    "another kind of file": (
+        said("text", "graphs", value={"context": "text/vocab.json"}),
+        "a text graph must be .onnx",
+    ),
+    "a graph of another input": (
+        said("text", "graphs", value={"other": "text/context.onnx"}),
+        "text graphs make other, and prompts are context",
+    ),
+    "no tokenizer": (said("text", "tokenizer", value=[]), "the tokenizer has no such file"),
+    "a tokenizer of another kind": (
+        said("text", "tokenizer", value=["graphs/decoder.onnx"]),
+        "no file of a CLIP tokenizer",
+    ),
+    "a vocabulary that is none": (written("text/vocab.json", b"[]"), "not a JSON object"),
+}
+
+
+@pytest.mark.parametrize("case", TEXT)
+def test_a_text_encoder_that_is_none_is_refused_where_it_is_needed(
+    case: str, root: Path, tmp_path: Path
+) -> None:
+    change, sentence = TEXT[case]
+    shutil.copytree(root, copy := tmp_path / "b")
+    resealed(copy, change(copy))
+    one = opened(copy)
+    with pytest.raises((InputError, TrustError)) as raised:
+        one.generate([1], prompt="the red shoe")
+    assert sentence in str(raised.value)
+    assert one.generate([1], prompt="one hat").shape == (1, 8, 8, 3), "what it holds it makes"
+
+
+def test_a_sampler_s_graph_takes_no_tokens(root: Path, tmp_path: Path) -> None:
+    """Only a text graph, which no sampler runs, has integers for inputs."""
+    shutil.copytree(root, copy := tmp_path / "b")
+    resealed(copy, listed(copy, "graphs/decoder.onnx", prompted.text_graph()))
+    with pytest.raises(InputError, match="'tokens' is no float32 tensor of known rank"):
+        _ = Bundle.open(copy).declared
+
+
+def test_an_encoder_that_makes_no_numbers_is_refused(root: Path) -> None:
+    one = Bundle.open(root, made_here=True)
+    encoder = encoder_of(one, OWN, runtime("onnxruntime"), 1)
+    broken = replace(encoder, graphs={"context": lambda ids: np.full((1, 2), np.nan, np.float32)})
+    with pytest.raises(InputError, match="E-NONFINITE"):
+        broken("a")
+
+
+LINES: dict[str, tuple[bytes, str]] = {
+    "nothing": (b" \n\n", "1 to 10000 prompts, one a line, and this one 0"),
+    "too many": (b"\n".join(b"%d" % k for k in range(10_001)), "and this one 10001"),
+    "too large": (b"x" * (4 << 20), "larger than 2097152 bytes"),
+    "no text": (b"a\n\xff\n", "not a text in UTF-8"),
+    "a book": (b"a\n" + b"b" * 2001, "line 2: a prompt has at most 2000 characters"),
+    "control characters": (b"a\nb\nc\x07\n", "line 3: the prompt 'c\\\\x07' holds control"),
+    "columns": (b"a\tb", "line 1: the prompt 'a\\\\tb' holds control"),
+}
+
+
+def test_prompts_are_the_lines_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffa red shoe\r\n\n  a bag \na red shoe\n靴".encode())
+    assert read_prompts(path) == ("a red shoe", "a bag", "靴")
+    with pytest.raises(InputError, match=r"E-PROMPT\] cannot be read"):
+        read_prompts(tmp_path / "none")
+    with pytest.raises(InputError, match=r"E-PROMPT\] not a file"):
+        read_prompts(tmp_path)
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_a_file_that_holds_no_prompts_is_refused(case: str, tmp_path: Path) -> None:
+    data, sentence = LINES[case]
+    (path := tmp_path / "prompts.txt").write_bytes(data)
+    with pytest.raises(InputError) as raised:
+        read_prompts(path)
+    assert sentence in str(raised.value) and raised.value.code == "E-PROMPT"
+
+
+@pytest.mark.slow
+def test_a_bundle_whose_prompts_do_not_fit_ends_in_a_sentence(
+    root: Path, tmp_path: Path, capfd: Captured
+) -> None:
+    (tmp_path / "x").mkdir()
+    shutil.copytree(root, copy := tmp_path / "x" / "b")
+    resealed(copy, listed(copy, ARRAYS, context(ROWS[:, :, :3])))
+    assert "the sampler gives" in generated(copy, capfd, codes=(6,))
+
+
+def test_embeddings_may_be_stored_as_halves(tmp_path: Path) -> None:
+    half = Prompts(
+        OWN.texts, {k: v.astype(np.float16) for k, v in OWN.embeddings.items()}, OWN.negative
+    )
+    one = Bundle.open(prompted.bundle(tmp_path / "b", half), made_here=True)
+    assert one.latent.prompts is not None
+    assert one.latent.prompts.embeddings["context"].dtype == np.float16
+    assert one.latent.condition([1])["context"].dtype == np.float32
+    whole, halves = (prompted.bundle(tmp_path / n, o) for n, o in (("w", OWN), ("h", half)))
+    assert (halves / ARRAYS).stat().st_size < 0.6 * (whole / ARRAYS).stat().st_size
+    assert hashlib.sha256((whole / ARRAYS).read_bytes()).hexdigest() in (
+        whole / MANIFEST
+    ).read_text("utf-8")
+
+
+def test_edgegen_s_public_door_takes_prompts(root: Path) -> None:
+    assert edgegen.open_bundle(root).prompts == prompted.TEXTS
