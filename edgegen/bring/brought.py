@@ -52,7 +52,20 @@ class Brought:
     networks: Mapping[str, Component] = field(repr=False)
     folder: BroughtFolder = field(repr=False)
     sha256: Mapping[str, str] = field(repr=False)
+    eta: float = 0.0  # of its scheduler
     embeds_training_data: Literal["none"] = "none"
+
+    def with_steps(self, steps: int) -> Brought:
+        """The same with a sampler of so many steps. InputError where its scheduler has none."""
+        own, folder = self.sampler, self.folder
+        found = replace(
+            schedule(folder.scheduler, folder.scheduler_path, steps, self.eta),
+            decoder=own.decoder,
+            guidance=own.guidance,
+            nulls=own.nulls,
+            embedded_guidance=own.embedded_guidance,
+        )
+        return replace(self, sampler=found)
 
     @property
     def classes(self) -> int:
@@ -135,6 +148,7 @@ def bring(root: Path, choices: BringChoices = BringChoices()) -> Brought:
         networks=networks,
         folder=folder,
         sha256=hashes,
+        eta=choices.eta,
     )
 
 

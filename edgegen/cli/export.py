@@ -9,6 +9,15 @@ import typer
 
 from ..errors import GateFailed, UsageError
 from . import output
+from .brought_options import (
+    DropSafetyChecker,
+    Guidance,
+    Lora,
+    Negative,
+    Prompts,
+    Scheduler,
+    Variant,
+)
 from .options import (
     Budget,
     MaxApart,
@@ -51,6 +60,20 @@ def export(
             help="Do not count the distance to a reference: there is none, or one of other photos.",
         ),
     ] = False,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Photos to judge against, or a file of their statistics (default: those that the "
+            "generator came with)."
+        ),
+    ] = None,
+    prompts: Prompts = None,
+    negative: Negative = None,
+    lora: Lora = None,
+    guidance: Guidance = None,
+    scheduler: Scheduler = None,
+    variant: Variant = None,
+    drop_safety_checker: DropSafetyChecker = False,
     plan: Annotated[Path | None, typer.Option(help="Use this plan and skip the search.")] = None,
     feeds: Annotated[
         Path | None,
@@ -116,6 +139,7 @@ def export(
         )
     need_torch()
     from ..workflows.export.run import ExportResult, ExportSettings, export_bundle
+    from ..workflows.source_choices import SourceChoices
     from . import proof_table  # imports numpy
 
     settings = ExportSettings(
@@ -137,6 +161,10 @@ def export(
         threads=threads,
         feature_weights=weights,
         second_judge=second_judge,
+        reference=reference,
+        source=SourceChoices(
+            prompts, negative, tuple(lora or ()), guidance, scheduler, variant, drop_safety_checker
+        ),
         overwrite=overwrite,
     )
     try:

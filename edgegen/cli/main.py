@@ -41,6 +41,7 @@ from .explain import explain
 from .export import export
 from .finetune import finetune
 from .generate import generate
+from .inspect import inspect
 from .layers import layers
 from .lint import lint
 from .merge import merge
@@ -56,6 +57,7 @@ from .verify import verify
 VERBS: tuple[Callable[..., None], ...] = (
     train,
     estimate,
+    inspect,
     finetune,
     compare,
     recover,

@@ -13,7 +13,9 @@ from ..workflows.context import cores as cores
 from ..workflows.generators import need_torch as need_torch
 
 BundleFolder = Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
-Source = Annotated[str, typer.Argument(help="Zoo name or run folder.", metavar="SOURCE")]
+Source = Annotated[
+    str, typer.Argument(help="Zoo name, run folder or diffusers folder.", metavar="SOURCE")
+]
 Runtimes = Annotated[
     str | None,
     typer.Option(help="Runtimes, comma-separated (default: every one of the bundle)."),

@@ -126,6 +126,13 @@ class Exportable(Protocol):
 
 
 @runtime_checkable
+class Resteppable(Exportable, Protocol):
+    """One whose sampler can take another number of steps without being built anew."""
+
+    def with_steps(self, steps: int) -> Exportable: ...
+
+
+@runtime_checkable
 class Generator(Exportable, Protocol):
     """A model that edgegen trains: its networks by name besides, those of them that ship, and what
     moves them.

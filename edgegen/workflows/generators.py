@@ -13,6 +13,7 @@ from ..errors import InputError, RuntimeMissing, UsageError
 from .bundles import images_of, is_bundle
 from .photo_sets import REFERENCE
 from .prompts import prompted, torch_encoders
+from .source_choices import AS_IT_IS, SourceChoices, is_brought
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,17 +72,32 @@ def zoo_models() -> list[Entry]:
     return entries()
 
 
-def load_generator(generator: str | Path, listen: Listener = silent) -> LoadedGenerator:
-    """A generator of the zoo by its name, or a run folder, with its weights loaded.
+def load_generator(
+    generator: str | Path,
+    listen: Listener = silent,
+    choices: SourceChoices = AS_IT_IS,
+) -> LoadedGenerator:
+    """A generator of the zoo by its name, a run folder, or a diffusers folder, with its weights
+    loaded; choices: for the last of these.
 
-    Raises UsageError for a name that is neither, RuntimeMissing without torch.
+    Raises UsageError for a name that is none of them, and for choices that it has no use for;
+    InputError for a folder that cannot be taken; RuntimeMissing without torch.
     """
     need_torch()
     name, folder = str(generator), Path(generator)
     found = {entry.name: entry for entry in zoo_models()}
+    is_run = (folder / "run.json").is_file()
+    if name not in found and not is_run and is_brought(folder):
+        from .brought import load_brought
+
+        return load_brought(folder, choices, listen)
+    if choices:
+        raise UsageError(
+            "E-USAGE", f"{choices.first_flag} is for generators that another program made"
+        )
     if name in found:
         return _zoo(found[name])
-    if (folder / "run.json").is_file():
+    if is_run:
         note_unnoticed(folder, listen)
         return _run(folder)
     if is_bundle(folder):
@@ -92,7 +108,10 @@ def load_generator(generator: str | Path, listen: Listener = silent) -> LoadedGe
         )
     if folder.exists():
         raise UsageError(
-            "E-SOURCE", "this folder is no run of `edgegen train`: it has no run.json", path=folder
+            "E-SOURCE",
+            "this folder is no run of `edgegen train` and none of diffusers: it has neither run.json "
+            "nor model_index.json",
+            path=folder,
         )
     close = get_close_matches(name, found, 1)
     hint = f"did you mean {close[0]}?" if close else f"the zoo has: {', '.join(found)}"

@@ -48,11 +48,18 @@ def chosen(
     flags = {f"--{k.replace('_', '-')}": (k, v) for k, v in vars(choices).items() if v is not None}
     if not flags:
         return source.generator, {}
-    from ..core.graph import Generator
+    from ..core.graph import Generator, Resteppable
 
     trained = source.generator
+    if (
+        choices.steps is not None
+        and flags.keys() == {"--steps"}
+        and isinstance(trained, Resteppable)
+    ):
+        return trained.with_steps(choices.steps), {}
     if not isinstance(trained, Generator):  # nobody's family: it is as it was brought
-        raise UsageError("E-USAGE", f"{next(iter(flags))} means nothing to {source.family}")
+        other = next(flag for flag in flags if flag != "--steps")
+        raise UsageError("E-USAGE", f"{other} means nothing to {source.family}")
     known = {field.name for field in dataclasses.fields(trained.config)}
     changes: dict[str, Any] = {}
     for flag, (name, value) in flags.items():

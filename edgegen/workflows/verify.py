@@ -251,10 +251,11 @@ def _reference(bundle: Bundle, settings: VerifySettings, listen: Listener) -> Re
         return None
     from ..evidence.golden_images import FULL
     from .golden_check import kept_images
-    from .photo_sets import reference_at
+    from .photo_sets import Photos, reference_at
 
     size = kept_images(bundle).sets[FULL].shape[1]
-    return reference_at(settings.reference, size, settings.feature_weights, listen)
+    photos = Photos(settings.reference, "the verifier's photos")
+    return reference_at(photos, size, settings.feature_weights, listen)
 
 
 def _held(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ...core.files import put
 from ...errors import UsageError
 from ...evidence import reference
 from ...evidence.features import FeatureNetwork, feature_network
-from ..photo_sets import reference_network
+from ..photo_sets import REFERENCE, Photos, reference_at, reference_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from ...evidence.reference import Features, Reference
     from ...evidence.terms import Terms
     from ..context import Context
+    from ..generators import LoadedGenerator
 
 
 def reference_for(path: Path, terms: Terms) -> Reference | None:
@@ -28,9 +31,31 @@ def reference_for(path: Path, terms: Terms) -> Reference | None:
             "E-FID-REF",
             "there are no reference statistics to prove the images against",
             path=path,
-            hint="runs of `edgegen train` write them at their end; or say --no-reference",
+            hint="name photos to judge against: --reference PHOTOS, or say --no-reference; a run of "
+            "`edgegen train` writes them at its end",
         )
     return reference.read(path)
+
+
+def judged_against(
+    source: LoadedGenerator, photos: Path, folder: Path, context: Context
+) -> LoadedGenerator:
+    """The source, with these photos, or the statistics in this file, in place of its own; they are
+    written into `folder`.
+    """
+    size = source.generator.image_shape[1]
+    stored = reference_at(
+        Photos(photos, "the site's photos"), size, context.feature_weights, context.listen
+    )
+    put(folder / REFERENCE, stored.to_bytes())
+    return replace(source, reference=folder / REFERENCE)
+
+
+def adapter_evidence(source: LoadedGenerator) -> dict[str, float]:
+    """That an adapter was merged exactly; empty for a generator without."""
+    from ..finetune.merge import proven
+
+    return proven(source.reference.parent, source.generator)
 
 
 def judge_of(stored: Reference | None, weights: Path | None) -> FeatureNetwork:

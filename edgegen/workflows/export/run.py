@@ -28,6 +28,8 @@ from ...export import STAND_IN, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
 from ..limits import MANY, Limit, check_numbers
+from ..photo_sets import REFERENCE
+from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
 from . import model_card
 from .attempts import Attempts
@@ -37,7 +39,7 @@ from .build import Build, build_runtimes, describe, described, rebuild
 from .calibration import calibrate_graphs, weight_bits_of
 from .feeds import Feeds, Files, Trajectories
 from .fp32 import fp32_models, torch_parity, trajectory_calls
-from .judges import judge_of, reference_for, unnamed_judges
+from .judges import adapter_evidence, judge_of, judged_against, reference_for, unnamed_judges
 from .measurements import SearchSettings, SearchSubject
 from .plans import check_last_steps, check_plan, with_ranges
 from .protect import Protect
@@ -75,12 +77,17 @@ class ExportSettings:
     last_steps: int | None = None  # of them, how many a plan may leave to FP32; None: 1
     threads: int = 0  # CPU threads; 0 takes all cores
     feature_weights: Path | None = None  # of a network that is no package's
+    # photos, or a file of their statistics, to judge against; None: those the generator came with
+    reference: Path | None = None
+    source: SourceChoices = AS_IT_IS  # of a generator that another program made
     # a second network that has to agree: "open-nsfw", or a weight file; None: none
     second_judge: str | Path | None = None
     overwrite: bool = False  # replace an earlier bundle
 
     def __post_init__(self) -> None:
         check_numbers(self, steps=Limit(1, 10**4), max_images=Limit(FEWEST_PAIRS, MANY))
+        if self.reference is not None and self.no_reference:
+            raise UsageError("E-USAGE", "--reference and --no-reference exclude each other")
         if self.plan and self.protect_regions is not None:
             raise UsageError(
                 "E-USAGE",
@@ -168,11 +175,15 @@ def export_bundle(
     targets = export_targets(settings.runtimes)
     context = replace(context, second_judge=second_judge(settings.second_judge))
     with _published(out, settings.overwrite) as folder, torch_threads(context.threads):
-        source = (
-            generator
-            if not isinstance(generator, str | Path)
-            else load_generator(str(generator), listen)
-        )
+        if isinstance(generator, str | Path):
+            source = load_generator(generator, listen, settings.source)
+        elif settings.source:
+            raise UsageError(
+                "E-USAGE",
+                "choices of a source are for load_generator where that was called already",
+            )
+        else:
+            source = generator
         request = _Request(source, settings, terms, targets, context, folder, out)
         try:
             return _export(request)
@@ -201,7 +212,13 @@ def _export(request: _Request) -> ExportResult:
         request.folder,
         request.context,
     )
-    adapter = _checked(request)
+    # what would make the long work useless is refused before it
+    adapter = adapter_evidence(source)
+    if settings.reference is not None:
+        source = judged_against(source, settings.reference, _made(folder / "evidence"), context)
+    judge_of(reference_for(source.reference, request.terms), settings.feature_weights)
+    if settings.protect is not None:
+        settings.protect.numbers(source)
     sampled = _with_steps(source, settings.steps)
     given = None if settings.plan is None else Plan.read(settings.plan)
 
@@ -234,9 +251,9 @@ def _export(request: _Request) -> ExportResult:
     built = build_runtimes(
         request.targets, calibration.models, plans, calls, folder, context.listen
     )
-    evidence = _made(folder / "evidence")
-    if request.terms.is_distance_counted:
-        shutil.copyfile(source.reference, evidence / "reference.safetensors")
+    stored = _made(folder / "evidence") / REFERENCE
+    if request.terms.is_distance_counted and source.reference != stored:
+        shutil.copyfile(source.reference, stored)
     start = write_beginning(sampled, folder)
     description = describe(sampled, models, built, calibration.coverage, feeds, parity, start)
     description["calibration"] |= {
@@ -307,19 +324,6 @@ def prove_or_step_back(
         build = rebuild(build, again, context.listen)
         proof = proof.again(judged(again))
     return proof, build.bundle
-
-
-def _checked(request: _Request) -> dict[str, float]:
-    """What would make the long work useless is refused before it; the evidence that an adapter was
-    merged exactly.
-    """
-    from ..finetune.merge import proven
-
-    source, settings = request.source, request.settings
-    judge_of(reference_for(source.reference, request.terms), settings.feature_weights)
-    if settings.protect is not None:
-        settings.protect.numbers(source)
-    return proven(source.reference.parent, source.generator)
 
 
 def _with_steps(source: LoadedGenerator, steps: int | None) -> LoadedGenerator:

@@ -1,0 +1,152 @@
+"""Generators that another program made, as sources like our own: a diffusers folder with its
+prompts and adapters becomes what is calibrated, exported, judged and explained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from ..core.conditions import labels
+from ..core.files import to_json
+from ..core.latent import Latent
+from ..core.progress import Listener, silent
+from ..errors import RuntimeMissing, UsageError
+from .generators import LoadedGenerator, TextGraphs
+from .photo_sets import REFERENCE
+from .prompts import bank_of, read_prompts, torch_encoders
+from .source_choices import SourceChoices
+
+if TYPE_CHECKING:
+    from ..bring.brought import BringChoices, Brought
+    from ..core.graph import Embedded, Graph
+    from ..core.samplers import Sampler
+
+FAMILY = "diffusers"
+UNNAMED = "not named in its folder"
+
+
+@dataclass(frozen=True)
+class BroughtGenerator:
+    """A brought folder and what its images begin from."""
+
+    brought: Brought
+    latent: Latent
+
+    @property
+    def embeds_training_data(self) -> Embedded:
+        return self.brought.embeds_training_data
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.brought.image_shape
+
+    @property
+    def sampler(self) -> Sampler:
+        return self.brought.sampler
+
+    def graphs(self) -> Mapping[str, Graph]:
+        return self.brought.graphs()
+
+    def with_steps(self, steps: int) -> BroughtGenerator:
+        """The same with a sampler of so many steps. InputError where its scheduler has none."""
+        return replace(self, brought=self.brought.with_steps(steps))
+
+
+def load_brought(
+    folder: Path, choices: SourceChoices, listen: Listener = silent
+) -> LoadedGenerator:
+    """A diffusers folder, checked and with its prompts encoded. InputError in one sentence for what
+    cannot be taken as it is, UsageError for a choice that it has no use for.
+    """
+    need_libraries()
+    from ..bring.brought import bring
+
+    brought = bring(folder, bring_choices(choices))
+    text = _text(brought)
+    latent = _latent(brought, text, choices, listen)
+    return LoadedGenerator(
+        folder.resolve().name,
+        FAMILY,
+        BroughtGenerator(brought, latent),
+        _about(brought),
+        folder / REFERENCE,
+        text=text,
+    )
+
+
+def need_libraries() -> None:
+    """RuntimeMissing, with the command that installs them, where what reads folders is not here."""
+    from ..export.packages import absent
+
+    for module in ("diffusers", "transformers"):
+        if why := absent(module, "bring"):
+            raise RuntimeMissing("E-BACKEND", f"a folder of diffusers is read by it: {why}")
+
+
+def bring_choices(choices: SourceChoices) -> BringChoices:
+    """The same words for the wing that reads folders."""
+    from ..bring.brought import BringChoices
+    from ..bring.folder import FolderChoices
+    from ..bring.lora import LoraFile
+
+    return BringChoices(
+        FolderChoices(choices.variant, choices.scheduler, choices.drop_safety_checker),
+        guidance=choices.guidance,
+        loras=[LoraFile.parse(text) for text in choices.loras],
+    )
+
+
+def _text(brought: Brought) -> TextGraphs | None:
+    """What encodes its prompts."""
+    graph, tokenizer = brought.text(), brought.folder.tokenizer
+    if graph is None or tokenizer is None:
+        return None
+    files = {PurePosixPath(name).name: brought.folder.files.read(name) for name in tokenizer.names}
+    return TextGraphs({graph.output.name: graph}, files)
+
+
+def _latent(
+    brought: Brought, text: TextGraphs | None, choices: SourceChoices, listen: Listener
+) -> Latent:
+    encoders = torch_encoders(text)
+    if encoders is None:
+        if choices.prompts is not None or choices.negative is not None:
+            raise UsageError(
+                "E-PROMPT",
+                "this generator takes no prompts",
+                path=brought.root,
+                hint="leave out --prompts and --negative",
+            )
+        return Latent(brought.noise, labels(brought.classes))
+    if choices.prompts is None:
+        raise UsageError(
+            "E-PROMPT",
+            "this generator takes prompts, and its images are judged on those that are used",
+            path=brought.root,
+            hint="name a text file of them, one a line: --prompts FILE",
+        )
+    is_guided = bool(brought.sampler.nulls)
+    if choices.negative is not None and not is_guided:
+        raise UsageError(
+            "E-PROMPT",
+            "this generator runs without guidance, so that it has no use for --negative",
+            path=brought.root,
+        )
+    negative = (choices.negative or "") if is_guided else None
+    bank = bank_of(read_prompts(choices.prompts), negative, encoders(), listen)
+    return Latent(brought.noise, (bank,))
+
+
+def _about(brought: Brought) -> dict[str, object]:
+    """For a manifest: no path, and no file's name but its hash."""
+    hashes = {name: brought.sha256[name] for name in sorted(brought.sha256)}
+    return {
+        "name": brought.networks["denoiser"].kind.name,
+        "weights_sha256": hashlib.sha256(to_json(hashes)).hexdigest(),
+        "data": {"name": "data of whoever made it"},
+        "licence": brought.licence or UNNAMED,
+    }

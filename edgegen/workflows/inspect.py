@@ -1,0 +1,119 @@
+"""What a source is, and what edgegen makes of it, before anything long begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.progress import Listener, silent
+from .generators import load_generator, need_torch
+from .source_choices import AS_IT_IS, SourceChoices, is_brought
+
+if TYPE_CHECKING:
+    from ..core.graph import Graph
+    from ..core.samplers import Sampler
+    from ..core.spec import TensorSpec
+
+FULL = 4  # bytes of a number in full precision
+# an export's largest memory over its weights in full precision, as found with 860 million numbers
+# (docs/results-int8.md), and beside them
+PEAK, BESIDE = 2.2, 600 << 20
+
+
+@dataclass(frozen=True)
+class InspectResult:
+    """parameters: by graph; bytes_stored: of the weights' files; peak_bytes: memory that an export
+    takes at least; choices: labels, or None where prompts decide; licence: as its folder names it.
+    """
+
+    source: str
+    kind: str
+    parameters: Mapping[str, int]
+    bytes_stored: int | None
+    peak_bytes: int
+    image: tuple[int, int, int]  # channels, height, width
+    solver: str
+    steps: int
+    guidance: float
+    prompt_tokens: int | None
+    classes: int
+    left_out: tuple[str, ...]
+    licence: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen inspect --json`, but for its frame."""
+        return asdict(self)
+
+
+def inspect_source(
+    source: str | Path, choices: SourceChoices = AS_IT_IS, listen: Listener = silent
+) -> InspectResult:
+    """Read a source as an export would, and tell what it is; nothing is exported, and prompts are
+    not needed. Raises what load_generator does for what cannot be taken.
+    """
+    need_torch()
+    if is_brought(Path(source)) and not (Path(source) / "run.json").is_file():
+        return _brought(Path(source), choices)
+    loaded = load_generator(source, listen, choices)
+    generator = loaded.generator
+    parameters = _counted(generator.graphs())
+    return InspectResult(
+        str(source),
+        loaded.family,
+        parameters,
+        None,
+        _peak(parameters),
+        generator.image_shape,
+        generator.sampler.kind,
+        len(generator.sampler.timesteps),
+        _guidance(generator.sampler),
+        None,
+        generator.latent.classes,
+        (),
+        str(loaded.about["licence"]),
+    )
+
+
+def _brought(folder: Path, choices: SourceChoices) -> InspectResult:
+    from .brought import bring_choices, need_libraries
+
+    need_libraries()
+    from ..bring.brought import bring
+
+    found = bring(folder, bring_choices(choices))
+    return InspectResult(
+        str(folder),
+        found.networks["denoiser"].kind.name,
+        found.parameters,
+        sum(
+            (folder / name).stat().st_size for name in found.sha256 if name.endswith(".safetensors")
+        ),
+        _peak(found.parameters),
+        found.image_shape,
+        str(found.folder.scheduler["_class_name"]),
+        len(found.sampler.timesteps),
+        _guidance(found.sampler),
+        _tokens(found.context),
+        found.classes,
+        found.folder.dropped,
+        found.licence,
+    )
+
+
+def _counted(graphs: Mapping[str, Graph]) -> dict[str, int]:
+    return {name: sum(p.numel() for p in g.module.parameters()) for name, g in graphs.items()}
+
+
+def _peak(parameters: Mapping[str, int]) -> int:
+    return int(sum(parameters.values()) * FULL * PEAK) + BESIDE
+
+
+def _guidance(sampler: Sampler) -> float:
+    found = getattr(sampler, "embedded_guidance", None)
+    return float(getattr(sampler, "guidance", 1.0) if found is None else found + 1)
+
+
+def _tokens(context: TensorSpec | None) -> int | None:
+    return None if context is None else int(context.shape[1])
