@@ -109,8 +109,8 @@ def load_generator(
     if folder.exists():
         raise UsageError(
             "E-SOURCE",
-            "this folder is no run of `edgegen train` and none of diffusers: it has neither run.json "
-            "nor model_index.json",
+            "this folder is no run of `edgegen train` and none of diffusers: it has neither a "
+            "run.json nor a model_index.json",
             path=folder,
         )
     close = get_close_matches(name, found, 1)
