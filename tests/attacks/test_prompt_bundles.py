@@ -112,9 +112,13 @@ DAMAGED: dict[str, tuple[Callable[[Path], Change], str]] = {
         "schema 1 starts from classes, schema 2 from conditions",
     ),
     "neither": (lambda root: removed(("start", "conditions")), "start"),
-    "a text encoder of nothing": (
+    "an array of nothing": (
         lambda root: put(("start", "conditions"), []),
         "no condition has the array",
+    ),
+    "a text encoder of nothing": (
+        lambda root: lambda manifest: manifest["start"].update(conditions=[], arrays=None),
+        "start.text encodes prompts, and the sampler is given none",
     ),
     "a tokenizer elsewhere": (said("text", "tokenizer", value=["../x"]), "used but not listed"),
     "a text graph elsewhere": (
