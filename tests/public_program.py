@@ -68,7 +68,7 @@ def program(photos: Path, run: Path) -> None:
         threads=1,
     )
     result = edgegen.export_bundle(generator, "out/a", chosen, listen)
-    assert result.verdict.state == "within"
+    assert result.verdict is not None and result.verdict.state == "within"
     json.dumps(result.to_json(), allow_nan=False)
     assert edgegen.read_plan("out/a").to_json()["rules"]
 

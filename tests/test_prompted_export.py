@@ -30,8 +30,8 @@ from edgegen.workflows.bundles import open_bundle
 from edgegen.workflows.export.beginning import prompts_by_use, write_beginning
 from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.export.run import ExportSettings, export_bundle
-from edgegen.workflows.generators import LoadedGenerator, TextGraphs, torch_pipeline
-from edgegen.workflows.prompts import bank_of, torch_encoders
+from edgegen.workflows.generators import LoadedGenerator, torch_pipeline
+from edgegen.workflows.prompts import TextGraphs, bank_of, torch_encoders
 from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 
 TEXTS = tuple(f"{colour} {thing}" for colour in ("red", "blue") for thing in ("hat", "bag", "coat"))

@@ -15,9 +15,9 @@ from ..core.files import to_json
 from ..core.latent import Latent
 from ..core.progress import Listener, silent
 from ..errors import RuntimeMissing, UsageError
-from .generators import LoadedGenerator, TextGraphs
+from .generators import LoadedGenerator
 from .photo_sets import REFERENCE
-from .prompts import bank_of, read_prompts, torch_encoders
+from .prompts import TextGraphs, bank_of, read_prompts, torch_encoders
 from .source_choices import SourceChoices
 
 if TYPE_CHECKING:

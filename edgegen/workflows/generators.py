@@ -12,26 +12,16 @@ from ..core.progress import Listener, silent
 from ..errors import InputError, RuntimeMissing, UsageError
 from .bundles import images_of, is_bundle
 from .photo_sets import REFERENCE
-from .prompts import prompted, torch_encoders
+from .prompts import TextGraphs, prompted, torch_encoders
 from .source_choices import AS_IT_IS, SourceChoices, is_brought
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..core.graph import Exportable, Graph
+    from ..core.graph import Exportable
     from ..core.runtime import Pipeline
     from ..core.spec import Array
     from ..zoo import Entry
-
-
-@dataclass(frozen=True)
-class TextGraphs:
-    """What encodes prompts: a graph of int64 tokens by the input that it makes, and the files of
-    its tokenizer by name.
-    """
-
-    graphs: Mapping[str, Graph]
-    tokenizer: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,15 +17,25 @@ if TYPE_CHECKING:
 
     from ..core.bundle import Bundle
     from ..core.conditions import Prompts
+    from ..core.graph import Graph
     from ..core.latent import Latent
     from ..core.prompt_encoder import EncodedPrompt, PromptEncoder
     from ..core.runtime import Runtime
     from ..core.spec import Array
-    from .generators import TextGraphs
 
 LISTED = 12  # prompts that a sentence names
 # makes the encoder of a generator, once it is needed; None where it has none
 Encoders = Callable[[], "PromptEncoder"] | None
+
+
+@dataclass(frozen=True)
+class TextGraphs:
+    """What encodes prompts: a graph of int64 tokens by the input that it makes, and the files of
+    its tokenizer by name.
+    """
+
+    graphs: Mapping[str, Graph]
+    tokenizer: Mapping[str, bytes]
 
 
 def read_prompts(path: str | Path) -> tuple[str, ...]:
