@@ -13,7 +13,6 @@ import bring_toys
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_bring_folder import pipeline_of
 from torch import Tensor
 
 from edgegen.bring.brought import BringChoices, bring
@@ -143,7 +142,7 @@ def test_several_files_add_up_and_their_hashes_are_told(folder: Path, tmp_path: 
         wanted = before + (one - before) + (two - before)
         torch.testing.assert_close(weight_of(both, *place), wanted, atol=1e-6, rtol=0)
     brought = bring(folder, BringChoices(loras=files))
-    assert {"lora/1.safetensors", "lora/2.safetensors"} <= set(brought.sha256)
+    assert {"lora/1/1.safetensors", "lora/2/2.safetensors"} <= set(brought.sha256)
     graph = brought.graphs()["denoiser"].module
     layer = f"{BLOCK}.proj_in"
     merged = weight_of(brought.networks, "unet", layer)
@@ -202,7 +201,7 @@ def test_diffusers_fuses_the_same(scheme: str, folder: Path, tmp_path: Path) -> 
     made = {place: (down, up, 2.0) for place, (down, up, _) in updates(folder).items()}
     path = saved(tmp_path / "a.safetensors", named(made))
     found = with_loras(folder, LoraFile(path, 0.8))
-    pipeline = pipeline_of(folder)
+    pipeline = bring_toys.pipeline_of(folder)
     pipeline.load_lora_weights(path)
     pipeline.fuse_lora(components=["unet", "text_encoder"], lora_scale=0.8)
     pipeline.unload_lora_weights()

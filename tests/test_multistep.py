@@ -99,7 +99,7 @@ def test_guidance_asks_twice_and_graphs_see_no_twin() -> None:
     )
     np.testing.assert_array_equal(images, same)
     seen.clear()
-    replace(sampler, guidance=1.0)(
+    replace(sampler, guidance=1.0, nulls=())(
         {"denoiser": denoiser, "decoder": lambda x: x}, x, condition, draws
     )
     assert seen == [2.0] * 3

@@ -41,7 +41,8 @@ class BringChoices:
 @dataclass(frozen=True)
 class Brought:
     """sha256: of each file that was read, by its path in the folder, and of each adapter by its
-    file's name; networks: by graph; tokenizer: files by their paths in the folder.
+    place among them and its name; networks: by graph; tokenizer: files by their paths in the
+    folder.
     """
 
     root: Path
@@ -120,9 +121,9 @@ def bring(root: Path, choices: BringChoices = BringChoices()) -> Brought:
     if "text" in networks and folder.tokenizer is not None:
         tokens = wrap.prompt_tokens(networks["text"], folder.tokenizer)
     hashes = dict(folder.files.sha256)
-    for lora in choices.loras:
+    for number, lora in enumerate(choices.loras, 1):
         networks, digest = merged(networks, lora)
-        hashes[f"lora/{lora.path.name}"] = digest
+        hashes[f"lora/{number}/{lora.path.name}"] = digest
     inputs = wrap.denoiser_inputs(networks["denoiser"], tokens)
     sampler = schedule(folder.scheduler, folder.scheduler_path, choices.steps, choices.eta)
     folder.files.check_unchanged()

@@ -49,13 +49,14 @@ OF_TRANSFORMERS = frozenset(
 @dataclass(frozen=True)
 class ComponentClass:
     """only: the values that alone are taken of some fields, the others being inputs or parts that
-    no sampler gives it.
+    no sampler gives it; copies: fields that its class writes beside those they are copies of.
     """
 
     name: str
     role: Role
     library: str = "diffusers"
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    copies: frozenset[str] = frozenset()
 
     @property
     def stem(self) -> str:
@@ -64,7 +65,8 @@ class ComponentClass:
 
     def check(self, config: JsonObject, path: object) -> None:
         """InputError names a field that is unknown, or has a value that is not taken."""
-        known = {*self.fields(), *(OF_TRANSFORMERS if self.library == "transformers" else ())}
+        known = self.fields() | self.copies
+        known |= OF_TRANSFORMERS if self.library == "transformers" else frozenset()
         for name, value in config.items():
             if name.startswith("_"):
                 continue
@@ -130,7 +132,7 @@ COMPONENTS: Mapping[str, ComponentClass] = {
         ComponentClass(
             "AutoencoderKL", "decoder", only={"latents_mean": NONE, "latents_std": NONE}
         ),
-        ComponentClass("AutoencoderTiny", "decoder"),
+        ComponentClass("AutoencoderTiny", "decoder", copies=frozenset({"block_out_channels"})),
         ComponentClass("CLIPTextModel", "text", "transformers"),
     )
 }
@@ -163,12 +165,13 @@ class Component:
         import torch
 
         module = skeleton(self.kind, self.config, self.where)
-        module.load_state_dict(self.tensors, strict=True, assign=True)
+        own = {name: t.to(torch.float32, copy=True) for name, t in self.tensors.items()}
+        module.load_state_dict(own, strict=True, assign=True)
         for name, buffer in list(module.named_buffers()):
             if buffer.is_meta and name.endswith(COUNTED):
                 owner = module.get_submodule(name.rpartition(".")[0])
                 owner.register_buffer(COUNTED, torch.arange(buffer.shape[-1])[None], False)
-        return module.float().requires_grad_(False).eval()
+        return module.requires_grad_(False).eval()
 
 
 def skeleton(kind: ComponentClass, config: JsonObject, where: object) -> Any:

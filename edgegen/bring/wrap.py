@@ -24,7 +24,7 @@ GUIDANCE_SCALE = 1000.0  # of the embedding of a guidance (Meng et al. 2023)
 LONGEST_WAVE = 10_000.0
 
 
-class Denoiser(nn.Module):
+class PlainUnet(nn.Module):
     """An unconditional U-Net: x (b, c, h, w), t (b,) -> what it predicts, as x."""
 
     def __init__(self, unet: nn.Module) -> None:
@@ -36,7 +36,7 @@ class Denoiser(nn.Module):
         return found
 
 
-class LabelledDenoiser(Denoiser):
+class LabelledUnet(PlainUnet):
     """The same of a U-Net that knows classes: label (b, classes) one-hot."""
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
@@ -45,7 +45,7 @@ class LabelledDenoiser(Denoiser):
         return found
 
 
-class PromptedDenoiser(Denoiser):
+class PromptedUnet(PlainUnet):
     """A U-Net that looks at an encoded prompt: context (b, tokens, width)."""
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
@@ -53,7 +53,7 @@ class PromptedDenoiser(Denoiser):
         return found
 
 
-class GuidedDenoiser(Denoiser):
+class GuidedUnet(PlainUnet):
     """The same of a U-Net that was taught guidance, and is told its strength: guidance (b,)."""
 
     def __init__(self, unet: nn.Module, width: int) -> None:
@@ -75,7 +75,7 @@ class GuidedDenoiser(Denoiser):
         return found
 
 
-class LatentDecoder(nn.Module):
+class ScaledDecoder(nn.Module):
     """Latents as the sampler leaves them (b, z, h, w) -> images (b, c, H, W) in [-1, 1]."""
 
     def __init__(self, autoencoder: nn.Module, scale: float, shift: float) -> None:
@@ -150,13 +150,13 @@ def denoiser(network: Component, tokens: int) -> Graph:
     unet, names = network.module(), {spec.name for spec in inputs}
     module: nn.Module
     if "guidance" in names:
-        module = GuidedDenoiser(unet, network.defaults["time_cond_proj_dim"])
+        module = GuidedUnet(unet, network.defaults["time_cond_proj_dim"])
     elif "context" in names:
-        module = PromptedDenoiser(unet)
+        module = PromptedUnet(unet)
     elif "label" in names:
-        module = LabelledDenoiser(unet)
+        module = LabelledUnet(unet)
     else:
-        module = Denoiser(unet)
+        module = PlainUnet(unet)
     return Graph(module.eval(), inputs, TensorSpec("predicted", inputs[0].shape))
 
 
@@ -173,7 +173,7 @@ def decoder(network: Component, latents: TensorSpec) -> Graph:
             path=network.where,
         )
     scale, shift = config["scaling_factor"], config.get("shift_factor") or 0.0
-    module = LatentDecoder(network.module(), scale, shift).eval()
+    module = ScaledDecoder(network.module(), scale, shift).eval()
     shape = _shape_of(module, latents)
     return Graph(module, (latents,), TensorSpec("image", ("batch", *shape)))
 
