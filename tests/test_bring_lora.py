@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,11 @@ def weight_of(networks: Mapping[str, Component], network: str, layer: str) -> Te
     return tensors[name if name in tensors else name.removeprefix("text_model.")]
 
 
-def updates(folder: Path, seed: int = 0) -> dict[tuple[str, str], Update]:
+@cache
+def updates(folder: Path, seed: int = 0) -> Updates:
     torch.manual_seed(seed)
     networks = bring(folder).networks
-    found = {}
+    found: dict[tuple[str, str], Update] = {}
     for (network, layer), rank in LAYERS.items():
         weight = weight_of(networks, network, layer)
         one = (1, 1) if weight.ndim == 4 else ()
@@ -253,7 +255,7 @@ BAD: list[tuple[Callable[[dict[str, Tensor]], object], str]] = [
 def test_a_file_that_does_not_fit_is_refused_by_name(
     spoil: Callable[[dict[str, Tensor]], object], text: str, folder: Path, tmp_path: Path
 ) -> None:
-    tensors = kohya_names(updates(folder))
+    tensors = {name: tensor.clone() for name, tensor in kohya_names(updates(folder)).items()}
     spoil(tensors)
     refused(folder, saved(tmp_path / "a.safetensors", tensors), text)
 

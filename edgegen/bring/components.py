@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.files import JsonObject
@@ -140,25 +139,20 @@ COMPONENTS: Mapping[str, ComponentClass] = {
 
 @dataclass(frozen=True)
 class Component:
-    """One network of a folder. tensors: by the module's own names, as they lie in the files, or
-    merged with an adapter.
+    """One network of a folder. config: what the file says; defaults: with the class's own values
+    where it says nothing; tensors: by the module's own names, as they lie in the files, or merged
+    with an adapter.
     """
 
     kind: ComponentClass
     config: JsonObject
+    defaults: Mapping[str, Any] = field(repr=False)
     tensors: dict[str, torch.Tensor] = field(repr=False)
     where: str
 
     @property
     def parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.tensors.values())
-
-    @cached_property
-    def defaults(self) -> Mapping[str, Any]:
-        """The config, with the class's own values where it says nothing."""
-        module = skeleton(self.kind, self.config, self.where)
-        config = module.config
-        return dict(config) if isinstance(config, Mapping) else config.to_dict()
 
     def module(self) -> nn.Module:
         """The network in full precision, in eval mode: its own copy of the weights."""
@@ -199,4 +193,11 @@ def component(
     module = skeleton(kind, config, files.path(name))
     wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     read = component_tensors(files, folder, kind.stem, variant)
-    return Component(kind, config, fitted(read, wanted, files.path(folder)), str(files.path(name)))
+    own = module.config
+    return Component(
+        kind=kind,
+        config=config,
+        defaults=dict(own) if isinstance(own, Mapping) else own.to_dict(),
+        tensors=fitted(read, wanted, files.path(folder)),
+        where=str(files.path(name)),
+    )
