@@ -36,7 +36,8 @@ def unconditional(folder: Path, **config: Any) -> Path:
     )
     unet.save_pretrained(folder / "unet")
     _scheduler(folder, {"_class_name": "DDPMScheduler"})
-    _index(folder, "DDPMPipeline", unet=("diffusers", "UNet2DModel"))
+    scheduler = ("diffusers", "DDPMScheduler")
+    _index(folder, "DDPMPipeline", scheduler=scheduler, unet=("diffusers", "UNet2DModel"))
     return folder
 
 
@@ -90,6 +91,7 @@ def prompted(folder: Path, scheduler: dict[str, Any] = DDIM, **config: Any) -> P
     _index(
         folder,
         "StableDiffusionPipeline",
+        scheduler=("diffusers", scheduler["_class_name"]),
         unet=("diffusers", "UNet2DConditionModel"),
         vae=("diffusers", "AutoencoderKL"),
         text_encoder=("transformers", "CLIPTextModel"),
@@ -107,7 +109,6 @@ def _scheduler(folder: Path, config: dict[str, Any]) -> None:
 
 def _index(folder: Path, kind: str, **components: tuple[str | None, str | None]) -> None:
     index: dict[str, Any] = {"_class_name": kind, "_diffusers_version": "0.36.0"}
-    index["scheduler"] = ["diffusers", "DDIMScheduler"]
     _json(folder / "model_index.json", index | {k: list(v) for k, v in components.items()})
 
 

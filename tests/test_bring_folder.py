@@ -5,6 +5,7 @@ in one sentence.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,22 @@ def test_a_network_by_itself_takes_a_scheduler_from_elsewhere(copy: Path, tmp_pa
     choices = FolderChoices(scheduler=copy / "scheduler" / "scheduler_config.json")
     found = bring(copy / "unet", BringChoices(choices, steps=5))
     assert found.image_shape == (3, 8, 8) and len(found.sampler.timesteps) == 5
+    assert "given/scheduler_config.json" in found.sha256
+    shutil.copy(copy / "scheduler" / "scheduler_config.json", copy / "unet")
+    assert bring(copy / "unet", BringChoices(steps=5)).sampler == found.sampler
+
+
+def test_a_scheduler_in_place_of_the_folder_s(copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"_class_name": "DPMSolverMultistepScheduler"}))
+    found = bring(copy, BringChoices(FolderChoices(scheduler=other)))
+    assert len(found.sampler.timesteps) == 25
+
+
+def test_a_pipeline_may_make_its_own_scheduler(copy: Path) -> None:
+    """DDIMPipeline makes a DDIM of whatever it is given."""
+    changed(copy / "model_index.json", _class_name="DDIMPipeline")
+    assert not bring(copy).sampler.noise
 
 
 def test_the_licence_is_the_one_that_the_folder_names(copy: Path) -> None:
@@ -265,6 +282,7 @@ def test_the_licence_is_the_one_that_the_folder_names(copy: Path) -> None:
 
 def test_minus_infinity_is_read_as_diffusers_writes_it(copy: Path) -> None:
     path = copy / "scheduler" / "scheduler_config.json"
+    changed(copy / "model_index.json", scheduler=["diffusers", "DPMSolverMultistepScheduler"])
     path.write_text(
         '{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}'
     )

@@ -136,7 +136,15 @@ BAD: list[tuple[Callable[[Path], None], str]] = [
     (edit("model_index.json", scheduler=REMOVED), "it has no scheduler"),
     (gone("scheduler/scheduler_config.json"), "there is no such file"),
     (edit("scheduler/scheduler_config.json", wobble=1), "has the unknown field 'wobble'"),
+    (
+        edit("scheduler/scheduler_config.json", _class_name="DDIMScheduler"),
+        "it is a 'DDIMScheduler', and model_index.json says 'DDPMScheduler'",
+    ),
     (gone("unet/config.json"), "there is no such file"),
+    (
+        edit("unet/config.json", _class_name="UNet2DConditionModel"),
+        "it is a 'UNet2DConditionModel', and the folder takes it for a UNet2DModel",
+    ),
     (edit("unet/config.json", wobble=1), "UNet2DModel has the unknown field 'wobble'"),
     (edit("unet/config.json", class_embed_type="timestep"), "class_embed_type of UNet2DModel is"),
     (edit("unet/config.json", act_fn="wobble"), "UNet2DModel cannot be built from its config"),
@@ -151,6 +159,14 @@ BAD: list[tuple[Callable[[Path], None], str]] = [
     (put(UNET, struct.pack("<Q", 1 << 40)), "not a safetensors file"),
     (weights(lambda t: t["conv_in.weight"].fill_(float("nan"))), "'conv_in.weight' holds NaN or"),
     (weights(lambda t: t["conv_in.bias"].fill_(float("inf"))), "'conv_in.bias' holds NaN or infi"),
+    (
+        weights(lambda t: t.update({"conv_in.bias": torch.full((8,), 1e6).half()})),
+        "'conv_in.bias' holds NaN or infinite values",
+    ),
+    (
+        weights(lambda t: t.update({"conv_in.bias": torch.full((8,), -torch.inf).bfloat16()})),
+        "'conv_in.bias' holds NaN or infinite values",
+    ),
     (weights(lambda t: t.pop("conv_in.bias")), "the weights lack 'conv_in.bias'"),
     (weights(lambda t: t.update(wobble=torch.zeros(1))), "the weights hold 'wobble', which the"),
     (
@@ -159,7 +175,7 @@ BAD: list[tuple[Callable[[Path], None], str]] = [
     ),
     (
         weights(lambda t: t.update({"conv_in.bias": torch.zeros(8, dtype=torch.int64)})),
-        "the tensor 'conv_in.bias' is int64, not float",
+        "the tensor 'conv_in.bias' is I64, not float",
     ),
     (linked("unet"), "it is a symbolic link"),
     (linked(UNET), "it is a symbolic link"),

@@ -64,6 +64,10 @@ class ComponentClass:
 
     def check(self, config: JsonObject, path: object) -> None:
         """InputError names a field that is unknown, or has a value that is not taken."""
+        if (said := config.get("_class_name", self.name)) != self.name:
+            raise InputError(
+                CODE, f"it is a {said!r:.80}, and the folder takes it for a {self.name}", path=path
+            )
         known = self.fields() | self.copies
         known |= OF_TRANSFORMERS if self.library == "transformers" else frozenset()
         for name, value in config.items():

@@ -117,8 +117,16 @@ def _pipeline(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
             )
     if choices.scheduler is None and "scheduler" not in listed:
         raise InputError(CODE, "it has no scheduler", path=files.path(INDEX))
-    scheduler, path = _scheduler(files, choices)
-    if (made := pipeline.scheduler) is not None:
+    scheduler, path = _scheduler(files, choices, f"scheduler/{SCHEDULER}")
+    said = scheduler.get("_class_name")
+    if choices.scheduler is None and said not in (None, listed["scheduler"]):
+        raise InputError(
+            CODE,
+            f"it is a {said!r:.80}, and {INDEX} says {listed['scheduler']!r:.80}",
+            path=path,
+            hint="write one of them into both",
+        )
+    if (made := pipeline.scheduler or (listed["scheduler"] if said is None else None)) is not None:
         scheduler = {**scheduler, "_class_name": made}
     return BroughtFolder(
         files,
@@ -179,26 +187,28 @@ def _alone(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
         raise InputError(
             CODE, f"it is a {kind!r:.80}, which draws no images", path=files.path("config.json")
         )
-    if choices.scheduler is None:
+    if choices.scheduler is None and not files.holds(SCHEDULER):
         raise InputError(
             CODE,
             f"a {kind} by itself has no scheduler",
             path=files.root,
             hint=f"name one: --scheduler {SCHEDULER}",
         )
-    scheduler, path = _scheduler(files, choices)
+    scheduler, path = _scheduler(files, choices, SCHEDULER)
     network = component(files, "", known, choices.variant)
     return BroughtFolder(
         files, PipelineClass(), {known.role: network}, scheduler, path, None, (), *_licence(files)
     )
 
 
-def _scheduler(files: FolderFiles, choices: FolderChoices) -> tuple[JsonObject, Path]:
+def _scheduler(files: FolderFiles, choices: FolderChoices, own: str) -> tuple[JsonObject, Path]:
+    """The scheduler's file that was named, or the folder's own."""
     if choices.scheduler is None:
-        name = f"scheduler/{SCHEDULER}"
-        return files.json(name), files.path(name)
+        return files.json(own), files.path(own)
     other = FolderFiles(choices.scheduler.parent)
-    return other.json(choices.scheduler.name), choices.scheduler
+    found = other.json(choices.scheduler.name)
+    files.sha256[f"given/{choices.scheduler.name}"] = other.sha256[choices.scheduler.name]
+    return found, choices.scheduler
 
 
 def _licence(files: FolderFiles) -> tuple[str | None, str | None]:
