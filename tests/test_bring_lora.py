@@ -137,13 +137,13 @@ def test_several_files_add_up_and_their_hashes_are_told(folder: Path, tmp_path: 
         LoraFile(saved(tmp_path / f"{k}.safetensors", kohya_names(updates(folder, k))), scale)
         for k, scale in ((1, 0.5), (2, -1.0))
     ]
-    base, both = bring(folder).networks, with_loras(folder, *files)
+    brought = bring(folder, BringChoices(loras=files))
+    base, both = bring(folder).networks, brought.networks
+    first, second = (with_loras(folder, file) for file in files)
     for place in LAYERS:
-        one, two = (weight_of(with_loras(folder, file), *place) for file in files)
-        before = weight_of(base, *place)
+        before, one, two = (weight_of(networks, *place) for networks in (base, first, second))
         wanted = before + (one - before) + (two - before)
         torch.testing.assert_close(weight_of(both, *place), wanted, atol=1e-6, rtol=0)
-    brought = bring(folder, BringChoices(loras=files))
     assert {"lora/1/1.safetensors", "lora/2/2.safetensors"} <= set(brought.sha256)
     graph = brought.graphs()["denoiser"].module
     layer = f"{BLOCK}.proj_in"
