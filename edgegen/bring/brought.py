@@ -50,6 +50,7 @@ class Brought:
     noise: TensorSpec
     inputs: tuple[TensorSpec, ...]  # of the denoiser
     tokens: int  # of a prompt, 0 without
+    image_shape: tuple[int, int, int]  # channels, height, width
     networks: Mapping[str, Component] = field(repr=False)
     folder: BroughtFolder = field(repr=False)
     sha256: Mapping[str, str] = field(repr=False)
@@ -65,13 +66,6 @@ class Brought:
     def context(self) -> TensorSpec | None:
         """What an encoded prompt is; None for a generator without prompts."""
         return next((spec for spec in self.inputs if spec.name == "context"), None)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        graph = self._graphs.get("decoder", self._graphs["denoiser"])
-        channels, height, width = (int(axis) for axis in graph.output.shape[1:])
-        return channels, height, width
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -133,6 +127,7 @@ def bring(root: Path, choices: BringChoices = BringChoices()) -> Brought:
         noise=inputs[0],
         inputs=inputs,
         tokens=tokens,
+        image_shape=_image_shape(networks, inputs[0]),
         networks=networks,
         folder=folder,
         sha256=hashes,
@@ -153,6 +148,15 @@ def _complete(folder: BroughtFolder) -> dict[str, Component]:
             CODE, f"its U-Net draws {channels} channels, and there is no autoencoder", path=path
         )
     return networks
+
+
+def _image_shape(networks: Mapping[str, Component], noise: TensorSpec) -> tuple[int, int, int]:
+    from . import wrap
+
+    if "decoder" in networks:
+        return wrap.image_shape(networks["decoder"], noise)
+    channels, height, width = (int(axis) for axis in noise.shape[1:])
+    return channels, height, width
 
 
 def _guided(

@@ -81,14 +81,13 @@ class ScaledDecoder(nn.Module):
     def __init__(self, autoencoder: nn.Module, scale: float, shift: float) -> None:
         super().__init__()
         self.decoder = autoencoder.get_submodule("decoder")
-        own = dict(autoencoder.named_children())
-        self.before = own.get("post_quant_conv")
+        self.post_quant_conv = dict(autoencoder.named_children()).get("post_quant_conv")
         self.scale, self.shift = scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
         latents = x / self.scale + self.shift
-        if self.before is not None:
-            latents = self.before(latents)
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
         images: Tensor = self.decoder(latents)
         return images.clamp(-1, 1)
 
@@ -160,30 +159,34 @@ def denoiser(network: Component, tokens: int) -> Graph:
     return Graph(module.eval(), inputs, TensorSpec("predicted", inputs[0].shape))
 
 
-def decoder(network: Component, latents: TensorSpec) -> Graph:
-    """Latents to images, with the autoencoder's own scale and shift. InputError where it decodes
-    other latents.
-    """
+def _scaled(network: Component, module: nn.Module) -> ScaledDecoder:
     config = network.defaults
-    if config["latent_channels"] != latents.shape[1]:
-        raise InputError(
-            CODE,
-            f"the autoencoder decodes {config['latent_channels']} channels, and the U-Net draws "
-            f"{latents.shape[1]}",
-            path=network.where,
-        )
-    scale, shift = config["scaling_factor"], config.get("shift_factor") or 0.0
-    module = ScaledDecoder(network.module(), scale, shift).eval()
-    shape = _shape_of(module, latents)
-    return Graph(module, (latents,), TensorSpec("image", ("batch", *shape)))
+    return ScaledDecoder(module, config["scaling_factor"], config.get("shift_factor") or 0.0)
 
 
-def _shape_of(module: nn.Module, given: TensorSpec) -> tuple[int, ...]:
-    """Of what comes out for one row, without computing it."""
+def image_shape(network: Component, latents: TensorSpec) -> tuple[int, int, int]:
+    """Channels, height and width of what the autoencoder decodes, without weights or computing.
+    InputError where it decodes other latents.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    if network.defaults["latent_channels"] != latents.shape[1]:
+        raise InputError(
+            CODE,
+            f"the autoencoder decodes {network.defaults['latent_channels']} channels, and the "
+            f"U-Net draws {latents.shape[1]}",
+            path=network.where,
+        )
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return tuple(int(size) for size in module(torch.zeros(given.sized(batch=1))).shape[1:])
+        module = _scaled(network, network.kind.build(network.config)).eval()
+        channels, height, width = module(torch.zeros(latents.sized(batch=1))).shape[1:]
+    return int(channels), int(height), int(width)
+
+
+def decoder(network: Component, latents: TensorSpec) -> Graph:
+    """Latents to images, with the autoencoder's own scale and shift."""
+    output = TensorSpec("image", ("batch", *image_shape(network, latents)))
+    return Graph(_scaled(network, network.module()).eval(), (latents,), output)
 
 
 def prompt_tokens(network: Component, tokenizer: TokenizerFiles) -> int:
