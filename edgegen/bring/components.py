@@ -47,20 +47,20 @@ OF_TRANSFORMERS = frozenset(
 
 @dataclass(frozen=True)
 class ComponentClass:
-    """only: the values that alone are taken of some fields, the others being inputs or parts that
-    no sampler gives it; copies: fields that its class writes beside those they are copies of.
+    """A class of diffusers. only: the values that alone are taken of some fields, the others being
+    inputs or parts that no sampler gives it; copies: fields that its class writes beside those they
+    are copies of.
     """
 
     name: str
     role: Role
-    library: str = "diffusers"
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     copies: frozenset[str] = frozenset()
 
     @property
     def stem(self) -> str:
         """How its weights' file is called."""
-        return "model" if self.library == "transformers" else "diffusion_pytorch_model"
+        return "diffusion_pytorch_model"
 
     def check(self, config: JsonObject, path: object) -> None:
         """InputError names a field that is unknown, or has a value that is not taken."""
@@ -69,7 +69,6 @@ class ComponentClass:
                 CODE, f"it is a {said!r:.80}, and the folder takes it for a {self.name}", path=path
             )
         known = self.fields() | self.copies
-        known |= OF_TRANSFORMERS if self.library == "transformers" else frozenset()
         for name, value in config.items():
             if name.startswith("_"):
                 continue
@@ -82,26 +81,46 @@ class ComponentClass:
             _check_size(name, value, path)
 
     def fields(self) -> set[str]:
-        """Of the class that builds it."""
-        if self.library == "transformers":
-            import transformers
-
-            return set(inspect.signature(transformers.CLIPTextConfig).parameters)
+        """What it is built from."""
         import diffusers
 
-        return set(inspect.signature(getattr(diffusers, self.name).__init__).parameters) - {"self"}
+        return set(inspect.signature(getattr(diffusers, self.name)).parameters)
 
     def build(self, config: JsonObject) -> Any:
         """Without weights, on the device that is set."""
-        own = self.fields()
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in own}
-        if self.library == "transformers":
-            import transformers
-
-            return transformers.CLIPTextModel(transformers.CLIPTextConfig(**given))
         import diffusers
 
-        return getattr(diffusers, self.name)(**given)
+        return getattr(diffusers, self.name)(**self.given(config))
+
+    def given(self, config: JsonObject) -> JsonObject:
+        """The fields that it is built from; JSON has lists for its tuples."""
+        own = self.fields()
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in own}
+
+
+@dataclass(frozen=True)
+class TextEncoderClass(ComponentClass):
+    """A class of transformers, which is built from a config of its own; settings: the config's
+    class.
+    """
+
+    settings: str = ""
+
+    @property
+    def stem(self) -> str:
+        return "model"
+
+    def fields(self) -> set[str]:
+        import transformers
+
+        own = inspect.signature(getattr(transformers, self.settings)).parameters
+        return set(own) - self.copies
+
+    def build(self, config: JsonObject) -> Any:
+        import transformers
+
+        settings = getattr(transformers, self.settings)(**self.given(config))
+        return getattr(transformers, self.name)(settings)
 
 
 def _check_size(name: str, value: object, path: object) -> None:
@@ -136,7 +155,9 @@ COMPONENTS: Mapping[str, ComponentClass] = {
             "AutoencoderKL", "decoder", only={"latents_mean": NONE, "latents_std": NONE}
         ),
         ComponentClass("AutoencoderTiny", "decoder", copies=frozenset({"block_out_channels"})),
-        ComponentClass("CLIPTextModel", "text", "transformers"),
+        TextEncoderClass(
+            "CLIPTextModel", "text", copies=OF_TRANSFORMERS, settings="CLIPTextConfig"
+        ),
     )
 }
 
@@ -183,7 +204,7 @@ def skeleton(kind: ComponentClass, config: JsonObject, where: object) -> Any:
             return kind.build(config)
     except Exception as error:  # its class may raise anything for a config that makes no sense
         raise InputError(
-            CODE, f"{kind.name} cannot be built from its config: {error}", path=where
+            CODE, f"{kind.name} cannot be built from its config: {error!s:.200}", path=where
         ) from error
 
 

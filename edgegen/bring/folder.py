@@ -115,19 +115,9 @@ def _pipeline(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
             raise InputError(
                 CODE, f"its {name} is a {kind!r:.80}, which is not taken", path=files.path(INDEX)
             )
-    if choices.scheduler is None and "scheduler" not in listed:
-        raise InputError(CODE, "it has no scheduler", path=files.path(INDEX))
-    scheduler, path = _scheduler(files, choices, f"scheduler/{SCHEDULER}")
-    said = scheduler.get("_class_name")
-    if choices.scheduler is None and said not in (None, listed["scheduler"]):
-        raise InputError(
-            CODE,
-            f"it is a {said!r:.80}, and {INDEX} says {listed['scheduler']!r:.80}",
-            path=path,
-            hint="write one of them into both",
-        )
-    if (made := pipeline.scheduler or (listed["scheduler"] if said is None else None)) is not None:
-        scheduler = {**scheduler, "_class_name": made}
+    scheduler, path = _pipeline_scheduler(files, choices, listed.get("scheduler"))
+    if pipeline.scheduler is not None:
+        scheduler["_class_name"] = pipeline.scheduler
     return BroughtFolder(
         files,
         pipeline,
@@ -138,6 +128,25 @@ def _pipeline(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
         dropped,
         *_licence(files),
     )
+
+
+def _pipeline_scheduler(
+    files: FolderFiles, choices: FolderChoices, listed: str | None
+) -> tuple[JsonObject, Path]:
+    """The scheduler that was named, or the folder's, whose class the index lists, too."""
+    if choices.scheduler is None and listed is None:
+        raise InputError(CODE, "it has no scheduler", path=files.path(INDEX))
+    scheduler, path = _scheduler(files, choices, f"scheduler/{SCHEDULER}")
+    if choices.scheduler is None:
+        said = scheduler.setdefault("_class_name", listed)
+        if said != listed:
+            raise InputError(
+                CODE,
+                f"it is a {said!r:.80}, and {INDEX} says {listed!r:.80}",
+                path=path,
+                hint="write one of them into both",
+            )
+    return scheduler, path
 
 
 def _listed(index: JsonObject, path: Path) -> dict[str, str]:
