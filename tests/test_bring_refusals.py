@@ -107,6 +107,17 @@ def twice(folder: Path) -> None:
     save_file({**second, name: first[name]}, names[1])
 
 
+def twice_in_one(folder: Path) -> None:
+    """A header of JSON whose second entry of a name would win."""
+    data = (folder / UNET).read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + size].rstrip()
+    at = header.index(b'"conv_in.bias"')
+    entry = header[at : header.index(b"}", at) + 1]
+    header = header[:-1] + b"," + entry + b"}"
+    (folder / UNET).write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
+
+
 def place_shard(shard: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         index = json.loads((folder / INDEX).read_text())
@@ -157,6 +168,7 @@ BAD: list[tuple[Callable[[Path], None], str]] = [
     (put(UNET, b"version https://git-lfs.github.com/spec/v1\n"), "it is a Git LFS pointer"),
     (put(UNET, b"PK\x03\x04" + bytes(100)), "not a safetensors file"),
     (put(UNET, struct.pack("<Q", 1 << 40)), "not a safetensors file"),
+    (twice_in_one, "not a safetensors file: "),
     (weights(lambda t: t["conv_in.weight"].fill_(float("nan"))), "'conv_in.weight' holds NaN or"),
     (weights(lambda t: t["conv_in.bias"].fill_(float("inf"))), "'conv_in.bias' holds NaN or infi"),
     (

@@ -6,7 +6,6 @@ unpickled: other formats are refused with what converts them.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.files import parse_json
 from ..errors import InputError, TrustError
 from .folder_files import CODE, FolderFiles
 
@@ -149,11 +149,12 @@ def read_tensors(files: FolderFiles, name: str) -> tuple[Tensors, dict[str, str]
 
 
 def _check_numbers(held: int, path: Path) -> None:
-    """InputError for a tensor of another type, or with a number that is not finite. The file is
-    read part by part: what is mapped of it is not touched, and takes no memory yet.
+    """InputError for a tensor of another type, or with a number that is not finite; ValueError for
+    one that is there twice. The file is read part by part: what is mapped of it is not touched, and
+    takes no memory yet.
     """
     size = int.from_bytes(os.pread(held, 8, 0), "little")
-    header = json.loads(os.pread(held, size, 8))
+    header = parse_json(os.pread(held, size, 8))
     for key, entry in header.items():
         if key == "__metadata__" or key.endswith(WHOLE):
             continue

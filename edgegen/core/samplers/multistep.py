@@ -42,9 +42,8 @@ class MultistepSampler:
     magnitude of a clean image, 0 for none; remembers: what `earlier_` weighs, clean images or the
     denoiser's outputs. guidance: g of null + g (given - null), two calls a step unless it is 1;
     nulls: inputs whose value in the null branch the condition holds under null_NAME, which no graph
-    sees;
-    embedded_guidance: what the denoiser is told as its input `guidance`, if it has one; decoder:
-    whether a graph of that name makes the image.
+    sees; embedded_guidance: what the denoiser is told as its input `guidance`, if it has one;
+    decoder: whether a graph of that name makes the image.
     """
 
     timesteps: tuple[float, ...]
