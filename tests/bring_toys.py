@@ -6,6 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+INDEX = f"{UNET}.index.json"
+REMOVED = object()  # in place of a field's value: the field goes
 TOKENS = 9  # of a prompt
 LETTERS = [chr(code) for code in range(33, 127)]
 DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1}
@@ -29,7 +36,8 @@ def unconditional(folder: Path, **config: Any) -> Path:
     )
     unet.save_pretrained(folder / "unet")
     _scheduler(folder, {"_class_name": "DDPMScheduler"})
-    _index(folder, "DDPMPipeline", unet=("diffusers", "UNet2DModel"))
+    scheduler = ("diffusers", "DDPMScheduler")
+    _index(folder, "DDPMPipeline", scheduler=scheduler, unet=("diffusers", "UNet2DModel"))
     return folder
 
 
@@ -83,6 +91,7 @@ def prompted(folder: Path, scheduler: dict[str, Any] = DDIM, **config: Any) -> P
     _index(
         folder,
         "StableDiffusionPipeline",
+        scheduler=("diffusers", scheduler["_class_name"]),
         unet=("diffusers", "UNet2DConditionModel"),
         vae=("diffusers", "AutoencoderKL"),
         text_encoder=("transformers", "CLIPTextModel"),
@@ -100,7 +109,6 @@ def _scheduler(folder: Path, config: dict[str, Any]) -> None:
 
 def _index(folder: Path, kind: str, **components: tuple[str | None, str | None]) -> None:
     index: dict[str, Any] = {"_class_name": kind, "_diffusers_version": "0.36.0"}
-    index["scheduler"] = ["diffusers", "DDIMScheduler"]
     _json(folder / "model_index.json", index | {k: list(v) for k, v in components.items()})
 
 
@@ -109,9 +117,40 @@ def _json(path: Path, data: object) -> None:
 
 
 def changed(path: Path, **fields: Any) -> None:
-    """A JSON file with other fields; None takes one out."""
+    """A JSON file with other fields."""
     data = {**json.loads(path.read_text()), **fields}
     _json(path, {k: v for k, v in data.items() if v is not REMOVED})
 
 
-REMOVED = object()
+def numbers(*shape: int) -> np.ndarray:
+    """Standard normal, the same each time."""
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def sharded(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """The U-Net's tensors in two files with an index."""
+    names = sorted(tensors)
+    placed: dict[str, str] = {}
+    for k, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :])):
+        shard = f"diffusion_pytorch_model-{k + 1:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / "unet" / shard)
+        placed |= dict.fromkeys(part, shard)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+
+
+def pipeline_of(folder: Path) -> Any:
+    """diffusers' own, read by it."""
+    import diffusers
+    import transformers
+
+    kind = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["_class_name"]
+    return diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
+        text_encoder=transformers.CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
+        scheduler=getattr(diffusers, kind).from_pretrained(folder / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

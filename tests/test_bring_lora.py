@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import bring_toys
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_bring_folder import pipeline_of
 from torch import Tensor
 
 from edgegen.bring.brought import BringChoices, bring
@@ -48,10 +48,11 @@ def weight_of(networks: Mapping[str, Component], network: str, layer: str) -> Te
     return tensors[name if name in tensors else name.removeprefix("text_model.")]
 
 
-def updates(folder: Path, seed: int = 0) -> dict[tuple[str, str], Update]:
+@cache
+def updates(folder: Path, seed: int = 0) -> Updates:
     torch.manual_seed(seed)
     networks = bring(folder).networks
-    found = {}
+    found: dict[tuple[str, str], Update] = {}
     for (network, layer), rank in LAYERS.items():
         weight = weight_of(networks, network, layer)
         one = (1, 1) if weight.ndim == 4 else ()
@@ -136,14 +137,14 @@ def test_several_files_add_up_and_their_hashes_are_told(folder: Path, tmp_path: 
         LoraFile(saved(tmp_path / f"{k}.safetensors", kohya_names(updates(folder, k))), scale)
         for k, scale in ((1, 0.5), (2, -1.0))
     ]
-    base, both = bring(folder).networks, with_loras(folder, *files)
+    brought = bring(folder, BringChoices(loras=files))
+    base, both = bring(folder).networks, brought.networks
+    first, second = (with_loras(folder, file) for file in files)
     for place in LAYERS:
-        one, two = (weight_of(with_loras(folder, file), *place) for file in files)
-        before = weight_of(base, *place)
+        before, one, two = (weight_of(networks, *place) for networks in (base, first, second))
         wanted = before + (one - before) + (two - before)
         torch.testing.assert_close(weight_of(both, *place), wanted, atol=1e-6, rtol=0)
-    brought = bring(folder, BringChoices(loras=files))
-    assert {"lora/1.safetensors", "lora/2.safetensors"} <= set(brought.sha256)
+    assert {"lora/1/1.safetensors", "lora/2/2.safetensors"} <= set(brought.sha256)
     graph = brought.graphs()["denoiser"].module
     layer = f"{BLOCK}.proj_in"
     merged = weight_of(brought.networks, "unet", layer)
@@ -202,7 +203,7 @@ def test_diffusers_fuses_the_same(scheme: str, folder: Path, tmp_path: Path) -> 
     made = {place: (down, up, 2.0) for place, (down, up, _) in updates(folder).items()}
     path = saved(tmp_path / "a.safetensors", named(made))
     found = with_loras(folder, LoraFile(path, 0.8))
-    pipeline = pipeline_of(folder)
+    pipeline = bring_toys.pipeline_of(folder)
     pipeline.load_lora_weights(path)
     pipeline.fuse_lora(components=["unet", "text_encoder"], lora_scale=0.8)
     pipeline.unload_lora_weights()
@@ -254,7 +255,7 @@ BAD: list[tuple[Callable[[dict[str, Tensor]], object], str]] = [
 def test_a_file_that_does_not_fit_is_refused_by_name(
     spoil: Callable[[dict[str, Tensor]], object], text: str, folder: Path, tmp_path: Path
 ) -> None:
-    tensors = kohya_names(updates(folder))
+    tensors = {name: tensor.clone() for name, tensor in kohya_names(updates(folder)).items()}
     spoil(tensors)
     refused(folder, saved(tmp_path / "a.safetensors", tensors), text)
 

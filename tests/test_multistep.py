@@ -79,8 +79,8 @@ def test_guidance_asks_twice_and_graphs_see_no_twin() -> None:
     sampler = MultistepSampler(**GOOD, guidance=3.0, nulls=("context",), decoder=True)
     x = np.zeros((2, 3, 2, 2), np.float32)
     condition = {
-        "context": np.full((2, 4), 2.0, np.float32),
-        "null_context": np.full((2, 4), 0.5, np.float32),
+        "context": np.full((2, 4), 0.25, np.float32),
+        "null_context": np.full((2, 4), 0.125, np.float32),
         "label": np.ones((2, 5), np.float32),
     }
     seen: list[float] = []
@@ -91,18 +91,19 @@ def test_guidance_asks_twice_and_graphs_see_no_twin() -> None:
         return x * 0 + context.mean()
 
     images = sampler({"denoiser": denoiser, "decoder": lambda x: x + 0.125}, x, condition, draws)
-    assert seen == [2.0, 0.5] * 3
-    guided = 0.5 + 3 * (2 - 0.5)
+    assert seen == [0.25, 0.125] * 3
+    guided = 0.125 + 3 * (0.25 - 0.125)
     once = replace(sampler, guidance=1.0, nulls=())
     same = once(
         {"denoiser": lambda x, t: x * 0 + guided, "decoder": lambda x: x + 0.125}, x, {}, draws
     )
     np.testing.assert_array_equal(images, same)
+    assert np.abs(images).max() < 1 and np.abs(images).min() > 0
     seen.clear()
-    replace(sampler, guidance=1.0)(
+    replace(sampler, guidance=1.0, nulls=())(
         {"denoiser": denoiser, "decoder": lambda x: x}, x, condition, draws
     )
-    assert seen == [2.0] * 3
+    assert seen == [0.25] * 3
     del condition["null_context"]
     with pytest.raises(ValueError, match="guidance needs null_context in the condition"):
         sampler({"denoiser": denoiser, "decoder": lambda x: x}, x, condition, draws)

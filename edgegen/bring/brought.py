@@ -41,7 +41,8 @@ class BringChoices:
 @dataclass(frozen=True)
 class Brought:
     """sha256: of each file that was read, by its path in the folder, and of each adapter by its
-    file's name; networks: by graph; tokenizer: files by their paths in the folder.
+    place among them and its name; networks: by graph; tokenizer: files by their paths in the
+    folder.
     """
 
     root: Path
@@ -49,6 +50,7 @@ class Brought:
     noise: TensorSpec
     inputs: tuple[TensorSpec, ...]  # of the denoiser
     tokens: int  # of a prompt, 0 without
+    image_shape: tuple[int, int, int]  # channels, height, width
     networks: Mapping[str, Component] = field(repr=False)
     folder: BroughtFolder = field(repr=False)
     sha256: Mapping[str, str] = field(repr=False)
@@ -77,13 +79,6 @@ class Brought:
     def context(self) -> TensorSpec | None:
         """What an encoded prompt is; None for a generator without prompts."""
         return next((spec for spec in self.inputs if spec.name == "context"), None)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        graph = self._graphs.get("decoder", self._graphs["denoiser"])
-        channels, height, width = (int(axis) for axis in graph.output.shape[1:])
-        return channels, height, width
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -133,9 +128,9 @@ def bring(root: Path, choices: BringChoices = BringChoices()) -> Brought:
     if "text" in networks and folder.tokenizer is not None:
         tokens = wrap.prompt_tokens(networks["text"], folder.tokenizer)
     hashes = dict(folder.files.sha256)
-    for lora in choices.loras:
+    for number, lora in enumerate(choices.loras, 1):
         networks, digest = merged(networks, lora)
-        hashes[f"lora/{lora.path.name}"] = digest
+        hashes[f"lora/{number}/{lora.path.name}"] = digest
     inputs = wrap.denoiser_inputs(networks["denoiser"], tokens)
     sampler = schedule(folder.scheduler, folder.scheduler_path, choices.steps, choices.eta)
     folder.files.check_unchanged()
@@ -145,6 +140,7 @@ def bring(root: Path, choices: BringChoices = BringChoices()) -> Brought:
         noise=inputs[0],
         inputs=inputs,
         tokens=tokens,
+        image_shape=_image_shape(networks, inputs[0]),
         networks=networks,
         folder=folder,
         sha256=hashes,
@@ -166,6 +162,15 @@ def _complete(folder: BroughtFolder) -> dict[str, Component]:
             CODE, f"its U-Net draws {channels} channels, and there is no autoencoder", path=path
         )
     return networks
+
+
+def _image_shape(networks: Mapping[str, Component], noise: TensorSpec) -> tuple[int, int, int]:
+    from . import wrap
+
+    if "decoder" in networks:
+        return wrap.image_shape(networks["decoder"], noise)
+    channels, height, width = (int(axis) for axis in noise.shape[1:])
+    return channels, height, width
 
 
 def _guided(

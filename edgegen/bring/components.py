@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.files import JsonObject
@@ -48,23 +47,28 @@ OF_TRANSFORMERS = frozenset(
 
 @dataclass(frozen=True)
 class ComponentClass:
-    """only: the values that alone are taken of some fields, the others being inputs or parts that
-    no sampler gives it.
+    """A class of diffusers. only: the values that alone are taken of some fields, the others being
+    inputs or parts that no sampler gives it; copies: fields that its class writes beside those they
+    are copies of.
     """
 
     name: str
     role: Role
-    library: str = "diffusers"
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    copies: frozenset[str] = frozenset()
 
     @property
     def stem(self) -> str:
         """How its weights' file is called."""
-        return "model" if self.library == "transformers" else "diffusion_pytorch_model"
+        return "diffusion_pytorch_model"
 
     def check(self, config: JsonObject, path: object) -> None:
         """InputError names a field that is unknown, or has a value that is not taken."""
-        known = {*self.fields(), *(OF_TRANSFORMERS if self.library == "transformers" else ())}
+        if (said := config.get("_class_name", self.name)) != self.name:
+            raise InputError(
+                CODE, f"it is a {said!r:.80}, and the folder takes it for a {self.name}", path=path
+            )
+        known = self.fields() | self.copies
         for name, value in config.items():
             if name.startswith("_"):
                 continue
@@ -77,26 +81,46 @@ class ComponentClass:
             _check_size(name, value, path)
 
     def fields(self) -> set[str]:
-        """Of the class that builds it."""
-        if self.library == "transformers":
-            import transformers
-
-            return set(inspect.signature(transformers.CLIPTextConfig).parameters)
+        """What it is built from."""
         import diffusers
 
-        return set(inspect.signature(getattr(diffusers, self.name).__init__).parameters) - {"self"}
+        return set(inspect.signature(getattr(diffusers, self.name)).parameters)
 
     def build(self, config: JsonObject) -> Any:
         """Without weights, on the device that is set."""
-        own = self.fields()
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in own}
-        if self.library == "transformers":
-            import transformers
-
-            return transformers.CLIPTextModel(transformers.CLIPTextConfig(**given))
         import diffusers
 
-        return getattr(diffusers, self.name)(**given)
+        return getattr(diffusers, self.name)(**self.given(config))
+
+    def given(self, config: JsonObject) -> JsonObject:
+        """The fields that it is built from; JSON has lists for its tuples."""
+        own = self.fields()
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in own}
+
+
+@dataclass(frozen=True)
+class TextEncoderClass(ComponentClass):
+    """A class of transformers, which is built from a config of its own; settings: the config's
+    class.
+    """
+
+    settings: str = ""
+
+    @property
+    def stem(self) -> str:
+        return "model"
+
+    def fields(self) -> set[str]:
+        import transformers
+
+        own = inspect.signature(getattr(transformers, self.settings)).parameters
+        return set(own) - self.copies
+
+    def build(self, config: JsonObject) -> Any:
+        import transformers
+
+        settings = getattr(transformers, self.settings)(**self.given(config))
+        return getattr(transformers, self.name)(settings)
 
 
 def _check_size(name: str, value: object, path: object) -> None:
@@ -130,20 +154,24 @@ COMPONENTS: Mapping[str, ComponentClass] = {
         ComponentClass(
             "AutoencoderKL", "decoder", only={"latents_mean": NONE, "latents_std": NONE}
         ),
-        ComponentClass("AutoencoderTiny", "decoder"),
-        ComponentClass("CLIPTextModel", "text", "transformers"),
+        ComponentClass("AutoencoderTiny", "decoder", copies=frozenset({"block_out_channels"})),
+        TextEncoderClass(
+            "CLIPTextModel", "text", copies=OF_TRANSFORMERS, settings="CLIPTextConfig"
+        ),
     )
 }
 
 
 @dataclass(frozen=True)
 class Component:
-    """One network of a folder. tensors: by the module's own names, as they lie in the files, or
-    merged with an adapter.
+    """One network of a folder. config: what the file says; defaults: with the class's own values
+    where it says nothing; tensors: by the module's own names, as they lie in the files, or merged
+    with an adapter.
     """
 
     kind: ComponentClass
     config: JsonObject
+    defaults: Mapping[str, Any] = field(repr=False)
     tensors: dict[str, torch.Tensor] = field(repr=False)
     where: str
 
@@ -151,24 +179,18 @@ class Component:
     def parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.tensors.values())
 
-    @cached_property
-    def defaults(self) -> Mapping[str, Any]:
-        """The config, with the class's own values where it says nothing."""
-        module = skeleton(self.kind, self.config, self.where)
-        config = module.config
-        return dict(config) if isinstance(config, Mapping) else config.to_dict()
-
     def module(self) -> nn.Module:
         """The network in full precision, in eval mode: its own copy of the weights."""
         import torch
 
         module = skeleton(self.kind, self.config, self.where)
-        module.load_state_dict(self.tensors, strict=True, assign=True)
+        own = {name: t.to(torch.float32, copy=True) for name, t in self.tensors.items()}
+        module.load_state_dict(own, strict=True, assign=True)
         for name, buffer in list(module.named_buffers()):
             if buffer.is_meta and name.endswith(COUNTED):
                 owner = module.get_submodule(name.rpartition(".")[0])
                 owner.register_buffer(COUNTED, torch.arange(buffer.shape[-1])[None], False)
-        return module.float().requires_grad_(False).eval()
+        return module.requires_grad_(False).eval()
 
 
 def skeleton(kind: ComponentClass, config: JsonObject, where: object) -> Any:
@@ -182,7 +204,7 @@ def skeleton(kind: ComponentClass, config: JsonObject, where: object) -> Any:
             return kind.build(config)
     except Exception as error:  # its class may raise anything for a config that makes no sense
         raise InputError(
-            CODE, f"{kind.name} cannot be built from its config: {error}", path=where
+            CODE, f"{kind.name} cannot be built from its config: {error!s:.200}", path=where
         ) from error
 
 
@@ -196,4 +218,11 @@ def component(
     module = skeleton(kind, config, files.path(name))
     wanted = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     read = component_tensors(files, folder, kind.stem, variant)
-    return Component(kind, config, fitted(read, wanted, files.path(folder)), str(files.path(name)))
+    own = module.config
+    return Component(
+        kind=kind,
+        config=config,
+        defaults=dict(own) if isinstance(own, Mapping) else own.to_dict(),
+        tensors=fitted(read, wanted, files.path(folder)),
+        where=str(files.path(name)),
+    )

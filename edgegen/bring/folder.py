@@ -115,11 +115,9 @@ def _pipeline(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
             raise InputError(
                 CODE, f"its {name} is a {kind!r:.80}, which is not taken", path=files.path(INDEX)
             )
-    if choices.scheduler is None and "scheduler" not in listed:
-        raise InputError(CODE, "it has no scheduler", path=files.path(INDEX))
-    scheduler, path = _scheduler(files, choices)
-    if (made := pipeline.scheduler) is not None:
-        scheduler = {**scheduler, "_class_name": made}
+    scheduler, path = _pipeline_scheduler(files, choices, listed.get("scheduler"))
+    if pipeline.scheduler is not None:
+        scheduler["_class_name"] = pipeline.scheduler
     return BroughtFolder(
         files,
         pipeline,
@@ -130,6 +128,25 @@ def _pipeline(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
         dropped,
         *_licence(files),
     )
+
+
+def _pipeline_scheduler(
+    files: FolderFiles, choices: FolderChoices, listed: str | None
+) -> tuple[JsonObject, Path]:
+    """The scheduler that was named, or the folder's, whose class the index lists, too."""
+    if choices.scheduler is None and listed is None:
+        raise InputError(CODE, "it has no scheduler", path=files.path(INDEX))
+    scheduler, path = _scheduler(files, choices, f"scheduler/{SCHEDULER}")
+    if choices.scheduler is None:
+        said = scheduler.setdefault("_class_name", listed)
+        if said != listed:
+            raise InputError(
+                CODE,
+                f"it is a {said!r:.80}, and {INDEX} says {listed!r:.80}",
+                path=path,
+                hint="write one of them into both",
+            )
+    return scheduler, path
 
 
 def _listed(index: JsonObject, path: Path) -> dict[str, str]:
@@ -179,26 +196,28 @@ def _alone(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
         raise InputError(
             CODE, f"it is a {kind!r:.80}, which draws no images", path=files.path("config.json")
         )
-    if choices.scheduler is None:
+    if choices.scheduler is None and not files.holds(SCHEDULER):
         raise InputError(
             CODE,
             f"a {kind} by itself has no scheduler",
             path=files.root,
             hint=f"name one: --scheduler {SCHEDULER}",
         )
-    scheduler, path = _scheduler(files, choices)
+    scheduler, path = _scheduler(files, choices, SCHEDULER)
     network = component(files, "", known, choices.variant)
     return BroughtFolder(
         files, PipelineClass(), {known.role: network}, scheduler, path, None, (), *_licence(files)
     )
 
 
-def _scheduler(files: FolderFiles, choices: FolderChoices) -> tuple[JsonObject, Path]:
+def _scheduler(files: FolderFiles, choices: FolderChoices, own: str) -> tuple[JsonObject, Path]:
+    """The scheduler's file that was named, or the folder's own."""
     if choices.scheduler is None:
-        name = f"scheduler/{SCHEDULER}"
-        return files.json(name), files.path(name)
+        return files.json(own), files.path(own)
     other = FolderFiles(choices.scheduler.parent)
-    return other.json(choices.scheduler.name), choices.scheduler
+    found = other.json(choices.scheduler.name)
+    files.sha256[f"given/{choices.scheduler.name}"] = other.sha256[choices.scheduler.name]
+    return found, choices.scheduler
 
 
 def _licence(files: FolderFiles) -> tuple[str | None, str | None]:

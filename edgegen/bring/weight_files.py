@@ -6,10 +6,15 @@ unpickled: other formats are refused with what converts them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..core.files import parse_json
 from ..errors import InputError, TrustError
 from .folder_files import CODE, FolderFiles
 
@@ -20,7 +25,14 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".msgpack", ".h5", ".onnx")
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+PART = 4 << 20  # bytes looked at at once
+# types of numbers, and the bits that are all set in one that is not finite
+FLOATS = {
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+    "F32": (np.uint32, 0x7F80_0000),
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+}
 # names of before, and what they are called now
 OLD_NAMES = (
     (re.compile(r"\.query\."), ".to_q."),
@@ -122,7 +134,6 @@ def read_tensors(files: FolderFiles, name: str) -> tuple[Tensors, dict[str, str]
     """Tensors and metadata of one file. InputError for a damaged one, and for values that are not
     finite numbers.
     """
-    import torch
     from safetensors import SafetensorError, safe_open
 
     path = files.path(name)
@@ -131,15 +142,32 @@ def read_tensors(files: FolderFiles, name: str) -> tuple[Tensors, dict[str, str]
             with safe_open(f"/proc/self/fd/{held}", framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
+            _check_numbers(held, path)
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(CODE, f"not a safetensors file: {error}", path=path) from error
-    for key, tensor in tensors.items():
-        kind = str(tensor.dtype).removeprefix("torch.")
-        if kind not in FLOATS and not key.endswith(WHOLE):
-            raise InputError(CODE, f"the tensor {key!r} is {kind}, not float", path=path)
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(CODE, f"the tensor {key!r} holds NaN or infinite values", path=path)
     return tensors, metadata
+
+
+def _check_numbers(held: int, path: Path) -> None:
+    """InputError for a tensor of another type, or with a number that is not finite; ValueError for
+    one that is there twice. The file is read part by part: what is mapped of it is not touched, and
+    takes no memory yet.
+    """
+    size = int.from_bytes(os.pread(held, 8, 0), "little")
+    header = parse_json(os.pread(held, size, 8))
+    for key, entry in header.items():
+        if key == "__metadata__" or key.endswith(WHOLE):
+            continue
+        if entry["dtype"] not in FLOATS:
+            raise InputError(CODE, f"the tensor {key!r} is {entry['dtype']}, not float", path=path)
+        kind, mask = FLOATS[entry["dtype"]]
+        begin, end = (8 + size + offset for offset in entry["data_offsets"])
+        for start in range(begin, end, PART):
+            bits = np.frombuffer(os.pread(held, min(PART, end - start), start), kind)
+            if ((bits & kind(mask)) == mask).any():
+                raise InputError(
+                    CODE, f"the tensor {key!r} holds NaN or infinite values", path=path
+                )
 
 
 def fitted(tensors: Tensors, wanted: Mapping[str, tuple[int, ...]], where: object) -> Tensors:

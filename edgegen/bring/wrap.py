@@ -24,7 +24,7 @@ GUIDANCE_SCALE = 1000.0  # of the embedding of a guidance (Meng et al. 2023)
 LONGEST_WAVE = 10_000.0
 
 
-class Denoiser(nn.Module):
+class PlainUnet(nn.Module):
     """An unconditional U-Net: x (b, c, h, w), t (b,) -> what it predicts, as x."""
 
     def __init__(self, unet: nn.Module) -> None:
@@ -36,7 +36,7 @@ class Denoiser(nn.Module):
         return found
 
 
-class LabelledDenoiser(Denoiser):
+class LabelledUnet(PlainUnet):
     """The same of a U-Net that knows classes: label (b, classes) one-hot."""
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
@@ -45,7 +45,7 @@ class LabelledDenoiser(Denoiser):
         return found
 
 
-class PromptedDenoiser(Denoiser):
+class PromptedUnet(PlainUnet):
     """A U-Net that looks at an encoded prompt: context (b, tokens, width)."""
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
@@ -53,7 +53,7 @@ class PromptedDenoiser(Denoiser):
         return found
 
 
-class GuidedDenoiser(Denoiser):
+class GuidedUnet(PlainUnet):
     """The same of a U-Net that was taught guidance, and is told its strength: guidance (b,)."""
 
     def __init__(self, unet: nn.Module, width: int) -> None:
@@ -75,20 +75,19 @@ class GuidedDenoiser(Denoiser):
         return found
 
 
-class LatentDecoder(nn.Module):
+class ScaledDecoder(nn.Module):
     """Latents as the sampler leaves them (b, z, h, w) -> images (b, c, H, W) in [-1, 1]."""
 
     def __init__(self, autoencoder: nn.Module, scale: float, shift: float) -> None:
         super().__init__()
         self.decoder = autoencoder.get_submodule("decoder")
-        own = dict(autoencoder.named_children())
-        self.before = own.get("post_quant_conv")
+        self.post_quant_conv = dict(autoencoder.named_children()).get("post_quant_conv")
         self.scale, self.shift = scale, shift
 
     def forward(self, x: Tensor) -> Tensor:
         latents = x / self.scale + self.shift
-        if self.before is not None:
-            latents = self.before(latents)
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
         images: Tensor = self.decoder(latents)
         return images.clamp(-1, 1)
 
@@ -150,40 +149,44 @@ def denoiser(network: Component, tokens: int) -> Graph:
     unet, names = network.module(), {spec.name for spec in inputs}
     module: nn.Module
     if "guidance" in names:
-        module = GuidedDenoiser(unet, network.defaults["time_cond_proj_dim"])
+        module = GuidedUnet(unet, network.defaults["time_cond_proj_dim"])
     elif "context" in names:
-        module = PromptedDenoiser(unet)
+        module = PromptedUnet(unet)
     elif "label" in names:
-        module = LabelledDenoiser(unet)
+        module = LabelledUnet(unet)
     else:
-        module = Denoiser(unet)
+        module = PlainUnet(unet)
     return Graph(module.eval(), inputs, TensorSpec("predicted", inputs[0].shape))
 
 
-def decoder(network: Component, latents: TensorSpec) -> Graph:
-    """Latents to images, with the autoencoder's own scale and shift. InputError where it decodes
-    other latents.
-    """
+def _scaled(network: Component, module: nn.Module) -> ScaledDecoder:
     config = network.defaults
-    if config["latent_channels"] != latents.shape[1]:
-        raise InputError(
-            CODE,
-            f"the autoencoder decodes {config['latent_channels']} channels, and the U-Net draws "
-            f"{latents.shape[1]}",
-            path=network.where,
-        )
-    scale, shift = config["scaling_factor"], config.get("shift_factor") or 0.0
-    module = LatentDecoder(network.module(), scale, shift).eval()
-    shape = _shape_of(module, latents)
-    return Graph(module, (latents,), TensorSpec("image", ("batch", *shape)))
+    return ScaledDecoder(module, config["scaling_factor"], config.get("shift_factor") or 0.0)
 
 
-def _shape_of(module: nn.Module, given: TensorSpec) -> tuple[int, ...]:
-    """Of what comes out for one row, without computing it."""
+def image_shape(network: Component, latents: TensorSpec) -> tuple[int, int, int]:
+    """Channels, height and width of what the autoencoder decodes, without weights or computing.
+    InputError where it decodes other latents.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    if network.defaults["latent_channels"] != latents.shape[1]:
+        raise InputError(
+            CODE,
+            f"the autoencoder decodes {network.defaults['latent_channels']} channels, and the "
+            f"U-Net draws {latents.shape[1]}",
+            path=network.where,
+        )
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return tuple(int(size) for size in module(torch.zeros(given.sized(batch=1))).shape[1:])
+        module = _scaled(network, network.kind.build(network.config)).eval()
+        channels, height, width = module(torch.zeros(latents.sized(batch=1))).shape[1:]
+    return int(channels), int(height), int(width)
+
+
+def decoder(network: Component, latents: TensorSpec) -> Graph:
+    """Latents to images, with the autoencoder's own scale and shift."""
+    output = TensorSpec("image", ("batch", *image_shape(network, latents)))
+    return Graph(_scaled(network, network.module()).eval(), (latents,), output)
 
 
 def prompt_tokens(network: Component, tokenizer: TokenizerFiles) -> int:

@@ -41,9 +41,9 @@ class MultistepSampler:
     timesteps: what the denoiser is told, never rising; start: times the start noise; clip: largest
     magnitude of a clean image, 0 for none; remembers: what `earlier_` weighs, clean images or the
     denoiser's outputs. guidance: g of null + g (given - null), two calls a step unless it is 1;
-    nulls: inputs whose value in the null branch the condition holds under null_NAME;
-    embedded_guidance: what the denoiser is told as its input `guidance`, if it has one; decoder:
-    whether a graph of that name makes the image.
+    nulls: inputs whose value in the null branch the condition holds under null_NAME, which no graph
+    sees; embedded_guidance: what the denoiser is told as its input `guidance`, if it has one;
+    decoder: whether a graph of that name makes the image.
     """
 
     timesteps: tuple[float, ...]
@@ -104,7 +104,7 @@ class MultistepSampler:
         draw: Draw[Values],
     ) -> Values:
         """x (b, ...) standard normal -> images (b, c, h, w) in [-1, 1]."""
-        twins = {NULL + name for name in self.nulls}
+        twins = {NULL + name for name in condition}
         given = {name: value for name, value in condition.items() if name not in twins}
         x = x * self.start
         remembered: list[Values] = []
