@@ -154,7 +154,7 @@ def made_small() -> None:
     import edgegen.workflows.train
 
     torch.set_num_threads(1)
-    trace_memory.install()
+    trace_memory.install(None)
     for module in (edgegen.workflows.train, edgegen.workflows.finetune.adapt):
         module.CHECKPOINT_STEPS = 3  # type: ignore[attr-defined]
     looks.EVALUATION_IMAGES = looks.FINAL_IMAGES = 64
