@@ -100,7 +100,8 @@ class TextEncoder(nn.Module):
         self.encoder = encoder
 
     def forward(self, tokens: Tensor) -> Tensor:
-        found: Tensor = self.encoder(tokens, return_dict=False)[0]
+        places = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        found: Tensor = self.encoder(tokens, position_ids=places, return_dict=False)[0]
         return found
 
 
