@@ -55,12 +55,15 @@ if TYPE_CHECKING:
     from .workflows.generators import LoadedGenerator as LoadedGenerator
     from .workflows.generators import load_generator as load_generator
     from .workflows.generators import zoo_models as zoo_models
+    from .workflows.inspect import InspectResult as InspectResult
+    from .workflows.inspect import inspect_source as inspect_source
     from .workflows.lint import lint_model as lint_model
     from .workflows.photos import PhotosSettings as PhotosSettings
     from .workflows.photos import check_photos as check_photos
     from .workflows.plans import read_plan as read_plan
     from .workflows.sampling_choices import SamplingChoices as SamplingChoices
     from .workflows.signing import sign_bundle as sign_bundle
+    from .workflows.source_choices import SourceChoices as SourceChoices
     from .workflows.train import TrainSettings as TrainSettings
     from .workflows.train import train as train
     from .workflows.verify import VerifySettings as VerifySettings
@@ -89,11 +92,13 @@ _NAMES = {
     "edgegen.workflows.finetune.settings": ("FinetuneSettings", "RecoverSettings"),
     "edgegen.workflows.generate": ("GenerateSettings", "generate_images"),
     "edgegen.workflows.generators": ("LoadedGenerator", "load_generator", "zoo_models"),
+    "edgegen.workflows.inspect": ("InspectResult", "inspect_source"),
     "edgegen.workflows.lint": ("lint_model",),
     "edgegen.workflows.photos": ("PhotosSettings", "check_photos"),
     "edgegen.workflows.plans": ("read_plan",),
     "edgegen.workflows.sampling_choices": ("SamplingChoices",),
     "edgegen.workflows.signing": ("sign_bundle",),
+    "edgegen.workflows.source_choices": ("SourceChoices",),
     "edgegen.workflows.train": ("TrainSettings", "train"),
     "edgegen.workflows.verify": ("VerifySettings", "verify_bundle"),
 }

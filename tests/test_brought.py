@@ -182,6 +182,19 @@ def test_what_cannot_be_taken_is_one_sentence(
     assert "neither a run.json nor a model_index.json" in capsys.readouterr().err
 
 
+def test_a_folder_makes_images_of_a_prompt(
+    prompted: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = tmp_path / "grid.png"
+    asked = ("--steps", "2", "-n", "2", "-o", str(grid))
+    assert run(["generate", str(prompted), *asked]) == 2
+    assert "--prompts FILE" in capsys.readouterr().err
+    assert run(["generate", str(prompted), "--prompt", TEXTS[0], *asked]) == 0 and grid.is_file()
+    golden = Path(__file__).parent / "golden" / "bundle-2-prompts"
+    assert run(["generate", str(golden), "--lora", "a.safetensors", "-o", str(grid)]) == 2
+    assert "--lora is decided when a bundle is made" in capsys.readouterr().err
+
+
 def test_photos_of_the_site_are_what_it_is_judged_against(plain: Path, tmp_path: Path) -> None:
     loaded = load_generator(plain)
     few, many = photos(tmp_path / "few", 3), photos(tmp_path / "many", 40)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..workflows.source_choices import SourceChoices
 
 Prompts = Annotated[
     Path | None,
@@ -45,3 +48,12 @@ DropSafetyChecker = Annotated[
         help="Leave out the folder's safety checker, which a bundle cannot hold.",
     ),
 ]
+
+
+def source_choices(
+    prompts: Path | None, lora: list[str] | None, drop_safety_checker: bool
+) -> SourceChoices:
+    """Of a verb that looks at a generator as its folder has it."""
+    from ..workflows.source_choices import SourceChoices
+
+    return SourceChoices(prompts, loras=tuple(lora or ()), drop_safety_checker=drop_safety_checker)

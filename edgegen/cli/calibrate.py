@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import output
+from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
 from .options import Out, Overwrite, Source, Threads
 
 SHOWN = 12  # outliers in the table; report.json has all
@@ -30,6 +31,9 @@ def calibrate(
     samples: Annotated[
         int | None, typer.Option(help="Seeds to calibrate on (default 128).", min=32)
     ] = None,
+    prompts: Prompts = None,
+    lora: Lora = None,
+    drop_safety_checker: DropSafetyChecker = False,
     threads: Threads = 0,
     overwrite: Overwrite = False,
     json: output.Json = False,
@@ -41,9 +45,9 @@ def calibrate(
     from ..workflows.generators import load_generator
 
     settings = CalibrateSettings(data, samples, threads, overwrite)
-    result = calibrate_generator(
-        load_generator(source, output.terminal), out, settings, output.terminal
-    )
+    choices = source_choices(prompts, lora, drop_safety_checker)
+    generator = load_generator(source, output.terminal, choices)
+    result = calibrate_generator(generator, out, settings, output.terminal)
     if not result.written:
         return
     show(result.report)

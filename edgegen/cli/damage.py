@@ -9,6 +9,7 @@ import typer
 from ..core.seeds import DAMAGE_MAP
 from ..workflows import generators
 from . import output
+from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
 from .options import Out, Overwrite, Regions, Threads, need_torch
 
 SHOWN = 10  # layers in the table
@@ -39,6 +40,9 @@ def damage(
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not check by putting layers back.")
     ] = False,
+    prompts: Prompts = None,
+    lora: Lora = None,
+    drop_safety_checker: DropSafetyChecker = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
     json: output.Json = False,
@@ -57,9 +61,9 @@ def damage(
         threads=threads,
         overwrite=overwrite,
     )
-    result = map_damage(
-        generators.load_generator(what, output.terminal), bundle, out, settings, output.terminal
-    )
+    choices = source_choices(prompts, lora, drop_safety_checker)
+    generator = generators.load_generator(what, output.terminal, choices)
+    result = map_damage(generator, bundle, out, settings, output.terminal)
     output.table(*result.damaged.table(SHOWN))
     output.result("damage", result.to_json())
     print(f"report: {out / 'index.html'}")

@@ -9,6 +9,7 @@ import typer
 
 from ..workflows import generators
 from . import output
+from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
 from .moved import moved
 from .options import Overwrite, Regions, Source, Threads
 
@@ -62,6 +63,9 @@ def explain(
             "S=2,5:seed11 takes that of seed 11."
         ),
     ] = None,
+    prompts: Prompts = None,
+    lora: Lora = None,
+    drop_safety_checker: DropSafetyChecker = False,
     overwrite: Overwrite = False,
     threads: Threads = 0,
     json: output.Json = False,
@@ -84,7 +88,8 @@ def explain(
         threads=threads,
         overwrite=overwrite,
     )
-    generator = generators.load_generator(source, output.terminal)
+    choices = source_choices(prompts, lora, drop_safety_checker)
+    generator = generators.load_generator(source, output.terminal, choices)
     if out.suffix.lower() == ".png":
         edit_image(generator, out, settings, output.terminal)
         output.result("explain", {"out": str(out)})

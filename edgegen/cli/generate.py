@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from . import output
+from .brought_options import DropSafetyChecker, Lora, source_choices
 from .options import AllowCpu, LeastRelease, Precision, PublicKey, TrustEngines
 
 
 def generate(
     source: Annotated[
-        str, typer.Argument(help="Zoo name, run folder or bundle.", metavar="SOURCE")
+        str,
+        typer.Argument(help="Zoo name, run folder, diffusers folder or bundle.", metavar="SOURCE"),
     ],
     out: Annotated[
         Path,
@@ -48,6 +50,8 @@ def generate(
     like: Annotated[
         Path | None, typer.Option(help="A photo whose colours the images should have.")
     ] = None,
+    lora: Lora = None,
+    drop_safety_checker: DropSafetyChecker = False,
     runtime: Annotated[
         str | None, typer.Option(help="Runtime of a bundle (default: its first that works here).")
     ] = None,
@@ -74,6 +78,7 @@ def generate(
         least_release,
         prompt,
         negative,
+        source_choices(None, lora, drop_safety_checker),
     )
     result = generate_images(source, out, settings, output.terminal)
     output.result("generate", result.to_json())

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from ..workflows import generators
 from . import output
+from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
 from .options import Source
 
 
 def layers(
     source: Source,
+    prompts: Prompts = None,
+    lora: Lora = None,
+    drop_safety_checker: DropSafetyChecker = False,
     json: output.Json = False,
 ) -> None:
     """List the layers at which edgegen explain can cut a generator."""
     from ..workflows.explain import list_layers
 
-    document = list_layers(generators.load_generator(source)).to_json()
+    choices = source_choices(prompts, lora, drop_safety_checker)
+    generator = generators.load_generator(source, output.terminal, choices)
+    document = list_layers(generator).to_json()
     output.table(
         ["layer", "numbers", "feature maps (channels x height x width)"],
         [

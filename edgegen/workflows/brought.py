@@ -137,7 +137,10 @@ def _latent(
             path=brought.root,
         )
     negative = (choices.negative or "") if is_guided else None
-    bank = bank_of(read_prompts(choices.prompts), negative, encoders(), listen)
+    texts = choices.prompts
+    if isinstance(texts, Path):
+        texts = read_prompts(texts)
+    bank = bank_of(texts, negative, encoders(), listen)
     return Latent(brought.noise, (bank,))
 
 

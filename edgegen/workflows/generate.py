@@ -16,6 +16,7 @@ from .generators import load_generator, torch_pipeline
 from .limits import check_numbers
 from .prompts import encoders_of, prompted, torch_encoders
 from .sampling_choices import SamplingChoices, chosen
+from .source_choices import AS_IT_IS, SourceChoices, is_brought
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class GenerateSettings:
     least_release: int | None = None  # refuse what was signed as an older release
     prompt: str | None = None  # what all images show; None: seeds go round the bundle's prompts
     negative: str | None = None  # what they should not show
+    source: SourceChoices = AS_IT_IS  # of a generator that another program made
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -116,6 +118,13 @@ def _pipeline(
                 path=source,
                 hint="use the zoo name or the run it was exported from",
             )
+        if settings.source:
+            raise UsageError(
+                "E-USAGE",
+                f"{settings.source.first_flag} is decided when a bundle is made",
+                path=source,
+                hint="use the folder that it was exported from",
+            )
         bundle = read_bundle(source, settings.public_key, settings.least_release)
         encoders = encoders_of(bundle, execution.threads)
         latent = prompted(bundle.latent, settings.prompt, settings.negative, encoders, listen)
@@ -128,13 +137,21 @@ def _pipeline(
             "--runtime, --precision, --public-key, --least-release, --trust-engines and "
             "--allow-cpu are for bundles",
         )
-    loaded = load_generator(source, listen)
+    loaded = load_generator(source, listen, _beside(source, settings))
     pipeline, encoders = (
         torch_pipeline(*chosen(loaded, settings.choices)),
         torch_encoders(loaded.text),
     )
     latent = prompted(pipeline.latent, settings.prompt, settings.negative, encoders, listen)
     return "torch", replace(pipeline, latent=latent)
+
+
+def _beside(source: str | Path, settings: GenerateSettings) -> SourceChoices:
+    """What is said of the source: a folder of diffusers has no prompts but those that are asked."""
+    asked = settings.source
+    if settings.prompt is None or asked.prompts is not None or not is_brought(Path(source)):
+        return asked
+    return replace(asked, prompts=(settings.prompt,))
 
 
 def _write(

@@ -22,7 +22,8 @@ class SourceChoices:
     it. Raises UsageError for a number out of range.
     """
 
-    prompts: Path | None = None  # a text file, one a line, for a generator that takes prompts
+    # for a generator that takes prompts: a text file, one a line, or the prompts themselves
+    prompts: Path | tuple[str, ...] | None = None
     negative: str | None = None  # what its images should not show
     # adapter files, merged in this order, each with how much of it: shoes.safetensors:0.8
     loras: tuple[str, ...] = ()
