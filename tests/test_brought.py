@@ -20,8 +20,9 @@ from edgegen.core.images import png
 from edgegen.core.progress import silent
 from edgegen.errors import EdgegenError, InputError, UsageError
 from edgegen.evidence import reference
+from edgegen.evidence.terms import Terms
 from edgegen.workflows.context import Context
-from edgegen.workflows.export.judges import judged_against
+from edgegen.workflows.export.judges import with_judges
 from edgegen.workflows.export.run import ExportSettings, export_bundle
 from edgegen.workflows.generators import LoadedGenerator, load_generator, torch_pipeline
 from edgegen.workflows.inspect import inspect_source
@@ -199,11 +200,13 @@ def test_photos_of_the_site_are_what_it_is_judged_against(plain: Path, tmp_path:
     loaded = load_generator(plain)
     few, many = photos(tmp_path / "few", 3), photos(tmp_path / "many", 40)
     with pytest.raises(InputError) as error:
-        judged_against(loaded, few, tmp_path, Context())
+        with_judges(loaded, few, Terms(0.02, 500), tmp_path, Context())
     said(error, "3 photos are too few", "--no-reference")
-    judged = judged_against(loaded, many, tmp_path, Context())
+    judged = with_judges(loaded, many, Terms(0.02, 500), tmp_path, Context())
     stored = reference.read(judged.reference)
     assert stored.name == "the site's photos" and stored.k == 10
+    with pytest.raises(UsageError, match="--reference PHOTOS"):
+        with_judges(loaded, None, Terms(0.02, 500), tmp_path, Context())
     assert not loaded.reference.exists() and judged.reference.parent == tmp_path
 
 

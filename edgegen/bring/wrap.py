@@ -92,7 +92,7 @@ class ScaledDecoder(nn.Module):
         return images.clamp(-1, 1)
 
 
-class TextEncoder(nn.Module):
+class TokenEncoder(nn.Module):
     """Numbers of tokens (b, tokens) -> the encoded prompt (b, tokens, width)."""
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -215,7 +215,7 @@ def prompt_tokens(network: Component, tokenizer: TokenizerFiles) -> int:
 def text(network: Component, tokens: int) -> Graph:
     """Tokens of a prompt to what the denoiser looks at."""
     width = network.defaults["hidden_size"]
-    module = TextEncoder(network.module()).eval()
+    module = TokenEncoder(network.module()).eval()
     return Graph(
         module,
         (TensorSpec("tokens", ("batch", tokens), "int64"),),

@@ -8,15 +8,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.conditions import labels
 from ..core.files import to_json
 from ..core.latent import Latent
 from ..core.progress import Listener, silent
 from ..errors import RuntimeMissing, UsageError
-from .generators import LoadedGenerator
-from .photo_sets import REFERENCE
 from .prompts import TextGraphs, bank_of, read_prompts, torch_encoders
 from .source_choices import SourceChoices
 
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from ..core.graph import Embedded, Graph
     from ..core.samplers import Sampler
 
-FAMILY = "diffusers"
 UNNAMED = "not named in its folder"
 
 
@@ -56,9 +53,16 @@ class BroughtGenerator:
         return replace(self, brought=self.brought.with_steps(steps))
 
 
-def load_brought(
-    folder: Path, choices: SourceChoices, listen: Listener = silent
-) -> LoadedGenerator:
+@dataclass(frozen=True)
+class BroughtSource:
+    """about: for a manifest; text: what encodes prompts."""
+
+    generator: BroughtGenerator
+    about: dict[str, Any]
+    text: TextGraphs | None
+
+
+def load_brought(folder: Path, choices: SourceChoices, listen: Listener = silent) -> BroughtSource:
     """A diffusers folder, checked and with its prompts encoded. InputError in one sentence for what
     cannot be taken as it is, UsageError for a choice that it has no use for.
     """
@@ -68,14 +72,7 @@ def load_brought(
     brought = bring(folder, bring_choices(choices))
     text = _text(brought)
     latent = _latent(brought, text, choices, listen)
-    return LoadedGenerator(
-        folder.resolve().name,
-        FAMILY,
-        BroughtGenerator(brought, latent),
-        _about(brought),
-        folder / REFERENCE,
-        text=text,
-    )
+    return BroughtSource(BroughtGenerator(brought, latent), _about(brought), text)
 
 
 def need_libraries() -> None:
@@ -127,7 +124,7 @@ def _latent(
             "E-PROMPT",
             "this generator takes prompts, and its images are judged on those that are used",
             path=brought.root,
-            hint="name a text file of them, one a line: --prompts FILE",
+            hint="say them: --prompts FILE, one a line; to `edgegen generate` also --prompt TEXT",
         )
     is_guided = bool(brought.sampler.nulls)
     if choices.negative is not None and not is_guided:
@@ -144,7 +141,7 @@ def _latent(
     return Latent(brought.noise, (bank,))
 
 
-def _about(brought: Brought) -> dict[str, object]:
+def _about(brought: Brought) -> dict[str, Any]:
     """For a manifest: no path, and no file's name but its hash."""
     hashes = {name: brought.sha256[name] for name in sorted(brought.sha256)}
     return {

@@ -78,9 +78,7 @@ def load_generator(
     found = {entry.name: entry for entry in zoo_models()}
     is_run = (folder / "run.json").is_file()
     if name not in found and not is_run and is_brought(folder):
-        from .brought import load_brought
-
-        return load_brought(folder, choices, listen)
+        return _brought(folder, choices, listen)
     if choices:
         raise UsageError(
             "E-USAGE", f"{choices.first_flag} is for generators that another program made"
@@ -108,6 +106,19 @@ def load_generator(
     raise UsageError("E-SOURCE", f"{name!r} is no zoo name and no folder", hint=hint)
 
 
+def loaded(
+    generator: LoadedGenerator | str | Path, listen: Listener, choices: SourceChoices
+) -> LoadedGenerator:
+    """What load_generator makes of a name or a folder; what it made already, as it is."""
+    if isinstance(generator, str | Path):
+        return load_generator(generator, listen, choices)
+    if choices:
+        raise UsageError(
+            "E-USAGE", "choices of a source are for load_generator where that was called already"
+        )
+    return generator
+
+
 def need_torch() -> None:
     """RuntimeMissing with the command that installs it, where torch is not here."""
     from ..export.packages import absent
@@ -116,6 +127,20 @@ def need_torch() -> None:
         raise RuntimeMissing(
             "E-BACKEND", f"trained generators run on torch: {why}", hint="on a device, use a bundle"
         )
+
+
+def _brought(folder: Path, choices: SourceChoices, listen: Listener) -> LoadedGenerator:
+    from .brought import load_brought
+
+    found = load_brought(folder, choices, listen)
+    return LoadedGenerator(
+        folder.resolve().name,
+        "diffusers",
+        found.generator,
+        found.about,
+        folder / REFERENCE,
+        text=found.text,
+    )
 
 
 def _zoo(entry: Entry) -> LoadedGenerator:

@@ -5,7 +5,6 @@ used, the statistics that exports are proven against.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -130,31 +129,25 @@ def statistics_of(
         return reference.build(np.concatenate(parts), network, name, directions)
 
 
-@dataclass(frozen=True)
-class Photos:
-    """A folder of photos, or a file of their statistics, and what evidence calls them."""
-
-    path: Path
-    name: str
-
-
-def reference_at(photos: Photos, size: int, weights: Path | None, listen: Listener) -> Reference:
-    """Statistics in a file, or those of the photos in a folder, read at `size` pixels a side.
-    InputError for too few photos.
+def reference_at(
+    path: Path, name: str, size: int, weights: Path | None, listen: Listener
+) -> Reference:
+    """Statistics in a file, or those of the photos in a folder, read at `size` pixels a side and
+    called `name` in evidence. InputError for too few photos.
     """
     from ..evidence import reference
     from ..training.source import open_source
 
-    if not photos.path.is_dir():
-        return reference.read(photos.path)
-    with open_source(photos.path, size) as (source, report):
+    if not path.is_dir():
+        return reference.read(path)
+    with open_source(path, size) as (source, report):
         note_report(report(), listen)
         if len(source) < FEWEST_PHOTOS:
             raise InputError(
                 "E-FID-REF",
                 f"{len(source)} photos are too few to judge against: {FEWEST_PHOTOS} are the least",
-                path=photos.path,
+                path=path,
                 hint="add photos, or say --no-reference",
             )
         network = fastest(reference_network(weights))
-        return statistics_of(source, photos.name, network, listen)
+        return statistics_of(source, name, network, listen)

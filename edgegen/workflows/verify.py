@@ -251,11 +251,11 @@ def _reference(bundle: Bundle, settings: VerifySettings, listen: Listener) -> Re
         return None
     from ..evidence.golden_images import FULL
     from .golden_check import kept_images
-    from .photo_sets import Photos, reference_at
+    from .photo_sets import reference_at
 
     size = kept_images(bundle).sets[FULL].shape[1]
-    photos = Photos(settings.reference, "the verifier's photos")
-    return reference_at(photos, size, settings.feature_weights, listen)
+    weights = settings.feature_weights
+    return reference_at(settings.reference, "the verifier's photos", size, weights, listen)
 
 
 def _held(

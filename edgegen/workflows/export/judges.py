@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from ...core.files import put
 from ...errors import UsageError
 from ...evidence import reference
 from ...evidence.features import FeatureNetwork, feature_network
-from ..photo_sets import REFERENCE, Photos, reference_at, reference_network
+from ..photo_sets import REFERENCE, reference_at, reference_network
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,18 +38,22 @@ def reference_for(path: Path, terms: Terms) -> Reference | None:
     return reference.read(path)
 
 
-def judged_against(
-    source: LoadedGenerator, photos: Path, folder: Path, context: Context
+def with_judges(
+    source: LoadedGenerator, photos: Path | None, terms: Terms, folder: Path, context: Context
 ) -> LoadedGenerator:
-    """The source, with these photos, or the statistics in this file, in place of its own; they are
-    written into `folder`.
+    """The source, judged against these photos, or the statistics in this file, or else its own,
+    which lie in `folder` from now on. What could judge nothing is refused.
     """
-    size = source.generator.image_shape[1]
-    stored = reference_at(
-        Photos(photos, "the site's photos"), size, context.feature_weights, context.listen
-    )
-    put(folder / REFERENCE, stored.to_bytes())
-    return replace(source, reference=folder / REFERENCE)
+    folder.mkdir(parents=True, exist_ok=True)
+    if photos is not None:
+        size, weights = source.generator.image_shape[1], context.feature_weights
+        stored = reference_at(photos, "the site's photos", size, weights, context.listen)
+        put(folder / REFERENCE, stored.to_bytes())
+        source = replace(source, reference=folder / REFERENCE)
+    judge_of(own := reference_for(source.reference, terms), context.feature_weights)
+    if own is not None and photos is None:
+        shutil.copyfile(source.reference, folder / REFERENCE)
+    return source
 
 
 def adapter_evidence(source: LoadedGenerator) -> dict[str, float]:

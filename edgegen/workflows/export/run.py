@@ -28,7 +28,6 @@ from ...export import STAND_IN, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
 from ..limits import MANY, Limit, check_numbers
-from ..photo_sets import REFERENCE
 from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
 from . import model_card
@@ -39,7 +38,7 @@ from .build import Build, build_runtimes, describe, described, rebuild
 from .calibration import calibrate_graphs, weight_bits_of
 from .feeds import Feeds, Files, Trajectories
 from .fp32 import fp32_models, torch_parity, trajectory_calls
-from .judges import adapter_evidence, judge_of, judged_against, reference_for, unnamed_judges
+from .judges import adapter_evidence, unnamed_judges, with_judges
 from .measurements import SearchSettings, SearchSubject
 from .plans import check_last_steps, check_plan, with_ranges
 from .protect import Protect
@@ -164,7 +163,7 @@ def export_bundle(
     images are not as good; RuntimeMissing where a runtime cannot build here; Busy while another
     export writes the folder.
     """
-    from ..generators import load_generator
+    from ..generators import loaded
     from ..second_judges import second_judge
 
     settings, out = settings or ExportSettings(), Path(out)
@@ -175,15 +174,7 @@ def export_bundle(
     targets = export_targets(settings.runtimes)
     context = replace(context, second_judge=second_judge(settings.second_judge))
     with _published(out, settings.overwrite) as folder, torch_threads(context.threads):
-        if isinstance(generator, str | Path):
-            source = load_generator(generator, listen, settings.source)
-        elif settings.source:
-            raise UsageError(
-                "E-USAGE",
-                "choices of a source are for load_generator where that was called already",
-            )
-        else:
-            source = generator
+        source = loaded(generator, listen, settings.source)
         request = _Request(source, settings, terms, targets, context, folder, out)
         try:
             return _export(request)
@@ -214,9 +205,7 @@ def _export(request: _Request) -> ExportResult:
     )
     # what would make the long work useless is refused before it
     adapter = adapter_evidence(source)
-    if settings.reference is not None:
-        source = judged_against(source, settings.reference, _made(folder / "evidence"), context)
-    judge_of(reference_for(source.reference, request.terms), settings.feature_weights)
+    source = with_judges(source, settings.reference, request.terms, folder / "evidence", context)
     if settings.protect is not None:
         settings.protect.numbers(source)
     sampled = _with_steps(source, settings.steps)
@@ -251,9 +240,6 @@ def _export(request: _Request) -> ExportResult:
     built = build_runtimes(
         request.targets, calibration.models, plans, calls, folder, context.listen
     )
-    stored = _made(folder / "evidence") / REFERENCE
-    if request.terms.is_distance_counted and source.reference != stored:
-        shutil.copyfile(source.reference, stored)
     start = write_beginning(sampled, folder)
     description = describe(sampled, models, built, calibration.coverage, feeds, parity, start)
     description["calibration"] |= {
