@@ -58,7 +58,7 @@ def chosen(
     ):
         return trained.with_steps(choices.steps), {}
     if not isinstance(trained, Generator):  # nobody's family: it is as it was brought
-        other = next(flag for flag in flags if flag != "--steps")
+        other = next((flag for flag in flags if flag != "--steps"), "--steps")
         raise UsageError("E-USAGE", f"{other} means nothing to {source.family}")
     known = {field.name for field in dataclasses.fields(trained.config)}
     changes: dict[str, Any] = {}
