@@ -17,8 +17,6 @@ LONG = (
     "test_brought.py::test_the_whole_export*",
     "test_bundle_workflows.py::test_this_machine_is_examined",
     "test_calibrate_verb.py::test_two_processes*",
-    "test_cas_dm_modes.py::test_gates_leave_as_onnx?clip*",
-    "test_cas_dm_modes.py::test_gates_leave_as_onnx?none*",
     "test_cas_dm_toy.py::*",
     "test_damage.py::test_a_layer_put_back*",
     "test_damage.py::test_one_layer_alone*",

@@ -177,6 +177,10 @@ def test_what_cannot_be_taken_is_one_sentence(
     (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     assert run(["inspect", str(folder)]) == 4
     assert capsys.readouterr().err.count("\n") == 1
+    (other := tmp_path / "bert").mkdir()
+    (other / "config.json").write_text('{"architectures": ["BertModel"]}')
+    assert run(["inspect", str(other)]) == 4
+    assert "names no class" in capsys.readouterr().err
     assert run(["inspect", str(plain / "unet")]) == 4
     assert "no scheduler" in capsys.readouterr().err
     assert run(["inspect", str(tmp_path)]) == 2

@@ -191,7 +191,13 @@ def _dropped(listed: Mapping[str, str], choices: FolderChoices, path: Path) -> t
 def _alone(files: FolderFiles, choices: FolderChoices) -> BroughtFolder:
     """One network by itself, whose scheduler has to be said."""
     kind = files.json("config.json").get("_class_name")
-    known = COMPONENTS.get(kind) if isinstance(kind, str) else None
+    if not isinstance(kind, str):
+        raise InputError(
+            CODE,
+            "it names no class: this is no network of diffusers",
+            path=files.path("config.json"),
+        )
+    known = COMPONENTS.get(kind)
     if known is None or known.role != "denoiser":
         raise InputError(
             CODE, f"it is a {kind!r:.80}, which draws no images", path=files.path("config.json")

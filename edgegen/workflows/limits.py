@@ -60,6 +60,7 @@ LIMITS: Mapping[str, Limit] = {
     "first_seed": Limit(0, SEEDS),
     "count": Limit(1, 10**7),
     "label": Limit(0, MANY),
+    "guidance": Limit(0, 100, whole=False),
     "seeds": Limit(1, 1000),
     "rounds": Limit(5, 10**6),
     "samples": Limit(32, MANY),

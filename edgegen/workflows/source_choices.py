@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from .limits import Limit, check_numbers
+from .limits import check_numbers
 
 MARKS = ("model_index.json", "config.json")  # of a folder: a pipeline, or one network alone
 FLAGS = {"loras": "lora"}  # which is said once for each
@@ -33,7 +33,7 @@ class SourceChoices:
     drop_safety_checker: bool = False  # a bundle can hold none: leave it out
 
     def __post_init__(self) -> None:
-        check_numbers(self, guidance=Limit(0, 100, whole=False))
+        check_numbers(self)
 
     def __bool__(self) -> bool:
         return self != AS_IT_IS
