@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FULL = 4  # bytes of a number in full precision
 # an export's largest memory over its weights in full precision, as found with 860 million numbers
-# (docs/results-int8.md), and beside them
+# in a U-Net, and beside them
 PEAK, BESIDE = 2.2, 600 << 20
 
 
