@@ -25,7 +25,7 @@ PEAK, BESIDE = 2.2, 600 << 20
 @dataclass(frozen=True)
 class InspectResult:
     """parameters: by graph; bytes_stored: of the weights' files; peak_bytes: memory that an export
-    takes at least; choices: labels, or None where prompts decide; licence: as its folder names it.
+    takes at least; prompt_tokens: None where it takes no prompts; licence: as its folder names it.
     """
 
     source: str
