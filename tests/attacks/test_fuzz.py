@@ -300,7 +300,7 @@ JSON = st.recursive(
 # of every kind that a manifest may hold: one that is added is tried, too
 FIELDS = sorted({one.name for kind in SAMPLERS.values() for one in fields(cast(Any, kind))})
 KINDS = st.sampled_from(sorted(SAMPLERS))
-OF_TWO_STEPS = {"timesteps": [2, 1], "signal": [0.1, 0.5]}
+OF_TWO_STEPS = {"timesteps": [2, 1], "signal": [0.1, 0.5], "levels": [1.0, 0.5]}
 
 
 def two_steps(kind: str) -> dict[str, Any]:
@@ -308,6 +308,12 @@ def two_steps(kind: str) -> dict[str, Any]:
     known = {one.name for one in fields(cast(Any, SAMPLERS[kind]))}
     needed = {name: [1.0, 1.0] for name in known if name.startswith(("clean_", "next_"))}
     return {**needed, **{k: v for k, v in OF_TWO_STEPS.items() if k in known}, "kind": kind}
+
+
+@pytest.mark.parametrize("kind", sorted(SAMPLERS))
+def test_a_sound_sampler_is_read(kind: str) -> None:
+    """Else the values below would be tried on something that is refused anyway."""
+    assert len(sampler_from_json(two_steps(kind)).timesteps) == (1 if kind == "single" else 2)
 
 
 @settings(max_examples=100, suppress_health_check=list(HealthCheck))
