@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import EdgegenError, InputError, ResourceError, UsageError
 from .disk import FROM_WRITING, disk_error, refusals, sync
 from .faults import hit
-from .locks import held
+from .locks import held, parents_of
 from .reader import read_bytes
 from .temporary import fresh, private_file, private_folder, sweep
 
@@ -151,7 +151,7 @@ def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
         _check_existing(target, mark, overwrite)
     with contextlib.ExitStack() as stack:
         with refusals(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(parents_of(target))
             sweep(target.parent)
             temporary = stack.enter_context(private_folder(target.parent))
             hit("publish.begun", temporary)

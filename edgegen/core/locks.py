@@ -49,6 +49,21 @@ def names(fd: int, path: Path) -> bool:
 
 
 @contextlib.contextmanager
+def parents_of(target: Path) -> Iterator[None]:
+    """The folders above `target` are there while the block runs; those that were made for it go
+    with it where nothing came into them.
+    """
+    missing = [folder for folder in target.parents if not folder.exists()]  # the nearest first
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty: the folders above it are not either
+            for folder in missing:
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def held(target: Path) -> Iterator[None]:
     """Nobody else writes `target` while the block runs: its lock is NAME.lock beside it, outside of
     what is published, and goes when the block ends.
@@ -57,29 +72,30 @@ def held(target: Path) -> Iterator[None]:
     """
     place = target.parent.resolve() / target.name
     path = place.with_name(place.name + SUFFIX)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = _taken(path, target)
-    except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise ResourceError(
-                "E-LOCK-FS",
-                "this file system has no locks, and two writers would mix their files",
-                path=path,
-                hint="choose a folder on a local disk",
-            ) from error
-        raise disk_error(error, path) from error
-    try:
-        with refusals(target):
-            hit("lock.taken", path)
-        yield
-        with refusals(target):
-            hit("lock.left", path)
-    finally:
-        with contextlib.suppress(OSError):
-            if names(fd, path):
-                path.unlink()  # while it is held: who waits for it sees that its name has gone
-        os.close(fd)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(parents_of(path))
+            fd = _taken(path, target)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise ResourceError(
+                    "E-LOCK-FS",
+                    "this file system has no locks, and two writers would mix their files",
+                    path=path,
+                    hint="choose a folder on a local disk",
+                ) from error
+            raise disk_error(error, path) from error
+        try:
+            with refusals(target):
+                hit("lock.taken", path)
+            yield
+            with refusals(target):
+                hit("lock.left", path)
+        finally:
+            with contextlib.suppress(OSError):
+                if names(fd, path):
+                    path.unlink()  # while it is held: who waits for it sees that its name has gone
+            os.close(fd)
 
 
 def _taken(path: Path, target: Path) -> int:
