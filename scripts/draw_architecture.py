@@ -107,6 +107,9 @@ def floors() -> Picture:
     )
     made.arrow((185, 300), (185, 356))
     made.arrow((325, 300), (325, 356))
+    made.box(475, 356, 120, 60, base, ("bring", "folders, ONNX files"))
+    made.arrow((535, 176), (535, 356))
+    made.arrow((535, 416), (535, 460))
     made.box(842, 356, 108, 60, base, ("zoo", "weights, cards"))
     made.arrow((950, 146), (966, 146), (966, 386), (950, 386))
     made.box(
