@@ -28,6 +28,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from ..core.disk import refusals
 from ..core.faults import hit
 from ..core.files import JsonObject, discard, publish, put, read_json, to_json, write_bytes
 from ..core.graph import FamilyConfig, Generator
@@ -77,16 +78,22 @@ def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
             "metrics": _digest_of(folder / METRICS),
         }
         put(new / STATE, to_json(state | {DIGEST: _sha256(to_json(state))}))
-    hit("train.checkpoint", target)
-    has_had_a_checkpoint(folder)
-    write_bytes(folder / "latest", target.name.encode())
-    hit("train.named", target)
-    steps = _steps(folder)
-    for old in [*steps[steps.index(target) + 1 :], *steps[: steps.index(target) + 1][:-keep]]:
-        # newer ones are of a run that was resumed from an older step: `latest` no longer leads
-        # there
-        discard(old)
+    with refusals(target):
+        hit("train.checkpoint", target)
+        has_had_a_checkpoint(folder)
+        write_bytes(folder / "latest", target.name.encode())
+        hit("train.named", target)
+    tidy(folder, trainer.step, keep)
     return target
+
+
+def tidy(folder: Path, step: int, keep: int) -> None:
+    """Only the newest `keep` checkpoints up to that step stay; newer ones are of a run that was
+    resumed from an older step, and `latest` no longer leads there.
+    """
+    older = [path for path in _steps(folder) if path.name <= f"step-{step:08d}"]
+    for path in {*_steps(folder)} - {*older[-keep:]}:
+        discard(path)
 
 
 def newest(folder: Path) -> Path | None:

@@ -15,6 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from ..core.disk import refusals
 from ..core.faults import hit
 from ..core.files import JsonObject, to_json
 from ..core.graph import Generator
@@ -127,7 +128,10 @@ def train(
                 record = stack.enter_context(opened)
                 check_metrics(out / checkpoint.METRICS, state)
             _loop(trainer, Checkpoints(out, every, options.keep, home), progress, record, stop)
-        hit("train.ended", out)
+            if writes:  # a run that was killed between its last checkpoint and the tidying
+                checkpoint.tidy(out, trainer.step, options.keep)
+        with refusals(out):
+            hit("train.ended", out)
         with stop.at_once():
             result = (options.finish or _weights)(trainer, out) if writes else out
         if home is not None:
@@ -211,7 +215,8 @@ def _loop(
     world, device = trainer.world, trainer.device
     stop.check()
     for report in trainer.run():
-        hit("train.step", checkpoints.folder)
+        with refusals(checkpoints.folder):
+            hit("train.step", checkpoints.folder)
         if checkpoints.home is not None:
             checkpoints.home.check()
         if record is not None:

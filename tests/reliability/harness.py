@@ -97,9 +97,12 @@ def moments(server: Server, count: int) -> list[tuple[str, float]]:
 
 
 def asked(server: Server, case: dict[str, Any]) -> dict[str, Any]:
-    """The answer; a run that has ended before its moment in time is tried at half of it."""
+    """The answer; a run that has ended before its moment in time, or just as it was to be killed,
+    is tried at half of it.
+    """
     answer = server.ask(case)
-    if answer["after"] is None and case["how"] == "time" and case["at"] > 0.01:
+    ended = answer["after"] is None or (case["what"] == "kill" and answer["code"] == 0)
+    if ended and case["how"] == "time" and case["at"] > 0.01:
         return asked(server, {**case, "name": case["name"] + "-", "at": case["at"] / 2})
     return answer
 
