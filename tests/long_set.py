@@ -14,6 +14,7 @@ LONG = (
     "test_bring_folder.py::test_images_are_those_of_diffusers_own_pipeline*",
     "test_bring_folder.py::test_the_graphs_are_onnx*",
     "test_bring_lora.py::test_diffusers_fuses_the_same*",
+    "test_bring_onnx.py::test_the_whole_export*",
     "test_brought.py::test_the_whole_export*",
     "test_bundle_workflows.py::test_this_machine_is_examined",
     "test_calibrate_verb.py::test_two_processes*",

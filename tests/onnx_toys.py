@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+MIDDLE = ("w3", (8, 8, 3, 3))  # of a convolution that is neither the first nor the last
 Axis = int | str
 Given = tuple[str, tuple[Axis, ...], str]  # name, shape, type
 
@@ -51,9 +52,7 @@ def saved(
 
 
 def one_step(path: Path, opset: int = 17, batch: Axis = "n", channels: int = 3) -> Path:
-    """z of 4 numbers -> an image of 16 px: a linear layer and two convolutions; and where the first
-    one ends, as a second way out for who asks.
-    """
+    """z of 4 numbers -> an image of 16 px: a linear layer and three convolutions."""
     node = helper.make_node
     sizes = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "sizes")
     shape = numpy_helper.from_array(np.array([-1 if batch != 1 else 1, 4, 8, 8]), "shape")
@@ -63,10 +62,12 @@ def one_step(path: Path, opset: int = 17, batch: Axis = "n", channels: int = 3) 
         node("Conv", ["h1", "w1"], ["h2"], pads=[1, 1, 1, 1]),
         node("Relu", ["h2"], ["h3"]),
         node("Resize", ["h3", "", "sizes"], ["h4"], mode="nearest"),
-        node("Conv", ["h4", "w2"], ["h5"], pads=[1, 1, 1, 1]),
+        node("Conv", ["h4", "w3"], ["m0"], pads=[1, 1, 1, 1]),
+        node("Relu", ["m0"], ["m1"]),
+        node("Conv", ["m1", "w2"], ["h5"], pads=[1, 1, 1, 1]),
         node("Tanh", ["h5"], ["out"]),
     ]
-    tensors = weights(("w0", (256, 4)), ("w1", (8, 4, 3, 3)), ("w2", (channels, 8, 3, 3)))
+    tensors = weights(("w0", (256, 4)), ("w1", (8, 4, 3, 3)), ("w2", (channels, 8, 3, 3)), MIDDLE)
     return saved(
         path,
         nodes,
@@ -102,9 +103,11 @@ def denoiser(
         node("Add", ["x", "t2"], ["h1"]),
         node("Add", ["h1", "c1"], ["h2"]),
         node("Relu", ["h2"], ["h3"]),
-        node("Conv", ["h3", "w2"], ["noise"], pads=[1, 1, 1, 1]),
+        node("Conv", ["h3", "w3"], ["m0"], pads=[1, 1, 1, 1]),
+        node("Relu", ["m0"], ["m1"]),
+        node("Conv", ["m1", "w2"], ["noise"], pads=[1, 1, 1, 1]),
     ]
-    tensors = weights(("w0", (8, 4)), ("w1", (8, 3, 3, 3)), ("w2", (3, 8, 3, 3)))
+    tensors = weights(("w0", (8, 4)), ("w1", (8, 3, 3, 3)), ("w2", (3, 8, 3, 3)), MIDDLE)
     image = (batch, 3, 16, 16)
     return saved(
         path,

@@ -80,7 +80,7 @@ def test_a_generator_of_any_opset_computes_what_it_did(opset: int, tmp_path: Pat
     expected = load(path.read_bytes())(z=x)
     np.testing.assert_allclose(load(model.SerializeToString())(x=x), expected, atol=1e-5)
     np.testing.assert_array_equal(executed(found.graphs())["generator"](x=x), expected)
-    assert {"h1", "h4"} <= set(qdq.candidates(model))  # what its convolutions read
+    assert {"h1", "h4", "m1"} <= set(qdq.candidates(model))  # what its convolutions read
 
 
 TIMES = [("n", "int64"), ("n", "float32"), ((), "int64"), ((), "float32"), ((1,), "float32")]
@@ -350,9 +350,10 @@ def test_sampler_and_graph_have_to_fit(tmp_path: Path) -> None:
     single = {**choices, "sampler": None}
     refused(lambda: brought(path, **single), "'timestep' is given timesteps, and a single call")
     untimed = onnx_toys.one_step(tmp_path / "gan.onnx")
-    refused(
-        lambda: brought(untimed, sampler=choices["sampler"]), "it cannot be sampled so", "takes x"
-    )
+    sampler = choices["sampler"]
+    refused(lambda: brought(untimed, sampler=sampler), "no input is given it", "NAME=timestep")
+    named = ("sample=timestep", "timestep=noise", choices["inputs"][2])
+    refused(lambda: brought(path, **{**choices, "inputs": named}), "one number an image")
 
 
 def test_it_is_a_source_like_our_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -397,6 +398,8 @@ def test_the_whole_export_of_a_file(tmp_path: Path, capfd: pytest.CaptureFixture
     asked = (*words, "--steps", "2", "--no-reference", "--max-images", "64")
     assert tiny.export(path, out, *asked, runtimes="onnxruntime,openvino") == 0, capfd.readouterr()
     manifest = Bundle.open(out).manifest
+    int8 = onnx.load(out / "int8" / "onnxruntime" / "denoiser.onnx")
+    assert "QuantizeLinear" in {node.op_type for node in int8.graph.node}
     assert manifest.family == "onnx" and str(tmp_path) not in (out / "manifest.json").read_text()
     grid = tmp_path / "grid.png"
     assert run(["generate", str(out), "-n", "2", "-o", str(grid)]) == 0 and grid.is_file()

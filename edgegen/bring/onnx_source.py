@@ -160,6 +160,14 @@ def _check_fit(
             path=path,
             hint="say which loop: --sampler sampler.json, or give it a constant FILE.npy",
         )
+    if not timed and sampling.sampler.kind != "single":
+        raise UsageError(
+            "E-USAGE",
+            f"the sampler {sampling.sampler.kind} tells its graph the timestep, and no input is "
+            "given it",
+            path=path,
+            hint="--inputs NAME=timestep",
+        )
     whole = all(told(t) == int(t) for t in sampling.sampler.timesteps)
     is_cut = any(step.operator == "Cast" for one in timed for step in one.steps)
     if is_cut and not whole:
