@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+DDIM = {"_class_name": "DDIMScheduler", "clip_sample": True}
+DENOISER = ("sample=noise", "timestep=timestep")
 MIDDLE = ("w3", (8, 8, 3, 3))  # of a convolution that is neither the first nor the last
 Axis = int | str
 Given = tuple[str, tuple[Axis, ...], str]  # name, shape, type
@@ -142,3 +146,18 @@ def labelled(path: Path, kind: str) -> Path:
         [("out", ("n", 3, 16, 16), "float32")],
         [*tensors, shape, *([five, off_on] if is_number else [])],
     )
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """Files beside a denoiser, and the choices that name them."""
+    np.save(folder / "cond.npy", np.arange(4))
+    (folder / "scheduler.json").write_text(json.dumps(DDIM))
+    uses = (*DENOISER, f"cond={folder / 'cond.npy'}")
+    return {"inputs": uses, "sampler": folder / "scheduler.json"}
+
+
+def changed(path: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
+    model = onnx.load(path)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    return path

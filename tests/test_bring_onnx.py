@@ -14,28 +14,21 @@ import onnx
 import onnx_toys
 import onnxruntime
 import pytest
-import tiny
 from onnx import helper, numpy_helper
+from onnx_toys import changed, written
 
 from edgegen.bring.onnx_inputs import house_name, input_uses
 from edgegen.bring.onnx_source import BroughtOnnx, OnnxChoices, OnnxTools, bring_onnx
 from edgegen.bring.sampler_file import read_sampler
-from edgegen.cli.main import run
-from edgegen.core.bundle import Bundle
 from edgegen.core.graph import executed
 from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Pipeline
 from edgegen.core.samplers import sampler_to_json
-from edgegen.errors import EdgegenError, UsageError
+from edgegen.errors import EdgegenError
 from edgegen.export import qdq
 from edgegen.export.onnx import to_onnx
 from edgegen.export.opset import OPSET, opset_of, raised
-from edgegen.workflows import brought_onnx
-from edgegen.workflows.generators import load_generator, torch_pipeline
-from edgegen.workflows.source_choices import SourceChoices
-
-DDIM = {"_class_name": "DDIMScheduler", "clip_sample": True}
-DENOISER = ("sample=noise", "timestep=timestep")
+from edgegen.workflows.generators import torch_pipeline
 
 
 def load(data: bytes) -> Callable[..., Any]:
@@ -56,14 +49,6 @@ def brought(path: Path, **choices: Any) -> BroughtOnnx:
     tools = OnnxTools(lambda data: raised(GraphFile.of(path, data)), load)
     data = path.read_bytes()
     return bring_onnx(path, onnx.load_from_string(data), data, OnnxChoices(**choices), tools)
-
-
-def written(folder: Path, **of_denoiser: Any) -> dict[str, Any]:
-    """Files beside a denoiser, and the choices that name them."""
-    np.save(folder / "cond.npy", np.arange(4))
-    (folder / "scheduler.json").write_text(json.dumps({**DDIM, **of_denoiser}))
-    uses = (*DENOISER, f"cond={folder / 'cond.npy'}")
-    return {"inputs": uses, "sampler": folder / "scheduler.json"}
 
 
 @pytest.mark.parametrize("opset", [13, 17, 18, 20])
@@ -224,13 +209,6 @@ def refused(act: Callable[[], object], *parts: str) -> None:
     assert "\n" not in said and all(part in said for part in parts), said
 
 
-def changed(path: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
-    model = onnx.load(path)
-    change(model)
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 def quantized(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("QuantizeLinear", ["out", "w1"], ["q"]))
     model.graph.node.append(helper.make_node("DequantizeLinear", ["q", "w1"], ["again"]))
@@ -354,52 +332,3 @@ def test_sampler_and_graph_have_to_fit(tmp_path: Path) -> None:
     refused(lambda: brought(untimed, sampler=sampler), "no input is given it", "NAME=timestep")
     named = ("sample=timestep", "timestep=noise", choices["inputs"][2])
     refused(lambda: brought(path, **{**choices, "inputs": named}), "one number an image")
-
-
-def test_it_is_a_source_like_our_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = onnx_toys.one_step(tmp_path / "theirs.onnx", 13, channels=1)
-    loaded = load_generator(path)
-    assert loaded.family == "onnx" and loaded.executed_by == "onnxruntime"
-    assert str(tmp_path) not in json.dumps(loaded.about)
-    assert loaded.generate(range(2)).shape == (2, 16, 16, 3)
-    assert run(["inspect", str(path), "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["kind"] == "ONNX file, opset 13" and document["solver"] == "single"
-    assert document["bytes_stored"] == path.stat().st_size
-    for verb in ("explain", "layers"):
-        out = ["-o", str(tmp_path / "out")] if verb == "explain" else []
-        assert run([verb, str(path), *out]) == 2
-        assert "this source is an ONNX file" in capsys.readouterr().err
-    assert run(["generate", str(path), "--lora", "a.safetensors", "-o", "g.png"]) == 2
-    assert "an ONNX file has no use for --lora" in capsys.readouterr().err
-    assert run(["inspect", str(path), "--output-range", "0;1"]) == 2
-    assert "--output-range is two numbers" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="a folder of diffusers has no use for --inputs"):
-        SourceChoices(inputs=("x=noise",)).check_only(frozenset(), "a folder of diffusers")
-
-
-def test_custom_operators_are_refused_by_name(tmp_path: Path) -> None:
-    path = changed(
-        onnx_toys.one_step(tmp_path / "theirs.onnx"),
-        lambda m: (
-            setattr(m.graph.node[-1], "domain", "com.microsoft"),
-            m.opset_import.append(helper.make_opsetid("com.microsoft", 1)),
-        ),
-    )
-    refused(lambda: brought_onnx.load_onnx(path, SourceChoices()), "com.microsoft")
-
-
-def test_the_whole_export_of_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """From an ONNX file of an old opset to images on a device, by verbs alone."""
-    path = onnx_toys.denoiser(tmp_path / "theirs.onnx", 13)
-    choices = written(tmp_path)
-    words = ("--inputs", ",".join(choices["inputs"]), "--sampler", str(choices["sampler"]))
-    out = tmp_path / "out"
-    asked = (*words, "--steps", "2", "--no-reference", "--max-images", "64")
-    assert tiny.export(path, out, *asked, runtimes="onnxruntime,openvino") == 0, capfd.readouterr()
-    manifest = Bundle.open(out).manifest
-    int8 = onnx.load(out / "int8" / "onnxruntime" / "denoiser.onnx")
-    assert "QuantizeLinear" in {node.op_type for node in int8.graph.node}
-    assert manifest.family == "onnx" and str(tmp_path) not in (out / "manifest.json").read_text()
-    grid = tmp_path / "grid.png"
-    assert run(["generate", str(out), "-n", "2", "-o", str(grid)]) == 0 and grid.is_file()

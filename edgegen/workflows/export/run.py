@@ -203,13 +203,10 @@ def _export(request: _Request) -> ExportResult:
         request.folder,
         request.context,
     )
-    from ...core.graph import torch_graphs
-
     # what would make the long work useless is refused before it
     adapter = adapter_evidence(source)
     source = with_judges(source, settings.reference, request.terms, folder / "evidence", context)
     if settings.protect is not None:
-        torch_graphs(source.generator.graphs())
         settings.protect.numbers(source)
     sampled = _with_steps(source, settings.steps)
     given = None if settings.plan is None else Plan.read(settings.plan)
