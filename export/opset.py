@@ -64,8 +64,8 @@ def _converted(file: GraphFile) -> ModelProto:
     if found < OPSET:
         try:
             model = version_converter.convert_version(model, OPSET)
-        except (RuntimeError, ValueError) as error:
-            what = str(error).strip().rpartition("\n")[2] or type(error).__name__
+        except (version_converter.ConvertError, RuntimeError, ValueError) as error:
+            what = " ".join(str(error).rpartition(" failed: ")[2].split()) or type(error).__name__
             raise InputError(
                 "E-BRING",
                 f"onnx cannot raise it from opset {found} to {OPSET}: {what:.200}",

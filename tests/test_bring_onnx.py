@@ -120,6 +120,10 @@ def test_steps_are_the_scheduler_s(tmp_path: Path) -> None:
     halves = {**json.loads(data.read_text()), "timesteps": [10.5, 5, 0]}
     data.write_text(json.dumps(halves))
     refused(lambda: brought(path, **{**choices, "sampler": data}), "takes whole timesteps")
+    euler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "linspace"}
+    data.write_text(json.dumps(euler))
+    even = {**choices, "sampler": data}
+    refused(lambda: brought(path, **even), "takes whole timesteps")
 
 
 def test_pixels_of_another_range_come_to_minus_one_and_one(tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_names_of_the_file_never_meet_ours(tmp_path: Path) -> None:
     ours = to_onnx(found.graphs()["generator"], "generator")
     assert not any(set("[]*?") & set(node.name) for node in ours.graph.node)
     assert house_name("x") == "given_x" and house_name("a/b.c") == "a_b_c"
-    assert house_name("0") == "given_0"
+    assert house_name("0") == "given_0" and house_name("null_cond") == "given_null_cond"
 
 
 def test_weights_that_are_nodes_are_found(tmp_path: Path) -> None:
@@ -256,6 +260,19 @@ def test_a_file_that_cannot_be_taken(
 ) -> None:
     path = changed(onnx_toys.one_step(tmp_path / "theirs.onnx"), change)
     refused(lambda: brought(path), *parts)
+
+
+def test_an_operator_that_cannot_be_raised_is_named(tmp_path: Path) -> None:
+    image = ("n", 3, 8, 8)
+    path = onnx_toys.saved(
+        tmp_path / "theirs.onnx",
+        [helper.make_node("ThresholdedRelu", ["x"], ["out"])],
+        [("x", image, "float32")],
+        [("out", image, "float32")],
+        [],
+        opset=9,
+    )
+    refused(lambda: brought(path), "cannot raise it from opset 9 to 20", "ThresholdedRelu")
 
 
 def test_one_of_several_outputs_is_named(tmp_path: Path) -> None:

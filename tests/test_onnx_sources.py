@@ -53,13 +53,11 @@ def test_it_is_a_source_like_our_own(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_custom_operators_are_refused_by_name(tmp_path: Path) -> None:
-    path = changed(
-        onnx_toys.one_step(tmp_path / "theirs.onnx"),
-        lambda m: (
-            setattr(m.graph.node[-1], "domain", "com.microsoft"),
-            m.opset_import.append(helper.make_opsetid("com.microsoft", 1)),
-        ),
-    )
+    def custom(model: onnx.ModelProto) -> None:
+        model.graph.node[-1].domain = "com.microsoft"
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    path = changed(onnx_toys.one_step(tmp_path / "theirs.onnx"), custom)
     with pytest.raises(EdgegenError, match=r"com\.microsoft"):
         load_onnx(path, SourceChoices())
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..core.conditions import CLASSES, Condition, Constants, Labels
+from ..core.conditions import CLASSES, NULL, Condition, Constants, Labels
 from ..core.reader import read_bytes
 from ..core.spec import Array, TensorSpec
 from ..errors import InputError, UsageError
@@ -190,7 +190,14 @@ USES: Mapping[str, Callable[[str], InputUse]] = {
     "timestep": TimestepUse,
     "labels": LabelsUse,
 }
-TAKEN = (*USES, "image", "predicted", "label", "x", "t")  # names that a graph of ours has already
+TAKEN = (
+    "guidance",
+    "image",
+    "predicted",
+    "label",
+    "x",
+    "t",
+)  # names that a graph of ours has already
 
 
 def house_name(name: str) -> str:
@@ -198,7 +205,8 @@ def house_name(name: str) -> str:
     else.
     """
     plain = "".join(c if c.isalnum() and c.isascii() else "_" for c in name)[:60] or "given"
-    return f"given_{plain}" if plain in TAKEN or not plain.isidentifier() else plain
+    is_free = plain.isidentifier() and plain not in TAKEN and not plain.startswith(NULL)
+    return plain if is_free else f"given_{plain}"
 
 
 def input_uses(said: Sequence[str], inputs: Sequence[str], path: Path) -> dict[str, InputUse]:

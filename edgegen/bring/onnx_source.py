@@ -65,6 +65,7 @@ class BroughtOnnx:
     image_shape: tuple[int, int, int]  # channels, height, width
     opset: int
     sha256: str
+    takes_whole_timesteps: bool
     _graphs: Mapping[str, OnnxGraph] = field(repr=False)
     embeds_training_data: Literal["none"] = "none"
 
@@ -82,6 +83,8 @@ class BroughtOnnx:
     def with_steps(self, steps: int) -> BroughtOnnx:
         """The same with a sampler of so many steps."""
         found = self.sampling.with_steps(steps)
+        if self.takes_whole_timesteps:
+            _check_whole(found, self.path)
         return replace(self, sampling=_decoding(found, "decoder" in self._graphs))
 
 
@@ -123,6 +126,7 @@ def bring_onnx(
         (int(output.shape[1]), int(output.shape[2]), int(output.shape[3])),
         _opset(model),
         hashlib.sha256(data).hexdigest(),
+        _takes_whole(inputs),
         graphs,
     )
     _check_rehearsed(found)
@@ -168,18 +172,27 @@ def _check_fit(
             path=path,
             hint="--inputs NAME=timestep",
         )
-    whole = all(told(t) == int(t) for t in sampling.sampler.timesteps)
-    is_cut = any(step.operator == "Cast" for one in timed for step in one.steps)
-    if is_cut and not whole:
-        raise InputError(
-            CODE,
-            f"{timed[0].name!r:.80} takes whole timesteps, and the sampler's have fractions",
-            path=sampling.path,
-        )
+    if _takes_whole(inputs):
+        _check_whole(sampling, path)
     numbered = any(isinstance(uses[one.name], LabelsUse) and one.steps for one in inputs)
     if numbered and getattr(sampling.sampler, "guidance", 1) != 1:
         raise InputError(
             CODE, "guidance needs labels that may be absent, and these are numbers", path=path
+        )
+
+
+def _takes_whole(inputs: Sequence[FittedInput]) -> bool:
+    """Whether its timestep is a whole number, which others would be cut to."""
+    return any(s.operator == "Cast" for one in inputs if one.spec.name == "t" for s in one.steps)
+
+
+def _check_whole(sampling: FileSampler, path: Path) -> None:
+    """InputError for timesteps with fractions."""
+    if any(told(t) != int(t) for t in sampling.sampler.timesteps):
+        raise InputError(
+            CODE,
+            "it takes whole timesteps, and the sampler's have fractions",
+            path=sampling.path or path,
         )
 
 

@@ -39,6 +39,7 @@ class LoadedGenerator:
     scales: Exportable | None = None
     text: TextGraphs | None = None  # ships with the bundle, so that a device encodes new prompts
     executed_by: str = "torch"  # what its own graphs run on
+    origin: str = "torch"  # whose numbers an export is held to, for people
 
     def generate(
         self,
@@ -158,6 +159,7 @@ def _onnx(path: Path, choices: SourceChoices) -> LoadedGenerator:
         found.about,
         path.with_name(f"{path.stem}.{REFERENCE}"),
         executed_by=EXECUTED_BY,
+        origin="the file it came in",
     )
 
 
