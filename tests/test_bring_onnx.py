@@ -107,6 +107,25 @@ def test_a_batch_of_one_becomes_one_that_varies(tmp_path: Path) -> None:
     refused(lambda: brought(fixed), "its batch of 1 is built in", "batch axis that varies")
 
 
+def test_a_size_is_said_where_axes_vary(tmp_path: Path) -> None:
+    path = changed(onnx_toys.denoiser(tmp_path / "theirs.onnx"), varying)
+    choices = written(tmp_path)
+    refused(lambda: brought(path, **choices), "fixed sizes", "sample=noise:3x64x64")
+    rest = choices["inputs"][1:]
+    found = brought(path, **{**choices, "inputs": ("sample=noise:3x8x24", *rest)})
+    assert found.image_shape == (3, 8, 24)
+    for wrong in ("3x8", "1x8x8", "3x0x8", "3x8x8x8", "3x8xy"):
+        other = {**choices, "inputs": (f"sample=noise:{wrong}", *rest)}
+        refused(lambda other=other: brought(path, **other), "'sample' is 3xnxn an image")
+
+
+def varying(model: onnx.ModelProto) -> None:
+    sample, _, cond = model.graph.input
+    for value, first in ((sample, 2), (cond, 1), (model.graph.output[0], 2)):
+        for axis in value.type.tensor_type.shape.dim[first:]:
+            axis.dim_param = "size"
+
+
 def test_steps_are_the_scheduler_s(tmp_path: Path) -> None:
     path = onnx_toys.denoiser(tmp_path / "theirs.onnx")
     choices = written(tmp_path)
@@ -309,7 +328,7 @@ def test_every_input_is_given_something(said: Sequence[str], parts: Sequence[str
         (("z=noise", "y=timestep"), ("one number an image", "(5,)")),
         (("z=noise", "y={}/none.npy"), ("none.npy", "cannot be read")),
         (("z=noise", "y={}/objects.npy"), ("no .npy file of numbers",)),
-        (("z=noise", "y={}/long.npy"), ("takes (5,) an image, and the file holds (6,)",)),
+        (("z=noise", "y={}/long.npy"), ("takes (5) an image, and the file holds (6,)",)),
         (("z=noise", "y={}/nan.npy"), ("NaN or infinite",)),
     ],
 )

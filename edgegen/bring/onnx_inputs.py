@@ -7,7 +7,7 @@ A use is one class and one line in USES.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,24 +81,41 @@ def _sizes(found: FileInput, path: Path) -> tuple[int, ...]:
             CODE,
             f"the input {found.name!r:.80} needs a batch axis first, and fixed sizes after it",
             path=path,
-            hint="export it for one size of image",
+            hint=f"say the size where it is noise: {found.name}=noise:3x64x64",
         )
     return tuple(axis for axis in found.shape if axis is not None)
 
 
 @dataclass(frozen=True)
 class NoiseUse:
-    """What images begin from."""
+    """What images begin from; argument: sizes such as 3x64x64, where axes of the file vary."""
 
     argument: str = ""
 
     def fitted(self, found: FileInput, path: Path) -> FittedInput:
-        sizes = _sizes(found, path)
+        sizes = _sizes(self._sized(found, path), path)
         if found.dtype != "float32" or not sizes:
             raise InputError(
                 CODE, f"noise is float32 of two axes or more: {found.name!r:.80} is not", path=path
             )
         return FittedInput(found.name, TensorSpec("x", (BATCH, *sizes)), lambda x: x)
+
+    def _sized(self, found: FileInput, path: Path) -> FileInput:
+        """The input with the sizes that are said. UsageError where it has others."""
+        if not self.argument or found.shape is None:
+            return found
+        words = self.argument.split("x")
+        sizes = tuple(int(word) if word.isdecimal() and len(word) < 7 else 0 for word in words)
+        if len(sizes) != len(found.shape) or not all(
+            size and axis in (None, size) for size, axis in zip(sizes, found.shape, strict=True)
+        ):
+            wanted = "x".join("n" if axis is None else str(axis) for axis in found.shape)
+            raise UsageError(
+                "E-USAGE",
+                f"--inputs: {found.name!r:.80} is {wanted} an image, and not {self.argument!r:.80}",
+                path=path,
+            )
+        return replace(found, shape=sizes)
 
 
 @dataclass(frozen=True)
@@ -163,13 +180,17 @@ class ConstantUse:
 
     def fitted(self, found: FileInput, path: Path) -> FittedInput:
         source = Path(self.argument)
-        values, sizes = read_array(source), _sizes(found, path)
-        if values.shape == (1, *sizes):
+        values = read_array(source)
+        axes = _sizes(found, path) if found.shape is None else found.shape
+        if values.ndim == len(axes) + 1 and len(values) == 1:
             values = values[0]
-        if values.shape != sizes:
+        if values.ndim != len(axes) or any(
+            axis not in (None, size) for axis, size in zip(axes, values.shape, strict=True)
+        ):
+            wanted = ", ".join("n" if axis is None else str(axis) for axis in axes)
             raise InputError(
                 CODE,
-                f"{found.name!r:.80} takes {sizes} an image, and the file holds {values.shape}",
+                f"{found.name!r:.80} takes ({wanted}) an image, and the file holds {values.shape}",
                 path=source,
             )
         if found.dtype == "int64" and not (values == np.rint(values)).all():
@@ -179,7 +200,7 @@ class ConstantUse:
             constant = Constants({name: values})
         except ValueError as error:
             raise InputError(CODE, f"the values cannot be given: {error}", path=source) from error
-        spec = TensorSpec(name, (BATCH, *sizes))
+        spec = TensorSpec(name, (BATCH, *values.shape))
         return FittedInput(
             found.name, spec, lambda value: value.astype(kind), _whole(found), constant
         )
@@ -243,7 +264,7 @@ def input_uses(said: Sequence[str], inputs: Sequence[str], path: Path) -> dict[s
 
 def _use(text: str, name: str) -> InputUse:
     word, _, argument = text.partition(":")
-    if word in USES and (word == "labels" or not argument):
+    if word in USES and not (word == "timestep" and argument):
         return USES[word](argument)
     if text.endswith(".npy"):
         return ConstantUse(text)

@@ -105,11 +105,9 @@ def bring_onnx(
     bytes_before = file.model.SerializeToString(deterministic=True)
     before = _as_it_was(tools.load(bytes_before), inputs, file.fixed)
     calls = _calls(inputs, sampling.sampler)
-    expected = [before(**call) for call in calls]
     is_loop = sampling.sampler.kind != "single"
-    output = TensorSpec(
-        "predicted" if is_loop else "image", (BATCH, *_image_axes(expected[0], len(SEEDS), path))
-    )
+    axes = _image_axes(before(**calls[0]), len(SEEDS), path)
+    output = TensorSpec("predicted" if is_loop else "image", (BATCH, *axes))
     raised = tools.raised(bytes_before)
     made = rewritten(file, raised, inputs, output, None if is_loop else choices.scale)
     made_bytes = made.SerializeToString(deterministic=True)
@@ -123,7 +121,7 @@ def bring_onnx(
         path,
         _decoding(sampling, "decoder" in graphs),
         _latent(inputs),
-        (int(output.shape[1]), int(output.shape[2]), int(output.shape[3])),
+        axes,
         _opset(model),
         hashlib.sha256(data).hexdigest(),
         _takes_whole(inputs),
@@ -244,7 +242,7 @@ def _calls(inputs: Sequence[FittedInput], sampler: Sampler) -> list[dict[str, Ar
     ]
 
 
-def _image_axes(found: Array, count: int, path: Path) -> tuple[int, ...]:
+def _image_axes(found: Array, count: int, path: Path) -> tuple[int, int, int]:
     """Of one image. InputError for what is none."""
     if found.ndim != 4 or found.shape[0] != count or found.dtype != np.float32:
         raise InputError(
@@ -253,7 +251,8 @@ def _image_axes(found: Array, count: int, path: Path) -> tuple[int, ...]:
             "channels, height, width) is wanted",
             path=path,
         )
-    return tuple(int(size) for size in found.shape[1:])
+    _, channels, height, width = found.shape
+    return channels, height, width
 
 
 def _check_same(
