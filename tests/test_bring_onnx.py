@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_a_size_is_said_where_axes_vary(tmp_path: Path) -> None:
     assert found.image_shape == (3, 8, 24)
     for wrong in ("3x8", "1x8x8", "3x0x8", "3x8x8x8", "3x8xy"):
         other = {**choices, "inputs": (f"sample=noise:{wrong}", *rest)}
-        refused(lambda other=other: brought(path, **other), "'sample' is 3xnxn an image")
+        refused(partial(brought, path, **other), "'sample' is 3xnxn an image")
 
 
 def varying(model: onnx.ModelProto) -> None:

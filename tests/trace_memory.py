@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PLAIN = (bool, int, float, str, tuple, list, type(None))
-Export = Callable[["Graph", str], "ModelProto"]
+Export = Callable[[Any, str], "ModelProto"]
 
 
 def install(folder: Path | None) -> None:
