@@ -1,4 +1,4 @@
-"""Torch graph -> FP32 ONNX: one file, dynamic named axes, no paths or stack traces, the same bytes
+"""Graph -> FP32 ONNX: one file, dynamic named axes, no paths or stack traces, the same bytes
 each time.
 """
 
@@ -14,17 +14,24 @@ import onnx
 import torch
 
 from edgegen.core.files import put
-from edgegen.core.graph import Graph
+from edgegen.core.graph import ExportGraph, Graph
+from edgegen.core.onnx_graph import OnnxGraph
 from edgegen.errors import EdgegenError
 
-OPSET = 20  # TensorRT 10+, OpenVINO 2024+ and ONNX Runtime 1.17+ read it
+from .opset import OPSET
 
 
-def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
+def to_onnx(graph: ExportGraph, name: str) -> onnx.ModelProto:
     """The graph as an ONNX model named `name`; EdgegenError if torch cannot export it or a weight
     is not finite.
     """
-    return traced(graph, name)[0]
+    if isinstance(graph, OnnxGraph):
+        model = onnx.load_from_string(graph.model)
+        _strip(model, name)
+        return model
+    if isinstance(graph, Graph):
+        return traced(graph, name)[0]
+    raise TypeError(f"no graph that can be written: {type(graph).__name__}")
 
 
 def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:

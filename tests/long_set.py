@@ -48,6 +48,7 @@ LONG = (
     "test_metrics.py::test_a_trunk_learns*",
     "test_offline.py::test_calibrating_a_trained_generator*",
     "test_offline.py::test_what_fine_tuning_imports*",
+    "test_onnx_sources.py::test_the_whole_export*",
     "test_processes.py::*",
     "test_prompted_export.py::test_it_is_exported*",
     "test_public_program.py::test_it_does_all*",

@@ -80,10 +80,11 @@ class Quantized:
         self, masks: np.ndarray, seeds: Sequence[int], label: int | None
     ) -> tuple[list[QuantizedLayer], Attribution]:
         """Which layer's rounding does how much to each region."""
+        from ...core.graph import torch_graphs
         from ...explain.damage import attribute
         from ...explain.gates import Gated
 
-        graphs = self.source.generator.graphs()
+        graphs = torch_graphs(self.source.generator.graphs())
         gated = {
             k: Gated(g, onnx_files.traced(g, k)[1], self.rounding[k]) for k, g in graphs.items()
         }

@@ -164,10 +164,11 @@ def _learn(
     """FP32 models, their Q/DQ files, what was learnt against the rounding in these, and the
     student's error on the way.
     """
+    from ...core.graph import torch_graphs
     from ...training.adapt.recover import recover as learn
     from ...training.adapt.student import Subject
 
-    graphs = source.generator.graphs()
+    graphs = torch_graphs(source.generator.graphs())
     with context.listen.progress("exporting FP32 graphs"):
         traced = {name: onnx_files.traced(graph, name) for name, graph in graphs.items()}
     models = {name: model for name, (model, _) in traced.items()}
