@@ -4,14 +4,15 @@ ends, then by damage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from edgegen.core.plan import Layer, Plan, Precision
+from edgegen.core.weights import Constants
 
 from .observe import ActivationStats
 
@@ -186,9 +187,9 @@ def multiplications(model: onnx.ModelProto) -> dict[str, int]:
     inferred = onnx.shape_inference.infer_shapes(model)
     values = [*inferred.graph.value_info, *inferred.graph.output]
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    weights = {t.name: numpy_helper.to_array(t).size for t in model.graph.initializer}
+    weights = Constants(model.graph)
     return {
-        n.name: int(weights[n.input[1]] * np.prod(shapes[n.output[0]][2:] or [1]))
+        n.name: int(math.prod(weights.shape(n.input[1])) * np.prod(shapes[n.output[0]][2:] or [1]))
         for n in model.graph.node
         if n.op_type == "Conv" and n.input[1] in weights
     }
@@ -199,7 +200,7 @@ def kinds(model: onnx.ModelProto) -> dict[str, str]:
     and attributes, and the operators before and behind it. Two of one kind take the same time.
     """
     counts = multiplications(model)
-    weights = {t.name: list(t.dims) for t in model.graph.initializer}
+    weights = Constants(model.graph)
     writers = {tensor: node for node in model.graph.node for tensor in node.output}
     described = {}
     for node in model.graph.node:
@@ -213,7 +214,7 @@ def kinds(model: onnx.ModelProto) -> dict[str, str]:
             f"{a.name}={onnx.helper.get_attribute_value(a)}" for a in node.attribute
         )
         described[node.name] = (
-            f"{counts[node.name]} x {weights[node.input[1]]} {attributes} "
+            f"{counts[node.name]} x {list(weights.shape(node.input[1]))} {attributes} "
             f"{before.op_type if before else 'input'} {behind}"
         )
     return described

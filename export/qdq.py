@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgegen.core.plan import Plan, Range, rounded_name
 from edgegen.core.runtime import Dialect
+from edgegen.core.weights import Constants
 from edgegen.errors import InputError
 
 from .half import LARGEST, half
@@ -86,7 +87,7 @@ class _QdqWriter:
 
     def __post_init__(self) -> None:
         graph = self.model.graph
-        self.weights = {t.name: t for t in graph.initializer}
+        self.weights = Constants(graph)
         self.floats = set(candidates(self.model))
         # (weight, its scales) -> its dequantized tensor
         self.written: dict[tuple[str, bytes], str] = {}
@@ -244,7 +245,7 @@ class _QdqWriter:
         """A constant as float64. InputError when it is not finite: as int8 it would be an ordinary
         number.
         """
-        values = numpy_helper.to_array(self.weights[name]).astype(np.float64)
+        values = self.weights[name].astype(np.float64)
         if not np.isfinite(values).all():
             raise InputError(
                 "E-NONFINITE",
@@ -274,10 +275,13 @@ class _QdqWriter:
     def _model(self) -> onnx.ModelProto:
         out = onnx.ModelProto()
         out.CopyFrom(self.model)
-        used = {t for node in self.nodes for t in node.input}
+        read = {t for node in self.nodes if not self.weights.is_cast(node) for t in node.input}
+        # what casts a weight that is int8 now has no reader
+        nodes = [n for n in self.nodes if not self.weights.is_cast(n) or n.output[0] in read]
+        used = {t for node in nodes for t in node.input}
         initializers = [t for t in self.model.graph.initializer if t.name in used]
         del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
-        out.graph.node.extend(self.nodes)
+        out.graph.node.extend(nodes)
         out.graph.initializer.extend([*initializers, *self.constants])
         onnx.checker.check_model(out, full_check=True)
         return out
@@ -301,7 +305,11 @@ def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
         for v in [*inferred.graph.value_info, *inferred.graph.output]
     }
     inputs = [v.name for v in model.graph.input]
+    constants = Constants(model.graph)
     outputs = [
-        t for node in model.graph.node for t in node.output if kinds.get(t) == TensorProto.FLOAT
+        t
+        for node in model.graph.node
+        for t in node.output
+        if kinds.get(t) == TensorProto.FLOAT and not constants.is_cast(node)
     ]
     return (*inputs, *outputs)
