@@ -8,14 +8,17 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx
 import torch
 
-from edgegen.core.files import put
 from edgegen.core.graph import Graph
+from edgegen.core.weight_file import write_model
 from edgegen.errors import EdgegenError
+
+from . import fake, sound
 
 OPSET = 20  # TensorRT 10+, OpenVINO 2024+ and ONNX Runtime 1.17+ read it
 
@@ -41,15 +44,17 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
         for spec in graph.inputs
         for axis in spec.dynamic.values()
     }
-    examples = tuple(
-        torch.zeros(spec.sized(**{a: 2 for a in axes}), dtype=getattr(torch, spec.dtype))
-        for spec in graph.inputs
-    )
+    module, mode = fake.weightless(graph) if graph.weights else (graph.module, nullcontext())
+    with mode:
+        examples = tuple(
+            torch.zeros(spec.sized(**{a: 2 for a in axes}), dtype=getattr(torch, spec.dtype))
+            for spec in graph.inputs
+        )
     shapes = tuple({i: axes[a] for i, a in spec.dynamic.items()} for spec in graph.inputs)
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
+    with warnings.catch_warnings(), _quiet("torch.onnx"), mode:
         warnings.simplefilter("ignore")  # the exporter's own deprecations, many a release
         program = torch.onnx.export(
-            graph.module,
+            module,
             examples,
             dynamo=True,
             verbose=False,
@@ -58,12 +63,16 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
             input_names=[spec.name for spec in graph.inputs],
             output_names=[graph.output.name],
             dynamic_shapes=shapes,
+            optimize=not graph.weights,  # that would compute with them
         )
     if program is None or program.exported_program is None:
         raise EdgegenError("E-EXPORT", f"torch returned no ONNX program for graph {name!r}")
-    model = program.model_proto
+    if graph.weights:
+        model = fake.pointed(program.model, graph.weights, name)
+    else:
+        model = program.model_proto
     _strip(model, name)
-    onnx.checker.check_model(model, full_check=True)
+    sound.check(model)
     return model, program.exported_program
 
 
@@ -113,6 +122,6 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
 
 
 def write(model: onnx.ModelProto, path: Path) -> Path:
-    """Serialize deterministically into one file."""
-    put(path, model.SerializeToString(deterministic=True))
+    """Serialize deterministically into one file, or into two where the weights are large."""
+    write_model(model, path)
     return path

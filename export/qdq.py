@@ -20,6 +20,7 @@ from edgegen.core.runtime import Dialect
 from edgegen.core.weights import Constants
 from edgegen.errors import InputError
 
+from . import sound
 from .half import LARGEST, half
 
 TYPES = {
@@ -283,7 +284,7 @@ class _QdqWriter:
         del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
         out.graph.node.extend(nodes)
         out.graph.initializer.extend([*initializers, *self.constants])
-        onnx.checker.check_model(out, full_check=True)
+        sound.check(out)
         return out
 
 

@@ -15,6 +15,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgegen.core.weights import Constants
 
+from . import sound
+
 
 def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """A new model with neither MatMul nor Gemm in float32 whose ranks are known; the others are
@@ -59,7 +61,7 @@ def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
             replacement = list(_pairs(node))
         for part in replacement or [node]:
             (out.graph.node if isinstance(part, NodeProto) else out.graph.initializer).append(part)
-    onnx.checker.check_model(out, full_check=True)
+    sound.check(out)
     return out
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,11 +20,15 @@ from .spec import Array, TensorSpec
 class Graph:
     """The unit of export, calibration and parity: a pure module (no randomness, no loop, no
     schedule) and its tensors.
+
+    weights: of a module that is large and has none of its own (they are on the device "meta"), by
+    its names for them, in the type in which they lie in files.
     """
 
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
+    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in (*self.inputs, self.output)]
@@ -34,6 +39,15 @@ class Graph:
             )
         if self.module.training:
             raise ValueError("a graph is made from a module in eval mode: call .eval() first")
+
+    def loaded(self) -> nn.Module:
+        """The module with its weights, in full precision; its own, or a new copy of a large one."""
+        if not self.weights:
+            return self.module
+        module = copy.deepcopy(self.module)
+        full = {name: tensor.to(torch.float32) for name, tensor in self.weights.items()}
+        module.load_state_dict(full, strict=False, assign=True)
+        return module.requires_grad_(False)
 
 
 def executed(
@@ -55,7 +69,7 @@ def executed(
 
         return call
 
-    return {name: on(graph.module.to(device)) for name, graph in graphs.items()}
+    return {name: on(graph.loaded().to(device)) for name, graph in graphs.items()}
 
 
 @dataclass(frozen=True)

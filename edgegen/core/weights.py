@@ -9,6 +9,7 @@ all the same.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,10 @@ def stored(tensor: TensorProto) -> Array:
 
 def stored_bytes(tensor: TensorProto) -> int:
     """Of its values, without reading them."""
-    return place(tensor)[2] if is_apart(tensor) else int(tensor.ByteSize())
+    from onnx import helper
+
+    kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return math.prod(tensor.dims) * kind.itemsize
 
 
 def total_bytes(model: ModelProto) -> int:

@@ -11,6 +11,7 @@ from ..core.declared import declared
 from ..core.graph_file import GraphFile
 from ..core.reader import GRAPH_BYTES, read_bytes
 from ..core.temporary import scratch
+from ..core.weights import SUFFIX
 from ..errors import EdgegenError, GateFailed, InputError, RuntimeMissing, UsageError
 from ..export import runtime
 from .bundles import is_bundle, read_bundle, runtimes_of
@@ -103,7 +104,7 @@ def _findings(name: str, file: GraphFile, build: bool) -> Iterator[Finding]:
 
     data, model = checked(file)
     yield from lint(model, name)
-    if build and (refused := _refusal(name, GraphFile.of(file.path, data, file.vouched))):
+    if build and (refused := _refusal(name, file.of_bytes(data))):
         remedy = refused.hint or "see the node that it names"
         yield Finding("error", "refused", "(model)", refused.message, remedy)
 
@@ -120,6 +121,8 @@ def _refusal(name: str, file: GraphFile) -> EdgegenError | None:
             copy = folder / "source" / file.path.name
             copy.parent.mkdir()
             copy.write_bytes(file.data())
+            if file.weights is not None:
+                file.weights.copy(copy.with_suffix(SUFFIX))
             built = target.build(copy, folder)
             if (why := target.cannot_run()) is None:
                 target.load(built[0], 1)

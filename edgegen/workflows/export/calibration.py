@@ -18,6 +18,7 @@ from ...calibrate.histogram import Histogram, HistogramCounter
 from ...calibrate.observe import ActivationStats, Observer
 from ...calibrate.ranges import Choice, chosen
 from ...calibrate.rounding import WeightMoments, rounded
+from ...core import weights
 from ...core.plan import Plan, is_rounded
 from ...core.samplers import asked
 from ...core.spec import Array
@@ -190,7 +191,7 @@ def digest(models: Models) -> str:
         plain.graph.initializer.extend(
             t for t in models[name].graph.initializer if not is_rounded(t.name)
         )
-        found.update(name.encode() + b"\0" + plain.SerializeToString(deterministic=True))
+        found.update(name.encode() + b"\0" + weights.digest(plain))
     return found.hexdigest()
 
 
