@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from edgegen.core.plan import Layer, Plan, Precision
+from edgegen.core.plan import CONVOLUTIONS, Layer, Plan, Precision
 from edgegen.core.weights import Constants
 
 from .observe import ActivationStats
@@ -46,9 +46,9 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
     names: set[str] = set()
     for node, (reads, writes) in zip(nodes, ports, strict=True):
         touched = bool(reads & reached)
-        if node.op_type == "Conv" and not touched:
+        if node.op_type in CONVOLUTIONS and not touched:
             names.add(node.name)
-        if node.op_type == "Conv" or touched:
+        if node.op_type in CONVOLUTIONS or touched:
             reached |= writes - {""}
     return names
 
@@ -185,14 +185,19 @@ def questions(rungs: int) -> int:
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:
     """Of each convolution with a constant weight, an image; resolution from shape inference."""
     inferred = onnx.shape_inference.infer_shapes(model)
-    values = [*inferred.graph.value_info, *inferred.graph.output]
+    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     weights = Constants(model.graph)
     return {
-        n.name: int(math.prod(weights.shape(n.input[1])) * np.prod(shapes[n.output[0]][2:] or [1]))
+        n.name: int(math.prod(weights.shape(n.input[1])) * np.prod(shapes[_pixels(n)][2:] or [1]))
         for n in model.graph.node
-        if n.op_type == "Conv" and n.input[1] in weights
+        if n.op_type in CONVOLUTIONS and n.input[1] in weights
     }
+
+
+def _pixels(node: onnx.NodeProto) -> str:
+    """The tensor at whose every pixel the whole weight is multiplied."""
+    return str(node.input[0] if node.op_type == "ConvTranspose" else node.output[0])
 
 
 def kinds(model: onnx.ModelProto) -> dict[str, str]:

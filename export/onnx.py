@@ -35,6 +35,8 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
     tensors are.
     """
     for key, value in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
+        if value.is_meta:  # its values lie in a file, whose reader looked at them
+            continue
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise EdgegenError(
                 "E-NONFINITE", f"{name}.{key} holds NaN or infinite values; INT8 would hide them"

@@ -24,7 +24,7 @@ from ...errors import GateFailed, RuntimeMissing, UsageError
 from ...evidence import certificate, golden_images
 from ...evidence.picture import side_by_side, worst_pairs
 from ...evidence.terms import FEWEST_PAIRS, Terms
-from ...export import STAND_IN, runtime
+from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
 from ..limits import MANY, Limit, check_numbers
@@ -212,6 +212,8 @@ def _export(request: _Request) -> ExportResult:
     given = None if settings.plan is None else Plan.read(settings.plan)
 
     models = fp32_models(sampled, context.listen)
+    for target in request.targets:
+        qdq.check_any(models, target.name, target.dialect)
     if given is not None and settings.plan is not None:
         check_plan(given, models, settings.plan)
     for name, model in models.items():
