@@ -162,9 +162,9 @@ def _try(
 def _copy_weights(file: GraphFile, place: Path) -> None:
     """Into that folder, where nobody else changes them, and their numbers are looked at."""
     if file.weights is not None:
-        target = (place / file.path.name).with_suffix(SUFFIX)
-        file.weights.copy(target)
-        content = mapped(target, 0, file.weights.bytes)
+        file.put_weights(place)
+        copy = (place / file.path.name).with_suffix(SUFFIX)
+        content = mapped(copy, 0, file.weights.bytes)
         onnx_structure.check(file.data(), file.path, ours=False, beside=beside(file, content))
 
 

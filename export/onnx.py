@@ -16,6 +16,7 @@ import torch
 
 from edgegen.core.graph import Graph
 from edgegen.core.weight_file import write_model
+from edgegen.core.weights import Constants
 from edgegen.errors import EdgegenError
 
 from . import fake, sound
@@ -103,7 +104,7 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
     )
     model.graph.doc_string = ""
     del model.graph.metadata_props[:]
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = Constants(model.graph)
     taken: set[str] = set()
     for node in model.graph.node:
         del node.metadata_props[:]

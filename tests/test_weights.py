@@ -9,11 +9,14 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+import test_bundle
 from house import our_modules
 from onnx import TensorProto, helper, numpy_helper
 
 from edgegen.calibrate.observe import session
 from edgegen.core import weight_file, weights
+from edgegen.core.bundle import Bundle, write_manifest
+from edgegen.core.declared import declared
 from edgegen.core.graph_file import GraphFile
 from edgegen.core.plan import Plan, Range
 from edgegen.errors import EdgegenError, InputError, TrustError
@@ -65,12 +68,7 @@ def two_convolutions(kind: str = "float32") -> onnx.ModelProto:
 def apart(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """The model as this process holds one whose weights lie in a file."""
     path = onnx_files.write(model, folder / "g.onnx")
-    held = onnx.load(str(path), load_external_data=False)
-    for tensor in held.graph.initializer:
-        if weights.is_apart(tensor):
-            name, offset, length = weights.place(tensor)
-            weight_file.point(tensor, str(folder / name), offset, length)
-    return held
+    return weight_file.located(onnx.load(str(path), load_external_data=False), folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,3 +208,51 @@ def test_nothing_reads_an_initializer_around_the_reader() -> None:
         if isinstance(node, ast.Attribute) and node.attr in ("to_array", "raw_data", "float_data")
     }
     assert users == {"edgegen.core.weights"}
+
+
+def pair_in_a_bundle(root: Path) -> Bundle:
+    """Opened, and nobody vouches for it."""
+    test_bundle.bundle(root)
+    onnx_files.write(two_convolutions("float16"), root / "graphs" / "theta.onnx")
+    write_manifest(root, test_bundle.ABOUT)
+    opened = Bundle.open(root)
+    assert "graphs/theta.weights" in opened.manifest.files
+    return opened
+
+
+@pytest.mark.slow
+def test_the_door_takes_the_pair_of_a_bundle(tmp_path: Path) -> None:
+    file = pair_in_a_bundle(tmp_path).graph_file("graphs/theta.onnx")
+    target = runtime("onnxruntime")
+    target.admit({"theta": file}, {"theta": declared(file.data())})
+    wanted = session(two_convolutions("float16"), 1).run(None, {"x": X})[0]
+    np.testing.assert_allclose(target.session(file, 1)(x=X), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_change_while_their_bundle_is_open_are_no_longer_taken(
+    tmp_path: Path,
+) -> None:
+    file = pair_in_a_bundle(tmp_path).graph_file("graphs/theta.onnx")
+    with file.placed() as path:
+        copied = path.with_suffix(".weights").read_bytes()
+    place = tmp_path / "graphs" / "theta.weights"
+    assert copied == place.read_bytes()
+    with place.open("r+b") as held:
+        held.write(b"\1")
+    with (
+        pytest.raises(TrustError, match="it was changed while the bundle was open"),
+        file.placed(),
+    ):
+        pytest.fail("it was placed")
+
+
+def test_weights_that_a_manifest_does_not_list_are_no_part_of_a_bundle(tmp_path: Path) -> None:
+    pair_in_a_bundle(tmp_path)
+    (tmp_path / "graphs" / "other.weights").write_bytes(b"x")
+    with pytest.raises(TrustError, match=r"graphs/other\.weights is not listed"):
+        Bundle.open(tmp_path)
+    (tmp_path / "graphs" / "other.weights").unlink()
+    (tmp_path / "graphs" / "theta.weights").rename(tmp_path / "theta.weights")
+    (tmp_path / "graphs" / "theta.weights").symlink_to(tmp_path / "theta.weights")
+    with pytest.raises(TrustError, match="is a link or a device"):
+        Bundle.open(tmp_path)

@@ -40,8 +40,7 @@ class GraphFile:
         with scratch() as folder:
             place = folder / self.path.name
             place.write_bytes(self.data())
-            if self.weights is not None:
-                self.weights.copy(place.with_suffix(SUFFIX))
+            self.put_weights(folder)
             yield place
 
     def data(self) -> bytes:
@@ -50,6 +49,11 @@ class GraphFile:
         if found is None:
             raise InputError("E-FILE", "there is no such file", path=self.path)
         return found
+
+    def put_weights(self, folder: Path) -> None:
+        """A private copy of its weights in that folder; nothing where it has none."""
+        if self.weights is not None:
+            self.weights.copy(folder / self.path.with_suffix(SUFFIX).name)
 
     def of_bytes(self, data: bytes) -> GraphFile:
         """Another graph with the weights of this one."""

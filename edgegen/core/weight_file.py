@@ -21,6 +21,7 @@ from .weights import (
     INLINE_BYTES,
     SUFFIX,
     is_apart,
+    place,
     stored,
     stored_bytes,
     total_bytes,
@@ -69,7 +70,7 @@ def write_model(model: ModelProto, path: Path) -> None:
         return
     apart = [t for t in model.graph.initializer if stored_bytes(t) > INLINE_BYTES]
     weights = path.with_suffix(SUFFIX)
-    sizes = [stored(tensor).nbytes for tensor in apart]
+    sizes = [stored_bytes(tensor) for tensor in apart]
     offsets = laid_out(sizes)
     put_parts(weights, filled(offsets, (_bytes(tensor) for tensor in apart)))
     names = [tensor.name for tensor in apart]
@@ -107,6 +108,15 @@ def point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
     tensor.data_location = 1  # type: ignore[assignment]  # EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
+
+
+def located(model: ModelProto, folder: Path) -> ModelProto:
+    """The model of a file of that folder, as it is held in memory: with the path of its weights."""
+    for tensor in model.graph.initializer:
+        if is_apart(tensor):
+            name, offset, length = place(tensor)
+            point(tensor, str(folder / name), offset, length)
+    return model
 
 
 def _placed(model: ModelProto, places: dict[str, tuple[int, int]], location: str) -> ModelProto:

@@ -27,6 +27,7 @@ APART_BYTES = 64 << 20  # of a graph's weights, beyond which they lie in a file 
 INLINE_BYTES = 64 << 10  # of a tensor, up to which it stays in the graph even then
 ALIGNMENT = 4096  # of a tensor in the file: runtimes map it page by page
 _EXTERNAL = 1  # TensorProto.DataLocation
+_FLOAT, _HALVES = 1, (10, 16)  # TensorProto.DataType: float32; float16 and bfloat16
 
 
 def is_apart(tensor: TensorProto) -> bool:
@@ -66,18 +67,21 @@ def total_bytes(model: ModelProto) -> int:
 
 
 class Constants(Mapping[str, Array]):
-    """Constants of a graph by name: its initializers, and those that a Cast reads. Values are read
-    when they are asked for, and are not kept.
+    """Constants of a graph by name: its initializers, and what a Cast makes of those in half
+    precision. Values are read when they are asked for, and are not kept.
     """
 
     def __init__(self, graph: GraphProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._kinds: dict[str, int] = {}  # of what a Cast makes
         for node in graph.node:
-            if node.op_type == "Cast" and node.input[0] in self._tensors:
-                (kind,) = (a.i for a in node.attribute if a.name == "to")
+            if node.op_type != "Cast" or node.input[0] not in self._tensors:
+                continue
+            tensor = self._tensors[node.input[0]]
+            (kind,) = (a.i for a in node.attribute if a.name == "to")
+            if kind == _FLOAT and tensor.data_type in _HALVES:
                 self._kinds[node.output[0]] = kind
-                self._tensors[node.output[0]] = self._tensors[node.input[0]]
+                self._tensors[node.output[0]] = tensor
 
     def __getitem__(self, name: str) -> Array:
         from onnx import helper
@@ -128,7 +132,8 @@ def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
             graph.initializer.append(numpy_helper.from_array(changed[name], name))
     if len(nodes) < len(graph.node):
         used = {tensor for node in nodes for tensor in node.input}
-        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        cast = {n.input[0] for n in graph.node if constants.is_cast(n)} - used
+        kept = [tensor for tensor in graph.initializer if tensor.name not in cast]
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)
         graph.initializer.extend(kept)

@@ -11,7 +11,6 @@ from ..core.declared import declared
 from ..core.graph_file import GraphFile
 from ..core.reader import GRAPH_BYTES, read_bytes
 from ..core.temporary import scratch
-from ..core.weights import SUFFIX
 from ..errors import EdgegenError, GateFailed, InputError, RuntimeMissing, UsageError
 from ..export import runtime
 from .bundles import is_bundle, read_bundle, runtimes_of
@@ -121,8 +120,7 @@ def _refusal(name: str, file: GraphFile) -> EdgegenError | None:
             copy = folder / "source" / file.path.name
             copy.parent.mkdir()
             copy.write_bytes(file.data())
-            if file.weights is not None:
-                file.weights.copy(copy.with_suffix(SUFFIX))
+            file.put_weights(copy.parent)
             built = target.build(copy, folder)
             if (why := target.cannot_run()) is None:
                 target.load(built[0], 1)
