@@ -51,10 +51,11 @@ def write(folder: Path, out: Path) -> None:
     from edgegen.bring.components import COMPONENTS, component
     from edgegen.bring.folder_files import FolderFiles
     from edgegen.bring.wrap import denoiser
+    from edgegen.core.graph import Graph
     from edgegen.export import onnx as onnx_files
 
     start = time.monotonic()
-    graphs = {}
+    graphs: dict[str, Graph] = {}
     if (folder / "model_index.json").is_file():
         from edgegen.bring.brought import bring
 

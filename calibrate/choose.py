@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from edgegen.core.plan import CONVOLUTIONS, Layer, Plan, Precision
-from edgegen.core.weights import Constants
+from edgegen.core.weights import GraphConstants
 
 from .observe import ActivationStats
 
@@ -187,7 +187,7 @@ def multiplications(model: onnx.ModelProto) -> dict[str, int]:
     inferred = onnx.shape_inference.infer_shapes(model)
     values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    weights = Constants(model.graph)
+    weights = GraphConstants(model.graph)
     return {
         n.name: int(math.prod(weights.shape(n.input[1])) * np.prod(shapes[_pixels(n)][2:] or [1]))
         for n in model.graph.node
@@ -205,7 +205,7 @@ def kinds(model: onnx.ModelProto) -> dict[str, str]:
     and attributes, and the operators before and behind it. Two of one kind take the same time.
     """
     counts = multiplications(model)
-    weights = Constants(model.graph)
+    weights = GraphConstants(model.graph)
     writers = {tensor: node for node in model.graph.node for tensor in node.output}
     described = {}
     for node in model.graph.node:

@@ -21,7 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgegen.core.spec import Array
-from edgegen.core.weights import Constants, replaced
+from edgegen.core.weights import GraphConstants, replaced
 
 from .observe import session
 
@@ -58,9 +58,9 @@ def equalized(
     like: the same graph with the weights that say how much each channel is read, where these are
     not the model's own.
     """
-    constants = Constants(model.graph)
+    constants = GraphConstants(model.graph)
     weights = _Weights({}, constants)
-    guide = weights if like is None else _Weights({}, Constants(like.graph))
+    guide = weights if like is None else _Weights({}, GraphConstants(like.graph))
     for space in _spaces(model, constants):
         seen = np.max([largest[t] for t in space.tensors if t in largest], axis=0)
         read = np.max(
@@ -77,10 +77,10 @@ def equalized(
 
 @dataclass
 class _Weights:
-    """Constants, of which those that are changed are kept here."""
+    """GraphConstants, of which those that are changed are kept here."""
 
     changed: dict[str, np.ndarray]
-    constants: Constants
+    constants: GraphConstants
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.changed[name] if name in self.changed else self.constants[name]
@@ -124,7 +124,7 @@ def _factors(seen: np.ndarray, read: np.ndarray) -> np.ndarray:
     return factor.astype(np.float32)
 
 
-def _spaces(model: onnx.ModelProto, weights: Constants) -> Iterator[_Space]:
+def _spaces(model: onnx.ModelProto, weights: GraphConstants) -> Iterator[_Space]:
     """Every space whose factors are free: written by constant layers, read by convolutions and
     demodulation alone.
     """
@@ -140,7 +140,7 @@ class _Walk:
     and reads them.
     """
 
-    def __init__(self, model: onnx.ModelProto, weights: Constants) -> None:
+    def __init__(self, model: onnx.ModelProto, weights: GraphConstants) -> None:
         nodes, ends = model.graph.node, [v.name for v in [*model.graph.input, *model.graph.output]]
         self.weights = weights
         self.uses = Counter(name for node in nodes for name in node.input)
@@ -249,7 +249,7 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 
 def read_tensors(model: onnx.ModelProto) -> list[str]:
     """Tensors whose channels' magnitudes `equalized` wants to know, in a fixed order."""
-    spaces = _spaces(model, Constants(model.graph))
+    spaces = _spaces(model, GraphConstants(model.graph))
     return sorted({tensor for space in spaces for tensor in space.tensors})
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgegen.core.plan import rounded_name
 from edgegen.core.spec import Array
-from edgegen.core.weights import Constants
+from edgegen.core.weights import GraphConstants
 
 from .observe import session
 
@@ -32,7 +32,7 @@ class WeightMoments:
     """
 
     def __init__(self, model: onnx.ModelProto, threads: int) -> None:
-        weights = Constants(model.graph)
+        weights = GraphConstants(model.graph)
         self._convolutions = [
             n
             for n in model.graph.node
@@ -120,7 +120,7 @@ def rounded(
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    weights = Constants(model.graph)
+    weights = GraphConstants(model.graph)
     readers: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type == "Conv" and node.name in moments.second:

@@ -35,12 +35,12 @@ def weightless(graph: Graph) -> tuple[nn.Module, FakeTensorMode]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     held: dict[int, object] = {}
     with mode:
-        for name, tensor in graph.module.named_parameters():
+        for name, own in graph.module.named_parameters():
             if name in graph.weights:
-                held[id(tensor)] = nn.Parameter(torch.empty(tensor.shape), requires_grad=False)
-        for name, tensor in graph.module.named_buffers():
+                held[id(own)] = nn.Parameter(torch.empty(own.shape), requires_grad=False)
+        for name, buffer in graph.module.named_buffers():
             if name in graph.weights:
-                held[id(tensor)] = torch.empty(tensor.shape)
+                held[id(buffer)] = torch.empty(buffer.shape)
     return copy.deepcopy(graph.module, held), mode
 
 
@@ -82,7 +82,7 @@ def _plain(tensor: Tensor) -> Tensor:
 def _bytes(tensors: Mapping[str, Tensor]) -> Iterator[memoryview]:
     for tensor in tensors.values():
         if tensor.numel():
-            yield memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            yield tensor.reshape(-1).view(torch.uint8).numpy().data
             _page_out(tensor)
         else:
             yield memoryview(b"")

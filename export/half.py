@@ -19,7 +19,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgegen.core.plan import Range
-from edgegen.core.weights import Constants
+from edgegen.core.weights import GraphConstants
 
 from . import sound
 
@@ -77,7 +77,7 @@ class _Halver:
         graph = onnx.shape_inference.infer_shapes(self.model).graph
         values = [*graph.value_info, *graph.input, *graph.output]
         self.floats = {v.name for v in values if v.type.tensor_type.elem_type == FULL}
-        self.weights = Constants(self.model.graph)
+        self.weights = GraphConstants(self.model.graph)
         self.floats |= {n for n in self.weights if self.weights.kind(n) == FULL}
         self.ends = {v.name for v in graph.output}
         self.readers: dict[str, list[int]] = defaultdict(list)

@@ -16,7 +16,7 @@ import torch
 
 from edgegen.core.graph import Graph
 from edgegen.core.weight_file import write_model
-from edgegen.core.weights import Constants
+from edgegen.core.weights import GraphConstants
 from edgegen.errors import EdgegenError
 
 from . import fake, sound
@@ -104,7 +104,7 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
     )
     model.graph.doc_string = ""
     del model.graph.metadata_props[:]
-    weights = Constants(model.graph)
+    weights = GraphConstants(model.graph)
     taken: set[str] = set()
     for node in model.graph.node:
         del node.metadata_props[:]

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgegen.core.plan import Plan, Range, rounded_name
 from edgegen.core.runtime import Dialect
-from edgegen.core.weights import Constants
+from edgegen.core.weights import GraphConstants
 from edgegen.errors import InputError
 
 from . import sound
@@ -90,7 +90,7 @@ class _QdqWriter:
 
     def __post_init__(self) -> None:
         graph = self.model.graph
-        self.weights = Constants(graph)
+        self.weights = GraphConstants(graph)
         self.floats = set(candidates(self.model))
         # (weight, its scales) -> its dequantized tensor
         self.written: dict[tuple[str, bytes], str] = {}
@@ -316,7 +316,7 @@ def weight_axis(node: onnx.NodeProto) -> int:
     return {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if turned else 1, "MatMul": 1}[node.op_type]
 
 
-def is_quantizable(node: onnx.NodeProto, dialect: Dialect, constants: Constants) -> bool:
+def is_quantizable(node: onnx.NodeProto, dialect: Dialect, constants: GraphConstants) -> bool:
     """Whether the node may be int8. A weight that is computed is no constant to quantize, and
     neither is one of a stack of matrices.
     """
@@ -332,7 +332,7 @@ def check_any(models: Mapping[str, onnx.ModelProto], runtime: str, dialect: Dial
     if not dialect.int8_ops:
         return
     for model in models.values():
-        constants = Constants(model.graph)
+        constants = GraphConstants(model.graph)
         if any(is_quantizable(node, dialect, constants) for node in model.graph.node):
             return
     has = sorted({n.op_type for m in models.values() for n in m.graph.node if n.op_type in HEAVY})
@@ -355,7 +355,7 @@ def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
         for v in [*inferred.graph.value_info, *inferred.graph.output]
     }
     inputs = [v.name for v in model.graph.input]
-    constants = Constants(model.graph)
+    constants = GraphConstants(model.graph)
     outputs = [
         t
         for node in model.graph.node

@@ -8,20 +8,21 @@ import onnx
 from edgegen.core.plan import is_rounded
 from edgegen.core.rounding import Code, Rounding
 from edgegen.core.spec import Array
-from edgegen.core.weights import Constants
+from edgegen.core.weights import GraphConstants
 
 
 def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
     """Of a file that qdq.quantize made of `before`."""
-    constants = Constants(file.graph)
+    constants = GraphConstants(file.graph)
     codes: dict[str, Code] = {}
     for node in file.graph.node:
         if node.op_type == "QuantizeLinear":
-            step, zero = constants[node.input[1]], constants[node.input[2]]
+            step = constants[node.input[1]]
+            zero: np.ndarray = constants[node.input[2]]
             reach = np.iinfo(zero.dtype)
             codes[node.input[0]] = Code(float(step), int(zero), int(reach.min), int(reach.max))
     values = {
-        name: value for name, value in Constants(before.graph).items() if not is_rounded(name)
+        name: value for name, value in GraphConstants(before.graph).items() if not is_rounded(name)
     }
     reads: dict[str, tuple[str, ...]] = {}
     weights: dict[str, Array] = {}

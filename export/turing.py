@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgegen.core.weights import Constants
+from edgegen.core.weights import GraphConstants
 
 from . import sound
 
@@ -27,7 +27,7 @@ def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
         v.name: v.type.tensor_type
         for v in (*inferred.value_info, *inferred.input, *inferred.output)
     }
-    constants = Constants(model.graph)
+    constants = GraphConstants(model.graph)
 
     def rank(name: str) -> int:
         """0 where it is not known; a matrix product has no scalars."""

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgegen.calibrate.choose import ends, multiplications
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Dialect
-from edgegen.core.weights import Constants
+from edgegen.core.weights import GraphConstants
 from edgegen.errors import InputError
 from edgegen.export import engine, qdq, runtime
 from edgegen.export import onnx as onnx_files
@@ -61,7 +61,7 @@ def test_each_output_channel_has_its_own_scale(groups: int, tmp_path: Path) -> N
     """One scale for all would leave nothing of the small channels."""
     model = grown(groups)
     made = qdq.quantize(model, "g", plan(model), Dialect(int32_bias=True))
-    assert Constants(made.graph)["w.scale"].shape == (32 // groups,)
+    assert GraphConstants(made.graph)["w.scale"].shape == (32 // groups,)
     onnx_files.write(model, tmp_path / "full.onnx")
     onnx_files.write(made, tmp_path / "g.onnx")
     wanted = runtime("onnxruntime").load(tmp_path / "full.onnx", 1)(x=X)
@@ -85,8 +85,8 @@ def test_a_gemm_has_its_output_channels_where_it_says(turned: int, axis: int) ->
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     made = qdq.quantize(model, "g", plan(model), Dialect(int8_ops=frozenset({"Gemm"})))
-    constants = Constants(made.graph)
-    weight, scale = Constants(model.graph)["w"], constants["w.scale"]
+    constants = GraphConstants(made.graph)
+    weight, scale = GraphConstants(model.graph)["w"], constants["w.scale"]
     assert scale.shape == (10,)
     again = constants["w.int"] * np.expand_dims(scale, 1 - axis)
     assert np.abs(again - weight).max() <= scale.max() / 2 * 1.001
@@ -96,7 +96,7 @@ def test_openvino_computes_a_transposed_convolution_in_int8(tmp_path: Path) -> N
     model = grown()
     target = runtime("openvino")
     made = qdq.quantize(model, "g", plan(model), target.dialect)
-    assert "w.int" in Constants(made.graph)
+    assert "w.int" in GraphConstants(made.graph)
     assert not [finding for finding in lint(made, "openvino") if finding.level == "error"]
     wanted = target.load(onnx_files.write(model, tmp_path / "full.onnx"), 1)(x=X)
     found = target.load(onnx_files.write(made, tmp_path / "g.onnx"), 1)(x=X)

@@ -76,7 +76,7 @@ def test_a_constant_is_what_was_stored_wherever_it_lies(kind: str, tmp_path: Pat
     model = two_convolutions(kind)
     held = apart(model, tmp_path)
     assert sum(map(weights.is_apart, held.graph.initializer)) == 2
-    inside, outside = weights.Constants(model.graph), weights.Constants(held.graph)
+    inside, outside = weights.GraphConstants(model.graph), weights.GraphConstants(held.graph)
     assert list(inside) == list(outside)
     for name in inside:
         assert inside[name].dtype == outside[name].dtype
@@ -156,7 +156,7 @@ def placed(change: dict[str, str | None]) -> bytes:
 
 
 SIZE = 8192
-WRONG = {
+WRONG: dict[str, tuple[dict[str, str | None], str]] = {
     "leaves the folder": ({"location": "../g.weights"}, "which leaves the model's folder"),
     "absolute": ({"location": "/etc/passwd"}, "which leaves the model's folder"),
     "another file": ({"location": "manifest.json"}, "keeps 'w' in another file"),
@@ -179,7 +179,7 @@ def test_a_place_that_is_wrong_is_refused(case: str) -> None:
     beside = onnx_structure.Beside("g.weights", SIZE)
     onnx_structure.check(placed({}), Path("g.onnx"), beside=beside)
     with pytest.raises((TrustError, InputError)) as error:
-        onnx_structure.check(placed(dict(change)), Path("g.onnx"), beside=beside)
+        onnx_structure.check(placed(change), Path("g.onnx"), beside=beside)
     assert error.value.code == "E-ONNX-EXTERNAL"
     assert said in error.value.message
 
@@ -193,7 +193,7 @@ def test_weights_outside_a_bundle_are_refused(tmp_path: Path) -> None:
 
 def test_not_a_number_beside_a_graph_is_found() -> None:
     content = np.zeros(SIZE // 4, np.float32)
-    beside = onnx_structure.Beside("g.weights", SIZE, memoryview(content.view(np.uint8)))
+    beside = onnx_structure.Beside("g.weights", SIZE, content.view(np.uint8).data)
     onnx_structure.check(placed({}), Path("g.onnx"), beside=beside)
     content[5] = np.nan
     with pytest.raises(InputError, match="tensor 'w' holds NaN"):
@@ -247,12 +247,13 @@ def test_weights_that_change_while_their_bundle_is_open_are_no_longer_taken(
 
 
 def test_weights_that_a_manifest_does_not_list_are_no_part_of_a_bundle(tmp_path: Path) -> None:
-    pair_in_a_bundle(tmp_path)
-    (tmp_path / "graphs" / "other.weights").write_bytes(b"x")
+    place = tmp_path / "bundle"
+    pair_in_a_bundle(place)
+    (place / "graphs" / "other.weights").write_bytes(b"x")
     with pytest.raises(TrustError, match=r"graphs/other\.weights is not listed"):
-        Bundle.open(tmp_path)
-    (tmp_path / "graphs" / "other.weights").unlink()
-    (tmp_path / "graphs" / "theta.weights").rename(tmp_path / "theta.weights")
-    (tmp_path / "graphs" / "theta.weights").symlink_to(tmp_path / "theta.weights")
+        Bundle.open(place)
+    (place / "graphs" / "other.weights").unlink()
+    (place / "graphs" / "theta.weights").rename(tmp_path / "theta.weights")
+    (place / "graphs" / "theta.weights").symlink_to(tmp_path / "theta.weights")
     with pytest.raises(TrustError, match="is a link or a device"):
-        Bundle.open(tmp_path)
+        Bundle.open(place)

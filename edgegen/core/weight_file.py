@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .files import put, put_parts
 from .reader import opened, parts, sha256
 from .temporary import scratch
@@ -98,7 +100,7 @@ def filled(offsets: Sequence[int], tensors: Iterator[memoryview]) -> Iterator[me
 
 
 def _bytes(tensor: TensorProto) -> memoryview:
-    return memoryview(stored(tensor).reshape(-1).view("u1"))
+    return stored(tensor).reshape(-1).view(np.uint8).data
 
 
 def point(tensor: TensorProto, location: str, offset: int, length: int) -> None:

@@ -66,8 +66,8 @@ def total_bytes(model: ModelProto) -> int:
     return sum(map(stored_bytes, model.graph.initializer))
 
 
-class Constants(Mapping[str, Array]):
-    """Constants of a graph by name: its initializers, and what a Cast makes of those in half
+class GraphConstants(Mapping[str, Array]):
+    """GraphConstants of a graph by name: its initializers, and what a Cast makes of those in half
     precision. Values are read when they are asked for, and are not kept.
     """
 
@@ -121,7 +121,7 @@ def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
 
     out = ModelProto()
     out.CopyFrom(model)
-    graph, constants = out.graph, Constants(model.graph)
+    graph, constants = out.graph, GraphConstants(model.graph)
     nodes = [n for n in graph.node if not (constants.is_cast(n) and n.output[0] in changed)]
     there = {tensor.name for tensor in graph.initializer}
     for tensor in graph.initializer:
@@ -150,6 +150,6 @@ def digest(model: ModelProto) -> bytes:
     light.CopyFrom(model)
     for tensor in light.graph.initializer:
         if is_apart(tensor):
-            found.update(np.ascontiguousarray(stored(tensor)).reshape(-1).view(np.uint8))
+            found.update(stored(tensor).reshape(-1).view(np.uint8).data)
             tensor.ClearField("external_data")
     return bytes(light.SerializeToString(deterministic=True)) + found.digest()
