@@ -4,14 +4,15 @@ ends, then by damage.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from edgegen.core.plan import Layer, Plan, Precision
+from edgegen.core.plan import CONVOLUTIONS, Layer, Plan, Precision
+from edgegen.core.weights import GraphConstants
 
 from .observe import ActivationStats
 
@@ -45,9 +46,9 @@ def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]
     names: set[str] = set()
     for node, (reads, writes) in zip(nodes, ports, strict=True):
         touched = bool(reads & reached)
-        if node.op_type == "Conv" and not touched:
+        if node.op_type in CONVOLUTIONS and not touched:
             names.add(node.name)
-        if node.op_type == "Conv" or touched:
+        if node.op_type in CONVOLUTIONS or touched:
             reached |= writes - {""}
     return names
 
@@ -184,14 +185,19 @@ def questions(rungs: int) -> int:
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:
     """Of each convolution with a constant weight, an image; resolution from shape inference."""
     inferred = onnx.shape_inference.infer_shapes(model)
-    values = [*inferred.graph.value_info, *inferred.graph.output]
+    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    weights = {t.name: numpy_helper.to_array(t).size for t in model.graph.initializer}
+    weights = GraphConstants(model.graph)
     return {
-        n.name: int(weights[n.input[1]] * np.prod(shapes[n.output[0]][2:] or [1]))
+        n.name: int(math.prod(weights.shape(n.input[1])) * np.prod(shapes[_pixels(n)][2:] or [1]))
         for n in model.graph.node
-        if n.op_type == "Conv" and n.input[1] in weights
+        if n.op_type in CONVOLUTIONS and n.input[1] in weights
     }
+
+
+def _pixels(node: onnx.NodeProto) -> str:
+    """The tensor at whose every pixel the whole weight is multiplied."""
+    return str(node.input[0] if node.op_type == "ConvTranspose" else node.output[0])
 
 
 def kinds(model: onnx.ModelProto) -> dict[str, str]:
@@ -199,7 +205,7 @@ def kinds(model: onnx.ModelProto) -> dict[str, str]:
     and attributes, and the operators before and behind it. Two of one kind take the same time.
     """
     counts = multiplications(model)
-    weights = {t.name: list(t.dims) for t in model.graph.initializer}
+    weights = GraphConstants(model.graph)
     writers = {tensor: node for node in model.graph.node for tensor in node.output}
     described = {}
     for node in model.graph.node:
@@ -213,7 +219,7 @@ def kinds(model: onnx.ModelProto) -> dict[str, str]:
             f"{a.name}={onnx.helper.get_attribute_value(a)}" for a in node.attribute
         )
         described[node.name] = (
-            f"{counts[node.name]} x {weights[node.input[1]]} {attributes} "
+            f"{counts[node.name]} x {list(weights.shape(node.input[1]))} {attributes} "
             f"{before.op_type if before else 'input'} {behind}"
         )
     return described

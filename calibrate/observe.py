@@ -18,6 +18,7 @@ from edgegen.core.offline import quietly
 from edgegen.core.plan import Range
 from edgegen.core.samplers import UNTIMED, told
 from edgegen.core.spec import Array
+from edgegen.core.weights import is_apart, stored
 from edgegen.errors import InputError
 
 ENOUGH = 32  # samples below which a range is luck
@@ -117,6 +118,11 @@ def session(model: onnx.ModelProto, threads: int) -> Any:
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
+    apart = [tensor for tensor in model.graph.initializer if is_apart(tensor)]
+    if apart:
+        made = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
+        values = [made(stored(tensor), tensor.data_type) for tensor in apart]
+        options.add_external_initializers([tensor.name for tensor in apart], values)
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgegen.core.plan import rounded_name
 from edgegen.core.spec import Array
+from edgegen.core.weights import GraphConstants
 
 from .observe import session
 
@@ -31,13 +32,13 @@ class WeightMoments:
     """
 
     def __init__(self, model: onnx.ModelProto, threads: int) -> None:
-        weights = {t.name: t for t in model.graph.initializer}
+        weights = GraphConstants(model.graph)
         self._convolutions = [
             n
             for n in model.graph.node
             if n.op_type == "Conv" and n.input[1] in weights and _group(n) == 1
         ]
-        self._shapes = {n.name: tuple(weights[n.input[1]].dims) for n in self._convolutions}
+        self._shapes = {n.name: weights.shape(n.input[1]) for n in self._convolutions}
         self._tensors = list(dict.fromkeys(n.input[0] for n in self._convolutions))
         self._session = session(_watched(model, self._tensors), threads)
         self._rng = np.random.default_rng(0)
@@ -119,13 +120,13 @@ def rounded(
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    weights = {t.name: t for t in model.graph.initializer}
+    weights = GraphConstants(model.graph)
     readers: dict[str, list[str]] = {}
     for node in model.graph.node:
         if node.op_type == "Conv" and node.name in moments.second:
             readers.setdefault(node.input[1], []).append(node.name)
     for name, nodes in readers.items():
-        weight = numpy_helper.to_array(weights[name]).astype(np.float64)
+        weight = weights[name].astype(np.float64)
         second = np.stack([moments.second[n] for n in nodes]).sum(0, dtype=np.float64)
         for bits in weight_bits:
             on_steps = on_grid(weight.reshape(len(weight), -1), second, 2 ** (bits - 1) - 1)

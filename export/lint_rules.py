@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto
+
+from edgegen.core.weights import stored
 
 from .lookup import INT8_OPS, Lookup, every_node
 
@@ -107,7 +109,7 @@ def int32_bias(g: Lookup) -> Found:
 
 def zero_point(g: Lookup) -> Found:
     for node, zero in g.pairs():
-        if zero in g.constants and (values := numpy_helper.to_array(g.constants[zero])).any():
+        if zero in g.constants and (values := stored(g.constants[zero])).any():
             yield node, f"has zero point {values[values != 0].flat[0]}, and the parser takes 0 only"
 
 

@@ -8,16 +8,19 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx
 import torch
 
-from edgegen.core.files import put
 from edgegen.core.graph import ExportGraph, Graph
 from edgegen.core.onnx_graph import OnnxGraph
+from edgegen.core.weight_file import write_model
+from edgegen.core.weights import GraphConstants
 from edgegen.errors import EdgegenError
 
+from . import fake, sound
 from .opset import OPSET
 
 
@@ -39,6 +42,8 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
     tensors are.
     """
     for key, value in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
+        if value.is_meta:  # its values lie in a file, whose reader looked at them
+            continue
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise EdgegenError(
                 "E-NONFINITE", f"{name}.{key} holds NaN or infinite values; INT8 would hide them"
@@ -48,15 +53,17 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
         for spec in graph.inputs
         for axis in spec.dynamic.values()
     }
-    examples = tuple(
-        torch.zeros(spec.sized(**{a: 2 for a in axes}), dtype=getattr(torch, spec.dtype))
-        for spec in graph.inputs
-    )
+    module, mode = fake.weightless(graph) if graph.weights else (graph.module, nullcontext())
+    with mode:
+        examples = tuple(
+            torch.zeros(spec.sized(**{a: 2 for a in axes}), dtype=getattr(torch, spec.dtype))
+            for spec in graph.inputs
+        )
     shapes = tuple({i: axes[a] for i, a in spec.dynamic.items()} for spec in graph.inputs)
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
+    with warnings.catch_warnings(), _quiet("torch.onnx"), mode:
         warnings.simplefilter("ignore")  # the exporter's own deprecations, many a release
         program = torch.onnx.export(
-            graph.module,
+            module,
             examples,
             dynamo=True,
             verbose=False,
@@ -65,12 +72,16 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
             input_names=[spec.name for spec in graph.inputs],
             output_names=[graph.output.name],
             dynamic_shapes=shapes,
+            optimize=not graph.weights,  # that would compute with them
         )
     if program is None or program.exported_program is None:
         raise EdgegenError("E-EXPORT", f"torch returned no ONNX program for graph {name!r}")
-    model = program.model_proto
+    if graph.weights:
+        model = fake.pointed(program.model, graph.weights, name)
+    else:
+        model = program.model_proto
     _strip(model, name)
-    onnx.checker.check_model(model, full_check=True)
+    sound.check(model)
     return model, program.exported_program
 
 
@@ -99,7 +110,7 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
     )
     model.graph.doc_string = ""
     del model.graph.metadata_props[:]
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = GraphConstants(model.graph)
     taken: set[str] = set()
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -120,6 +131,6 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
 
 
 def write(model: onnx.ModelProto, path: Path) -> Path:
-    """Serialize deterministically into one file."""
-    put(path, model.SerializeToString(deterministic=True))
+    """Serialize deterministically into one file, or into two where the weights are large."""
+    write_model(model, path)
     return path

@@ -9,6 +9,7 @@ too: a float reader would make the kernel before it a float one.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,14 +18,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgegen.core.plan import Plan, Range, rounded_name
 from edgegen.core.runtime import Dialect
+from edgegen.core.weights import GraphConstants
 from edgegen.errors import InputError
 
+from . import sound
 from .half import LARGEST, half
 
 TYPES = {
     "int8": (TensorProto.INT8, np.int8, -128, 127),
     "uint8": (TensorProto.UINT8, np.uint8, 0, 255),
 }
+HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # what most time goes into
 SMALLEST = 1e-18  # of a scale: the product of two of them is still a normal float32
 TINY = 2.0**-24  # smallest float16 above zero
 INT32 = 2.0**31 - 128  # largest magnitude of an int32 bias that float32 can write
@@ -86,7 +90,7 @@ class _QdqWriter:
 
     def __post_init__(self) -> None:
         graph = self.model.graph
-        self.weights = {t.name: t for t in graph.initializer}
+        self.weights = GraphConstants(graph)
         self.floats = set(candidates(self.model))
         # (weight, its scales) -> its dequantized tensor
         self.written: dict[tuple[str, bytes], str] = {}
@@ -103,11 +107,8 @@ class _QdqWriter:
         self.only = self._outputs() if self.dialect.outputs else set()
 
     def _quantizable(self, node: onnx.NodeProto) -> bool:
-        return (
-            node.op_type in self.dialect.int8_ops
-            and self.plan.precision(self.name, node.name) == "int8"
-            # a weight that is computed is no constant to quantize
-            and node.input[1] in self.weights
+        return self.plan.precision(self.name, node.name) == "int8" and is_quantizable(
+            node, self.dialect, self.weights
         )
 
     def _between(self) -> set[str]:
@@ -130,7 +131,7 @@ class _QdqWriter:
         }
         return written - self.ends
 
-    def _quantized(self) -> set[str]:
+    def quantized(self) -> set[str]:
         """Tensors that get a Q/DQ pair."""
         tensors = set(self.only)
         for node in self.model.graph.node:
@@ -165,7 +166,7 @@ class _QdqWriter:
         )
 
     def run(self) -> onnx.ModelProto:
-        quantized, scales = self._quantized(), {}
+        quantized, scales = self.quantized(), {}
         for value in self.model.graph.input:
             if value.name in quantized:
                 scales[value.name] = self._pair(value.name)
@@ -208,17 +209,24 @@ class _QdqWriter:
         return scale
 
     def _weight(self, new: onnx.NodeProto, node: onnx.NodeProto, data: Scale) -> None:
-        """int8 weights, symmetric, one scale an output channel (axis 0), and the bias as the
-        dialect wants it.
+        """int8 weights, symmetric, one scale an output channel, and the bias as the dialect wants
+        it.
         """
+        axis = weight_axis(node)
         rounded, largest = (
             rounded_name(node.input[1], self.dialect.weight_bits),
             self.dialect.largest_weight,
         )
         weight = self._values(rounded if rounded in self.weights else node.input[1])
-        scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / largest
+        others = tuple(k for k in range(weight.ndim) if k != axis)
+        scale = np.abs(weight).max(axis=others) / largest
         bias = None
-        if self.dialect.int32_bias and len(node.input) > 2 and node.input[2] in self.weights:
+        if (
+            self.dialect.int32_bias
+            and len(node.input) > 2
+            and node.input[2] in self.weights
+            and self.weights.shape(node.input[2]) == scale.shape
+        ):
             bias = self._values(node.input[2])
             # else the bias of a dead channel overflows
             scale = np.maximum(scale, np.abs(bias) / (float(data.scale) * INT32))
@@ -226,11 +234,12 @@ class _QdqWriter:
         if not self.dialect.per_channel_weights:
             scale[:] = scale.max()
         steps = _written(scale, self.dialect)
-        shaped = steps.reshape(-1, *[1] * (weight.ndim - 1))
+        shaped = np.expand_dims(steps, others)
         new.input[1] = self._dequantized(
             node.input[1],
             np.clip(np.rint(weight / shaped), -largest, largest).astype(np.int8),
             steps,
+            axis,
         )
         if bias is not None:
             steps = steps * data.scale
@@ -244,7 +253,7 @@ class _QdqWriter:
         """A constant as float64. InputError when it is not finite: as int8 it would be an ordinary
         number.
         """
-        values = numpy_helper.to_array(self.weights[name]).astype(np.float64)
+        values = self.weights[name].astype(np.float64)
         if not np.isfinite(values).all():
             raise InputError(
                 "E-NONFINITE",
@@ -252,7 +261,7 @@ class _QdqWriter:
             )
         return values
 
-    def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray) -> str:
+    def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int = 0) -> str:
         """The tensor that dequantizes `values`; one for all readers that want the same."""
         key = (name, scale.tobytes())
         if key not in self.written:
@@ -263,7 +272,9 @@ class _QdqWriter:
             self._constant(f"{prefix}.zero", np.zeros(scale.shape, values.dtype))
             code = [f"{prefix}.int", f"{prefix}.scale", f"{prefix}.zero"]
             self.nodes.append(
-                helper.make_node("DequantizeLinear", code, [f"{prefix}.dq"], f"{prefix}.DQ", axis=0)
+                helper.make_node(
+                    "DequantizeLinear", code, [f"{prefix}.dq"], f"{prefix}.DQ", axis=axis
+                )
             )
             self.written[key] = f"{prefix}.dq"
         return self.written[key]
@@ -274,12 +285,15 @@ class _QdqWriter:
     def _model(self) -> onnx.ModelProto:
         out = onnx.ModelProto()
         out.CopyFrom(self.model)
-        used = {t for node in self.nodes for t in node.input}
+        read = {t for node in self.nodes if not self.weights.is_cast(node) for t in node.input}
+        # what casts a weight that is int8 now has no reader
+        nodes = [n for n in self.nodes if not self.weights.is_cast(n) or n.output[0] in read]
+        used = {t for node in nodes for t in node.input}
         initializers = [t for t in self.model.graph.initializer if t.name in used]
         del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
-        out.graph.node.extend(self.nodes)
+        out.graph.node.extend(nodes)
         out.graph.initializer.extend([*initializers, *self.constants])
-        onnx.checker.check_model(out, full_check=True)
+        sound.check(out)
         return out
 
 
@@ -289,6 +303,46 @@ def quantize(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) ->
     """
     quantized = _QdqWriter(model, name, plan, dialect).run()
     return half(quantized, plan.ranges.get(name, {})) if dialect.floats == "float16" else quantized
+
+
+def quantized_tensors(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) -> set[str]:
+    """Tensors that get a Q/DQ pair in what `quantize` would write."""
+    return _QdqWriter(model, name, plan, dialect).quantized()
+
+
+def weight_axis(node: onnx.NodeProto) -> int:
+    """Of the output channels in the weight of an operator that may be int8."""
+    turned = any(a.name == "transB" and a.i for a in node.attribute)
+    return {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if turned else 1, "MatMul": 1}[node.op_type]
+
+
+def is_quantizable(node: onnx.NodeProto, dialect: Dialect, constants: GraphConstants) -> bool:
+    """Whether the node may be int8. A weight that is computed is no constant to quantize, and
+    neither is one of a stack of matrices.
+    """
+    if node.op_type not in dialect.int8_ops or node.input[1] not in constants:
+        return False
+    return node.op_type != "MatMul" or len(constants.shape(node.input[1])) == 2
+
+
+def check_any(models: Mapping[str, onnx.ModelProto], runtime: str, dialect: Dialect) -> None:
+    """InputError where no node of a generator's graphs may be int8, and so its INT8 files would be
+    FP32 ones.
+    """
+    if not dialect.int8_ops:
+        return
+    for model in models.values():
+        constants = GraphConstants(model.graph)
+        if any(is_quantizable(node, dialect, constants) for node in model.graph.node):
+            return
+    has = sorted({n.op_type for m in models.values() for n in m.graph.node if n.op_type in HEAVY})
+    raise InputError(
+        "E-NO-INT8",
+        f"nothing in these graphs could be INT8 for {runtime}, which quantizes "
+        f"{' and '.join(sorted(dialect.int8_ops))} with constant weights: they have "
+        f"{', '.join(has) or 'no layer with weights'}",
+        hint="choose another runtime, or run the model as it is",
+    )
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -301,7 +355,11 @@ def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
         for v in [*inferred.graph.value_info, *inferred.graph.output]
     }
     inputs = [v.name for v in model.graph.input]
+    constants = GraphConstants(model.graph)
     outputs = [
-        t for node in model.graph.node for t in node.output if kinds.get(t) == TensorProto.FLOAT
+        t
+        for node in model.graph.node
+        for t in node.output
+        if kinds.get(t) == TensorProto.FLOAT and not constants.is_cast(node)
     ]
     return (*inputs, *outputs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -34,11 +35,15 @@ class ExportGraph(Protocol):
 class Graph:
     """The unit of export, calibration and parity: a pure module (no randomness, no loop, no
     schedule) and its tensors.
+
+    weights: of a module that is large and has none of its own (they are on the device "meta"), by
+    its names for them, in the type in which they lie in files.
     """
 
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
+    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in (*self.inputs, self.output)]
@@ -55,9 +60,18 @@ class Graph:
         """Numbers that were trained."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
+    def loaded(self) -> nn.Module:
+        """The module with its weights, in full precision; its own, or a new copy of a large one."""
+        if not self.weights:
+            return self.module
+        module = copy.deepcopy(self.module)
+        full = {name: tensor.to(torch.float32) for name, tensor in self.weights.items()}
+        module.load_state_dict(full, strict=False, assign=True)
+        return module.requires_grad_(False)
+
     def executed(self, device: torch.device | str = "cpu") -> Callable[..., Array]:
         """As torch executes it on `device`, to which its module moves."""
-        module = self.module.to(device)
+        module = self.loaded().to(device)
 
         def call(**inputs: Array) -> Array:
             with torch.inference_mode():

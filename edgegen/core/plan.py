@@ -16,6 +16,7 @@ from .reader import read_bytes
 Precision = Literal["int8", "fp32"]
 ROUNDED = re.compile(r"\.rounded[0-9]$")
 PLAN_BYTES = 16 << 20
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})  # operators of which a plan speaks
 FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 

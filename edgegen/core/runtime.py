@@ -15,6 +15,7 @@ from .declared import Declared
 from .graph_file import GraphFile
 from .latent import Latent
 from .noise import noise
+from .plan import CONVOLUTIONS
 from .samplers import Call, Sampler
 from .side_by_side import over_workers
 from .spec import Array
@@ -33,7 +34,7 @@ class Dialect:
     weight_bits: int = 8
     # bias as int32 with the product of both scales, else float
     int32_bias: bool = False
-    int8_ops: frozenset[str] = frozenset({"Conv"})  # ops whose inputs and weights get Q/DQ
+    int8_ops: frozenset[str] = CONVOLUTIONS  # ops whose inputs and weights get Q/DQ
     # ops between them that run quantized too: all inputs and the output get Q/DQ
     between: frozenset[str] = frozenset()
     # whether an int8 op's output gets Q/DQ whatever reads it

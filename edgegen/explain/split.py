@@ -118,7 +118,7 @@ class Way:
             )
         self.latent, self.layer = generator.latent, layer
         self._sampler: Sampler = stopped(generator.sampler, steps)
-        self._modules = {name: graph.module for name, graph in graphs.items()}
+        self._modules = {name: graph.loaded() for name, graph in graphs.items()}
         self._before, self._after = layer.cut.before(), layer.cut.after()
         made = self._record(EXPLANATION_BASELINE.first, None)[0]
         asked = [k for k, (name, _, _) in enumerate(made) if name == layer.graph]

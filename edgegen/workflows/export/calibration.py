@@ -18,7 +18,8 @@ from ...calibrate.histogram import Histogram, HistogramCounter
 from ...calibrate.observe import ActivationStats, Observer
 from ...calibrate.ranges import Choice, chosen
 from ...calibrate.rounding import WeightMoments, rounded
-from ...core.plan import Plan, is_rounded
+from ...core import weights
+from ...core.plan import CONVOLUTIONS, Plan, is_rounded
 from ...core.samplers import asked
 from ...core.spec import Array
 from ...errors import InputError
@@ -190,22 +191,15 @@ def digest(models: Models) -> str:
         plain.graph.initializer.extend(
             t for t in models[name].graph.initializer if not is_rounded(t.name)
         )
-        found.update(name.encode() + b"\0" + plain.SerializeToString(deterministic=True))
+        found.update(name.encode() + b"\0" + weights.digest(plain))
     return found.hexdigest()
 
 
 def quantized(model: ModelProto, graph: str, plan: Plan) -> list[str]:
     """Tensors that some runtime's dialect quantizes under the plan, in graph order."""
     dialects = [runtime(name).dialect for name in RUNTIMES]
-    files = [
-        qdq.quantize(model, graph, plan, d) for k, d in enumerate(dialects) if d not in dialects[:k]
-    ]
-    found = {
-        node.input[0]
-        for file in files
-        for node in file.graph.node
-        if node.op_type == "QuantizeLinear"
-    }
+    different = [d for k, d in enumerate(dialects) if d not in dialects[:k]]
+    found = set().union(*(qdq.quantized_tensors(model, graph, plan, d) for d in different))
     return [tensor for tensor in qdq.candidates(model) if tensor in found]
 
 
@@ -213,6 +207,6 @@ def readers(model: ModelProto) -> Mapping[str, list[str]]:
     """Tensor -> convolutions that read it."""
     found: dict[str, list[str]] = {}
     for node in model.graph.node:
-        if node.op_type == "Conv":
+        if node.op_type in CONVOLUTIONS:
             found.setdefault(node.input[0], []).append(node.name)
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.fp32_last_steps import fp32_below
-from ...core.plan import Plan
+from ...core.plan import CONVOLUTIONS, Plan
 from ...core.progress import Listener
 from ...errors import InputError
 from ...export import qdq
@@ -25,7 +25,7 @@ def check_plan(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None
         f"{graph}/{node.name}"
         for graph, model in models.items()
         for node in model.graph.node
-        if node.op_type == "Conv"
+        if node.op_type in CONVOLUTIONS
     ]
     tensors = {graph: set(qdq.candidates(model)) for graph, model in models.items()}
     unknown = [

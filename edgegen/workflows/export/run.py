@@ -24,7 +24,7 @@ from ...errors import GateFailed, RuntimeMissing, UsageError
 from ...evidence import certificate, golden_images
 from ...evidence.picture import side_by_side, worst_pairs
 from ...evidence.terms import FEWEST_PAIRS, Terms
-from ...export import STAND_IN, runtime
+from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
 from ..limits import MANY, Limit, check_numbers
@@ -46,6 +46,8 @@ from .prove import Proof, prove
 from .search import PlanLadder, Search
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from ..generators import LoadedGenerator
 
 REJECTED = "rejected"  # folder beside an output, of what a gate refused
@@ -211,7 +213,7 @@ def _export(request: _Request) -> ExportResult:
     sampled = _with_steps(source, settings.steps)
     given = None if settings.plan is None else Plan.read(settings.plan)
 
-    models = fp32_models(sampled, context.listen)
+    models = _fp32(sampled, request)
     if given is not None and settings.plan is not None:
         check_plan(given, models, settings.plan)
     for name, model in models.items():
@@ -254,6 +256,14 @@ def _export(request: _Request) -> ExportResult:
     if proof.passed:
         return ExportResult(request.out, proof)
     raise _failed(replace(build, bundle=bundle), request, proof)
+
+
+def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
+    """graph -> FP32 ONNX. InputError where nothing of it could be INT8 for a runtime."""
+    models = fp32_models(source, request.context.listen)
+    for target in request.targets:
+        qdq.check_any(models, target.name, target.dialect)
+    return models
 
 
 def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:

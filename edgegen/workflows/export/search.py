@@ -19,6 +19,7 @@ from ...calibrate.choose import (
     multiplications,
     questions,
 )
+from ...core import weights
 from ...core.answer_cache import Notes, folder
 from ...core.bundle import sha256
 from ...core.cpu import cpu_flags
@@ -128,7 +129,7 @@ class Search:
         key = hashlib.sha256(to_json(asked) + self.subject.base.to_bytes())
         for graph, model in sorted(self.subject.calibrated.items()):
             file = qdq.quantize(model, graph, self.subject.base, target.dialect)
-            key.update(file.SerializeToString(deterministic=True))
+            key.update(weights.digest(file))
         return key.hexdigest()[:32]
 
 

@@ -1,0 +1,155 @@
+"""The weights of an ONNX graph, read alike wherever they lie: in the model itself, or mapped from a
+file of which the model holds name, offset and length.
+
+While a model is in memory, that name is a path; in a file it is the name of one beside it. A weight
+that is stored in half precision reaches float32 operators through a Cast, and counts as a constant
+all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .reader import mapped
+from .spec import Array
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+SUFFIX = ".weights"  # of the file beside GRAPH.onnx
+APART_BYTES = 64 << 20  # of a graph's weights, beyond which they lie in a file of their own
+INLINE_BYTES = 64 << 10  # of a tensor, up to which it stays in the graph even then
+ALIGNMENT = 4096  # of a tensor in the file: runtimes map it page by page
+_EXTERNAL = 1  # TensorProto.DataLocation
+_FLOAT, _HALVES = 1, (10, 16)  # TensorProto.DataType: float32; float16 and bfloat16
+
+
+def is_apart(tensor: TensorProto) -> bool:
+    """Whether its values lie in a file of their own."""
+    return bool(tensor.data_location == _EXTERNAL)
+
+
+def place(tensor: TensorProto) -> tuple[str, int, int]:
+    """Name of the file, offset and length, of a tensor that is apart."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    return said["location"], int(said.get("offset", "0")), int(said["length"])
+
+
+def stored(tensor: TensorProto) -> Array:
+    """Its values in the type in which they are stored; mapped, not read, where they are apart."""
+    from onnx import helper, numpy_helper
+
+    if not is_apart(tensor):
+        own: Array = numpy_helper.to_array(tensor)
+        return own
+    name, offset, length = place(tensor)
+    kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return np.frombuffer(mapped(Path(name), offset, length), kind).reshape(tuple(tensor.dims))
+
+
+def stored_bytes(tensor: TensorProto) -> int:
+    """Of its values, without reading them."""
+    from onnx import helper
+
+    kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return math.prod(tensor.dims) * kind.itemsize
+
+
+def total_bytes(model: ModelProto) -> int:
+    """Of all weights."""
+    return sum(map(stored_bytes, model.graph.initializer))
+
+
+class GraphConstants(Mapping[str, Array]):
+    """GraphConstants of a graph by name: its initializers, and what a Cast makes of those in half
+    precision. Values are read when they are asked for, and are not kept.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._kinds: dict[str, int] = {}  # of what a Cast makes
+        for node in graph.node:
+            if node.op_type != "Cast" or node.input[0] not in self._tensors:
+                continue
+            tensor = self._tensors[node.input[0]]
+            (kind,) = (a.i for a in node.attribute if a.name == "to")
+            if kind == _FLOAT and tensor.data_type in _HALVES:
+                self._kinds[node.output[0]] = kind
+                self._tensors[node.output[0]] = tensor
+
+    def __getitem__(self, name: str) -> Array:
+        from onnx import helper
+
+        values = stored(self._tensors[name])
+        kind = self._kinds.get(name)
+        return values if kind is None else values.astype(helper.tensor_dtype_to_np_dtype(kind))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def tensor(self, name: str) -> TensorProto:
+        """As it is stored, maybe in another type."""
+        return self._tensors[name]
+
+    def is_cast(self, node: NodeProto) -> bool:
+        """Whether the node is the Cast behind one of them."""
+        return bool(node.output) and node.output[0] in self._kinds
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].dims)
+
+    def kind(self, name: str) -> int:
+        """TensorProto.DataType of what a node that reads it sees."""
+        return self._kinds.get(name) or self._tensors[name].data_type
+
+
+def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
+    """A new model with these values in place of the constants of the same names."""
+    from onnx import ModelProto, numpy_helper
+
+    out = ModelProto()
+    out.CopyFrom(model)
+    graph, constants = out.graph, GraphConstants(model.graph)
+    nodes = [n for n in graph.node if not (constants.is_cast(n) and n.output[0] in changed)]
+    there = {tensor.name for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        if tensor.name in changed:
+            tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
+    for name in changed:
+        if name not in there:  # what a Cast made is stored as it is read
+            graph.initializer.append(numpy_helper.from_array(changed[name], name))
+    if len(nodes) < len(graph.node):
+        used = {tensor for node in nodes for tensor in node.input}
+        cast = {n.input[0] for n in graph.node if constants.is_cast(n)} - used
+        kept = [tensor for tensor in graph.initializer if tensor.name not in cast]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(kept)
+    return out
+
+
+def digest(model: ModelProto) -> bytes:
+    """Of a model with the values of its weights, wherever they lie."""
+    from onnx import ModelProto
+
+    if not any(map(is_apart, model.graph.initializer)):
+        return bytes(model.SerializeToString(deterministic=True))
+    light, found = ModelProto(), hashlib.sha256()
+    light.CopyFrom(model)
+    for tensor in light.graph.initializer:
+        if is_apart(tensor):
+            found.update(stored(tensor).reshape(-1).view(np.uint8).data)
+            tensor.ClearField("external_data")
+    return bytes(light.SerializeToString(deterministic=True)) + found.digest()
