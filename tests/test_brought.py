@@ -214,6 +214,7 @@ def test_photos_of_the_site_are_what_it_is_judged_against(plain: Path, tmp_path:
     assert not loaded.reference.exists() and judged.reference.parent == tmp_path
 
 
+@pytest.mark.slow
 def test_the_whole_export_of_a_folder(
     prompted: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
