@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -100,6 +102,20 @@ def prompted(folder: Path, scheduler: dict[str, Any] = DDIM, **config: Any) -> P
         feature_extractor=(None, None),
     )
     return folder
+
+
+@pytest.fixture(scope="module", name="plain")
+def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unconditional folder; read it only."""
+    torch.manual_seed(0)
+    return unconditional(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module", name="prompted")
+def prompted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text-to-image folder; read it only."""
+    torch.manual_seed(0)
+    return prompted(tmp_path_factory.mktemp("prompted"))
 
 
 def _scheduler(folder: Path, config: dict[str, Any]) -> None:

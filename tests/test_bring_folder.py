@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from bring_toys import UNET, changed, numbers
+from bring_toys import plain_folder as plain_folder
+from bring_toys import prompted_folder as prompted_folder
 from safetensors.torch import load_file, save_file
 
 from edgegen.bring.brought import BringChoices, Brought, bring
@@ -22,20 +24,6 @@ from edgegen.bring.folder import FolderChoices
 from edgegen.core.files import read_json
 from edgegen.core.graph import executed
 from edgegen.errors import EdgegenError
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unconditional folder; read it only."""
-    torch.manual_seed(0)
-    return bring_toys.unconditional(tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text-to-image folder; read it only."""
-    torch.manual_seed(0)
-    return bring_toys.prompted(tmp_path_factory.mktemp("prompted"))
 
 
 @pytest.fixture

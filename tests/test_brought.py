@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from bring_toys import plain_folder as plain_folder
+from bring_toys import prompted_folder as prompted_folder
 
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle
@@ -30,20 +32,6 @@ from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 from edgegen.workflows.source_choices import SourceChoices
 
 TEXTS = ("a red shoe", "a blue hat", "a bag", "a coat")
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unconditional folder; read it only."""
-    torch.manual_seed(0)
-    return bring_toys.unconditional(tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A text-to-image folder; read it only."""
-    torch.manual_seed(0)
-    return bring_toys.prompted(tmp_path_factory.mktemp("prompted"))
 
 
 @pytest.fixture(scope="module")

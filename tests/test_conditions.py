@@ -207,7 +207,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "control characters": (
         lambda: Prompts(**numbers(texts=("a", "b\x1b[31m"))),
-        r"'b\\\\x1b\[31m' holds control",
+        r"'b\\x1b\[31m' holds control",
     ),
     "a line break": (lambda: Prompts(**numbers(negative="a\nb")), "line breaks"),
     "half a character": (lambda: Prompts(**numbers(texts=("a", "\ud800"))), "control"),

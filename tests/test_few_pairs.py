@@ -33,7 +33,7 @@ from edgegen.evidence.reference import build
 from edgegen.evidence.terms import FEWEST_PAIRS, PIXEL_PAIRS, Terms, Trial, trial
 from edgegen.workflows.export.attempts import weights_of, what_is_judged
 from edgegen.workflows.export.model_card import card
-from edgegen.workflows.export.run import ExportSettings, export_bundle
+from edgegen.workflows.export.run import ExportResult, ExportSettings, export_bundle
 from edgegen.workflows.recheck import differences, recorded
 
 WITHOUT = replace(TERMS, is_distance_counted=False)
@@ -222,6 +222,24 @@ def test_certificate_and_table_say_that_a_distance_is_large(
         one = {**stored, **json.loads(to_json(found.to_json())), "worst_pairs": []}
         about["evidence"]["runtimes"] = {"onnxruntime": one}
         assert (DISTANCE_IS_LARGE[1:] in shown(about)) is is_large
+
+
+def test_a_result_without_a_distance_has_a_state_and_no_verdict(full: FullSide) -> None:
+    """Of the runtime that is farthest from passing."""
+
+    def result(*judgements: Judgement) -> ExportResult:
+        judged = [SimpleNamespace(judgement=j, comparison=j.comparison) for j in judgements]
+        return ExportResult(Path("out"), SimpleNamespace(judged=judged))  # type: ignore[arg-type]
+
+    counted, bad = said(full, noisy(0.004), TERMS), said(full, noisy(0.4), TERMS)
+    without = said(full, noisy(0.004), WITHOUT)
+    assert (result(without).state, result(without).verdict) == ("within", None)
+    assert (result(counted).state, result(counted).verdict) == (
+        counted.state,
+        counted.comparison.verdict,
+    )
+    assert result(without, bad).state == "outside"
+    assert result(counted, bad).verdict == bad.comparison.verdict
 
 
 def test_another_network_without_a_reference_is_another_attempt() -> None:

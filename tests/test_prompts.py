@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[str, Callable[[OpenedBundle], object], str]] = {
     "control characters": (
         "root",
         lambda b: b.generate([1], negative="a\x1b[2Jb"),
-        "--negative: the prompt 'a\\\\x1b[2Jb' holds control characters",
+        "--negative: the prompt 'a\\x1b[2Jb' holds control characters",
     ),
 }
 
@@ -283,8 +283,8 @@ LINES: dict[str, tuple[bytes, str]] = {
     "too large": (b"x" * (4 << 20), "larger than 2097152 bytes"),
     "no text": (b"a\n\xff\n", "not a text in UTF-8"),
     "a book": (b"a\n" + b"b" * 2001, "line 2: a prompt has at most 2000 characters"),
-    "control characters": (b"a\nb\nc\x07\n", "line 3: the prompt 'c\\\\x07' holds control"),
-    "columns": (b"a\tb", "line 1: the prompt 'a\\\\tb' holds control"),
+    "control characters": (b"a\nb\nc\x07\n", "line 3: the prompt 'c\\x07' holds control"),
+    "columns": (b"a\tb", "line 1: the prompt 'a\\tb' holds control"),
 }
 
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 FULL = 4  # bytes of a number in full precision
 # an export's largest memory over its weights in full precision, as found with 860 million numbers
-# (docs/results-int8.md), and beside them
+# in a U-Net, and beside them
 PEAK, BESIDE = 2.2, 600 << 20
 
 
 @dataclass(frozen=True)
 class InspectResult:
     """parameters: by graph; bytes_stored: of the weights' files; peak_bytes: memory that an export
-    takes at least; choices: labels, or None where prompts decide; licence: as its folder names it.
+    takes at least; prompt_tokens: None where it takes no prompts; licence: as its folder names it.
     """
 
     source: str

@@ -37,7 +37,7 @@ def check_prompt(text: str) -> None:
         )
     if text != escaped(text):
         raise ValueError(
-            f"the prompt {shown(text)!r} holds control characters, line breaks or marks of "
+            f"the prompt '{shown(text)}' holds control characters, line breaks or marks of "
             "direction"
         )
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from ..conditions import NULL
 from ..spec import Values
-from .base import Call, Draw
+from .base import Call, Draw, branches
 
 NEEDED = (
     "timesteps",
@@ -104,13 +104,12 @@ class MultistepSampler:
         draw: Draw[Values],
     ) -> Values:
         """x (b, ...) standard normal -> images (b, c, h, w) in [-1, 1]."""
-        twins = {NULL + name for name in condition}
-        given = {name: value for name, value in condition.items() if name not in twins}
+        given, twins = branches(condition)
         x = x * self.start
         remembered: list[Values] = []
         for k, timestep in enumerate(self.timesteps):
             seen = x * self.scale[k] if self.scale else x
-            output = self._predicted(call, seen, timestep, given, condition)
+            output = self._predicted(call, seen, timestep, given, twins)
             clean = self.clean_from_x[k] * x + self.clean_from_output[k] * output
             if self.clip:
                 clean = clean.clip(-self.clip, self.clip)
@@ -135,7 +134,7 @@ class MultistepSampler:
         x: Values,
         timestep: float,
         given: Mapping[str, Values],
-        condition: Mapping[str, Values],
+        twins: Mapping[str, Values],
     ) -> Values:
         """The denoiser's output, guided."""
         told = {"t": x[:, 0, 0, 0] * 0 + timestep}
@@ -144,10 +143,9 @@ class MultistepSampler:
         output = call["denoiser"](x=x, **told, **given)
         if self.guidance == 1:
             return output
-        if missing := [name for name in self.nulls if NULL + name not in condition]:
+        if missing := [name for name in self.nulls if name not in twins]:
             raise ValueError(f"guidance needs {NULL}{missing[0]} in the condition")
-        absent = {**given, **{name: condition[NULL + name] for name in self.nulls}}
-        null = call["denoiser"](x=x, **told, **absent)
+        null = call["denoiser"](x=x, **told, **{**given, **twins})
         return null + self.guidance * (output - null)
 
     def ended_after(self, steps: int) -> MultistepSampler:
