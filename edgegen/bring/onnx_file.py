@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.weights import stored
 from ..errors import InputError, UsageError
 from .folder_files import CODE
 from .onnx_inputs import FileInput
@@ -126,8 +127,6 @@ def _keep_output(graph: GraphProto, wanted: str | None, path: Path) -> str:
 
 def check_weights(graph: GraphProto, path: Path) -> None:
     """InputError for what is quantized or rounded already, and for values that are not finite."""
-    from onnx import numpy_helper
-
     for node in nodes_of(graph):
         if node.op_type in QUANTIZED:
             raise InputError(
@@ -145,7 +144,7 @@ def check_weights(graph: GraphProto, path: Path) -> None:
                 path=path,
                 hint="export it in float32",
             )
-        if tensor.data_type == FLOAT and not np.isfinite(numpy_helper.to_array(tensor)).all():
+        if tensor.data_type == FLOAT and not np.isfinite(stored(tensor)).all():
             raise InputError(
                 "E-NONFINITE", f"{tensor.name!r:.80} holds NaN or infinite values", path=path
             )
