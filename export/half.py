@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from edgegen.core.plan import Range
-from edgegen.core.weights import GraphConstants
+from edgegen.core.weight_file import constant
+from edgegen.core.weights import GraphConstants, is_apart
 
 from . import sound
 
@@ -78,6 +79,7 @@ class _Halver:
         values = [*graph.value_info, *graph.input, *graph.output]
         self.floats = {v.name for v in values if v.type.tensor_type.elem_type == FULL}
         self.weights = GraphConstants(self.model.graph)
+        self.apart = any(map(is_apart, self.model.graph.initializer))
         self.floats |= {n for n in self.weights if self.weights.kind(n) == FULL}
         self.ends = {v.name for v in graph.output}
         self.readers: dict[str, list[int]] = defaultdict(list)
@@ -126,7 +128,7 @@ class _Halver:
     def run(self) -> onnx.ModelProto:
         self.written = {v.name: FULL for v in self.model.graph.input if v.name in self.floats}
         for k, node in enumerate(self.model.graph.node):
-            if self.weights.is_cast(node):
+            if self.weights.is_made(node):
                 continue
             kind = FULL if k in self.full else HALF
             new = onnx.NodeProto()
@@ -137,7 +139,7 @@ class _Halver:
                 if tensor in self.floats:
                     new.input[place] = self._as(tensor, FULL if keeps else kind)
                 elif tensor in self.weights:
-                    self.constants[tensor] = self.weights.tensor(tensor)
+                    self.constants[tensor] = self._as_it_is(tensor)
             ends = []
             for place, tensor in enumerate(node.output):
                 if tensor in self.floats:
@@ -159,15 +161,15 @@ class _Halver:
         converted.
         """
         if tensor in self.weights:
-            held = self.weights.tensor(tensor)
-            if held.data_type == kind:
+            held = self.weights.stored_in(tensor, kind)
+            if held is not None:
                 self.constants[held.name] = held
                 return held.name
             name = tensor if kind == FULL else f"{tensor}.half"
             if name not in self.constants:
                 values = self.weights[tensor]
-                self.constants[name] = numpy_helper.from_array(
-                    values.astype(np.float16 if kind == HALF else np.float32), name
+                self.constants[name] = constant(
+                    values.astype(np.float16 if kind == HALF else np.float32), name, self.apart
                 )
             return name
         if self.written[tensor] == kind:
@@ -181,6 +183,11 @@ class _Halver:
                 )
             )
         return self.casts[tensor, kind]
+
+    def _as_it_is(self, tensor: str) -> TensorProto:
+        """A constant that is not in float32."""
+        held = self.weights.stored_in(tensor, self.weights.kind(tensor))
+        return held or constant(self.weights[tensor], tensor, self.apart)
 
     def _model(self) -> onnx.ModelProto:
         out = onnx.ModelProto()

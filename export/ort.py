@@ -37,7 +37,8 @@ class OnnxRuntime(FileRuntime):
     is 2 to 4 times slower).
 
     A convolution whose output stays in float is no INT8 kernel: it dequantizes its input and takes
-    1.5 times as long as FP32.
+    1.5 times as long as FP32. A matrix product is one either way, and writes float where nothing
+    asks for less.
     """
 
     name = "onnxruntime"
@@ -46,7 +47,7 @@ class OnnxRuntime(FileRuntime):
         symmetric=False,
         weight_bits=weight_bits(),
         int32_bias=True,
-        int8_ops=frozenset({"Conv"}),
+        int8_ops=frozenset({"Conv", "Gemm", "MatMul"}),
         between=frozenset({"Add", "Relu", "Concat", "Resize"}),
         outputs=True,
     )

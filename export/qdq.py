@@ -1,9 +1,10 @@
 """Q/DQ written into an FP32 ONNX graph as a Plan says, in the form a Dialect wants.
 
 int8 nodes read quantized inputs and int8 constant weights. In a dialect with `between`, the outputs
-of int8 nodes and the ops that join them are quantized as well, so that nothing runs in float until
-a node that the plan keeps in float. In one with `outputs`, that node reads the quantized output
-too: a float reader would make the kernel before it a float one.
+of int8 convolutions and the ops that join them are quantized as well, so that nothing runs in float
+until a node that the plan keeps in float. In one with `outputs`, that node reads the quantized
+output too: a float reader would make the kernel before it a float one. Kernels of matrix products
+write float as fast.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from edgegen.core.layers import CONVOLUTIONS, LAYERS, LINEAR, is_layer, weight_axis
 from edgegen.core.plan import Plan, Range, rounded_name
 from edgegen.core.runtime import Dialect
-from edgegen.core.weights import GraphConstants
+from edgegen.core.weight_file import constant
+from edgegen.core.weights import GraphConstants, is_apart
 from edgegen.errors import InputError
 
 from . import sound
@@ -28,7 +31,6 @@ TYPES = {
     "int8": (TensorProto.INT8, np.int8, -128, 127),
     "uint8": (TensorProto.UINT8, np.uint8, 0, 255),
 }
-HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})  # what most time goes into
 SMALLEST = 1e-18  # of a scale: the product of two of them is still a normal float32
 TINY = 2.0**-24  # smallest float16 above zero
 INT32 = 2.0**31 - 128  # largest magnitude of an int32 bias that float32 can write
@@ -91,6 +93,7 @@ class _QdqWriter:
     def __post_init__(self) -> None:
         graph = self.model.graph
         self.weights = GraphConstants(graph)
+        self.apart = any(map(is_apart, graph.initializer))
         self.floats = set(candidates(self.model))
         # (weight, its scales) -> its dequantized tensor
         self.written: dict[tuple[str, bytes], str] = {}
@@ -102,32 +105,33 @@ class _QdqWriter:
             for tensor in node.output:
                 self.maker[tensor] = node
         self.ends = {value.name for value in graph.output}
-        self.int8 = {n.output[0] for n in graph.node if self._quantizable(n)}
+        int8 = [node for node in graph.node if self._is_int8(node)]
+        self.int8 = {node.output[0] for node in int8}
+        # those whose kernels want to write int8 too
+        self.whole = {node.output[0] for node in int8 if node.op_type in CONVOLUTIONS}
         self.between = self._between()
         self.only = self._outputs() if self.dialect.outputs else set()
 
-    def _quantizable(self, node: onnx.NodeProto) -> bool:
-        return self.plan.precision(self.name, node.name) == "int8" and is_quantizable(
-            node, self.dialect, self.weights
-        )
+    def _is_int8(self, node: onnx.NodeProto) -> bool:
+        return is_int8(node, self.name, self.plan, self.dialect, self.weights)
 
     def _between(self) -> set[str]:
-        """Joining ops that an int8 node's output reaches through joining ops alone."""
+        """Joining ops that an int8 convolution's output reaches through joining ops alone."""
         between: set[str] = set()
         for node in self.model.graph.node:
             if node.op_type in self.dialect.between and any(
-                (maker := self.maker.get(t)) is not None and maker.output[0] in self.int8 | between
+                (maker := self.maker.get(t)) is not None and maker.output[0] in self.whole | between
                 for t in node.input
             ):
                 between.add(node.output[0])
         return between
 
     def _outputs(self) -> set[str]:
-        """What int8 nodes write, with the ReLU that is part of their kernel: everybody reads its
-        Q/DQ pair.
+        """What int8 convolutions write, with the ReLU that is part of their kernel: everybody reads
+        its Q/DQ pair.
         """
         written = {
-            self.readers[t][0].output[0] if self._fuses_with_relu(t) else t for t in self.int8
+            self.readers[t][0].output[0] if self._fuses_with_relu(t) else t for t in self.whole
         }
         return written - self.ends
 
@@ -143,7 +147,7 @@ class _QdqWriter:
                 )
             if (
                 self.dialect.between
-                and node.output[0] in self.int8 | self.between
+                and node.output[0] in self.whole | self.between
                 and self._reads_quantized(node.output[0])
             ):
                 tensors.add(node.output[0])
@@ -280,14 +284,13 @@ class _QdqWriter:
         return self.written[key]
 
     def _constant(self, name: str, values: np.ndarray) -> None:
-        self.constants.append(numpy_helper.from_array(values, name))
+        self.constants.append(constant(values, name, self.apart))
 
     def _model(self) -> onnx.ModelProto:
         out = onnx.ModelProto()
         out.CopyFrom(self.model)
-        read = {t for node in self.nodes if not self.weights.is_cast(node) for t in node.input}
-        # what casts a weight that is int8 now has no reader
-        nodes = [n for n in self.nodes if not self.weights.is_cast(n) or n.output[0] in read]
+        # what made a weight that is int8 now has no reader
+        nodes = self.weights.kept(self.nodes, self.ends)
         used = {t for node in nodes for t in node.input}
         initializers = [t for t in self.model.graph.initializer if t.name in used]
         del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
@@ -310,36 +313,42 @@ def quantized_tensors(model: onnx.ModelProto, name: str, plan: Plan, dialect: Di
     return _QdqWriter(model, name, plan, dialect).quantized()
 
 
-def weight_axis(node: onnx.NodeProto) -> int:
-    """Of the output channels in the weight of an operator that may be int8."""
-    turned = any(a.name == "transB" and a.i for a in node.attribute)
-    return {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if turned else 1, "MatMul": 1}[node.op_type]
+def is_int8(
+    node: onnx.NodeProto, graph: str, plan: Plan, dialect: Dialect, constants: GraphConstants
+) -> bool:
+    """Whether the node of that graph becomes int8."""
+    return (
+        node.op_type in dialect.int8_ops
+        and is_layer(node, constants)
+        and plan.speaks_of(graph, node.name, node.op_type)
+        and plan.precision(graph, node.name) == "int8"
+    )
 
 
-def is_quantizable(node: onnx.NodeProto, dialect: Dialect, constants: GraphConstants) -> bool:
-    """Whether the node may be int8. A weight that is computed is no constant to quantize, and
-    neither is one of a stack of matrices.
-    """
-    if node.op_type not in dialect.int8_ops or node.input[1] not in constants:
-        return False
-    return node.op_type != "MatMul" or len(constants.shape(node.input[1])) == 2
+def int8_nodes(
+    model: onnx.ModelProto, graph: str, plan: Plan, dialect: Dialect
+) -> list[onnx.NodeProto]:
+    """Those that become int8, in graph order."""
+    constants = GraphConstants(model.graph)
+    return [node for node in model.graph.node if is_int8(node, graph, plan, dialect, constants)]
 
 
-def check_any(models: Mapping[str, onnx.ModelProto], runtime: str, dialect: Dialect) -> None:
-    """InputError where no node of a generator's graphs may be int8, and so its INT8 files would be
-    FP32 ones.
+def check_any(
+    models: Mapping[str, onnx.ModelProto], plan: Plan, runtime: str, dialect: Dialect
+) -> None:
+    """InputError where no node of a generator's graphs would be int8 under the plan that leaves
+    most of them, and so its INT8 files would be FP32 ones.
     """
     if not dialect.int8_ops:
         return
-    for model in models.values():
-        constants = GraphConstants(model.graph)
-        if any(is_quantizable(node, dialect, constants) for node in model.graph.node):
-            return
-    has = sorted({n.op_type for m in models.values() for n in m.graph.node if n.op_type in HEAVY})
+    if any(int8_nodes(model, name, plan, dialect) for name, model in models.items()):
+        return
+    has = sorted({n.op_type for m in models.values() for n in m.graph.node if n.op_type in LAYERS})
+    small = " of size" if dialect.int8_ops & LINEAR else ""
     raise InputError(
         "E-NO-INT8",
         f"nothing in these graphs could be INT8 for {runtime}, which quantizes "
-        f"{' and '.join(sorted(dialect.int8_ops))} with constant weights: they have "
+        f"{', '.join(sorted(dialect.int8_ops))} with constant weights{small}: they have "
         f"{', '.join(has) or 'no layer with weights'}",
         hint="choose another runtime, or run the model as it is",
     )
@@ -360,6 +369,6 @@ def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
         t
         for node in model.graph.node
         for t in node.output
-        if kinds.get(t) == TensorProto.FLOAT and not constants.is_cast(node)
+        if kinds.get(t) == TensorProto.FLOAT and not constants.is_made(node)
     ]
     return (*inputs, *outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from edgegen.core.layers import LAYERS, weight_axis
 from edgegen.core.plan import is_rounded
 from edgegen.core.rounding import Code, Rounding
 from edgegen.core.spec import Array
@@ -39,10 +40,9 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
             if name.endswith(".dq") and (t := name.removesuffix(".dq")) in codes
         ):
             reads[node.output[0]] = found
-        if node.op_type == "Conv" and node.input[1].endswith(".dq"):
+        if node.op_type in LAYERS and node.input[1].endswith(".dq"):
             whole, step = (constants[name] for name in written[node.input[1]].input[:2])
             largest = max(largest, int(np.abs(whole.astype(int)).max()))
-            weights[node.output[0]] = whole.astype(np.float32) * step.reshape(
-                -1, *[1] * (whole.ndim - 1)
-            )
+            others = tuple(k for k in range(whole.ndim) if k != weight_axis(node))
+            weights[node.output[0]] = whole.astype(np.float32) * np.expand_dims(step, others)
     return Rounding(codes, reads, weights, values, largest)

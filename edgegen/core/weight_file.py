@@ -7,6 +7,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 
 from .files import put, put_parts
 from .reader import opened, parts, sha256
+from .spec import Array
 from .temporary import scratch
 from .weights import (
     ALIGNMENT,
@@ -63,6 +66,28 @@ def working_folder() -> Path:
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(scratch())
+
+
+def constant(values: Array, name: str, apart: bool) -> TensorProto:
+    """An initializer of these values; apart: of a model whose weights lie in files, in a file too
+    where it is large. Such a file is called after what it holds: the same values, in however many
+    plans of a search, take the disk once.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    if not apart or values.nbytes <= INLINE_BYTES:
+        return numpy_helper.from_array(values, name)
+    data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    path = working_folder() / f"{hashlib.sha256(data).hexdigest()}{SUFFIX}"
+    if not path.is_file():
+        part = path.with_suffix(f".{threading.get_ident()}")  # several plans are written at once
+        put_parts(part, (data[k : k + _PART] for k in range(0, len(data), _PART)))
+        part.replace(path)
+    tensor = TensorProto(
+        name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape
+    )
+    point(tensor, str(path), 0, values.nbytes)
+    return tensor
 
 
 def write_model(model: ModelProto, path: Path) -> None:

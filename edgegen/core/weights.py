@@ -2,15 +2,15 @@
 file of which the model holds name, offset and length.
 
 While a model is in memory, that name is a path; in a file it is the name of one beside it. A weight
-that is stored in half precision reaches float32 operators through a Cast, and counts as a constant
-all the same.
+that is stored in half precision reaches float32 operators through a Cast, and one that is stored
+the other way round through a Transpose; it counts as a constant all the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,27 +68,33 @@ def total_bytes(model: ModelProto) -> int:
 
 class GraphConstants(Mapping[str, Array]):
     """GraphConstants of a graph by name: its initializers, and what a Cast makes of those in half
-    precision. Values are read when they are asked for, and are not kept.
+    precision, or a Transpose of matrices. Values are read when they are asked for, and are not
+    kept.
     """
 
     def __init__(self, graph: GraphProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._kinds: dict[str, int] = {}  # of what a Cast makes
+        self._kinds: dict[str, int] = {}  # of what a node makes of one
+        self._turned: set[str] = set()  # matrices that are stored the other way round
         for node in graph.node:
-            if node.op_type != "Cast" or node.input[0] not in self._tensors:
+            if not node.input or node.input[0] not in self._tensors:
                 continue
-            tensor = self._tensors[node.input[0]]
-            (kind,) = (a.i for a in node.attribute if a.name == "to")
-            if kind == _FLOAT and tensor.data_type in _HALVES:
-                self._kinds[node.output[0]] = kind
-                self._tensors[node.output[0]] = tensor
+            source, name = node.input[0], node.output[0]
+            kind = _kind_of(node, self.kind(source), len(self._tensors[source].dims))
+            if kind is not None:
+                self._kinds[name] = kind
+                self._tensors[name] = self._tensors[source]
+                if (node.op_type == "Transpose") != (source in self._turned):
+                    self._turned.add(name)
 
     def __getitem__(self, name: str) -> Array:
         from onnx import helper
 
         values = stored(self._tensors[name])
         kind = self._kinds.get(name)
-        return values if kind is None else values.astype(helper.tensor_dtype_to_np_dtype(kind))
+        if kind is not None:
+            values = values.astype(helper.tensor_dtype_to_np_dtype(kind), copy=False)
+        return values.T if name in self._turned else values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -99,20 +105,45 @@ class GraphConstants(Mapping[str, Array]):
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
 
-    def tensor(self, name: str) -> TensorProto:
-        """As it is stored, maybe in another type."""
-        return self._tensors[name]
+    def stored_in(self, name: str, kind: int) -> TensorProto | None:
+        """As it is stored, where that is in this type and the same way round; else None."""
+        tensor = self._tensors[name]
+        return None if name in self._turned or tensor.data_type != kind else tensor
 
-    def is_cast(self, node: NodeProto) -> bool:
-        """Whether the node is the Cast behind one of them."""
+    def is_made(self, node: NodeProto) -> bool:
+        """Whether the node is the Cast or Transpose behind one of them."""
         return bool(node.output) and node.output[0] in self._kinds
 
+    def kept(self, nodes: Iterable[NodeProto], wanted: Collection[str] = ()) -> list[NodeProto]:
+        """Of these nodes, all but the Casts and Transposes behind constants that none of them
+        reads, and that nobody wants.
+        """
+        left = list(nodes)
+        read = {name for node in left for name in node.input if not self.is_made(node)}
+        read.update(wanted)
+        for node in reversed(left):
+            if self.is_made(node) and node.output[0] in read:
+                read.update(node.input)
+        return [node for node in left if not self.is_made(node) or node.output[0] in read]
+
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].dims)
+        dims = tuple(self._tensors[name].dims)
+        return dims[::-1] if name in self._turned else dims
 
     def kind(self, name: str) -> int:
         """TensorProto.DataType of what a node that reads it sees."""
         return self._kinds.get(name) or self._tensors[name].data_type
+
+
+def _kind_of(node: NodeProto, kind: int, axes: int) -> int | None:
+    """What a node makes of a constant of that kind; None where that is no constant to us."""
+    if node.op_type == "Cast":
+        (wanted,) = (a.i for a in node.attribute if a.name == "to")
+        return int(wanted) if wanted == _FLOAT and kind in _HALVES else None
+    if node.op_type == "Transpose" and axes == 2 and kind in (_FLOAT, *_HALVES):
+        order = [i for a in node.attribute if a.name == "perm" for i in a.ints]
+        return kind if order in ([], [1, 0]) else None
+    return None
 
 
 def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
@@ -122,17 +153,18 @@ def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
     out = ModelProto()
     out.CopyFrom(model)
     graph, constants = out.graph, GraphConstants(model.graph)
-    nodes = [n for n in graph.node if not (constants.is_cast(n) and n.output[0] in changed)]
+    own = [n for n in graph.node if not (constants.is_made(n) and n.output[0] in changed)]
+    nodes = constants.kept(own, [value.name for value in graph.output])
     there = {tensor.name for tensor in graph.initializer}
     for tensor in graph.initializer:
         if tensor.name in changed:
             tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
     for name in changed:
-        if name not in there:  # what a Cast made is stored as it is read
+        if name not in there:  # what a node made is stored as it is read
             graph.initializer.append(numpy_helper.from_array(changed[name], name))
     if len(nodes) < len(graph.node):
         used = {tensor for node in nodes for tensor in node.input}
-        cast = {n.input[0] for n in graph.node if constants.is_cast(n)} - used
+        cast = {n.input[0] for n in graph.node if constants.is_made(n)} - used
         kept = [tensor for tensor in graph.initializer if tensor.name not in cast]
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto
 
+from ...calibrate.choose import fastest
 from ...calibrate.choose import plan as choose
 from ...calibrate.equalize import ChannelObserver, equalized
 from ...calibrate.histogram import Histogram, HistogramCounter
@@ -19,7 +20,8 @@ from ...calibrate.observe import ActivationStats, Observer
 from ...calibrate.ranges import Choice, chosen
 from ...calibrate.rounding import WeightMoments, rounded
 from ...core import weights
-from ...core.plan import CONVOLUTIONS, Plan, is_rounded
+from ...core.layers import LAYERS
+from ...core.plan import Plan, is_rounded
 from ...core.samplers import asked
 from ...core.spec import Array
 from ...errors import InputError
@@ -94,7 +96,7 @@ def calibrate_graphs(
         name: {f"{t:.9g}": count for t, count in of_graph.coverage.items()}
         for name, of_graph in stats.items()
     }
-    plan = Plan(plan.rules, ranges, model=digest(even))
+    plan = replace(plan, ranges=ranges, model=digest(even))
     return Calibration(even, plan, coverage, histograms, choices)
 
 
@@ -130,7 +132,15 @@ def channel_maxima(
 
 def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, WeightMoments]:
     """graph -> second moments of what each weight is multiplied with."""
-    moments = {name: WeightMoments(model, context.threads) for name, model in models.items()}
+    plan = fastest(models)
+    moments = {
+        name: WeightMoments(
+            model,
+            context.threads,
+            [n.name for n in model.graph.node if plan.speaks_of(name, n.name, n.op_type)],
+        )
+        for name, model in models.items()
+    }
     feeds.run(moments, "looking at what each weight does")
     return moments
 
@@ -204,9 +214,9 @@ def quantized(model: ModelProto, graph: str, plan: Plan) -> list[str]:
 
 
 def readers(model: ModelProto) -> Mapping[str, list[str]]:
-    """Tensor -> convolutions that read it."""
+    """Tensor -> layers that read it."""
     found: dict[str, list[str]] = {}
     for node in model.graph.node:
-        if node.op_type in CONVOLUTIONS:
+        if node.op_type in LAYERS:
             found.setdefault(node.input[0], []).append(node.name)
     return found

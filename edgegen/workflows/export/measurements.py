@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +189,7 @@ class Measurements:
         """
         graph, node = convolution
         count, side = self.full.settings.images_alone, self.full.side
-        alone = Plan(((f"{graph}/{node}", "int8"),), self.full.subject.base.ranges)
+        alone = replace(self.full.subject.base, rules=((f"{graph}/{node}", "int8"),))
         # one convolution's rounding is the same whoever executes it, and this runtime is exact on
         # every machine and starts fastest
         int8 = self._pipeline(self._files(alone, [graph]), FloatOnnxRuntime()).call[graph]
@@ -236,7 +236,7 @@ class Measurements:
         whole = timed(base)
         slower: dict[str, Array] = {}
         for node in nodes:  # one session beside the first at a time, whatever memory they take
-            other = timed(Plan(((f"{graph}/{node}", "fp32"), *base.rules), base.ranges))
+            other = timed(replace(base, rules=((f"{graph}/{node}", "fp32"), *base.rules)))
             slower |= bench.slower(whole, {node: other}, middle_calls, settings.rounds)
         saved = {}
         for node, times in slower.items():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...calibrate.choose import fastest
 from ...core.bundle import MANIFEST, Bundle, write_manifest
 from ...core.files import check_target, publish, publish_alone, put
 from ...core.images import png
@@ -261,8 +262,9 @@ def _export(request: _Request) -> ExportResult:
 def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
     """graph -> FP32 ONNX. InputError where nothing of it could be INT8 for a runtime."""
     models = fp32_models(source, request.context.listen)
+    most = fastest(models)
     for target in request.targets:
-        qdq.check_any(models, target.name, target.dialect)
+        qdq.check_any(models, most, target.name, target.dialect)
     return models
 
 

@@ -171,12 +171,11 @@ class _RuntimeSearch:
         """What can be in int8, and what that saves on the target: by time where it runs, else by
         multiplications.
         """
-        counts = {
-            (graph, node): count
-            for graph, model in self.calibrated.items()
-            for node, count in multiplications(model).items()
-            if self.base.precision(graph, node) == "int8"
-        }
+        counts = {}
+        for graph, model in self.calibrated.items():
+            of_graph = multiplications(model)
+            for node in qdq.int8_nodes(model, graph, self.base, self.target.dialect):
+                counts[graph, node.name] = of_graph[node.name]
         by_share = {graph: Whole(0.0, 1.0, 1) for graph in self.calibrated}
         burden = self.settings.burden
         if self.target is not self.measure.host:

@@ -189,7 +189,7 @@ def _quantized(
     """Even graphs and their Q/DQ files: as export makes them, with the rules of `plan`."""
     calibration = calibrated(source, models, SAMPLES, context)
     even = calibration.models
-    dialect, rules = runtime(STAND_IN).dialect, Plan(plan.rules, calibration.plan.ranges)
+    dialect, rules = runtime(STAND_IN).dialect, replace(plan, ranges=calibration.plan.ranges)
     return even, {name: qdq.quantize(model, name, rules, dialect) for name, model in even.items()}
 
 
