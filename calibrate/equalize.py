@@ -21,7 +21,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgegen.core.spec import Array
-from edgegen.core.weights import GraphConstants, replaced
+from edgegen.core.weight_file import replaced
+from edgegen.core.weights import GraphConstants
 
 from .observe import session
 

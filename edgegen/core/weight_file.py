@@ -9,7 +9,7 @@ import contextlib
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from .weights import (
     APART_BYTES,
     INLINE_BYTES,
     SUFFIX,
+    GraphConstants,
     is_apart,
     place,
     stored,
@@ -88,6 +89,33 @@ def constant(values: Array, name: str, apart: bool) -> TensorProto:
     )
     point(tensor, str(path), 0, values.nbytes)
     return tensor
+
+
+def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
+    """A new model with these values in place of the constants of the same names."""
+    from onnx import ModelProto
+
+    out = ModelProto()
+    out.CopyFrom(model)
+    graph, constants = out.graph, GraphConstants(model.graph)
+    own = [n for n in graph.node if not (constants.is_made(n) and n.output[0] in changed)]
+    nodes = constants.kept(own, [value.name for value in graph.output])
+    apart = any(map(is_apart, graph.initializer))
+    there = {tensor.name for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        if tensor.name in changed:
+            tensor.CopyFrom(constant(changed[tensor.name], tensor.name, apart))
+    for name in changed:
+        if name not in there:  # what a node made is stored as it is read
+            graph.initializer.append(constant(changed[name], name, apart))
+    if len(nodes) < len(graph.node):
+        used = {tensor for node in nodes for tensor in node.input}
+        cast = {n.input[0] for n in graph.node if constants.is_made(n)} - used
+        kept = [tensor for tensor in graph.initializer if tensor.name not in cast]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(kept)
+    return out
 
 
 def write_model(model: ModelProto, path: Path) -> None:

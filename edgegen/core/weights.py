@@ -146,32 +146,6 @@ def _kind_of(node: NodeProto, kind: int, axes: int) -> int | None:
     return None
 
 
-def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
-    """A new model with these values in place of the constants of the same names."""
-    from onnx import ModelProto, numpy_helper
-
-    out = ModelProto()
-    out.CopyFrom(model)
-    graph, constants = out.graph, GraphConstants(model.graph)
-    own = [n for n in graph.node if not (constants.is_made(n) and n.output[0] in changed)]
-    nodes = constants.kept(own, [value.name for value in graph.output])
-    there = {tensor.name for tensor in graph.initializer}
-    for tensor in graph.initializer:
-        if tensor.name in changed:
-            tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
-    for name in changed:
-        if name not in there:  # what a node made is stored as it is read
-            graph.initializer.append(numpy_helper.from_array(changed[name], name))
-    if len(nodes) < len(graph.node):
-        used = {tensor for node in nodes for tensor in node.input}
-        cast = {n.input[0] for n in graph.node if constants.is_made(n)} - used
-        kept = [tensor for tensor in graph.initializer if tensor.name not in cast]
-        del graph.node[:], graph.initializer[:]
-        graph.node.extend(nodes)
-        graph.initializer.extend(kept)
-    return out
-
-
 def digest(model: ModelProto) -> bytes:
     """Of a model with the values of its weights, wherever they lie."""
     from onnx import ModelProto
