@@ -112,8 +112,8 @@ def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProt
 
 
 def session(model: onnx.ModelProto, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU that keeps no memory between calls. Rounded weights are for
-    INT8 files: no node of the model reads them.
+    """An ONNX Runtime session on the CPU that keeps no memory between calls. Rounded weights are
+    left out: they are for INT8 files, and no node of the model reads them.
     """
     ort = quietly("onnxruntime")
     options = ort.SessionOptions()

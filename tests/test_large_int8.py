@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,15 @@ from edgegen.calibrate.histogram import HistogramCounter
 from edgegen.calibrate.observe import Observer
 from edgegen.calibrate.rounding import WeightMoments, rounded
 from edgegen.core import weight_file
+from edgegen.core.graph_file import GraphFile
 from edgegen.core.plan import Plan, Range
+from edgegen.core.runtime import Runtime, Session
 from edgegen.core.samplers import UNTIMED
-from edgegen.core.weights import GraphConstants, is_apart, place
+from edgegen.core.weights import SUFFIX, GraphConstants, is_apart, place
+from edgegen.export import executing, qdq, runtime
 from edgegen.export import onnx as onnx_files
-from edgegen.export import qdq, runtime
+from edgegen.export.excerpt import Excerpts
+from edgegen.workflows.export.referee import refereed_layers
 
 NARROW, WIDE, LAYERS = 1024, 2048, 50  # 200 MiB of float16
 MOST = 160 << 20  # bytes that quantizing may take beside what Python and onnx do
@@ -56,7 +61,8 @@ def chain(folder: Path) -> None:
     length = 2 * NARROW * WIDE
     with open(folder / "g.weights", "wb") as file:
         for k in range(LAYERS):
-            file.write(rng.standard_normal(NARROW * WIDE, np.float32).astype(np.float16))
+            values = rng.standard_normal(NARROW * WIDE, np.float32).astype(np.float16)
+            file.write(values.tobytes())
             tensor = TensorProto(name=f"s{k}", data_type=TensorProto.FLOAT16, dims=sizes[k : k + 2])
             weight_file.point(tensor, "g.weights", k * length, length)
             tensors.append(tensor)
@@ -115,7 +121,7 @@ def test_what_a_search_asks_again_takes_the_disk_once(small_is_large: Path, tmp_
     assert all(map(is_apart, codes)), codes
     assert {Path(place(t)[0]).parent for t in codes} <= {small_is_large}
     known = sorted(small_is_large.iterdir())
-    assert not [path for path in known if path.suffix != weight_file.SUFFIX]
+    assert not [path for path in known if path.suffix != SUFFIX]
     again = qdq.quantize(model, "g", everything(model), dialect)
     assert again.SerializeToString() == first.SerializeToString()
     assert sorted(small_is_large.iterdir()) == known
@@ -131,8 +137,46 @@ def test_files_of_large_graphs_are_those_of_small_ones(
         (folder := tmp_path / place_of).mkdir()
         made = qdq.quantize(model, "g", everything(inside), target.dialect)
         found.append(target.load(onnx_files.write(made, folder / "g.onnx"), 1)(x=test_weights.X))
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
     assert (tmp_path / "apart" / "g.weights").is_file()
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A host that multiplies by 1.2 what no full-precision file says."""
+
+    host: Runtime
+
+    def load(self, built: Path, threads: int) -> Session:
+        right = self.host.load(built, threads)
+        return lambda **inputs: right(**inputs) * np.float32(1.2)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tensorrt"])
+def test_a_sample_of_layers_is_refereed(name: str, small_is_large: Path, tmp_path: Path) -> None:
+    target = runtime(name)
+    model, half = held(tmp_path), target.dialect.floats == "float16"
+    made = qdq.quantize(model, "g", everything(model), target.dialect)
+    file = GraphFile.made_here(onnx_files.write(made, tmp_path / "g.onnx"))
+    assert file.weights is not None
+    assert [one.layer for one in Excerpts(file.path).sample(8)] == ["first", "second"]
+    assert [one.layer for one in Excerpts(file.path).sample(2)] == ["first", "second"]
+    host, inputs = executing(target), {"x": test_weights.X}
+    right = refereed_layers(file, host, inputs, half)
+    assert right.agrees
+    assert right.quantization_db < 100  # the full side rounds no activation
+    wrong = refereed_layers(file, Wrong(host), inputs, half)
+    assert not wrong.agrees
+    assert wrong.runtime_db < 20
+
+
+def test_a_large_graph_of_which_nothing_is_rounded_agrees(
+    small_is_large: Path, tmp_path: Path
+) -> None:
+    model, target = held(tmp_path), runtime("openvino")
+    made = qdq.quantize(model, "g", Plan((), {}), target.dialect)
+    file = GraphFile.made_here(onnx_files.write(made, tmp_path / "g.onnx"))
+    assert refereed_layers(file, target, {"x": test_weights.X}, False).agrees
 
 
 def test_calibration_of_a_large_graph_is_that_of_a_small_one(
