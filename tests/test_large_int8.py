@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from edgegen.calibrate.rounding import WeightMoments, rounded
 from edgegen.core import weight_file
 from edgegen.core.graph_file import GraphFile
 from edgegen.core.plan import Plan, Range
-from edgegen.core.runtime import Runtime, Session
+from edgegen.core.runtime import Session
 from edgegen.core.samplers import UNTIMED
 from edgegen.core.weights import SUFFIX, GraphConstants, is_apart, place
 from edgegen.export import executing, qdq, runtime
@@ -141,17 +140,6 @@ def test_files_of_large_graphs_are_those_of_small_ones(
     assert (tmp_path / "apart" / "g.weights").is_file()
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """A host that multiplies by 1.2 what no full-precision file says."""
-
-    host: Runtime
-
-    def load(self, built: Path, threads: int) -> Session:
-        right = self.host.load(built, threads)
-        return lambda **inputs: right(**inputs) * np.float32(1.2)
-
-
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "tensorrt"])
 def test_a_sample_of_layers_is_refereed(name: str, small_is_large: Path, tmp_path: Path) -> None:
     target = runtime(name)
@@ -162,10 +150,15 @@ def test_a_sample_of_layers_is_refereed(name: str, small_is_large: Path, tmp_pat
     assert [one.layer for one in Excerpts(file.path).sample(8)] == ["first", "second"]
     assert [one.layer for one in Excerpts(file.path).sample(2)] == ["first", "second"]
     host, inputs = executing(target), {"x": test_weights.X}
-    right = refereed_layers(file, host, inputs, half)
+    right = refereed_layers(file, host.load, inputs, half)
     assert right.agrees
     assert right.quantization_db < 100  # the full side rounds no activation
-    wrong = refereed_layers(file, Wrong(host), inputs, half)
+
+    def broken(built: Path, threads: int) -> Session:
+        session = host.load(built, threads)
+        return lambda **inputs: session(**inputs) * np.float32(1.2)
+
+    wrong = refereed_layers(file, broken, inputs, half)
     assert not wrong.agrees
     assert wrong.runtime_db < 20
 
@@ -176,7 +169,7 @@ def test_a_large_graph_of_which_nothing_is_rounded_agrees(
     model, target = held(tmp_path), runtime("openvino")
     made = qdq.quantize(model, "g", Plan((), {}), target.dialect)
     file = GraphFile.made_here(onnx_files.write(made, tmp_path / "g.onnx"))
-    assert refereed_layers(file, target, {"x": test_weights.X}, False).agrees
+    assert refereed_layers(file, target.load, {"x": test_weights.X}, False).agrees
 
 
 def test_calibration_of_a_large_graph_is_that_of_a_small_one(

@@ -113,7 +113,7 @@ def show(report: Mapping[str, Any]) -> None:
                     f"{max(-one['seen'][0], one['seen'][1]):.3g}",
                     f"{factor:.1f}",
                     "{:.3g} to {:.3g}".format(*one["range"]),
-                    ", ".join(one["read_by"]) or "no convolution",
+                    ", ".join(one["read_by"]) or "no layer",
                 ]
                 for factor, name, one in far[:SHOWN]
             ],

@@ -20,7 +20,6 @@ from ...calibrate.observe import ActivationStats, Observer
 from ...calibrate.ranges import Choice, chosen
 from ...calibrate.rounding import WeightMoments, rounded
 from ...core import weights
-from ...core.layers import LAYERS
 from ...core.plan import Plan, is_rounded
 from ...core.samplers import asked
 from ...core.spec import Array
@@ -213,10 +212,10 @@ def quantized(model: ModelProto, graph: str, plan: Plan) -> list[str]:
     return [tensor for tensor in qdq.candidates(model) if tensor in found]
 
 
-def readers(model: ModelProto) -> Mapping[str, list[str]]:
-    """Tensor -> layers that read it."""
+def readers(model: ModelProto, graph: str, plan: Plan) -> Mapping[str, list[str]]:
+    """Tensor -> layers that read it and that the plan speaks of."""
     found: dict[str, list[str]] = {}
     for node in model.graph.node:
-        if node.op_type in LAYERS:
+        if plan.speaks_of(graph, node.name, node.op_type):
             found.setdefault(node.input[0], []).append(node.name)
     return found

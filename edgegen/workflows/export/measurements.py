@@ -18,6 +18,7 @@ from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
 from ...core.seeds import SEARCH
 from ...core.spec import Array
+from ...core.weights import is_apart
 from ...evidence import bench
 from ...evidence.classes import class_names, worst
 from ...evidence.compare import Pairs, number
@@ -89,6 +90,13 @@ class FullPrecision:
     def host(self, models: Mapping[str, ModelProto], target: Runtime, threads: int) -> Pipeline:
         """These models as the generator's pipeline on `target`."""
         return hosted(models, self.subject.source.generator, threads, target)
+
+    @property
+    def at_once(self) -> int:
+        """Candidates that are loaded beside one another: of large graphs, one."""
+        graphs = (model.graph for model in self.subject.fp32.values())
+        large = any(is_apart(tensor) for graph in graphs for tensor in graph.initializer)
+        return 1 if large else self.context.threads
 
     @cached_property
     def _stored(self) -> Reference | None:

@@ -212,7 +212,7 @@ class _Prover:
             if file.weights is not None:
                 middle = calls[len(calls) // 2]
                 one = {tensor: values[:1] for tensor, values in middle.items()}
-                found[graph] = refereed_layers(file, executing(runtime(name)), one, half)
+                found[graph] = refereed_layers(file, executing(runtime(name)).load, one, half)
                 continue
             few = [
                 {tensor: values[:REFEREED_IMAGES] for tensor, values in calls[i].items()}

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 class Quantized:
-    """A generator's graphs with a plan's INT8, whole or with one layer put back into full
-    precision.
+    """A generator's graphs with a plan's INT8 convolutions, whole or with one layer put back into
+    full precision.
 
     even: the ONNX models after equalization, which a plan quantizes; target: the runtime whose
     dialect the files are in, executed by the stand-in where it cannot run here.
@@ -44,6 +44,8 @@ class Quantized:
         threads: int,
         listen: Listener = silent,
     ) -> None:
+        # a program in torch has no name for every product that its ONNX file has
+        plan = replace(plan, linear=())
         self.source, self.even, self.plan, self.target = source, even, plan, target
         self.threads, self.listen = threads, listen
         self.host = executing(target)

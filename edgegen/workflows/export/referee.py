@@ -4,7 +4,8 @@ the numpy referee hours: a sample of its layers is cut out, each with what it re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...calibrate.histogram import fetched
@@ -16,7 +17,7 @@ from ...export.excerpt import IN, Excerpts
 
 if TYPE_CHECKING:
     from ...core.graph_file import GraphFile
-    from ...core.runtime import Runtime
+    from ...core.runtime import Session
     from ...core.spec import Array
 
 SAMPLED = 8  # layers of a graph
@@ -24,9 +25,12 @@ EQUAL_DB = 200.0  # of equal outputs, as the referee counts
 
 
 def refereed_layers(
-    file: GraphFile, host: Runtime, inputs: Mapping[str, Array], half: bool
+    file: GraphFile,
+    load: Callable[[Path, int], Session],
+    inputs: Mapping[str, Array],
+    half: bool,
 ) -> parity.Refereed:
-    """The worst of a sample of the Q/DQ file's layers; host: who executes them for the runtime;
+    """The worst of a sample of the Q/DQ file's layers. load: of who executes them for the runtime;
     inputs: of one call of the graph.
     """
     with file.placed() as path:
@@ -42,7 +46,7 @@ def refereed_layers(
             with scratch() as folder:
                 rounded, exact = excerpts.write(one, read[one.reads].shape, folder)
                 sides = (
-                    host.load(rounded, 1),
+                    load(rounded, 1),
                     runtime("reference").load(rounded, 1),
                     runtime(STAND_IN).load(exact, 1),
                 )

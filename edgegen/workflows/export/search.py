@@ -234,7 +234,7 @@ class _RuntimeSearch:
 
         if not all(self.notes.knows(asked(convolution)) for convolution in convolutions):
             self.full.prepare()
-        return over_workers(answer, convolutions, self.full.context.threads)
+        return over_workers(answer, convolutions, self.full.at_once)
 
     def _sharp(self, plans: Sequence[Plan]) -> Sequence[Plan]:
         """Those from the first on whose images reach the PSNR asked for at a glance."""
