@@ -67,7 +67,7 @@ def test_a_generator_of_any_opset_computes_what_it_did(opset: int, tmp_path: Pat
     expected = load(path.read_bytes())(z=x)
     np.testing.assert_allclose(load(model.SerializeToString())(x=x), expected, atol=1e-5)
     np.testing.assert_array_equal(executed(found.graphs())["generator"](x=x), expected)
-    assert len(multiplications(model)) == 3  # its convolutions, with weights where INT8 looks
+    assert len(multiplications(model)) == 4  # its layers, with weights where INT8 looks
     assert {"h1", "h4", "m1"} <= set(qdq.candidates(model))  # what its convolutions read
 
 
