@@ -11,7 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
-from edgegen.core.graph import Graph
+from edgegen.core.graph import Graph, torch_graphs
 from edgegen.export import onnx as onnx_files
 from edgegen.families.lcd.attention import Folded
 from edgegen.workflows.generators import LoadedGenerator, torch_pipeline
@@ -82,7 +82,7 @@ def attention_evened(source: LoadedGenerator) -> Models | None:
     """SmoothQuant's migration inside attention: queries against keys, values against what reads
     them, a channel at a time.
     """
-    graphs = source.generator.graphs()
+    graphs = torch_graphs(source.generator.graphs())
     blocks = {
         k: [m for m in g.module.modules() if isinstance(m, Folded)] for k, g in graphs.items()
     }

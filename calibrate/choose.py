@@ -4,50 +4,87 @@ ends, then by damage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
-from onnx import numpy_helper
 
+from edgegen.core.layers import CONVOLUTIONS, LINEAR, is_layer
 from edgegen.core.plan import Layer, Plan, Precision
+from edgegen.core.weights import GraphConstants
 
 from .observe import ActivationStats
 
 # Of all that int8 saves, what each rung of the ladder gives up at least.
 SHARES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
+# Multiplications an image, from which a matrix product is worth its Q/DQ pair. Measured on one
+# thread (docs/runtimes.md): one of 128 x 128 gains nothing on ONNX Runtime, one of 256 x 256 a
+# third, one of 1024 x 1024 two thirds.
+LEAST = 1 << 16
+
 
 def plan(models: Mapping[str, onnx.ModelProto], stats: Mapping[str, ActivationStats]) -> Plan:
-    """int8 for every convolution but each graph's first (it reads the noise itself) and last (it
-    writes the pixels).
+    """What `fastest` says, with the ranges that were seen."""
+    return replace(fastest(models), ranges={name: stats[name].ranges() for name in sorted(stats)})
+
+
+def fastest(models: Mapping[str, onnx.ModelProto]) -> Plan:
+    """int8 for every convolution and large matrix product but each graph's first (it reads the
+    noise itself) and last (it writes the pixels), unless nothing else is there; no ranges.
     """
+    counts = {name: multiplications(models[name]) for name in sorted(models)}
+    operators = {name: _operators(models[name]) for name in counts}
+    # a generator that has no other layers has small ones too
+    alone = all(operators[name][node] in LINEAR for name in counts for node in counts[name])
+    large = {
+        name: [
+            node
+            for node, count in of_graph.items()
+            if operators[name][node] in LINEAR and (alone or count >= LEAST)
+        ]
+        for name, of_graph in counts.items()
+    }
+    kept = {name: ends(models[name], large[name]) for name in counts}
+    left = any(
+        node not in kept[name] and (operators[name][node] in CONVOLUTIONS or node in large[name])
+        for name in counts
+        for node in counts[name]
+    )
     rules: list[tuple[str, Precision]] = []
-    for name in sorted(models):
-        rules += [(f"{name}/{node}", "fp32") for node in ends(models[name])]
-    return Plan((*rules, ("*", "int8")), {name: stats[name].ranges() for name in sorted(stats)})
+    for name in counts if left else ():
+        rules += [(f"{name}/{node}", "fp32") for node in kept[name]]
+    linear = tuple(f"{name}/{node}" for name in counts for node in large[name])
+    return Plan((*rules, ("*", "int8")), {}, linear=linear)
 
 
-def ends(model: onnx.ModelProto) -> list[str]:
-    """Convolutions with no convolution before them, and those with none behind, in graph order."""
+def _operators(model: onnx.ModelProto) -> dict[str, str]:
+    return {node.name: node.op_type for node in model.graph.node}
+
+
+def ends(model: onnx.ModelProto, products: Collection[str] = ()) -> list[str]:
+    """Layers with no layer before them, and those with none behind, in graph order: convolutions,
+    and the matrix products of these names.
+    """
     nodes = list(model.graph.node)
-    first = _unreached(nodes, [(set(n.input), set(n.output)) for n in nodes])
-    last = _unreached(nodes[::-1], [(set(n.output), set(n.input)) for n in nodes[::-1]])
+    layers = {n.name for n in nodes if n.op_type in CONVOLUTIONS} | set(products)
+    first = _unreached(nodes, [(set(n.input), set(n.output)) for n in nodes], layers)
+    last = _unreached(nodes[::-1], [(set(n.output), set(n.input)) for n in nodes[::-1]], layers)
     return [n.name for n in nodes if n.name in first | last]
 
 
-def _unreached(nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]]]) -> set[str]:
-    """Convolutions that no other convolution's tensors reach, walking `nodes` in order along
-    (reads, writes).
-    """
+def _unreached(
+    nodes: list[onnx.NodeProto], ports: list[tuple[set[str], set[str]]], layers: set[str]
+) -> set[str]:
+    """Layers that no other's tensors reach, walking `nodes` in order along (reads, writes)."""
     reached: set[str] = set()
     names: set[str] = set()
     for node, (reads, writes) in zip(nodes, ports, strict=True):
         touched = bool(reads & reached)
-        if node.op_type == "Conv" and not touched:
+        if node.name in layers and not touched:
             names.add(node.name)
-        if node.op_type == "Conv" or touched:
+        if node.name in layers or touched:
             reached |= writes - {""}
     return names
 
@@ -182,24 +219,36 @@ def questions(rungs: int) -> int:
 
 
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:
-    """Of each convolution with a constant weight, an image; resolution from shape inference."""
+    """Of each layer with a constant weight, an image; resolution from shape inference, an axis that
+    it does not know counts once.
+    """
     inferred = onnx.shape_inference.infer_shapes(model)
-    values = [*inferred.graph.value_info, *inferred.graph.output]
+    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
-    weights = {t.name: numpy_helper.to_array(t).size for t in model.graph.initializer}
+    weights = GraphConstants(model.graph)
     return {
-        n.name: int(weights[n.input[1]] * np.prod(shapes[n.output[0]][2:] or [1]))
-        for n in model.graph.node
-        if n.op_type == "Conv" and n.input[1] in weights
+        node.name: math.prod(weights.shape(node.input[1])) * _places(node, shapes)
+        for node in model.graph.node
+        if is_layer(node, weights)
     }
 
 
+def _places(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int]]) -> int:
+    """How often an image multiplies the whole weight: at every pixel, or with every row."""
+    if node.op_type in LINEAR:
+        axes = shapes.get(node.output[0], ())[1:-1]
+    else:
+        pixels = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
+        axes = shapes.get(pixels, ())[2:]
+    return math.prod(max(axis, 1) for axis in axes)
+
+
 def kinds(model: onnx.ModelProto) -> dict[str, str]:
-    """Of each convolution with a constant weight, what its time depends on, written out: its shapes
+    """Of each layer with a constant weight, what its time depends on, written out: its shapes
     and attributes, and the operators before and behind it. Two of one kind take the same time.
     """
     counts = multiplications(model)
-    weights = {t.name: list(t.dims) for t in model.graph.initializer}
+    weights = GraphConstants(model.graph)
     writers = {tensor: node for node in model.graph.node for tensor in node.output}
     described = {}
     for node in model.graph.node:
@@ -212,8 +261,9 @@ def kinds(model: onnx.ModelProto) -> dict[str, str]:
         attributes = sorted(
             f"{a.name}={onnx.helper.get_attribute_value(a)}" for a in node.attribute
         )
+        shape = list(weights.shape(node.input[1]))
         described[node.name] = (
-            f"{counts[node.name]} x {weights[node.input[1]]} {attributes} "
+            f"{node.op_type} {counts[node.name]} x {shape} {attributes} "
             f"{before.op_type if before else 'input'} {behind}"
         )
     return described

@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from edgegen.core.spec import Array
+from edgegen.core.weight_file import replaced
+from edgegen.core.weights import GraphConstants
 
 from .observe import session
 
@@ -57,11 +59,10 @@ def equalized(
     like: the same graph with the weights that say how much each channel is read, where these are
     not the model's own.
     """
-    out = onnx.ModelProto()
-    out.CopyFrom(model)
-    weights = _constants(model)
-    guide = weights if like is None else _constants(like)
-    for space in _spaces(model, weights):
+    constants = GraphConstants(model.graph)
+    weights = _Weights({}, constants)
+    guide = weights if like is None else _Weights({}, GraphConstants(like.graph))
+    for space in _spaces(model, constants):
         seen = np.max([largest[t] for t in space.tensors if t in largest], axis=0)
         read = np.max(
             [_columns(guide[n.input[1]], first, space.channels) for n, first in space.readers],
@@ -72,25 +73,38 @@ def equalized(
             factor = np.where(seen[1] > seen[0], -factor, factor)
         for values in (weights,) if guide is weights else (weights, guide):
             _scale(values, space, factor)
-    for tensor in out.graph.initializer:
-        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
-    return out
+    return replaced(model, weights.changed)
 
 
-def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    return {t.name: numpy_helper.to_array(t).copy() for t in model.graph.initializer}
+@dataclass
+class _Weights:
+    """GraphConstants, of which those that are changed are kept here."""
+
+    changed: dict[str, np.ndarray]
+    constants: GraphConstants
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.changed[name] if name in self.changed else self.constants[name]
+
+    def own(self, name: str) -> np.ndarray:
+        """That may be written into."""
+        if name not in self.changed:
+            self.changed[name] = np.array(self.constants[name])
+        return self.changed[name]
 
 
-def _scale(weights: dict[str, np.ndarray], space: _Space, factor: np.ndarray) -> None:
+def _scale(weights: _Weights, space: _Space, factor: np.ndarray) -> None:
     """Divide what writes the space's channels, multiply what reads them."""
     for node in space.writers:
         for name in node.input[1:]:
-            weights[name] /= factor.reshape(-1, *[1] * (weights[name].ndim - 1))
+            values = weights.own(name)
+            values /= factor.reshape(-1, *[1] * (values.ndim - 1))
     for node, first in space.readers:
-        weight = weights[node.input[1]]
+        weight = weights.own(node.input[1])
         weight[:, first : first + space.channels] *= factor.reshape(1, -1, *[1] * (weight.ndim - 2))
     for node in space.squares:
-        weights[node.input[1]] *= np.square(factor)[:, None]
+        matrix = weights.own(node.input[1])
+        matrix *= np.square(factor)[:, None]
 
 
 def _columns(weight: np.ndarray, first: int, count: int) -> np.ndarray:
@@ -111,7 +125,7 @@ def _factors(seen: np.ndarray, read: np.ndarray) -> np.ndarray:
     return factor.astype(np.float32)
 
 
-def _spaces(model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> Iterator[_Space]:
+def _spaces(model: onnx.ModelProto, weights: GraphConstants) -> Iterator[_Space]:
     """Every space whose factors are free: written by constant layers, read by convolutions and
     demodulation alone.
     """
@@ -127,7 +141,7 @@ class _Walk:
     and reads them.
     """
 
-    def __init__(self, model: onnx.ModelProto, weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, model: onnx.ModelProto, weights: GraphConstants) -> None:
         nodes, ends = model.graph.node, [v.name for v in [*model.graph.input, *model.graph.output]]
         self.weights = weights
         self.uses = Counter(name for node in nodes for name in node.input)
@@ -207,7 +221,7 @@ class _Walk:
 
     def _multiplies(self, node: onnx.NodeProto) -> bool:
         """Whether it is a product of rows with a constant matrix of its own."""
-        return self._own(node, "MatMul") and self.weights[node.input[1]].ndim == 2
+        return self._own(node, "MatMul") and len(self.weights.shape(node.input[1])) == 2
 
     def _pin(self, tensors: list[str]) -> None:
         for tensor in tensors:
@@ -215,7 +229,7 @@ class _Walk:
                 self.space(part).free = False
 
     def _reads(self, node: onnx.NodeProto, joined: str) -> None:
-        first, columns = 0, self.weights[node.input[1]].shape[1]
+        first, columns = 0, self.weights.shape(node.input[1])[1]
         for tensor in self.parts.get(joined, [joined]):
             space = self.space(tensor)
             space.readers.append((node, first))
@@ -227,7 +241,7 @@ class _Walk:
     def _writes(self, node: onnx.NodeProto) -> None:
         space = self.space(node.output[0])
         space.writers.append(node)
-        space.channels = len(self.weights[node.input[1]])
+        space.channels = self.weights.shape(node.input[1])[0]
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
@@ -236,8 +250,8 @@ def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
 
 def read_tensors(model: onnx.ModelProto) -> list[str]:
     """Tensors whose channels' magnitudes `equalized` wants to know, in a fixed order."""
-    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    return sorted({t for space in _spaces(model, weights) for t in space.tensors})
+    spaces = _spaces(model, GraphConstants(model.graph))
+    return sorted({tensor for space in spaces for tensor in space.tensors})
 
 
 class ChannelObserver:

@@ -77,12 +77,14 @@ class Histograms:
 
 
 def fetched(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The model with the values of `tensors` as further outputs, in their order."""
+    """The model with the values of `tensors` as further outputs, in their order and in float32."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
     # a copy, since an input or an output cannot be an output once more
     for k, tensor in enumerate(tensors):
-        out.graph.node.append(helper.make_node("Identity", [tensor], [f"fetched.{k}"]))
+        out.graph.node.append(
+            helper.make_node("Cast", [tensor], [f"fetched.{k}"], to=TensorProto.FLOAT)
+        )
         out.graph.output.append(
             helper.make_tensor_value_info(f"fetched.{k}", TensorProto.FLOAT, None)
         )

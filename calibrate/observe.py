@@ -15,9 +15,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgegen.core.offline import quietly
-from edgegen.core.plan import Range
+from edgegen.core.plan import Range, is_rounded
 from edgegen.core.samplers import UNTIMED, told
 from edgegen.core.spec import Array
+from edgegen.core.weights import is_apart, stored
 from edgegen.errors import InputError
 
 ENOUGH = 32  # samples below which a range is luck
@@ -111,14 +112,25 @@ def instrument(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProt
 
 
 def session(model: onnx.ModelProto, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU that keeps no memory between calls."""
+    """An ONNX Runtime session on the CPU that keeps no memory between calls. Rounded weights are
+    left out: they are for INT8 files, and no node of the model reads them.
+    """
     ort = quietly("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False  # the arena keeps the largest batch's memory for ever
+    read = onnx.ModelProto()
+    read.CopyFrom(model)
+    del read.graph.initializer[:]
+    read.graph.initializer.extend(t for t in model.graph.initializer if not is_rounded(t.name))
+    apart = [tensor for tensor in read.graph.initializer if is_apart(tensor)]
+    if apart:
+        made = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
+        values = [made(stored(tensor), tensor.data_type) for tensor in apart]
+        options.add_external_initializers([tensor.name for tensor in apart], values)
     return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        read.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
 

@@ -1,58 +1,74 @@
 """Which way each weight is rounded: what one weight's rounding breaks, the weights that are not
 rounded yet mend.
 
-After Frantar et al., GPTQ (2022), for convolutions: the second moments of what a convolution reads,
-over the sampler's own trajectory, say how much its output moves with each weight. Scales stay as
-nearest rounding has them.
+After Frantar et al., GPTQ (2022), for convolutions and matrix products: the second moments of what
+one reads, over the sampler's own trajectory, say how much its output moves with each weight. Scales
+stay as nearest rounding has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from edgegen.core.layers import LAYERS, LINEAR, is_layer, weight_axis
 from edgegen.core.plan import rounded_name
 from edgegen.core.spec import Array
+from edgegen.core.weight_file import constant
+from edgegen.core.weights import GraphConstants, is_apart
 
 from .observe import session
 
 # of the mean second moment, added to all: directions that were hardly seen are not trusted
 DAMPING = 0.01
-PLACES = 8  # positions of each image that a convolution's input is looked at
+PLACES = 8  # positions of each image, or rows, that a layer's input is looked at
 GATHERED = 512  # of them that are multiplied at once: adding up a product costs as much as a few
 
 
 class WeightMoments:
-    """Executes a graph for the sampler and keeps the second moments of each convolution's patches:
-    pass it as its `call`.
+    """Executes a graph for the sampler and keeps the second moments of each convolution's patches,
+    and of the rows of matrix products, those of LINEAR that are named in `products`: pass it as its
+    `call`.
     """
 
-    def __init__(self, model: onnx.ModelProto, threads: int) -> None:
-        weights = {t.name: t for t in model.graph.initializer}
-        self._convolutions = [
+    def __init__(
+        self, model: onnx.ModelProto, threads: int, products: Collection[str] = ()
+    ) -> None:
+        weights = GraphConstants(model.graph)
+        self._layers = [
             n
             for n in model.graph.node
-            if n.op_type == "Conv" and n.input[1] in weights and _group(n) == 1
+            if is_layer(n, weights)
+            and (
+                _group(n) == 1
+                if n.op_type == "Conv"
+                else n.op_type in LINEAR and n.name in products
+            )
         ]
-        self._shapes = {n.name: tuple(weights[n.input[1]].dims) for n in self._convolutions}
-        self._tensors = list(dict.fromkeys(n.input[0] for n in self._convolutions))
+        self._shapes = {n.name: weights.shape(n.input[1]) for n in self._layers}
+        self._tensors = list(dict.fromkeys(n.input[0] for n in self._layers))
         self._session = session(_watched(model, self._tensors), threads)
         self._rng = np.random.default_rng(0)
         self._second = {
-            n: np.zeros((int(np.prod(s[1:])),) * 2, np.float32) for n, s in self._shapes.items()
+            n.name: np.zeros((_width(n, self._shapes[n.name]),) * 2, np.float32)
+            for n in self._layers
         }
         self._gathered: dict[str, list[Array]] = {n: [] for n in self._shapes}
 
     def __call__(self, **inputs: Array) -> Array:
         out, *values = self._session.run(None, inputs)
         seen = dict(zip(self._tensors, values, strict=True)) | inputs
-        for node in self._convolutions:
+        for node in self._layers:
             gathered = self._gathered[node.name]
+            x = seen[node.input[0]]
             gathered.append(
-                _patches(seen[node.input[0]], node, self._shapes[node.name][2:], self._rng)
+                _rows(x, self._rng)
+                if node.op_type in LINEAR
+                else _patches(x, node, self._shapes[node.name][2:], self._rng)
             )
             if sum(map(len, gathered)) >= GATHERED:
                 self._add(node.name)
@@ -61,7 +77,7 @@ class WeightMoments:
 
     @property
     def second(self) -> dict[str, Array]:
-        """Convolution -> second moments of its patches, (in, in)."""
+        """Layer -> second moments of its patches or rows, (in, in)."""
         for name in self._second:
             self._add(name)
         return self._second
@@ -85,6 +101,20 @@ def _watched(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
             out.graph.node.append(helper.make_node("Identity", [tensor], [name]))
         out.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return out
+
+
+def _width(node: onnx.NodeProto, shape: tuple[int, ...]) -> int:
+    """Numbers that each output channel is a sum over."""
+    return math.prod(shape) // shape[weight_axis(node)]
+
+
+def _rows(x: Array, rng: np.random.Generator) -> Array:
+    """(b, ..., c) -> (rows, c): a few random rows of each image."""
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    if rows.shape[1] > PLACES:
+        places = rng.integers(0, rows.shape[1], (len(x), PLACES))
+        rows = rows[np.arange(len(x))[:, None], places]
+    return np.ascontiguousarray(rows.reshape(-1, x.shape[-1]), np.float32)
 
 
 def _group(node: onnx.NodeProto) -> int:
@@ -114,25 +144,28 @@ def _patches(
 def rounded(
     model: onnx.ModelProto, moments: WeightMoments, weight_bits: Iterable[int] = (8,)
 ) -> onnx.ModelProto:
-    """The model with, beside each convolution's weight, one for each number of bits that is on its
-    grid already (core.plan.rounded_name).
+    """The model with, beside each layer's weight, one for each number of bits that is on its grid
+    already (core.plan.rounded_name).
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    weights = {t.name: t for t in model.graph.initializer}
-    readers: dict[str, list[str]] = {}
+    weights = GraphConstants(model.graph)
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
-        if node.op_type == "Conv" and node.name in moments.second:
-            readers.setdefault(node.input[1], []).append(node.name)
+        if node.name in moments.second and node.op_type in LAYERS:
+            readers.setdefault(node.input[1], []).append(node)
+    apart = any(map(is_apart, model.graph.initializer))
     for name, nodes in readers.items():
-        weight = numpy_helper.to_array(weights[name]).astype(np.float64)
-        second = np.stack([moments.second[n] for n in nodes]).sum(0, dtype=np.float64)
+        axis = weight_axis(nodes[0])
+        if any(weight_axis(node) != axis for node in nodes):
+            continue  # two layers that read it across each other have no rounding in common
+        weight = np.moveaxis(weights[name].astype(np.float64), axis, 0)
+        second = np.stack([moments.second[n.name] for n in nodes]).sum(0, dtype=np.float64)
         for bits in weight_bits:
             on_steps = on_grid(weight.reshape(len(weight), -1), second, 2 ** (bits - 1) - 1)
+            values = np.moveaxis(on_steps.reshape(weight.shape).astype(np.float32), 0, axis)
             out.graph.initializer.append(
-                numpy_helper.from_array(
-                    on_steps.reshape(weight.shape).astype(np.float32), rounded_name(name, bits)
-                )
+                constant(np.ascontiguousarray(values), rounded_name(name, bits), apart)
             )
     return out
 

@@ -109,7 +109,8 @@ def _seal(name: str, payload: bytes) -> str:
 
 def of(onnx: GraphFile, facts: Mapping[str, str]) -> dict[str, str]:
     """What an entry that is built of this ONNX file in this situation depends on."""
-    return {**facts, "onnx": hashlib.sha256(onnx.data()).hexdigest()}
+    apart = {} if onnx.weights is None else {"weights": onnx.weights.sha256()}
+    return {**facts, "onnx": hashlib.sha256(onnx.data()).hexdigest(), **apart}
 
 
 def _named(facts: Mapping[str, str], suffix: str) -> Path:

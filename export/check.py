@@ -33,7 +33,11 @@ class OnnxChecker(FileRuntime):
         import onnx
 
         try:
-            onnx.checker.check_model(file.data(), full_check=True)
+            if file.weights is None:
+                onnx.checker.check_model(file.data(), full_check=True)
+            else:
+                with file.placed() as path:
+                    onnx.checker.check_model(str(path), full_check=True)
         except (
             onnx.checker.ValidationError,
             onnx.shape_inference.InferenceError,
@@ -55,8 +59,8 @@ def checked(file: GraphFile) -> tuple[bytes, ModelProto]:
     import onnx  # here, since a device that executes finished engines has no onnx
 
     data = file.data()
-    onnx_structure.check(data, file.path, ours=False)
-    known, checker = GraphFile.of(file.path, data), OnnxChecker()
+    onnx_structure.check(data, file.path, ours=False, beside=door.beside(file))
+    known, checker = file.of_bytes(data), OnnxChecker()
     if file.vouched:
         checker.session(known, 1)
     else:

@@ -24,7 +24,9 @@ from typing import Any
 
 from edgegen.core.declared import Declared
 from edgegen.core.graph_file import GraphFile
+from edgegen.core.reader import mapped
 from edgegen.core.temporary import scratch
+from edgegen.core.weights import SUFFIX
 from edgegen.errors import (
     EdgegenError,
     InputError,
@@ -35,6 +37,7 @@ from edgegen.errors import (
 )
 
 from . import cache, ir_structure, onnx_structure
+from .onnx_structure import Beside
 
 VERSION = "1"  # of what passing means; a stricter door has a newer one
 SECONDS = 60  # for all graphs of a bundle, and more for large ones
@@ -66,8 +69,15 @@ def admit(
             (weights,) = content.values()
             ir_structure.check(data, weights, file.path)
         else:
-            onnx_structure.check(data, file.path)
+            onnx_structure.check(data, file.path, beside=beside(file))
     tried(runtime, version, files, graphs)
+
+
+def beside(file: GraphFile, content: memoryview | None = None) -> Beside | None:
+    """Where a graph's file may keep weights; content: what lies there."""
+    if file.weights is None:
+        return None
+    return Beside(file.path.with_suffix(SUFFIX).name, file.weights.bytes, content)
 
 
 def _content(file: GraphFile) -> dict[str, bytes]:
@@ -87,6 +97,9 @@ def tried(
         graph: {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
         for graph, content in contents.items()
     }
+    for graph, file in files.items():
+        if file.weights is not None:
+            digests[graph][file.path.with_suffix(SUFFIX).name] = file.weights.sha256()
     shapes = {graph: asdict(one) for graph, one in graphs.items()}
     facts = {
         "door": VERSION,
@@ -130,10 +143,12 @@ def _try(
             (place := folder / str(number)).mkdir()
             for other, data in content.items():
                 (place / other).write_bytes(data)
+            _copy_weights(files[graph], place)
             file = f"{number}/{files[graph].path.name}"
             spec[graph] = {"file": file, **shapes[graph]}
         (folder / SPEC).write_text(json.dumps({"runtime": runtime, "graphs": spec}), "utf-8")
         total = sum(len(data) for content in contents.values() for data in content.values())
+        total += sum(file.weights.bytes for file in files.values() if file.weights)
         answer, why = _ask(folder, SECONDS + total // BYTES_A_SECOND)
     if answer is None:
         first = next(iter(files.values())).path
@@ -142,6 +157,15 @@ def _try(
         graph, exit_code, code, message = answer
         path = files[graph].path if graph in files else None
         raise _ERRORS.get(exit_code, InputError)(code, message, path=path)
+
+
+def _copy_weights(file: GraphFile, place: Path) -> None:
+    """Into that folder, where nobody else changes them, and their numbers are looked at."""
+    if file.weights is not None:
+        file.put_weights(place)
+        copy = (place / file.path.name).with_suffix(SUFFIX)
+        content = mapped(copy, 0, file.weights.bytes)
+        onnx_structure.check(file.data(), file.path, ours=False, beside=beside(file, content))
 
 
 def _no_answer(why: str | int, runtime: str, path: Path) -> EdgegenError:

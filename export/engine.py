@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ from typing import Any
 
 from edgegen.core.files import write_bytes
 from edgegen.core.temporary import scratch
+from edgegen.core.weights import SUFFIX
 
 BATCHES = (1, 64, 256)  # smallest, tuned and largest batch of the optimization profile
 VARYING = "batch"  # the only axis of a graph that may vary: what a profile is about
@@ -50,14 +51,18 @@ def engines(
     capabilities: Sequence[str],
     batches: Sequence[int] = BATCHES,
     timing: Path | None = None,
+    beside: Callable[[Path], object] | None = None,
 ) -> list[bytes] | Failure:
     """One engine a compute capability ("" is the GPU at hand) by package `module`, or why there is
     none.
 
     timing: file with the times of kernels that earlier builds measured on this GPU; read, and
-    replaced by what this one knows.
+    replaced by what this one knows. beside: puts a file of weights that the ONNX file points into
+    into that folder.
     """
     with scratch() as folder:
+        if beside is not None:
+            beside(folder)
         (folder / "path.json").write_text(
             json.dumps([os.path.abspath(p) for p in sys.path]), "utf-8"
         )
@@ -159,7 +164,9 @@ def build(trt: ModuleType, onnx: bytes, capability: str, batches: Sequence[int])
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(onnx):
+    weights = next(Path().glob(f"*{SUFFIX}"), None)  # looked for beside the path that is said
+    path = () if weights is None else (str(weights.with_suffix(".onnx")),)
+    if not parser.parse(onnx, *path):
         error = parser.get_error(0)
         return (
             "E-TRT-PARSE",

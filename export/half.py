@@ -9,15 +9,20 @@ saw beyond float16's range. Inputs and outputs of the graph stay float32.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from edgegen.core.plan import Range
+from edgegen.core.weight_file import constant
+from edgegen.core.weights import GraphConstants, is_apart
+
+from . import sound
 
 LARGEST = 65504.0 / 4  # of a calibrated range: other seeds go beyond what was seen
 SMALLEST = 2.0**-24  # above zero
@@ -73,8 +78,9 @@ class _Halver:
         graph = onnx.shape_inference.infer_shapes(self.model).graph
         values = [*graph.value_info, *graph.input, *graph.output]
         self.floats = {v.name for v in values if v.type.tensor_type.elem_type == FULL}
-        self.weights = {t.name: t for t in graph.initializer}
-        self.floats |= {n for n, t in self.weights.items() if t.data_type == FULL}
+        self.weights = GraphConstants(self.model.graph)
+        self.apart = any(map(is_apart, self.model.graph.initializer))
+        self.floats |= {n for n in self.weights if self.weights.kind(n) == FULL}
         self.ends = {v.name for v in graph.output}
         self.readers: dict[str, list[int]] = defaultdict(list)
         for k, node in enumerate(self.model.graph.node):
@@ -113,8 +119,8 @@ class _Halver:
         if tensor in self.weights:
             if tensor not in self.floats:
                 return False
-            largest = np.abs(numpy_helper.to_array(self.weights[tensor])).max(initial=0)
-            single = np.prod(self.weights[tensor].dims) == 1
+            largest = np.abs(self.weights[tensor]).max(initial=0)
+            single = math.prod(self.weights.shape(tensor)) == 1
             return bool(largest > LARGEST or (single and 0 < largest < SMALLEST))
         seen = self.ranges.get(tensor.removesuffix(".dq"))
         return seen is not None and max(-seen.low, seen.high) > LARGEST
@@ -122,6 +128,8 @@ class _Halver:
     def run(self) -> onnx.ModelProto:
         self.written = {v.name: FULL for v in self.model.graph.input if v.name in self.floats}
         for k, node in enumerate(self.model.graph.node):
+            if self.weights.is_made(node):
+                continue
             kind = FULL if k in self.full else HALF
             new = onnx.NodeProto()
             new.CopyFrom(node)
@@ -131,7 +139,7 @@ class _Halver:
                 if tensor in self.floats:
                     new.input[place] = self._as(tensor, FULL if keeps else kind)
                 elif tensor in self.weights:
-                    self.constants[tensor] = self.weights[tensor]
+                    self.constants[tensor] = self._as_it_is(tensor)
             ends = []
             for place, tensor in enumerate(node.output):
                 if tensor in self.floats:
@@ -153,11 +161,15 @@ class _Halver:
         converted.
         """
         if tensor in self.weights:
+            held = self.weights.stored_in(tensor, kind)
+            if held is not None:
+                self.constants[held.name] = held
+                return held.name
             name = tensor if kind == FULL else f"{tensor}.half"
             if name not in self.constants:
-                values = numpy_helper.to_array(self.weights[tensor])
-                self.constants[name] = numpy_helper.from_array(
-                    values.astype(np.float16 if kind == HALF else np.float32), name
+                values = self.weights[tensor]
+                self.constants[name] = constant(
+                    values.astype(np.float16 if kind == HALF else np.float32), name, self.apart
                 )
             return name
         if self.written[tensor] == kind:
@@ -172,13 +184,18 @@ class _Halver:
             )
         return self.casts[tensor, kind]
 
+    def _as_it_is(self, tensor: str) -> TensorProto:
+        """A constant that is not in float32."""
+        held = self.weights.stored_in(tensor, self.weights.kind(tensor))
+        return held or constant(self.weights[tensor], tensor, self.apart)
+
     def _model(self) -> onnx.ModelProto:
         out = onnx.ModelProto()
         out.CopyFrom(self.model)
         del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
         out.graph.node.extend(self.nodes)
         out.graph.initializer.extend(self.constants.values())
-        onnx.checker.check_model(out, full_check=True)
+        sound.check(out)
         return out
 
 

@@ -1,4 +1,4 @@
-"""Torch graph -> FP32 ONNX: one file, dynamic named axes, no paths or stack traces, the same bytes
+"""Graph -> FP32 ONNX: one file, dynamic named axes, no paths or stack traces, the same bytes
 each time.
 """
 
@@ -8,23 +8,33 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import onnx
 import torch
 
-from edgegen.core.files import put
-from edgegen.core.graph import Graph
+from edgegen.core.graph import ExportGraph, Graph
+from edgegen.core.onnx_graph import OnnxGraph
+from edgegen.core.weight_file import write_model
+from edgegen.core.weights import GraphConstants
 from edgegen.errors import EdgegenError
 
-OPSET = 20  # TensorRT 10+, OpenVINO 2024+ and ONNX Runtime 1.17+ read it
+from . import fake, sound
+from .opset import OPSET
 
 
-def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
+def to_onnx(graph: ExportGraph, name: str) -> onnx.ModelProto:
     """The graph as an ONNX model named `name`; EdgegenError if torch cannot export it or a weight
     is not finite.
     """
-    return traced(graph, name)[0]
+    if isinstance(graph, OnnxGraph):
+        model = onnx.load_from_string(graph.model)
+        _strip(model, name)
+        return model
+    if isinstance(graph, Graph):
+        return traced(graph, name)[0]
+    raise TypeError(f"no graph that can be written: {type(graph).__name__}")
 
 
 def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.ExportedProgram]:
@@ -32,6 +42,8 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
     tensors are.
     """
     for key, value in [*graph.module.named_parameters(), *graph.module.named_buffers()]:
+        if value.is_meta:  # its values lie in a file, whose reader looked at them
+            continue
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise EdgegenError(
                 "E-NONFINITE", f"{name}.{key} holds NaN or infinite values; INT8 would hide them"
@@ -41,15 +53,17 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
         for spec in graph.inputs
         for axis in spec.dynamic.values()
     }
-    examples = tuple(
-        torch.zeros(spec.sized(**{a: 2 for a in axes}), dtype=getattr(torch, spec.dtype))
-        for spec in graph.inputs
-    )
+    module, mode = fake.weightless(graph) if graph.weights else (graph.module, nullcontext())
+    with mode:
+        examples = tuple(
+            torch.zeros(spec.sized(**{a: 2 for a in axes}), dtype=getattr(torch, spec.dtype))
+            for spec in graph.inputs
+        )
     shapes = tuple({i: axes[a] for i, a in spec.dynamic.items()} for spec in graph.inputs)
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
+    with warnings.catch_warnings(), _quiet("torch.onnx"), mode:
         warnings.simplefilter("ignore")  # the exporter's own deprecations, many a release
         program = torch.onnx.export(
-            graph.module,
+            module,
             examples,
             dynamo=True,
             verbose=False,
@@ -58,12 +72,16 @@ def traced(graph: Graph, name: str) -> tuple[onnx.ModelProto, torch.export.Expor
             input_names=[spec.name for spec in graph.inputs],
             output_names=[graph.output.name],
             dynamic_shapes=shapes,
+            optimize=not graph.weights,  # that would compute with them
         )
     if program is None or program.exported_program is None:
         raise EdgegenError("E-EXPORT", f"torch returned no ONNX program for graph {name!r}")
-    model = program.model_proto
+    if graph.weights:
+        model = fake.pointed(program.model, graph.weights, name)
+    else:
+        model = program.model_proto
     _strip(model, name)
-    onnx.checker.check_model(model, full_check=True)
+    sound.check(model)
     return model, program.exported_program
 
 
@@ -92,7 +110,7 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
     )
     model.graph.doc_string = ""
     del model.graph.metadata_props[:]
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = GraphConstants(model.graph)
     taken: set[str] = set()
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -113,6 +131,6 @@ def _strip(model: onnx.ModelProto, name: str) -> None:
 
 
 def write(model: onnx.ModelProto, path: Path) -> Path:
-    """Serialize deterministically into one file."""
-    put(path, model.SerializeToString(deterministic=True))
+    """Serialize deterministically into one file, or into two where the weights are large."""
+    write_model(model, path)
     return path

@@ -1,5 +1,6 @@
 """What an ONNX file may hold, read in Python before any native parser sees it: known operators, all
-weights inside, no function or graph so deep or so often repeated that a parser breaks.
+weights inside or in the one file beside it, no function or graph so deep or so often repeated that
+a parser breaks.
 
 Read by the format's own fields (onnx.proto), in all graphs and functions, whatever they are inside
 of.
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +49,10 @@ _FUNCTION_NAME, _FUNCTION_NODE, _FUNCTION_DOMAIN, _FUNCTION_OVERLOAD = 1, 7, 10,
 _FUNCTION_ATTRIBUTE = 11
 _DIMS, _TYPE, _RAW, _EXTERNAL, _LOCATION = 1, 2, 9, 13, 14
 _KEY, _VALUE = 1, 2  # of an entry of external data
+_PLACE = frozenset({"location", "offset", "length"})  # what such data says, and nothing else
+_DIGITS = 16  # fewer than these has an offset
+_VALUES = frozenset({4, 5, 6, 7, _RAW, 10, 11})  # fields of a tensor that hold values
+_PART = 4 << 20  # bytes looked at at once
 # bytes of an element by data type; others have no fixed size, or share bytes
 _WIDTH = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 _WIDTH |= {14: 8, 15: 16, 17: 1, 18: 1, 19: 1, 20: 1}
@@ -53,23 +60,35 @@ _FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
 Function = tuple[str, str, str]  # domain, name, overload
 
 
-def check(data: bytes, path: Path, *, ours: bool = True) -> None:
+@dataclass(frozen=True)
+class Beside:
+    """The file of weights beside a graph: its name and size, and its bytes where they are to be
+    checked too.
+    """
+
+    name: str
+    bytes: int
+    content: memoryview | None = None
+
+
+def check(data: bytes, path: Path, *, ours: bool = True, beside: Beside | None = None) -> None:
     """InputError for what is no ONNX file or more than a graph needs, TrustError where weights
     would be read from elsewhere.
 
     ours: a graph of a generator, of the operators that edgegen's runtimes share; else any file,
-    whose operators lint has a say on.
+    whose operators lint has a say on. beside: the only file in which it may keep weights.
     """
     try:
-        _Model(data, path, ours).check()
+        _Model(data, path, ours, beside).check()
     except ValueError as error:
         what = f"not a usable ONNX file: {error}"
         raise InputError("E-ONNX-PARSE", what, path=path) from error
 
 
 class _Model:
-    def __init__(self, data: bytes, path: Path, ours: bool) -> None:
-        self.path, self.ours = path, ours
+    def __init__(self, data: bytes, path: Path, ours: bool, beside: Beside | None) -> None:
+        self.path, self.ours, self.beside = path, ours, beside
+        self.spans: list[tuple[int, int, str]] = []  # begin, end and tensor, in the file beside
         self.model = Message(memoryview(data))
         self.functions: set[Function] = set()
         self.fields = self.nodes = 0
@@ -98,6 +117,10 @@ class _Model:
                 for inner in training.all(number):
                     self._graph(inner, 1)
         self._expanded(top, calls)
+        self.spans.sort()
+        for (_, end, one), (begin, _, other) in pairwise(self.spans):
+            if begin < end:
+                raise self._wrong_place(other, f"shares bytes with {one!r}")
 
     def _refuse(self, what: str) -> EdgegenError:
         return InputError("E-ONNX-LIMIT", what, path=self.path)
@@ -178,22 +201,61 @@ class _Model:
         """Its data is in the file, and as much as its shape says."""
         self._count(tensor)
         name = tensor.text(TENSOR_NAME)
-        places = {e.text(_KEY): e.text(_VALUE) for e in tensor.all(_EXTERNAL)}
-        if places or tensor.integer(_LOCATION):
+        entries = [(e.text(_KEY), e.text(_VALUE)) for e in tensor.all(_EXTERNAL)]
+        places = dict(entries)
+        apart = bool(entries or tensor.integer(_LOCATION))
+        if apart and (self.beside is None or places.get("location") != self.beside.name):
             raise self._elsewhere(name, places.get("location", ""))
         dims = tensor.integers(_DIMS)
         if any(size >= 1 << 40 for size in dims):  # negative ones are the largest
             raise ValueError(f"tensor {name!r} has the shape {dims[:8]}")
+        if apart:
+            self._beside(tensor, name, math.prod(dims), entries)
+            return
         raw = [value for number, value in tensor.fields() if number == _RAW]
         width = _WIDTH.get(tensor.integer(_TYPE))
         if raw and width is not None:
             (last, wanted) = (raw[-1], math.prod(dims) * width)
             if isinstance(last, int) or len(last) != wanted:
                 raise ValueError(f"tensor {name!r} does not hold the {wanted} bytes of its shape")
-            kind = _FLOATS.get(tensor.integer(_TYPE))
-            if kind is not None and np.isnan(np.frombuffer(last, kind)).any():
+            self._check_numbers(tensor, name, last)
+
+    def _check_numbers(self, tensor: Message, name: str, data: memoryview) -> None:
+        kind = _FLOATS.get(tensor.integer(_TYPE))
+        for first in range(0, len(data) if kind else 0, _PART):
+            if np.isnan(np.frombuffer(data[first : first + _PART], kind)).any():
                 what = f"tensor {name!r} holds NaN"
                 raise InputError("E-NONFINITE", what, path=self.path)
+
+    def _beside(
+        self, tensor: Message, name: str, elements: int, entries: list[tuple[str, str]]
+    ) -> None:
+        """Its bytes lie where it says, all of them, and are no other's."""
+        assert self.beside is not None
+        places, width = dict(entries), _WIDTH.get(tensor.integer(_TYPE))
+        numbers = [places.get("offset", ""), places.get("length", "")]
+        if (
+            tensor.integer(_LOCATION) != 1
+            or len(entries) != len(_PLACE)
+            or places.keys() != _PLACE
+            or not all(n.isascii() and n.isdecimal() and len(n) < _DIGITS for n in numbers)
+            or any(number in _VALUES for number, _ in tensor.fields())
+        ):
+            raise self._wrong_place(name, "does not say plainly where")
+        offset, length = map(int, numbers)
+        if width is None or length != elements * width or not length:
+            raise self._wrong_place(name, f"has {length} bytes there, and another shape")
+        if offset + length > self.beside.bytes:
+            raise self._wrong_place(name, f"ends at byte {offset + length} of {self.beside.bytes}")
+        self.spans.append((offset, offset + length, name))
+        if self.beside.content is not None:
+            self._check_numbers(tensor, name, self.beside.content[offset : offset + length])
+
+    def _wrong_place(self, name: str, what: str) -> EdgegenError:
+        beside = "" if self.beside is None else self.beside.name
+        return TrustError(
+            "E-ONNX-EXTERNAL", f"tensor {name!r}, kept in {beside}, {what}", path=self.path
+        )
 
     def _elsewhere(self, name: str, place: str) -> EdgegenError:
         hint = "save the model with its weights in one file"

@@ -121,7 +121,11 @@ class OpenVino(FileRuntime):
         """What compiles the file, which is read once and now."""
         weights = file.read(f"{file.path.stem}.bin") if file.path.suffix == IR else None
         with _refused(file.path):
-            model = _core().read_model(file.data(), weights or b"")
+            if file.weights is None:
+                model = _core().read_model(file.data(), weights or b"")
+            else:  # what it maps stays readable when its name is gone
+                with file.placed() as path:
+                    model = _core().read_model(str(path))
             vectors_as_pixels(model, _openvino())
 
         def compiled() -> Any:

@@ -1,24 +1,30 @@
 """Q/DQ written into an FP32 ONNX graph as a Plan says, in the form a Dialect wants.
 
 int8 nodes read quantized inputs and int8 constant weights. In a dialect with `between`, the outputs
-of int8 nodes and the ops that join them are quantized as well, so that nothing runs in float until
-a node that the plan keeps in float. In one with `outputs`, that node reads the quantized output
-too: a float reader would make the kernel before it a float one.
+of int8 convolutions and the ops that join them are quantized as well, so that nothing runs in float
+until a node that the plan keeps in float. In one with `outputs`, that node reads the quantized
+output too: a float reader would make the kernel before it a float one. Kernels of matrix products
+write float as fast.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from edgegen.core.layers import CONVOLUTIONS, LAYERS, LINEAR, is_layer, weight_axis
 from edgegen.core.plan import Plan, Range, rounded_name
 from edgegen.core.runtime import Dialect
+from edgegen.core.weight_file import constant
+from edgegen.core.weights import GraphConstants, is_apart
 from edgegen.errors import InputError
 
+from . import sound
 from .half import LARGEST, half
 
 TYPES = {
@@ -86,7 +92,8 @@ class _QdqWriter:
 
     def __post_init__(self) -> None:
         graph = self.model.graph
-        self.weights = {t.name: t for t in graph.initializer}
+        self.weights = GraphConstants(graph)
+        self.apart = any(map(is_apart, graph.initializer))
         self.floats = set(candidates(self.model))
         # (weight, its scales) -> its dequantized tensor
         self.written: dict[tuple[str, bytes], str] = {}
@@ -98,39 +105,37 @@ class _QdqWriter:
             for tensor in node.output:
                 self.maker[tensor] = node
         self.ends = {value.name for value in graph.output}
-        self.int8 = {n.output[0] for n in graph.node if self._quantizable(n)}
+        int8 = [node for node in graph.node if self._is_int8(node)]
+        self.int8 = {node.output[0] for node in int8}
+        # those whose kernels want to write int8 too
+        self.whole = {node.output[0] for node in int8 if node.op_type in CONVOLUTIONS}
         self.between = self._between()
         self.only = self._outputs() if self.dialect.outputs else set()
 
-    def _quantizable(self, node: onnx.NodeProto) -> bool:
-        return (
-            node.op_type in self.dialect.int8_ops
-            and self.plan.precision(self.name, node.name) == "int8"
-            # a weight that is computed is no constant to quantize
-            and node.input[1] in self.weights
-        )
+    def _is_int8(self, node: onnx.NodeProto) -> bool:
+        return is_int8(node, self.name, self.plan, self.dialect, self.weights)
 
     def _between(self) -> set[str]:
-        """Joining ops that an int8 node's output reaches through joining ops alone."""
+        """Joining ops that an int8 convolution's output reaches through joining ops alone."""
         between: set[str] = set()
         for node in self.model.graph.node:
             if node.op_type in self.dialect.between and any(
-                (maker := self.maker.get(t)) is not None and maker.output[0] in self.int8 | between
+                (maker := self.maker.get(t)) is not None and maker.output[0] in self.whole | between
                 for t in node.input
             ):
                 between.add(node.output[0])
         return between
 
     def _outputs(self) -> set[str]:
-        """What int8 nodes write, with the ReLU that is part of their kernel: everybody reads its
-        Q/DQ pair.
+        """What int8 convolutions write, with the ReLU that is part of their kernel: everybody reads
+        its Q/DQ pair.
         """
         written = {
-            self.readers[t][0].output[0] if self._fuses_with_relu(t) else t for t in self.int8
+            self.readers[t][0].output[0] if self._fuses_with_relu(t) else t for t in self.whole
         }
         return written - self.ends
 
-    def _quantized(self) -> set[str]:
+    def quantized(self) -> set[str]:
         """Tensors that get a Q/DQ pair."""
         tensors = set(self.only)
         for node in self.model.graph.node:
@@ -142,7 +147,7 @@ class _QdqWriter:
                 )
             if (
                 self.dialect.between
-                and node.output[0] in self.int8 | self.between
+                and node.output[0] in self.whole | self.between
                 and self._reads_quantized(node.output[0])
             ):
                 tensors.add(node.output[0])
@@ -165,7 +170,7 @@ class _QdqWriter:
         )
 
     def run(self) -> onnx.ModelProto:
-        quantized, scales = self._quantized(), {}
+        quantized, scales = self.quantized(), {}
         for value in self.model.graph.input:
             if value.name in quantized:
                 scales[value.name] = self._pair(value.name)
@@ -208,17 +213,24 @@ class _QdqWriter:
         return scale
 
     def _weight(self, new: onnx.NodeProto, node: onnx.NodeProto, data: Scale) -> None:
-        """int8 weights, symmetric, one scale an output channel (axis 0), and the bias as the
-        dialect wants it.
+        """int8 weights, symmetric, one scale an output channel, and the bias as the dialect wants
+        it.
         """
+        axis = weight_axis(node)
         rounded, largest = (
             rounded_name(node.input[1], self.dialect.weight_bits),
             self.dialect.largest_weight,
         )
         weight = self._values(rounded if rounded in self.weights else node.input[1])
-        scale = np.abs(weight.reshape(len(weight), -1)).max(axis=1) / largest
+        others = tuple(k for k in range(weight.ndim) if k != axis)
+        scale = np.abs(weight).max(axis=others) / largest
         bias = None
-        if self.dialect.int32_bias and len(node.input) > 2 and node.input[2] in self.weights:
+        if (
+            self.dialect.int32_bias
+            and len(node.input) > 2
+            and node.input[2] in self.weights
+            and self.weights.shape(node.input[2]) == scale.shape
+        ):
             bias = self._values(node.input[2])
             # else the bias of a dead channel overflows
             scale = np.maximum(scale, np.abs(bias) / (float(data.scale) * INT32))
@@ -226,11 +238,12 @@ class _QdqWriter:
         if not self.dialect.per_channel_weights:
             scale[:] = scale.max()
         steps = _written(scale, self.dialect)
-        shaped = steps.reshape(-1, *[1] * (weight.ndim - 1))
+        shaped = np.expand_dims(steps, others)
         new.input[1] = self._dequantized(
             node.input[1],
             np.clip(np.rint(weight / shaped), -largest, largest).astype(np.int8),
             steps,
+            axis,
         )
         if bias is not None:
             steps = steps * data.scale
@@ -244,7 +257,7 @@ class _QdqWriter:
         """A constant as float64. InputError when it is not finite: as int8 it would be an ordinary
         number.
         """
-        values = numpy_helper.to_array(self.weights[name]).astype(np.float64)
+        values = self.weights[name].astype(np.float64)
         if not np.isfinite(values).all():
             raise InputError(
                 "E-NONFINITE",
@@ -252,7 +265,7 @@ class _QdqWriter:
             )
         return values
 
-    def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray) -> str:
+    def _dequantized(self, name: str, values: np.ndarray, scale: np.ndarray, axis: int = 0) -> str:
         """The tensor that dequantizes `values`; one for all readers that want the same."""
         key = (name, scale.tobytes())
         if key not in self.written:
@@ -263,23 +276,27 @@ class _QdqWriter:
             self._constant(f"{prefix}.zero", np.zeros(scale.shape, values.dtype))
             code = [f"{prefix}.int", f"{prefix}.scale", f"{prefix}.zero"]
             self.nodes.append(
-                helper.make_node("DequantizeLinear", code, [f"{prefix}.dq"], f"{prefix}.DQ", axis=0)
+                helper.make_node(
+                    "DequantizeLinear", code, [f"{prefix}.dq"], f"{prefix}.DQ", axis=axis
+                )
             )
             self.written[key] = f"{prefix}.dq"
         return self.written[key]
 
     def _constant(self, name: str, values: np.ndarray) -> None:
-        self.constants.append(numpy_helper.from_array(values, name))
+        self.constants.append(constant(values, name, self.apart))
 
     def _model(self) -> onnx.ModelProto:
         out = onnx.ModelProto()
         out.CopyFrom(self.model)
-        used = {t for node in self.nodes for t in node.input}
+        # what made a weight that is int8 now has no reader
+        nodes = self.weights.kept(self.nodes, self.ends)
+        used = {t for node in nodes for t in node.input}
         initializers = [t for t in self.model.graph.initializer if t.name in used]
         del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
-        out.graph.node.extend(self.nodes)
+        out.graph.node.extend(nodes)
         out.graph.initializer.extend([*initializers, *self.constants])
-        onnx.checker.check_model(out, full_check=True)
+        sound.check(out)
         return out
 
 
@@ -289,6 +306,52 @@ def quantize(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) ->
     """
     quantized = _QdqWriter(model, name, plan, dialect).run()
     return half(quantized, plan.ranges.get(name, {})) if dialect.floats == "float16" else quantized
+
+
+def quantized_tensors(model: onnx.ModelProto, name: str, plan: Plan, dialect: Dialect) -> set[str]:
+    """Tensors that get a Q/DQ pair in what `quantize` would write."""
+    return _QdqWriter(model, name, plan, dialect).quantized()
+
+
+def is_int8(
+    node: onnx.NodeProto, graph: str, plan: Plan, dialect: Dialect, constants: GraphConstants
+) -> bool:
+    """Whether the node of that graph becomes int8."""
+    return (
+        node.op_type in dialect.int8_ops
+        and is_layer(node, constants)
+        and plan.speaks_of(graph, node.name, node.op_type)
+        and plan.precision(graph, node.name) == "int8"
+    )
+
+
+def int8_nodes(
+    model: onnx.ModelProto, graph: str, plan: Plan, dialect: Dialect
+) -> list[onnx.NodeProto]:
+    """Those that become int8, in graph order."""
+    constants = GraphConstants(model.graph)
+    return [node for node in model.graph.node if is_int8(node, graph, plan, dialect, constants)]
+
+
+def check_any(
+    models: Mapping[str, onnx.ModelProto], plan: Plan, runtime: str, dialect: Dialect
+) -> None:
+    """InputError where no node of a generator's graphs would be int8 under the plan that leaves
+    most of them, and so its INT8 files would be FP32 ones.
+    """
+    if not dialect.int8_ops:
+        return
+    if any(int8_nodes(model, name, plan, dialect) for name, model in models.items()):
+        return
+    has = sorted({n.op_type for m in models.values() for n in m.graph.node if n.op_type in LAYERS})
+    small = " of size" if dialect.int8_ops & LINEAR else ""
+    raise InputError(
+        "E-NO-INT8",
+        f"nothing in these graphs could be INT8 for {runtime}, which quantizes "
+        f"{', '.join(sorted(dialect.int8_ops))} with constant weights{small}: they have "
+        f"{', '.join(has) or 'no layer with weights'}",
+        hint="choose another runtime, or run the model as it is",
+    )
 
 
 def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -301,7 +364,11 @@ def candidates(model: onnx.ModelProto) -> tuple[str, ...]:
         for v in [*inferred.graph.value_info, *inferred.graph.output]
     }
     inputs = [v.name for v in model.graph.input]
+    constants = GraphConstants(model.graph)
     outputs = [
-        t for node in model.graph.node for t in node.output if kinds.get(t) == TensorProto.FLOAT
+        t
+        for node in model.graph.node
+        for t in node.output
+        if kinds.get(t) == TensorProto.FLOAT and not constants.is_made(node)
     ]
     return (*inputs, *outputs)

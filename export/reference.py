@@ -31,7 +31,10 @@ class OnnxReference(FileRuntime):
         import onnx
         from onnx.reference import ReferenceEvaluator
 
-        return _ReferenceSession(ReferenceEvaluator(onnx.load_from_string(file.data())))
+        if file.weights is None:
+            return _ReferenceSession(ReferenceEvaluator(onnx.load_from_string(file.data())))
+        with file.placed() as path:
+            return _ReferenceSession(ReferenceEvaluator(onnx.load(str(path))))
 
 
 class _ReferenceSession:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
+from edgegen.core.layers import LAYERS, weight_axis
 from edgegen.core.plan import is_rounded
 from edgegen.core.rounding import Code, Rounding
 from edgegen.core.spec import Array
+from edgegen.core.weights import GraphConstants
 
 
 def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
     """Of a file that qdq.quantize made of `before`."""
-    constants = {t.name: numpy_helper.to_array(t) for t in file.graph.initializer}
+    constants = GraphConstants(file.graph)
     codes: dict[str, Code] = {}
     for node in file.graph.node:
         if node.op_type == "QuantizeLinear":
-            step, zero = constants[node.input[1]], constants[node.input[2]]
+            step = constants[node.input[1]]
+            zero: np.ndarray = constants[node.input[2]]
             reach = np.iinfo(zero.dtype)
             codes[node.input[0]] = Code(float(step), int(zero), int(reach.min), int(reach.max))
     values = {
-        t.name: numpy_helper.to_array(t) for t in before.graph.initializer if not is_rounded(t.name)
+        name: value for name, value in GraphConstants(before.graph).items() if not is_rounded(name)
     }
     reads: dict[str, tuple[str, ...]] = {}
     weights: dict[str, Array] = {}
@@ -38,10 +40,9 @@ def rounding(before: onnx.ModelProto, file: onnx.ModelProto) -> Rounding:
             if name.endswith(".dq") and (t := name.removesuffix(".dq")) in codes
         ):
             reads[node.output[0]] = found
-        if node.op_type == "Conv" and node.input[1].endswith(".dq"):
+        if node.op_type in LAYERS and node.input[1].endswith(".dq"):
             whole, step = (constants[name] for name in written[node.input[1]].input[:2])
             largest = max(largest, int(np.abs(whole.astype(int)).max()))
-            weights[node.output[0]] = whole.astype(np.float32) * step.reshape(
-                -1, *[1] * (whole.ndim - 1)
-            )
+            others = tuple(k for k in range(whole.ndim) if k != weight_axis(node))
+            weights[node.output[0]] = whole.astype(np.float32) * np.expand_dims(step, others)
     return Rounding(codes, reads, weights, values, largest)

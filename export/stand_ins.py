@@ -43,7 +43,7 @@ class UnsignedOpenVino(OpenVino):
         from .unsigned import unsigned
 
         moved = unsigned(onnx.load_from_string(file.data())).SerializeToString()
-        return super().session(GraphFile.of(file.path, moved), threads)
+        return super().session(file.of_bytes(moved), threads)
 
 
 class FloatOnnxRuntime(OnnxRuntime):

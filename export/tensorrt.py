@@ -19,6 +19,7 @@ from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Dialect, Session
 from edgegen.core.spec import Array
 from edgegen.core.temporary import scratch
+from edgegen.core.weight_file import located, write_model
 from edgegen.errors import EdgegenError, RuntimeMissing
 
 from . import cache
@@ -81,7 +82,8 @@ class TensorRt(FileRuntime):
         times = self.here in capabilities and self.timed
         with scratch() as folder:
             timing = self._known_times(folder / "times") if times else None
-            built = engines(self.module, data, capabilities, timing=timing)
+            beside = None if onnx.weights is None else onnx.put_weights
+            built = engines(self.module, data, capabilities, timing=timing, beside=beside)
             if timing is not None and not isinstance(built, tuple):
                 cache.store(self._times(), timing.read_bytes())
         if isinstance(built, tuple):
@@ -169,8 +171,11 @@ class TensorRtRtx(TensorRt):
         new = tuple(c for c in capabilities if c not in old)
         engines = dict(zip(new, self._built(onnx, data, new), strict=True)) if new else {}
         if old:
-            products = without_products(model).SerializeToString(deterministic=True)
-            engines |= zip(old, self._built(onnx, products, old), strict=True)
+            with onnx.placed() as path, scratch() as folder:
+                products = folder / onnx.path.name
+                write_model(without_products(located(model, path.parent)), products)
+                file = GraphFile.made_here(products)
+                engines |= zip(old, self._built(file, file.data(), old), strict=True)
         return [engines[c] for c in capabilities]
 
     def session(self, file: GraphFile, threads: int) -> Session:

@@ -13,6 +13,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from edgegen.core.weights import GraphConstants
+
+from . import sound
+
 
 def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """A new model with neither MatMul nor Gemm in float32 whose ranks are known; the others are
@@ -23,12 +27,12 @@ def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
         v.name: v.type.tensor_type
         for v in (*inferred.value_info, *inferred.input, *inferred.output)
     }
-    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    constants = GraphConstants(model.graph)
 
     def rank(name: str) -> int:
         """0 where it is not known; a matrix product has no scalars."""
         if name in constants:
-            return int(constants[name].ndim)
+            return len(constants.shape(name))
         return (
             len(shapes[name].shape.dim) if name in shapes and shapes[name].HasField("shape") else 0
         )
@@ -57,7 +61,7 @@ def without_products(model: onnx.ModelProto) -> onnx.ModelProto:
             replacement = list(_pairs(node))
         for part in replacement or [node]:
             (out.graph.node if isinstance(part, NodeProto) else out.graph.initializer).append(part)
-    onnx.checker.check_model(out, full_check=True)
+    sound.check(out)
     return out
 
 

@@ -362,4 +362,4 @@ def test_outliers_and_constant_tensors_are_told(capsys: pytest.CaptureFixture[st
     assert said[2][:8] == ["theta", "2", "32", "to", "40", "4", "1", "0"]
     assert ["theta/still", "holds", "one", "value", "alone."] in said
     assert said[-2] == ["theta/b", "60", "7.5", "-2", "to", "9", "mid.conv"]
-    assert said[-1] == ["theta/c", "60", "2.5", "-2", "to", "9", "no", "convolution"]
+    assert said[-1] == ["theta/c", "60", "2.5", "-2", "to", "9", "no", "layer"]

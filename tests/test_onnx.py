@@ -17,7 +17,8 @@ from edgegen.core.graph import Graph
 from edgegen.core.spec import TensorSpec
 from edgegen.errors import EdgegenError
 from edgegen.export import runtime
-from edgegen.export.onnx import OPSET, to_onnx, write
+from edgegen.export.onnx import to_onnx, write
+from edgegen.export.opset import OPSET
 
 GRAPHS = ("theta", "phi")
 X, Y = TensorSpec("x", ("batch", 3, 8, 8)), TensorSpec("y", ("batch", 3, 8, 8))

@@ -17,6 +17,7 @@ from edgegen.calibrate.choose import Measured, ladder, multiplications
 from edgegen.calibrate.choose import plan as choose
 from edgegen.calibrate.observe import Observer
 from edgegen.core.files import to_json
+from edgegen.core.layers import CONVOLUTIONS
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Pipeline
 from edgegen.core.spec import Array
@@ -84,7 +85,11 @@ def measured_plan() -> Plan:
     measured = [
         Measured(graph, node, damage=1.0 + k, saved=0.1, multiplications=count)
         for graph, model in models().items()
-        for k, (node, count) in enumerate(multiplications(model).items())
+        for k, (node, count) in enumerate(
+            (n.name, multiplications(model)[n.name])
+            for n in model.graph.node
+            if n.op_type in CONVOLUTIONS
+        )
     ]
     return ladder(plan(), measured, "ms of CPU time")[0]
 

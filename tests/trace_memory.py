@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgegen.core.onnx_graph import OnnxGraph
+
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import nn
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 PLAIN = (bool, int, float, str, tuple, list, type(None))
-Export = Callable[["Graph", str], "ModelProto"]
+Export = Callable[[Any, str], "ModelProto"]
 
 
 def install(folder: Path | None) -> None:
@@ -42,7 +44,7 @@ def remembering(export: Export, folder: Path | None = None) -> Export:
     known: dict[str, bytes] = {}
 
     @functools.wraps(export)
-    def remembered(graph: Graph, name: str) -> ModelProto:
+    def remembered(graph: Graph | OnnxGraph, name: str) -> ModelProto:
         from onnx import ModelProto
 
         if (key := identity(graph, name)) is None:
@@ -82,10 +84,12 @@ def _put(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def identity(graph: Graph, name: str) -> str | None:
+def identity(graph: Graph | OnnxGraph, name: str) -> str | None:
     """All that a trace can depend on: shapes, classes of modules, weights and settings. None for a
-    module that somebody has hooked into or given a function of its own.
+    module that somebody has hooked into or given a function of its own, and for what is no module.
     """
+    if isinstance(graph, OnnxGraph):
+        return None
     said = [name, repr(graph.inputs), repr(graph.output)]
     for path, module in graph.module.named_modules():
         if (own := settings(module)) is None:

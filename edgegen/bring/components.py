@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..core import weights
 from ..core.files import JsonObject
 from ..errors import InputError
 from .folder_files import CODE, FolderFiles
@@ -179,13 +180,22 @@ class Component:
     def parameters(self) -> int:
         return sum(tensor.numel() for tensor in self.tensors.values())
 
+    @property
+    def is_large(self) -> bool:
+        """Whether nothing should hold its weights in memory that does not compute with them."""
+        sizes = (tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return sum(sizes) > weights.APART_BYTES
+
     def module(self) -> nn.Module:
-        """The network in full precision, in eval mode: its own copy of the weights."""
+        """The network in full precision, in eval mode: its own copy of the weights, or none of
+        them where it is large.
+        """
         import torch
 
         module = skeleton(self.kind, self.config, self.where)
-        own = {name: t.to(torch.float32, copy=True) for name, t in self.tensors.items()}
-        module.load_state_dict(own, strict=True, assign=True)
+        if not self.is_large:
+            own = {name: t.to(torch.float32, copy=True) for name, t in self.tensors.items()}
+            module.load_state_dict(own, strict=True, assign=True)
         for name, buffer in list(module.named_buffers()):
             if buffer.is_meta and name.endswith(COUNTED):
                 owner = module.get_submodule(name.rpartition(".")[0])

@@ -157,7 +157,14 @@ def denoiser(network: Component, tokens: int) -> Graph:
         module = LabelledUnet(unet)
     else:
         module = PlainUnet(unet)
-    return Graph(module.eval(), inputs, TensorSpec("predicted", inputs[0].shape))
+    output = TensorSpec("predicted", inputs[0].shape)
+    return Graph(module.eval(), inputs, output, _weights(network, "unet."))
+
+
+def _weights(network: Component, prefix: str) -> dict[str, Tensor]:
+    """By the names of a module that holds the network under that prefix; none where it has them."""
+    tensors = network.tensors if network.is_large else {}
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
 def _scaled(network: Component, module: nn.Module) -> ScaledDecoder:
@@ -187,7 +194,10 @@ def image_shape(network: Component, latents: TensorSpec) -> tuple[int, int, int]
 def decoder(network: Component, latents: TensorSpec) -> Graph:
     """Latents to images, with the autoencoder's own scale and shift."""
     output = TensorSpec("image", ("batch", *image_shape(network, latents)))
-    return Graph(_scaled(network, network.module()).eval(), (latents,), output)
+    module = _scaled(network, network.module()).eval()
+    own = module.state_dict()
+    weights = {name: t for name, t in _weights(network, "").items() if name in own}
+    return Graph(module, (latents,), output, weights)
 
 
 def prompt_tokens(network: Component, tokenizer: TokenizerFiles) -> int:
@@ -220,6 +230,7 @@ def text(network: Component, tokens: int) -> Graph:
         module,
         (TensorSpec("tokens", ("batch", tokens), "int64"),),
         TensorSpec("context", ("batch", tokens, width)),
+        _weights(network, "encoder."),
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..workflows.source_choices import SourceChoices
@@ -48,6 +51,31 @@ DropSafetyChecker = Annotated[
         help="Leave out the folder's safety checker, which a bundle cannot hold.",
     ),
 ]
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        help="What each input of an ONNX file is given, such as x=noise,t=timestep,y=labels:10,"
+        "cond=FILE.npy (default: noise, where there is one input)."
+    ),
+]
+Sampler = Annotated[
+    Path | None,
+    typer.Option(
+        help="The loop around an ONNX file: sampler.json, or a scheduler_config.json of diffusers "
+        "(default: one call makes the image)."
+    ),
+]
+OutputRange = Annotated[
+    str | None,
+    typer.Option(
+        help="Smallest and largest value of a pixel as an ONNX file draws it, such as 0,1 "
+        "(default: -1 to 1)."
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", help="The output of an ONNX file that has several, by name."),
+]
 
 
 def source_choices(
@@ -57,3 +85,26 @@ def source_choices(
     from ..workflows.source_choices import SourceChoices
 
     return SourceChoices(prompts, loras=tuple(lora or ()), drop_safety_checker=drop_safety_checker)
+
+
+def with_onnx(
+    choices: SourceChoices,
+    inputs: str | None,
+    sampler: Path | None,
+    output_range: str | None,
+    output: str | None,
+) -> SourceChoices:
+    """The same with what is said of an ONNX file."""
+    said = () if inputs is None else tuple(part.strip() for part in inputs.split(","))
+    scale = None if output_range is None else _range(output_range)
+    return replace(choices, inputs=said, sampler=sampler, output_range=scale, output=output)
+
+
+def _range(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            "E-USAGE", f"--output-range is two numbers such as 0,1, and not {text!r:.80}"
+        ) from error
+    return low, high

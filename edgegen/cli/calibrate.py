@@ -11,7 +11,17 @@ from typing import Annotated, Any
 import typer
 
 from . import output
-from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
+from .brought_options import (
+    DropSafetyChecker,
+    Inputs,
+    Lora,
+    Output,
+    OutputRange,
+    Prompts,
+    Sampler,
+    source_choices,
+    with_onnx,
+)
 from .options import Out, Overwrite, Source, Threads
 
 SHOWN = 12  # outliers in the table; report.json has all
@@ -34,6 +44,10 @@ def calibrate(
     prompts: Prompts = None,
     lora: Lora = None,
     drop_safety_checker: DropSafetyChecker = False,
+    inputs: Inputs = None,
+    sampler: Sampler = None,
+    output_range: OutputRange = None,
+    output_name: Output = None,
     threads: Threads = 0,
     overwrite: Overwrite = False,
     json: output.Json = False,
@@ -46,6 +60,7 @@ def calibrate(
 
     settings = CalibrateSettings(data, samples, threads, overwrite)
     choices = source_choices(prompts, lora, drop_safety_checker)
+    choices = with_onnx(choices, inputs, sampler, output_range, output_name)
     generator = load_generator(source, output.terminal, choices)
     result = calibrate_generator(generator, out, settings, output.terminal)
     if not result.written:
@@ -98,7 +113,7 @@ def show(report: Mapping[str, Any]) -> None:
                     f"{max(-one['seen'][0], one['seen'][1]):.3g}",
                     f"{factor:.1f}",
                     "{:.3g} to {:.3g}".format(*one["range"]),
-                    ", ".join(one["read_by"]) or "no convolution",
+                    ", ".join(one["read_by"]) or "no layer",
                 ]
                 for factor, name, one in far[:SHOWN]
             ],

@@ -8,6 +8,7 @@ import typer
 
 from ..core.seeds import DAMAGE_MAP
 from ..workflows import generators
+from ..workflows.source_choices import refuse_onnx
 from . import output
 from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
 from .options import Out, Overwrite, Regions, Threads, need_torch
@@ -61,6 +62,7 @@ def damage(
         threads=threads,
         overwrite=overwrite,
     )
+    refuse_onnx(what)
     choices = source_choices(prompts, lora, drop_safety_checker)
     generator = generators.load_generator(what, output.terminal, choices)
     result = map_damage(generator, bundle, out, settings, output.terminal)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..workflows import generators
+from ..workflows.source_choices import refuse_onnx
 from . import output
 from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
 from .moved import moved
@@ -88,6 +89,7 @@ def explain(
         threads=threads,
         overwrite=overwrite,
     )
+    refuse_onnx(source)
     choices = source_choices(prompts, lora, drop_safety_checker)
     generator = generators.load_generator(source, output.terminal, choices)
     if out.suffix.lower() == ".png":

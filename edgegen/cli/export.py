@@ -12,11 +12,16 @@ from . import output
 from .brought_options import (
     DropSafetyChecker,
     Guidance,
+    Inputs,
     Lora,
     Negative,
+    Output,
+    OutputRange,
     Prompts,
+    Sampler,
     Scheduler,
     Variant,
+    with_onnx,
 )
 from .options import (
     Budget,
@@ -74,6 +79,10 @@ def export(
     scheduler: Scheduler = None,
     variant: Variant = None,
     drop_safety_checker: DropSafetyChecker = False,
+    inputs: Inputs = None,
+    sampler: Sampler = None,
+    output_range: OutputRange = None,
+    output_name: Output = None,
     plan: Annotated[Path | None, typer.Option(help="Use this plan and skip the search.")] = None,
     feeds: Annotated[
         Path | None,
@@ -142,6 +151,9 @@ def export(
     from ..workflows.source_choices import SourceChoices
     from . import proof_table  # imports numpy
 
+    choices = SourceChoices(
+        prompts, negative, tuple(lora or ()), guidance, scheduler, variant, drop_safety_checker
+    )
     settings = ExportSettings(
         runtimes=names_of(runtime),
         fid_budget=budget_of(fid_budget),
@@ -162,9 +174,7 @@ def export(
         feature_weights=weights,
         second_judge=second_judge,
         reference=reference,
-        source=SourceChoices(
-            prompts, negative, tuple(lora or ()), guidance, scheduler, variant, drop_safety_checker
-        ),
+        source=with_onnx(choices, inputs, sampler, output_range, output_name),
         overwrite=overwrite,
     )
     try:

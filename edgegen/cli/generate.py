@@ -8,14 +8,25 @@ from typing import Annotated
 import typer
 
 from . import output
-from .brought_options import DropSafetyChecker, Lora, source_choices
+from .brought_options import (
+    DropSafetyChecker,
+    Inputs,
+    Lora,
+    Output,
+    OutputRange,
+    Sampler,
+    source_choices,
+    with_onnx,
+)
 from .options import AllowCpu, LeastRelease, Precision, PublicKey, TrustEngines
 
 
 def generate(
     source: Annotated[
         str,
-        typer.Argument(help="Zoo name, run folder, diffusers folder or bundle.", metavar="SOURCE"),
+        typer.Argument(
+            help="Zoo name, run folder, diffusers folder, ONNX file or bundle.", metavar="SOURCE"
+        ),
     ],
     out: Annotated[
         Path,
@@ -52,6 +63,10 @@ def generate(
     ] = None,
     lora: Lora = None,
     drop_safety_checker: DropSafetyChecker = False,
+    inputs: Inputs = None,
+    sampler: Sampler = None,
+    output_range: OutputRange = None,
+    output_name: Output = None,
     runtime: Annotated[
         str | None, typer.Option(help="Runtime of a bundle (default: its first that works here).")
     ] = None,
@@ -78,7 +93,13 @@ def generate(
         least_release,
         prompt,
         negative,
-        source_choices(None, lora, drop_safety_checker),
+        with_onnx(
+            source_choices(None, lora, drop_safety_checker),
+            inputs,
+            sampler,
+            output_range,
+            output_name,
+        ),
     )
     result = generate_images(source, out, settings, output.terminal)
     output.result("generate", result.to_json())

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from . import output
-from .brought_options import DropSafetyChecker, Guidance, Lora, Scheduler, Variant
+from .brought_options import (
+    DropSafetyChecker,
+    Guidance,
+    Inputs,
+    Lora,
+    Output,
+    OutputRange,
+    Sampler,
+    Scheduler,
+    Variant,
+    with_onnx,
+)
 from .options import Source
 
 
@@ -14,6 +25,10 @@ def inspect(
     scheduler: Scheduler = None,
     variant: Variant = None,
     drop_safety_checker: DropSafetyChecker = False,
+    inputs: Inputs = None,
+    sampler: Sampler = None,
+    output_range: OutputRange = None,
+    output_name: Output = None,
     json: output.Json = False,
 ) -> None:
     """Tell what a generator is, what an export of it takes, and what of it cannot be taken."""
@@ -27,6 +42,7 @@ def inspect(
         variant=variant,
         drop_safety_checker=drop_safety_checker,
     )
+    choices = with_onnx(choices, inputs, sampler, output_range, output_name)
     found = inspect_source(source, choices, output.terminal)
     output.result("inspect", found.to_json())
     channels, height, width = found.image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..workflows import generators
+from ..workflows.source_choices import refuse_onnx
 from . import output
 from .brought_options import DropSafetyChecker, Lora, Prompts, source_choices
 from .options import Source
@@ -18,6 +19,7 @@ def layers(
     """List the layers at which edgegen explain can cut a generator."""
     from ..workflows.explain import list_layers
 
+    refuse_onnx(source)
     choices = source_choices(prompts, lora, drop_safety_checker)
     generator = generators.load_generator(source, output.terminal, choices)
     document = list_layers(generator).to_json()

@@ -14,7 +14,8 @@ from ..workflows.generators import need_torch as need_torch
 
 BundleFolder = Annotated[str, typer.Argument(help="Bundle folder.", metavar="BUNDLE")]
 Source = Annotated[
-    str, typer.Argument(help="Zoo name, run folder or diffusers folder.", metavar="SOURCE")
+    str,
+    typer.Argument(help="Zoo name, run folder, diffusers folder or ONNX file.", metavar="SOURCE"),
 ]
 Runtimes = Annotated[
     str | None,

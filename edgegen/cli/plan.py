@@ -28,7 +28,7 @@ def show(
     ] = None,
     json: output.Json = False,
 ) -> None:
-    """Convolution by convolution: its precision and why, what INT8 damages there alone, what it
+    """Layer by layer: its precision and why, what INT8 damages there alone, what it
     saves alone.
     """
     from ..core.fp32_last_steps import steps_in_fp32
@@ -47,7 +47,7 @@ def show(
 def _table(plan: Plan) -> None:
     if not plan.layers:
         print("this plan was not searched: its rules are all there is")
-        output.table(["graph/convolution", "precision"], plan.rules)
+        output.table(["graph/layer", "precision"], plan.rules)
         return
     rows = [
         [
@@ -60,9 +60,7 @@ def _table(plan: Plan) -> None:
         ]
         for r in plan.layers
     ]
-    output.table(
-        ["convolution", "precision", "why", "damage", "saved", "10^6 multiplications"], rows
-    )
+    output.table(["layer", "precision", "why", "damage", "saved", "10^6 multiplications"], rows)
     saved = [r.saved or 0 for r in plan.layers if r.precision == "int8"]
     print(
         "damage: mean squared distance that images' features move with this one alone in INT8. "

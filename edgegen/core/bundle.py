@@ -41,6 +41,8 @@ from .runtime import Compiling, Pipeline, Runtime, Session
 from .samplers import sampler_from_json
 from .signature import SIGNATURE, SIGNATURE_BYTES, Signed, check
 from .start import read_start
+from .weight_file import WeightFile
+from .weights import SUFFIX as WEIGHTS
 
 OPENINGS = 20  # of a bundle that is published anew each time while it is opened
 Precision = Literal["int8", "fp32"]
@@ -179,7 +181,21 @@ class Bundle:
             beside = f"{folder}/{other}" if folder else other
             return self.read(beside) if beside in self.manifest.files else None
 
-        return GraphFile(self.path(name), read, self.is_vouched_for)
+        weights = None
+        beside = f"{name.removesuffix('.onnx')}{WEIGHTS}"
+        if name.endswith(".onnx") and beside in self.manifest.files:
+            listed = self.manifest.files[beside]
+            weights = WeightFile(listed.bytes, lambda: listed.sha256, partial(self._copy, beside))
+        return GraphFile(self.path(name), read, self.is_vouched_for, weights)
+
+    def _copy(self, name: str, target: Path) -> str:
+        """A listed file, copied. TrustError if its bytes are no more those that were listed."""
+        found = self.files.copy(name, target)
+        if found != self.manifest.files[name].sha256:
+            raise TrustError(
+                "E-HASH", "it was changed while the bundle was open", path=self.path(name)
+            )
+        return found
 
     def built(self, name: str) -> Built:
         """The INT8 files of that runtime. UsageError if there are none."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import InputError, TrustError
 from . import reader
+from .files import put_parts
 
 MOST = 500  # files of a bundle: each is held open
 
@@ -123,6 +124,13 @@ class BundleFiles:
             )
         data = b"".join(reader.parts(self._held[name], self.root / name, limit))
         return data, hashlib.sha256(data).hexdigest()
+
+    def copy(self, name: str, target: Path) -> str:
+        """What a held file holds now, written into a new file that only this user can change, and
+        the sha256 of what was written.
+        """
+        put_parts(target, reader.parts(self._held[name], self.root / name))
+        return reader.sha256(target)
 
 
 def _close(held: dict[str, int]) -> None:

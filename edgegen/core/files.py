@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ def put(path: Path, data: bytes) -> None:
     with refusals(path):
         with open(path, "wb") as file:
             _write(file.fileno(), data, "put.half", path)
+        hit("put.written", path)
+
+
+def put_parts(path: Path, data: Iterable[bytes | memoryview]) -> None:
+    """The same of a file that is too large for the memory."""
+    with refusals(path), open(path, "wb") as file:
+        for part in data:
+            file.write(part)
         hit("put.written", path)
 
 

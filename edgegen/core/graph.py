@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from .latent import Latent
 from .samplers import Sampler
 from .spec import Array, TensorSpec
+
+
+class ExportGraph(Protocol):
+    """What one graph of a generator is to an export, whichever framework it came from; export/onnx
+    writes each as ONNX.
+    """
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def output(self) -> TensorSpec: ...
+    @property
+    def parameters(self) -> int: ...  # numbers that were trained
+    def executed(self, device: torch.device | str = "cpu") -> Callable[..., Array]: ...
 
 
 @dataclass(frozen=True)
 class Graph:
     """The unit of export, calibration and parity: a pure module (no randomness, no loop, no
     schedule) and its tensors.
+
+    weights: of a module that is large and has none of its own (they are on the device "meta"), by
+    its names for them, in the type in which they lie in files.
     """
 
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
+    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         names = [spec.name for spec in (*self.inputs, self.output)]
@@ -35,15 +55,24 @@ class Graph:
         if self.module.training:
             raise ValueError("a graph is made from a module in eval mode: call .eval() first")
 
+    @property
+    def parameters(self) -> int:
+        """Numbers that were trained."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
 
-def executed(
-    graphs: Mapping[str, Graph], device: torch.device | str = "cpu"
-) -> dict[str, Callable[..., Array]]:
-    """The graphs as torch executes them on `device`, to which their modules move: named arrays in,
-    an array back.
-    """
+    def loaded(self) -> nn.Module:
+        """The module with its weights, in full precision; its own, or a new copy of a large one."""
+        if not self.weights:
+            return self.module
+        module = copy.deepcopy(self.module)
+        full = {name: tensor.to(torch.float32) for name, tensor in self.weights.items()}
+        module.load_state_dict(full, strict=False, assign=True)
+        return module.requires_grad_(False)
 
-    def on(module: nn.Module) -> Callable[..., Array]:
+    def executed(self, device: torch.device | str = "cpu") -> Callable[..., Array]:
+        """As torch executes it on `device`, to which its module moves."""
+        module = self.loaded().to(device)
+
         def call(**inputs: Array) -> Array:
             with torch.inference_mode():
                 moved = {
@@ -55,7 +84,23 @@ def executed(
 
         return call
 
-    return {name: on(graph.module.to(device)) for name, graph in graphs.items()}
+
+def executed(
+    graphs: Mapping[str, ExportGraph], device: torch.device | str = "cpu"
+) -> dict[str, Callable[..., Array]]:
+    """The graphs as their own framework executes them: named arrays in, an array back."""
+    return {name: graph.executed(device) for name, graph in graphs.items()}
+
+
+def torch_graphs(graphs: Mapping[str, ExportGraph]) -> Mapping[str, Graph]:
+    """The same graphs, for what takes layers of torch apart. UsageError where one is none."""
+    found = {name: graph for name, graph in graphs.items() if isinstance(graph, Graph)}
+    if other := sorted(graphs.keys() - found.keys()):
+        raise UsageError(
+            "E-EXPLAIN",
+            f"layers are taken apart by torch, and the graph {other[0]} came as an ONNX file",
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -122,7 +167,7 @@ class Exportable(Protocol):
     def latent(self) -> Latent: ...
     @property
     def sampler(self) -> Sampler: ...
-    def graphs(self) -> Mapping[str, Graph]: ...
+    def graphs(self) -> Mapping[str, ExportGraph]: ...
 
 
 @runtime_checkable
@@ -144,4 +189,5 @@ class Generator(Exportable, Protocol):
     def networks(self) -> nn.ModuleDict: ...
     @property
     def shipped(self) -> nn.ModuleDict: ...
+    def graphs(self) -> Mapping[str, Graph]: ...
     def objectives(self) -> Iterable[Objective]: ...

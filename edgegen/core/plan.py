@@ -11,6 +11,7 @@ from typing import Literal
 
 from ..errors import InputError
 from .files import JsonObject, is_version, parse_json, to_json
+from .layers import CONVOLUTIONS, LINEAR
 from .reader import read_bytes
 
 Precision = Literal["int8", "fp32"]
@@ -37,7 +38,9 @@ class Range:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution that was decided on: its precision, why, and what that was decided from."""
+    """A convolution or matrix product that was decided on: its precision, why, and what that was
+    decided from.
+    """
 
     graph: str
     node: str
@@ -56,7 +59,8 @@ class Plan:
 
     layers: what a search found, in the order of the graphs; unit: of what they save. model: sha256
     of the graphs whose ranges these are ("" if not known). last: how many of the sampler's last
-    steps run in FP32, whatever the rules say.
+    steps run in FP32, whatever the rules say. linear: globs over the same, of the products by a
+    constant matrix that the rules speak of beside all convolutions; small ones do not pay.
     """
 
     rules: tuple[tuple[str, Precision], ...]
@@ -65,6 +69,13 @@ class Plan:
     unit: str = ""
     model: str = ""
     last: int = 0
+    linear: tuple[str, ...] = ()
+
+    def speaks_of(self, graph: str, node: str, operator: str) -> bool:
+        """Whether the rules decide on the node, if its weight is constant."""
+        if operator in LINEAR:
+            return any(fnmatchcase(f"{graph}/{node}", pattern) for pattern in self.linear)
+        return operator in CONVOLUTIONS
 
     def precision(self, graph: str, node: str) -> Precision:
         """fp32 where no rule matches."""
@@ -85,6 +96,8 @@ class Plan:
                 "unit": self.unit,
                 "model": self.model,
                 "last": self.last,
+                # a plan that has none is written as it was before there were any
+                **({"linear": list(self.linear)} if self.linear else {}),
             }
         )
 
@@ -116,9 +129,12 @@ class Plan:
             )
             if type(last) is not int or last < 0:
                 raise ValueError(f"last is a number of steps, got {last!r}")
+            linear = data.get("linear", [])
+            if not isinstance(linear, list) or not all(isinstance(one, str) for one in linear):
+                raise ValueError(f"linear is a list of names, got {linear!r:.80}")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("E-PLAN", f"not a usable plan: {error}", path=path) from error
-        return cls(rules, ranges, layers, unit, model, last)
+        return cls(rules, ranges, layers, unit, model, last, tuple(linear))
 
 
 def _layer(data: JsonObject) -> Layer:

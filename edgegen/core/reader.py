@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -76,6 +77,20 @@ def read_bytes(path: Path, limit: int, code: str = "E-FILE") -> bytes:
     if max(size, len(data)) > limit:
         raise InputError(code, f"the file is larger than {limit} bytes", path=path)
     return data
+
+
+def mapped(path: Path, offset: int, length: int) -> memoryview:
+    """Bytes of a regular file, read where they are looked at. InputError for anything else, and for
+    a file that is too short.
+    """
+    if not length:  # which no system maps
+        return memoryview(b"")
+    with opened(path) as file:
+        first = offset - offset % mmap.ALLOCATIONGRANULARITY
+        if offset + length > os.fstat(file.fileno()).st_size:
+            raise InputError("E-FILE", f"the file ends before byte {offset + length}", path=path)
+        whole = mmap.mmap(file.fileno(), offset - first + length, prot=mmap.PROT_READ, offset=first)
+    return memoryview(whole)[offset - first :]
 
 
 def parts(held: int, path: Path, limit: int = LARGEST) -> Iterator[bytes]:

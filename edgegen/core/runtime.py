@@ -14,6 +14,7 @@ import numpy as np
 from .declared import Declared
 from .graph_file import GraphFile
 from .latent import Latent
+from .layers import LAYERS
 from .noise import noise
 from .samplers import Call, Sampler
 from .side_by_side import over_workers
@@ -33,10 +34,10 @@ class Dialect:
     weight_bits: int = 8
     # bias as int32 with the product of both scales, else float
     int32_bias: bool = False
-    int8_ops: frozenset[str] = frozenset({"Conv"})  # ops whose inputs and weights get Q/DQ
-    # ops between them that run quantized too: all inputs and the output get Q/DQ
+    int8_ops: frozenset[str] = LAYERS  # ops whose inputs and weights get Q/DQ
+    # ops between convolutions that run quantized too: all inputs and the output get Q/DQ
     between: frozenset[str] = frozenset()
-    # whether an int8 op's output gets Q/DQ whatever reads it
+    # whether an int8 convolution's output gets Q/DQ whatever reads it
     outputs: bool = False
     # what is not int8 runs in; float16 keeps islands of float32
     floats: Literal["float32", "float16"] = "float32"

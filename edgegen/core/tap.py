@@ -126,7 +126,7 @@ def traced(graph: Graph) -> fx.GraphModule:
     shapes = {spec.name: {i: torch.export.Dim.AUTO for i in spec.dynamic} for spec in graph.inputs}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's own deprecations, many a release
-        exported = torch.export.export(graph.module, (), examples, dynamic_shapes=shapes)
+        exported = torch.export.export(graph.loaded(), (), examples, dynamic_shapes=shapes)
         module = exported.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     return module

@@ -35,14 +35,14 @@ def largest_difference(a: Execute, b: Execute, calls: Sequence[Inputs]) -> float
     return worst if np.isfinite(worst) else float("inf")
 
 
-def check_fp32(name: str, worst_by_graph: Mapping[str, float]) -> None:
-    """GateFailed names the runtime and graph whose FP32 differs from torch by more than
-    FP32_LIMIT.
+def check_fp32(name: str, worst_by_graph: Mapping[str, float], origin: str = "torch") -> None:
+    """GateFailed names the runtime and graph whose FP32 differs by more than FP32_LIMIT from what
+    its generator is executed by: the origin.
     """
     for graph, worst in worst_by_graph.items():
         if not worst <= FP32_LIMIT:
             what = (
-                f"{name} computes graph {graph} differently from torch: {worst:.2g}, limit "
+                f"{name} computes graph {graph} differently from {origin}: {worst:.2g}, limit "
                 f"{FP32_LIMIT:g}"
             )
             raise GateFailed("E-PARITY", what)

@@ -98,15 +98,16 @@ class Gated:
         return fx.GraphModule(module, made)
 
     def _weight(self, module: fx.GraphModule, node: fx.Node, gates: fx.Node, whole: Any) -> fx.Node:
-        """The convolution `node` plus what rounding its weight adds."""
+        """The layer `node` plus what rounding its weight adds."""
         name = f"rounded_{len(self.places)}"
         module.register_buffer(name, torch.from_numpy(whole))
         x, weight, _, *rest = (*node.args, None)[: max(3, len(node.args))]
         with node.graph.inserting_after(node):
             buffer = node.graph.get_attr(name)
         with node.graph.inserting_after(buffer):
+            layer: Any = node.target
             made = node.graph.call_function(
-                _added, (node, gates, len(self.places), x, weight, buffer, *rest)
+                _added, (node, gates, len(self.places), layer, x, weight, buffer, *rest)
             )
         node.replace_all_uses_with(made, delete_user_cb=lambda user: user is not made)
         return made
@@ -121,11 +122,12 @@ def _rounded(
 
 
 def _added(
-    y: Tensor, gates: Tensor, place: int, x: Tensor, weight: Tensor, whole: Tensor, *rest: Any
+    y: Tensor, gates: Tensor, place: int, layer: Any, x: Tensor, weight: Tensor, *more: Any
 ) -> Tensor:
-    return y + _gate(gates, place, y) * torch.ops.aten.conv2d.default(
-        x, whole - weight, None, *rest
-    )
+    """more: the rounded weight, and what the layer is told besides."""
+    whole, *rest = more
+    change: Tensor = layer(x, whole - weight, None, *rest)
+    return y + _gate(gates, place, y) * change
 
 
 def _gate(gates: Tensor, place: int, x: Tensor) -> Tensor:

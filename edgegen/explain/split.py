@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.graph import Exportable, Graph
+from ..core.graph import Exportable, ExportGraph, torch_graphs
 from ..core.latent import Latent
 from ..core.noise import noise
 from ..core.samplers import Sampler, stopped
@@ -41,19 +41,19 @@ class CutLayer:
         return f"{self.graph}.{self.cut.name}"
 
 
-def layers(graphs: Mapping[str, Graph], only: str | None = None) -> list[CutLayer]:
+def layers(graphs: Mapping[str, ExportGraph], only: str | None = None) -> list[CutLayer]:
     """All places where the generator's features can be decomposed, in the order the graphs run;
     only: of that graph.
     """
     return [
         CutLayer(name, cut)
-        for name, graph in graphs.items()
+        for name, graph in torch_graphs(graphs).items()
         if only in (None, name)
         for cut in cuts(graph)
     ]
 
 
-def layer(graphs: Mapping[str, Graph], wanted: str) -> CutLayer:
+def layer(graphs: Mapping[str, ExportGraph], wanted: str) -> CutLayer:
     """By name, by a part of it that only one layer has, or "mid": the middle one of the graph with
     the largest.
     """
@@ -104,7 +104,7 @@ class Way:
     """
 
     def __init__(self, generator: Exportable, layer: CutLayer, steps: int) -> None:
-        graphs = generator.graphs()
+        graphs = torch_graphs(generator.graphs())
         lacking = {spec.name for graph in graphs.values() for spec in graph.inputs} & {
             "hint",
             "vector",
@@ -118,7 +118,7 @@ class Way:
             )
         self.latent, self.layer = generator.latent, layer
         self._sampler: Sampler = stopped(generator.sampler, steps)
-        self._modules = {name: graph.module for name, graph in graphs.items()}
+        self._modules = {name: graph.loaded() for name, graph in graphs.items()}
         self._before, self._after = layer.cut.before(), layer.cut.after()
         made = self._record(EXPLANATION_BASELINE.first, None)[0]
         asked = [k for k, (name, _, _) in enumerate(made) if name == layer.graph]

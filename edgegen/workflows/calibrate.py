@@ -121,7 +121,7 @@ def _report(generator: LoadedGenerator, feeds: Feeds, calibration: Calibration) 
 
     graphs = {}
     for name, histograms in calibration.histograms.items():
-        reads = readers(calibration.models[name])
+        reads = readers(calibration.models[name], name, calibration.plan)
         graphs[name] = {
             "samples_at_timestep": calibration.coverage[name],
             "tensors": {

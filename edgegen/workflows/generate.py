@@ -143,7 +143,7 @@ def _pipeline(
         torch_encoders(loaded.text),
     )
     latent = prompted(pipeline.latent, settings.prompt, settings.negative, encoders, listen)
-    return "torch", replace(pipeline, latent=latent)
+    return loaded.executed_by, replace(pipeline, latent=latent)
 
 
 def _beside(source: str | Path, settings: GenerateSettings) -> SourceChoices:

@@ -13,7 +13,7 @@ from ..errors import InputError, RuntimeMissing, UsageError
 from .bundles import images_of, is_bundle
 from .photo_sets import REFERENCE
 from .prompts import TextGraphs, prompted, torch_encoders
-from .source_choices import AS_IT_IS, SourceChoices, is_brought
+from .source_choices import AS_IT_IS, OF_FOLDER, SourceChoices, is_brought, is_onnx
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,8 @@ class LoadedGenerator:
     # whose activations set the scales of INT8, where these are not its own
     scales: Exportable | None = None
     text: TextGraphs | None = None  # ships with the bundle, so that a device encodes new prompts
+    executed_by: str = "torch"  # what its own graphs run on
+    origin: str = "torch"  # whose numbers an export is held to, for people
 
     def generate(
         self,
@@ -47,8 +49,8 @@ class LoadedGenerator:
         negative: str | None = None,
         listen: Listener = silent,
     ) -> np.ndarray:
-        """Images (n, h, w, 3) uint8, made by torch; image k depends on seeds[k], the label and the
-        prompts alone.
+        """Images (n, h, w, 3) uint8, in full precision; image k depends on seeds[k], the label and
+        the prompts alone.
         """
         pipeline, encoders = torch_pipeline(self.generator), torch_encoders(self.text)
         latent = prompted(pipeline.latent, prompt, negative, encoders, listen)
@@ -67,11 +69,11 @@ def load_generator(
     listen: Listener = silent,
     choices: SourceChoices = AS_IT_IS,
 ) -> LoadedGenerator:
-    """A generator of the zoo by its name, a run folder, or a diffusers folder, with its weights
-    loaded; choices: for the last of these.
+    """A generator of the zoo by its name, a run folder, a diffusers folder or an ONNX file, its
+    weights loaded; choices: for the last two.
 
     Raises UsageError for a name that is none of them, and for choices that it has no use for;
-    InputError for a folder that cannot be taken; RuntimeMissing without torch.
+    InputError for what cannot be taken; RuntimeMissing without torch.
     """
     need_torch()
     name, folder = str(generator), Path(generator)
@@ -79,6 +81,8 @@ def load_generator(
     is_run = (folder / "run.json").is_file()
     if name not in found and not is_run and is_brought(folder):
         return _brought(folder, choices, listen)
+    if name not in found and is_onnx(folder):
+        return _onnx(folder, choices)
     if choices:
         raise UsageError(
             "E-USAGE", f"{choices.first_flag} is for generators that another program made"
@@ -132,6 +136,7 @@ def need_torch() -> None:
 def _brought(folder: Path, choices: SourceChoices, listen: Listener) -> LoadedGenerator:
     from .brought import load_brought
 
+    choices.check_only(OF_FOLDER, "a folder of diffusers")
     found = load_brought(folder, choices, listen)
     return LoadedGenerator(
         folder.resolve().name,
@@ -140,6 +145,21 @@ def _brought(folder: Path, choices: SourceChoices, listen: Listener) -> LoadedGe
         found.about,
         folder / REFERENCE,
         text=found.text,
+    )
+
+
+def _onnx(path: Path, choices: SourceChoices) -> LoadedGenerator:
+    from .brought_onnx import EXECUTED_BY, load_onnx
+
+    found = load_onnx(path, choices)
+    return LoadedGenerator(
+        path.stem,
+        "onnx",
+        found.generator,
+        found.about,
+        path.with_name(f"{path.stem}.{REFERENCE}"),
+        executed_by=EXECUTED_BY,
+        origin="the file it came in",
     )
 
 
@@ -210,8 +230,8 @@ def note_unnoticed(folder: Path, listen: Listener) -> None:
 
 
 def torch_pipeline(generator: Exportable, given: Mapping[str, Array] | None = None) -> Pipeline:
-    """The generator's own pipeline, executed by torch; given: further inputs, the same for all
-    images, without the batch axis.
+    """The generator's own pipeline, executed by torch, an ONNX file's by ONNX Runtime; given:
+    further inputs, the same for all images, without the batch axis.
     """
     from ..core.graph import executed
     from ..core.runtime import Pipeline

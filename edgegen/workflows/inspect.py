@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
 from .generators import load_generator, need_torch
-from .source_choices import AS_IT_IS, SourceChoices, is_brought
+from .source_choices import AS_IT_IS, OF_FOLDER, SourceChoices, is_brought, is_onnx
 
 if TYPE_CHECKING:
-    from ..core.graph import Graph
     from ..core.samplers import Sampler
     from ..core.spec import TensorSpec
 
@@ -56,9 +55,11 @@ def inspect_source(
     need_torch()
     if is_brought(Path(source)) and not (Path(source) / "run.json").is_file():
         return _brought(Path(source), choices)
+    if is_onnx(Path(source)):
+        return _onnx(Path(source), choices)
     loaded = load_generator(source, listen, choices)
     generator = loaded.generator
-    parameters = _counted(generator.graphs())
+    parameters = {name: graph.parameters for name, graph in generator.graphs().items()}
     return InspectResult(
         str(source),
         loaded.family,
@@ -79,6 +80,7 @@ def inspect_source(
 def _brought(folder: Path, choices: SourceChoices) -> InspectResult:
     from .brought import bring_choices, need_libraries
 
+    choices.check_only(OF_FOLDER, "a folder of diffusers")
     need_libraries()
     from ..bring.brought import bring
 
@@ -102,8 +104,25 @@ def _brought(folder: Path, choices: SourceChoices) -> InspectResult:
     )
 
 
-def _counted(graphs: Mapping[str, Graph]) -> dict[str, int]:
-    return {name: sum(p.numel() for p in g.module.parameters()) for name, g in graphs.items()}
+def _onnx(path: Path, choices: SourceChoices) -> InspectResult:
+    from .brought_onnx import load_onnx
+
+    found = load_onnx(path, choices).generator
+    return InspectResult(
+        str(path),
+        f"ONNX file, opset {found.opset}",
+        found.parameters,
+        path.stat().st_size,
+        _peak(found.parameters),
+        found.image_shape,
+        found.sampler.kind,
+        len(found.sampler.timesteps),
+        _guidance(found.sampler),
+        None,
+        found.latent.classes,
+        (),
+        None,
+    )
 
 
 def _peak(parameters: Mapping[str, int]) -> int:

@@ -103,7 +103,7 @@ def _findings(name: str, file: GraphFile, build: bool) -> Iterator[Finding]:
 
     data, model = checked(file)
     yield from lint(model, name)
-    if build and (refused := _refusal(name, GraphFile.of(file.path, data, file.vouched))):
+    if build and (refused := _refusal(name, file.of_bytes(data))):
         remedy = refused.hint or "see the node that it names"
         yield Finding("error", "refused", "(model)", refused.message, remedy)
 
@@ -120,6 +120,7 @@ def _refusal(name: str, file: GraphFile) -> EdgegenError | None:
             copy = folder / "source" / file.path.name
             copy.parent.mkdir()
             copy.write_bytes(file.data())
+            file.put_weights(copy.parent)
             built = target.build(copy, folder)
             if (why := target.cannot_run()) is None:
                 target.load(built[0], 1)

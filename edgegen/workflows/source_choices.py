@@ -5,15 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ..errors import UsageError
 from .limits import check_numbers
 
 MARKS = ("model_index.json", "config.json")  # of a folder: a pipeline, or one network alone
 FLAGS = {"loras": "lora"}  # which is said once for each
+# What is said of each kind of source that another program made.
+OF_ONNX = frozenset({"inputs", "sampler", "output_range", "output"})
+OF_FOLDER = frozenset(
+    {"prompts", "negative", "loras", "guidance", "scheduler", "variant", "drop_safety_checker"}
+)
 
 
 def is_brought(folder: Path) -> bool:
     """Whether the folder looks like one of diffusers; what is in it is not read."""
     return any((folder / name).is_file() for name in MARKS)
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether it is named as an ONNX file; what is in it is not read."""
+    return path.suffix.lower() == ".onnx" and not path.is_dir()
+
+
+def refuse_onnx(source: str | Path) -> None:
+    """UsageError where an ONNX file is asked for its layers."""
+    if is_onnx(Path(source)):
+        raise UsageError(
+            "E-EXPLAIN",
+            "layers are taken apart by torch, and this source is an ONNX file",
+            path=source,
+        )
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,13 @@ class SourceChoices:
     scheduler: Path | None = None  # a scheduler_config.json in place of the folder's
     variant: str | None = None  # of the weights' files, such as fp16
     drop_safety_checker: bool = False  # a bundle can hold none: leave it out
+    # of an ONNX file, what each input is given: "x=noise", "t=timestep", "y=labels:10" or
+    # "cond=FILE.npy"; nothing where there is one input, which is noise then
+    inputs: tuple[str, ...] = ()
+    # the loop around it: a sampler.json or a scheduler_config.json; None: one call makes the image
+    sampler: Path | None = None
+    output_range: tuple[float, float] | None = None  # of its pixels, where that is not -1 to 1
+    output: str | None = None  # its output, where there are several
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -41,9 +69,18 @@ class SourceChoices:
     @property
     def first_flag(self) -> str:
         """The first that is said, as the command line calls it."""
+        return self._flags()[0]
+
+    def check_only(self, known: frozenset[str], what: str) -> None:
+        """UsageError names a flag that is said and not known; what: the source that has no use for
+        it.
+        """
+        if other := self._flags(known):
+            raise UsageError("E-USAGE", f"{what} has no use for {other[0]}")
+
+    def _flags(self, known: frozenset[str] = frozenset()) -> list[str]:
         said = (f.name for f in fields(self) if getattr(self, f.name) != getattr(AS_IT_IS, f.name))
-        name = next(said)
-        return "--" + FLAGS.get(name, name).replace("_", "-")
+        return [f"--{FLAGS.get(n, n).replace('_', '-')}" for n in said if n not in known]
 
 
 AS_IT_IS = SourceChoices()

@@ -144,6 +144,12 @@ ROWS: tuple[Row, ...] = (
         "Change the node as the sentence says.",
     ),
     (
+        "E-NO-INT8",
+        (4,),
+        "Nothing in a generator's graphs could be INT8 for a runtime.",
+        "Choose another runtime, or run the model as it is.",
+    ),
+    (
         "E-NONFINITE",
         (1, 3, 4),
         "NaN or infinite values in weights, losses, features or images.",
@@ -152,7 +158,7 @@ ROWS: tuple[Row, ...] = (
     (
         "E-ONNX-EXTERNAL",
         (4, 6),
-        "An ONNX file keeps tensors in another file.",
+        "An ONNX file keeps tensors in another file, or wrongly in the one beside it.",
         "Save it with its tensors inside.",
     ),
     (

@@ -13,7 +13,6 @@ import numpy as np
 from ...core.files import JsonObject
 from ...core.fp32_last_steps import SessionWithFp32Steps
 from ...core.images import to_uint8
-from ...core.plan import Plan
 from ...core.runtime import Runtime
 from ...core.side_by_side import over_workers
 from ...core.temporary import scratch
@@ -33,7 +32,7 @@ EQUAL_DB = 999.0  # PSNR of equal images, in JSON
 
 @dataclass(frozen=True)
 class LayerBehind:
-    """A convolution in INT8, and the PSNR of the worst pairs with it alone back in FP32."""
+    """A layer in INT8, and the PSNR of the worst pairs with it alone back in FP32."""
 
     graph: str
     node: str
@@ -61,13 +60,11 @@ def layers_behind(
     layers = [
         (graph, node.name)
         for graph, model in build.models.items()
-        for node in model.graph.node
-        if node.op_type in target.dialect.int8_ops
-        and trial.plan.precision(graph, node.name) != "fp32"
+        for node in qdq.int8_nodes(model, graph, trial.plan, target.dialect)
     ]
     label = f"looking for the layers behind ruined images of {target.name}"
     found = []
-    with context.listen.progress(label, len(layers), "convolutions") as advance:
+    with context.listen.progress(label, len(layers), "layers") as advance:
         for one in over_workers(lambda layer: trial.without(*layer), layers, context.threads):
             found.append(one)
             advance(1)
@@ -102,7 +99,7 @@ class _Trial:
     def without(self, graph: str, node: str) -> LayerBehind:
         """With this node in FP32."""
         rules = ((f"{graph}/{node}", "fp32"), *self.plan.rules)
-        plan = Plan(rules, self.plan.ranges)
+        plan = replace(self.plan, rules=rules)
         model = qdq.quantize(self.models[graph], graph, plan, self.target.dialect)
         with scratch() as folder:  # a session has read its file when load returns
             file = onnx_files.write(model, folder / f"{graph}.onnx")

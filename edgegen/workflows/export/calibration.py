@@ -6,18 +6,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import ModelProto
 
+from ...calibrate.choose import fastest
 from ...calibrate.choose import plan as choose
 from ...calibrate.equalize import ChannelObserver, equalized
 from ...calibrate.histogram import Histogram, HistogramCounter
 from ...calibrate.observe import ActivationStats, Observer
 from ...calibrate.ranges import Choice, chosen
 from ...calibrate.rounding import WeightMoments, rounded
+from ...core import weights
 from ...core.plan import Plan, is_rounded
 from ...core.samplers import asked
 from ...core.spec import Array
@@ -93,7 +95,7 @@ def calibrate_graphs(
         name: {f"{t:.9g}": count for t, count in of_graph.coverage.items()}
         for name, of_graph in stats.items()
     }
-    plan = Plan(plan.rules, ranges, model=digest(even))
+    plan = replace(plan, ranges=ranges, model=digest(even))
     return Calibration(even, plan, coverage, histograms, choices)
 
 
@@ -129,7 +131,15 @@ def channel_maxima(
 
 def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, WeightMoments]:
     """graph -> second moments of what each weight is multiplied with."""
-    moments = {name: WeightMoments(model, context.threads) for name, model in models.items()}
+    plan = fastest(models)
+    moments = {
+        name: WeightMoments(
+            model,
+            context.threads,
+            [n.name for n in model.graph.node if plan.speaks_of(name, n.name, n.op_type)],
+        )
+        for name, model in models.items()
+    }
     feeds.run(moments, "looking at what each weight does")
     return moments
 
@@ -190,29 +200,22 @@ def digest(models: Models) -> str:
         plain.graph.initializer.extend(
             t for t in models[name].graph.initializer if not is_rounded(t.name)
         )
-        found.update(name.encode() + b"\0" + plain.SerializeToString(deterministic=True))
+        found.update(name.encode() + b"\0" + weights.digest(plain))
     return found.hexdigest()
 
 
 def quantized(model: ModelProto, graph: str, plan: Plan) -> list[str]:
     """Tensors that some runtime's dialect quantizes under the plan, in graph order."""
     dialects = [runtime(name).dialect for name in RUNTIMES]
-    files = [
-        qdq.quantize(model, graph, plan, d) for k, d in enumerate(dialects) if d not in dialects[:k]
-    ]
-    found = {
-        node.input[0]
-        for file in files
-        for node in file.graph.node
-        if node.op_type == "QuantizeLinear"
-    }
+    different = [d for k, d in enumerate(dialects) if d not in dialects[:k]]
+    found = set().union(*(qdq.quantized_tensors(model, graph, plan, d) for d in different))
     return [tensor for tensor in qdq.candidates(model) if tensor in found]
 
 
-def readers(model: ModelProto) -> Mapping[str, list[str]]:
-    """Tensor -> convolutions that read it."""
+def readers(model: ModelProto, graph: str, plan: Plan) -> Mapping[str, list[str]]:
+    """Tensor -> layers that read it and that the plan speaks of."""
     found: dict[str, list[str]] = {}
     for node in model.graph.node:
-        if node.op_type == "Conv":
+        if plan.speaks_of(graph, node.name, node.op_type):
             found.setdefault(node.input[0], []).append(node.name)
     return found

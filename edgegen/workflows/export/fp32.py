@@ -55,5 +55,5 @@ def torch_parity(
         )
         for name, inputs in calls.items()
     }
-    parity.check_fp32(host.name, differences)
+    parity.check_fp32(host.name, differences, source.origin)
     return differences

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
 from ...core.seeds import SEARCH
 from ...core.spec import Array
+from ...core.weights import is_apart
 from ...evidence import bench
 from ...evidence.classes import class_names, worst
 from ...evidence.compare import Pairs, number
@@ -89,6 +90,13 @@ class FullPrecision:
     def host(self, models: Mapping[str, ModelProto], target: Runtime, threads: int) -> Pipeline:
         """These models as the generator's pipeline on `target`."""
         return hosted(models, self.subject.source.generator, threads, target)
+
+    @property
+    def at_once(self) -> int:
+        """Candidates that are loaded beside one another: of large graphs, one."""
+        graphs = (model.graph for model in self.subject.fp32.values())
+        large = any(is_apart(tensor) for graph in graphs for tensor in graph.initializer)
+        return 1 if large else self.context.threads
 
     @cached_property
     def _stored(self) -> Reference | None:
@@ -189,7 +197,7 @@ class Measurements:
         """
         graph, node = convolution
         count, side = self.full.settings.images_alone, self.full.side
-        alone = Plan(((f"{graph}/{node}", "int8"),), self.full.subject.base.ranges)
+        alone = replace(self.full.subject.base, rules=((f"{graph}/{node}", "int8"),))
         # one convolution's rounding is the same whoever executes it, and this runtime is exact on
         # every machine and starts fastest
         int8 = self._pipeline(self._files(alone, [graph]), FloatOnnxRuntime()).call[graph]
@@ -232,15 +240,12 @@ class Measurements:
         def timed(plan: Plan) -> Pipeline:
             return self._pipeline(self._files(plan, [graph]), self.target, 1)
 
-        slower = bench.slower(
-            timed(base),
-            {
-                node: timed(Plan(((f"{graph}/{node}", "fp32"), *base.rules), base.ranges))
-                for node in nodes
-            },
-            {graph: bench.middle(self.full.recorded)[graph]},
-            settings.rounds,
-        )
+        middle_calls = {graph: bench.middle(self.full.recorded)[graph]}
+        whole = timed(base)
+        slower: dict[str, Array] = {}
+        for node in nodes:  # one session beside the first at a time, whatever memory they take
+            other = timed(replace(base, rules=((f"{graph}/{node}", "fp32"), *base.rules)))
+            slower |= bench.slower(whole, {node: other}, middle_calls, settings.rounds)
         saved = {}
         for node, times in slower.items():
             middle, high = (

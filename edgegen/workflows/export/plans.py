@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.fp32_last_steps import fp32_below
+from ...core.layers import LAYERS, LINEAR
 from ...core.plan import Plan
 from ...core.progress import Listener
 from ...errors import InputError
@@ -21,17 +22,25 @@ if TYPE_CHECKING:
 
 def check_plan(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None:
     """InputError names a rule, graph or tensor of the plan that these graphs do not have."""
-    nodes = [
-        f"{graph}/{node.name}"
-        for graph, model in models.items()
-        for node in model.graph.node
-        if node.op_type == "Conv"
-    ]
+    nodes, products = (
+        [
+            f"{graph}/{node.name}"
+            for graph, model in models.items()
+            for node in model.graph.node
+            if node.op_type in operators
+        ]
+        for operators in (LAYERS, LINEAR)
+    )
     tensors = {graph: set(qdq.candidates(model)) for graph, model in models.items()}
     unknown = [
         pattern
         for pattern, _ in plan.rules
         if not any(fnmatchcase(node, pattern) for node in nodes)
+    ]
+    unknown += [
+        pattern
+        for pattern in plan.linear
+        if not any(fnmatchcase(node, pattern) for node in products)
     ]
     unknown += [
         f"{graph}/{tensor}"

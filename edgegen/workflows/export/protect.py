@@ -67,8 +67,10 @@ class Protect:
         """Masks of all regions, and which of them are chosen; UsageError for what these images do
         not have.
         """
+        from ...core.graph import torch_graphs
         from ...explain.regions import regions, set_of
 
+        torch_graphs(source.generator.graphs())  # whose layers these are
         parts = regions(self.regions, *source.generator.image_shape[1:])
         chosen = set_of(self.chosen, parts.count)
         return parts.masks, [r for r in range(parts.count) if chosen >> r & 1]

@@ -29,10 +29,11 @@ from ...evidence.compare import Comparison, Progress
 from ...evidence.full_side import FullSide
 from ...evidence.judge import Judgement, counted_reference, judge
 from ...evidence.terms import Terms, Trial
-from ...export import STAND_IN, runtime
+from ...export import STAND_IN, executing, runtime
 from ..executor import executor, int8
 from ..fast_features import fast_features
 from .judges import judge_of
+from .referee import refereed_layers
 
 if TYPE_CHECKING:
     from ...evidence.reference import Reference
@@ -198,13 +199,21 @@ class _Prover:
     def _referee(
         self, name: str, recorded: Mapping[str, list[dict[str, Array]]]
     ) -> dict[str, parity.Refereed]:
-        """Each graph against the ONNX reference evaluator, on the first, middle and last call."""
+        """Each graph against the ONNX reference evaluator, on the first, middle and last call; of a
+        large one, a sample of its layers.
+        """
         judge, host = runtime("reference"), runtime(STAND_IN)
         pipeline, bundle = self._int8(name), self.bundle
         built = bundle.manifest.runtimes[name]
         half = runtime(name).dialect.floats == "float16"
         found = {}
         for graph, calls in recorded.items():
+            file = bundle.graph_file(built.onnx[graph])
+            if file.weights is not None:
+                middle = calls[len(calls) // 2]
+                one = {tensor: values[:1] for tensor, values in middle.items()}
+                found[graph] = refereed_layers(file, executing(runtime(name)).load, one, half)
+                continue
             few = [
                 {tensor: values[:REFEREED_IMAGES] for tensor, values in calls[i].items()}
                 for i in (0, len(calls) // 2, len(calls) - 1)

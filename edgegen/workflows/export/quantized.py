@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 class Quantized:
-    """A generator's graphs with a plan's INT8, whole or with one layer put back into full
-    precision.
+    """A generator's graphs with a plan's INT8 convolutions, whole or with one layer put back into
+    full precision.
 
     even: the ONNX models after equalization, which a plan quantizes; target: the runtime whose
     dialect the files are in, executed by the stand-in where it cannot run here.
@@ -44,6 +44,8 @@ class Quantized:
         threads: int,
         listen: Listener = silent,
     ) -> None:
+        # a program in torch has no name for every product that its ONNX file has
+        plan = replace(plan, linear=())
         self.source, self.even, self.plan, self.target = source, even, plan, target
         self.threads, self.listen = threads, listen
         self.host = executing(target)
@@ -80,10 +82,11 @@ class Quantized:
         self, masks: np.ndarray, seeds: Sequence[int], label: int | None
     ) -> tuple[list[QuantizedLayer], Attribution]:
         """Which layer's rounding does how much to each region."""
+        from ...core.graph import torch_graphs
         from ...explain.damage import attribute
         from ...explain.gates import Gated
 
-        graphs = self.source.generator.graphs()
+        graphs = torch_graphs(self.source.generator.graphs())
         gated = {
             k: Gated(g, onnx_files.traced(g, k)[1], self.rounding[k]) for k, g in graphs.items()
         }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...calibrate.choose import fastest
 from ...core.bundle import MANIFEST, Bundle, write_manifest
 from ...core.files import check_target, publish, publish_alone, put
 from ...core.images import png
@@ -24,7 +25,7 @@ from ...errors import GateFailed, RuntimeMissing, UsageError
 from ...evidence import certificate, golden_images
 from ...evidence.picture import side_by_side, worst_pairs
 from ...evidence.terms import FEWEST_PAIRS, Terms
-from ...export import STAND_IN, runtime
+from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
 from ..limits import MANY, Limit, check_numbers
@@ -46,6 +47,8 @@ from .prove import Proof, prove
 from .search import PlanLadder, Search
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from ..generators import LoadedGenerator
 
 REJECTED = "rejected"  # folder beside an output, of what a gate refused
@@ -211,7 +214,7 @@ def _export(request: _Request) -> ExportResult:
     sampled = _with_steps(source, settings.steps)
     given = None if settings.plan is None else Plan.read(settings.plan)
 
-    models = fp32_models(sampled, context.listen)
+    models = _fp32(sampled, request)
     if given is not None and settings.plan is not None:
         check_plan(given, models, settings.plan)
     for name, model in models.items():
@@ -254,6 +257,15 @@ def _export(request: _Request) -> ExportResult:
     if proof.passed:
         return ExportResult(request.out, proof)
     raise _failed(replace(build, bundle=bundle), request, proof)
+
+
+def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
+    """graph -> FP32 ONNX. InputError where nothing of it could be INT8 for a runtime."""
+    models = fp32_models(source, request.context.listen)
+    most = fastest(models)
+    for target in request.targets:
+        qdq.check_any(models, most, target.name, target.dialect)
+    return models
 
 
 def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:

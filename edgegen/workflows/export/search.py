@@ -19,6 +19,7 @@ from ...calibrate.choose import (
     multiplications,
     questions,
 )
+from ...core import weights
 from ...core.answer_cache import Notes, folder
 from ...core.bundle import sha256
 from ...core.cpu import cpu_flags
@@ -128,7 +129,7 @@ class Search:
         key = hashlib.sha256(to_json(asked) + self.subject.base.to_bytes())
         for graph, model in sorted(self.subject.calibrated.items()):
             file = qdq.quantize(model, graph, self.subject.base, target.dialect)
-            key.update(file.SerializeToString(deterministic=True))
+            key.update(weights.digest(file))
         return key.hexdigest()[:32]
 
 
@@ -170,12 +171,11 @@ class _RuntimeSearch:
         """What can be in int8, and what that saves on the target: by time where it runs, else by
         multiplications.
         """
-        counts = {
-            (graph, node): count
-            for graph, model in self.calibrated.items()
-            for node, count in multiplications(model).items()
-            if self.base.precision(graph, node) == "int8"
-        }
+        counts = {}
+        for graph, model in self.calibrated.items():
+            of_graph = multiplications(model)
+            for node in qdq.int8_nodes(model, graph, self.base, self.target.dialect):
+                counts[graph, node.name] = of_graph[node.name]
         by_share = {graph: Whole(0.0, 1.0, 1) for graph in self.calibrated}
         burden = self.settings.burden
         if self.target is not self.measure.host:
@@ -234,7 +234,7 @@ class _RuntimeSearch:
 
         if not all(self.notes.knows(asked(convolution)) for convolution in convolutions):
             self.full.prepare()
-        return over_workers(answer, convolutions, self.full.context.threads)
+        return over_workers(answer, convolutions, self.full.at_once)
 
     def _sharp(self, plans: Sequence[Plan]) -> Sequence[Plan]:
         """Those from the first on whose images reach the PSNR asked for at a glance."""

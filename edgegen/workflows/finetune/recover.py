@@ -164,10 +164,11 @@ def _learn(
     """FP32 models, their Q/DQ files, what was learnt against the rounding in these, and the
     student's error on the way.
     """
+    from ...core.graph import torch_graphs
     from ...training.adapt.recover import recover as learn
     from ...training.adapt.student import Subject
 
-    graphs = source.generator.graphs()
+    graphs = torch_graphs(source.generator.graphs())
     with context.listen.progress("exporting FP32 graphs"):
         traced = {name: onnx_files.traced(graph, name) for name, graph in graphs.items()}
     models = {name: model for name, (model, _) in traced.items()}
@@ -188,7 +189,7 @@ def _quantized(
     """Even graphs and their Q/DQ files: as export makes them, with the rules of `plan`."""
     calibration = calibrated(source, models, SAMPLES, context)
     even = calibration.models
-    dialect, rules = runtime(STAND_IN).dialect, Plan(plan.rules, calibration.plan.ranges)
+    dialect, rules = runtime(STAND_IN).dialect, replace(plan, ranges=calibration.plan.ranges)
     return even, {name: qdq.quantize(model, name, rules, dialect) for name, model in even.items()}
 
 
