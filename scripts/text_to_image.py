@@ -1,0 +1,474 @@
+"""A small text-to-image folder of diffusers: text_to_image.py OBJECTS WORK OUT.
+
+OBJECTS: the folder that scripts/objects.py makes. Its emoji with their names as captions train an
+AutoencoderKL, then a UNet2DConditionModel with a CLIPTextModel, whose tokenizer is made from the
+captions; all by the classes of diffusers and transformers, and without a line of edgegen, so that
+OUT is what somebody else's model would be. OUT holds FP16 weights and appears whole or not at all.
+
+WORK holds checkpoints: the same command goes on where it was ended. One thread of a CPU takes about
+an hour. At the end a classifier that knows real pictures alone says how often it finds the category
+that was asked for, and OUT/README.md is written with what it found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+SIZE, CROP = 64, 32  # pixels of a picture, and of what the autoencoder is trained on
+LENGTH = 16  # tokens of a prompt
+VOCABULARY = 1800
+WIDTH = 64  # of the text's features
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1500, 16
+STEPS, BATCH = 1800, 32
+JUDGE_STEPS, JUDGE_BATCH = 900, 64
+EMA = 0.995
+UNPROMPTED = 0.1  # share of pictures that are shown without their caption, for guidance
+GUIDANCE, SAMPLER_STEPS = 3.0, 20
+EVERY = 100  # steps between two checkpoints
+SEED = 18
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """images (n, 3, 64, 64) as bytes; labels and names: of each."""
+
+    images: Tensor
+    labels: list[str]
+    names: list[str]
+
+
+def pictures(folder: Path) -> Pictures:
+    """The emoji of one half, by file name; clip art has no names worth learning."""
+    lines = (folder / "metadata.jsonl").read_text("utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if "/clip-" not in row["file_name"]]
+    data = np.stack([np.asarray(Image.open(folder / row["file_name"])) for row in rows])
+    return Pictures(
+        torch.from_numpy(data).permute(0, 3, 1, 2).contiguous(),
+        [row["label"] for row in rows],
+        [row["text"] for row in rows],
+    )
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Bytes to -1 ... 1."""
+    return images.float() / 127.5 - 1
+
+
+def made_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+    """Byte pairs of the captions' words, in the two files that CLIPTokenizer reads."""
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.normalizer = normalizers.Lowercase()
+    trained.pre_tokenizer = pre_tokenizers.Whitespace()
+    letters = [chr(code) for code in range(33, 127)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[*letters, *(f"{letter}</w>" for letter in letters)],
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    trained.train_from_iterator(captions, trainer)
+    model = json.loads(trained.to_str())["model"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    words = {**model["vocab"]}
+    for token in (BEGIN, END):
+        words[token] = len(words)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(words), "utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH)
+
+
+def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """(n, LENGTH), as StableDiffusionPipeline makes them."""
+    made = tokenizer(
+        texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    )
+    return made.input_ids
+
+
+def autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(16, 24, 48),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=SIZE,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def denoiser() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(32, 64, 128),
+        cross_attention_dim=WIDTH,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            projection_dim=WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def noise_schedule() -> DDIMScheduler:
+    """Velocities, and betas that leave next to nothing of the picture at the last step."""
+    return DDIMScheduler(
+        beta_schedule="linear",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+@dataclass
+class Training:
+    """A loop that goes on from its checkpoint. loss: of a step's own random numbers."""
+
+    name: str
+    module: nn.Module
+    loss: Callable[[torch.Generator], Tensor]
+    steps: int
+    rate: float
+    work: Path
+
+    def run(self) -> nn.Module:
+        """The moving average of the weights."""
+        averaged = torch.optim.swa_utils.AveragedModel(
+            self.module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA)
+        )
+        optimizer = torch.optim.AdamW(self.module.parameters(), lr=self.rate, weight_decay=0.01)
+        parts: dict[str, Any] = {"m": self.module, "a": averaged, "o": optimizer}
+        path, begin = self.work / f"{self.name}.pt", 0
+        if path.is_file():
+            held = torch.load(path, weights_only=True)
+            begin = held.pop("step")
+            for key, part in parts.items():
+                part.load_state_dict(held[key])
+        self.module.train()
+        total, start = 0.0, time.process_time()
+        for step in range(begin, self.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate * self._share(step)
+            loss = self.loss(torch.Generator().manual_seed(SEED * 1_000_003 + step))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+            optimizer.step()
+            averaged.update_parameters(self.module)
+            total += loss.item()
+            if (step + 1) % EVERY == 0 or step + 1 == self.steps:
+                spent = time.process_time() - start
+                print(f"{self.name} {step + 1}/{self.steps}: {total / EVERY:.4f}, {spent:.0f} s")
+                sys.stdout.flush()
+                total = 0.0
+                held = {key: part.state_dict() for key, part in parts.items()}
+                torch.save({**held, "step": step + 1}, path.with_suffix(".new"))
+                os.replace(path.with_suffix(".new"), path)
+        return averaged.module.eval()
+
+    def _share(self, step: int) -> float:
+        """Of the rate: up at first, and down over the last third."""
+        return min(1.0, (step + 1) / 100, (self.steps - step) * 3 / self.steps)
+
+
+def drawn(count: int, of: int, numbers: torch.Generator) -> Tensor:
+    return torch.randint(of, (count,), generator=numbers)
+
+
+def crops(images: Tensor, numbers: torch.Generator) -> Tensor:
+    """Squares from anywhere in random pictures."""
+    chosen = drawn(AUTOENCODER_BATCH, len(images), numbers)
+    corners = torch.randint(SIZE - CROP + 1, (AUTOENCODER_BATCH, 2), generator=numbers)
+    cut = [
+        images[index, :, y : y + CROP, x : x + CROP]
+        for index, (y, x) in zip(chosen.tolist(), corners.tolist(), strict=True)
+    ]
+    return scaled(torch.stack(cut))
+
+
+def trained_autoencoder(images: Tensor, work: Path, steps: int) -> AutoencoderKL:
+    network = autoencoder()
+
+    def loss(numbers: torch.Generator) -> Tensor:
+        batch = crops(images, numbers)
+        posterior = network.encode(batch).latent_dist
+        made = network.decode(posterior.sample(generator=numbers)).sample
+        kl: Tensor = posterior.kl().mean() / (CROP * CROP)
+        return functional.l1_loss(made, batch) + functional.mse_loss(made, batch) + 1e-3 * kl
+
+    made = Training("autoencoder", network, loss, steps, 2e-3, work).run()
+    assert isinstance(made, AutoencoderKL)
+    return made
+
+
+@torch.no_grad()
+def latents(network: AutoencoderKL, images: Tensor) -> Tensor:
+    return torch.cat(
+        [network.encode(scaled(part)).latent_dist.mean for part in torch.split(images, 64)]
+    )
+
+
+@torch.no_grad()
+def standardise(network: AutoencoderKL, held: Tensor) -> Tensor:
+    """The latents with mean 0 and deviation 1 in each channel, and the network with that inside the
+    1 x 1 convolutions at both sides of them: it computes what it did.
+    """
+    mean, deviation = held.mean((0, 2, 3)), held.std((0, 2, 3))
+    encode, decode = network.quant_conv, network.post_quant_conv
+    assert encode is not None and decode is not None
+    count = len(mean)
+    encode.bias[:count] -= mean
+    encode.bias[:count] /= deviation
+    encode.weight[:count] /= deviation[:, None, None, None]
+    encode.bias[count:] -= 2 * deviation.log()  # the other half are logarithms of variances
+    decode.bias += decode.weight[:, :, 0, 0] @ mean
+    decode.weight *= deviation[None, :, None, None]
+    return (held - mean[:, None, None]) / deviation[:, None, None]
+
+
+def captions(names: list[str], labels: list[str], numbers: torch.Generator) -> list[str]:
+    """For each its name, its category, both, or nothing."""
+    draws = torch.rand(len(names), generator=numbers).tolist()
+    return [
+        ""
+        if draw < UNPROMPTED
+        else name
+        if draw < 0.5
+        else f"{label} {name}"
+        if draw < 0.8
+        else label
+        for draw, name, label in zip(draws, names, labels, strict=True)
+    ]
+
+
+def trained_denoiser(
+    found: Pictures, held: Tensor, tokenizer: CLIPTokenizer, work: Path, steps: int
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    both = nn.ModuleDict({"unet": denoiser(), "text": text_encoder(tokenizer)})
+    schedule = noise_schedule()
+
+    def loss(numbers: torch.Generator) -> Tensor:
+        chosen = drawn(BATCH, len(held), numbers)
+        clean, rows = held[chosen], chosen.tolist()
+        noise = torch.randn(clean.shape, generator=numbers)
+        t = drawn(BATCH, len(schedule.alphas_cumprod), numbers)
+        texts = captions([found.names[i] for i in rows], [found.labels[i] for i in rows], numbers)
+        context = both["text"](tokens(tokenizer, texts)).last_hidden_state
+        made = both["unet"](schedule.add_noise(clean, noise, t), t, context).sample
+        return functional.mse_loss(made, schedule.get_velocity(clean, noise, t))
+
+    made = Training("denoiser", both, loss, steps, 1.5e-3, work).run()
+    assert isinstance(made, nn.ModuleDict)
+    return made["unet"], made["text"]  # type: ignore[return-value]
+
+
+def judge() -> nn.Module:
+    """A classifier of pictures of half the size."""
+
+    def block(before: int, after: int) -> Iterator[nn.Module]:
+        yield nn.Conv2d(before, after, 3, padding=1, bias=False)
+        yield nn.BatchNorm2d(after)
+        yield nn.ReLU()
+
+    return nn.Sequential(
+        nn.AvgPool2d(2),
+        *block(3, 32),
+        nn.MaxPool2d(2),
+        *block(32, 64),
+        nn.MaxPool2d(2),
+        *block(64, 128),
+        nn.MaxPool2d(2),
+        *block(128, 128),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(128, 10),
+    )
+
+
+def trained_judge(found: Pictures, kinds: list[str], work: Path) -> nn.Module:
+    network = judge()
+    answers = torch.tensor([kinds.index(label) for label in found.labels])
+
+    def loss(numbers: torch.Generator) -> Tensor:
+        chosen = drawn(JUDGE_BATCH, len(answers), numbers)
+        shift = torch.randint(-4, 5, (2,), generator=numbers).tolist()
+        batch = torch.roll(scaled(found.images[chosen]), shift, (2, 3))  # the border is white
+        return functional.cross_entropy(network(batch), answers[chosen])
+
+    return Training("judge", network, loss, JUDGE_STEPS, 3e-3, work).run()
+
+
+@torch.no_grad()
+def agreement(network: nn.Module, images: Tensor, labels: list[str], kinds: list[str]) -> float:
+    """Share of images, -1 ... 1, in which it finds their category."""
+    found = network(images).argmax(1).tolist()
+    return float(np.mean([kinds[i] == label for i, label in zip(found, labels, strict=True)]))
+
+
+def balanced(found: Pictures, kinds: list[str], each: int) -> list[tuple[str, str]]:
+    """(category, name) of as many names for each category, drawn by seed."""
+    numbers = np.random.default_rng(SEED)
+    chosen = []
+    for kind in kinds:
+        names = sorted({n for n, k in zip(found.names, found.labels, strict=True) if k == kind})
+        chosen += [(kind, name) for name in numbers.choice(names, each).tolist()]
+    return chosen
+
+
+def written(out: Path, parts: dict[str, Any]) -> None:
+    """The folder in FP16."""
+    new = out.with_name(f".{out.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    pipeline = StableDiffusionPipeline(
+        **parts,
+        scheduler=noise_schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(new, safe_serialization=True)
+    shutil.rmtree(out, ignore_errors=True)
+    os.rename(new, out)
+
+
+def judged(out: Path, objects: Path, train: Pictures, work: Path, each: int) -> dict[str, float]:
+    """Shares of images with the category that was asked for: of real pictures that the classifier
+    has not seen, and of the folder's, asked for by names it was trained with, names it was not, and
+    categories.
+    """
+    kinds, test = sorted(set(train.labels)), pictures(objects / "test")
+    network = trained_judge(train, kinds, work)
+    pipeline = StableDiffusionPipeline.from_pretrained(out, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    shares = {"held-out pictures": agreement(network, scaled(test.images), test.labels, kinds)}
+    asked = {
+        "trained names": balanced(train, kinds, each),
+        "other names": balanced(test, kinds, each),
+        "categories": [(kind, kind) for kind in kinds for _ in range(each)],
+    }
+    for what, pairs in asked.items():
+        images = []
+        for first in range(0, len(pairs), 20):
+            made = pipeline(
+                [name for _, name in pairs[first : first + 20]],
+                height=SIZE,
+                width=SIZE,
+                guidance_scale=GUIDANCE,
+                num_inference_steps=SAMPLER_STEPS,
+                generator=torch.Generator().manual_seed(first),
+                output_type="np",
+            ).images
+            images.append(torch.from_numpy(made).permute(0, 3, 1, 2) * 2 - 1)
+        shown = torch.cat(images)
+        shares[what] = agreement(network, shown, [kind for kind, _ in pairs], kinds)
+        sheet(shown, work / f"{what.replace(' ', '-')}.png")
+    return shares
+
+
+def sheet(images: Tensor, path: Path) -> None:
+    """Rows of twenty."""
+    rows = [torch.cat(list(row), 2) for row in torch.split(images, 20) if len(row) == 20]
+    pixels = torch.cat(rows, 1).permute(1, 2, 0).add(1).mul(127.5).clamp(0, 255)
+    Image.fromarray(pixels.round().byte().numpy()).save(path)
+
+
+CARD = """---
+license: other
+---
+
+# A small text-to-image model of emoji
+
+Made by `scripts/text_to_image.py` with diffusers and transformers as test data: 64 x 64 pixels, prompts of up to 14 tokens,
+guidance {guidance:g}, {steps} steps. Weights in FP16.
+
+Trained on emoji that `scripts/objects.py` makes from npm packages, with their names as captions:
+
+{licences}
+
+Share of images in which a classifier that knows real pictures alone finds the category that was asked for, of ten
+(chance: 0.10):
+
+{shares}
+"""
+
+
+def card(objects: Path, shares: dict[str, float]) -> str:
+    known = (objects / "LICENCES.md").read_text("utf-8").splitlines()
+    lines = [line for line in known if line.startswith("- ") and "clip-" not in line]
+    return CARD.format(
+        guidance=GUIDANCE,
+        steps=SAMPLER_STEPS,
+        licences="\n".join(lines),
+        shares="\n".join(f"- {what}: {share:.2f}" for what, share in shares.items()),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("objects", "work", "out"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--autoencoder-steps", type=int, default=AUTOENCODER_STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--each", type=int, default=20, help="images a category that are judged")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    work: Path = given.work
+    work.mkdir(parents=True, exist_ok=True)
+    found = pictures(given.objects / "train")
+    print(f"{len(found.images)} pictures, {len(set(found.names))} names")
+    tokenizer = made_tokenizer(sorted({*found.names, *found.labels}), work / "tokenizer")
+    vae = trained_autoencoder(found.images, work, given.autoencoder_steps)
+    held = standardise(vae, latents(vae, found.images))
+    unet, text = trained_denoiser(found, held, tokenizer, work, given.steps)
+    written(given.out, {"vae": vae, "unet": unet, "text_encoder": text, "tokenizer": tokenizer})
+    shares = judged(given.out, given.objects, found, work, given.each)
+    (given.out / "README.md").write_text(card(given.objects, shares), "utf-8")
+    print(json.dumps(shares))
+
+
+if __name__ == "__main__":
+    main()
