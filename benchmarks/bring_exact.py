@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from edgegen.bring.brought import BringChoices, Brought, bring
 from edgegen.bring.folder import FolderChoices
 from edgegen.bring.lora import LoraFile
 from edgegen.core.files import to_json
-from edgegen.core.graph import executed
 from edgegen.core.noise import noise
 from edgegen.core.spec import Array
 from edgegen.evidence import bench
@@ -29,6 +28,7 @@ from edgegen.workflows.source_choices import SourceChoices
 SAMPLER_GOAL, GRAPH_GOAL, LORA_GOAL = 1e-5, 1e-4, 1e-6
 PROMPTS = ("red apple", "blue car")
 SEEDS = range(2)
+WIDEST = 1024.0  # beyond any latent, and a power of two: dividing by it rounds nothing
 GUIDANCE = 3.0
 LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 VELOCITY = {"prediction_type": "v_prediction", "clip_sample": False, "steps_offset": 1}
@@ -81,10 +81,12 @@ def replayed(scheduler: Any, brought: Brought) -> Iterator[None]:
 
 
 def samplers(folder: Path) -> list[dict[str, Any]]:
-    """Images of two prompts with guidance."""
+    """The latents of two prompts with guidance."""
     import diffusers
 
     pipeline, rows = theirs(folder), []
+    exact = _exact(pipeline.unet)
+    pipeline.unet.forward = lambda *args, **kwargs: (exact(*args, **kwargs),)
     with tempfile.TemporaryDirectory() as place:
         for steps, fields in SCHEDULERS:
             kind = getattr(diffusers, fields["_class_name"])
@@ -124,15 +126,42 @@ def _contexts(brought: Brought) -> tuple[Array, Array]:
     )
 
 
+def _exact(module: Any) -> Callable[..., torch.Tensor]:
+    """What the network gives in double precision: both loops then ask the same function, whatever
+    batches they ask it in.
+    """
+    network = module.double()
+
+    def call(*args: Any, **kwargs: Any) -> torch.Tensor:
+        wide = [a.double() if _is_float(a) else a for a in args]
+        named = {name: a.double() if _is_float(a) else a for name, a in kwargs.items()}
+        with torch.inference_mode():
+            made = type(network).forward(network, *wide, **named)
+        found: torch.Tensor = (made[0] if isinstance(made, tuple) else made).float()
+        return found
+
+    return call
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
 def _ours(brought: Brought) -> Array:
     given, null = _contexts(brought)
+    network = _exact(brought.graphs()["denoiser"].loaded())
+
+    def denoiser(**inputs: Array) -> Array:
+        return network(**{name: torch.from_numpy(v) for name, v in inputs.items()}).numpy()
+
     found: Array = brought.sampler(
-        executed(brought.graphs()),
+        # images are cut off at 1, and latents are not
+        {"denoiser": denoiser, "decoder": lambda x: x / WIDEST},
         noise(brought.noise, SEEDS, "start"),
         {"context": given, "null_context": null},
         lambda stream: noise(brought.noise, SEEDS, stream),
     )
-    return found
+    return found * WIDEST
 
 
 def _theirs(pipeline: Any, brought: Brought, steps: int) -> Array:
@@ -142,9 +171,9 @@ def _theirs(pipeline: Any, brought: Brought, steps: int) -> Array:
             latents=torch.from_numpy(noise(brought.noise, SEEDS, "start")),
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
-            output_type="pt",
+            output_type="latent",
         ).images
-    found: Array = (made * 2 - 1).numpy()
+    found: Array = made.numpy()
     return found
 
 

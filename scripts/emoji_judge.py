@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-STEPS, BATCH = 900, 64
+STEPS, BATCH = 600, 64
 GUIDANCE, SAMPLER_STEPS = 3.0, 20
 
 

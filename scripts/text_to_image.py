@@ -34,7 +34,7 @@ VOCABULARY = 1800
 WIDTH = 64  # of the text's features
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 700, 16
-STEPS, BATCH = 1600, 16
+STEPS, BATCH = 1100, 16
 UNPROMPTED = 0.1  # share of pictures that are shown without their caption, for guidance
 PROMPTS = 3  # names a category in prompts.txt
 
@@ -237,7 +237,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--autoencoder-steps", type=int, default=AUTOENCODER_STEPS)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--each", type=int, default=20, help="images a category that are judged")
+    parser.add_argument("--each", type=int, default=6, help="images a category that are judged")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
