@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-STEPS, BATCH = 600, 64
+STEPS, BATCH = 500, 64
 GUIDANCE, SAMPLER_STEPS = 3.0, 20
 
 
@@ -21,8 +21,8 @@ def judge() -> nn.Module:
     """A classifier of pictures of half the size."""
 
     def block(before: int, after: int) -> Iterator[nn.Module]:
-        yield nn.Conv2d(before, after, 3, padding=1, bias=False)
-        yield nn.BatchNorm2d(after)
+        yield nn.Conv2d(before, after, 3, padding=1)
+        yield nn.GroupNorm(8, after)
         yield nn.ReLU()
 
     return nn.Sequential(
