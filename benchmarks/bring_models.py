@@ -128,7 +128,7 @@ def exported(
         try:
             export_bundle(model.source, out, settings)
         except EdgegenError as error:
-            row["why"] = f"{error}; {error.hint}" if error.hint else str(error)
+            row["why"] = str(error)
     for folder, state in ((out, "within"), (refused, "refused")):
         if (folder / MANIFEST).is_file():
             bundle = Bundle.open(folder)

@@ -34,7 +34,7 @@ VOCABULARY = 1800
 WIDTH = 64  # of the text's features
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 700, 16
-STEPS, BATCH = 800, 16
+STEPS, BATCH = 1900, 16
 UNPROMPTED = 0.1  # share of pictures that are shown without their caption, for guidance
 PROMPTS = 3  # names a category in prompts.txt
 
