@@ -31,7 +31,7 @@ from edgegen.machine.describe import measured_on
 
 ROOT = Path(__file__).resolve().parents[1]
 Row = Mapping[str, Any]
-PARTS: Mapping[str, Callable[[argparse.Namespace], list[Row]]] = {
+PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
     "samplers": lambda given: bring_exact.samplers(given.folder),
     "graphs": lambda given: bring_exact.graphs(given.folder),
     "lora": lambda given: bring_exact.lora(given.folder),

@@ -181,7 +181,7 @@ def graphs(folder: Path) -> list[dict[str, Any]]:
     """Of each graph what a trajectory asks it, on each runtime for CPUs."""
     generator = load_generator(folder, choices=SourceChoices(PROMPTS, guidance=GUIDANCE)).generator
     brought, rows = bring(folder), []
-    calls = {
+    calls: dict[str, list[Mapping[str, Any]]] = {
         graph: [asked[0], asked[-1]]
         for graph, asked in bench.record(torch_pipeline(generator), SEEDS).items()
     }

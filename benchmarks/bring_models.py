@@ -175,7 +175,7 @@ def side_by_side(
             judge_of(None, None),
             None,
             BENCHMARKS.first,
-            classes=class_names(bundle.manifest.source, bundle.latent(), BENCHMARKS.first),
+            classes=class_names(bundle.manifest.source, bundle.latent, BENCHMARKS.first),
         )
         for what, pipeline in (
             {f"FP32, {host}": one for host, one in full.items()} | candidates
