@@ -1,95 +1,84 @@
-"""A folder of Stable Diffusion 1.5's shape to FP32 ONNX, peak memory and time.
+"""Generators of other programs, held to the programs they come from: a table a part, and JSON.
 
-    python -m benchmarks bring FOLDER [OUT]
+    python -m benchmarks bring samplers|graphs|lora|size|models|device ... [--folder FOLDER]
+        [--models MODELS] [--work WORK] [--nncf PYTHON] [--json docs/results/bring.json]
 
-FOLDER: a U-Net by itself or a whole pipeline; without one, a U-Net of 860 million random FP16
-weights is made first (1.7 GB), by a process of its own that counts for nothing. What is measured is
-a process, too, from reading the folder to the last file.
+samplers: each against diffusers' own pipeline, with the folder's networks and replayed noise.
+graphs: the folder's ONNX files against torch. lora: three naming schemes against fuse_lora. size: a
+folder of Stable Diffusion 1.5's shape to ONNX, peak memory and time. models: the three real models
+exported for each runtime, beside other toolkits' INT8 of the same graphs, feeds and seeds. device:
+prompts to images in an empty environment with one runtime. Parts that are named are measured anew
+and written into the JSON file, where the others stay as they are.
+
+--folder: a text-to-image folder, tests/data/emoji unless told. --models: what
+`scripts/real_models.py MODELS` makes. --work: bundles that were exported stay here, and are not
+exported again. --nncf: a Python that has nncf and openvino.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import resource
-import subprocess
-import sys
-import tempfile
-import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-GOAL_GB, GOAL_SECONDS = 1.5, 90
-MAKE = """
-import sys, torch
-from diffusers import UNet2DConditionModel
-with torch.device("meta"):
-    unet = UNet2DConditionModel(
-        sample_size=64, cross_attention_dim=768, attention_head_dim=8,
-        block_out_channels=(320, 640, 1280, 1280),
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
-unet = unet.to(torch.float16).to_empty(device="cpu")
-generator = torch.Generator().manual_seed(0)
-with torch.no_grad():
-    for name, weight in unet.named_parameters():
-        bound = 0.6 * (3 / weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.0
-        if bound:
-            weight.uniform_(-bound, bound, generator=generator)
-        else:
-            weight.fill_(1.0 if name.endswith("weight") else 0.0)
-unet.eval().save_pretrained(sys.argv[1], safe_serialization=True)
-"""
+import bring_exact
+import bring_models
+import bring_size
 
+from edgegen.machine.describe import measured_on
 
-def made(folder: Path) -> Path:
-    """A folder with the U-Net."""
-    subprocess.run([sys.executable, "-c", MAKE, str(folder)], check=True)
-    return folder
+ROOT = Path(__file__).resolve().parents[1]
+Row = Mapping[str, Any]
+PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
+    "samplers": lambda given: bring_exact.samplers(given.folder),
+    "graphs": lambda given: bring_exact.graphs(given.folder),
+    "lora": lambda given: bring_exact.lora(given.folder),
+    "size": lambda given: bring_size.size(),
+    "models": lambda given: bring_models.models(
+        bring_models.Subjects(given.folder, given.models, given.work, given.nncf, given.only),
+        bring_models.Effort(given.max_images, given.samples, given.feeds),
+    ),
+    "device": lambda given: bring_models.device(given.bundle or given.work / "emoji-onnxruntime"),
+}
 
 
-def write(folder: Path, out: Path) -> None:
-    """Every graph of the folder; one line of JSON about what that took."""
-    from edgegen.bring.components import COMPONENTS, component
-    from edgegen.bring.folder_files import FolderFiles
-    from edgegen.bring.wrap import denoiser
-    from edgegen.core.graph import Graph
-    from edgegen.export import onnx as onnx_files
+def table(rows: Sequence[Row]) -> str:
+    """As Markdown has it; a column for each name that any row has."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[str(row.get(name, "")) for name in names] for row in rows]
+    return "\n".join(" | ".join(line) for line in [names, ["---"] * len(names), *lines])
 
-    start = time.monotonic()
-    graphs: dict[str, Graph] = {}
-    if (folder / "model_index.json").is_file():
-        from edgegen.bring.brought import bring
 
-        brought = bring(folder)
-        graphs |= brought.graphs()
-        if (text := brought.text()) is not None:
-            graphs["text"] = text
-    else:
-        network = component(FolderFiles(folder), "", COMPONENTS["UNet2DConditionModel"])
-        graphs["denoiser"] = denoiser(network, 77)
-    for name, graph in graphs.items():
-        onnx_files.write(onnx_files.to_onnx(graph, name), out / f"{name}.onnx")
-    found = {
-        "seconds": round(time.monotonic() - start, 1),
-        "cpu_seconds": round(time.process_time(), 1),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
-        "files": {path.name: path.stat().st_size for path in sorted(out.iterdir())},
-    }
-    print(json.dumps(found))
+def kept(path: Path, part: str, rows: Sequence[Row]) -> None:
+    """Into the file, beside the other parts that are in it."""
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    found[part] = {"machine": measured_on(), "rows": list(rows)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--write"]:
-        write(Path(sys.argv[2]), Path(sys.argv[3]))
-        return
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else made(Path(place) / "unet")
-        out = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(place) / "out"
-        out.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, __file__, "--write", str(folder), str(out)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"goals: {GOAL_GB} GB, {GOAL_SECONDS} s")
-    print(json.dumps(found, indent=2))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("--folder", type=Path, default=ROOT / "tests" / "data" / "emoji")
+    parser.add_argument("--models", type=Path, default=Path("out/real-models"))
+    parser.add_argument("--work", type=Path, default=Path("out/bring"))
+    parser.add_argument("--bundle", type=Path, help="of the part `device`, in place of the work's")
+    parser.add_argument("--nncf", help="Python that has nncf and openvino")
+    parser.add_argument("--only", help="of the real models, by name")
+    parser.add_argument("--max-images", type=int, default=1000, help="of the exports' verdicts")
+    parser.add_argument("--samples", type=int, default=256, help="pairs that peers are judged on")
+    parser.add_argument("--feeds", type=int, default=32, help="seeds that peers calibrate on")
+    parser.add_argument("--json", type=Path, default=ROOT / "docs" / "results" / "bring.json")
+    given = parser.parse_args()
+    for part in given.parts:
+        rows = PARTS[part](given)
+        kept(given.json, part, rows)
+        print(f"{part}\n\n{table(rows)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -140,16 +140,18 @@ def quantized_by(
     return Pipeline(full.latent, full.sampler, call)
 
 
-def seconds(candidates: Mapping[str, Pipeline]) -> dict[str, float]:
+def seconds(
+    candidates: Mapping[str, Pipeline], batch: int = BATCH, rounds: int = ROUNDS
+) -> dict[str, float]:
     """CPU seconds of one batch from seed to image, median of interleaved rounds; each behind a
     batch of its own, as in use.
     """
     spent: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         for name, pipeline in candidates.items():
-            pipeline(range(turn * BATCH, (turn + 1) * BATCH))
+            pipeline(range(turn * batch, (turn + 1) * batch))
             start = time.process_time()
-            pipeline(range(turn * BATCH, (turn + 1) * BATCH))
+            pipeline(range(turn * batch, (turn + 1) * batch))
             spent[name].append(time.process_time() - start)
     return {name: float(np.median(values)) for name, values in spent.items()}
 

@@ -15,6 +15,7 @@ import tiny
 import torch
 from bring_toys import plain_folder as plain_folder
 from bring_toys import prompted_folder as prompted_folder
+from safetensors.torch import save_file
 
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle
@@ -156,6 +157,15 @@ def test_an_inspection_says_what_it_is(
     assert "nothing but a seed" in capsys.readouterr().out
     assert run(["inspect", "cas-dm"]) == 0
     assert "10 classes" in capsys.readouterr().out
+
+
+def test_an_adapter_is_no_part_of_a_folder(prompted: Path, tmp_path: Path) -> None:
+    layer = "unet.down_blocks.0.attentions.0.proj_in"
+    own = {f"{layer}.lora_A.weight": torch.ones(2, 8, 1, 1)}
+    own |= {f"{layer}.lora_B.weight": torch.ones(8, 2, 1, 1)}
+    save_file(own, tmp_path / "a.safetensors")
+    choices = SourceChoices(loras=(str(tmp_path / "a.safetensors"),))
+    assert inspect_source(prompted, choices).bytes_stored == inspect_source(prompted).bytes_stored
 
 
 def test_what_cannot_be_taken_is_one_sentence(

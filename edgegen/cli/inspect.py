@@ -49,12 +49,13 @@ def inspect(
     takes = f"{found.classes} classes" if found.classes else "nothing but a seed"
     if found.prompt_tokens is not None:
         takes = f"prompts of {found.prompt_tokens} tokens at most: --prompts FILE"
+    steps = f"{found.steps} step{'' if found.steps == 1 else 's'}"
     rows = [
         ["what", found.kind],
         ["parameters", ", ".join(f"{n} {count:,}" for n, count in found.parameters.items())],
         ["memory of an export", f"{found.peak_bytes / 1e9:.1f} GB at least"],
         ["images", f"{width} x {height} pixels, {channels} channels"],
-        ["sampler", f"{found.solver}, {found.steps} steps, guidance {found.guidance:g}"],
+        ["sampler", f"{found.solver}, {steps}, guidance {found.guidance:g}"],
         ["takes", takes],
         ["licence", found.licence or "none is named"],
     ]

@@ -90,7 +90,9 @@ def _brought(folder: Path, choices: SourceChoices) -> InspectResult:
         found.networks["denoiser"].kind.name,
         found.parameters,
         sum(
-            (folder / name).stat().st_size for name in found.sha256 if name.endswith(".safetensors")
+            (folder / name).stat().st_size
+            for name in found.folder.files.sha256  # adapters are no part of it
+            if name.endswith(".safetensors")
         ),
         _peak(found.parameters),
         found.image_shape,

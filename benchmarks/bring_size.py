@@ -1,0 +1,125 @@
+"""A folder of Stable Diffusion 1.5's shape to FP32 ONNX, peak memory and time.
+
+    python -m benchmarks bring size
+    python benchmarks/bring_size.py FOLDER
+
+FOLDER: a U-Net by itself or a whole pipeline; without one, a pipeline of random FP16 weights is
+made first (2.1 GB), by a process of its own that counts for nothing. What is measured is a process,
+too, from reading the folder to the last file.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+GOAL_GB, GOAL_SECONDS = 1.5, 90
+MAKE = """
+import json, sys, torch
+from pathlib import Path
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+out = Path(sys.argv[1])
+with torch.device("meta"):
+    unet = UNet2DConditionModel(
+        sample_size=64, cross_attention_dim=768, attention_head_dim=8,
+        block_out_channels=(320, 640, 1280, 1280),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+    vae = AutoencoderKL(
+        sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+        num_attention_heads=12, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407))
+generator = torch.Generator().manual_seed(0)
+for name, network in (("unet", unet), ("vae", vae), ("text_encoder", text)):
+    network = network.to(torch.float16).to_empty(device="cpu")
+    with torch.no_grad():
+        for key, weight in network.named_parameters():
+            bound = 0.6 * (3 / weight[0].numel()) ** 0.5 if weight.ndim > 1 else 0.0
+            if bound:
+                weight.uniform_(-bound, bound, generator=generator)
+            else:
+                weight.fill_(1.0 if key.endswith("weight") else 0.0)
+    network.save_pretrained(out / name, safe_serialization=True)
+PNDMScheduler(skip_prk_steps=True, steps_offset=1, beta_schedule="scaled_linear",
+              beta_start=0.00085, beta_end=0.012).save_pretrained(out / "scheduler")
+words = [chr(code) for code in range(33, 127)]
+words += [f"{word}</w>" for word in words] + ["<|startoftext|>", "<|endoftext|>"]
+(out / "tokenizer").mkdir()
+(out / "tokenizer" / "vocab.json").write_text(json.dumps({w: n for n, w in enumerate(words)}))
+(out / "tokenizer" / "merges.txt").write_text("#version: 0.2\\n")
+(out / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 77}))
+index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+         "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
+         "tokenizer": ["transformers", "CLIPTokenizer"],
+         "scheduler": ["diffusers", "PNDMScheduler"]}
+(out / "model_index.json").write_text(json.dumps(index))
+"""
+
+
+def made(folder: Path) -> Path:
+    """A folder with random weights."""
+    subprocess.run([sys.executable, "-c", MAKE, str(folder)], check=True)
+    return folder
+
+
+def write(folder: Path, out: Path) -> None:
+    """Every graph of the folder; one line of JSON about what that took."""
+    from edgegen.bring.components import COMPONENTS, component
+    from edgegen.bring.folder_files import FolderFiles
+    from edgegen.bring.wrap import denoiser
+    from edgegen.core.graph import Graph
+    from edgegen.export import onnx as onnx_files
+
+    start = time.monotonic()
+    graphs: dict[str, Graph] = {}
+    if (folder / "model_index.json").is_file():
+        from edgegen.bring.brought import bring
+
+        brought = bring(folder)
+        graphs |= brought.graphs()
+        if (text := brought.text()) is not None:
+            graphs["text"] = text
+    else:
+        network = component(FolderFiles(folder), "", COMPONENTS["UNet2DConditionModel"])
+        graphs["denoiser"] = denoiser(network, 77)
+    for name, graph in graphs.items():
+        onnx_files.write(onnx_files.to_onnx(graph, name), out / f"{name}.onnx")
+    found = {
+        "seconds": round(time.monotonic() - start, 1),
+        "cpu_seconds": round(time.process_time(), 1),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "files": {path.name: path.stat().st_size for path in sorted(out.iterdir())},
+    }
+    print(json.dumps(found))
+
+
+def size(given: Path | None = None) -> list[dict[str, object]]:
+    """One row."""
+    with tempfile.TemporaryDirectory() as place:
+        folder, out = given or made(Path(place) / "sd15"), Path(place) / "out"
+        out.mkdir()
+        command = [sys.executable, __file__, "--write", str(folder), str(out)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    met = found["peak_gb"] <= GOAL_GB and found["seconds"] <= GOAL_SECONDS
+    return [{**found, "goal": f"{GOAL_GB} GB, {GOAL_SECONDS} s", "met": met}]
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--write"]:
+        write(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
+    print(json.dumps(size(*map(Path, sys.argv[1:2])), indent=2))
+
+
+if __name__ == "__main__":
+    main()
