@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.progress import Advance
 from ..errors import escaped
 from . import output
-from .training_options import Background, Fit, HeldOut
+from .training_options import Background, Fit, FollowLinks, HeldOut, NoClasses
 
 if TYPE_CHECKING:
     from ..workflows.photos import PhotosReport
@@ -47,7 +49,7 @@ photos = typer.Typer(help="Look at photos before anything is trained on them.")
 @photos.command()
 def check(
     folder: Annotated[
-        Path, typer.Argument(help="Class folders, metadata.jsonl or IDX files.", metavar="PHOTOS")
+        Path, typer.Argument(help="A folder, a zip archive or IDX files.", metavar="PHOTOS")
     ],
     size: Annotated[
         int, typer.Option(help="Pixels a side that the model makes.", min=8, max=1024)
@@ -58,17 +60,33 @@ def check(
     contact_sheet: Annotated[
         Path, typer.Option(help="Where to draw the photos as a model will see them.")
     ] = SHEET,
+    no_classes: NoClasses = False,
+    follow_links: FollowLinks = False,
     json: output.Json = False,
 ) -> None:
     """Say what is in a folder: counts, sizes, copies, bad photos; and draw a contact sheet."""
     from ..workflows.photos import PhotosSettings, check_photos
 
-    settings = PhotosSettings(size, fit, background, held_out, contact_sheet)
-    report = check_photos(folder, settings, output.terminal)
+    settings = PhotosSettings(
+        size, fit, background, held_out, contact_sheet, not no_classes, follow_links
+    )
+    report = check_photos(folder, settings, _Said())
     _show(report)
     if report.refusal is not None:
         raise report.refusal
     output.result("photos check", report.to_json())
+
+
+class _Said:
+    """Notes on stdout: what was understood is this verb's first line."""
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def progress(
+        self, label: str, total: int | None = None, unit: str = ""
+    ) -> AbstractContextManager[Advance]:
+        return output.terminal.progress(label, total, unit)
 
 
 def _show(report: PhotosReport) -> None:

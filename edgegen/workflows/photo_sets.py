@@ -5,6 +5,7 @@ used, the statistics that exports are proven against.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from ..evidence.features import FeatureNetwork
     from ..evidence.reference import Reference
     from ..training.data import Report
-    from ..training.folder import Bad
+    from ..training.layout.description import Bad, FolderDescription
     from ..training.loop import Trainer
     from ..training.photos import Fit
+    from ..training.reading import PhotoReading
     from ..training.source import Source
 
 CHECKPOINT_STEPS = 500  # between two checkpoints
@@ -49,6 +51,24 @@ def background_of(name: str | None) -> str:
     from ..training.reading import colour
 
     return "#{:02x}{:02x}{:02x}".format(*colour("white" if name is None else name))
+
+
+def understood(
+    data: Path, reading: PhotoReading, listen: Listener, only_pixels: bool = False
+) -> FolderDescription:
+    """What is at a path, said in one line before anything long runs. only_pixels: nobody asks for
+    classes, so that what is unclear about them need not be. InputError where the user has to say
+    what it is, or there is no set of photos.
+    """
+    from ..training.data import described
+
+    about = described(data, reading)
+    if only_pixels and about.question is not None:
+        about = described(data, replace(reading, classes=False))
+    listen.note(f"understood: {about.sentence()}")
+    if about.question is not None:
+        raise about.question
+    return about
 
 
 def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
@@ -132,15 +152,19 @@ def statistics_of(
 def reference_at(
     path: Path, name: str, size: int, weights: Path | None, listen: Listener
 ) -> Reference:
-    """Statistics in a file, or those of the photos in a folder, read at `size` pixels a side and
-    called `name` in evidence. InputError for too few photos.
+    """Statistics in a file, or those of the photos in a folder or an archive, read at `size` pixels
+    a side and called `name` in evidence. InputError for too few photos.
     """
     from ..evidence import reference
+    from ..training.layout.archive import is_zip
+    from ..training.reading import PhotoReading
+    from ..training.shards import find
     from ..training.source import open_source
 
-    if not path.is_dir():
+    if not (path.is_dir() or is_zip(path) or find(path)):
         return reference.read(path)
-    with open_source(path, size) as (source, report):
+    about = understood(path, PhotoReading(), listen, only_pixels=True)
+    with open_source(about, size) as (source, report):
         note_report(report(), listen)
         if len(source) < FEWEST_PHOTOS:
             raise InputError(

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .limits import Limit, check_numbers
-from .photo_sets import FEWEST_PHOTOS, background_of, fit_of
+from .photo_sets import FEWEST_PHOTOS, background_of, fit_of, understood
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..training.data import Photos, Report, Survey
+    from ..training.layout.description import FolderDescription
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class PhotosSettings:
     background: str | None = None  # a colour; white
     held_out: float | None = None  # share that is not trained on; None: as finetune takes it
     contact_sheet: Path | None = None  # where to draw the photos as a model will see them
+    classes: bool = True  # that folders and tables say count
+    follow_links: bool = False  # to photos inside the folder
 
     def __post_init__(self) -> None:
         check_numbers(self, size=Limit(8, 1024))
@@ -47,6 +50,7 @@ class PhotosReport:
     """
 
     settings: PhotosSettings
+    described: FolderDescription
     photos: Photos
     report: Report
     near_copies: tuple[tuple[str, ...], ...]
@@ -101,6 +105,7 @@ class PhotosReport:
         sheet = self.settings.contact_sheet
         return {
             "usable": self.refusal is None,
+            "understood": self.described.to_json(),
             "size": self.settings.size,
             "photos": self.report.to_json(),
             "bad_counts": dict(sorted(bad.items())),
@@ -129,13 +134,18 @@ def check_photos(
     """
     from ..training.data import survey
     from ..training.reading import PhotoReading
-    from ..training.shards import find
 
     settings, folder = settings or PhotosSettings(), Path(folder)
-    background = background_of(settings.background)
+    reading = PhotoReading(
+        background_of(settings.background),
+        fit_of(settings.fit),
+        classes=settings.classes,
+        follow_links=settings.follow_links,
+    )
     if settings.contact_sheet is not None:
         _refuse_sheet(settings.contact_sheet, folder)
-    if find(folder):
+    about = understood(folder, reading, listen)
+    if about.kind == "shards":
         raise UsageError(
             "E-DATA-SHARDS",
             "tar shards are checked while they are read, not before",
@@ -143,12 +153,7 @@ def check_photos(
             hint="`edgegen train` names every photo of theirs that cannot be used",
         )
     with listen.progress("reading photos") as advance:
-        seen = survey(
-            folder,
-            settings.size,
-            PhotoReading(background, fit_of(settings.fit)),
-            progress=lambda _, __: advance(1),
-        )
+        seen = survey(about, settings.size, reading, progress=lambda _, __: advance(1))
     with listen.progress("comparing photos"):
         report, groups = _report(seen, settings, listen)
     if settings.contact_sheet and len(seen.photos):
@@ -206,6 +211,7 @@ def _report(
     split_groups = [group for group in groups if 0 < held_out[group].sum() < len(group)]
     report = PhotosReport(
         settings,
+        seen.described,
         seen.photos,
         seen.report,
         tuple(tuple(names[k] for k in group) for group in groups),

@@ -23,6 +23,7 @@ from .photo_sets import (
     note_unused,
     on_bad_of,
     reference_network,
+    understood,
     write_reference,
 )
 from .torch_threads import torch_threads
@@ -66,6 +67,8 @@ class TrainSettings:
     on_bad: str = "skip"  # what an unreadable photo does: skip or fail
     fit: str | None = None  # photos that are not square: pad or crop; pad
     background: str | None = None  # a colour; white
+    classes: bool | None = None  # that folders and tables say are learned; True
+    follow_links: bool = False  # to photos inside the folder
     threads: int = 0  # CPU threads; 0 takes all cores
     feature_weights: Path | None = None  # of a network that is no package's
 
@@ -173,6 +176,8 @@ class _Choices:
     on_bad: Literal["skip", "fail"]
     fit: Fit
     background: str
+    classes: bool
+    follow_links: bool
     threads: int  # 0: an equal share of all cores
 
     @classmethod
@@ -194,6 +199,8 @@ class _Choices:
             on_bad_of(settings.on_bad),
             fit_of(_first(settings.fit, previous.fit)),
             background_of(_first(settings.background, previous.background)),
+            not previous.no_classes if settings.classes is None else settings.classes,
+            settings.follow_links or bool(previous.follow_links),
             settings.threads or previous.threads or 0,
         )
 
@@ -214,6 +221,8 @@ class _Choices:
             initial.sha256 if initial else self.init,
             self.fit,
             self.background,
+            self.classes,
+            self.follow_links,
         )
 
 
@@ -352,16 +361,19 @@ def _photos(
     data: Path, recipe: Recipe, choices: _Choices, world: World, listen: Listener
 ) -> Iterator[Photos]:
     """The photos and, as a function, what was met of them so far. InputError for too few."""
-    from ..training.reading import PhotoReading
+    from ..training.reading import MIN_SIDE, PhotoReading
     from ..training.source import open_source
 
+    c = choices
+    reading = PhotoReading(c.background, c.fit, c.on_bad, MIN_SIDE, c.classes, c.follow_links)
+    about = understood(data, reading, listen)
     with ExitStack() as stack:
         with listen.progress("reading photos") as advance:
             source, report = stack.enter_context(
                 open_source(
-                    data,
+                    about,
                     recipe.config.size,
-                    PhotoReading(choices.background, choices.fit, choices.on_bad),
+                    reading,
                     progress=lambda _, __: advance(1),
                     workers=max(1, cores() // world.size),
                     tell=lambda bad: note_unused(bad, listen),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.progress import Listener, silent
-from ...errors import GateFailed, InputError
+from ...errors import GateFailed, InputError, UsageError
 from ..context import cores
 from ..generators import need_torch
 from ..photo_sets import (
@@ -20,6 +20,7 @@ from ..photo_sets import (
     note_report,
     on_bad_of,
     reference_network,
+    understood,
     write_reference,
 )
 from ..torch_threads import torch_threads
@@ -105,14 +106,29 @@ def _read_photos(
     data: Path, choices: FinetuneChoices, settings: FinetuneSettings, listen: Listener
 ) -> Photos:
     """The photos of a folder, with classes if they are wanted. InputError for too few."""
-    from ...training.data import Photos, load
+    from ...training.data import load
     from ...training.reading import PhotoReading
 
+    reading = PhotoReading(
+        choices.background,
+        fit_of(choices.fit),
+        on_bad_of(settings.on_bad),
+        classes=choices.classes,
+        follow_links=choices.follow_links,
+    )
+    about = understood(data, reading, listen)
+    if about.kind == "shards":
+        raise UsageError(
+            "E-DATA-SHARDS",
+            "fine-tuning reads photos as a whole, not as a stream of shards",
+            path=data,
+            hint="unpack them into a folder",
+        )
     with listen.progress("reading photos") as advance:
         photos, report = load(
-            data,
+            about,
             choices.size,
-            PhotoReading(choices.background, fit_of(choices.fit), on_bad_of(settings.on_bad)),
+            reading,
             progress=lambda _, __: advance(1),
         )
     note_report(report, listen)
@@ -120,7 +136,7 @@ def _read_photos(
         raise InputError(
             "E-DATA-TOO-FEW", f"{len(photos)} photos, {2 * FEWEST_PHOTOS} are needed", path=data
         )
-    return photos if choices.classes else Photos(photos.pixels, photos.labels * 0, ())
+    return photos
 
 
 def _plan(

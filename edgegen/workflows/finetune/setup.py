@@ -50,6 +50,7 @@ class FinetuneChoices:
     evaluations: int = 8
     patience: int = 3
     classes: bool = True
+    follow_links: bool = False
     seed: int = 0
     device: str = "cpu"
     fit: str = "pad"
@@ -63,8 +64,9 @@ class FinetuneChoices:
         check_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
-        """As run.json has them."""
-        return {DOCUMENTED.get(name, name): value for name, value in vars(self).items()}
+        """As run.json has them; links only where they are followed: once there was no choice."""
+        choices = {DOCUMENTED.get(name, name): value for name, value in vars(self).items()}
+        return {k: v for k, v in choices.items() if k != "follow_links" or v}
 
 
 def choose(
@@ -225,6 +227,8 @@ class FinetunePlan:
             choices.device,
             fit=choices.fit,
             background=choices.background,
+            classes=choices.classes,
+            follow_links=choices.follow_links,
             init=self.base_sha256,
             eight_bit=choices.adam8bit,
             adapt=adapt if choices.rank else None,
