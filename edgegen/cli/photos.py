@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,12 +17,17 @@ from . import output
 from .training_options import Background, Fit, FollowLinks, HeldOut, NoClasses
 
 if TYPE_CHECKING:
+    from ..training.layout.description import Bad
     from ..workflows.photos import PhotosReport
 
+NUMBER = re.compile(r"\d+")
+EXAMPLES = 3  # photos that are named for a reason; --json has all
 SHOWN = 20  # groups in the text; --json has all
 SHEET = Path("contact-sheet.png")
 MEANING = {  # of the codes that photos are used with
     "W-IMG-TURNED": "turned upright, as its EXIF says",
+    "W-IMG-PROFILE": "a colour profile that cannot be used: taken for sRGB",
+    "W-IMG-BITS": "12 bits in a file of 16: scaled by those",
     "W-IMG-CMYK": "print colours (CMYK) made RGB: look at them on the sheet",
     "W-IMG-ALPHA": "transparent: put on the background",
     "W-IMG-DEPTH": "more than 8 bits a channel: scaled to 8",
@@ -31,10 +37,14 @@ MEANING = {  # of the codes that photos are used with
     "W-DATA-DUP-CLASS": "one picture in several classes: the first one's counts",
     "W-DATA-CLASS-EMPTY": "a class folder without photos: no class",
     "W-DATA-CLASS-CASE": "classes that differ by upper and lower case alone",
+    "W-DATA-CLASS-FORM": "one name that Unicode writes in two ways: one class",
+    "W-DATA-DARK": "nearly black: look whether the set's levels are right",
+    "W-DATA-BRIGHT": "nearly white: look whether the set's levels are right",
     "W-DATA-IGNORED": "no photo by its name: passed over",
     "W-DATA-NOT-FILE": "no regular file: never opened",
-    "W-META-UNLISTED": "not in metadata.jsonl: passed over",
-    "W-META-CAPTIONS": "nearly each text is a class of its own: write a label beside it",
+    "W-META-UNLISTED": "not in the set's table: passed over",
+    "W-META-COLUMNS": "a column that is not read: the class is label, class or category",
+    "W-META-CAPTIONS": "nearly each text is of one photo alone: captions, no classes",
 }
 COST = {  # of photos that are not square, by what becomes of them
     "pad": "padded: the background fills {mean_cost:.0%} of their squares on average, "
@@ -111,8 +121,7 @@ def _show(report: PhotosReport) -> None:
     if met.bad:
         counts = document["bad_counts"].items()
         print("bad: " + ", ".join(f"{count} {code}" for code, count in counts))
-        bad_rows = [[bad.name, bad.code, bad.reason] for bad in met.bad]
-        output.table(["bad photo", "code", "why"], bad_rows)
+        output.table(["photos", "code", "why", "such as"], _by_reason(met.bad))
     print(f"fine-tuning: {document['fine_tuning']['why']}")
     if report.merged:
         print(
@@ -121,6 +130,21 @@ def _show(report: PhotosReport) -> None:
         )
     if document["contact_sheet"]:
         print(f"contact sheet: {document['contact_sheet']}")
+
+
+def _by_reason(bad: Sequence[Bad]) -> list[list[object]]:
+    """One row for all photos of one code and one reason, whatever numbers it names; the most
+    first.
+    """
+    groups: dict[tuple[str, str], list[Bad]] = {}
+    for photo in bad:
+        groups.setdefault((photo.code, NUMBER.sub("#", photo.reason)), []).append(photo)
+    rows: list[list[object]] = []
+    for (code, _), of in sorted(groups.items(), key=lambda item: -len(item[1])):
+        more = f" and {len(of) - EXAMPLES} more" if len(of) > EXAMPLES else ""
+        names = ", ".join(photo.name for photo in of[:EXAMPLES])
+        rows.append([len(of), code, of[0].reason, names + more])
+    return rows
 
 
 def _show_classes(report: PhotosReport) -> None:

@@ -33,7 +33,7 @@ def in_8_bits(
     low = _low_bytes(data, kind)
     if low is None:
         return image
-    notes.append("W-IMG-12-BIT")
+    notes.append("W-IMG-BITS")
     upper = image.convert("RGB").point(lambda level: min(255, level * 16))
     lower = low.convert("RGB").point(lambda level: level // 16)
     levels = ImageChops.add(upper, lower)
@@ -49,7 +49,7 @@ def _from_grey(image: Image.Image, tags: Tags, notes: list[str]) -> Image.Image:
     _, brightest = levels.getextrema()
     inverted = tags.get(PHOTOMETRIC) == 0
     if highest > TWELVE and isinstance(brightest, int | float) and 0 < brightest <= TWELVE:
-        notes.append("W-IMG-12-BIT")
+        notes.append("W-IMG-BITS")
         highest = TWELVE
     scale = 255 / highest
     slope, start = (-scale, 255) if inverted else (scale, 0)

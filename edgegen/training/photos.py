@@ -12,23 +12,23 @@ import os
 import stat
 import warnings
 import zlib
-from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
-from typing import Literal, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from PIL import Image, UnidentifiedImageError, features
 
 from . import colour, png_chunks
 from .depth import Tags, in_8_bits, is_deep
 from .magic import RAW, recognised, refused, webp_size
+from .square import FITS, ROOM, reduced
+from .square import Fit as Fit
+from .square import Want as Want
 
 MAX_PIXELS = 64_000_000  # of a photo that is decoded whole
 MAX_DRAFT_PIXELS = 256_000_000  # of a JPEG, which is decoded at an eighth of its size
 DENSEST = 100  # pixels a byte, above MAX_PIXELS: what says more in fewer bytes is no photo
 MAX_BYTES = 256 << 20
-ROOM = 4  # times the wanted size: a photo is made smaller in whole steps no further than that
-REDUCED = 1_000_000  # pixels from which on that is done
 TURN = Image.Transpose
 ORIENTATION = {
     2: TURN.FLIP_LEFT_RIGHT,
@@ -45,22 +45,6 @@ SIDEWAYS = {TURN.TRANSPOSE, TURN.ROTATE_270, TURN.TRANSVERSE, TURN.ROTATE_90}
 DNG_VERSION, EXIF_ORIENTATION = 50706, 274
 EXIF_IFD, INTEROP_IFD, INTEROP_INDEX = 0x8769, 0xA005, 1
 END = b"\xff\xd9"  # of a JPEG
-Fit = Literal["pad", "crop"]
-
-
-@dataclass(frozen=True)
-class Want:
-    """What every photo becomes: size in pixels, background (r, g, b); shorter side of the file at
-    least min_side pixels.
-
-    fit: of a photo that is not square, "pad" keeps all, centred on the background, and "crop" keeps
-    the centred square.
-    """
-
-    size: int
-    background: tuple[int, int, int]
-    min_side: int
-    fit: Fit = "pad"
 
 
 class Span(NamedTuple):
@@ -203,7 +187,7 @@ def _decode(data: bytes, kind: str, want: Want) -> Decoded:
             width, height = height, width
     if turned:
         notes.insert(0, "W-IMG-TURNED")
-    pixels, size = _reduced(pixels, want)
+    pixels, size = reduced(pixels, want)
     rgb = _to_rgb(pixels, profile, want, notes)
     if getattr(image, "n_frames", 1) > 1:  # asked last: on TIFF and MPO it walks through the file
         notes.append("W-IMG-FRAMES")
@@ -327,21 +311,6 @@ def _flat(image: Image.Image, data: bytes, kind: str, tags: Tags, notes: list[st
     return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
-def _reduced(image: Image.Image, want: Want) -> tuple[Image.Image, tuple[float, float]]:
-    """A large photo by a whole number smaller, to no less than ROOM x what is wanted: what follows
-    then costs little. What is transparent weighs as much as it is seen. The size is what of it is
-    photo: the last column and row may be so in part.
-    """
-    side = (min if want.fit == "crop" else max)(image.size)
-    half = min(side // (ROOM * want.size), *image.size) // 2
-    if half < 1 or image.width * image.height < REDUCED:
-        return image, image.size
-    size = image.width / (2 * half), image.height / (2 * half)
-    weighed = image.convert("RGBa") if image.mode == "RGBA" else image
-    smaller = weighed.reduce(2).reduce(half)  # the first is a fast path of Pillow's
-    return (smaller.convert("RGBA") if image.mode == "RGBA" else smaller), size
-
-
 def _to_rgb(image: Image.Image, profile: bytes | None, want: Want, notes: list[str]) -> Image.Image:
     """In sRGB, on the background."""
     if image.mode == "CMYK":
@@ -370,30 +339,3 @@ def _in_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Imag
         notes.append("W-IMG-PROFILE")
         return image
     return converted
-
-
-def _pad(image: Image.Image, size: tuple[float, float], want: Want) -> Image.Image:
-    scale = want.size / max(size)
-    width, height = (max(1, round(side * scale)) for side in size)
-    out = Image.new("RGB", (want.size, want.size), want.background)
-    out.paste(
-        image.resize((width, height), Image.Resampling.BICUBIC, (0, 0, *size)),
-        ((want.size - width) // 2, (want.size - height) // 2),
-    )
-    return out
-
-
-def _crop(image: Image.Image, size: tuple[float, float], want: Want) -> Image.Image:
-    side = min(size)
-    left, top = ((length - side) // 2 for length in size)
-    if size != image.size:
-        return image.resize(
-            (want.size, want.size),
-            Image.Resampling.BICUBIC,
-            (left, top, left + side, top + side),
-        )
-    box = int(left), int(top), int(left + side), int(top + side)
-    return image.crop(box).resize((want.size, want.size), Image.Resampling.BICUBIC)
-
-
-FITS = {"pad": _pad, "crop": _crop}

@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import ImageColor
 
 from ..errors import UsageError
-from .photos import FITS, Fit, Want
+from .square import FITS, Fit, Want
 
 MIN_SIDE = 16  # pixels: below that a photo says too little, above it a 32 px model can use it
 OnBad = Literal["skip", "fail"]

@@ -71,6 +71,12 @@ def understood(
     return about
 
 
+def need_photos(count: int, least: int, data: Path) -> None:
+    """InputError where there are fewer photos than training needs."""
+    if count < least:
+        raise InputError("E-DATA-TOO-FEW", f"{count} photos, {least} are needed", path=data)
+
+
 def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
     """Reports a training's progress in images after each step; a resumed run begins with those it
     has.

@@ -19,6 +19,7 @@ from .photo_sets import (
     background_of,
     fit_of,
     images_seen,
+    need_photos,
     note_report,
     note_unused,
     on_bad_of,
@@ -379,10 +380,7 @@ def _photos(
                     tell=lambda bad: note_unused(bad, listen),
                 )
             )
-        if len(source) < FEWEST_PHOTOS:
-            raise InputError(
-                "E-DATA-TOO-FEW", f"{len(source)} photos, {FEWEST_PHOTOS} are needed", path=data
-            )
+        need_photos(len(source), FEWEST_PHOTOS, data)
         yield source, report
 
 

@@ -15,7 +15,7 @@ from ...errors import InputError, TrustError
 from ..magic import HEAD
 from ..photos import Span
 from .junk import owner_of
-from .tree import TreeEntry, Tree, kind_of
+from .tree import Tree, TreeEntry, kind_of
 
 START = b"PK\x03\x04"
 MOST = 2_000_000  # members

@@ -14,7 +14,7 @@ from typing import Any
 from unicodedata import normalize
 
 from ...errors import InputError
-from .tree import TreeEntry, Tree
+from .tree import Tree, TreeEntry
 
 JSONL, CSV, STYLEGAN = "metadata.jsonl", "metadata.csv", "dataset.json"
 MAX_LINE = 64 << 10  # bytes of one line

@@ -23,7 +23,7 @@ from .description import (
 from .folders import SPLITS, Grouping, grouped
 from .junk import SHOP_SIZE, owner_of
 from .rows import STYLEGAN, Table, stylegan_labels, table_in
-from .tree import TreeEntry, Tree, walked
+from .tree import Tree, TreeEntry, walked
 
 CAPTION_FILES = {".txt", ".caption", ".npz", ".tags", ".json"}
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.progress import Listener, silent
-from ...errors import GateFailed, InputError, UsageError
+from ...errors import GateFailed, UsageError
 from ..context import cores
 from ..generators import need_torch
 from ..photo_sets import (
@@ -17,6 +17,7 @@ from ..photo_sets import (
     fastest,
     fit_of,
     images_seen,
+    need_photos,
     note_report,
     on_bad_of,
     reference_network,
@@ -132,10 +133,7 @@ def _read_photos(
             progress=lambda _, __: advance(1),
         )
     note_report(report, listen)
-    if len(photos) < 2 * FEWEST_PHOTOS:
-        raise InputError(
-            "E-DATA-TOO-FEW", f"{len(photos)} photos, {2 * FEWEST_PHOTOS} are needed", path=data
-        )
+    need_photos(len(photos), 2 * FEWEST_PHOTOS, data)
     return photos
 
 
