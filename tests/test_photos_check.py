@@ -93,7 +93,7 @@ def test_it_says_what_is_there(tmp_path: Path, capsys: Captured) -> None:
         and split["copies_across"] == []
     )
     why = f"enough: {split['train']} photos to train on, {split['held_out']} held out"
-    assert found["fine_tuning"] == {"enough": True, "why": why, "drawn_as_one": []}
+    assert found["fine_tuning"] == {"enough": True, "why": why, "small_classes": {}}
     assert Path(found["contact_sheet"]).is_file() and sorted(data.rglob("*")) == before
 
 
@@ -135,7 +135,7 @@ def test_photos_that_train_would_refuse_are_shown_and_then_refused(
     assert failure["details"]["fine_tuning"] == {
         "enough": False,
         "why": "not as the folder is",
-        "drawn_as_one": [],
+        "small_classes": {},
     }
     assert "b/empty.jpg: E-IMG-EMPTY the file has 0 bytes" in shown.err.splitlines()[-1]
     assert (tmp_path / "site.png").is_file()

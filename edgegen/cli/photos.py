@@ -123,11 +123,9 @@ def _show(report: PhotosReport) -> None:
         print("bad: " + ", ".join(f"{count} {code}" for code, count in counts))
         output.table(["photos", "code", "why", "such as"], _by_reason(met.bad))
     print(f"fine-tuning: {document['fine_tuning']['why']}")
-    if report.merged:
-        print(
-            "  too small for classes of their own, drawn as one: "
-            f"{', '.join(map(escaped, report.merged))}"
-        )
+    if report.small:
+        few = (f"{escaped(name)} ({count})" for name, count in report.small.items())
+        print(f"  few photos to learn a class from, kept where the family allows: {', '.join(few)}")
     if document["contact_sheet"]:
         print(f"contact sheet: {document['contact_sheet']}")
 

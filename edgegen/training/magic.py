@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..core.reader import LFS_POINTER
+
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC"
 HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
 SUFFIXES = HEIC_SUFFIXES | {
@@ -17,7 +19,6 @@ SUFFIXES = HEIC_SUFFIXES | {
     ".webp",
 }
 HEAD = 64  # first bytes, which say what a file is
-LFS_POINTER = b"version https://git-lfs"
 FOREIGN = (  # prefix, name
     (b"%!PS", "EPS"),
     (b"\xc5\xd0\xd3\xc6", "EPS"),

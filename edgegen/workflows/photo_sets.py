@@ -27,6 +27,7 @@ REFERENCE = "reference.safetensors"
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
 # two images for each direction of the reference, and more than one of these
 FEWEST_PHOTOS = 8
+SMALL_CLASS = 8  # photos of a class below which that is said
 REFERENCE_DIRECTIONS = 128  # of the projected reference, when there are photos enough for them
 
 
@@ -75,6 +76,23 @@ def need_photos(count: int, least: int, data: Path) -> None:
     """InputError where there are fewer photos than training needs."""
     if count < least:
         raise InputError("E-DATA-TOO-FEW", f"{count} photos, {least} are needed", path=data)
+
+
+def note_small_classes(photos: Source, listen: Listener) -> None:
+    """Name the classes that are learned from few photos."""
+    counts = small_classes(photos)
+    if counts:
+        named = ", ".join(f"{escaped(name)} ({count})" for name, count in counts.items())
+        listen.note(f"W-CLASS-SMALL: few photos to learn a class from, but learned: {named}")
+
+
+def small_classes(photos: Source) -> dict[str, int]:
+    """Name -> photos, of classes with fewer than SMALL_CLASS."""
+    import numpy as np
+
+    counts = np.bincount(photos.labels, minlength=len(photos.classes)).tolist()
+    named = zip(photos.classes, counts, strict=False)
+    return {name: count for name, count in named if count < SMALL_CLASS}
 
 
 def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .limits import Limit, check_numbers
-from .photo_sets import FEWEST_PHOTOS, background_of, fit_of, understood
+from .photo_sets import FEWEST_PHOTOS, background_of, fit_of, small_classes, understood
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,9 +44,9 @@ class PhotosSettings:
 @dataclass(frozen=True)
 class PhotosReport:
     """What was met. near_copies: names of photos that are nearly one; held_out: (n,) bool, the
-    share that is not trained on; across: held-out photos with a near-copy in training; merged:
-    small classes that finetune draws as one; refusal: why nothing can train on them, if nothing
-    can.
+    share that is not trained on; across: held-out photos with a near-copy in training; small:
+    classes with few photos to train on, and how many; refusal: why nothing can train on them, if
+    nothing can.
     """
 
     settings: PhotosSettings
@@ -57,7 +57,7 @@ class PhotosReport:
     share: float
     held_out: np.ndarray
     across: tuple[str, ...]
-    merged: tuple[str, ...]
+    small: dict[str, int]
     refusal: InputError | None
 
     @property
@@ -117,7 +117,7 @@ class PhotosReport:
                 "held_out": self.held_out_count,
                 "copies_across": list(self.across),
             },
-            "fine_tuning": {"enough": enough, "why": why, "drawn_as_one": list(self.merged)},
+            "fine_tuning": {"enough": enough, "why": why, "small_classes": self.small},
             "contact_sheet": str(sheet) if sheet and len(self.photos) else None,
         }
 
@@ -155,7 +155,7 @@ def check_photos(
     with listen.progress("reading photos") as advance:
         seen = survey(about, settings.size, reading, progress=lambda _, __: advance(1))
     with listen.progress("comparing photos"):
-        report, groups = _report(seen, settings, listen)
+        report, groups = _report(seen, settings)
     if settings.contact_sheet and len(seen.photos):
         from ..core.files import write_bytes
         from ..training.sheet import sheet, to_png
@@ -189,9 +189,7 @@ def _refuse_sheet(sheet: Path, folder: Path) -> None:
         )
 
 
-def _report(
-    seen: Survey, settings: PhotosSettings, listen: Listener
-) -> tuple[PhotosReport, list[list[int]]]:
+def _report(seen: Survey, settings: PhotosSettings) -> tuple[PhotosReport, list[list[int]]]:
     """Sides as finetune takes them, with the share that is asked for, else the smallest of its
     SHARES that holds out enough; and the indices of near-copies.
     """
@@ -218,20 +216,17 @@ def _report(
         share,
         held_out,
         tuple(names[k] for group in split_groups for k in group if held_out[k]),
-        _merged_classes(seen, held_out, listen),
+        _small_classes(seen, held_out),
         seen.refusal,
     )
     return report, groups
 
 
-def _merged_classes(seen: Survey, held_out: np.ndarray, listen: Listener) -> tuple[str, ...]:
-    """Classes with few photos to train on, that finetune draws as one."""
+def _small_classes(seen: Survey, held_out: np.ndarray) -> dict[str, int]:
+    """Classes with few photos to train on."""
     from ..training.data import Photos
-    from .finetune.setup import merge_small_classes
 
     photos, train = seen.photos, ~held_out
     if seen.refusal is not None or not train.any():
-        return ()
-    training = Photos(photos.pixels[train], photos.labels[train], photos.classes)
-    kept = merge_small_classes(training, listen).classes
-    return tuple(name for name in photos.classes if name not in kept)
+        return {}
+    return small_classes(Photos(photos.pixels[train], photos.labels[train], photos.classes))

@@ -21,6 +21,7 @@ from .photo_sets import (
     images_seen,
     need_photos,
     note_report,
+    note_small_classes,
     note_unused,
     on_bad_of,
     reference_network,
@@ -138,6 +139,7 @@ def train(
             recipe = _for_classes(recipe, source, data)
             if world.rank == 0:
                 note_report(report(), listen)
+                note_small_classes(source, listen)
                 reference_network(settings.feature_weights)  # tells now if its weights are missing
             with heard.progress(f"training {family}", recipe.images, "images") as advance:
                 weights = train_run(

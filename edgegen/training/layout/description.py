@@ -65,7 +65,7 @@ class FolderDescription:
     bad: tuple[Bad, ...] = ()
     warnings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    question: InputError | None = None
+    question: InputError | None = field(default=None, compare=False)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ CHUNK, CHUNKED = re.compile(r"\d{5}"), re.compile(r"(?:img)?\d{5,9}")
 CAMERA = re.compile(r"\d{3}[A-Za-z0-9_]{5}")  # DCF: 100CANON, 101MSDCF
 DATE = re.compile(r"(?:19|20)\d\d(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?(?:[ _-].*)?")
 REPEATS = re.compile(r"\d+_(?P<name>.+)")
+ONE = {"images lie beside class folders": "image lies beside class folders"}
 Photo = tuple[str, str]  # its whole name, and what is still to be understood of it
 
 
@@ -142,9 +143,9 @@ class _Peeler:
         if chunked and all(CHUNKED.fullmatch(stem) for stem in stems):
             return "numbered folder"
         if all(CAMERA.fullmatch(folder) for folder in folders):
-            return "folder of a camera"
+            return "camera folder"
         if all(DATE.fullmatch(folder) for folder in folders):
-            return "folder by date"
+            return "dated folder"
         return None
 
     def _opens(self, photos: Sequence[Photo], folder: str) -> bool:
@@ -181,7 +182,7 @@ class _Peeler:
     def _mixed(self, outside: int, inside: int, what: str, more: str = "") -> None:
         self.found.question = InputError(
             "E-DATA-MIXED",
-            f"{outside} {what} that hold {inside}",
+            f"{outside} {what if outside > 1 else ONE.get(what, what)} that hold {inside}",
             path=self.root,
             hint=f"{more or 'move them into a class folder'}, or say --no-classes to take all "
             "without classes",

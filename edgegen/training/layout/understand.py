@@ -99,7 +99,7 @@ class _Understanding:
         for entry in pictures:
             sized = SHOP_SIZE.fullmatch(entry.stem)
             if entry.name in second and (entry.folder, entry.stem) in beside:
-                self._leave_out("other version", "of a photo beside them", entry.name)
+                self._leave_out("raw or HEIC version", "of photos that are kept", entry.name)
             elif sized and (entry.folder, sized["whole"]) in beside:
                 self._leave_out("smaller copy", "of a shop system", entry.name)
             else:

@@ -82,7 +82,7 @@ def finetune(
     network = fastest(reference_network(settings.feature_weights))
     with torch_threads(settings.threads or cores()):
         photos = _read_photos(data, choices, settings, listen)
-        choices, train, held_out = hold_out(photos, choices, listen)
+        choices, train, held_out = hold_out(photos, choices, listen, opened.family.tuning.fewest)
         plan = _plan(opened, train, choices, settings, listen)
         evaluation = PeriodicEvaluation.of(out, plan, train, held_out, network, listen)
         try:
