@@ -63,7 +63,7 @@ class Case:
     plain: str = ""
 
 
-def rows(*values: dict[str, object]) -> str:
+def rows(*values: Mapping[str, object]) -> str:
     return "\n".join(map(json.dumps, values))
 
 

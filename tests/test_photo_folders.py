@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from photo_folders import CASES, CHAIRS, FLAT, TWO, inside, photo, several, write, zipped
+from photo_folders import CASES, CHAIRS, FLAT, TWO, Files, inside, photo, several, write, zipped
 
 from edgegen.errors import InputError, TrustError
 from edgegen.training.data import load, survey
@@ -67,7 +67,7 @@ def test_a_folder_of_thumbnails_costs_no_limit(
 ) -> None:
     """A network drive keeps a folder for every photo."""
     monkeypatch.setattr(tree, "MAX_FOLDERS", 3)
-    files = {**FLAT, **several("@eaDir/{}.png/SYNOPHOTO_THUMB_M.jpg", 8, 20)}
+    files = several("{}.png", 3) | several("@eaDir/{}.png/SYNOPHOTO_THUMB_M.jpg", 8, 20)
     assert len(understand(write(tmp_path / "p", files)).photos) == 3
     with pytest.raises(InputError, match="more than 3 sub-folders"):
         understand(write(tmp_path / "q", several("{}/x.png", 5)))
@@ -80,7 +80,10 @@ def test_classes_may_be_ignored_everywhere(tmp_path: Path) -> None:
 
 
 def test_names_in_a_table_are_found_in_either_form(tmp_path: Path) -> None:
-    files = {"stu\u0308hle/1.png": 1, "metadata.csv": "file_name,label\nst\u00fchle/1.png,a\n"}
+    files: Files = {
+        "stu\u0308hle/1.png": 1,
+        "metadata.csv": "file_name,label\nst\u00fchle/1.png,a\n",
+    }
     about = understand(write(tmp_path / "p", files))
     assert [(photo.name, photo.label) for photo in about.photos] == [("stu\u0308hle/1.png", "a")]
 

@@ -43,7 +43,7 @@ PLAIN = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
 ALPHA = {"LA", "PA", "RGBA", "La", "RGBa"}
 SIDEWAYS = {TURN.TRANSPOSE, TURN.ROTATE_270, TURN.TRANSVERSE, TURN.ROTATE_90}
 DNG_VERSION, EXIF_ORIENTATION = 50706, 274
-EXIF_IFD, INTEROP_IFD, INTEROP_INDEX = 0x8769, 0xA005, 1
+INTEROP_IFD, INTEROP_INDEX = 0xA005, 1  # where cameras say Adobe RGB by "R03"
 END = b"\xff\xd9"  # of a JPEG
 
 
@@ -279,8 +279,7 @@ def _profile(
     if profile := image.info.get("icc_profile"):
         return bytes(profile)
     try:
-        interop = image.getexif().get_ifd(EXIF_IFD).get(INTEROP_IFD)
-        if isinstance(interop, dict) and interop.get(INTEROP_INDEX) == "R03":
+        if image.getexif().get_ifd(INTEROP_IFD).get(INTEROP_INDEX) == "R03":
             return colour.adobe_rgb()
     except Exception:  # damaged EXIF beside sound pixels
         return None

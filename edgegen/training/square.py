@@ -70,15 +70,14 @@ def _pad(image: Image.Image, size: tuple[float, float], want: Want) -> Image.Ima
 
 def _crop(image: Image.Image, size: tuple[float, float], want: Want) -> Image.Image:
     side = min(size)
-    left, top = ((length - side) // 2 for length in size)
-    if size != image.size:
-        return image.resize(
-            (want.size, want.size),
-            Image.Resampling.BICUBIC,
-            (left, top, left + side, top + side),
-        )
-    box = int(left), int(top), int(left + side), int(top + side)
-    return image.crop(box).resize((want.size, want.size), Image.Resampling.BICUBIC)
+    if size == image.size:  # whole pixels
+        left, top = (int(length - side) // 2 for length in size)
+        box = left, top, left + int(side), top + int(side)
+        return image.crop(box).resize((want.size, want.size), Image.Resampling.BICUBIC)
+    x, y = ((length - side) / 2 for length in size)
+    return image.resize(
+        (want.size, want.size), Image.Resampling.BICUBIC, (x, y, x + side, y + side)
+    )
 
 
 FITS = {"pad": _pad, "crop": _crop}
