@@ -32,7 +32,7 @@ from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.periodic_eval import doubted
 from edgegen.workflows.finetune.setup import merge_small_classes
-from edgegen.workflows.train import open_initial
+from edgegen.workflows.initial import open_initial
 
 pytestmark = [PEFT, pytest.mark.slow, pytest.mark.export]
 

@@ -55,8 +55,7 @@ class RunSettings:
     classes: bool = True  # that folders and tables say are learned
     follow_links: bool = False  # to photos inside the folder
     eight_bit: bool = False  # the optimizer's state
-    # which base an adapter stands on; None where every weight trains
-    adapt: JsonObject | None = None
+    adapt: JsonObject | None = None  # which base it stands on; None where every weight trains
     finetune: JsonObject | None = None  # flags of a fine-tuning
 
 

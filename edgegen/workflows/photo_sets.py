@@ -55,11 +55,15 @@ def background_of(name: str | None) -> str:
 
 
 def understood(
-    data: Path, reading: PhotoReading, listen: Listener, only_pixels: bool = False
+    data: Path,
+    reading: PhotoReading,
+    listen: Listener,
+    only_pixels: bool = False,
+    least: int = 1,
 ) -> FolderDescription:
     """What is at a path, said in one line before anything long runs. only_pixels: nobody asks for
-    classes, so that what is unclear about them need not be. InputError where the user has to say
-    what it is, or there is no set of photos.
+    classes, so that what is unclear about them need not be; least: photos that are needed.
+    InputError where the user has to say what it is, or there is no set of photos.
     """
     from ..training.data import described
 
@@ -69,6 +73,8 @@ def understood(
     listen.note(f"understood: {about.sentence()}")
     if about.question is not None:
         raise about.question
+    if about.photos:  # bad ones are said by name, once all are
+        need_photos(len(about.photos) + len(about.bad), least, data)
     return about
 
 

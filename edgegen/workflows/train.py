@@ -12,6 +12,7 @@ from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .context import cores
 from .generators import need_torch
+from .initial import InitialGenerator, open_initial
 from .limits import check_numbers
 from .photo_sets import (
     CHECKPOINT_STEPS,
@@ -32,8 +33,6 @@ from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
     from ..families import Family, Recipe
     from ..training.data import Report
@@ -133,14 +132,13 @@ def train(
         if world.rank == 0:  # who writes it
             check_free(out, settings.resume)
         threads = choices.threads or max(1, cores() // world.size)
-        _check_machine(choices, settings)
+        _check_before(choices, settings, chosen_family, recipe)
         with torch_threads(threads), _photos(data, recipe, choices, world, heard) as photos:
             source, report = photos
             recipe = _for_classes(recipe, source, data)
             if world.rank == 0:
                 note_report(report(), listen)
                 note_small_classes(source, listen)
-                reference_network(settings.feature_weights)  # tells now if its weights are missing
             with heard.progress(f"training {family}", recipe.images, "images") as advance:
                 weights = train_run(
                     choices.run_settings(family, recipe_name, recipe, initial),
@@ -270,55 +268,6 @@ def _recorded_recipe(
     return name, replace(recipe, config=changed(family, recipe.config, settings.changes))
 
 
-@dataclass(frozen=True)
-class InitialGenerator:
-    """What a training starts from: a description as in run.json, weights with their sha256, and
-    where they are.
-    """
-
-    about: dict[str, Any]
-    tensors: dict[str, Tensor]
-    sha256: str
-    path: Path
-
-    def config(self, wanted: Family) -> Any:
-        """UsageError for a generator of another family."""
-        from ..training.checkpoint import parse
-
-        if (own := self.about.get("family")) != wanted.name:
-            raise UsageError(
-                "E-SOURCE", f"--init is a generator of {own}, not of {wanted.name}", path=self.path
-            )
-        return parse(wanted.config, self.about["config"], self.path)
-
-
-def open_initial(name: str) -> InitialGenerator:
-    """A zoo entry or a run; an adapted one with its adapter merged."""
-    from ..core.bundle import sha256
-    from ..training import checkpoint
-    from ..training.adapt import site
-    from ..training.digests import description
-    from ..zoo import entries
-
-    zoo = {entry.name: entry for entry in entries()}
-    if name in zoo:
-        path = zoo[name].weights
-        tensors = checkpoint.read_weights(path)
-        return InitialGenerator(zoo[name].card, tensors, sha256(path), path)
-    folder = Path(name)
-    if not (folder / "run.json").is_file():
-        raise UsageError(
-            "E-SOURCE",
-            f"--init {name!r} is no zoo name and no run of `edgegen train`",
-            hint=f"the zoo has: {', '.join(zoo)}",
-        )
-    about = description(folder)
-    if site.ADAPTS in about:
-        tensors = site.merged(folder, about)
-        return InitialGenerator(about, tensors, site.digest(tensors), folder)
-    return InitialGenerator(about, *checkpoint.weights_of(folder), folder)
-
-
 def _continued(
     family: Family,
     recipe_name: str,
@@ -348,15 +297,21 @@ def _continues(recipe: Recipe) -> bool:
     return isinstance(recipe.config, Continuing) and recipe.config.continues
 
 
-def _check_machine(choices: _Choices, settings: TrainSettings) -> None:
+def _check_before(
+    choices: _Choices, settings: TrainSettings, family: Family, recipe: Recipe
+) -> None:
     """What is not there is told before the photos are read."""
     from ..training.device import device_of
+    from ..training.loop import chosen_objectives
     from ..training.processes import local_rank
     from ..training.record import summary_writer
 
     device_of(choices.device, local_rank())
     if settings.tensorboard:
         summary_writer()
+    reference_network(settings.feature_weights)
+    if choices.only is not None:
+        chosen_objectives(tuple(family.build(recipe.config).objectives()), choices.only)
 
 
 @contextmanager
@@ -369,7 +324,7 @@ def _photos(
 
     c = choices
     reading = PhotoReading(c.background, c.fit, c.on_bad, MIN_SIDE, c.classes, c.follow_links)
-    about = understood(data, reading, listen)
+    about = understood(data, reading, listen, least=FEWEST_PHOTOS)
     with ExitStack() as stack:
         with listen.progress("reading photos") as advance:
             source, report = stack.enter_context(

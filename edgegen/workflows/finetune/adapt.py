@@ -29,7 +29,9 @@ from .settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from ...training.data import Photos
+    from ...training.layout.description import FolderDescription
     from ...training.loop import Trainer
+    from ...training.reading import PhotoReading
     from .base import BaseGenerator
     from .periodic_eval import PeriodicEvaluation
     from .setup import FinetuneChoices, FinetunePlan
@@ -76,12 +78,14 @@ def finetune(
     check_free(out, settings.resume)
     opened = open_base(str(base), listen)
     choices = choose(settings, out if settings.resume else None, opened)
-    _check_peft(choices)
+    reading = _reading(choices, settings)
+    about = _described(data, reading, listen)
+    _check_libraries(choices)
     device_of(choices.device)
     opened = opened.grown_to(choices.size, choices.seed)
     network = fastest(reference_network(settings.feature_weights))
     with torch_threads(settings.threads or cores()):
-        photos = _read_photos(data, choices, settings, listen)
+        photos = _read_photos(about, choices.size, reading, listen)
         choices, train, held_out = hold_out(photos, choices, listen, opened.family.tuning.fewest)
         plan = _plan(opened, train, choices, settings, listen)
         evaluation = PeriodicEvaluation.of(out, plan, train, held_out, network, listen)
@@ -94,30 +98,33 @@ def finetune(
     return _result(out, evaluation)
 
 
-def _check_peft(choices: FinetuneChoices) -> None:
-    """That peft is not here is told before the photos are read."""
+def _check_libraries(choices: FinetuneChoices) -> None:
+    """What is not here is told before the photos are read."""
     from ...training.adapt.library import importing
 
     if choices.rank:
         with importing("peft"):
             import peft  # noqa: F401
+    if choices.adam8bit or choices.precision != "fp32":
+        with importing("bitsandbytes"):
+            import bitsandbytes  # noqa: F401
 
 
-def _read_photos(
-    data: Path, choices: FinetuneChoices, settings: FinetuneSettings, listen: Listener
-) -> Photos:
-    """The photos of a folder, with classes if they are wanted. InputError for too few."""
-    from ...training.data import load
+def _reading(choices: FinetuneChoices, settings: FinetuneSettings) -> PhotoReading:
     from ...training.reading import PhotoReading
 
-    reading = PhotoReading(
+    return PhotoReading(
         choices.background,
         fit_of(choices.fit),
         on_bad_of(settings.on_bad),
         classes=choices.classes,
         follow_links=choices.follow_links,
     )
-    about = understood(data, reading, listen)
+
+
+def _described(data: Path, reading: PhotoReading, listen: Listener) -> FolderDescription:
+    """What is at the path, said before anything long runs."""
+    about = understood(data, reading, listen, least=2 * FEWEST_PHOTOS)
     if about.kind == "shards":
         raise UsageError(
             "E-DATA-SHARDS",
@@ -125,15 +132,19 @@ def _read_photos(
             path=data,
             hint="unpack them into a folder",
         )
+    return about
+
+
+def _read_photos(
+    about: FolderDescription, size: int, reading: PhotoReading, listen: Listener
+) -> Photos:
+    """The photos, with classes if they are wanted. InputError for too few."""
+    from ...training.data import load
+
     with listen.progress("reading photos") as advance:
-        photos, report = load(
-            about,
-            choices.size,
-            reading,
-            progress=lambda _, __: advance(1),
-        )
+        photos, report = load(about, size, reading, progress=lambda _, __: advance(1))
     note_report(report, listen)
-    need_photos(len(photos), 2 * FEWEST_PHOTOS, data)
+    need_photos(len(photos), 2 * FEWEST_PHOTOS, about.path)
     return photos
 
 
