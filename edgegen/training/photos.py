@@ -128,7 +128,7 @@ def _read(path: str, span: Span | None) -> bytes:
             )
         try:
             file.seek(start)
-            data = file.read(size if span else MAX_BYTES)
+            data = file.read(size)
         except OSError as error:
             raise BadPhoto("E-DATA-READ", f"cannot be read: {error.strerror}") from error
     return data if span is None or span.crc is None else _checked(data, span)
