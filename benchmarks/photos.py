@@ -51,7 +51,7 @@ begin = time.process_time()
 decode(sys.argv[1], Want(32, (255, 255, 255), 16))
 took = time.process_time() - begin
 # not getrusage: that is the parent's, too, where it was larger when it started this process
-print(took, int(re.search("VmHWM:\\s*([0-9]+)", open("/proc/self/status").read())[1]) / 1024)
+print(took, int(re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1]) / 1024)
 """
 
 
