@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,train,export,adapt,bring,onnxruntime,openvino,tensorrt-rtx,sign
+EXTRAS := dev,train,export,adapt,bring,heic,onnxruntime,openvino,tensorrt-rtx,sign
 RUNTIMES := onnxruntime,openvino,tensorrt-rtx
 
 .PHONY: venv demo quick test long reliability check lint wheel data clean

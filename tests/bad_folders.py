@@ -12,7 +12,7 @@ import pytest
 from bad_photos import encoded, picture
 from PIL import Image
 
-from edgegen.training import folder
+from edgegen.training.layout import tree, understand
 
 GOOD = [encoded("PNG", picture(k)) for k in range(40)]
 
@@ -58,13 +58,13 @@ def unreadable(root: Path, patch: pytest.MonkeyPatch) -> None:
 
 def vanishing(root: Path, patch: pytest.MonkeyPatch) -> None:
 
-    def listing(path: Path) -> Any:
-        found = folder.listing(path)
+    def described(path: Path, *how: bool) -> Any:
+        found = understand.understand(path, *how)
         (path / "good07.png").unlink()
         return found
 
     good(root)
-    patch.setattr("edgegen.training.data.listing", listing)
+    patch.setattr("edgegen.training.data.understand", described)
 
 
 def doubled(root: Path) -> None:
@@ -99,7 +99,7 @@ def rows(text: str | bytes) -> Callable[[Path], None]:
 
 
 def many(root: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(folder, "MAX_FOLDERS", 3)
+    patch.setattr(tree, "MAX_FOLDERS", 3)
     for k in range(5):
         (root / str(k)).mkdir(parents=True)
 
@@ -123,32 +123,32 @@ FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {
     "B01 a file": (
         lambda root: root.write_text("x"),
         4,
-        ["error[E-DATA-MISSING] the folder of photos is not a folder"],
+        ["error[E-DATA-MISSING] the folder of photos is not a folder or a zip archive"],
     ),
     "B02 empty": (
         lambda root: (root / "sub").mkdir(parents=True),
         4,
-        ["error[E-DATA-EMPTY] found 0 images (looked for .bmp"],
+        ["error[E-DATA-EMPTY] found 0 images (looked for JPEG, PNG, WebP"],
     ),
     "B23 fifo and socket": (sockets, 0, ["W-DATA-NOT-FILE  2      no regular file: never opened"]),
     "B24 link": (
         link,
         0,
         [
-            "link.png   E-DATA-LINK  symbolic links are not followed; put the photos themselves "
-            "there"
+            "E-DATA-LINK  symbolic links are not followed; put the photos themselves there, or "
+            "say --follow-links"
         ],
     ),
-    "B24 loop": (loop, 0, ["loop.png   E-DATA-LINK  symbolic links are not followed"]),
+    "B24 loop": (loop, 0, ["E-DATA-LINK  symbolic links are not followed", "loop.png"]),
     "B25 unreadable": (
         unreadable,
         0,
-        ["private/   E-DATA-PERM  the folder cannot be listed: Permission denied"],
+        ["E-DATA-PERM  the folder cannot be listed: Permission denied", "private/"],
     ),
     "B25 vanished": (
         vanishing,
         0,
-        ["good07.png  E-DATA-GONE  it vanished after the folder was listed"],
+        ["E-DATA-GONE  it vanished after the folder was listed", "good07.png"],
     ),
     "B27 duplicates": (
         doubled,
@@ -197,7 +197,7 @@ FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {
     "B31 UTF-16": (
         rows(ROW.encode("utf-16")),
         4,
-        ["metadata.jsonl:1 the file starts with a byte order mark"],
+        ["metadata.jsonl:1 the file starts with the mark of UTF-16; save it as UTF-8"],
     ),
     "B32 many folders": (many, 4, ["error[E-DATA-LIMIT] more than 3 sub-folders"]),
     "B32 empty class": (
@@ -216,9 +216,9 @@ FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {
         ["error[E-DATA-MIXED] 40 images lie beside class folders that hold 40"],
     ),
     "metadata.csv": (
-        lambda root: (good(root) / "metadata.csv").write_text("x"),
+        lambda root: (good(root) / "metadata.csv").write_text("x\ny\n"),
         4,
-        ["E-META-CSV] metadata.csv is not read"],
+        ["E-META-LINE] metadata.csv:2 file_name is missing or not a text; its columns are x"],
     ),
 }
 # what of these needs a MonkeyPatch: nothing on a disk does it

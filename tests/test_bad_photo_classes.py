@@ -111,17 +111,21 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, str]:
     good(root, 3)
     for k, (name, content, _, _) in enumerate(BAD.values()):
         (root / f"{k:02d}-{name}").write_bytes(content)
-    return check(root)
+    return check(root, "--json")
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_photo_is_named_at_the_command_line(spoiled: tuple[int, str, str], case: str) -> None:
     code, out, err = spoiled
     name, _, bad, words = BAD[case]
-    line = next(
-        line for line in out.splitlines() if line.startswith(f"{list(BAD).index(case):02d}-{name} ")
+    error = json.loads(out)
+    named = next(
+        photo
+        for photo in error["details"]["photos"]["bad"]
+        if photo["name"] == f"{list(BAD).index(case):02d}-{name}"
     )
-    assert bad in line and words in line
+    assert named["code"].startswith(bad) and words in named["reason"]
+    assert any(named["code"] in line for line in err.splitlines())
     assert (
         code == 4
         and f"error[E-DATA-BAD] {len(BAD)} of {len(BAD) + 3} photos cannot be used: 00-a.jpg: "
@@ -129,7 +133,7 @@ def test_a_bad_photo_is_named_at_the_command_line(spoiled: tuple[int, str, str],
         in err
     )
     assert (
-        f"photos: {len(BAD) + 3} found, 3 used, {len(BAD)} bad, 0 left out" in out
+        f"photos: {len(BAD) + 3} found, 3 used, {len(BAD)} bad, 0 left out" in err
         and "Traceback" not in err
     )
 

@@ -19,7 +19,7 @@ from bad_photos import BAD, encoded, flipped, picture
 from edgegen.errors import ResourceError, RuntimeMissing, escaped
 from edgegen.training import worker
 from edgegen.training.data import BadPhotos, Report, load
-from edgegen.training.folder import Bad
+from edgegen.training.layout.description import Bad
 from edgegen.training.photos import BadPhoto, Want, decode
 from edgegen.training.reading import PhotoReading
 from edgegen.training.worker import DecoderProcess

@@ -32,7 +32,7 @@ from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.periodic_eval import doubted
 from edgegen.workflows.finetune.setup import merge_small_classes
-from edgegen.workflows.train import open_initial
+from edgegen.workflows.initial import open_initial
 
 pytestmark = [PEFT, pytest.mark.slow, pytest.mark.export]
 
@@ -254,18 +254,29 @@ def test_small_classes_are_drawn_as_one() -> None:
     made = shapes(40)
     labels = np.repeat([0, 1, 2, 3], [20, 9, 8, 3])
     heard = Heard()
-    found = merge_small_classes(Photos(made.pixels, labels, ("a", "b", "c", "d")), heard)
+    four = Photos(made.pixels, labels, ("a", "b", "c", "d"))
+    assert merge_small_classes(four, 1, heard) is four, "kept where the family allows"
+    assert heard.notes.pop() == (
+        "W-CLASS-SMALL: few photos to learn a class from, but learned: d (3)"
+    )
+    found = merge_small_classes(four, 8, heard)
     assert found.classes == ("a", "b", "other") and np.bincount(found.labels).tolist() == [
         20,
         9,
         11,
     ]
     assert heard.notes == [
-        "W-CLASS-SMALL: 2 of 4 classes have few photos and are drawn as one, 11 together"
+        "W-CLASS-MERGED: this family needs 8 photos of a class, so that these are drawn as one, "
+        '"other": d, c'
     ]
     assert (found.labels[labels == 1] == 1).all() and (found.labels[labels >= 2] == 2).all()
     same = Photos(made.pixels, labels % 2, ("a", "b"))
     assert merge_small_classes(same) is same
+    gone = merge_small_classes(Photos(made.pixels, labels % 2, ("a", "b", "c")), 1, heard)
+    assert gone.classes == ("a", "b") and (gone.labels == labels % 2).all()
+    assert heard.notes[1:] == ["W-CLASS-GONE: no photo to train on, all are held out: c"], (
+        "it cannot be learned, and takes no other with it"
+    )
 
 
 def test_a_run_that_ended_early_stays_ended(

@@ -93,7 +93,7 @@ def test_it_says_what_is_there(tmp_path: Path, capsys: Captured) -> None:
         and split["copies_across"] == []
     )
     why = f"enough: {split['train']} photos to train on, {split['held_out']} held out"
-    assert found["fine_tuning"] == {"enough": True, "why": why, "drawn_as_one": []}
+    assert found["fine_tuning"] == {"enough": True, "why": why, "small_classes": {}}
     assert Path(found["contact_sheet"]).is_file() and sorted(data.rglob("*")) == before
 
 
@@ -112,7 +112,7 @@ def test_it_says_so_to_people(tmp_path: Path, capsys: Captured) -> None:
         "near-copies: 2 photos in 1 group (one side of the split each)",
         "  b/01.png  b/near.jpg",
         "bad: 1 E-IMG-EMPTY",
-        "b/empty.jpg  E-IMG-EMPTY  the file has 0 bytes",
+        "1       E-IMG-EMPTY  the file has 0 bytes  b/empty.jpg",
         f"contact sheet: {tmp_path / 'site.png'}",
     ):
         assert line in lines, line
@@ -135,7 +135,7 @@ def test_photos_that_train_would_refuse_are_shown_and_then_refused(
     assert failure["details"]["fine_tuning"] == {
         "enough": False,
         "why": "not as the folder is",
-        "drawn_as_one": [],
+        "small_classes": {},
     }
     assert "b/empty.jpg: E-IMG-EMPTY the file has 0 bytes" in shown.err.splitlines()[-1]
     assert (tmp_path / "site.png").is_file()
@@ -293,7 +293,7 @@ def test_it_needs_no_torch(tmp_path: Path) -> None:
 def test_every_code_has_a_meaning() -> None:
     written = {
         code
-        for path in (ROOT / "edgegen" / "training").glob("*.py")
+        for path in (ROOT / "edgegen" / "training").rglob("*.py")
         for code in re.findall(r'"(W-[A-Z]+(?:-[A-Z]+)+)"', path.read_text())
     }
     assert written == set(MEANING)
@@ -310,7 +310,7 @@ def test_many_captions_are_no_classes(tmp_path: Path, capsys: Captured) -> None:
     (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert check(data) == 0
     assert (
-        "W-META-CAPTIONS  1      nearly each text is a class of its own: write a label beside it"
+        "W-META-CAPTIONS  1      nearly each text is of one photo alone: captions, no classes"
         in capsys.readouterr().out
     )
     (data / "metadata.jsonl").write_text(

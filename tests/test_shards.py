@@ -19,7 +19,7 @@ from shards_of import add, folder, png, refused, shard
 from edgegen.errors import InputError
 from edgegen.training import order, stream, tar
 from edgegen.training.data import BadPhotos, Photos
-from edgegen.training.folder import Bad
+from edgegen.training.layout.description import Bad
 from edgegen.training.order import Shuffle
 from edgegen.training.photos import Want
 from edgegen.training.shards import index
@@ -240,10 +240,10 @@ def test_formats_that_are_not_read_are_bad_photos_from_the_start(tmp_path: Path)
     with tarfile.open(path, "w") as made:
         for k in range(30):
             add(made, f"{k}.png", png(k))
-        add(made, "x.heic", b"x")
+        add(made, "x.gif", b"x")
     with opened(path) as source:
         assert [(b.name, b.code) for b in source.report().bad] == [
-            ("a.tar/x.heic", "E-IMG-FORMAT")
+            ("a.tar/x.gif", "E-IMG-FORMAT")
         ] and len(source) == 30
     with pytest.raises(BadPhotos, match="HEIC is not accepted"):
         opened(path, on_bad="fail")

@@ -98,7 +98,10 @@ def test_a_training_tells_its_listener_and_leaves_torch_as_it_was(
     settings = TrainSettings(recipe="tiny", images=16, batch=8, threads=before + 1)
     trained = train("cas-dm", str(out), str(photos), settings, heard)
     assert heard.labels == ["reading photos", "training cas-dm", "reference statistics"]
-    assert heard.notes == ["not used: a/broken.png: E-IMG-EMPTY the file has 0 bytes"]
+    assert heard.notes == [
+        "understood: 2 classes, a and b",
+        "not used: a/broken.png: E-IMG-EMPTY the file has 0 bytes",
+    ]
     assert torch.get_num_threads() == before
     assert json.loads((out / "run.json").read_text())["threads"] == before + 1
     assert trained.images == 16 and trained.weights.is_file() and trained.rank == 0

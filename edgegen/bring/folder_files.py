@@ -12,14 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.files import JsonObject, Numerals, parse_json
-from ..core.reader import descriptor, parts, refused, sha256_of
+from ..core.reader import (
+    LFS_POINTER,
+    descriptor,
+    parts,
+    refuse_pointer,
+    refused,
+    sha256_of,
+)
 from ..errors import InputError
 
 CODE = "E-BRING"
 TEXT_BYTES = 16 << 20  # largest JSON or text file
 MOST_NAMES = 10_000  # in one folder
 NUMERALS: Numerals = {"-Infinity": float("-inf"), "Infinity": float("inf")}  # as Python writes them
-POINTER = b"version https://git-lfs."  # how a file begins whose content was not fetched
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,7 @@ class FolderFiles:
             error.path = str(path)
             raise
         try:
-            if os.pread(found, len(POINTER), 0) == POINTER:
-                raise InputError(
-                    CODE,
-                    "it is a Git LFS pointer, not the file itself",
-                    path=path,
-                    hint="git lfs pull",
-                )
+            refuse_pointer(os.pread(found, len(LFS_POINTER), 0), path, CODE)
             self._states[name] = _state(os.fstat(found))
             self.sha256[name] = sha256_of(found, path)
             yield found

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.progress import Advance
 from ..errors import escaped
 from . import output
-from .training_options import Background, Fit, HeldOut
+from .training_options import Background, Fit, FollowLinks, HeldOut, NoClasses
 
 if TYPE_CHECKING:
+    from ..training.layout.description import Bad
     from ..workflows.photos import PhotosReport
 
+NUMBER = re.compile(r"\d+")
+EXAMPLES = 3  # photos that are named for a reason; --json has all
 SHOWN = 20  # groups in the text; --json has all
 SHEET = Path("contact-sheet.png")
 MEANING = {  # of the codes that photos are used with
     "W-IMG-TURNED": "turned upright, as its EXIF says",
+    "W-IMG-PROFILE": "a colour profile that cannot be used: taken for sRGB",
+    "W-IMG-BITS": "12 bits in a file of 16: scaled by those",
     "W-IMG-CMYK": "print colours (CMYK) made RGB: look at them on the sheet",
     "W-IMG-ALPHA": "transparent: put on the background",
     "W-IMG-DEPTH": "more than 8 bits a channel: scaled to 8",
@@ -29,10 +37,14 @@ MEANING = {  # of the codes that photos are used with
     "W-DATA-DUP-CLASS": "one picture in several classes: the first one's counts",
     "W-DATA-CLASS-EMPTY": "a class folder without photos: no class",
     "W-DATA-CLASS-CASE": "classes that differ by upper and lower case alone",
+    "W-DATA-CLASS-FORM": "one name that Unicode writes in two ways: one class",
+    "W-DATA-DARK": "nearly black: look whether the set's levels are right",
+    "W-DATA-BRIGHT": "nearly white: look whether the set's levels are right",
     "W-DATA-IGNORED": "no photo by its name: passed over",
     "W-DATA-NOT-FILE": "no regular file: never opened",
-    "W-META-UNLISTED": "not in metadata.jsonl: passed over",
-    "W-META-CAPTIONS": "nearly each text is a class of its own: write a label beside it",
+    "W-META-UNLISTED": "not in the set's table: passed over",
+    "W-META-COLUMNS": "a column that is not read: the class is label, class or category",
+    "W-META-CAPTIONS": "nearly each text is of one photo alone: captions, no classes",
 }
 COST = {  # of photos that are not square, by what becomes of them
     "pad": "padded: the background fills {mean_cost:.0%} of their squares on average, "
@@ -47,7 +59,7 @@ photos = typer.Typer(help="Look at photos before anything is trained on them.")
 @photos.command()
 def check(
     folder: Annotated[
-        Path, typer.Argument(help="Class folders, metadata.jsonl or IDX files.", metavar="PHOTOS")
+        Path, typer.Argument(help="A folder, a zip archive or IDX files.", metavar="PHOTOS")
     ],
     size: Annotated[
         int, typer.Option(help="Pixels a side that the model makes.", min=8, max=1024)
@@ -58,17 +70,33 @@ def check(
     contact_sheet: Annotated[
         Path, typer.Option(help="Where to draw the photos as a model will see them.")
     ] = SHEET,
+    no_classes: NoClasses = False,
+    follow_links: FollowLinks = False,
     json: output.Json = False,
 ) -> None:
     """Say what is in a folder: counts, sizes, copies, bad photos; and draw a contact sheet."""
     from ..workflows.photos import PhotosSettings, check_photos
 
-    settings = PhotosSettings(size, fit, background, held_out, contact_sheet)
-    report = check_photos(folder, settings, output.terminal)
+    settings = PhotosSettings(
+        size, fit, background, held_out, contact_sheet, not no_classes, follow_links
+    )
+    report = check_photos(folder, settings, _Said())
     _show(report)
     if report.refusal is not None:
         raise report.refusal
     output.result("photos check", report.to_json())
+
+
+class _Said:
+    """Notes on stdout: what was understood is this verb's first line."""
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def progress(
+        self, label: str, total: int | None = None, unit: str = ""
+    ) -> AbstractContextManager[Advance]:
+        return output.terminal.progress(label, total, unit)
 
 
 def _show(report: PhotosReport) -> None:
@@ -93,16 +121,28 @@ def _show(report: PhotosReport) -> None:
     if met.bad:
         counts = document["bad_counts"].items()
         print("bad: " + ", ".join(f"{count} {code}" for code, count in counts))
-        bad_rows = [[bad.name, bad.code, bad.reason] for bad in met.bad]
-        output.table(["bad photo", "code", "why"], bad_rows)
+        output.table(["photos", "code", "why", "such as"], _by_reason(met.bad))
     print(f"fine-tuning: {document['fine_tuning']['why']}")
-    if report.merged:
-        print(
-            "  too small for classes of their own, drawn as one: "
-            f"{', '.join(map(escaped, report.merged))}"
-        )
+    if report.small:
+        few = (f"{escaped(name)} ({count})" for name, count in report.small.items())
+        print(f"  few photos to learn a class from, kept where the family allows: {', '.join(few)}")
     if document["contact_sheet"]:
         print(f"contact sheet: {document['contact_sheet']}")
+
+
+def _by_reason(bad: Sequence[Bad]) -> list[list[object]]:
+    """One row for all photos of one code and one reason, whatever numbers it names; the most
+    first.
+    """
+    groups: dict[tuple[str, str], list[Bad]] = {}
+    for photo in bad:
+        groups.setdefault((photo.code, NUMBER.sub("#", photo.reason)), []).append(photo)
+    rows: list[list[object]] = []
+    for (code, _), of in sorted(groups.items(), key=lambda item: -len(item[1])):
+        more = f" and {len(of) - EXAMPLES} more" if len(of) > EXAMPLES else ""
+        names = ", ".join(photo.name for photo in of[:EXAMPLES])
+        rows.append([len(of), code, of[0].reason, names + more])
+    return rows
 
 
 def _show_classes(report: PhotosReport) -> None:

@@ -17,7 +17,7 @@ RunFolder = Annotated[
 OutFlag = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder as a flag.")]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Photos: class folders, metadata.jsonl, IDX files or (train) tar shards."),
+    typer.Option(help="Photos: a folder, a zip archive, IDX files or (train) tar shards."),
 ]
 Resume = Annotated[
     bool,
@@ -54,6 +54,14 @@ Fit = Annotated[
 Background = Annotated[
     str | None,
     typer.Option(help="Colour under transparency and around padded photos (default white)."),
+]
+NoClasses = Annotated[
+    bool,
+    typer.Option("--no-classes", help="Take all photos without classes, whatever folders say."),
+]
+FollowLinks = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Follow symbolic links that stay inside the folder."),
 ]
 OnBad = Annotated[str, typer.Option(help="Unreadable photos: skip (named in the report) or fail.")]
 

@@ -25,6 +25,7 @@ _PART = 1 << 20  # bytes read at once
 _NO_FILE = (errno.ENXIO, errno.EOPNOTSUPP, errno.ENODEV)
 KEY_BYTES = 64 << 10  # largest file of a key or a passphrase
 GRAPH_BYTES = 2 << 30  # largest ONNX file, which is what its format can hold
+LFS_POINTER = b"version https://git-lfs."  # how a file begins whose content was not fetched
 LARGEST = 16 << 30  # bytes of a file that is only hashed
 Places = Path | str | Sequence[Path | str] | None  # files or folders
 
@@ -76,6 +77,7 @@ def read_bytes(path: Path, limit: int, code: str = "E-FILE") -> bytes:
             raise refused(error, path, code) from error
     if max(size, len(data)) > limit:
         raise InputError(code, f"the file is larger than {limit} bytes", path=path)
+    refuse_pointer(data, path, code)
     return data
 
 
@@ -91,6 +93,14 @@ def mapped(path: Path, offset: int, length: int) -> memoryview:
             raise InputError("E-FILE", f"the file ends before byte {offset + length}", path=path)
         whole = mmap.mmap(file.fileno(), offset - first + length, prot=mmap.PROT_READ, offset=first)
     return memoryview(whole)[offset - first :]
+
+
+def refuse_pointer(data: bytes, path: Path | str, code: str) -> None:
+    """InputError for what stands in the place of a file that Git LFS keeps elsewhere."""
+    if data.startswith(LFS_POINTER):
+        raise InputError(
+            code, "it is a Git LFS pointer, not the file itself", path=path, hint="git lfs pull"
+        )
 
 
 def parts(held: int, path: Path, limit: int = LARGEST) -> Iterator[bytes]:

@@ -59,7 +59,8 @@ class Tuning:
 
     targets, whole: fnmatch patterns over names of modules, network first, such as "theta.*";
     docs/finetuning.md has the table they were chosen by. The rest is a Recipe's, and the rank of
-    the pairs. grow: config, tensors and a larger size -> how the generator begins at that size,
+    the pairs. fewest: photos to train on that a class needs; those with fewer are drawn as one.
+    grow: config, tensors and a larger size -> how the generator begins at that size,
     what is new in it random; ValueError says why not.
     """
 
@@ -73,6 +74,7 @@ class Tuning:
     warmup: int = 50
     ema: float = 0.995
     precision: str = "bf16"
+    fewest: int = 1
 
 
 @dataclass(frozen=True)

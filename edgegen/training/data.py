@@ -1,5 +1,5 @@
-"""Photos in: a folder of images, of images with metadata.jsonl, or of IDX files becomes (n, size,
-size, 3) uint8 with labels.
+"""Photos in: a folder or an archive of images, or a folder of IDX files, becomes (n, size, size, 3)
+uint8 with labels.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from ..core.files import JsonObject
 from ..errors import InputError, ResourceError, UsageError, escaped
 from . import idx
-from .folder import Bad, Listing, listing
-from .magic import SUFFIXES
+from .layout.description import Bad, FolderDescription
+from .layout.understand import understand
+from .light import UsedPhoto, dark_and_bright
+from .magic import FORMATS
 from .order import picks, share
 from .photos import BadPhoto, Fit, Want
 from .pool import Pool, default_workers
@@ -72,14 +74,6 @@ class Photos:
         return digest.hexdigest()
 
 
-class _Used(NamedTuple):
-    """A photo that was decoded; shape: its width and height, upright."""
-
-    name: str
-    label: str
-    shape: tuple[int, int]
-
-
 @dataclass(frozen=True)
 class Report:
     """What load() met: stays at the site, since it names files. found = kept + bad + duplicates
@@ -106,13 +100,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that is known of a folder; names: of each photo, in order; refusal: why load() does not
-    give them, if it does not.
+    """All that is known of a folder; names: of each photo, in order; described: what was understood
+    of it before; refusal: why load() does not give them, if it does not.
     """
 
     photos: Photos
     report: Report
     names: tuple[str, ...]
+    described: FolderDescription
     refusal: InputError | None = None
 
 
@@ -132,22 +127,23 @@ class BadPhotos(InputError):
 
 
 def load(
-    path: Path,
+    path: Path | FolderDescription,
     size: int,
     reading: PhotoReading | None = None,
     split: Split = "train",
     progress: Progress | None = None,
 ) -> tuple[Photos, Report]:
-    """Photos of a folder at size x size RGB, sorted by relative name, and a report of what was
-    skipped or changed.
+    """Photos of a folder or a zip archive at size x size RGB, sorted by relative name, and a report
+    of what was skipped or changed.
 
-    Images: class = first sub-folder, or metadata.jsonl (file_name, label or text). Turned upright
-    by EXIF, alpha composited on the background, resized (bicubic, antialiased) with the aspect
-    kept: centred on a square of the background or, with fit="crop", cut to the centred square. Of
-    exact duplicates the first stays. Nothing of a file but its pixels is kept. IDX (MNIST names):
-    `split` chooses the files; 28 px is padded with 0 to 32, other sizes are resized first;
-    duplicates stay. progress(done, of) is called after each photo. Raises InputError; BadPhotos
-    when more than 5 % of the files are bad, or any with on_bad="fail".
+    Which they are, and of what classes, understand() says. Turned upright by EXIF, in sRGB, alpha
+    composited on the background, resized (bicubic, antialiased) with the aspect kept: centred on a
+    square of the background or, with fit="crop", cut to the centred square. Of exact duplicates the
+    first stays. Nothing of a file but its pixels is kept. IDX (MNIST names): `split` chooses the
+    files; 28 px is padded with 0 to 32, other sizes are resized first; duplicates stay.
+    progress(done, of) is called after each photo. Raises InputError, also where the folder can be
+    understood in two ways; BadPhotos when more than 5 % of the files are bad, or any with
+    on_bad="fail".
     """
     seen = survey(path, size, reading, split, progress)
     if seen.refusal:
@@ -156,7 +152,7 @@ def load(
 
 
 def survey(
-    path: Path,
+    path: Path | FolderDescription,
     size: int,
     reading: PhotoReading | None = None,
     split: Split = "train",
@@ -169,25 +165,34 @@ def survey(
     want = reading.want(size)
     if split not in idx.PREFIX:
         raise UsageError("E-CONFIG", f"split={split!r} must be train or test")
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "does not exist"
-        raise InputError("E-DATA-MISSING", f"the folder of photos {what}", path=path)
-    if files := idx.find(path, split):
+    about = path if isinstance(path, FolderDescription) else described(path, reading)
+    if about.question:
+        raise about.question
+    if files := idx.find(about.path, split) if about.kind == "idx" else None:
         photos, sizes = read_idx(*files, size, reading.fit)
         report, names = _idx_report(photos, sizes, reading.fit), map(str, range(len(photos)))
-        refusal = _refusal(photos, report, path, reading.on_bad)
-        return Survey(photos, report, tuple(names), refusal)
-    listed = listing(path)
-    if not listed.photos and not listed.bad:
+        refusal = _refusal(photos, report, about.path, reading.on_bad)
+        if not reading.classes:
+            photos = Photos(photos.pixels, photos.labels * 0, ())
+        return Survey(photos, report, tuple(names), about, refusal)
+    if not about.photos and not about.bad:
         raise InputError(
-            "E-DATA-EMPTY", f"found 0 images (looked for {' '.join(sorted(SUFFIXES))})", path=path
+            "E-DATA-EMPTY",
+            f"found 0 images (looked for {FORMATS}, whatever they are called): {about.sentence()}",
+            path=about.path,
         )
-    _need_memory(len(listed.photos), size, path)
-    pixels, used, bad = _decode_all(path, listed, want, progress)
-    photos, report, photo_names = _without_duplicates(
-        pixels, used, bad, listed.warnings, reading.fit
-    )
-    return Survey(photos, report, photo_names, _refusal(photos, report, path, reading.on_bad))
+    _need_memory(len(about.photos), size, about.path)
+    warnings = {code: list(names) for code, names in about.warnings.items()}
+    pixels, used, bad = _decode_all(about, want, warnings, progress)
+    dark_and_bright(pixels, used, reading.fit, warnings)
+    photos, report, photo_names = _without_duplicates(pixels, used, bad, warnings, reading.fit)
+    refusal = _refusal(photos, report, about.path, reading.on_bad)
+    return Survey(photos, report, photo_names, about, refusal)
+
+
+def described(path: Path, reading: PhotoReading) -> FolderDescription:
+    """What is at a path, as these settings take it."""
+    return understand(path, reading.classes, reading.follow_links)
 
 
 def read_idx(
@@ -208,7 +213,9 @@ def read_idx(
 def refuse_bad(report: Report, path: Path, on_bad: str) -> None:
     """BadPhotos when more than BAD_LIMIT of those found are bad, or any with on_bad="fail"."""
     if report.bad and (on_bad == "fail" or len(report.bad) > BAD_LIMIT * report.found):
-        hint = "repair or remove them" + (
+        links = sum(bad.code == "E-DATA-LINK" for bad in report.bad)
+        hint = "follow the links, --follow-links, or " if links else ""
+        hint += "repair or remove them" + (
             "" if on_bad == "fail" else f"; at most {BAD_LIMIT:.0%} may be skipped"
         )
         raise BadPhotos(report, path, hint)
@@ -249,32 +256,39 @@ def _need_memory(count: int, size: int, path: Path) -> None:
 
 
 def _decode_all(
-    root: Path, listed: Listing, want: Want, progress: Progress | None
-) -> tuple[np.ndarray, list[_Used], list[Bad]]:
-    """Every listed photo through the decoders: pixels (n, size, size, 3) of those that can be used,
-    in order, and the others.
+    about: FolderDescription,
+    want: Want,
+    warnings: dict[str, list[str]],
+    progress: Progress | None,
+) -> tuple[np.ndarray, list[UsedPhoto], list[Bad]]:
+    """Every photo of the set through the decoders: pixels (n, size, size, 3) of those that can be
+    used, in order, and the others.
     """
-    bad, used = list(listed.bad), list[_Used]()
-    pixels = np.empty((len(listed.photos), want.size, want.size, 3), np.uint8)
-    with Pool(want, min(default_workers(), len(listed.photos) // FEW + 1)) as pool:
-        answers = pool.map((os.path.join(root, name), None) for name, _ in listed.photos)
-        for done, ((name, label), answer) in enumerate(zip(listed.photos, answers, strict=True), 1):
+    bad, used, photos = list(about.bad), list[UsedPhoto](), about.photos
+    pixels = np.empty((len(photos), want.size, want.size, 3), np.uint8)
+    with Pool(want, min(default_workers(), len(photos) // FEW + 1)) as pool:
+        answers = pool.map((photo.file, photo.span) for photo in photos)
+        for done, (photo, answer) in enumerate(zip(photos, answers, strict=True), 1):
             try:
-                data, warnings, shape = answer.result()
+                data, codes, shape = answer.result()
             except BadPhoto as error:
-                bad.append(Bad(name, error.code, error.reason))
+                bad.append(Bad(photo.name, error.code, error.reason))
             else:
                 pixels[len(used)] = np.frombuffer(data, np.uint8).reshape(want.size, want.size, 3)
-                used.append(_Used(name, label, shape))
-                for code in warnings:
-                    listed.warn(code, name)
+                used.append(UsedPhoto(photo.name, photo.label, shape))
+                for code in codes:
+                    warnings.setdefault(code, []).append(photo.name)
             if progress:
-                progress(done, len(listed.photos))
+                progress(done, len(photos))
     return pixels[: len(used)], used, bad
 
 
 def _without_duplicates(
-    pixels: np.ndarray, used: list[_Used], bad: list[Bad], warnings: dict[str, list[str]], fit: Fit
+    pixels: np.ndarray,
+    used: list[UsedPhoto],
+    bad: list[Bad],
+    warnings: dict[str, list[str]],
+    fit: Fit,
 ) -> tuple[Photos, Report, tuple[str, ...]]:
     """Photos, report and the photos' names; the first of equal ones (by name) stays."""
     equal = groups(pixels)

@@ -42,6 +42,12 @@ def find(root: Path, split: str) -> tuple[Path, Path] | None:
     return images, labels
 
 
+def is_there(root: Path) -> bool:
+    """Whether a folder holds an IDX file by one of MNIST's names."""
+    kinds = ("images.idx3", "labels.idx1")
+    return any(_named(root, f"{prefix}-{kind}") for prefix in PREFIX.values() for kind in kinds)
+
+
 def _named(root: Path, stem: str) -> Path | None:
     for base in (stem.replace(".", "-") + "-ubyte", stem + "-ubyte"):
         for name in (base, base + ".gz"):

@@ -94,7 +94,7 @@ class Trainer:
         _check(generator, recipe, photos)
         configure(device, recipe.precision)
         _move(generator, device)
-        objectives = _chosen(tuple(generator.objectives()), options.only)
+        objectives = chosen_objectives(tuple(generator.objectives()), options.only)
         owned = {o.name: _networks_of(o, generator.networks) for o in objectives}
         average = {
             name: averaged_copy(generator.networks[name], recipe.ema)
@@ -323,7 +323,7 @@ def _networks_of(objective: Objective, networks: nn.ModuleDict) -> tuple[str, ..
     )
 
 
-def _chosen(objectives: tuple[Objective, ...], only: str | None) -> tuple[Objective, ...]:
+def chosen_objectives(objectives: tuple[Objective, ...], only: str | None) -> tuple[Objective, ...]:
     """All, or the one named, with the whole run to itself."""
     if only is None:
         return objectives

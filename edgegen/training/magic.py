@@ -1,11 +1,24 @@
-"""What a file is by its first bytes: the five formats that are read, and a sentence for the
-others.
-"""
+"""What a file is by its first bytes: the formats that are read, and a sentence for the others."""
 
 from __future__ import annotations
 
-FORMATS = "JPEG, PNG, WebP, BMP or TIFF"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+from ..core.reader import LFS_POINTER
+
+FORMATS = "JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC"
+HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
+SUFFIXES = HEIC_SUFFIXES | {
+    ".avif",
+    ".bmp",
+    ".jfif",
+    ".jpe",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
+HEAD = 64  # first bytes, which say what a file is
 FOREIGN = (  # prefix, name
     (b"%!PS", "EPS"),
     (b"\xc5\xd0\xd3\xc6", "EPS"),
@@ -24,9 +37,6 @@ FOREIGN = (  # prefix, name
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 REFUSED_SUFFIXES = RAW | {  # named as bad photos instead of ignored as other files
-    ".heic",
-    ".heif",
-    ".avif",
     ".gif",
     ".eps",
     ".ps",
@@ -51,20 +61,26 @@ def recognised(data: bytes) -> str | None:
         return "WEBP"
     if data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
         return "TIFF" if data[8:10] != b"CR" else None  # CR2, camera raw
-    return "BMP" if data[:2] == b"BM" else None
+    if data[4:8] == b"ftyp":
+        return _of_brands(data)
+    # the size of its second header: two letters begin many a text, too
+    return "BMP" if data[:2] == b"BM" and data[15:18] == bytes(3) and data[14] else None
+
+
+def _of_brands(data: bytes) -> str | None:
+    """Of a file in boxes (ISO 14496-12), by the brands in its first one."""
+    size = min(int.from_bytes(data[:4], "big"), HEAD)
+    brands = {data[8:12], *(data[k : k + 4] for k in range(16, size, 4))}
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIF" if brands & HEIC else None
 
 
 def refused(data: bytes, suffix: str) -> tuple[str, str]:
-    """Code and reason for a file that is none of the five."""
-    if data.startswith(b"version https://git-lfs"):
+    """Code and reason for a file that is none of those that are read."""
+    if data.startswith(LFS_POINTER):
         return "E-IMG-NOT-IMAGE", "this is a Git LFS pointer; run `git lfs pull`"
     name = _foreign(data, suffix)
-    if name == "HEIC":
-        return (
-            "E-IMG-FORMAT",
-            "HEIC is not accepted; convert to JPEG (`heif-convert in.heic out.jpg`, or "
-            "pillow-heif)",
-        )
     if name:
         return "E-IMG-FORMAT", f"{name} is not accepted; convert to PNG or JPEG"
     start = data[:512].lstrip().lower()
@@ -80,13 +96,7 @@ def _foreign(data: bytes, suffix: str) -> str | None:
         if data.startswith(prefix):
             return name
     if data[4:8] == b"ftyp":
-        return (
-            "HEIC"
-            if data[8:12] in HEIC
-            else "AVIF"
-            if data[8:12] in (b"avif", b"avis")
-            else "camera raw or video"
-        )
+        return "camera raw or video"
     if suffix in RAW:
         return "camera raw"
     return "SVG" if b"<svg" in data[:1024].lower() else None

@@ -9,19 +9,25 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import stat
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zlib
+from functools import cache
 from pathlib import PurePath
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
+from . import colour, png_chunks
+from .depth import Tags, in_8_bits, is_deep
 from .magic import RAW, recognised, refused, webp_size
+from .square import FITS, ROOM, reduced
+from .square import Fit as Fit
+from .square import Want as Want
 
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000  # of a photo that is decoded whole
+MAX_DRAFT_PIXELS = 256_000_000  # of a JPEG, which is decoded at an eighth of its size
+DENSEST = 100  # pixels a byte, above MAX_PIXELS: what says more in fewer bytes is no photo
 MAX_BYTES = 256 << 20
 TURN = Image.Transpose
 ORIENTATION = {
@@ -36,25 +42,20 @@ ORIENTATION = {
 PLAIN = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
 ALPHA = {"LA", "PA", "RGBA", "La", "RGBa"}
 SIDEWAYS = {TURN.TRANSPOSE, TURN.ROTATE_270, TURN.TRANSVERSE, TURN.ROTATE_90}
-DNG_VERSION, EXIF_ORIENTATION, BITS, PHOTOMETRIC = 50706, 274, 258, 262
-Fit = Literal["pad", "crop"]
-Tags = Mapping[int, Any]  # of TIFF, by number: each has its own type
-JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+DNG_VERSION, EXIF_ORIENTATION = 50706, 274
+INTEROP_IFD, INTEROP_INDEX = 0xA005, 1  # where cameras say Adobe RGB by "R03"
+END = b"\xff\xd9"  # of a JPEG
 
 
-@dataclass(frozen=True)
-class Want:
-    """What every photo becomes: size in pixels, background (r, g, b); shorter side of the file at
-    least min_side pixels.
-
-    fit: of a photo that is not square, "pad" keeps all, centred on the background, and "crop" keeps
-    the centred square.
+class Span(NamedTuple):
+    """Where a photo's bytes stand in a file that holds several. inflated: their number once they
+    are inflated, None where they stand as they are; crc: of those, where it is known.
     """
 
+    offset: int
     size: int
-    background: tuple[int, int, int]
-    min_side: int
-    fit: Fit = "pad"
+    inflated: int | None = None
+    crc: int | None = None
 
 
 class Decoded(NamedTuple):
@@ -75,12 +76,12 @@ class BadPhoto(Exception):
         self.code, self.reason = code, reason
 
 
-def decode(path: str, want: Want, span: tuple[int, int] | None = None) -> Decoded:
+def decode(path: str, want: Want, span: Span | None = None) -> Decoded:
     """The photo as `want` says, or BadPhoto.
 
-    span: offset and length of the photo within the file, which is then a tar shard; else the photo
-    is the whole file. Upright by EXIF, alpha composited on the background, resized (bicubic,
-    antialiased) with its aspect kept, fitted.
+    span: where the photo stands in a file that is a shard or an archive; else it is the whole file.
+    Upright by EXIF, in sRGB, alpha composited on the background, resized (bicubic, antialiased)
+    with its aspect kept, fitted.
     """
     data = _read(path, span)
     kind, suffix = recognised(data), PurePath(path).suffix.lower()
@@ -107,7 +108,7 @@ def decode(path: str, want: Want, span: tuple[int, int] | None = None) -> Decode
         ) from error
 
 
-def _read(path: str, span: tuple[int, int] | None) -> bytes:
+def _read(path: str, span: Span | None) -> bytes:
     try:
         # NONBLOCK: a fifo must not hang us
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -117,19 +118,32 @@ def _read(path: str, span: tuple[int, int] | None) -> bytes:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise BadPhoto("E-IMG-NOT-IMAGE", "not a regular file")
-        start, size = span or (0, about.st_size)
+        start, size = (span.offset, span.size) if span else (0, about.st_size)
         if size == 0:
             raise BadPhoto("E-IMG-EMPTY", "the file has 0 bytes")
-        if size > MAX_BYTES:
+        if (largest := max(size, (span and span.inflated) or 0)) > MAX_BYTES:
             raise BadPhoto(
                 "E-IMG-TOO-LARGE",
-                f"{size >> 20} MiB is more than the limit of {MAX_BYTES >> 20} MiB a file",
+                f"{largest >> 20} MiB is more than the limit of {MAX_BYTES >> 20} MiB a file",
             )
         try:
             file.seek(start)
-            return file.read(size if span else MAX_BYTES)
+            data = file.read(size)
         except OSError as error:
             raise BadPhoto("E-DATA-READ", f"cannot be read: {error.strerror}") from error
+    return data if span is None or span.crc is None else _checked(data, span)
+
+
+def _checked(data: bytes, span: Span) -> bytes:
+    """What an archive's member holds, as its directory says."""
+    try:
+        if span.inflated is not None:
+            data = zlib.decompressobj(-15).decompress(data, span.inflated + 1)
+    except zlib.error:
+        data = b""
+    if zlib.crc32(data) != span.crc:
+        raise BadPhoto("E-IMG-CORRUPT", "the archive's checksum says that its data is damaged")
+    return data
 
 
 def _refuse_open(error: OSError) -> NoReturn:
@@ -147,53 +161,82 @@ def _refuse_open(error: OSError) -> NoReturn:
 def _decode(data: bytes, kind: str, want: Want) -> Decoded:
     if kind == "WEBP":
         # its decoder allocates the canvas when the header is opened
-        _check_size(webp_size(data), 1)
-    image = Image.open(io.BytesIO(data), formats=[kind])
-    _check_size(image.size, want.min_side)
+        _check_size(webp_size(data), 1, kind, len(data))
+    chunks = png_chunks.read(data) if kind == "PNG" else None
+    if chunks is not None:
+        data = chunks.data
+    image = _opened(data, kind)
+    _check_size(image.size, want.min_side, kind, len(data))
     # tags: of TIFF; Pillow turns it while it loads, and forgets that
     stored, tags = image.size, getattr(image, "tag_v2", {})
     turned = kind == "TIFF" and tags.get(EXIF_ORIENTATION) in ORIENTATION
     if kind == "JPEG":
         _check_end(data)
         # large JPEGs decode at 1/2 to 1/8, never below 4 x the target
-        image.draft(None, (4 * want.size, 4 * want.size))
+        image.draft(None, (ROOM * want.size, ROOM * want.size))
     elif DNG_VERSION in tags:
         raise BadPhoto("E-IMG-FORMAT", "DNG (camera raw) is not accepted; convert to PNG or JPEG")
     image.load()
     width, height = stored if kind == "JPEG" else image.size
+    notes: list[str] = []
+    profile = _profile(image, chunks, notes)
+    pixels = _flat(image, data, kind, tags, notes)
     if (turn := _turn(image)) is not None:
-        turned, upright = True, image.transpose(turn)
+        turned, pixels = True, pixels.transpose(turn)
         if turn in SIDEWAYS:
             width, height = height, width
-    else:
-        upright = image
-    notes = ["W-IMG-TURNED"] if turned else []
-    if _is_deep(image, data, kind, tags):
-        notes.append("W-IMG-DEPTH")
-        # a colour of 16 bits, and Pillow has kept 8 of each pixel's
-        if "transparency" in image.info:
-            raise BadPhoto(
-                "E-IMG-FORMAT",
-                "16-bit pixels with a transparent colour are not accepted; save with an alpha "
-                "channel",
-            )
-    rgb = (
-        _from_grey16(upright, tags)
-        if image.mode.startswith("I;16")
-        else _to_rgb(upright, image, want, notes)
-    )
+    if turned:
+        notes.insert(0, "W-IMG-TURNED")
+    pixels, size = reduced(pixels, want)
+    rgb = _to_rgb(pixels, profile, want, notes)
     if getattr(image, "n_frames", 1) > 1:  # asked last: on TIFF and MPO it walks through the file
         notes.append("W-IMG-FRAMES")
-    return Decoded(FITS[want.fit](rgb, want).tobytes(), notes, (width, height))
+    return Decoded(FITS[want.fit](rgb, size, want).tobytes(), notes, (width, height))
 
 
-def _check_size(size: tuple[int, int], min_side: int) -> None:
+def _opened(data: bytes, kind: str) -> Image.Image:
+    if kind == "AVIF" and not features.check("avif"):
+        raise BadPhoto(
+            "E-IMG-FORMAT",
+            "this Pillow reads no AVIF; pip install 'pillow>=11.3', or convert to PNG or JPEG",
+        )
+    if kind == "AVIF":
+        from PIL import AvifImagePlugin
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # decoders run side by side, and in little memory
+    if kind == "HEIF" and not _reads_heic():
+        raise BadPhoto(
+            "E-IMG-FORMAT",
+            "HEIC needs pillow-heif, pip install 'edgegen[heic]'; or convert to JPEG "
+            "(`heif-convert in.heic out.jpg`)",
+        )
+    return Image.open(io.BytesIO(data), formats=[kind])
+
+
+@cache
+def _reads_heic() -> bool:
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.options.DECODE_THREADS = 1
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return True
+
+
+def _check_size(size: tuple[int, int], min_side: int, kind: str, count: int) -> None:
     width, height = size
-    if (pixels := width * height) > MAX_PIXELS:
-        limit = MAX_PIXELS // 10**6
+    most = MAX_DRAFT_PIXELS if kind == "JPEG" else MAX_PIXELS
+    if (pixels := width * height) > most:
+        more = "" if kind == "JPEG" else f"; a JPEG may have {MAX_DRAFT_PIXELS // 10**6}"
         raise BadPhoto(
             "E-IMG-TOO-LARGE",
-            f"{width}x{height} is {pixels / 1e6:.0f} MP, more than the limit of {limit} MP",
+            f"{width}x{height} is {pixels / 1e6:.0f} MP, more than the limit of "
+            f"{most // 10**6} MP{more}",
+        )
+    if pixels > MAX_PIXELS and pixels > DENSEST * count:
+        raise BadPhoto(
+            "E-IMG-TOO-LARGE", f"{width}x{height} is {pixels / 1e6:.0f} MP in {count} bytes: a bomb"
         )
     if min(width, height) < min_side:
         raise BadPhoto(
@@ -204,26 +247,18 @@ def _check_size(size: tuple[int, int], min_side: int) -> None:
 
 def _check_end(data: bytes) -> None:
     """BadPhoto unless the JPEG's own end marker is there: libjpeg fills what is missing with grey
-    and says nothing.
+    and says nothing. An EXIF thumbnail has one, too, before the photo's data begins.
     """
     at = 2
-    while match := JPEG_MARKER.search(data, at):
-        marker, at = match[0][1], match.end()
-        if marker == 0xD9:
-            return
-        if marker not in (0x01, 0xD8):
-            # skip the segment: an EXIF thumbnail has an end marker of its own
-            at += int.from_bytes(data[at : at + 2], "big")
-    raise BadPhoto("E-IMG-TRUNCATED", "the JPEG data ends too early: its end marker is missing")
-
-
-def _is_deep(image: Image.Image, data: bytes, kind: str, tags: Tags) -> bool:
-    """Has it more than 8 bits a channel? Pillow keeps them of grey alone, of others the upper 8."""
-    return (
-        image.mode.startswith("I;16")
-        or (kind == "PNG" and data[24] == 16)
-        or max(tags.get(BITS, (8,))) > 8
-    )
+    while at + 4 <= len(data):
+        if data[at] != 0xFF or data[at + 1] in (0x01, 0xD8, 0xFF):  # fill bytes, marks without data
+            at += 1
+            continue
+        if data[at + 1] == 0xDA:  # what follows is data to the end
+            break
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    if data.rfind(END) <= at:
+        raise BadPhoto("E-IMG-TRUNCATED", "the JPEG data ends too early: its end marker is missing")
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -233,75 +268,73 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _from_grey16(image: Image.Image, tags: Tags) -> Image.Image:
-    """12 or 16 bits scaled to 8, rounded; TIFF may say that 0 is white (TIFF 6.0,
-    PhotometricInterpretation).
-    """
-    scale = 255 / (2 ** max(tags.get(BITS, (16,))) - 1)
-    slope, start = (-scale, 255) if tags.get(PHOTOMETRIC) == 0 else (scale, 0)
-    return (
-        image.convert("I")
-        .point(lambda level: level * slope + (start + 0.5))
-        .convert("L")
-        .convert("RGB")
-    )
+def _profile(
+    image: Image.Image, chunks: png_chunks.Chunks | None, notes: list[str]
+) -> bytes | None:
+    """What the photo says of its colours; None for sRGB."""
+    if chunks is not None:
+        if chunks.unusable:
+            notes.append("W-IMG-PROFILE")
+        return colour.of_png(chunks)
+    if profile := image.info.get("icc_profile"):
+        return bytes(profile)
+    try:
+        if image.getexif().get_ifd(INTEROP_IFD).get(INTEROP_INDEX) == "R03":
+            return colour.adobe_rgb()
+    except Exception:  # damaged EXIF beside sound pixels
+        return None
+    return None
 
 
-def _to_rgb(image: Image.Image, opened: Image.Image, want: Want, notes: list[str]) -> Image.Image:
-    if image.mode == "CMYK":
-        notes.append("W-IMG-CMYK")
-        return _from_cmyk(image, opened.info.get("icc_profile"))
+def _flat(image: Image.Image, data: bytes, kind: str, tags: Tags, notes: list[str]) -> Image.Image:
+    """The same in 8 bits and without a palette."""
+    if is_deep(image, data, kind, tags):
+        notes.append("W-IMG-DEPTH")
+        # a colour of 16 bits, and Pillow has kept 8 of each pixel's
+        if "transparency" in image.info:
+            raise BadPhoto(
+                "E-IMG-FORMAT",
+                "16-bit pixels with a transparent colour are not accepted; save with an alpha "
+                "channel",
+            )
+        image = in_8_bits(image, data, kind, tags, notes)
     if image.mode in ("P", "PA"):
         notes.append("W-IMG-PALETTE")
     if image.mode in ALPHA or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() != (255, 255):
-            notes.append("W-IMG-ALPHA")
-        return Image.alpha_composite(
-            Image.new("RGBA", rgba.size, (*want.background, 255)), rgba
-        ).convert("RGB")
-    if image.mode not in PLAIN:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    if image.mode not in PLAIN and image.mode != "CMYK":
         raise BadPhoto(
             "E-IMG-FORMAT",
             f"pixels of type {image.mode} are not accepted; convert to 8-bit or 16-bit PNG",
         )
-    return image.convert("RGB")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
-def _from_cmyk(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if profile:
-        try:
-            converted = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                outputMode="RGB",
-            )
-        except (ImageCms.PyCMSError, OSError):
-            # an unusable profile; W-IMG-CMYK tells the user to look at the colours either way
-            converted = None
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
+def _to_rgb(image: Image.Image, profile: bytes | None, want: Want, notes: list[str]) -> Image.Image:
+    """In sRGB, on the background."""
+    if image.mode == "CMYK":
+        notes.append("W-IMG-CMYK")
+        # without a profile that can be used, the warning tells the user to look at the colours
+        return (profile and colour.to_srgb(image, profile)) or image.convert("RGB")
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    opaque = image if alpha is None else image.convert("RGB")
+    if profile is not None:
+        opaque = _in_srgb(opaque, profile, notes)
+    opaque = opaque.convert("RGB")
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return opaque
+    notes.append("W-IMG-ALPHA")
+    seen = opaque.copy()
+    seen.putalpha(alpha)
+    under = Image.new("RGBA", seen.size, (*want.background, 255))
+    return Image.alpha_composite(under, seen).convert("RGB")
 
 
-def _pad(image: Image.Image, want: Want) -> Image.Image:
-    scale = want.size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    out = Image.new("RGB", (want.size, want.size), want.background)
-    out.paste(
-        image.resize((width, height), Image.Resampling.BICUBIC),
-        ((want.size - width) // 2, (want.size - height) // 2),
-    )
-    return out
-
-
-def _crop(image: Image.Image, want: Want) -> Image.Image:
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    return image.crop((left, top, left + side, top + side)).resize(
-        (want.size, want.size), Image.Resampling.BICUBIC
-    )
-
-
-FITS = {"pad": _pad, "crop": _crop}
+def _in_srgb(image: Image.Image, profile: bytes, notes: list[str]) -> Image.Image:
+    converted = colour.to_srgb(image, profile)
+    if converted is None and image.mode == "L":  # grey, with a profile for colours
+        converted = colour.to_srgb(image.convert("RGB"), profile)
+    if converted is None:
+        notes.append("W-IMG-PROFILE")
+        return image
+    return converted

@@ -12,12 +12,12 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TypeVar
 
-from .photos import Decoded, Want
+from .photos import Decoded, Span, Want
 from .worker import DecoderProcess
 
 MOST = 8  # decoders; one feeds a GPU step of small images, more than the cores help nobody
 T = TypeVar("T")
-Place = tuple[str, tuple[int, int] | None]  # a file, or offset and length of a photo within it
+Place = tuple[str, Span | None]  # a file, and where in it the photo stands
 
 
 def default_workers() -> int:

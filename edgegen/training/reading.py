@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import ImageColor
 
 from ..errors import UsageError
-from .photos import FITS, Fit, Want
+from .square import FITS, Fit, Want
 
 MIN_SIDE = 16  # pixels: below that a photo says too little, above it a 32 px model can use it
 OnBad = Literal["skip", "fail"]
@@ -18,13 +18,16 @@ OnBad = Literal["skip", "fail"]
 class PhotoReading:
     """background: a colour under what is transparent and around what is padded; fit: of a photo
     that is not square, see Want; on_bad: whether one that cannot be used is skipped and named, or
-    fails all; min_side: pixels that the shorter side of a file needs.
+    fails all; min_side: pixels that the shorter side of a file needs; classes: whether folders and
+    tables may say them; follow_links: symbolic links that stay inside the folder are followed.
     """
 
     background: str = "white"
     fit: Fit = "pad"
     on_bad: OnBad = "skip"
     min_side: int = MIN_SIDE
+    classes: bool = True
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         if self.min_side < 1 or self.on_bad not in ("skip", "fail") or self.fit not in FITS:

@@ -53,9 +53,10 @@ class RunSettings:
     init: str | None = None  # sha256 of the weights it starts from
     fit: str = "pad"  # what became of photos that are not square
     background: str = "#ffffff"  # under what is transparent, around what is padded
+    classes: bool = True  # that folders and tables say are learned
+    follow_links: bool = False  # to photos inside the folder
     eight_bit: bool = False  # the optimizer's state
-    # which base an adapter stands on; None where every weight trains
-    adapt: JsonObject | None = None
+    adapt: JsonObject | None = None  # which base it stands on; None where every weight trains
     finetune: JsonObject | None = None  # flags of a fine-tuning
 
 
@@ -261,6 +262,8 @@ def _about(settings: RunSettings, photos: Source, world: World) -> JsonObject:
             "classes": list(photos.classes),
             "fit": settings.fit,
             "background": settings.background,
+            **({} if settings.classes else {"no_classes": True}),
+            **({"follow_links": True} if settings.follow_links else {}),
         },
         # these change how sums round
         "torch": torch.__version__,
@@ -295,6 +298,8 @@ class Recorded:
     threads: int | None = None
     fit: str | None = None
     background: str | None = None
+    no_classes: bool | None = None
+    follow_links: bool | None = None
 
     @classmethod
     def of(cls, out: Path) -> Recorded:
@@ -308,6 +313,8 @@ class Recorded:
             "batch": "recipe.batch",
             "fit": "data.fit",
             "background": "data.background",
+            "no_classes": "data.no_classes",
+            "follow_links": "data.follow_links",
         }
         values = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:

@@ -13,7 +13,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from ..core.reader import opened
 from ..errors import InputError, TrustError
-from .folder import MAX_CLASSES, Bad
+from .layout.description import MAX_CLASSES, Bad
 from .magic import REFUSED_SUFFIXES, SUFFIXES
 from .tar import Member, members
 
@@ -62,6 +62,10 @@ class Index:
 
     def place(self, number: int) -> Place:
         return Place(*(int(a[number]) for a in (self.shard, self.offset, self.size, self.labels)))
+
+    def without_classes(self) -> Index:
+        """The same photos, of no class."""
+        return replace(self, labels=self.labels * 0, classes=())
 
     def unchanged(self) -> None:
         """InputError when a shard is not the file it was when it was indexed: the places would be

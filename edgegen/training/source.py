@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from .data import Progress, Report, load
-from .folder import Bad
+from .data import Progress, Report, described, load
+from .layout.description import Bad, FolderDescription
 from .pool import default_workers
 from .reading import PhotoReading
 from .shards import find, index
@@ -44,26 +44,29 @@ class Source(Protocol):
 
 @contextmanager
 def open_source(
-    path: Path,
+    path: Path | FolderDescription,
     size: int,
     reading: PhotoReading | None = None,
     workers: int = 0,
     progress: Progress | None = None,
     tell: Callable[[Bad], None] | None = None,
 ) -> Iterator[tuple[Source, Callable[[], Report]]]:
-    """The photos at `path`, and what was met so far: tar shards as a stream, whatever load() reads
-    in memory.
+    """The photos at `path`, or as it was described, and what was met so far: tar shards as a
+    stream, whatever load() reads in memory.
 
     workers: decoder processes of a stream, 0 for one a core; tell: called for each bad photo that a
     stream meets later. Errors as load(), InputError and TrustError of tar.py and shards.py.
     """
-    if not (shards := find(path)):
-        photos, report = load(path, size, reading, progress=progress)
+    reading = reading or PhotoReading()
+    about = path if isinstance(path, FolderDescription) else described(path, reading)
+    if about.kind != "shards":
+        photos, report = load(about, size, reading, progress=progress)
         yield photos, lambda: report
         return
-    reading = reading or PhotoReading()
-    want = reading.want(size)
-    with Shards(index(shards), want, workers or default_workers(), reading.on_bad, tell) as stream:
+    want, found = reading.want(size), index(find(about.path))
+    if not reading.classes:
+        found = found.without_classes()
+    with Shards(found, want, workers or default_workers(), reading.on_bad, tell) as stream:
         yield stream, stream.report
 
 

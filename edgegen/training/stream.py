@@ -17,9 +17,9 @@ import numpy as np
 
 from ..errors import InputError
 from .data import Report, refuse_bad
-from .folder import Bad
+from .layout.description import Bad
 from .order import WINDOW, Shuffle, share
-from .photos import BadPhoto, Want
+from .photos import BadPhoto, Span, Want
 from .pool import Pool
 from .shards import Index
 from .tar import name_at
@@ -173,7 +173,7 @@ class Shards:
         shard, offset, size, _ = self.index.place(number)
         path = self.index.paths[shard]
         try:
-            data, warnings, _ = self._pool.decode((str(path), (offset, size)))
+            data, warnings, _ = self._pool.decode((str(path), Span(offset, size)))
         except BadPhoto as error:
             self._note(
                 number, Bad(f"{path.name}/{name_at(path, offset)}", error.code, error.reason)

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from types import TracebackType
 
 from ..errors import EdgegenError, ResourceError, RuntimeMissing
-from .photos import BadPhoto, Decoded, Want, decode
+from .photos import BadPhoto, Decoded, Span, Want, decode
 
 SECONDS = 60.0  # one photo; 64 MP take about 2 s
 LAST_SECONDS = 5.0  # between a child's last word and its end
@@ -56,11 +56,11 @@ class DecoderProcess:
     ) -> None:
         self._stop()
 
-    def __call__(self, path: str, span: tuple[int, int] | None = None) -> Decoded:
+    def __call__(self, path: str, span: Span | None = None) -> Decoded:
         """decode()'s answer. Raises BadPhoto, also for a file that crashes or hangs the decoder;
         ResourceError where something else ends every decoder that is given it.
 
-        span: offset and length of the photo within the file, if it is not the whole of it.
+        span: where the photo stands in the file, if it is not the whole of it.
         """
         ends: list[int] = []
         while len(ends) < ATTEMPTS:
@@ -86,9 +86,7 @@ class DecoderProcess:
         if (child := self._child) is not None:
             child.kill()
 
-    def _ask(
-        self, child: subprocess.Popen[bytes], path: str, span: tuple[int, int] | None
-    ) -> Decoded:
+    def _ask(self, child: subprocess.Popen[bytes], path: str, span: Span | None) -> Decoded:
         """EOFError or BrokenPipeError where the child ends meanwhile."""
         try:
             assert child.stdin and child.stdout
@@ -191,7 +189,9 @@ def serve(want: str) -> None:
     from PIL import Image
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)  # a lower limit of the user's stays
+    memory = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Image.MAX_IMAGE_PIXELS = None  # photos.py has its own, lower limit, with a sentence
     fields = json.loads(want)
@@ -202,7 +202,7 @@ def serve(want: str) -> None:
     for line in sys.stdin.buffer:
         try:
             path, span = json.loads(line)
-            decoded = decode(path, wanted, span)
+            decoded = decode(path, wanted, span and Span(*span))
             out.write(
                 json.dumps({"warnings": decoded.warnings, "shape": decoded.shape}).encode()
                 + b"\n"

@@ -5,6 +5,7 @@ used, the statistics that exports are proven against.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from ..evidence.features import FeatureNetwork
     from ..evidence.reference import Reference
     from ..training.data import Report
-    from ..training.folder import Bad
+    from ..training.layout.description import Bad, FolderDescription
     from ..training.loop import Trainer
     from ..training.photos import Fit
+    from ..training.reading import PhotoReading
     from ..training.source import Source
 
 CHECKPOINT_STEPS = 500  # between two checkpoints
@@ -25,6 +27,7 @@ REFERENCE = "reference.safetensors"
 REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
 # two images for each direction of the reference, and more than one of these
 FEWEST_PHOTOS = 8
+SMALL_CLASS = 8  # photos of a class below which that is said
 REFERENCE_DIRECTIONS = 128  # of the projected reference, when there are photos enough for them
 
 
@@ -49,6 +52,53 @@ def background_of(name: str | None) -> str:
     from ..training.reading import colour
 
     return "#{:02x}{:02x}{:02x}".format(*colour("white" if name is None else name))
+
+
+def understood(
+    data: Path,
+    reading: PhotoReading,
+    listen: Listener,
+    only_pixels: bool = False,
+    least: int = 1,
+) -> FolderDescription:
+    """What is at a path, said in one line before anything long runs. only_pixels: nobody asks for
+    classes, so that what is unclear about them need not be; least: photos that are needed.
+    InputError where the user has to say what it is, or there is no set of photos.
+    """
+    from ..training.data import described
+
+    about = described(data, reading)
+    if only_pixels and about.question is not None:
+        about = described(data, replace(reading, classes=False))
+    listen.note(f"understood: {about.sentence()}")
+    if about.question is not None:
+        raise about.question
+    if about.photos:  # bad ones are said by name, once all are
+        need_photos(len(about.photos) + len(about.bad), least, data)
+    return about
+
+
+def need_photos(count: int, least: int, data: Path) -> None:
+    """InputError where there are fewer photos than training needs."""
+    if count < least:
+        raise InputError("E-DATA-TOO-FEW", f"{count} photos, {least} are needed", path=data)
+
+
+def note_small_classes(photos: Source, listen: Listener) -> None:
+    """Name the classes that are learned from few photos."""
+    counts = small_classes(photos)
+    if counts:
+        named = ", ".join(f"{escaped(name)} ({count})" for name, count in counts.items())
+        listen.note(f"W-CLASS-SMALL: few photos to learn a class from, but learned: {named}")
+
+
+def small_classes(photos: Source) -> dict[str, int]:
+    """Name -> photos, of classes with fewer than SMALL_CLASS."""
+    import numpy as np
+
+    counts = np.bincount(photos.labels, minlength=len(photos.classes)).tolist()
+    named = zip(photos.classes, counts, strict=False)
+    return {name: count for name, count in named if count < SMALL_CLASS}
 
 
 def images_seen(advance: Advance) -> Callable[[Trainer, object], None]:
@@ -132,15 +182,19 @@ def statistics_of(
 def reference_at(
     path: Path, name: str, size: int, weights: Path | None, listen: Listener
 ) -> Reference:
-    """Statistics in a file, or those of the photos in a folder, read at `size` pixels a side and
-    called `name` in evidence. InputError for too few photos.
+    """Statistics in a file, or those of the photos in a folder or an archive, read at `size` pixels
+    a side and called `name` in evidence. InputError for too few photos.
     """
     from ..evidence import reference
+    from ..training.layout.archive import is_zip
+    from ..training.reading import PhotoReading
+    from ..training.shards import find
     from ..training.source import open_source
 
-    if not path.is_dir():
+    if not (path.is_dir() or is_zip(path) or find(path)):
         return reference.read(path)
-    with open_source(path, size) as (source, report):
+    about = understood(path, PhotoReading(), listen, only_pixels=True)
+    with open_source(about, size) as (source, report):
         note_report(report(), listen)
         if len(source) < FEWEST_PHOTOS:
             raise InputError(

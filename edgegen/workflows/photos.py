@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .limits import Limit, check_numbers
-from .photo_sets import FEWEST_PHOTOS, background_of, fit_of
+from .photo_sets import FEWEST_PHOTOS, background_of, fit_of, small_classes, understood
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..training.data import Photos, Report, Survey
+    from ..training.layout.description import FolderDescription
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class PhotosSettings:
     background: str | None = None  # a colour; white
     held_out: float | None = None  # share that is not trained on; None: as finetune takes it
     contact_sheet: Path | None = None  # where to draw the photos as a model will see them
+    classes: bool = True  # that folders and tables say count
+    follow_links: bool = False  # to photos inside the folder
 
     def __post_init__(self) -> None:
         check_numbers(self, size=Limit(8, 1024))
@@ -41,19 +44,20 @@ class PhotosSettings:
 @dataclass(frozen=True)
 class PhotosReport:
     """What was met. near_copies: names of photos that are nearly one; held_out: (n,) bool, the
-    share that is not trained on; across: held-out photos with a near-copy in training; merged:
-    small classes that finetune draws as one; refusal: why nothing can train on them, if nothing
-    can.
+    share that is not trained on; across: held-out photos with a near-copy in training; small:
+    classes with few photos to train on, and how many; refusal: why nothing can train on them, if
+    nothing can.
     """
 
     settings: PhotosSettings
+    described: FolderDescription
     photos: Photos
     report: Report
     near_copies: tuple[tuple[str, ...], ...]
     share: float
     held_out: np.ndarray
     across: tuple[str, ...]
-    merged: tuple[str, ...]
+    small: dict[str, int]
     refusal: InputError | None
 
     @property
@@ -101,6 +105,7 @@ class PhotosReport:
         sheet = self.settings.contact_sheet
         return {
             "usable": self.refusal is None,
+            "understood": self.described.to_json(),
             "size": self.settings.size,
             "photos": self.report.to_json(),
             "bad_counts": dict(sorted(bad.items())),
@@ -112,7 +117,7 @@ class PhotosReport:
                 "held_out": self.held_out_count,
                 "copies_across": list(self.across),
             },
-            "fine_tuning": {"enough": enough, "why": why, "drawn_as_one": list(self.merged)},
+            "fine_tuning": {"enough": enough, "why": why, "small_classes": self.small},
             "contact_sheet": str(sheet) if sheet and len(self.photos) else None,
         }
 
@@ -129,13 +134,18 @@ def check_photos(
     """
     from ..training.data import survey
     from ..training.reading import PhotoReading
-    from ..training.shards import find
 
     settings, folder = settings or PhotosSettings(), Path(folder)
-    background = background_of(settings.background)
+    reading = PhotoReading(
+        background_of(settings.background),
+        fit_of(settings.fit),
+        classes=settings.classes,
+        follow_links=settings.follow_links,
+    )
     if settings.contact_sheet is not None:
         _refuse_sheet(settings.contact_sheet, folder)
-    if find(folder):
+    about = understood(folder, reading, listen)
+    if about.kind == "shards":
         raise UsageError(
             "E-DATA-SHARDS",
             "tar shards are checked while they are read, not before",
@@ -143,14 +153,9 @@ def check_photos(
             hint="`edgegen train` names every photo of theirs that cannot be used",
         )
     with listen.progress("reading photos") as advance:
-        seen = survey(
-            folder,
-            settings.size,
-            PhotoReading(background, fit_of(settings.fit)),
-            progress=lambda _, __: advance(1),
-        )
+        seen = survey(about, settings.size, reading, progress=lambda _, __: advance(1))
     with listen.progress("comparing photos"):
-        report, groups = _report(seen, settings, listen)
+        report, groups = _report(seen, settings)
     if settings.contact_sheet and len(seen.photos):
         from ..core.files import write_bytes
         from ..training.sheet import sheet, to_png
@@ -184,9 +189,7 @@ def _refuse_sheet(sheet: Path, folder: Path) -> None:
         )
 
 
-def _report(
-    seen: Survey, settings: PhotosSettings, listen: Listener
-) -> tuple[PhotosReport, list[list[int]]]:
+def _report(seen: Survey, settings: PhotosSettings) -> tuple[PhotosReport, list[list[int]]]:
     """Sides as finetune takes them, with the share that is asked for, else the smallest of its
     SHARES that holds out enough; and the indices of near-copies.
     """
@@ -206,26 +209,24 @@ def _report(
     split_groups = [group for group in groups if 0 < held_out[group].sum() < len(group)]
     report = PhotosReport(
         settings,
+        seen.described,
         seen.photos,
         seen.report,
         tuple(tuple(names[k] for k in group) for group in groups),
         share,
         held_out,
         tuple(names[k] for group in split_groups for k in group if held_out[k]),
-        _merged_classes(seen, held_out, listen),
+        _small_classes(seen, held_out),
         seen.refusal,
     )
     return report, groups
 
 
-def _merged_classes(seen: Survey, held_out: np.ndarray, listen: Listener) -> tuple[str, ...]:
-    """Classes with few photos to train on, that finetune draws as one."""
+def _small_classes(seen: Survey, held_out: np.ndarray) -> dict[str, int]:
+    """Classes with few photos to train on."""
     from ..training.data import Photos
-    from .finetune.setup import merge_small_classes
 
     photos, train = seen.photos, ~held_out
     if seen.refusal is not None or not train.any():
-        return ()
-    training = Photos(photos.pixels[train], photos.labels[train], photos.classes)
-    kept = merge_small_classes(training, listen).classes
-    return tuple(name for name in photos.classes if name not in kept)
+        return {}
+    return small_classes(Photos(photos.pixels[train], photos.labels[train], photos.classes))

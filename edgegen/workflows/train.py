@@ -12,6 +12,7 @@ from ..core.progress import Listener, silent
 from ..errors import InputError, UsageError
 from .context import cores
 from .generators import need_torch
+from .initial import InitialGenerator, open_initial
 from .limits import check_numbers
 from .photo_sets import (
     CHECKPOINT_STEPS,
@@ -19,18 +20,19 @@ from .photo_sets import (
     background_of,
     fit_of,
     images_seen,
+    need_photos,
     note_report,
+    note_small_classes,
     note_unused,
     on_bad_of,
     reference_network,
+    understood,
     write_reference,
 )
 from .torch_threads import torch_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
     from ..families import Family, Recipe
     from ..training.data import Report
@@ -66,6 +68,8 @@ class TrainSettings:
     on_bad: str = "skip"  # what an unreadable photo does: skip or fail
     fit: str | None = None  # photos that are not square: pad or crop; pad
     background: str | None = None  # a colour; white
+    classes: bool | None = None  # that folders and tables say are learned; True
+    follow_links: bool = False  # to photos inside the folder
     threads: int = 0  # CPU threads; 0 takes all cores
     feature_weights: Path | None = None  # of a network that is no package's
 
@@ -128,13 +132,13 @@ def train(
         if world.rank == 0:  # who writes it
             check_free(out, settings.resume)
         threads = choices.threads or max(1, cores() // world.size)
-        _check_machine(choices, settings)
+        _check_before(choices, settings, chosen_family, recipe)
         with torch_threads(threads), _photos(data, recipe, choices, world, heard) as photos:
             source, report = photos
             recipe = _for_classes(recipe, source, data)
             if world.rank == 0:
                 note_report(report(), listen)
-                reference_network(settings.feature_weights)  # tells now if its weights are missing
+                note_small_classes(source, listen)
             with heard.progress(f"training {family}", recipe.images, "images") as advance:
                 weights = train_run(
                     choices.run_settings(family, recipe_name, recipe, initial),
@@ -173,6 +177,8 @@ class _Choices:
     on_bad: Literal["skip", "fail"]
     fit: Fit
     background: str
+    classes: bool
+    follow_links: bool
     threads: int  # 0: an equal share of all cores
 
     @classmethod
@@ -194,6 +200,8 @@ class _Choices:
             on_bad_of(settings.on_bad),
             fit_of(_first(settings.fit, previous.fit)),
             background_of(_first(settings.background, previous.background)),
+            not previous.no_classes if settings.classes is None else settings.classes,
+            settings.follow_links or bool(previous.follow_links),
             settings.threads or previous.threads or 0,
         )
 
@@ -214,6 +222,8 @@ class _Choices:
             initial.sha256 if initial else self.init,
             self.fit,
             self.background,
+            self.classes,
+            self.follow_links,
         )
 
 
@@ -258,55 +268,6 @@ def _recorded_recipe(
     return name, replace(recipe, config=changed(family, recipe.config, settings.changes))
 
 
-@dataclass(frozen=True)
-class InitialGenerator:
-    """What a training starts from: a description as in run.json, weights with their sha256, and
-    where they are.
-    """
-
-    about: dict[str, Any]
-    tensors: dict[str, Tensor]
-    sha256: str
-    path: Path
-
-    def config(self, wanted: Family) -> Any:
-        """UsageError for a generator of another family."""
-        from ..training.checkpoint import parse
-
-        if (own := self.about.get("family")) != wanted.name:
-            raise UsageError(
-                "E-SOURCE", f"--init is a generator of {own}, not of {wanted.name}", path=self.path
-            )
-        return parse(wanted.config, self.about["config"], self.path)
-
-
-def open_initial(name: str) -> InitialGenerator:
-    """A zoo entry or a run; an adapted one with its adapter merged."""
-    from ..core.bundle import sha256
-    from ..training import checkpoint
-    from ..training.adapt import site
-    from ..training.digests import description
-    from ..zoo import entries
-
-    zoo = {entry.name: entry for entry in entries()}
-    if name in zoo:
-        path = zoo[name].weights
-        tensors = checkpoint.read_weights(path)
-        return InitialGenerator(zoo[name].card, tensors, sha256(path), path)
-    folder = Path(name)
-    if not (folder / "run.json").is_file():
-        raise UsageError(
-            "E-SOURCE",
-            f"--init {name!r} is no zoo name and no run of `edgegen train`",
-            hint=f"the zoo has: {', '.join(zoo)}",
-        )
-    about = description(folder)
-    if site.ADAPTS in about:
-        tensors = site.merged(folder, about)
-        return InitialGenerator(about, tensors, site.digest(tensors), folder)
-    return InitialGenerator(about, *checkpoint.weights_of(folder), folder)
-
-
 def _continued(
     family: Family,
     recipe_name: str,
@@ -336,15 +297,21 @@ def _continues(recipe: Recipe) -> bool:
     return isinstance(recipe.config, Continuing) and recipe.config.continues
 
 
-def _check_machine(choices: _Choices, settings: TrainSettings) -> None:
+def _check_before(
+    choices: _Choices, settings: TrainSettings, family: Family, recipe: Recipe
+) -> None:
     """What is not there is told before the photos are read."""
     from ..training.device import device_of
+    from ..training.loop import chosen_objectives
     from ..training.processes import local_rank
     from ..training.record import summary_writer
 
     device_of(choices.device, local_rank())
     if settings.tensorboard:
         summary_writer()
+    reference_network(settings.feature_weights)
+    if choices.only is not None:
+        chosen_objectives(tuple(family.build(recipe.config).objectives()), choices.only)
 
 
 @contextmanager
@@ -352,25 +319,25 @@ def _photos(
     data: Path, recipe: Recipe, choices: _Choices, world: World, listen: Listener
 ) -> Iterator[Photos]:
     """The photos and, as a function, what was met of them so far. InputError for too few."""
-    from ..training.reading import PhotoReading
+    from ..training.reading import MIN_SIDE, PhotoReading
     from ..training.source import open_source
 
+    c = choices
+    reading = PhotoReading(c.background, c.fit, c.on_bad, MIN_SIDE, c.classes, c.follow_links)
+    about = understood(data, reading, listen, least=FEWEST_PHOTOS)
     with ExitStack() as stack:
         with listen.progress("reading photos") as advance:
             source, report = stack.enter_context(
                 open_source(
-                    data,
+                    about,
                     recipe.config.size,
-                    PhotoReading(choices.background, choices.fit, choices.on_bad),
+                    reading,
                     progress=lambda _, __: advance(1),
                     workers=max(1, cores() // world.size),
                     tell=lambda bad: note_unused(bad, listen),
                 )
             )
-        if len(source) < FEWEST_PHOTOS:
-            raise InputError(
-                "E-DATA-TOO-FEW", f"{len(source)} photos, {FEWEST_PHOTOS} are needed", path=data
-            )
+        need_photos(len(source), FEWEST_PHOTOS, data)
         yield source, report
 
 

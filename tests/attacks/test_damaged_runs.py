@@ -34,8 +34,8 @@ from edgegen.workflows.finetune.compare import compare_runs
 from edgegen.workflows.finetune.merge import merge_adapter
 from edgegen.workflows.finetune.periodic_eval import FILE, PICTURES, _kept, pictures
 from edgegen.workflows.generators import load_generator
+from edgegen.workflows.initial import open_initial
 from edgegen.workflows.photo_sets import REFERENCE
-from edgegen.workflows.train import open_initial
 
 Record = Callable[[str, object], None]
 CUTS, FLIPS = 8, 12  # of each file, for each of its readers

@@ -42,13 +42,24 @@ ROWS: tuple[Row, ...] = (
         "There are more classes or folders than any data set has.",
         "Name a smaller folder.",
     ),
-    ("E-DATA-LINK", (4,), "A photo or shard is a symbolic link.", "Put the file itself there."),
+    (
+        "E-DATA-LAYOUT",
+        (4,),
+        "The folders can be understood in two ways.",
+        "Name one of them, or say `--no-classes`; the sentence says what is unclear.",
+    ),
+    (
+        "E-DATA-LINK",
+        (4,),
+        "A photo or shard is a symbolic link.",
+        "Say `--follow-links` for those that stay inside the folder, or put the file itself there.",
+    ),
     ("E-DATA-MISSING", (4,), "There is no such folder of photos.", "Correct its name."),
     (
         "E-DATA-MIXED",
         (4,),
         "Images lie beside class folders or shards.",
-        "Move them into one kind of place.",
+        "Move them into one kind of place, or say `--no-classes`.",
     ),
     (
         "E-DATA-PERM",
@@ -147,12 +158,17 @@ ROWS: tuple[Row, ...] = (
         "The photos do not fit into memory; or the generator remembers photos.",
         "Use fewer photos; or train on more of them, and for fewer steps.",
     ),
-    ("E-META-CSV", (4,), "metadata.csv is not read.", "Write it as metadata.jsonl."),
     (
         "E-META-LINE",
         (4,),
-        "A line of metadata.jsonl cannot be used.",
+        "A line of metadata.jsonl, metadata.csv or dataset.json cannot be used.",
         "Correct the line that the sentence names.",
+    ),
+    (
+        "E-META-TWO",
+        (4,),
+        "Two tables in one folder say what the photos are.",
+        "Keep one of them.",
     ),
     (
         "E-SHARD-CHANGED",
@@ -182,4 +198,16 @@ ROWS: tuple[Row, ...] = (
     ),
     ("E-SHARD-READ", (4,), "A shard cannot be read.", "Look at its permissions and at the medium."),
     ("E-SHARD-TRUNCATED", (4,), "A shard was cut off.", "Copy it again."),
+    (
+        "E-ZIP",
+        (4,),
+        "A zip archive is damaged, encrypted, or compressed in an unusual way.",
+        "Copy it again, or unpack it.",
+    ),
+    (
+        "E-ZIP-MEMBER",
+        (6,),
+        "A member of a zip archive has a name or kind that is refused.",
+        "Write the archive from plain files with plain names.",
+    ),
 )

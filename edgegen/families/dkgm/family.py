@@ -16,7 +16,7 @@ from ...core.spec import TensorSpec
 from .. import Family, Recipe, Tuning
 from ..transforms import Told, beside, changed, hint
 from ..unet import UNetConfig, fold_batch_norms
-from .bank import Bank
+from .bank import FEWEST, Bank
 from .coarse import Coarse, evaluating, stage
 from .config import DkgmConfig
 from .debias import Bridge, Debias, Restore, Restorer, bridge_loss
@@ -323,5 +323,5 @@ FAMILY = Family(
     DkgmConfig,
     Dkgm,
     {"photos32": photos32, "tiny": tiny, "photos64": photos64, "photos256": photos256},
-    Tuning(grown, whole=("*.embed.label",), rank=3, rate=6e-3),
+    Tuning(grown, whole=("*.embed.label",), rank=3, rate=6e-3, fewest=FEWEST),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.progress import Listener, silent
-from ...errors import GateFailed, InputError
+from ...errors import GateFailed, UsageError
 from ..context import cores
 from ..generators import need_torch
 from ..photo_sets import (
@@ -17,9 +17,11 @@ from ..photo_sets import (
     fastest,
     fit_of,
     images_seen,
+    need_photos,
     note_report,
     on_bad_of,
     reference_network,
+    understood,
     write_reference,
 )
 from ..torch_threads import torch_threads
@@ -27,7 +29,9 @@ from .settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from ...training.data import Photos
+    from ...training.layout.description import FolderDescription
     from ...training.loop import Trainer
+    from ...training.reading import PhotoReading
     from .base import BaseGenerator
     from .periodic_eval import PeriodicEvaluation
     from .setup import FinetuneChoices, FinetunePlan
@@ -74,13 +78,15 @@ def finetune(
     check_free(out, settings.resume)
     opened = open_base(str(base), listen)
     choices = choose(settings, out if settings.resume else None, opened)
-    _check_peft(choices)
+    reading = _reading(choices, settings)
+    about = _described(data, reading, listen)
+    _check_libraries(choices)
     device_of(choices.device)
     opened = opened.grown_to(choices.size, choices.seed)
     network = fastest(reference_network(settings.feature_weights))
     with torch_threads(settings.threads or cores()):
-        photos = _read_photos(data, choices, settings, listen)
-        choices, train, held_out = hold_out(photos, choices, listen)
+        photos = _read_photos(about, choices.size, reading, listen)
+        choices, train, held_out = hold_out(photos, choices, listen, opened.family.tuning.fewest)
         plan = _plan(opened, train, choices, settings, listen)
         evaluation = PeriodicEvaluation.of(out, plan, train, held_out, network, listen)
         try:
@@ -92,35 +98,54 @@ def finetune(
     return _result(out, evaluation)
 
 
-def _check_peft(choices: FinetuneChoices) -> None:
-    """That peft is not here is told before the photos are read."""
+def _check_libraries(choices: FinetuneChoices) -> None:
+    """What is not here is told before the photos are read."""
     from ...training.adapt.library import importing
 
     if choices.rank:
         with importing("peft"):
             import peft  # noqa: F401
+    if choices.adam8bit or choices.precision != "fp32":
+        with importing("bitsandbytes"):
+            import bitsandbytes  # noqa: F401
+
+
+def _reading(choices: FinetuneChoices, settings: FinetuneSettings) -> PhotoReading:
+    from ...training.reading import PhotoReading
+
+    return PhotoReading(
+        choices.background,
+        fit_of(choices.fit),
+        on_bad_of(settings.on_bad),
+        classes=choices.classes,
+        follow_links=choices.follow_links,
+    )
+
+
+def _described(data: Path, reading: PhotoReading, listen: Listener) -> FolderDescription:
+    """What is at the path, said before anything long runs."""
+    about = understood(data, reading, listen, least=2 * FEWEST_PHOTOS)
+    if about.kind == "shards":
+        raise UsageError(
+            "E-DATA-SHARDS",
+            "fine-tuning reads photos as a whole, not as a stream of shards",
+            path=data,
+            hint="unpack them into a folder",
+        )
+    return about
 
 
 def _read_photos(
-    data: Path, choices: FinetuneChoices, settings: FinetuneSettings, listen: Listener
+    about: FolderDescription, size: int, reading: PhotoReading, listen: Listener
 ) -> Photos:
-    """The photos of a folder, with classes if they are wanted. InputError for too few."""
-    from ...training.data import Photos, load
-    from ...training.reading import PhotoReading
+    """The photos, with classes if they are wanted. InputError for too few."""
+    from ...training.data import load
 
     with listen.progress("reading photos") as advance:
-        photos, report = load(
-            data,
-            choices.size,
-            PhotoReading(choices.background, fit_of(choices.fit), on_bad_of(settings.on_bad)),
-            progress=lambda _, __: advance(1),
-        )
+        photos, report = load(about, size, reading, progress=lambda _, __: advance(1))
     note_report(report, listen)
-    if len(photos) < 2 * FEWEST_PHOTOS:
-        raise InputError(
-            "E-DATA-TOO-FEW", f"{len(photos)} photos, {2 * FEWEST_PHOTOS} are needed", path=data
-        )
-    return photos if choices.classes else Photos(photos.pixels, photos.labels * 0, ())
+    need_photos(len(photos), 2 * FEWEST_PHOTOS, about.path)
+    return photos
 
 
 def _plan(

@@ -36,7 +36,8 @@ class FinetuneSettings:
     held_out: float | None = None  # share of the photos that is not trained on
     evaluations: int | None = None  # times the held-out photos are compared; 8
     patience: int | None = None  # evaluations without improvement before it ends; 3
-    classes: bool | None = None  # sub-folders are classes; True
+    classes: bool | None = None  # that folders and tables say are learned; True
+    follow_links: bool | None = None  # to photos inside the folder; False
     seed: int | None = None  # of order, noise and adapters; 0
     device: str | None = None  # "cpu" or "cuda"; cpu
     on_bad: str = "skip"  # what an unreadable photo does: skip or fail

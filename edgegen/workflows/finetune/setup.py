@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.progress import Listener, silent
-from ...errors import InputError, UsageError
+from ...errors import InputError, UsageError, escaped
 from ...training.adapt import Kind
 from ..limits import check_numbers
-from ..photo_sets import background_of, fit_of
+from ..photo_sets import background_of, fit_of, note_small_classes
 from .settings import FinetuneSettings, seconds_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .base import BaseGenerator
 
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
-SMALL_CLASS = 8  # photos of a class that is learned on its own
 TIMED_STEPS = 40  # of the short run that a time is measured on
 SAFETY = 0.85  # of the time that is planned for steps: evaluations and the end take the rest
 DOCUMENTED = {"evaluations": "looks"}  # fields that run.json has under another name
@@ -50,6 +49,7 @@ class FinetuneChoices:
     evaluations: int = 8
     patience: int = 3
     classes: bool = True
+    follow_links: bool = False
     seed: int = 0
     device: str = "cpu"
     fit: str = "pad"
@@ -63,8 +63,9 @@ class FinetuneChoices:
         check_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
-        """As run.json has them."""
-        return {DOCUMENTED.get(name, name): value for name, value in vars(self).items()}
+        """As run.json has them; links only where they are followed: once there was no choice."""
+        choices = {DOCUMENTED.get(name, name): value for name, value in vars(self).items()}
+        return {k: v for k, v in choices.items() if k != "follow_links" or v}
 
 
 def choose(
@@ -113,37 +114,47 @@ def _recorded(run: Path) -> dict[str, Any]:
     return {fields_of.get(str(name), str(name)): value for name, value in recorded.items()}
 
 
-def merge_small_classes(photos: Photos, listen: Listener = silent) -> Photos:
-    """The photos with their small classes as one, "other", which takes the next larger ones until
-    it has SMALL_CLASS photos; a note says so.
+def merge_small_classes(photos: Photos, fewest: int = 1, listen: Listener = silent) -> Photos:
+    """The photos with the classes that have fewer than `fewest` as one, "other", which takes the
+    next larger ones until it has as many; classes without any are gone. Notes name them, and those
+    that are small and stay.
     """
     import numpy as np
 
     from ...training.data import Photos
 
-    counts = np.bincount(photos.labels, minlength=len(photos.classes))
-    order = np.argsort(counts, kind="stable")
-    merged = int((counts < SMALL_CLASS).sum())
-    while 0 < merged < len(order) and counts[order[:merged]].sum() < SMALL_CLASS:
-        merged += 1
-    if not merged or len(photos.classes) < 2:
+    names, counts = photos.classes, np.bincount(photos.labels, minlength=len(photos.classes))
+    if len(names) < 2:
         return photos
-    small, kept = order[:merged], sorted(order[merged:].tolist())
+    order = [k for k in np.argsort(counts, kind="stable").tolist() if counts[k]]
+    merged = sum(int(counts[k]) < fewest for k in order)
+    while 0 < merged < len(order) and counts[order[:merged]].sum() < fewest:
+        merged += 1
+    if gone := [names[k] for k in range(len(names)) if not counts[k]]:
+        listen.note(f"W-CLASS-GONE: no photo to train on, all are held out: {_named(gone)}")
+    small, kept = order[:merged], sorted(order[merged:])
+    if merged:
+        listen.note(
+            f"W-CLASS-MERGED: this family needs {fewest} photos of a class, so that these are "
+            f'drawn as one, "other": {_named([names[k] for k in small])}'
+        )
     number = np.full(len(counts), len(kept))
     number[kept] = np.arange(len(kept))
-    names = tuple(photos.classes[k] for k in kept)
-    listen.note(
-        f"W-CLASS-SMALL: {merged} of {len(counts)} classes have few photos and are drawn as one, "
-        f"{sum(int(counts[k]) for k in small)} together"
-    )
-    return Photos(photos.pixels, number[photos.labels], (*names, "other"))
+    known = tuple(names[k] for k in kept) + (("other",) if merged else ())
+    found = Photos(photos.pixels, number[photos.labels], known) if known != names else photos
+    note_small_classes(found, listen)
+    return found
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(map(escaped, names))
 
 
 def hold_out(
-    photos: Photos, choices: FinetuneChoices, listen: Listener = silent
+    photos: Photos, choices: FinetuneChoices, listen: Listener = silent, fewest: int = 1
 ) -> tuple[FinetuneChoices, Photos, Photos]:
     """Training photos and held-out ones, near-copies on one side; the choices then name the share.
-    InputError for too few photos.
+    fewest: photos that the family needs of a class. InputError for too few photos.
     """
     from ...evidence.small_sample_distance import LEAST
     from ...training.split import refuse_leak, split
@@ -156,7 +167,8 @@ def hold_out(
             continue
         if len(held_out) >= LEAST and len(train) >= LEAST:
             refuse_leak(train, held_out)
-            return replace(choices, held_out=share), merge_small_classes(train, listen), held_out
+            merged = merge_small_classes(train, fewest, listen)
+            return replace(choices, held_out=share), merged, held_out
     raise InputError(
         "E-DATA-TOO-FEW",
         f"of {len(photos)} photos, {LEAST} cannot be held out with a share of {shares[-1]:g}",
@@ -225,6 +237,8 @@ class FinetunePlan:
             choices.device,
             fit=choices.fit,
             background=choices.background,
+            classes=choices.classes,
+            follow_links=choices.follow_links,
             init=self.base_sha256,
             eight_bit=choices.adam8bit,
             adapt=adapt if choices.rank else None,

@@ -1,0 +1,91 @@
+"""Whose a folder or a file is that lies among photos and is none of the set: tables of names that
+network drives, systems, cameras, shops, galleries and trainers leave.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Owner(NamedTuple):
+    """What lies there, in the singular, and whose it is."""
+
+    what: str
+    whose: str
+
+
+DRIVE, WINDOWS, MACOS = "of a network drive", "of a Windows drive", "of macOS"
+GALLERY, TRAINER, SHOP = "of a gallery", "of another trainer", "of a shop system"
+# by a folder's name in lower case
+FOLDERS: dict[str, Owner] = {
+    "@eadir": Owner("thumbnail", DRIVE),
+    ".@__thumb": Owner("thumbnail", DRIVE),
+    "#recycle": Owner("deleted photo", DRIVE),
+    "@recycle": Owner("deleted photo", DRIVE),
+    "network trash folder": Owner("deleted photo", DRIVE),
+    "#snapshot": Owner("older version", DRIVE),
+    "@recently-snapshot": Owner("older version", DRIVE),
+    "@tmp": Owner("temporary photo", DRIVE),
+    "$recycle.bin": Owner("deleted photo", WINDOWS),
+    "recycler": Owner("deleted photo", WINDOWS),
+    "system volume information": Owner("system file", WINDOWS),
+    "__macosx": Owner("resource fork", MACOS),
+    ".trashes": Owner("deleted photo", MACOS),
+    "lost+found": Owner("recovered file", "of a file system"),
+    "thumbs": Owner("thumbnail", GALLERY),
+    "thumbnails": Owner("thumbnail", GALLERY),
+    "_thumbs": Owner("thumbnail", GALLERY),
+    ".thumbs": Owner("thumbnail", GALLERY),
+    ".thumbnails": Owner("thumbnail", GALLERY),
+    ".picasaoriginals": Owner("older version", GALLERY),
+    "_latent_cache": Owner("cached picture", TRAINER),
+    "_t_e_cache": Owner("cached picture", TRAINER),
+    "_controls": Owner("control picture", TRAINER),
+}
+HIDDEN = Owner("hidden photo", "")
+# by a file's name in lower case
+FILES: tuple[tuple[re.Pattern[str], Owner], ...] = (
+    (re.compile(r"syno(photo|file)_thumb.*"), Owner("thumbnail", DRIVE)),
+    (re.compile(r".*-masklabel\.\w+"), Owner("mask", TRAINER)),
+    (re.compile(r".*-condlabel\.\w+"), Owner("control picture", TRAINER)),
+)
+# what a shop or a gallery adds to the name of a photo that lies beside it in full size
+SHOP_SIZE = re.compile(
+    r"(?P<whole>.+?)(?:-\d{2,5}x\d{2,5}|-scaled|[-_](?:thumb|thumbnail|small|medium|grande)"
+    r"|-(?:cart|small|medium|home|large|category|side)_default)",
+    re.IGNORECASE,
+)
+# companions of a folder of images: not photos, but what somebody drew or measured of them
+COMPANIONS: dict[str, Owner] = {
+    **dict.fromkeys(
+        ("mask", "masks", "ground_truth", "groundtruth", "gt", "segmentation", "segmentations"),
+        Owner("mask", ""),
+    ),
+    **dict.fromkeys(("annotations", "annotation", "labels", "label"), Owner("annotation", "")),
+    **dict.fromkeys(("depth", "depths", "depth_maps"), Owner("depth map", "")),
+    **dict.fromkeys(("segmentationclass", "segmentationobject"), Owner("mask", "")),
+    "reg": Owner("regularisation photo", TRAINER),
+    "model": Owner("sample", TRAINER),
+    "sample": Owner("sample", TRAINER),
+    "samples": Owner("sample", TRAINER),
+    "log": Owner("sample", TRAINER),
+}
+
+
+def owner_of_folder(name: str) -> Owner | None:
+    """Whose everything in a folder of this name is; None for a folder of photos."""
+    known = FOLDERS.get(name.lower())
+    if known is None and name.lower().startswith(".trash"):
+        return Owner("deleted photo", "of a desktop")
+    return known or (HIDDEN if name.startswith(".") else None)
+
+
+def owner_of(name: str) -> Owner | None:
+    """Whose the file of this relative name is, by any of its folders or by its own name."""
+    *folders, own = name.split("/")
+    for folder in folders:
+        if owner := owner_of_folder(folder):
+            return owner
+    lower = own.lower()
+    return next((owner for pattern, owner in FILES if pattern.fullmatch(lower)), None)

@@ -1,0 +1,282 @@
+"""understand(): what is at a path, as training takes it. The same files give the same answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...errors import InputError
+from .. import idx
+from ..magic import HEIC_SUFFIXES
+from ..shards import find
+from . import archive
+from .description import (
+    MAX_CLASSES,
+    Bad,
+    FolderDescription,
+    LeftOut,
+    Listed,
+    counted,
+    joined,
+)
+from .folders import SPLITS, Grouping, grouped
+from .junk import SHOP_SIZE, owner_of
+from .rows import STYLEGAN, Table, stylegan_labels, table_in
+from .tree import Tree, TreeEntry, walked
+
+CAPTION_FILES = {".txt", ".caption", ".npz", ".tags", ".json"}
+TABLES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx"}
+
+
+def understand(path: Path, classes: bool = True, follow_links: bool = False) -> FolderDescription:
+    """What a folder, a zip archive, a folder of IDX files or tar shards hold.
+
+    classes: False takes every photo without a class, whatever folders say. follow_links: symbolic
+    links that stay inside the folder are followed. InputError for what is no set at all; what is
+    unclear is the answer's `question`.
+    """
+    if shards := find(path):
+        return FolderDescription(path, "shards", how=counted(len(shards), "tar shard"))
+    if archive.is_zip(path):
+        return _Understanding(archive.members(path), "zip", classes).described()
+    if not path.is_dir():
+        what = "is not a folder or a zip archive" if path.exists() else "does not exist"
+        raise InputError("E-DATA-MISSING", f"the folder of photos {what}", path=path)
+    if idx.is_there(path):
+        return FolderDescription(path, "idx", how="pictures and labels in IDX files")
+    return _Understanding(walked(path, follow_links), "folder", classes).described()
+
+
+class _Understanding:
+    """One tree on its way to a description."""
+
+    def __init__(self, tree: Tree, kind: str, classes: bool) -> None:
+        self.tree, self.kind, self.wants_classes = tree, kind, classes
+        self.left_out: dict[tuple[str, str], list[str]] = {}
+        self.notes: list[str] = []
+        self.question: InputError | None = None
+        self.bad = list(tree.bad)
+        self.tables: set[str] = set()
+        self.table: Table | None = None
+
+    def described(self) -> FolderDescription:
+        photos = self._photos()
+        labels, found = self._labelled(photos)
+        self._told_of_others(photos)
+        listed = [
+            Listed(entry.name, labels[entry.name] if self.wants_classes else "", *entry[2:])
+            for entry in photos.values()
+            if entry.name in labels
+        ]
+        if self.wants_classes:
+            self.question = self.question or found.question
+            self._checked({photo.label for photo in listed if photo.label}, found)
+        for part in found.left_out:
+            self._leave_out(part.what, part.whose, *part.names)
+        return FolderDescription(
+            self.tree.path,
+            "zip" if self.kind == "zip" else "folder",
+            tuple(sorted(listed)),
+            found.how,
+            found.splits,
+            tuple(LeftOut(*key, tuple(sorted(n))) for key, n in sorted(self.left_out.items())),
+            tuple(sorted(self.bad, key=lambda bad: bad.name)),
+            {code: tuple(sorted(names)) for code, names in sorted(self.tree.warnings.items())},
+            (*self._links(), *self.notes, *(found.notes if self.wants_classes else ())),
+            self.question,
+        )
+
+    # which files are photos of the set
+
+    def _photos(self) -> dict[str, TreeEntry]:
+        """By name, without what others left among them."""
+        own = [entry for entry in self.tree.entries if self._is_own(entry)]
+        pictures = [entry for entry in own if entry.kind != "other"]
+        second = {entry.name for entry in pictures if _is_second(entry)}
+        beside = {(e.folder, e.stem) for e in pictures if e.name not in second}
+        kept: dict[str, TreeEntry] = {}
+        for entry in pictures:
+            sized = SHOP_SIZE.fullmatch(entry.stem)
+            if entry.name in second and (entry.folder, entry.stem) in beside:
+                self._leave_out("raw or HEIC version", "of photos that are kept", entry.name)
+            elif sized and (entry.folder, sized["whole"]) in beside:
+                self._leave_out("smaller copy", "of a shop system", entry.name)
+            else:
+                kept[entry.name] = entry
+        return kept
+
+    def _is_own(self, entry: TreeEntry) -> bool:
+        if owner := owner_of(entry.name):
+            if entry.kind != "other":
+                self._leave_out(*owner, entry.name)
+            return False
+        if entry.name.rpartition("/")[2].startswith("."):
+            self.tree.warn("W-DATA-IGNORED", entry.name)
+            return False
+        return True
+
+    def _leave_out(self, what: str, whose: str, *names: str) -> None:
+        self.left_out.setdefault((what, whose), []).extend(names)
+
+    # classes
+
+    def _labelled(self, photos: dict[str, TreeEntry]) -> tuple[dict[str, str], Grouping]:
+        """Each photo's class, of those that are used, and what the folders' names said."""
+        rows = self._rows(photos)
+        found = grouped(rows if rows is not None else photos, self.tree.path, self.kind == "zip")
+        if rows is None:
+            return found.labels, found
+        said = {label for label in rows.values() if label}
+        labels = {name: label or "" for name, label in rows.items()}
+        if not said and self.wants_classes:  # then the folders may say it
+            labels = found.labels if found.question is None else labels
+            found.question = None
+        else:
+            found = Grouping(splits=found.splits, how=self._by())
+        return labels, found
+
+    def _by(self) -> str:
+        column = f"{self.table.label} in " if self.table and self.table.label else ""
+        return f", by {column}{joined(sorted(self.tables))}" if self.wants_classes else ""
+
+    def _rows(self, photos: dict[str, TreeEntry]) -> dict[str, str | None] | None:
+        """What tables say of the photos; None without any."""
+        folders = ["", *(f for f in self.tree.folders if "/" not in f and f.lower() in SPLITS)]
+        tables = [table for folder in folders if (table := table_in(self.tree, folder))]
+        if tables:
+            return self._of_tables(tables, photos)
+        if not self.wants_classes:
+            return None
+        found: dict[str, str] = {}
+        for folder in ["", *(f for f in self.tree.folders if "/" not in f)]:
+            labels = stylegan_labels(self.tree, folder)
+            if labels is not None:
+                self.tables.add(f"{folder}/{STYLEGAN}" if folder else STYLEGAN)
+                found |= labels
+        if not found:
+            if self.tables:
+                self.notes.append(f"{joined(sorted(self.tables))} names no label")
+            return None
+        for name in sorted(photos.keys() - found.keys()):
+            self.tree.warn("W-META-UNLISTED", name)
+        return {name: label for name, label in found.items() if name in photos}
+
+    def _of_tables(
+        self, tables: list[Table], photos: dict[str, TreeEntry]
+    ) -> dict[str, str | None]:
+        rows: dict[str, str | None] = {}
+        self.table = tables[0]
+        named = _Names(photos)
+        for table in tables:
+            self.tables.add(table.name)
+            if self.wants_classes:
+                self.question = self.question or table.uneven
+            if table.captions:
+                self.tree.warn("W-META-CAPTIONS", table.name)
+                self.notes.append(f"the {table.label} of {table.name} are captions, not classes")
+            for column in table.unread:
+                self.tree.warn("W-META-COLUMNS", column)
+            if table.unread:
+                many = "columns" if len(table.unread) > 1 else "column"
+                self.notes.append(f"{many} {joined(table.unread)} of {table.name} not read")
+            for name, (number, label) in table.rows.items():
+                if (found := self._row_file(named, table, name, number, photos)) is not None:
+                    rows[found] = None if table.captions else label
+        for name in sorted(photos.keys() - rows.keys()):
+            self.tree.warn("W-META-UNLISTED", name)
+        linked = {bad.name for bad in self.tree.bad}
+        self.bad = [bad for bad in self.bad if bad.name in linked & named.asked]
+        return rows
+
+    def _row_file(
+        self, named: _Names, table: Table, name: str, number: int, photos: dict[str, TreeEntry]
+    ) -> str | None:
+        """The photo of a row; None for one that is bad, and said to be."""
+        named.asked.add(name)
+        if found := named.of(name):
+            return found
+        for bad in self.tree.bad:
+            if name == bad.name or name.startswith(f"{bad.name}/"):
+                if name != bad.name:
+                    self.bad.append(Bad(name, bad.code, bad.reason))
+                    self.tree.bad.append(self.bad[-1])
+                return None
+        entries = self.tree.named()
+        if entry := entries.get(name):  # called as no photo is, or one that was left out
+            photos[name] = entry
+            for names in self.left_out.values():
+                if name in names:
+                    names.remove(name)
+            return name
+        file = self.tree.path / table.name if self.kind == "folder" else self.tree.path
+        parents = [f"{name}/".rpartition("/")[0]]
+        while "/" in parents[-1]:
+            parents.append(parents[-1].rpartition("/")[0])
+        what = "not a directory" if any(p in entries for p in parents[1:]) else "no such file"
+        raise InputError("E-META-LINE", f"{table.name}:{number} {name!r}: {what}", path=file)
+
+    def _checked(self, labels: set[str], found: Grouping) -> None:
+        if len(labels) > MAX_CLASSES:
+            raise InputError(
+                "E-DATA-LIMIT",
+                f"{len(labels)} classes are more than the limit of {MAX_CLASSES}",
+                path=self.tree.path,
+                hint="say --no-classes to take all without classes",
+            )
+        count = Counter(label.casefold() for label in labels)
+        for label in sorted(labels):
+            if count[label.casefold()] > 1:
+                self.tree.warn("W-DATA-CLASS-CASE", label)
+        for folder in found.forms:
+            self.tree.warn("W-DATA-CLASS-FORM", folder)
+        if not found.folders or found.splits or found.how:
+            return
+        held = {
+            entry.name.partition("/")[0] for entry in self.tree.entries if entry.kind != "other"
+        }
+        for folder in self.tree.folders:
+            if "/" not in folder and folder not in held:
+                self.tree.warn("W-DATA-CLASS-EMPTY", folder)
+
+    # what else lies there
+
+    def _told_of_others(self, photos: dict[str, TreeEntry]) -> None:
+        """Files that are no photos: by name in the report, tables and captions in the line."""
+        stems = {(entry.folder, entry.stem) for entry in photos.values()}
+        others = [e for e in self.tree.entries if e.kind == "other" and not owner_of(e.name)]
+        others = [e for e in others if not e.name.rpartition("/")[2].startswith(".")]
+        others = [e for e in others if e.name not in self.tables | photos.keys()]
+        for entry in others:
+            self.tree.warn("W-DATA-IGNORED", entry.name)
+        captions = [e for e in others if e.suffix in CAPTION_FILES and (e.folder, e.stem) in stems]
+        if captions:
+            self.notes.append(f"{counted(len(captions), 'caption file')} not read")
+        unread = [e.name for e in others if e.suffix in TABLES and "/" not in e.name]
+        if tables := [name for name in unread if name not in {e.name for e in captions}]:
+            self.notes.append(f"{joined(tables)} not read")
+
+    def _links(self) -> Iterable[str]:
+        links = [bad for bad in self.bad if bad.code == "E-DATA-LINK"]
+        return [f"{counted(len(links), 'symbolic link')} not followed"] if links else []
+
+
+def _is_second(entry: TreeEntry) -> bool:
+    """Whether a camera writes it beside a photo that is easier to read."""
+    return entry.kind == "refused" or entry.suffix in HEIC_SUFFIXES
+
+
+class _Names:
+    """Photos by the name that a table gives them, in whichever form Unicode writes it."""
+
+    def __init__(self, photos: dict[str, TreeEntry]) -> None:
+        from unicodedata import normalize
+
+        self.photos, self.normalize = photos, normalize
+        self.by_form = {normalize("NFC", name): name for name in photos}
+        self.asked = set[str]()
+
+    def of(self, name: str) -> str | None:
+        if name in self.photos:
+            return name
+        return self.by_form.get(self.normalize("NFC", name))

@@ -1,0 +1,49 @@
+"""Sets that are nearly black or nearly white throughout: of another depth than they say, or
+overexposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+DARK, BRIGHT = 40, 215  # levels of 255
+SHARE = 0.5  # of the photos, from which on the set is so
+EDGE = 1  # percent of a photo's values that do not count
+
+
+class UsedPhoto(NamedTuple):
+    """A photo that was decoded; shape: its width and height, upright."""
+
+    name: str
+    label: str
+    shape: tuple[int, int]
+
+
+def dark_and_bright(
+    pixels: np.ndarray, used: Sequence[UsedPhoto], fit: str, warnings: dict[str, list[str]]
+) -> None:
+    """Names the photos (n, h, w, 3) with nothing brighter than DARK, where they are most of them,
+    and the same of nothing darker than BRIGHT. What was padded around a photo does not count.
+    """
+    ends = [
+        np.percentile(_own(image, photo.shape, fit), (EDGE, 100 - EDGE))
+        for image, photo in zip(pixels, used, strict=True)
+    ]
+    dark = [photo.name for photo, (_, high) in zip(used, ends, strict=True) if high < DARK]
+    bright = [photo.name for photo, (low, _) in zip(used, ends, strict=True) if low > BRIGHT]
+    for code, names in (("W-DATA-DARK", dark), ("W-DATA-BRIGHT", bright)):
+        if names and len(names) > SHARE * len(used):
+            warnings[code] = names
+
+
+def _own(image: np.ndarray, shape: tuple[int, int], fit: str) -> np.ndarray:
+    """The part of a square that the photo fills."""
+    if fit == "crop":
+        return image
+    size = len(image)
+    width, height = (max(1, round(side * size / max(shape))) for side in shape)
+    left, top = (size - width) // 2, (size - height) // 2
+    return image[top : top + height, left : left + width]
