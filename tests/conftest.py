@@ -43,7 +43,13 @@ hypothesis.settings.load_profile("edgegen")
 assert edgegen.__version__
 
 # Tests that ask for one of these need what takes an export, or seconds, to make.
-MARK_OF_FIXTURE = {"tiny_bundle": "export", "every_graph": "slow", "wheel": "slow"}
+MARK_OF_FIXTURE = {
+    "tiny_bundle": "export",
+    "every_graph": "slow",
+    "wheel": "slow",
+    "plain_folder": "slow",  # diffusers makes it, whose import takes seconds
+    "prompted_folder": "slow",
+}
 TRACES = pytest.StashKey[Path | None]()
 STARTED = time.perf_counter()
 

@@ -191,6 +191,7 @@ def cases() -> Iterator[tuple[str, Config, int, dict[str, Any]]]:
 CASES = list(cases())
 
 
+@pytest.mark.slow  # imports diffusers
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers, about numpy
 @pytest.mark.parametrize("kind", sorted(SCHEDULERS))
 def test_the_sampler_gives_what_diffusers_gives(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +222,7 @@ def test_a_sampler_is_flat_data(kind: str) -> None:
     assert seen
 
 
+@pytest.mark.slow  # imports diffusers
 def test_a_schedule_is_that_of_diffusers() -> None:
     import diffusers
 

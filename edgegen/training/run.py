@@ -21,12 +21,13 @@ from ..core.files import JsonObject, to_json
 from ..core.graph import Generator
 from ..core.temporary import PREFIX
 from ..errors import InputError, UsageError
-from ..families import FAMILIES, Judged, Recipe, family
+from ..families import FAMILIES, Recipe, family
 from . import checkpoint
 from .adapt import site
 from .device import device_of
 from .digests import FILE, RUN, Digests, description, hold, keep
 from .home import Home, check_metrics
+from .lessons import teach
 from .loop import Trainer, TrainerOptions, shipped
 from .order import mix
 from .processes import ALONE, World, local_rank
@@ -34,7 +35,6 @@ from .record import Record
 from .source import Source
 from .stop import FirstSignal, Stop
 
-LESSONS = 400  # batches that a judge is taught with
 Progress = Callable[[Trainer, dict[str, float]], None]
 Finish = Callable[[Trainer, Path], Path]
 
@@ -119,7 +119,7 @@ def train(
         state = _resumed(trainer, settings, out, options) if resume else {}
         world.wait()  # nobody writes before all have read
         with stop.at_once():
-            _teach(trainer, out / checkpoint.JUDGE)
+            teach(trainer, out / checkpoint.JUDGE)
             if options.begin is not None:
                 options.begin(trainer)
         with contextlib.ExitStack() as stack:
@@ -233,21 +233,6 @@ def _loop(
         if stop.signal is not None:
             world.wait()  # for the one that writes: the first to leave ends all
         stop.check()
-
-
-def _teach(trainer: Trainer, path: Path) -> None:
-    """Give the generator's judge, if it has one, the network of this run: taught at its start, then
-    read.
-    """
-    generator = trainer.generator
-    if not isinstance(generator, Judged) or generator.judge is None:
-        return
-    if trainer.step == 0 and not path.exists() and trainer.world.rank == 0:
-        generator.teach(trainer.lessons(LESSONS))
-        keep(path.parent, {path.name: checkpoint.to_bytes(generator.judge.state_dict())})
-    trainer.world.wait()
-    hold(path.parent, path.name)
-    checkpoint.load_judge(generator.judge, path)
 
 
 def _about(settings: RunSettings, photos: Source, world: World) -> JsonObject:

@@ -28,7 +28,7 @@ from edgegen.core.graph import Generator
 from edgegen.errors import EdgegenError
 from edgegen.evidence import reference
 from edgegen.evidence.stopping import Watch
-from edgegen.training import checkpoint, digests, run
+from edgegen.training import checkpoint, digests, lessons, run
 from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.compare import compare_runs
 from edgegen.workflows.finetune.merge import merge_adapter
@@ -154,7 +154,7 @@ def statistics_in(folder: Path) -> None:
 def trained_run(folder: Path) -> None:
     """With two checkpoints, and a judge."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "LESSONS", 2)
+        patch.setattr(lessons, "LESSONS", 2)
         run.train(judged(), PHOTOS, folder, False, STEPS // 2, nothing)
     statistics_in(folder)
 
