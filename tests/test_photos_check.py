@@ -204,7 +204,7 @@ def test_finetune_takes_what_it_says(tmp_path: Path, capsys: Captured, count: in
     }
 
 
-def test_classes_that_are_drawn_as_one_are_named(tmp_path: Path, capsys: Captured) -> None:
+def test_classes_of_few_photos_are_named(tmp_path: Path, capsys: Captured) -> None:
     data = tmp_path / "site"
     for name, first, count in (("many", 0, 40), ("few", 40, 3), ("single", 43, 1)):
         (data / name).mkdir(parents=True)
@@ -212,8 +212,8 @@ def test_classes_that_are_drawn_as_one_are_named(tmp_path: Path, capsys: Capture
             picture(k).save(data / name / f"{k}.png")
     assert check(data) == 0
     shown = capsys.readouterr()
-    # too few even together
-    assert "  too small for classes of their own, drawn as one: few, many, single" in shown.out
+    found = re.search(r"class from, kept where the family allows: (.*)", shown.out)
+    assert found is not None and re.fullmatch(r"few \([123]\), single \([01]\)", found[1])
 
 
 @pytest.mark.parametrize(

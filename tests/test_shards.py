@@ -245,7 +245,7 @@ def test_formats_that_are_not_read_are_bad_photos_from_the_start(tmp_path: Path)
         assert [(b.name, b.code) for b in source.report().bad] == [
             ("a.tar/x.gif", "E-IMG-FORMAT")
         ] and len(source) == 30
-    with pytest.raises(BadPhotos, match="HEIC is not accepted"):
+    with pytest.raises(BadPhotos, match="GIF is not accepted"):
         opened(path, on_bad="fail")
 
 
