@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from edgegen.core import disk, files
-from edgegen.core.files import ASIDE, discard, publish, write_bytes
+from edgegen.core.files import ASIDE, discard, publish, publish_alone, write_bytes
 from edgegen.core.temporary import PREFIX, private_file, private_folder, sweep
 from edgegen.errors import InputError, ResourceError, UsageError
 
@@ -378,3 +378,18 @@ def test_discard_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "out").exists() and len(leftovers(tmp_path)) == 1
     with pytest.raises(ResourceError, match="No such file"):
         discard(tmp_path / "out")
+
+
+def test_folders_made_on_the_way_go_with_a_failure_and_hold_a_success(tmp_path: Path) -> None:
+    (there := tmp_path / "there").mkdir()
+    target = there / "a" / "b" / "out"
+    with pytest.raises(ValueError, match="of no use"), publish_alone(target, MARK):
+        assert target.parent.is_dir()
+        raise ValueError("of no use")
+    assert sorted(os.listdir(tmp_path)) == ["there"] and os.listdir(there) == []
+    with pytest.raises(ValueError, match="of no use"), publish_alone(target, MARK):
+        write_bytes(target.with_name("another's"), b"stays")
+        raise ValueError("of no use")
+    assert sorted(os.listdir(target.parent)) == ["another's"]
+    make(target)
+    assert sorted(os.listdir(target.parent)) == ["another's", "out"]

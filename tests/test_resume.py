@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from edgegen.core.graph import Batch
 from edgegen.errors import InputError
 from edgegen.families.cas_dm import CasDm
-from edgegen.training import checkpoint, run
+from edgegen.training import checkpoint, lessons, run
 from edgegen.training.stop import Stop
 
 pytestmark = pytest.mark.slow
@@ -180,7 +180,7 @@ def test_load_gives_the_averaged_networks_ready_for_use(whole: Path) -> None:
 def test_a_judge_is_taught_once_and_survives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "LESSONS", 4)
+    monkeypatch.setattr(lessons, "LESSONS", 4)
     config = replace(TOY, metric="pdist", metric_weight=1.0)
     go(tmp_path / "a", steps=6, every=2, config=config)
     with pytest.raises(RuntimeError):
@@ -266,7 +266,7 @@ def test_a_signal_at_the_last_step_and_during_the_lessons(
     assert not (tmp_path / "run" / checkpoint.WEIGHTS).exists()
     go(tmp_path / "run", resume=True)
     same(tmp_path / "run", whole)
-    monkeypatch.setattr(run, "LESSONS", 2)
+    monkeypatch.setattr(lessons, "LESSONS", 2)
     teach = CasDm.teach
 
     def interrupted(self: CasDm, batches: Iterable[Batch]) -> None:

@@ -40,7 +40,7 @@ class OnnxFile:
     fixed: bool
 
 
-def read_model(model: ModelProto, path: Path, output: str | None, noise: str | None) -> OnnxFile:
+def held_in(model: ModelProto, path: Path, output: str | None, noise: str | None) -> OnnxFile:
     """What is in a model, of which nothing is executed. output: by name, where there are several;
     noise: the input that says whether the batch varies, the first if None. InputError for what no
     generator's graph can be made of.

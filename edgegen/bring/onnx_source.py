@@ -18,7 +18,7 @@ from ..core.samplers import MultistepSampler, Sampler, told
 from ..core.spec import Array, TensorSpec
 from ..errors import InputError, UsageError
 from .folder_files import CODE
-from .onnx_file import OnnxFile, input_names, read_model
+from .onnx_file import OnnxFile, held_in, input_names
 from .onnx_inputs import BATCH, FittedInput, LabelsUse, NoiseUse, input_uses
 from .onnx_rewrite import Range, built_in, image_graph, rewritten
 from .sampler_file import DECODED, FileSampler, read_sampler
@@ -98,7 +98,7 @@ def bring_onnx(
     sampling = read_sampler(choices.sampler)
     uses = input_uses(choices.inputs, input_names(model), path)
     noise = next(name for name, use in uses.items() if isinstance(use, NoiseUse))
-    file = read_model(model, path, choices.output, noise)
+    file = held_in(model, path, choices.output, noise)
     inputs = [uses[one.name].fitted(one, path) for one in file.inputs]
     _check_fit(inputs, uses, sampling, path)
     _check_start(_latent(inputs), path)

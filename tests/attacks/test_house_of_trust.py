@@ -24,6 +24,8 @@ GRAPHS = {
     "deserialize_cuda_engine": {"edgegen.export.tensorrt": "an engine that is vouched for"},
     "load_from_string": {
         "edgegen.export.check": "after the checks",
+        "edgegen.export.onnx": "bytes of an OnnxGraph, checked when it was brought",
+        "edgegen.export.opset": "bytes of a GraphFile, after a child has tried it",
         "edgegen.export.reference": "bytes of a GraphFile",
         "edgegen.export.stand_ins": "bytes of a GraphFile",
         "edgegen.workflows.second_judges": "bytes whose hash is pinned",
