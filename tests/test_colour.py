@@ -84,6 +84,14 @@ def test_gamma_and_primaries_of_a_png_are_honoured(tmp_path: Path) -> None:
     assert (pixels(path)[0] == np.array(RED)).all()
 
 
+@pytest.mark.parametrize("values", [(0.3,) * 8, (0.31, 0.33, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3)])
+def test_primaries_that_span_no_colours_cost_no_photo(
+    tmp_path: Path, values: tuple[float, ...]
+) -> None:
+    (path := tmp_path / "a.png").write_bytes(png(RED, gamma(1 / 2.2), primaries(*values)))
+    assert delta_e(pixels(path)[0], np.array(RED)) < 0.01
+
+
 def test_a_profile_that_is_srgb_changes_no_number(tmp_path: Path) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture(3).save(tmp_path / "a.png", icc_profile=srgb)

@@ -119,6 +119,10 @@ def test_labels_of_stylegan_that_are_no_classes_are_refused(tmp_path: Path) -> N
     with pytest.raises(InputError, match="label 1 is no pair of a name and a class"):
         understand(root)
     assert len(understand(root, classes=False).photos) == 3
+    for none in ("5", "true", '"chair"', '{"0.png": 1}'):
+        root = write(tmp_path / none[1:4], {**FLAT, "dataset.json": f'{{"labels": {none}}}'})
+        with pytest.raises(InputError, match="labels are a list, got"):
+            understand(root)
     other = write(tmp_path / "q", {**FLAT, "dataset.json": '{"about": "coco"}'})
     assert understand(other).sentence() == "3 photos without classes; dataset.json not read"
 
@@ -180,6 +184,10 @@ def test_a_zip_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a whole zip archive") as caught:
         understand(cut)
     assert caught.value.code == "E-ZIP"
+    moved = zipped(tmp_path / "moved.zip", FLAT)
+    moved.write_bytes(moved.read_bytes()[:4] + moved.read_bytes()[5:])
+    with pytest.raises(InputError, match="is not where the directory says"):
+        understand(moved)
     for name in ("../x.png", "/x.png", "C:/x.png", "a\\x.png"):
         with pytest.raises(TrustError, match="leads out of the archive"):
             understand(_named(tmp_path / "out.zip", name))

@@ -14,6 +14,7 @@ TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 XMP = b"XML:com.adobe.xmp\0\0"  # not compressed; it may say how a photo is turned
 MAX_XMP = 256 << 10
 MAX_PROFILE = 4 << 20  # bytes; printers' profiles have up to 3 MB
+LEAST_AREA = 0.01  # that the primaries span, of 0.11 for sRGB: less makes no colours
 HUNDRED_THOUSAND = 1e5  # what a PNG counts gamma and chromaticities in
 
 
@@ -92,4 +93,7 @@ def _primaries(body: bytes) -> tuple[float, ...] | None:
     if len(body) != 32:
         return None
     values = tuple(value / HUNDRED_THOUSAND for value in struct.unpack(">8I", body))
-    return values if all(0 < y <= 1 for y in values[1::2]) else None
+    _, _, xr, yr, xg, yg, xb, yb = values
+    area = abs((xg - xr) * (yb - yr) - (xb - xr) * (yg - yr)) / 2
+    whole = all(0 < y <= 1 for y in values[1::2]) and all(x <= 1 for x in values[0::2])
+    return values if whole and area > LEAST_AREA else None

@@ -5,6 +5,8 @@ answer, and nothing else.
 from __future__ import annotations
 
 import contextlib
+import io
+import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
 from safetensors.numpy import save
 from toys import CONFIG
 
@@ -40,6 +43,8 @@ from edgegen.families.cas_dm import CasDmConfig
 from edgegen.machine.probe import TINY
 from edgegen.training import checkpoint, digests, run
 from edgegen.training.adapt import files
+from edgegen.training.colour import ADOBE_PRIMARIES
+from edgegen.training.layout.understand import understand
 from edgegen.training.record import rewind
 from edgegen.workflows.finetune import periodic_eval as looks
 
@@ -175,6 +180,35 @@ def of_adapter(folder: Path) -> object:
     return files.Adapter.read(folder)
 
 
+def of_set(name: str) -> Callable[[bytes, Path], object]:
+    """A table or an archive with these bytes, as a set of photos is understood."""
+
+    def read(folder: Path) -> object:
+        (folder / "0.png").write_bytes(photo())
+        return understand(folder / name if name.endswith(".zip") else folder)
+
+    return of_file(name, read)
+
+
+def photo() -> bytes:
+    """A PNG that says its primaries and gamma."""
+    out, colours = io.BytesIO(), PngImagePlugin.PngInfo()
+    colours.add(b"gAMA", (45455).to_bytes(4, "big"))
+    colours.add(b"cHRM", b"".join(round(v * 1e5).to_bytes(4, "big") for v in ADOBE_PRIMARIES))
+    Image.new("RGB", (2, 2)).save(out, "PNG", pnginfo=colours)
+    return out.getvalue()
+
+
+def archived() -> bytes:
+    """Two photos and a table."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/0.png", photo())
+        archive.writestr("b/1.png", photo())
+        archive.writestr("metadata.csv", "file_name,label\na/0.png,x\nb/1.png,y\n")
+    return out.getvalue()
+
+
 WEIGHTS = checkpoint.to_bytes({"theta.a": torch.ones(2, 3), "phi.b": torch.ones(4)})
 ADAPTER = files.Adapter(
     files.Lora(1, 2.0, ("theta.a",)),
@@ -207,6 +241,10 @@ IN_RUNS: dict[str, tuple[bytes, Callable[[bytes, Path], object]]] = {
         of_file(looks.PICTURES, looks.pictures),
     ),
     "an adapter": (ADAPTER.to_bytes()[files.CONFIG], of_file(files.CONFIG, of_adapter)),
+    "an archive of photos": (archived(), of_set("a.zip")),
+    "a table of photos": (b"file_name,label,text\n0.png,x,y\n", of_set("metadata.csv")),
+    "rows of photos": (b'{"file_name": "0.png", "label": 1}\n', of_set("metadata.jsonl")),
+    "labels of photos": (b'{"labels": [["0.png", 1]]}', of_set("dataset.json")),
 }
 Damage = tuple[int, int, bytes]  # where, how many bytes go, what comes
 DAMAGES = st.lists(

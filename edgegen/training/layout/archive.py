@@ -4,6 +4,7 @@ stands, and inflated by the process that decodes it.
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
@@ -91,10 +92,14 @@ def _take(info: zipfile.ZipInfo, name: str, file: BinaryIO, tree: Tree) -> None:
 
 
 def _span(info: zipfile.ZipInfo, name: str, file: BinaryIO, path: Path) -> Span:
-    file.seek(info.header_offset)
-    header = file.read(LOCAL.size)
-    if len(header) < LOCAL.size or header[:4] != START:
-        raise InputError("E-ZIP", f"member {name[:200]!r} has no header", path=path)
+    header, size = b"", os.fstat(file.fileno()).st_size
+    if 0 <= info.header_offset <= size:  # a directory may say anything
+        file.seek(info.header_offset)
+        header = file.read(LOCAL.size)
+    if len(header) < LOCAL.size or header[:4] != START or info.compress_size > size:
+        raise InputError(
+            "E-ZIP", f"member {name[:200]!r} is not where the directory says", path=path
+        )
     *_, name_length, extra_length = LOCAL.unpack(header)
     offset = info.header_offset + LOCAL.size + name_length + extra_length
     inflated = info.file_size if info.compress_type == zipfile.ZIP_DEFLATED else None

@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from unicodedata import normalize
 
@@ -186,8 +186,11 @@ def stylegan_labels(tree: Tree, folder: str = "") -> dict[str, str] | None:
         raise InputError("E-META-LINE", f"{entry.name} is not JSON: {error}", path=file) from error
     if not isinstance(document, dict) or "labels" not in document:
         return None
-    found: dict[str, str] = {}
-    for number, pair in enumerate(document["labels"] or (), 1):
+    labels, found = document["labels"], dict[str, str]()
+    if not isinstance(labels, list | None):
+        what = f"{entry.name}: labels are a list, got {labels!r:.80}"
+        raise InputError("E-META-LINE", what, path=file, hint="say --no-classes")
+    for number, pair in enumerate(labels or (), 1):
         if (
             not isinstance(pair, list)
             or len(pair) != 2
@@ -196,6 +199,6 @@ def stylegan_labels(tree: Tree, folder: str = "") -> dict[str, str] | None:
             or not isinstance(pair[1], int | str)
         ):
             what = f"{entry.name}: label {number} is no pair of a name and a class: {pair!r:.80}"
-            raise InputError("E-META-LINE", what, path=Path(file), hint="say --no-classes")
+            raise InputError("E-META-LINE", what, path=file, hint="say --no-classes")
         found[prefix + str(PurePosixPath(pair[0]))] = str(pair[1])
     return found
