@@ -21,7 +21,7 @@ from onnx_toys import changed, written
 from edgegen.bring.onnx_inputs import house_name, input_uses
 from edgegen.bring.onnx_source import BroughtOnnx, OnnxChoices, OnnxTools, bring_onnx
 from edgegen.bring.sampler_file import read_sampler
-from edgegen.calibrate.choose import multiplications
+from edgegen.calibrate.choose import fastest, multiplications
 from edgegen.core.graph import executed
 from edgegen.core.graph_file import GraphFile
 from edgegen.core.runtime import Pipeline
@@ -69,6 +69,21 @@ def test_a_generator_of_any_opset_computes_what_it_did(opset: int, tmp_path: Pat
     np.testing.assert_array_equal(executed(found.graphs())["generator"](x=x), expected)
     assert len(multiplications(model)) == 4  # its layers, with weights where INT8 looks
     assert {"h1", "h4", "m1"} <= set(qdq.candidates(model))  # what its convolutions read
+
+
+def test_names_that_are_patterns_are_none_to_a_plan(tmp_path: Path) -> None:
+    def patterns(model: onnx.ModelProto) -> None:
+        made = {name for node in model.graph.node for name in node.output} - {"out"}
+        for node in model.graph.node:
+            for tensors in (node.input, node.output):
+                tensors[:] = [f"{name}[*]" if name in made else name for name in tensors]
+
+    path = changed(onnx_toys.one_step(tmp_path / "theirs.onnx"), patterns)
+    made = to_onnx(brought(path).graphs()["generator"], "g")
+    chosen = fastest({"g": made})
+    kept = {rule.removeprefix("g/") for rule, precision in chosen.rules if precision == "fp32"}
+    full = [n.name for n in made.graph.node if chosen.precision("g", n.name) == "fp32"]
+    assert kept and kept == set(full)
 
 
 TIMES = [("n", "int64"), ("n", "float32"), ((), "int64"), ((), "float32"), ((1,), "float32")]
