@@ -70,9 +70,9 @@ def understood(
     about = described(data, reading)
     if only_pixels and about.question is not None:
         about = described(data, replace(reading, classes=False))
-    listen.note(f"understood: {about.sentence()}")
     if about.question is not None:
         raise about.question
+    listen.note(f"understood: {about.sentence()}")
     if about.photos:  # bad ones are said by name, once all are
         need_photos(len(about.photos) + len(about.bad), least, data)
     return about

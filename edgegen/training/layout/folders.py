@@ -70,7 +70,8 @@ class _Peeler:
             self._say_where()
             return
         if tops[""]:
-            self._mixed(tops[""], len(photos) - tops[""], "images lie beside class folders")
+            beside = [name for name, rest in photos if "/" not in rest]
+            self._mixed(beside, len(photos) - len(beside), "images lie beside class folders")
             return
         if kept := self._without_companions(photos, folders):
             self.peel(kept)
@@ -123,15 +124,16 @@ class _Peeler:
 
     def _over_splits(self, photos: Sequence[Photo], folders: list[str]) -> None:
         self.found.splits = tuple(sorted(folders, key=lambda f: SPLITS.index(f.lower())))
-        flat = Counter(rest.partition("/")[0] for _, rest in photos if rest.count("/") == 1)
+        beside = [(name, rest) for name, rest in photos if rest.count("/") == 1]
+        flat = {rest.partition("/")[0] for _, rest in beside}
         deep = {rest.partition("/")[0] for _, rest in photos if rest.count("/") > 1}
-        if flat and deep - flat.keys():
+        if flat and deep - flat:
             where = joined([f"{folder}/" for folder in sorted(flat)])
             self._mixed(
-                sum(flat.values()),
-                len(photos) - sum(flat.values()),
+                [name for name, _ in beside],
+                len(photos) - len(beside),
                 f"images in {where} have no class beside folders",
-                f"name {self.root / min(deep - flat.keys())} to take that alone",
+                f"name {self.root / min(deep - flat)} to take that alone",
             )
             return
         self.peel(_inside(photos))
@@ -179,10 +181,11 @@ class _Peeler:
         if self.wrapped and not self.found.how:
             self.found.how = f", in {'/'.join(self.wrapped)}/"
 
-    def _mixed(self, outside: int, inside: int, what: str, more: str = "") -> None:
+    def _mixed(self, outside: Sequence[str], inside: int, what: str, more: str = "") -> None:
         self.found.question = InputError(
             "E-DATA-MIXED",
-            f"{outside} {what if outside > 1 else ONE.get(what, what)} that hold {inside}",
+            f"{len(outside)} {what if len(outside) > 1 else ONE.get(what, what)} that hold "
+            f"{inside}, such as {min(outside)!r:.80}",
             path=self.root,
             hint=f"{more or 'move them into a class folder'}, or say --no-classes to take all "
             "without classes",
