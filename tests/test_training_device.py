@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import PHOTOS, TOY, failed, go, settings
+from runs import PHOTOS, TOY, failed, go, nothing, settings
 from staged import staged
 from toys import generator, shapes
 
@@ -18,9 +18,11 @@ from edgegen.core.files import to_json
 from edgegen.errors import RuntimeMissing, UsageError
 from edgegen.families.isc_gan.family import FAMILY
 from edgegen.training import digests
-from edgegen.training.device import device_of
+from edgegen.training import run as training
+from edgegen.training.device import device_of, precision_on
 from edgegen.training.loop import Trainer, TrainerOptions
 from edgegen.training.record import pipeline
+from edgegen.training.recorded import Recorded
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +33,29 @@ def test_a_device_is_named() -> None:
     assert device_of("cpu") == torch.device("cpu")
     with pytest.raises(UsageError, match=r"E-DEVICE. unknown device 'tpu'; known: cpu, cuda"):
         device_of("tpu")
+
+
+def test_bf16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for has in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        assert precision_on("cpu", "bf16") == ("bf16" if has else "fp32")
+        assert precision_on("cpu", "fp32") == "fp32"
+        assert precision_on("cuda", "bf16") == "bf16"
+
+
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with other arithmetic, too."""
+    notes: list[str] = []
+    options = training.RunOptions(note=notes.append)
+    out, plan = tmp_path / "run", settings(steps=4)
+    for resume, has in ((False, False), (True, True)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        training.train(plan, PHOTOS, out, resume, 2, nothing, options)
+        assert Recorded.of(out).precision == "fp32"
+    said = "W-PRECISION: this processor has no arithmetic for bf16: the run computes in fp32"
+    assert notes == [said]
 
 
 def test_a_gpu_that_is_not_there_is_told_before_photos_are_read(

@@ -38,6 +38,17 @@ def device_of(name: str, index: int = 0) -> torch.device:
     return torch.device("cuda", index)
 
 
+def precision_on(device: str, wanted: str) -> str:
+    """The precision of a recipe, or fp32 where it wants bf16 of a CPU that oneDNN has no bf16 for:
+    torch then takes plain loops, and a step takes seven times as long (cas-dm's fine-tuning, one
+    thread of an AMD EPYC with AVX2).
+    """
+    if wanted != "bf16" or device != "cpu":
+        return wanted
+    onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return "bf16" if onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "fp32"
+
+
 def configure(device: torch.device, precision: str) -> None:
     """TF32 (10 bits of mantissa) only beside bf16, which has 7: a run that asks for fp32 gets it.
     Nothing to set on a CPU.

@@ -7,12 +7,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..core.disk import refusals
@@ -24,7 +23,7 @@ from ..errors import InputError, UsageError
 from ..families import FAMILIES, Recipe, family
 from . import checkpoint
 from .adapt import site
-from .device import device_of
+from .device import device_of, precision_on
 from .digests import FILE, RUN, Digests, description, hold, keep
 from .home import Home, check_metrics
 from .lessons import teach
@@ -32,6 +31,7 @@ from .loop import Trainer, TrainerOptions, shipped
 from .order import mix
 from .processes import ALONE, World, local_rank
 from .record import Record
+from .recorded import Recorded, flat
 from .source import Source
 from .stop import FirstSignal, Stop
 
@@ -107,6 +107,7 @@ def train(
             f"a checkpoint can be written every 1 or more steps, got {every}; 1 or more stay, got "
             f"{options.keep}",
         )
+    settings = _computed(settings, out, resume, options)
     trainer, world = _trainer(settings, photos, options), options.world
     about, writes = _about(settings, photos, world), world.rank == 0
     with (
@@ -164,6 +165,19 @@ def _resumed(trainer: Trainer, settings: RunSettings, out: Path, options: RunOpt
         )
     options.note("W-CHECKPOINT: the run ended before its first checkpoint and begins at step 0")
     return {}
+
+
+def _computed(settings: RunSettings, out: Path, resume: bool, options: RunOptions) -> RunSettings:
+    """With the precision that the device computes in, or in which a resumed run was begun."""
+    recipe = settings.recipe
+    begun = Recorded.of(out).precision if resume else None
+    precision = begun or precision_on(settings.device, recipe.precision)
+    if begun is None and precision != recipe.precision:
+        options.note(
+            f"W-PRECISION: this processor has no arithmetic for {recipe.precision}: the run "
+            f"computes in {precision}"
+        )
+    return replace(settings, recipe=replace(recipe, precision=precision))
 
 
 def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trainer:
@@ -264,53 +278,6 @@ def _about(settings: RunSettings, photos: Source, world: World) -> JsonObject:
     }
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What a run was started with, for who resumes it without saying it all again; None for what is
-    not there.
-    """
-
-    family: str | None = None
-    config: JsonObject | None = None
-    recipe_name: str | None = None
-    images: int | None = None
-    batch: int | None = None
-    seed: int | None = None
-    device: str | None = None
-    compiled: bool | None = None
-    only: str | None = None
-    init: str | None = None
-    threads: int | None = None
-    fit: str | None = None
-    background: str | None = None
-    no_classes: bool | None = None
-    follow_links: bool | None = None
-
-    @classmethod
-    def of(cls, out: Path) -> Recorded:
-        """Of the run in `out`, if there is one; InputError where its run.json cannot be read."""
-        path = out / RUN
-        about = description(out) if path.is_file() else {}
-        flat = {**_flat(about), "config": about.get("config")}
-        places = {
-            "recipe_name": "recipe.name",
-            "images": "recipe.images",
-            "batch": "recipe.batch",
-            "fit": "data.fit",
-            "background": "data.background",
-            "no_classes": "data.no_classes",
-            "follow_links": "data.follow_links",
-        }
-        values = {f.name: flat.get(places.get(f.name, f.name)) for f in fields(cls)}
-        try:
-            return TypeAdapter(cls).validate_json(to_json(values), strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise InputError(
-                "E-RUN", f"not a run's description: {first['loc'][0]}: {first['msg']}", path=path
-            ) from error
-
-
 def check_free(out: Path, resume: bool) -> None:
     """UsageError for a folder that holds something else than a run, or a run that is not resumed;
     told before any work, too.
@@ -336,7 +303,7 @@ def _claim(out: Path, about: JsonObject, resume: bool) -> None:
     if not path.exists():
         keep(out, {RUN: to_json(about)})
         return
-    before, now = _flat(_filled(description(out), path)), _flat(json.loads(to_json(about)))
+    before, now = flat(_filled(description(out), path)), flat(json.loads(to_json(about)))
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             raise UsageError(
@@ -355,17 +322,6 @@ def _filled(about: object, path: Path) -> object:
         return about
     config = checkpoint.parse(family(about["family"]).config, about.get("config"), path)
     return about | json.loads(to_json(checkpoint.describe(about["family"], config)))
-
-
-def _flat(data: object, name: str = "") -> JsonObject:
-    """{"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
-    if not isinstance(data, dict):
-        return {name: data}
-    return {
-        k: v
-        for key, value in data.items()
-        for k, v in _flat(value, f"{name}.{key}" if name else key).items()
-    }
 
 
 def load(folder: Path) -> tuple[JsonObject, Generator]:

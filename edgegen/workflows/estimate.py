@@ -67,6 +67,7 @@ def estimate_training(
     """
     need_torch()
     from ..families import family as find_family
+    from ..training.device import precision_on
     from ..training.size_estimate import measure
     from .config_changes import changed
     from .train import recipe_of
@@ -74,7 +75,11 @@ def estimate_training(
     settings = settings or EstimateSettings()
     chosen_family = find_family(family)
     name, chosen = recipe_of(chosen_family, recipe, settings.images, settings.batch)
-    chosen = replace(chosen, config=changed(chosen_family, chosen.config, settings.changes))
+    chosen = replace(
+        chosen,
+        config=changed(chosen_family, chosen.config, settings.changes),
+        precision=precision_on("cpu", chosen.precision),
+    )
     with torch_threads(settings.threads or cores()), listen.progress("building the networks"):
         return SizeEstimate(
             family, name, chosen, measure(chosen_family.build(chosen.config), chosen)

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from ..training.data import Report
     from ..training.photos import Fit
     from ..training.processes import World
-    from ..training.run import Recorded, RunSettings
+    from ..training.recorded import Recorded
+    from ..training.run import RunSettings
     from ..training.source import Source
 
     Photos = tuple[Source, Callable[[], Report]]
@@ -184,7 +185,7 @@ class _Choices:
     @classmethod
     def of(cls, settings: TrainSettings, out: Path) -> _Choices:
         """Each setting: as given, else as the resumed run recorded it, else the default."""
-        from ..training.run import Recorded
+        from ..training.recorded import Recorded
 
         previous = Recorded.of(out) if settings.resume else Recorded()
         return cls(

@@ -41,11 +41,12 @@ from edgegen.evidence.stopping import Watch
 from edgegen.export import ir_structure, onnx_structure
 from edgegen.families.cas_dm import CasDmConfig
 from edgegen.machine.probe import TINY
-from edgegen.training import checkpoint, digests, run
+from edgegen.training import checkpoint, digests
 from edgegen.training.adapt import files
 from edgegen.training.colour import ADOBE_PRIMARIES
 from edgegen.training.layout.understand import understand
 from edgegen.training.record import rewind
+from edgegen.training.recorded import Recorded
 from edgegen.workflows.finetune import periodic_eval as looks
 
 pytest.importorskip("cryptography", reason="signatures need the extra sign")
@@ -170,7 +171,7 @@ def of_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes, Path]
 
 def of_config(folder: Path) -> object:
     about = digests.description(folder)
-    run.Recorded.of(folder)
+    Recorded.of(folder)
     return checkpoint.parse(CasDmConfig, about.get("config"), folder)
 
 

@@ -193,6 +193,7 @@ class FinetunePlan:
         """
         from ...families import Recipe
         from ...training.adapt import site
+        from ...training.device import precision_on
 
         classes = max(1, len(photos.classes)) if base.config.classes else 0
         tuning = base.family.tuning
@@ -203,7 +204,7 @@ class FinetunePlan:
             choices.rate or tuning.rate,
             tuning.warmup,
             tuning.ema,
-            tuning.precision,
+            precision_on(choices.device, tuning.precision),
         )
         weights = site.fitted(
             base.family, recipe.config, base.tensors, base.config.classes, choices.seed, base.path
