@@ -52,9 +52,14 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def kept(path: Path, part: str, rows: Sequence[Row]) -> None:
-    """Into the file, beside the other parts that are in it."""
+    """Into the file, beside the other parts that are in it; a model that was not measured now keeps
+    its rows of before.
+    """
     found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    found[part] = {"machine": measured_on(), "rows": list(rows)}
+    anew = {row.get("model") for row in rows}
+    before = found.get(part, {}).get("rows", [])
+    left = [row for row in before if row.get("model") and row["model"] not in anew]
+    found[part] = {"machine": measured_on(), "rows": [*left, *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
 

@@ -5,6 +5,7 @@ graphs; and a bundle of prompts on a device.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -94,6 +95,8 @@ def real_models(subjects: Subjects) -> Mapping[str, RealModel]:
 
 def models(subjects: Subjects, effort: Effort) -> list[Row]:
     """A row an export, and a row each that was judged in the one run."""
+    # attempts of other exports of the same model would share this one's error
+    os.environ["EDGEGEN_CACHE"] = str(subjects.work / "cache")
     rows: list[Row] = []
     for name, model in real_models(subjects).items():
         if subjects.only not in (None, name):
