@@ -1,4 +1,4 @@
-# make demo | quick | test | long | reliability | check | lint | wheel | data | clean.  Another interpreter: make PYTHON=python3.12 demo
+# make demo | quick | test | long | reliability | check | lint | docs | wheel | data | clean.  Another interpreter: make PYTHON=python3.12 demo
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,train,export,adapt,bring,heic,onnxruntime,openvino,tensorrt-rtx,sign
 RUNTIMES := onnxruntime,openvino,tensorrt-rtx
 
-.PHONY: venv demo quick test long reliability check lint wheel data clean
+.PHONY: venv demo quick test long reliability check lint docs wheel data clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -59,6 +59,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The documentation as pages that need no network: build/docs/index.html. A warning is an error.
+docs: $(STAMP)
+	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || \
+	  $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -f scripts/site.yml
+	@echo "build/docs/index.html"
 
 wheel: $(STAMP)
 	rm -rf build dist

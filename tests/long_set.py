@@ -72,6 +72,7 @@ LONG = (
     "test_size_estimate.py::test_the_memory_is_near*",
     "test_snippets.py::test_a_snippet_runs*README*",
     "test_snippets.py::test_a_snippet_runs*docs*",
+    "test_tutorial.py::test_a_page_can_be_followed*",
     "test_training_workflows.py::test_a_program_does_what_the_verbs_do*",
     *(f"test_{family}.py::test_graphs_become_int8_files*" for family in ("dkgm_family", "isc_gan")),
     *(
