@@ -12,7 +12,6 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_photos import chunk, encoded, picture
-from colours import lab, levels_in, linear, profile_of
+from colours import levels_in, linear, profile_of
+from looking import Site
+from misfit_adapters import config, said_of, tensors
 from photo_folders import Files, inside, photo, rows, several, write, zipped
 from PIL import Image
 
@@ -38,59 +39,6 @@ STORED = {  # how pixels lie in a file that says the orientation
     7: TURN.TRANSVERSE,
     8: TURN.ROTATE_270,
 }
-
-
-@dataclass(frozen=True)
-class Look:
-    """`photos check --json`, once: exit code, document, what went to stderr, the contact sheet."""
-
-    code: int
-    document: dict[str, Any]
-    said: str
-    sheet: Path
-
-    @property
-    def sentence(self) -> str:
-        return str(self.document["understood"]["sentence"])
-
-    @property
-    def photos(self) -> dict[str, Any]:
-        """Of the report, refused or not."""
-        document = self.document if "photos" in self.document else self.document["details"]
-        return dict(document["photos"])
-
-    def drawn(self, colour: tuple[int, int, int]) -> int:
-        """Pixels of that colour on the sheet."""
-        with Image.open(self.sheet) as sheet:
-            flat = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
-        apart = np.sqrt(((lab(flat) - lab(np.array(colour))) ** 2).sum(1))
-        return int((apart <= 1.5).sum())
-
-
-class Site:
-    """A folder to make photos in, and the command line to look at them with."""
-
-    def __init__(self, root: Path, captured: pytest.CaptureFixture[str]) -> None:
-        self.root, self.captured = root, captured
-
-    def look(self, data: Path, *flags: str) -> Look:
-        sheet = self.root / f"sheet of {data.name}.png"
-        words = ["photos", "check", str(data), "--contact-sheet", str(sheet), "--json", *flags]
-        self.captured.readouterr()
-        code = run(words)
-        shown = self.captured.readouterr()
-        return Look(code, json.loads(shown.out), shown.err, sheet)
-
-    def refused(self, *words: str) -> str:
-        """What a verb says that must end with exit code 4."""
-        self.captured.readouterr()
-        assert run(list(words)) == 4
-        said = self.captured.readouterr().err.strip().splitlines()[-1]
-        assert said.startswith("error[")
-        return said
-
-    def folder(self, files: Files, name: str = "photos") -> Path:
-        return write(self.root / name, files)
 
 
 Replay = Callable[[Site], None]
@@ -360,50 +308,12 @@ def a_limit_on_memory_is_the_user_s(site: Site) -> None:
 # adapters of other programs
 
 
-def adapter_said(site: Site, change: Callable[[Path], None]) -> str:
-    """What is said of a run whose adapter was changed by that."""
-    adapters = pytest.importorskip("adapters")
-    place = site.root / "run"
-    if not place.exists():
-        adapters.run("cas-dm", place, 1)
-        (place / "digests.json").unlink()  # as a run has none whose adapter was made elsewhere
-    kept = {path: path.read_bytes() for path in (place / "adapter").iterdir()}
-    change(place / "adapter")
-    try:
-        site.captured.readouterr()
-        code = run(["generate", str(place), "-o", str(site.root / "x.png")])
-        said = site.captured.readouterr().err.strip().splitlines()[-1]
-        assert code in (4, 6) and said.startswith("error["), said
-        return said
-    finally:
-        for path, data in kept.items():
-            path.write_bytes(data)
-
-
-def config(**fields: object) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        file = folder / "adapter_config.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
-
-    return change
-
-
-def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
-    def changed(folder: Path) -> None:
-        from safetensors.torch import load_file, save_file
-
-        file = folder / "adapter_model.safetensors"
-        save_file(change(load_file(file)), file)
-
-    return changed
-
-
 @report("peft#2275", slow=True)
 def what_is_no_plain_lora_is_refused_by_name(site: Site) -> None:
     for field, value in (("use_dora", True), ("use_rslora", True), ("rank_pattern", {"a": 2})):
-        said = adapter_said(site, config(**{field: value}))
+        said = said_of(site, config(**{field: value}))
         assert "E-ADAPTER-CONFIG" in said and f"{field} = {value!r} is not supported" in said
-    said = adapter_said(site, config(target_modules=".*attn.*"))
+    said = said_of(site, config(target_modules=".*attn.*"))
     assert "E-ADAPTER-CONFIG" in said and "lists of layer names" in said
 
 
@@ -426,7 +336,7 @@ def keys_and_values_of_no_adapter_are_refused_by_name(site: Site) -> None:
         (pickled, "edgegen does not read pickle files"),
         (saved_anew, "this adapter was trained on weights it does not name"),
     ):
-        assert words in adapter_said(site, change)
+        assert words in said_of(site, change)
 
 
 # what the review names beside its table

@@ -335,7 +335,7 @@ def load(folder: Path) -> tuple[JsonObject, Generator]:
         generator.networks.load_state_dict(site.merged(folder, about))
         generator.networks.eval()
         return about, generator
-    if not weights.is_file():
+    if not (weights.is_file() or weights.is_symlink()):
         raise InputError(
             "E-RUN-OPEN", "this run has not ended yet", path=folder, hint="finish it with --resume"
         )
