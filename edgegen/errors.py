@@ -5,6 +5,7 @@ EdgegenError          1  bug or unclassified failure
   GateFailed          3  quality or parity is outside its budget
   InputError          4  a photo, weight file or graph that cannot be read
     ReferenceMismatch 4  statistics of another feature network, count or projection
+    NotFetched        4  a pointer of Git LFS or git-annex in the place of a file
   RuntimeMissing      5  a runtime, driver or package is not on this machine
   TrustError          6  hash, manifest, signature, pickle or path escape
   ResourceError       7  disk, memory or time
@@ -89,6 +90,10 @@ class InputError(EdgegenError):
 
 class ReferenceMismatch(InputError):
     pass
+
+
+class NotFetched(InputError):
+    """What lies there says where the file's content is kept, and is not the content."""
 
 
 class RuntimeMissing(EdgegenError):

@@ -16,7 +16,7 @@ from colours import SPACES, delta_e, levels_in, linear, profile_of
 from photo_folders import several, write
 from PIL import Image, ImageCms
 
-from edgegen.training import colour, worker
+from edgegen.training import colour, square, worker
 from edgegen.training.data import load
 from edgegen.training.photos import BadPhoto, Fit, Want, decode
 from edgegen.training.worker import DecoderProcess
@@ -220,6 +220,10 @@ def test_text_and_profiles_of_any_size_are_no_damage(tmp_path: Path) -> None:
     assert pixels(tmp_path / "a.png")[1] == []
     (tmp_path / "a.png").write_bytes(png(levels_in("ProPhoto", RED), large))
     assert delta_e(pixels(tmp_path / "a.png")[0], np.array(RED)) <= 1.5
+    cut = chunk(b"iCCP", b"long\0\0" + zlib.compress(profile_of("ProPhoto") + bytes(5 << 20)))
+    (tmp_path / "a.png").write_bytes(png(RED, cut))
+    found, warnings = pixels(tmp_path / "a.png")
+    assert warnings == ["W-IMG-PROFILE"] and (found == np.array(RED)).all(), "no part of it is used"
     bomb = chunk(b"iCCP", b"bomb\0\0" + zlib.compress(bytes(64 << 20), 9))
     (tmp_path / "a.png").write_bytes(png(RED, bomb))
     assert pixels(tmp_path / "a.png")[1] == ["W-IMG-PROFILE"]
@@ -256,6 +260,21 @@ def test_without_their_plugins_they_say_what_to_install(
         with pytest.raises(BadPhoto, match="E-IMG-FORMAT") as caught:
             decode(str(tmp_path / "a"), WANT)
         assert words in caught.value.reason
+
+
+def test_a_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At an eighth of its size, and never below four times what is wanted."""
+    decoded: list[tuple[int, int]] = []
+
+    def noted(image: Image.Image, want: Want) -> tuple[Image.Image, tuple[float, float]]:
+        decoded.append(image.size)
+        return square.reduced(image, want)
+
+    monkeypatch.setattr("edgegen.training.photos.reduced", noted)
+    picture(6, 1600, 1200).save(tmp_path / "a.jpg", quality=90)
+    for size in (32, 100):
+        assert decode(str(tmp_path / "a.jpg"), Want(size, (0, 0, 0), 16)).shape == (1600, 1200)
+    assert decoded == [(200, 150), (800, 600)]
 
 
 def test_a_phone_s_108_mp_are_read_in_little_memory(tmp_path: Path) -> None:

@@ -13,10 +13,8 @@ from pathlib import Path
 
 from ..core.files import JsonObject, Numerals, parse_json
 from ..core.reader import (
-    LFS_POINTER,
     descriptor,
     parts,
-    refuse_pointer,
     refused,
     sha256_of,
 )
@@ -71,7 +69,6 @@ class FolderFiles:
             error.path = str(path)
             raise
         try:
-            refuse_pointer(os.pread(found, len(LFS_POINTER), 0), path, CODE)
             self._states[name] = _state(os.fstat(found))
             self.sha256[name] = sha256_of(found, path)
             yield found

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.files import JsonObject, parse_json
-from ..errors import InputError
+from ..errors import InputError, NotFetched
 from .components import Component
 from .folder_files import FolderFiles
 from .lora_names import LayerName, found_in, parsed, pattern_value
@@ -100,6 +100,8 @@ def merged(networks: Mapping[str, Component], lora: LoraFile) -> tuple[dict[str,
     try:
         tensors, metadata = read_tensors(files, name)
         configs = _configs(files, metadata)
+    except NotFetched:
+        raise
     except InputError as error:
         error.code = CODE
         raise

@@ -14,7 +14,7 @@ import typer
 from ..core.progress import Advance
 from ..errors import escaped
 from . import output
-from .training_options import Background, Fit, FollowLinks, HeldOut, NoClasses
+from .training_options import Background, Fit, FollowLinks, HeldOut, MaxMegapixels, NoClasses
 
 if TYPE_CHECKING:
     from ..training.layout.description import Bad
@@ -72,13 +72,21 @@ def check(
     ] = SHEET,
     no_classes: NoClasses = False,
     follow_links: FollowLinks = False,
+    max_megapixels: MaxMegapixels = None,
     json: output.Json = False,
 ) -> None:
     """Say what is in a folder: counts, sizes, copies, bad photos; and draw a contact sheet."""
     from ..workflows.photos import PhotosSettings, check_photos
 
     settings = PhotosSettings(
-        size, fit, background, held_out, contact_sheet, not no_classes, follow_links
+        size,
+        fit,
+        background,
+        held_out,
+        contact_sheet,
+        not no_classes,
+        follow_links,
+        max_megapixels,
     )
     report = check_photos(folder, settings, _Said())
     _show(report)

@@ -63,6 +63,10 @@ FollowLinks = Annotated[
     bool,
     typer.Option("--follow-links", help="Follow symbolic links that stay inside the folder."),
 ]
+MaxMegapixels = Annotated[
+    int | None,
+    typer.Option(help="Largest photo that is read (default: 256 for a JPEG, 64 for others)."),
+]
 OnBad = Annotated[str, typer.Option(help="Unreadable photos: skip (named in the report) or fail.")]
 
 

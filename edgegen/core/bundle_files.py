@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..errors import InputError, TrustError
+from ..errors import InputError, NotFetched, TrustError
 from . import reader
 from .files import put_parts
 
@@ -67,6 +67,9 @@ class BundleFiles:
             if name in listed or name in unlisted:
                 try:
                     self._held[name] = reader.descriptor(entry.name, "E-BUNDLE", folder)
+                except NotFetched as error:
+                    error.path = str(self.root / name)
+                    raise
                 except InputError as error:
                     raise InputError(
                         "E-BUNDLE", f"{name}: {error.message}", path=self.root

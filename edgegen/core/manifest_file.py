@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from ..errors import EdgegenError, InputError, TrustError, UsageError
+from ..errors import EdgegenError, InputError, NotFetched, TrustError, UsageError
 from ..version import __version__
 from .bundle_files import MOST, BundleFiles
 from .files import JsonObject, parse_json, put, to_json
@@ -61,6 +61,9 @@ def read_manifest(files: BundleFiles) -> tuple[Manifest, str]:
     path = files.root / MANIFEST
     try:
         files.hold(MANIFEST)
+    except NotFetched as error:
+        error.path = str(path)
+        raise
     except InputError as error:
         raise InputError(
             "E-BUNDLE",

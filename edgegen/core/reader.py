@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import EdgegenError, InputError, ResourceError
+from ..errors import EdgegenError, InputError, NotFetched, ResourceError
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PART = 1 << 20  # bytes read at once
@@ -25,13 +25,19 @@ _PART = 1 << 20  # bytes read at once
 _NO_FILE = (errno.ENXIO, errno.EOPNOTSUPP, errno.ENODEV)
 KEY_BYTES = 64 << 10  # largest file of a key or a passphrase
 GRAPH_BYTES = 2 << 30  # largest ONNX file, which is what its format can hold
-LFS_POINTER = b"version https://git-lfs."  # how a file begins whose content was not fetched
+# how a file begins whose content was not fetched: who keeps it, and what fetches it
+POINTERS = {
+    b"version https://git-lfs.": ("Git LFS", "git lfs pull"),
+    b"/annex/objects/": ("git-annex", "git annex get"),
+}
+_ANNEX = "/annex/objects/"  # in a link to what git-annex keeps
 LARGEST = 16 << 30  # bytes of a file that is only hashed
 Places = Path | str | Sequence[Path | str] | None  # files or folders
 
 
 def descriptor(path: Path | str, code: str, folder: int | None = None) -> int:
-    """A regular file, opened; the caller closes it. InputError for anything else.
+    """A regular file, opened; the caller closes it. InputError for anything else, NotFetched for a
+    pointer to a file.
 
     folder: descriptor of the folder that `path` is the name of a file in; a link in it is none.
     """
@@ -39,11 +45,49 @@ def descriptor(path: Path | str, code: str, folder: int | None = None) -> int:
     try:
         found = os.open(path, flags, dir_fd=folder)
     except (OSError, ValueError) as error:
+        if is_annex_link(path, folder):
+            raise _not_fetched(*POINTERS[_ANNEX.encode()], path) from error
         raise refused(error, path, code) from error
     if not stat.S_ISREG(os.fstat(found).st_mode):
         os.close(found)
         raise InputError(code, "not a file", path=path)
+    try:
+        refuse_pointer(found, path)
+    except NotFetched:
+        os.close(found)
+        raise
     return found
+
+
+def refuse_pointer(held: int, path: Path | str) -> None:
+    """NotFetched where an open file, which had that path, is a pointer to another."""
+    with contextlib.suppress(OSError):  # who reads it will be told
+        if keeper := pointer(os.pread(held, max(map(len, POINTERS)), 0)):
+            raise _not_fetched(*keeper, path)
+
+
+def pointer(data: bytes) -> tuple[str, str] | None:
+    """Who keeps the content of a file that begins so, and what fetches it; None for a file that is
+    no pointer.
+    """
+    return next((of for start, of in POINTERS.items() if data.startswith(start)), None)
+
+
+def is_annex_link(path: Path | str, folder: int | None = None) -> bool:
+    """Whether it is a symbolic link to where git-annex would keep the content."""
+    try:
+        return _ANNEX in os.readlink(path, dir_fd=folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _not_fetched(keeper: str, command: str, path: Path | str) -> NotFetched:
+    return NotFetched(
+        "E-NOT-FETCHED",
+        f"it is a {keeper} pointer, not the file itself",
+        path=path,
+        hint=f"run `{command}` where it was cloned",
+    )
 
 
 def refused(error: OSError | ValueError, path: Path | str, code: str) -> EdgegenError:
@@ -77,7 +121,6 @@ def read_bytes(path: Path, limit: int, code: str = "E-FILE") -> bytes:
             raise refused(error, path, code) from error
     if max(size, len(data)) > limit:
         raise InputError(code, f"the file is larger than {limit} bytes", path=path)
-    refuse_pointer(data, path, code)
     return data
 
 
@@ -93,14 +136,6 @@ def mapped(path: Path, offset: int, length: int) -> memoryview:
             raise InputError("E-FILE", f"the file ends before byte {offset + length}", path=path)
         whole = mmap.mmap(file.fileno(), offset - first + length, prot=mmap.PROT_READ, offset=first)
     return memoryview(whole)[offset - first :]
-
-
-def refuse_pointer(data: bytes, path: Path | str, code: str) -> None:
-    """InputError for what stands in the place of a file that Git LFS keeps elsewhere."""
-    if data.startswith(LFS_POINTER):
-        raise InputError(
-            code, "it is a Git LFS pointer, not the file itself", path=path, hint="git lfs pull"
-        )
 
 
 def parts(held: int, path: Path, limit: int = LARGEST) -> Iterator[bytes]:

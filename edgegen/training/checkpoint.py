@@ -33,7 +33,7 @@ from ..core.faults import hit
 from ..core.files import JsonObject, discard, publish, put, read_json, to_json, write_bytes
 from ..core.graph import FamilyConfig, Generator
 from ..core.reader import read_bytes, sha256
-from ..errors import InputError, TrustError, UsageError
+from ..errors import InputError, NotFetched, TrustError, UsageError
 from ..families import family
 from .digests import has_had_a_checkpoint, hold
 from .fitting import fit, load_optimizer, misfit, optimizer_tensors
@@ -126,6 +126,8 @@ def resume(folder: Path, trainer: Trainer, note: Note = silent_note) -> JsonObje
         try:
             state = _sound(step, trainer)
         except (InputError, TrustError) as error:
+            if isinstance(error, NotFetched):  # what can be had is not to be passed over
+                raise
             refused.append((step, error))
             continue
         for bad, why in refused:
@@ -194,13 +196,12 @@ def _take(step: Path, state: JsonObject, trainer: Trainer) -> None:
 
 def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
     """Averaged weights to start another run from, with their sha256: all networks of the newest
-    checkpoint, else what shipped.
-
-    InputError for a run that has left neither yet, TrustError for changed bytes.
+    checkpoint, else what shipped. InputError for a run that has left neither yet, TrustError for
+    changed bytes.
     """
     step = newest(run)
     path = run / WEIGHTS if step is None else step / "average.safetensors"
-    if not path.is_file():
+    if not (path.is_file() or path.is_symlink()):
         raise InputError("E-RUN-OPEN", "this run has left no weights yet", path=run)
     hold(run, WEIGHTS)
     tensors, digest = read_weights(path), sha256(path)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..core.files import JsonObject, put, read_json, to_json, write_bytes
 from ..core.reader import read_bytes, sha256
-from ..errors import InputError, TrustError
+from ..errors import InputError, NotFetched, TrustError
 
 FILE = "digests.json"
 RUN = "run.json"
@@ -48,6 +48,8 @@ class Digests:
             read = cls(files, data["checkpoint"])
             if read.to_bytes() == read_bytes(path, LARGEST):
                 return read
+        except NotFetched:
+            raise
         except (InputError, TypeError, KeyError, AttributeError, ValueError):
             pass
         raise TrustError("E-HASH", "not the digests that were written", path=path, hint=COPY)

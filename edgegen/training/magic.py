@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.reader import LFS_POINTER
+from ..core.reader import pointer
 
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF, AVIF or HEIC"
 HEIC_SUFFIXES = {".heic", ".heif", ".hif"}
@@ -78,8 +78,8 @@ def _of_brands(data: bytes) -> str | None:
 
 def refused(data: bytes, suffix: str) -> tuple[str, str]:
     """Code and reason for a file that is none of those that are read."""
-    if data.startswith(LFS_POINTER):
-        return "E-IMG-NOT-IMAGE", "this is a Git LFS pointer; run `git lfs pull`"
+    if keeper := pointer(data):
+        return "E-IMG-NOT-IMAGE", f"this is a {keeper[0]} pointer; run `{keeper[1]}`"
     name = _foreign(data, suffix)
     if name:
         return "E-IMG-FORMAT", f"{name} is not accepted; convert to PNG or JPEG"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import stat
 import warnings
 import zlib
+from dataclasses import replace
 from functools import cache
 from pathlib import PurePath
 from typing import NamedTuple, NoReturn
@@ -25,8 +27,10 @@ from .square import FITS, ROOM, reduced
 from .square import Fit as Fit
 from .square import Want as Want
 
-MAX_PIXELS = 64_000_000  # of a photo that is decoded whole
+MAX_PIXELS = 64_000_000  # of a photo that is decoded whole, unless more are wanted
 MAX_DRAFT_PIXELS = 256_000_000  # of a JPEG, which is decoded at an eighth of its size
+MOST_MEGAPIXELS = 1_000  # that may be wanted
+ROOM_LEFT = 0.9  # of the memory that is left, for what a progressive JPEG is held in
 DENSEST = 100  # pixels a byte, above MAX_PIXELS: what says more in fewer bytes is no photo
 MAX_BYTES = 256 << 20
 TURN = Image.Transpose
@@ -161,17 +165,18 @@ def _refuse_open(error: OSError) -> NoReturn:
 def _decode(data: bytes, kind: str, want: Want) -> Decoded:
     if kind == "WEBP":
         # its decoder allocates the canvas when the header is opened
-        _check_size(webp_size(data), 1, kind, len(data))
+        _check_size(webp_size(data), replace(want, min_side=1), kind, len(data))
     chunks = png_chunks.read(data) if kind == "PNG" else None
     if chunks is not None:
         data = chunks.data
     image = _opened(data, kind)
-    _check_size(image.size, want.min_side, kind, len(data))
+    _check_size(image.size, want, kind, len(data))
     # tags: of TIFF; Pillow turns it while it loads, and forgets that
     stored, tags = image.size, getattr(image, "tag_v2", {})
     turned = kind == "TIFF" and tags.get(EXIF_ORIENTATION) in ORIENTATION
     if kind == "JPEG":
         _check_end(data)
+        _check_progressive(image)
         # large JPEGs decode at 1/2 to 1/8, never below 4 x the target
         image.draft(None, (ROOM * want.size, ROOM * want.size))
     elif DNG_VERSION in tags:
@@ -224,24 +229,51 @@ def _reads_heic() -> bool:
     return True
 
 
-def _check_size(size: tuple[int, int], min_side: int, kind: str, count: int) -> None:
+def _check_size(size: tuple[int, int], want: Want, kind: str, count: int) -> None:
     width, height = size
     most = MAX_DRAFT_PIXELS if kind == "JPEG" else MAX_PIXELS
-    if (pixels := width * height) > most:
-        more = "" if kind == "JPEG" else f"; a JPEG may have {MAX_DRAFT_PIXELS // 10**6}"
+    if want.max_megapixels is not None:
+        most = want.max_megapixels * 10**6
+    pixels = width * height
+    is_bomb = pixels > MAX_PIXELS and pixels > DENSEST * count
+    if pixels > most:
+        needed = -(-pixels // 10**6)
+        more = f"; photos check, train and finetune read it with --max-megapixels {needed}"
         raise BadPhoto(
             "E-IMG-TOO-LARGE",
             f"{width}x{height} is {pixels / 1e6:.0f} MP, more than the limit of "
-            f"{most // 10**6} MP{more}",
+            f"{most // 10**6} MP{'' if is_bomb or needed > MOST_MEGAPIXELS else more}",
         )
-    if pixels > MAX_PIXELS and pixels > DENSEST * count:
+    if is_bomb:
         raise BadPhoto(
             "E-IMG-TOO-LARGE", f"{width}x{height} is {pixels / 1e6:.0f} MP in {count} bytes: a bomb"
         )
-    if min(width, height) < min_side:
+    if min(width, height) < want.min_side:
         raise BadPhoto(
             "E-IMG-TOO-SMALL",
-            f"{width}x{height} pixels; the shorter side must have at least {min_side}",
+            f"{width}x{height} pixels; the shorter side must have at least {want.min_side}",
+        )
+
+
+def _check_progressive(image: Image.Image) -> None:
+    """BadPhoto for a progressive JPEG that does not fit into the memory that this process may take:
+    at whatever size it is decoded, all of it is held, two bytes a sample. libjpeg would call it
+    damaged.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    layers = [(layer[1], layer[2]) for layer in getattr(image, "layer", ())]
+    if most == resource.RLIM_INFINITY or not layers or not image.info.get("progressive"):
+        return
+    across, down = (max(side) for side in zip(*layers, strict=True))
+    samples = sum(a * b for a, b in layers) * image.width * image.height / (across * down)
+    with open("/proc/self/statm", "rb") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    if 2 * samples > ROOM_LEFT * (most - taken):
+        raise BadPhoto(
+            "E-IMG-TOO-LARGE",
+            f"this progressive JPEG of {image.width}x{image.height} is held whole while it is "
+            f"decoded, {2 * samples / 1e6:.0f} MB, and {max(0, most - taken) / 1e6:.0f} MB are "
+            "left; save it as baseline JPEG (`jpegtran -outfile new.jpg old.jpg`)",
         )
 
 

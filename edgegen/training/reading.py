@@ -19,7 +19,8 @@ class PhotoReading:
     """background: a colour under what is transparent and around what is padded; fit: of a photo
     that is not square, see Want; on_bad: whether one that cannot be used is skipped and named, or
     fails all; min_side: pixels that the shorter side of a file needs; classes: whether folders and
-    tables may say them; follow_links: symbolic links that stay inside the folder are followed.
+    tables may say them; follow_links: symbolic links that stay inside the folder are followed;
+    max_megapixels: of a photo, None for what its format bears.
     """
 
     background: str = "white"
@@ -28,8 +29,12 @@ class PhotoReading:
     min_side: int = MIN_SIDE
     classes: bool = True
     follow_links: bool = False
+    max_megapixels: int | None = None
 
     def __post_init__(self) -> None:
+        if self.max_megapixels is not None and self.max_megapixels < 1:
+            what = f"max_megapixels must be positive, got {self.max_megapixels}"
+            raise UsageError("E-CONFIG", what)
         if self.min_side < 1 or self.on_bad not in ("skip", "fail") or self.fit not in FITS:
             raise UsageError(
                 "E-CONFIG",
@@ -41,7 +46,8 @@ class PhotoReading:
         """What every photo becomes for a model of that size."""
         if size < 1:
             raise UsageError("E-CONFIG", f"a photo's size must be positive, got {size}")
-        return Want(size, colour(self.background), self.min_side, self.fit)
+        background = colour(self.background)
+        return Want(size, background, self.min_side, self.fit, self.max_megapixels)
 
 
 def colour(name: str) -> tuple[int, int, int]:

@@ -35,6 +35,16 @@ class Recorded:
     background: str | None = None
     no_classes: bool | None = None
     follow_links: bool | None = None
+    max_megapixels: int | None = None
+
+    @property
+    def choices(self) -> JsonObject:
+        """What its photos are, by the names of settings."""
+        return {
+            "classes": not self.no_classes,
+            "follow_links": bool(self.follow_links),
+            "max_megapixels": self.max_megapixels,
+        }
 
     @classmethod
     def of(cls, out: Path) -> Recorded:
@@ -51,6 +61,7 @@ class Recorded:
             "background": "data.background",
             "no_classes": "data.no_classes",
             "follow_links": "data.follow_links",
+            "max_megapixels": "data.max_megapixels",
         }
         values = {f.name: said.get(places.get(f.name, f.name)) for f in fields(cls)}
         try:

@@ -55,6 +55,7 @@ class RunSettings:
     background: str = "#ffffff"  # under what is transparent, around what is padded
     classes: bool = True  # that folders and tables say are learned
     follow_links: bool = False  # to photos inside the folder
+    max_megapixels: int | None = None  # of a photo; None for what its format bears
     eight_bit: bool = False  # the optimizer's state
     adapt: JsonObject | None = None  # which base it stands on; None where every weight trains
     finetune: JsonObject | None = None  # flags of a fine-tuning
@@ -263,6 +264,7 @@ def _about(settings: RunSettings, photos: Source, world: World) -> JsonObject:
             "background": settings.background,
             **({} if settings.classes else {"no_classes": True}),
             **({"follow_links": True} if settings.follow_links else {}),
+            **({"max_megapixels": most} if (most := settings.max_megapixels) else {}),
         },
         # these change how sums round
         "torch": torch.__version__,
@@ -335,7 +337,7 @@ def load(folder: Path) -> tuple[JsonObject, Generator]:
         generator.networks.load_state_dict(site.merged(folder, about))
         generator.networks.eval()
         return about, generator
-    if not weights.is_file():
+    if not (weights.is_file() or weights.is_symlink()):
         raise InputError(
             "E-RUN-OPEN", "this run has not ended yet", path=folder, hint="finish it with --resume"
         )

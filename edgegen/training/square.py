@@ -19,13 +19,14 @@ class Want:
     least min_side pixels.
 
     fit: of a photo that is not square, "pad" keeps all, centred on the background, and "crop" keeps
-    the centred square.
+    the centred square. max_megapixels: of a file of any format; None is as each is decoded.
     """
 
     size: int
     background: tuple[int, int, int]
     min_side: int
     fit: Fit = "pad"
+    max_megapixels: int | None = None
 
 
 def reduced(image: Image.Image, want: Want) -> tuple[Image.Image, tuple[float, float]]:

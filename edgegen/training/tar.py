@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..core.reader import refuse_pointer
 from ..errors import InputError, TrustError
 
 BLOCK = 512
@@ -61,6 +62,7 @@ def members(path: Path) -> Iterator[Member]:
         about = os.fstat(fd)
         if not stat.S_ISREG(about.st_mode):
             raise InputError("E-SHARD-READ", "the shard is not a regular file", path=path)
+        refuse_pointer(fd, path)
         yield from _Reader(path, fd, about.st_size).members()
     except OSError as error:
         raise InputError(

@@ -195,7 +195,7 @@ def serve(want: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     Image.MAX_IMAGE_PIXELS = None  # photos.py has its own, lower limit, with a sentence
     fields = json.loads(want)
-    wanted = Want(fields["size"], tuple(fields["background"]), fields["min_side"], fields["fit"])
+    wanted = Want(**{**fields, "background": tuple(fields["background"])})
     out = sys.stdout.buffer
     out.write(READY)
     out.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -78,7 +79,7 @@ def load_generator(
     need_torch()
     name, folder = str(generator), Path(generator)
     found = {entry.name: entry for entry in zoo_models()}
-    is_run = (folder / "run.json").is_file()
+    is_run = os.path.lexists(folder / "run.json")
     if name not in found and not is_run and is_brought(folder):
         return _brought(folder, choices, listen)
     if name not in found and is_onnx(folder):

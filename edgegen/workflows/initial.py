@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +51,7 @@ def open_initial(name: str) -> InitialGenerator:
         tensors = checkpoint.read_weights(path)
         return InitialGenerator(zoo[name].card, tensors, sha256(path), path)
     folder = Path(name)
-    if not (folder / "run.json").is_file():
+    if not os.path.lexists(folder / "run.json"):
         raise UsageError(
             "E-SOURCE",
             f"--init {name!r} is no zoo name and no run of `edgegen train`",

@@ -41,6 +41,8 @@ SEEDS = 2**63 - 1
 # By the name of the field; a settings class may narrow its own.
 LIMITS: Mapping[str, Limit] = {
     "threads": Limit(0, 1024),
+    # of photos
+    "max_megapixels": Limit(1, 1000, flag="--max-megapixels"),
     # of training
     "images": Limit(1, 10**12),
     "batch": Limit(1, 1 << 20),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..core.files import JsonObject
 from ..core.progress import Advance, Listener
 from ..errors import InputError, UsageError, escaped
 
@@ -28,6 +29,11 @@ REFERENCE_IMAGES = 10_000  # at most; the distance needs no more
 # two images for each direction of the reference, and more than one of these
 FEWEST_PHOTOS = 8
 SMALL_CLASS = 8  # photos of a class below which that is said
+CHOICES: dict[str, tuple[str, bool | None]] = {  # of photos: flag, and what is so without it
+    "classes": ("--no-classes", True),
+    "follow_links": ("--follow-links", False),
+    "max_megapixels": ("--max-megapixels", None),
+}
 REFERENCE_DIRECTIONS = 128  # of the projected reference, when there are photos enough for them
 
 
@@ -52,6 +58,23 @@ def background_of(name: str | None) -> str:
     from ..training.reading import colour
 
     return "#{:02x}{:02x}{:02x}".format(*colour("white" if name is None else name))
+
+
+def check_same_choices(settings: object, begun: JsonObject, run: Path) -> None:
+    """UsageError where a resumed run was begun with another choice of what its photos are. settings
+    has each as it is asked for, None where it is not; begun: as the run has them.
+    """
+    for name, (flag, unsaid) in CHOICES.items():
+        asked, then = getattr(settings, name), begun[name]
+        if asked is None or asked == then:
+            continue
+        number = f" {then}" if unsaid is None else ""
+        raise UsageError(
+            "E-RESUME-MISMATCH",
+            f"the run was begun {f'without {flag}' if then == unsaid else f'with {flag}{number}'}",
+            path=run,
+            hint="a resumed run takes its photos as it was begun: leave the flag out",
+        )
 
 
 def understood(

@@ -30,6 +30,7 @@ class PhotosSettings:
     contact_sheet: Path | None = None  # where to draw the photos as a model will see them
     classes: bool = True  # that folders and tables say count
     follow_links: bool = False  # to photos inside the folder
+    max_megapixels: int | None = None  # of a photo; 256 for a JPEG, 64 for others
 
     def __post_init__(self) -> None:
         check_numbers(self, size=Limit(8, 1024))
@@ -141,6 +142,7 @@ def check_photos(
         fit_of(settings.fit),
         classes=settings.classes,
         follow_links=settings.follow_links,
+        max_megapixels=settings.max_megapixels,
     )
     if settings.contact_sheet is not None:
         _refuse_sheet(settings.contact_sheet, folder)

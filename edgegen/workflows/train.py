@@ -18,6 +18,7 @@ from .photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
     background_of,
+    check_same_choices,
     fit_of,
     images_seen,
     need_photos,
@@ -70,7 +71,8 @@ class TrainSettings:
     fit: str | None = None  # photos that are not square: pad or crop; pad
     background: str | None = None  # a colour; white
     classes: bool | None = None  # that folders and tables say are learned; True
-    follow_links: bool = False  # to photos inside the folder
+    follow_links: bool | None = None  # to photos inside the folder; False
+    max_megapixels: int | None = None  # of a photo; 256 for a JPEG, 64 for others
     threads: int = 0  # CPU threads; 0 takes all cores
     feature_weights: Path | None = None  # of a network that is no package's
 
@@ -180,6 +182,7 @@ class _Choices:
     background: str
     classes: bool
     follow_links: bool
+    max_megapixels: int | None
     threads: int  # 0: an equal share of all cores
 
     @classmethod
@@ -188,6 +191,8 @@ class _Choices:
         from ..training.recorded import Recorded
 
         previous = Recorded.of(out) if settings.resume else Recorded()
+        if previous.family is not None:
+            check_same_choices(settings, previous.choices, out)
         return cls(
             previous,
             _first(settings.recipe, previous.recipe_name),
@@ -202,7 +207,8 @@ class _Choices:
             fit_of(_first(settings.fit, previous.fit)),
             background_of(_first(settings.background, previous.background)),
             not previous.no_classes if settings.classes is None else settings.classes,
-            settings.follow_links or bool(previous.follow_links),
+            bool(_first(settings.follow_links, previous.follow_links)),
+            _first(settings.max_megapixels, previous.max_megapixels),
             settings.threads or previous.threads or 0,
         )
 
@@ -225,6 +231,7 @@ class _Choices:
             self.background,
             self.classes,
             self.follow_links,
+            self.max_megapixels,
         )
 
 
@@ -324,7 +331,9 @@ def _photos(
     from ..training.source import open_source
 
     c = choices
-    reading = PhotoReading(c.background, c.fit, c.on_bad, MIN_SIDE, c.classes, c.follow_links)
+    reading = PhotoReading(
+        c.background, c.fit, c.on_bad, MIN_SIDE, c.classes, c.follow_links, c.max_megapixels
+    )
     about = understood(data, reading, listen, least=FEWEST_PHOTOS)
     with ExitStack() as stack:
         with listen.progress("reading photos") as advance:

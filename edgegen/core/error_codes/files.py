@@ -57,6 +57,12 @@ ROWS: tuple[Row, ...] = (
         "Copy the bundle again, or ask its maker.",
     ),
     (
+        "E-NOT-FETCHED",
+        (4,),
+        "A pointer of Git LFS or git-annex lies in the place of a file.",
+        "Run `git lfs pull`, or `git annex get`, where the folder was cloned.",
+    ),
+    (
         "E-OPEN-FILES",
         (7,),
         "The process may open no more files; a bundle holds each of its own open.",

@@ -141,7 +141,7 @@ ROWS: tuple[Row, ...] = (
         "E-IMG-NOT-IMAGE",
         (),
         "A file is called like a photo and is none.",
-        "Remove it; a Git LFS pointer needs `git lfs pull`.",
+        "Remove it; a pointer needs `git lfs pull` or `git annex get`.",
     ),
     (
         "E-IMG-TIME",

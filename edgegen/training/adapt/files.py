@@ -158,7 +158,7 @@ class Adapter:
                 hint="target_modules and modules_to_save are lists of layer names",
             ) from error
         file = folder / TENSORS
-        if not file.is_file():
+        if not (file.is_file() or file.is_symlink()):
             other = next(iter(sorted(folder.glob("adapter_model.*"))), None)
             if other is not None:
                 raise TrustError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-from ...core.reader import descriptor
+from ...core.reader import descriptor, is_annex_link
 from ...errors import EdgegenError, InputError
 from ..magic import HEAD, REFUSED_SUFFIXES, SUFFIXES, recognised
 from ..photos import Span
@@ -22,6 +22,7 @@ MAX_LEFT_OUT = 200_000  # folders of a network drive and such: one a photo is us
 LINK = "symbolic links are not followed; put the photos themselves there, or say --follow-links"
 OUTSIDE = "it is a symbolic link that leads out of the folder"
 NOWHERE = "it is a symbolic link that leads nowhere"
+ANNEX = "it is a git-annex link whose content is not here; run `git annex get`"
 EntryKind = Literal["photo", "refused", "other"]
 
 
@@ -146,16 +147,25 @@ class _FolderWalk:
             self.tree.warn("W-DATA-IGNORED", name)
         elif not self.follow:
             if suffix in SUFFIXES | REFUSED_SUFFIXES or entry.is_dir():
-                self.tree.bad.append(Bad(name, "E-DATA-LINK", LINK))
+                absent = Bad(name, "E-IMG-NOT-IMAGE", ANNEX)
+                link = Bad(name, "E-DATA-LINK", LINK)
+                self.tree.bad.append(absent if self._is_absent(name) else link)
             else:
                 self.tree.warn("W-DATA-IGNORED", name)
         else:
             return self._followed(name)
         return None
 
+    def _is_absent(self, name: str) -> bool:
+        """Whether git-annex keeps what the link leads to, and it was not fetched."""
+        link = self.root / name
+        return is_annex_link(link) and not link.exists()
+
     def _followed(self, name: str) -> tuple[str, bool] | None:
         real = os.path.realpath(self.root / name)
-        if os.path.commonpath([real, self.real]) != self.real:
+        if self._is_absent(name):
+            self.tree.bad.append(Bad(name, "E-IMG-NOT-IMAGE", ANNEX))
+        elif os.path.commonpath([real, self.real]) != self.real:
             self.tree.bad.append(Bad(name, "E-DATA-LINK", OUTSIDE))
         elif os.path.isdir(real):
             if real not in self.seen:  # a folder that is met by two names is read once by each

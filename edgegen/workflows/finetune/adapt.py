@@ -119,6 +119,7 @@ def _reading(choices: FinetuneChoices, settings: FinetuneSettings) -> PhotoReadi
         on_bad_of(settings.on_bad),
         classes=choices.classes,
         follow_links=choices.follow_links,
+        max_megapixels=choices.max_megapixels,
     )
 
 

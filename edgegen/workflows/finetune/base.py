@@ -5,6 +5,7 @@ networks that are known.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def open_base(name: str, listen: Listener = silent) -> BaseGenerator:
             entry.weights,
         )
     folder = Path(name)
-    if not (folder / "run.json").is_file():
+    if not os.path.lexists(folder / "run.json"):
         raise UsageError(
             "E-SOURCE", f"{name!r} is no zoo name and no run", hint=f"the zoo has: {', '.join(zoo)}"
         )

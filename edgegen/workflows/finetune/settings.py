@@ -38,6 +38,7 @@ class FinetuneSettings:
     patience: int | None = None  # evaluations without improvement before it ends; 3
     classes: bool | None = None  # that folders and tables say are learned; True
     follow_links: bool | None = None  # to photos inside the folder; False
+    max_megapixels: int | None = None  # of a photo; 256 for a JPEG, 64 for others
     seed: int | None = None  # of order, noise and adapters; 0
     device: str | None = None  # "cpu" or "cuda"; cpu
     on_bad: str = "skip"  # what an unreadable photo does: skip or fail

@@ -13,7 +13,7 @@ from ...core.progress import Listener, silent
 from ...errors import InputError, UsageError, escaped
 from ...training.adapt import Kind
 from ..limits import check_numbers
-from ..photo_sets import background_of, fit_of, note_small_classes
+from ..photo_sets import background_of, check_same_choices, fit_of, note_small_classes
 from .settings import FinetuneSettings, seconds_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
 TIMED_STEPS = 40  # of the short run that a time is measured on
 SAFETY = 0.85  # of the time that is planned for steps: evaluations and the end take the rest
+GIVEN = ("follow_links", "max_megapixels")  # fields that run.json has where they are said
 DOCUMENTED = {"evaluations": "looks"}  # fields that run.json has under another name
 
 
@@ -50,6 +51,7 @@ class FinetuneChoices:
     patience: int = 3
     classes: bool = True
     follow_links: bool = False
+    max_megapixels: int | None = None
     seed: int = 0
     device: str = "cpu"
     fit: str = "pad"
@@ -63,9 +65,9 @@ class FinetuneChoices:
         check_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
-        """As run.json has them; links only where they are followed: once there was no choice."""
+        """As run.json has them; those of GIVEN where they are said: once there was no choice."""
         choices = {DOCUMENTED.get(name, name): value for name, value in vars(self).items()}
-        return {k: v for k, v in choices.items() if k != "follow_links" or v}
+        return {k: v for k, v in choices.items() if k not in GIVEN or v}
 
 
 def choose(
@@ -77,6 +79,9 @@ def choose(
     from ...training.checkpoint import parse
 
     recorded = {} if previous_run is None else _recorded(previous_run)
+    if previous_run is not None and recorded:
+        begun = {"classes": True, "follow_links": False, "max_megapixels": None, **recorded}
+        check_same_choices(settings, begun, previous_run)
     asked_for = {
         **{field.name: getattr(settings, field.name, None) for field in fields(FinetuneChoices)},
         "fit": settings.fit and fit_of(settings.fit),
@@ -240,6 +245,7 @@ class FinetunePlan:
             background=choices.background,
             classes=choices.classes,
             follow_links=choices.follow_links,
+            max_megapixels=choices.max_megapixels,
             init=self.base_sha256,
             eight_bit=choices.adam8bit,
             adapt=adapt if choices.rank else None,
