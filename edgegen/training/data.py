@@ -18,6 +18,7 @@ from ..core.files import JsonObject
 from ..errors import InputError, ResourceError, UsageError, escaped
 from . import idx
 from .layout.description import Bad, FolderDescription
+from .layout.tree import LINK
 from .layout.understand import understand
 from .light import UsedPhoto, dark_and_bright
 from .magic import FORMATS
@@ -213,8 +214,8 @@ def read_idx(
 def refuse_bad(report: Report, path: Path, on_bad: str) -> None:
     """BadPhotos when more than BAD_LIMIT of those found are bad, or any with on_bad="fail"."""
     if report.bad and (on_bad == "fail" or len(report.bad) > BAD_LIMIT * report.found):
-        links = sum(bad.code == "E-DATA-LINK" for bad in report.bad)
-        hint = "follow the links, --follow-links, or " if links else ""
+        unfollowed = any(bad.reason == LINK for bad in report.bad)
+        hint = "follow the links, --follow-links, or " if unfollowed else ""
         hint += "repair or remove them" + (
             "" if on_bad == "fail" else f"; at most {BAD_LIMIT:.0%} may be skipped"
         )

@@ -216,7 +216,9 @@ def reference_at(
 
     if not (path.is_dir() or is_zip(path) or find(path)):
         return reference.read(path)
-    about = understood(path, PhotoReading(), listen, only_pixels=True)
+    # links inside the folder are followed: nothing but statistics leaves it, and no flag asks here
+    reading = PhotoReading(follow_links=True)
+    about = understood(path, reading, listen, only_pixels=True)
     with open_source(about, size) as (source, report):
         note_report(report(), listen)
         if len(source) < FEWEST_PHOTOS:

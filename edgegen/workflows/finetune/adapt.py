@@ -157,8 +157,9 @@ def _plan(
     listen: Listener,
 ) -> FinetunePlan:
     """What trains, as long as the settings say."""
-    from .setup import FinetunePlan, images_within
+    from .setup import FinetunePlan, images_within, note_unused_classes
 
+    note_unused_classes(base, train, listen)
     plan = FinetunePlan.of(base, train, choices)
     if settings.steps is not None:
         return plan.for_images(settings.steps * plan.recipe.batch)

@@ -181,6 +181,15 @@ def hold_out(
     )
 
 
+def note_unused_classes(base: BaseGenerator, photos: Photos, listen: Listener) -> None:
+    """Say that a base without classes learns none."""
+    if not base.config.classes and len(photos.classes) > 1:
+        listen.note(
+            f"W-CLASS-UNUSED: the base has no classes, so those of the photos are not learned: "
+            f"{_named(list(photos.classes))}; take a base that has some, or say --no-classes"
+        )
+
+
 @dataclass(frozen=True)
 class FinetunePlan:
     """A fine-tuning, ready to run. base_weights: the base's tensors, for the site's classes."""
