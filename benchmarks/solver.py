@@ -65,12 +65,14 @@ def rows_of(
     name: str, steps: Sequence[int], images: int, network: FeatureNetwork
 ) -> Iterator[dict[str, Any]]:
     source = load_generator(name)
+    trained = source.generator
+    assert isinstance(trained, Generator)
     real = reference.read(source.reference)
     real.check(network)
     for count in steps:
         first: Estimate | None = None
         for solver in SOLVERS[name]:
-            generator = changed(source.generator, name, count, solver)
+            generator = changed(trained, name, count, solver)
             made = Pipeline(generator.latent, generator.sampler, executed(generator.graphs()))
             began = time.process_time()
             drawn = to_uint8(made(range(EVIDENCE.first, EVIDENCE.first + images)))

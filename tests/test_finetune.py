@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from toys import shapes
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle, sha256
 from edgegen.evidence import reference, small_sample_distance
-from edgegen.evidence.features import feature_network
+from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.families import FAMILIES, family
 from edgegen.training import digests
 from edgegen.training import run as runs
@@ -30,8 +31,10 @@ from edgegen.training.data import Photos
 from edgegen.training.run import RunSettings, train
 from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
+from edgegen.workflows.finetune.duration import Pace, measured_pace, within
 from edgegen.workflows.finetune.periodic_eval import doubted
-from edgegen.workflows.finetune.setup import merge_small_classes
+from edgegen.workflows.finetune.settings import FinetuneSettings
+from edgegen.workflows.finetune.setup import FinetunePlan, choose, merge_small_classes
 from edgegen.workflows.initial import open_initial
 
 pytestmark = [PEFT, pytest.mark.slow, pytest.mark.export]
@@ -207,8 +210,65 @@ def test_time_instead_of_steps(
     assert run([*given, "--time", "soon"]) == 2
     assert "--time must be such as 90s, 45m or 2h, got 'soon'" in capsys.readouterr().err
     assert run([*given, "--time", "1s", "--looks", "1"]) == 0
-    steps = json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["images"] // 32
-    assert f"{steps} steps of 32 photos fit into 1s" in capsys.readouterr().err
+    about = json.loads((tmp_path / "out" / "run.json").read_text())
+    steps = about["recipe"]["images"] // 32
+    looks = f"{steps} steps of 32 photos fit into 1s, with 1 looks of 64 images"
+    assert looks in capsys.readouterr().err
+    assert about["finetune"]["looks"] == 1 and about["finetune"]["look_images"] == 64
+    last = json.loads((tmp_path / "out" / "looks.json").read_text())["last"]
+    assert last["images"] == 128 and last["scale"]["images"] <= 128
+    # the time decided: the same command goes on with the run
+    assert run([*given, "--time", "1s", "--looks", "3", "--resume"]) == 0
+
+
+def test_looks_are_counted_in_the_time_that_was_asked_for(cas_dm: Path) -> None:
+    """On a clock on which a step takes a second, and 32 images that are looked at 64."""
+    base, now = open_base(str(cas_dm)), [0.0]
+
+    def clock() -> float:
+        now[0] += 1
+        return now[0]
+
+    def network(images: np.ndarray) -> np.ndarray:
+        assert len(images) == 32
+        now[0] += 63
+        return images
+
+    choices = choose(FinetuneSettings(), None, base)
+    given = shapes(40, base.config.size)
+    plan = FinetunePlan.of(base, given, choices)
+    pace = measured_pace(plan, given, cast("FeatureNetwork", network), clock)
+    assert pace == Pace(1.0, 2.0)
+    notes = Heard()
+    short = within("10m", plan, pace, notes)
+    assert short.choices.evaluations == 1 and short.choices.look_images == 64
+    assert short.recipe.images == 450 * plan.recipe.batch
+    said = f"450 steps of {plan.recipe.batch} photos fit into 10m, with 1 looks of 64 images"
+    assert notes.notes == [said]
+    recorded = short.run_settings().finetune
+    assert recorded is not None and recorded["looks"] == 1 and recorded["look_images"] == 64
+    long = within("20h", plan, pace, notes)
+    assert (long.choices.evaluations, long.choices.look_images) == (8, None)
+    assert "look_images" not in (long.run_settings().finetune or {})
+
+
+def test_what_is_said_at_the_end_is_in_the_record_and_in_json(
+    cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After twelve steps a toy draws nobody's products."""
+    out = tmp_path / "out"
+    assert go(cas_dm, out, photos) == 0
+    said = capsys.readouterr()
+    kept = json.loads((out / "looks.json").read_text())["last"]
+    scale = kept["scale"]
+    assert scale["far"] is True and scale["adapted"]["KID"]["value"] > scale["far_above"]
+    assert scale["photos"]["KID"]["value"] < scale["blurred"]["KID"]["high"]
+    assert [words.split(":")[0] for words in kept["warnings"]][-1] == "W-TUNE-FAR"
+    assert "W-TUNE-FAR: these pictures are not your products yet" in said.err
+    assert "these pictures are not your products yet" in said.out.splitlines()[-1]
+    assert "edgegen export" not in said.out
+    assert go(cas_dm, out, photos, "--resume", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["last"] == kept
 
 
 def test_bases_and_photos_that_are_not_there(
