@@ -17,7 +17,7 @@ from .cascade import PATHS, CascadeSampler, mean_gates
 from .latent import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, boundary
 from .multistep import MultistepSampler
 from .schedule import alphas_bar, clean_image, noise_of, trailing
-from .second_order import DIFFUSION_SOLVERS, DiffusionSolver, half_log_snr, lookahead
+from .second_order import DIFFUSION_SOLVERS, DiffusionSolver, lookahead, signal_lookahead
 from .single import SingleSampler
 
 __all__ = [
@@ -43,13 +43,13 @@ __all__ = [
     "boundary",
     "branches",
     "clean_image",
-    "half_log_snr",
     "lookahead",
     "mean_gates",
     "noise_of",
     "power_levels",
     "sampler_from_json",
     "sampler_to_json",
+    "signal_lookahead",
     "stopped",
     "told",
     "trailing",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from ..spec import Values
 from .base import LATER, Call, Draw
 from .schedule import clean_image
-from .second_order import DIFFUSION_SOLVERS, half_log_snr, lookahead
+from .second_order import signal_lookahead
 
 PATHS = ("dynamic", "eps", "x0", "fixed")
 
@@ -68,19 +68,15 @@ class CascadeSampler:
                 f'no timestep of {self.timesteps} is in the window {self.window}; use path "eps" '
                 "to leave phi out"
             )
-        if self.solver not in DIFFUSION_SOLVERS:
-            raise ValueError(
-                f"unknown solver {self.solver!r}; known: {', '.join(DIFFUSION_SOLVERS)}"
-            )
+        self._ahead()  # a solver that is none, or levels that it cannot use
         if self.eta and self.solver != "ddim":
             raise ValueError(
                 f"the solver {self.solver} draws no noise between steps: it takes eta 0, got "
                 f"{self.eta}"
             )
-        self._ahead()  # levels that this solver cannot use
 
     def _ahead(self) -> tuple[float, ...]:
-        return lookahead(self.solver, [half_log_snr(level) for level in self.signal])
+        return signal_lookahead(self.solver, self.signal)
 
     def asks(self, graph: str) -> tuple[int, ...]:
         """The timesteps at which a graph runs."""

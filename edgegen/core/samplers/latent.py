@@ -13,7 +13,7 @@ from typing import Literal
 from ..spec import Numbers, Values
 from .base import LATER, Call, Draw, branches
 from .schedule import clean_image, noise_of
-from .second_order import DIFFUSION_SOLVERS, half_log_snr, lookahead
+from .second_order import signal_lookahead
 
 SIGMA_DATA, SCALING = 0.5, 10.0  # of the boundary condition (Luo et al. 2023)
 NULLED = ("label", "vector")  # inputs that the null branch sees as zeros
@@ -66,14 +66,10 @@ class LatentDdimSampler:
                 f"guidance must be in [0, 100], got {self.guidance}, and kind known, got "
                 f"{self.kind!r}"
             )
-        if self.solver not in DIFFUSION_SOLVERS:
-            raise ValueError(
-                f"unknown solver {self.solver!r}; known: {', '.join(DIFFUSION_SOLVERS)}"
-            )
-        self._ahead()  # levels that this solver cannot use
+        self._ahead()  # a solver that is none, or levels that it cannot use
 
     def _ahead(self) -> tuple[float, ...]:
-        return lookahead(self.solver, [half_log_snr(level) for level in self.signal])
+        return signal_lookahead(self.solver, self.signal)
 
     def __call__(
         self,

@@ -36,3 +36,12 @@ def lookahead(solver: str, places: Sequence[float]) -> tuple[float, ...]:
         raise ValueError(f"two levels are too close to each other for the solver {SECOND_ORDER}")
     ahead = tuple(now / (2 * before) for before, now in pairwise(lengths))
     return (0.0, *ahead, 0.0)[-len(places) :] if places else ()
+
+
+def signal_lookahead(solver: str, signal: Sequence[float]) -> tuple[float, ...]:
+    """The same from abar at each step. ValueError for a solver that is none of
+    DIFFUSION_SOLVERS.
+    """
+    if solver not in DIFFUSION_SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}; known: {', '.join(DIFFUSION_SOLVERS)}")
+    return lookahead(solver, [half_log_snr(level) for level in signal])

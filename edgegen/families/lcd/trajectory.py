@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...core.samplers import clean_image, half_log_snr, lookahead
+from ...core.samplers import clean_image, signal_lookahead
 from ...core.spec import Numbers
 
 
@@ -24,7 +24,7 @@ def trajectory(
     step: where the clean image is going counts too, by the share of the last step in log-SNR.
     """
     points, clean = [x], x
-    shares = lookahead("dpm++2m", [half_log_snr(level) for level in signal])
+    shares = signal_lookahead("dpm++2m", signal)
     for k, (t, now) in enumerate(zip(timesteps, signal, strict=True)):
         last, clean = clean, clean_image(x, predict(x, t), now, prediction)
         if k + 1 < len(timesteps):
