@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from edgegen.evidence.features import feature_network
-from edgegen.evidence.nearness import ADAPTED, BASE, BLURRED, PHOTOS, Scale, spaced
+from edgegen.evidence.nearness import ADAPTED, BASE, BLURRED, PHOTOS, NearnessScale, spaced
 from edgegen.evidence.small_sample_distance import Distance, directions
 from edgegen.training.data import Photos, load
 from edgegen.training.split import split
@@ -42,7 +42,7 @@ def row(folder: Path, size: int, most: int) -> str:
         BLURRED: network(blurred(train.pixels, 1.0)),
         **{name: network(blurred(train.pixels, sigma)) for name, sigma in MORE_BLUR.items()},
     }
-    scale = Scale.of(sides, target, directions(features, len(target)))
+    scale = NearnessScale.of(sides, target, directions(features, len(target)))
 
     def both(name: str) -> str:
         return ", ".join(text(distances[name]) for distances in (scale.kid, scale.fd))

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
 import pytest
+from adapting import PEFT
 from hypothesis import given
 from hypothesis import strategies as st
+from listeners import Heard
+from toys import shapes
 
+from edgegen.evidence.features import FeatureNetwork
+from edgegen.workflows.finetune.base import open_base
 from edgegen.workflows.finetune.duration import (
     END,
     ENOUGH_LOOKS,
     LOOK_SIZES,
     LOOKS_SHARE,
     STEPS_SHARE,
+    Pace,
     looks_within,
+    measured_pace,
+    within,
 )
+from edgegen.workflows.finetune.settings import FinetuneSettings
+from edgegen.workflows.finetune.setup import FinetunePlan, choose
 
 
 @given(st.floats(1, 1e5), st.floats(1e-4, 1), st.integers(1, 20))
@@ -50,3 +65,38 @@ def test_short_times_get_fewer_and_smaller_looks(
 
 def test_steps_and_looks_are_the_time() -> None:
     assert STEPS_SHARE + LOOKS_SHARE == 1
+
+
+@PEFT
+@pytest.mark.slow
+def test_looks_are_counted_in_the_time_that_was_asked_for(
+    family_run: Callable[[str], Path],
+) -> None:
+    """On a clock on which a step takes a second, and 32 images that are looked at 64."""
+    base, now = open_base(str(family_run("cas-dm"))), [0.0]
+
+    def clock() -> float:
+        now[0] += 1
+        return now[0]
+
+    def network(images: np.ndarray) -> np.ndarray:
+        assert len(images) == 32
+        now[0] += 63
+        return images
+
+    choices = choose(FinetuneSettings(), None, base)
+    given = shapes(40, base.config.size)
+    plan = FinetunePlan.of(base, given, choices)
+    pace = measured_pace(plan, given, cast("FeatureNetwork", network), clock)
+    assert pace == Pace(1.0, 2.0)
+    notes = Heard()
+    short = within("10m", plan, pace, notes)
+    assert short.choices.evaluations == 1 and short.choices.look_images == 64
+    assert short.recipe.images == 450 * plan.recipe.batch
+    said = f"450 steps of {plan.recipe.batch} photos fit into 10m, with 1 looks of 64 images"
+    assert notes.notes == [said]
+    recorded = short.run_settings().finetune
+    assert recorded is not None and recorded["looks"] == 1 and recorded["look_images"] == 64
+    long = within("20h", plan, pace, notes)
+    assert (long.choices.evaluations, long.choices.look_images) == (8, None)
+    assert "look_images" not in (long.run_settings().finetune or {})

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from toys import shapes
 from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle, sha256
 from edgegen.evidence import reference, small_sample_distance
-from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.features import feature_network
 from edgegen.families import FAMILIES, family
 from edgegen.training import digests
 from edgegen.training import run as runs
@@ -31,10 +30,8 @@ from edgegen.training.data import Photos
 from edgegen.training.run import RunSettings, train
 from edgegen.workflows.finetune import periodic_eval
 from edgegen.workflows.finetune.base import open_base
-from edgegen.workflows.finetune.duration import Pace, measured_pace, within
 from edgegen.workflows.finetune.periodic_eval import doubted
-from edgegen.workflows.finetune.settings import FinetuneSettings
-from edgegen.workflows.finetune.setup import FinetunePlan, choose, merge_small_classes
+from edgegen.workflows.finetune.setup import merge_small_classes
 from edgegen.workflows.initial import open_initial
 
 pytestmark = [PEFT, pytest.mark.slow, pytest.mark.export]
@@ -219,37 +216,6 @@ def test_time_instead_of_steps(
     assert last["images"] == 128 and last["scale"]["images"] <= 128
     # the time decided: the same command goes on with the run
     assert run([*given, "--time", "1s", "--looks", "3", "--resume"]) == 0
-
-
-def test_looks_are_counted_in_the_time_that_was_asked_for(cas_dm: Path) -> None:
-    """On a clock on which a step takes a second, and 32 images that are looked at 64."""
-    base, now = open_base(str(cas_dm)), [0.0]
-
-    def clock() -> float:
-        now[0] += 1
-        return now[0]
-
-    def network(images: np.ndarray) -> np.ndarray:
-        assert len(images) == 32
-        now[0] += 63
-        return images
-
-    choices = choose(FinetuneSettings(), None, base)
-    given = shapes(40, base.config.size)
-    plan = FinetunePlan.of(base, given, choices)
-    pace = measured_pace(plan, given, cast("FeatureNetwork", network), clock)
-    assert pace == Pace(1.0, 2.0)
-    notes = Heard()
-    short = within("10m", plan, pace, notes)
-    assert short.choices.evaluations == 1 and short.choices.look_images == 64
-    assert short.recipe.images == 450 * plan.recipe.batch
-    said = f"450 steps of {plan.recipe.batch} photos fit into 10m, with 1 looks of 64 images"
-    assert notes.notes == [said]
-    recorded = short.run_settings().finetune
-    assert recorded is not None and recorded["looks"] == 1 and recorded["look_images"] == 64
-    long = within("20h", plan, pace, notes)
-    assert (long.choices.evaluations, long.choices.look_images) == (8, None)
-    assert "look_images" not in (long.run_settings().finetune or {})
 
 
 def test_what_is_said_at_the_end_is_in_the_record_and_in_json(

@@ -15,7 +15,16 @@ from toys import shapes
 from edgegen.cli.finetune import _next
 from edgegen.core.spec import Array
 from edgegen.evidence import nearness
-from edgegen.evidence.nearness import ADAPTED, BASE, BLURRED, FAR, PHOTOS, Scale, blurred, far_words
+from edgegen.evidence.nearness import (
+    ADAPTED,
+    BASE,
+    BLURRED,
+    FAR,
+    PHOTOS,
+    NearnessScale,
+    blurred,
+    far_words,
+)
 from edgegen.evidence.small_sample_distance import directions
 from edgegen.workflows.finetune.adapt import FinetuneResult
 
@@ -29,7 +38,7 @@ def features(pixels: np.ndarray) -> Array:
     return found
 
 
-def scale(adapted: np.ndarray, count: int = 200) -> Scale:
+def scale(adapted: np.ndarray, count: int = 200) -> NearnessScale:
     """Of toy photos, half of them held out."""
     photos = shapes(2 * count, 16, seed=5).pixels
     train, held_out = photos[:count], photos[count:]
@@ -41,7 +50,7 @@ def scale(adapted: np.ndarray, count: int = 200) -> Scale:
         BASE: features(noise),
         ADAPTED: features(adapted),
     }
-    return Scale.of(sides, features(held_out), along)
+    return NearnessScale.of(sides, features(held_out), along)
 
 
 def test_the_ends_are_where_they_should_be() -> None:

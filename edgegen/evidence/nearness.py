@@ -38,7 +38,7 @@ def spaced(length: int, count: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Scale:
+class NearnessScale:
     """KID and FD to the same held-out photos, by what was held against them; images: of each."""
 
     images: int
@@ -46,7 +46,7 @@ class Scale:
     fd: Mapping[str, Distance]
 
     @classmethod
-    def of(cls, sides: Mapping[str, Floats], held_out: Floats, along: Directions) -> Scale:
+    def of(cls, sides: Mapping[str, Floats], held_out: Floats, along: Directions) -> NearnessScale:
         """sides: features of PHOTOS, BLURRED, BASE and ADAPTED; all are cut to the shortest."""
         count = min(map(len, sides.values()))
         cut = {name: features[:count] for name, features in sides.items()}
@@ -83,7 +83,7 @@ class Scale:
         }
 
 
-def far_words(scale: Scale) -> str:
+def far_words(scale: NearnessScale) -> str:
     """What is to be said of images that are far; nothing of others."""
     if not scale.far:
         return ""

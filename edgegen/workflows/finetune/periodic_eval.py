@@ -187,7 +187,7 @@ class PeriodicEvaluation:
             f"{self._directions.axes.shape[1]} directions of the training photos, 95 % intervals",
         }
 
-    def _scale(self, base: Images, adapted: Images) -> nearness.Scale:
+    def _scale(self, base: Images, adapted: Images) -> nearness.NearnessScale:
         """Where both are between other photos of the set and the same photos blurred."""
         train = self._train
         places = nearness.spaced(len(train), len(adapted))
@@ -198,7 +198,7 @@ class PeriodicEvaluation:
             nearness.BASE: base.features,
             nearness.ADAPTED: adapted.features,
         }
-        return nearness.Scale.of(sides, self._held_out.features, self._directions)
+        return nearness.NearnessScale.of(sides, self._held_out.features, self._directions)
 
     def _rounded_base(self, out: Path, generator: Generator) -> dict[str, float]:
         """How far what was trained is from what ships; GateFailed when it is too far for the
