@@ -163,6 +163,7 @@ def final_deviation(sampler: BridgeSampler, s: float = 0.5, h: float = 0.8) -> f
     [
         (lambda n: uniform(n), {1: 0.265, 5: 0.444, 10: 0.472, 20: 0.486, 50: 0.494}),
         (lambda n: uniform(n, solver="heun"), {5: 0.481, 10: 0.495, 20: 0.499}),
+        (lambda n: uniform(n, solver="dpm++2m"), {5: 0.482, 10: 0.502, 20: 0.503, 50: 0.501}),
         (lambda n: uniform(n, 0.5, variance="lower"), {5: 0.415, 10: 0.447, 20: 0.467, 50: 0.483}),
         (lambda n: upper(n, 0.5), {5: 0.493, 10: 0.498, 20: 0.500, 50: 0.500}),
     ],

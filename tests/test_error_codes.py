@@ -15,7 +15,7 @@ from house import ROOT, our_modules
 
 from edgegen import errors
 from edgegen.cli import main
-from edgegen.core.error_codes import CODES, EXITS, page
+from edgegen.core.error_codes import CODES, EXITS, WARNINGS, page
 
 CODE = re.compile(r"E-[A-Z0-9]+(-[A-Z0-9]+)*")
 CLASSES = {
@@ -61,7 +61,7 @@ def test_the_table_holds_the_exit_codes() -> None:
 
 
 def test_causes_and_remedies_are_sentences() -> None:
-    for entry in CODES.values():
+    for entry in (*CODES.values(), *WARNINGS.values()):
         for text in (entry.cause, entry.remedy):
             assert re.fullmatch(r"[A-Za-z`].*[.]", text) and "|" not in text, entry
 
@@ -79,6 +79,18 @@ def test_the_verb_shows_one(typed: str, capfd: pytest.CaptureFixture[str]) -> No
     assert main.run(["errors", typed, "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
     assert shown["code"] == "E-DISK-FULL" and shown["exits"] == [7]
+
+
+def test_warnings_of_the_table_are_given_and_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    sources = [
+        path.read_text()
+        for name, path in our_modules().items()
+        if not name.startswith("edgegen.core.error_codes")
+    ]
+    for code in WARNINGS:
+        assert any(f"{code}: " in source for source in sources), code
+        assert main.run(["errors", code.lower()]) == 0
+        assert capfd.readouterr().out.startswith(f"{code}  exit 0\n{WARNINGS[code].cause}\n")
 
 
 def test_the_verb_lists_all_and_suggests_the_right_one(capfd: pytest.CaptureFixture[str]) -> None:

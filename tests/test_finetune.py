@@ -207,8 +207,34 @@ def test_time_instead_of_steps(
     assert run([*given, "--time", "soon"]) == 2
     assert "--time must be such as 90s, 45m or 2h, got 'soon'" in capsys.readouterr().err
     assert run([*given, "--time", "1s", "--looks", "1"]) == 0
-    steps = json.loads((tmp_path / "out" / "run.json").read_text())["recipe"]["images"] // 32
-    assert f"{steps} steps of 32 photos fit into 1s" in capsys.readouterr().err
+    about = json.loads((tmp_path / "out" / "run.json").read_text())
+    steps = about["recipe"]["images"] // 32
+    looks = f"{steps} steps of 32 photos fit into 1s, with 1 looks of 64 images"
+    assert looks in capsys.readouterr().err
+    assert about["finetune"]["looks"] == 1 and about["finetune"]["look_images"] == 64
+    last = json.loads((tmp_path / "out" / "looks.json").read_text())["last"]
+    assert last["images"] == 128 and last["scale"]["images"] <= 128
+    # the time decided: the same command goes on with the run
+    assert run([*given, "--time", "1s", "--looks", "3", "--resume"]) == 0
+
+
+def test_what_is_said_at_the_end_is_in_the_record_and_in_json(
+    cas_dm: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After twelve steps a toy draws nobody's products."""
+    out = tmp_path / "out"
+    assert go(cas_dm, out, photos) == 0
+    said = capsys.readouterr()
+    kept = json.loads((out / "looks.json").read_text())["last"]
+    scale = kept["scale"]
+    assert scale["far"] is True and scale["adapted"]["KID"]["value"] > scale["far_above"]
+    assert scale["photos"]["KID"]["value"] < scale["blurred"]["KID"]["high"]
+    assert [words.split(":")[0] for words in kept["warnings"]][-1] == "W-TUNE-FAR"
+    assert "W-TUNE-FAR: these pictures are not your products yet" in said.err
+    assert "these pictures are not your products yet" in said.out.splitlines()[-1]
+    assert "edgegen export" not in said.out
+    assert go(cas_dm, out, photos, "--resume", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["last"] == kept
 
 
 def test_bases_and_photos_that_are_not_there(

@@ -19,16 +19,17 @@ def errors(
     json: output.Json = False,
 ) -> None:
     """Say what an error code means, which exit code goes with it, and what to do."""
-    from ..core.error_codes import CODES
+    from ..core.error_codes import CODES, WARNINGS
 
     if code is None:
         output.result("errors", {"codes": [entry.to_json() for entry in CODES.values()]})
         rows = [[e.code, _exits(e.exits), e.cause] for e in CODES.values()]
         output.table(["code", "exit", "cause"], rows)
         return
-    name = code.upper() if code.upper().startswith("E-") else f"E-{code.upper()}"
-    if (entry := CODES.get(name)) is None:
-        close = get_close_matches(name, CODES, 1)
+    name = code.upper() if code.upper().startswith(("E-", "W-")) else f"E-{code.upper()}"
+    known = {**CODES, **WARNINGS}
+    if (entry := known.get(name)) is None:
+        close = get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}?" if close else "`edgegen errors` lists them all"
         raise UsageError("E-USAGE", f"there is no error code {name}", hint=hint)
     output.result("errors", entry.to_json())

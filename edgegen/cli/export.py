@@ -32,6 +32,7 @@ from .options import (
     Out,
     Overwrite,
     SecondJudge,
+    Solver,
     Source,
     Threads,
     Weights,
@@ -120,6 +121,7 @@ def export(
         int | None,
         typer.Option(help="Sampler steps in the bundle, where the generator has steps.", min=1),
     ] = None,
+    solver: Solver = None,
     last_steps: Annotated[
         int | None,
         typer.Option(
@@ -169,6 +171,7 @@ def export(
         protect_regions=protect_regions,
         regions=regions or "3x3",
         steps=steps,
+        solver=solver,
         last_steps=last_steps,
         threads=threads,
         feature_weights=weights,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -132,15 +133,23 @@ def finetune(
     adapted = adapt(base, folder, data, settings, output.terminal)
     output.result("finetune", adapted.to_json())
     _show(adapted)
-    print(
-        f"adapted: {folder}  next: edgegen generate {folder} -o site.png, edgegen export {folder} "
-        "--int8 -o out/"
-    )
+    print(_next(adapted, folder))
+
+
+def _next(adapted: FinetuneResult, folder: Path) -> str:
+    """The last line: what to do with the run."""
+    look = f"edgegen generate {folder} -o site.png"
+    if adapted.far:
+        return (
+            f"adapted: {folder}  these pictures are not your products yet; next: look at them "
+            f"({look}), then a longer --time, more photos or another base"
+        )
+    return f"adapted: {folder}  next: {look}, edgegen export {folder} --int8 -o out/"
 
 
 def _show(adapted: FinetuneResult) -> None:
     from ..core.verdict import Interval
-    from ..workflows.finetune.periodic_eval import FINAL_IMAGES, interval_text, ratio_text
+    from ..workflows.finetune.periodic_eval import interval_text, ratio_text
 
     last = adapted.last
     rows = [
@@ -148,9 +157,22 @@ def _show(adapted: FinetuneResult) -> None:
         for name in ("KID", "FD")
     ]
     output.table(["distance to held-out photos", "base", "adapted"], rows)
+    scale = last["scale"]
+    ends = {
+        "other photos": "photos",
+        f"the same, blurred by {scale['blur_sigma']:g} px": "blurred",
+        "adapted": "adapted",
+        "base": "base",
+    }
+    rows = [
+        [name, *(interval_text(Interval(**scale[side][name])) for side in ends.values())]
+        for name in ("KID", "FD")
+    ]
+    output.table([f"the same, of {scale['images']} images each", *ends], rows)
+    memory = last["memory"]
     print(
-        f"FD x {ratio_text(last['ratio'])}; near-copies {last['memory']['near_copies']} of "
-        f"{FINAL_IMAGES} images; novelty {last['memory']['features']['ratio']:.2f}; {last['what']}"
+        f"FD x {ratio_text(last['ratio'])}; near-copies {memory['near_copies']} of "
+        f"{last['images']} images; novelty {memory['features']['ratio']:.2f}; {last['what']}"
     )
     if rounded := last.get("rounded_base"):
         print(

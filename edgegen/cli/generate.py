@@ -18,7 +18,7 @@ from .brought_options import (
     source_choices,
     with_onnx,
 )
-from .options import AllowCpu, LeastRelease, Precision, PublicKey, TrustEngines
+from .options import AllowCpu, LeastRelease, Precision, PublicKey, Solver, TrustEngines
 
 
 def generate(
@@ -47,6 +47,7 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(help="Sampler steps, where the generator has a choice.", min=1)
     ] = None,
+    solver: Solver = None,
     way: Annotated[
         str | None,
         typer.Option(help="Networks that make the images, such as teacher or student of lcd."),
@@ -87,7 +88,7 @@ def generate(
         seed,
         count,
         label,
-        SamplingChoices(steps, way, control, control_from, like),
+        SamplingChoices(steps, way, control, control_from, like, solver),
         Execution(runtime, precision, threads, trust_engines, allow_cpu),
         public_key,
         least_release,

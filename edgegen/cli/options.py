@@ -75,6 +75,14 @@ SecondJudge = Annotated[
         "--feature-weights."
     ),
 ]
+Solver = Annotated[
+    str | None,
+    typer.Option(
+        help="How the sampler's steps are taken: ddim or dpm++2m (second order, as many calls); "
+        "of dkgm euler, heun or dpm++2m (default: the generator's).",
+        metavar="NAME",
+    ),
+]
 TrustEngines = Annotated[
     bool,
     typer.Option("--trust-engines", help="Execute the bundle's GPU engines without a signature."),

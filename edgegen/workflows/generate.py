@@ -113,8 +113,8 @@ def _pipeline(
         if settings.choices:
             raise UsageError(
                 "E-USAGE",
-                "--steps, --way, --control, --control-from and --like are decided when a bundle is "
-                "made",
+                "--steps, --solver, --way, --control, --control-from and --like are decided when a "
+                "bundle is made",
                 path=source,
                 hint="use the zoo name or the run it was exported from",
             )

@@ -55,6 +55,7 @@ LIMITS: Mapping[str, Limit] = {
     "rate": Limit(0, 10, whole=False, open=True, flag="--rate"),
     "held_out": Limit(0, 1, whole=False, open=True, flag="--held-out"),
     "evaluations": Limit(1, MANY),
+    "look_images": Limit(8, 10**6),
     "patience": Limit(1, MANY),
     # of bundles
     "least_release": Limit(0, 2**31 - 1, flag="--least-release"),

@@ -26,6 +26,7 @@ class SamplingChoices:
     control: Path | None = None  # a picture that the images must follow, the model's kind of hint
     control_from: Path | None = None  # a photo to make that hint from
     like: Path | None = None  # a photo whose colours the images should have
+    solver: str | None = None  # of the sampler, one that the family knows
 
     def __post_init__(self) -> None:
         check_numbers(self, steps=Limit(1, 10**4))
@@ -67,6 +68,8 @@ def chosen(
             "control": ("way", "control"),
             "control_from": ("way", "control"),
             "like": ("like", True),
+            # lcd's own "solver" is of what its student learns from
+            "solver": ("teacher_solver" if "teacher_solver" in known else "solver", value),
         }.get(name, (name, value))
         if field not in known:
             raise UsageError("E-USAGE", f"{flag} means nothing to {source.family}")
@@ -75,6 +78,13 @@ def chosen(
         generator = _rebuilt(source.family, trained, changes)
     except ValueError as error:
         raise UsageError("E-USAGE", f"{' '.join(flags)}: {error}") from error
+    if choices.solver not in (None, getattr(generator.sampler, "solver", None)):
+        raise UsageError(
+            "E-USAGE",
+            f"--solver means nothing to this {source.family}: its {generator.sampler.kind} sampler "
+            "solves no equation",
+            hint="lcd: the teacher does, --way teacher",
+        )
     return generator, _given(generator, choices)
 
 

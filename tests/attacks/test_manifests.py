@@ -135,6 +135,11 @@ SAMPLER: dict[str, Change] = {
     "gates above one": put(("sampler", "gates"), [2.0]),
     "eta above one": put(("sampler", "eta"), 7.0),
     "eta in words": put(("sampler", "eta"), "much"),
+    "a solver that is none": put(("sampler", "solver"), "euler"),
+    "a solver that is a list": put(("sampler", "solver"), ["dpm++2m"]),
+    "a solver that draws no noise, and noise": lambda m: m["sampler"].update(
+        solver="dpm++2m", eta=0.5
+    ),
     "a window of three": put(("sampler", "window"), [1, 2, 3]),
     "a window of words": put(("sampler", "window"), ["a", "b"]),
     "a field too many": put(("sampler", "shell"), "sh"),

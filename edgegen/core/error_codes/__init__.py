@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from . import files, models, photos, usage
+from . import files, models, photos, usage, warnings
 
 EXITS = {
     1: "bug or unclassified failure",
@@ -49,6 +49,8 @@ CODES: dict[str, ErrorCode] = {
     row[0]: ErrorCode(*row)
     for row in sorted((*usage.ROWS, *photos.ROWS, *models.ROWS, *files.ROWS))
 }
+# of work that was done, and is doubtful
+WARNINGS: dict[str, ErrorCode] = {row[0]: ErrorCode(*row) for row in sorted(warnings.ROWS)}
 
 
 def page() -> str:
@@ -73,6 +75,13 @@ def page() -> str:
             f"| `{e.code}` | {', '.join(map(str, e.exits)) or '-'} | {e.cause} | {e.remedy} |"
             for e in CODES.values()
         ),
+        "",
+        "Warnings are lines on stderr that begin with their code, of work that was done, exit code "
+        "0. `edgegen errors` knows these:",
+        "",
+        "| code | cause | what to do |",
+        "|---|---|---|",
+        *(f"| `{e.code}` | {e.cause} | {e.remedy} |" for e in WARNINGS.values()),
         "",
     ]
     return "\n".join(lines)

@@ -7,19 +7,21 @@ models are trained.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from ...errors import TrustError
 from ..files import JsonObject
-from .base import UNTIMED, Call, Draw, Sampler, asked, branches, stopped, told
+from .base import LATER, UNTIMED, Call, Draw, Sampler, asked, branches, stopped, told
 from .bridge import BridgeSampler, approximation_levels, power_levels
 from .cascade import PATHS, CascadeSampler, mean_gates
 from .latent import RENOISE, ConsistencySampler, LatentDdimSampler, Renoise, boundary
 from .multistep import MultistepSampler
 from .schedule import alphas_bar, clean_image, noise_of, trailing
+from .second_order import DIFFUSION_SOLVERS, DiffusionSolver, lookahead, signal_lookahead
 from .single import SingleSampler
 
 __all__ = [
+    "DIFFUSION_SOLVERS",
     "PATHS",
     "RENOISE",
     "SAMPLERS",
@@ -28,6 +30,7 @@ __all__ = [
     "Call",
     "CascadeSampler",
     "ConsistencySampler",
+    "DiffusionSolver",
     "Draw",
     "LatentDdimSampler",
     "MultistepSampler",
@@ -40,11 +43,13 @@ __all__ = [
     "boundary",
     "branches",
     "clean_image",
+    "lookahead",
     "mean_gates",
     "noise_of",
     "power_levels",
     "sampler_from_json",
     "sampler_to_json",
+    "signal_lookahead",
     "stopped",
     "told",
     "trailing",
@@ -62,7 +67,13 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 def sampler_to_json(sampler: Sampler) -> JsonObject:
     """The manifest's form of a sampler."""
-    return asdict(sampler)  # type: ignore[call-overload]
+    left_out = {
+        field.name
+        for field in fields(sampler)  # type: ignore[arg-type]
+        if field.metadata == LATER and getattr(sampler, field.name) == field.default
+    }
+    whole: JsonObject = asdict(sampler)  # type: ignore[call-overload]
+    return {name: value for name, value in whole.items() if name not in left_out}
 
 
 def sampler_from_json(data: JsonObject) -> Sampler:

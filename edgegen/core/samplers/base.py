@@ -73,6 +73,8 @@ UNTIMED = (0,)
 
 # fields of samplers that hold a number a step
 _STEPPED = ("timesteps", "signal", "gates", "levels")
+# of a field that manifests were written without at first: left out where it has its default
+LATER = {"later": True}
 S = TypeVar("S", bound=Sampler)
 
 

@@ -4,6 +4,7 @@ the image without its bias.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,16 +13,18 @@ import numpy as np
 
 from ..spec import Values
 from .base import UNTIMED, Call, Draw, told
+from .second_order import SECOND_ORDER, lookahead
 
 # the debiasing graph is told 1000 t, the range that embeddings of timesteps are made for
 TIMES = 1000.0
-VARIANCES, SOLVERS = ("upper", "lower"), ("euler", "heun")
+VARIANCES = ("upper", "lower")
+BRIDGE_SOLVERS = ("euler", "heun", SECOND_ORDER)
 
 
 @dataclass(frozen=True)
 class BridgeSampler:
     """`coarse` draws from the density estimate; `debias` is asked for a clean image once a level t
-    (Heun: twice before the last).
+    (Heun: twice before the last; "dpm++2m", of second order as well: once).
 
     levels: descending, from 1 (coarse) to above 0; none of them ends after the coarse image; noise:
     k, the bridge's; variance: of fresh noise, "lower" (exact given the clean image) or "upper";
@@ -36,7 +39,11 @@ class BridgeSampler:
     kind: str = "bridge"
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES or self.solver not in SOLVERS or self.kind != "bridge":
+        if (
+            self.variance not in VARIANCES
+            or self.solver not in BRIDGE_SOLVERS
+            or self.kind != "bridge"
+        ):
             raise ValueError(
                 f"unknown variance {self.variance!r}, solver {self.solver!r} or kind {self.kind!r}"
             )
@@ -48,6 +55,15 @@ class BridgeSampler:
             raise ValueError(f"noise must be in [0, 10], got {self.noise}")
         if self.solver == "heun" and self.noise:
             raise ValueError(f"Heun's solver is for noise 0 (an ODE), got noise {self.noise}")
+        if self.solver == SECOND_ORDER and self.noise:
+            raise ValueError(
+                f"the solver {SECOND_ORDER} is for noise 0 (an ODE), got noise {self.noise}"
+            )
+        self._ahead()  # levels that this solver cannot use
+
+    def _ahead(self) -> tuple[float, ...]:
+        """The path is that of x' = (x - clean) / t: an x with signal 1 and noise t."""
+        return lookahead(self.solver, [-math.log(level) for level in self.levels])
 
     @property
     def timesteps(self) -> tuple[float, ...]:
@@ -87,11 +103,13 @@ class BridgeSampler:
         def clean(x: Values, level: float) -> Values:
             return debias(x=x, t=x[:, 0, 0, 0] * 0 + TIMES * level, **seen)
 
-        x = coarse
+        x = last = coarse
+        ahead = self._ahead()
         for n, (t, s) in enumerate(pairwise((*self.levels, 0.0))):
             image = clean(x, t)
             if s == 0:
                 return image
+            last, image = image, image + ahead[n] * (image - last) if ahead[n] else image
             gain, fresh = step(t, s, self.noise, self.variance)
             moved = x + gain * (image - x)
             if self.solver == "heun":

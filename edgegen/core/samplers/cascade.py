@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..spec import Values
-from .base import Call, Draw
+from .base import LATER, Call, Draw
 from .schedule import clean_image
+from .second_order import signal_lookahead
 
 PATHS = ("dynamic", "eps", "x0", "fixed")
 
@@ -21,7 +22,7 @@ class CascadeSampler:
     returns, "epsilon" or "v"; path: "dynamic" (phi's own gate), "eps" (r = 0), "x0" (r = 1),
     "fixed" (r = gates[k] at step k); eta: 0 is DDIM, 1 is ancestral sampling with the posterior
     variance; window: phi runs at timesteps from .. to only, elsewhere the path is "eps"; None: at
-    all.
+    all; solver: "ddim", or "dpm++2m" (second order, for eta 0).
     """
 
     timesteps: tuple[int, ...]
@@ -32,6 +33,7 @@ class CascadeSampler:
     eta: float = 0.0
     window: tuple[int, int] | None = None
     kind: str = "cascade"
+    solver: str = field(default="ddim", metadata=LATER)
 
     def __post_init__(self) -> None:
         if (
@@ -66,6 +68,15 @@ class CascadeSampler:
                 f'no timestep of {self.timesteps} is in the window {self.window}; use path "eps" '
                 "to leave phi out"
             )
+        self._ahead()  # a solver that is none, or levels that it cannot use
+        if self.eta and self.solver != "ddim":
+            raise ValueError(
+                f"the solver {self.solver} draws no noise between steps: it takes eta 0, got "
+                f"{self.eta}"
+            )
+
+    def _ahead(self) -> tuple[float, ...]:
+        return signal_lookahead(self.solver, self.signal)
 
     def asks(self, graph: str) -> tuple[int, ...]:
         """The timesteps at which a graph runs."""
@@ -82,13 +93,14 @@ class CascadeSampler:
         draw: Draw[Values],
     ) -> Values:
         """x (b, c, h, w) standard normal -> images (b, c, h, w) in [-1, 1]."""
-        refined = self.asks("phi")
+        refined, ahead, last = self.asks("phi"), self._ahead(), x
         for k, (timestep, now) in enumerate(zip(self.timesteps, self.signal, strict=True)):
             then = self.signal[k + 1] if k + 1 < len(self.signal) else 1.0
             t = x[:, 0, 0, 0] * 0 + timestep
             clean = self._clean(call, x, t, now, k, timestep in refined, condition)
             if then == 1.0:
                 return clean.clip(-1, 1)
+            last, clean = clean, clean + ahead[k] * (clean - last) if ahead[k] else clean
             fresh = self.eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
             direction = (x - now**0.5 * clean) * (1 / (1 - now) ** 0.5)
             # rounding must not make it complex

@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from ...core.samplers import CascadeSampler, alphas_bar, trailing
+from ...core.samplers import (
+    DIFFUSION_SOLVERS,
+    CascadeSampler,
+    DiffusionSolver,
+    alphas_bar,
+    trailing,
+)
 from .. import STRICT
 from ..metrics import METRICS, SMALLEST
 from ..unet import UNetConfig
@@ -18,6 +24,7 @@ _KNOWN = {
     "gate_loss": ("bounded", "posterior"),
     "metric": (*METRICS, "pdist", "none"),
     "metric_schedule": ("const", "snr", "cutoff"),
+    "solver": DIFFUSION_SOLVERS,
 }
 
 
@@ -59,6 +66,7 @@ class CasDmConfig:
     augment: float = 0.0
     steps: int = 10  # of the sampler
     spacing: float = 1.0  # power of the timesteps' fall, see trailing
+    solver: DiffusionSolver = "ddim"  # "dpm++2m": second order, as many calls
     path: Literal["dynamic", "eps", "x0"] = "dynamic"
     # phi runs at timesteps from .. to only (C.2.9); None: at all
     window: tuple[int, int] | None = None
@@ -110,5 +118,12 @@ class CasDmConfig:
         timesteps = trailing(self.timesteps, steps, self.spacing)
         signal = tuple(float(levels[t]) for t in timesteps)
         return CascadeSampler(
-            timesteps, signal, self.prediction, path or self.path, gates, eta, self.window
+            timesteps,
+            signal,
+            self.prediction,
+            path or self.path,
+            gates,
+            eta,
+            self.window,
+            solver=self.solver,
         )

@@ -69,7 +69,7 @@ class DkgmConfig:
     # c, n0, rho of a_n = c / (n + n0)^rho ("approximation")
     gain: tuple[float, float, float] = (1.0, 2.0, 1.0)
     variance: Literal["upper", "lower"] = "upper"
-    solver: Literal["euler", "heun"] = "euler"
+    solver: Literal["euler", "heun", "dpm++2m"] = "euler"
     share: float = 0.25  # of the run that stage 1 takes
 
     def __post_init__(self) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from ...core.samplers import (
+    DIFFUSION_SOLVERS,
     RENOISE,
     ConsistencySampler,
+    DiffusionSolver,
     LatentDdimSampler,
     Renoise,
     alphas_bar,
@@ -114,6 +116,8 @@ class LcdConfig:
     like: bool = False  # whether those graphs take the embedding vector
     steps: int | None = None  # of the sampler; None: 4, or 50 of the teacher
     renoise: Renoise = "own"  # noise between the student's steps
+    # of the teacher's sampler; "dpm++2m": second order, as many calls
+    teacher_solver: DiffusionSolver = "ddim"
 
     def __post_init__(self) -> None:
         step = self.coder.factor * self.unet.patch << (len(self.unet.widths) - 1)
@@ -137,6 +141,7 @@ class LcdConfig:
             ("way", WAYS),
             ("distil", DISTIL),
             ("renoise", RENOISE),
+            ("teacher_solver", DIFFUSION_SOLVERS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -231,7 +236,11 @@ class LcdConfig:
             timesteps = tuple(t - 1 for t in trailing(self.timesteps, steps))
             signal = tuple(float(levels[t + 1]) for t in timesteps)
             return LatentDdimSampler(
-                timesteps, signal, self.prediction, self.guidance if self.classes else 1.0
+                timesteps,
+                signal,
+                self.prediction,
+                self.guidance if self.classes else 1.0,
+                solver=self.teacher_solver,
             )
         timesteps = few_steps(self.timesteps, self.grid, steps)
         return ConsistencySampler(

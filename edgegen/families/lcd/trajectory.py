@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-from ...core.samplers import clean_image
+from ...core.samplers import clean_image, signal_lookahead
 from ...core.spec import Numbers
 
 
@@ -24,13 +23,13 @@ def trajectory(
     signal: abar at each of them. DPM-Solver++(2M) (Lu et al. 2022), second order at one call a
     step: where the clean image is going counts too, by the share of the last step in log-SNR.
     """
-    points, clean, length = [x], x, 0.0
+    points, clean = [x], x
+    shares = signal_lookahead("dpm++2m", signal)
     for k, (t, now) in enumerate(zip(timesteps, signal, strict=True)):
         last, clean = clean, clean_image(x, predict(x, t), now, prediction)
         if k + 1 < len(timesteps):
-            then, before = signal[k + 1], length
-            length = _half_log_snr(then) - _half_log_snr(now)
-            ahead = clean if k == 0 else clean + (clean - last) * (length / (2 * before))
+            then = signal[k + 1]
+            ahead = clean if k == 0 else clean + (clean - last) * shares[k]
             x = then**0.5 * ahead + (1 - then) ** 0.5 * _noise(x, ahead, now)
             points.append(x)
     return points, clean
@@ -39,7 +38,3 @@ def trajectory(
 def _noise(x: Numbers, clean: Numbers, signal: float) -> Numbers:
     """What is left of x when `clean` is taken out."""
     return (x - signal**0.5 * clean) / (1 - signal) ** 0.5
-
-
-def _half_log_snr(signal: float) -> float:
-    return 0.5 * math.log(signal / (1 - signal))

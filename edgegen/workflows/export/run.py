@@ -29,6 +29,7 @@ from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
 from ..limits import MANY, Limit, check_numbers
+from ..sampling_choices import SamplingChoices, chosen
 from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
 from . import model_card
@@ -76,6 +77,7 @@ class ExportSettings:
     protect_regions: str | None = None
     regions: str = "3x3"
     steps: int | None = None  # of the sampler that ships; None: the generator's own
+    solver: str | None = None  # of that sampler, one that the family knows; None: its own
     last_steps: int | None = None  # of them, how many a plan may leave to FP32; None: 1
     threads: int = 0  # CPU threads; 0 takes all cores
     feature_weights: Path | None = None  # of a network that is no package's
@@ -211,7 +213,8 @@ def _export(request: _Request) -> ExportResult:
     source = with_judges(source, settings.reference, request.terms, folder / "evidence", context)
     if settings.protect is not None:
         settings.protect.numbers(source)
-    sampled = _with_steps(source, settings.steps)
+    choices = SamplingChoices(settings.steps, solver=settings.solver)
+    sampled = replace(source, generator=chosen(source, choices)[0])
     given = None if settings.plan is None else Plan.read(settings.plan)
 
     models = _fp32(sampled, request)
@@ -322,12 +325,6 @@ def prove_or_step_back(
         build = rebuild(build, again, context.listen)
         proof = proof.again(judged(again))
     return proof, build.bundle
-
-
-def _with_steps(source: LoadedGenerator, steps: int | None) -> LoadedGenerator:
-    from ..sampling_choices import SamplingChoices, chosen
-
-    return replace(source, generator=chosen(source, SamplingChoices(steps))[0])
 
 
 def _feeds(source: LoadedGenerator, settings: ExportSettings, listen: Listener) -> Feeds:

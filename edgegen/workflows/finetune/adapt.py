@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ...training.layout.description import FolderDescription
     from ...training.loop import Trainer
     from ...training.reading import PhotoReading
-    from .base import BaseGenerator
     from .periodic_eval import PeriodicEvaluation
     from .setup import FinetuneChoices, FinetunePlan
 
@@ -47,6 +46,11 @@ class FinetuneResult:
     precision: str  # of the base while the adapter trained
     evaluations: Mapping[str, Any]
     last: Mapping[str, Any]
+
+    @property
+    def far(self) -> bool:
+        """Whether what it draws is too far from the photos to be called the site's products."""
+        return bool(self.last["scale"]["far"])
 
     def to_json(self) -> dict[str, Any]:
         """The document of `edgegen finetune --json`, but for its frame."""
@@ -71,8 +75,9 @@ def finetune(
     from ...training.device import device_of
     from ...training.run import check_free
     from .base import open_base
+    from .duration import measured_pace, within
     from .periodic_eval import PeriodicEvaluation
-    from .setup import choose, hold_out
+    from .setup import FinetunePlan, choose, hold_out, note_unused_classes
 
     settings, out, data = settings or FinetuneSettings(), Path(out), Path(data)
     check_free(out, settings.resume)
@@ -87,7 +92,13 @@ def finetune(
     with torch_threads(settings.threads or cores()):
         photos = _read_photos(about, choices.size, reading, listen)
         choices, train, held_out = hold_out(photos, choices, listen, opened.family.tuning.fewest)
-        plan = _plan(opened, train, choices, settings, listen)
+        note_unused_classes(opened, train, listen)
+        plan = FinetunePlan.of(opened, train, choices)
+        if settings.steps is not None:
+            plan = plan.for_images(settings.steps * plan.recipe.batch)
+        # a resumed run knows how long it is
+        elif settings.time is not None and choices.images is None:
+            plan = within(settings.time, plan, measured_pace(plan, train, network), listen)
         evaluation = PeriodicEvaluation.of(out, plan, train, held_out, network, listen)
         try:
             _train(plan, train, out, settings.resume, evaluation, listen)
@@ -147,26 +158,6 @@ def _read_photos(
     note_report(report, listen)
     need_photos(len(photos), 2 * FEWEST_PHOTOS, about.path)
     return photos
-
-
-def _plan(
-    base: BaseGenerator,
-    train: Photos,
-    choices: FinetuneChoices,
-    settings: FinetuneSettings,
-    listen: Listener,
-) -> FinetunePlan:
-    """What trains, as long as the settings say."""
-    from .setup import FinetunePlan, images_within, note_unused_classes
-
-    note_unused_classes(base, train, listen)
-    plan = FinetunePlan.of(base, train, choices)
-    if settings.steps is not None:
-        return plan.for_images(settings.steps * plan.recipe.batch)
-    # a resumed run knows how long it is
-    if settings.time is not None and choices.images is None:
-        return plan.for_images(images_within(settings.time, plan, train, listen))
-    return plan
 
 
 def _train(

@@ -16,7 +16,7 @@ from ...core.reader import read_bytes
 from ...core.seeds import PERIODIC_EVALUATION
 from ...core.verdict import Interval
 from ...errors import EdgegenError, GateFailed, InputError
-from ...evidence import small_sample_distance
+from ...evidence import nearness, small_sample_distance
 from ...evidence.curves import curves
 from ...evidence.memory import Images, memory
 from ...evidence.stopping import Rule, Watch
@@ -54,7 +54,11 @@ class PeriodicEvaluation:
     ) -> None:
         self.run, self.plan, self._network, self._listen = run, plan, network, listen
         self._train, self._held_out = train, held_out
-        self._directions = small_sample_distance.directions(train.features, len(held_out))
+        smaller = plan.choices.look_images
+        self._images = smaller or EVALUATION_IMAGES
+        self._final_images = FINAL_IMAGES if smaller is None else 2 * smaller
+        compared = min(len(held_out), self._final_images)
+        self._directions = small_sample_distance.directions(train.features, compared)
         file = run / FILE
         self.watch = _kept(run) if file.is_file() else Watch(Rule(plan.choices.patience))
         self.last: dict[str, Any] = {}
@@ -92,7 +96,7 @@ class PeriodicEvaluation:
             return
         from ...training.record import pipeline
 
-        drawn = self._drawn(pipeline(trainer), EVALUATION_IMAGES)
+        drawn = self._drawn(pipeline(trainer), self._images)
         remembered = memory(drawn, self._train, self._held_out)
         distance = small_sample_distance.kernel(drawn.features, self._held_out.features)
         self.watch = self.watch.look(trainer.step, distance, remembered)
@@ -136,8 +140,8 @@ class PeriodicEvaluation:
             )
             self._keep(trainer)
         _, generator = runs.load(out)
-        adapted = self._drawn(torch_pipeline(generator), FINAL_IMAGES)
-        base = self._drawn(torch_pipeline(self.plan.base_generator()), FINAL_IMAGES)
+        adapted = self._drawn(torch_pipeline(generator), self._final_images)
+        base = self._drawn(torch_pipeline(self.plan.base_generator()), self._final_images)
         self.last = self._last_word(base, adapted)
         if self.plan.choices.precision != "fp32":
             self.last["rounded_base"] = self._rounded_base(out, generator)
@@ -148,8 +152,8 @@ class PeriodicEvaluation:
             "photos": _spaced(self._held_out.pixels),
         }
         self._show({**pictures(out), **ends})
-        if doubt := doubted(self.last["ratio"]):
-            self._listen.note(doubt)
+        for warning in self.last["warnings"]:
+            self._listen.note(warning)
         return out / (site.ADAPTER if self.plan.choices.rank else checkpoint.WEIGHTS)
 
     def to_json(self) -> dict[str, Any]:
@@ -169,16 +173,32 @@ class PeriodicEvaluation:
             {"KID": vars(kid.interval()), "FD": vars(fd.interval())}
             for kid, fd in zip(kernel, frechet, strict=True)
         ]
-        network = self._network
+        network, ratio, scale = self._network, _ratio(*frechet), self._scale(base, adapted)
         return {
             "base": distances[0],
             "adapted": distances[1],
-            "ratio": _ratio(*frechet),
+            "ratio": ratio,
+            "scale": scale.to_json(),
+            "warnings": [words for words in (doubted(ratio), nearness.far_words(scale)) if words],
+            "images": self._final_images,
             "memory": memory(adapted, self._train, self._held_out).to_json(),
-            "what": f"{network.name} at {network.size} px, {FINAL_IMAGES} images, "
+            "what": f"{network.name} at {network.size} px, {self._final_images} images, "
             f"{len(self._held_out)} held-out and {len(self._train)} training photos, FD along "
             f"{self._directions.axes.shape[1]} directions of the training photos, 95 % intervals",
         }
+
+    def _scale(self, base: Images, adapted: Images) -> nearness.NearnessScale:
+        """Where both are between other photos of the set and the same photos blurred."""
+        train = self._train
+        places = nearness.spaced(len(train), len(adapted))
+        blurred = _images(self._network, nearness.blurred(train.pixels[places]), lambda _: None)
+        sides = {
+            nearness.PHOTOS: train.features[places],
+            nearness.BLURRED: blurred.features,
+            nearness.BASE: base.features,
+            nearness.ADAPTED: adapted.features,
+        }
+        return nearness.NearnessScale.of(sides, self._held_out.features, self._directions)
 
     def _rounded_base(self, out: Path, generator: Generator) -> dict[str, float]:
         """How far what was trained is from what ships; GateFailed when it is too far for the
@@ -338,8 +358,8 @@ def doubted(ratio: dict[str, float] | None) -> str:
 
 
 def _spaced(photos: np.ndarray) -> np.ndarray:
-    """KEPT_PICTURES of them, evenly: they are sorted by class."""
-    return photos[np.linspace(0, len(photos) - 1, min(KEPT_PICTURES, len(photos))).astype(int)]
+    """KEPT_PICTURES of them."""
+    return photos[nearness.spaced(len(photos), KEPT_PICTURES)]
 
 
 def interval_text(interval: Interval) -> str:

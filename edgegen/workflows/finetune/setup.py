@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from ...errors import InputError, UsageError, escaped
 from ...training.adapt import Kind
 from ..limits import check_numbers
 from ..photo_sets import background_of, check_same_choices, fit_of, note_small_classes
-from .settings import FinetuneSettings, seconds_of
+from .settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,10 +24,9 @@ if TYPE_CHECKING:
     from .base import BaseGenerator
 
 SHARES = tuple(k / 20 for k in range(2, 11))  # 0.1 to 0.5
-TIMED_STEPS = 40  # of the short run that a time is measured on
-SAFETY = 0.85  # of the time that is planned for steps: evaluations and the end take the rest
-GIVEN = ("follow_links", "max_megapixels")  # fields that run.json has where they are said
 DOCUMENTED = {"evaluations": "looks"}  # fields that run.json has under another name
+# that run.json has only where they say something: once there was no such choice
+LATER = ("follow_links", "max_megapixels", "look_images")
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,8 @@ class FinetuneChoices:
     rate: float | None = None
     held_out: float | None = None  # None: the smallest of SHARES that holds out enough
     evaluations: int = 8
+    # of an evaluation, where a time was enough for few; None: as many as ever
+    look_images: int | None = None
     patience: int = 3
     classes: bool = True
     follow_links: bool = False
@@ -65,9 +64,9 @@ class FinetuneChoices:
         check_numbers(self)
 
     def to_json(self) -> dict[str, Any]:
-        """As run.json has them; those of GIVEN where they are said: once there was no choice."""
+        """As run.json has them; those of LATER where they are said: once there was no choice."""
         choices = {DOCUMENTED.get(name, name): value for name, value in vars(self).items()}
-        return {k: v for k, v in choices.items() if k not in GIVEN or v}
+        return {k: v for k, v in choices.items() if k not in LATER or v}
 
 
 def choose(
@@ -89,6 +88,8 @@ def choose(
         if settings.background is None
         else background_of(settings.background),
     }
+    if settings.time is not None and recorded:
+        asked_for["evaluations"] = None  # the time decided, when the run began
     decided = {"size": base.config.size, "rank": base.family.tuning.rank}
     for source in (recorded, asked_for):
         decided |= {name: value for name, value in source.items() if value is not None}
@@ -294,30 +295,3 @@ class FinetunePlan:
                 self.choices.precision,
                 self.choices.recompute,
             )
-
-
-def images_within(duration: str, plan: FinetunePlan, photos: Photos, listen: Listener) -> int:
-    """Images that can be seen in that time on this machine as it is now: measured on a short run
-    that is thrown away.
-
-    A run through all stages, since their steps cost differently; the first two steps and those at
-    which a stage begins are not counted, since there are only a few of them in a long run.
-    """
-    from ...families import Judged
-    from ...training.loop import Trainer
-
-    seconds = seconds_of(duration)
-    short = replace(plan.recipe, images=plan.recipe.batch * TIMED_STEPS)
-    trainer = Trainer.start(plan.generator(), short, photos, plan.choices.seed)
-    if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
-        trainer.generator.teach(trainer.lessons(2))
-    begins = {0, 1, *(trainer.span(objective)[0] for objective in trainer.objectives)}
-    spent, last = [], time.monotonic()
-    for step, _ in enumerate(trainer.run()):
-        now = time.monotonic()
-        if step not in begins:
-            spent.append(now - last)
-        last = now
-    steps = max(1, math.floor(SAFETY * seconds * len(spent) / sum(spent)))
-    listen.note(f"{steps} steps of {plan.recipe.batch} photos fit into {duration}")
-    return steps * plan.recipe.batch

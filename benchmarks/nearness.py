@@ -1,0 +1,75 @@
+"""The ends of the scale that a fine-tuning's images are put on, for folders of photos.
+
+    python -m benchmarks nearness ~/.cache/edgegen/furniture ~/.cache/edgegen/objects --photos 820
+
+Of each folder: a fifth of the photos held out, KID and FD to them of as many others and of those
+blurred by 1, 2 and 4 pixels (EfficientNet-Lite0 at 128 px; FD along one direction of the training
+photos for every four held-out ones; 95 % intervals), and above which KID `edgegen finetune` says
+W-TUNE-FAR. Blur by 4 pixels leaves blobs of colour at 32 pixels a side. Rows of a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+
+from edgegen.evidence.features import feature_network
+from edgegen.evidence.nearness import ADAPTED, BASE, BLURRED, PHOTOS, NearnessScale, spaced
+from edgegen.evidence.small_sample_distance import Distance, directions
+from edgegen.training.data import Photos, load
+from edgegen.training.split import split
+
+MORE_BLUR = {BASE: 2.0, ADAPTED: 4.0}  # in the places of what is drawn
+
+
+def blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
+    blur = ImageFilter.GaussianBlur(sigma)
+    return np.stack([np.asarray(Image.fromarray(image).filter(blur)) for image in pixels])
+
+
+def row(folder: Path, size: int, most: int) -> str:
+    photos, network = load(folder, size)[0], feature_network("efficientnet-lite0")
+    some = Photos(*photos.read(spaced(len(photos), most)), photos.classes)
+    train, held_out = split(some, 0.2)
+    features, target = network(train.pixels), network(held_out.pixels)
+    sides = {
+        PHOTOS: features,
+        BLURRED: network(blurred(train.pixels, 1.0)),
+        **{name: network(blurred(train.pixels, sigma)) for name, sigma in MORE_BLUR.items()},
+    }
+    scale = NearnessScale.of(sides, target, directions(features, len(target)))
+
+    def both(name: str) -> str:
+        return ", ".join(text(distances[name]) for distances in (scale.kid, scale.fd))
+
+    cells = [folder.name, f"{len(train)}, {len(held_out)}", *map(both, sides), f"{scale.limit:.2f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def text(distance: Distance) -> str:
+    found = distance.interval()
+    return f"{found.value:.3g} ({found.low:.2g} to {found.high:.2g})"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="PHOTOS")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--photos", type=int, default=820, help="of each folder, at most")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    print("| photos | train, held out | others | blur 1 | blur 2 | blur 4 | far above |")
+    print("|---|---|---|---|---|---|---|")
+    for folder in given.folders:
+        print(row(folder.expanduser(), given.size, given.photos), flush=True)
+
+
+if __name__ == "__main__":
+    main()
