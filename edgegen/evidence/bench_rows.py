@@ -100,8 +100,9 @@ def state_and_why(found: PairsHere | None, is_full: bool) -> tuple[RowState, str
 def _reasons(found: PairsHere) -> list[tuple[RowState, str]]:
     """Each gate's state, and what it says where that is not within."""
     psnr = "equal" if found.psnr_db is None else f"{found.psnr_db:.1f} dB"
+    low = "" if found.psnr_low_db is None else f", at least {found.psnr_low_db:.1f} dB,"
     reasons: list[tuple[RowState, str]] = [
-        (found.psnr_state, f"PSNR of {psnr} where {found.psnr_limit_db:g} dB are asked"),
+        (found.psnr_state, f"PSNR of {psnr}{low} where {found.psnr_limit_db:g} dB are asked"),
         (found.ruined_state, _ruined(found)),
     ]
     if (worst := found.worst_class) is not None:
@@ -114,9 +115,10 @@ def _ruined(found: PairsHere) -> str:
     asked = (
         f"{found.ruined_limit:.2g}" if found.ruined_limit < 1e-4 else f"{found.ruined_limit:.2%}"
     )
+    be = "is" if found.ruined == 1 else "are"
     if found.ruined or found.pairs >= found.ruined_needs:
         return (
-            f"{found.ruined} of {found.pairs} pairs are ruined, so at most "
+            f"{found.ruined} of {found.pairs} pairs {be} ruined, so at most "
             f"{found.ruined_at_most:.2%} of all, where {asked} are asked"
         )
     return (

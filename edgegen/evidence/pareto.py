@@ -106,7 +106,8 @@ def _point(document: BenchDocument, row: BenchRow) -> Point:
 def in_words(chart: Chart) -> list[str]:
     """Who beats whom, a sentence each; and what is on the front."""
     if not chart.points:
-        return ["No row of this chart could be compared."]
+        why = ", ".join(dict.fromkeys(why for _, why in chart.left_out)) or "not there"
+        return [f"There is nothing to compare: rows are {why}."]
     names = [chart.label(point.row) for point in chart.front]
     be = "is" if len(names) == 1 else "are"
     said = [f"On the front {be} {_listed(names)}: no other row is as fast and as near."]

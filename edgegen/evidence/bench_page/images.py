@@ -14,7 +14,7 @@ from ..bench_tables import decibels
 from ..pareto import Chart
 
 GAIN = 8  # of the difference: a damage of one level in 32 becomes grey
-LEAST = 96  # pixels on the page that an image's side has
+LEAST, LEAST_OF_PAIRS = 96, 160  # pixels on the page that an image's side has
 Pictures = Mapping[str, np.ndarray]  # file -> (rows, columns, h, w, 3) uint8
 
 
@@ -32,8 +32,10 @@ def _band(document: BenchDocument, bundle: BenchedBundle, pictures: Pictures) ->
     about = bundle.seeds
     assert about is not None
     full = pictures[about.file][0]
-    parts = [_strip(full, f"{bundle.reference or 'full precision'}{_smaller(about)}")]
-    for row in document.of(bundle.name):
+    rows = document.of(bundle.name)
+    named = next((row.label for row in rows if row.name == bundle.reference), "full precision")
+    parts = [_strip(full, f"{named}{_smaller(about)}")]
+    for row in rows:
         if row.seeds is None:
             continue
         own = pictures[row.seeds.file][0]
@@ -67,7 +69,7 @@ def worst_pairs(document: BenchDocument, chart: Chart, pictures: Pictures) -> It
             f"<section><h3>{name}: its worst pairs</h3>"
             f"<label class=slide><span>{against}</span><input type=range min=0 max=100 value=50 "
             f'aria-label="Where {against} ends and {name} begins"><span>{name}</span></label>'
-            f"<div class=tiles>{pairs}</div></section>"
+            f'<div class="tiles worst">{pairs}</div></section>'
         )
 
 
@@ -78,7 +80,7 @@ def _pairs(
     for one, left, right in zip(worst, full, own, strict=False):
         said = f"seed {one.seed}, {decibels(one.psnr_db)}{_smaller(about)}"
         said += ", counted as ruined" if one.ruined else ""
-        scale = _scale(full)
+        scale = _scale(full, LEAST_OF_PAIRS)
         size = f'width="{left.shape[1] * scale}" height="{left.shape[0] * scale}"'
         yield (
             f'<figure><div class=pair style="width:{left.shape[1] * scale}px">'
@@ -88,8 +90,8 @@ def _pairs(
         )
 
 
-def _scale(images: np.ndarray) -> int:
-    return max(1, -(-LEAST // max(images.shape[1:3])))
+def _scale(images: np.ndarray, least: int = LEAST) -> int:
+    return max(1, -(-least // max(images.shape[1:3])))
 
 
 def _smaller(about: Strip) -> str:

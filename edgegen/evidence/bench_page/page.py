@@ -46,7 +46,10 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
         yield from _gates(document)
     yield "<h2>Latency against quality</h2>"
     for chart in found:
-        yield f'<div class="box bare" tabindex=0>{chart_svg(document, chart)}</div>'
+        if chart.points:
+            yield f'<div class="box bare" tabindex=0>{chart_svg(document, chart)}</div>'
+        else:
+            yield f"<h3>{escape(chart.title)}</h3>"
         yield f"<ul>{''.join(f'<li>{escape(said)}</li>' for said in in_words(chart))}</ul>"
     yield "<h2>All rows</h2>"
     yield "<p class=soft>A click on a heading sorts by it.</p>"
@@ -105,7 +108,7 @@ def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> str:
     kind = "CPU time" if document.compared_by == "cpu" else "time"
     best = _best(document, bundle)
     if best is None or best.first is None or best.quality is None:
-        return f"{bundle.name}: no row in INT8 can be recommended; the table says why."
+        return f"{bundle.name}: no row is recommended, since {_why_none(document, bundle)}."
     quality, latency = best.quality, best.first
     speed = (
         ""
@@ -127,10 +130,20 @@ def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> str:
     )
 
 
+def _why_none(document: BenchDocument, bundle: BenchedBundle) -> str:
+    rows = [row for row in document.of(bundle.name) if row.precision != FULL]
+    if any(row.first is not None and row.first.unstable for row in rows):
+        return "its times scatter too much: let nothing else run meanwhile, and measure again"
+    words = dict.fromkeys(row.state for row in rows)
+    return f"those that are not full precision are {', '.join(words) or 'not there'}"
+
+
 def _best(document: BenchDocument, bundle: BenchedBundle) -> BenchRow | None:
-    """The fastest that is not full precision and whose pairs show no damage."""
+    """The fastest that is not full precision and whose pairs show no damage; one with a ruined
+    pair where there is no other.
+    """
     rows = [
-        (document.compared(row.first).p50, number, row)
+        (row.quality.ruined > 0, document.compared(row.first).p50, number, row)
         for number, row in enumerate(document.of(bundle.name))
         if row.precision != FULL
         and row.state in ("within", "undecided")
@@ -138,7 +151,7 @@ def _best(document: BenchDocument, bundle: BenchedBundle) -> BenchRow | None:
         and not row.first.unstable
         and row.quality is not None
     ]
-    return min(rows)[2] if rows else None
+    return min(rows)[-1] if rows else None
 
 
 def _gates(document: BenchDocument) -> Iterator[str]:

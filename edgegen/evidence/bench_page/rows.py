@@ -52,19 +52,19 @@ def rows_table(document: BenchDocument) -> str:
         ("candidate", "name", lambda d, row: (escape(row.label), None)),
         ("state of its pairs", "state", _state),
         (f"{kind} ms an image", "n", lambda d, row: _ms(d, row, "p50")),
+        ("speed", "n", _speed),
+        ("PSNR", "n", _psnr),
+        ("ruined", "n", _ruined),
+        ("verdict of the bundle", "wide", _verdict),
         ("p90", "n", lambda d, row: _ms(d, row, "p90")),
         ("p99", "n", lambda d, row: _ms(d, row, "p99")),
         ("p99.9", "n", lambda d, row: _ms(d, row, "p999")),
-        ("speed", "n", _speed),
         (_throughput_name(document), "n", _throughput),
         ("load, ms", "n", _load),
         ("first image, ms", "n", _first_image),
         ("memory, MB", "n", _memory),
-        ("PSNR", "n", _psnr),
         ("worst pair", "n", _worst),
-        ("ruined", "n", _ruined),
         ("worst class", "", _class),
-        ("verdict of the bundle", "wide", _verdict),
     )
     rows = [[made(document, row) for _, _, made in columns] for row in document.rows]
     return table([(name, kind) for name, kind, _ in columns], rows)

@@ -41,13 +41,15 @@ h1{font-size:26px;margin:0 0 4px;line-height:1.2}h2{font-size:19px;margin:40px 0
 h3{font-size:15px;margin:22px 0 6px}p,li{max-width:80ch;margin:6px 0}
 .soft,small{color:var(--soft)}small{font-size:12.5px}
 .box{overflow-x:auto;border:1px solid var(--line);border-radius:6px;margin:10px 0}
-.box.bare{border:0}.box svg{display:block;min-width:620px;width:100%;max-width:860px;height:auto}
+.box.bare{border:0;border-radius:0}
+.box svg{display:block;min-width:620px;width:100%;max-width:860px;height:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{padding:7px 12px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}th{background:var(--panel);font-weight:600;white-space:nowrap}
-td.n{text-align:right;white-space:nowrap}td.state{min-width:9rem}td.wide{min-width:17rem}
+td.n{text-align:right;white-space:nowrap}td.state{min-width:15rem}td.wide{min-width:17rem}
 td.name{white-space:nowrap}
-td small{display:block;max-width:34ch}
+td small{display:block;max-width:38ch}td.n small{white-space:nowrap}
+.stages small{max-width:none}.stages td:nth-child(2){width:70%}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer}
 th button::after{content:" \\2195";color:var(--soft)}
 th[aria-sort=ascending] button::after{content:" \\2191";color:var(--ink)}
@@ -67,7 +69,8 @@ print-color-adjust:exact;-webkit-print-color-adjust:exact}
     + """
 .tiles{display:flex;flex-wrap:wrap;gap:14px}figure{margin:0 0 10px}
 figcaption{color:var(--soft);font-size:13px;margin-top:3px}
-.tiles svg{width:260px;height:auto;border:1px solid var(--line);border-radius:6px}
+.tiles figure{max-width:260px}.worst figure{max-width:none}.worst figcaption{max-width:22ch}
+.tiles svg{display:block;width:260px;height:auto;border:1px solid var(--line);border-radius:6px}
 img{display:block;image-rendering:pixelated;max-width:none;background:var(--panel)}
 .pair{position:relative;overflow:hidden;border:1px solid var(--line);--cut:50%}
 .pair img+img{position:absolute;inset:0;clip-path:inset(0 0 0 var(--cut))}
@@ -83,7 +86,8 @@ code{overflow-wrap:anywhere;font-size:13px}
 h2{break-after:avoid}figure,tr,.tiles figure{break-inside:avoid}.slide{display:none}
 .box svg{min-width:0}table{font-size:9.5px}th,td{padding:2px 5px;white-space:normal}
 th{white-space:normal}th button::after{content:""}td.n,td.name{white-space:normal}
-td.state,td.wide{min-width:0}.bar{min-width:150px}
+td.state,td.wide{min-width:0}td small{font-size:9px}td.n small{white-space:normal}
+.bar{min-width:150px}
 .pair{overflow:visible;border:0;display:flex;gap:4px}
 .pair img+img{position:static;clip-path:none}.pair::after{content:none}
 .tiles svg{width:200px}@page{size:A4 landscape;margin:12mm}}
