@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,20 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome-headless-shell
 def browser() -> str | None:
     """Where one is installed; None where there is none."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+# the browser reads from 3 and writes to 4
+LAUNCHER = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
+    "os.execv(sys.argv[3], sys.argv[3:])"
+)
+
+
+def beyond_the_first(held: int) -> int:
+    """The same file under a number that nobody else wants."""
+    moved = fcntl.fcntl(held, fcntl.F_DUPFD, 10)
+    os.close(held)
+    return moved
 
 
 class Page:
@@ -88,11 +104,10 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.tell("Emulation.setEmulatedMedia", media=kind, features=features)
 
-    def press(self, key: str, code: int) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.tell(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
-            )
+    def press(self, key: str, code: int, text: str = "") -> None:
+        about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.tell("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
+        self.tell("Input.dispatchKeyEvent", type="keyUp", **about)
 
     def shot(self, path: Path, whole: bool = False) -> None:
         found = self.tell(
@@ -130,13 +145,14 @@ def opened(program: str, home: Path) -> Iterator[Page]:
     """A browser with one tab; it ends with the block. home: for its files."""
     theirs, write = os.pipe()
     read, answers = os.pipe()
+    theirs, answers = (beyond_the_first(one) for one in (theirs, answers))
     flags = [
         *("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"),
         *("--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage"),
         f"--user-data-dir={home / 'browser'}",
     ]
     started = subprocess.Popen(
-        ["sh", "-c", f'exec "$0" "$@" 3<&{theirs} 4>&{answers}', program, *flags, "about:blank"],
+        [sys.executable, "-c", LAUNCHER, str(theirs), str(answers), program, *flags],
         pass_fds=(theirs, answers),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
