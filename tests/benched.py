@@ -146,7 +146,8 @@ def document(*rows: BenchRow, **other: Any) -> BenchDocument:
 
 def large(count: int = 20, side: int = 128) -> tuple[BenchDocument, Pictures]:
     """A bundle of so many rows, half of them INT8, with pictures that do not compress."""
-    rows, pictures = [], {}
+    rows: list[BenchRow] = []
+    pictures: dict[str, np.ndarray] = {}
     budget = BUDGET // (count // 2 * 5)
     for number in range(count):
         precision = ("fp32", "int8")[number % 2]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benched import document, not_measured, row
+from benched import document, images, near, not_measured, row
 
 from edgegen.errors import InputError
 from edgegen.evidence.bench_gates import BenchGates, held_to, read_gates
-from edgegen.evidence.paired_quality import PairLimits
+from edgegen.evidence.paired_quality import PairLimits, PairSides, pairs_here
 
 RUNTIMES = ("onnxruntime", "openvino")
 FULL = row("a", "onnxruntime", "fp32", 20.0)
@@ -87,14 +87,18 @@ def test_a_runtime_s_own_limit_takes_the_place_of_the_common_one(tmp_path: Path)
 
 def test_one_ruined_pair_fails_by_its_upper_limit(tmp_path: Path) -> None:
     """One of 500 may be one of a hundred: what may be is what counts."""
-    from test_paired_quality import found, images, near
-
     full = images(500, 8)
     other = near(full, 2)
     for ruined in (False, True):
         if ruined:
             other[3] = 255 - other[3]
-        one = row("a", "openvino", "int8", 10.0, quality=found(full, other, PairLimits(0, 1)))
+        one = row(
+            "a",
+            "openvino",
+            "int8",
+            10.0,
+            quality=pairs_here(PairSides("x", 0, full, other), PairLimits(0, 1)),
+        )
         assert held(tmp_path, "max_ruined = 0.008", one)[0][2] is not ruined
 
 

@@ -9,6 +9,7 @@ import pytest
 import tiny
 from benched import samples
 
+from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
 from edgegen.evidence import image_latency
 from edgegen.evidence.bench_rows import latency_of
@@ -76,7 +77,7 @@ def test_stages_add_up_to_the_whole_and_count_their_calls() -> None:
 
 def test_the_sampler_s_own_time_is_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine()
-    begin, convert = type(tiny.generator().latent).start, image_latency.to_uint8
+    begin, convert = type(tiny.generator().latent).start, to_uint8
 
     def slow_start(self: Any, seeds: Any) -> Any:
         machine.spend(7)

@@ -25,7 +25,7 @@ Place = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Scale:
+class Axis:
     """A number to a place on paper."""
 
     low: float
@@ -101,21 +101,21 @@ class _Drawing:
         for point in sorted(self.points, key=lambda p: p.ms):
             yield self._label(point)
 
-    def _x(self) -> Scale:
+    def _x(self) -> Axis:
         low = min((p.ms_low for p in self.points), default=0.0)
         high = max((p.ms_high for p in self.points), default=1.0)
         start, end = LEFT, WIDTH - RIGHT
         if low > 0 and high > LOGARITHMIC * low:
-            return Scale(low / 1.5, high * 1.5, start, end, True)
-        return Scale(0.0, (high or 1.0) * 1.25, start, end)
+            return Axis(low / 1.5, high * 1.5, start, end, True)
+        return Axis(0.0, (high or 1.0) * 1.25, start, end)
 
-    def _y(self) -> Scale:
+    def _y(self) -> Axis:
         limits = [q.psnr_limit_db for p in self.points if (q := p.row.quality)]
         ends = [v for p in self.points for v in (p.psnr_low_db, p.psnr_high_db)]
         found = [value for value in (*ends, *limits) if math.isfinite(value)] or [30.0, 50.0]
         low, high = math.floor(min(found) - 2), math.ceil(max(found) + 2)
         top = TOP + (BAND if self.has_exact else 0)
-        return Scale(low, high, HEIGHT - BOTTOM, top)
+        return Axis(low, high, HEIGHT - BOTTOM, top)
 
     def _place(self, point: Point) -> Place:
         if math.isinf(point.psnr_db):

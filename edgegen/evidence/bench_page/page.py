@@ -211,7 +211,7 @@ def _again(document: BenchDocument) -> Iterator[str]:
     ]
     yield "<h3>Bundles</h3>" + table(heads, bundles)
     facts = {**document.machine, **{f"version of {k}": v for k, v in document.versions.items()}}
-    lines = [[(escape(name), None), (escape(value), None)] for name, value in facts.items()]
+    lines = [[(escape(name), None), (escape(value), None)] for name, value in sorted(facts.items())]
     yield "<h3>Machine and versions</h3>" + table([("what", ""), ("", "wide")], lines)
     placed = [
         [(escape(row.name), None), (escape(_placed(row)), None)]
@@ -224,6 +224,6 @@ def _again(document: BenchDocument) -> Iterator[str]:
 
 def _placed(row: BenchRow) -> str:
     return "; ".join(
-        f"{graph}: " + ", ".join(f"{count} on {who}" for who, count in nodes.items())
-        for graph, nodes in row.placement.items()
+        f"{graph}: " + ", ".join(f"{count} on {who}" for who, count in sorted(nodes.items()))
+        for graph, nodes in sorted(row.placement.items())
     )

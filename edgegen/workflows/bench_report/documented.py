@@ -30,7 +30,7 @@ from ...export import runtime
 from ...machine.describe import measured_on
 from ...version import __version__
 from .candidates import Candidate, OpenedForBench, full_precision_of, held_verdict
-from .measured import Measured
+from .measured import BenchRun
 from .settings import BenchReportSettings
 
 Pictures = dict[str, bytes]
@@ -39,7 +39,7 @@ Pictures = dict[str, bytes]
 class Documenting:
     """Rows and bundles of one run; `pictures` fills on the way, by file."""
 
-    def __init__(self, opened: Sequence[OpenedForBench], found: Measured) -> None:
+    def __init__(self, opened: Sequence[OpenedForBench], found: BenchRun) -> None:
         self.opened, self.found = opened, found
         self.pictures: Pictures = {}
         # what was made of a candidate is known once its pairs are

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Measured:
+class BenchRun:
     """What is known of the candidates, by name, so far; `failed` says why one goes no further."""
 
     candidates: Sequence[Candidate]
@@ -73,9 +73,9 @@ class Measured:
 
 def measured(
     candidates: Sequence[Candidate], settings: BenchReportSettings, listen: Listener
-) -> Measured:
+) -> BenchRun:
     """RuntimeMissing where all are skipped."""
-    found = Measured(candidates, settings, listen)
+    found = BenchRun(candidates, settings, listen)
     if not found.running:
         reasons = "; ".join(f"{one.label}: {one.why}" for one in candidates)
         raise RuntimeMissing("E-BACKEND", reasons or "there is nothing to measure")
@@ -86,7 +86,7 @@ def measured(
     return found
 
 
-def _in_own_processes(found: Measured) -> None:
+def _in_own_processes(found: BenchRun) -> None:
     settings, running = found.settings, found.running
     with found.listen.progress("loading each in a process of its own", len(running)) as advance:
         for one in running:
@@ -108,7 +108,7 @@ def _in_own_processes(found: Measured) -> None:
             advance(1)
 
 
-def _load(found: Measured) -> None:
+def _load(found: BenchRun) -> None:
     settings = found.settings
     most = max(settings.batches)
 
@@ -119,7 +119,7 @@ def _load(found: Measured) -> None:
         found.attempt(one, lambda one=one: load(one))  # type: ignore[misc]
 
 
-def _time(found: Measured) -> None:
+def _time(found: BenchRun) -> None:
     """Each batch by itself, the smallest first; all candidates of all bundles in turn."""
     settings = found.settings
     encoders = {one.opened.name: _encoder(found, one.opened) for one in found.running}
@@ -134,7 +134,7 @@ def _time(found: Measured) -> None:
         found.samples[batch] = done.samples
 
 
-def _encoder(found: Measured, opened: OpenedForBench) -> Callable[[], Latent] | None:
+def _encoder(found: BenchRun, opened: OpenedForBench) -> Callable[[], Latent] | None:
     """Takes the first prompt of a bundle through its text encoder; None where it has none, or where
     that cannot run here, which is said.
     """
@@ -158,7 +158,7 @@ def _encoder(found: Measured, opened: OpenedForBench) -> Callable[[], Latent] | 
     return encode
 
 
-def _make_pairs(found: Measured) -> None:
+def _make_pairs(found: BenchRun) -> None:
     """The same seeds on every candidate, in batches of the largest that was timed."""
     settings = found.settings
     seeds, batch = BENCH_PAIRS.take(settings.pairs), max(settings.batches)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.reader import Places
+from ...core.reader import Places, read_bytes
 from ...errors import EdgegenError
 from ...evidence.bench_document import OwnProcess, PeakMemory
 
@@ -97,9 +97,9 @@ def peak_bytes() -> int:
     itself: that one keeps the peak of whoever started the process.
     """
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = read_bytes(Path("/proc/self/status"), 1 << 16).decode().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(_PEAK)) << 10
-    except (OSError, StopIteration, ValueError, IndexError):
+    except (EdgegenError, StopIteration, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 

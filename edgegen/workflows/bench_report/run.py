@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core import files
+from ...core.files import write_bytes
 from ...core.progress import Listener, silent
 from ...errors import GateFailed
 from ...evidence.bench_document import FILE, BenchDocument, read_document
@@ -100,7 +101,7 @@ def remake_report(folder: str | Path) -> Path:
     document = read_document(out)
     with held(out):
         for name, data in _made_of(document, out).items():
-            files.write_bytes(out / name, data)
+            write_bytes(out / name, data)
     return out / PAGE
 
 
