@@ -22,6 +22,7 @@ from edgegen.evidence.image_latency import (
     ImageMaker,
     image_times,
     is_unstable,
+    median_interval,
     percentile,
 )
 
@@ -148,10 +149,29 @@ def test_a_percentile_that_cannot_be_resolved_is_none(share: float, enough: int)
     assert percentile(values, share) == pytest.approx(share * (enough - 1))
 
 
-def test_what_scatters_is_unstable() -> None:
-    assert not is_unstable([10.0] * 20) and not is_unstable(np.linspace(9.6, 10.4, 21).tolist())
-    assert is_unstable(np.linspace(8, 12, 21).tolist())
-    assert is_unstable([10.0] * 13 + [12.0] * 7)
+@pytest.mark.parametrize(
+    ("rounds", "left_out"), [(5, 0), (6, 0), (8, 0), (9, 1), (25, 7), (100, 39)]
+)
+def test_the_interval_of_a_median_is_that_of_order_statistics(rounds: int, left_out: int) -> None:
+    """As tables of the sign test have it: of 25 the 8th to the 18th."""
+    values = np.random.default_rng(0).permutation(rounds).astype(float).tolist()
+    found = median_interval(values)
+    assert (found.low, found.high) == (left_out, rounds - 1 - left_out)
+    assert found.value == (rounds - 1) / 2
+
+
+def test_the_interval_of_a_median_holds_it_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(1).lognormal(size=(1000, 25))
+    held = [one.low <= 1 <= one.high for one in map(median_interval, draws.tolist())]
+    assert 0.94 < np.mean(held) < 0.98
+
+
+def test_what_scatters_is_unstable_and_more_rounds_make_up_for_it() -> None:
+    assert not is_unstable([10.0] * 20)
+    few, many = (np.linspace(9, 11, rounds).tolist() for rounds in (25, 400))
+    assert not is_unstable(few), "the 8th to the 18th of 25 are 8 % apart"
+    few, many = (np.linspace(8, 12, rounds).tolist() for rounds in (25, 400))
+    assert is_unstable(few) and not is_unstable(many)
     # a few that are far away say nothing of the others
     assert not is_unstable([10.0] * 18 + [100.0] * 2)
     assert is_unstable([0.0] * 20), "a clock that does not move"

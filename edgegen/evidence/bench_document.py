@@ -34,9 +34,13 @@ class Checked(BaseModel):
 
 
 class Percentiles(Checked):
-    """Milliseconds; null where the rounds were too few to resolve one."""
+    """Milliseconds; null where the rounds were too few to resolve one. p50_low, p50_high: where
+    the median of all rounds lies, at 95 %.
+    """
 
     p50: Ms
+    p50_low: Ms
+    p50_high: Ms
     p90: Ms | None
     p99: Ms | None
     p999: Ms | None
@@ -67,7 +71,6 @@ class BatchLatency(Checked):
     cpu: Percentiles
     wall: Percentiles
     images_per_second: Ms
-    scatter: Ms | None
     unstable: bool
     speed: Ms | None  # fastest FP32 of the bundle over this; null where one of them is unstable
     stages: Annotated[list[StagePart], Field(max_length=100)]

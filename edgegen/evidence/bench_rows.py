@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from .bench_document import (
@@ -20,10 +19,10 @@ from .image_latency import (
     ImageSample,
     Kind,
     is_unstable,
+    median_interval,
     middle_round,
     percentile,
     percentiles,
-    scatter,
     times,
 )
 from .paired_quality import full_state, state_of
@@ -39,15 +38,14 @@ def latency_of(
     """
     cpu, wall = times(samples, "cpu"), times(samples, "wall")
     compared = cpu if kind == "cpu" else wall
-    spread, middle = scatter(compared), percentile(wall, 0.5)
+    middle = percentile(wall, 0.5)
     return BatchLatency(
         batch=batch,
         threads=threads,
         rounds=len(samples),
-        cpu=Percentiles.model_validate(percentiles(cpu)),
-        wall=Percentiles.model_validate(percentiles(wall)),
+        cpu=_percentiles(cpu),
+        wall=_percentiles(wall),
         images_per_second=1e3 * batch / middle if middle else 0.0,
-        scatter=spread if math.isfinite(spread) else None,
         unstable=is_unstable(compared),
         speed=None,
         stages=[
@@ -56,6 +54,12 @@ def latency_of(
         ],
         samples=RawSamples(cpu_ms=cpu, wall_ms=wall),
     )
+
+
+def _percentiles(samples: Sequence[float]) -> Percentiles:
+    known = median_interval(samples)
+    ends = {"p50_low": known.low, "p50_high": known.high}
+    return Percentiles.model_validate({**percentiles(samples), **ends})
 
 
 def with_speeds(document: BenchDocument) -> BenchDocument:

@@ -17,10 +17,13 @@ from ..core.images import to_uint8
 from ..core.latent import Latent
 from ..core.runtime import Pipeline
 from ..core.spec import Array
+from ..core.verdict import Interval
+from .shares import at_most
 
 TEXT, CONVERSION, REST = "text encoder", "conversion to 8 bits", "sampler and noise"
 GRAPH = "graph "  # before the name of one, so that no graph is taken for another stage
-UNSTABLE = 0.10  # of the median: a wider middle half of the samples says nothing
+UNSTABLE = 0.10  # of the median: a wider interval of it says too little
+LEVEL = 0.95  # of that interval
 SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 Kind = Literal["cpu", "wall"]
 P = ParamSpec("P")
@@ -190,15 +193,25 @@ def percentiles(samples: Sequence[float]) -> dict[str, float | None]:
     return {name: percentile(samples, share) for name, share in SHARES.items()}
 
 
-def scatter(samples: Sequence[float]) -> float:
-    """The middle half of the samples, from quarter to quarter, as a share of their median."""
-    low, middle, high = np.percentile(samples, (25, 50, 75))
-    return float((high - low) / middle) if middle > 0 else float("inf")
+def median_interval(samples: Sequence[float]) -> Interval:
+    """The median, and between which samples that of all rounds lies, at LEVEL at least: of order
+    statistics, whatever the distribution. Fewer than six rounds have their whole range.
+    """
+    values, number = np.sort(samples), len(samples)
+    low, high = 0, number // 2  # samples that may be left out at either end; `high` is too many
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = at_most(middle - 1, number, 0.5) <= (1 - LEVEL) / 2
+        low, high = (middle, high) if fits else (low, middle)
+    out = max(low - 1, 0)
+    ends = values[[out, number - 1 - out]].tolist()
+    return Interval(float(np.median(values)), *ends)
 
 
 def is_unstable(samples: Sequence[float]) -> bool:
-    """Whether they scatter so much that nothing should be compared with them."""
-    return not scatter(samples) <= UNSTABLE
+    """Whether the median is known so badly that nothing should be compared with it."""
+    found = median_interval(samples)
+    return not (found.value > 0 and found.high - found.low <= UNSTABLE * found.value)
 
 
 def middle_round(samples: Sequence[ImageSample], kind: Kind) -> ImageSample:

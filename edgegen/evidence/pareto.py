@@ -1,4 +1,4 @@
-"""Which rows of a bench nobody beats, and who beats whom: latency against quality. (numpy only)
+"""Which rows of a bench nobody beats, and who beats whom: latency against quality.
 
 Only rows with one full precision are compared: the pairs of two others say nothing of each other.
 """
@@ -9,14 +9,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from .bench_document import FULL, BenchDocument, BenchedBundle, BenchRow
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row by what is compared: milliseconds (median, and the middle half of the samples), and
+    """A row by what is compared: milliseconds (the median and its interval), and
     PSNR to full precision with its interval; infinite where it is full precision.
     """
 
@@ -29,7 +27,7 @@ class Point:
     psnr_high_db: float
 
     def beats(self, other: Point) -> bool:
-        """Whether this is no worse in either, and in one better beyond the scatter."""
+        """Whether this is no worse in either, and in one better beyond the intervals."""
         if self.ms > other.ms or self.psnr_db < other.psnr_db:
             return False
         return self.ms_high < other.ms_low or self.psnr_low_db > other.psnr_high_db
@@ -92,9 +90,8 @@ def why_not_compared(row: BenchRow) -> str:
 def _point(document: BenchDocument, row: BenchRow) -> Point:
     latency, quality = row.first, row.quality
     assert latency is not None and quality is not None
-    samples = document.samples(latency)
-    low, high = (float(value) for value in np.percentile(samples, (25, 75)))
-    ms = document.compared(latency).p50
+    compared = document.compared(latency)
+    ms, low, high = compared.p50, compared.p50_low, compared.p50_high
     if row.precision == FULL and row.state == "within":
         return Point(row, ms, low, high, math.inf, math.inf, math.inf)
     middle = math.inf if quality.psnr_db is None else quality.psnr_db

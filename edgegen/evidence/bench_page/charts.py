@@ -1,6 +1,6 @@
 """Latency against quality as SVG, without a library: a device without extras makes it, too.
 
-A point is a row; its bars are the middle half of the times and the interval of the PSNR. Shape and
+A point is a row; its bars are the intervals of the median and of the PSNR. Shape and
 colour are a runtime's; full precision is hollow. Rows that nobody beats are ringed and joined.
 """
 
@@ -126,7 +126,7 @@ class _Drawing:
         right, floor = WIDTH - RIGHT, HEIGHT - BOTTOM
         kind = "CPU time" if self.document.compared_by == "cpu" else "Wall time"
         yield _text(LEFT, 22, f"{self.chart.title}", "", "start", "font-weight:600")
-        said = "Bars: middle half of the times, interval of the PSNR. Ringed: nobody beats it."
+        said = "Bars: intervals of the median and of the PSNR, 95 %. Ringed: nobody beats it."
         yield _text(LEFT, 42, said, "soft")
         if self.has_exact:
             yield (

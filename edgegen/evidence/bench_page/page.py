@@ -86,8 +86,8 @@ STAGES = (
     "arithmetic and its noise."
 )
 SCATTER = (
-    "One image at a time. Where the middle half of the samples is wider than 10 % of the median, "
-    "a row is unstable: nothing is compared with it."
+    "One image at a time. Where the interval of the median, at 95 %, is wider than 10 % of it, a row "
+    "is unstable: nothing is compared with it."
 )
 WORST = (
     "Of all pairs that were made for this report, the ones that differ most. The slider moves "
@@ -133,7 +133,7 @@ def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> str:
 def _why_none(document: BenchDocument, bundle: BenchedBundle) -> str:
     rows = [row for row in document.of(bundle.name) if row.precision != FULL]
     if any(row.first is not None and row.first.unstable for row in rows):
-        return "its times scatter too much: let nothing else run meanwhile, and measure again"
+        return "its times scatter too much: let nothing else run meanwhile, or take more rounds"
     words = dict.fromkeys(row.state for row in rows)
     return f"those that are not full precision are {', '.join(words) or 'not there'}"
 

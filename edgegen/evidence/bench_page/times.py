@@ -69,8 +69,11 @@ def histograms(document: BenchDocument, chart: Chart) -> Iterator[str]:
     """Of the samples of each row, one image at a time."""
     for row, latency in _measured(document, chart):
         drawn = _histogram(document.samples(latency), document.compared(latency).p50)
-        spread = "-" if latency.scatter is None else f"{latency.scatter:.1%}"
-        said = f"{chart.label(row)}: {latency.rounds} rounds, middle half {spread} of the median"
+        known = document.compared(latency)
+        said = (
+            f"{chart.label(row)}: {latency.rounds} rounds, median within {known.p50_low:.2f} to "
+            f"{known.p50_high:.2f} ms"
+        )
         mark = " <span class=unstable>unstable</span>" if latency.unstable else ""
         yield f"<figure>{drawn}<figcaption>{escape(said)}{mark}</figcaption></figure>"
 
