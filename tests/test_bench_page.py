@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 import xml.dom.minidom
 from pathlib import Path
@@ -19,7 +20,13 @@ from browser import browser, opened
 
 from edgegen.core.files import to_json
 from edgegen.errors import InputError
-from edgegen.evidence.bench_document import FILE, BenchDocument, read_document
+from edgegen.evidence.bench_document import (
+    FILE,
+    BenchDocument,
+    BenchRow,
+    RawSamples,
+    read_document,
+)
 from edgegen.evidence.bench_page.charts import chart_file
 from edgegen.evidence.bench_page.page import at_a_glance, page
 from edgegen.evidence.bench_page.strips import fitting, read_strip, reduced, strip
@@ -77,6 +84,23 @@ def test_a_speed_is_against_the_fastest_full_precision_of_the_bundle() -> None:
     made = document(FAST, FULL, row("a", "openvino", "fp32", 15.0), other)
     first = made.rows[0].first
     assert first is not None and first.speed == pytest.approx(3.0)
+
+
+def test_a_drift_of_the_machine_cancels_in_a_speed() -> None:
+    """Both get slower and faster again together, by a tenth."""
+    drift = [1 + 0.1 * math.sin(k) for k in range(25)]
+    made = document(*(drifting(one, drift) for one in (FAST, FULL)))
+    first = made.rows[0].first
+    assert first is not None and first.speed == pytest.approx(4.0)
+    assert first.speed_low == pytest.approx(4.0) and first.speed_high == pytest.approx(4.0)
+
+
+def drifting(one: BenchRow, drift: list[float]) -> BenchRow:
+    first = one.latency[0]
+    raw = RawSamples(
+        cpu_ms=[first.cpu.p50 * k for k in drift], wall_ms=[first.wall.p50 * k for k in drift]
+    )
+    return one.model_copy(update={"latency": [first.model_copy(update={"samples": raw})]})
 
 
 def test_rows_of_another_full_precision_are_in_a_chart_of_their_own() -> None:

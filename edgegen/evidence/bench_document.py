@@ -72,7 +72,11 @@ class BatchLatency(Checked):
     wall: Percentiles
     images_per_second: Ms
     unstable: bool
-    speed: Ms | None  # fastest FP32 of the bundle over this; null where one of them is unstable
+    # fastest FP32 of the bundle over this, round by round: the median and its interval; null where
+    # one of them is unstable
+    speed: Ms | None
+    speed_low: Ms | None
+    speed_high: Ms | None
     stages: Annotated[list[StagePart], Field(max_length=100)]
     samples: RawSamples
 

@@ -23,6 +23,7 @@ from .image_latency import (
     middle_round,
     percentile,
     percentiles,
+    ratios,
     times,
 )
 from .paired_quality import full_state, state_of
@@ -48,6 +49,8 @@ def latency_of(
         images_per_second=1e3 * batch / middle if middle else 0.0,
         unstable=is_unstable(compared),
         speed=None,
+        speed_low=None,
+        speed_high=None,
         stages=[
             StagePart(stage=stage, calls=one.calls, cpu_ms=one.cpu_ms, wall_ms=one.wall_ms)
             for stage, one in middle_round(samples, kind).stages.items()
@@ -63,28 +66,29 @@ def _percentiles(samples: Sequence[float]) -> Percentiles:
 
 
 def with_speeds(document: BenchDocument) -> BenchDocument:
-    """Each latency against the fastest full precision of its bundle at the same batch; where
-    neither is unstable.
+    """Each latency against the fastest full precision of its bundle at the same batch, round by
+    round, so that a drift of the machine cancels; where neither is unstable.
     """
     rows = [_sped(document, row) for row in document.rows]
     return document.model_copy(update={"rows": rows})
 
 
 def _sped(document: BenchDocument, row: BenchRow) -> BenchRow:
-    full = [
-        latency
-        for other in document.of(row.bundle)
-        if other.precision == FULL
-        for latency in other.latency
-        if not latency.unstable
-    ]
     made = []
     for latency in row.latency:
-        own = document.compared(latency).p50
-        same = [document.compared(one).p50 for one in full if one.batch == latency.batch]
-        known = bool(same) and own > 0 and not latency.unstable
-        speed = min(same) / own if known else None
-        made.append(latency.model_copy(update={"speed": speed}))
+        full = [
+            other
+            for one in document.of(row.bundle)
+            if one.precision == FULL
+            for other in one.latency
+            if other.batch == latency.batch and not other.unstable
+        ]
+        if full and not latency.unstable:
+            fastest = min(full, key=lambda other: document.compared(other).p50)
+            found = median_interval(ratios(document.samples(fastest), document.samples(latency)))
+            known = {"speed": found.value, "speed_low": found.low, "speed_high": found.high}
+            latency = latency.model_copy(update=known)
+        made.append(latency)
     return row.model_copy(update={"latency": made})
 
 

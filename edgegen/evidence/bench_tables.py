@@ -55,6 +55,8 @@ def _line(document: BenchDocument, row: BenchRow) -> Cells:
             line |= {f"{at}_{kind}_{name}_ms": ms for name, ms in found.model_dump().items()}
         line[f"{at}_images_per_second"] = latency.images_per_second
         line[f"{at}_speed"] = latency.speed
+        line[f"{at}_speed_low"] = latency.speed_low
+        line[f"{at}_speed_high"] = latency.speed_high
         line[f"{at}_unstable"] = latency.unstable
     if own := row.own:
         line |= {"load_ms": own.load_ms, "first_image_ms": own.first_wall_ms}

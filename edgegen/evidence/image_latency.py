@@ -208,6 +208,13 @@ def median_interval(samples: Sequence[float]) -> Interval:
     return Interval(float(np.median(values)), *ends)
 
 
+def ratios(base: Sequence[float], own: Sequence[float]) -> list[float]:
+    """How many times as fast each round was as the same round of `base`; of rounds that both have,
+    and in which the clock moved.
+    """
+    return [a / b for a, b in zip(base, own, strict=False) if b > 0]
+
+
 def is_unstable(samples: Sequence[float]) -> bool:
     """Whether the median is known so badly that nothing should be compared with it."""
     found = median_interval(samples)

@@ -86,8 +86,8 @@ STAGES = (
     "arithmetic and its noise."
 )
 SCATTER = (
-    "One image at a time. Where the interval of the median, at 95 %, is wider than 10 % of it, a row "
-    "is unstable: nothing is compared with it."
+    "One image at a time. Where the interval of the median, at 95 %, is wider than 10 % of it, a "
+    "row is unstable: nothing is compared with it."
 )
 WORST = (
     "Of all pairs that were made for this report, the ones that differ most. The slider moves "

@@ -93,7 +93,9 @@ def _ms(document: BenchDocument, row: BenchRow, name: str) -> Cell:
 def _speed(_: BenchDocument, row: BenchRow) -> Cell:
     if row.first is None or row.first.speed is None:
         return NOTHING
-    return f"{row.first.speed:.2f} x", row.first.speed
+    first = row.first
+    ends = f"{number(first.speed_low, 2)} to {number(first.speed_high, 2)}"
+    return f"{first.speed:.2f} x<small>{ends}</small>", first.speed
 
 
 def _throughput_name(document: BenchDocument) -> str:
