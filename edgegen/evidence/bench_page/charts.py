@@ -15,13 +15,14 @@ from ..bench_document import FULL, BenchDocument
 from ..pareto import Chart, Point
 from .style import CHART, COLOURS, THEME
 
-WIDTH, HEIGHT = 760, 430
+WIDTH, HEIGHT = 760, 450
 LEFT, RIGHT, TOP, BOTTOM = 62, 20, 58, 54
-BAND = 46  # of what is full precision itself, above the scale
-LETTER = 6.9  # pixels of width, about
+BAND = 66  # of what is full precision itself, above the scale
+LETTER = 7.4  # pixels of width, about
 LINE = 15
 LOGARITHMIC = 8.0  # times that the slowest takes as long as the fastest
 Place = tuple[float, float]
+Extent = tuple[float, float, float]  # left, right and height of what a label may not cover
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class _Drawing:
         self.y = self._y()
         names = dict.fromkeys(row.runtime for row in document.rows)
         self.number = {name: number for number, name in enumerate(names)}
-        self.taken: list[tuple[float, float, float]] = []  # left, right and height of labels
+        self.taken: list[Extent] = []
 
     def parts(self) -> Iterator[str]:
         yield from self._frame()
@@ -94,8 +95,7 @@ class _Drawing:
         yield f'<polyline class="front" points="{joined}"/>'
         # marks keep their places, and labels go round them
         for point in self.points:
-            x, y = self._place(point)
-            self.taken.append((x - 10, x + 10, y))
+            self.taken.append(self._extent(point))
         for point in self.points:
             yield from self._mark(point, point in front)
         for point in sorted(self.points, key=lambda p: p.ms):
@@ -107,7 +107,7 @@ class _Drawing:
         start, end = LEFT, WIDTH - RIGHT
         if low > 0 and high > LOGARITHMIC * low:
             return Axis(low / 1.5, high * 1.5, start, end, True)
-        return Axis(0.0, (high or 1.0) * 1.25, start, end)
+        return Axis(0.0, (high or 1.0) * 1.4, start, end)
 
     def _y(self) -> Axis:
         limits = [q.psnr_limit_db for p in self.points if (q := p.row.quality)]
@@ -132,8 +132,8 @@ class _Drawing:
             yield (
                 f'<rect class="band" x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{BAND}"/>'
             )
-            yield _text(right - 8, TOP + 16, "full precision itself", "soft", "end")
-            self.taken.append((right - 8 - 21 * LETTER, right, TOP + 12))
+            yield _text(LEFT + 8, TOP + 16, "full precision itself", "soft")
+            self.taken.append((LEFT, LEFT + 8 + 21 * LETTER, TOP + 12))
         for tick in self.y.ticks:
             y = self.y(tick)
             yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -174,26 +174,34 @@ class _Drawing:
             yield f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="12"/>'
 
     def _label(self, point: Point) -> str:
-        """Beside its point, where no other label or mark is."""
+        """Beside, above or below its point, where no other label or mark is."""
         x, y = self._place(point)
-        text = self.chart.label(point.row)
+        text, own = self.chart.label(point.row), self._extent(point)
         wide = LETTER * len(text)
-        for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5):
-            for anchor, left in (("start", x + 16), ("end", x - 16 - wide)):
-                height = y + LINE * step
-                inside = left > LEFT and left + wide < WIDTH and TOP < height < HEIGHT - BOTTOM
-                if inside and self._is_free(left, left + wide, height, (x, y)):
-                    self.taken.append((left, left + wide, height))
-                    at = left if anchor == "start" else left + wide
-                    return _text(at, height + 4, text, "", anchor)
-        return _text(x, y - 16, text, "", "middle")
+        middle = min(max(x - wide / 2, LEFT + 4), WIDTH - RIGHT - wide - 4)
+        sides = (own[1] + 6, own[0] - 6 - wide)
+        places = [
+            *((left, y) for left in sides),
+            *((middle, y + step) for step in (-22, 22)),
+            *((left, y + LINE * step) for step in (1, -1, 2, -2, 3, -3, 4, -4) for left in sides),
+        ]
+        left, height = next((p for p in places if self._is_free(*p, wide, own)), places[2])
+        self.taken.append((left, left + wide, height))
+        return _text(left + wide / 2, height + 4, text, "", "middle")
 
-    def _is_free(self, left: float, right: float, height: float, own: Place) -> bool:
-        own_mark = (own[0] - 10, own[0] + 10, own[1])
+    def _extent(self, point: Point) -> Extent:
+        """Of a point's mark and the bar of its times."""
+        x, y = self._place(point)
+        return min(x - 12, self.x(point.ms_low)), max(x + 12, self.x(point.ms_high)), y
+
+    def _is_free(self, left: float, height: float, wide: float, own: Extent) -> bool:
+        right = left + wide
+        if not (left > LEFT and right < WIDTH - RIGHT and TOP < height < HEIGHT - BOTTOM):
+            return False
         return not any(
             left < other[1] and other[0] < right and abs(height - other[2]) < LINE - 1
             for other in self.taken
-            if other != own_mark
+            if other != own or abs(height - other[2]) < 1
         )
 
 

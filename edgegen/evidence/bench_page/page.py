@@ -41,7 +41,8 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
     yield "<h1>Accuracy against latency</h1>"
     yield f"<p class=soft>{escape(_measured_on(document))}</p>"
     for bundle in document.bundles:
-        yield f"<p>{escape(at_a_glance(document, bundle))}</p>"
+        name, said = at_a_glance(document, bundle)
+        yield f"<p><b>{escape(name)}</b>: {escape(said)}</p>"
     if document.gates:
         yield from _gates(document)
     yield "<h2>Latency against quality</h2>"
@@ -52,7 +53,7 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
             yield f"<h3>{escape(chart.title)}</h3>"
         yield f"<ul>{''.join(f'<li>{escape(said)}</li>' for said in in_words(chart))}</ul>"
     yield "<h2>All rows</h2>"
-    yield "<p class=soft>A click on a heading sorts by it.</p>"
+    yield '<p class="soft screen">A click on a heading sorts by it.</p>'
     yield rows_table(document)
     yield f"<p class=soft>{escape(_columns(document))}</p>"
     yield f"<h2>Where the time of an image goes</h2><p class=soft>{STAGES}</p>"
@@ -103,12 +104,12 @@ def _measured_on(document: BenchDocument) -> str:
     return f"Measured on {document.made} with edgegen {document.edgegen} on {on}{rounds}."
 
 
-def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> str:
-    """The row of a bundle that one would take, in plain words."""
+def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> tuple[str, str]:
+    """A bundle's name, and the row of it that one would take, in plain words."""
     kind = "CPU time" if document.compared_by == "cpu" else "time"
     best = _best(document, bundle)
     if best is None or best.first is None or best.quality is None:
-        return f"{bundle.name}: no row is recommended, since {_why_none(document, bundle)}."
+        return bundle.name, f"no row is recommended, since {_why_none(document, bundle)}."
     quality, latency = best.quality, best.first
     speed = (
         ""
@@ -123,8 +124,8 @@ def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> str:
             f"The bundle's own verdict, over {best.verdict.pairs:,} pairs: {best.verdict.state} "
             f"({by})."
         )
-    return (
-        f"{bundle.name}: {best.label} makes an image in "
+    return bundle.name, (
+        f"{best.label} makes an image in "
         f"{document.compared(latency).p50:.2f} ms of {kind}{speed}. Against full precision: "
         f"{psnr}, {quality.ruined} of {quality.pairs} pairs ruined. {verdict}"
     )

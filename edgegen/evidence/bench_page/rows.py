@@ -95,7 +95,8 @@ def _speed(_: BenchDocument, row: BenchRow) -> Cell:
         return NOTHING
     first = row.first
     ends = f"{number(first.speed_low, 2)} to {number(first.speed_high, 2)}"
-    return f"{first.speed:.2f} x<small>{ends}</small>", first.speed
+    small = "" if first.speed_low == first.speed_high else f"<small>{ends}</small>"
+    return f"{first.speed:.2f} x{small}", first.speed
 
 
 def _throughput_name(document: BenchDocument) -> str:
@@ -134,8 +135,10 @@ def _psnr(_: BenchDocument, row: BenchRow) -> Cell:
 def _worst(_: BenchDocument, row: BenchRow) -> Cell:
     if (found := row.quality) is None:
         return NOTHING
-    value = _WORST if found.worst_psnr_db is None else found.worst_psnr_db
-    return f"{decibels(found.worst_psnr_db)}<small>seed {found.worst_seed}</small>", value
+    if found.worst_psnr_db is None:
+        return "equal", _WORST
+    said = f"{decibels(found.worst_psnr_db)}<small>seed {found.worst_seed}</small>"
+    return said, found.worst_psnr_db
 
 
 def _ruined(_: BenchDocument, row: BenchRow) -> Cell:

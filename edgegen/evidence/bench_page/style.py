@@ -36,7 +36,7 @@ PAGE = (
     + """
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
-main{max-width:1200px;margin:0 auto;padding:24px 20px 60px}
+main{max-width:1320px;margin:0 auto;padding:24px 20px 60px}
 h1{font-size:26px;margin:0 0 4px;line-height:1.2}h2{font-size:19px;margin:40px 0 8px}
 h3{font-size:15px;margin:22px 0 6px}p,li{max-width:80ch;margin:6px 0}
 .soft,small{color:var(--soft)}small{font-size:12.5px}
@@ -83,10 +83,10 @@ overflow-wrap:anywhere;font-size:13px;border-radius:6px}
 code{overflow-wrap:anywhere;font-size:13px}
 @media(max-width:600px){main{padding:16px 12px 40px}h1{font-size:22px}th,td{padding:6px 8px}}
 @media print{main{max-width:none;padding:0}.box{overflow:visible;border:0}
-h2{break-after:avoid}figure,tr,.tiles figure{break-inside:avoid}.slide{display:none}
-.box svg{min-width:0}table{font-size:9.5px}th,td{padding:2px 5px;white-space:normal}
+h2{break-after:avoid}figure,tr,.tiles figure{break-inside:avoid}.slide,.screen{display:none}
+.box svg{min-width:0}table{font-size:9px}th,td{padding:2px 4px;white-space:normal}
 th{white-space:normal}th button::after{content:""}td.n,td.name{white-space:normal}
-td.state,td.wide{min-width:0}td small{font-size:9px}td.n small{white-space:normal}
+td.state,td.wide{min-width:0}td small{font-size:8.5px}td.n small{white-space:normal}
 .bar{min-width:150px}
 .pair{overflow:visible;border:0;display:flex;gap:4px}
 .pair img+img{position:static;clip-path:none}.pair::after{content:none}
