@@ -268,6 +268,8 @@ def test_bad_input_is_refused_before_any_work(tmp_path: Path, capfd: Any) -> Non
         ([str(one), "--report", "r", "--runtime", "openvino"], 2, "no bundle has INT8 files for"),
         ([str(one), "--report", "r", "--max-ruined", "2"], 2, "--max-ruined must be a share"),
         ([str(one), "--report", "r", "--pairs", "0"], 2, "pairs"),
+        ([str(one), "--overwrite"], 2, "there is no --report"),
+        ([str(one), "--runtime", "openvino"], 2, "no bundle has INT8 files for"),
     ):
         assert run(["bench", *arguments]) == code, arguments
         error = capfd.readouterr().err

@@ -201,6 +201,7 @@ def _again(document: BenchDocument) -> Iterator[str]:
             (escape(one.family), None),
             (f"<code>{one.manifest_sha256}</code>", None),
             (escape(f"signed by {one.signed_by}" if one.signed_by else UNSIGNED), None),
+            (escape(one.prompt or "-"), None),
         ]
         for one in document.bundles
     ]
@@ -209,6 +210,7 @@ def _again(document: BenchDocument) -> Iterator[str]:
         ("family", ""),
         ("sha256 of its manifest", "wide"),
         ("vouched for", ""),
+        ("prompt that was timed", ""),
     ]
     yield "<h3>Bundles</h3>" + table(heads, bundles)
     facts = {**document.machine, **{f"version of {k}": v for k, v in document.versions.items()}}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...core import files
 from ...core.files import write_bytes
 from ...core.progress import Listener, silent
-from ...errors import GateFailed
+from ...errors import GateFailed, UsageError
 from ...evidence.bench_document import FILE, BenchDocument, read_document
 from ...evidence.bench_gates import held_to, read_gates
 from .candidates import candidates_of, opened_bundles
@@ -59,6 +59,8 @@ def bench_bundles(
     settings, target = settings or BenchReportSettings(), None if out is None else Path(out)
     if target is not None:
         files.check_target(target, FILE, settings.overwrite)
+    elif settings.overwrite:
+        raise UsageError("E-USAGE", "--overwrite is for a report: there is no --report")
     gates = None if settings.gates is None else read_gates(settings.gates, RUNTIMES)
     opened = opened_bundles(bundles, settings.public_key, settings.least_release)
     candidates = candidates_of(opened, settings.runtimes, settings.trust_engines)
