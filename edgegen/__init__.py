@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .errors import GateFailed as GateFailed
     from .workflows.bench import BenchSettings as BenchSettings
     from .workflows.bench import bench_bundle as bench_bundle
+    from .workflows.bench_report.run import bench_bundles as bench_bundles
+    from .workflows.bench_report.run import remake_report as remake_report
+    from .workflows.bench_report.settings import BenchReportSettings as BenchReportSettings
     from .workflows.bundles import Execution as Execution
     from .workflows.bundles import OpenedBundle as OpenedBundle
     from .workflows.bundles import open_bundle as open_bundle
@@ -77,6 +80,8 @@ _NAMES = {
     "edgegen.core.verdict": ("Verdict",),
     "edgegen.errors": ("EdgegenError", "GateFailed"),
     "edgegen.workflows.bench": ("BenchSettings", "bench_bundle"),
+    "edgegen.workflows.bench_report.run": ("bench_bundles", "remake_report"),
+    "edgegen.workflows.bench_report.settings": ("BenchReportSettings",),
     "edgegen.workflows.bundles": ("Execution", "OpenedBundle", "open_bundle"),
     "edgegen.workflows.calibrate": ("CalibrateSettings", "calibrate_generator"),
     "edgegen.workflows.damage_map": ("DamageSettings", "map_damage"),

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 LONG = (
     "contract/test_installed.py::test_doctor_runs_a_session",
     "contract/test_installed.py::test_what_needs_an_extra*",
+    "test_bench_page.py::test_the_page_in_a_browser",
     "test_bring_examples.py::test_a_worked_example*",
     "test_bring_folder.py::test_images_are_those_of_diffusers_own_pipeline*",
     "test_bring_folder.py::test_the_graphs_are_onnx*",

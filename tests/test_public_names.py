@@ -11,14 +11,14 @@ from house import ROOT, SEAMS, python
 import edgegen
 
 PUBLIC = """
-BenchSettings CalibrateSettings DamageSettings DoctorSettings EdgegenError EngineSettings
-EstimateSettings Execution ExplainSettings ExportResult ExportSettings FinetuneSettings GateFailed
-GenerateSettings InspectResult Listener LoadedGenerator OpenedBundle PhotosSettings Pipeline
-RecoverSettings SamplingChoices SourceChoices TrainSettings Verdict VerifySettings __version__
-bench_bundle build_engines calibrate_generator check_photos compare_runs estimate_training
-examine_machine explain_generator export_bundle finetune generate_images inspect_source lint_model
-list_layers load_generator map_damage merge_adapter offline open_bundle read_plan recover
-sign_bundle train verify_bundle zoo_models
+BenchReportSettings BenchSettings CalibrateSettings DamageSettings DoctorSettings EdgegenError
+EngineSettings EstimateSettings Execution ExplainSettings ExportResult ExportSettings
+FinetuneSettings GateFailed GenerateSettings InspectResult Listener LoadedGenerator OpenedBundle
+PhotosSettings Pipeline RecoverSettings SamplingChoices SourceChoices TrainSettings Verdict
+VerifySettings __version__ bench_bundle bench_bundles build_engines calibrate_generator check_photos
+compare_runs estimate_training examine_machine explain_generator export_bundle finetune
+generate_images inspect_source lint_model list_layers load_generator map_damage merge_adapter
+offline open_bundle read_plan recover remake_report sign_bundle train verify_bundle zoo_models
 """.split()  # noqa: SIM905
 
 

@@ -1,37 +1,101 @@
-"""edgegen bench: how fast a bundle is on this machine."""
+"""edgegen bench: how fast bundles are on this machine, and how near to full precision."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import GateFailed
 from . import output
-from .options import BundleFolder, LeastRelease, PublicKey, TrustEngines
+from .options import (
+    LeastRelease,
+    MaxRuined,
+    MinPsnr,
+    Overwrite,
+    PublicKey,
+    Runtimes,
+    TrustEngines,
+    names_of,
+    ruined_of,
+)
 
 if TYPE_CHECKING:
     from ..workflows.bench import BenchResult
+    from ..workflows.bench_report.run import BenchReport
 
 
 def bench(
-    what: BundleFolder,
+    what: Annotated[list[str], typer.Argument(help="Bundle folders.", metavar="BUNDLE...")],
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for a page, tables, charts and bench.json.")
+    ] = None,
+    gate: Annotated[
+        Path | None, typer.Option(help="TOML file of what each row must keep to; else exit 3.")
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(help="Seeds whose images are compared with full precision.", min=1)
+    ] = 64,
+    runtime: Runtimes = None,
+    min_psnr: MinPsnr = 35.0,
+    max_ruined: MaxRuined = "0.2%",
     batch: Annotated[int, typer.Option(help="Images a call.", min=1)] = 8,
     rounds: Annotated[
         int, typer.Option(help="Timed rounds, interleaved over all candidates.", min=5)
     ] = 25,
     threads: Annotated[int, typer.Option(help="CPU threads of each runtime.", min=1)] = 1,
+    overwrite: Overwrite = False,
     public_key: PublicKey = None,
     least_release: LeastRelease = None,
     trust_engines: TrustEngines = False,
     json: output.Json = False,
 ) -> None:
-    """Time the mean sampler step on every runtime of the bundle, FP32 and INT8."""
-    from ..workflows.bench import BenchSettings, bench_bundle
+    """Time a bundle's mean sampler step; with several bundles, --report or what goes with it: seed
+    to image, and how near to full precision.
+    """
+    said = (report, gate, runtime, overwrite, pairs, min_psnr, max_ruined)
+    if len(what) == 1 and said == (None, None, None, False, 64, 35.0, "0.2%"):
+        from ..workflows.bench import BenchSettings, bench_bundle
 
-    settings = BenchSettings(batch, rounds, threads, public_key, trust_engines, least_release)
-    found = bench_bundle(what, settings, output.terminal)
-    _show(found)
-    output.result("bench", found.to_json())
+        settings = BenchSettings(batch, rounds, threads, public_key, trust_engines, least_release)
+        found = bench_bundle(what[0], settings, output.terminal)
+        _show(found)
+        output.result("bench", found.to_json())
+        return
+    from ..workflows.bench_report.run import BenchReportSettings, bench_bundles
+
+    asked = BenchReportSettings(
+        batch=batch,
+        rounds=rounds,
+        threads=threads,
+        pairs=pairs,
+        runtimes=None if runtime is None else names_of(runtime),
+        min_psnr_db=min_psnr,
+        max_ruined=ruined_of(max_ruined),
+        gates=gate,
+        overwrite=overwrite,
+        public_key=public_key,
+        trust_engines=trust_engines,
+        least_release=least_release,
+    )
+    try:
+        made = bench_bundles(what, report, asked, output.terminal)
+    except GateFailed as failed:
+        _show_rows(failed.result)
+        raise
+    _show_rows(made)
+    output.result("bench", made.to_json())
+
+
+def _show_rows(made: BenchReport) -> None:
+    from ..evidence.bench_tables import cells, headings, reasons
+
+    output.table(headings(made.document), [cells(made.document, r) for r in made.document.rows])
+    for reason in reasons(made.document):
+        output.note(reason)
+    if made.out is not None:
+        print(f"report: {made.out / 'index.html'}")
 
 
 def _show(found: BenchResult) -> None:

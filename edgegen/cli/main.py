@@ -50,6 +50,7 @@ from .moved import Command
 from .photos import photos
 from .plan import plan
 from .recover import recover
+from .report import report
 from .sign import sign
 from .train import train
 from .verify import verify
@@ -73,6 +74,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     lint,
     verify,
     bench,
+    report,
     models,
     doctor,
     errors,

@@ -69,6 +69,7 @@ DAMAGE_MAP = SeedRange("a damage map", 6 * MILLION, 500_000, "search")
 REGION_PROTECTION = SeedRange("the protection of regions", 6_500_000, 500_000, "search")
 BENCHMARKS = SeedRange("a benchmark of the repository", 7 * MILLION, MILLION, "verdict")
 GPU_SUITE = SeedRange("the measurements on a GPU", 8 * MILLION, MILLION, "verdict")
+BENCH_PAIRS = SeedRange("the pairs of edgegen bench", 9 * MILLION, MILLION, "verdict")
 EXPLANATION_BASELINE = SeedRange("the baseline of an explanation", 1 << 40, MILLION)
 # where a verdict begins follows from what it judges: nobody chooses it
 VERDICTS = SeedRange("the pairs of a verdict", 1 << 42, 1 << 42, "verdict")
@@ -86,6 +87,7 @@ RANGES = (
     REGION_PROTECTION,
     BENCHMARKS,
     GPU_SUITE,
+    BENCH_PAIRS,
     EXPLANATION_BASELINE,
     VERDICTS,
     FRESH_EVIDENCE,

@@ -164,12 +164,12 @@ def _group(
         alone = estimate(features.reference, np.where(own[:, None], features.other, features.full))
         interval = distance_change(features.estimate, alone, demands.level)
         change = Verdict(interval, demands.change, pairs)
-    error = AtMost(_error(errors[own], demands.level), demands.error)
+    error = AtMost(error_interval(errors[own], demands.level), demands.error)
     return ClassFound(group, pairs, error, change)
 
 
-def _error(errors: Float64, level: float) -> Interval:
-    """Of their mean; of few, what any images can have."""
+def error_interval(errors: Float64, level: float) -> Interval:
+    """Of the mean of squared errors; of few, what any images can have."""
     if len(errors) < FEWEST:
         return Interval(float(errors.mean()) if len(errors) else 0.0, 0.0, 1.0)
     mean = float(errors.mean())

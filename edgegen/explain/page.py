@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..core.html_text import escape as escape
 from ..core.images import png
-from ..errors import escaped
 from .pictures import colours
 
 STYLE = """
@@ -27,11 +26,6 @@ td.n { text-align: right; font-variant-numeric: tabular-nums } th { border-botto
 .m td { padding: .1rem .5rem } .m th { padding-right: .5rem }
 .note { background: #fff6dd; padding: .6rem .9rem; border-left: 4px solid #e0b030 }
 """
-
-
-def escape(text: str) -> str:
-    """Text of unknown origin as a page shows it: no markup, and nothing that turns the line."""
-    return html.escape(escaped(text))
 
 
 def number(value: Any) -> str:

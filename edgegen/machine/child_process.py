@@ -38,13 +38,17 @@ class Answer:
     attempts: tuple[str, ...] = ()
 
 
-def ask(question: str, *arguments: str, listen: float | None = None) -> Answer:
+def ask(
+    question: str, *arguments: str, listen: float | None = None, limit: float | None = None
+) -> Answer:
     """The JSON value that `question`, "module:function", returns in a child that calls it with a
     folder and the arguments.
 
     listen: the child is sealed off the network, and goes on for as many seconds after it has
-    answered.
+    answered; limit: seconds that it may take,
+    LIMIT unless told.
     """
+    patience = LIMIT if limit is None else limit
     with scratch() as place:
         folder = str(place)
         seconds = "" if listen is None else str(listen)
@@ -65,12 +69,12 @@ def ask(question: str, *arguments: str, listen: float | None = None) -> Answer:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=LIMIT + (listen or 0),
+                timeout=patience + (listen or 0),
                 check=False,
                 stdin=subprocess.DEVNULL,
             )
         except subprocess.TimeoutExpired:
-            return Answer(None, f"no answer within {LIMIT} s", _attempts(folder))
+            return Answer(None, f"no answer within {patience:g} s", _attempts(folder))
         attempts = _attempts(folder)
         if done.returncode == -signal.SIGSYS:
             return Answer(

@@ -13,6 +13,7 @@ from ..core.runtime import Pipeline, placement
 from ..errors import RuntimeMissing
 from ..evidence import bench as timing
 from ..export import runtime
+from .bench_report.candidates import cannot_be_timed
 from .bundles import read_bundle
 from .executor import label
 from .limits import Limit, check_numbers
@@ -73,17 +74,7 @@ def bench_bundle(
     skipped: dict[str, str] = {}
     for name in opened.manifest.runtimes:
         target = runtime(name)
-        vouched = (
-            settings.trust_engines
-            or opened.signed_by is not None
-            or bool(opened.built_here(target, "int8"))
-        )
-        why = target.cannot_run()
-        if target.executable and not why and not vouched:
-            why = (
-                "its engines are executable code: run edgegen build, or add --trust-engines if "
-                "you trust their maker"
-            )
+        why = cannot_be_timed(opened, target, settings.trust_engines)
         if why:
             skipped[name] = why
             continue

@@ -66,6 +66,7 @@ LIMITS: Mapping[str, Limit] = {
     "guidance": Limit(0, 100, whole=False),
     "seeds": Limit(1, 1000),
     "rounds": Limit(5, 10**6),
+    "pairs": Limit(1, 10**6, flag="--pairs"),
     "samples": Limit(32, MANY),
     "calibration_samples": Limit(32, MANY),
     "max_images": Limit(1, MANY),

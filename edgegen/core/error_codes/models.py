@@ -42,6 +42,12 @@ ROWS: tuple[Row, ...] = (
         "Use --base fp32.",
     ),
     (
+        "E-BENCH",
+        (4,),
+        "The folder holds no report of a bench, or a damaged one.",
+        "Name a folder that `edgegen bench --report` wrote, or write it anew.",
+    ),
+    (
         "E-BRING",
         (4, 6),
         "A generator of another program, or a file of it, cannot be taken as it is.",

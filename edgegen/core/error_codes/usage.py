@@ -79,6 +79,12 @@ ROWS: tuple[Row, ...] = (
         "Use one of those that the sentence lists.",
     ),
     (
+        "E-GATES",
+        (4,),
+        "A file of gates has an unknown key, or a value that is no limit.",
+        "Correct the key that the sentence names; docs/guides/bench.md lists them all.",
+    ),
+    (
         "E-GPU",
         (5,),
         "There is no NVIDIA GPU here, or it is not of a kind that is supported.",

@@ -1,0 +1,132 @@
+"""Which rows of a bench nobody beats, and who beats whom: latency against quality.
+
+Only rows with one full precision are compared: the pairs of two others say nothing of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .bench_document import FULL, BenchDocument, BenchedBundle, BenchRow
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row by what is compared: milliseconds (the median and its interval), and
+    PSNR to full precision with its interval; infinite where it is full precision.
+    """
+
+    row: BenchRow
+    ms: float
+    ms_low: float
+    ms_high: float
+    psnr_db: float
+    psnr_low_db: float
+    psnr_high_db: float
+
+    def beats(self, other: Point) -> bool:
+        """Whether this is no worse in either, and in one better beyond the intervals."""
+        if self.ms > other.ms or self.psnr_db < other.psnr_db:
+            return False
+        return self.ms_high < other.ms_low or self.psnr_low_db > other.psnr_high_db
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The rows of one full precision. left_out: those that cannot be compared, and why."""
+
+    title: str
+    bundles: Sequence[BenchedBundle]
+    points: Sequence[Point]
+    left_out: Sequence[tuple[BenchRow, str]]
+
+    @property
+    def front(self) -> list[Point]:
+        """Points that no other beats, the fastest first."""
+        kept = [p for p in self.points if not any(other.beats(p) for other in self.points)]
+        return sorted(kept, key=lambda p: p.ms)
+
+    @property
+    def has_several(self) -> bool:
+        return len(self.bundles) > 1
+
+    def label(self, row: BenchRow) -> str:
+        """Of a row; without its bundle's name where there is but one."""
+        return row.name if self.has_several else row.label
+
+
+def charts(document: BenchDocument) -> list[Chart]:
+    """One for each full precision, in the order of the bundles."""
+    groups: dict[str, list[BenchedBundle]] = {}
+    for bundle in document.bundles:
+        groups.setdefault(bundle.full_sha256, []).append(bundle)
+    return [_chart(document, bundles) for bundles in groups.values()]
+
+
+def _chart(document: BenchDocument, bundles: Sequence[BenchedBundle]) -> Chart:
+    points, left_out = [], []
+    for row in (row for bundle in bundles for row in document.of(bundle.name)):
+        if why := why_not_compared(row):
+            left_out.append((row, why))
+        else:
+            points.append(_point(document, row))
+    title = f"{bundles[0].source} ({bundles[0].family})"
+    if [bundle.name for bundle in bundles] != [bundles[0].source]:
+        title += f": {', '.join(bundle.name for bundle in bundles)}"
+    return Chart(title, bundles, points, left_out)
+
+
+def why_not_compared(row: BenchRow) -> str:
+    """Why a row has no place in a chart; nothing where it has one."""
+    if row.state in ("failed", "skipped"):
+        return row.state
+    if row.first is None or row.quality is None:
+        return "not measured"
+    return "unstable" if row.first.unstable else ""
+
+
+def _point(document: BenchDocument, row: BenchRow) -> Point:
+    latency, quality = row.first, row.quality
+    assert latency is not None and quality is not None
+    compared = document.compared(latency)
+    ms, low, high = compared.p50, compared.p50_low, compared.p50_high
+    if row.precision == FULL and row.state == "within":
+        return Point(row, ms, low, high, math.inf, math.inf, math.inf)
+    middle = math.inf if quality.psnr_db is None else quality.psnr_db
+    ends = (quality.psnr_low_db, quality.psnr_high_db)
+    least, most = (middle if end is None else end for end in ends)
+    return Point(row, ms, low, high, middle, least, most)
+
+
+def in_words(chart: Chart) -> list[str]:
+    """Who beats whom, a sentence each; and what is on the front."""
+    if not chart.points:
+        why = ", ".join(dict.fromkeys(why for _, why in chart.left_out)) or "not there"
+        return [f"There is nothing to compare: rows are {why}."]
+    names = [chart.label(point.row) for point in chart.front]
+    be = "is" if len(names) == 1 else "are"
+    said = [f"On the front {be} {_listed(names)}: no other row is as fast and as near."]
+    for point in sorted(chart.points, key=lambda p: p.ms):
+        if beaten := [other for other in chart.points if point.beats(other)]:
+            labels = [f"{chart.label(other.row)}{_by(point, other)}" for other in beaten]
+            said.append(f"{chart.label(point.row)} dominates {_listed(labels)}.")
+    said += [f"{chart.label(row)} is not compared: it is {why}." for row, why in chart.left_out]
+    return said
+
+
+def _by(point: Point, other: Point) -> str:
+    """By how much."""
+    parts = []
+    if point.ms > 0:
+        parts.append(f"{other.ms / point.ms:.2f} x the time")
+    if math.isfinite(point.psnr_db) and math.isfinite(other.psnr_db):
+        parts.append(f"{point.psnr_db - other.psnr_db:.1f} dB less near")
+    elif math.isfinite(other.psnr_db):
+        parts.append(f"{other.psnr_db:.1f} dB where this is full precision")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])

@@ -1,0 +1,163 @@
+"""What of some bundles is measured: each on each of its runtimes, in INT8 and full precision."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ...core.files import to_json
+from ...core.reader import Places
+from ...core.weights import SUFFIX
+from ...errors import UsageError
+from ...evidence.bench_document import HeldVerdict
+from ...evidence.compare import NOT_COUNTED
+from ...export import runtime
+from ..bundles import read_bundle
+
+if TYPE_CHECKING:
+    from ...core.bundle import Bundle, Precision
+    from ...core.runtime import Pipeline, Runtime
+
+
+@dataclass(frozen=True)
+class OpenedForBench:
+    """A bundle by the name of its folder, and where that is."""
+
+    name: str
+    place: Path
+    bundle: Bundle
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """why: it is skipped; nothing where it runs."""
+
+    opened: OpenedForBench
+    runtime: str
+    precision: Precision
+    why: str = ""
+
+    @property
+    def shown(self) -> Literal["int8", "fp32", "fp16"]:
+        """The precision of its row: a runtime without INT8 has files of float16."""
+        if self.precision == "fp32":
+            return "fp32"
+        return "int8" if has_int8(self.runtime) else "fp16"
+
+    @property
+    def label(self) -> str:
+        return f"{self.runtime} {self.shown.upper()}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.opened.name}: {self.label}"
+
+    def pipeline(self, threads: int, batch: int, trust_engines: bool) -> Pipeline:
+        return self.opened.bundle.pipeline(
+            runtime(self.runtime), self.precision, threads, batch, trust_engines
+        )
+
+
+def has_int8(name: str) -> bool:
+    """Whether anything of that runtime's files is INT8."""
+    return bool(runtime(name).dialect.int8_ops)
+
+
+def opened_bundles(
+    places: Sequence[str | Path], public_key: Places, least_release: int | None
+) -> list[OpenedForBench]:
+    """InputError or TrustError for what is no sound bundle, UsageError for two of one name."""
+    found: dict[str, OpenedForBench] = {}
+    for place in places:
+        folder = Path(place)
+        name = folder.resolve().name
+        if name in found:
+            raise UsageError(
+                "E-USAGE",
+                f"two bundles are called {name}: their rows could not be told apart",
+                path=place,
+                hint="name a copy or a link with another name",
+            )
+        found[name] = OpenedForBench(name, folder, read_bundle(folder, public_key, least_release))
+    if not found:
+        raise UsageError("E-USAGE", "there is no bundle to measure")
+    return list(found.values())
+
+
+def cannot_be_timed(bundle: Bundle, target: Runtime, trust_engines: bool) -> str:
+    """Why a bundle's INT8 files are skipped here; nothing where they run."""
+    if why := target.cannot_run():
+        return why
+    vouched = (
+        trust_engines or bundle.signed_by is not None or bool(bundle.built_here(target, "int8"))
+    )
+    if target.executable and not vouched:
+        return (
+            "its engines are executable code: run edgegen build, or add --trust-engines if "
+            "you trust their maker"
+        )
+    return ""
+
+
+def candidates_of(
+    opened: Sequence[OpenedForBench], runtimes: Sequence[str] | None, trust_engines: bool
+) -> list[Candidate]:
+    """In the order of the bundles and of their manifests. UsageError where no bundle has files for
+    a runtime that was asked for.
+    """
+    held = {name for one in opened for name in one.bundle.manifest.runtimes}
+    for name in runtimes or ():
+        runtime(name)
+        if name not in held:
+            raise UsageError(
+                "E-BUNDLE-RUNTIME",
+                f"no bundle has INT8 files for {name}; there are {', '.join(sorted(held))}",
+            )
+    found = []
+    for one in opened:
+        for name in one.bundle.manifest.runtimes:
+            if runtimes is not None and name not in runtimes:
+                continue
+            target = runtime(name)
+            why = cannot_be_timed(one.bundle, target, trust_engines)
+            found.append(Candidate(one, name, "int8", why))
+            if not why and not target.executable and target.dialect.int8_ops:
+                found.append(Candidate(one, name, "fp32"))
+    return found
+
+
+def full_precision_of(bundle: Bundle) -> str:
+    """sha256 of what its full-precision images follow from: graphs, weights, sampler and start."""
+    manifest = bundle.manifest
+    graphs = {}
+    for graph, name in manifest.graphs.items():
+        beside = f"{name.removesuffix('.onnx')}{SUFFIX}"
+        own = (file for file in (name, beside) if file in manifest.files)
+        graphs[graph] = [manifest.files[file].sha256 for file in own]
+    start = manifest.start.model_dump()
+    arrays = start.get("arrays")
+    held = manifest.files[arrays].sha256 if arrays in manifest.files else None
+    data = {"graphs": graphs, "sampler": manifest.sampler, "start": start, "arrays": held}
+    return hashlib.sha256(to_json(data)).hexdigest()
+
+
+def held_verdict(bundle: Bundle, name: str) -> HeldVerdict | None:
+    """What a bundle's evidence says of a runtime; None where it says nothing that can be read."""
+    try:
+        found = bundle.manifest.evidence["runtimes"][name]
+        change = found["change"]
+        is_counted = found["verdict"] != NOT_COUNTED and change["value"] is not None
+        return HeldVerdict(
+            state=found.get("state", found["verdict"]),
+            change=float(change["value"]) if is_counted else None,
+            change_low=float(change["low"]) if is_counted else None,
+            change_high=float(change["high"]) if is_counted else None,
+            features=f"{found['features']} at {found['size']} px",
+            pairs=found["images"],
+            signed_by=bundle.signed_by,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,178 @@
+"""Candidates measured in one run: a process each, then all in turn, then pairs of equal seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...core.images import to_uint8
+from ...core.progress import Listener
+from ...core.runtime import Pipeline
+from ...core.seeds import BENCH_PAIRS
+from ...errors import EdgegenError, RuntimeMissing
+from ...evidence.bench_document import FULL, OwnProcess
+from ...evidence.image_latency import ImageMaker, ImageSample, image_times
+from ...export import runtime
+from ..prompts import encoders_of
+from .candidates import Candidate, OpenedForBench
+from .own_process import Asked, in_own_process, keys_of, said_by
+
+if TYPE_CHECKING:
+    from ...core.latent import Latent
+    from .settings import BenchReportSettings
+
+
+@dataclass
+class BenchRun:
+    """What is known of the candidates, by name, so far; `failed` says why one goes no further."""
+
+    candidates: Sequence[Candidate]
+    settings: BenchReportSettings
+    listen: Listener
+    failed: dict[str, str] = field(default_factory=dict)
+    own: dict[str, OwnProcess] = field(default_factory=dict)
+    pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    samples: dict[int, Mapping[str, Sequence[ImageSample]]] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # (n, h, w, 3) uint8
+    prompts: dict[str, str] = field(default_factory=dict)  # by bundle, that is encoded
+
+    @property
+    def running(self) -> list[Candidate]:
+        """Those that are neither skipped nor failed."""
+        return [one for one in self.candidates if not one.why and one.name not in self.failed]
+
+    @property
+    def kind(self) -> str:
+        """The clock that rows are compared by: CPU time where one thread of the CPU does all."""
+        on_cpu = all(runtime(one.runtime).device() == "CPU" for one in self.running)
+        return "cpu" if on_cpu and self.settings.threads == 1 else "wall"
+
+    def reference(self, bundle: str) -> str | None:
+        """Name of the candidate that the bundle's others are compared with: its first in full
+        precision that made images.
+        """
+        return next(
+            (
+                one.name
+                for one in self.running
+                if one.opened.name == bundle and one.shown == FULL and one.name in self.images
+            ),
+            None,
+        )
+
+    def attempt(self, one: Candidate, work: Callable[[], object]) -> None:
+        """What fails is this candidate's, and the rest go on."""
+        try:
+            work()
+        except Exception as error:  # of any runtime
+            self.failed[one.name] = said_by(error)
+
+
+def measured(
+    candidates: Sequence[Candidate], settings: BenchReportSettings, listen: Listener
+) -> BenchRun:
+    """RuntimeMissing where all are skipped."""
+    found = BenchRun(candidates, settings, listen)
+    if not found.running:
+        reasons = "; ".join(f"{one.label}: {one.why}" for one in candidates)
+        raise RuntimeMissing("E-BACKEND", reasons or "there is nothing to measure")
+    _in_own_processes(found)
+    _load(found)
+    _time(found)
+    _make_pairs(found)
+    return found
+
+
+def _in_own_processes(found: BenchRun) -> None:
+    settings, running = found.settings, found.running
+    with found.listen.progress("loading each in a process of its own", len(running)) as advance:
+        for one in running:
+            asked = Asked(
+                str(one.opened.place.resolve()),
+                one.runtime,
+                one.precision,
+                settings.threads,
+                settings.batches,
+                keys_of(settings.public_key),
+                settings.least_release,
+                settings.trust_engines,
+            )
+            answer = in_own_process(asked)
+            if isinstance(answer, str):
+                found.failed[one.name] = answer
+            else:
+                found.own[one.name] = answer
+            advance(1)
+
+
+def _load(found: BenchRun) -> None:
+    settings = found.settings
+    most = max(settings.batches)
+
+    def load(one: Candidate) -> None:
+        found.pipelines[one.name] = one.pipeline(settings.threads, most, settings.trust_engines)
+
+    for one in found.running:
+        found.attempt(one, lambda one=one: load(one))  # type: ignore[misc]
+
+
+def _time(found: BenchRun) -> None:
+    """Each batch by itself, the smallest first; all candidates of all bundles in turn."""
+    settings = found.settings
+    encoders = {one.opened.name: _encoder(found, one.opened) for one in found.running}
+    for batch in settings.batches:
+        makers = {
+            one.name: ImageMaker(found.pipelines[one.name], encoders[one.opened.name])
+            for one in found.running
+        }
+        with found.listen.progress(f"timing, batch {batch}", settings.rounds + 1) as advance:
+            done = image_times(makers, BENCH_PAIRS.take(batch), settings.rounds, advance=advance)
+        found.failed |= done.failed
+        found.samples[batch] = done.samples
+
+
+def _encoder(found: BenchRun, opened: OpenedForBench) -> Callable[[], Latent] | None:
+    """Takes the first prompt of a bundle through its text encoder; None where it has none, or where
+    that cannot run here, which is said.
+    """
+    bundle = opened.bundle
+    bank, made = bundle.latent.prompts, encoders_of(bundle, found.settings.threads)
+    if bank is None or made is None:
+        return None
+    try:
+        encoder = made()
+    except EdgegenError as error:
+        found.listen.note(f"{opened.name}: its text encoder is not timed: {error.message}")
+        return None
+    text, latent = bank.texts[0], bundle.latent
+    found.prompts[opened.name] = text
+
+    def encode() -> Latent:
+        rows = {name: row[None] for name, row in encoder(text).embeddings.items()}
+        shown = replace(bank, texts=(text,), embeddings={**bank.embeddings, **rows})
+        return latent.showing(shown)
+
+    return encode
+
+
+def _make_pairs(found: BenchRun) -> None:
+    """The same seeds on every candidate, in batches of the largest that was timed."""
+    settings = found.settings
+    seeds, batch = BENCH_PAIRS.take(settings.pairs), max(settings.batches)
+
+    def make(one: Candidate) -> None:
+        pipeline = found.pipelines[one.name]
+        parts = []
+        for start in range(0, len(seeds), batch):
+            part = seeds[start : start + batch]
+            parts.append(to_uint8(pipeline(part)))
+            advance(len(part))
+        found.images[one.name] = np.concatenate(parts)
+
+    total = len(found.running) * len(seeds)
+    with found.listen.progress("making pairs of equal seeds", total, "images") as advance:
+        for one in found.running:
+            found.attempt(one, lambda one=one: make(one))  # type: ignore[misc]

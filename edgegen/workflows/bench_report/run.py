@@ -1,0 +1,133 @@
+"""Bundles to a report: accuracy against latency, measured in one run, published whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core import files
+from ...core.files import write_bytes
+from ...core.progress import Listener, silent
+from ...errors import GateFailed, UsageError
+from ...evidence.bench_document import FILE, BenchDocument, read_document
+from ...evidence.bench_gates import held_to, read_gates
+from .candidates import candidates_of, opened_bundles
+from .settings import BenchReportSettings as BenchReportSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...evidence.bench_document import Strip
+
+PAGE, CSV, MARKDOWN = "index.html", "bench.csv", "bench.md"
+SHOWN = 5  # gates that failed, named in the message
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """document: all that was measured; out: the folder of the report, if one was written."""
+
+    document: BenchDocument
+    out: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `edgegen bench --json` of several bundles or with a report."""
+        document = self.document.model_dump()
+        del document["schema_version"]
+        return {"report": None if self.out is None else str(self.out), **document}
+
+
+def bench_bundles(
+    bundles: Sequence[str | Path],
+    out: str | Path | None = None,
+    settings: BenchReportSettings | None = None,
+    listen: Listener = silent,
+) -> BenchReport:
+    """Measure bundles on every runtime in INT8 and full precision, from seed to image and on the
+    same seeds, and publish the folder `out`, if one is named.
+
+    Raises InputError or TrustError for what is no sound bundle, RuntimeMissing where nothing runs
+    here, GateFailed, with the result, where a row does not keep to a gate: the report is then
+    written all the same.
+    """
+    from ...export import RUNTIMES
+    from .documented import Documenting
+    from .measured import measured
+
+    settings, target = settings or BenchReportSettings(), None if out is None else Path(out)
+    if target is not None:
+        files.check_target(target, FILE, settings.overwrite)
+    elif settings.overwrite:
+        raise UsageError("E-USAGE", "--overwrite is for a report: there is no --report")
+    gates = None if settings.gates is None else read_gates(settings.gates, RUNTIMES)
+    opened = opened_bundles(bundles, settings.public_key, settings.least_release)
+    candidates = candidates_of(opened, settings.runtimes, settings.trust_engines)
+    documenting = Documenting(opened, measured(candidates, settings, listen))
+    document = documenting.document()
+    if gates is not None:
+        document = document.model_copy(update={"gates": held_to(document.rows, gates)})
+    result = BenchReport(document, target)
+    if target is not None:
+        _publish(target, document, documenting.pictures, settings.overwrite)
+    if failed := document.failed_gates:
+        said = "; ".join(f"{g.row}: {g.gate} {g.limit}, {g.found}" for g in failed[:SHOWN])
+        error = GateFailed("E-GATE", f"{len(failed)} gates failed: {said}", path=settings.gates)
+        error.result = result
+        raise error
+    return result
+
+
+def _publish(
+    out: Path, document: BenchDocument, pictures: Mapping[str, bytes], overwrite: bool
+) -> None:
+    with files.publish_alone(out, FILE, overwrite) as folder:
+        (folder / "pictures").mkdir()
+        for name, data in pictures.items():
+            files.put(folder / name, data)
+        for name, data in _made_of(document, folder).items():
+            files.put(folder / name, data)
+        files.put(folder / FILE, document.to_bytes())
+
+
+def remake_report(folder: str | Path) -> Path:
+    """Make the page, the charts and the tables of a report anew from its bench.json and pictures;
+    the page.
+
+    Raises InputError for a folder that is no report, or one that is damaged.
+    """
+    from ...core.locks import held
+
+    out = Path(folder)
+    document = read_document(out)
+    with held(out):
+        for name, data in _made_of(document, out).items():
+            write_bytes(out / name, data)
+    return out / PAGE
+
+
+def _made_of(document: BenchDocument, folder: Path) -> dict[str, bytes]:
+    """Every file that follows from the document and the pictures in the folder."""
+    from ...evidence.bench_page.charts import chart_file
+    from ...evidence.bench_page.page import page
+    from ...evidence.bench_page.strips import read_strip
+    from ...evidence.bench_tables import csv_bytes, markdown_bytes
+    from ...evidence.pareto import charts
+
+    strips: list[Strip | None] = [bundle.seeds for bundle in document.bundles]
+    for row in document.rows:
+        strips += [row.seeds, row.worst]
+    pictures: dict[str, np.ndarray] = {
+        about.file: read_strip(folder, about) for about in strips if about is not None
+    }
+    drawn = {
+        f"chart-{number}.svg": chart_file(document, chart)
+        for number, chart in enumerate(charts(document), 1)
+    }
+    return {
+        **drawn,
+        CSV: csv_bytes(document),
+        MARKDOWN: markdown_bytes(document),
+        PAGE: page(document, pictures),
+    }
