@@ -337,6 +337,7 @@ def test_the_zoos_card_still_describes_what_was_trained() -> None:
         "gate": "sigmoid",
         "gate_loss": "bounded",
         "gate_trunk_detach": False,
+        "solver": "ddim",
         "metric_warmup": 0.0,
         "spacing": 1.0,
         "window": None,

@@ -69,8 +69,9 @@ DAMAGE_MAP = SeedRange("a damage map", 6 * MILLION, 500_000, "search")
 REGION_PROTECTION = SeedRange("the protection of regions", 6_500_000, 500_000, "search")
 BENCHMARKS = SeedRange("a benchmark of the repository", 7 * MILLION, MILLION, "verdict")
 GPU_SUITE = SeedRange("the measurements on a GPU", 8 * MILLION, MILLION, "verdict")
-BENCH_PAIRS = SeedRange("the pairs of edgegen bench", 9 * MILLION, MILLION, "verdict")
 EXPLANATION_BASELINE = SeedRange("the baseline of an explanation", 1 << 40, MILLION)
+# so high that seeds which users took before keep the prompts that they had
+BENCH_PAIRS = SeedRange("the pairs of edgegen bench", 1 << 41, MILLION, "verdict")
 # where a verdict begins follows from what it judges: nobody chooses it
 VERDICTS = SeedRange("the pairs of a verdict", 1 << 42, 1 << 42, "verdict")
 FRESH_EVIDENCE = SeedRange("evidence on fresh seeds", 1 << 43, 1 << 43, "verdict")
@@ -87,8 +88,8 @@ RANGES = (
     REGION_PROTECTION,
     BENCHMARKS,
     GPU_SUITE,
-    BENCH_PAIRS,
     EXPLANATION_BASELINE,
+    BENCH_PAIRS,
     VERDICTS,
     FRESH_EVIDENCE,
 )

@@ -23,6 +23,7 @@ Word = Annotated[str, Field(min_length=1, max_length=300)]
 Sentence = Annotated[str, Field(max_length=4000)]
 Ms = Annotated[float, Field(ge=0, le=1e12)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 53)]  # what a page's own numbers hold exactly
 Some = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decibel = Annotated[float, Field(ge=-1000, le=1000)]
@@ -105,7 +106,7 @@ class WorstClass(Checked):
 
 
 class WorstSeed(Checked):
-    seed: Count
+    seed: Seed
     psnr_db: Decibel | None
     ruined: bool
 
@@ -117,14 +118,14 @@ class PairsHere(Checked):
 
     against: Word
     pairs: Some
-    first_seed: Count
+    first_seed: Seed
     level: Share
     psnr_db: Decibel | None
     psnr_low_db: Decibel | None
     psnr_high_db: Decibel | None
     psnr_limit_db: Decibel
     psnr_state: Literal["within", "outside", "undecided"]
-    worst_seed: Count
+    worst_seed: Seed
     worst_psnr_db: Decibel | None
     ruined: Count
     ruined_at_most: Share
