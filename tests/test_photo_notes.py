@@ -13,6 +13,7 @@ from edgegen.core.progress import silent
 from edgegen.training.data import Photos, Report, refuse_bad
 from edgegen.training.layout.description import Bad
 from edgegen.training.layout.tree import LINK, OUTSIDE
+from edgegen.training.layout.understand import understand
 from edgegen.workflows.finetune.setup import note_unused_classes
 from edgegen.workflows.photo_sets import reference_at
 
@@ -49,3 +50,25 @@ def test_a_reference_follows_links_inside_its_folder(tmp_path: Path) -> None:
     for number in range(6):
         (folder / "favourites" / f"{number}.png").symlink_to(folder / f"{number}.png")
     assert reference_at(folder, "photos", 32, None, silent).count >= 12
+
+
+def test_the_sentence_names_a_reason_once_however_many_files() -> None:
+    links = [Bad(f"{k:04}.png", "E-DATA-LINK", OUTSIDE) for k in range(900)]
+    report = Report(found=902, kept=1, bad=(*links, Bad("z.png", "E-IMG-CORRUPT", "it is cut")))
+    with pytest.raises(Exception, match="E-DATA-BAD") as raised:
+        refuse_bad(report, Path("photos"), "skip")
+    said = str(raised.value)
+    assert said.startswith(
+        f"error[E-DATA-BAD] 901 of 902 photos cannot be used: 0000.png, 0001.png, 0002.png "
+        f"and 897 more: E-DATA-LINK {OUTSIDE}; z.png: E-IMG-CORRUPT it is cut (photos)"
+    )
+
+
+def test_links_that_were_asked_for_are_not_said_to_be_unfollowed(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos", 9)
+    (tmp_path / "away.png").write_bytes((folder / "0.png").read_bytes())
+    (folder / "away.png").symlink_to(tmp_path / "away.png")
+    asked = understand(folder, follow_links=True).sentence()
+    assert "not followed" not in asked
+    assert "1 symbolic link to nothing inside left out" in asked
+    assert "1 symbolic link not followed" in understand(folder).sentence()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,9 +28,9 @@ from .pool import Pool, default_workers
 from .reading import PhotoReading
 from .sizes import spread
 
+REASONS, NAMED = 20, 3  # of bad photos in the sentence, and files of each; the report has all
 BAD_LIMIT = 0.05  # of a folder: with more the folder itself is wrong, and skipping would hide it
 FEW = 200  # photos that do not pay for another decoder process
-NAMED = 20  # bad files in the sentence; the report has all
 
 Progress = Callable[[int, int], None]
 Split = Literal["train", "test"]
@@ -116,15 +116,26 @@ class BadPhotos(InputError):
     """Too many photos, or any with on_bad="fail", cannot be used; report names every one."""
 
     def __init__(self, report: Report, path: Path, hint: str) -> None:
-        named = [f"{escaped(bad.name)}: {bad.code} {bad.reason}" for bad in report.bad[:NAMED]]
-        more = [f"and {len(report.bad) - NAMED} more"] if len(report.bad) > NAMED else []
         super().__init__(
             "E-DATA-BAD",
-            f"{len(report.bad)} of {report.found} photos cannot be used: {'; '.join(named + more)}",
+            f"{len(report.bad)} of {report.found} photos cannot be used: "
+            f"{'; '.join(_by_reason(report.bad))}",
             path=path,
             hint=hint,
         )
         self.report = report
+
+
+def _by_reason(bad: Sequence[Bad]) -> Iterator[str]:
+    """A clause for each reason, with the first files that it is about: short however many."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in bad:
+        found.setdefault((one.code, one.reason), []).append(escaped(one.name))
+    for (code, reason), names in list(found.items())[:REASONS]:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield f"{', '.join(names[:NAMED])}{more}: {code} {reason}"
+    if len(found) > REASONS:
+        yield f"and {len(found) - REASONS} more reasons"
 
 
 def load(

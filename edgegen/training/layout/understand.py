@@ -23,7 +23,7 @@ from .description import (
 from .folders import SPLITS, Grouping, grouped
 from .junk import SHOP_SIZE, owner_of
 from .rows import STYLEGAN, Table, stylegan_labels, table_in
-from .tree import Tree, TreeEntry, walked
+from .tree import LINK, Tree, TreeEntry, walked
 
 CAPTION_FILES = {".txt", ".caption", ".npz", ".tags", ".json"}
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx"}
@@ -257,8 +257,12 @@ class _Understanding:
             self.notes.append(f"{joined(tables)} not read")
 
     def _links(self) -> Iterable[str]:
-        links = [bad for bad in self.bad if bad.code == "E-DATA-LINK"]
-        return [f"{counted(len(links), 'symbolic link')} not followed"] if links else []
+        links = [bad.reason for bad in self.bad if bad.code == "E-DATA-LINK"]
+        unfollowed = links.count(LINK)
+        if unfollowed:
+            yield f"{counted(unfollowed, 'symbolic link')} not followed"
+        if len(links) > unfollowed:
+            yield f"{counted(len(links) - unfollowed, 'symbolic link')} to nothing inside left out"
 
 
 def _is_second(entry: TreeEntry) -> bool:
