@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benched import toy
+from benched import TOY, toy
 
 from edgegen.cli.main import run
 from edgegen.core.conditions import Prompts
@@ -306,3 +306,13 @@ def test_a_prompt_goes_through_the_text_encoder_each_time(monkeypatch: pytest.Mo
         assert asked == ["a shoe"] * number and (shown == number).all() and len(shown) == 2
     monkeypatch.setattr(measured, "encoders_of", lambda *_: None)
     assert measured._encoder(found, opened) is None
+
+
+def test_a_flag_of_a_report_makes_one_even_where_it_says_the_default(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    few = ("bench", str(TOY), "--rounds", "5", "--batch", "2")
+    assert run([*few, "--min-psnr", "35"]) == 0
+    assert "verdict of the bundle" in capfd.readouterr().out
+    assert run([*few]) == 0
+    assert "mean sampler step" in capfd.readouterr().out

@@ -5,8 +5,6 @@ on fewer steps and images.
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,29 +16,22 @@ import onnx_toys
 import pytest
 import tiny
 import torch
+from page_commands import blocks, follow
 from safetensors.torch import save_file
 from test_brought import photos
 
 from edgegen.bring.brought import bring
-from edgegen.cli.main import run
 from edgegen.core.bundle import Bundle
 from edgegen.core.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "docs" / "guides" / "bring-your-own.md"
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-FEWER = ((r"--steps \d+", "--steps 2"), (r"-n \d+", "-n 2"))
 PLAN = "everything.json"
 # with random weights, and so few images
 MORE = {
     "export": (*tiny.TERMS, "--calibration", "32", "--max-images", "64", "--threads", "1"),
     "verify": (*tiny.TERMS, "--threads", "1"),
 }
-
-
-def examples() -> list[list[str]]:
-    """The commands of each."""
-    return [match[1].splitlines() for match in BLOCK.finditer(GUIDE.read_text("utf-8"))]
 
 
 def shoes(place: Path) -> None:
@@ -92,7 +83,7 @@ MATERIALS: tuple[Callable[[Path], None], ...] = (shoes, emoji, terrain)
 
 
 def test_there_are_three_and_each_ends_with_pictures() -> None:
-    found = examples()
+    found = blocks(GUIDE)
     assert len(found) == len(MATERIALS)
     for commands in found:
         assert commands[-1].startswith("edgegen generate out/")
@@ -120,14 +111,7 @@ def test_a_worked_example_runs(
     more = dict(MORE)
     if MATERIALS[number] is not terrain:  # a search of larger ones takes minutes
         more["export"] += ("--plan", PLAN)
-    for line in examples()[number]:
-        if line.startswith("python"):
-            continue  # what it fetches is there already, as a toy
-        for pattern, fewer in FEWER:
-            line = re.sub(pattern, fewer, line)
-        words = shlex.split(line)[1:]
-        assert run([*words, *more.get(words[0], ())]) == 0, f"{line}\n{capfd.readouterr()}"
-        if "-o" in words:
-            assert Path(words[words.index("-o") + 1]).exists()
+    # what python's lines fetch is there already, as a toy
+    follow(blocks(GUIDE)[number], more, capfd)
     (bundle,) = (path.parent for path in tmp_path.glob("out/*/manifest.json"))
     assert Bundle.open(bundle).manifest.runtimes

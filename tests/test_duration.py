@@ -25,6 +25,7 @@ from edgegen.workflows.finetune.duration import (
     Pace,
     looks_within,
     measured_pace,
+    timed_steps,
     within,
 )
 from edgegen.workflows.finetune.settings import FinetuneSettings
@@ -63,6 +64,11 @@ def test_short_times_get_fewer_and_smaller_looks(
     assert looks_within(seconds, image, 8) == found
 
 
+@pytest.mark.parametrize(("asked", "steps"), [("1m", 12), ("9m", 12), ("10m", 40), ("2h", 40)])
+def test_a_short_time_is_measured_shortly(asked: str, steps: int) -> None:
+    assert timed_steps(asked) == steps
+
+
 def test_steps_and_looks_are_the_time() -> None:
     assert STEPS_SHARE + LOOKS_SHARE == 1
 
@@ -87,7 +93,7 @@ def test_looks_are_counted_in_the_time_that_was_asked_for(
     choices = choose(FinetuneSettings(), None, base)
     given = shapes(40, base.config.size)
     plan = FinetunePlan.of(base, given, choices)
-    pace = measured_pace(plan, given, cast("FeatureNetwork", network), clock)
+    pace = measured_pace(plan, given, cast("FeatureNetwork", network), clock=clock)
     assert pace == Pace(1.0, 2.0)
     notes = Heard()
     short = within("10m", plan, pace, notes)

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from ..workflows.bench_report.run import BenchReport
 
 
+# what is said of a report; whoever says none of them, of one bundle, asks for the mean step
+OF_A_REPORT = ("report", "gate", "runtime", "overwrite", "pairs", "min_psnr", "max_ruined")
+
+
 def bench(
+    context: typer.Context,
     what: Annotated[list[str], typer.Argument(help="Bundle folders.", metavar="BUNDLE...")],
     report: Annotated[
         Path | None, typer.Option(help="Folder for a page, tables, charts and bench.json.")
@@ -54,8 +59,8 @@ def bench(
     """Time a bundle's mean sampler step; with several bundles, --report or what goes with it: seed
     to image, and how near to full precision.
     """
-    said = (report, gate, runtime, overwrite, pairs, min_psnr, max_ruined)
-    if len(what) == 1 and said == (None, None, None, False, 64, 35.0, "0.2%"):
+    sources = (context.get_parameter_source(name) for name in OF_A_REPORT)
+    if len(what) == 1 and all(source is None or source.name == "DEFAULT" for source in sources):
         from ..workflows.bench import BenchSettings, bench_bundle
 
         settings = BenchSettings(batch, rounds, threads, public_key, trust_engines, least_release)

@@ -75,7 +75,7 @@ def finetune(
     from ...training.device import device_of
     from ...training.run import check_free
     from .base import open_base
-    from .duration import measured_pace, within
+    from .duration import measured_pace, timed_steps, within
     from .periodic_eval import PeriodicEvaluation
     from .setup import FinetunePlan, choose, hold_out, note_unused_classes
 
@@ -98,7 +98,8 @@ def finetune(
             plan = plan.for_images(settings.steps * plan.recipe.batch)
         # a resumed run knows how long it is
         elif settings.time is not None and choices.images is None:
-            plan = within(settings.time, plan, measured_pace(plan, train, network), listen)
+            pace = measured_pace(plan, train, network, timed_steps(settings.time))
+            plan = within(settings.time, plan, pace, listen)
         evaluation = PeriodicEvaluation.of(out, plan, train, held_out, network, listen)
         try:
             _train(plan, train, out, settings.resume, evaluation, listen)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from ...training.data import Photos
     from .setup import FinetunePlan
 
-TIMED_STEPS = 40  # of the short run that a time is measured on
+# steps of the short run that a time is measured on; the run itself is not part of that time, so
+# where a time is shorter than BRIEF seconds it is short as well
+TIMED_STEPS, FEWER_TIMED_STEPS, BRIEF = 40, 12, 600
 TIMED_IMAGES = 32  # drawn and looked at after it
 STEPS_SHARE, LOOKS_SHARE = 0.75, 0.25  # of the time
 # images of a look, the most that the time is enough for, and looks that it should be enough for:
@@ -36,13 +38,19 @@ class Pace:
     image: float
 
 
+def timed_steps(duration: str) -> int:
+    """Of the short run, where so long a fine-tuning is asked for."""
+    return TIMED_STEPS if seconds_of(duration) >= BRIEF else FEWER_TIMED_STEPS
+
+
 def measured_pace(
     plan: FinetunePlan,
     photos: Photos,
     network: FeatureNetwork,
+    steps: int = TIMED_STEPS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Pace:
-    """Of a short run that is thrown away.
+    """Of a run of so many steps that is thrown away.
 
     A run through all stages, since their steps cost differently; the first two steps and those at
     which a stage begins are not counted, since there are only a few of them in a long run.
@@ -53,7 +61,7 @@ def measured_pace(
     from ...training.loop import Trainer
     from ...training.record import pipeline
 
-    short = replace(plan.recipe, images=plan.recipe.batch * TIMED_STEPS)
+    short = replace(plan.recipe, images=plan.recipe.batch * steps)
     trainer = Trainer.start(plan.generator(), short, photos, plan.choices.seed)
     if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
         trainer.generator.teach(trainer.lessons(2))
