@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from toys import shapes
 
 from edgegen.cli.finetune import _next
 from edgegen.core.spec import Array
+from edgegen.core.verdict import Interval
 from edgegen.evidence import nearness
 from edgegen.evidence.nearness import (
     ADAPTED,
@@ -116,3 +118,19 @@ def test_the_last_line_says_to_export_only_what_is_near(far: bool, tmp_path: Pat
     assert ("these pictures are not your products yet" in line) is far
     assert re.search("longer --time, more photos or another base", line) or not far
     assert f"edgegen generate {tmp_path} -o site.png" in line
+
+
+@pytest.mark.parametrize(
+    ("adapted", "far"),
+    [(0.49, True), (0.37, True), (0.33, False), (0.2, False), (float("nan"), True)],
+)
+def test_furniture_as_blobs_is_far(adapted: float, far: bool) -> None:
+    """Kernel distances of docs/finetuning.md: what an evening gave on grey garments, which nobody
+    takes for furniture, is far; what an integrator should reach is not.
+    """
+
+    def of(value: float) -> Any:
+        return SimpleNamespace(value=value, interval=lambda: Interval(value, value, value))
+
+    kid = {PHOTOS: of(0.001), BLURRED: of(0.087), BASE: of(1.19), ADAPTED: of(adapted)}
+    assert NearnessScale(512, kid, {}).far == far
