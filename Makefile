@@ -1,4 +1,4 @@
-# make demo | quick | test | long | reliability | check | lint | docs | wheel | data | clean.  Another interpreter: make PYTHON=python3.12 demo
+# make demo | quick | test | long | reliability | check | lint | docs | wheel | airgap | data | clean.  Another interpreter: make PYTHON=python3.12 demo
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,train,export,adapt,bring,heic,onnxruntime,openvino,tensorrt-rtx,sign
 RUNTIMES := onnxruntime,openvino,tensorrt-rtx
 
-.PHONY: venv demo quick test long reliability check lint docs wheel data clean
+.PHONY: venv demo quick test long reliability check lint docs wheel airgap data clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -67,10 +67,19 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -f scripts/site.yml
 	@echo "build/docs/index.html"
 
+# The same commit gives the same bytes in any clone: files carry the commit's time and modes that no umask
+# changes, and the build tool is the pinned one.
 wheel: $(STAMP)
 	rm -rf build dist
-	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps -w dist .
+	chmod -R u=rwX,go=rX edgegen export calibrate README.md LICENSE
+	umask 022; SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 315532800) \
+	  PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+	  $(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps -w dist .
 	@ls -l dist
+
+# The wheel installed from a folder of wheels into an empty environment without a network, and its contract tests.
+airgap: wheel
+	bash scripts/airgap.sh $(BIN)/python
 
 data: $(STAMP)
 	PYTHON=$(BIN)/python bash scripts/datasets.sh

@@ -15,7 +15,9 @@ import typer
 from edgegen.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted(
+    path for place in (".", ".github", "docs/**") for path in ROOT.glob(f"{place}/*.md")
+)
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
 
