@@ -320,8 +320,8 @@ def brightness(colour: str) -> int:
 def sort_and_check(tab: Any, made: BenchDocument) -> None:
     """By a click, and by the keyboard."""
     table = "document.querySelector('table.sortable')"
-    column = f"[...{table}.tBodies[0].rows].map(row => row.cells[3].textContent)"
-    button = f"{table}.querySelectorAll('th button')[3]"
+    column = f"[...{table}.tBodies[0].rows].map(row => row.cells[4].textContent)"
+    button = f"{table}.querySelectorAll('th button')[4]"
     before = tab.run(column)
     assert len(before) == len(made.rows)
     tab.run(f"{button}.click()")

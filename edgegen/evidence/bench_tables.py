@@ -44,6 +44,8 @@ def _line(document: BenchDocument, row: BenchRow) -> Cells:
         "bundle": row.bundle,
         "runtime": row.runtime,
         "precision": row.precision,
+        "peer": row.peer,
+        "steps": document.bundle(row.bundle).steps,
         "state": row.state,
         "why": row.why,
         "version": row.version,
@@ -61,6 +63,8 @@ def _line(document: BenchDocument, row: BenchRow) -> Cells:
     if own := row.own:
         line |= {"load_ms": own.load_ms, "first_image_ms": own.first_wall_ms}
         line |= {f"batch_{peak.batch}_peak_bytes": peak.bytes for peak in own.peak}
+    if energy := row.energy:
+        line |= {"joules_an_image": energy.joules_an_image, "watts": energy.watts}
     if quality := row.quality:
         worst = quality.worst_class
         line |= {

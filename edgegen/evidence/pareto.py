@@ -61,7 +61,9 @@ def charts(document: BenchDocument) -> list[Chart]:
     """One for each full precision, in the order of the bundles."""
     groups: dict[str, list[BenchedBundle]] = {}
     for bundle in document.bundles:
-        groups.setdefault(bundle.full_sha256, []).append(bundle)
+        # bundles that were not made stand together, by their generator
+        key = bundle.full_sha256 or f"none of {bundle.source}"
+        groups.setdefault(key, []).append(bundle)
     return [_chart(document, bundles) for bundles in groups.values()]
 
 

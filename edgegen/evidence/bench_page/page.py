@@ -41,8 +41,11 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
     yield "<h1>Accuracy against latency</h1>"
     yield f"<p class=soft>{escape(_measured_on(document))}</p>"
     for bundle in document.bundles:
-        name, said = at_a_glance(document, bundle)
-        yield f"<p><b>{escape(name)}</b>: {escape(said)}</p>"
+        if bundle.manifest_sha256 is not None:
+            name, said = at_a_glance(document, bundle)
+            yield f"<p><b>{escape(name)}</b>: {escape(said)}</p>"
+    if absent := [one.name for one in document.bundles if one.manifest_sha256 is None]:
+        yield f"<p>Not made, and why stands in the table: {escape(', '.join(absent))}.</p>"
     if document.gates:
         yield from _gates(document)
     yield "<h2>Latency against quality</h2>"
@@ -56,6 +59,10 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
     yield '<p class="soft screen">A click on a heading sorts by it.</p>'
     yield rows_table(document)
     yield f"<p class=soft>{escape(_columns(document))}</p>"
+    # of what was not measured nothing more can be shown
+    found = [
+        c for c in found if any(row.latency for one in c.bundles for row in document.of(one.name))
+    ]
     yield f"<h2>Where the time of an image goes</h2><p class=soft>{STAGES}</p>"
     for chart in found:
         yield from _titled(chart, found)
@@ -192,7 +199,7 @@ def _again(document: BenchDocument) -> Iterator[str]:
     lines = [
         [(escape(row.name), None), (f"<code>{escape(row.command)}</code>", None)]
         for row in document.rows
-        if row.state != "skipped"
+        if row.state != "skipped" and row.command
     ]
     yield "<h3>One row</h3>" + table([("row", ""), ("command", "wide")], lines)
     bundles = [
@@ -204,6 +211,7 @@ def _again(document: BenchDocument) -> Iterator[str]:
             (escape(one.prompt or "-"), None),
         ]
         for one in document.bundles
+        if one.manifest_sha256 is not None
     ]
     heads = [
         ("bundle", ""),
