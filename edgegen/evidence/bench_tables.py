@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import escaped
 from .bench_document import REFERENCE, BenchDocument, BenchRow, HeldVerdict
+from .bench_peers import peers_in_words
 from .pareto import charts, in_words
 
 Cells = Mapping[str, object]
@@ -172,6 +173,11 @@ def markdown_bytes(document: BenchDocument) -> bytes:
     for chart in charts(document):
         lines += [f"**{escaped(chart.title).translate(MARKS)}**", ""]
         lines += [f"- {escaped(said).translate(MARKS)}" for said in in_words(chart)] + [""]
+    if said := [
+        f"{b.name}: {w}" for b in document.bundles if (w := peers_in_words(document, b.name))
+    ]:
+        lines += ["**Other toolkits**", ""]
+        lines += [f"- {escaped(one).translate(MARKS)}" for one in said] + [""]
     if document.gates:
         lines += ["**Gates**", ""]
         lines += [

@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Iterator
 
 from ...core.html_text import escape
-from ..bench_document import FULL, BenchDocument, BenchedBundle, BenchRow
+from ..bench_document import BenchDocument, BenchedBundle, BenchRow
+from ..bench_peers import own_rows, peers_in_words
 from ..bench_tables import UNSIGNED, decibels
 from ..pareto import Chart, charts, in_words
 from . import style
@@ -43,7 +44,8 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
     for bundle in document.bundles:
         if bundle.manifest_sha256 is not None:
             name, said = at_a_glance(document, bundle)
-            yield f"<p><b>{escape(name)}</b>: {escape(said)}</p>"
+            words = " ".join(filter(None, [said, peers_in_words(document, name)]))
+            yield f"<p><b>{escape(name)}</b>: {escape(words)}</p>"
     if absent := [one.name for one in document.bundles if one.manifest_sha256 is None]:
         yield f"<p>Not made, and why stands in the table: {escape(', '.join(absent))}.</p>"
     if document.gates:
@@ -139,7 +141,7 @@ def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> tuple[str, st
 
 
 def _why_none(document: BenchDocument, bundle: BenchedBundle) -> str:
-    rows = [row for row in document.of(bundle.name) if row.precision != FULL]
+    rows = own_rows(document, bundle.name)
     if any(row.first is not None and row.first.unstable for row in rows):
         return "its times scatter too much: let nothing else run meanwhile, or take more rounds"
     words = dict.fromkeys(row.state for row in rows)
@@ -147,14 +149,13 @@ def _why_none(document: BenchDocument, bundle: BenchedBundle) -> str:
 
 
 def _best(document: BenchDocument, bundle: BenchedBundle) -> BenchRow | None:
-    """The fastest that is not full precision and whose pairs show no damage; one with a ruined
-    pair where there is no other.
+    """edgegen's fastest that is not full precision and whose pairs show no damage; one with a
+    ruined pair where there is no other.
     """
     rows = [
         (row.quality.ruined > 0, document.compared(row.first).p50, number, row)
-        for number, row in enumerate(document.of(bundle.name))
-        if row.precision != FULL
-        and row.state in ("within", "undecided")
+        for number, row in enumerate(own_rows(document, bundle.name))
+        if row.state in ("within", "undecided")
         and row.first is not None
         and not row.first.unstable
         and row.quality is not None
