@@ -93,7 +93,7 @@ def measured(found: BenchRun) -> None:
         _time(found)
         found.machine |= {"GPU after": gpu_state()} if on_gpu else {}
         _meter(found)
-    _make_pairs(found)
+        _make_pairs(found)  # here too: OpenVINO leaves its thread on the cores that it began on
 
 
 def _in_own_processes(found: BenchRun) -> None:
