@@ -188,7 +188,8 @@ def chart(document: BenchDocument) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 760 {height}" '
         f'role="img" aria-label="{title}"><style>{THEME}{CHART}</style>'
         f'<text x="16" y="24" style="font-weight:600">{title}</text>{"".join(parts)}'
-        f'<line class="limit" x1="{at(1):.1f}" x2="{at(1):.1f}" y1="36" y2="{height - 10}"/></svg>\n'
+        f'<line class="limit" x1="{at(1):.1f}" x2="{at(1):.1f}" y1="36" y2="{height - 10}"/>'
+        "</svg>\n"
     )
 
 
