@@ -113,6 +113,16 @@ def test_rows_of_another_full_precision_are_in_a_chart_of_their_own() -> None:
     assert [len(c.points) for c in charts(made.model_copy(update={"bundles": apart}))] == [2, 1]
 
 
+def test_damaged_images_are_on_no_front_however_fast() -> None:
+    damaged = row("a", "tensorrt", "int8", 1.0, levels=60)
+    (chart,) = charts(document(FAST, FULL, damaged))
+    assert damaged.state == "outside" and len(chart.points) == 3
+    assert [p.row.runtime for p in chart.front] == ["openvino", "onnxruntime"]
+    assert "no other row that is not outside is as" in in_words(chart)[0]
+    (alone,) = charts(document(damaged))
+    assert in_words(alone) == ["There is no front: every row is outside its limits."]
+
+
 def test_what_cannot_be_told_apart_is_not_said_to_be_worse() -> None:
     twin = row("a", "tensorrt", "int8", 5.01)
     (chart,) = charts(document(FAST, twin, FULL))

@@ -128,6 +128,7 @@ class _Drawing:
         kind = "CPU time" if self.document.compared_by == "cpu" else "Wall time"
         yield _text(LEFT, 22, f"{self.chart.title}", "", "start", "font-weight:600")
         said = "Bars: intervals of the median and of the PSNR, 95 %. Ringed: nobody beats it."
+        said += " Outside: no ring." if self.chart.has_outside else ""
         yield _text(LEFT, 42, said, "soft")
         if self.has_exact:
             yield (
