@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,8 +47,9 @@ def kind_of(document: BenchDocument) -> str:
 
 
 def own_steps(document: BenchDocument) -> list[BenchedBundle]:
-    """Of each generator the bundle at its own steps: the one that is called like it."""
-    return [one for one in document.bundles if one.manifest_sha256 and one.name == one.source]
+    """Bundles at their generators' own steps: those of others have the number in their names."""
+    of_others = re.compile(r"-\d+-steps?$")
+    return [b for b in document.bundles if b.manifest_sha256 and not of_others.search(b.name)]
 
 
 def speeds(document: BenchDocument, runtime: str) -> dict[str, BenchRow]:

@@ -36,7 +36,7 @@ OF_A_REPORT = (
 def bench(
     context: typer.Context,
     what: Annotated[
-        list[str] | None, typer.Argument(help="Bundle folders.", metavar="[BUNDLE...]")
+        list[str] | None, typer.Argument(help="Bundle folders.", metavar="BUNDLE")
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for a page, tables, charts and bench.json.")
