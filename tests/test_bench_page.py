@@ -142,6 +142,8 @@ def test_other_toolkits_are_compared_and_never_recommended() -> None:
     assert "nncf on openvino INT8; edgegen's fastest is 0.80 x" in markdown_bytes(made).decode()
     assert at_a_glance(made, made.bundles[0])[1].startswith("openvino INT8 makes an image in 5.00")
     assert "None of 1 ways of other toolkits" in peers_in_words(document(FAST, FULL, damaged), "a")
+    shaky = row("a", "openvino", "int8", 4.0, peer="nncf", scatter=0.5)
+    assert "scatter too much" in peers_in_words(document(FAST, FULL, damaged, shaky), "a")
     assert peers_in_words(WHOLE, "a") == ""
     (chart,) = charts(made)
     kinds = [re.findall(r'<(?:circle|polygon) class="(c\d)', chart_file(made, chart).decode())]

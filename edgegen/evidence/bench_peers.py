@@ -7,15 +7,15 @@ from .bench_document import FULL, BenchDocument, BenchRow
 from .image_latency import median_interval, ratios
 
 
+def is_undamaged(row: BenchRow) -> bool:
+    """Whether there are pairs, and they show no damage."""
+    found = row.quality
+    return row.state in ("within", "undecided") and found is not None and not found.ruined
+
+
 def is_sound(row: BenchRow) -> bool:
-    """Whether it has a time to compare, and pairs that show no damage."""
-    return (
-        row.state in ("within", "undecided")
-        and row.first is not None
-        and not row.first.unstable
-        and row.quality is not None
-        and not row.quality.ruined
-    )
+    """Whether it has a time to compare besides."""
+    return is_undamaged(row) and row.first is not None and not row.first.unstable
 
 
 def own_rows(document: BenchDocument, bundle: str) -> list[BenchRow]:
@@ -49,6 +49,8 @@ def peers_in_words(document: BenchDocument, bundle: str) -> str:
     if not any(row.state != "skipped" for row in peers):
         return ""
     best = fastest_peer(document, bundle)
+    if best is None and any(map(is_undamaged, peers)):
+        return "Times of other toolkits without damage scatter too much to be compared."
     if best is None:
         tried = sum(row.state != "skipped" for row in peers)
         return (
