@@ -3,8 +3,8 @@
     edgegen bench --zoo --steps 1,2,4,10,50 --peer nncf=A/bin/python --report report
     python -m benchmarks bench_results report
 
-writes docs/results/zoo-<kind>.md and zoo-<kind>.svg, which README can show; kind is amx, vnni or
-avx2. Every row is in it, the ones that lose too, with the machine and the commit.
+writes zoo-<kind>.md into docs/results, and zoo-<kind>.svg, which README can show; kind is amx,
+vnni or avx2. Every row is in it, the ones that lose too, with the machine and the commit.
 """
 
 from __future__ import annotations
