@@ -28,16 +28,17 @@ import argparse
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from peer_scripts import MODELOPT, NNCF, OLIVE
+from peer_scripts import MODELOPT, NNCF, OLIVE, ONNXRUNTIME
 
 from edgegen.calibrate.choose import ends
 from edgegen.core.bundle import Bundle
@@ -61,52 +62,6 @@ Feeds = list[dict[str, np.ndarray]]
 Make = Callable[[Path, Feeds, Path], Path]
 
 
-def convolutions_alone(graph: Path, feeds: Feeds, out: Path) -> Path:
-    """ONNX Runtime's, with what edgegen leaves in FP32 left out by hand: all but convolutions, and
-    each graph's ends.
-    """
-    return onnxruntime_own(graph, feeds, out, ["Conv"], ends(onnx.load(graph)))
-
-
-def onnxruntime_own(
-    graph: Path,
-    feeds: Feeds,
-    out: Path,
-    types: list[str] | None = None,
-    excluded: Sequence[str] = (),
-) -> Path:
-    """ONNX Runtime's quantize_static, after the preprocessing that its documentation asks for."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._left = iter(feeds)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._left, None)
-
-    ready = out.with_suffix(".ready.onnx")
-    quant_pre_process(str(graph), str(ready), skip_symbolic_shape=True)
-    quantize_static(
-        str(ready),
-        str(out.with_suffix(".onnx")),
-        Reader(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=types,
-        nodes_to_exclude=list(excluded),
-    )
-    return out.with_suffix(".onnx")
-
-
 def elsewhere(python: str, code: str, suffix: str, *more: str) -> Make:
     """A peer that runs in an environment of its own."""
 
@@ -124,6 +79,18 @@ def elsewhere(python: str, code: str, suffix: str, *more: str) -> Make:
         return out.with_suffix(suffix)
 
     return make
+
+
+# ONNX Runtime's quantize_static, after the preprocessing that its documentation asks for
+onnxruntime_own = elsewhere(sys.executable, ONNXRUNTIME, ".onnx")
+
+
+def convolutions_alone(graph: Path, feeds: Feeds, out: Path) -> Path:
+    """ONNX Runtime's, with what edgegen leaves in FP32 left out by hand: all but convolutions, and
+    each graph's ends.
+    """
+    left = ends(onnx.load(graph))
+    return elsewhere(sys.executable, ONNXRUNTIME, ".onnx", "Conv", *left)(graph, feeds, out)
 
 
 def quantized_by(

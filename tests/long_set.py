@@ -12,6 +12,7 @@ LONG = (
     "contract/test_installed.py::test_doctor_runs_a_session",
     "contract/test_installed.py::test_what_needs_an_extra*",
     "test_bench_page.py::test_the_page_in_a_browser",
+    "test_bench_peers.py::test_onnx_runtime_s_own_quantizer*",
     "test_bring_examples.py::test_a_worked_example*",
     "test_bring_folder.py::test_images_are_those_of_diffusers_own_pipeline*",
     "test_bring_folder.py::test_the_graphs_are_onnx*",

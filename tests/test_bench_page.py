@@ -31,6 +31,7 @@ from edgegen.evidence.bench_page.charts import chart_file
 from edgegen.evidence.bench_page.page import at_a_glance, page
 from edgegen.evidence.bench_page.strips import fitting, read_strip, reduced, strip
 from edgegen.evidence.bench_page.style import SCRIPT
+from edgegen.evidence.bench_peers import peers_in_words
 from edgegen.evidence.bench_tables import csv_bytes, markdown_bytes
 from edgegen.evidence.pareto import charts, in_words
 
@@ -112,10 +113,41 @@ def test_rows_of_another_full_precision_are_in_a_chart_of_their_own() -> None:
     assert [len(c.points) for c in charts(made.model_copy(update={"bundles": apart}))] == [2, 1]
 
 
+def test_damaged_images_are_on_no_front_however_fast() -> None:
+    damaged = row("a", "tensorrt", "int8", 1.0, levels=60)
+    (chart,) = charts(document(FAST, FULL, damaged))
+    assert damaged.state == "outside" and len(chart.points) == 3
+    assert [p.row.runtime for p in chart.front] == ["openvino", "onnxruntime"]
+    assert "no other row that is not outside is as" in in_words(chart)[0]
+    (alone,) = charts(document(damaged))
+    assert in_words(alone) == ["There is no front: every row is outside its limits."]
+
+
 def test_what_cannot_be_told_apart_is_not_said_to_be_worse() -> None:
     twin = row("a", "tensorrt", "int8", 5.01)
     (chart,) = charts(document(FAST, twin, FULL))
     assert {p.row.runtime for p in chart.front} == {"openvino", "tensorrt", "onnxruntime"}
+
+
+def test_other_toolkits_are_compared_and_never_recommended() -> None:
+    peer = row("a", "openvino", "int8", 4.0, peer="nncf")
+    damaged = row("a", "onnxruntime", "int8", 1.0, peer="olive", levels=60)
+    late = row("a", "tensorrt", "int8", 6.0, peer="modelopt")
+    made = document(FAST, FULL, peer, damaged, late)
+    assert damaged.state == "outside"
+    said = peers_in_words(made, "a")
+    assert said.startswith("The fastest of other toolkits without damage is nncf on openvino INT8;")
+    assert "edgegen's fastest is 0.80 x as fast (0.80 to 0.80)" in said
+    assert said in page(made, {}).decode().replace("&#x27;", "'")
+    assert "nncf on openvino INT8; edgegen's fastest is 0.80 x" in markdown_bytes(made).decode()
+    assert at_a_glance(made, made.bundles[0])[1].startswith("openvino INT8 makes an image in 5.00")
+    assert "None of 1 ways of other toolkits" in peers_in_words(document(FAST, FULL, damaged), "a")
+    shaky = row("a", "openvino", "int8", 4.0, peer="nncf", scatter=0.5)
+    assert "scatter too much" in peers_in_words(document(FAST, FULL, damaged, shaky), "a")
+    assert peers_in_words(WHOLE, "a") == ""
+    (chart,) = charts(made)
+    kinds = [re.findall(r'<(?:circle|polygon) class="(c\d)', chart_file(made, chart).decode())]
+    assert len(set(kinds[0])) == len(kinds[0]) == 5, "a peer has its own mark"
 
 
 # tables
@@ -320,8 +352,8 @@ def brightness(colour: str) -> int:
 def sort_and_check(tab: Any, made: BenchDocument) -> None:
     """By a click, and by the keyboard."""
     table = "document.querySelector('table.sortable')"
-    column = f"[...{table}.tBodies[0].rows].map(row => row.cells[3].textContent)"
-    button = f"{table}.querySelectorAll('th button')[3]"
+    column = f"[...{table}.tBodies[0].rows].map(row => row.cells[4].textContent)"
+    button = f"{table}.querySelectorAll('th button')[4]"
     before = tab.run(column)
     assert len(before) == len(made.rows)
     tab.run(f"{button}.click()")

@@ -14,6 +14,7 @@ from edgegen.core.bundle import Bundle
 from edgegen.core.images import to_uint8
 from edgegen.core.samplers import stopped
 from edgegen.core.seeds import BENCH_PAIRS
+from edgegen.evidence import paired_quality
 from edgegen.evidence.bench_rows import state_and_why
 from edgegen.evidence.paired_quality import PairLimits, PairSides, pairs_here, state_of
 from edgegen.export import runtime
@@ -122,3 +123,48 @@ def test_a_wrong_last_step_is_outside(full: np.ndarray, tmp_path: Path) -> None:
 
 def test_swapped_colours_are_outside(full: np.ndarray) -> None:
     assert state_of(found(full, full[..., ::-1])) == "outside"
+
+
+def _no_class(*_: Any) -> None:
+    return None
+
+
+GATES = {
+    "psnr_state": lambda m: m.setattr(
+        paired_quality,
+        "_error_of",
+        lambda db: 1.0 if db == FEW_RUINED.psnr_db else 10 ** (-db / 10),
+    ),
+    "ruined_state": lambda m: m.setattr(
+        paired_quality, "ruined", lambda a, b: np.zeros(len(a), bool)
+    ),
+    "worst_class": lambda m: m.setattr(paired_quality, "_worst_class", _no_class),
+}
+
+
+def planted(fault: str) -> tuple[np.ndarray, np.ndarray]:
+    """Full precision, and images with that fault alone: none of the other gates is for it."""
+    full = images(500, 8)
+    other = near(full, 2)
+    if fault == "psnr_state":  # every image somewhat too far, none by itself beyond its class
+        other = near(full, 6)
+    elif fault == "ruined_state":
+        other[123] = 255 - other[123]
+    else:
+        other[3::10] = near(full[3::10], 8)
+    return full, other
+
+
+@pytest.mark.parametrize("fault", GATES)
+def test_without_its_gate_a_fault_would_be_within(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What finds it is the gate for it, and nothing else does by chance."""
+    full, other = planted(fault)
+    names, limits = tuple("abcdefghij"), PairLimits(ruined=0.0075)
+    if fault == "ruined_state":  # which is far off in PSNR, too
+        names, limits = (), PairLimits(20, 0.0075)
+    assert state_of(found(full, near(full, 2), limits, names)) == "within"
+    assert state_of(found(full, other, limits, names)) != "within"
+    GATES[fault](monkeypatch)
+    assert state_of(found(full, other, limits, names)) == "within"

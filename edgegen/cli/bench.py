@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import GateFailed
+from ..errors import GateFailed, UsageError
 from . import output
 from .options import (
     LeastRelease,
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 
 
 # what is said of a report; whoever says none of them, of one bundle, asks for the mean step
-OF_A_REPORT = ("report", "gate", "runtime", "overwrite", "pairs", "min_psnr", "max_ruined")
+OF_A_REPORT = (
+    *("report", "gate", "runtime", "overwrite", "pairs", "min_psnr", "max_ruined"),
+    *("zoo", "steps", "work", "peer"),
+)
 
 
 def bench(
     context: typer.Context,
-    what: Annotated[list[str], typer.Argument(help="Bundle folders.", metavar="BUNDLE...")],
+    what: Annotated[
+        list[str] | None, typer.Argument(help="Bundle folders.", metavar="BUNDLE")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for a page, tables, charts and bench.json.")
     ] = None,
@@ -50,6 +55,33 @@ def bench(
         int, typer.Option(help="Timed rounds, interleaved over all candidates.", min=5)
     ] = 25,
     threads: Annotated[int, typer.Option(help="CPU threads of each runtime.", min=1)] = 1,
+    zoo: Annotated[
+        bool,
+        typer.Option(
+            "--zoo",
+            help="The zoo's generators too: each is exported where its bundle is missing, which "
+            "takes 10 to 25 minutes; what was made stays, and the same command goes on there.",
+        ),
+    ] = False,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Sampler steps of the zoo's exports, such as 1,2,4 (default: each generator's "
+            "own). A bundle runs at the steps that it was exported with."
+        ),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the zoo's exports (default: REPORT-bundles)."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another toolkit, onnxruntime, nncf, modelopt or olive, and the Python that has "
+            "it: its INT8 of the same graphs is measured too; again for each.",
+            metavar="NAME=PYTHON",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     public_key: PublicKey = None,
     least_release: LeastRelease = None,
@@ -59,8 +91,14 @@ def bench(
     """Time a bundle's mean sampler step; with several bundles, --report or what goes with it: seed
     to image, and how near to full precision.
     """
+    if not what and not zoo:
+        raise UsageError("E-USAGE", "name a bundle, or add --zoo")
     sources = (context.get_parameter_source(name) for name in OF_A_REPORT)
-    if len(what) == 1 and all(source is None or source.name == "DEFAULT" for source in sources):
+    if (
+        what
+        and len(what) == 1
+        and all(source is None or source.name == "DEFAULT" for source in sources)
+    ):
         from ..workflows.bench import BenchSettings, bench_bundle
 
         settings = BenchSettings(batch, rounds, threads, public_key, trust_engines, least_release)
@@ -79,18 +117,38 @@ def bench(
         min_psnr_db=min_psnr,
         max_ruined=ruined_of(max_ruined),
         gates=gate,
+        zoo=zoo,
+        zoo_steps=None if steps is None else steps_of(steps),
+        zoo_folder=work,
+        peers=dict(map(peer_of, peer or ())),
         overwrite=overwrite,
         public_key=public_key,
         trust_engines=trust_engines,
         least_release=least_release,
     )
     try:
-        made = bench_bundles(what, report, asked, output.terminal)
+        made = bench_bundles(what or (), report, asked, output.terminal)
     except GateFailed as failed:
         _show_rows(failed.result)
         raise
     _show_rows(made)
     output.result("bench", made.to_json())
+
+
+def steps_of(text: str) -> list[int]:
+    """Of --steps; UsageError for what is no list of whole numbers."""
+    try:
+        return list(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError as error:
+        raise UsageError(
+            "E-USAGE", f"--steps must be whole numbers such as 1,2,4, got {text!r}"
+        ) from error
+
+
+def peer_of(text: str) -> tuple[str, str]:
+    """Of --peer: the tool, and its Python; "" for this one."""
+    name, _, python = text.partition("=")
+    return name, python
 
 
 def _show_rows(made: BenchReport) -> None:

@@ -25,6 +25,7 @@ Ms = Annotated[float, Field(ge=0, le=1e12)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 53)]  # what a page's own numbers hold exactly
 Some = Annotated[int, Field(ge=1, le=10**9)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decibel = Annotated[float, Field(ge=-1000, le=1000)]
 RowState = Literal["within", "outside", "undecided", "failed", "skipped"]
@@ -80,6 +81,15 @@ class BatchLatency(Checked):
     speed_high: Ms | None
     stages: Annotated[list[StagePart], Field(max_length=100)]
     samples: RawSamples
+
+
+class EnergyFound(Checked):
+    """Of the whole processor or GPU, with what it takes when idle, and for whatever else ran."""
+
+    meter: Word
+    joules_an_image: Ms
+    watts: Ms
+    images: Some
 
 
 class PeakMemory(Checked):
@@ -163,17 +173,20 @@ class Strip(Checked):
 
 
 class BenchedBundle(Checked):
+    """One without hashes was to be made for the bench, and is not there: its rows say why."""
+
     name: Word
     family: Word
     source: Word
     edgegen: Word
-    manifest_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    full_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of its full precision
+    manifest_sha256: Digest | None
+    full_sha256: Digest | None  # of its full precision
     signed_by: Annotated[str, Field(max_length=300)] | None
     image: Annotated[list[Some], Field(min_length=2, max_length=2)] | None  # height and width
     reference: Word | None  # row that the others are compared with
     prompt: Sentence | None  # that the text encoder was timed with
     seeds: Strip | None
+    steps: Some | None = None  # of its sampler
 
 
 class BenchRow(Checked):
@@ -194,11 +207,14 @@ class BenchRow(Checked):
     command: Sentence
     seeds: Strip | None
     worst: Strip | None
+    energy: EnergyFound | None = None
+    peer: Word | None = None  # whose INT8 it is, where that is not edgegen's
 
     @property
     def label(self) -> str:
         """Of the candidate within its bundle, such as "openvino INT8"."""
-        return f"{self.runtime} {self.precision.upper()}"
+        by = f"{self.peer} on " if self.peer else ""
+        return f"{by}{self.runtime} {self.precision.upper()}"
 
     @property
     def name(self) -> str:
@@ -261,6 +277,10 @@ class BenchDocument(Checked):
         """In the same clock."""
         raw = latency.samples
         return raw.cpu_ms if self.compared_by == "cpu" else raw.wall_ms
+
+    def bundle(self, name: str) -> BenchedBundle:
+        """Of that name."""
+        return next(one for one in self.bundles if one.name == name)
 
     def of(self, bundle: str) -> list[BenchRow]:
         """The rows of a bundle."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import escaped
 from .bench_document import REFERENCE, BenchDocument, BenchRow, HeldVerdict
+from .bench_peers import peers_in_words
 from .pareto import charts, in_words
 
 Cells = Mapping[str, object]
@@ -44,6 +45,8 @@ def _line(document: BenchDocument, row: BenchRow) -> Cells:
         "bundle": row.bundle,
         "runtime": row.runtime,
         "precision": row.precision,
+        "peer": row.peer,
+        "steps": document.bundle(row.bundle).steps,
         "state": row.state,
         "why": row.why,
         "version": row.version,
@@ -61,6 +64,8 @@ def _line(document: BenchDocument, row: BenchRow) -> Cells:
     if own := row.own:
         line |= {"load_ms": own.load_ms, "first_image_ms": own.first_wall_ms}
         line |= {f"batch_{peak.batch}_peak_bytes": peak.bytes for peak in own.peak}
+    if energy := row.energy:
+        line |= {"joules_an_image": energy.joules_an_image, "watts": energy.watts}
     if quality := row.quality:
         worst = quality.worst_class
         line |= {
@@ -168,6 +173,11 @@ def markdown_bytes(document: BenchDocument) -> bytes:
     for chart in charts(document):
         lines += [f"**{escaped(chart.title).translate(MARKS)}**", ""]
         lines += [f"- {escaped(said).translate(MARKS)}" for said in in_words(chart)] + [""]
+    if said := [
+        f"{b.name}: {w}" for b in document.bundles if (w := peers_in_words(document, b.name))
+    ]:
+        lines += ["**Other toolkits**", ""]
+        lines += [f"- {escaped(one).translate(MARKS)}" for one in said] + [""]
     if document.gates:
         lines += ["**Gates**", ""]
         lines += [

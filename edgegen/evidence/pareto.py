@@ -44,9 +44,16 @@ class Chart:
 
     @property
     def front(self) -> list[Point]:
-        """Points that no other beats, the fastest first."""
-        kept = [p for p in self.points if not any(other.beats(p) for other in self.points)]
+        """Points that no other beats, the fastest first; images that are shown to be damaged are
+        no choice, however fast.
+        """
+        sound = [p for p in self.points if p.row.state != "outside"]
+        kept = [p for p in sound if not any(other.beats(p) for other in sound)]
         return sorted(kept, key=lambda p: p.ms)
+
+    @property
+    def has_outside(self) -> bool:
+        return any(point.row.state == "outside" for point in self.points)
 
     @property
     def has_several(self) -> bool:
@@ -61,7 +68,9 @@ def charts(document: BenchDocument) -> list[Chart]:
     """One for each full precision, in the order of the bundles."""
     groups: dict[str, list[BenchedBundle]] = {}
     for bundle in document.bundles:
-        groups.setdefault(bundle.full_sha256, []).append(bundle)
+        # bundles that were not made stand together, by their generator
+        key = bundle.full_sha256 or f"none of {bundle.source}"
+        groups.setdefault(key, []).append(bundle)
     return [_chart(document, bundles) for bundles in groups.values()]
 
 
@@ -107,7 +116,10 @@ def in_words(chart: Chart) -> list[str]:
         return [f"There is nothing to compare: rows are {why}."]
     names = [chart.label(point.row) for point in chart.front]
     be = "is" if len(names) == 1 else "are"
-    said = [f"On the front {be} {_listed(names)}: no other row is as fast and as near."]
+    said = ["There is no front: every row is outside its limits."]
+    if names:
+        that = " that is not outside" if chart.has_outside else ""
+        said = [f"On the front {be} {_listed(names)}: no other row{that} is as fast and as near."]
     for point in sorted(chart.points, key=lambda p: p.ms):
         if beaten := [other for other in chart.points if point.beats(other)]:
             labels = [f"{chart.label(other.row)}{_by(point, other)}" for other in beaten]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ...core.html_text import escape
-from ..bench_document import FULL, BenchDocument
+from ..bench_document import FULL, BenchDocument, BenchRow
 from ..pareto import Chart, Point
 from .style import CHART, COLOURS, THEME
 
@@ -81,7 +81,8 @@ class _Drawing:
         self.has_exact = any(math.isinf(point.psnr_db) for point in self.points)
         self.x = self._x()
         self.y = self._y()
-        names = dict.fromkeys(row.runtime for row in document.rows)
+        # a peer on a runtime is another kind than edgegen on it, whatever runs there
+        names = dict.fromkeys(map(_kind, sorted(document.rows, key=lambda row: bool(row.peer))))
         self.number = {name: number for number, name in enumerate(names)}
         self.taken: list[Extent] = []
 
@@ -127,6 +128,7 @@ class _Drawing:
         kind = "CPU time" if self.document.compared_by == "cpu" else "Wall time"
         yield _text(LEFT, 22, f"{self.chart.title}", "", "start", "font-weight:600")
         said = "Bars: intervals of the median and of the PSNR, 95 %. Ringed: nobody beats it."
+        said += " Outside: no ring." if self.chart.has_outside else ""
         yield _text(LEFT, 42, said, "soft")
         if self.has_exact:
             yield (
@@ -161,7 +163,7 @@ class _Drawing:
 
     def _mark(self, point: Point, is_on_front: bool) -> Iterator[str]:
         x, y = self._place(point)
-        number = self.number[point.row.runtime]
+        number = self.number[_kind(point.row)]
         colour = f"c{number % COLOURS}"
         left, right = self.x(point.ms_low), self.x(point.ms_high)
         yield _line(colour, left, y, right, y)
@@ -205,6 +207,10 @@ class _Drawing:
         )
 
 
+def _kind(row: BenchRow) -> tuple[str, str | None]:
+    return row.runtime, row.peer
+
+
 def _text(x: float, y: float, text: str, name: str, anchor: str = "start", style: str = "") -> str:
     kind = f' class="{name}"' if name else ""
     own = f' style="{style}"' if style else ""
@@ -230,7 +236,7 @@ def _circle(x: float, y: float, name: str) -> str:
     return f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
 
 
-# by the number of a runtime in the document
+# by the number of a runtime, or of a peer on one, in the document
 SHAPES: Sequence[Callable[[float, float, str], str]] = (
     _circle,
     _polygon((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)),

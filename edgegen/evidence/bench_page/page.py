@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Iterator
 
 from ...core.html_text import escape
-from ..bench_document import FULL, BenchDocument, BenchedBundle, BenchRow
+from ..bench_document import BenchDocument, BenchedBundle, BenchRow
+from ..bench_peers import own_rows, peers_in_words
 from ..bench_tables import UNSIGNED, decibels
 from ..pareto import Chart, charts, in_words
 from . import style
@@ -41,8 +42,12 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
     yield "<h1>Accuracy against latency</h1>"
     yield f"<p class=soft>{escape(_measured_on(document))}</p>"
     for bundle in document.bundles:
-        name, said = at_a_glance(document, bundle)
-        yield f"<p><b>{escape(name)}</b>: {escape(said)}</p>"
+        if bundle.manifest_sha256 is not None:
+            name, said = at_a_glance(document, bundle)
+            words = " ".join(filter(None, [said, peers_in_words(document, name)]))
+            yield f"<p><b>{escape(name)}</b>: {escape(words)}</p>"
+    if absent := [one.name for one in document.bundles if one.manifest_sha256 is None]:
+        yield f"<p>Not made, and why stands in the table: {escape(', '.join(absent))}.</p>"
     if document.gates:
         yield from _gates(document)
     yield "<h2>Latency against quality</h2>"
@@ -56,6 +61,10 @@ def _body(document: BenchDocument, pictures: Pictures) -> Iterator[str]:
     yield '<p class="soft screen">A click on a heading sorts by it.</p>'
     yield rows_table(document)
     yield f"<p class=soft>{escape(_columns(document))}</p>"
+    # of what was not measured nothing more can be shown
+    found = [
+        c for c in found if any(row.latency for one in c.bundles for row in document.of(one.name))
+    ]
     yield f"<h2>Where the time of an image goes</h2><p class=soft>{STAGES}</p>"
     for chart in found:
         yield from _titled(chart, found)
@@ -132,7 +141,7 @@ def at_a_glance(document: BenchDocument, bundle: BenchedBundle) -> tuple[str, st
 
 
 def _why_none(document: BenchDocument, bundle: BenchedBundle) -> str:
-    rows = [row for row in document.of(bundle.name) if row.precision != FULL]
+    rows = own_rows(document, bundle.name)
     if any(row.first is not None and row.first.unstable for row in rows):
         return "its times scatter too much: let nothing else run meanwhile, or take more rounds"
     words = dict.fromkeys(row.state for row in rows)
@@ -140,14 +149,13 @@ def _why_none(document: BenchDocument, bundle: BenchedBundle) -> str:
 
 
 def _best(document: BenchDocument, bundle: BenchedBundle) -> BenchRow | None:
-    """The fastest that is not full precision and whose pairs show no damage; one with a ruined
-    pair where there is no other.
+    """edgegen's fastest that is not full precision and whose pairs show no damage; one with a
+    ruined pair where there is no other.
     """
     rows = [
         (row.quality.ruined > 0, document.compared(row.first).p50, number, row)
-        for number, row in enumerate(document.of(bundle.name))
-        if row.precision != FULL
-        and row.state in ("within", "undecided")
+        for number, row in enumerate(own_rows(document, bundle.name))
+        if row.state in ("within", "undecided")
         and row.first is not None
         and not row.first.unstable
         and row.quality is not None
@@ -192,7 +200,7 @@ def _again(document: BenchDocument) -> Iterator[str]:
     lines = [
         [(escape(row.name), None), (f"<code>{escape(row.command)}</code>", None)]
         for row in document.rows
-        if row.state != "skipped"
+        if row.state != "skipped" and row.command
     ]
     yield "<h3>One row</h3>" + table([("row", ""), ("command", "wide")], lines)
     bundles = [
@@ -204,6 +212,7 @@ def _again(document: BenchDocument) -> Iterator[str]:
             (escape(one.prompt or "-"), None),
         ]
         for one in document.bundles
+        if one.manifest_sha256 is not None
     ]
     heads = [
         ("bundle", ""),

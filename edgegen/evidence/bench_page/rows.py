@@ -50,6 +50,7 @@ def rows_table(document: BenchDocument) -> str:
     columns: Sequence[tuple[str, str, Made]] = (
         ("bundle", "name", lambda d, row: (escape(row.bundle), None)),
         ("candidate", "name", lambda d, row: (escape(row.label), None)),
+        ("steps", "n", _steps),
         ("state of its pairs", "state", _state),
         (f"{kind} ms an image", "n", lambda d, row: _ms(d, row, "p50")),
         ("speed", "n", _speed),
@@ -63,6 +64,7 @@ def rows_table(document: BenchDocument) -> str:
         ("load, ms", "n", _load),
         ("first image, ms", "n", _first_image),
         ("memory, MB", "n", _memory),
+        ("J an image", "n", _energy),
         ("worst pair", "n", _worst),
         ("worst class", "", _class),
     )
@@ -72,6 +74,10 @@ def rows_table(document: BenchDocument) -> str:
 
 def _number(value: float | None, digits: int) -> Cell:
     return NOTHING if value is None else (number(value, digits), value)
+
+
+def _steps(document: BenchDocument, row: BenchRow) -> Cell:
+    return _number(document.bundle(row.bundle).steps, 0)
 
 
 def _state(_: BenchDocument, row: BenchRow) -> Cell:
@@ -120,6 +126,13 @@ def _memory(_: BenchDocument, row: BenchRow) -> Cell:
     if row.own is None or not row.own.peak:
         return NOTHING
     return _number(row.own.peak[-1].bytes / 1e6, 0)
+
+
+def _energy(_: BenchDocument, row: BenchRow) -> Cell:
+    if row.energy is None:
+        return NOTHING
+    said = f"{row.energy.joules_an_image:.3g}<small>{row.energy.watts:.3g} W</small>"
+    return said, row.energy.joules_an_image
 
 
 def _psnr(_: BenchDocument, row: BenchRow) -> Cell:

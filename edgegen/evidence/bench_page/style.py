@@ -47,7 +47,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font
 th,td{padding:7px 12px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}th{background:var(--panel);font-weight:600;white-space:nowrap}
 td.n{text-align:right;white-space:nowrap}td.state{min-width:15rem}td.wide{min-width:17rem}
-td.name{white-space:nowrap}
+td.name{min-width:9rem;max-width:16rem}
 td small{display:block;max-width:38ch}td.n small{white-space:nowrap}
 .stages small{max-width:none}.stages td:nth-child(2){width:70%}
 th button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer}

@@ -20,25 +20,36 @@ from ..bundles import read_bundle
 if TYPE_CHECKING:
     from ...core.bundle import Bundle, Precision
     from ...core.runtime import Pipeline, Runtime
+    from .peers import MadeByPeer
 
 
 @dataclass(frozen=True)
 class OpenedForBench:
-    """A bundle by the name of its folder, and where that is."""
+    """A bundle by the name of its folder, and where that is; of_zoo: this bench made it."""
 
     name: str
     place: Path
     bundle: Bundle
+    of_zoo: bool = False
+
+    @property
+    def source(self) -> str:
+        """The generator's name."""
+        return str(self.bundle.manifest.source.get("name") or self.name)[:300]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """why: it is skipped; nothing where it runs."""
+    """why: it is skipped; nothing where it runs. peer: whose INT8 it is, where that is not
+    edgegen's, and what that made.
+    """
 
     opened: OpenedForBench
     runtime: str
     precision: Precision
     why: str = ""
+    peer: str = ""
+    made: MadeByPeer | None = None
 
     @property
     def shown(self) -> Literal["int8", "fp32", "fp16"]:
@@ -49,16 +60,18 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        return f"{self.runtime} {self.shown.upper()}"
+        by = f"{self.peer} on " if self.peer else ""
+        return f"{by}{self.runtime} {self.shown.upper()}"
 
     @property
     def name(self) -> str:
         return f"{self.opened.name}: {self.label}"
 
     def pipeline(self, threads: int, batch: int, trust_engines: bool) -> Pipeline:
-        return self.opened.bundle.pipeline(
-            runtime(self.runtime), self.precision, threads, batch, trust_engines
-        )
+        bundle, target = self.opened.bundle, runtime(self.runtime)
+        if self.made is not None:
+            return self.made.pipeline(bundle, target, threads, batch)
+        return bundle.pipeline(target, self.precision, threads, batch, trust_engines)
 
 
 def has_int8(name: str) -> bool:
@@ -67,11 +80,16 @@ def has_int8(name: str) -> bool:
 
 
 def opened_bundles(
-    places: Sequence[str | Path], public_key: Places, least_release: int | None
+    places: Sequence[str | Path],
+    public_key: Places,
+    least_release: int | None,
+    of_zoo: Sequence[Path] = (),
 ) -> list[OpenedForBench]:
-    """InputError or TrustError for what is no sound bundle, UsageError for two of one name."""
+    """InputError or TrustError for what is no sound bundle, UsageError for two of one name. of_zoo:
+    more of them, which this bench made.
+    """
     found: dict[str, OpenedForBench] = {}
-    for place in places:
+    for place in (*places, *of_zoo):
         folder = Path(place)
         name = folder.resolve().name
         if name in found:
@@ -81,9 +99,8 @@ def opened_bundles(
                 path=place,
                 hint="name a copy or a link with another name",
             )
-        found[name] = OpenedForBench(name, folder, read_bundle(folder, public_key, least_release))
-    if not found:
-        raise UsageError("E-USAGE", "there is no bundle to measure")
+        bundle = read_bundle(folder, public_key, least_release)
+        found[name] = OpenedForBench(name, folder, bundle, place in of_zoo)
     return list(found.values())
 
 
@@ -111,7 +128,7 @@ def candidates_of(
     held = {name for one in opened for name in one.bundle.manifest.runtimes}
     for name in runtimes or ():
         runtime(name)
-        if name not in held:
+        if opened and name not in held:
             raise UsageError(
                 "E-BUNDLE-RUNTIME",
                 f"no bundle has INT8 files for {name}; there are {', '.join(sorted(held))}",

@@ -6,11 +6,13 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ...core.runtime import NOT_INSTALLED, placement
+from ...core.samplers import sampler_from_json
 from ...core.seeds import BENCH_PAIRS
 from ...evidence.bench_document import (
     FULL,
@@ -29,35 +31,52 @@ from ...evidence.paired_quality import SHOWN, PairLimits, PairSides, pairs_here
 from ...export import runtime
 from ...machine.describe import measured_on
 from ...version import __version__
-from .candidates import Candidate, OpenedForBench, full_precision_of, held_verdict
+from .candidates import Candidate, OpenedForBench, full_precision_of, has_int8, held_verdict
 from .measured import BenchRun
 from .settings import BenchReportSettings
+
+if TYPE_CHECKING:
+    from .zoo import NotMade
 
 Pictures = dict[str, bytes]
 
 
 class Documenting:
-    """Rows and bundles of one run; `pictures` fills on the way, by file."""
+    """Rows and bundles of one run; `pictures` fills on the way, by file. absent: bundles that were
+    not made; peers: versions of other toolkits.
+    """
 
-    def __init__(self, opened: Sequence[OpenedForBench], found: BenchRun) -> None:
-        self.opened, self.found = opened, found
+    def __init__(
+        self,
+        opened: Sequence[OpenedForBench],
+        found: BenchRun,
+        absent: Sequence[NotMade] = (),
+        peers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.opened, self.found, self.absent, self.peers = opened, found, absent, peers
         self.pictures: Pictures = {}
         # what was made of a candidate is known once its pairs are
         self.quality = {one.name: self._quality(one) for one in found.running}
 
     def document(self) -> BenchDocument:
         settings = self.found.settings
+        given = [one.name for one in self.opened if not one.of_zoo]
+        bundles = [self._bundle(number, one) for number, one in enumerate(self.opened)]
+        bundles = in_order([*bundles, *map(absent_bundle, self.absent)])
+        rows = [self._row(number, one) for number, one in enumerate(self.found.candidates)]
+        rows += [row for one in self.absent for row in absent_rows(one)]
+        place = {one.name: number for number, one in enumerate(bundles)}
         made = BenchDocument(
             schema_version=SCHEMA,
             kind="edgegen bench",
             edgegen=__version__,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            command=command([one.name for one in self.opened], settings, settings.runtimes),
-            machine=machine(),
+            command=command(given, settings, settings.runtimes, settings.zoo),
+            machine={**machine(), **self.found.machine},
             versions=self._versions(),
             compared_by=self._kind,
-            bundles=[self._bundle(number, one) for number, one in enumerate(self.opened)],
-            rows=[self._row(number, one) for number, one in enumerate(self.found.candidates)],
+            bundles=bundles,
+            rows=sorted(rows, key=lambda row: place[row.bundle]),
             gates=[],
         )
         return with_speeds(made)
@@ -74,6 +93,7 @@ class Documenting:
             "python": on["python"],
             "numpy": on["numpy"],
             **{name: runtime(name).version() or NOT_INSTALLED for name in names},
+            **self.peers,
         }
 
     def _bundle(self, number: int, one: OpenedForBench) -> BenchedBundle:
@@ -85,7 +105,7 @@ class Documenting:
         return BenchedBundle(
             name=one.name,
             family=manifest.family,
-            source=str(manifest.source.get("name") or one.name)[:300],
+            source=one.source,
             edgegen=manifest.edgegen,
             manifest_sha256=one.bundle.manifest_sha256,
             full_sha256=full_precision_of(one.bundle),
@@ -94,6 +114,7 @@ class Documenting:
             reference=reference,
             prompt=self.found.prompts.get(one.name),
             seeds=seeds,
+            steps=len(sampler_from_json(manifest.sampler).timesteps),
         )
 
     def _quality(self, one: Candidate) -> PairsHere | None:
@@ -140,8 +161,14 @@ class Documenting:
             ],
             own=found.own.get(one.name),
             quality=quality if is_running else None,
-            verdict=None if one.precision == FULL else held_verdict(one.opened.bundle, one.runtime),
+            verdict=(
+                None
+                if one.precision == FULL or one.peer
+                else held_verdict(one.opened.bundle, one.runtime)
+            ),
             command=command([one.opened.name], found.settings, [one.runtime]),
+            energy=found.energy.get(one.name) if is_running else None,
+            peer=one.peer or None,
             seeds=shown[0],
             worst=shown[1],
         )
@@ -188,11 +215,64 @@ def machine() -> dict[str, str]:
     return {name: str(value) or "-" for name, value in found.items()}
 
 
+def in_order(bundles: Sequence[BenchedBundle]) -> list[BenchedBundle]:
+    """Those of one generator together, by their steps."""
+    sources = list(dict.fromkeys(one.source for one in bundles))
+    return sorted(bundles, key=lambda one: (sources.index(one.source), one.steps or 0))
+
+
+def absent_bundle(one: NotMade) -> BenchedBundle:
+    return BenchedBundle(
+        name=one.name,
+        family=one.family,
+        source=one.source,
+        edgegen=__version__,
+        manifest_sha256=None,
+        full_sha256=None,
+        signed_by=None,
+        image=None,
+        reference=None,
+        prompt=None,
+        seeds=None,
+        steps=one.steps,
+    )
+
+
+def absent_rows(one: NotMade) -> Iterator[BenchRow]:
+    """One for each runtime that it was to be made for."""
+    for name in one.runtimes:
+        target = runtime(name)
+        yield BenchRow(
+            bundle=one.name,
+            runtime=name,
+            precision="int8" if has_int8(name) else "fp16",
+            state=one.state,
+            why=one.why,
+            version=target.version() or NOT_INSTALLED,
+            device=target.device() or "unknown",
+            placement={},
+            latency=[],
+            own=None,
+            quality=None,
+            verdict=None,
+            command="",
+            seeds=None,
+            worst=None,
+        )
+
+
 def command(
-    names: Sequence[str], settings: BenchReportSettings, runtimes: Sequence[str] | None
+    names: Sequence[str],
+    settings: BenchReportSettings,
+    runtimes: Sequence[str] | None,
+    with_zoo: bool = False,
 ) -> str:
     """What measures it again, from the folder that holds the bundles."""
     words = ["edgegen", "bench", *names]
+    if with_zoo:
+        words += ["--zoo"]
+        steps = ",".join(map(str, settings.zoo_steps or ()))
+        words += ["--steps", steps] if steps else []
     if runtimes is not None:
         words += ["--runtime", ",".join(runtimes)]
     usual = BenchReportSettings()
@@ -206,4 +286,6 @@ def command(
     ):
         words += [flag, f"{own:.10g}"] if own != other else []
     words += ["--trust-engines"] if settings.trust_engines else []
+    for name, python in settings.peers.items():
+        words += ["--peer", f"{name}=PYTHON" if python else name]
     return shlex.join([*words, "--report", "report"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ from ...core.progress import Listener
 from ...core.runtime import Pipeline
 from ...core.seeds import BENCH_PAIRS
 from ...errors import EdgegenError, RuntimeMissing
-from ...evidence.bench_document import FULL, OwnProcess
+from ...evidence.bench_document import FULL, EnergyFound, OwnProcess
 from ...evidence.image_latency import ImageMaker, ImageSample, image_times
 from ...export import runtime
+from ...machine.energy import Meter, gpu_meter, gpu_state, processor_meter
+from ...machine.pinning import pinned
 from ..prompts import encoders_of
 from .candidates import Candidate, OpenedForBench
 from .own_process import Asked, in_own_process, keys_of, said_by
@@ -23,6 +26,9 @@ from .own_process import Asked, in_own_process, keys_of, said_by
 if TYPE_CHECKING:
     from ...core.latent import Latent
     from .settings import BenchReportSettings
+
+CPU = "CPU"  # device of a runtime
+METERED = 2.0  # seconds that a candidate's energy is looked at
 
 
 @dataclass
@@ -38,6 +44,8 @@ class BenchRun:
     samples: dict[int, Mapping[str, Sequence[ImageSample]]] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)  # (n, h, w, 3) uint8
     prompts: dict[str, str] = field(default_factory=dict)  # by bundle, that is encoded
+    energy: dict[str, EnergyFound] = field(default_factory=dict)
+    machine: dict[str, str] = field(default_factory=dict)  # what was found of it on the way
 
     @property
     def running(self) -> list[Candidate]:
@@ -47,7 +55,7 @@ class BenchRun:
     @property
     def kind(self) -> str:
         """The clock that rows are compared by: CPU time where one thread of the CPU does all."""
-        on_cpu = all(runtime(one.runtime).device() == "CPU" for one in self.running)
+        on_cpu = all(runtime(one.runtime).device() == CPU for one in self.running)
         return "cpu" if on_cpu and self.settings.threads == 1 else "wall"
 
     def reference(self, bundle: str) -> str | None:
@@ -71,19 +79,21 @@ class BenchRun:
             self.failed[one.name] = said_by(error)
 
 
-def measured(
-    candidates: Sequence[Candidate], settings: BenchReportSettings, listen: Listener
-) -> BenchRun:
-    """RuntimeMissing where all are skipped."""
-    found = BenchRun(candidates, settings, listen)
+def measured(found: BenchRun) -> None:
+    """All that is measured of the candidates. RuntimeMissing where all are skipped."""
     if not found.running:
-        reasons = "; ".join(f"{one.label}: {one.why}" for one in candidates)
+        reasons = "; ".join(f"{one.label}: {one.why}" for one in found.candidates)
         raise RuntimeMissing("E-BACKEND", reasons or "there is nothing to measure")
-    _in_own_processes(found)
-    _load(found)
-    _time(found)
-    _make_pairs(found)
-    return found
+    with pinned(found.settings.threads) as where:
+        found.machine["threads"] = f"{found.settings.threads}, {where}"
+        _in_own_processes(found)
+        _load(found)
+        on_gpu = any(runtime(one.runtime).device() != CPU for one in found.running)
+        found.machine |= {"GPU before": gpu_state()} if on_gpu else {}
+        _time(found)
+        found.machine |= {"GPU after": gpu_state()} if on_gpu else {}
+        _meter(found)
+        _make_pairs(found)  # here too: OpenVINO leaves its thread on the cores that it began on
 
 
 def _in_own_processes(found: BenchRun) -> None:
@@ -99,6 +109,7 @@ def _in_own_processes(found: BenchRun) -> None:
                 keys_of(settings.public_key),
                 settings.least_release,
                 settings.trust_engines,
+                () if one.made is None else (str(one.made.folder), dict(one.made.files)),
             )
             answer = in_own_process(asked)
             if isinstance(answer, str):
@@ -132,6 +143,34 @@ def _time(found: BenchRun) -> None:
             done = image_times(makers, BENCH_PAIRS.take(batch), settings.rounds, advance=advance)
         found.failed |= done.failed
         found.samples[batch] = done.samples
+
+
+def _meter(found: BenchRun) -> None:
+    """Joules of an image, each candidate by itself for some seconds; where it cannot be metered,
+    the machine says why.
+    """
+    batch = max(found.settings.batches)
+    seeds = BENCH_PAIRS.take(batch)
+    for kind, meter in (("CPU", processor_meter()), ("GPU", gpu_meter())):
+        found.machine[f"energy of the {kind}"] = meter if isinstance(meter, str) else meter.name
+        if isinstance(meter, str):
+            continue
+        for one in found.running:
+            if (runtime(one.runtime).device() == CPU) == (kind == CPU):
+                found.energy[one.name] = metered(meter, found.pipelines[one.name], seeds)
+
+
+def metered(meter: Meter, pipeline: Pipeline, seeds: Sequence[int]) -> EnergyFound:
+    """Of as many batches as METERED seconds hold, one at least."""
+    images, begin = 0, time.perf_counter()
+    meter.start()
+    while not images or time.perf_counter() - begin < METERED:
+        to_uint8(pipeline(seeds))
+        images += len(seeds)
+    joules, seconds = meter.joules(), time.perf_counter() - begin
+    return EnergyFound(
+        meter=meter.name, joules_an_image=joules / images, watts=joules / seconds, images=images
+    )
 
 
 def _encoder(found: BenchRun, opened: OpenedForBench) -> Callable[[], Latent] | None:

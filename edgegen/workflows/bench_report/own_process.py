@@ -9,11 +9,16 @@ import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...core.reader import Places, read_bytes
 from ...errors import EdgegenError
 from ...evidence.bench_document import OwnProcess, PeakMemory
+
+if TYPE_CHECKING:
+    from ...core.bundle import Bundle
+    from ...core.runtime import Runtime
+    from .candidates import Candidate
 
 QUESTION = f"{__name__}:first_images"
 LIMIT = 1800  # seconds that loading and the first images may take
@@ -32,6 +37,7 @@ class Asked:
     public_key: Sequence[str]
     least_release: int | None
     trust_engines: bool
+    made: Sequence[Any] = ()  # by a peer: the folder, and the files by graph
 
 
 def keys_of(places: Places) -> list[str]:
@@ -68,17 +74,18 @@ def _first_images(asked: Asked) -> OwnProcess:
     from ...evidence.image_latency import Clock, ImageMaker
     from ...export import runtime
     from ..bundles import precision_of, read_bundle
+    from .candidates import Candidate, OpenedForBench
+    from .peers import MadeByPeer
 
     bundle = read_bundle(asked.place, list(asked.public_key) or None, asked.least_release)
     target, precision = runtime(asked.runtime), precision_of(asked.precision)
-    names = bundle.built(target.name).load if precision == "int8" else bundle.manifest.graphs
-    if not bundle.built_here(target, precision):
-        bundle.admitted(target, names)  # whether it may be loaded is not what is timed
+    opened = OpenedForBench("", Path(asked.place), bundle)
+    made = MadeByPeer(Path(asked.made[0]), asked.made[1]) if asked.made else None
+    one = Candidate(opened, asked.runtime, precision, made=made)
+    _admit(one, bundle, target)  # whether it may be loaded is not what is timed
     clock = Clock()
     wall = clock.wall()
-    pipeline = bundle.pipeline(
-        target, precision, asked.threads, max(asked.batches), asked.trust_engines
-    )
+    pipeline = one.pipeline(asked.threads, max(asked.batches), asked.trust_engines)
     load = clock.wall() - wall
     maker, peak, spent = ImageMaker(pipeline), [], [0.0, 0.0]
     for number, batch in enumerate(asked.batches):
@@ -90,6 +97,15 @@ def _first_images(asked: Asked) -> OwnProcess:
     return OwnProcess(
         load_ms=1e3 * load, first_cpu_ms=1e3 * spent[0], first_wall_ms=1e3 * spent[1], peak=peak
     )
+
+
+def _admit(one: Candidate, bundle: Bundle, target: Runtime) -> None:
+    if one.made is not None:
+        one.made.admitted(bundle, target)
+    elif not bundle.built_here(target, one.precision):
+        of_int8 = one.precision == "int8"
+        names = bundle.built(target.name).load if of_int8 else bundle.manifest.graphs
+        bundle.admitted(target, names)
 
 
 def peak_bytes() -> int:

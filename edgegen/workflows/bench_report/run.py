@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...evidence.bench_document import Strip
+    from .documented import Documenting
+    from .zoo import NotMade
 
 PAGE, CSV, MARKDOWN = "index.html", "bench.csv", "bench.md"
 SHOWN = 5  # gates that failed, named in the message
@@ -53,8 +55,6 @@ def bench_bundles(
     written all the same.
     """
     from ...export import RUNTIMES
-    from .documented import Documenting
-    from .measured import measured
 
     settings, target = settings or BenchReportSettings(), None if out is None else Path(out)
     if target is not None:
@@ -62,12 +62,12 @@ def bench_bundles(
     elif settings.overwrite:
         raise UsageError("E-USAGE", "--overwrite is for a report: there is no --report")
     gates = None if settings.gates is None else read_gates(settings.gates, RUNTIMES)
-    opened = opened_bundles(bundles, settings.public_key, settings.least_release)
-    candidates = candidates_of(opened, settings.runtimes, settings.trust_engines)
-    documenting = Documenting(opened, measured(candidates, settings, listen))
+    documenting = _documenting(bundles, target, settings, listen)
     document = documenting.document()
     if gates is not None:
-        document = document.model_copy(update={"gates": held_to(document.rows, gates)})
+        there = {one.name for one in document.bundles if one.manifest_sha256 is not None}
+        rows = [row for row in document.rows if row.state != "skipped" or row.bundle in there]
+        document = document.model_copy(update={"gates": held_to(rows, gates)})
     result = BenchReport(document, target)
     if target is not None:
         _publish(target, document, documenting.pictures, settings.overwrite)
@@ -77,6 +77,43 @@ def bench_bundles(
         error.result = result
         raise error
     return result
+
+
+def _documenting(
+    bundles: Sequence[str | Path],
+    out: Path | None,
+    settings: BenchReportSettings,
+    listen: Listener,
+) -> Documenting:
+    """All that is measured, once what is missing of it was made."""
+    from ...core.temporary import scratch
+    from .documented import Documenting
+    from .measured import BenchRun, measured
+    from .peer_candidates import peer_candidates
+
+    of_zoo, absent = _of_zoo(settings, out, listen)
+    opened = opened_bundles(bundles, settings.public_key, settings.least_release, of_zoo)
+    if not opened and not absent:
+        raise UsageError("E-USAGE", "there is no bundle to measure")
+    candidates = candidates_of(opened, settings.runtimes, settings.trust_engines)
+    with scratch() as folder:
+        peers = peer_candidates(opened, candidates, settings, folder, listen)
+        every = [*candidates, *peers.candidates]
+        found = BenchRun(every, settings, listen, failed=dict(peers.failed))
+        if opened:
+            measured(found)
+        return Documenting(opened, found, absent, peers.versions)
+
+
+def _of_zoo(
+    settings: BenchReportSettings, out: Path | None, listen: Listener
+) -> tuple[list[Path], list[NotMade]]:
+    if not settings.zoo:
+        return [], []
+    from .zoo import zoo_bundles
+
+    work = settings.folder_of_zoo(out)
+    return zoo_bundles(work, settings.zoo_steps, settings.runtimes, listen)
 
 
 def _publish(

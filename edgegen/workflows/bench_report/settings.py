@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...core.reader import Places
+from ...errors import UsageError
 from ..limits import Limit, check_numbers
+
+STEPS = Limit(1, 10**4)  # of a sampler
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,39 @@ class BenchReportSettings:
     trust_engines: bool = False  # execute GPU engines that no signature vouches for
     least_release: int | None = None  # refuse what was signed as an older release
 
+    zoo: bool = False  # the zoo's generators too, exported where their bundles are missing
+    zoo_steps: Sequence[int] | None = None  # at which of their samplers; None: their own
+    zoo_folder: Path | None = None  # where those bundles stay; None: beside the report
+    # tools that quantize the same graphs, and the Python that has each; "": this one
+    peers: Mapping[str, str] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
+        from .peers import check_peers
+
         check_numbers(self, threads=Limit(1, 1024))
+        check_peers(self.peers)
+        if not self.zoo and self.zoo_folder is not None:
+            raise UsageError("E-USAGE", "--work is where --zoo keeps its exports: add --zoo")
+        if not self.zoo and self.zoo_steps is not None:
+            raise UsageError(
+                "E-USAGE",
+                "--steps is for --zoo: a bundle runs at the steps that it was calibrated and "
+                "judged at",
+                hint="edgegen export SOURCE --steps N makes one of other steps",
+            )
+        for steps in self.zoo_steps or ():
+            if fault := STEPS.fault(steps):
+                raise UsageError("E-USAGE", f"--steps {fault}")
+        if self.zoo and self.public_key is not None:
+            raise UsageError("E-USAGE", "--zoo makes bundles that no --public-key has signed")
+
+    def folder_of_zoo(self, report: Path | None) -> Path:
+        """UsageError where none is named."""
+        if self.zoo_folder is not None:
+            return self.zoo_folder
+        if report is None:
+            raise UsageError("E-USAGE", "--zoo keeps its exports: add --report, or --work FOLDER")
+        return report.with_name(f"{report.name}-bundles")
 
     @property
     def batches(self) -> tuple[int, ...]:

@@ -1,0 +1,42 @@
+"""Pages of results are made of a report and nothing else; rows that lose are in them."""
+
+from __future__ import annotations
+
+import sys
+import xml.dom.minidom
+from pathlib import Path
+
+import pytest
+from benched import document, not_measured, row
+from house import ROOT
+
+from edgegen.evidence.bench_document import FILE
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    yield __import__("bench_results")
+    sys.modules.pop("bench_results", None)
+
+
+def test_a_page_has_goals_losers_machine_and_commit(results: object, tmp_path: Path) -> None:
+    made = document(
+        row("cas-dm", "openvino", "int8", 5.0),
+        row("cas-dm", "onnxruntime", "int8", 15.0),
+        row("cas-dm", "onnxruntime", "fp32", 20.0),
+        row("cas-dm", "openvino", "int8", 4.0, peer="nncf"),
+        not_measured("cas-dm", "tensorrt", "failed", "E-GATE: | it is outside"),
+        machine={"cpu": "a CPU", "flags": "avx2, avx512_vnni"},
+    )
+    (tmp_path / FILE).write_bytes(made.to_bytes())
+    places = results.written(tmp_path, tmp_path, "abc1234")  # type: ignore[attr-defined]
+    assert [place.name for place in places] == ["zoo-vnni.md", "zoo-vnni.svg"]
+    text = places[0].read_text()
+    assert "at commit abc1234" in text and "cpu: a CPU" in text
+    assert "| openvino, geometric mean of cas-dm | \\>= 2.5 x | 4.00 x | met |" in text
+    assert "| onnxruntime, geometric mean of cas-dm | \\>= 1.6 x | 1.33 x | **missed** |" in text
+    assert "0.80 x the time (nncf), **behind**" in text
+    assert "nncf on openvino INT8" in text and "E-GATE: \\| it is outside" in text
+    xml.dom.minidom.parse(str(places[1]))
+    assert "cas-dm, openvino INT8" in places[1].read_text()
