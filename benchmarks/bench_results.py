@@ -47,9 +47,9 @@ def kind_of(document: BenchDocument) -> str:
 
 
 def own_steps(document: BenchDocument) -> list[BenchedBundle]:
-    """Bundles at their generators' own steps: those of others have the number in their names."""
-    of_others = re.compile(r"-\d+-steps?$")
-    return [b for b in document.bundles if b.manifest_sha256 and not of_others.search(b.name)]
+    """Bundles at their generators' own steps: the zoo's others end with their number."""
+    made = [one for one in document.bundles if one.manifest_sha256]
+    return [one for one in made if not re.search(rf"-{one.steps}-steps?$", one.name)]
 
 
 def speeds(document: BenchDocument, runtime: str) -> dict[str, BenchRow]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from int8 import Make, elsewhere, onnxruntime_own, quantized_by, seconds
-from peer_scripts import NNCF
 from PIL import Image
 
 from edgegen.core.bundle import MANIFEST, Bundle
@@ -32,6 +31,7 @@ from edgegen.evidence.looks import LookSchedule
 from edgegen.evidence.movement import in_percent
 from edgegen.evidence.terms import Terms
 from edgegen.export import runtime
+from edgegen.workflows.bench_report.peer_scripts import NNCF
 from edgegen.workflows.export.judges import judge_of
 from edgegen.workflows.export.run import REJECTED, ExportSettings, export_bundle
 from edgegen.workflows.source_choices import SourceChoices

@@ -38,9 +38,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from peer_scripts import MODELOPT, NNCF, OLIVE, ONNXRUNTIME
 
-from edgegen.calibrate.choose import ends
 from edgegen.core.bundle import Bundle
 from edgegen.core.offline import quietly
 from edgegen.core.runtime import Pipeline
@@ -51,6 +49,8 @@ from edgegen.evidence.features import feature_network
 from edgegen.evidence.full_side import FullSide
 from edgegen.evidence.looks import LookSchedule
 from edgegen.export import runtime
+from edgegen.workflows.bench_report.peer_scripts import MODELOPT, NNCF, OLIVE, ONNXRUNTIME
+from edgegen.workflows.bench_report.peers import inner_convolutions
 from edgegen.workflows.generators import load_generator, torch_pipeline
 from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 
@@ -89,8 +89,8 @@ def convolutions_alone(graph: Path, feeds: Feeds, out: Path) -> Path:
     """ONNX Runtime's, with what edgegen leaves in FP32 left out by hand: all but convolutions, and
     each graph's ends.
     """
-    left = ends(onnx.load(graph))
-    return elsewhere(sys.executable, ONNXRUNTIME, ".onnx", "Conv", *left)(graph, feeds, out)
+    words = inner_convolutions(graph)
+    return elsewhere(sys.executable, ONNXRUNTIME, ".onnx", *words)(graph, feeds, out)
 
 
 def quantized_by(

@@ -96,15 +96,29 @@ def test_a_peer_that_fails_is_a_row_with_its_last_words(
     assert elsewhere.startswith("E-ONNX-EXTERNAL: "), "never read: the door is before the runtime"
 
 
-def test_one_without_its_package_or_its_python_is_skipped(
+def test_a_python_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
+    nowhere = tmp_path / "bin" / "python"
+    with pytest.raises(UsageError, match=r"--peer nncf=.*/bin/python: there is no program"):
+        settings("nncf", str(nowhere))
+    nowhere.parent.mkdir()
+    nowhere.write_text("no program")
+    with pytest.raises(UsageError, match="there is no program of this name"):
+        settings("nncf", str(nowhere))
+    assert settings("nncf", sys.executable).peers == {"nncf": sys.executable}
+
+
+def test_one_without_its_package_or_that_cannot_be_started_is_skipped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(PEERS, "toy", Peer(("no such package",), PEERS["olive"].variants[:1]))
     opened = opened_bundles([toy(tmp_path / "a")], None, None)
     own = candidates_of(opened, None, False)
+    no_program = tmp_path / "python"
+    no_program.write_bytes(b"\x7fELF")
+    no_program.chmod(0o755)
     for python, why in (
         ("", "no such package is not installed in the Python that was named"),
-        (str(tmp_path / "nowhere"), "it cannot be started: No such file or directory"),
+        (str(no_program), "it cannot be started: Exec format error"),
     ):
         (place := tmp_path / f"run {why[:3]}").mkdir()
         found = peer_candidates(opened, own, settings("toy", python), place, silent)

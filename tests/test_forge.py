@@ -48,6 +48,16 @@ def test_the_workflow_runs_make_and_nothing_of_its_own() -> None:
     assert [s for s in said if not (s.startswith("make ") and set(s.split()[1:]) <= targets)] == []
 
 
+def test_documents_of_the_forge_name_targets_that_are_there() -> None:
+    targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
+    named = {
+        word
+        for path in (*FORGE.rglob("*.md"), *FORGE.rglob("*.yml"), ROOT / ".pre-commit-config.yaml")
+        for word in re.findall(r"`make ([a-z-]+)`", path.read_text())
+    }
+    assert named and named <= targets
+
+
 def test_actions_are_pinned_by_commit() -> None:
     text = (FORGE / "workflows" / "check.yml").read_text()
     used = re.findall(r"uses: (.*)", text)

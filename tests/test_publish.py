@@ -376,7 +376,6 @@ ELSEWHERE = {  # private folders of children and tests of runtimes, that nobody 
     "edgegen/machine/probe.py",
     "edgegen/workflows/lint.py",
     "edgegen/machine/providers.py",
-    "edgegen/workflows/bench_report/peers.py",
     "export/engine.py",
     "export/cache.py",  # its secret
     "export/door.py",

@@ -48,7 +48,7 @@ OWN = {
     "edgegen.export.trial",  # its parent's question
     "edgegen.export.engine",  # its child's folder
     "edgegen.export.packages",  # /proc
-    "edgegen.workflows.bench_report.peers",  # a private folder, and what its children said
+    "edgegen.workflows.bench_report.peers",  # writes what its child says
     "edgegen.export.tensorrt",  # /proc, and its builder's folder
     "edgegen.training.folder",  # a descriptor that does not wait, checked to be a file
     "edgegen.training.photos",  # the same

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...core.files import put
 from ...core.graph_file import GraphFile
 from ...core.held_session import HeldSession, loaded_by
 from ...core.offline import OFFLINE
-from ...core.reader import GRAPH_BYTES, read_bytes
+from ...core.reader import GRAPH_BYTES, opened, read_bytes
 from ...core.seeds import CALIBRATION
 from ...core.spec import Array
 from ...errors import EdgegenError, UsageError
@@ -45,7 +47,7 @@ def _no_words(_: Path) -> Sequence[str]:
     return ()
 
 
-def _inner_convolutions(graph: Path) -> Sequence[str]:
+def inner_convolutions(graph: Path) -> Sequence[str]:
     """What edgegen leaves in FP32 left out by hand: all but convolutions, and the graph's ends."""
     import onnx
 
@@ -83,7 +85,7 @@ PEERS: Mapping[str, Peer] = {
                 "quantize_static of inner convolutions",
                 peer_scripts.ONNXRUNTIME,
                 STAND_IN,
-                words=_inner_convolutions,
+                words=inner_convolutions,
             ),
         ),
     ),
@@ -109,10 +111,16 @@ PEERS: Mapping[str, Peer] = {
 
 
 def check_peers(peers: Mapping[str, str]) -> None:
-    """UsageError names a tool that is not known."""
-    for name in peers:
+    """UsageError names a tool that is not known, or a Python that is not there."""
+    for name, python in peers.items():
         if name not in PEERS:
             raise UsageError("E-USAGE", f"--peer {name}: no such tool; known: {', '.join(PEERS)}")
+        if python and shutil.which(python) is None:
+            raise UsageError(
+                "E-USAGE",
+                f"--peer {name}={python}: there is no program of this name",
+                hint="name the Python of the tool's environment; scripts/peers.sh makes one",
+            )
 
 
 @dataclass(frozen=True)
@@ -220,7 +228,7 @@ class Quantizing:
             (own := place / str(number)).mkdir()
             file = feeds.bundle.graph_file(name)
             full, out = own / file.path.name, own / "int8"
-            full.write_bytes(file.data())  # a copy: some write into what they are given
+            put(full, file.data())  # a copy: some write into what they are given
             file.put_weights(own)
             words = [str(full), str(feeds.places[graph]), str(out), *variant.words(full)]
             self._run(variant.program, *words)
@@ -276,7 +284,7 @@ def without_places(text: str, *places: str) -> str:
 
 
 def _tail(place: Path) -> str:
-    with open(place, "rb") as file:
+    with opened(place) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - WORDS))
         return file.read(WORDS).decode("utf-8", "replace")
 
@@ -297,8 +305,7 @@ def recorded(bundle: Bundle, folder: Path) -> dict[str, Path]:
             f"{name}|{k}": value for k, one in enumerate(found) for name, value in one.items()
         }
         place = folder / f"feeds-{number}.npz"
-        with open(place, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(place, **arrays)  # type: ignore[arg-type]
         places[graph] = place
     return places
 

@@ -21,9 +21,8 @@ from ..sampling_choices import SamplingChoices, chosen
 if TYPE_CHECKING:
     from ..generators import LoadedGenerator
 
-FAILED = (
-    ".failed.json"  # behind a bundle's name: why its export was refused, so as not to repeat it
-)
+# behind a bundle's name: why its export was refused, so as not to repeat it
+FAILED = ".failed.json"
 NOTE_BYTES = 1 << 16
 
 
