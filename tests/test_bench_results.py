@@ -40,3 +40,12 @@ def test_a_page_has_goals_losers_machine_and_commit(results: object, tmp_path: P
     assert "nncf on openvino INT8" in text and "E-GATE: \\| it is outside" in text
     xml.dom.minidom.parse(str(places[1]))
     assert "cas-dm, openvino INT8" in places[1].read_text()
+
+
+def test_bundles_at_other_steps_have_no_part_in_a_mean(results: object) -> None:
+    """A folder that somebody calls after another number is at its generator's own steps."""
+    names = {"cas-dm": 10, "cas-dm-1-step": 1, "cas-dm-4-steps": 4, "shoes-4-steps": 10}
+    made = document(*(row(name, "openvino", "int8", 5.0) for name in names))
+    bundles = [one.model_copy(update={"steps": names[one.name]}) for one in made.bundles]
+    found = results.own_steps(made.model_copy(update={"bundles": bundles}))  # type: ignore[attr-defined]
+    assert [one.name for one in found] == ["cas-dm", "shoes-4-steps"]
