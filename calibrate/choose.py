@@ -5,7 +5,7 @@ ends, then by damage.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -183,39 +183,6 @@ def cost(plan: Plan, graphs: Mapping[str, Whole]) -> float:
 def damage(plan: Plan) -> float:
     """Of a searched plan, as the sum of what its convolutions in int8 damage alone."""
     return sum(layer.damage or 0.0 for layer in plan.layers if layer.precision == "int8")
-
-
-def fastest_good(
-    costs: Sequence[Sequence[float]], good: Callable[[int, int], bool], most: int
-) -> tuple[int, int] | None:
-    """Of ladders whose rungs get better one after the other, the good rung that costs least:
-    (ladder, rung); None if none is.
-
-    Each question goes to the middle of all that could still be it: a good one spares what costs
-    more, in every ladder, a bad one what is less safe, in its own. One ladder of n rungs takes
-    questions(n) at most; several may end early at `most`, with the best that was found.
-    """
-    left = sorted(
-        (spent, place, rung)
-        for place, ladder in enumerate(costs)
-        for rung, spent in enumerate(ladder)
-    )
-    best: tuple[int, int] | None = None
-    for _ in range(most):
-        if not left:
-            break
-        spent, place, rung = left[(len(left) - 1) // 2]
-        if good(place, rung):
-            best = place, rung
-            left = [one for one in left if one[0] < spent]
-        else:
-            left = [one for one in left if one[1] != place or one[2] > rung]
-    return best
-
-
-def questions(rungs: int) -> int:
-    """How many of a ladder's rungs have to be asked about to find the first good one, at most."""
-    return rungs.bit_length()
 
 
 def multiplications(model: onnx.ModelProto) -> dict[str, int]:

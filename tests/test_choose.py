@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +13,6 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgegen.calibrate.choose import (
     SHARES,
@@ -21,10 +20,8 @@ from edgegen.calibrate.choose import (
     Whole,
     cost,
     damage,
-    fastest_good,
     kinds,
     ladder,
-    questions,
 )
 from edgegen.cli import output
 from edgegen.cli.main import run
@@ -115,64 +112,6 @@ def test_a_safer_plan_damages_half_as_much_and_gives_up_no_more_than_that_takes(
         )
         assert after == least
     assert len(kept(plans[seen[1]])) == 1, "most of the damage was that of one convolution"
-
-
-@given(st.integers(0, 40), st.integers(0, 40))
-def test_the_first_good_rung_is_found_by_halving(rungs: int, best: int) -> None:
-    asked: list[int] = []
-
-    def good(_: int, rung: int) -> bool:
-        asked.append(rung)
-        return rung >= best
-
-    found = fastest_good([range(rungs)], good, questions(rungs))
-    assert found == ((0, best) if best < rungs else None)
-    assert len(set(asked)) == len(asked) <= questions(rungs)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(st.floats(0, 1), max_size=15, unique=True).map(sorted), st.integers(0, 15)
-        ),
-        max_size=3,
-    )
-)
-def test_of_several_ladders_the_cheapest_good_rung_is_found(
-    ladders: list[tuple[list[float], int]],
-) -> None:
-    costs, best = [costs for costs, _ in ladders], [first for _, first in ladders]
-    asked: list[tuple[int, int]] = []
-
-    def good(place: int, rung: int) -> bool:
-        asked.append((place, rung))
-        return rung >= best[place]
-
-    found = fastest_good(costs, good, 99)
-    cheapest = min(
-        (spent for one, first in zip(costs, best, strict=True) for spent in one[first:]),
-        default=None,
-    )
-    assert (None if found is None else costs[found[0]][found[1]]) == cheapest
-    assert len(set(asked)) == len(asked)
-    limited = fastest_good(costs, good, 2)
-    assert limited is None or limited[1] >= best[limited[0]], (
-        "what is left when questions run out is good"
-    )
-
-
-def test_a_good_plan_spares_what_costs_more_in_every_ladder() -> None:
-    """As ONNX Runtime's: with a step in FP32 a plan is good that costs less than all good ones
-    without.
-    """
-    asked: list[tuple[int, int]] = []
-
-    def good(place: int, rung: int) -> bool:
-        asked.append((place, rung))
-        return place == 1 and rung >= 1
-
-    assert fastest_good([range(10, 24), [12.5, 13.5, 14.5, 15.5, 30.5, 31.5]], good, 8) == (1, 1)
-    assert len(asked) <= 6
 
 
 def test_a_plan_with_layers_survives_its_file(tmp_path: Path) -> None:
@@ -274,6 +213,20 @@ def test_what_was_answered_is_not_asked_again_and_a_torn_line_is_no_answer(tmp_p
         again.recall("a", lambda: find(3)) == [1.5, "x"] and again.recall("b", lambda: find(4)) == 4
     )
     assert Notes(path).recall("b", lambda: find(5)) == 4 and asked == ["[1.5, 'x']", "4"]
+
+
+def test_notes_say_what_an_answer_took_whoever_found_it(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    notes = Notes(path)
+    notes.recall("slow", lambda: time.sleep(0.05))
+    assert notes.seconds("slow") >= 0.05
+    with path.open("ab") as f:
+        f.write(b'{"asked": "old", "answer": 1}\n')
+    again = Notes(path)
+    assert again.seconds("slow") == notes.seconds("slow")
+    assert again.recall("old", lambda: 2) == 1 and again.seconds("old") == 0, "of before"
+    with pytest.raises(KeyError):
+        again.seconds("never asked")
 
 
 def test_an_answer_that_is_no_number_is_not_noted(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,15 @@ import pytest
 import tiny
 
 from edgegen.calibrate.choose import Whole, cost, kinds
+from edgegen.calibrate.questions import TIE
 from edgegen.core.plan import Plan
 from edgegen.core.runtime import Runtime
 from edgegen.evidence import bench
 from edgegen.evidence.terms import Terms
-from edgegen.export import executing, runtime
+from edgegen.export import executing, qdq, runtime
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.calibration import calibrated
+from edgegen.workflows.export.damages import STEP as DAMAGE
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.measurements import (
     AnsweredOnce,
@@ -33,7 +36,15 @@ from edgegen.workflows.export.measurements import (
     SearchSettings,
     SearchSubject,
 )
-from edgegen.workflows.export.search import COUNTED, MEASURED, PlanLadder, Search
+from edgegen.workflows.export.search import (
+    COUNTED,
+    GLANCES,
+    LOOKS,
+    MEASURED,
+    TIMING,
+    PlanLadder,
+    Search,
+)
 from edgegen.workflows.generators import load_generator
 
 pytestmark = pytest.mark.slow
@@ -50,7 +61,8 @@ class Watched(Search):
         super().__init__(search.subject, search.settings, search.context)
         self.full = search.full  # shared: images and features are made once
         self.answers, self.stop_at = answers or {}, stop_at
-        self.calls = dict.fromkeys(("damages", "time_saved", "graph_times", "psnr", "look"), 0)
+        asked = ("errors", "damages", "time_saved", "graph_times", "psnr", "look")
+        self.calls = dict.fromkeys(asked, 0)
 
     def measurements(self, target: Runtime) -> Measurements:
         measured = super().measurements(target)
@@ -106,7 +118,7 @@ def elsewhere(**changed: Any) -> Any:
 def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Search) -> None:
     target = runtime("onnxruntime")
     # times that are measured vary, and with them how much there is to look at
-    told = answers(lambda plan: any(precision == "fp32" for _, precision in plan.rules))
+    told = answers(lambda plan: sum(precision == "fp32" for _, precision in plan.rules) > 6)
     first = Watched(search, told, stop_at=2)
     with pytest.raises(KeyboardInterrupt):
         first.plan(target)
@@ -118,6 +130,13 @@ def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Sea
     third = Watched(search, told)
     assert third.plan(target).plan.to_bytes() == found.plan.to_bytes()
     assert not any(third.calls.values()) and third.trail == second.trail
+    bill, again = second.bills[target.name].to_json(), third.bills[target.name].to_json()
+    assert bill == again, "what it took is noted with the answers"
+    assert bill["damages"] == "each along whole trajectories"
+    steps = {step["step"]: step for step in bill["steps"]}
+    assert list(steps) == [TIMING, DAMAGE, GLANCES, LOOKS]
+    assert steps[DAMAGE]["asked"] == first.calls["damages"] and steps[DAMAGE]["seconds"] > 0
+    assert steps[LOOKS]["expected_s"] is not None and steps[TIMING]["expected_s"] is None
     assert found.plan.unit == MEASURED
     assert {layer.precision for layer in found.plan.layers} <= {"int8", "fp32"}
 
@@ -170,12 +189,109 @@ def test_notes_are_found_by_another_process(search: Search, tiny_run: Path) -> N
         {"last_steps": 0},
         {"terms": Terms(0.3, 500, 2.0)},
         {"images_alone": 8},
+        {"whole_work": 1.0},
     ],
 )
 def test_other_settings_have_other_notes(search: Search, changed: dict[str, Any]) -> None:
     other = Search(search.subject, replace(search.settings, **changed), search.context)
     host = runtime("onnxruntime")
     assert other.key(host, host) != search.key(host, host)
+
+
+def test_answers_are_as_good_whatever_time_there_is(search: Search) -> None:
+    hurried = Search(search.subject, replace(search.settings, seconds=60.0), search.context)
+    host = runtime("onnxruntime")
+    assert hurried.key(host, host) == search.key(host, host)
+
+
+def hurried(search: Search, seconds: float, answers: Answers) -> Watched:
+    settings = replace(search.settings, seconds=seconds)
+    return Watched(Search(search.subject, settings, search.context), answers)
+
+
+def test_a_search_without_time_takes_the_safest_plan_and_says_what_it_did_not_ask(
+    search: Search,
+) -> None:
+    told = answers(lambda plan: True)
+    target = runtime("onnxruntime")
+
+    def glance(plan: Plan) -> float:
+        time.sleep(0.01)
+        return 99.0
+
+    watched = hurried(search, 0.0, told | {"psnr": glance})
+    found = watched.plan(target)
+    assert watched.calls["look"] == 0 and found.rung == len(found.plans) - 1
+    unasked = watched.bills[target.name].to_json()["unasked"]
+    assert any("would be needed and 0 s are left" in one["why"] for one in unasked)
+    assert all("layers in FP32" in one["plan"] for one in unasked)
+    generous = hurried(search, 1e6, told)
+    assert generous.plan(target).rung == 0 and generous.calls["look"] >= 1
+
+
+def test_damages_of_many_layers_are_predicted_from_errors_and_checked(search: Search) -> None:
+    """Errors that rank layers as trajectories do stand for them; others do not."""
+    target = elsewhere(cannot_run=lambda: "no such card")
+    told = {name: of for name, of in answers(lambda plan: True).items() if name != "damages"}
+    places = {one: k + 1.0 for k, one in enumerate(_layers(search, target))}
+    assert len(places) > 10
+
+    def errors(layer: Any, last_steps: Any) -> list[float]:
+        return [places[layer]] * len(last_steps)
+
+    def squared(layer: Any, last_steps: Any) -> list[float]:
+        return [places[layer] ** 2] * len(last_steps)
+
+    def unrelated(layer: Any, last_steps: Any) -> list[float]:
+        return [places[layer] * 7 % 5] * len(last_steps)
+
+    settings = replace(search.settings, whole_work=0.0)
+    many = Search(search.subject, settings, search.context)
+    watched = Watched(many, told | {"errors": errors, "damages": squared})
+    plan = watched.plan(target).plan
+    assert watched.calls["errors"] == len(places) > watched.calls["damages"]
+    for layer in plan.layers:
+        assert layer.damage == pytest.approx(places[layer.graph, layer.node] ** 2, rel=1e-6)
+    assert "predicted from their errors" in watched.bills["elsewhere"].damages
+    other = replace(settings, doubt=0.2)  # other notes
+    watched = Watched(
+        Search(search.subject, other, search.context),
+        told | {"errors": errors, "damages": unrelated},
+    )
+    plan = watched.plan(target).plan
+    assert [layer.damage for layer in plan.layers] == [
+        unrelated((layer.graph, layer.node), [0])[0] for layer in plan.layers
+    ]
+    assert "each, since errors rank them only to" in watched.bills["elsewhere"].damages
+
+
+def _layers(search: Search, target: Any) -> list[tuple[str, str]]:
+    base = search.subject.base
+    return [
+        (graph, node.name)
+        for graph, model in search.subject.calibrated.items()
+        for node in qdq.int8_nodes(model, graph, base, target.dialect)
+    ]
+
+
+def test_the_error_of_a_layer_is_of_its_own_graphs_answers(search: Search) -> None:
+    """Coarser weights have a larger error, and a call of the last step counts only where it is in
+    INT8.
+    """
+    measure = search.measurements(runtime("openvino"))
+    layer = _layers(search, runtime("openvino"))[0]
+    graph, _ = layer
+    whole, before = measure.errors(layer, [0, 1])
+    assert 0 < whole < 0.1 and 0 < before < 0.1 and whole != before
+    calls = measure.full.answered[graph]
+    assert 1 < len(calls) <= search.settings.calls_alone
+    int8 = measure._alone(layer)
+    relative = [
+        float(np.square(int8(**call) - exact).mean() / np.square(exact).mean())
+        for call, exact in calls
+    ]
+    assert whole == pytest.approx(np.mean(relative), rel=1e-3)
+    assert before == pytest.approx(np.mean(relative[:-1]), rel=1e-3)
 
 
 def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(search: Search) -> None:
@@ -267,6 +383,7 @@ def answers(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> Answers:
         }
 
     return {
+        "errors": lambda convolution, last_steps: [1.0] * len(last_steps),
         "damages": lambda convolution, last_steps: [float(len(convolution[1]))] * len(last_steps),
         "time_saved": lambda convolutions, advance: [1.0] * len(convolutions),
         "graph_times": lambda: dict.fromkeys(tiny.models(), (10.0, fp32_ms)),
@@ -306,9 +423,11 @@ def test_the_last_step_in_full_precision_is_weighed_with_all_plans(
         lambda plan: bool(plan.last) or any(layer.precision == "fp32" for layer in plan.layers),
         fp32_ms=10.4,
     )
-    assert slower.plan.last == 0 and slower.rung == 1, (
+    assert slower.plan.last == 0 and slower.rung >= 1, (
         "a tenth of the time is what FP32 weights on the device have to save"
     )
+    once = dict.fromkeys(search.subject.calibrated, Whole(10.0, 10.4, steps))
+    assert cost(slower.plan, once) <= cost(slower.plans[1], once) / (1 - TIE)
 
 
 def test_an_engine_has_one_precision(search: Search) -> None:

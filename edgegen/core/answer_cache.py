@@ -21,8 +21,8 @@ KEPT = 30 * 24 * 3600  # seconds that notes nobody asked for stay
 
 
 class Notes:
-    """Questions and answers, one JSON line each. The file's name holds a hash of everything that
-    the answers depend on.
+    """Questions and answers, one JSON line each, with what finding the answer took. The file's name
+    holds a hash of everything that the answers depend on.
 
     A line that a crash cut off is no answer; an answer is any JSON value. Several threads may ask
     at once, each another question.
@@ -32,25 +32,39 @@ class Notes:
         """`path` need not exist, nor its folder."""
         self._path, self._lock = path, threading.Lock()
         self._known: JsonObject = {}
+        self._seconds: dict[str, float] = {}
         if path.exists():
             for line in read_bytes(path, NOTES_BYTES).splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    note = json.loads(line)
-                    self._known[note["asked"]] = note["answer"]
+                    self._take(json.loads(line))
+
+    def _take(self, note: JsonObject) -> None:
+        asked = note["asked"]
+        self._known[asked] = note["answer"]
+        # notes of before have none
+        self._seconds[asked] = float(note.get("seconds", 0.0))
 
     def knows(self, question: str) -> bool:
         """Whether the answer is noted."""
         return question in self._known
+
+    def seconds(self, question: str) -> float:
+        """What finding its answer took, whoever found it; KeyError where it is not noted."""
+        return self._seconds[question]
 
     def recall(self, question: str, find: Callable[[], Any]) -> Any:
         """The answer noted, or the one that `find` gives, noted before it is returned. OSError when
         it cannot be.
         """
         if question not in self._known:
-            line = json.dumps({"asked": question, "answer": find()}, allow_nan=False)
+            started = time.monotonic()
+            answer = find()
+            took = round(time.monotonic() - started, 3)
+            note = {"asked": question, "answer": answer, "seconds": took}
+            line = json.dumps(note, allow_nan=False)
             with self._lock:
                 self._note(line)
-                self._known[question] = json.loads(line)["answer"]
+                self._take(json.loads(line))
         return self._known[question]
 
     def _note(self, line: str) -> None:

@@ -5,6 +5,7 @@ uses. Nothing here decides and nothing is noted; search.py does both.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...calibrate.choose import kinds
-from ...core.fp32_last_steps import fp32_below, timesteps_by_graph, with_fp32_steps
+from ...core.fp32_last_steps import TIME, fp32_below, timesteps_by_graph, with_fp32_steps
 from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
 from ...core.seeds import SEARCH
@@ -64,9 +65,18 @@ class SearchSettings:
     rounds: int = 16  # each beside one with everything in int8; the median counts
     # ms that a convolution saves where nothing can be told: it stays int8 unless it damages
     least_saved_ms: float = 0.01
+    # multiplications that the damage of all layers along whole trajectories may take; beyond,
+    # it is predicted from errors of `calls_alone` calls and a few layers' trajectories
+    whole_work: float = 2e12
+    calls_alone: int = 4
+    # that the questions for one runtime may take; whoever found an answer, it counts as it took
+    seconds: float = math.inf
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "terms": self.terms.to_json()}
+        """Of what answers depend on."""
+        found = {**asdict(self), "terms": self.terms.to_json()}
+        del found["seconds"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,12 +136,22 @@ class FullPrecision:
         once.
         """
         self.side.projected(self.settings.images_alone)
-        _ = self.recorded
+        _ = self.recorded, self.answered
 
     @cached_property
     def recorded(self) -> dict[str, list[dict[str, Array]]]:
         """What each graph is asked along the trajectory of one batch."""
         return bench.record(self.pipeline, range(self.settings.images_timed))
+
+    @cached_property
+    def answered(self) -> dict[str, list[tuple[dict[str, Array], Array]]]:
+        """A few calls of each graph, from its first to its last, and what full precision says."""
+        found = {}
+        for graph, calls in self.recorded.items():
+            places = np.linspace(0, len(calls) - 1, self.settings.calls_alone).round()
+            some = [calls[k] for k in sorted(set(places.astype(int).tolist()))]
+            found[graph] = [(call, self.pipeline.call[graph](**call)) for call in some]
+        return found
 
     @cached_property
     def last_steps(self) -> range:
@@ -195,12 +215,9 @@ class Measurements:
         Of features, since that is what is judged: noise that squared pixels hardly show can move
         them far.
         """
-        graph, node = convolution
+        graph, _ = convolution
         count, side = self.full.settings.images_alone, self.full.side
-        alone = replace(self.full.subject.base, rules=((f"{graph}/{node}", "int8"),))
-        # one convolution's rounding is the same whoever executes it, and this runtime is exact on
-        # every machine and starts fastest
-        int8 = self._pipeline(self._files(alone, [graph]), FloatOnnxRuntime()).call[graph]
+        int8 = self._alone(convolution)
         call: dict[str, Session] = {**self.full.pipeline.call, graph: AnsweredOnce(int8)}
         distances = []
         for last in last_steps:
@@ -208,6 +225,33 @@ class Measurements:
             moved = side.project(images) - side.projected(count)
             distances.append(float(np.square(moved).sum(1).mean()))
         return distances
+
+    def _alone(self, convolution: Convolution) -> Session:
+        """Its graph with everything else in FP32. One convolution's rounding is the same whoever
+        executes it, and this runtime is exact on every machine and starts fastest.
+        """
+        graph, node = convolution
+        alone = replace(self.full.subject.base, rules=((f"{graph}/{node}", "int8"),))
+        return self._pipeline(self._files(alone, [graph]), FloatOnnxRuntime()).call[graph]
+
+    def errors(self, convolution: Convolution, last_steps: Sequence[int]) -> list[float]:
+        """Mean squared error of the graph's answers with that convolution alone in int8, over the
+        mean square of the answers, for each number of last steps in FP32: of a few calls, not of
+        whole trajectories.
+        """
+        graph, _ = convolution
+        int8, calls = self._alone(convolution), self.full.answered[graph]
+        relative = [_relative(int8(**call), exact) for call, exact in calls]
+        found = []
+        for last in last_steps:
+            below = fp32_below(self.full.recorded, last).get(graph, -math.inf)
+            counted = [
+                error
+                for error, (call, _) in zip(relative, calls, strict=True)
+                if TIME not in call or call[TIME].max() >= below
+            ]
+            found.append(float(np.mean(counted)))
+        return found
 
     def time_saved(
         self, convolutions: Sequence[Convolution], advance: Callable[[int], None]
@@ -334,3 +378,9 @@ class Measurements:
         full = self.full.pipeline
         below = fp32_below(self.full.recorded, last)
         return Pipeline(full.latent, full.sampler, with_fp32_steps(call, full.call, below))
+
+
+def _relative(found: Array, exact: Array) -> float:
+    """Squared error over squared answers; over 1 where these are all 0."""
+    error, whole = np.square(found - exact, dtype=np.float64).mean(), np.square(exact).mean()
+    return float(error / (whole or 1.0))

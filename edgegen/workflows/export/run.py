@@ -238,20 +238,17 @@ def _export(request: _Request) -> ExportResult:
         )
     if given is None:
         subject = SearchSubject(sampled, models, calibration.models, base)
-        plans, trail = _searched(subject, request)
+        plans, found = _searched(subject, request)
     else:
         taken = with_ranges(given, base, context.listen)
-        plans, trail = {t.name: PlanLadder((taken,), 0) for t in request.targets}, {}
+        plans, found = {t.name: PlanLadder((taken,), 0) for t in request.targets}, {"search": {}}
 
     built = build_runtimes(
         request.targets, calibration.models, plans, calls, folder, context.listen
     )
     start = write_beginning(sampled, folder)
     description = describe(sampled, models, built, calibration.coverage, feeds, parity, start)
-    description["calibration"] |= {
-        "search": trail,
-        **({"protected": protected} if protected else {}),
-    }
+    description["calibration"] |= {**found, **({"protected": protected} if protected else {})}
     write_manifest(folder, description)
     build = Build(Bundle.open(folder, made_here=True), calibration.models, plans, calls)
     attempts = Attempts(source.about, request.out, unnamed_judges(request.terms, context))
@@ -336,13 +333,15 @@ def _feeds(source: LoadedGenerator, settings: ExportSettings, listen: Listener) 
 def _searched(
     subject: SearchSubject, request: _Request
 ) -> tuple[Mapping[str, PlanLadder], Mapping[str, Any]]:
-    """Plans by runtime, and the trail of what was tried, for the manifest."""
+    """Plans by runtime; what was tried, and what that took, for the manifest."""
     last = request.settings.last_steps
     settings = SearchSettings(request.terms)
     if last is not None:
         settings = replace(settings, last_steps=last)
     search = Search(subject, settings, request.context)
-    return {target.name: search.plan(target) for target in request.targets}, search.trail
+    plans = {target.name: search.plan(target) for target in request.targets}
+    bills = {name: bill.to_json() for name, bill in search.bills.items()}
+    return plans, {"search": search.trail, "bills": bills}
 
 
 def _write_evidence(bundle: Bundle, proof: Proof, more: Mapping[str, Any]) -> None:

@@ -5,20 +5,12 @@ the verdict never uses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...calibrate.choose import (
-    Measured,
-    Whole,
-    cost,
-    damage,
-    fastest_good,
-    ladder,
-    multiplications,
-    questions,
-)
+from ...calibrate.choose import Measured, Whole, cost, damage, ladder, multiplications
+from ...calibrate.questions import Rung, fastest_good
 from ...core import weights
 from ...core.answer_cache import Notes, folder
 from ...core.bundle import sha256
@@ -27,10 +19,11 @@ from ...core.files import to_json
 from ...core.fp32_last_steps import fp32_below, steps_in_fp32
 from ...core.plan import Plan
 from ...core.runtime import Runtime
-from ...core.side_by_side import over_workers
 from ...export import executing, qdq
 from ...version import __version__
 from ..context import Context
+from .bill import Bill
+from .damages import LayerDamages
 from .judges import judge_of
 from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
 
@@ -39,6 +32,10 @@ MEASURED, COUNTED = (
     "ms of CPU time for a batch of 8, from noise to image",
     "10^6 multiplications an image",
 )
+# what a search asks, as its bill says it
+TIMING = "time of each layer"
+GLANCES = "PSNR of a plan at a glance"
+LOOKS = "a plan's images compared with full precision"
 
 
 @dataclass
@@ -86,13 +83,15 @@ class Search:
     """Plans of one generator; the full-precision side is shared by all runtimes.
 
     Each answer is noted as soon as it is known, so that a search that was stopped goes on and one
-    that is repeated asks nothing. trail: runtime -> the looks that were taken, for the manifest.
+    that is repeated asks nothing. trail: runtime -> the looks that were taken, bills: runtime ->
+    what all that took and what was not asked, for the manifest.
     """
 
     def __init__(self, subject: SearchSubject, settings: SearchSettings, context: Context) -> None:
         self.subject, self.settings, self.context = subject, settings, context
         self.full = FullPrecision(subject, settings, context)
         self.trail: dict[str, list[dict[str, Any]]] = {}
+        self.bills: dict[str, Bill] = {}
 
     def measurements(self, target: Runtime) -> Measurements:
         """By the runtime itself where it runs here, else by its stand-in."""
@@ -103,7 +102,7 @@ class Search:
         safest when there is none.
         """
         if not target.dialect.int8_ops:  # every plan gives the same files
-            self.trail[target.name] = []
+            self.trail[target.name], self.bills[target.name] = [], Bill()
             return PlanLadder((self.subject.base,), 0)
         return _RuntimeSearch(self, target).run()
 
@@ -142,6 +141,7 @@ class _RuntimeSearch:
         self.listen, self.target = search.context.listen, target
         self.measure = search.measurements(target)
         self.trail = search.trail[target.name] = []
+        self.bill = search.bills[target.name] = Bill(self.settings.seconds)
         key = search.key(target, self.measure.host)
         self.notes = Notes(folder("search") / f"{key}.jsonl")
 
@@ -154,18 +154,39 @@ class _RuntimeSearch:
             for plans in ladders
         ]
         sharp = [self._sharp(plans) for plans in faster]
-        most = sum(questions(len(plans)) for plans in sharp)
+        skipped = [len(plans) - len(few) for plans, few in zip(faster, sharp, strict=True)]
+        rungs = [[Rung(costs.of(plan), damage(plan)) for plan in plans] for plans in sharp]
         label = f"searching a plan for {self.target.name}"
-        with self.listen.progress(label, most * self.full.most_pairs, "pairs") as advance:
-            best = fastest_good(
-                [[costs.of(plan) for plan in plans] for plans in sharp],
+        most = sum(map(len, sharp)) * self.full.most_pairs
+        with self.listen.progress(label, most, "pairs") as advance:
+            found = fastest_good(
+                rungs,
+                costs.of(safest),
                 lambda place, rung: self._good(sharp[place][rung], advance),
-                most,
+                lambda place, rung: self._look_price(sharp[place][rung]),
+                lambda: self.bill.left,
             )
-        if best is None:
+        self.bill.unasked = [
+            {"plan": described(sharp[place][rung]), "why": one.why}
+            for one in found.unasked
+            for place, rung in [one.place]
+        ] + [
+            {"plan": described(plan), "why": "its images do not reach the PSNR at a glance"}
+            for plans, count in zip(faster, skipped, strict=True)
+            for plan in plans[:count]
+        ]
+        if found.best is None:
             return PlanLadder(ladders[0], len(ladders[0]) - 1)
-        place, rung = best
+        place, rung = found.best
         return PlanLadder(ladders[place], ladders[place].index(sharp[place][rung]))
+
+    def _asked(
+        self, step: str, question: str, find: Callable[[], Any], expected: float | None = None
+    ) -> Any:
+        """The answer, and its seconds on the bill."""
+        answer = self.notes.recall(question, find)
+        self.bill.add(step, self.notes.seconds(question), expected)
+        return answer
 
     def _costs(self) -> _Costs:
         """What can be in int8, and what that saves on the target: by time where it runs, else by
@@ -181,7 +202,7 @@ class _RuntimeSearch:
         if self.target is not self.measure.host:
             millions = [count / 1e6 for count in counts.values()]
             return _Costs(counts, millions, COUNTED, range(1), by_share, burden)
-        saved = self.notes.recall("saved", lambda: self._time_saved(list(counts)))
+        saved = self._asked(TIMING, "saved", lambda: self._time_saved(list(counts)))
         last_steps = self.full.last_steps
         # an engine's FP32 would be another engine
         if self.target.executable or len(last_steps) == 1:
@@ -190,7 +211,9 @@ class _RuntimeSearch:
         calls = {graph: len(recorded[graph]) for graph in fp32_below(recorded, last_steps[-1])}
         graphs = {
             graph: Whole(int8, fp32, calls.get(graph, 1))
-            for graph, (int8, fp32) in self.notes.recall("whole", self.measure.graph_times).items()
+            for graph, (int8, fp32) in self._asked(
+                TIMING, "whole", self.measure.graph_times
+            ).items()
         }
         return _Costs(counts, saved, MEASURED, last_steps, graphs, burden)
 
@@ -201,40 +224,19 @@ class _RuntimeSearch:
 
     def _ladders(self, costs: _Costs) -> list[tuple[Plan, ...]]:
         """From the fastest to the safest, one ladder for each number of last steps in FP32."""
-        label = f"measuring the damage of each convolution on {self.target.name}"
+        damages = LayerDamages(self.measure, self.notes, self.bill, costs.last_steps).of(
+            costs.multiplications
+        )
         measured: list[list[Measured]] = [[] for _ in costs.last_steps]
-        with self.listen.progress(label, len(costs.multiplications)) as advance:
-            for (convolution, count), saved, damages in zip(
-                costs.multiplications.items(),
-                costs.saved,
-                self._damages(list(costs.multiplications), costs.last_steps),
-                strict=True,
-            ):
-                for rungs, hurt in zip(measured, damages, strict=True):
-                    rungs.append(Measured(*convolution, hurt, saved, count))
-                advance(1)
+        for (convolution, count), saved in zip(
+            costs.multiplications.items(), costs.saved, strict=True
+        ):
+            for rungs, hurt in zip(measured, damages[convolution], strict=True):
+                rungs.append(Measured(*convolution, hurt, saved, count))
         return [
             ladder(replace(self.base, last=last), rungs, costs.unit)
             for last, rungs in zip(costs.last_steps, measured, strict=True)
         ]
-
-    def _damages(
-        self, convolutions: Sequence[Convolution], last_steps: Sequence[int]
-    ) -> Iterator[list[float]]:
-        """Of each convolution alone, by number of last steps in FP32; several at once."""
-
-        def asked(convolution: Convolution) -> str:
-            return f"damages {list(last_steps)} {'/'.join(convolution)}"
-
-        def answer(convolution: Convolution) -> list[float]:
-            known = self.notes.recall(
-                asked(convolution), lambda: self.measure.damages(convolution, last_steps)
-            )
-            return [float(hurt) for hurt in known]
-
-        if not all(self.notes.knows(asked(convolution)) for convolution in convolutions):
-            self.full.prepare()
-        return over_workers(answer, convolutions, self.full.at_once)
 
     def _sharp(self, plans: Sequence[Plan]) -> Sequence[Plan]:
         """Those from the first on whose images reach the PSNR asked for at a glance."""
@@ -248,7 +250,21 @@ class _RuntimeSearch:
 
     def _psnr(self, plan: Plan) -> float:
         question = f"psnr {_digest(plan)}"
-        return float(self.notes.recall(question, lambda: self.measure.psnr(plan)))
+        return float(self._asked(GLANCES, question, lambda: self.measure.psnr(plan)))
+
+    def _look_price(self, plan: Plan) -> float:
+        """Seconds that looking at the plan is expected to take: as a pair did in the looks before,
+        or a pair of a glance.
+        """
+        looks, glances = self.bill.steps.get(LOOKS), self.bill.steps.get(GLANCES)
+        pairs = sum(look["pairs"] for look in self.trail)
+        if looks is not None and pairs:
+            each = looks.seconds / pairs
+        elif glances is not None:
+            each = glances.seconds / (glances.asked * self.settings.images_glanced)
+        else:
+            return 0.0
+        return each * (pairs / len(self.trail) if pairs else self.full.first_look)
 
     def _good(self, plan: Plan, advance: Callable[[int], None]) -> bool:
         """Compare a plan's images with full precision; what was seen goes into the trail."""
@@ -259,22 +275,32 @@ class _RuntimeSearch:
             advance(now - done)
             done = now
 
-        look = self.notes.recall(f"look {_digest(plan)}", lambda: self.measure.look(plan, progress))
+        look = self._asked(
+            LOOKS,
+            f"look {_digest(plan)}",
+            lambda: self.measure.look(plan, progress),
+            self._look_price(plan),
+        )
         advance(self.full.most_pairs - done)  # the bound counts what was not needed
         self.trail.append(look)
         good = bool(
             look["likely"] >= 1 - self.settings.doubt
             and look["psnr_db"] >= self.settings.terms.psnr
         )
-        last = f", {steps_in_fp32(plan.last)}" if plan.last else ""
         change = "" if look["change"] is None else f"change {look['change']:+.2%}, "
         self.listen.note(
-            f"{self.target.name}: {look['fp32_convolutions']} convolutions in FP32{last}, {change}"
+            f"{self.target.name}: {described(plan)}, {change}"
             f"{look['psnr_db']:.1f} dB, {look['ruined']} ruined after "
             f"{look['pairs']} pairs: "
             f"{'likely' if good else 'not likely'} within"
         )
         return good
+
+
+def described(plan: Plan) -> str:
+    """A plan in words, as its search tells it from others."""
+    last = f", {steps_in_fp32(plan.last)}" if plan.last else ""
+    return f"{sum(p == 'fp32' for _, p in plan.rules)} layers in FP32{last}"
 
 
 def _digest(plan: Plan) -> str:
