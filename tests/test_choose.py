@@ -31,6 +31,7 @@ from edgegen.errors import InputError
 from edgegen.workflows.export.calibration import digest
 from edgegen.workflows.export.plans import with_ranges
 from edgegen.workflows.export.search import PlanLadder
+from edgegen.workflows.plans import SearchRecord
 
 BASE = Plan((("g/first", "fp32"), ("*", "int8")), {})
 
@@ -284,5 +285,11 @@ def test_the_plan_of_a_bundle_is_shown_by_runtime(
         and all(r["damage"] >= 0 for r in shown["layers"])
         and shown["unit"].startswith("ms")
     )
+    assert shown["search"] is None, "the plan was given"
     assert run(["plan", "show", str(tiny_bundle), "--runtime", "abacus"]) == 2
     assert "E-BUNDLE-RUNTIME" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("bill", [None, 1, {}, {"steps": 3}, {"steps": [{"step": "a"}]}])
+def test_a_bill_that_another_program_wrote_is_not_shown(bill: Any) -> None:
+    assert SearchRecord.of(bill) is None

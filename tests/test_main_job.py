@@ -31,6 +31,7 @@ from edgegen.core.temporary import PREFIX
 from edgegen.errors import UsageError
 from edgegen.export import executing, packages, runtime
 from edgegen.workflows.export.run import ExportSettings, export_bundle
+from edgegen.workflows.plans import read_plan
 
 pytestmark = pytest.mark.export
 
@@ -164,7 +165,9 @@ def test_a_run_generates_too(tiny_run: Path, tmp_path: Path) -> None:
     assert pixels(tmp_path / "grid.png").shape == (2 * 34, 2 * 34, 3)
 
 
-def test_the_same_export_twice_is_the_same_files(tiny_run: Path, tmp_path: Path) -> None:
+def test_the_same_export_twice_is_the_same_files(
+    tiny_run: Path, tmp_path: Path, capfd: Capture
+) -> None:
     """All but the evidence, which holds timings; the second finds what the first one's search has
     noted. Engines are left out: on a loaded machine one in some dozens has differed.
     """
@@ -179,6 +182,16 @@ def test_the_same_export_twice_is_the_same_files(tiny_run: Path, tmp_path: Path)
     assert [name for name in again if first.files[name] != second.files[name]] == []
     assert first.calibration == second.calibration and first.calibration["search"]
     assert first.sampler == second.sampler
+    search = read_plan(places[1], "openvino").search
+    assert search is not None and {"time of each layer", "damage of each layer"} <= {
+        step["step"] for step in search.steps
+    }
+    assert all(one["plan"] and one["why"] for one in search.unasked)
+    capfd.readouterr()
+    assert run(["plan", "show", str(places[1]), "--runtime", "openvino"]) == 0
+    said = capfd.readouterr().out
+    assert "measured each along whole trajectories." in said and "took" in said
+    assert ("plan that was not looked at" in said) == bool(search.unasked)
 
 
 def test_a_budget_that_does_not_hold_leaves_nothing_under_the_name(

@@ -135,7 +135,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Sea
     assert bill["damages"] == "each along whole trajectories"
     steps = {step["step"]: step for step in bill["steps"]}
     assert list(steps) == [TIMING, DAMAGE, GLANCES, LOOKS]
-    assert steps[DAMAGE]["asked"] == first.calls["damages"] and steps[DAMAGE]["seconds"] > 0
+    assert steps[DAMAGE]["asked"] == first.calls["damages"]
     assert steps[LOOKS]["expected_s"] is not None and steps[TIMING]["expected_s"] is None
     assert found.plan.unit == MEASURED
     assert {layer.precision for layer in found.plan.layers} <= {"int8", "fp32"}

@@ -11,6 +11,7 @@ from . import output
 
 if TYPE_CHECKING:
     from ..core.plan import Plan
+    from ..workflows.plans import SearchRecord
 
 plan = typer.Typer(help="Look at precision plans.")
 
@@ -29,7 +30,8 @@ def show(
     json: output.Json = False,
 ) -> None:
     """Layer by layer: its precision and why, what INT8 damages there alone, what it
-    saves alone.
+    saves alone. Of a bundle also what the search asked, what that took, and what was
+    not asked and why.
     """
     from ..core.fp32_last_steps import steps_in_fp32
     from ..workflows.plans import read_plan
@@ -41,6 +43,30 @@ def show(
         print(
             f"of the sampler's steps {steps_in_fp32(result.plan.last)}, as a whole; what is "
             "said above is of the others."
+        )
+    if result.search is not None:
+        _search(result.search)
+
+
+def _search(search: SearchRecord) -> None:
+    if search.steps:
+        print()
+        rows = [
+            [
+                step["step"],
+                step["asked"],
+                f"{step['seconds']:.1f} s",
+                "" if step["expected_s"] is None else f"{step['expected_s']:.1f} s",
+            ]
+            for step in search.steps
+        ]
+        output.table(["the search asked for", "times", "took", "expected"], rows)
+        allowed = "" if search.allowed_s is None else f" It was allowed {search.allowed_s:.0f} s."
+        print(f"The damage of layers was measured {search.damages}.{allowed}")
+    if search.unasked:
+        print()
+        output.table(
+            ["plan that was not looked at", "why"], [list(o.values()) for o in search.unasked]
         )
 
 

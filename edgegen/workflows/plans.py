@@ -13,11 +13,48 @@ from .bundles import read_bundle
 
 
 @dataclass(frozen=True)
+class SearchRecord:
+    """As a bundle's manifest tells it. steps: what was asked, how often, the seconds that the
+    answers took and those that were expected; unasked: plans nobody looked at, and why.
+    """
+
+    steps: list[dict[str, Any]]
+    damages: str
+    unasked: list[dict[str, str]]
+    allowed_s: float | None
+
+    @classmethod
+    def of(cls, bill: Any) -> SearchRecord | None:
+        """None for what no edgegen wrote: a manifest's calibration is as free as its writer."""
+        try:
+            steps = [
+                {
+                    "step": str(step["step"]),
+                    "asked": int(step["asked"]),
+                    "seconds": float(step["seconds"]),
+                    "expected_s": _number(step["expected_s"]),
+                }
+                for step in bill["steps"]
+            ]
+            unasked = [{"plan": str(o["plan"]), "why": str(o["why"])} for o in bill["unasked"]]
+            return cls(steps, str(bill["damages"]), unasked, _number(bill["allowed_s"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
 class PlanFile:
-    """A plan and the file that it was read from."""
+    """A plan and the file that it was read from; of a bundle with what searching it took, None
+    where that was not written down.
+    """
 
     path: Path
     plan: Plan
+    search: SearchRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document of `edgegen plan show --json`, but for its frame."""
@@ -27,6 +64,7 @@ class PlanFile:
             "unit": self.plan.unit,
             "last": self.plan.last,
             "layers": [asdict(layer) for layer in self.plan.layers],
+            "search": None if self.search is None else asdict(self.search),
         }
 
 
@@ -43,5 +81,8 @@ def read_plan(plan: str | Path, runtime: str | None = None) -> PlanFile:
                 path=path,
             )
         file = f"int8/{name}/plan.json"
-        return PlanFile(bundle.path(file), Plan.parsed(bundle.read(file), bundle.path(file)))
+        bills = bundle.manifest.calibration.get("bills")
+        bill = bills.get(name) if isinstance(bills, dict) else None
+        plan_read = Plan.parsed(bundle.read(file), bundle.path(file))
+        return PlanFile(bundle.path(file), plan_read, SearchRecord.of(bill))
     return PlanFile(path, Plan.read(path))
