@@ -16,23 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
+from searches import Watched, answers, elsewhere, hurried, made
 
 from edgegen.calibrate.choose import Whole, cost, kinds
 from edgegen.calibrate.questions import TIE
 from edgegen.core.plan import Plan
-from edgegen.core.runtime import Runtime
 from edgegen.evidence import bench
 from edgegen.evidence.terms import Terms
-from edgegen.export import executing, qdq, runtime
+from edgegen.export import executing, runtime
 from edgegen.workflows.context import Context
-from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.damages import STEP as DAMAGE
-from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.measurements import (
-    AnsweredOnce,
     FullPrecision,
-    Measurements,
     SearchSettings,
     SearchSubject,
 )
@@ -45,40 +40,8 @@ from edgegen.workflows.export.search import (
     PlanLadder,
     Search,
 )
-from edgegen.workflows.generators import load_generator
 
 pytestmark = pytest.mark.slow
-
-Answers = dict[str, Callable[..., Any]]
-
-
-class Watched(Search):
-    """Counts how often each kind of question is really answered, and answers some of them as it is
-    told; the `stop_at`th look is where the process dies.
-    """
-
-    def __init__(self, search: Search, answers: Answers | None = None, stop_at: int = 99) -> None:
-        super().__init__(search.subject, search.settings, search.context)
-        self.full = search.full  # shared: images and features are made once
-        self.answers, self.stop_at = answers or {}, stop_at
-        asked = ("errors", "damages", "time_saved", "graph_times", "psnr", "look")
-        self.calls = dict.fromkeys(asked, 0)
-
-    def measurements(self, target: Runtime) -> Measurements:
-        measured = super().measurements(target)
-        for name in self.calls:
-            answer = self.answers.get(name, getattr(measured, name))
-            setattr(measured, name, self._counted(name, answer))
-        return measured
-
-    def _counted(self, name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
-        def count(*given: Any) -> Any:
-            self.calls[name] += 1
-            if name == "look" and self.calls[name] == self.stop_at:
-                raise KeyboardInterrupt
-            return answer(*given)
-
-        return count
 
 
 @pytest.fixture(scope="module")
@@ -86,33 +49,9 @@ def search(tiny_run: Path) -> Search:
     return made(tiny_run)
 
 
-def subject(run: Path) -> SearchSubject:
-    source = load_generator(str(run))
-    models = fp32_models(source)
-    calibration = calibrated(source, models, 32, Context())
-    return SearchSubject(source, models, calibration.models, calibration.plan)
-
-
-def made(run: Path) -> Search:
-    """Of a run folder."""
-    return Search(subject(run), SearchSettings(Terms(0.3, 500, 1.0)), Context())
-
-
 @pytest.fixture(autouse=True)
 def own_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path))
-
-
-def elsewhere(**changed: Any) -> Any:
-    """A runtime of OpenVINO's dialect."""
-    runtime_like = {
-        "name": "elsewhere",
-        "executable": False,
-        "dialect": runtime("openvino").dialect,
-        "version": lambda: "1",
-        "cannot_run": lambda: None,
-    }
-    return SimpleNamespace(**runtime_like | changed)
 
 
 def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Search) -> None:
@@ -164,7 +103,7 @@ def test_more_pairs_for_the_verdict_are_more_for_the_search(
 def test_notes_are_found_by_another_process(search: Search, tiny_run: Path) -> None:
     """Whatever order its sets come in: hashes of text differ from process to process."""
     code = (
-        "import sys\nfrom test_search import made\nfrom edgegen.export import runtime\nfrom "
+        "import sys\nfrom searches import made\nfrom edgegen.export import runtime\nfrom "
         "pathlib import Path\n"
         "host = runtime('onnxruntime')\nprint(made(Path(sys.argv[1])).key(host, host))"
     )
@@ -204,11 +143,6 @@ def test_answers_are_as_good_whatever_time_there_is(search: Search) -> None:
     assert hurried.key(host, host) == search.key(host, host)
 
 
-def hurried(search: Search, seconds: float, answers: Answers) -> Watched:
-    settings = replace(search.settings, seconds=seconds)
-    return Watched(Search(search.subject, settings, search.context), answers)
-
-
 def test_a_search_without_time_takes_the_safest_plan_and_says_what_it_did_not_ask(
     search: Search,
 ) -> None:
@@ -229,71 +163,6 @@ def test_a_search_without_time_takes_the_safest_plan_and_says_what_it_did_not_as
     assert generous.plan(target).rung == 0 and generous.calls["look"] >= 1
 
 
-def test_damages_of_many_layers_are_predicted_from_errors_and_checked(search: Search) -> None:
-    """Errors that rank layers as trajectories do stand for them; others do not."""
-    target = elsewhere(cannot_run=lambda: "no such card")
-    told = {name: of for name, of in answers(lambda plan: True).items() if name != "damages"}
-    places = {one: k + 1.0 for k, one in enumerate(_layers(search, target))}
-    assert len(places) > 10
-
-    def errors(layer: Any, last_steps: Any) -> list[float]:
-        return [places[layer]] * len(last_steps)
-
-    def squared(layer: Any, last_steps: Any) -> list[float]:
-        return [places[layer] ** 2] * len(last_steps)
-
-    def unrelated(layer: Any, last_steps: Any) -> list[float]:
-        return [places[layer] * 7 % 5] * len(last_steps)
-
-    settings = replace(search.settings, whole_work=0.0)
-    many = Search(search.subject, settings, search.context)
-    watched = Watched(many, told | {"errors": errors, "damages": squared})
-    plan = watched.plan(target).plan
-    assert watched.calls["errors"] == len(places) > watched.calls["damages"]
-    for layer in plan.layers:
-        assert layer.damage == pytest.approx(places[layer.graph, layer.node] ** 2, rel=1e-6)
-    assert "predicted from their errors" in watched.bills["elsewhere"].damages
-    other = replace(settings, doubt=0.2)  # other notes
-    watched = Watched(
-        Search(search.subject, other, search.context),
-        told | {"errors": errors, "damages": unrelated},
-    )
-    plan = watched.plan(target).plan
-    assert [layer.damage for layer in plan.layers] == [
-        unrelated((layer.graph, layer.node), [0])[0] for layer in plan.layers
-    ]
-    assert "each, since errors rank them only to" in watched.bills["elsewhere"].damages
-
-
-def _layers(search: Search, target: Any) -> list[tuple[str, str]]:
-    base = search.subject.base
-    return [
-        (graph, node.name)
-        for graph, model in search.subject.calibrated.items()
-        for node in qdq.int8_nodes(model, graph, base, target.dialect)
-    ]
-
-
-def test_the_error_of_a_layer_is_of_its_own_graphs_answers(search: Search) -> None:
-    """Coarser weights have a larger error, and a call of the last step counts only where it is in
-    INT8.
-    """
-    measure = search.measurements(runtime("openvino"))
-    layer = _layers(search, runtime("openvino"))[0]
-    graph, _ = layer
-    whole, before = measure.errors(layer, [0, 1])
-    assert 0 < whole < 0.1 and 0 < before < 0.1 and whole != before
-    calls = measure.full.answered[graph]
-    assert 1 < len(calls) <= search.settings.calls_alone
-    int8 = measure._alone(layer)
-    relative = [
-        float(np.square(int8(**call) - exact).mean() / np.square(exact).mean())
-        for call, exact in calls
-    ]
-    assert whole == pytest.approx(np.mean(relative), rel=1e-3)
-    assert before == pytest.approx(np.mean(relative[:-1]), rel=1e-3)
-
-
 def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(search: Search) -> None:
     watched = Watched(search)
     target = elsewhere(cannot_run=lambda: "no such card")
@@ -303,45 +172,6 @@ def test_a_runtime_that_does_not_run_here_is_weighed_by_multiplications(search: 
         layer.saved == pytest.approx(layer.multiplications / 1e6) for layer in found.plan.layers
     )
     assert all(look["executed_by"] == executing(target).name for look in watched.trail["elsewhere"])
-
-
-def test_damages_are_the_same_for_any_number_of_workers(
-    search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    taken = {
-        name: answer for name, answer in answers(lambda plan: True).items() if name != "damages"
-    }
-    found = []
-    for threads in (1, 3):
-        monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path / str(threads)))
-        other = Search(search.subject, search.settings, replace(search.context, threads=threads))
-        found.append(Watched(other, taken).plan(elsewhere(cannot_run=lambda: "no such card")))
-    one, many = found
-    assert one.plan.to_bytes() == many.plan.to_bytes()
-    assert len({layer.damage for layer in one.plan.layers}) > 1
-
-
-def test_trajectories_share_the_steps_before_they_part(search: Search) -> None:
-    """The damage with the last step in FP32 is that of a search which asks for it alone."""
-    measure = search.measurements(runtime("openvino"))
-    graph, model = next(iter(search.subject.calibrated.items()))
-    node = [n.name for n in model.graph.node if n.op_type == "Conv"][1]
-    both = measure.damages((graph, node), [0, 1])
-    assert both == measure.damages((graph, node), [0]) + measure.damages((graph, node), [1])
-    assert both[0] > both[1] > 0, "what an INT8 step adds, the steps behind it take away"
-
-    calls = []
-
-    def session(**inputs: Any) -> Any:
-        calls.append(inputs)
-        return inputs["x"] + 1
-
-    once = AnsweredOnce(session)
-    x, t = np.ones((2, 3), np.float32), np.ones(2, np.float32)
-    assert np.array_equal(once(x=x, t=t), once(x=x.copy(), t=t)) and len(calls) == 1
-    once(x=x, t=t * 2)
-    once(x=x + 1, t=t)
-    assert len(calls) == 3
 
 
 def test_convolutions_of_one_kind_are_timed_once(
@@ -365,31 +195,6 @@ def test_convolutions_of_one_kind_are_timed_once(
         for node, kind in kinds(model).items():
             of_kind.setdefault(kind, set()).add(saved[graph, node])
         assert all(len(times) == 1 for times in of_kind.values())
-
-
-def answers(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> Answers:
-    """Everything in INT8 takes 10 ms a graph, each convolution saves as much as any other, and
-    plans are good as told.
-    """
-
-    def look(plan: Plan, progress: Any) -> dict[str, Any]:
-        return {
-            "likely": float(good(plan)),
-            "psnr_db": 99.0,
-            "ruined": 0,
-            "fp32_convolutions": 0,
-            "change": 0.0,
-            "pairs": 1,
-        }
-
-    return {
-        "errors": lambda convolution, last_steps: [1.0] * len(last_steps),
-        "damages": lambda convolution, last_steps: [float(len(convolution[1]))] * len(last_steps),
-        "time_saved": lambda convolutions, advance: [1.0] * len(convolutions),
-        "graph_times": lambda: dict.fromkeys(tiny.models(), (10.0, fp32_ms)),
-        "psnr": lambda plan: 99.0,
-        "look": look,
-    }
 
 
 def test_the_last_step_in_full_precision_is_weighed_with_all_plans(

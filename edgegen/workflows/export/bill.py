@@ -12,7 +12,7 @@ from ...core.files import JsonObject
 
 
 @dataclass
-class Step:
+class BillLine:
     """Questions of one kind. expected: seconds, None where no one said before."""
 
     asked: int = 0
@@ -27,12 +27,12 @@ class Bill:
     """
 
     allowed: float = math.inf  # seconds for all steps
-    steps: dict[str, Step] = field(default_factory=dict)
+    steps: dict[str, BillLine] = field(default_factory=dict)
     damages: str = ""  # how the damage of layers was found
     unasked: list[dict[str, str]] = field(default_factory=list)
 
     def add(self, step: str, seconds: float, expected: float | None = None, asked: int = 1) -> None:
-        one = self.steps.setdefault(step, Step())
+        one = self.steps.setdefault(step, BillLine())
         one.asked += asked
         one.seconds += seconds
         if expected is not None:
