@@ -1,4 +1,4 @@
-# make demo | quick | test | long | reliability | check | lint | docs | wheel | airgap | data | clean.  Another interpreter: make PYTHON=python3.12 demo
+# make demo | quick | test | long | reliability | check | lint | docs | public-names | wheel | airgap | data | clean.  Another interpreter: make PYTHON=python3.12 demo
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 EXTRAS := dev,train,export,adapt,bring,heic,onnxruntime,openvino,tensorrt-rtx,sign
 RUNTIMES := onnxruntime,openvino,tensorrt-rtx
 
-.PHONY: venv demo quick test long reliability check lint docs wheel airgap data clean
+.PHONY: venv demo quick test long reliability check lint docs public-names wheel airgap data clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -66,6 +66,11 @@ docs: $(STAMP)
 	  $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -f scripts/site.yml
 	@echo "build/docs/index.html"
+
+# tests/golden/public.txt: the flags, defaults, error codes and Python names that others build on. A test
+# holds the code to it; whoever changes it on purpose runs this and writes the line in CHANGELOG.md.
+public-names: $(STAMP)
+	@$(BIN)/python tests/public_surface.py
 
 # The same commit gives the same bytes in any clone: files carry the commit's time and modes that no umask
 # changes, and the build tool is the pinned one.
