@@ -1,14 +1,14 @@
-# make demo | quick | test | long | reliability | check | lint | docs | public-names | wheel | airgap | data | clean.  Another interpreter: make PYTHON=python3.12 demo
+# make demo | quick | test | long | reliability | check | lint | docs | public-names | locks | licences | sbom | wheel | wheel-twice | airgap | data | clean.  Another interpreter: make PYTHON=python3.12 demo
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := dev,train,export,adapt,bring,heic,onnxruntime,openvino,tensorrt-rtx,sign
+EXTRAS := dev,release,train,export,adapt,bring,heic,onnxruntime,openvino,tensorrt-rtx,sign
 RUNTIMES := onnxruntime,openvino,tensorrt-rtx
 
-.PHONY: venv demo quick test long reliability check lint docs public-names wheel airgap data clean
+.PHONY: venv demo quick test long reliability check lint docs public-names locks licences sbom wheel wheel-twice airgap data clean
 .DEFAULT_GOAL := test
 
 venv: $(STAMP)
@@ -72,6 +72,21 @@ docs: $(STAMP)
 public-names: $(STAMP)
 	@$(BIN)/python tests/public_surface.py
 
+# requirements/*.txt: every package of a profile with its hashes, at the versions of constraints.txt. Asks the
+# package index, and is run where constraints.txt or pyproject.toml has changed.
+locks: $(STAMP)
+	@$(BIN)/python scripts/locks.py
+
+# docs/licences.md, after asking pip what each locked package says of itself (4 GB of downloads).
+licences: $(STAMP)
+	@$(BIN)/python scripts/licences.py --ask
+
+# What a release hands over beside the wheel: a bill of materials a profile, in CycloneDX's JSON.
+PROFILES := device-openvino device-onnxruntime office development
+sbom: $(STAMP)
+	@for profile in $(PROFILES); do \
+	  $(BIN)/python scripts/sbom.py $$profile dist/edgegen-$$profile.cdx.json; done
+
 # The same commit gives the same bytes in any clone: files carry the commit's time and modes that no umask
 # changes, and the build tool is the pinned one.
 wheel: $(STAMP)
@@ -81,6 +96,10 @@ wheel: $(STAMP)
 	  PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	  $(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps -w dist .
 	@ls -l dist
+
+# Two clones, two folders, two umasks, one wheel.
+wheel-twice: $(STAMP)
+	@bash scripts/wheel_twice.sh $(VENV)
 
 # The wheel installed from a folder of wheels into an empty environment without a network, and its contract tests.
 airgap: wheel
