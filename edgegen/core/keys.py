@@ -2,7 +2,7 @@
 be.
 
 A site names public keys one by one, or keeps them in a folder: NAME.pem, and keys.json beside them
-once there is something to say of them (docs/security.md).
+once there is something to say of them (docs/guides/signing.md).
 
     {"schema_version": 1, "least_release": 12,
      "revoked": {"FINGERPRINT": "the laptop was stolen"},
