@@ -33,7 +33,8 @@ from edgegen.evidence.terms import Terms
 from edgegen.export import runtime
 from edgegen.workflows.bench_report.peer_scripts import NNCF
 from edgegen.workflows.export.judges import judge_of
-from edgegen.workflows.export.run import REJECTED, ExportSettings, export_bundle
+from edgegen.workflows.export.publishing import REJECTED
+from edgegen.workflows.export.run import ExportSettings, export_bundle
 from edgegen.workflows.source_choices import SourceChoices
 
 ROOT = Path(__file__).resolve().parents[1]

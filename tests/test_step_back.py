@@ -14,7 +14,8 @@ from edgegen.calibrate.choose import Measured, ladder
 from edgegen.core.plan import Plan
 from edgegen.evidence.terms import Terms, trial
 from edgegen.workflows.context import Context
-from edgegen.workflows.export import run
+from edgegen.workflows.export import step_back
+from edgegen.workflows.export.allowance import Stopwatch
 from edgegen.workflows.export.build import Build
 from edgegen.workflows.export.search import PlanLadder
 
@@ -41,7 +42,10 @@ class Fake:
 
 
 def proven(
-    monkeypatch: pytest.MonkeyPatch, bad: dict[str, int], rungs: int = 9
+    monkeypatch: pytest.MonkeyPatch,
+    bad: dict[str, int],
+    rungs: int = 9,
+    seconds: float | None = None,
 ) -> tuple[Fake, list[dict[str, Any]], dict[str, PlanLadder]]:
     """What export concludes when the first `bad` plans of each runtime fail, what it asked for, and
     where the plans ended.
@@ -58,12 +62,14 @@ def proven(
         asked.append(dict(trials))
         return Fake(tuple(Result(name, len(asked) > bad[name]) for name in trials))
 
-    monkeypatch.setattr(run, "prove", judge)
-    monkeypatch.setattr(run, "rebuild", lambda build, targets, listen: build)
+    monkeypatch.setattr(step_back, "prove", judge)
+    monkeypatch.setattr(step_back, "rebuild", lambda build, targets, listen: build)
     targets: Any = [SimpleNamespace(name=name) for name in bad]
     proof: Any
     ledger: Any = SimpleNamespace(trial=lambda *_: trial("w", len(asked)))
-    proof, _ = run.prove_or_step_back(build, targets, Terms(0.02, 4000), Context(), ledger)
+    proof, _ = step_back.prove_or_step_back(
+        build, targets, Terms(0.02, 4000), Context(), ledger, Stopwatch(seconds)
+    )
     return proof, asked, dict(build.plans)
 
 
@@ -79,9 +85,16 @@ def test_only_what_failed_is_judged_again_on_seeds_and_error_of_its_own(
 
 def test_what_never_passes_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     proof, asked, _ = proven(monkeypatch, {"never": 9})
-    assert len(asked) == run.PLANS and not proof.judged[0].passed
+    assert len(asked) == step_back.PLANS and not proof.judged[0].passed
 
 
 def test_one_plan_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     proof, asked, _ = proven(monkeypatch, {"never": 5}, rungs=1)
     assert len(asked) == 1 and not proof.judged[0].passed
+
+
+def test_no_plan_is_tried_for_which_there_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof, asked, plans = proven(monkeypatch, {"late": 1}, seconds=0.0)
+    assert len(asked) == 1 and not proof.judged[0].passed and plans["late"].rung == 0
+    proof, asked, _ = proven(monkeypatch, {"late": 1}, seconds=3600.0)
+    assert len(asked) == 2 and proof.judged[0].passed

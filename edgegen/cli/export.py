@@ -95,6 +95,13 @@ def export(
     calibration: Annotated[
         int, typer.Option(help="Seeds whose trajectories the calibration looks at.", min=32)
     ] = 128,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="How long all of it may take, such as 90m or 2h: seeds of the calibration, looks "
+            "at plans and pairs of the verdict are chosen for it."
+        ),
+    ] = None,
     max_images: Annotated[
         int,
         typer.Option(
@@ -164,6 +171,7 @@ def export(
         max_moved=moved_of(max_moved),
         max_apart=apart_of(max_apart),
         no_reference=no_reference,
+        time=time,
         max_images=max_images,
         plan=plan,
         feeds=feeds,

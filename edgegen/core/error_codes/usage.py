@@ -195,6 +195,12 @@ ROWS: tuple[Row, ...] = (
         "The work is done; look at its files, or run the verb that shows it again.",
     ),
     (
+        "E-TIME",
+        (2,),
+        "The time that an export was given is not enough for the least that it has to do.",
+        "Give more, or ask for fewer runtimes or sampler steps.",
+    ),
+    (
         "E-USAGE",
         (2,),
         "The command line cannot be read, or its flags exclude each other.",

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...calibrate.choose import fastest
+from ...calibrate.choose import fastest, multiplications
 from ...core.bundle import MANIFEST, Bundle, write_manifest
-from ...core.files import check_target, publish, publish_alone, put
+from ...core.files import check_target, put
 from ...core.images import png
 from ...core.plan import Plan
 from ...core.progress import Listener, silent
 from ...core.runtime import Runtime
 from ...core.seeds import EVIDENCE
-from ...core.temporary import sweep
 from ...core.verdict import State, Verdict, together
 from ...errors import GateFailed, RuntimeMissing, UsageError
 from ...evidence import certificate, golden_images
@@ -28,32 +26,33 @@ from ...evidence.terms import FEWEST_PAIRS, Terms
 from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
 from ..context import Context
+from ..durations import seconds_of
 from ..limits import MANY, Limit, check_numbers
 from ..sampling_choices import SamplingChoices, chosen
 from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
 from . import model_card
+from .allowance import Stopwatch, Work, allowance, checked, measured_prices, within
 from .attempts import Attempts
 from .beginning import write_beginning
 from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
-from .build import Build, build_runtimes, describe, described, rebuild
-from .calibration import calibrate_graphs, weight_bits_of
+from .build import Build, build_runtimes, describe, described
+from .calibration import calibrate_graphs, digest, weight_bits_of
 from .feeds import Feeds, Files, Trajectories
-from .fp32 import fp32_models, torch_parity, trajectory_calls
+from .fp32 import Calls, fp32_models, torch_parity, trajectory_calls
 from .judges import adapter_evidence, unnamed_judges, with_judges
-from .measurements import SearchSettings, SearchSubject
+from .measurements import FullPrecision, SearchSettings, SearchSubject
 from .plans import check_last_steps, check_plan, with_ranges
 from .protect import Protect
-from .prove import Proof, prove
+from .prove import Proof
+from .publishing import published, rejected
 from .search import PlanLadder, Search
+from .step_back import prove_or_step_back
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ..generators import LoadedGenerator
-
-REJECTED = "rejected"  # folder beside an output, of what a gate refused
-PLANS = 3  # that one export judges at most
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ class ExportSettings:
     max_apart: float = 0.005  # squared distance of the two sets, over the same
     # the distance to the reference decides nothing: there is none, or one of other photos
     no_reference: bool = False
+    time: str | None = None  # that all of it may take: 45m, 2h, 90s
     max_images: int = 4000  # pairs at most before a verdict is undecided; the search looks at half
     plan: Path | None = None  # a plan.json to use; no plan is searched then
     feeds: Path | None = None  # folder to calibrate on; None: the sampler's trajectories
@@ -90,6 +90,8 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self, steps=Limit(1, 10**4), max_images=Limit(FEWEST_PAIRS, MANY))
+        if self.time is not None:
+            seconds_of(self.time)
         if self.reference is not None and self.no_reference:
             raise UsageError("E-USAGE", "--reference and --no-reference exclude each other")
         if self.plan and self.protect_regions is not None:
@@ -172,19 +174,23 @@ def export_bundle(
     from ..second_judges import second_judge
 
     settings, out = settings or ExportSettings(), Path(out)
+    watch = Stopwatch(None if settings.time is None else seconds_of(settings.time))
     context = Context.of(settings.threads, settings.feature_weights, listen)
     terms = settings.terms  # refused before any work
     terms.check_enough()
     check_target(out, MANIFEST, settings.overwrite)
     targets = export_targets(settings.runtimes)
     context = replace(context, second_judge=second_judge(settings.second_judge))
-    with _published(out, settings.overwrite) as folder, torch_threads(context.threads):
+    with published(out, settings.overwrite) as folder, torch_threads(context.threads):
         source = loaded(generator, listen, settings.source)
-        request = _Request(source, settings, terms, targets, context, folder, out)
+        search = SearchSettings(terms)
+        if settings.last_steps is not None:
+            search = replace(search, last_steps=settings.last_steps)
+        request = _Request(source, settings, search, targets, context, folder, out, watch)
         try:
             return _export(request)
         except GateFailed as error:
-            raise _rejected(folder, out, error) from error
+            raise rejected(folder, out, error) from error
 
 
 @dataclass(frozen=True)
@@ -193,20 +199,27 @@ class _Request:
 
     source: LoadedGenerator
     settings: ExportSettings
-    terms: Terms
+    search: SearchSettings
     targets: Sequence[Runtime]
     context: Context
     folder: Path
     out: Path
+    watch: Stopwatch
+    expected: Mapping[str, Any] = field(default_factory=dict)  # of its time, where one was given
+
+    @property
+    def terms(self) -> Terms:
+        return self.search.terms
 
 
 def _export(request: _Request) -> ExportResult:
     """Each step reads what the steps before it wrote; the manifest is written last."""
-    source, settings, folder, context = (
+    source, settings, folder, context, watch = (
         request.source,
         request.settings,
         request.folder,
         request.context,
+        request.watch,
     )
     # what would make the long work useless is refused before it
     adapter = adapter_evidence(source)
@@ -217,43 +230,53 @@ def _export(request: _Request) -> ExportResult:
     sampled = replace(source, generator=chosen(source, choices)[0])
     given = None if settings.plan is None else Plan.read(settings.plan)
 
-    models = _fp32(sampled, request)
-    if given is not None and settings.plan is not None:
-        check_plan(given, models, settings.plan)
-    for name, model in models.items():
-        onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
-    calls = trajectory_calls(sampled)
-    if given is not None and settings.plan is not None:
-        check_last_steps(given, calls, settings.plan)
-    parity = torch_parity(sampled, calls, folder / "graphs", context.threads)
+    with watch.step("FP32 graphs"):
+        models = _fp32(sampled, request)
+        if given is not None and settings.plan is not None:
+            check_plan(given, models, settings.plan)
+        for name, model in models.items():
+            onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
+        calls = trajectory_calls(sampled)
+        if given is not None and settings.plan is not None:
+            check_last_steps(given, calls, settings.plan)
+        parity = torch_parity(sampled, calls, folder / "graphs", context.threads)
+    request = _in_time(request, sampled, models, calls)
 
-    feeds = _feeds(sampled, settings, context.listen)
-    bits = weight_bits_of([STAND_IN, *(target.name for target in request.targets)])
-    calibration = calibrate_graphs(sampled, models, feeds, context, weight_bits=bits)
-    base = calibration.plan
-    protected: Mapping[str, Any] = {}
-    if settings.protect is not None:
-        base, protected = settings.protect(
-            sampled, calibration.models, base, request.targets, context
-        )
+    feeds = _feeds(sampled, request.settings, context.listen)
+    with watch.step("calibration"):
+        bits = weight_bits_of([STAND_IN, *(target.name for target in request.targets)])
+        calibration = calibrate_graphs(sampled, models, feeds, context, weight_bits=bits)
+        base = calibration.plan
+        protected: Mapping[str, Any] = {}
+        if settings.protect is not None:
+            base, protected = settings.protect(
+                sampled, calibration.models, base, request.targets, context
+            )
     if given is None:
         subject = SearchSubject(sampled, models, calibration.models, base)
-        plans, found = _searched(subject, request)
+        with watch.step("search"):
+            plans, found = _searched(subject, request)
     else:
         taken = with_ranges(given, base, context.listen)
         plans, found = {t.name: PlanLadder((taken,), 0) for t in request.targets}, {"search": {}}
 
-    built = build_runtimes(
-        request.targets, calibration.models, plans, calls, folder, context.listen
-    )
+    with watch.step("INT8 files"):
+        built = build_runtimes(
+            request.targets, calibration.models, plans, calls, folder, context.listen
+        )
     start = write_beginning(sampled, folder)
     description = describe(sampled, models, built, calibration.coverage, feeds, parity, start)
     description["calibration"] |= {**found, **({"protected": protected} if protected else {})}
     write_manifest(folder, description)
     build = Build(Bundle.open(folder, made_here=True), calibration.models, plans, calls)
     attempts = Attempts(source.about, request.out, unnamed_judges(request.terms, context))
-    proof, bundle = prove_or_step_back(build, request.targets, request.terms, context, attempts)
-    _write_evidence(bundle, proof, {**adapter, "attempts": attempts.to_json()})
+    with watch.step("verdict"):
+        proof, bundle = prove_or_step_back(
+            build, request.targets, request.terms, context, attempts, watch
+        )
+    more = {"attempts": attempts.to_json(), "time": {**request.expected, "took_s": watch.to_json()}}
+    _write_evidence(bundle, proof, {**adapter, **more})
+    context.listen.note(f"took {watch}")
     if proof.passed:
         return ExportResult(request.out, proof)
     raise _failed(replace(build, bundle=bundle), request, proof)
@@ -266,6 +289,35 @@ def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
     for target in request.targets:
         qdq.check_any(models, most, target.name, target.dialect)
     return models
+
+
+def _in_time(
+    request: _Request, source: LoadedGenerator, models: Mapping[str, ModelProto], calls: Calls
+) -> _Request:
+    """The request, cut to what its time is enough for; UsageError where that is nothing."""
+    settings, left = request.settings, request.watch.left
+    if math.isinf(left):
+        return request
+    counts = [len(multiplications(model)) for model in models.values()]
+    work = Work(
+        sum(counts),
+        sum(map(len, calls.values())),
+        len(request.targets),
+        settings.calibration_samples,
+        settings.max_images,
+    )
+    subject = SearchSubject(source, models, {}, Plan((), {}))
+    full = FullPrecision(subject, request.search, request.context)
+    prices = measured_prices(full, digest(models))
+    allowed = allowance(left, prices, work)
+    request.context.listen.note(str(allowed))
+    search = replace(request.search, terms=checked(request.terms, allowed))
+    return replace(
+        request,
+        settings=replace(settings, calibration_samples=allowed.seeds, max_images=allowed.pairs),
+        search=within(search, allowed, prices, work),
+        expected={"allowed_s": request.watch.seconds, "expected_s": dict(allowed.expected)},
+    )
 
 
 def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:
@@ -299,31 +351,6 @@ def export_targets(names: Sequence[str]) -> list[Runtime]:
     return targets
 
 
-def prove_or_step_back(
-    build: Build, targets: Sequence[Runtime], terms: Terms, context: Context, attempts: Attempts
-) -> tuple[Proof, Bundle]:
-    """What the bundle is worth; a runtime whose plan does not keep its promise gets a safer one,
-    which is the next attempt, judged on seeds of its own.
-    """
-
-    def judged(some: Sequence[Runtime]) -> Proof:
-        trials = {target.name: attempts.trial(build.bundle, target.name, terms) for target in some}
-        # the engines were just built here
-        return prove(build.bundle, trials, terms, context, trust_engines=True)
-
-    proof = judged(targets)
-    for _ in range(1, PLANS):
-        failed = {j.name: j for j in proof.judged if not j.passed}
-        again = [t for t in targets if t.name in failed and build.plans[t.name].safer()]
-        if not again:
-            break
-        for target in again:
-            context.listen.note(f"{failed[target.name]}; trying a plan with more in FP32")
-        build = rebuild(build, again, context.listen)
-        proof = proof.again(judged(again))
-    return proof, build.bundle
-
-
 def _feeds(source: LoadedGenerator, settings: ExportSettings, listen: Listener) -> Feeds:
     if settings.feeds is not None:
         return Files(settings.feeds, source.generator, listen=listen)
@@ -334,11 +361,7 @@ def _searched(
     subject: SearchSubject, request: _Request
 ) -> tuple[Mapping[str, PlanLadder], Mapping[str, Any]]:
     """Plans by runtime; what was tried, and what that took, for the manifest."""
-    last = request.settings.last_steps
-    settings = SearchSettings(request.terms)
-    if last is not None:
-        settings = replace(settings, last_steps=last)
-    search = Search(subject, settings, request.context)
+    search = Search(subject, request.search, request.context)
     plans = {target.name: search.plan(target) for target in request.targets}
     bills = {name: bill.to_json() for name, bill in search.bills.items()}
     return plans, {"search": search.trail, "bills": bills}
@@ -365,32 +388,3 @@ def _write_evidence(bundle: Bundle, proof: Proof, more: Mapping[str, Any]) -> No
     }
     put(folder / certificate.FILE, certificate.page(description, shown))
     write_manifest(folder, description)
-
-
-@contextmanager
-def _published(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder that becomes `out` when the block ends well; Busy while another export writes it."""
-    with publish_alone(out, MANIFEST, overwrite) as folder:
-        sweep(out.parent / REJECTED)
-        _made(folder / "graphs")
-        yield folder
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-def _rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:
-    """The error, after what was made and measured has been kept under rejected/, never under the
-    final name.
-    """
-    if not (folder / MANIFEST).is_file():  # it failed before there was a whole to look at
-        return error
-    kept = out.parent / REJECTED / out.name
-    with publish(kept, MANIFEST, overwrite=True) as other:
-        shutil.copytree(folder, other, dirs_exist_ok=True)
-    hint = "; ".join(filter(None, [error.hint, "nothing was written under the name asked for"]))
-    rejected = GateFailed(error.code, error.message, path=kept, hint=hint, details=error.details)
-    rejected.result = error.result
-    return rejected

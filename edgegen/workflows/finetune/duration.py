@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...core.progress import Listener
-from .settings import seconds_of
+from ..durations import seconds_of
 
 if TYPE_CHECKING:
     from ...evidence.features import FeatureNetwork

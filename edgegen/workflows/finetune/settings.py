@@ -4,13 +4,13 @@ its defaults from here)
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from ...errors import UsageError
 from ...training.adapt import Kind
+from ..durations import seconds_of
 from ..limits import Limit, check_numbers
 from ..photo_sets import fit_of, on_bad_of
 
@@ -61,18 +61,6 @@ class FinetuneSettings:
             raise UsageError("E-USAGE", "--steps and --time both say how long: give one")
         on_bad_of(self.on_bad)
         fit_of(self.fit)
-
-
-def seconds_of(duration: str) -> float:
-    """Of a time such as 90s, 45m or 2h; UsageError for what is none."""
-    units = {"s": 1, "m": 60, "h": 3600}
-    try:
-        value = float(duration[:-1]) * units[duration[-1:]]
-    except (KeyError, ValueError):
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError("E-USAGE", f"--time must be such as 90s, 45m or 2h, got {duration!r}")
-    return value
 
 
 @dataclass(frozen=True)

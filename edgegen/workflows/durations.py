@@ -1,0 +1,30 @@
+"""Times as people say them: 90s, 45m, 2h. (imports nothing heavy)"""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import UsageError
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(duration: str) -> float:
+    """Of a time such as 90s, 45m or 2h; UsageError for what is none."""
+    try:
+        value = float(duration[:-1]) * UNITS[duration[-1:]]
+    except (KeyError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError("E-USAGE", f"--time must be such as 90s, 45m or 2h, got {duration!r}")
+    return value
+
+
+def in_words(seconds: float) -> str:
+    """As people say it, rounded up: 40 s, 12 min, 1 h 5 min."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    minutes = math.ceil(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"

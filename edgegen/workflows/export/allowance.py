@@ -1,0 +1,206 @@
+"""What an export does in the time that it is given (`--time`): on how many seeds it calibrates, how
+long it looks for a plan, how many pairs its verdict sees, from what an image costs on this machine.
+
+An image's price is the unit of everything: calibration, damages, looks and verdict are made of
+images, of the same generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ...core.answer_cache import Notes, folder
+from ...core.cpu import cpu_flags
+from ...core.files import JsonObject, to_json
+from ...errors import UsageError
+from ...evidence.terms import FEWEST_PAIRS, PIXEL_PAIRS, Terms
+from ...version import __version__
+from ..durations import in_words
+from .measurements import FullPrecision, SearchSettings
+
+FEWEST_SEEDS = 32  # that a calibration has at each timestep
+# Times the price of an image, what a seed costs that is calibrated on: 5 to 7 on cas-dm and lcd.
+SEED_IMAGES = 8
+CALIBRATION_START = 10.0  # s, whatever the number of seeds
+CALIBRATION, SEARCH, VERDICT = 0.2, 0.4, 0.5  # shares: of all, and of what calibration leaves
+SLACK = 0.95  # of the time is planned with
+PRICED = (8, 64)  # images that a price is measured on, fewest and most
+PRICED_SECONDS = 2.0
+# shares of a search's time
+TIMING, DAMAGES, GLANCES = 0.3, 0.3, 0.1
+ROUNDS, ALONE, GLANCED = (5, 16), (4, 16), (8, 64)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Seconds on this machine, with the threads asked for: of an image in full precision from noise
+    or prompt to pixels, and of its features.
+    """
+
+    image: float
+    features: float
+
+    def seed(self) -> float:
+        """Of a seed that is calibrated on."""
+        return SEED_IMAGES * self.image
+
+    def pair(self) -> float:
+        """Of a verdict's pair at most: so many more are compared by pixels alone."""
+        return PIXEL_PAIRS * 2 * self.image + 2 * self.features
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an export has to do: layers that may be in INT8, calls of its graphs in a trajectory,
+    runtimes; and at most so many seeds and pairs.
+    """
+
+    layers: int
+    calls: int
+    runtimes: int
+    seeds: int
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """How much of everything; expected: seconds by step."""
+
+    seeds: int
+    pairs: int
+    search_seconds: float  # a runtime
+    expected: Mapping[str, float]
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {in_words(s)}" for name, s in self.expected.items())
+        return (
+            f"in the time that is left: calibration on {self.seeds} seeds, a verdict of at most "
+            f"{self.pairs} pairs; at most {parts}"
+        )
+
+
+def measured_prices(full: FullPrecision, models: str) -> Prices:
+    """Noted, so that an export that is started again plans the same; models: hash of its graphs."""
+    asked = [__version__, cpu_flags(), full.context.threads]
+    key = hashlib.sha256(to_json(asked) + models.encode()).hexdigest()[:32]
+
+    def measured() -> JsonObject:
+        least, most = PRICED
+        first = _seconds(lambda: full.side.pixels(0, least)) / least
+        some = max(least, min(most, int(PRICED_SECONDS / max(first, 1e-6))))
+        side = full.side.from_seed(full.side.start)
+        image = _seconds(lambda: side.pixels(0, some)) / some
+        return asdict(Prices(image, _seconds(lambda: side.projected(some)) / some))
+
+    return Prices(**Notes(folder("prices") / f"{key}.jsonl").recall("prices", measured))
+
+
+def _seconds(work: Any) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def allowance(seconds: float, prices: Prices, work: Work) -> Allowance:
+    """What fits into these seconds. UsageError, which says how long it takes at least, where not
+    even the fewest seeds and pairs do.
+    """
+    planned = SLACK * seconds
+    some = (CALIBRATION * planned - CALIBRATION_START) / prices.seed()
+    for seeds in (_between(some, FEWEST_SEEDS, work.seeds), FEWEST_SEEDS):
+        calibration = CALIBRATION_START + seeds * prices.seed()
+        share = (planned - calibration) / work.runtimes
+        pairs = int(min(VERDICT * share / prices.pair(), work.pairs))
+        if pairs >= FEWEST_PAIRS:
+            break
+    if pairs < FEWEST_PAIRS:
+        verdicts = FEWEST_PAIRS * prices.pair() / VERDICT * work.runtimes
+        least = (CALIBRATION_START + FEWEST_SEEDS * prices.seed() + verdicts) / SLACK
+        raise UsageError(
+            "E-TIME",
+            f"in the {in_words(max(seconds, 0))} that are left this machine cannot calibrate on "
+            f"{FEWEST_SEEDS} seeds and compare {FEWEST_PAIRS} pairs of images, of which one takes "
+            f"{prices.image:.3g} s: that needs {in_words(least)}",
+            hint="give more --time, fewer runtimes, or fewer --steps",
+        )
+    # a verdict that needs less than its share leaves the rest to the search
+    verdict = pairs * prices.pair()
+    search = share * (SEARCH + VERDICT) - verdict
+    expected = {
+        "calibration": calibration,
+        "search": search * work.runtimes,
+        "verdict": verdict * work.runtimes,
+    }
+    return Allowance(seeds, pairs, search, expected)
+
+
+def within(
+    settings: SearchSettings, allowed: Allowance, prices: Prices, work: Work
+) -> SearchSettings:
+    """How closely a search looks in its time."""
+    seconds, image = allowed.search_seconds, max(prices.image, 1e-6)
+    each = max(work.layers, 1) * image
+    step = each * settings.images_timed / max(work.calls, 1)
+    whole = DAMAGES * seconds >= each * settings.images_alone
+    return replace(
+        settings,
+        seconds=seconds,
+        rounds=_between(TIMING * seconds / (2 * step), *ROUNDS),
+        images_alone=_between(DAMAGES * seconds / each, *ALONE),
+        images_glanced=_between(GLANCES * seconds / (4 * image), *GLANCED),
+        whole_work=settings.whole_work if whole else 0.0,
+    )
+
+
+def _between(value: float, least: int, most: int) -> int:
+    return int(max(least, min(value, most)))
+
+
+@dataclass
+class Stopwatch:
+    """Seconds that the steps of an export took; seconds: what all of it may take, None for any."""
+
+    seconds: float | None = None
+    started: float = field(default_factory=time.monotonic)
+    took: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.took[name] = self.took.get(name, 0.0) + time.monotonic() - begun
+
+    @property
+    def left(self) -> float:
+        if self.seconds is None:
+            return float("inf")
+        return self.seconds - (time.monotonic() - self.started)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {in_words(seconds)}" for name, seconds in self.took.items())
+
+    def to_json(self) -> JsonObject:
+        return {name: round(seconds, 1) for name, seconds in self.took.items()}
+
+
+def checked(terms: Terms, allowed: Allowance) -> Terms:
+    """The terms with the pairs that there is time for; UsageError where these cannot show what is
+    asked.
+    """
+    found = replace(terms, maximum=allowed.pairs)
+    try:
+        found.check_enough()
+    except UsageError as error:
+        raise UsageError(
+            "E-TIME",
+            f"there is time for {allowed.pairs} pairs of images: {error.message}",
+            hint="give more --time, or a larger --max-ruined",
+        ) from error
+    return found

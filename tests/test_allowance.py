@@ -1,0 +1,130 @@
+"""What an export does in the time that it is given."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgegen.core.bundle import Bundle
+from edgegen.errors import UsageError
+from edgegen.evidence.terms import FEWEST_PAIRS, Terms
+from edgegen.workflows.durations import in_words, seconds_of
+from edgegen.workflows.export.allowance import (
+    FEWEST_SEEDS,
+    Prices,
+    Stopwatch,
+    Work,
+    allowance,
+    checked,
+    within,
+)
+from edgegen.workflows.export.measurements import SearchSettings
+
+WORK = Work(layers=95, calls=40, runtimes=2, seeds=128, pairs=4000)
+FAST, SLOW = Prices(0.01, 0.005), Prices(10.0, 0.05)
+
+
+def test_an_hour_is_enough_for_all_of_a_small_model() -> None:
+    allowed = allowance(3600, FAST, WORK)
+    assert (allowed.seeds, allowed.pairs) == (128, 4000)
+    assert allowed.search_seconds > 600, "what the verdict leaves is the search's"
+
+
+def test_a_large_model_is_calibrated_and_judged_on_less() -> None:
+    allowed = allowance(12 * 3600, SLOW, WORK)
+    assert allowed.seeds < 128 and FEWEST_PAIRS <= allowed.pairs < 4000
+
+
+@given(st.floats(0.001, 30), st.floats(0.001, 1), st.integers(1, 3), st.floats(60, 1e6))
+def test_what_is_planned_fits_or_is_refused(
+    image: float, features: float, runtimes: int, seconds: float
+) -> None:
+    prices, work = Prices(image, features), Work(40, 10, runtimes, 128, 4000)
+    try:
+        allowed = allowance(seconds, prices, work)
+    except UsageError as error:
+        assert error.code == "E-TIME" and "that needs" in error.message
+        least = 10 + 32 * prices.seed() + 2 * 64 * prices.pair() * runtimes
+        assert seconds < 1.1 * least / 0.95, "what fits is not refused"
+        return
+    assert sum(allowed.expected.values()) <= seconds
+    assert FEWEST_SEEDS <= allowed.seeds <= 128 and FEWEST_PAIRS <= allowed.pairs <= 4000
+    assert allowed.search_seconds > 0 and all(part > 0 for part in allowed.expected.values())
+    more = allowance(2 * seconds, prices, work)
+    assert more.seeds >= allowed.seeds and more.pairs >= allowed.pairs
+
+
+def test_what_is_not_enough_says_what_is() -> None:
+    with pytest.raises(
+        UsageError, match=r"in the 10 min that are left .* that needs (.*)$"
+    ) as error:
+        allowance(600, SLOW, WORK)
+    said = error.value.message.split("needs ")[1]
+    hours, _, minutes = said.partition(" h ")
+    least = int(hours) * 3600 + int(minutes.removesuffix(" min") or 0) * 60
+    assert allowance(least, SLOW, WORK).pairs >= FEWEST_PAIRS
+    with pytest.raises(UsageError):
+        allowance(least - 120, SLOW, WORK)
+
+
+def test_a_search_in_little_time_looks_less_closely() -> None:
+    settings = SearchSettings(Terms(0.02, 4000))
+    plenty = within(settings, allowance(1e5, FAST, WORK), FAST, WORK)
+    assert (plenty.rounds, plenty.images_alone, plenty.images_glanced) == (16, 16, 64)
+    assert plenty.whole_work == settings.whole_work and math.isfinite(plenty.seconds)
+    scarce = within(settings, allowance(20 * 3600, SLOW, WORK), SLOW, WORK)
+    assert scarce.images_alone < 16 and scarce.whole_work == 0, "damages are predicted"
+
+
+def test_pairs_that_cannot_show_what_is_asked_are_refused_with_the_way_out() -> None:
+    allowed = allowance(20 * 3600, SLOW, WORK)
+    assert checked(Terms(0.02, 4000, ruined=0.05), allowed).maximum == allowed.pairs
+    few = allowance(15 * 3600, SLOW, WORK)
+    with pytest.raises(UsageError, match=f"there is time for {few.pairs} pairs") as error:
+        checked(Terms(0.02, 4000, ruined=0.0005), few)
+    assert error.value.code == "E-TIME" and "--max-ruined" in error.value.hint
+
+
+def test_a_stopwatch_adds_up_and_says_what_is_left() -> None:
+    watch = Stopwatch(100.0)
+    for _ in range(2):
+        with watch.step("a"):
+            time.sleep(0.02)
+    assert 0.04 <= watch.took["a"] < 5 and 95 < watch.left < 100
+    assert math.isinf(Stopwatch().left)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (89.5, "90 s"), (90, "2 min"), (3600, "1 h"), (3700, "1 h 2 min")],
+)
+def test_times_are_said_as_people_say_them(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
+
+
+@pytest.mark.parametrize("duration", ["", "5", "m", "-3m", "0s", "nanh", "1d"])
+def test_what_is_no_time_is_refused(duration: str) -> None:
+    with pytest.raises(UsageError, match="--time must be such as 90s, 45m or 2h"):
+        seconds_of(duration)
+
+
+@pytest.mark.slow
+def test_an_export_keeps_its_time_and_says_what_it_expected(
+    tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "timed"
+    assert tiny.export(tiny_run, out, "--time", "30m", runtimes="onnxruntime") == 0
+    said = capfd.readouterr().err
+    assert "in the time that is left: calibration on" in said and "took FP32 graphs" in said
+    told = Bundle.open(out).manifest.evidence["time"]
+    assert told["allowed_s"] == 1800 and set(told["expected_s"]) <= set(told["took_s"])
+    assert sum(told["took_s"].values()) < 1800
+    refused = tmp_path / "refused"
+    assert tiny.export(tiny_run, refused, "--time", "1s", runtimes="onnxruntime") == 2
+    assert "E-TIME" in capfd.readouterr().err and not refused.exists()
