@@ -231,15 +231,7 @@ def _export(request: _Request) -> ExportResult:
     given = None if settings.plan is None else Plan.read(settings.plan)
 
     with watch.step("FP32 graphs"):
-        models = _fp32(sampled, request)
-        if given is not None and settings.plan is not None:
-            check_plan(given, models, settings.plan)
-        for name, model in models.items():
-            onnx_files.write(model, folder / "graphs" / f"{name}.onnx")
-        calls = trajectory_calls(sampled)
-        if given is not None and settings.plan is not None:
-            check_last_steps(given, calls, settings.plan)
-        parity = torch_parity(sampled, calls, folder / "graphs", context.threads)
+        models, calls, parity = _full_precision(sampled, given, request)
     request = _in_time(request, sampled, models, calls)
 
     feeds = _feeds(sampled, request.settings, context.listen)
@@ -280,6 +272,24 @@ def _export(request: _Request) -> ExportResult:
     if proof.passed:
         return ExportResult(request.out, proof)
     raise _failed(replace(build, bundle=bundle), request, proof)
+
+
+def _full_precision(
+    source: LoadedGenerator, given: Plan | None, request: _Request
+) -> tuple[dict[str, ModelProto], Calls, dict[str, float]]:
+    """FP32 graphs, written; what a trajectory asks them; how near they are to torch. A plan that
+    was given and does not fit them is refused.
+    """
+    models, file = _fp32(source, request), request.settings.plan
+    if given is not None and file is not None:
+        check_plan(given, models, file)
+    for name, model in models.items():
+        onnx_files.write(model, request.folder / "graphs" / f"{name}.onnx")
+    calls = trajectory_calls(source)
+    if given is not None and file is not None:
+        check_last_steps(given, calls, file)
+    parity = torch_parity(source, calls, request.folder / "graphs", request.context.threads)
+    return models, calls, parity
 
 
 def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
