@@ -13,7 +13,7 @@ from .moved import moved
 from .options import Threads, Weights
 from .training_options import (
     Background,
-    Base,
+    BaseIfNamed,
     Batch,
     Data,
     Device,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     }
 )
 def finetune(
-    base: Base,
+    base: BaseIfNamed = None,
     run: RunFolder = None,
     data: Data = None,
     out: OutFlag = None,
@@ -94,14 +94,18 @@ def finetune(
     weights: Weights = None,
     json: output.Json = False,
 ) -> None:
-    """Adapt a generator to your photos: an adapter of a few hundred kilobytes beside the base."""
+    """Adapt a generator to your photos: an adapter of a few hundred kilobytes beside the
+    base. Without a base, -o RUN names the folder and the zoo's generator whose images
+    are nearest to the photos is taken.
+    """
     from ..workflows.finetune.adapt import finetune as adapt
     from ..workflows.finetune.settings import FinetuneSettings
 
     folder = run_folder(
         run,
         out,
-        "name the base, and the run folder once: `edgegen finetune BASE RUN --data PHOTOS`",
+        "name the run folder once: `edgegen finetune BASE RUN --data PHOTOS`, or without a base "
+        "`edgegen finetune --data PHOTOS -o RUN`",
     )
     if data is None:
         raise UsageError("E-USAGE", "fine-tuning needs --data")

@@ -11,6 +11,14 @@ from ..errors import UsageError
 
 Family = Annotated[str, typer.Argument(help="Family, such as cas-dm.", metavar="FAMILY")]
 Base = Annotated[str, typer.Argument(help="Zoo name or run folder to start from.", metavar="BASE")]
+BaseIfNamed = Annotated[
+    str | None,
+    typer.Argument(
+        help="Zoo name or run folder to start from (default: what is nearest to the photos).",
+        metavar="[BASE]",
+        show_default=False,
+    ),
+]
 RunFolder = Annotated[
     Path | None, typer.Argument(help="Run folder to write.", metavar="RUN", show_default=False)
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ..generators import need_torch
 from ..photo_sets import (
     CHECKPOINT_STEPS,
     FEWEST_PHOTOS,
+    background_of,
     fastest,
     fit_of,
     images_seen,
@@ -58,13 +59,14 @@ class FinetuneResult:
 
 
 def finetune(
-    base: str | Path,
+    base: str | Path | None,
     out: str | Path,
     data: str | Path,
     settings: FinetuneSettings | None = None,
     listen: Listener = silent,
 ) -> FinetuneResult:
     """Adapt `base`, a zoo name or a finished run, to the photos in `data`; the run lies in `out`.
+    None: the zoo's generator whose images are nearest to the photos, or that of the resumed run.
 
     The base stays as it is. Held-out photos decide which state is kept and when it ends. Raises
     UsageError for settings, a base or a folder that cannot be used, InputError for photos that
@@ -77,10 +79,12 @@ def finetune(
     from .base import open_base
     from .duration import measured_pace, timed_steps, within
     from .periodic_eval import PeriodicEvaluation
-    from .setup import FinetunePlan, choose, hold_out, note_unused_classes
+    from .setup import FinetunePlan, choose, hold_out, note_unused_classes, recorded_base
 
     settings, out, data = settings or FinetuneSettings(), Path(out), Path(data)
     check_free(out, settings.resume)
+    if base is None:
+        base = recorded_base(out) if settings.resume else _nearest(data, settings, listen)
     opened = open_base(str(base), listen)
     choices = choose(settings, out if settings.resume else None, opened)
     reading = _reading(choices, settings)
@@ -108,6 +112,31 @@ def finetune(
             raise
         write_reference(photos, out, settings.feature_weights, listen)
     return _result(out, evaluation)
+
+
+def _nearest(data: Path, settings: FinetuneSettings, listen: Listener) -> str:
+    """The name of the zoo's generator that is nearest to the photos."""
+    from ...zoo import entries
+    from .nearest import nearest_base
+    from .setup import FinetuneChoices
+
+    size = settings.size or min(entry.card["config"]["size"] for entry in entries())
+    defaults = FinetuneChoices(size, rank=1)
+    choices = replace(
+        defaults,
+        fit=settings.fit or defaults.fit,
+        background=background_of(settings.background or defaults.background),
+        classes=settings.classes is not False,
+        follow_links=bool(settings.follow_links),
+        max_megapixels=settings.max_megapixels,
+    )
+    reading = _reading(choices, settings)
+    with torch_threads(settings.threads or cores()):
+        photos = _read_photos(_described(data, reading, listen), size, reading, listen)
+        network = fastest(reference_network(settings.feature_weights))
+        found = nearest_base(photos, network, listen)
+    listen.note(str(found))
+    return found.name
 
 
 def _check_libraries(choices: FinetuneChoices) -> None:

@@ -120,6 +120,27 @@ def _recorded(run: Path) -> dict[str, Any]:
     return {fields_of.get(str(name), str(name)): value for name, value in recorded.items()}
 
 
+def recorded_base(run: Path) -> str:
+    """The zoo generator that the run in a folder stands on. UsageError where it stands on another
+    run, or does not say on what.
+    """
+    from ...training.adapt.site import ADAPTS
+    from ...training.digests import RUN, description
+    from ...zoo import entries
+
+    path = run / RUN
+    adapt: Any = description(run).get(ADAPTS) if path.is_file() else None
+    name = adapt.get("base") if isinstance(adapt, dict) else None
+    if name not in {entry.name for entry in entries()}:
+        raise UsageError(
+            "E-USAGE",
+            "the run does not say which generator of the zoo it began with",
+            path=path,
+            hint="name the base that it was started with: `edgegen finetune BASE RUN --resume`",
+        )
+    return str(name)
+
+
 def merge_small_classes(photos: Photos, fewest: int = 1, listen: Listener = silent) -> Photos:
     """The photos with the classes that have fewer than `fewest` as one, "other", which takes the
     next larger ones until it has as many; classes without any are gone. Notes name them, and those
