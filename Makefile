@@ -65,7 +65,7 @@ docs: $(STAMP)
 	@$(BIN)/python -c 'import mkdocs, material, mkdocstrings' 2>/dev/null || \
 	  $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q -f scripts/site.yml
-	@echo "build/docs/index.html"
+	@echo "build/docs/index.html; browsers search pages that are served alone: $(BIN)/python -m http.server -d build/docs"
 
 # tests/golden/public.txt: the flags, defaults, error codes and Python names that others build on. A test
 # holds the code to it; whoever changes it on purpose runs this and writes the line in CHANGELOG.md.

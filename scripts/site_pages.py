@@ -59,11 +59,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def command_line() -> str:
-    """Every verb with its options, from the code, as a user's own shell would ask for it."""
+    """Every verb with its options, from the code, as a user's own shell would ask for it; lists of
+    verbs have whole sentences, where Typer cuts them.
+    """
     asked = ("-m", "typer", "edgegen.cli.main", "utils", "docs", "--name", "edgegen")
     text = subprocess.run(
         [sys.executable, *asked], check=True, capture_output=True, text=True, cwd=ROOT
     ).stdout
+    whole = dict(re.findall(r"^#+ `edgegen (.+)`\n\n(.+(?:\n.+)*)", text, re.MULTILINE))
+
+    def sentence(found: re.Match[str]) -> str:
+        matching = [said for words, said in whole.items() if words.split()[-1] == found[1]]
+        return f"* `{found[1]}`: {' '.join(matching[0].split())}" if matching else found[0]
+
+    text = re.sub(r"^\* `([\w-]+)`: .*\.\.\.$", sentence, text, flags=re.MULTILINE)
     return text.replace("# `edgegen`", "# Command line", 1)
 
 
