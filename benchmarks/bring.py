@@ -18,19 +18,16 @@ exported again. --nncf: a Python that has nncf and openvino.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import bring_exact
 import bring_models
 import bring_size
-
-from edgegen.machine.describe import measured_on
+from _result import Part, Row, arguments_of, keep, rows_of, table
 
 ROOT = Path(__file__).resolve().parents[1]
-Row = Mapping[str, Any]
+SEEDS = "replayed noise; verdicts: the export's own"
 PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
     "samplers": lambda given: bring_exact.samplers(given.folder),
     "graphs": lambda given: bring_exact.graphs(given.folder),
@@ -44,30 +41,15 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
 }
 
 
-def table(rows: Sequence[Row]) -> str:
-    """As Markdown has it; a column for each name that any row has."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [[str(row.get(name, "")) for name in names] for row in rows]
-    return "\n".join(" | ".join(line) for line in [names, ["---"] * len(names), *lines])
-
-
-def kept(path: Path, part: str, rows: Sequence[Row]) -> None:
-    """Into the file, beside the other parts that are in it; a model that was not measured now keeps
-    its rows of before.
-    """
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+def with_others(path: Path, part: str, rows: Sequence[Row]) -> list[Row]:
+    """A model that was not measured now keeps its rows of before."""
     anew = {row.get("model") for row in rows}
-    before = found.get(part, {}).get("rows", [])
-    left = [row for row in before if row.get("model") and row["model"] not in anew]
-    found[part] = {"machine": measured_on(), "rows": [*left, *rows]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
+    before = rows_of(path, part)
+    return [*(r for r in before if r.get("model") and r["model"] not in anew), *rows]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--folder", type=Path, default=ROOT / "tests" / "data" / "emoji")
     parser.add_argument("--models", type=Path, default=Path("out/real-models"))
@@ -78,11 +60,11 @@ def main() -> None:
     parser.add_argument("--max-images", type=int, default=1000, help="of the exports' verdicts")
     parser.add_argument("--samples", type=int, default=256, help="pairs that peers are judged on")
     parser.add_argument("--feeds", type=int, default=32, help="seeds that peers calibrate on")
-    parser.add_argument("--json", type=Path, default=ROOT / "docs" / "results" / "bring.json")
     given = parser.parse_args()
+    given.json = given.json or ROOT / "docs" / "results" / "bring.json"
     for part in given.parts:
         rows = PARTS[part](given)
-        kept(given.json, part, rows)
+        keep(given.json, "bring", part, Part(with_others(given.json, part, rows), SEEDS))
         print(f"{part}\n\n{table(rows)}\n", flush=True)
 
 

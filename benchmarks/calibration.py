@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+from _result import Part, arguments_of, keep
 from onnx import helper, numpy_helper
 
 FEW, MANY, BATCH = 64, 4096, 16
@@ -113,23 +114,19 @@ def measured(tool: str, count: int) -> float:
 
 
 def main() -> None:
+    given = arguments_of(__doc__).parse_args()
+    rows = []
     for tool in TOOLS:
         few, many = (measured(tool, count) for count in (FEW, MANY))
-        print(
-            json.dumps(
-                {
-                    "tool": tool,
-                    f"peak MB at {FEW}": few,
-                    f"at {MANY}": many,
-                    "growth": many / few - 1,
-                }
-            ),
-            flush=True,
-        )
+        growth = many / few - 1
+        rows.append({"tool": tool, f"peak MB at {FEW}": few, f"at {MANY}": many, "growth": growth})
+        print(json.dumps(rows[-1]), flush=True)
+    if given.json:
+        keep(given.json, "calibration", "memory", Part(rows, "noise of seed 0 on, a batch each"))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 3 and sys.argv[1] in TOOLS:  # a process of its own, see measured()
         TOOLS[sys.argv[1]](int(sys.argv[2]))
         print(getrusage(RUSAGE_SELF).ru_maxrss / 1024)
     else:

@@ -22,7 +22,6 @@ then the same as one line of JSON.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _result import Part, arguments_of, keep
 from torch import Tensor, nn
 
 from edgegen.core.graph import Batch, Objective, executed
@@ -299,9 +299,7 @@ def tell(row: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("what", choices=("paths", "gates", "control", "sweep"))
     parser.add_argument("--source", default="cas-dm", help="zoo name or run folder")
     parser.add_argument("--steps", type=int, nargs="+", default=[10], help="N of theta and phi")
@@ -320,7 +318,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write the result there")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     if given.what in ("paths", "gates"):
@@ -333,12 +330,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for k, v in vars(given).items()
         if k not in ("json", "data")
     }
-    text = json.dumps(
-        {"settings": about, "first seed": EVIDENCE.first, "torch": torch.__version__, "rows": rows}
-    )
-    print(text)
     if given.json:
-        given.json.write_text(text + "\n")
+        seeds = f"images from {EVIDENCE.first:,} on; trainings from 0 on"
+        keep(given.json, "cas_dm", given.what, Part(rows, seeds, given.threads, about))
 
 
 if __name__ == "__main__":

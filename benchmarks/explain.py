@@ -21,6 +21,7 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
+from _result import Part, arguments_of, keep
 
 from edgegen.core.seeds import DAMAGE_MAP
 from edgegen.explain.agreement import Check, by_region, decibels
@@ -109,11 +110,22 @@ def damage(family: str, name: str) -> dict[str, Any]:
     }
 
 
-def main(what: str = "gated", *families: str) -> None:
-    for family in families or tuple(FAMILIES):
-        row = damage(family, "onnxruntime") if what == "damage" else primitives(family, what)
-        print(json.dumps({"family": family, **row}), flush=True)
+def main() -> None:
+    parser = arguments_of(__doc__)
+    kinds = ("gated", "optimised", "damage")
+    parser.add_argument("what", choices=kinds, nargs="?", default=kinds[0])
+    parser.add_argument("families", nargs="*", metavar="FAMILY")
+    given = parser.parse_args()
+    rows = []
+    for family in given.families or tuple(FAMILIES):
+        is_damage = given.what == "damage"
+        row = damage(family, "onnxruntime") if is_damage else primitives(family, given.what)
+        rows.append({"family": family, **row})
+        print(json.dumps(rows[-1]), flush=True)
+    if given.json:
+        seeds = f"{SEEDS} from {DAMAGE_MAP.first:,} on" if given.what == "damage" else "7"
+        keep(given.json, "explain", given.what, Part(rows, seeds))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -13,14 +13,13 @@ teacher's one) and the zoo's (4 steps at most 1.25 times the teacher's 50, 1 ste
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _result import Part, arguments_of, keep
 
 from edgegen.core.images import to_uint8
 from edgegen.core.seeds import EVIDENCE
@@ -95,21 +94,20 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("source")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     found = measure(args.source, args.data, args.samples)
-    found["verdicts"] = verdicts(found["rows"])
-    print("\n".join(found["verdicts"]))
-    if args.out is not None:
-        args.out.write_text(json.dumps(found, indent=2) + "\n")
+    rows, seeds = found.pop("rows"), found.pop("seeds")
+    said = verdicts(rows)
+    print("\n".join(said))
+    if args.json:
+        about = {**found, "verdicts": said}
+        keep(args.json, "lcd", Path(args.source).name, Part(rows, seeds, args.threads, about))
 
 
 if __name__ == "__main__":

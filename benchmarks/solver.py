@@ -14,15 +14,13 @@ stay in the file.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
+from _result import Part, arguments_of, keep
 
 from edgegen.core.graph import Generator, executed
 from edgegen.core.images import to_uint8
@@ -33,9 +31,9 @@ from edgegen.evidence.distances import Moments, frechet
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.intervals import Estimate, distance_change, estimate
 from edgegen.families import family
-from edgegen.machine.describe import measured_on
 from edgegen.workflows.generators import load_generator
 
+SEEDS = f"from {EVIDENCE.first:,} on"
 STEPS = {"cas-dm": (6, 8, 10), "lcd": (10, 20, 50), "dkgm": (10,)}
 # changes of the config, by solver; the first is what others are divided by
 SOLVERS: dict[str, dict[str, dict[str, Any]]] = {
@@ -99,38 +97,21 @@ def rows_of(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("--models", nargs="+", choices=tuple(SOLVERS), default=list(SOLVERS))
     parser.add_argument("--steps", type=int, nargs="+", help="instead of each model's")
     parser.add_argument("--images", type=int, default=1000, help="of each FD")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write the result there")
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     network = feature_network("efficientnet-lite0")
-    rows = kept(given.json, given.models)
     for name in given.models:
+        rows = []
         for row in rows_of(name, given.steps or STEPS[name], given.images, network):
             print(" | ".join(map(shown, row.items())), flush=True)
             rows.append(row)
-            if given.json:
-                about = {
-                    "machine": measured_on(),
-                    "threads": given.threads,
-                    "torch": torch.__version__,
-                }
-                text = json.dumps({**about, "first seed": EVIDENCE.first, "rows": rows}, indent=1)
-                given.json.write_text(text + "\n", "utf-8")
-
-
-def kept(file: Path | None, models: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of an earlier run, of other models."""
-    if file is None or not file.is_file():
-        return []
-    earlier: Mapping[str, Any] = json.loads(file.read_text("utf-8"))
-    return [row for row in earlier["rows"] if row["model"] not in models]
+        if given.json:
+            keep(given.json, "solver", name, Part(rows, SEEDS, given.threads))
 
 
 def shown(entry: tuple[str, Any]) -> str:
