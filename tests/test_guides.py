@@ -11,8 +11,10 @@ import page_commands
 import pytest
 from house import ROOT
 
+from edgegen.cli.exit_contract import ENVIRONMENT
 from edgegen.cli.main import run
 from edgegen.core.error_codes import CODES, WARNINGS
+from edgegen.core.offline import OFFLINE
 
 GUIDES = ROOT / "docs" / "guides"
 TOY = ROOT / "tests" / "golden" / "bundle-1-toy"
@@ -49,6 +51,11 @@ def test_signing_can_be_followed(
     again = ["generate", "out/site", "--public-key", "site.pub.pem", "-o", "again.png"]
     assert run([*again, "--least-release", "13"]) == 6
     assert "E-RELEASE" in capfd.readouterr().err
+
+
+def test_every_environment_variable_is_in_the_reference() -> None:
+    said = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    assert [name for name in (*ENVIRONMENT, *OFFLINE) if f"`{name}`" not in said] == []
 
 
 def test_make_airgap_runs_the_blocks_of_the_wheelhouse() -> None:
