@@ -9,7 +9,8 @@ stay as nearest rounding has them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -27,16 +28,46 @@ from .observe import session
 DAMPING = 0.01
 PLACES = 8  # positions of each image, or rows, that a layer's input is looked at
 GATHERED = 512  # of them that are multiplied at once: adding up a product costs as much as a few
+# Bytes of second moments that all layers of a graph may take; above, those between the blocks of a
+# layer's inputs are left out.
+MOST_BYTES = 2 << 30
+SMALLEST_BLOCK = 64
+
+
+def block_size(widths: Collection[int], most_bytes: int = MOST_BYTES) -> int:
+    """The largest blocks of a layer's inputs whose second moments take no more than that, over
+    layers that are sums over `widths` numbers: halves of the widest layer, SMALLEST_BLOCK at least.
+    """
+    block = max(widths, default=SMALLEST_BLOCK)
+    while block > SMALLEST_BLOCK and _moment_bytes(widths, block) > most_bytes:
+        block = max(-(-block // 2), SMALLEST_BLOCK)
+    return block
+
+
+def _moment_bytes(widths: Collection[int], block: int) -> int:
+    return sum(4 * (b.stop - b.start) ** 2 for width in widths for b in blocks(width, block))
+
+
+def blocks(width: int, block: int) -> list[slice]:
+    """0 .. width in equal parts of at most `block`."""
+    count = -(-width // block)
+    ends = [width * k // count for k in range(count + 1)]
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 class WeightMoments:
     """Executes a graph for the sampler and keeps the second moments of each convolution's patches,
     and of the rows of matrix products, those of LINEAR that are named in `products`: pass it as its
-    `call`.
+    `call`. Of layers whose moments would take more than `most_bytes` together, only those inside
+    blocks of their inputs.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, threads: int, products: Collection[str] = ()
+        self,
+        model: onnx.ModelProto,
+        threads: int,
+        products: Collection[str] = (),
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         weights = GraphConstants(model.graph)
         self._layers = [
@@ -53,9 +84,12 @@ class WeightMoments:
         self._tensors = list(dict.fromkeys(n.input[0] for n in self._layers))
         self._session = session(_watched(model, self._tensors), threads)
         self._rng = np.random.default_rng(0)
+        widths = {n.name: _width(n, self._shapes[n.name]) for n in self._layers}
+        block = block_size(widths.values(), most_bytes)
+        self._blocks = {name: blocks(width, block) for name, width in widths.items()}
         self._second = {
-            n.name: np.zeros((_width(n, self._shapes[n.name]),) * 2, np.float32)
-            for n in self._layers
+            name: [np.zeros((part.stop - part.start,) * 2, np.float32) for part in parts]
+            for name, parts in self._blocks.items()
         }
         self._gathered: dict[str, list[Array]] = {n: [] for n in self._shapes}
 
@@ -76,8 +110,8 @@ class WeightMoments:
         return result
 
     @property
-    def second(self) -> dict[str, Array]:
-        """Layer -> second moments of its patches or rows, (in, in)."""
+    def second(self) -> dict[str, list[Array]]:
+        """Layer -> second moments of its patches or rows, (in, in) of each block of its inputs."""
         for name in self._second:
             self._add(name)
         return self._second
@@ -85,7 +119,8 @@ class WeightMoments:
     def _add(self, name: str) -> None:
         if self._gathered[name]:
             patches = np.concatenate(self._gathered[name])
-            self._second[name] += patches.T @ patches
+            for part, moments in zip(self._blocks[name], self._second[name], strict=True):
+                moments += patches[:, part].T @ patches[:, part]
             self._gathered[name] = []
 
 
@@ -160,7 +195,10 @@ def rounded(
         if any(weight_axis(node) != axis for node in nodes):
             continue  # two layers that read it across each other have no rounding in common
         weight = np.moveaxis(weights[name].astype(np.float64), axis, 0)
-        second = np.stack([moments.second[n.name] for n in nodes]).sum(0, dtype=np.float64)
+        second = [
+            np.stack(parts).sum(0, dtype=np.float64)
+            for parts in zip(*(moments.second[n.name] for n in nodes), strict=True)
+        ]
         for bits in weight_bits:
             on_steps = on_grid(weight.reshape(len(weight), -1), second, 2 ** (bits - 1) - 1)
             values = np.moveaxis(on_steps.reshape(weight.shape).astype(np.float32), 0, axis)
@@ -170,17 +208,35 @@ def rounded(
     return out
 
 
-def on_grid(weight: np.ndarray, second: np.ndarray, steps_a_side: int = 127) -> np.ndarray:
-    """(out, in) weights and the (in, in) second moments of what they multiply -> whole multiples of
-    a row's largest / steps_a_side.
+def on_grid(
+    weight: np.ndarray, second: Sequence[np.ndarray], steps_a_side: int = 127
+) -> np.ndarray:
+    """(out, in) weights and the second moments of what they multiply, (n, n) of each of the blocks
+    that share out the inputs -> whole multiples of a row's largest / steps_a_side.
 
-    A row's largest weight stays, so that its scale does.
+    What a weight's rounding breaks is mended by weights of its own block. A row's largest weight
+    stays, so that its scale does.
     """
     scale = np.abs(weight).max(1, keepdims=True) / steps_a_side
     scale[scale == 0] = 1
+    codes, start = np.empty_like(weight), 0
+    for moments in second:
+        part = slice(start, start + len(moments))
+        codes[:, part] = _codes(weight[:, part], moments, scale, steps_a_side)
+        start = part.stop
+    largest = np.abs(weight).argmax(1)
+    rows = np.arange(len(weight))
+    codes[rows, largest] = steps_a_side * np.sign(weight[rows, largest])
+    return codes * scale
+
+
+def _codes(
+    weight: np.ndarray, second: np.ndarray, scale: np.ndarray, steps_a_side: int
+) -> np.ndarray:
+    """Steps of (out, n) weights; nearest ones where nothing was seen."""
     mean = float(np.diag(second).mean())
     if not np.isfinite(mean) or mean <= 0:
-        return np.rint(weight / scale) * scale
+        return np.clip(np.rint(weight / scale), -steps_a_side, steps_a_side)
     order = np.argsort(-np.diag(second), kind="stable")
     damped = second[np.ix_(order, order)] + DAMPING * mean * np.eye(len(second))
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
@@ -191,7 +247,4 @@ def on_grid(weight: np.ndarray, second: np.ndarray, steps_a_side: int = 127) -> 
         left[:, k + 1 :] -= np.outer(wrong, upper[k, k + 1 :])
     codes = np.empty_like(steps)
     codes[:, order] = steps
-    largest = np.abs(weight).argmax(1)
-    rows = np.arange(len(weight))
-    codes[rows, largest] = steps_a_side * np.sign(weight[rows, largest])
-    return codes * scale
+    return codes
