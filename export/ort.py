@@ -49,6 +49,7 @@ class OnnxRuntime(FileRuntime):
         int32_bias=True,
         int8_ops=frozenset({"Conv", "Gemm", "MatMul"}),
         between=frozenset({"Add", "Relu", "Concat", "Resize"}),
+        phases=True,
         outputs=True,
     )
     module, extra = "onnxruntime", "onnxruntime"

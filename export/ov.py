@@ -52,7 +52,7 @@ class OpenVino(FileRuntime):
     """
 
     name = "openvino"
-    dialect = Dialect(activation="uint8", symmetric=False, weight_bits=weight_bits())
+    dialect = Dialect(activation="uint8", symmetric=False, weight_bits=weight_bits(), phases=True)
     suffixes: tuple[str, ...] = (IR, ".onnx")
     module, extra = "openvino", "openvino"
     packages = ("openvino",)

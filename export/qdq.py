@@ -26,6 +26,7 @@ from edgegen.errors import InputError
 
 from . import sound
 from .half import LARGEST, half
+from .phases import Move, has_phases, with_phases
 
 TYPES = {
     "int8": (TensorProto.INT8, np.int8, -128, 127),
@@ -91,10 +92,15 @@ class _QdqWriter:
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.weights = GraphConstants(self.model.graph)
+        self.floats = set(candidates(self.model))
+        self.moves: Mapping[str, Move] = {}
+        if self.dialect.phases:
+            turned = [n.output[0] for n in self.model.graph.node if self._is_int8(n)]
+            self.model, self.moves = with_phases(self.model, turned)
         graph = self.model.graph
         self.weights = GraphConstants(graph)
         self.apart = any(map(is_apart, graph.initializer))
-        self.floats = set(candidates(self.model))
         # (weight, its scales) -> its dequantized tensor
         self.written: dict[tuple[str, bytes], str] = {}
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -183,11 +189,24 @@ class _QdqWriter:
             ]
             if node.output[0] in self.int8:
                 self._weight(new, node, scales[node.input[0]])
+            new.output[:] = [f"{t}.phases" if t in self.moves else t for t in node.output]
             self.nodes.append(new)
             for tensor in node.output:
                 if tensor in quantized:
                     scales[tensor] = self._pair(tensor)
+                if tensor in self.moves and self._is_read_in_float(tensor, quantized):
+                    self._move(tensor, f"{tensor}.phases", tensor)
         return self._model()
+
+    def _is_read_in_float(self, tensor: str, quantized: set[str]) -> bool:
+        inside = self.int8 | self.between
+        return tensor in self.ends or any(
+            tensor not in (quantized if reader.output[0] in inside else self.only)
+            for reader in self.readers[tensor]
+        )
+
+    def _move(self, tensor: str, source: str, target: str) -> None:
+        self.nodes.extend(self.moves[tensor].nodes(source, target, self._constant))
 
     def _pair(self, tensor: str) -> Scale:
         seen = self.plan.ranges.get(self.name, {}).get(tensor)
@@ -202,9 +221,13 @@ class _QdqWriter:
         self._constant(f"{tensor}.scale", np.asarray(scale.scale))
         self._constant(f"{tensor}.zero", np.asarray(scale.zero_point, dtype))
         code = [f"{tensor}.scale", f"{tensor}.zero"]
+        # what is moved is moved as integers
+        made = f"{tensor}.phases" if tensor in self.moves else tensor
         self.nodes.append(
-            helper.make_node("QuantizeLinear", [tensor, *code], [f"{tensor}.q"], f"{tensor}.Q")
+            helper.make_node("QuantizeLinear", [made, *code], [f"{made}.q"], f"{tensor}.Q")
         )
+        if tensor in self.moves:
+            self._move(tensor, f"{made}.q", f"{tensor}.q")
         self.nodes.append(
             helper.make_node(
                 "DequantizeLinear", [f"{tensor}.q", *code], [f"{tensor}.dq"], f"{tensor}.DQ"
@@ -317,8 +340,9 @@ def is_int8(
     node: onnx.NodeProto, graph: str, plan: Plan, dialect: Dialect, constants: GraphConstants
 ) -> bool:
     """Whether the node of that graph becomes int8."""
+    operator = "Conv" if dialect.phases and has_phases(node, constants) else node.op_type
     return (
-        node.op_type in dialect.int8_ops
+        operator in dialect.int8_ops
         and is_layer(node, constants)
         and plan.speaks_of(graph, node.name, node.op_type)
         and plan.precision(graph, node.name) == "int8"

@@ -93,12 +93,14 @@ def test_a_gemm_has_its_output_channels_where_it_says(turned: int, axis: int) ->
     assert np.abs(again - weight).max() <= scale.max() / 2 * 1.001
 
 
-def test_openvino_computes_a_transposed_convolution_in_int8(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["onnxruntime", "openvino"])
+def test_cpus_compute_a_transposed_convolution_in_int8(host: str, tmp_path: Path) -> None:
+    """By the convolution of its phases (tests/test_phases.py)."""
     model = grown()
-    target = runtime("openvino")
+    target = runtime(host)
     made = qdq.quantize(model, "g", plan(model), target.dialect)
-    assert "w.int" in GraphConstants(made.graph)
-    assert not [finding for finding in lint(made, "openvino") if finding.level == "error"]
+    assert "w.phases2x1.int" in GraphConstants(made.graph)
+    assert not [finding for finding in lint(made, host) if finding.level == "error"]
     wanted = target.load(onnx_files.write(model, tmp_path / "full.onnx"), 1)(x=X)
     found = target.load(onnx_files.write(made, tmp_path / "g.onnx"), 1)(x=X)
     assert np.square(found - wanted).mean() < 1e-3 * np.square(wanted).mean()
@@ -119,9 +121,11 @@ def test_a_transposed_convolution_is_one_of_those_that_a_plan_decides_on() -> No
 
 
 def test_graphs_in_which_nothing_can_be_int8_are_refused() -> None:
-    target = runtime("onnxruntime")
+    target, dilated = runtime("onnxruntime"), grown()
+    dilated.graph.node[0].attribute.append(helper.make_attribute("dilations", [2, 2]))
+    qdq.check_any({"g": grown()}, fastest({"g": grown()}), target.name, target.dialect)
     with pytest.raises(InputError) as error:
-        qdq.check_any({"g": grown()}, fastest({"g": grown()}), target.name, target.dialect)
+        qdq.check_any({"g": dilated}, fastest({"g": dilated}), target.name, target.dialect)
     assert error.value.code == "E-NO-INT8"
     assert error.value.message == (
         "nothing in these graphs could be INT8 for onnxruntime, which quantizes Conv, Gemm, MatMul "

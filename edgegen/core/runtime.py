@@ -37,6 +37,8 @@ class Dialect:
     int8_ops: frozenset[str] = LAYERS  # ops whose inputs and weights get Q/DQ
     # ops between convolutions that run quantized too: all inputs and the output get Q/DQ
     between: frozenset[str] = frozenset()
+    # transposed convolutions in int8 are written as convolutions of their phases (export/phases.py)
+    phases: bool = False
     # whether an int8 convolution's output gets Q/DQ whatever reads it
     outputs: bool = False
     # what is not int8 runs in; float16 keeps islands of float32
