@@ -4,11 +4,14 @@ they lie in the folder.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import bring_toys
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto
 from safetensors.torch import load_file, save_file
 
@@ -58,3 +61,20 @@ def test_a_large_graph_is_what_torch_computes(graphs: dict[str, Graph], tmp_path
         convolutions = {node.name for node in model.graph.node if node.op_type == "Conv"}
         if name == "denoiser":
             assert "unet.conv_in" in convolutions
+
+
+@pytest.mark.slow
+def test_a_graph_is_traced_once(graphs: dict[str, Graph], monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers asks whether there are 64 images or more; of both answers torch traces one."""
+    traced: list[object] = []
+    export = torch.export.export
+
+    def counted(*args: Any, **kwargs: Any) -> object:
+        traced.append(args[0])
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    for name, graph in graphs.items():
+        onnx_files.traced(graph, name)
+        assert gc.isenabled()
+    assert len(traced) == len(graphs)
