@@ -65,9 +65,11 @@ def _search(search: SearchRecord) -> None:
         print(f"The damage of layers was measured {search.damages}.{allowed}")
     if search.unasked:
         print()
-        output.table(
-            ["plan that was not looked at", "why"], [list(o.values()) for o in search.unasked]
-        )
+        by_reason: dict[str, list[str]] = {}
+        for one in search.unasked:
+            by_reason.setdefault(one["why"], []).append(one["plan"])
+        rows = [[len(plans), why, plans[0]] for why, plans in by_reason.items()]
+        output.table(["plans that were not looked at", "why", "the first of them"], rows)
 
 
 def _table(plan: Plan) -> None:
