@@ -10,12 +10,12 @@ W-TUNE-FAR. Blur by 4 pixels leaves blobs of colour at 32 pixels a side. Rows of
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from _result import Part, Row, arguments_of, keep
 from PIL import Image, ImageFilter
 
 from edgegen.evidence.features import feature_network
@@ -25,6 +25,7 @@ from edgegen.training.data import Photos, load
 from edgegen.training.split import split
 
 MORE_BLUR = {BASE: 2.0, ADAPTED: 4.0}  # in the places of what is drawn
+NAMES = {PHOTOS: "others", BLURRED: "blur 1", BASE: "blur 2", ADAPTED: "blur 4"}
 
 
 def blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
@@ -32,7 +33,7 @@ def blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(image).filter(blur)) for image in pixels])
 
 
-def row(folder: Path, size: int, most: int) -> str:
+def row(folder: Path, size: int, most: int) -> Row:
     photos, network = load(folder, size)[0], feature_network("efficientnet-lite0")
     some = Photos(*photos.read(spaced(len(photos), most)), photos.classes)
     train, held_out = split(some, 0.2)
@@ -47,8 +48,12 @@ def row(folder: Path, size: int, most: int) -> str:
     def both(name: str) -> str:
         return ", ".join(text(distances[name]) for distances in (scale.kid, scale.fd))
 
-    cells = [folder.name, f"{len(train)}, {len(held_out)}", *map(both, sides), f"{scale.limit:.2f}"]
-    return "| " + " | ".join(cells) + " |"
+    return {
+        "photos": folder.name,
+        "train, held out": f"{len(train)}, {len(held_out)}",
+        **{NAMES[name]: both(name) for name in sides},
+        "far above": f"{scale.limit:.2f}",
+    }
 
 
 def text(distance: Distance) -> str:
@@ -57,18 +62,21 @@ def text(distance: Distance) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("folders", type=Path, nargs="+", metavar="PHOTOS")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--photos", type=int, default=820, help="of each folder, at most")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print("| photos | train, held out | others | blur 1 | blur 2 | blur 4 | far above |")
-    print("|---|---|---|---|---|---|---|")
+    rows: list[Row] = []
+    names = ("photos", "train, held out", *NAMES.values(), "far above")
+    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
     for folder in given.folders:
-        print(row(folder.expanduser(), given.size, given.photos), flush=True)
+        rows.append(row(folder.expanduser(), given.size, given.photos))
+        print(f"| {' | '.join(rows[-1].values())} |", flush=True)
+    if given.json:
+        about = {"size": given.size, "photos, at most": given.photos}
+        keep(given.json, "nearness", "folders", Part(rows, "none: photos alone", 1, about))
 
 
 if __name__ == "__main__":
