@@ -1,14 +1,15 @@
 """Generators of other programs, held to the programs they come from: a table a part, and JSON.
 
-    python -m benchmarks bring samplers|graphs|lora|size|models|device ... [--folder FOLDER]
+    python -m benchmarks bring samplers|graphs|lora|size|models|plans|device ... [--folder FOLDER]
         [--models MODELS] [--work WORK] [--nncf PYTHON] [--json docs/results/bring.json]
 
 samplers: each against diffusers' own pipeline, with the folder's networks and replayed noise.
 graphs: the folder's ONNX files against torch. lora: three naming schemes against fuse_lora. size: a
 folder of Stable Diffusion 1.5's shape to ONNX, peak memory and time. models: the three real models
-exported for each runtime, beside other toolkits' INT8 of the same graphs, feeds and seeds. device:
-prompts to images in an empty environment with one runtime. Parts that are named are measured anew
-and written into the JSON file, where the others stay as they are.
+exported for each runtime, beside other toolkits' INT8 of the same graphs, feeds and seeds. plans:
+which convolutions of the terrain model bear INT8, by plans made by hand. device: prompts to images
+in an empty environment with one runtime. Parts that are named are measured anew and written into
+the JSON file, where the others stay as they are.
 
 --folder: a text-to-image folder, tests/data/emoji unless told. --models: what
 `scripts/real_models.py MODELS` makes. --work: bundles that were exported stay here, and are not
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import bring_exact
 import bring_models
+import bring_plans
 import bring_size
 from _result import Part, Row, arguments_of, keep, rows_of, table
 
@@ -37,6 +39,7 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
         bring_models.Subjects(given.folder, given.models, given.work, given.nncf, given.only),
         bring_models.Effort(given.max_images, given.samples, given.feeds),
     ),
+    "plans": lambda given: list(bring_plans.plans(given.models / "terrain")),
     "device": lambda given: bring_models.device(given.bundle or given.work / "emoji-onnxruntime"),
 }
 

@@ -1,0 +1,129 @@
+"""Which convolutions of the terrain model bear INT8: plans by hand, each on both runtimes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnx import shape_inference
+
+from edgegen.core.plan import Plan, Precision
+from edgegen.core.progress import silent
+from edgegen.core.runtime import Pipeline
+from edgegen.core.seeds import BENCHMARKS
+from edgegen.evidence.distances import PairedPsnr, squared_error
+from edgegen.evidence.full_side import pixels_of
+from edgegen.export import qdq, runtime
+from edgegen.workflows.context import Context
+from edgegen.workflows.export.calibration import Calibration, Models, calibrated
+from edgegen.workflows.export.fp32 import fp32_models
+from edgegen.workflows.export.hosted import hosted
+from edgegen.workflows.generators import load_generator
+from edgegen.workflows.source_choices import SourceChoices
+
+RUNTIMES = ("onnxruntime", "openvino")
+FEEDS, IMAGES, BATCH, ROUNDS = 8, 8, 4, 3
+PARTS = 4
+EVEN = 100.0  # largest value of what a normalization has just written
+SMALL = 16  # rows of pixels of the two lowest levels
+Row = dict[str, Any]
+Layers = Mapping[str, Sequence[str]]  # what a plan is called -> convolutions in INT8
+
+
+def plans(terrain: Path) -> Iterator[Row]:
+    """A row a plan and runtime, and one for full precision. terrain: of scripts/real_models.py."""
+    given = ("noisy=noise", "sigma=timestep", f"difficulty={terrain / 'difficulty.npy'}")
+    choices = SourceChoices(inputs=given, sampler=terrain / "sampler.json")
+    source = load_generator(terrain / "model.onnx", choices=choices)
+    models = fp32_models(source)
+    found = calibrated(source, models, FEEDS, Context.of(1, None, silent))
+    full = {host: hosted(models, source.generator, 1, runtime(host)) for host in RUNTIMES}
+    seeds = BENCHMARKS.take(IMAGES)
+    wanted = pixels_of(full["onnxruntime"], seeds)
+    spent = {host: cpu_ms(pipeline) for host, pipeline in full.items()}
+    base = min(spent.values())
+    for host, ms in spent.items():
+        yield {"plan": "FP32", "runtime": host, "ms an image": ms, "speed": round(base / ms, 2)}
+    for what, layers in candidates(found).items():
+        for host in RUNTIMES:
+            plan = only(found, layers)
+            files = {
+                name: qdq.quantize(model, name, plan, runtime(host).dialect)
+                for name, model in found.models.items()
+            }
+            pipeline = hosted(files, source.generator, 1, runtime(host))
+            errors = squared_error(wanted, pixels_of(pipeline, seeds))
+            ms, reference = cpu_ms(pipeline), min(map(cpu_ms, full.values()))
+            row = {
+                "plan": what,
+                "in INT8": len(layers),
+                "runtime": host,
+                "ms an image": ms,
+                "speed": round(reference / ms, 2),
+                "PSNR dB": round(PairedPsnr.of(errors).pooled_db, 1),
+            }
+            print(json.dumps(row), flush=True)
+            yield row
+
+
+def candidates(found: Calibration) -> Layers:
+    """All but the ends; without the last part; a part alone; 3 x 3 by what they read and by the
+    pixels they write.
+    """
+    ((graph, model),) = found.models.items()
+    dialect = runtime(RUNTIMES[0]).dialect
+    nodes = [n for n in qdq.int8_nodes(model, graph, found.plan, dialect) if n.op_type == "Conv"]
+    names = [node.name for node in nodes]
+    count = len(names)
+    ranges, rows = found.plan.ranges[graph], rows_of(found.models)
+    wide = [n for n in nodes if _is_wide(n)]
+    even = [n.name for n in wide if ranges[n.input[0]].high <= EVEN]
+    parts = [names[k * count // PARTS : (k + 1) * count // PARTS] for k in range(PARTS)]
+    return {
+        "all but the ends": names,
+        "last third in FP32": names[: count * 2 // 3],
+        "last half in FP32": names[: count // 2],
+        "3 x 3": [n.name for n in wide],
+        "3 x 3 that read normalized values": even,
+        "the same, last third in FP32": [n for n in even if n in names[: count * 2 // 3]],
+        "3 x 3 of 8 and 16 pixels": [n.name for n in wide if rows[n.name] <= SMALL],
+        **{f"part {k + 1} of {PARTS} alone": part for k, part in enumerate(parts)},
+    }
+
+
+def _is_wide(node: Any) -> bool:
+    return any(a.name == "kernel_shape" and list(a.ints) == [3, 3] for a in node.attribute)
+
+
+def rows_of(models: Models) -> dict[str, int]:
+    """Of pixels that each convolution writes."""
+    found = {}
+    for model in models.values():
+        graph = shape_inference.infer_shapes(model).graph
+        shapes = {v.name: v.type.tensor_type.shape.dim for v in (*graph.value_info, *graph.output)}
+        for node in graph.node:
+            if node.op_type == "Conv" and len(dims := shapes.get(node.output[0], ())) == 4:
+                found[node.name] = dims[2].dim_value
+    return found
+
+
+def only(found: Calibration, layers: Sequence[str]) -> Plan:
+    """These convolutions in INT8, and nothing else."""
+    (graph,) = found.models
+    rules: tuple[tuple[str, Precision], ...] = tuple((f"{graph}/{n}", "int8") for n in layers)
+    return replace(found.plan, rules=rules, linear=())
+
+
+def cpu_ms(pipeline: Pipeline) -> float:
+    """An image, median of a few batches on one thread."""
+    seeds, times = range(BATCH), []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        pipeline(seeds)
+        times.append(1e3 * (time.process_time() - start) / BATCH)
+    return round(statistics.median(times), 1)
