@@ -1,4 +1,6 @@
-"""Which convolutions of the terrain model bear INT8: plans by hand, each on both runtimes."""
+"""Which convolutions of the terrain model bear INT8: plans by hand, on both runtimes; weights are
+rounded to the nearest number.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,15 @@ from edgegen.evidence.distances import PairedPsnr, squared_error
 from edgegen.evidence.full_side import pixels_of
 from edgegen.export import qdq, runtime
 from edgegen.workflows.context import Context
-from edgegen.workflows.export.calibration import Calibration, Models, calibrated
+from edgegen.workflows.export.calibration import Calibration, Models, calibrate_graphs
+from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.generators import load_generator
 from edgegen.workflows.source_choices import SourceChoices
 
 RUNTIMES = ("onnxruntime", "openvino")
-FEEDS, IMAGES, BATCH, ROUNDS = 8, 8, 4, 3
+FEEDS, IMAGES, BATCH, ROUNDS = 32, 4, 2, 3
 PARTS = 4
 EVEN = 100.0  # largest value of what a normalization has just written
 SMALL = 16  # rows of pixels of the two lowest levels
@@ -41,7 +44,8 @@ def plans(terrain: Path) -> Iterator[Row]:
     choices = SourceChoices(inputs=given, sampler=terrain / "sampler.json")
     source = load_generator(terrain / "model.onnx", choices=choices)
     models = fp32_models(source)
-    found = calibrated(source, models, FEEDS, Context.of(1, None, silent))
+    feeds = Trajectories(source.generator, FEEDS)
+    found = calibrate_graphs(source, models, feeds, Context.of(1, None, silent))
     full = {host: hosted(models, source.generator, 1, runtime(host)) for host in RUNTIMES}
     seeds = BENCHMARKS.take(IMAGES)
     wanted = pixels_of(full["onnxruntime"], seeds)
@@ -85,12 +89,12 @@ def candidates(found: Calibration) -> Layers:
     even = [n.name for n in wide if ranges[n.input[0]].high <= EVEN]
     parts = [names[k * count // PARTS : (k + 1) * count // PARTS] for k in range(PARTS)]
     return {
+        "3 x 3 that read normalized values": even,
+        "the same, last third in FP32": [n for n in even if n in names[: count * 2 // 3]],
         "all but the ends": names,
         "last third in FP32": names[: count * 2 // 3],
         "last half in FP32": names[: count // 2],
         "3 x 3": [n.name for n in wide],
-        "3 x 3 that read normalized values": even,
-        "the same, last third in FP32": [n for n in even if n in names[: count * 2 // 3]],
         "3 x 3 of 8 and 16 pixels": [n.name for n in wide if rows[n.name] <= SMALL],
         **{f"part {k + 1} of {PARTS} alone": part for k, part in enumerate(parts)},
     }
