@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnx import shape_inference
+from onnx import NodeProto, shape_inference
 
 from edgegen.core.plan import Plan, Precision
 from edgegen.core.progress import silent
 from edgegen.core.runtime import Pipeline
 from edgegen.core.seeds import BENCHMARKS
+from edgegen.core.weights import GraphConstants
 from edgegen.evidence.distances import PairedPsnr, squared_error
 from edgegen.evidence.full_side import pixels_of
 from edgegen.export import qdq, runtime
@@ -85,7 +86,8 @@ def candidates(found: Calibration) -> Layers:
     names = [node.name for node in nodes]
     count = len(names)
     ranges, rows = found.plan.ranges[graph], rows_of(found.models)
-    wide = [n for n in nodes if _is_wide(n)]
+    constants = GraphConstants(model.graph)
+    wide = [n for n in nodes if _is_wide(n, constants)]
     even = [n.name for n in wide if ranges[n.input[0]].high <= EVEN]
     parts = [names[k * count // PARTS : (k + 1) * count // PARTS] for k in range(PARTS)]
     return {
@@ -100,8 +102,8 @@ def candidates(found: Calibration) -> Layers:
     }
 
 
-def _is_wide(node: Any) -> bool:
-    return any(a.name == "kernel_shape" and list(a.ints) == [3, 3] for a in node.attribute)
+def _is_wide(node: NodeProto, constants: GraphConstants) -> bool:
+    return constants.shape(node.input[1])[2:] == (3, 3)
 
 
 def rows_of(models: Models) -> dict[str, int]:
