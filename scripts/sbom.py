@@ -66,10 +66,13 @@ def locked(name: str, one: locks.Locked, licence: str) -> Component:
 
 
 def weights() -> list[Component]:
-    """The zoo's files, which are in the wheel."""
+    """The zoo's files, which are in the wheel: a folder without a card is not."""
     found = []
+    cards = {path.parent: json.loads(path.read_text("utf-8")) for path in ZOO.glob("*/card.json")}
     for path in sorted(ZOO.glob("*/*.safetensors")):
-        card = json.loads((path.parent / "card.json").read_text("utf-8"))
+        if path.parent not in cards:
+            continue
+        card = cards[path.parent]
         name = path.relative_to(ROOT).as_posix()
         found.append(
             Component(

@@ -156,6 +156,7 @@ def test_a_bill_of_materials_has_all_with_hashes(profile: str) -> None:
         assert {h["content"] for h in files["hashes"]} == set(one.hashes)
         assert parts[name]["licenses"] and parts[name]["version"] == one.version
     assert parts["edgegen/zoo/cas-dm/weights.safetensors"]["hashes"][0]["alg"] == "SHA-256"
+    assert not [name for name in parts if "-objects" in name], "what the wheel leaves out"
     refs = {one["bom-ref"] for one in found["components"]}
     needed = {ref for one in found["dependencies"] for ref in one.get("dependsOn", ())}
     assert needed == refs, "each is needed by somebody, and nothing else is"
