@@ -3,8 +3,9 @@
     edgegen bench --zoo --steps 1,2,4,10,50 --peer nncf=A/bin/python --report report
     python -m benchmarks bench_results report
 
-writes zoo-<kind>.md into docs/results, and zoo-<kind>.svg, which README can show; kind is amx,
-vnni or avx2. Every row is in it, the ones that lose too, with the machine and the commit.
+writes zoo-<kind>.md into docs/results, zoo-<kind>.svg with the speeds, and zoo-<kind>-<n>.svg with
+latency against quality of each family, which README can show; kind is amx, vnni or avx2. Every row
+is in it, the ones that lose too, with the machine and the commit.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from edgegen.evidence.bench_document import (
     BenchRow,
     read_document,
 )
+from edgegen.evidence.bench_page.charts import chart_file
 from edgegen.evidence.bench_page.style import CHART, COLOURS, THEME
 from edgegen.evidence.bench_peers import fastest_peer, is_sound, own_rows, times_as_fast
 from edgegen.evidence.bench_tables import MARKS, decibels, number
+from edgegen.evidence.pareto import charts
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"amx_int8": "amx", "avx512_vnni": "vnni", "avx_vnni": "vnni", "avx2": "avx2"}
@@ -144,6 +147,8 @@ def page(document: BenchDocument, commit: str) -> str:
             "",
             f"![speeds](zoo-{kind}.svg)",
             "",
+            *(f"![latency against quality]({name})" for name in pareto(document)),
+            "",
             *table(("", "goal", "found", ""), list(goals(document))),
             "## All rows",
             "",
@@ -157,6 +162,14 @@ def page(document: BenchDocument, commit: str) -> str:
             "",
         ]
     )
+
+
+def pareto(document: BenchDocument) -> dict[str, bytes]:
+    """File -> chart of latency against quality, as the report's page has it, one a family."""
+    return {
+        f"zoo-{kind_of(document)}-{number}.svg": chart_file(document, one)
+        for number, one in enumerate(charts(document), 1)
+    }
 
 
 def chart(document: BenchDocument) -> str:
@@ -203,11 +216,15 @@ def commit() -> str:
 
 def written(report: Path, out: Path, at: str) -> list[Path]:
     document = read_document(report)
-    made = {".md": page(document, at), ".svg": chart(document)}
-    places = [out / f"zoo-{kind_of(document)}{suffix}" for suffix in made]
-    for place, text in zip(places, made.values(), strict=True):
-        place.write_text(text)
-    return places
+    name = f"zoo-{kind_of(document)}"
+    made = {
+        f"{name}.md": page(document, at).encode(),
+        f"{name}.svg": chart(document).encode(),
+        **pareto(document),
+    }
+    for file, content in made.items():
+        (out / file).write_bytes(content)
+    return [out / file for file in made]
 
 
 def main() -> None:
