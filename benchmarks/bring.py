@@ -29,7 +29,7 @@ import bring_size
 from _result import Part, Row, arguments_of, keep, rows_of, table
 
 ROOT = Path(__file__).resolve().parents[1]
-SEEDS = "replayed noise; verdicts: the export's own"
+SEEDS = "replayed noise; plans: the first of the benchmarks' range; verdicts: the export's own"
 PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
     "samplers": lambda given: bring_exact.samplers(given.folder),
     "graphs": lambda given: bring_exact.graphs(given.folder),

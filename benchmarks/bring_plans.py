@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnx import NodeProto, shape_inference
+from onnx import NodeProto
 
 from edgegen.core.plan import Plan, Precision
 from edgegen.core.progress import silent
@@ -23,7 +23,7 @@ from edgegen.evidence.distances import PairedPsnr, squared_error
 from edgegen.evidence.full_side import pixels_of
 from edgegen.export import qdq, runtime
 from edgegen.workflows.context import Context
-from edgegen.workflows.export.calibration import Calibration, Models, calibrate_graphs
+from edgegen.workflows.export.calibration import Calibration, calibrate_graphs
 from edgegen.workflows.export.feeds import Trajectories
 from edgegen.workflows.export.fp32 import fp32_models
 from edgegen.workflows.export.hosted import hosted
@@ -34,7 +34,6 @@ RUNTIMES = ("onnxruntime", "openvino")
 FEEDS, IMAGES, BATCH, ROUNDS = 32, 4, 2, 3
 PARTS = 4
 EVEN = 100.0  # largest value of what a normalization has just written
-SMALL = 16  # rows of pixels of the two lowest levels
 Row = dict[str, Any]
 Layers = Mapping[str, Sequence[str]]  # what a plan is called -> convolutions in INT8
 
@@ -77,15 +76,13 @@ def plans(terrain: Path) -> Iterator[Row]:
 
 
 def candidates(found: Calibration) -> Layers:
-    """All but the ends; without the last part; a part alone; 3 x 3 by what they read and by the
-    pixels they write.
-    """
+    """All but the ends; without the last part; a part alone; 3 x 3, and by what they read."""
     ((graph, model),) = found.models.items()
     dialect = runtime(RUNTIMES[0]).dialect
     nodes = [n for n in qdq.int8_nodes(model, graph, found.plan, dialect) if n.op_type == "Conv"]
     names = [node.name for node in nodes]
     count = len(names)
-    ranges, rows = found.plan.ranges[graph], rows_of(found.models)
+    ranges = found.plan.ranges[graph]
     constants = GraphConstants(model.graph)
     wide = [n for n in nodes if _is_wide(n, constants)]
     even = [n.name for n in wide if ranges[n.input[0]].high <= EVEN]
@@ -97,25 +94,12 @@ def candidates(found: Calibration) -> Layers:
         "last third in FP32": names[: count * 2 // 3],
         "last half in FP32": names[: count // 2],
         "3 x 3": [n.name for n in wide],
-        "3 x 3 of 8 and 16 pixels": [n.name for n in wide if rows[n.name] <= SMALL],
         **{f"part {k + 1} of {PARTS} alone": part for k, part in enumerate(parts)},
     }
 
 
 def _is_wide(node: NodeProto, constants: GraphConstants) -> bool:
     return constants.shape(node.input[1])[2:] == (3, 3)
-
-
-def rows_of(models: Models) -> dict[str, int]:
-    """Of pixels that each convolution writes."""
-    found = {}
-    for model in models.values():
-        graph = shape_inference.infer_shapes(model).graph
-        shapes = {v.name: v.type.tensor_type.shape.dim for v in (*graph.value_info, *graph.output)}
-        for node in graph.node:
-            if node.op_type == "Conv" and len(dims := shapes.get(node.output[0], ())) == 4:
-                found[node.name] = dims[2].dim_value
-    return found
 
 
 def only(found: Calibration, layers: Sequence[str]) -> Plan:

@@ -1,5 +1,5 @@
-"""Which plans are looked at, and in which order: the one next of which most is expected for its
-price.
+"""Which plans are looked at, and in which order: the one next of which most is expected, as long as
+an answer can be paid.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ TIE = 0.015
 SURE = 0.9  # probability that a plan is good which damages less than one that is
 WIDER = 4.0  # times the damage of all plans, what may be good or bad before anything was asked
 TINY = 1e-30  # damage of a plan that damages nothing
-NOTHING = 1e-6  # seconds, of an answer that is there already
 
 Place = tuple[int, int]  # ladder, rung
 
@@ -84,10 +83,12 @@ class Answers:
             return f"it is less than {TIE:.1%} faster than the one that ships"
         return ""
 
+    def unasked(self) -> list[Place]:
+        return [place for place in self._all() if place not in {*self.good, *self.bad}]
+
     def open(self) -> list[Place]:
         """What is worth asking."""
-        asked = {*self.good, *self.bad}
-        return [place for place in self._all() if place not in asked and not self.why_not(place)]
+        return [place for place in self.unasked() if not self.why_not(place)]
 
     def gain(self, place: Place) -> float:
         """What asking about this plan is expected to save."""
@@ -100,8 +101,8 @@ class Answers:
         """
         damages = [self.rung(other).damage for other in self._all()]
         damage = self.rung(place).damage
-        worse = [self.rung(other).damage for other in self.bad if other[0] == place[0]]
-        worse = worse or [self.rung(other).damage for other in self.bad if other[0] != place[0]]
+        own = [self.rung(other).damage for other in self.bad if other[0] == place[0]]
+        worse = own or [self.rung(other).damage for other in self.bad]
         high = min(worse, default=max(damages) * WIDER)
         better = [self.rung(other).damage for other in self.good]
         low = max((d for d in better if d < high), default=min(damages) / WIDER)
@@ -119,31 +120,23 @@ def fastest_good(
     ladders: Sequence[Sequence[Rung]],
     otherwise: float,
     good: Callable[[int, int], bool],
-    price: Callable[[int, int], float] = lambda ladder, rung: 1.0,
+    price: Callable[[], float] = lambda: 0.0,
     left: Callable[[], float] = lambda: math.inf,
 ) -> Found:
     """The good rung that costs least, to within a tie; the ladders' rungs get better one after the
     other.
 
-    good(ladder, rung) answers, price says what the answer will take, and left what there is to
-    spend. The same answers and prices ask the same questions.
+    good(ladder, rung) answers. price says what the next answer will take, about the same for all,
+    and left what there is to spend. The same answers and prices ask the same questions.
     """
-    answers, too_dear = Answers(ladders, otherwise), dict[Place, str]()
-    while candidates := [place for place in answers.open() if place not in too_dear]:
-        prices = {place: max(price(*place), NOTHING) for place in candidates}
-        for place, seconds in prices.items():
-            if seconds > (has := left()):
-                too_dear[place] = (
-                    f"{seconds:.0f} s would be needed and {max(has, 0):.0f} s are left"
-                )
-        payable = [place for place in candidates if place not in too_dear]
-        if not payable:
+    answers, too_dear = Answers(ladders, otherwise), ""
+    while candidates := answers.open():
+        if (needed := price()) > (has := left()):
+            too_dear = f"{needed:.0f} s would be needed and {max(has, 0):.0f} s are left"
             break
-        place = max(payable, key=lambda p: (answers.gain(p) / prices[p], -answers.rung(p).damage))
+        place = max(candidates, key=lambda p: (answers.gain(p), -answers.rung(p).damage))
         (answers.good if good(*place) else answers.bad).append(place)
-    asked = {*answers.good, *answers.bad}
-    rest = [place for place in answers._all() if place not in asked]
     return Found(
         answers.best,
-        tuple(Unasked(p, answers.why_not(p) or too_dear.get(p, "")) for p in rest),
+        tuple(Unasked(place, answers.why_not(place) or too_dear) for place in answers.unasked()),
     )

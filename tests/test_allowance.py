@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import tiny
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from edgegen.core.bundle import Bundle
 from edgegen.errors import UsageError
 from edgegen.evidence.terms import FEWEST_PAIRS, Terms
+from edgegen.workflows.context import Context
 from edgegen.workflows.durations import in_words, seconds_of
 from edgegen.workflows.export.allowance import (
     FEWEST_SEEDS,
@@ -22,9 +26,12 @@ from edgegen.workflows.export.allowance import (
     Work,
     allowance,
     checked,
+    measured_prices,
     within,
 )
 from edgegen.workflows.export.measurements import SearchSettings
+from edgegen.workflows.generators import load_generator
+from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 
 WORK = Work(layers=95, calls=40, runtimes=2, seeds=128, pairs=4000)
 FAST, SLOW = Prices(0.01, 0.005), Prices(10.0, 0.05)
@@ -71,6 +78,10 @@ def test_what_is_not_enough_says_what_is() -> None:
     assert allowance(least, SLOW, WORK).pairs >= FEWEST_PAIRS
     with pytest.raises(UsageError):
         allowance(least - 120, SLOW, WORK)
+    with pytest.raises(UsageError) as error:
+        allowance(600, SLOW, WORK, spent=3600)
+    asked = int(error.value.hint.removeprefix("give --time ").split("m,")[0])
+    assert asked * 60 >= least + 3600, "with what was spent already"
 
 
 def test_a_search_in_little_time_looks_less_closely() -> None:
@@ -112,6 +123,32 @@ def test_times_are_said_as_people_say_them(seconds: float, words: str) -> None:
 def test_what_is_no_time_is_refused(duration: str) -> None:
     with pytest.raises(UsageError, match="--time must be such as 90s, 45m or 2h"):
         seconds_of(duration)
+
+
+@pytest.mark.slow
+def test_a_price_is_of_as_many_steps_as_an_image_takes(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs are the same for any number of steps, what an image costs is not."""
+    monkeypatch.setenv("EDGEGEN_CACHE", str(tmp_path))
+    source = load_generator(str(tiny_run))
+    asked: list[int] = []
+
+    def price(steps: int) -> Prices:
+        def pixels(first: int, last: int) -> None:
+            asked.append(steps)
+
+        side = SimpleNamespace(start=0, pixels=pixels, projected=lambda count: None)
+        side.from_seed = lambda start: side
+        generator = chosen(source, SamplingChoices(steps))[0]
+        subject = SimpleNamespace(source=replace(source, generator=generator))
+        full: Any = SimpleNamespace(subject=subject, side=side, context=Context())
+        return measured_prices(full, "the same graphs")
+
+    first = price(2)
+    assert price(2) == first and set(asked) == {2}, "noted"
+    price(4)
+    assert set(asked) == {2, 4}
 
 
 @pytest.mark.slow

@@ -83,7 +83,9 @@ def test_a_fine_tuning_without_a_base_picks_one_and_resumes_on_it(
     photos, out = photo_files(_made(tmp_path / "photos")), tmp_path / "site"
     few = ["--steps", "2", "--batch", "4", "--rank", "2", "--looks", "1", "--threads", "1"]
     assert run(["finetune", "--data", str(photos), "-o", str(out), *few]) == 0
-    assert "base: isc-gan, whose images are nearest" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "base: isc-gan, whose images are nearest" in said
+    assert said.count("understood: ") == 1, "the photos are read once"
     assert json.loads((out / "run.json").read_bytes())["adapt"]["base"] == "isc-gan"
     monkeypatch.setattr(nearest, "nearest_base", None)  # asked again, it would be a crash
     again = ["--resume", *few]

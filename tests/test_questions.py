@@ -115,16 +115,9 @@ def test_what_costs_more_than_is_left_is_not_asked_and_said(seconds: float, most
     def left() -> float:
         return seconds - 10 * len(good.places)
 
-    found = fastest_good([few], 1.0, good, lambda place, rung: 10.0, left)
+    found = fastest_good([few], 1.0, good, lambda: 10.0, left)
     assert len(good.places) <= most
     dear = [one.why for one in found.unasked if "are left" in one.why]
     assert bool(dear) == (seconds < math.inf)
     if seconds == 0:
         assert dear[0] == "10 s would be needed and 0 s are left" and found.best is None
-
-
-def test_a_dear_question_is_put_behind_a_cheap_one() -> None:
-    rungs = [[Rung(0.5, 1.0)], [Rung(0.5, 1.0)]]
-    good = Asked([0, 0])
-    fastest_good(rungs, 1.0, good, lambda place, rung: 100.0 if place == 0 else 1.0)
-    assert good.places == [(1, 0)]

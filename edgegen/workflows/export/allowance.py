@@ -8,8 +8,9 @@ images, of the same generator.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from ...core.answer_cache import Notes, folder
 from ...core.cpu import cpu_flags
 from ...core.files import JsonObject, to_json
+from ...core.samplers import sampler_to_json
 from ...errors import UsageError
 from ...evidence.terms import FEWEST_PAIRS, PIXEL_PAIRS, Terms
 from ...version import __version__
@@ -86,8 +88,15 @@ class Allowance:
 
 def measured_prices(full: FullPrecision, models: str) -> Prices:
     """Noted, so that an export that is started again plans the same; models: hash of its graphs."""
-    asked = [__version__, cpu_flags(), full.context.threads]
-    key = hashlib.sha256(to_json(asked) + models.encode()).hexdigest()[:32]
+    asked = {
+        "edgegen": __version__,
+        "machine": cpu_flags(),
+        "threads": full.context.threads,
+        "models": models,
+        "sampler": sampler_to_json(full.subject.source.generator.sampler),
+        "features": str(full.context.feature_weights),
+    }
+    key = hashlib.sha256(to_json(asked)).hexdigest()[:32]
 
     def measured() -> JsonObject:
         least, most = PRICED
@@ -100,15 +109,15 @@ def measured_prices(full: FullPrecision, models: str) -> Prices:
     return Prices(**Notes(folder("prices") / f"{key}.jsonl").recall("prices", measured))
 
 
-def _seconds(work: Any) -> float:
+def _seconds(work: Callable[[], Any]) -> float:
     started = time.monotonic()
     work()
     return time.monotonic() - started
 
 
-def allowance(seconds: float, prices: Prices, work: Work) -> Allowance:
-    """What fits into these seconds. UsageError, which says how long it takes at least, where not
-    even the fewest seeds and pairs do.
+def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) -> Allowance:
+    """What fits into these seconds, after those that were spent before. UsageError, which says how
+    long it takes at least, where not even the fewest seeds and pairs do.
     """
     planned = SLACK * seconds
     some = (CALIBRATION * planned - CALIBRATION_START) / prices.seed()
@@ -121,12 +130,13 @@ def allowance(seconds: float, prices: Prices, work: Work) -> Allowance:
     if pairs < FEWEST_PAIRS:
         verdicts = FEWEST_PAIRS * prices.pair() / VERDICT * work.runtimes
         least = (CALIBRATION_START + FEWEST_SEEDS * prices.seed() + verdicts) / SLACK
+        minutes = math.ceil((spent + least) / 60) + 1  # what comes first takes longer at times
         raise UsageError(
             "E-TIME",
             f"in the {in_words(max(seconds, 0))} that are left this machine cannot calibrate on "
             f"{FEWEST_SEEDS} seeds and compare {FEWEST_PAIRS} pairs of images, of which one takes "
             f"{prices.image:.3g} s: that needs {in_words(least)}",
-            hint="give more --time, fewer runtimes, or fewer --steps",
+            hint=f"give --time {minutes}m, fewer runtimes, or fewer --steps",
         )
     # a verdict that needs less than its share leaves the rest to the search
     verdict = pairs * prices.pair()

@@ -31,9 +31,9 @@ class Bill:
     damages: str = ""  # how the damage of layers was found
     unasked: list[dict[str, str]] = field(default_factory=list)
 
-    def add(self, step: str, seconds: float, expected: float | None = None, asked: int = 1) -> None:
+    def add(self, step: str, seconds: float, expected: float | None = None) -> None:
         one = self.steps.setdefault(step, BillLine())
-        one.asked += asked
+        one.asked += 1
         one.seconds += seconds
         if expected is not None:
             one.expected = (one.expected or 0.0) + expected

@@ -319,7 +319,7 @@ def _in_time(
     subject = SearchSubject(source, models, {}, Plan((), {}))
     full = FullPrecision(subject, request.search, request.context)
     prices = measured_prices(full, digest(models))
-    allowed = allowance(left, prices, work)
+    allowed = allowance(left, prices, work, spent=(request.watch.seconds or 0.0) - left)
     request.context.listen.note(str(allowed))
     search = replace(request.search, terms=checked(request.terms, allowed))
     return replace(

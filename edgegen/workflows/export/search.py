@@ -154,26 +154,24 @@ class _RuntimeSearch:
             for plans in ladders
         ]
         sharp = [self._sharp(plans) for plans in faster]
-        skipped = [len(plans) - len(few) for plans, few in zip(faster, sharp, strict=True)]
         rungs = [[Rung(costs.of(plan), damage(plan)) for plan in plans] for plans in sharp]
-        label = f"searching a plan for {self.target.name}"
-        most = sum(map(len, sharp)) * self.full.most_pairs
-        with self.listen.progress(label, most, "pairs") as advance:
-            found = fastest_good(
-                rungs,
-                costs.of(safest),
-                lambda place, rung: self._good(sharp[place][rung], advance),
-                lambda place, rung: self._look_price(sharp[place][rung]),
-                lambda: self.bill.left,
-            )
+        found = fastest_good(
+            rungs,
+            costs.of(safest),
+            lambda place, rung: self._good(sharp[place][rung]),
+            self._look_price,
+            lambda: self.bill.left,
+        )
+        why = {one.place: one.why for one in found.unasked}
         self.bill.unasked = [
-            {"plan": described(sharp[place][rung]), "why": one.why}
-            for one in found.unasked
-            for place, rung in [one.place]
+            {"plan": plan_in_words(plan), "why": why[place, rung]}
+            for place, plans in enumerate(sharp)
+            for rung, plan in enumerate(plans)
+            if (place, rung) in why
         ] + [
-            {"plan": described(plan), "why": "its images do not reach the PSNR at a glance"}
-            for plans, count in zip(faster, skipped, strict=True)
-            for plan in plans[:count]
+            {"plan": plan_in_words(plan), "why": "its images do not reach the PSNR at a glance"}
+            for plans, few in zip(faster, sharp, strict=True)
+            for plan in plans[: len(plans) - len(few)]
         ]
         if found.best is None:
             return PlanLadder(ladders[0], len(ladders[0]) - 1)
@@ -252,9 +250,9 @@ class _RuntimeSearch:
         question = f"psnr {_digest(plan)}"
         return float(self._asked(GLANCES, question, lambda: self.measure.psnr(plan)))
 
-    def _look_price(self, plan: Plan) -> float:
-        """Seconds that looking at the plan is expected to take: as a pair did in the looks before,
-        or a pair of a glance.
+    def _look_price(self) -> float:
+        """Seconds that looking at a plan is expected to take: as a pair did in the looks before, or
+        in the glances.
         """
         looks, glances = self.bill.steps.get(LOOKS), self.bill.steps.get(GLANCES)
         pairs = sum(look["pairs"] for look in self.trail)
@@ -266,22 +264,22 @@ class _RuntimeSearch:
             return 0.0
         return each * (pairs / len(self.trail) if pairs else self.full.first_look)
 
-    def _good(self, plan: Plan, advance: Callable[[int], None]) -> bool:
-        """Compare a plan's images with full precision; what was seen goes into the trail."""
+    def _look(self, plan: Plan) -> dict[str, Any]:
         done = 0
+        label = f"looking at a plan for {self.target.name}, {plan_in_words(plan)}"
+        with self.listen.progress(label, self.full.most_pairs, "pairs") as advance:
 
-        def progress(now: int, _: int) -> None:
-            nonlocal done
-            advance(now - done)
-            done = now
+            def progress(now: int, _: int) -> None:
+                nonlocal done
+                advance(now - done)
+                done = now
 
-        look = self._asked(
-            LOOKS,
-            f"look {_digest(plan)}",
-            lambda: self.measure.look(plan, progress),
-            self._look_price(plan),
-        )
-        advance(self.full.most_pairs - done)  # the bound counts what was not needed
+            return self.measure.look(plan, progress)
+
+    def _good(self, plan: Plan) -> bool:
+        """Compare a plan's images with full precision; what was seen goes into the trail."""
+        expected = self._look_price()
+        look = self._asked(LOOKS, f"look {_digest(plan)}", lambda: self._look(plan), expected)
         self.trail.append(look)
         good = bool(
             look["likely"] >= 1 - self.settings.doubt
@@ -289,7 +287,7 @@ class _RuntimeSearch:
         )
         change = "" if look["change"] is None else f"change {look['change']:+.2%}, "
         self.listen.note(
-            f"{self.target.name}: {described(plan)}, {change}"
+            f"{self.target.name}: {plan_in_words(plan)}, {change}"
             f"{look['psnr_db']:.1f} dB, {look['ruined']} ruined after "
             f"{look['pairs']} pairs: "
             f"{'likely' if good else 'not likely'} within"
@@ -297,7 +295,7 @@ class _RuntimeSearch:
         return good
 
 
-def described(plan: Plan) -> str:
+def plan_in_words(plan: Plan) -> str:
     """A plan in words, as its search tells it from others."""
     last = f", {steps_in_fp32(plan.last)}" if plan.last else ""
     return f"{sum(p == 'fp32' for _, p in plan.rules)} layers in FP32{last}"

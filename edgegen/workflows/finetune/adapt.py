@@ -83,18 +83,22 @@ def finetune(
 
     settings, out, data = settings or FinetuneSettings(), Path(out), Path(data)
     check_free(out, settings.resume)
-    if base is None:
-        base = recorded_base(out) if settings.resume else _nearest(data, settings, listen)
+    photos = None
+    if base is None and settings.resume:
+        base = recorded_base(out)
+    elif base is None:
+        base, photos = _nearest(data, settings, listen)
     opened = open_base(str(base), listen)
     choices = choose(settings, out if settings.resume else None, opened)
     reading = _reading(choices, settings)
-    about = _described(data, reading, listen)
     _check_libraries(choices)
     device_of(choices.device)
     opened = opened.grown_to(choices.size, choices.seed)
     network = fastest(reference_network(settings.feature_weights))
     with torch_threads(settings.threads or cores()):
-        photos = _read_photos(about, choices.size, reading, listen)
+        if photos is None:
+            about = _described(data, reading, listen)
+            photos = _read_photos(about, choices.size, reading, listen)
         choices, train, held_out = hold_out(photos, choices, listen, opened.family.tuning.fewest)
         note_unused_classes(opened, train, listen)
         plan = FinetunePlan.of(opened, train, choices)
@@ -114,8 +118,10 @@ def finetune(
     return _result(out, evaluation)
 
 
-def _nearest(data: Path, settings: FinetuneSettings, listen: Listener) -> str:
-    """The name of the zoo's generator that is nearest to the photos."""
+def _nearest(data: Path, settings: FinetuneSettings, listen: Listener) -> tuple[str, Photos]:
+    """The zoo's generator that is nearest to the photos, by name, and these, as it will take them:
+    read at the size asked for, or at the smallest that the zoo draws, so that no other is larger.
+    """
     from ...zoo import entries
     from .nearest import nearest_base
     from .setup import FinetuneChoices
@@ -136,7 +142,7 @@ def _nearest(data: Path, settings: FinetuneSettings, listen: Listener) -> str:
         network = fastest(reference_network(settings.feature_weights))
         found = nearest_base(photos, network, listen)
     listen.note(str(found))
-    return found.name
+    return found.name, photos
 
 
 def _check_libraries(choices: FinetuneChoices) -> None:
