@@ -113,7 +113,7 @@ def test_a_stopwatch_adds_up_and_says_what_is_left() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0 s"), (89.5, "90 s"), (90, "2 min"), (3600, "1 h"), (3700, "1 h 2 min")],
+    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (184, "3 min"), (3590, "1 h"), (3700, "1 h 2 min")],
 )
 def test_times_are_said_as_people_say_them(seconds: float, words: str) -> None:
     assert in_words(seconds) == words

@@ -21,10 +21,10 @@ def seconds_of(duration: str) -> float:
 
 
 def in_words(seconds: float) -> str:
-    """As people say it, rounded up: 40 s, 12 min, 1 h 5 min."""
+    """As people say it, to the nearest second or minute: 40 s, 12 min, 1 h 5 min."""
     if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    minutes = math.ceil(seconds / 60)
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"

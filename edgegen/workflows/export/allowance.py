@@ -135,7 +135,7 @@ def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) ->
             "E-TIME",
             f"in the {in_words(max(seconds, 0))} that are left this machine cannot calibrate on "
             f"{FEWEST_SEEDS} seeds and compare {FEWEST_PAIRS} pairs of images, of which one takes "
-            f"{prices.image:.3g} s: that needs {in_words(least)}",
+            f"{prices.image:.3g} s: that needs {in_words(60 * math.ceil(least / 60))}",
             hint=f"give --time {minutes}m, fewer runtimes, or fewer --steps",
         )
     # a verdict that needs less than its share leaves the rest to the search
