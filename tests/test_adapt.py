@@ -17,7 +17,7 @@ from runs import killed, resumed_exactly
 from safetensors.torch import load_file
 from toys import shapes
 
-from edgegen.errors import InputError
+from edgegen.errors import GateFailed, InputError
 from edgegen.families import FAMILIES, Grown, Tuning, family
 from edgegen.training import run as runs
 from edgegen.training.adapt import site
@@ -200,6 +200,16 @@ def test_parity_of_a_run(trained: tuple[str, Path]) -> None:
     _, out = trained
     about, generator = runs.load(out)
     assert parity(out, about, generator) <= PARITY
+
+
+def test_weights_without_the_adapter_are_not_taken_for_merged_ones(
+    trained: tuple[str, Path],
+) -> None:
+    name, out = trained
+    about, generator = runs.load(out)
+    base = site.plain(family(name), generator.config, site.master(out, about))
+    with pytest.raises(GateFailed, match="merged images differ from adapted ones by"):
+        parity(out, about, base)
 
 
 def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
