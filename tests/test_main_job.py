@@ -190,7 +190,7 @@ def test_the_same_export_twice_is_the_same_files(
     capfd.readouterr()
     assert run(["plan", "show", str(places[1]), "--runtime", "openvino"]) == 0
     said = capfd.readouterr().out
-    assert "measured each along whole trajectories." in said and "took" in said
+    assert "measured: each along whole trajectories." in said and "took" in said
     assert ("plans that were not looked at" in said) == bool(search.unasked)
 
 

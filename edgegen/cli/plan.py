@@ -62,7 +62,7 @@ def _search(search: SearchRecord) -> None:
         ]
         output.table(["the search asked for", "times", "took", "expected"], rows)
         allowed = "" if search.allowed_s is None else f" It was allowed {search.allowed_s:.0f} s."
-        print(f"The damage of layers was measured {search.damages}.{allowed}")
+        print(f"How the damage of layers was measured: {search.damages}.{allowed}")
     if search.unasked:
         print()
         by_reason: dict[str, list[str]] = {}
