@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ...core.spec import Array
     from ...training.adapt import Kind
 
-# Of images in [-1, 1]: an eightieth of a grey level. float32 weights that are added in another order
-# give up to 1.1e-5 (isc-gan), an adapter that is not in the weights more than this.
+# Of images in [-1, 1]: an eightieth of a grey level. Weights in float32 that are added in another
+# order give up to 1.1e-5 (isc-gan), an adapter that is not in the weights more than this.
 PARITY = 1e-4
 IMAGES = 16  # seeds that adapter-on and merged are compared on
 
