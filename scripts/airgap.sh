@@ -4,7 +4,7 @@
 #   make airgap, or scripts/airgap.sh [PYTHON]; dist/ holds the wheel
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=$(command -v "${1:-$checkout/.venv/bin/python}")
+python=$(realpath -s "$(command -v "${1:-$checkout/.venv/bin/python}")")  # -s: a link into an environment stays one
 outside=$(mktemp -d)
 trap 'rm -rf "$outside"' EXIT
 block() { awk -v wanted="$1" '/^```sh$/ { n++; inside = 1; next } /^```$/ { inside = 0 } inside && n == wanted' "$checkout/docs/guides/air-gap.md"; }
