@@ -23,7 +23,7 @@ from edgegen.core.bundle import Bundle, sha256
 from edgegen.evidence import reference, small_sample_distance
 from edgegen.evidence.features import feature_network
 from edgegen.families import FAMILIES, family
-from edgegen.training import digests, recognition
+from edgegen.training import digests
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.data import Photos
@@ -216,26 +216,6 @@ def test_time_instead_of_steps(
     assert last["images"] == 128 and last["scale"]["images"] <= 128
     # the time decided: the same command goes on with the run
     assert run([*given, "--time", "1s", "--looks", "3", "--resume"]) == 0
-
-
-def test_a_base_with_classes_is_asked_for_them_and_a_classifier_says_whether_it_drew_them(
-    photos: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A classifier of the photos tells held-out ones, and not what a toy draws after some steps."""
-    monkeypatch.setattr(recognition, "FEWEST", 1)
-    small = family("cas-dm").recipes["tiny"]()
-    config = replace(small.config, classes=2)
-    recipe = replace(small, config=config, images=8, batch=8, warmup=2)
-    base, out = tmp_path / "base", tmp_path / "out"
-    train(RunSettings("cas-dm", "tiny", recipe), shapes(64), base, False, 24, nothing)
-    assert go(base, out, photos) == 0
-    found = json.loads((out / "looks.json").read_text())["last"]["recognition"]
-    assert found["classes"] == 2 and found["chance"] == 0.5
-    assert found["held_out"] > found["chance"] and found["generated"] < found["held_out"]
-    assert "recognised: a classifier of your photos names" in capsys.readouterr().out
 
 
 def test_what_is_said_at_the_end_is_in_the_record_and_in_json(

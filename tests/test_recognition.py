@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from adapting import PEFT
+from runs import nothing
+from sites import go, photo_files
+from toys import shapes
 
 from edgegen.cli.finetune import _recognised
 from edgegen.core.spec import Array
+from edgegen.families import family
+from edgegen.training import recognition
 from edgegen.training.recognition import FEWEST, Recogniser, numbered
+from edgegen.training.run import RunSettings, train
+from edgegen.workflows.finetune import periodic_eval
 
 CLASSES = 3
 
@@ -105,3 +117,29 @@ def test_the_sentence_names_all_that_is_compared() -> None:
     assert found is not None
     words = _recognised(found.to_json())
     assert "33% by chance" in words and "means over 3 classes" in words
+
+
+@PEFT
+@pytest.mark.slow
+@pytest.mark.export
+def test_a_base_with_classes_is_asked_for_them_and_a_classifier_says_whether_it_drew_them(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A classifier of the photos tells held-out ones, and not what a toy draws after some steps."""
+    monkeypatch.setattr(recognition, "FEWEST", 1)
+    monkeypatch.setattr(periodic_eval, "EVALUATION_IMAGES", 16)
+    monkeypatch.setattr(periodic_eval, "FINAL_IMAGES", 24)
+    (tmp_path / "photos").mkdir()
+    photos = photo_files(tmp_path / "photos")
+    small = family("cas-dm").recipes["tiny"]()
+    config = replace(small.config, classes=2)
+    recipe = replace(small, config=config, images=8, batch=8, warmup=2)
+    base, out = tmp_path / "base", tmp_path / "out"
+    train(RunSettings("cas-dm", "tiny", recipe), shapes(64), base, False, 24, nothing)
+    assert go(base, out, photos) == 0
+    found = json.loads((out / "looks.json").read_text())["last"]["recognition"]
+    assert found["classes"] == 2 and found["chance"] == 0.5
+    assert found["held_out"] > found["chance"] and found["generated"] < found["held_out"]
+    assert "recognised: a classifier of your photos names" in capsys.readouterr().out

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from ..core.files import JsonObject
+from ..core.spec import Array
 from ..core.verdict import Interval
-from ..evidence.distances import Floats
 
 # of squared weights, on features of unit variance over the root of their number; the accuracy on
 # held-out furniture is the same within 2 % from 3e-6 to 3e-4
@@ -51,7 +51,7 @@ class Recogniser:
     class weighs the same. ValueError for fewer than two classes with photos.
     """
 
-    def __init__(self, features: Floats, labels: np.ndarray, classes: int) -> None:
+    def __init__(self, features: Array, labels: np.ndarray, classes: int) -> None:
         counts = np.bincount(labels, minlength=classes)
         if (counts > 0).sum() < 2:
             raise ValueError("a classifier needs photos of two classes at least")
@@ -76,18 +76,18 @@ class Recogniser:
 
         optimizer.step(loss)  # type: ignore[no-untyped-call]
 
-    def _scaled(self, features: Floats) -> torch.Tensor:
+    def _scaled(self, features: Array) -> torch.Tensor:
         scaled = (features - self._mean) / self._spread / features.shape[1] ** 0.5
         return torch.from_numpy(scaled.astype(np.float32))
 
-    def named(self, features: Floats) -> np.ndarray:
+    def named(self, features: Array) -> np.ndarray:
         """The class that each row is taken for, (n,)."""
         with torch.no_grad():
             found: np.ndarray = self._layer(self._scaled(features)).argmax(1).numpy()
         return found
 
     def recognition(
-        self, generated: tuple[Floats, np.ndarray], held_out: tuple[Floats, np.ndarray]
+        self, generated: tuple[Array, np.ndarray], held_out: tuple[Array, np.ndarray]
     ) -> Recognition | None:
         """Of generated images and held-out photos, each features and labels; labels below 0 are of
         no class that was learnt. None where fewer than two classes have FEWEST held-out photos.
