@@ -8,20 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...calibrate.choose import fastest, multiplications
 from ...core.bundle import MANIFEST, Bundle, write_manifest
-from ...core.files import check_target, put
-from ...core.images import png
+from ...core.files import check_target
 from ...core.plan import Plan
 from ...core.progress import Listener, silent
 from ...core.runtime import Runtime
-from ...core.seeds import EVIDENCE
 from ...core.verdict import State, Verdict, together
 from ...errors import GateFailed, RuntimeMissing, UsageError
-from ...evidence import certificate, golden_images
-from ...evidence.picture import side_by_side, worst_pairs
 from ...evidence.terms import FEWEST_PAIRS, Terms
 from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
@@ -31,13 +25,14 @@ from ..limits import MANY, Limit, check_numbers
 from ..sampling_choices import SamplingChoices, chosen
 from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
-from . import model_card
 from .allowance import Stopwatch, Work, allowance, checked, measured_prices, within
 from .attempts import Attempts
 from .beginning import write_beginning
 from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
-from .build import Build, build_runtimes, describe, described
+from .build import Build, build_runtimes, describe
 from .calibration import calibrate_graphs, digest, weight_bits_of
+from .disk_space import check_disk, disk_need
+from .evidence_files import write_evidence
 from .feeds import Feeds, Files, Trajectories
 from .fp32 import Calls, fp32_models, torch_parity, trajectory_calls
 from .judges import adapter_evidence, unnamed_judges, with_judges
@@ -222,6 +217,7 @@ def _export(request: _Request) -> ExportResult:
         request.watch,
     )
     # what would make the long work useless is refused before it
+    check_disk(disk_need(source, request.targets, context.threads), request.out)
     adapter = adapter_evidence(source)
     source = with_judges(source, settings.reference, request.terms, folder / "evidence", context)
     if settings.protect is not None:
@@ -267,7 +263,7 @@ def _export(request: _Request) -> ExportResult:
             build, request.targets, request.terms, context, attempts, watch
         )
     more = {"attempts": attempts.to_json(), "time": {**request.expected, "took_s": watch.to_json()}}
-    _write_evidence(bundle, proof, {**adapter, **more})
+    write_evidence(bundle, proof, {**adapter, **more})
     context.listen.note(f"took {watch}")
     if proof.passed:
         return ExportResult(request.out, proof)
@@ -375,26 +371,3 @@ def _searched(
     plans = {target.name: search.plan(target) for target in request.targets}
     bills = {name: bill.to_json() for name, bill in search.bills.items()}
     return plans, {"search": search.trail, "bills": bills}
-
-
-def _write_evidence(bundle: Bundle, proof: Proof, more: Mapping[str, Any]) -> None:
-    """Golden images, the picture, the model card, and the manifest anew with all that was found."""
-    from ...machine.describe import measured_on
-
-    folder, pictures = bundle.root, dict(proof.pictures)
-    sets = {name or golden_images.FULL: images for name, images in pictures.items()}
-    golden = golden_images.Kept(EVIDENCE.first, sets)
-    put(folder / golden_images.FILE, golden_images.to_bytes(golden))
-    picture = side_by_side(pictures.pop(""), pictures)
-    put(folder / "evidence" / "same-seeds.png", png(picture))
-    worst = {judged.name: judged.judgement.worst for judged in proof.judged}
-    put(folder / "evidence" / "worst-pairs.png", png(worst_pairs(worst)))
-    description = described(bundle)
-    description["evidence"] |= {**more, **proof.to_json(), "machine": measured_on()}
-    height, width = sets[golden_images.FULL].shape[1:3]
-    put(folder / model_card.FILE, model_card.card(description, height, width))
-    shown = {
-        name: np.stack([(pair.full, pair.other) for pair in pairs]) for name, pairs in worst.items()
-    }
-    put(folder / certificate.FILE, certificate.page(description, shown))
-    write_manifest(folder, description)
