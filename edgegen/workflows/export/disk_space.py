@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...core.disk import nearest
-from ...core.graph import Graph
 from ...core.onnx_graph import OnnxGraph
 from ...errors import ResourceError
 from ..byte_sizes import bytes_in_words
@@ -63,6 +62,8 @@ def graph_bytes(graphs: Mapping[str, ExportGraph]) -> int:
 
 
 def _bytes(graph: ExportGraph) -> int:
+    from ...core.graph import Graph
+
     if isinstance(graph, OnnxGraph):
         return len(graph.model)
     if isinstance(graph, Graph) and graph.weights:
@@ -72,6 +73,8 @@ def _bytes(graph: ExportGraph) -> int:
 
 def is_large(graph: ExportGraph) -> bool:
     """Whether its weights stay in files while it is worked on."""
+    from ...core.graph import Graph
+
     return isinstance(graph, Graph) and bool(graph.weights)
 
 
