@@ -26,7 +26,7 @@ from edgegen.workflows.export.run import ExportSettings
 def layer(pixels: int, channels: int = 3) -> onnx.ModelProto:
     """One convolution at so many pixels a side."""
     value = helper.make_tensor_value_info
-    shape = ["batch", channels, pixels, pixels]
+    shape: list[str | int | None] = ["batch", channels, pixels, pixels]
     weight = np.ones((channels, channels, 1, 1), np.float32)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"], "c")],
