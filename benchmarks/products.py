@@ -2,10 +2,11 @@
 
     python -m benchmarks products runs/site runs/other --json docs/results/products.json
 
-Of each finished run of `edgegen finetune`, from what it keeps: KID and FD of base and adapted
-generator to the held-out photos and where blurred photos are (looks.json, which names features and
-numbers), recognition, near-copies; and of the pictures that it keeps, how light the frame of one
-pixel is (median, 1 is white) and how coloured the image (mean saturation), beside its photos.
+Of each finished run of `edgegen finetune`, from what it keeps: the seed and the threads of its
+training; KID and FD of base and adapted generator to the held-out photos and where blurred photos
+are (looks.json, which names features and numbers), recognition, near-copies; and of the pictures
+that it keeps, how light the frame of one pixel is (median, 1 is white) and how coloured the image
+(mean saturation), beside its photos.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def row(run: Path) -> Row:
         "family": about["family"],
         "size": about["config"]["size"],
         "images seen": about["recipe"]["images"],
+        "training seed": about["seed"],
+        "threads": about["threads"],
         **{
             f"{name}, {side}": told(last[side][name])
             for name in ("KID", "FD")
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [row(run) for run in given.runs]
     print(table(rows))
     if given.json:
-        seeds = "the periodic evaluation's, as edgegen/core/seeds.py has them; training seed 0"
+        seeds = "the periodic evaluation's, as edgegen/core/seeds.py has them;"
         keep(given.json, "products", given.part, Part(rows, seeds))
 
 

@@ -15,6 +15,7 @@ from test_bench_report import OWN, QUICK
 
 from edgegen.cli.main import run
 from edgegen.evidence.bench_document import BenchRow
+from edgegen.training.checkpoint import WEIGHTS
 from edgegen.workflows.bench_report import in_torch, measured
 from edgegen.workflows.bench_report.candidates import Candidate, OpenedForBench
 from edgegen.workflows.bench_report.in_torch import PROGRAMS
@@ -32,7 +33,8 @@ def of_zoo(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out.
     """
     loaded = load_generator(tiny_run)
-    monkeypatch.setattr(in_torch, "zoo_models", lambda: [SimpleNamespace(name="run")])
+    entry = SimpleNamespace(name="run", weights=tiny_run / WEIGHTS)
+    monkeypatch.setattr(in_torch, "zoo_models", lambda: [entry])
     monkeypatch.setattr(in_torch, "load_generator", lambda _: loaded)
     monkeypatch.setattr(measured, "in_own_process", lambda _: OWN)
 
@@ -86,11 +88,11 @@ def test_a_program_that_fails_is_a_row_and_the_rest_goes_on(
 @pytest.mark.slow
 @pytest.mark.export
 def test_other_weights_of_the_same_name_are_not_taken(
-    of_zoo: None, tiny_bundle: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = load_generator(tiny_run)
-    other = replace(loaded, about={**loaded.about, "weights_sha256": "0" * 64})
-    monkeypatch.setattr(in_torch, "load_generator", lambda _: other)
+    (tmp_path / WEIGHTS).write_bytes(b"other weights")
+    entry = SimpleNamespace(name="run", weights=tmp_path / WEIGHTS)
+    monkeypatch.setattr(in_torch, "zoo_models", lambda: [entry])
     bundle = read_bundle(tiny_bundle)
     for name in BOTH:
         assert PROGRAMS[name].why_not(bundle) == (

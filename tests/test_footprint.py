@@ -99,7 +99,7 @@ def test_adapters_on_nf4_with_8_bit_adam_take_less_than_a_third_of_full_fine_tun
 PEAK = """
 import sys
 sys.path[:0] = {path!r}
-from edgegen.training.adapt.memory import peak_bytes
+from edgegen.machine.resident import peak_bytes
 before = peak_bytes()
 filled = bytearray(b"x") * (64 << 20)
 del filled

@@ -12,15 +12,18 @@ import pytest
 import tiny
 from onnx import helper
 
+from edgegen.calibrate.rounding import MOST_BYTES
 from edgegen.core.bundle import Bundle
 from edgegen.core.spec import Array
 from edgegen.errors import UsageError
-from edgegen.evidence.full_side import FullSide
+from edgegen.evidence.full_side import KEPT_BYTES, FullSide
+from edgegen.machine.resident import free_bytes
 from edgegen.workflows.context import Context, MemoryShares
 from edgegen.workflows.export.calibration import weight_moments
 from edgegen.workflows.export.feeds import Trajectories
-from edgegen.workflows.export.memory_budget import free_bytes, image_bytes, memory_shares
+from edgegen.workflows.export.memory_budget import image_bytes, least_bytes, memory_shares
 from edgegen.workflows.export.run import ExportSettings
+from edgegen.workflows.inspect import inspect_source
 
 
 def layer(pixels: int, channels: int = 3) -> onnx.ModelProto:
@@ -47,7 +50,22 @@ def test_an_image_takes_what_its_layers_read() -> None:
 def test_plenty_of_memory_changes_nothing_for_small_models() -> None:
     found = memory_shares(10_000_000_000, tiny.models(), 2)
     assert (found.images, found.pixels_bytes) == (64, 1 << 30)
-    assert found.moments_bytes == 2 << 30 == MemoryShares().moments_bytes
+    assert found.moments_bytes == MemoryShares().moments_bytes
+
+
+def test_what_is_kept_without_a_budget_is_what_each_part_keeps_by_itself() -> None:
+    assert MemoryShares().moments_bytes == MOST_BYTES == 2 << 30
+    assert MemoryShares().pixels_bytes == KEPT_BYTES == 1 << 30
+
+
+def test_inspect_names_the_memory_that_an_export_insists_on() -> None:
+    models = tiny.models()
+    weights = sum(math.prod(t.dims) for m in models.values() for t in m.graph.initializer)
+    least = int(least_bytes(weights))
+    with pytest.raises(UsageError, match=r"E-RAM"):
+        memory_shares(least, models, 1)
+    assert memory_shares(least + (64 << 20), models, 1).images >= 1
+    assert inspect_source("cas-dm").peak_bytes >= least
 
 
 def test_less_memory_holds_fewer_images_and_moments() -> None:

@@ -6,6 +6,7 @@ import math
 
 from ..errors import UsageError
 
+FULL = 4  # bytes of a number in full precision
 UNITS = {"MB": 10**6, "GB": 10**9}
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class MemoryShares:
     """What may be in memory at a time. images: of a batch at most, one for each thread;
     moments_bytes: of the second moments that rounding looks at; pixels_bytes: of images in full
-    precision that are kept for later.
+    precision that are kept for later. Unless told, as much as calibrate.rounding's MOST_BYTES and
+    evidence.full_side's KEPT_BYTES.
     """
 
     images: int = 64

@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.progress import Listener, silent
+from .export.memory_budget import least_bytes
 from .generators import load_generator, need_torch
 from .source_choices import AS_IT_IS, OF_FOLDER, SourceChoices, is_brought, is_onnx
 
 if TYPE_CHECKING:
     from ..core.samplers import Sampler
     from ..core.spec import TensorSpec
-
-FULL = 4  # bytes of a number in full precision
-# an export's largest memory over its weights in full precision, as found with 860 million numbers
-# in a U-Net, and beside them
-PEAK, BESIDE = 2.2, 600 << 20
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ def _onnx(path: Path, choices: SourceChoices) -> InspectResult:
 
 
 def _peak(parameters: Mapping[str, int]) -> int:
-    return int(sum(parameters.values()) * FULL * PEAK) + BESIDE
+    return int(least_bytes(sum(parameters.values())))
 
 
 def _guidance(sampler: Sampler) -> float:

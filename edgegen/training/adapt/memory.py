@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -78,13 +77,6 @@ def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> StepMemory:
         else:
             rest += footprint
     return StepMemory(linear, rest)
-
-
-def peak_bytes() -> int:
-    """The largest resident set of this process so far: getrusage's would count the one that started
-    it.
-    """
-    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def _state(optimizer: Optimizer, parameter: Tensor) -> Iterator[Tensor]:

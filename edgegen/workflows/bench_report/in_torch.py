@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from ...core.bundle import sha256
 from ...core.spec import Array
-from ...errors import EdgegenError
 from ...export.packages import absent, installed
 from ..generators import load_generator, zoo_models
 from ..torch_threads import torch_threads
@@ -42,17 +42,11 @@ class TorchProgram:
         if why := absent(PACKAGE, GROUP):
             return why
         source = bundle.manifest.source
-        if source.get("name") not in {entry.name for entry in zoo_models()}:
+        entry = next((e for e in zoo_models() if e.name == source.get("name")), None)
+        if entry is None:
             return "torch has no program of it: the generator is not of the zoo"
-        try:
-            loaded = load_generator(str(source["name"]))
-        except EdgegenError as error:
-            return f"{error.code}: {error.message}"
-        key = "weights_sha256"
-        if loaded.about.get(key) != source.get(key):
+        if sha256(entry.weights) != source.get("weights_sha256"):
             return "the zoo of this edgegen has other weights than the bundle"
-        if loaded.generator.graphs().keys() != bundle.manifest.graphs.keys():
-            return "the zoo of this edgegen has other graphs than the bundle"
         return ""
 
     def pipeline(self, bundle: Bundle, threads: int, batch: int) -> Pipeline:

@@ -5,15 +5,15 @@ and how much memory it needs. A runtime that crashes ends that process and not t
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.reader import Places, read_bytes
+from ...core.reader import Places
 from ...errors import EdgegenError
 from ...evidence.bench_document import OwnProcess, PeakMemory
+from ...machine.resident import peak_bytes
 
 if TYPE_CHECKING:
     from ...core.bundle import Bundle
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 QUESTION = f"{__name__}:first_images"
 LIMIT = 1800  # seconds that loading and the first images may take
-_PEAK = "VmHWM:"
 
 
 @dataclass(frozen=True)
@@ -110,17 +109,6 @@ def _admit(one: Candidate, bundle: Bundle) -> None:
         of_int8 = one.precision == "int8"
         names = bundle.built(target.name).load if of_int8 else bundle.manifest.graphs
         bundle.admitted(target, names)
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had in use. Not ru_maxrss, where the kernel says it
-    itself: that one keeps the peak of whoever started the process.
-    """
-    try:
-        lines = read_bytes(Path("/proc/self/status"), 1 << 16).decode().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(_PEAK)) << 10
-    except (EdgegenError, StopIteration, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def said_by(error: Exception) -> str:

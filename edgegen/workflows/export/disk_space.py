@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 from ...core.disk import nearest
 from ...core.onnx_graph import OnnxGraph
 from ...errors import ResourceError
-from ..byte_sizes import bytes_in_words
+from ..byte_sizes import FULL, bytes_in_words
 
 if TYPE_CHECKING:
     from ...core.graph import ExportGraph
     from ...core.runtime import Runtime
     from ..generators import LoadedGenerator
 
-FULL = 4  # bytes of a number in full precision
 BESIDE = 16 << 20  # bytes of a bundle beside its graphs: reference, pictures, certificate
 # what a gate refuses is copied under rejected/ before the first folder is removed
 COPIES = 2

@@ -69,7 +69,7 @@ class Trajectories:
     def run(self, call: Call, label: str) -> None:
         pipeline = Pipeline(self.generator.latent, self.generator.sampler, call, self.batch)
         batches = range(0, self.samples, self.batch)
-        _shareable(len(batches), self.world)
+        _shareable(len(batches), self.batch, self.world)
         with self.listen.progress(label, self.samples) as advance:
             for start in batches[self.world.rank :: self.world.size]:
                 seeds = CALIBRATION.take(min(self.batch, self.samples - start), start)
@@ -135,6 +135,7 @@ class Files:
                 sum(-(-f.rows // self.batch) for f in self.files if f.graph == name)
                 for name in graphs
             ),
+            self.batch,
             self.world,
         )
         values = FeedValues(self.generator)
@@ -160,11 +161,11 @@ class Files:
         }
 
 
-def _shareable(batches: int, world: World) -> None:
+def _shareable(batches: int, batch: int, world: World) -> None:
     if batches < world.size:
         raise UsageError(
             "E-PROCESSES",
-            f"{world.size} processes cannot share {batches} batches of {BATCH} inputs",
+            f"{world.size} processes cannot share {batches} batches of {batch} inputs",
         )
 
 

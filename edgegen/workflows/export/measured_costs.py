@@ -26,7 +26,7 @@ from ...core.samplers import asked
 from ...core.spec import Array
 from ...evidence.bench import record
 from ...export import executing, qdq
-from ..bench_report.own_process import peak_bytes
+from ...machine.resident import peak_bytes
 from .allowance import Prices, measured_prices
 from .calibration import digest, quantized
 from .feeds import BATCH

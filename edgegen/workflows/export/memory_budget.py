@@ -6,19 +6,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...core.reader import read_bytes
 from ...core.weights import GraphConstants
 from ...errors import UsageError
-from ..byte_sizes import bytes_in_words
+from ..byte_sizes import FULL, bytes_in_words
 from ..context import MemoryShares
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-FULL = 4  # bytes of a number in full precision
 # libraries and what they keep, as found with the zoo, and copies of all weights, as found with 860
 # million of them
 BESIDE, COPIES = 900 << 20, 2.2
@@ -30,9 +27,8 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
     needed, where that is not one.
     """
     most = MemoryShares()
-    weights = sum(_weights(model) for model in models.values())
     image = max(map(image_bytes, models.values()))
-    least = BESIDE + COPIES * FULL * weights
+    least = least_bytes(sum(map(_weights, models.values())))
     needed = least + image * threads / IMAGES
     if budget < needed:
         raise UsageError(
@@ -48,6 +44,11 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
         moments,
         int(min(PIXELS * rest, most.pixels_bytes)),
     )
+
+
+def least_bytes(weights: int) -> float:
+    """What an export of so many weights takes before it holds an image."""
+    return BESIDE + COPIES * FULL * weights
 
 
 def image_bytes(model: ModelProto) -> int:
@@ -70,9 +71,3 @@ def image_bytes(model: ModelProto) -> int:
 
 def _weights(model: ModelProto) -> int:
     return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
-
-
-def free_bytes() -> int:
-    """Of memory that a new process could take."""
-    lines = read_bytes(Path("/proc/meminfo"), 1 << 16).decode().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

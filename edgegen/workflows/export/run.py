@@ -19,7 +19,7 @@ from ...errors import GateFailed, RuntimeMissing, UsageError
 from ...evidence.terms import FEWEST_PAIRS, Terms
 from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
-from ..bench_report.own_process import peak_bytes
+from ...machine.resident import free_bytes, peak_bytes
 from ..byte_sizes import bytes_in_words, bytes_of
 from ..context import Context
 from ..durations import seconds_of
@@ -39,7 +39,7 @@ from .feeds import BATCH, Feeds, Files, Trajectories
 from .fp32 import Calls, fp32_models, torch_parity, trajectory_calls
 from .judges import adapter_evidence, unnamed_judges, with_judges
 from .measurements import FullPrecision, SearchSettings, SearchSubject
-from .memory_budget import free_bytes, memory_shares
+from .memory_budget import memory_shares
 from .plans import check_last_steps, check_plan, with_ranges
 from .protect import Protect
 from .prove import Proof
