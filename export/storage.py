@@ -13,7 +13,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgegen.core.runtime import Dialect
-from edgegen.core.spec import Array
 from edgegen.core.weight_file import constant
 from edgegen.core.weights import STORED, is_apart, stored
 
@@ -60,11 +59,11 @@ def _is_large(tensor: TensorProto) -> bool:
     return tensor.data_type == TensorProto.FLOAT and len(longer) > 1 and size >= SMALLEST
 
 
-def in_half(values: Array) -> Array | None:
+def in_half(values: np.ndarray) -> np.ndarray | None:
     """The nearest float16 numbers; None where one overflows or more than BOUND is lost."""
     exact = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        near = values.astype(np.float16)
+        near: np.ndarray = values.astype(np.float16)
         lost = np.square(near - exact).sum()
     # infinite, or no number, where the values are: not within anything
     return near if lost <= BOUND**2 * np.square(exact).sum() < np.inf else None

@@ -31,9 +31,9 @@ RNG = np.random.default_rng(0)
 W = RNG.standard_normal((64, 64)).astype(np.float32)
 
 
-def product(weight: Array = W, **others: Array) -> onnx.ModelProto:
+def product(weight: Array = W, **others: np.ndarray) -> onnx.ModelProto:
     """y = x @ w + b, x (batch, in)."""
-    held = {"w": weight, "b": np.ones(weight.shape[1], np.float32), **others}
+    held: dict[str, np.ndarray] = {"w": weight, "b": np.ones(weight.shape[1], np.float32), **others}
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["m"], "product"),
         helper.make_node("Add", ["m", "b"], ["y"], "sum"),
@@ -139,14 +139,15 @@ def test_a_runtime_computes_what_float32_weights_of_that_value_give(
 ) -> None:
     """To the last bit: nothing is computed in float16."""
     host, x = runtime(name), RNG.standard_normal((5, 64)).astype(np.float32)
-    answers, sizes = [], []
+    answers: list[Array] = []
+    sizes: list[int] = []
     weights = W.astype(np.float16).astype(np.float32)
     for what, model in (("half", stored(product())), ("full", product(weights))):
         (folder := tmp_path / what).mkdir()
         file = write(model, folder / "g.onnx")
         sizes.append(file.stat().st_size)
         answers.append(host.load(host.build(file, folder)[0], 1)(x=x))
-    np.testing.assert_array_equal(*answers)
+    np.testing.assert_array_equal(answers[0], answers[1])
     assert sizes[1] - sizes[0] == pytest.approx(2 * W.size, abs=200)
 
 
