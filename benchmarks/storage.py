@@ -153,7 +153,8 @@ def measured(name: str, prompts: Path | None) -> Iterator[Row]:
     text = {} if source.text is None else source.text.graphs
     encoders = {graph: onnx_files.to_onnx(value, graph) for graph, value in text.items()}
     for host in RUNTIMES:
-        yield from on_runtime(source, models, found, numbers(encoders), host)
+        for row in on_runtime(source, models, found, numbers(encoders), host):
+            yield {"generator": Path(name).name, **row}
 
 
 def on_runtime(
@@ -180,7 +181,6 @@ def on_runtime(
         for kind, one in files.items():
             whole = (one.bytes + 4 * text) / (checkpoint + 2 * text)
             yield {
-                "generator": Path(source.about["name"]).name,
                 "runtime": host,
                 "stored in": kind,
                 "MB": round(one.bytes / 1e6, 2),

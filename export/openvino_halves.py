@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .storage import SMALLEST
+from edgegen.core.weights import WORTH_HALVING
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -26,7 +26,7 @@ def held_in_half(model: Model, ov: ModuleType) -> int:
         if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32:
             continue
         values = node.data
-        if values.size < SMALLEST or (near := _exactly(values)) is None:
+        if values.size < WORTH_HALVING or (near := _exactly(values)) is None:
             continue
         name, readers = node.get_friendly_name(), node.output(0).get_target_inputs()
         held = ov.opset13.constant(near)

@@ -14,9 +14,8 @@ from onnx import TensorProto, helper
 
 from edgegen.core.runtime import Dialect
 from edgegen.core.weight_file import constant
-from edgegen.core.weights import STORED, is_apart, stored
+from edgegen.core.weights import STORED, WORTH_HALVING, is_apart, stored
 
-SMALLEST = 1024  # numbers of a weight, below which float16 saves next to nothing
 # largest error of a weight, as a share of the weight, both by the root of summed squares: half of a
 # step of float16's 11 bits. Only numbers below its normal ones (6.1e-5) and above its largest
 # (65504) bring a weight beyond it
@@ -56,7 +55,7 @@ def _is_large(tensor: TensorProto) -> bool:
     """
     longer = [size for size in tensor.dims if size > 1]
     size = int(np.prod(longer))
-    return tensor.data_type == TensorProto.FLOAT and len(longer) > 1 and size >= SMALLEST
+    return tensor.data_type == TensorProto.FLOAT and len(longer) > 1 and size >= WORTH_HALVING
 
 
 def in_half(values: np.ndarray) -> np.ndarray | None:

@@ -18,12 +18,12 @@ from edgegen.core import weight_file
 from edgegen.core.plan import Plan, Range
 from edgegen.core.runtime import Dialect
 from edgegen.core.spec import Array
-from edgegen.core.weights import GraphConstants, is_apart, total_bytes
+from edgegen.core.weights import WORTH_HALVING, GraphConstants, is_apart, total_bytes
 from edgegen.export import qdq, runtime
 from edgegen.export.lint import lint
 from edgegen.export.onnx import write
 from edgegen.export.ov import OpenVino
-from edgegen.export.storage import BOUND, SMALLEST, in_half, store
+from edgegen.export.storage import BOUND, in_half, store
 
 HALF, FULL = Dialect(stored="float16"), Dialect()
 RUNTIMES = ("onnxruntime", "openvino")
@@ -77,8 +77,8 @@ def test_a_dialect_that_does_not_ask_for_it_gets_the_file_as_it_was() -> None:
 
 
 def test_small_ones_and_factors_of_channels_stay() -> None:
-    wide = np.ones((1, 2 * SMALLEST, 1, 1), np.float32)
-    small = np.ones((SMALLEST // 32 - 1, 32), np.float32)
+    wide = np.ones((1, 2 * WORTH_HALVING, 1, 1), np.float32)
+    small = np.ones((WORTH_HALVING // 32 - 1, 32), np.float32)
     whole = np.ones((64, 64), np.int32)
     model = stored(product(W, wide=wide, small=small, whole=whole))
     assert [n for n, kind in kinds(model).items() if kind == TensorProto.FLOAT16] == ["w.stored"]
