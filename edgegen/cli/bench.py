@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # what is said of a report; whoever says none of them, of one bundle, asks for the mean step
 OF_A_REPORT = (
     *("report", "gate", "runtime", "overwrite", "pairs", "min_psnr", "max_ruined"),
-    *("zoo", "steps", "work", "peer"),
+    *("zoo", "steps", "work", "peer", "in_torch"),
 )
 
 
@@ -82,6 +82,14 @@ def bench(
             metavar="NAME=PYTHON",
         ),
     ] = None,
+    in_torch: Annotated[
+        bool,
+        typer.Option(
+            "--torch",
+            help="Full precision in torch besides, as it is and compiled, of generators of the "
+            "zoo.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     public_key: PublicKey = None,
     least_release: LeastRelease = None,
@@ -120,6 +128,7 @@ def bench(
         zoo=zoo,
         zoo_steps=None if steps is None else steps_of(steps),
         zoo_folder=work,
+        torch=in_torch,
         peers=dict(map(peer_of, peer or ())),
         overwrite=overwrite,
         public_key=public_key,

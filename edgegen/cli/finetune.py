@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -178,8 +179,29 @@ def _show(adapted: FinetuneResult) -> None:
         f"FD x {ratio_text(last['ratio'])}; near-copies {memory['near_copies']} of "
         f"{last['images']} images; novelty {memory['features']['ratio']:.2f}; {last['what']}"
     )
+    if recognition := last["recognition"]:
+        print(_recognised(recognition))
     if rounded := last.get("rounded_base"):
         print(
             f"images on the {adapted.precision} base and those that ship: "
             f"{rounded['psnr_db']:.1f} dB"
         )
+
+
+def _recognised(recognition: Mapping[str, Any]) -> str:
+    """What looks.json has of it, in words."""
+    from ..core.verdict import Interval
+    from ..workflows.finetune.periodic_eval import interval_text
+
+    share = recognition["share"]
+    beyond = (
+        "your held-out photos are not told apart beyond chance either"
+        if share is None
+        else f"beyond chance {interval_text(Interval(**share))} of what held-out photos reach"
+    )
+    return (
+        f"recognised: a classifier of your photos names {recognition['generated']:.0%} of the "
+        f"generated images as what they were asked to be, {recognition['held_out']:.0%} of "
+        f"held-out photos, {recognition['chance']:.0%} by chance; {beyond} "
+        f"(means over {recognition['classes']} classes)"
+    )

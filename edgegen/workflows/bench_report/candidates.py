@@ -16,6 +16,7 @@ from ...evidence.bench_document import HeldVerdict
 from ...evidence.compare import NOT_COUNTED
 from ...export import runtime
 from ..bundles import read_bundle
+from .in_torch import PROGRAMS, TorchProgram
 
 if TYPE_CHECKING:
     from ...core.bundle import Bundle, Precision
@@ -40,8 +41,8 @@ class OpenedForBench:
 
 @dataclass(frozen=True)
 class Candidate:
-    """why: it is skipped; nothing where it runs. peer: whose INT8 it is, where that is not
-    edgegen's, and what that made.
+    """runtime: by its name, or a name of PROGRAMS. why: it is skipped; nothing where it runs. peer:
+    whose INT8 it is, where that is not edgegen's, and what that made.
     """
 
     opened: OpenedForBench
@@ -67,8 +68,15 @@ class Candidate:
     def name(self) -> str:
         return f"{self.opened.name}: {self.label}"
 
+    @property
+    def target(self) -> Runtime | TorchProgram:
+        """What executes it."""
+        return PROGRAMS.get(self.runtime) or runtime(self.runtime)
+
     def pipeline(self, threads: int, batch: int, trust_engines: bool) -> Pipeline:
-        bundle, target = self.opened.bundle, runtime(self.runtime)
+        bundle, target = self.opened.bundle, self.target
+        if isinstance(target, TorchProgram):
+            return target.pipeline(bundle, threads, batch)
         if self.made is not None:
             return self.made.pipeline(bundle, target, threads, batch)
         return bundle.pipeline(target, self.precision, threads, batch, trust_engines)
@@ -144,6 +152,15 @@ def candidates_of(
             if not why and not target.executable and target.dialect.int8_ops:
                 found.append(Candidate(one, name, "fp32"))
     return found
+
+
+def torch_candidates(opened: Sequence[OpenedForBench]) -> list[Candidate]:
+    """Of each bundle, full precision in torch."""
+    return [
+        Candidate(one, name, "fp32", program.why_not(one.bundle))
+        for one in opened
+        for name, program in PROGRAMS.items()
+    ]
 
 
 def full_precision_of(bundle: Bundle) -> str:

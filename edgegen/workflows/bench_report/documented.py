@@ -87,12 +87,12 @@ class Documenting:
 
     def _versions(self) -> dict[str, str]:
         on = measured_on()
-        names = dict.fromkeys(one.runtime for one in self.found.candidates)
+        targets = {one.runtime: one.target for one in self.found.candidates}
         return {
             "edgegen": __version__,
             "python": on["python"],
             "numpy": on["numpy"],
-            **{name: runtime(name).version() or NOT_INSTALLED for name in names},
+            **{name: one.version() or NOT_INSTALLED for name, one in targets.items()},
             **self.peers,
         }
 
@@ -134,7 +134,7 @@ class Documenting:
         return pairs_here(sides, PairLimits(settings.min_psnr_db, settings.max_ruined))
 
     def _row(self, number: int, one: Candidate) -> BenchRow:
-        found, target = self.found, runtime(one.runtime)
+        found, target = self.found, one.target
         is_running = one.name not in found.failed and not one.why
         is_reference = found.reference(one.opened.name) == one.name
         quality = self.quality.get(one.name)
@@ -286,6 +286,7 @@ def command(
     ):
         words += [flag, f"{own:.10g}"] if own != other else []
     words += ["--trust-engines"] if settings.trust_engines else []
+    words += ["--torch"] if settings.torch else []
     for name, python in settings.peers.items():
         words += ["--peer", f"{name}=PYTHON" if python else name]
     return shlex.join([*words, "--report", "report"])

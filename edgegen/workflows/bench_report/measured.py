@@ -16,7 +16,6 @@ from ...core.seeds import BENCH_PAIRS
 from ...errors import EdgegenError, RuntimeMissing
 from ...evidence.bench_document import FULL, EnergyFound, OwnProcess
 from ...evidence.image_latency import ImageMaker, ImageSample, image_times
-from ...export import runtime
 from ...machine.energy import Meter, gpu_meter, gpu_state, processor_meter
 from ...machine.pinning import pinned
 from ..prompts import encoders_of
@@ -55,7 +54,7 @@ class BenchRun:
     @property
     def kind(self) -> str:
         """The clock that rows are compared by: CPU time where one thread of the CPU does all."""
-        on_cpu = all(runtime(one.runtime).device() == CPU for one in self.running)
+        on_cpu = all(one.target.device() == CPU for one in self.running)
         return "cpu" if on_cpu and self.settings.threads == 1 else "wall"
 
     def reference(self, bundle: str) -> str | None:
@@ -88,7 +87,7 @@ def measured(found: BenchRun) -> None:
         found.machine["threads"] = f"{found.settings.threads}, {where}"
         _in_own_processes(found)
         _load(found)
-        on_gpu = any(runtime(one.runtime).device() != CPU for one in found.running)
+        on_gpu = any(one.target.device() != CPU for one in found.running)
         found.machine |= {"GPU before": gpu_state()} if on_gpu else {}
         _time(found)
         found.machine |= {"GPU after": gpu_state()} if on_gpu else {}
@@ -156,7 +155,7 @@ def _meter(found: BenchRun) -> None:
         if isinstance(meter, str):
             continue
         for one in found.running:
-            if (runtime(one.runtime).device() == CPU) == (kind == CPU):
+            if (one.target.device() == CPU) == (kind == CPU):
                 found.energy[one.name] = metered(meter, found.pipelines[one.name], seeds)
 
 

@@ -17,7 +17,6 @@ from ...evidence.bench_document import OwnProcess, PeakMemory
 
 if TYPE_CHECKING:
     from ...core.bundle import Bundle
-    from ...core.runtime import Runtime
     from .candidates import Candidate
 
 QUESTION = f"{__name__}:first_images"
@@ -72,17 +71,16 @@ def first_images(_: Path, words: str) -> dict[str, Any]:
 def _first_images(asked: Asked) -> OwnProcess:
     from ...core.seeds import BENCH_PAIRS
     from ...evidence.image_latency import Clock, ImageMaker
-    from ...export import runtime
     from ..bundles import precision_of, read_bundle
     from .candidates import Candidate, OpenedForBench
     from .peers import MadeByPeer
 
     bundle = read_bundle(asked.place, list(asked.public_key) or None, asked.least_release)
-    target, precision = runtime(asked.runtime), precision_of(asked.precision)
+    precision = precision_of(asked.precision)
     opened = OpenedForBench("", Path(asked.place), bundle)
     made = MadeByPeer(Path(asked.made[0]), asked.made[1]) if asked.made else None
     one = Candidate(opened, asked.runtime, precision, made=made)
-    _admit(one, bundle, target)  # whether it may be loaded is not what is timed
+    _admit(one, bundle)  # whether it may be loaded is not what is timed
     clock = Clock()
     wall = clock.wall()
     pipeline = one.pipeline(asked.threads, max(asked.batches), asked.trust_engines)
@@ -99,7 +97,13 @@ def _first_images(asked: Asked) -> OwnProcess:
     )
 
 
-def _admit(one: Candidate, bundle: Bundle, target: Runtime) -> None:
+def _admit(one: Candidate, bundle: Bundle) -> None:
+    """What of a bundle's files is loaded, if any of them is."""
+    from .in_torch import TorchProgram
+
+    target = one.target
+    if isinstance(target, TorchProgram):
+        return
     if one.made is not None:
         one.made.admitted(bundle, target)
     elif not bundle.built_here(target, one.precision):

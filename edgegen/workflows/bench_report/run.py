@@ -13,7 +13,7 @@ from ...core.progress import Listener, silent
 from ...errors import GateFailed, UsageError
 from ...evidence.bench_document import FILE, BenchDocument, read_document
 from ...evidence.bench_gates import held_to, read_gates
-from .candidates import candidates_of, opened_bundles
+from .candidates import candidates_of, opened_bundles, torch_candidates
 from .settings import BenchReportSettings as BenchReportSettings
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def _documenting(
     if not opened and not absent:
         raise UsageError("E-USAGE", "there is no bundle to measure")
     candidates = candidates_of(opened, settings.runtimes, settings.trust_engines)
+    if settings.torch:
+        candidates += torch_candidates(opened)
     with scratch() as folder:
         peers = peer_candidates(opened, candidates, settings, folder, listen)
         every = [*candidates, *peers.candidates]

@@ -33,6 +33,7 @@ class BenchReportSettings:
     zoo: bool = False  # the zoo's generators too, exported where their bundles are missing
     zoo_steps: Sequence[int] | None = None  # at which of their samplers; None: their own
     zoo_folder: Path | None = None  # where those bundles stay; None: beside the report
+    torch: bool = False  # full precision in torch besides, of generators of the zoo
     # tools that quantize the same graphs, and the Python that has each; "": this one
     peers: Mapping[str, str] = field(default_factory=dict)
 

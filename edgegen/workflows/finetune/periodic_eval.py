@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ...training.adapt.adapted import Adapted
     from ...training.data import Photos
     from ...training.loop import Trainer
+    from ...training.recognition import Recogniser
     from .setup import FinetunePlan
 
 EVALUATION_IMAGES = 256
@@ -62,6 +63,8 @@ class PeriodicEvaluation:
         file = run / FILE
         self.watch = _kept(run) if file.is_file() else Watch(Rule(plan.choices.patience))
         self.last: dict[str, Any] = {}
+        # of the photos' classes, and the held-out photos' labels; none where classes are not drawn
+        self._recogniser: tuple[Recogniser, np.ndarray] | None = None
 
     @classmethod
     def of(
@@ -77,7 +80,9 @@ class PeriodicEvaluation:
         label = "features of the photos"
         with listen.progress(label, len(train) + len(held_out)) as advance:
             seen, unseen = (_images(network, part.pixels, advance) for part in (train, held_out))
-        return cls(run, plan, network, seen, unseen, listen)
+        made = cls(run, plan, network, seen, unseen, listen)
+        made._recogniser = _recogniser(plan, seen, train, held_out)
+        return made
 
     def begin(self, trainer: Trainer) -> None:
         """Called where the run begins or goes on: later evaluations are forgotten, one that was
@@ -140,9 +145,11 @@ class PeriodicEvaluation:
             )
             self._keep(trainer)
         _, generator = runs.load(out)
-        adapted = self._drawn(torch_pipeline(generator), self._final_images)
+        draw = torch_pipeline(generator)
+        adapted = self._drawn(draw, self._final_images)
         base = self._drawn(torch_pipeline(self.plan.base_generator()), self._final_images)
         self.last = self._last_word(base, adapted)
+        self.last["recognition"] = self._recognition(draw, adapted)
         if self.plan.choices.precision != "fp32":
             self.last["rounded_base"] = self._rounded_base(out, generator)
         self._write()
@@ -199,6 +206,18 @@ class PeriodicEvaluation:
             nearness.ADAPTED: adapted.features,
         }
         return nearness.NearnessScale.of(sides, self._held_out.features, self._directions)
+
+    def _recognition(self, draw: Pipeline, adapted: Images) -> dict[str, Any] | None:
+        """Whether the classes that were asked for are recognised; None where none can be asked for,
+        or too few are held out.
+        """
+        if self._recogniser is None:
+            return None
+        recogniser, labels = self._recogniser
+        seeds = PERIODIC_EVALUATION.take(len(adapted))
+        asked = draw.latent.condition(seeds)["label"].argmax(1)
+        found = recogniser.recognition((adapted.features, asked), (self._held_out.features, labels))
+        return None if found is None else found.to_json()
 
     def _rounded_base(self, out: Path, generator: Generator) -> dict[str, float]:
         """How far what was trained is from what ships; GateFailed when it is too far for the
@@ -283,6 +302,20 @@ def _images(network: FeatureNetwork, pixels: np.ndarray, advance: Advance) -> Im
         parts.append(network(pixels[k : k + 64]))
         advance(len(parts[-1]))
     return Images(pixels, np.concatenate(parts))
+
+
+def _recogniser(
+    plan: FinetunePlan, seen: Images, train: Photos, held_out: Photos
+) -> tuple[Recogniser, np.ndarray] | None:
+    """Of the training photos' classes, and the held-out photos' labels by the same numbers; None
+    where the generator draws no classes.
+    """
+    from ...training.recognition import Recogniser, numbered
+
+    if not plan.base.config.classes or len(train.classes) < 2:
+        return None
+    labels = numbered(held_out.classes, held_out.labels, train.classes)
+    return Recogniser(seen.features, train.labels, len(train.classes)), labels
 
 
 def _kept(run: Path) -> Watch:

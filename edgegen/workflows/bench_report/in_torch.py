@@ -1,0 +1,87 @@
+"""Full precision as torch executes it, as it is and compiled: what somebody has who exports
+nothing. A bundle holds no program of torch, so only generators of the zoo have these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
+
+from ...core.spec import Array
+from ...errors import EdgegenError
+from ...export.packages import absent, installed
+from ..generators import load_generator, zoo_models
+from ..torch_threads import torch_threads
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...core.bundle import Bundle
+    from ...core.graph import ExportGraph
+    from ...core.runtime import Pipeline
+
+PACKAGE, GROUP = "torch", "train"
+
+
+@dataclass(frozen=True)
+class TorchProgram:
+    """name: in the place of a runtime's."""
+
+    name: str
+    is_compiled: bool
+
+    def version(self) -> str:
+        return installed((PACKAGE,))
+
+    def device(self) -> str:
+        return "CPU"
+
+    def why_not(self, bundle: Bundle) -> str:
+        """Why this machine has no such program of a bundle's generator; nothing where it has."""
+        if why := absent(PACKAGE, GROUP):
+            return why
+        source = bundle.manifest.source
+        if source.get("name") not in {entry.name for entry in zoo_models()}:
+            return "torch has no program of it: the generator is not of the zoo"
+        try:
+            loaded = load_generator(str(source["name"]))
+        except EdgegenError as error:
+            return f"{error.code}: {error.message}"
+        key = "weights_sha256"
+        if loaded.about.get(key) != source.get(key):
+            return "the zoo of this edgegen has other weights than the bundle"
+        if loaded.generator.graphs().keys() != bundle.manifest.graphs.keys():
+            return "the zoo of this edgegen has other graphs than the bundle"
+        return ""
+
+    def pipeline(self, bundle: Bundle, threads: int, batch: int) -> Pipeline:
+        """With the bundle's own start and sampler."""
+        graphs = load_generator(str(bundle.manifest.source["name"])).generator.graphs()
+        return bundle.of(
+            {name: self._call(graph, threads) for name, graph in graphs.items()}, batch
+        )
+
+    def _call(self, graph: ExportGraph, threads: int) -> Callable[..., Array]:
+        call = (_compiled(graph) if self.is_compiled else graph).executed()
+
+        def with_threads(**inputs: Array) -> Array:
+            with torch_threads(threads):
+                return call(**inputs)
+
+        return with_threads
+
+
+def _compiled(graph: ExportGraph) -> ExportGraph:
+    import torch
+
+    from ...core.graph import torch_graphs
+
+    (own,) = torch_graphs({"graph": graph}).values()
+    compiled = torch.compile(own.loaded())
+    return replace(own, module=cast("nn.Module", compiled), weights={})
+
+
+PROGRAMS: Mapping[str, TorchProgram] = {
+    one.name: one for one in (TorchProgram("torch", False), TorchProgram("torch.compile", True))
+}
