@@ -116,6 +116,15 @@ class WeightMoments:
             self._add(name)
         return self._second
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Outputs and inputs of each block of weights that is rounded by itself."""
+        return [
+            (self._shapes[n.name][weight_axis(n)], part.stop - part.start)
+            for n in self._layers
+            for part in self._blocks[n.name]
+        ]
+
     def _add(self, name: str) -> None:
         if self._gathered[name]:
             patches = np.concatenate(self._gathered[name])

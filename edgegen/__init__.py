@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .workflows.photos import PhotosSettings as PhotosSettings
     from .workflows.photos import check_photos as check_photos
     from .workflows.plans import read_plan as read_plan
+    from .workflows.predict import predict_export as predict_export
     from .workflows.sampling_choices import SamplingChoices as SamplingChoices
     from .workflows.signing import sign_bundle as sign_bundle
     from .workflows.source_choices import SourceChoices as SourceChoices
@@ -101,6 +102,7 @@ _NAMES = {
     "edgegen.workflows.lint": ("lint_model",),
     "edgegen.workflows.photos": ("PhotosSettings", "check_photos"),
     "edgegen.workflows.plans": ("read_plan",),
+    "edgegen.workflows.predict": ("predict_export",),
     "edgegen.workflows.sampling_choices": ("SamplingChoices",),
     "edgegen.workflows.signing": ("sign_bundle",),
     "edgegen.workflows.source_choices": ("SourceChoices",),

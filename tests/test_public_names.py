@@ -18,7 +18,8 @@ PhotosSettings Pipeline RecoverSettings SamplingChoices SourceChoices TrainSetti
 VerifySettings __version__ bench_bundle bench_bundles build_engines calibrate_generator check_photos
 compare_runs estimate_training examine_machine explain_generator export_bundle finetune
 generate_images inspect_source lint_model list_layers load_generator map_damage merge_adapter
-offline open_bundle read_plan recover remake_report sign_bundle train verify_bundle zoo_models
+offline open_bundle predict_export read_plan recover remake_report sign_bundle train verify_bundle
+zoo_models
 """.split()  # noqa: SIM905
 
 

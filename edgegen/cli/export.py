@@ -102,6 +102,15 @@ def export(
             "at plans and pairs of the verdict are chosen for it."
         ),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="How much memory all of it may take, such as 8GB or 500MB: images at once, what "
+            "rounding looks at and the pixels that are kept follow from it.  [default: half of "
+            "what is free]",
+            show_default=False,
+        ),
+    ] = None,
     max_images: Annotated[
         int,
         typer.Option(
@@ -172,6 +181,7 @@ def export(
         max_apart=apart_of(max_apart),
         no_reference=no_reference,
         time=time,
+        memory=memory,
         max_images=max_images,
         plan=plan,
         feeds=feeds,

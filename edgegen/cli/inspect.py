@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import UsageError
 from . import output
 from .brought_options import (
     DropSafetyChecker,
@@ -10,12 +15,40 @@ from .brought_options import (
     Lora,
     Output,
     OutputRange,
+    Prompts,
     Sampler,
     Scheduler,
     Variant,
     with_onnx,
 )
-from .options import Source
+from .options import Source, Threads, names_of
+
+if TYPE_CHECKING:
+    from ..workflows.export.prediction import ExportPrediction
+    from ..workflows.inspect import InspectResult
+    from ..workflows.source_choices import SourceChoices
+
+Predict = Annotated[
+    bool,
+    typer.Option(
+        "--predict",
+        help="Measure for a minute or so what an image costs here, and tell the time and memory "
+        "that each step of `export --int8` would take.",
+    ),
+]
+PredictedTime = Annotated[
+    str | None, typer.Option(help="With --predict: the --time that the export would be given.")
+]
+PredictedRuntime = Annotated[
+    str | None,
+    typer.Option(
+        help="With --predict: comma-separated runtimes of the export.  [default: onnxruntime]",
+        show_default=False,
+    ),
+]
+PredictedSteps = Annotated[
+    int | None, typer.Option(help="With --predict: sampler steps of the export.", min=1)
+]
 
 
 def inspect(
@@ -29,13 +62,24 @@ def inspect(
     sampler: Sampler = None,
     output_range: OutputRange = None,
     output_name: Output = None,
+    predict: Predict = False,
+    prompts: Prompts = None,
+    runtime: PredictedRuntime = None,
+    steps: PredictedSteps = None,
+    time: PredictedTime = None,
+    threads: Threads = 0,
     json: output.Json = False,
 ) -> None:
     """Tell what a generator is, what an export of it takes, and what of it cannot be taken."""
     from ..workflows.inspect import inspect_source
     from ..workflows.source_choices import SourceChoices
 
+    given = {"--prompts": prompts, "--runtime": runtime, "--steps": steps, "--time": time}
+    said = next((flag for flag, value in given.items() if value is not None), None)
+    if said and not predict:
+        raise UsageError("E-USAGE", f"{said} is what --predict counts with", hint="add --predict")
     choices = SourceChoices(
+        prompts,
         loras=tuple(lora or ()),
         guidance=guidance,
         scheduler=scheduler,
@@ -44,18 +88,49 @@ def inspect(
     )
     choices = with_onnx(choices, inputs, sampler, output_range, output_name)
     found = inspect_source(source, choices, output.terminal)
-    output.result("inspect", found.to_json())
+    predicted = _predicted(source, choices, runtime, steps, time, threads) if predict else None
+    document = {**found.to_json(), "predicted": predicted.to_json() if predicted else None}
+    output.result("inspect", document)
+    _show(found)
+    if predicted is None:
+        print("--predict measures what an export would take on this machine, step by step")
+    else:
+        _show_predicted(predicted)
+
+
+def _predicted(
+    source: str,
+    choices: SourceChoices,
+    runtime: str | None,
+    steps: int | None,
+    time: str | None,
+    threads: int,
+) -> ExportPrediction:
+    from ..workflows.export.run import ExportSettings
+    from ..workflows.predict import predict_export
+
+    settings = ExportSettings(
+        runtimes=names_of(runtime or "onnxruntime"),
+        steps=steps,
+        time=time,
+        threads=threads,
+        source=choices,
+    )
+    return predict_export(source, settings, output.terminal)
+
+
+def _show(found: InspectResult) -> None:
     channels, height, width = found.image
     takes = f"{found.classes} classes" if found.classes else "nothing but a seed"
     if found.prompt_tokens is not None:
         takes = f"prompts of {found.prompt_tokens} tokens at most: --prompts FILE"
-    steps = f"{found.steps} step{'' if found.steps == 1 else 's'}"
+    counted = f"{found.steps} step{'' if found.steps == 1 else 's'}"
     rows = [
         ["what", found.kind],
         ["parameters", ", ".join(f"{n} {count:,}" for n, count in found.parameters.items())],
         ["memory of an export", f"{found.peak_bytes / 1e9:.1f} GB at least"],
         ["images", f"{width} x {height} pixels, {channels} channels"],
-        ["sampler", f"{found.solver}, {steps}, guidance {found.guidance:g}"],
+        ["sampler", f"{found.solver}, {counted}, guidance {found.guidance:g}"],
         ["takes", takes],
         ["licence", found.licence or "none is named"],
     ]
@@ -64,3 +139,23 @@ def inspect(
     if found.left_out:
         rows.append(["left out", ", ".join(found.left_out)])
     output.table(["", found.source], rows)
+
+
+def _show_predicted(predicted: ExportPrediction) -> None:
+    from ..workflows.byte_sizes import bytes_in_words
+    from ..workflows.durations import in_words
+
+    rows = [
+        [name, in_words(step.seconds), bytes_in_words(step.peak_bytes)]
+        for name, step in predicted.steps.items()
+    ]
+    total = [in_words(predicted.seconds), bytes_in_words(predicted.peak_bytes)]
+    print()
+    output.table(["predicted step", "time", "memory at most"], [*rows, ["all", *total]])
+    threads = f"{predicted.threads} thread{'' if predicted.threads == 1 else 's'}"
+    how = "one call of each graph" if predicted.is_scaled else "a few images and calls"
+    print(
+        f"An export for {', '.join(predicted.runtimes)} on {threads}, from {how}: an image takes "
+        f"{predicted.image_seconds:.3g} s. It may need {bytes_in_words(predicted.disk_bytes)} of "
+        "disk. A search that finds its plan late, and ruined pairs in a verdict, take longer."
+    )

@@ -24,6 +24,11 @@ def sync(path: Path) -> None:
         os.close(fd)
 
 
+def nearest(path: Path) -> Path:
+    """The nearest folder above `path`, or itself, that is there: whose disk it will be on."""
+    return next((p for p in (path, *path.resolve().parents) if p.is_dir()), Path("/"))
+
+
 def disk_error(error: OSError, path: Path) -> ResourceError:
     """The sentence for an operating system's refusal to write, with the free space as a fact."""
     if error.errno in FULL:

@@ -57,13 +57,14 @@ class FullSide:
             )
         self.images, self.features, self.reference, self.start = images, features, reference, start
         self.workers, self.classes, self.second = workers, classes, second
+        self.kept_bytes = KEPT_BYTES
         self._pixels: list[np.ndarray] = []
         self._projected: list[Array] = []
         self._second: list[Array] = []
 
     def from_seed(self, start: int) -> FullSide:
         """The same pipeline and judges for other seeds."""
-        return FullSide(
+        other = FullSide(
             self.images,
             self.features,
             self.reference,
@@ -72,6 +73,8 @@ class FullSide:
             self.classes,
             self.second,
         )
+        other.kept_bytes = self.kept_bytes
+        return other
 
     def __len__(self) -> int:
         """Images whose pixels are kept."""
@@ -107,7 +110,7 @@ class FullSide:
 
     def keep(self, part: range, pixels: np.ndarray, features: Featured | None) -> None:
         """What was made of these images, as far as it is new and there is room."""
-        room = KEPT_BYTES // pixels[0].nbytes
+        room = self.kept_bytes // pixels[0].nbytes
         if part.start <= len(self) < part.stop:
             self._pixels.extend(pixels[len(self) - part.start :][: max(room - len(self), 0)])
         if features is not None and part.start <= self.featured < part.stop:

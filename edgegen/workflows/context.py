@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class MemoryShares:
+    """What may be in memory at a time. images: of a batch at most, one for each thread;
+    moments_bytes: of the second moments that rounding looks at; pixels_bytes: of images in full
+    precision that are kept for later.
+    """
+
+    images: int = 64
+    moments_bytes: int = 2 << 30
+    pixels_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
 class Context:
     """Passed down from a public function to everything that works for it."""
 
@@ -21,6 +33,7 @@ class Context:
     feature_weights: Path | None = None  # of a network that is no package's
     listen: Listener = silent
     second_judge: FeatureNetwork | None = None  # that judges INT8 images as well, where asked for
+    memory: MemoryShares = field(default_factory=MemoryShares)
 
     @classmethod
     def of(cls, threads: int, feature_weights: Path | None, listen: Listener) -> Context:

@@ -146,6 +146,12 @@ ROWS: tuple[Row, ...] = (
         "Write one line of at most 2,000 characters, or use a prompt that the bundle holds.",
     ),
     (
+        "E-RAM",
+        (2,),
+        "The memory that an export may take is not enough for the least that it has to hold.",
+        "Give more, or ask for fewer threads.",
+    ),
+    (
         "E-RECIPE",
         (2,),
         "The family has no recipe of that name.",

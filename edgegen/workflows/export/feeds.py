@@ -55,6 +55,7 @@ class Trajectories:
     samples: int
     world: World = ALONE
     listen: Listener = silent
+    batch: int = BATCH
 
     def __post_init__(self) -> None:
         CALIBRATION.take(self.samples)
@@ -66,12 +67,12 @@ class Trajectories:
             )
 
     def run(self, call: Call, label: str) -> None:
-        pipeline = Pipeline(self.generator.latent, self.generator.sampler, call, BATCH)
-        batches = range(0, self.samples, BATCH)
+        pipeline = Pipeline(self.generator.latent, self.generator.sampler, call, self.batch)
+        batches = range(0, self.samples, self.batch)
         _shareable(len(batches), self.world)
         with self.listen.progress(label, self.samples) as advance:
             for start in batches[self.world.rank :: self.world.size]:
-                seeds = CALIBRATION.take(min(BATCH, self.samples - start), start)
+                seeds = CALIBRATION.take(min(self.batch, self.samples - start), start)
                 pipeline(seeds)
                 advance(len(seeds) * self.world.size)
 
@@ -98,6 +99,7 @@ class Files:
     generator: Exportable
     world: World = ALONE
     listen: Listener = silent
+    batch: int = BATCH
     files: tuple[_File, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -129,14 +131,18 @@ class Files:
     def run(self, call: Call, label: str) -> None:
         graphs, turns = self.generator.graphs(), itertools.count()
         _shareable(
-            min(sum(-(-f.rows // BATCH) for f in self.files if f.graph == name) for name in graphs),
+            min(
+                sum(-(-f.rows // self.batch) for f in self.files if f.graph == name)
+                for name in graphs
+            ),
             self.world,
         )
         values = FeedValues(self.generator)
         with self.listen.progress(label, self.samples) as advance:
             for file in self.files:
                 times, row = tuple(map(told, asked(self.generator.sampler, file.graph))), 0
-                with closing(_batches(file, graphs[file.graph].inputs, times)) as batches:
+                inputs_of = graphs[file.graph].inputs
+                with closing(_batches(file, inputs_of, times, self.batch)) as batches:
                     for inputs in batches:
                         values.look(file.graph, inputs, row, file.path)
                         row += len(next(iter(inputs.values())))
@@ -248,9 +254,9 @@ def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def _batches(
-    file: _File, inputs: tuple[TensorSpec, ...], times: tuple[float, ...]
+    file: _File, inputs: tuple[TensorSpec, ...], times: tuple[float, ...], batch: int
 ) -> Generated[dict[str, Array], None, None]:
-    """Rows of one file, BATCH at a time; InputError for values that are not finite and for
+    """Rows of one file, `batch` at a time; InputError for values that are not finite and for
     timesteps that no sampler asks.
     """
     with _archive(file.path) as archive, ExitStack() as stack:
@@ -259,8 +265,8 @@ def _batches(
         }
         for stream in streams.values():
             _read_header(stream)
-        for start in range(0, file.rows, BATCH):
-            count = min(BATCH, file.rows - start)
+        for start in range(0, file.rows, batch):
+            count = min(batch, file.rows - start)
             read = {spec.name: _rows(streams[spec.name], spec, count) for spec in inputs}
             for name, values in read.items():
                 if not np.isfinite(values).all():

@@ -34,12 +34,14 @@ def fp32_models(source: LoadedGenerator, listen: Listener = silent) -> dict[str,
     return models
 
 
-def trajectory_calls(source: LoadedGenerator) -> Calls:
+def trajectory_calls(source: LoadedGenerator, most: int) -> Calls:
     """What the sampler asks each graph, call by call, for enough seeds that parity is checked on
-    PARITY_INPUTS inputs.
+    PARITY_INPUTS inputs, or for as many as memory allows.
     """
     timesteps = len(source.generator.sampler.timesteps)
-    return record(torch_pipeline(source.generator), range(-(-PARITY_INPUTS // timesteps)))
+    return record(
+        torch_pipeline(source.generator), range(min(-(-PARITY_INPUTS // timesteps), most))
+    )
 
 
 def torch_parity(

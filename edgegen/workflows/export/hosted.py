@@ -23,6 +23,7 @@ def hosted(
     generator: Exportable,
     threads: int,
     host: Runtime | None = None,
+    batch: int = BATCH,
 ) -> Pipeline:
     """By the stand-in unless `host` is given; threads: batches at once, each on one thread."""
     with scratch() as folder:  # a session has read its file when load returns
@@ -30,4 +31,4 @@ def hosted(
             name: onnx_files.write(model, folder / f"{name}.onnx") for name, model in models.items()
         }
         call = {name: (host or runtime(STAND_IN)).load(path, 1) for name, path in files.items()}
-    return Pipeline(generator.latent, generator.sampler, call, BATCH, workers=threads)
+    return Pipeline(generator.latent, generator.sampler, call, batch, workers=threads)

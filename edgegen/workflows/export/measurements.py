@@ -31,6 +31,7 @@ from ...evidence.terms import Terms, level
 from ...export import STAND_IN, qdq, runtime
 from ...export.stand_ins import FloatOnnxRuntime
 from ..fast_features import fast_features
+from .hosted import BATCH as hosted_batch
 from .hosted import hosted
 from .judges import judge_of, reference_for
 
@@ -99,7 +100,8 @@ class FullPrecision:
 
     def host(self, models: Mapping[str, ModelProto], target: Runtime, threads: int) -> Pipeline:
         """These models as the generator's pipeline on `target`."""
-        return hosted(models, self.subject.source.generator, threads, target)
+        batch = min(hosted_batch, self.context.memory.images)
+        return hosted(models, self.subject.source.generator, threads, target, batch)
 
     @property
     def at_once(self) -> int:
@@ -122,7 +124,7 @@ class FullPrecision:
         """Images and features of the search's seeds."""
         source, terms = self.subject.source, self.settings.terms
         features = fast_features(judge_of(self._stored, self.context.feature_weights))
-        return FullSide(
+        side = FullSide(
             self.pipeline,
             features,
             counted_reference(self._stored, terms),
@@ -130,6 +132,8 @@ class FullPrecision:
             self.context.threads,
             class_names(source.about, source.generator.latent, SEARCH.first),
         )
+        side.kept_bytes = self.context.memory.pixels_bytes
+        return side
 
     def prepare(self) -> None:
         """Make what the damage of every convolution is measured with, before several are at
@@ -141,7 +145,9 @@ class FullPrecision:
     @cached_property
     def recorded(self) -> dict[str, list[dict[str, Array]]]:
         """What each graph is asked along the trajectory of one batch."""
-        return bench.record(self.pipeline, range(self.settings.images_timed))
+        return bench.record(
+            self.pipeline, range(min(self.settings.images_timed, self.context.memory.images))
+        )
 
     @cached_property
     def answered(self) -> dict[str, list[tuple[dict[str, Array], Array]]]:
@@ -377,7 +383,8 @@ class Measurements:
         """A pipeline of these sessions whose last steps are in FP32."""
         full = self.full.pipeline
         below = fp32_below(self.full.recorded, last)
-        return Pipeline(full.latent, full.sampler, with_fp32_steps(call, full.call, below))
+        mixed = with_fp32_steps(call, full.call, below)
+        return Pipeline(full.latent, full.sampler, mixed, self.full.context.memory.images)
 
 
 def _relative(found: Array, exact: Array) -> float:

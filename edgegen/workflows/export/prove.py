@@ -149,7 +149,9 @@ class _Prover:
 
     def prove(self, trials: Mapping[str, Trial]) -> Proof:
         fp32 = self._fp32(trials)
-        recorded = bench.record(next(iter(fp32.values())), range(TIMED_IMAGES))
+        recorded = bench.record(
+            next(iter(fp32.values())), range(min(TIMED_IMAGES, self.context.memory.images))
+        )
         reports = over_workers(
             lambda name: self._referee(name, recorded), list(trials), self.context.threads
         )
@@ -157,6 +159,7 @@ class _Prover:
         full, own = self._latencies(fp32, list(trials), recorded)
         baseline = min(full, key=lambda name: full[name].cpu_ms)
         side, same_pixels = self._full_side(baseline, fp32)
+        side.kept_bytes = self.context.memory.pixels_bytes // len(trials)
         sides = {EVIDENCE.first: side}
         judged = []
         for name, trial in trials.items():
@@ -184,14 +187,15 @@ class _Prover:
     def _int8(self, name: str) -> Pipeline:
         """On one thread: what takes long runs several of its batches at once. Loaded once."""
         if name not in self.loaded:
-            self.loaded[name] = int8(self.bundle, name, 1, self.trust_engines)
+            made = int8(self.bundle, name, 1, self.trust_engines)
+            self.loaded[name] = replace(made, batch=self.context.memory.images)
         return self.loaded[name]
 
     def _fp32(self, names: Iterable[str]) -> dict[str, Pipeline]:
         """FP32 on each of these runtimes that runs ONNX here, and on the stand-in."""
         runners = [n for n in dict.fromkeys([*names, STAND_IN]) if runtime(n).cannot_run() is None]
         return {
-            n: self.bundle.pipeline(runtime(n), "fp32", 1)
+            n: self.bundle.pipeline(runtime(n), "fp32", 1, self.context.memory.images)
             for n in runners
             if not runtime(n).executable and runtime(n).dialect.int8_ops
         }

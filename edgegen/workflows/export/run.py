@@ -8,40 +8,38 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...calibrate.choose import fastest, multiplications
 from ...core.bundle import MANIFEST, Bundle, write_manifest
-from ...core.files import check_target, put
-from ...core.images import png
+from ...core.files import check_target
 from ...core.plan import Plan
 from ...core.progress import Listener, silent
 from ...core.runtime import Runtime
-from ...core.seeds import EVIDENCE
 from ...core.verdict import State, Verdict, together
 from ...errors import GateFailed, RuntimeMissing, UsageError
-from ...evidence import certificate, golden_images
-from ...evidence.picture import side_by_side, worst_pairs
 from ...evidence.terms import FEWEST_PAIRS, Terms
 from ...export import STAND_IN, qdq, runtime
 from ...export import onnx as onnx_files
+from ..bench_report.own_process import peak_bytes
+from ..byte_sizes import bytes_in_words, bytes_of
 from ..context import Context
 from ..durations import seconds_of
 from ..limits import MANY, Limit, check_numbers
 from ..sampling_choices import SamplingChoices, chosen
 from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
-from . import model_card
 from .allowance import Stopwatch, Work, allowance, checked, measured_prices, within
 from .attempts import Attempts
 from .beginning import write_beginning
 from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
-from .build import Build, build_runtimes, describe, described
+from .build import Build, build_runtimes, describe
 from .calibration import calibrate_graphs, digest, weight_bits_of
-from .feeds import Feeds, Files, Trajectories
+from .disk_space import check_disk, disk_need
+from .evidence_files import write_evidence
+from .feeds import BATCH, Feeds, Files, Trajectories
 from .fp32 import Calls, fp32_models, torch_parity, trajectory_calls
 from .judges import adapter_evidence, unnamed_judges, with_judges
 from .measurements import FullPrecision, SearchSettings, SearchSubject
+from .memory_budget import free_bytes, memory_shares
 from .plans import check_last_steps, check_plan, with_ranges
 from .protect import Protect
 from .prove import Proof
@@ -68,6 +66,7 @@ class ExportSettings:
     # the distance to the reference decides nothing: there is none, or one of other photos
     no_reference: bool = False
     time: str | None = None  # that all of it may take: 45m, 2h, 90s
+    memory: str | None = None  # that it may have resident: 8GB, 500MB; None: half of what is free
     max_images: int = 4000  # pairs at most before a verdict is undecided; the search looks at half
     plan: Path | None = None  # a plan.json to use; no plan is searched then
     feeds: Path | None = None  # folder to calibrate on; None: the sampler's trajectories
@@ -92,6 +91,8 @@ class ExportSettings:
         check_numbers(self, steps=Limit(1, 10**4), max_images=Limit(FEWEST_PAIRS, MANY))
         if self.time is not None:
             seconds_of(self.time)
+        if self.memory is not None:
+            bytes_of(self.memory)
         if self.reference is not None and self.no_reference:
             raise UsageError("E-USAGE", "--reference and --no-reference exclude each other")
         if self.plan and self.protect_regions is not None:
@@ -175,6 +176,7 @@ def export_bundle(
 
     settings, out = settings or ExportSettings(), Path(out)
     watch = Stopwatch(None if settings.time is None else seconds_of(settings.time))
+    memory = free_bytes() // 2 if settings.memory is None else bytes_of(settings.memory)
     context = Context.of(settings.threads, settings.feature_weights, listen)
     terms = settings.terms  # refused before any work
     terms.check_enough()
@@ -183,10 +185,11 @@ def export_bundle(
     context = replace(context, second_judge=second_judge(settings.second_judge))
     with published(out, settings.overwrite) as folder, torch_threads(context.threads):
         source = loaded(generator, listen, settings.source)
+        check_disk(disk_need(source, targets, context.threads), out)
         search = SearchSettings(terms)
         if settings.last_steps is not None:
             search = replace(search, last_steps=settings.last_steps)
-        request = _Request(source, settings, search, targets, context, folder, out, watch)
+        request = _Request(source, settings, search, targets, context, folder, out, watch, memory)
         try:
             return _export(request)
         except GateFailed as error:
@@ -205,6 +208,7 @@ class _Request:
     folder: Path
     out: Path
     watch: Stopwatch
+    memory: int  # bytes that may be resident
     expected: Mapping[str, Any] = field(default_factory=dict)  # of its time, where one was given
 
     @property
@@ -214,13 +218,8 @@ class _Request:
 
 def _export(request: _Request) -> ExportResult:
     """Each step reads what the steps before it wrote; the manifest is written last."""
-    source, settings, folder, context, watch = (
-        request.source,
-        request.settings,
-        request.folder,
-        request.context,
-        request.watch,
-    )
+    source, settings, folder = request.source, request.settings, request.folder
+    context, watch = request.context, request.watch
     # what would make the long work useless is refused before it
     adapter = adapter_evidence(source)
     source = with_judges(source, settings.reference, request.terms, folder / "evidence", context)
@@ -231,10 +230,11 @@ def _export(request: _Request) -> ExportResult:
     given = None if settings.plan is None else Plan.read(settings.plan)
 
     with watch.step("FP32 graphs"):
-        models, calls, parity = _full_precision(sampled, given, request)
+        request, models, calls, parity = _full_precision(sampled, given, request)
     request = _in_time(request, sampled, models, calls)
+    context = request.context
 
-    feeds = _feeds(sampled, request.settings, context.listen)
+    feeds = _feeds(sampled, request.settings, context)
     with watch.step("calibration"):
         bits = weight_bits_of([STAND_IN, *(target.name for target in request.targets)])
         calibration = calibrate_graphs(sampled, models, feeds, context, weight_bits=bits)
@@ -266,9 +266,11 @@ def _export(request: _Request) -> ExportResult:
         proof, bundle = prove_or_step_back(
             build, request.targets, request.terms, context, attempts, watch
         )
+    peak = peak_bytes()
     more = {"attempts": attempts.to_json(), "time": {**request.expected, "took_s": watch.to_json()}}
-    _write_evidence(bundle, proof, {**adapter, **more})
-    context.listen.note(f"took {watch}")
+    more["memory"] = {"budget_bytes": request.memory, "peak_bytes": peak}
+    write_evidence(bundle, proof, {**adapter, **more})
+    context.listen.note(f"took {watch}; {bytes_in_words(peak)} of memory at most")
     if proof.passed:
         return ExportResult(request.out, proof)
     raise _failed(replace(build, bundle=bundle), request, proof)
@@ -276,20 +278,22 @@ def _export(request: _Request) -> ExportResult:
 
 def _full_precision(
     source: LoadedGenerator, given: Plan | None, request: _Request
-) -> tuple[dict[str, ModelProto], Calls, dict[str, float]]:
-    """FP32 graphs, written; what a trajectory asks them; how near they are to torch. A plan that
-    was given and does not fit them is refused.
+) -> tuple[_Request, dict[str, ModelProto], Calls, dict[str, float]]:
+    """The request, cut to what its memory is enough for; FP32 graphs, written; what a trajectory
+    asks them; how near they are to torch. A plan that was given and does not fit them is refused.
     """
     models, file = _fp32(source, request), request.settings.plan
+    memory = memory_shares(request.memory, models, request.context.threads)
+    request = replace(request, context=replace(request.context, memory=memory))
     if given is not None and file is not None:
         check_plan(given, models, file)
     for name, model in models.items():
         onnx_files.write(model, request.folder / "graphs" / f"{name}.onnx")
-    calls = trajectory_calls(source)
+    calls = trajectory_calls(source, memory.images)
     if given is not None and file is not None:
         check_last_steps(given, calls, file)
     parity = torch_parity(source, calls, request.folder / "graphs", request.context.threads)
-    return models, calls, parity
+    return request, models, calls, parity
 
 
 def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
@@ -361,10 +365,11 @@ def export_targets(names: Sequence[str]) -> list[Runtime]:
     return targets
 
 
-def _feeds(source: LoadedGenerator, settings: ExportSettings, listen: Listener) -> Feeds:
+def _feeds(source: LoadedGenerator, settings: ExportSettings, context: Context) -> Feeds:
+    listen, batch = context.listen, min(BATCH, context.memory.images)
     if settings.feeds is not None:
-        return Files(settings.feeds, source.generator, listen=listen)
-    return Trajectories(source.generator, settings.calibration_samples, listen=listen)
+        return Files(settings.feeds, source.generator, listen=listen, batch=batch)
+    return Trajectories(source.generator, settings.calibration_samples, listen=listen, batch=batch)
 
 
 def _searched(
@@ -375,26 +380,3 @@ def _searched(
     plans = {target.name: search.plan(target) for target in request.targets}
     bills = {name: bill.to_json() for name, bill in search.bills.items()}
     return plans, {"search": search.trail, "bills": bills}
-
-
-def _write_evidence(bundle: Bundle, proof: Proof, more: Mapping[str, Any]) -> None:
-    """Golden images, the picture, the model card, and the manifest anew with all that was found."""
-    from ...machine.describe import measured_on
-
-    folder, pictures = bundle.root, dict(proof.pictures)
-    sets = {name or golden_images.FULL: images for name, images in pictures.items()}
-    golden = golden_images.Kept(EVIDENCE.first, sets)
-    put(folder / golden_images.FILE, golden_images.to_bytes(golden))
-    picture = side_by_side(pictures.pop(""), pictures)
-    put(folder / "evidence" / "same-seeds.png", png(picture))
-    worst = {judged.name: judged.judgement.worst for judged in proof.judged}
-    put(folder / "evidence" / "worst-pairs.png", png(worst_pairs(worst)))
-    description = described(bundle)
-    description["evidence"] |= {**more, **proof.to_json(), "machine": measured_on()}
-    height, width = sets[golden_images.FULL].shape[1:3]
-    put(folder / model_card.FILE, model_card.card(description, height, width))
-    shown = {
-        name: np.stack([(pair.full, pair.other) for pair in pairs]) for name, pairs in worst.items()
-    }
-    put(folder / certificate.FILE, certificate.page(description, shown))
-    write_manifest(folder, description)

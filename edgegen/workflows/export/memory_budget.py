@@ -1,0 +1,78 @@
+"""What an export may have in memory at a time (`--memory`), and what follows from it: images of a
+batch, second moments of rounding, pixels that are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...core.reader import read_bytes
+from ...core.weights import GraphConstants
+from ...errors import UsageError
+from ..byte_sizes import bytes_in_words
+from ..context import MemoryShares
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+FULL = 4  # bytes of a number in full precision
+# libraries and what they keep, as found with the zoo, and copies of all weights, as found with 860
+# million of them
+BESIDE, COPIES = 900 << 20, 2.2
+IMAGES, MOMENTS, PIXELS = 0.5, 0.25, 0.125  # shares of what these leave
+
+
+def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -> MemoryShares:
+    """Of so many bytes, as many images at once for each thread. UsageError, which says what is
+    needed, where that is not one.
+    """
+    most = MemoryShares()
+    weights = sum(_weights(model) for model in models.values())
+    image = max(map(image_bytes, models.values()))
+    least = BESIDE + COPIES * FULL * weights
+    needed = least + image * threads / IMAGES
+    if budget < needed:
+        raise UsageError(
+            "E-RAM",
+            f"an export of this generator with --threads {threads} needs at least "
+            f"{bytes_in_words(needed)} of memory, and may take {bytes_in_words(budget)}",
+            hint="give --memory where there is more, fewer --threads, or a machine with more",
+        )
+    rest = budget - least
+    moments = 2 ** math.floor(math.log2(MOMENTS * rest))  # the same from run to run
+    return MemoryShares(
+        min(int(IMAGES * rest / (image * threads)), most.images),
+        moments,
+        int(min(PIXELS * rest, most.pixels_bytes)),
+    )
+
+
+def image_bytes(model: ModelProto) -> int:
+    """Of what all layers read, for one image: as much as a calibration has at a time; an axis that
+    shape inference does not know counts once.
+    """
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = [*inferred.graph.value_info, *inferred.graph.input]
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+    constants = GraphConstants(model.graph)
+    read = {
+        node.input[0]
+        for node in model.graph.node
+        if len(node.input) > 1 and node.input[1] in constants and node.input[0] in shapes
+    }
+    return FULL * sum(math.prod(max(n, 1) for n in shapes[tensor]) for tensor in read)
+
+
+def _weights(model: ModelProto) -> int:
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
+
+
+def free_bytes() -> int:
+    """Of memory that a new process could take."""
+    lines = read_bytes(Path("/proc/meminfo"), 1 << 16).decode().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))

@@ -1,0 +1,197 @@
+"""How long each step of an export is expected to take and how much memory, from what its work costs
+on this machine.
+
+A search and a verdict end when enough was seen. What is predicted is the common case: LOOKS plans
+are looked at, and no pair of the verdict is ruined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...calibrate.predict import CHECKED
+from ...evidence.full_side import KEPT_BYTES
+from ...evidence.looks import LEAST_PAIRS
+from ...evidence.terms import Terms, level
+from .allowance import Allowance, Work, allowance, checked, within
+from .feeds import BATCH
+from .measured_costs import ExportCosts, GraphCosts
+from .measurements import SearchSettings
+
+STEPS = ("FP32 graphs", "calibration", "search", "INT8 files", "verdict")  # as evidence names them
+LOOKS = 5  # plans that are looked at, for each number of last steps in FP32
+GLANCES = 2  # plans whose PSNR is asked, for each of them too
+RUNS = 2  # of a graph for one time: a call to warm up, and one that counts
+WARM_UP = 2  # rounds that do not count
+VERDICT_ROUNDS = 17  # of a whole trajectory, by which the verdict times each side
+# times what was measured: allocators keep more in a long run (lcd, dkgm and a brought folder)
+GROWN = 1.15
+FEATURE_BYTES = 8 * 1280  # of an image's features
+
+
+@dataclass(frozen=True)
+class StepPrediction:
+    """seconds: of the step; peak_bytes: resident memory at most while it runs."""
+
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class ExportPrediction:
+    """Of each step by the name that an export's evidence gives it; image_seconds: of an image in
+    full precision; disk_bytes: that are needed at most; is_scaled: whether one call of each graph
+    was measured and the rest follows from it; allowed_seconds: None where no time was given.
+    """
+
+    steps: Mapping[str, StepPrediction]
+    image_seconds: float
+    disk_bytes: int
+    threads: int
+    runtimes: tuple[str, ...]
+    allowed_seconds: float | None
+    is_scaled: bool
+
+    @property
+    def seconds(self) -> float:
+        return sum(step.seconds for step in self.steps.values())
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(step.peak_bytes for step in self.steps.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "seconds": self.seconds, "peak_bytes": self.peak_bytes}
+
+
+@dataclass(frozen=True)
+class ExportWork:
+    """What is predicted: the settings of a search with the terms of its verdict, how many images
+    a first look has, runtimes, threads, seeds, bytes of an image's pixels, and the time given.
+    """
+
+    search: SearchSettings
+    first_look: int
+    runtimes: int
+    threads: int
+    seeds: int
+    image_bytes: int
+    time: float | None = None
+
+
+def predicted_steps(costs: ExportCosts, work: ExportWork) -> dict[str, StepPrediction]:
+    """Seconds and bytes by step. UsageError E-TIME where the time given is not enough, as from the
+    export itself.
+    """
+    search, seeds, allowed = work.search, work.seeds, None
+    if work.time is not None:
+        graphs = costs.graphs.values()
+        asked = Work(
+            sum(g.layers for g in graphs),
+            sum(g.calls for g in graphs),
+            work.runtimes,
+            seeds,
+            search.terms.maximum,
+        )
+        left = work.time - costs.graphs_s
+        allowed = allowance(left, costs.prices, asked, spent=costs.graphs_s)
+        terms = checked(search.terms, allowed)
+        search = within(replace(search, terms=terms), allowed, costs.prices, asked)
+        seeds = allowed.seeds
+    seconds = (
+        costs.graphs_s,
+        costs.start_s + seeds * costs.seed_s,
+        work.runtimes * _search_seconds(costs, work, search, allowed),
+        work.runtimes * costs.plan_s,
+        work.runtimes * _verdict_seconds(costs, work, search.terms),
+    )
+    peaks = _peaks(costs, work, search.terms)
+    return {
+        name: StepPrediction(round(s, 1), int(peak))
+        for name, s, peak in zip(STEPS, seconds, peaks, strict=True)
+    }
+
+
+def _first_look(work: ExportWork, terms: Terms) -> int:
+    return terms.maximum if terms.maximum < LEAST_PAIRS else work.first_look
+
+
+def _search_seconds(
+    costs: ExportCosts, work: ExportWork, search: SearchSettings, allowed: Allowance | None
+) -> float:
+    """Of one runtime; no more than it may take."""
+    steps = max((g.calls for g in costs.graphs.values()), default=1)
+    ladders = min(search.last_steps, steps // 2) + 1
+    timing = sum(_timing_seconds(costs, g, search) for g in costs.graphs.values())
+    pairs = _first_look(work, search.terms)
+    look = pairs * (costs.int8_image_s + costs.prices.features) + costs.plan_s
+    full = pairs * (costs.prices.image + costs.prices.features)
+    glance = search.images_glanced * costs.int8_image_s + costs.plan_s
+    questions = timing + _damage_seconds(costs, work, search, ladders)
+    found = questions + full + ladders * (GLANCES * glance + LOOKS * look)
+    if allowed is None:
+        return found
+    return min(found, max(allowed.search_seconds, questions))
+
+
+def _timing_seconds(costs: ExportCosts, graph: GraphCosts, search: SearchSettings) -> float:
+    """Of one layer of each kind, beside the graph with all in INT8, on one thread; then of the
+    graph, and of full precision.
+    """
+    rounds = (search.rounds + WARM_UP) * RUNS * search.images_timed
+    each = rounds * 2 * graph.int8_s + costs.plan_s
+    return graph.kinds * each + rounds * (graph.int8_s + graph.full_s)
+
+
+def _damage_seconds(
+    costs: ExportCosts, work: ExportWork, search: SearchSettings, ladders: int
+) -> float:
+    """Of every layer alone: along whole trajectories, or of some, and the errors of all."""
+    layers = sum(g.layers for g in costs.graphs.values())
+    steps = max((g.calls for g in costs.graphs.values()), default=1)
+    once = costs.prices.image * (1 + (ladders - 1) / steps) + ladders * costs.prices.features
+    along = search.images_alone * once + costs.plan_s / (1 if costs.is_scaled else work.threads)
+    whole = layers * search.images_alone * _trajectory_work(costs)
+    if whole <= search.whole_work:
+        return layers * along
+    few = sum(min(CHECKED, g.layers) for g in costs.graphs.values())
+    errors = sum(
+        g.layers * min(search.calls_alone, g.calls) * search.images_timed * g.full_s
+        for g in costs.graphs.values()
+    )
+    return few * along + errors / work.threads + layers * costs.plan_s
+
+
+def _trajectory_work(costs: ExportCosts) -> float:
+    return float(sum(g.calls * g.multiplications for g in costs.graphs.values()))
+
+
+def _verdict_seconds(costs: ExportCosts, work: ExportWork, terms: Terms) -> float:
+    """Of one runtime: a first look with features, pixels until no ruined pair says enough, and
+    the times of both sides.
+    """
+    featured = min(_first_look(work, terms), terms.maximum)
+    pixels = max(featured, min(terms.tail_looks(level(0)).first, terms.pixel_pairs))
+    pair = costs.prices.image + costs.int8_image_s
+    timed = VERDICT_ROUNDS * BATCH * work.threads * pair
+    return pixels * pair + 2 * featured * costs.prices.features + timed + costs.plan_s
+
+
+def _peaks(costs: ExportCosts, work: ExportWork, terms: Terms) -> list[float]:
+    """Resident memory at most, by step: what was measured, grown, and what a side keeps of its
+    images.
+    """
+    featured = _first_look(work, terms)
+    pixels = max(featured, min(terms.tail_looks(level(0)).first, terms.pixel_pairs))
+    beside = GROWN * max(costs.images_bytes, costs.calibration_bytes)
+    searched = beside + min(featured * work.image_bytes, KEPT_BYTES) + featured * FEATURE_BYTES
+    judged = beside + min(pixels * work.image_bytes, KEPT_BYTES) + 2 * featured * FEATURE_BYTES
+    return [
+        GROWN * costs.graphs_bytes,
+        GROWN * costs.calibration_bytes,
+        searched,
+        searched,
+        max(searched, judged),
+    ]

@@ -1,0 +1,88 @@
+"""What an export would take on this machine: time, memory and disk, before it is begun."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..core.progress import Listener, silent
+from .context import Context
+from .durations import seconds_of
+from .generators import loaded
+from .sampling_choices import SamplingChoices, chosen
+from .torch_threads import torch_threads
+
+if TYPE_CHECKING:
+    from ..evidence.terms import Terms
+    from .export.prediction import ExportPrediction
+    from .export.run import ExportSettings
+    from .generators import LoadedGenerator
+
+
+def predict_export(
+    generator: LoadedGenerator | str | Path,
+    settings: ExportSettings | None = None,
+    listen: Listener = silent,
+) -> ExportPrediction:
+    """Seconds and resident memory of each step of `export_bundle` with these settings, from a short
+    measurement; nothing is exported. Raises what that does for what it would refuse at once.
+    """
+    from .export.disk_space import disk_need
+    from .export.measured_costs import measured_costs
+    from .export.measurements import SearchSettings
+    from .export.prediction import ExportPrediction, ExportWork, predicted_steps
+    from .export.run import ExportSettings, export_targets
+
+    settings = settings or ExportSettings()
+    context = Context.of(settings.threads, settings.feature_weights, listen)
+    targets = export_targets(settings.runtimes)
+    with torch_threads(context.threads):
+        source = loaded(generator, listen, settings.source)
+        choices = SamplingChoices(settings.steps, solver=settings.solver)
+        source = replace(source, generator=chosen(source, choices)[0])
+        terms = _terms(source, settings)
+        search = SearchSettings(terms)
+        if settings.last_steps is not None:
+            search = replace(search, last_steps=settings.last_steps)
+        costs = measured_costs(source, targets, search, context)
+    seconds = None if settings.time is None else seconds_of(settings.time)
+    channels, height, width = source.generator.image_shape
+    work = ExportWork(
+        search,
+        _first_look(source, terms),
+        len(targets),
+        context.threads,
+        settings.calibration_samples,
+        channels * height * width,
+        seconds,
+    )
+    need = disk_need(source, targets, context.threads)
+    return ExportPrediction(
+        predicted_steps(costs, work),
+        costs.prices.image,
+        need.out + need.temporary,
+        context.threads,
+        tuple(target.name for target in targets),
+        seconds,
+        costs.is_scaled,
+    )
+
+
+def _terms(source: LoadedGenerator, settings: ExportSettings) -> Terms:
+    """Without a distance where there is no reference: what an export asks to be told is no reason
+    not to predict it.
+    """
+    terms = settings.terms
+    if source.reference.is_file():
+        return terms
+    return replace(terms, is_distance_counted=False)
+
+
+def _first_look(source: LoadedGenerator, terms: Terms) -> int:
+    from ..evidence.judge import counted_reference
+    from ..evidence.looks import first_look
+    from .export.judges import reference_for
+
+    stored = reference_for(source.reference, terms)
+    return min(terms.maximum, first_look(counted_reference(stored, terms)))
