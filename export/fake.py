@@ -19,14 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from edgegen.core.files import put_parts
 from edgegen.core.graph import Graph
 from edgegen.core.weight_file import filled, laid_out, point, working_folder
-from edgegen.core.weights import SUFFIX
+from edgegen.core.weights import STORED, SUFFIX
 
 TYPES = {
     torch.float16: TensorProto.FLOAT16,
     torch.bfloat16: TensorProto.BFLOAT16,
     torch.float32: TensorProto.FLOAT,
 }
-STORED = "stored"  # what a half-precision weight is called before its Cast
 _PAGE_OUT = 21  # MADV_PAGEOUT of madvise(2)
 
 

@@ -23,6 +23,8 @@ class Lookup:
                 self.constants |= {
                     name: a.t for name in node.output for a in node.attribute if a.name == "value"
                 }
+            if node.op_type == "Cast" and node.input[0] in self.constants:
+                self.constants[node.output[0]] = self.constants[node.input[0]]
         self.outputs = {v.name for v in model.graph.output}
         self.maker = {t: n for n in self.nodes for t in n.output if t}
         self.readers: dict[str, list[NodeProto]] = defaultdict(list)

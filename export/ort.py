@@ -9,6 +9,7 @@ import ctypes
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +52,7 @@ class OnnxRuntime(FileRuntime):
         between=frozenset({"Add", "Relu", "Concat", "Resize"}),
         phases=True,
         outputs=True,
+        stored="float16",
     )
     module, extra = "onnxruntime", "onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
@@ -179,7 +181,8 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
 
 class OnnxRuntimeOpenVino(_Provider):
     name = "onnxruntime-openvino"
-    dialect = OpenVino.dialect
+    # not seen to restore float16 weights when it loads them
+    dialect = replace(OpenVino.dialect, stored="float32")
     packages = ("onnxruntime-openvino",)
     provider, library = "OpenVINOExecutionProvider", "openvino"
 

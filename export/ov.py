@@ -24,6 +24,7 @@ from edgegen.core.spec import Array
 from edgegen.errors import InputError, RuntimeMissing
 
 from . import cache
+from .openvino_halves import held_in_half
 from .openvino_layout import vectors_as_pixels
 from .packages import FileRuntime, processor
 
@@ -52,7 +53,13 @@ class OpenVino(FileRuntime):
     """
 
     name = "openvino"
-    dialect = Dialect(activation="uint8", symmetric=False, weight_bits=weight_bits(), phases=True)
+    dialect = Dialect(
+        activation="uint8",
+        symmetric=False,
+        weight_bits=weight_bits(),
+        phases=True,
+        stored="float16",
+    )
     suffixes: tuple[str, ...] = (IR, ".onnx")
     module, extra = "openvino", "openvino"
     packages = ("openvino",)
@@ -74,6 +81,8 @@ class OpenVino(FileRuntime):
         for place, op in enumerate(model.get_ordered_ops()):
             if COUNTED.fullmatch(op.get_friendly_name()):
                 op.set_friendly_name(f"{op.get_type_name()}.{place}")
+        if self.dialect.stored == "float16":
+            held_in_half(model, ov)
         ov.save_model(model, str(target), compress_to_fp16=False)
         return target, target.with_suffix(".bin")
 

@@ -24,7 +24,7 @@ from edgegen.core.weight_file import constant
 from edgegen.core.weights import GraphConstants, is_apart
 from edgegen.errors import InputError
 
-from . import sound
+from . import sound, storage
 from .half import LARGEST, half
 from .phases import Move, has_phases, with_phases
 
@@ -319,6 +319,7 @@ class _QdqWriter:
         del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
         out.graph.node.extend(nodes)
         out.graph.initializer.extend([*initializers, *self.constants])
+        storage.store(out, self.dialect)
         sound.check(out)
         return out
 

@@ -43,6 +43,8 @@ class Dialect:
     outputs: bool = False
     # what is not int8 runs in; float16 keeps islands of float32
     floats: Literal["float32", "float16"] = "float32"
+    # large weights that stay float are stored in; float16 ones are computed with in float32
+    stored: Literal["float32", "float16"] = "float32"
 
     @property
     def largest_weight(self) -> int:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SUFFIX = ".weights"  # of the file beside GRAPH.onnx
 APART_BYTES = 64 << 20  # of a graph's weights, beyond which they lie in a file of their own
 INLINE_BYTES = 64 << 10  # of a tensor, up to which it stays in the graph even then
+WORTH_HALVING = 1024  # numbers of a weight, below which float16 saves next to nothing
+STORED = "stored"  # behind the name of a half-precision weight, before its Cast
 ALIGNMENT = 4096  # of a tensor in the file: runtimes map it page by page
 _EXTERNAL = 1  # TensorProto.DataLocation
 _FLOAT, _HALVES = 1, (10, 16)  # TensorProto.DataType: float32; float16 and bfloat16

@@ -1,0 +1,248 @@
+"""What storing the float weights of INT8 files in float16 saves, and what it costs.
+
+    python -m benchmarks storage lcd cas-dm [--json FILE]
+    python -m benchmarks storage tests/data/emoji --prompts tests/data/emoji/prompts.txt
+    python -m benchmarks storage sd15 [--json FILE]
+
+Each runtime's files of the plan that has most in INT8, weights to the nearest number, both ways:
+bytes that it loads, CPU time of a trajectory's calls (both in turn, medians), peak memory of a
+process that loads and runs them, images of equal seeds. The checkpoint is two bytes a number of the
+same graphs; where there is a text encoder, the last column counts it on both sides. sd15: Stable
+Diffusion 1.5's shapes in FP16, counted and not made.
+docs/decisions/0018-storage.md has what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _result import Part, Row, arguments_of, keep, table
+from onnx import ModelProto, TensorProto
+
+from edgegen.core.runtime import Pipeline, Runtime
+from edgegen.core.spec import Array
+from edgegen.evidence import bench
+from edgegen.export import onnx as onnx_files
+from edgegen.export import qdq, runtime
+from edgegen.workflows.context import Context
+from edgegen.workflows.export.calibration import Calibration, calibrate_graphs
+from edgegen.workflows.export.feeds import Trajectories
+from edgegen.workflows.export.fp32 import fp32_models
+from edgegen.workflows.generators import LoadedGenerator, load_generator
+from edgegen.workflows.source_choices import SourceChoices
+
+RUNTIMES = ("onnxruntime", "openvino")
+STORED = ("float32", "float16")
+CALIBRATED, IMAGES, FIRST_SEED, ROUNDS = 32, 8, 1_000_000, 15
+FULL_SIZE = "sd15"
+PEAK = """
+import sys
+from pathlib import Path
+from edgegen.export import runtime
+host, held = runtime(sys.argv[1]), []
+import numpy as np
+for file in sys.argv[2:]:
+    session = host.load(Path(file), 1)
+    inputs = np.load(Path(file).with_suffix(".npz"))
+    session(**inputs)
+    held.append(session)
+lines = Path("/proc/self/status").read_text().splitlines()
+print("peak", *(line.split()[1] for line in lines if line.startswith("VmHWM")))
+"""
+# Of each network: name and shape of its parameters, and whether it is of a convolution or product.
+SHAPES = """
+import json, torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+with torch.device("meta"):
+    unet = UNet2DConditionModel(
+        sample_size=64, cross_attention_dim=768, attention_head_dim=8,
+        block_out_channels=(320, 640, 1280, 1280),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+    vae = AutoencoderKL(
+        sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+        num_attention_heads=12))
+found = {}
+for name, network in (("U-Net", unet), ("decoder", vae.decoder), ("text encoder", text)):
+    found[name] = [
+        [f"{path}.{key}", list(weight.shape), type(layer).__name__ in ("Conv2d", "Linear")]
+        for path, layer in network.named_modules()
+        for key, weight in layer.named_parameters(recurse=False)
+    ]
+print(json.dumps(found))
+"""
+
+
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+ENDS = ("conv_in.weight", "conv_out.weight")  # which every plan leaves in float
+# bytes an output channel of an INT8 layer: scale and zero point; of a bias that has them, too
+CODE, INT32_BIAS, FLOAT_BIAS = 5, 12, 4
+Models = Mapping[str, ModelProto]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A runtime's files of one way to store: the pipeline, what it loads, their bytes."""
+
+    pipeline: Pipeline
+    files: Sequence[Path]
+    bytes: int
+
+
+def storing(name: str, kind: str) -> Runtime:
+    """The runtime, whose files keep their float weights in that type."""
+    host = runtime(name)
+    host.dialect = replace(host.dialect, stored="float16" if kind == "float16" else "float32")
+    return host
+
+
+def made(source: LoadedGenerator, models: Models, host: Runtime, folder: Path) -> Made:
+    """These ONNX models as the runtime loads them, in that folder."""
+    folder.mkdir(parents=True)
+    call, files, total = {}, [], 0
+    for graph, model in models.items():
+        paths = host.build(onnx_files.write(model, folder / f"{graph}.onnx"), folder)
+        call[graph] = host.load(paths[0], 1)
+        files.append(paths[0])
+        total += sum(path.stat().st_size for path in paths)
+    latent, sampler = source.generator.latent, source.generator.sampler
+    return Made(Pipeline(latent, sampler, call, IMAGES), files, total)
+
+
+def psnr(a: Array, b: Array) -> float:
+    """Of images in [-1, 1], the mean over them; 200 for equal ones."""
+    errors = np.square((a - b).astype(np.float64) / 2).mean(axis=(1, 2, 3))
+    return round(float(-10 * np.log10(np.maximum(errors, 1e-20)).mean()), 1)
+
+
+def peak_mb(name: str, files: Sequence[Path], calls: bench.Feeds) -> int:
+    """Of a process that loads these files and runs each once."""
+    for file in files:
+        arrays: dict[str, Any] = dict(calls[file.stem][0])
+        np.savez(file.with_suffix(".npz"), **arrays)
+    command = [sys.executable, "-c", PEAK, name, *map(str, files)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return round(int(done.stdout.rpartition("peak")[2]) / 1024)
+
+
+def numbers(models: Models) -> int:
+    """Weights of float graphs."""
+    held = (t for model in models.values() for t in model.graph.initializer)
+    return sum(math.prod(t.dims) for t in held if t.data_type in FLOATS)
+
+
+def measured(name: str, prompts: Path | None) -> Iterator[Row]:
+    """Of a generator, on each runtime both ways."""
+    source = load_generator(name, choices=SourceChoices(prompts=prompts))
+    models = fp32_models(source)
+    found = calibrate_graphs(source, models, Trajectories(source.generator, CALIBRATED), Context())
+    text = {} if source.text is None else source.text.graphs
+    encoders = {graph: onnx_files.to_onnx(value, graph) for graph, value in text.items()}
+    for host in RUNTIMES:
+        for row in on_runtime(source, models, found, numbers(encoders), host):
+            yield {"generator": Path(name).name, **row}
+
+
+def on_runtime(
+    source: LoadedGenerator, models: Models, found: Calibration, text: int, host: str
+) -> Iterator[Row]:
+    """text: numbers of its text encoder."""
+    seeds = range(FIRST_SEED, FIRST_SEED + IMAGES)
+    with tempfile.TemporaryDirectory() as place:
+        full = made(source, models, runtime(host), Path(place) / "full")
+        files = {}
+        for kind in STORED:
+            target = storing(host, kind)
+            int8 = {
+                graph: qdq.quantize(model, graph, found.plan, target.dialect)
+                for graph, model in found.models.items()
+            }
+            files[kind] = made(source, int8, target, Path(place) / kind)
+        calls = bench.record(full.pipeline, seeds[:1])
+        pipelines = {kind: one.pipeline for kind, one in files.items()}
+        times = bench.latencies(pipelines, calls, 1, ROUNDS)
+        exact = full.pipeline(seeds)
+        images = {kind: one(seeds) for kind, one in pipelines.items()}
+        checkpoint = 2 * numbers(models)
+        for kind, one in files.items():
+            whole = (one.bytes + 4 * text) / (checkpoint + 2 * text)
+            yield {
+                "runtime": host,
+                "stored in": kind,
+                "MB": round(one.bytes / 1e6, 2),
+                "of the FP16 checkpoint": round(one.bytes / checkpoint, 3),
+                "CPU ms a step": round(times[kind].cpu_ms, 2),
+                "peak MB": peak_mb(host, one.files, calls),
+                "dB from FP32": psnr(exact, images[kind]),
+                "dB from stored in float32": psnr(images["float32"], images[kind]),
+                "with the text encoder": round(whole, 3) if text else None,
+            }
+
+
+def counted() -> Iterator[Row]:
+    """Of Stable Diffusion 1.5's shapes, weights of the FP16 folder as they lie in its text
+    encoder.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", SHAPES], check=True, capture_output=True, text=True
+    )
+    networks: dict[str, list[tuple[str, list[int], bool]]] = json.loads(
+        done.stdout.splitlines()[-1]
+    )
+    text = sum(math.prod(shape) for _, shape, _ in networks.pop("text encoder"))
+    parameters = [one for network in networks.values() for one in network]
+    checkpoint = 2 * sum(math.prod(shape) for _, shape, _ in parameters)
+    for host in RUNTIMES:
+        bias = INT32_BIAS if runtime(host).dialect.int32_bias else FLOAT_BIAS
+        for kind, width in zip(STORED, (4, 2), strict=True):
+            total = sum(bytes_of(n, s, layer, width, bias) for n, s, layer in parameters)
+            yield {
+                "generator": FULL_SIZE,
+                "runtime": host,
+                "stored in": kind,
+                "MB": round(total / 1e6, 2),
+                "of the FP16 checkpoint": round(total / checkpoint, 3),
+                "with the text encoder": round((total + 2 * text) / (checkpoint + 2 * text), 3),
+            }
+
+
+def bytes_of(name: str, shape: Sequence[int], layer: bool, width: int, bias: int) -> int:
+    """Of a parameter in an INT8 file; width: bytes of a number of a weight that stays float."""
+    size, matrix = math.prod(shape), len(shape) > 1
+    if layer and matrix and not name.endswith(ENDS):
+        return size + CODE * shape[0]
+    if matrix:
+        return width * size
+    return bias * size if layer else 4 * size
+
+
+def main() -> None:
+    parser = arguments_of(__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME")
+    parser.add_argument("--prompts", type=Path, help="of a text-to-image folder")
+    given = parser.parse_args()
+    for name in given.names:
+        found = list(counted() if name == FULL_SIZE else measured(name, given.prompts))
+        print(table(found), flush=True)
+        if given.json:
+            seeds = f"{IMAGES} images from {FIRST_SEED:,} on, calibration from 0 on"
+            settings = {"rounds": ROUNDS, "calibrated": CALIBRATED}
+            keep(given.json, "storage", Path(name).name, Part(found, seeds, 1, settings))
+
+
+if __name__ == "__main__":
+    main()
