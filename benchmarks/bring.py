@@ -37,7 +37,7 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
     "size": lambda given: bring_size.size(),
     "models": lambda given: bring_models.models(
         bring_models.Subjects(given.folder, given.models, given.work, given.nncf, given.only),
-        bring_models.Effort(given.max_images, given.samples, given.feeds),
+        bring_models.Effort(given.max_images, given.samples, given.feeds, given.time),
     ),
     "plans": lambda given: list(bring_plans.plans(given.models / "terrain")),
     "device": lambda given: bring_models.device(given.bundle or given.work / "emoji-onnxruntime"),
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--max-images", type=int, default=1000, help="of the exports' verdicts")
     parser.add_argument("--samples", type=int, default=256, help="pairs that peers are judged on")
     parser.add_argument("--feeds", type=int, default=32, help="seeds that peers calibrate on")
+    parser.add_argument("--time", help="that each export may take, such as 15m")
     given = parser.parse_args()
     given.json = given.json or ROOT / "docs" / "results" / "bring.json"
     for part in given.parts:

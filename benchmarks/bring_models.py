@@ -57,13 +57,14 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Effort:
-    """max_images: of the exports; samples: pairs that all are judged on in one run; feeds: seeds
+    """max_images and time (such as 15m; None: no limit): of the exports; samples: pairs that all are judged on in one run; feeds: seeds
     that the peers calibrate on.
     """
 
     max_images: int
     samples: int
     feeds: int
+    time: str | None = None
 
     @property
     def terms(self) -> Terms:
@@ -126,6 +127,7 @@ def exported(
             no_reference=True,
             max_images=effort.max_images,
             steps=model.steps,
+            time=effort.time,
             threads=1,
             source=model.choices,
         )
