@@ -57,8 +57,8 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Effort:
-    """max_images and time (such as 15m; None: no limit): of the exports; samples: pairs that all are
-    judged on in one run; feeds: seeds that the peers calibrate on.
+    """max_images and time (such as 15m; None: no limit): of the exports; samples: pairs that all
+    are judged on in one run; feeds: seeds that the peers calibrate on.
     """
 
     max_images: int
