@@ -37,7 +37,9 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
     "size": lambda given: bring_size.size(),
     "models": lambda given: bring_models.models(
         bring_models.Subjects(given.folder, given.models, given.work, given.nncf, given.only),
-        bring_models.Effort(given.max_images, given.samples, given.feeds, given.time),
+        bring_models.Effort(
+            given.max_images, given.samples, given.feeds, given.time, given.max_ruined
+        ),
     ),
     "plans": lambda given: list(bring_plans.plans(given.models / "terrain")),
     "device": lambda given: bring_models.device(given.bundle or given.work / "emoji-onnxruntime"),
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256, help="pairs that peers are judged on")
     parser.add_argument("--feeds", type=int, default=32, help="seeds that peers calibrate on")
     parser.add_argument("--time", help="that each export may take, such as 15m")
+    parser.add_argument("--max-ruined", type=float, default=0.002, help="share that passes")
     given = parser.parse_args()
     given.json = given.json or ROOT / "docs" / "results" / "bring.json"
     for part in given.parts:

@@ -57,19 +57,21 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Effort:
-    """max_images and time (such as 15m; None: no limit): of the exports; samples: pairs that all
-    are judged on in one run; feeds: seeds that the peers calibrate on.
+    """max_images, ruined (the largest share that passes) and time (such as 15m; None: no limit): of
+    the exports; samples: pairs that all are judged on in one run; feeds: seeds that the peers
+    calibrate on.
     """
 
     max_images: int
     samples: int
     feeds: int
     time: str | None = None
+    ruined: float = 0.002
 
     @property
     def terms(self) -> Terms:
         """The gates of an export, at one look."""
-        return Terms(0.02, self.samples, psnr=ExportSettings().min_psnr_db)
+        return Terms(0.02, self.samples, ruined=self.ruined, psnr=ExportSettings().min_psnr_db)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def exported(
             max_images=effort.max_images,
             steps=model.steps,
             time=effort.time,
+            max_ruined=effort.ruined,
             threads=1,
             source=model.choices,
         )
@@ -149,7 +152,7 @@ def _evidence(found: Mapping[str, Any]) -> Row:
     return {
         "speed": round(found["speed"], 2),
         "PSNR dB": round(found["psnr_db"], 1) if found["psnr_db"] is not None else "equal",
-        "ruined": f"{tail['ruined']} of {tail['pairs']}",
+        "ruined": f"{tail['ruined']} of {tail['pairs']}, at most {tail['at_most']:.2%}",
         "size": round(found["size_ratio"], 2),
     }
 
