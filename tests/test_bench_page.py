@@ -352,8 +352,8 @@ def brightness(colour: str) -> int:
 def sort_and_check(tab: Any, made: BenchDocument) -> None:
     """By a click, and by the keyboard."""
     table = "document.querySelector('table.sortable')"
-    column = f"[...{table}.tBodies[0].rows].map(row => row.cells[4].textContent)"
-    button = f"{table}.querySelectorAll('th button')[4]"
+    column = f"[...{table}.tBodies[0].rows].map(row => row.cells[2].textContent)"
+    button = f"{table}.querySelectorAll('th button')[2]"
     before = tab.run(column)
     assert len(before) == len(made.rows)
     tab.run(f"{button}.click()")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.counting import counted
 from ..errors import GateFailed, UsageError
 from . import output
 from .options import (
@@ -189,6 +190,6 @@ def _show(found: BenchResult) -> None:
     )
     asked = found.settings
     print(
-        f"The mean sampler step of a trajectory, batch {asked.batch}, {asked.threads} thread(s), "
-        f"medians of {asked.rounds} interleaved rounds."
+        f"The mean sampler step of a trajectory, batch {asked.batch}, "
+        f"{counted(asked.threads, 'thread')}, medians of {asked.rounds} interleaved rounds."
     )

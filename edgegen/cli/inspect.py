@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.counting import counted
 from ..errors import UsageError
 from . import output
 from .brought_options import (
@@ -124,13 +125,13 @@ def _show(found: InspectResult) -> None:
     takes = f"{found.classes} classes" if found.classes else "nothing but a seed"
     if found.prompt_tokens is not None:
         takes = f"prompts of {found.prompt_tokens} tokens at most: --prompts FILE"
-    counted = f"{found.steps} step{'' if found.steps == 1 else 's'}"
+    steps = counted(found.steps, "step")
     rows = [
         ["what", found.kind],
         ["parameters", ", ".join(f"{n} {count:,}" for n, count in found.parameters.items())],
         ["memory of an export", f"{found.peak_bytes / 1e9:.1f} GB at least"],
         ["images", f"{width} x {height} pixels, {channels} channels"],
-        ["sampler", f"{found.solver}, {counted}, guidance {found.guidance:g}"],
+        ["sampler", f"{found.solver}, {steps}, guidance {found.guidance:g}"],
         ["takes", takes],
         ["licence", found.licence or "none is named"],
     ]
@@ -152,7 +153,7 @@ def _show_predicted(predicted: ExportPrediction) -> None:
     total = [in_words(predicted.seconds), bytes_in_words(predicted.peak_bytes)]
     print()
     output.table(["predicted step", "time", "memory at most"], [*rows, ["all", *total]])
-    threads = f"{predicted.threads} thread{'' if predicted.threads == 1 else 's'}"
+    threads = counted(predicted.threads, "thread")
     how = "one call of each graph" if predicted.is_scaled else "a few images and calls"
     print(
         f"An export for {', '.join(predicted.runtimes)} on {threads}, from {how}: an image takes "

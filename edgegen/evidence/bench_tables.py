@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
+from ..core.counting import counted
 from ..errors import escaped
 from .bench_document import REFERENCE, BenchDocument, BenchRow, HeldVerdict
 from .bench_peers import peers_in_words
@@ -185,7 +186,8 @@ def markdown_bytes(document: BenchDocument) -> bytes:
             + escaped(f"{g.row}, {g.gate} {g.limit}: {g.found}").translate(MARKS)
             for g in document.gates
         ] + [""]
-    measured = f"{latency.rounds} rounds, {latency.threads} thread(s), " if latency else ""
+    threads = counted(latency.threads, "thread") if latency else ""
+    measured = f"{latency.rounds} rounds, {threads}, " if latency else ""
     lines.append(
         escaped(
             f"{measured}{machine.get('cpu', 'unknown CPU')}, edgegen {document.edgegen}, "

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterator
 
+from ...core.counting import counted
 from ...core.html_text import escape
 from ..bench_document import BenchDocument, BenchedBundle, BenchRow
 from ..bench_peers import own_rows, peers_in_words
@@ -108,7 +109,7 @@ WORST = (
 def _measured_on(document: BenchDocument) -> str:
     machine = document.machine
     first = next((row.first for row in document.rows if row.first), None)
-    rounds = f", {first.rounds} rounds on {first.threads} thread(s)" if first else ""
+    rounds = f", {first.rounds} rounds on {counted(first.threads, 'thread')}" if first else ""
     on = machine.get("cpu", "a machine")
     return f"Measured on {document.made} with edgegen {document.edgegen} on {on}{rounds}."
 

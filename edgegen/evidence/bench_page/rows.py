@@ -47,16 +47,17 @@ def _plain(shown: str) -> str:
 
 def rows_table(document: BenchDocument) -> str:
     kind = "CPU" if document.compared_by == "cpu" else "wall"
+    # the first seven fit on a screen of 1366 pixels; the rest is found by scrolling
     columns: Sequence[tuple[str, str, Made]] = (
         ("bundle", "name", lambda d, row: (escape(row.bundle), None)),
         ("candidate", "name", lambda d, row: (escape(row.label), None)),
-        ("steps", "n", _steps),
-        ("state of its pairs", "state", _state),
         (f"{kind} ms an image", "n", lambda d, row: _ms(d, row, "p50")),
         ("speed", "n", _speed),
         ("PSNR", "n", _psnr),
-        ("ruined", "n", _ruined),
+        ("state of its pairs", "state", _state),
         ("verdict of the bundle", "wide", _verdict),
+        ("ruined", "n", _ruined),
+        ("steps", "n", _steps),
         ("p90", "n", lambda d, row: _ms(d, row, "p90")),
         ("p99", "n", lambda d, row: _ms(d, row, "p99")),
         ("p99.9", "n", lambda d, row: _ms(d, row, "p999")),
