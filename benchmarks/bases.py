@@ -5,7 +5,8 @@ before anything is adapted.
 
 Each base is a name of the zoo or a run. KID to the site's photos and to the held-out objects, FD to
 the objects along 128 directions, bias-corrected (EfficientNet-Lite0 at 128 px), at the base's own
-solver and steps. Rows of a Markdown table; --grids FOLDER keeps a picture of each.
+solver and steps. An adapting begins farther away, since each class of a site begins as the mean of
+the base's classes. Rows of a Markdown table; --grids FOLDER keeps a picture of each.
 """
 
 from __future__ import annotations
