@@ -19,7 +19,13 @@ from edgegen.core.graph import Graph
 from edgegen.core.spec import TensorSpec
 from edgegen.errors import ResourceError
 from edgegen.export import runtime
-from edgegen.workflows.export.disk_space import DiskNeed, check_disk, disk_need, graph_bytes
+from edgegen.workflows.export.disk_space import (
+    BESIDE,
+    DiskNeed,
+    check_disk,
+    disk_need,
+    graph_bytes,
+)
 from edgegen.workflows.generators import load_generator
 from edgegen.workflows.source_choices import SourceChoices
 
@@ -57,6 +63,8 @@ def test_what_is_needed_grows_with_runtimes_and_with_what_lies_in_files(tiny_run
     one, two = disk_need(source, [ORT], 2), disk_need(source, [ORT, OPENVINO], 2)
     full = graph_bytes(source.generator.graphs())
     assert two.out - one.out == 2 * 2 * full, "OpenVINO has a file of its own beside the ONNX"
+    graphs_alone = one.out - 2 * BESIDE
+    assert graphs_alone == 2 * 2 * full, "full precision, and ONNX Runtime's file of each graph"
     assert one.temporary == 2 * full and disk_need(source, [ORT], 4).temporary == 4 * full
     apart = disk_need(weights_in_files(half=True), [ORT], 16)
     assert apart.temporary == 40_000_000 + 20_000_000 * 9, "one plan at a time, and rounded weights"
