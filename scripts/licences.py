@@ -124,7 +124,8 @@ def fetched() -> Iterator[tuple[str, str]]:
 
 def kept() -> Iterator[tuple[str, str]]:
     yield (
-        "`docs/finetuned.png`, and results of fine-tuning: renders of the furniture below",
+        "`docs/finetuned.png`, `docs/guides/from-300-photos-*.png`, and results of "
+        "fine-tuning: renders of the furniture below",
         "as the furniture",
     )
     yield "`tests/data/photos`: 36 renders of Sweet Home 3D's catalogue", "CC0 1.0"
