@@ -114,4 +114,4 @@ def test_the_peak_is_of_this_process_and_stays() -> None:
         [sys.executable, "-c", PEAK.format(path=HERE)], capture_output=True, text=True, check=True
     )
     before, after = map(int, done.stdout.split())
-    assert after - before >= 60 << 20 and before < mine.nbytes * 1.5
+    assert 60 << 20 <= after - before < 100 << 20 and before < mine.nbytes * 1.5

@@ -73,6 +73,8 @@ def test_a_time_that_is_given_bounds_the_search_and_the_seeds() -> None:
     found = predicted_steps(COSTS, timed)
     assert found["search"].seconds < free["search"].seconds
     assert sum(step.seconds for step in found.values()) <= 300
+    dear = predicted_steps(replace(COSTS, plan_s=5 * COSTS.plan_s), timed)
+    assert dear["search"].seconds == found["search"].seconds, "a search ends with its share"
     with pytest.raises(UsageError, match="this machine cannot calibrate on 32 seeds"):
         predicted_steps(COSTS, replace(timed, time=20.0))
 

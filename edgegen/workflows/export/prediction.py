@@ -194,5 +194,5 @@ def _peaks(costs: ExportCosts, work: ExportWork, terms: Terms) -> list[float]:
         GROWN * costs.calibration_bytes,
         searched,
         searched,
-        max(searched, judged),
+        judged,
     ]
