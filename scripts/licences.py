@@ -124,7 +124,7 @@ def fetched() -> Iterator[tuple[str, str]]:
 
 def kept() -> Iterator[tuple[str, str]]:
     yield (
-        "`docs/finetuned.png`, `docs/guides/from-300-photos-*.png`, and results of "
+        "`docs/finetuned.png`, the pictures of docs/guides/from-300-photos.md, and results of "
         "fine-tuning: renders of the furniture below",
         "as the furniture",
     )
