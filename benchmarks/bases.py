@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from _result import Part, Row, arguments_of, keep, rows_of, table
 
@@ -29,7 +28,6 @@ from edgegen.evidence.intervals import distance_interval
 from edgegen.training.data import load
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
-BATCH = 64
 PICTURES = 96  # in a grid
 
 
@@ -45,22 +43,14 @@ class Scene:
     def of(cls, site: Path, objects: Path, size: int) -> Scene:
         network = feature_network("efficientnet-lite0")
         sets = (load(folder.expanduser(), size)[0].pixels for folder in (site, objects))
-        return cls(network, *(_features(network, pixels) for pixels in sets))
-
-
-def _features(network: FeatureNetwork, pixels: np.ndarray) -> Array:
-    parts = range(0, len(pixels), BATCH)
-    return np.concatenate([network(pixels[k : k + BATCH]) for k in parts])
+        return cls(network, *(network(pixels) for pixels in sets))
 
 
 def row(base: str, scene: Scene, images: int, grids: Path | None) -> Row:
     generator = load_generator(base).generator
     pipeline = torch_pipeline(generator)
-    seeds = BENCHMARKS.take(images)
-    pixels = np.concatenate(
-        [to_uint8(pipeline(seeds[k : k + BATCH])) for k in range(0, images, BATCH)]
-    )
-    drawn = _features(scene.network, pixels)
+    pixels = to_uint8(pipeline(BENCHMARKS.take(images)))
+    drawn = scene.network(pixels)
     statistics = reference.build(scene.objects, scene.network, "held-out objects")
     distance = distance_interval(statistics.moments, statistics.project(drawn))
     if grids is not None:

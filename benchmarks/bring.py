@@ -26,7 +26,7 @@ import bring_exact
 import bring_models
 import bring_plans
 import bring_size
-from _result import Part, Row, arguments_of, keep, rows_of, table
+from _result import Part, Row, arguments_of, keep, table
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = "replayed noise; plans: the first of the benchmarks' range; verdicts: the export's own"
@@ -46,11 +46,12 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
 }
 
 
-def with_others(path: Path, part: str, rows: Sequence[Row]) -> list[Row]:
-    """A model that was not measured now keeps its rows of before."""
-    anew = {row.get("model") for row in rows}
-    before = rows_of(path, part)
-    return [*(r for r in before if r.get("model") and r["model"] not in anew), *rows]
+def by_model(part: str, rows: Sequence[Row]) -> Mapping[str, Sequence[Row]]:
+    """Each model is a part of its own, since it may have been measured by another command."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(f"{part}, {row['model']}" if "model" in row else part, []).append(row)
+    return found
 
 
 def main() -> None:
@@ -71,7 +72,8 @@ def main() -> None:
     given.json = given.json or ROOT / "docs" / "results" / "bring.json"
     for part in given.parts:
         rows = PARTS[part](given)
-        keep(given.json, "bring", part, Part(with_others(given.json, part, rows), SEEDS))
+        for name, some in by_model(part, rows).items():
+            keep(given.json, "bring", name, Part(some, SEEDS))
         print(f"{part}\n\n{table(rows)}\n", flush=True)
 
 

@@ -11,33 +11,25 @@ too, from reading the folder to the last file.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from _full_size import NETWORKS
+
+from edgegen.machine.resident import peak_bytes
+
 GOAL_GB, GOAL_SECONDS = 1.5, 90
-MAKE = """
-import json, sys, torch
+MAKE = (
+    NETWORKS
+    + """
+import json, sys
 from pathlib import Path
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import PNDMScheduler
 
 out = Path(sys.argv[1])
-with torch.device("meta"):
-    unet = UNet2DConditionModel(
-        sample_size=64, cross_attention_dim=768, attention_head_dim=8,
-        block_out_channels=(320, 640, 1280, 1280),
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
-    vae = AutoencoderKL(
-        sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-        num_attention_heads=12, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407))
 generator = torch.Generator().manual_seed(0)
 for name, network in (("unet", unet), ("vae", vae), ("text_encoder", text)):
     network = network.to(torch.float16).to_empty(device="cpu")
@@ -63,6 +55,7 @@ index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2D
          "scheduler": ["diffusers", "PNDMScheduler"]}
 (out / "model_index.json").write_text(json.dumps(index))
 """
+)
 
 
 def made(folder: Path) -> Path:
@@ -96,7 +89,7 @@ def write(folder: Path, out: Path) -> None:
     found = {
         "seconds": round(time.monotonic() - start, 1),
         "cpu_seconds": round(time.process_time(), 1),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "peak_gb": round(peak_bytes() / 1e9, 2),
         "files": {path.name: path.stat().st_size for path in sorted(out.iterdir())},
     }
     print(json.dumps(found))

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,6 +23,8 @@ import numpy as np
 import onnx
 from _result import Part, arguments_of, keep
 from onnx import helper, numpy_helper
+
+from edgegen.machine.resident import peak_bytes
 
 FEW, MANY, BATCH = 64, 4096, 16
 WIDTHS = ((3, 16), (16, 16), (16, 16), (16, 3))
@@ -128,6 +129,6 @@ def main() -> None:
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] in TOOLS:  # a process of its own, see measured()
         TOOLS[sys.argv[1]](int(sys.argv[2]))
-        print(getrusage(RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_bytes() / 2**20)
     else:
         main()

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from edgegen.explain.agreement import Check, by_region, decibels
 from edgegen.explain.regions import regions
 from edgegen.export import runtime
 from edgegen.families import FAMILIES
+from edgegen.machine.resident import peak_bytes
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.fp32 import fp32_models
@@ -106,7 +107,7 @@ def damage(family: str, name: str) -> dict[str, Any]:
         **check.to_json(),
         "cpu seconds to attribute": between - start,
         "cpu seconds to put back": time.process_time() - between,
-        "peak MB": getrusage(RUSAGE_SELF).ru_maxrss / 1024,
+        "peak MB": peak_bytes() / 2**20,
     }
 
 

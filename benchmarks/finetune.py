@@ -28,7 +28,6 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from multiprocessing import get_context
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from unittest.mock import patch
 
 import numpy as np
@@ -42,6 +41,7 @@ from edgegen.evidence import small_sample_distance
 from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.timeline import comparison
 from edgegen.families import FAMILIES, Judged
+from edgegen.machine.resident import peak_bytes
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
 from edgegen.training.adapt.memory import Footprint, StepMemory, memory
@@ -210,7 +210,7 @@ def _measured(family: str, train: Photos, settings: FinetuneSettings) -> tuple[S
     for _ in trainer.run():
         pass
     nets = getattr(trainer.generator, "base", trainer.generator).networks
-    return memory(nets, trainer.optimizers), getrusage(RUSAGE_SELF).ru_maxrss / 1e3
+    return memory(nets, trainer.optimizers), peak_bytes() / 1e6
 
 
 def speed(given: argparse.Namespace) -> None:

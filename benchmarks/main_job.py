@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from edgegen.evidence.features import FeatureNetwork, feature_network
 from edgegen.evidence.full_side import FullSide
 from edgegen.evidence.looks import LookSchedule
 from edgegen.export import runtime
+from edgegen.machine.resident import peak_bytes
 from edgegen.training.data import load
 from edgegen.workflows.context import Context, cores
 from edgegen.workflows.export.calibration import calibrated
@@ -238,7 +238,7 @@ def main() -> None:
     if given.calibrate:
         source = load_generator("cas-dm")
         calibrated(source, fp32_models(source), given.calibrate, Context())
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(peak_bytes() >> 10)
         return
     start_up()
     with tempfile.TemporaryDirectory() as folder:

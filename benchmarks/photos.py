@@ -48,15 +48,15 @@ LARGE: dict[str, dict[str, Any]] = {  # options of Pillow's
     "progressive, 4:4:4": {"progressive": True, "subsampling": 0},
 }
 MEASURED = """
-import re, sys, time
+import sys, time
+from edgegen.machine.resident import peak_bytes
 from edgegen.training.photos import Want, decode
 from PIL import Image
 Image.MAX_IMAGE_PIXELS = None
 begin = time.process_time()
 decode(sys.argv[1], Want(32, (255, 255, 255), 16))
 took = time.process_time() - begin
-# not getrusage: that is the parent's, too, where it was larger when it started this process
-print(took, int(re.search("VmHWM:[^0-9]*([0-9]+)", open("/proc/self/status").read())[1]) / 1024)
+print(took, peak_bytes() / 2**20)
 """
 
 

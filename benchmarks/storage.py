@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _full_size import NETWORKS
 from _result import Part, Row, arguments_of, keep, table
 from onnx import ModelProto, TensorProto
 
@@ -48,6 +49,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from edgegen.export import runtime
+from edgegen.machine.resident import peak_bytes
 host, held = runtime(sys.argv[1]), []
 import numpy as np
 for file in sys.argv[2:]:
@@ -55,27 +57,14 @@ for file in sys.argv[2:]:
     inputs = np.load(Path(file).with_suffix(".npz"))
     session(**inputs)
     held.append(session)
-lines = Path("/proc/self/status").read_text().splitlines()
-print("peak", *(line.split()[1] for line in lines if line.startswith("VmHWM")))
+print("peak", peak_bytes())
 """
 # Of each network: name and shape of its parameters, and whether it is of a convolution or product.
-SHAPES = """
-import json, torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+SHAPES = (
+    NETWORKS
+    + """
+import json
 
-with torch.device("meta"):
-    unet = UNet2DConditionModel(
-        sample_size=64, cross_attention_dim=768, attention_head_dim=8,
-        block_out_channels=(320, 640, 1280, 1280),
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
-    vae = AutoencoderKL(
-        sample_size=512, block_out_channels=(128, 256, 512, 512), layers_per_block=2,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-        num_attention_heads=12))
 found = {}
 for name, network in (("U-Net", unet), ("decoder", vae.decoder), ("text encoder", text)):
     found[name] = [
@@ -85,7 +74,7 @@ for name, network in (("U-Net", unet), ("decoder", vae.decoder), ("text encoder"
     ]
 print(json.dumps(found))
 """
-
+)
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 ENDS = ("conv_in.weight", "conv_out.weight")  # which every plan leaves in float
@@ -136,7 +125,7 @@ def peak_mb(name: str, files: Sequence[Path], calls: bench.Feeds) -> int:
         np.savez(file.with_suffix(".npz"), **arrays)
     command = [sys.executable, "-c", PEAK, name, *map(str, files)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return round(int(done.stdout.rpartition("peak")[2]) / 1024)
+    return round(int(done.stdout.rpartition("peak")[2]) / 1e6)
 
 
 def numbers(models: Models) -> int:

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from openvino import Model
 
 
-def held_in_half(model: Model, ov: ModuleType) -> int:
+def held_in_half(model: Model, ov: ModuleType) -> None:
     """Rewrite an openvino.Model in place: large float32 constants that float16 holds to the last
-    bit become float16 ones with a Convert behind them; how many did. ov: the openvino package.
+    bit become float16 ones with a Convert behind them. ov: the openvino package.
     """
-    count = 0
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32:
             continue
@@ -35,8 +34,6 @@ def held_in_half(model: Model, ov: ModuleType) -> int:
         restored.set_friendly_name(f"{name}.restored")
         for reader in readers:
             reader.replace_source_output(restored.output(0))
-        count += 1
-    return count
 
 
 def _exactly(values: np.ndarray) -> np.ndarray | None:
