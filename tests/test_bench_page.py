@@ -18,6 +18,7 @@ import pytest
 from benched import NASTY, document, images, large, not_measured, row
 from browser import browser, opened
 
+from edgegen.core.counting import counted
 from edgegen.core.files import to_json
 from edgegen.errors import InputError
 from edgegen.evidence.bench_document import (
@@ -238,6 +239,21 @@ def test_the_page_says_every_state_and_why() -> None:
     assert name == "a" and said.startswith(
         "openvino INT8 makes an image in 5.00 ms of CPU time, 4.00 x as fast"
     )
+
+
+def test_what_one_decides_by_comes_first_in_the_table() -> None:
+    """As much as a screen of 1366 pixels holds, seen in Chromium; the rest is scrolled to."""
+    heads = re.findall(r"<th scope=col><button type=button>([^<]*)", page(WHOLE, {}).decode())
+    assert heads[:7] == [
+        "bundle", "candidate", "CPU ms an image", "speed", "PSNR", "state of its pairs",
+        "verdict of the bundle",
+    ]  # fmt: skip
+
+
+def test_one_thread_is_no_threads() -> None:
+    assert [counted(n, "thread") for n in (1, 2, 0)] == ["1 thread", "2 threads", "0 threads"]
+    said = page(WHOLE, {}).decode()
+    assert f"rounds on {counted(FULL.latency[0].threads, 'thread')}." in said
 
 
 def test_a_page_of_20_rows_has_less_than_3_megabytes() -> None:

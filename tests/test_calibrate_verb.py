@@ -331,6 +331,8 @@ def test_more_processes_than_batches_are_refused() -> None:
         UsageError, match=r"E-PROCESSES. 5 processes cannot share 4 batches of 8 inputs"
     ):
         Trajectories(tiny.generator(), 32, World(0, 5)).run({}, "calibrating")
+    with pytest.raises(UsageError, match="9 processes cannot share 8 batches of 4 inputs"):
+        Trajectories(tiny.generator(), 32, World(0, 9), batch=4).run({}, "calibrating")
 
 
 def test_an_earlier_result_is_replaced_only_when_asked(
