@@ -26,7 +26,7 @@ from edgegen.machine.probe import TINY
 from edgegen.workflows.bundles import Execution, open_bundle
 from edgegen.workflows.doctor import MachineReport
 from edgegen.workflows.engines import EngineSettings, build_engines
-from edgegen.workflows.generate import GenerateSettings, generate_images
+from edgegen.workflows.generate import GenerateSettings, generate_images, grid_columns
 from edgegen.workflows.generators import load_generator, zoo_models
 from edgegen.workflows.lint import LintResult, lint_model
 from edgegen.workflows.plans import read_plan
@@ -136,6 +136,28 @@ def test_generate_writes_a_folder_or_a_grid(
         with pytest.raises(UsageError):
             generate_images(source, tmp_path / "no.png", bad)
     assert not (tmp_path / "no.png").exists()
+
+
+def test_a_grid_keeps_each_choice_to_its_columns_and_is_about_square() -> None:
+    found = {
+        (count, choices): grid_columns(count, choices)
+        for count, choices in ((64, 4), (64, 10), (64, 2), (12, 12), (200, 100), (9, 4))
+    }
+    assert list(found.values()) == [8, 10, 8, 12, 100, 4]
+    assert grid_columns(9, 1) is None and grid_columns(3, 4) is None
+
+
+def test_a_file_that_is_no_generator_is_not_called_a_folder(
+    tmp_path: Path, capfd: Captured
+) -> None:
+    picture = tmp_path / "grid.png"
+    picture.write_bytes(b"a picture")
+    out = ["-o", str(tmp_path / "out")]
+    for verb, more in (("inspect", []), ("generate", out), ("export", ["--int8", *out])):
+        assert run([verb, str(picture), *more]) == 2
+        said = capfd.readouterr().err
+        assert "E-SOURCE] this file is no generator: of files, only ONNX models" in said
+        assert "this folder" not in said and "grid.png" in said
 
 
 def test_verify_files_and_images(tiny_bundle: Path, capfd: Captured) -> None:

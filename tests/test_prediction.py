@@ -90,7 +90,7 @@ def test_large_models_are_not_measured_along_whole_trajectories() -> None:
 def test_memory_never_falls_and_grows_with_the_images() -> None:
     found = predicted_steps(COSTS, WORK)
     peaks = [step.peak_bytes for step in found.values()]
-    assert peaks == sorted(peaks) and peaks[0] == int(1.4 * (570 << 20))
+    assert peaks == sorted(peaks) and peaks[0] == int(1.6 * (570 << 20))
     large = predicted_steps(COSTS, replace(WORK, image_bytes=3 * 512 * 512))
     grown = large["verdict"].peak_bytes - found["verdict"].peak_bytes
     assert 500 << 20 < grown <= 1 << 30, "what is kept of pixels has an end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -154,6 +155,15 @@ def _beside(source: str | Path, settings: GenerateSettings) -> SourceChoices:
     return replace(asked, prompts=(settings.prompt,))
 
 
+def grid_columns(count: int, choices: int) -> int | None:
+    """Of a grid of so many images, whose labels or prompts take turns: each choice keeps to its
+    columns, and the grid is about square. None where there is no choice, or not an image of each.
+    """
+    if choices < 2 or count < choices:
+        return None
+    return choices * max(1, round(math.sqrt(count) / choices))
+
+
 def _write(
     out: Path, folder: Path | None, images: np.ndarray, first_seed: int, choices: int
 ) -> None:
@@ -162,8 +172,7 @@ def _write(
     from ..core.images import grid, png, save_png
 
     if folder is None:
-        columns = choices if choices > 1 and len(images) >= choices else None
-        save_png(out, grid(images, columns), scale=2)
+        save_png(out, grid(images, grid_columns(len(images), choices)), scale=2)
         return
     for seed, image in enumerate(images, first_seed):
         files.put(folder / f"{seed:08d}.png", png(image))

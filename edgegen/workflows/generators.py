@@ -99,6 +99,13 @@ def load_generator(
             "this is a bundle: a zoo name or a run of `edgegen train` is wanted",
             path=folder,
         )
+    if folder.is_file():
+        raise UsageError(
+            "E-SOURCE",
+            "this file is no generator: of files, only ONNX models that end in .onnx are taken",
+            path=folder,
+            hint="give a run of `edgegen train`, a folder of diffusers or a name of the zoo",
+        )
     if folder.exists():
         raise UsageError(
             "E-SOURCE",
