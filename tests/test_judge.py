@@ -21,7 +21,14 @@ from edgegen.core.verdict import AtMost, Interval, together
 from edgegen.errors import UsageError
 from edgegen.evidence.classes import class_names, groups
 from edgegen.evidence.full_side import FullSide, Images
-from edgegen.evidence.judge import SHOWN, Judgement, counted, judge, tail_chance
+from edgegen.evidence.judge import (
+    SHOWN,
+    Judgement,
+    best_tail_chance,
+    counted,
+    judge,
+    tail_chance,
+)
 from edgegen.evidence.limits import skewed_interval
 from edgegen.evidence.reference import build
 from edgegen.evidence.terms import PIXEL_PAIRS, Terms, Trial
@@ -212,6 +219,9 @@ def test_none_ruined_of_few_pairs_takes_a_plan_only_where_no_pair_comes_near() -
     assert chance(1, 2048, 45) == chance(1, 2048, 20), "a ruined pair may have lost its structure"
     assert chance(9, 500, 20, 500, limit=0.02) < 0.5, "whatever the limit is"
     assert 0 < chance(0, 512, 45, maximum=500) < chance(0, 512, 45), "fewer pairs prove less"
+    few = Terms(0.02, 500, ruined=0.002)
+    assert chance(0, 512, 45, maximum=500) == best_tail_chance(512, few, 0.96) < 0.9
+    assert chance(0, 512, 27, maximum=500) < best_tail_chance(512, few, 0.96)
 
 
 def test_gates_must_all_pass() -> None:

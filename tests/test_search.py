@@ -100,6 +100,30 @@ def test_more_pairs_for_the_verdict_are_more_for_the_search(
     assert full.most_pairs == looked
 
 
+@pytest.mark.parametrize(("pairs", "ruined"), [(83, 0.01), (108, 0.01), (500, 0.002)])
+def test_a_plan_as_good_as_full_precision_is_taken_however_few_pairs_there_are(
+    search: Search, monkeypatch: pytest.MonkeyPatch, pairs: int, ruined: float
+) -> None:
+    """None ruined of so few leaves more doubt than a plan may: with safer ones too, so that each
+    was refused and nearly everything kept in FP32.
+    """
+    settings = SearchSettings(replace(search.settings.terms, maximum=pairs, ruined=ruined))
+    settings.terms.check_enough()
+    one = Search(search.subject, settings, search.context)
+    measure, full = one.measurements(runtime("onnxruntime")), one.full.pipeline
+
+    def answer(damage: int) -> dict[str, Any]:
+        def images(seeds: Any) -> np.ndarray:
+            return np.roll(full(seeds), damage, -1)
+
+        monkeypatch.setattr(measure, "pipeline", lambda plan: images)
+        return measure.look(search.subject.base, lambda *_: None)
+
+    equal, other = answer(0), answer(5)
+    assert equal["enough"] <= equal["likely"] < 0.9 and equal["enough"] < 0.9
+    assert other["likely"] < other["enough"]
+
+
 def test_notes_are_found_by_another_process(search: Search, tiny_run: Path) -> None:
     """Whatever order its sets come in: hashes of text differ from process to process."""
     code = (

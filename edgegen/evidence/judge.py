@@ -326,10 +326,20 @@ def tail_chance(noted: Noted, terms: Terms, level: float) -> float:
     that they leave possible (Jeffreys' prior and some sound pairs more), since none ruined of a few
     hundred says little.
     """
-    looks = terms.tail_looks(level)
     bad, worst = sum(noted.ruined), noted.worst[:1]
     clear = not bad and all(pair.psnr_db >= CLEAR_DB for pair in worst)
-    sound = len(noted.ruined) - bad + (FORESEEN_CLEAR if clear else FORESEEN) / terms.ruined
+    return _tail_chance(bad, len(noted.ruined), clear, terms.tail_looks(level))
+
+
+def best_tail_chance(pairs: int, terms: Terms, level: float) -> float:
+    """What `tail_chance` says of so many pairs, none of them near to ruined: the terms' own pairs
+    may be too few for more.
+    """
+    return _tail_chance(0, pairs, True, terms.tail_looks(level))
+
+
+def _tail_chance(bad: int, pairs: int, clear: bool, looks: ShareLooks) -> float:
+    sound = pairs - bad + (FORESEEN_CLEAR if clear else FORESEEN) / looks.limit
     shares = np.geomspace(1e-7, 0.5, 100)
     logs = (bad + 0.5) * np.log(shares) + sound * np.log1p(-shares)
     weights = np.exp(logs - logs.max())

@@ -25,7 +25,7 @@ from ...evidence.classes import class_names, worst
 from ...evidence.compare import Pairs, number
 from ...evidence.distances import PairedPsnr, squared_error
 from ...evidence.full_side import FullSide, pixels_of
-from ...evidence.judge import Noted, counted_reference, gates_at, tail_chance
+from ...evidence.judge import Noted, best_tail_chance, counted_reference, gates_at, tail_chance
 from ...evidence.looks import LEAST_PAIRS, LookSchedule, first_look
 from ...evidence.terms import Terms, level
 from ...export import STAND_IN, qdq, runtime
@@ -58,7 +58,8 @@ class SearchSettings:
     images_glanced: int = 64  # whose PSNR says which plans are worth a look
     # times the first look, or half of the verdict's images, that an undecided plan is looked at
     patience: int = 4
-    doubt: float = 0.1  # a plan is taken when fresh seeds contradict with no more probability
+    # a plan is taken when fresh seeds contradict with no more probability, or than equal images
+    doubt: float = 0.1
     hope: float = 0.3  # and left when the probability that they agree is no more than this
     images_timed: int = 8  # in a batch
     # share of the time that FP32 weights beside INT8 ones have to save
@@ -341,13 +342,17 @@ class Measurements:
                 gates.chance(look, terms.maximum, holds_at),
                 tail_chance(noted, terms, holds_at),
             )
-            if not settings.hope < likely < 1 - settings.doubt:
+            # of few pairs even equal images leave doubt, which no safer plan takes away
+            best = best_tail_chance(len(noted.ruined), terms, holds_at)
+            enough = min(1 - settings.doubt, best)
+            if not settings.hope < likely < enough:
                 break
         change, one = look.verdict.change, worst(gates.classes)
         return {
             "fp32_convolutions": sum(p == "fp32" for _, p in plan.rules),
             "fp32_last_steps": plan.last,
             "likely": likely,
+            "enough": enough,
             **{"change": number(change.value), "low": number(change.low)},
             "high": number(change.high),
             "psnr_db": min(PairedPsnr.of(pairs.errors).pooled_db, 999.0),

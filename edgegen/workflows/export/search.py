@@ -27,6 +27,7 @@ from .damages import LayerDamages
 from .judges import judge_of
 from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
 
+ANSWERS = 2  # what an answer says: raised when that changes
 SAFER = 0.5  # of the damage of a plan that its verdict contradicts, what the next one may do
 MEASURED, COUNTED = (
     "ms of CPU time for a batch of 8, from noise to image",
@@ -119,6 +120,7 @@ class Search:
         """
         asked = {
             "edgegen": __version__,
+            "answers": ANSWERS,
             "settings": self.settings.to_json(),
             "reference": self._judged_by(),
             "machine": cpu_flags(),
@@ -282,7 +284,7 @@ class _RuntimeSearch:
         look = self._asked(LOOKS, f"look {_digest(plan)}", lambda: self._look(plan), expected)
         self.trail.append(look)
         good = bool(
-            look["likely"] >= 1 - self.settings.doubt
+            look["likely"] >= look["enough"]
             and look["psnr_db"] >= self.settings.terms.psnr
         )
         change = "" if look["change"] is None else f"change {look['change']:+.2%}, "
