@@ -21,6 +21,7 @@ from edgegen.workflows.context import Context
 from edgegen.workflows.durations import in_words, seconds_of
 from edgegen.workflows.export.allowance import (
     FEWEST_SEEDS,
+    WARM_UP,
     Prices,
     Stopwatch,
     Work,
@@ -33,7 +34,7 @@ from edgegen.workflows.export.measurements import SearchSettings
 from edgegen.workflows.generators import load_generator
 from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 
-WORK = Work(layers=95, calls=40, runtimes=2, seeds=128, pairs=4000)
+WORK = Work(layers=95, kinds=30, checked=20, calls=40, runtimes=2, seeds=128, pairs=4000)
 FAST, SLOW = Prices(0.01, 0.005), Prices(10.0, 0.05)
 
 
@@ -52,7 +53,7 @@ def test_a_large_model_is_calibrated_and_judged_on_less() -> None:
 def test_what_is_planned_fits_or_is_refused(
     image: float, features: float, runtimes: int, seconds: float
 ) -> None:
-    prices, work = Prices(image, features), Work(40, 10, runtimes, 128, 4000)
+    prices, work = Prices(image, features), Work(40, 12, 10, 10, runtimes, 128, 4000)
     try:
         allowed = allowance(seconds, prices, work)
     except UsageError as error:
@@ -88,9 +89,37 @@ def test_a_search_in_little_time_looks_less_closely() -> None:
     settings = SearchSettings(Terms(0.02, 4000))
     plenty = within(settings, allowance(1e5, FAST, WORK), FAST, WORK)
     assert (plenty.rounds, plenty.images_alone, plenty.images_glanced) == (16, 16, 64)
+    assert (plenty.images_timed, plenty.kinds_timed, plenty.calls_alone) == (8, 30, 4)
     assert plenty.whole_work == settings.whole_work and math.isfinite(plenty.seconds)
     scarce = within(settings, allowance(20 * 3600, SLOW, WORK), SLOW, WORK)
-    assert scarce.images_alone < 16 and scarce.whole_work == 0, "damages are predicted"
+    assert scarce.whole_work == 0, "damages are predicted"
+
+
+@given(
+    st.floats(0.05, 60),
+    st.integers(1, 60),
+    st.integers(10, 600),
+    st.integers(1, 4),
+    st.floats(120, 1e5),
+)
+def test_what_a_search_asks_of_layers_fits_into_its_time(
+    image: float, calls: int, layers: int, threads: int, seconds: float
+) -> None:
+    """Or is the least that says anything."""
+    prices = Prices(image, 0.05)
+    work = Work(layers, -(-layers // 3), min(10, layers), calls, 1, 128, 4000, threads)
+    try:
+        allowed = allowance(seconds, prices, work)
+    except UsageError:
+        return
+    found = within(SearchSettings(Terms(0.02, 4000)), allowed, prices, work)
+    call = image / calls
+    turns, kinds = found.rounds + WARM_UP, found.kinds_timed or 0
+    timing = 2 * kinds * turns * found.images_timed * call * threads
+    assert timing <= 0.3 * allowed.search_seconds or kinds == 1
+    errors = layers * found.calls_alone * found.images_timed * call
+    if not found.whole_work:
+        assert errors <= 0.15 * allowed.search_seconds or found.calls_alone == 1
 
 
 def test_pairs_that_cannot_show_what_is_asked_are_refused_with_the_way_out() -> None:

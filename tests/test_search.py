@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from searches import Watched, answers, elsewhere, hurried, made
 
-from edgegen.calibrate.choose import Whole, cost, kinds
+from edgegen.calibrate.choose import Whole, cost, kinds, multiplications
 from edgegen.calibrate.questions import TIE
 from edgegen.core.plan import Plan
 from edgegen.evidence import bench
@@ -26,6 +26,7 @@ from edgegen.evidence.terms import Terms
 from edgegen.export import executing, runtime
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.damages import STEP as DAMAGE
+from edgegen.workflows.export.layer_times import LayerTimes
 from edgegen.workflows.export.measurements import (
     FullPrecision,
     SearchSettings,
@@ -76,7 +77,7 @@ def test_what_was_stopped_goes_on_and_what_is_done_twice_is_the_same(search: Sea
     assert list(steps) == [TIMING, DAMAGE, GLANCES, LOOKS]
     assert steps[DAMAGE]["asked"] == first.calls["damages"]
     assert steps[LOOKS]["expected_s"] is not None and steps[TIMING]["expected_s"] is None
-    assert found.plan.unit == MEASURED
+    assert found.plan.unit == MEASURED.format(images=8)
     assert {layer.precision for layer in found.plan.layers} <= {"int8", "fp32"}
 
 
@@ -219,6 +220,35 @@ def test_convolutions_of_one_kind_are_timed_once(
         for node, kind in kinds(model).items():
             of_kind.setdefault(kind, set()).add(saved[graph, node])
         assert all(len(times) == 1 for times in of_kind.values())
+
+
+def test_kinds_that_there_is_no_time_for_save_what_their_multiplications_say(
+    search: Search,
+) -> None:
+    models, least = search.subject.calibrated, 1e-3
+    layers = [(graph, node) for graph, model in models.items() for node in kinds(model)]
+    calls = {graph: len(recorded) for graph, recorded in search.full.recorded.items()}
+    timed: list[tuple[str, str]] = []
+
+    def ten(graph: str, nodes: Sequence[str]) -> dict[str, float]:
+        timed.extend((graph, node) for node in nodes)
+        return dict.fromkeys(nodes, 10.0)
+
+    def work(graph: str, node: str) -> int:
+        return multiplications(models[graph])[node] * calls[graph]
+
+    def kind(graph: str, node: str) -> tuple[str, str]:
+        return graph, kinds(models[graph])[node]
+
+    saved = LayerTimes(models, calls, ten, 1, least).saved(layers, lambda more: None)
+    (one,) = timed
+    of_kind = dict.fromkeys((kind(*layer) for layer in layers), 0)
+    for layer in layers:
+        of_kind[kind(*layer)] += work(*layer)
+    assert of_kind[kind(*one)] == max(of_kind.values()), "the kind with most to do"
+    for layer, ms in zip(layers, saved, strict=True):
+        same = kind(*layer) == kind(*one)
+        assert ms == pytest.approx(10.0 if same else max(10 * work(*layer) / work(*one), least))
 
 
 def test_the_last_step_in_full_precision_is_weighed_with_all_plans(

@@ -35,7 +35,9 @@ PRICED = (8, 64)  # images that a price is measured on, fewest and most
 PRICED_SECONDS = 2.0
 # shares of a search's time
 TIMING, DAMAGES, GLANCES = 0.3, 0.3, 0.1
-ROUNDS, ALONE, GLANCED = (5, 16), (4, 16), (8, 64)
+ROUNDS, ALONE, GLANCED, CALLS = (5, 16), (4, 16), (8, 64), (1, 4)
+TIMED = (8, 4, 2, 1)  # images of a timed batch, the first that leaves time for enough rounds
+WARM_UP = 2  # rounds that do not count
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,19 @@ class Prices:
 
 @dataclass(frozen=True)
 class Work:
-    """What an export has to do: layers that may be in INT8, calls of its graphs in a trajectory,
-    runtimes; and at most so many seeds and pairs.
+    """What an export has to do: layers that may be in INT8, of so many kinds, of which `checked`
+    are measured along whole trajectories at least; calls of its graphs in a trajectory, runtimes,
+    threads; and at most so many seeds and pairs.
     """
 
     layers: int
+    kinds: int
+    checked: int
     calls: int
     runtimes: int
     seeds: int
     pairs: int
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -154,17 +160,44 @@ def within(
 ) -> SearchSettings:
     """How closely a search looks in its time."""
     seconds, image = allowed.search_seconds, max(prices.image, 1e-6)
-    each = max(work.layers, 1) * image
-    step = each * settings.images_timed / max(work.calls, 1)
-    whole = DAMAGES * seconds >= each * settings.images_alone
+    call = image / max(work.calls, 1)
+    timing = _timing(TIMING * seconds, work.threads * call, max(work.kinds, 1))
+    whole = DAMAGES * seconds >= work.layers * settings.images_alone * image
+    # where damages are predicted, half for the layers that are measured and half for all errors
+    half = DAMAGES * seconds / 2
+    errors = max(work.layers, 1) * timing.images * call
+    alone = _between(half / (max(work.checked, 1) * image), *ALONE)
     return replace(
         settings,
         seconds=seconds,
-        rounds=_between(TIMING * seconds / (2 * step), *ROUNDS),
-        images_alone=_between(DAMAGES * seconds / each, *ALONE),
+        rounds=timing.rounds,
+        images_timed=timing.images,
+        kinds_timed=timing.kinds,
+        images_alone=settings.images_alone if whole else alone,
+        calls_alone=_between(half / errors, *CALLS),
         images_glanced=_between(GLANCES * seconds / (4 * image), *GLANCED),
         whole_work=settings.whole_work if whole else 0.0,
     )
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """Of how many kinds of layers it is measured what one saves, in how many rounds of batches of
+    how many images.
+    """
+
+    rounds: int
+    images: int
+    kinds: int
+
+
+def _timing(seconds: float, call: float, kinds: int) -> _Timing:
+    """What these seconds are enough for; call: seconds of a graph for one image on one thread."""
+    least = ROUNDS[0] + WARM_UP
+    images = next((n for n in TIMED if seconds >= 2 * call * n * kinds * least), TIMED[-1])
+    turn = 2 * call * images  # beside one with everything in INT8
+    rounds = _between(seconds / (turn * kinds) - WARM_UP, *ROUNDS)
+    return _Timing(rounds, images, _between(seconds / (turn * least), 1, kinds))
 
 
 def _between(value: float, least: int, most: int) -> int:

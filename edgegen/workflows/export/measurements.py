@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...calibrate.choose import kinds
 from ...core.fp32_last_steps import TIME, fp32_below, timesteps_by_graph, with_fp32_steps
 from ...core.plan import Plan
 from ...core.runtime import Pipeline, Runtime, Session
@@ -34,6 +33,7 @@ from ..fast_features import fast_features
 from .hosted import BATCH as hosted_batch
 from .hosted import hosted
 from .judges import judge_of, reference_for
+from .layer_times import LayerTimes
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -62,6 +62,7 @@ class SearchSettings:
     doubt: float = 0.1
     hope: float = 0.3  # and left when the probability that they agree is no more than this
     images_timed: int = 8  # in a batch
+    kinds_timed: int | None = None  # of layers, those with most multiplications; None: all
     # share of the time that FP32 weights beside INT8 ones have to save
     burden: float = 0.1
     rounds: int = 16  # each beside one with everything in int8; the median counts
@@ -264,21 +265,20 @@ class Measurements:
         self, convolutions: Sequence[Convolution], advance: Callable[[int], None]
     ) -> list[float]:
         """Milliseconds that each convolution in FP32 adds to everything in int8, over a whole
-        trajectory; advance(1) after each graph. Those of one kind are timed once.
+        trajectory; advance(1) after each graph.
 
         Below 0 only where it is FP32 that is faster beyond doubt; the least of the settings where
         it cannot be told.
         """
-        saved: list[float] = []
-        for graph, model in self.full.subject.calibrated.items():
-            kind_of = kinds(model)
-            own = [node for g, node in convolutions if g == graph]
-            first_of_kind = {kind_of[node]: node for node in reversed(own)}
-            if own:
-                ms = self._time_saved(graph, list(first_of_kind.values()))
-                saved += [ms[first_of_kind[kind_of[node]]] for node in own]
-            advance(1)
-        return saved
+        full, settings = self.full, self.full.settings
+        calls = {graph: len(recorded) for graph, recorded in full.recorded.items()}
+        return LayerTimes(
+            full.subject.calibrated,
+            calls,
+            self._time_saved,
+            settings.kinds_timed,
+            settings.least_saved_ms,
+        ).saved(convolutions, advance)
 
     def _time_saved(self, graph: str, nodes: Sequence[str]) -> dict[str, float]:
         """Milliseconds by node, over all calls of the graph in a trajectory."""

@@ -15,16 +15,15 @@ from ...calibrate.predict import CHECKED
 from ...evidence.full_side import KEPT_BYTES
 from ...evidence.looks import LEAST_PAIRS
 from ...evidence.terms import Terms, level
-from .allowance import Allowance, Work, allowance, checked, within
+from .allowance import WARM_UP, Allowance, Work, allowance, checked, within
 from .feeds import BATCH
-from .measured_costs import ExportCosts, GraphCosts
+from .measured_costs import ExportCosts
 from .measurements import SearchSettings
 
 STEPS = ("FP32 graphs", "calibration", "search", "INT8 files", "verdict")  # as evidence names them
 LOOKS = 5  # plans that are looked at, for each number of last steps in FP32
 GLANCES = 2  # plans whose PSNR is asked, for each of them too
 RUNS = 2  # of a graph for one time: a call to warm up, and one that counts
-WARM_UP = 2  # rounds that do not count
 VERDICT_ROUNDS = 17  # of a whole trajectory, by which the verdict times each side
 # times what was measured: allocators keep more in a long run. Six exports (cas-dm, cas-dm adapted
 # to two sets of photos, dkgm, lcd and a brought folder) took 0.71 to 1.24 of what this predicts: no
@@ -92,10 +91,13 @@ def predicted_steps(costs: ExportCosts, work: ExportWork) -> dict[str, StepPredi
         graphs = costs.graphs.values()
         asked = Work(
             sum(g.layers for g in graphs),
+            sum(g.kinds for g in graphs),
+            sum(min(CHECKED, g.layers) for g in graphs),
             sum(g.calls for g in graphs),
             work.runtimes,
             seeds,
             search.terms.maximum,
+            work.threads,
         )
         left = work.time - costs.graphs_s
         allowed = allowance(left, costs.prices, asked, spent=costs.graphs_s)
@@ -126,7 +128,7 @@ def _search_seconds(
     """Of one runtime; no more than it may take."""
     steps = max((g.calls for g in costs.graphs.values()), default=1)
     ladders = min(search.last_steps, steps // 2) + 1
-    timing = sum(_timing_seconds(costs, g, search) for g in costs.graphs.values())
+    timing = _timing_seconds(costs, search)
     pairs = _first_look(work, search.terms)
     look = pairs * (costs.int8_image_s + costs.prices.features) + costs.plan_s
     full = pairs * (costs.prices.image + costs.prices.features)
@@ -138,13 +140,16 @@ def _search_seconds(
     return min(found, max(allowed.search_seconds, questions))
 
 
-def _timing_seconds(costs: ExportCosts, graph: GraphCosts, search: SearchSettings) -> float:
-    """Of one layer of each kind, beside the graph with all in INT8, on one thread; then of the
-    graph, and of full precision.
+def _timing_seconds(costs: ExportCosts, search: SearchSettings) -> float:
+    """Of one layer of each kind that is timed, beside the graph with all in INT8, on one thread;
+    then of the graphs, and of full precision.
     """
-    rounds = (search.rounds + WARM_UP) * RUNS * search.images_timed
-    each = rounds * 2 * graph.int8_s + costs.plan_s
-    return graph.kinds * each + rounds * (graph.int8_s + graph.full_s)
+    graphs = costs.graphs.values()
+    every = sum(g.kinds for g in graphs)
+    share = 1.0 if search.kinds_timed is None else min(1.0, search.kinds_timed / max(every, 1))
+    calls = (search.rounds + WARM_UP) * search.images_timed
+    each = share * sum(g.kinds * (calls * 2 * g.int8_s + costs.plan_s) for g in graphs)
+    return each + RUNS * calls * sum(g.int8_s + g.full_s for g in graphs)
 
 
 def _damage_seconds(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...calibrate.choose import fastest, multiplications
+from ...calibrate.choose import fastest, kinds, multiplications
+from ...calibrate.predict import CHECKED
 from ...core.bundle import MANIFEST, Bundle, write_manifest
 from ...core.files import check_target
 from ...core.plan import Plan
@@ -315,10 +316,13 @@ def _in_time(
     counts = [len(multiplications(model)) for model in models.values()]
     work = Work(
         sum(counts),
+        sum(len(set(kinds(model).values())) for model in models.values()),
+        sum(min(CHECKED, count) for count in counts),
         sum(map(len, calls.values())),
         len(request.targets),
         settings.calibration_samples,
         settings.max_images,
+        request.context.threads,
     )
     subject = SearchSubject(source, models, {}, Plan((), {}))
     full = FullPrecision(subject, request.search, request.context)

@@ -30,7 +30,7 @@ from .measurements import Convolution, FullPrecision, Measurements, SearchSettin
 ANSWERS = 2  # what an answer says: raised when that changes
 SAFER = 0.5  # of the damage of a plan that its verdict contradicts, what the next one may do
 MEASURED, COUNTED = (
-    "ms of CPU time for a batch of 8, from noise to image",
+    "ms of CPU time for a batch of {images}, from noise to image",
     "10^6 multiplications an image",
 )
 # what a search asks, as its bill says it
@@ -203,10 +203,11 @@ class _RuntimeSearch:
             millions = [count / 1e6 for count in counts.values()]
             return _Costs(counts, millions, COUNTED, range(1), by_share, burden)
         saved = self._asked(TIMING, "saved", lambda: self._time_saved(list(counts)))
+        unit = MEASURED.format(images=self.settings.images_timed)
         last_steps = self.full.last_steps
         # an engine's FP32 would be another engine
         if self.target.executable or len(last_steps) == 1:
-            return _Costs(counts, saved, MEASURED, range(1), by_share, burden)
+            return _Costs(counts, saved, unit, range(1), by_share, burden)
         recorded = self.full.recorded
         calls = {graph: len(recorded[graph]) for graph in fp32_below(recorded, last_steps[-1])}
         graphs = {
@@ -215,7 +216,7 @@ class _RuntimeSearch:
                 TIMING, "whole", self.measure.graph_times
             ).items()
         }
-        return _Costs(counts, saved, MEASURED, last_steps, graphs, burden)
+        return _Costs(counts, saved, unit, last_steps, graphs, burden)
 
     def _time_saved(self, convolutions: Sequence[Convolution]) -> list[float]:
         label = f"timing each convolution on {self.target.name}"
@@ -284,8 +285,7 @@ class _RuntimeSearch:
         look = self._asked(LOOKS, f"look {_digest(plan)}", lambda: self._look(plan), expected)
         self.trail.append(look)
         good = bool(
-            look["likely"] >= look["enough"]
-            and look["psnr_db"] >= self.settings.terms.psnr
+            look["likely"] >= look["enough"] and look["psnr_db"] >= self.settings.terms.psnr
         )
         change = "" if look["change"] is None else f"change {look['change']:+.2%}, "
         self.listen.note(
