@@ -130,7 +130,11 @@ FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {
         4,
         ["error[E-DATA-EMPTY] found 0 images (looked for JPEG, PNG, WebP"],
     ),
-    "B23 fifo and socket": (sockets, 0, ["W-DATA-NOT-FILE  2      no regular file: never opened"]),
+    "B23 fifo and socket": (
+        sockets,
+        0,
+        ["W-DATA-NOT-FILE  2      not a regular file: never opened"],
+    ),
     "B24 link": (
         link,
         0,
@@ -158,7 +162,7 @@ FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {
     "B28 near-copies": (
         nearly,
         0,
-        ["near-copies: 80 photos in 40 groups (one side", "; 0 near-copies across it"],
+        ["near-copies: 80 photos in 40 groups (one side", "; 0 near-copies on both sides"],
     ),
     "B29 all equal": (equal, 4, ["error[E-DATA-CONSTANT] all 3 photos are identical"]),
     "B29 flat": (flat, 4, ["error[E-DATA-CONSTANT] each of the 5 photos is of one colour"]),
@@ -208,7 +212,7 @@ FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {
     "B32 case": (
         classes("chair", "Chair"),
         0,
-        ["W-DATA-CLASS-CASE  2      classes that differ by upper and lower case alone"],
+        ["W-DATA-CLASS-CASE  2      classes whose names differ only in upper and lower case"],
     ),
     "mixed": (
         lambda root: good(good(root) / "a"),

@@ -271,7 +271,7 @@ def test_a_plan_can_be_looked_at(tmp_path: Path, capfd: pytest.CaptureFixture[st
     ] == "ms of something"
     (tmp_path / "plan.json").write_bytes(BASE.to_bytes())
     assert run(["plan", "show", str(tmp_path / "plan.json")]) == 0
-    assert "was not searched" in capfd.readouterr().out
+    assert "was not made by a search" in capfd.readouterr().out
     assert run(["plan", "show", str(tmp_path / "none.json")]) == 4
 
 

@@ -201,8 +201,7 @@ def test_flags_after_two_dashes_are_not_ours(capfd: Captured) -> None:
         (
             "EDGEGEN_DEBUGG",
             "1",
-            "the environment variable EDGEGEN_DEBUGG means nothing to edgegen - did you mean "
-            "EDGEGEN_DEBUG?",
+            "edgegen knows no environment variable EDGEGEN_DEBUGG - did you mean EDGEGEN_DEBUG?",
         ),
         ("EDGEGEN_DEBUG", "yes", "EDGEGEN_DEBUG must be 0 or 1, not 'yes'"),
     ],

@@ -300,7 +300,7 @@ def test_export_hands_the_regions_to_the_build(
     [
         (["--protect-regions", "10"], "E-REGIONS.*different numbers from 1 to 9"),
         (["--protect-regions", "1", "--regions", "99x1"], "E-REGIONS.*does not fit"),
-        (["--regions", "2x2"], "E-USAGE.*--regions says what --protect-regions counts"),
+        (["--regions", "2x2"], "E-USAGE.*--regions has no meaning without --protect-regions"),
         (
             ["--protect-regions", "1", "--plan", "PLAN"],
             "E-USAGE.*--protect-regions is for the search of a plan",

@@ -176,7 +176,7 @@ def cas_dm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--held-out", "1.5"], 2, "--held-out must be above 0 and below 1, got 1.5"),
         (["--rate", "-1"], 2, "--rate must be above 0 and below 10, got -1.0"),
         (["--device", "tpu"], 2, "tpu"),
-        (["-o", "elsewhere"], 2, "name the run folder once"),
+        (["-o", "elsewhere"], 2, "give the run folder once"),
     ],
 )
 def test_flags_that_make_no_sense(
@@ -281,7 +281,7 @@ def test_small_classes_are_drawn_as_one() -> None:
     labels = np.repeat([0, 1, 2, 3], [20, 9, 8, 3])
     heard = Heard()
     four = Photos(made.pixels, labels, ("a", "b", "c", "d"))
-    assert merge_small_classes(four, 1, heard) is four, "kept where the family allows"
+    assert merge_small_classes(four, 1, heard) is four, "kept if the family allows it"
     assert heard.notes.pop() == (
         "W-CLASS-SMALL: few photos to learn a class from, but learned: d (3)"
     )

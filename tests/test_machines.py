@@ -91,7 +91,8 @@ def test_a_gpu_package_without_cuda(device: Device, tmp_path: Path) -> None:
     )
     people = device.edgegen(tmp_path, "doctor").stdout
     assert (
-        "onnxruntime, CUDAExecutionProvider: in the package, but no session runs: libcu" in people
+        "onnxruntime, CUDAExecutionProvider: listed by the package, but no session could run: "
+        "libcu" in people
     )
     assert "onnxruntime, CPUExecutionProvider: a session ran" in people
 

@@ -191,7 +191,7 @@ def test_the_same_export_twice_is_the_same_files(
     assert run(["plan", "show", str(places[1]), "--runtime", "openvino"]) == 0
     said = capfd.readouterr().out
     assert "measured: each along whole trajectories." in said and "took" in said
-    assert ("plans that were not looked at" in said) == bool(search.unasked)
+    assert ("plans that were not tried" in said) == bool(search.unasked)
 
 
 def test_a_budget_that_does_not_hold_leaves_nothing_under_the_name(

@@ -15,8 +15,9 @@ def test_an_old_spelling_names_the_new_one(
 ) -> None:
     monkeypatch.setitem(moved._MOVED, "lint", {"--old": "edgegen renew MODEL"})
     assert main.run(["lint", *line]) == 2
-    assert "error[E-MOVED] --old is no flag of edgegen lint any more - use edgegen renew MODEL" in (
-        capsys.readouterr().err
+    assert (
+        "error[E-MOVED] edgegen lint no longer has the option --old - use edgegen renew MODEL"
+        in (capsys.readouterr().err)
     )
 
 

@@ -104,12 +104,12 @@ def test_it_says_so_to_people(tmp_path: Path, capsys: Captured) -> None:
     for line in (
         "photos: 46 found, 44 used, 1 bad, 1 left out as duplicates",
         "shapes: 43 square, 1 wide, 0 tall",
-        "those that are not square are cropped: 25% of each is cut away on average, 25% at most; "
-        "--fit pad would keep all, on the background",
-        "smaller: 44 photos have fewer than 64 pixels a side",
+        "those that are not square are cropped: 25% of each photo is cut away on average and at "
+        "most 25%; --fit pad would keep the whole photo and add background",
+        "smaller: 44 photos have a side of fewer than 64 pixels",
         "duplicates: 2 photos in 1 group (equal pixels)",
         "  a/00.png  a/again.bmp",
-        "near-copies: 2 photos in 1 group (one side of the split each)",
+        "near-copies: 2 photos in 1 group (each group stays on one side of the split)",
         "  b/01.png  b/near.jpg",
         "bad: 1 E-IMG-EMPTY",
         "1       E-IMG-EMPTY  the file has 0 bytes  b/empty.jpg",
@@ -117,7 +117,7 @@ def test_it_says_so_to_people(tmp_path: Path, capsys: Captured) -> None:
     ):
         assert line in lines, line
     assert any(
-        re.fullmatch(r"W-IMG-TURNED +1 +turned upright, as its EXIF says +a/turned.jpg", line)
+        re.fullmatch(r"W-IMG-TURNED +1 +turned upright, as its EXIF data says +a/turned.jpg", line)
         for line in lines
     )
     assert any(re.fullmatch(r"a +22 +\d+", line) for line in lines)
@@ -212,7 +212,7 @@ def test_classes_of_few_photos_are_named(tmp_path: Path, capsys: Captured) -> No
             picture(k).save(data / name / f"{k}.png")
     assert check(data) == 0
     shown = capsys.readouterr()
-    found = re.search(r"class from, kept where the family allows: (.*)", shown.out)
+    found = re.search(r"learn from, kept if the family allows it: (.*)", shown.out)
     assert found is not None and re.fullmatch(r"few \([123]\), single \([01]\)", found[1])
 
 
@@ -310,8 +310,8 @@ def test_many_captions_are_no_classes(tmp_path: Path, capsys: Captured) -> None:
     (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert check(data) == 0
     assert (
-        "W-META-CAPTIONS  1      nearly each text is of one photo alone: captions, no classes"
-        in capsys.readouterr().out
+        "W-META-CAPTIONS  1      almost every text belongs to a single photo: these are "
+        "captions, not classes" in capsys.readouterr().out
     )
     (data / "metadata.jsonl").write_text(
         "\n".join(json.dumps({**row, "label": "chair"}) for row in rows)

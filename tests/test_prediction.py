@@ -115,11 +115,11 @@ def test_an_inspection_predicts_when_it_is_asked_to(
     tiny_run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["inspect", str(tiny_run), "--time", "9m"]) == 2
-    assert "--time is what --predict counts with - add --predict" in capfd.readouterr().err
+    assert "--time has no meaning without --predict - add --predict" in capfd.readouterr().err
     assert run(["inspect", str(tiny_run), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["predicted"] is None
     assert run(["inspect", str(tiny_run)]) == 0
-    assert "--predict measures what an export would take" in capfd.readouterr().out
+    assert "Add --predict to measure how much time and memory" in capfd.readouterr().out
     asked = ["inspect", str(tiny_run), "--predict", "--threads", "1", "--runtime", "onnxruntime"]
     assert run([*asked, "--json"]) == 0
     found = json.loads(capfd.readouterr().out)["predicted"]

@@ -230,7 +230,10 @@ def test_verify_exits_with_3_where_a_figure_was_edited(
     description["evidence"]["runtimes"]["onnxruntime"]["psnr_db"] = psnr
     write_manifest(root, description)
     assert run(["verify", str(root), *quickly, *tiny.TERMS]) == 0
-    assert "not compared with the manifest's: add --bench" in capfd.readouterr().out
+    assert (
+        "were not compared with those in the manifest; to compare them, add --bench"
+        in capfd.readouterr().out
+    )
     assert run(["verify", str(root), *quickly, *tiny.TERMS, "--fresh-seeds", "--bench"]) == 3
     assert "NOT FOUND HERE: onnxruntime: speed is 71 in the manifest" in capfd.readouterr().out
     # whoever verifies says what is good: random weights are not, by default

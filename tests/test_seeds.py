@@ -39,7 +39,7 @@ def test_every_verdict_that_is_allowed_stays_within_its_range() -> None:
     assert min(firsts) >= VERDICTS.first and max(firsts) + MOST_PAIRS <= VERDICTS.end
     with pytest.raises(UsageError, match="200000"):
         Terms(0.02, MOST_PAIRS // PIXEL_PAIRS + 1)
-    assert most.maximum // 2 <= SEARCH.count, "the search looks at half as many"
+    assert most.maximum // 2 <= SEARCH.count, "the search uses up to half as many"
 
 
 def test_seeds_follow_from_weights_and_attempt_alone() -> None:

@@ -86,7 +86,7 @@ def test_every_recipe_can_be_asked_without_data(
 
 def test_training_needs_photos_and_a_run_folder(tmp_path: Path, capsys: Captured) -> None:
     assert run(["train", "cas-dm", "--data", str(tmp_path)]) == 2
-    assert "error[E-USAGE] name the run folder once" in capsys.readouterr().err
+    assert "error[E-USAGE] give the run folder once" in capsys.readouterr().err
     assert run(["train", "cas-dm", str(tmp_path / "run")]) == 2
     assert "error[E-USAGE] training needs --data - `edgegen estimate`" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -75,7 +75,7 @@ def test_a_run_is_resumed_by_its_name_alone(first: Path, tmp_path: Path, capfd: 
 def test_the_run_is_named_once(tmp_path: Path, capfd: Capture) -> None:
     for flags in ([], [str(tmp_path / "a"), "--out", str(tmp_path / "b")]):
         assert train(*flags) == 2
-        assert "E-USAGE] name the run folder once" in capfd.readouterr().err
+        assert "E-USAGE] give the run folder once" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("about", [{"recipe": {"images": "many"}}, {"seed": -1.5}, {"config": 3}])

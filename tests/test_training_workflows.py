@@ -171,4 +171,4 @@ def test_an_old_spelling_names_the_new_verb(
 ) -> None:
     assert run(line) == 2
     said = capsys.readouterr().err
-    assert f"error[E-MOVED] {flag} is no flag of edgegen {line[0]} any more - use {verb}" in said
+    assert f"error[E-MOVED] edgegen {line[0]} no longer has the option {flag} - use {verb}" in said

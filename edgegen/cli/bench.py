@@ -1,4 +1,6 @@
-"""edgegen bench: how fast bundles are on this machine, and how near to full precision."""
+"""edgegen bench: how fast bundles are on this machine, and how near their images are to full
+precision.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from ..workflows.bench_report.run import BenchReport
 
 
-# what is said of a report; whoever says none of them, of one bundle, asks for the mean step
+# Options of a report. With one bundle and none of these options, only the mean step is timed.
 OF_A_REPORT = (
     *("report", "gate", "runtime", "overwrite", "pairs", "min_psnr", "max_ruined"),
     *("zoo", "steps", "work", "peer", "in_torch"),
@@ -40,46 +42,54 @@ def bench(
         list[str] | None, typer.Argument(help="Bundle folders.", metavar="BUNDLE")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Folder for a page, tables, charts and bench.json.")
+        Path | None,
+        typer.Option(help="Folder to write a report to: a page, tables, charts and bench.json."),
     ] = None,
     gate: Annotated[
-        Path | None, typer.Option(help="TOML file of what each row must keep to; else exit 3.")
+        Path | None,
+        typer.Option(help="TOML file with the limits for each row; exit 3 if a limit is exceeded."),
     ] = None,
     pairs: Annotated[
-        int, typer.Option(help="Seeds whose images are compared with full precision.", min=1)
+        int,
+        typer.Option(help="Number of seeds whose images are compared with full precision.", min=1),
     ] = 64,
     runtime: Runtimes = None,
     min_psnr: MinPsnr = 35.0,
     max_ruined: MaxRuined = "0.2%",
-    batch: Annotated[int, typer.Option(help="Images a call.", min=1)] = 8,
+    batch: Annotated[int, typer.Option(help="Number of images in a call.", min=1)] = 8,
     rounds: Annotated[
-        int, typer.Option(help="Timed rounds, interleaved over all candidates.", min=5)
+        int,
+        typer.Option(help="Number of timed rounds, which alternate between all candidates.", min=5),
     ] = 25,
-    threads: Annotated[int, typer.Option(help="CPU threads of each runtime.", min=1)] = 1,
+    threads: Annotated[
+        int, typer.Option(help="Number of CPU threads for each runtime.", min=1)
+    ] = 1,
     zoo: Annotated[
         bool,
         typer.Option(
             "--zoo",
-            help="The zoo's generators too: each is exported where its bundle is missing, which "
-            "takes 10 to 25 minutes; what was made stays, and the same command goes on there.",
+            help="Measure the zoo's generators too. A missing bundle is exported first, which "
+            "takes 10 to 25 minutes each; finished bundles are kept, and the same command "
+            "continues after an interruption.",
         ),
     ] = False,
     steps: Annotated[
         str | None,
         typer.Option(
-            help="Sampler steps of the zoo's exports, such as 1,2,4 (default: each generator's "
-            "own). A bundle runs at the steps that it was exported with."
+            help="Sampler steps for the zoo's exports, such as 1,2,4 (default: each generator's "
+            "own). A bundle always runs with the steps that it was exported with."
         ),
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps the zoo's exports (default: REPORT-bundles)."),
+        typer.Option(help="Folder for the zoo's exports (default: REPORT-bundles)."),
     ] = None,
     peer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another toolkit, onnxruntime, nncf, modelopt or olive, and the Python that has "
-            "it: its INT8 of the same graphs is measured too; again for each.",
+            help="Another toolkit (onnxruntime, nncf, modelopt or olive) and the Python "
+            "interpreter that has it installed: its INT8 version of the same graphs is measured "
+            "too. Repeat the option for each toolkit.",
             metavar="NAME=PYTHON",
         ),
     ] = None,
@@ -87,8 +97,8 @@ def bench(
         bool,
         typer.Option(
             "--torch",
-            help="Full precision in torch besides, as it is and compiled, of generators of the "
-            "zoo.",
+            help="For the zoo's generators, also measure full precision in torch, both "
+            "uncompiled and compiled.",
         ),
     ] = False,
     overwrite: Overwrite = False,
@@ -97,8 +107,8 @@ def bench(
     trust_engines: TrustEngines = False,
     json: output.Json = False,
 ) -> None:
-    """Time a bundle's mean sampler step; with several bundles, --report or what goes with it: seed
-    to image, and how near to full precision.
+    """Time the mean sampler step of a bundle. With several bundles, --report or one of its options,
+    time the way from seed to image and compare the images with full precision.
     """
     if not what and not zoo:
         raise UsageError("E-USAGE", "name a bundle, or add --zoo")
@@ -146,7 +156,7 @@ def bench(
 
 
 def steps_of(text: str) -> list[int]:
-    """Of --steps; UsageError for what is no list of whole numbers."""
+    """The value of --steps as numbers. Raises UsageError if it is not a list of whole numbers."""
     try:
         return list(dict.fromkeys(int(word) for word in text.split(",")))
     except ValueError as error:
@@ -156,7 +166,7 @@ def steps_of(text: str) -> list[int]:
 
 
 def peer_of(text: str) -> tuple[str, str]:
-    """Of --peer: the tool, and its Python; "" for this one."""
+    """The value of --peer: the tool and its Python; "" means the Python that runs edgegen."""
     name, _, python = text.partition("=")
     return name, python
 
@@ -190,6 +200,6 @@ def _show(found: BenchResult) -> None:
     )
     asked = found.settings
     print(
-        f"The mean sampler step of a trajectory, batch {asked.batch}, "
+        f"Times are of the mean sampler step of a trajectory: batch {asked.batch}, "
         f"{counted(asked.threads, 'thread')}, medians of {asked.rounds} interleaved rounds."
     )

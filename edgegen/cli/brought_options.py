@@ -17,71 +17,76 @@ Prompts = Annotated[
     Path | None,
     typer.Option(
         "--prompts",
-        help="Text file of prompts, one a line, for a generator that takes prompts: what it is "
-        "calibrated and judged on, and what the bundle holds.",
+        help="Text file with one prompt on each line, for a generator that takes prompts. It is "
+        "calibrated and judged on these prompts, and the bundle contains them.",
     ),
 ]
 Negative = Annotated[
-    str | None, typer.Option(help="What its images should not show, where it runs with guidance.")
+    str | None,
+    typer.Option(
+        help="Negative prompt: what the images should not show, if the generator uses guidance."
+    ),
 ]
 Lora = Annotated[
     list[str] | None,
     typer.Option(
         "--lora",
-        help="Adapter file to merge, and how much of it, such as shoes.safetensors:0.8; again for "
-        "each further one.",
+        help="LoRA adapter file to merge and its strength, such as shoes.safetensors:0.8. Repeat "
+        "the option for each further adapter.",
     ),
 ]
 Guidance = Annotated[
     float | None,
     typer.Option(
-        help="Strength of classifier-free guidance; 1 for none (default: its own).", min=0
+        help="Strength of classifier-free guidance; 1 means none (default: the generator's own).",
+        min=0,
     ),
 ]
 Scheduler = Annotated[
-    Path | None, typer.Option(help="A scheduler_config.json in place of the folder's.")
+    Path | None, typer.Option(help="A scheduler_config.json to use instead of the folder's.")
 ]
 Variant = Annotated[
-    str | None, typer.Option(help="Of the weights' files of a folder, such as fp16.")
+    str | None, typer.Option(help="Variant of the weight files in the folder, such as fp16.")
 ]
 DropSafetyChecker = Annotated[
     bool,
     typer.Option(
         "--drop-safety-checker",
-        help="Leave out the folder's safety checker, which a bundle cannot hold.",
+        help="Leave out the folder's safety checker, which a bundle cannot contain.",
     ),
 ]
 Inputs = Annotated[
     str | None,
     typer.Option(
-        help="What each input of an ONNX file is given, such as x=noise,t=timestep,y=labels:10,"
-        "cond=FILE.npy (default: noise, where there is one input)."
+        help="What to feed to each input of an ONNX file, such as "
+        "x=noise,t=timestep,y=labels:10,cond=FILE.npy (default: noise, if there is only one "
+        "input)."
     ),
 ]
 Sampler = Annotated[
     Path | None,
     typer.Option(
-        help="The loop around an ONNX file: sampler.json, or a scheduler_config.json of diffusers "
-        "(default: one call makes the image)."
+        help="The sampler for an ONNX file: a sampler.json, or a scheduler_config.json of "
+        "diffusers (default: a single call makes the image)."
     ),
 ]
 OutputRange = Annotated[
     str | None,
     typer.Option(
-        help="Smallest and largest value of a pixel as an ONNX file draws it, such as 0,1 "
+        help="Smallest and largest pixel value in the output of an ONNX file, such as 0,1 "
         "(default: -1 to 1)."
     ),
 ]
 Output = Annotated[
     str | None,
-    typer.Option("--output", help="The output of an ONNX file that has several, by name."),
+    typer.Option("--output", help="Name of the image output, if an ONNX file has several outputs."),
 ]
 
 
 def source_choices(
     prompts: Path | None, lora: list[str] | None, drop_safety_checker: bool
 ) -> SourceChoices:
-    """Of a verb that looks at a generator as its folder has it."""
+    """The choices of a verb that examines a generator as it is in its folder."""
     from ..workflows.source_choices import SourceChoices
 
     return SourceChoices(prompts, loras=tuple(lora or ()), drop_safety_checker=drop_safety_checker)
@@ -94,7 +99,7 @@ def with_onnx(
     output_range: str | None,
     output: str | None,
 ) -> SourceChoices:
-    """The same with what is said of an ONNX file."""
+    """The same choices with those about an ONNX file added."""
     said = () if inputs is None else tuple(part.strip() for part in inputs.split(","))
     scale = None if output_range is None else _range(output_range)
     return replace(choices, inputs=said, sampler=sampler, output_range=scale, output=output)
@@ -105,6 +110,6 @@ def _range(text: str) -> tuple[float, float]:
         low, high = (float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(
-            "E-USAGE", f"--output-range is two numbers such as 0,1, and not {text!r:.80}"
+            "E-USAGE", f"--output-range must be two numbers such as 0,1, got {text!r:.80}"
         ) from error
     return low, high

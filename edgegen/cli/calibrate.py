@@ -34,12 +34,13 @@ def calibrate(
         Path | None,
         typer.Option(
             metavar="FEEDS",
-            help="Calibrate on FEEDS/GRAPH/*.npz, arrays named like the graph's inputs, rows first "
-            "(default: the sampler's trajectory).",
+            help="Calibrate on the files FEEDS/GRAPH/*.npz. Their arrays are named like the "
+            "graph's inputs, and the first axis counts the samples (default: the sampler's own "
+            "trajectories).",
         ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Seeds to calibrate on (default 128).", min=32)
+        int | None, typer.Option(help="Number of seeds to calibrate on (default 128).", min=32)
     ] = None,
     prompts: Prompts = None,
     lora: Lora = None,
@@ -52,8 +53,8 @@ def calibrate(
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
-    """Measure what every tensor holds, choose the range of each, and write plan.json and
-    report.json.
+    """Measure the values of every tensor, choose a quantization range for each, and write plan.json
+    and report.json.
     """
     from ..workflows.calibrate import CalibrateSettings, calibrate_generator
     from ..workflows.generators import load_generator
@@ -71,7 +72,7 @@ def calibrate(
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """Coverage of each graph, then the tensors that INT8 will find hard."""
+    """Prints the coverage of each graph, then the tensors that are hard to represent in INT8."""
     rows, odd = [], []
     for name, graph in report["graphs"].items():
         tensors, seen = graph["tensors"], graph["samples_at_timestep"].values()
@@ -98,12 +99,12 @@ def show(report: Mapping[str, Any]) -> None:
     )
     for _, name, one in odd:
         if one["constant"]:
-            print(f"{name} holds one value alone.")
+            print(f"{name} is constant: all its values are equal.")
     far = sorted((row for row in odd if row[0]), key=lambda row: (-row[0], row[1]))
     if far:
         print(
-            f"Outliers, {min(SHOWN, len(far))} of {len(far)}: largest value over the 99.99 "
-            "percentile of magnitudes."
+            f"Outliers, {min(SHOWN, len(far))} of {len(far)}. Factor: the largest magnitude "
+            "divided by the 99.99th percentile of the magnitudes."
         )
         output.table(
             ["tensor", "largest", "factor", "range", "read by"],

@@ -17,15 +17,20 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run folders of `edgegen finetune`.", metavar="RUN", show_default=False
+            help="Run folders that `edgegen finetune` wrote.", metavar="RUN", show_default=False
         ),
     ],
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="PNG of base, each run and photos.")
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            help="PNG file to write, with images of the base, images of each run, and photos.",
+        ),
     ] = Path("compared.png"),
     json: output.Json = False,
 ) -> None:
-    """Show fine-tuned runs side by side: one table, one picture."""
+    """Compare fine-tuned runs side by side in a table and a picture."""
     from ..workflows.finetune.compare import compare_runs
 
     compared = compare_runs(runs, out, output.terminal)

@@ -19,27 +19,32 @@ SHOWN = 10  # layers in the table
 def damage(
     what: Annotated[
         str,
-        typer.Argument(help="Zoo name or run folder that was exported.", metavar="SOURCE"),
+        typer.Argument(
+            help="Zoo name or run folder from which the bundle was exported.", metavar="SOURCE"
+        ),
     ],
-    bundle: Annotated[str, typer.Argument(help="Bundle folder made of it.", metavar="BUNDLE")],
+    bundle: Annotated[str, typer.Argument(help="Folder of the exported bundle.", metavar="BUNDLE")],
     out: Out,
     runtime: Annotated[
         str | None,
-        typer.Option(help="Runtime whose INT8 is looked at (default: the bundle's first)."),
+        typer.Option(help="Runtime whose INT8 images are examined (default: the bundle's first)."),
     ] = None,
     regions: Regions = "3x3",
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Seed of the first image (default: seeds that nothing else uses).", min=0
+            help="Seed of the first image (default: the first of a set of seeds reserved for "
+            "this command).",
+            min=0,
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of images.", min=1, max=1000)] = 16,
     label: Annotated[
-        int | None, typer.Option(help="Class of the images (default: by seed).")
+        int | None, typer.Option(help="Class of the images (default: chosen by the seed).")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Do not check by putting layers back.")
+        bool,
+        typer.Option("--quick", help="Skip the check that puts layers back to full precision."),
     ] = False,
     prompts: Prompts = None,
     lora: Lora = None,
@@ -48,7 +53,7 @@ def damage(
     threads: Threads = 0,
     json: output.Json = False,
 ) -> None:
-    """Map what INT8 damages in a bundle's images: by layer, timestep and region."""
+    """Show which layers, timesteps and image regions INT8 damages in a bundle."""
     need_torch()
     from ..workflows.damage_map import DamageSettings, map_damage
 

@@ -12,26 +12,29 @@ from ..core.offline import OFFLINE
 from . import output
 
 REMARKS = {
-    "tensorrt-rtx": "INT8 convolutions build, but NVIDIA's matrix lists INT8 for weight-only GEMM: "
-    "their speed is unproven until a GPU shows it.",
+    "tensorrt-rtx": "INT8 convolutions can be built, but NVIDIA's support matrix lists INT8 only "
+    "for weight-only GEMM: their speed is not proven until it is measured on a GPU.",
 }
 
 
 def doctor(
     airgap: Annotated[
-        bool, typer.Option("--airgap", help="Prove that nothing that runs here wants the network.")
+        bool,
+        typer.Option(
+            "--airgap", help="Prove that nothing that edgegen runs here uses the network."
+        ),
     ] = False,
     bundle: Annotated[
-        Path | None, typer.Option(help="Also make an image of this bundle on each runtime.")
+        Path | None, typer.Option(help="Also make an image from this bundle on each runtime.")
     ] = None,
     gpu_suite: Annotated[
         Path | None,
-        typer.Option(help="A bundle to measure on the GPU here; writes gpu-report.json."),
+        typer.Option(help="Bundle to measure on this machine's GPU; writes gpu-report.json."),
     ] = None,
     json: output.Json = False,
 ) -> None:
-    """Say what this machine has and which runtimes really run on it; exit 5 if none does or
-    something installed is broken.
+    """Show what this machine has and which runtimes really run on it; exit 5 if none runs or an
+    installed package is broken.
     """
     from ..workflows.doctor import DoctorSettings, examine_machine
 
@@ -87,7 +90,7 @@ def _show_runtimes(findings: Mapping[str, Mapping[str, Any]]) -> None:
     output.table(["runtime", *columns], rows)
     for name, finding in findings.items():
         for provider, state in finding.get("providers", {}).items():
-            fault = f"in the package, but no session runs: {state}"
+            fault = f"listed by the package, but no session could run: {state}"
             print(f"{name}, {provider}: {'a session ran' if state == RAN else fault}")
         if "bundle" in finding:
             print(f"{name}, bundle: {finding['bundle']}")
@@ -111,4 +114,7 @@ def _show_suite(report: Mapping[str, Any], path: Path) -> None:
     ]
     print()
     output.table(["GPU runtime", "state", "wall ms", "PSNR dB", "INT8 over FP16", "why"], rows)
-    print(f"written: {path}; the mean sampler step, batch {BATCH}, host to host")
+    print(
+        f"written: {path}; times are of the mean sampler step, batch {BATCH}, copies to and from "
+        "the GPU included"
+    )

@@ -14,13 +14,15 @@ def build(
     bundle: BundleFolder,
     runtime: Runtimes = None,
     precision: Precision = "int8",
-    again: Annotated[bool, typer.Option("--again", help="Build even what is there.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Build again what was already built.")
+    ] = False,
     public_key: PublicKey = None,
     least_release: LeastRelease = None,
     json: output.Json = False,
 ) -> None:
-    """Build a bundle's graphs for this GPU or CPU, from its ONNX files: engines built here need
-    nobody to vouch for them.
+    """Build a bundle's graphs for this machine's GPU or CPU from its ONNX files. Engines that are
+    built here need no signature.
     """
     from ..workflows.engines import EngineSettings, build_engines
 

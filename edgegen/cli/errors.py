@@ -14,11 +14,13 @@ from . import output
 def errors(
     code: Annotated[
         str | None,
-        typer.Argument(help="A code such as E-DISK-FULL; all, if none is named.", metavar="[CODE]"),
+        typer.Argument(
+            help="An error code such as E-DISK-FULL (default: list all codes).", metavar="[CODE]"
+        ),
     ] = None,
     json: output.Json = False,
 ) -> None:
-    """Say what an error code means, which exit code goes with it, and what to do."""
+    """Explain an error code: what it means, its exit code, and what to do."""
     from ..core.error_codes import CODES, WARNINGS
 
     if code is None:

@@ -1,4 +1,4 @@
-"""edgegen estimate: how large a training is, before any photo is read."""
+"""edgegen estimate: how large a training would be, before any photo is read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def estimate(
     threads: Threads = 0,
     json: output.Json = False,
 ) -> None:
-    """Say how large a training would be: parameters, multiply-adds, memory; nothing is trained."""
+    """Show how large a training would be (parameters, multiply-adds, memory) without training
+    anything.
+    """
     from ..workflows.estimate import EstimateSettings, estimate_training
 
     settings = EstimateSettings(images, batch, changes_of(change, centroids), threads)
@@ -62,6 +64,7 @@ def _show(estimated: SizeEstimate) -> None:
     output.table(["memory", "MB"], [[n, f"{count / 1e6:.1f}"] for n, count in memory.items()])
     print(
         f"{estimated.family} {estimated.recipe_name}: {recipe.images:,} images in batches of "
-        f"{recipe.batch}, {recipe.precision}. Memory: without photos and torch itself; activations "
-        f"measured on {TINY[0]} and {TINY[1]} images. Nothing was trained."
+        f"{recipe.batch}, {recipe.precision}. The memory does not include the photos and torch "
+        f"itself; that of activations was measured on {TINY[0]} and {TINY[1]} images. Nothing was "
+        "trained."
     )

@@ -24,7 +24,7 @@ from . import output, streams
 # Every variable of ours that means something, with what it says; any other EDGEGEN_ name is
 # refused.
 ENVIRONMENT = {
-    "EDGEGEN_CACHE": "folder of what may be deleted at any time; ~/.cache/edgegen, if not said",
+    "EDGEGEN_CACHE": "folder for files that may be deleted at any time (default: ~/.cache/edgegen)",
     "EDGEGEN_DEBUG": "1 shows the traceback of an error",
 }
 DEBUG_FLAG = "-vv"
@@ -126,7 +126,9 @@ def _refused(error: OSError) -> EdgegenError | None:
         return ResourceError("E-DISK-FULL", f"cannot write: {error.strerror}", path=error.filename)
     if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN):
         return ResourceError(
-            "E-OOM", f"the system has too little left: {error.strerror}", hint="end something else"
+            "E-OOM",
+            f"the operating system has run out of a resource: {error.strerror}",
+            hint="close other programs",
         )
     if not isinstance(error.filename, str | bytes):
         return None
@@ -152,14 +154,14 @@ def _document(error: EdgegenError, code: int) -> dict[str, object]:
 
 
 def check_environment() -> None:
-    """UsageError for an EDGEGEN_ variable that means nothing or has a value that does."""
+    """Raises UsageError for an EDGEGEN_ variable that edgegen does not know, or a value it cannot
+    take.
+    """
     for name in sorted(os.environ):
         if name.startswith("EDGEGEN_") and name not in ENVIRONMENT:
             close = get_close_matches(name, ENVIRONMENT, 1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(ENVIRONMENT)}"
-            raise UsageError(
-                "E-ENVVAR", f"the environment variable {name} means nothing to edgegen", hint=hint
-            )
+            raise UsageError("E-ENVVAR", f"edgegen knows no environment variable {name}", hint=hint)
     if (value := os.environ.get("EDGEGEN_DEBUG", "")) not in ("", "0", "1"):
         raise UsageError("E-ENVVAR", f"EDGEGEN_DEBUG must be 0 or 1, not {value!r}")
 

@@ -28,40 +28,58 @@ def explain(
     source: Source,
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", help="Folder of the report; with --edit also a .png."),
+        typer.Option(
+            "-o",
+            "--out",
+            help="Folder to write the report to; with --edit, a .png file is possible too.",
+        ),
     ],
     seed: Annotated[int, typer.Option(help="Seed of the image.", min=0)] = 0,
     label: Annotated[
-        int | None, typer.Option(help="Class of the image (default: by seed).")
+        int | None, typer.Option(help="Class of the image (default: chosen by the seed).")
     ] = None,
     layer: Annotated[
-        str, typer.Option(help="Where to cut: one of edgegen layers, a part of its name, or mid.")
+        str,
+        typer.Option(
+            help="Layer to examine: a name that `edgegen layers` lists, a part of such a name, "
+            "or mid."
+        ),
     ] = "mid",
     step: Annotated[
-        int | None, typer.Option(help="Sampler step, from 1 (default: the middle one).", min=1)
+        int | None,
+        typer.Option(
+            help="Sampler step to examine, counted from 1 (default: the middle step).", min=1
+        ),
     ] = None,
     regions: Regions = "3x3",
     demands: Annotated[
-        str, typer.Option(help="gated (seconds) or optimised (minutes, closest to the paper).")
+        str,
+        typer.Option(
+            help="Method: gated (takes seconds) or optimised (takes minutes, closest to the paper)."
+        ),
     ] = "gated",
     baseline: Annotated[
-        int, typer.Option(help="Seeds whose mean features are the baseline.", min=2)
+        int, typer.Option(help="Number of seeds whose mean features are the baseline.", min=2)
     ] = 1000,
     others: Annotated[
-        int, typer.Option(help="Further seeds to compare the strongest primitives with.", min=0)
+        int,
+        typer.Option(
+            help="Number of further seeds to compare the strongest primitives with.", min=0
+        ),
     ] = 0,
     repeat: Annotated[
         bool,
         typer.Option(
-            "--repeat", help="Optimise again from another start and say how stable the result is."
+            "--repeat",
+            help="Optimise again from another starting point and report how stable the result is.",
         ),
     ] = False,
-    show: Annotated[int, typer.Option(help="Primitives to show.", min=1, max=100)] = 12,
+    show: Annotated[int, typer.Option(help="Number of primitives to show.", min=1, max=100)] = 12,
     edit: Annotated[
         list[str] | None,
         typer.Option(
-            help="S=2,5:0.0 sets the primitive of regions 2 and 5 to strength 0; "
-            "S=2,5:seed11 takes that of seed 11."
+            help="Change a primitive: S=2,5:0.0 sets the primitive of regions 2 and 5 to "
+            "strength 0; S=2,5:seed11 replaces it with the primitive of seed 11."
         ),
     ] = None,
     prompts: Prompts = None,
@@ -71,7 +89,7 @@ def explain(
     threads: Threads = 0,
     json: output.Json = False,
 ) -> None:
-    """Take an image's features apart into primitives, each of which draws some of its regions."""
+    """Split an image's features into primitives, each of which draws some of its regions."""
     from ..workflows.explain import ExplainSettings, edit_image, explain_generator
 
     settings = ExplainSettings(

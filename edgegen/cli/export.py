@@ -1,4 +1,4 @@
-"""edgegen export: a trained generator to a proven INT8 bundle."""
+"""edgegen export: makes a proven INT8 bundle from a trained generator."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def export(
         bool, typer.Option("--int8", help="Quantize weights and activations to 8 bits.")
     ] = False,
     runtime: Annotated[
-        str, typer.Option(help="Comma-separated: onnxruntime, openvino, tensorrt-rtx, tensorrt.")
+        str,
+        typer.Option(
+            help="Runtimes, separated by commas: onnxruntime, openvino, tensorrt-rtx, tensorrt."
+        ),
     ] = "onnxruntime",
     fid_budget: Budget = "2%",
     min_psnr: MinPsnr = 35.0,
@@ -63,14 +66,15 @@ def export(
         bool,
         typer.Option(
             "--no-reference",
-            help="Do not count the distance to a reference: there is none, or one of other photos.",
+            help="Do not judge by the distance to a reference, because there is none or it shows "
+            "other photos.",
         ),
     ] = False,
     reference: Annotated[
         Path | None,
         typer.Option(
-            help="Photos to judge against, or a file of their statistics (default: those that the "
-            "generator came with)."
+            help="Photos to judge against, or a file with their statistics (default: the "
+            "reference that came with the generator)."
         ),
     ] = None,
     prompts: Prompts = None,
@@ -88,42 +92,45 @@ def export(
     feeds: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of files to calibrate on, as for `edgegen calibrate --data`; the default "
-            "is the sampler's own trajectories."
+            help="Folder of files to calibrate on, as for `edgegen calibrate --data` (default: "
+            "the sampler's own trajectories)."
         ),
     ] = None,
     calibration: Annotated[
-        int, typer.Option(help="Seeds whose trajectories the calibration looks at.", min=32)
+        int,
+        typer.Option(help="Number of seeds whose trajectories are used for calibration.", min=32),
     ] = 128,
     time: Annotated[
         str | None,
         typer.Option(
-            help="How long all of it may take, such as 90m or 2h: seeds of the calibration, looks "
-            "at plans and pairs of the verdict are chosen for it."
+            help="How long the whole export may take, such as 90m or 2h. The number of "
+            "calibration seeds, of plans tried and of image pairs in the verdict is chosen to "
+            "fit."
         ),
     ] = None,
     memory: Annotated[
         str | None,
         typer.Option(
-            help="How much memory all of it may take, such as 8GB or 500MB: images at once, what "
-            "rounding looks at and the pixels that are kept follow from it.  [default: half of "
-            "what is free]",
+            help="How much memory the whole export may use, such as 8GB or 500MB. The number of "
+            "images at once, the samples for rounding and the pixels kept are chosen to fit.  "
+            "[default: half of the free memory]",
             show_default=False,
         ),
     ] = None,
     max_images: Annotated[
         int,
         typer.Option(
-            help="Most image pairs of a verdict; after them it is undecided. Ruined images are "
-            "counted in five times as many; the search looks at half as many.",
+            help="Largest number of image pairs for a verdict; if they do not decide it, it "
+            "stays undecided. Ruined images are counted in up to five times as many pairs, and "
+            "the search uses up to half as many.",
             min=64,
         ),
     ] = 4000,
     protect_regions: Annotated[
         str | None,
         typer.Option(
-            help="Regions such as 2,5: the layers whose rounding damages them most stay in full "
-            "precision."
+            help="Regions to protect, such as 2,5: the layers whose rounding damages these "
+            "regions most stay in full precision."
         ),
     ] = None,
     regions: Annotated[
@@ -135,14 +142,16 @@ def export(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Sampler steps in the bundle, where the generator has steps.", min=1),
+        typer.Option(
+            help="Number of sampler steps in the bundle, if the generator has steps.", min=1
+        ),
     ] = None,
     solver: Solver = None,
     last_steps: Annotated[
         int | None,
         typer.Option(
-            help="How many of the sampler's last steps a plan may leave to FP32, half of them at "
-            "most; 0 keeps FP32 weights off the device.  [default: 1]",
+            help="How many of the sampler's last steps a plan may run in FP32 (at most half of "
+            "the steps). With 0, the device needs no FP32 weights.  [default: 1]",
             min=0,
             show_default=False,
         ),
@@ -153,15 +162,15 @@ def export(
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
-    """Quantize, build for each runtime, prove that the images are as good, and publish the bundle;
-    exit 3 if they are not.
+    """Quantize a generator, build it for each runtime, prove that the INT8 images are as good, and
+    publish the bundle; exit 3 if the images are not as good.
     """
     if not int8:
-        raise UsageError("E-USAGE", "export needs a precision", hint="add --int8")
+        raise UsageError("E-USAGE", "edgegen export needs a precision", hint="add --int8")
     if regions is not None and protect_regions is None:
         raise UsageError(
             "E-USAGE",
-            "--regions says what --protect-regions counts",
+            "--regions has no meaning without --protect-regions",
             hint="add --protect-regions, such as 2,5",
         )
     need_torch()

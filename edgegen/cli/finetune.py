@@ -1,4 +1,4 @@
-"""edgegen finetune: a trained generator to a site's own product photos, as a small adapter."""
+"""edgegen finetune: adapts a generator to a site's own product photos with a small adapter."""
 
 from __future__ import annotations
 
@@ -50,38 +50,53 @@ def finetune(
     resume: Resume = False,
     size: Annotated[
         int | None,
-        typer.Option(help="Pixels a side, the base's or more (default: the base's).", min=1),
+        typer.Option(
+            help="Width and height of the images in pixels; at least the base's (default: the "
+            "base's).",
+            min=1,
+        ),
     ] = None,
     rank: Annotated[
         int | None, typer.Option(help="Rank of the adapters; 0 trains every weight instead.", min=0)
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option("--base", help="Frozen base in fp32, int8 or nf4 (default fp32)."),
+        typer.Option(
+            "--base", help="Precision of the frozen base: fp32, int8 or nf4 (default fp32)."
+        ),
     ] = None,
     adam8bit: Annotated[
         bool | None, typer.Option("--adam8bit", help="Keep the optimizer's state in 8 bits.")
     ] = None,
     recompute: Annotated[
         bool | None,
-        typer.Option("--recompute", help="Less memory, more time: blocks are computed twice."),
+        typer.Option(
+            "--recompute", help="Use less memory but more time: blocks are computed twice."
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Training steps instead of the family's.", min=1)
+        int | None, typer.Option(help="Number of training steps (default: the family's).", min=1)
     ] = None,
     time: Annotated[
-        str | None, typer.Option(help="Train as many steps as fit into it: 45m, 2h, 90s.")
+        str | None,
+        typer.Option(help="Train as many steps as fit into this time, such as 45m, 2h or 90s."),
     ] = None,
     batch: Batch = None,
     rate: Rate = None,
     held_out: HeldOut = None,
     evaluations: Annotated[
         int | None,
-        typer.Option("--looks", help="Times to compare the held-out photos (default 8).", min=1),
+        typer.Option(
+            "--looks",
+            help="How often to compare the images with the held-out photos (default 8).",
+            min=1,
+        ),
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Comparisons without improvement before it ends (default 3).", min=1),
+        typer.Option(
+            help="Stop after this many comparisons without improvement (default 3).", min=1
+        ),
     ] = None,
     no_classes: NoClasses = False,
     follow_links: FollowLinks = False,
@@ -95,9 +110,9 @@ def finetune(
     weights: Weights = None,
     json: output.Json = False,
 ) -> None:
-    """Adapt a generator to your photos: an adapter of a few hundred kilobytes beside the
-    base. Without a base, -o RUN names the folder and the zoo's generator whose images
-    are nearest to the photos is taken.
+    """Adapt a generator to your photos by training an adapter of a few hundred kilobytes; the base
+    itself stays unchanged. If you name no base, give the run folder with -o: the zoo's generator
+    whose images are nearest to the photos is used.
     """
     from ..workflows.finetune.adapt import finetune as adapt
     from ..workflows.finetune.settings import FinetuneSettings
@@ -105,7 +120,7 @@ def finetune(
     folder = run_folder(
         run,
         out,
-        "name the run folder once: `edgegen finetune BASE RUN --data PHOTOS`, or without a base "
+        "give the run folder once: `edgegen finetune BASE RUN --data PHOTOS`, or without a base "
         "`edgegen finetune --data PHOTOS -o RUN`",
     )
     if data is None:
@@ -142,12 +157,12 @@ def finetune(
 
 
 def _next(adapted: FinetuneResult, folder: Path) -> str:
-    """The last line: what to do with the run."""
+    """The last line of output, which says what to do with the run."""
     look = f"edgegen generate {folder} -o site.png"
     if adapted.far:
         return (
-            f"adapted: {folder}  these pictures are not your products yet; next: look at them "
-            f"({look}), then a longer --time, more photos or another base"
+            f"adapted: {folder}  the pictures do not show your products yet; next: look at them "
+            f"({look}), then try a longer --time, more photos or another base"
         )
     return f"adapted: {folder}  next: {look}, edgegen export {folder} --int8 -o out/"
 
@@ -161,7 +176,7 @@ def _show(adapted: FinetuneResult) -> None:
         [name, *(interval_text(Interval(**last[side][name])) for side in ("base", "adapted"))]
         for name in ("KID", "FD")
     ]
-    output.table(["distance to held-out photos", "base", "adapted"], rows)
+    output.table(["distance to the held-out photos", "base", "adapted"], rows)
     scale = last["scale"]
     ends = {
         "other photos": "photos",

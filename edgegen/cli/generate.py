@@ -1,4 +1,4 @@
-"""edgegen generate: seeds to images, from a zoo name, a run or a bundle."""
+"""edgegen generate: makes images from seeds with a zoo model, a run or a bundle."""
 
 from __future__ import annotations
 
@@ -30,37 +30,53 @@ def generate(
     ],
     out: Annotated[
         Path,
-        typer.Option("-o", "--out", help="A .png for one grid, else a folder for one PNG a seed."),
+        typer.Option(
+            "-o",
+            "--out",
+            help="A .png file for a single grid of images, or a folder for one PNG per seed.",
+        ),
     ],
-    seed: Annotated[int, typer.Option(help="First seed; image k has seed + k.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the first image; each next image has the next seed.", min=0)
+    ] = 0,
     count: Annotated[int, typer.Option("-n", "--count", help="Number of images.", min=1)] = 64,
     label: Annotated[
-        int | None, typer.Option(help="Class of all images (default: seed modulo classes).")
+        int | None,
+        typer.Option(help="Class of all images (default: the seed modulo the number of classes)."),
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(help="What all images show (default: seeds go round the bundle's prompts)."),
+        typer.Option(help="Prompt for all images (default: the bundle's prompts in turn)."),
     ] = None,
     negative: Annotated[
-        str | None, typer.Option(help="What the images should not show, where a model takes it.")
+        str | None,
+        typer.Option(
+            help="Negative prompt: what the images should not show, if the model accepts one."
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Sampler steps, where the generator has a choice.", min=1)
+        int | None,
+        typer.Option(help="Number of sampler steps, if the generator offers a choice.", min=1),
     ] = None,
     solver: Solver = None,
     way: Annotated[
         str | None,
-        typer.Option(help="Networks that make the images, such as teacher or student of lcd."),
+        typer.Option(
+            help="Which of the generator's networks makes the images, such as teacher or student "
+            "for lcd."
+        ),
     ] = None,
     control: Annotated[
         Path | None,
-        typer.Option(help="A picture that the images must follow: the model's kind of hint."),
+        typer.Option(
+            help="A picture that the images must follow, of the kind that the model expects."
+        ),
     ] = None,
     control_from: Annotated[
-        Path | None, typer.Option(help="A photo to make that hint from.")
+        Path | None, typer.Option(help="A photo from which to compute the picture for --control.")
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="A photo whose colours the images should have.")
+        Path | None, typer.Option(help="A photo whose colours the images should take on.")
     ] = None,
     lora: Lora = None,
     drop_safety_checker: DropSafetyChecker = False,
@@ -69,10 +85,13 @@ def generate(
     output_range: OutputRange = None,
     output_name: Output = None,
     runtime: Annotated[
-        str | None, typer.Option(help="Runtime of a bundle (default: its first that works here).")
+        str | None,
+        typer.Option(
+            help="Runtime to run a bundle on (default: the bundle's first that works here)."
+        ),
     ] = None,
     precision: Precision = "int8",
-    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="Number of CPU threads.", min=1)] = 1,
     public_key: PublicKey = None,
     least_release: LeastRelease = None,
     trust_engines: TrustEngines = False,

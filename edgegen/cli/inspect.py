@@ -33,22 +33,24 @@ Predict = Annotated[
     bool,
     typer.Option(
         "--predict",
-        help="Measure for a minute or so what an image costs here, and tell the time and memory "
-        "that each step of `export --int8` would take.",
+        help="Measure for about a minute how long an image takes here, and predict the time and "
+        "memory of each step of `export --int8`.",
     ),
 ]
 PredictedTime = Annotated[
-    str | None, typer.Option(help="With --predict: the --time that the export would be given.")
+    str | None, typer.Option(help="With --predict: the value of --time for the export.")
 ]
 PredictedRuntime = Annotated[
     str | None,
     typer.Option(
-        help="With --predict: comma-separated runtimes of the export.  [default: onnxruntime]",
+        help="With --predict: the runtimes of the export, separated by commas.  [default: "
+        "onnxruntime]",
         show_default=False,
     ),
 ]
 PredictedSteps = Annotated[
-    int | None, typer.Option(help="With --predict: sampler steps of the export.", min=1)
+    int | None,
+    typer.Option(help="With --predict: the number of sampler steps of the export.", min=1),
 ]
 
 
@@ -71,14 +73,18 @@ def inspect(
     threads: Threads = 0,
     json: output.Json = False,
 ) -> None:
-    """Tell what a generator is, what an export of it takes, and what of it cannot be taken."""
+    """Describe a generator: what it is, what an export of it needs, and which parts of it edgegen
+    cannot use.
+    """
     from ..workflows.inspect import inspect_source
     from ..workflows.source_choices import SourceChoices
 
     given = {"--prompts": prompts, "--runtime": runtime, "--steps": steps, "--time": time}
     said = next((flag for flag, value in given.items() if value is not None), None)
     if said and not predict:
-        raise UsageError("E-USAGE", f"{said} is what --predict counts with", hint="add --predict")
+        raise UsageError(
+            "E-USAGE", f"{said} has no meaning without --predict", hint="add --predict"
+        )
     choices = SourceChoices(
         prompts,
         loras=tuple(lora or ()),
@@ -94,7 +100,10 @@ def inspect(
     output.result("inspect", document)
     _show(found)
     if predicted is None:
-        print("--predict measures what an export would take on this machine, step by step")
+        print(
+            "Add --predict to measure how much time and memory each step of an export would take "
+            "on this machine."
+        )
     else:
         _show_predicted(predicted)
 
@@ -124,7 +133,7 @@ def _show(found: InspectResult) -> None:
     channels, height, width = found.image
     takes = f"{found.classes} classes" if found.classes else "nothing but a seed"
     if found.prompt_tokens is not None:
-        takes = f"prompts of {found.prompt_tokens} tokens at most: --prompts FILE"
+        takes = f"prompts of at most {found.prompt_tokens} tokens: --prompts FILE"
     steps = counted(found.steps, "step")
     rows = [
         ["what", found.kind],
@@ -156,7 +165,8 @@ def _show_predicted(predicted: ExportPrediction) -> None:
     threads = counted(predicted.threads, "thread")
     how = "one call of each graph" if predicted.is_scaled else "a few images and calls"
     print(
-        f"An export for {', '.join(predicted.runtimes)} on {threads}, from {how}: an image takes "
-        f"{predicted.image_seconds:.3g} s. It may need {bytes_in_words(predicted.disk_bytes)} of "
-        "disk. A search that finds its plan late, and ruined pairs in a verdict, take longer."
+        f"This prediction is for {', '.join(predicted.runtimes)} on {threads} and was computed "
+        f"from {how}: an image takes {predicted.image_seconds:.3g} s. The export may need "
+        f"{bytes_in_words(predicted.disk_bytes)} of disk space. It takes longer if the search "
+        "finds its plan late or the verdict meets ruined pairs."
     )

@@ -16,7 +16,7 @@ def layers(
     drop_safety_checker: DropSafetyChecker = False,
     json: output.Json = False,
 ) -> None:
-    """List the layers at which edgegen explain can cut a generator."""
+    """List the layers of a generator that `edgegen explain` can examine."""
     from ..workflows.explain import list_layers
 
     refuse_onnx(source)

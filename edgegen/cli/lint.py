@@ -20,12 +20,12 @@ def lint(
     model: Annotated[str, typer.Argument(help="ONNX file or bundle folder.", metavar="MODEL")],
     runtime: Runtimes = None,
     build: Annotated[
-        bool, typer.Option("--build", help="Hand each graph to the runtime itself as well.")
+        bool, typer.Option("--build", help="Also let the runtime itself build each graph.")
     ] = False,
     json: output.Json = False,
 ) -> None:
-    """List what a runtime refuses, computes wrongly or runs slowly of a graph, node by node with
-    the remedy; exit 3 for the first two.
+    """List the nodes of a graph that a runtime refuses, computes wrongly or runs slowly, each with
+    a remedy; exit 3 if a node is refused or computed wrongly.
     """
     from ..workflows.lint import LintResult, lint_model
 
@@ -37,7 +37,7 @@ def lint(
         raise
     _show(result)
     output.result("lint", result.to_json())
-    print(f"{len(result.findings)} warnings" if result.findings else "nothing to say")
+    print(f"{len(result.findings)} warnings" if result.findings else "no findings")
 
 
 def _show(result: LintResult) -> None:

@@ -123,7 +123,9 @@ Version = Annotated[
 
 @app.callback()
 def _top(version: Version = False) -> None:
-    """Image generators for edge devices: train, quantize, export, prove, run."""
+    """Image generators for edge devices: train them, quantize and export them, prove their quality,
+    run them.
+    """
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from . import output
 
 
 def models(json: output.Json = False) -> None:
-    """List the pretrained generators with what was measured of each."""
+    """List the pretrained generators with their measured quality."""
     from ..workflows.generators import zoo_models
 
     entries = zoo_models()

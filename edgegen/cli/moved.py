@@ -41,7 +41,7 @@ class Command(TyperCommand):
             if now := _MOVED.get(self.name or "", {}).get(flag):
                 raise UsageError(
                     "E-MOVED",
-                    f"{flag} is no flag of edgegen {self.name} any more",
+                    f"edgegen {self.name} no longer has the option {flag}",
                     hint=f"use {now}",
                 )
         return super().parse_args(ctx, args)

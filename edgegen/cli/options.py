@@ -19,44 +19,53 @@ Source = Annotated[
 ]
 Runtimes = Annotated[
     str | None,
-    typer.Option(help="Runtimes, comma-separated (default: every one of the bundle)."),
+    typer.Option(help="Runtimes, separated by commas (default: all runtimes of the bundle)."),
 ]
 Precision = Annotated[
-    str, typer.Option(help="int8, or fp32 for the bundle's full-precision graphs.")
+    str, typer.Option(help="int8, or fp32 to use the bundle's full-precision graphs.")
 ]
 Regions = Annotated[
-    str, typer.Option(help="A grid, rows x columns, or a mask PNG with one colour a part.")
+    str,
+    typer.Option(
+        help="The regions: a grid (rows x columns), or a mask PNG with one colour for each region."
+    ),
 ]
 Out = Annotated[
-    Path, typer.Option("-o", "--out", help="Folder to write; appears whole or not at all.")
+    Path, typer.Option("-o", "--out", help="Folder to write; it appears only when it is complete.")
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an earlier result of edgegen.")
+    bool, typer.Option("--overwrite", help="Replace an earlier result of edgegen at this path.")
 ]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes all cores.", min=0)]
-Budget = Annotated[str, typer.Option(help="Largest change of the FID either way, as 2% or 0.02.")]
+Threads = Annotated[int, typer.Option(help="Number of CPU threads; 0 uses all cores.", min=0)]
+Budget = Annotated[
+    str, typer.Option(help="Largest allowed change of the FID, up or down, such as 2% or 0.02.")
+]
 MaxRuined = Annotated[
     str,
-    typer.Option(help="Share of images that may be told apart at a glance, as 0.2% or 0.002."),
+    typer.Option(
+        help="Largest allowed share of ruined images, which look different at a glance, such as "
+        "0.2% or 0.002."
+    ),
 ]
 MaxMoved = Annotated[
     str,
     typer.Option(
-        help="How far images may move in features, as a share of how far two seeds are apart: 5% "
-        "or 0.05."
+        help="Largest allowed movement of the images' features, as a share of the distance "
+        "between two seeds, such as 5% or 0.05."
     ),
 ]
 MaxApart = Annotated[
     str,
     typer.Option(
-        help="How far the two sets of images may be apart, as a share of the same: 0.5% or 0.005."
+        help="Largest allowed distance between the INT8 and the full-precision set of images, as "
+        "a share of the distance between two seeds, such as 0.5% or 0.005."
     ),
 ]
 MinPsnr = Annotated[
     float,
     typer.Option(
-        help="PSNR to the full-precision images that must be reached, in dB; one class may lie "
-        "3 dB below.",
+        help="Smallest allowed PSNR between INT8 and full-precision images, in dB; a single "
+        "class may be 3 dB lower.",
         min=0,
     ),
 ]
@@ -64,64 +73,73 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         "--feature-weights",
-        help="Weight file of the feature network, safetensors: Inception-v3, DINOv2 or CLIP "
-        "(default: a package's network).",
+        help="Weight file (safetensors) of the feature network: Inception-v3, DINOv2 or CLIP "
+        "(default: a network from an installed package).",
     ),
 ]
 SecondJudge = Annotated[
     str | None,
     typer.Option(
-        help="A second feature network that has to agree: open-nsfw, or a weight file as for "
-        "--feature-weights."
+        help="A second feature network that must reach the same verdict: open-nsfw, or a weight "
+        "file as for --feature-weights."
     ),
 ]
 Solver = Annotated[
     str | None,
     typer.Option(
-        help="How the sampler's steps are taken: ddim or dpm++2m (second order, as many calls); "
-        "of dkgm euler, heun or dpm++2m (default: the generator's).",
+        help="Solver of the sampler: ddim or dpm++2m (second order, with the same number of "
+        "calls); for dkgm: euler, heun or dpm++2m (default: the generator's solver).",
         metavar="NAME",
     ),
 ]
 TrustEngines = Annotated[
     bool,
-    typer.Option("--trust-engines", help="Execute the bundle's GPU engines without a signature."),
+    typer.Option(
+        "--trust-engines", help="Run the bundle's GPU engines although no signature was checked."
+    ),
 ]
 AllowCpu = Annotated[
     bool,
-    typer.Option("--allow-cpu", help="Let the CPU execute what cannot run as asked, and say so."),
+    typer.Option(
+        "--allow-cpu",
+        help="If the runtime cannot run as requested, run on the CPU and print a note.",
+    ),
 ]
 PublicKey = Annotated[
     list[Path] | None,
     typer.Option(
         "--public-key",
-        help="Refuse a bundle that this key's owner did not sign; again for each further key, or "
-        "the folder of them.",
+        help="Public key file, or a folder of keys: refuse a bundle that none of these keys "
+        "signed. Repeat the option for each further key.",
     ),
 ]
 LeastRelease = Annotated[
     int | None,
-    typer.Option("--least-release", help="Refuse a bundle signed as an older release.", min=0),
+    typer.Option(
+        "--least-release",
+        help="Refuse a bundle whose signed release number is lower than this.",
+        min=0,
+    ),
 ]
 
 
 def budget_of(text: str) -> float:
-    """Of --fid-budget."""
+    """The value of --fid-budget as a number."""
     return share_of(text, "--fid-budget", "2%")
 
 
 def ruined_of(text: str) -> float:
-    """Of --max-ruined."""
+    """The value of --max-ruined as a number."""
     return share_of(text, "--max-ruined", "0.2%")
 
 
 def moved_of(text: str) -> float:
-    """Of --max-moved."""
+    """The value of --max-moved as a number."""
     return share_of(text, "--max-moved", "5%")
 
 
 def apart_of(text: str) -> float:
-    """Of --max-apart."""
+    """The value of --max-apart as a number."""
     return share_of(text, "--max-apart", "0.5%")
 
 
@@ -140,5 +158,5 @@ def share_of(text: str, flag: str, such_as: str) -> float:
 
 
 def names_of(text: str) -> tuple[str, ...]:
-    """Names of a comma-separated option."""
+    """The names in the value of a comma-separated option."""
     return tuple(name.strip() for name in text.split(","))

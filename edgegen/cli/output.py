@@ -24,7 +24,9 @@ INTERVAL = 10.0  # seconds between lines where there is no terminal
 
 Json = Annotated[
     bool,
-    typer.Option("--json", help="One JSON document on stdout; everything else goes to stderr."),
+    typer.Option(
+        "--json", help="Write one JSON document to stdout; all other output goes to stderr."
+    ),
 ]
 
 _write: Callable[[Mapping[str, Any]], None] | None = None

@@ -25,35 +25,37 @@ EXAMPLES = 3  # photos that are named for a reason; --json has all
 SHOWN = 20  # groups in the text; --json has all
 SHEET = Path("contact-sheet.png")
 MEANING = {  # of the codes that photos are used with
-    "W-IMG-TURNED": "turned upright, as its EXIF says",
-    "W-IMG-PROFILE": "a colour profile that cannot be used: taken for sRGB",
-    "W-IMG-BITS": "12 bits in a file of 16: scaled by those",
-    "W-IMG-CMYK": "print colours (CMYK) made RGB: look at them on the sheet",
-    "W-IMG-ALPHA": "transparent: put on the background",
-    "W-IMG-DEPTH": "more than 8 bits a channel: scaled to 8",
+    "W-IMG-TURNED": "turned upright, as its EXIF data says",
+    "W-IMG-PROFILE": "its colour profile cannot be used: treated as sRGB",
+    "W-IMG-BITS": "12 bits stored in 16: scaled as 12 bits",
+    "W-IMG-CMYK": "print colours (CMYK) converted to RGB: check them on the contact sheet",
+    "W-IMG-ALPHA": "has transparent pixels: the background shows behind them",
+    "W-IMG-DEPTH": "more than 8 bits per channel: scaled to 8",
     "W-IMG-PALETTE": "a palette of at most 256 colours",
-    "W-IMG-FRAMES": "several frames or pages: the first is used",
-    "W-DATA-DUP": "equal to another photo",
-    "W-DATA-DUP-CLASS": "one picture in several classes: the first one's counts",
-    "W-DATA-CLASS-EMPTY": "a class folder without photos: no class",
-    "W-DATA-CLASS-CASE": "classes that differ by upper and lower case alone",
-    "W-DATA-CLASS-FORM": "one name that Unicode writes in two ways: one class",
-    "W-DATA-DARK": "nearly black: look whether the set's levels are right",
-    "W-DATA-BRIGHT": "nearly white: look whether the set's levels are right",
-    "W-DATA-IGNORED": "no photo by its name: passed over",
-    "W-DATA-NOT-FILE": "no regular file: never opened",
-    "W-META-UNLISTED": "not in the set's table: passed over",
-    "W-META-COLUMNS": "a column that is not read: the class is label, class or category",
-    "W-META-CAPTIONS": "nearly each text is of one photo alone: captions, no classes",
+    "W-IMG-FRAMES": "has several frames or pages: the first is used",
+    "W-DATA-DUP": "identical to another photo",
+    "W-DATA-DUP-CLASS": "the same picture in several classes: only the first class counts",
+    "W-DATA-CLASS-EMPTY": "a class folder without photos: not used as a class",
+    "W-DATA-CLASS-CASE": "classes whose names differ only in upper and lower case",
+    "W-DATA-CLASS-FORM": "the same name, encoded in Unicode in two ways: treated as one class",
+    "W-DATA-DARK": "nearly black: check whether the brightness levels of the set are right",
+    "W-DATA-BRIGHT": "nearly white: check whether the brightness levels of the set are right",
+    "W-DATA-IGNORED": "not a photo, judging by its name: ignored",
+    "W-DATA-NOT-FILE": "not a regular file: never opened",
+    "W-META-UNLISTED": "not listed in the set's table: ignored",
+    "W-META-COLUMNS": "a column that is not read: classes come from a column label, class or "
+    "category",
+    "W-META-CAPTIONS": "almost every text belongs to a single photo: these are captions, not "
+    "classes",
 }
 COST = {  # of photos that are not square, by what becomes of them
-    "pad": "padded: the background fills {mean_cost:.0%} of their squares on average, "
-    "{max_cost:.0%} at most; --fit crop would cut as much away",
-    "crop": "cropped: {mean_cost:.0%} of each is cut away on average, {max_cost:.0%} at most; "
-    "--fit pad would keep all, on the background",
+    "pad": "padded: the background fills {mean_cost:.0%} of their area on average and at most "
+    "{max_cost:.0%}; --fit crop would cut away as much",
+    "crop": "cropped: {mean_cost:.0%} of each photo is cut away on average and at most "
+    "{max_cost:.0%}; --fit pad would keep the whole photo and add background",
 }
 
-photos = typer.Typer(help="Look at photos before anything is trained on them.")
+photos = typer.Typer(help="Examine photos before you train on them.")
 
 
 @photos.command()
@@ -62,20 +64,23 @@ def check(
         Path, typer.Argument(help="A folder, a zip archive or IDX files.", metavar="PHOTOS")
     ],
     size: Annotated[
-        int, typer.Option(help="Pixels a side that the model makes.", min=8, max=1024)
+        int, typer.Option(help="Width and height of the model's images in pixels.", min=8, max=1024)
     ] = 32,
     fit: Fit = None,
     background: Background = None,
     held_out: HeldOut = None,
     contact_sheet: Annotated[
-        Path, typer.Option(help="Where to draw the photos as a model will see them.")
+        Path,
+        typer.Option(help="PNG file to write, which shows the photos as a model will see them."),
     ] = SHEET,
     no_classes: NoClasses = False,
     follow_links: FollowLinks = False,
     max_megapixels: MaxMegapixels = None,
     json: output.Json = False,
 ) -> None:
-    """Say what is in a folder: counts, sizes, copies, bad photos; and draw a contact sheet."""
+    """Show what is in a folder of photos (counts, sizes, duplicates, bad photos) and draw a contact
+    sheet.
+    """
     from ..workflows.photos import PhotosSettings, check_photos
 
     settings = PhotosSettings(
@@ -118,10 +123,10 @@ def _show(report: PhotosReport) -> None:
     if met.sizes:
         _show_sizes(document)
     _show_groups("duplicates", met.duplicates, "equal pixels")
-    _show_groups("near-copies", report.near_copies, "one side of the split each")
+    _show_groups("near-copies", report.near_copies, "each group stays on one side of the split")
     print(
         f"split: {report.train_count} to train on, {report.held_out_count} held out "
-        f"({report.share:g}); {len(report.across)} near-copies across it"
+        f"({report.share:g}); {len(report.across)} near-copies on both sides"
     )
     if met.warnings:
         rows = [[code, len(files), MEANING[code], files[0]] for code, files in met.warnings.items()]
@@ -133,7 +138,10 @@ def _show(report: PhotosReport) -> None:
     print(f"fine-tuning: {document['fine_tuning']['why']}")
     if report.small:
         few = (f"{escaped(name)} ({count})" for name, count in report.small.items())
-        print(f"  few photos to learn a class from, kept where the family allows: {', '.join(few)}")
+        print(
+            "  classes with few photos to learn from, kept if the family allows it: "
+            f"{', '.join(few)}"
+        )
     if document["contact_sheet"]:
         print(f"contact sheet: {document['contact_sheet']}")
 
@@ -174,7 +182,8 @@ def _show_sizes(document: dict[str, Any]) -> None:
         print(f"those that are not square are {COST[fit]}".format(**shapes))
     if shapes["smaller"]:
         print(
-            f"smaller: {shapes['smaller']} photos have fewer than {document['size']} pixels a side"
+            f"smaller: {shapes['smaller']} photos have a side of fewer than {document['size']} "
+            "pixels"
         )
 
 

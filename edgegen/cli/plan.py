@@ -13,25 +13,30 @@ if TYPE_CHECKING:
     from ..core.plan import Plan
     from ..workflows.plans import SearchRecord
 
-plan = typer.Typer(help="Look at precision plans.")
+plan = typer.Typer(help="Show precision plans.")
 
 
 @plan.callback()
 def _top() -> None:
-    """Look at precision plans."""
+    """Show precision plans."""
 
 
 @plan.command()
 def show(
-    path: Annotated[Path, typer.Argument(help="A plan.json, or a bundle.", metavar="PLAN")],
+    path: Annotated[
+        Path, typer.Argument(help="A plan.json file or a bundle folder.", metavar="PLAN")
+    ],
     runtime: Annotated[
-        str | None, typer.Option(help="Runtime of the bundle (default: its first).")
+        str | None,
+        typer.Option(
+            help="Runtime of the bundle whose plan is shown (default: the bundle's first)."
+        ),
     ] = None,
     json: output.Json = False,
 ) -> None:
-    """Layer by layer: its precision and why, what INT8 damages there alone, what it
-    saves alone. Of a bundle also what the search asked, what that took, and what was
-    not asked and why.
+    """Show for each layer its precision, the reason, and how much damage and saving INT8 in this
+    layer alone would cause. For a bundle, also show what the search measured, how long that took,
+    and what it did not measure and why.
     """
     from ..core.fp32_last_steps import steps_in_fp32
     from ..workflows.plans import read_plan
@@ -41,8 +46,8 @@ def show(
     _table(result.plan)
     if result.plan.last:
         print(
-            f"of the sampler's steps {steps_in_fp32(result.plan.last)}, as a whole; what is "
-            "said above is of the others."
+            f"Of the sampler's steps, {steps_in_fp32(result.plan.last)} as a whole; the table "
+            "above is about the other steps."
         )
     if result.search is not None:
         _search(result.search)
@@ -60,7 +65,7 @@ def _search(search: SearchRecord) -> None:
             ]
             for step in search.steps
         ]
-        output.table(["the search asked for", "times", "took", "expected"], rows)
+        output.table(["what the search measured", "times", "took", "expected"], rows)
         allowed = "" if search.allowed_s is None else f" It was allowed {search.allowed_s:.0f} s."
         print(f"How the damage of layers was measured: {search.damages}.{allowed}")
     if search.unasked:
@@ -69,12 +74,12 @@ def _search(search: SearchRecord) -> None:
         for one in search.unasked:
             by_reason.setdefault(one["why"], []).append(one["plan"])
         rows = [[len(plans), why, plans[0]] for why, plans in by_reason.items()]
-        output.table(["plans that were not looked at", "why", "the first of them"], rows)
+        output.table(["plans that were not tried", "why", "the first of them"], rows)
 
 
 def _table(plan: Plan) -> None:
     if not plan.layers:
-        print("this plan was not searched: its rules are all there is")
+        print("This plan was not made by a search; it consists of these rules only.")
         output.table(["graph/layer", "precision"], plan.rules)
         return
     rows = [
@@ -91,9 +96,9 @@ def _table(plan: Plan) -> None:
     output.table(["layer", "precision", "why", "damage", "saved", "10^6 multiplications"], rows)
     saved = [r.saved or 0 for r in plan.layers if r.precision == "int8"]
     print(
-        "damage: mean squared distance that images' features move with this one alone in INT8. "
-        f"saved: {plan.unit}; "
-        f"in INT8 {sum(saved):.3g} of {sum(max(r.saved or 0, 0) for r in plan.layers):.3g}."
+        "damage: mean squared distance by which the images' features move if only this layer is "
+        f"in INT8. saved: {plan.unit}; the layers in INT8 save {sum(saved):.3g} of "
+        f"{sum(max(r.saved or 0, 0) for r in plan.layers):.3g}."
     )
     ends = [
         name

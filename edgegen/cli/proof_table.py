@@ -1,4 +1,4 @@
-"""What was proven, for people."""
+"""Prints what an export or verify has proven, for people to read."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def show(proof: Proof) -> None:
     for judged in proof.judged:
         if judged.why:
             print(
-                f"{judged.name}: built, not run here ({judged.why}); its Q/DQ graph was executed "
-                f"by {judged.executed_by}."
+                f"{judged.name}: built but not run here ({judged.why}); {judged.executed_by} "
+                "executed its Q/DQ graph instead."
             )
         if judged.speed is not None and judged.speed < 1:
             print(
-                f"{label(judged.name)} is slower than FP32 here: it does not pay on this machine."
+                f"{label(judged.name)} is slower than FP32 here: INT8 brings no advantage on this "
+                "machine."
             )
         for failure in judged.judgement.failures():
             print(f"{judged.name}: {failure}")
@@ -48,36 +49,36 @@ def _explain(proof: Proof) -> None:
     base, one = proof.full[proof.baseline], proof.judged[0].comparison
     if one.is_counted:
         print(
-            f"FD: Frechet distance over {one.features} at {one.size} px, projected, to "
-            f"{one.reference}; not an Inception FID. "
-            f"FP32: {one.distance_full.value:.1f}; intervals of the change hold at "
-            f"{levels(proof)}."
+            f"FD: Frechet distance to {one.reference}, over projected features of {one.features} "
+            f"at {one.size} px; this is not an Inception FID. FP32: "
+            f"{one.distance_full.value:.1f}; intervals of the change hold at {levels(proof)}."
         )
     else:
-        print(f"Features: {one.features} at {one.size} px; intervals hold at {levels(proof)}.")
+        print(f"Features: {one.features} at {one.size} px; the intervals hold at {levels(proof)}.")
     show_large(proof.judged)
     if not one.is_counted:
         print(
-            "FD is not counted: the other gates decide, and none of them needs a reference. It "
-            "takes one of the generator's own photos, and three pairs for each of its directions."
+            "FD is not counted: the other gates decide, and none of them needs a reference. FD "
+            "would need a reference of the generator's own photos and three image pairs for each "
+            "of its directions."
         )
     if one.images < LEAST_PAIRS:
         print(f"Ruined pairs are counted exactly; {FEW_PAIRS}")
     if one.is_reference_corrected is False:
         print(
-            "The reference is of an older edgegen: what its own number of images adds to FD is in "
-            "these figures."
+            "The reference was made by an older edgegen: these figures include what its limited "
+            "number of images adds to FD."
         )
     show_second(proof.judged)
     print(
-        "Moved: mean square that features move, of that from seed to seed. Ruined: below 25 dB, or "
-        "a part is lost; the share is at most that. Worst class: of all labels, the one nearest to "
-        "failing."
+        "Moved: mean squared movement of the features, as a share of that from seed to seed. "
+        "Ruined: below 25 dB, or a part of the image is lost; the true share is at most the one "
+        "shown. Worst class: the label that is nearest to failing."
     )
     print(
-        f"Latency: the mean sampler step of a trajectory, batch {base.batch}, 1 thread, CPU time, "
-        f"median of {base.rounds} "
-        f"interleaved rounds; speed against the fastest FP32 ({proof.baseline})."
+        f"Latency: CPU time of the mean sampler step of a trajectory, batch {base.batch}, 1 "
+        f"thread, median of {base.rounds} interleaved rounds. Speed: relative to the fastest FP32 "
+        f"({proof.baseline})."
     )
 
 

@@ -20,31 +20,38 @@ if TYPE_CHECKING:
 def recover(
     base: Base,
     plan: Annotated[
-        Path, typer.Option(help="A bundle's plan.json, or one whose rules say what is rounded.")
+        Path,
+        typer.Option(
+            help="A bundle's plan.json, or a plan whose rules say which layers are rounded."
+        ),
     ],
     run: RunFolder = None,
     out: OutFlag = None,
     rank: Annotated[
         int | None, typer.Option(help="Rank of the adapters (default: twice the family's).", min=1)
     ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = RecoverSettings.steps,
-    batch: Annotated[int, typer.Option(help="Images a step.", min=1)] = RecoverSettings.batch,
+    steps: Annotated[
+        int, typer.Option(help="Number of training steps.", min=1)
+    ] = RecoverSettings.steps,
+    batch: Annotated[
+        int, typer.Option(help="Number of images in a training step.", min=1)
+    ] = RecoverSettings.batch,
     rate: Annotated[
-        float, typer.Option(help="Adam's learning rate, as a share of a weight.")
+        float, typer.Option(help="Learning rate of Adam, relative to the size of a weight.")
     ] = RecoverSettings.rate,
     seed: Annotated[int, typer.Option(help="Seed of the adapters.", min=0)] = RecoverSettings.seed,
     threads: Threads = 0,
     weights: Weights = None,
     json: output.Json = False,
 ) -> None:
-    """Train an adapter, without photos, that makes up for what INT8 rounding costs."""
+    """Train an adapter that compensates the error of INT8 rounding; no photos are needed."""
     from ..workflows.finetune.recover import RecoverResult, error_text
     from ..workflows.finetune.recover import recover as learn
 
     folder = run_folder(
         run,
         out,
-        "name the base, and the run folder once: `edgegen recover BASE RUN --plan PLAN`",
+        "give the base, and the run folder once: `edgegen recover BASE RUN --plan PLAN`",
     )
     settings = RecoverSettings(rank, steps, batch, rate, seed, threads, weights)
     try:

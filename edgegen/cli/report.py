@@ -1,4 +1,4 @@
-"""edgegen report: a report's page anew from its bench.json."""
+"""edgegen report: makes a report's page again from its bench.json."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def report(
     what: Annotated[
         str, typer.Argument(help="Folder that `edgegen bench --report` wrote.", metavar="REPORT")
     ],
-    show: Annotated[bool, typer.Option("--open", help="Show the page in a browser.")] = False,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     json: output.Json = False,
 ) -> None:
-    """Make the page, charts and tables of a bench anew from its bench.json."""
+    """Make the page, charts and tables of a bench report again from its bench.json."""
     from ..workflows.bench_report.run import remake_report
 
     page = remake_report(what)

@@ -1,4 +1,6 @@
-"""edgegen sign: the site vouches for a bundle with its own key; no network and no third party."""
+"""edgegen sign: signs a bundle with the site's own key, without a network and without a third
+party.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,24 @@ from .options import BundleFolder, Overwrite
 def sign(
     bundle: BundleFolder,
     key: Annotated[
-        Path, typer.Option(help="Private key in PEM, on the curve P-256, P-384 or P-521.")
+        Path, typer.Option(help="Private key as a PEM file, on the curve P-256, P-384 or P-521.")
     ],
     passphrase_file: Annotated[
-        Path | None, typer.Option(help="File whose first line opens the key.")
+        Path | None, typer.Option(help="File whose first line is the passphrase of the key.")
     ] = None,
     release: Annotated[
         int | None,
         typer.Option(
-            help="Number of this release, larger each time: devices refuse less with "
-            "--least-release.",
+            help="Number of this release, which must grow with each release: with "
+            "--least-release, devices refuse lower numbers.",
             min=0,
         ),
     ] = None,
     overwrite: Overwrite = False,
     json: output.Json = False,
 ) -> None:
-    """Check a bundle and sign it; devices check the signature with --public-key, and may then run
-    its engines.
+    """Check a bundle and sign it. Devices check the signature with --public-key and may then run
+    the bundle's engines.
     """
     from ..workflows.signing import sign_bundle
 

@@ -1,4 +1,4 @@
-"""edgegen train: a folder of photos to a trained generator."""
+"""edgegen train: trains a generator on a folder of photos."""
 
 from __future__ import annotations
 
@@ -49,22 +49,30 @@ def train(
     seed: Seed = None,
     only: Annotated[
         str | None,
-        typer.Option(help="Train this objective alone, for the whole run.", metavar="OBJECTIVE"),
+        typer.Option(help="Train only this objective, during the whole run.", metavar="OBJECTIVE"),
     ] = None,
     init: Annotated[
-        str | None, typer.Option(help="Run folder or zoo name whose weights to start from.")
+        str | None,
+        typer.Option(help="Run folder or zoo name whose weights the training starts from."),
     ] = None,
     device: Device = None,
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Let torch compile the networks; slow to start.")
+        bool,
+        typer.Option(
+            "--compile", help="Let torch compile the networks, which makes the start slow."
+        ),
     ] = False,
     samples_every: Annotated[
         int,
-        typer.Option(help="Steps between grids of images in the run folder; 0 for none.", min=0),
+        typer.Option(
+            help="Number of steps between sample grids written to the run folder; 0 writes none.",
+            min=0,
+        ),
     ] = 0,
-    keep: Annotated[int, typer.Option(help="Checkpoints that stay.", min=1)] = 2,
+    keep: Annotated[int, typer.Option(help="Number of checkpoints to keep.", min=1)] = 2,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write losses and grids for TensorBoard, too.")
+        bool,
+        typer.Option("--tensorboard", help="Also write losses and sample grids for TensorBoard."),
     ] = False,
     on_bad: OnBad = "skip",
     fit: Fit = None,
@@ -76,7 +84,9 @@ def train(
     weights: Weights = None,
     json: output.Json = False,
 ) -> None:
-    """Train in full precision; Ctrl-C writes a checkpoint that --resume continues exactly."""
+    """Train a generator in full precision. Ctrl-C writes a checkpoint, from which --resume
+    continues exactly.
+    """
     from ..workflows.train import TrainSettings
     from ..workflows.train import train as train_generator
 
@@ -106,7 +116,7 @@ def train(
     folder = run_folder(
         run,
         out,
-        "name the run folder once: `edgegen train FAMILY RUN --data PHOTOS`, or with --out RUN",
+        "give the run folder once: `edgegen train FAMILY RUN --data PHOTOS`, or with --out RUN",
     )
     if data is None:
         raise UsageError(

@@ -9,12 +9,15 @@ import typer
 
 from ..errors import UsageError
 
-Family = Annotated[str, typer.Argument(help="Family, such as cas-dm.", metavar="FAMILY")]
+Family = Annotated[
+    str, typer.Argument(help="Family of generators, such as cas-dm.", metavar="FAMILY")
+]
 Base = Annotated[str, typer.Argument(help="Zoo name or run folder to start from.", metavar="BASE")]
 BaseIfNamed = Annotated[
     str | None,
     typer.Argument(
-        help="Zoo name or run folder to start from (default: what is nearest to the photos).",
+        help="Zoo name or run folder to start from (default: the zoo's generator that is nearest "
+        "to the photos).",
         metavar="[BASE]",
         show_default=False,
     ),
@@ -22,65 +25,102 @@ BaseIfNamed = Annotated[
 RunFolder = Annotated[
     Path | None, typer.Argument(help="Run folder to write.", metavar="RUN", show_default=False)
 ]
-OutFlag = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder as a flag.")]
+OutFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--out", help="Run folder to write, given as an option instead of an argument."
+    ),
+]
 Data = Annotated[
     Path | None,
-    typer.Option(help="Photos: a folder, a zip archive, IDX files or (train) tar shards."),
+    typer.Option(
+        help="Photos: a folder, a zip archive or IDX files; `edgegen train` also takes tar shards."
+    ),
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Continue the run bit for bit; its settings are recorded."),
+    typer.Option(
+        "--resume", help="Continue an interrupted run exactly, with the settings recorded in it."
+    ),
 ]
 RecipeName = Annotated[
-    str | None, typer.Option("--recipe", help="One of the family's recipes (default: its first).")
+    str | None,
+    typer.Option("--recipe", help="Name of one of the family's recipes (default: the first)."),
 ]
 Images = Annotated[
-    int | None, typer.Option(help="Training images to see instead of the recipe's.", min=1)
+    int | None,
+    typer.Option(help="Number of training images to process (default: the recipe's).", min=1),
 ]
-Batch = Annotated[int | None, typer.Option(help="Images a step (default: the recipe's).", min=1)]
+Batch = Annotated[
+    int | None,
+    typer.Option(help="Number of images in a training step (default: the recipe's).", min=1),
+]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a field of the config: steps=8.", metavar="NAME=VALUE"),
+    typer.Option(
+        "--set",
+        help="Change one field of the configuration, such as steps=8.",
+        metavar="NAME=VALUE",
+    ),
 ]
 Centroids = Annotated[
     int | None,
-    typer.Option("--kde-centroids", help="dkgm: keep this many centroids a class, not photos."),
+    typer.Option(
+        "--kde-centroids",
+        help="For dkgm: store this many centroids for each class instead of the photos.",
+    ),
 ]
 HeldOut = Annotated[
     float | None,
-    typer.Option(help="Share of the photos to hold out (default: 0.1, more of few photos)."),
+    typer.Option(
+        help="Share of the photos to hold out from training (default: 0.1, or more if there are "
+        "few photos)."
+    ),
 ]
-Rate = Annotated[float | None, typer.Option(help="Adam's learning rate (default: the family's).")]
+Rate = Annotated[float | None, typer.Option(help="Learning rate of Adam (default: the family's).")]
 Seed = Annotated[
-    int | None, typer.Option(help="Seed of weights, order and noise (default 0).", min=0)
+    int | None,
+    typer.Option(
+        help="Seed of the weights, of the order of photos and of the noise (default 0).", min=0
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="Train on cpu or cuda (default cpu).")]
+Device = Annotated[str | None, typer.Option(help="Device to train on: cpu or cuda (default cpu).")]
 Fit = Annotated[
     str | None,
-    typer.Option(help="Photos that are not square: pad keeps all, crop the middle (default pad)."),
+    typer.Option(
+        help="How to make photos square: pad adds background, crop keeps the middle (default pad)."
+    ),
 ]
 Background = Annotated[
     str | None,
-    typer.Option(help="Colour under transparency and around padded photos (default white)."),
+    typer.Option(help="Colour behind transparent pixels and around padded photos (default white)."),
 ]
 NoClasses = Annotated[
     bool,
-    typer.Option("--no-classes", help="Take all photos without classes, whatever folders say."),
+    typer.Option("--no-classes", help="Ignore class folders and labels: train without classes."),
 ]
 FollowLinks = Annotated[
     bool,
-    typer.Option("--follow-links", help="Follow symbolic links that stay inside the folder."),
+    typer.Option("--follow-links", help="Follow symbolic links whose target is inside the folder."),
 ]
 MaxMegapixels = Annotated[
     int | None,
-    typer.Option(help="Largest photo that is read (default: 256 for a JPEG, 64 for others)."),
+    typer.Option(
+        help="Size of the largest photo to read, in megapixels (default: 256 for a JPEG, 64 for "
+        "other formats)."
+    ),
 ]
-OnBad = Annotated[str, typer.Option(help="Unreadable photos: skip (named in the report) or fail.")]
+OnBad = Annotated[
+    str,
+    typer.Option(
+        help="What to do with unreadable photos: skip (they are named in the report) or fail."
+    ),
+]
 
 
 def run_folder(run: Path | None, out: Path | None, sentence: str) -> Path:
-    """The run folder, named as an argument or as -o; UsageError with the sentence unless it is
-    named once.
+    """The run folder, given as an argument or with -o. Raises UsageError with the sentence unless
+    it is given exactly once.
     """
     if (run is None) == (out is None):
         raise UsageError("E-USAGE", sentence)

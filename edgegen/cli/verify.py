@@ -1,4 +1,6 @@
-"""edgegen verify: is this bundle what was exported, and does its evidence hold on this machine?"""
+"""edgegen verify: checks that a bundle is what was exported and that its evidence holds on this
+machine.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,17 @@ if TYPE_CHECKING:
 def verify(
     bundle: BundleFolder,
     files_only: Annotated[
-        bool, typer.Option("--files-only", help="Check hashes and manifest, recompute nothing.")
+        bool,
+        typer.Option(
+            "--files-only", help="Check only the hashes and the manifest; compute no images."
+        ),
     ] = False,
     images_only: Annotated[
-        bool, typer.Option("--images-only", help="Check that the same images come out: no torch.")
+        bool,
+        typer.Option(
+            "--images-only",
+            help="Check only that the same images come out; this does not need torch.",
+        ),
     ] = False,
     runtime: Runtimes = None,
     threads: Threads = 0,
@@ -60,31 +69,37 @@ def verify(
         bool,
         typer.Option(
             "--no-reference",
-            help="Do not count the distance to a reference; a bundle without one needs this said.",
+            help="Do not judge by the distance to a reference. Required for a bundle without a "
+            "reference.",
         ),
     ] = False,
     bench: Annotated[
         bool,
         typer.Option(
             "--bench",
-            help="Hold the speeds to the manifest's as well; a quarter more or less is the same.",
+            help="Also compare the speeds with those in the manifest; a difference of up to a "
+            "quarter is accepted.",
         ),
     ] = False,
     fresh_seeds: Annotated[
         bool,
         typer.Option(
             "--fresh-seeds",
-            help="Judge images of seeds that the operating system draws, instead of the export's.",
+            help="Judge images from new random seeds of the operating system instead of the "
+            "export's seeds.",
         ),
     ] = False,
     reference: Annotated[
         Path | None,
-        typer.Option(help="Judge against these photos, or a file of their statistics, as well."),
+        typer.Option(
+            help="Also judge against these photos, or against a file with their statistics."
+        ),
     ] = None,
     json: output.Json = False,
 ) -> None:
-    """Check every file, generate the same seeds again, and hold every quality figure of the
-    manifest to what is found here, and that to the terms given.
+    """Check every file, generate images from the same seeds again, compare every quality figure in
+    the manifest with what is measured here, and check the measured figures against the limits
+    given.
     """
     from ..workflows.verify import VerifyResult, VerifySettings, verify_bundle
 
@@ -135,13 +150,13 @@ def _show(result: VerifyResult) -> None:
             print(f"NOT FOUND HERE: {one}")
         if result.is_older:
             print(
-                "The evidence in the manifest is of an older edgegen, with fewer gates than were "
-                "held here."
+                "The evidence in the manifest was made by an older edgegen with fewer gates than "
+                "were checked here."
             )
         if not result.is_bench:
             print(
-                "Speeds are those of this machine, and were not compared with the manifest's: add "
-                "--bench."
+                "Speeds were measured on this machine and were not compared with those in the "
+                "manifest; to compare them, add --bench."
             )
 
 
@@ -164,8 +179,8 @@ def _show_images(result: VerifyResult) -> None:
         ["images", "within 1/255", "PSNR", "at least", "against those made at export"], rows
     )
     print(
-        f"Seeds {result.seeds[0]} to {result.seeds[-1]}. INT8 must be nearer to its images of then "
-        "than those are to FP32."
+        f"Seeds {result.seeds[0]} to {result.seeds[-1]}. The INT8 images must be nearer to the "
+        "INT8 images of the export than those are to FP32."
     )
 
 
