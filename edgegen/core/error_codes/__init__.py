@@ -15,7 +15,7 @@ from . import files, models, photos, usage, warnings
 EXITS = {
     1: "bug or unclassified failure",
     2: "usage or configuration",
-    3: "a gate said no",
+    3: "a gate failed",
     4: "bad input",
     5: "the machine lacks something",
     6: "trust",
@@ -27,8 +27,8 @@ EXITS = {
 
 @dataclass(frozen=True)
 class ErrorCode:
-    """exits: exit codes that go with it, none where it names a photo in a report; cause and remedy
-    are sentences.
+    """exits: the exit codes that go with it; empty if the code only names a photo in a report.
+    cause and remedy are sentences.
     """
 
     code: str
@@ -49,7 +49,7 @@ CODES: dict[str, ErrorCode] = {
     row[0]: ErrorCode(*row)
     for row in sorted((*usage.ROWS, *photos.ROWS, *models.ROWS, *files.ROWS))
 }
-# of work that was done, and is doubtful
+# about work that was done but whose result is doubtful
 WARNINGS: dict[str, ErrorCode] = {row[0]: ErrorCode(*row) for row in sorted(warnings.ROWS)}
 
 
@@ -58,12 +58,12 @@ def page() -> str:
     lines = [
         "# Error codes",
         "",
-        "Every failure of edgegen is one sentence on stderr, `error[E-CODE] what is wrong (file) - "
-        "what to do`, and an exit code;",
-        "with `--json` the same is a document on stdout. Codes and exit codes are a contract: they "
-        "keep their meaning, and a code that is gone is",
-        "never used again. `edgegen errors E-CODE` shows one of them. A dash: the code names a "
-        "photo in a report, and is no failure by itself.",
+        "edgegen reports every failure as one sentence on stderr, `error[E-CODE] what is wrong "
+        "(file) - what to do`, and as an exit code;",
+        "with `--json` it also writes the same as a document to stdout. Codes and exit codes are "
+        "a contract: they keep their meaning, and a removed code is",
+        "never used again. `edgegen errors E-CODE` shows one of them. A dash means that the code "
+        "names a photo in a report and is not a failure by itself.",
         "",
         "| exit | meaning |",
         "|---|---|",
@@ -76,8 +76,8 @@ def page() -> str:
             for e in CODES.values()
         ),
         "",
-        "Warnings are lines on stderr that begin with their code, of work that was done, exit code "
-        "0. `edgegen errors` knows these:",
+        "Warnings are lines on stderr that begin with a code. The work was done, and the exit "
+        "code is 0. `edgegen errors` explains these too:",
         "",
         "| code | cause | what to do |",
         "|---|---|---|",

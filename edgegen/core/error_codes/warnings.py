@@ -1,4 +1,4 @@
-"""Codes of what is said of work that was done: no failure, and exit code 0."""
+"""Codes of warnings about work that was done: they are not failures, and the exit code is 0."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ ROWS: tuple[Row, ...] = (
     (
         "W-TUNE-FAR",
         (0,),
-        "What a fine-tuned generator draws is too far from the held-out photos to be called the "
-        "site's products: farther than four times what blur does to photos.",
-        "Give it a longer --time, more photos or another base; do not export it yet.",
+        "The images of a fine-tuned generator are too far from the held-out photos to show the "
+        "site's products: more than four times as far as blurring moves photos.",
+        "Use a longer --time, more photos or another base; do not export the generator yet.",
     ),
     (
         "W-TUNE-NO-GAIN",
         (0,),
-        "What a fine-tuned generator draws is not clearly nearer to the held-out photos than what "
-        "its base draws.",
-        "Give it more --steps, and look at timeline.png.",
+        "The images of a fine-tuned generator are not clearly nearer to the held-out photos than "
+        "those of its base.",
+        "Train with more --steps, and look at timeline.png.",
     ),
 )
