@@ -208,7 +208,9 @@ def test_weights_without_the_adapter_are_not_taken_for_merged_ones(
     name, out = trained
     about, generator = runs.load(out)
     base = site.plain(family(name), generator.config, site.master(out, about))
-    with pytest.raises(GateFailed, match="merged images differ from adapted ones by"):
+    with pytest.raises(
+        GateFailed, match="images from the merged weights differ from those with the adapter by"
+    ):
         parity(out, about, base)
 
 

@@ -90,8 +90,8 @@ def test_a_peer_that_fails_is_a_row_with_its_last_words(
     assert {row.state for row in failed} == {"failed"} and len(failed) == len(FAILS)
     raises, crashes, nothing, none, elsewhere = (row.why for row in failed)
     assert raises.startswith("ValueError: no kernel for ") and "/tmp" not in raises
-    assert crashes == "SIGSEGV: it said nothing"
-    assert nothing == "it ended well and wrote no file"
+    assert crashes == "SIGSEGV: it printed no reason"
+    assert nothing == "it ended without an error but wrote no file"
     assert none.startswith("E-ONNX-PARSE: ")
     assert elsewhere.startswith("E-ONNX-EXTERNAL: "), "never read: the door is before the runtime"
 
@@ -129,7 +129,7 @@ def test_one_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_pat
     tool(monkeypatch, hangs=BEGIN + "import time\nprint('calibrating', flush=True)\ntime.sleep(60)")
     one = peers.Quantizing("toy", sys.executable, tmp_path)
     began = time.monotonic()
-    with pytest.raises(peers.PeerFailed, match="it was not done after 1 s"):
+    with pytest.raises(peers.PeerFailed, match="it had not finished after 1 s"):
         one._run(PEERS["toy"].variants[0].program, "a", "b", "c", limit=1)
     assert time.monotonic() - began < 30
 

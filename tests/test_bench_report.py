@@ -262,14 +262,14 @@ def test_bad_input_is_refused_before_any_work(tmp_path: Path, capfd: Any) -> Non
     for arguments, code, said in (
         (["nowhere", str(one)], 4, "there is no such folder"),
         ([str(theirs), str(one)], 4, "E-BUNDLE"),
-        ([str(one), str(two)], 2, "two bundles are called a"),
+        ([str(one), str(two)], 2, "two bundles have the name a"),
         ([str(one), "--report", str(theirs)], 2, "is not empty"),
         ([str(one), "--report", str(theirs), "--overwrite"], 2, "is not one of edgegen's"),
         ([str(one), "--gate", str(tmp_path / "none.toml")], 4, "E-GATES"),
         ([str(one), "--report", "r", "--runtime", "openvino"], 2, "no bundle has INT8 files for"),
         ([str(one), "--report", "r", "--max-ruined", "2"], 2, "--max-ruined must be a share"),
         ([str(one), "--report", "r", "--pairs", "0"], 2, "pairs"),
-        ([str(one), "--overwrite"], 2, "there is no --report"),
+        ([str(one), "--overwrite"], 2, "--overwrite has no meaning without --report"),
         ([str(one), "--runtime", "openvino"], 2, "no bundle has INT8 files for"),
     ):
         assert run(["bench", *arguments]) == code, arguments

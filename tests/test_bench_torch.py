@@ -96,7 +96,7 @@ def test_other_weights_of_the_same_name_are_not_taken(
     bundle = read_bundle(tiny_bundle)
     for name in BOTH:
         assert PROGRAMS[name].why_not(bundle) == (
-            "the zoo of this edgegen has other weights than the bundle"
+            "the zoo of this edgegen version has other weights than the bundle"
         )
 
 
@@ -104,7 +104,7 @@ def test_a_generator_that_is_not_of_the_zoo_is_skipped_with_the_reason(tmp_path:
     bundle = read_bundle(toy(tmp_path / "toy"))
     for program in PROGRAMS.values():
         why = program.why_not(bundle)
-        assert why == "torch has no program of it: the generator is not of the zoo"
+        assert why == "torch cannot run it, because the generator is not from the zoo"
 
 
 def test_without_torch_the_rows_say_how_to_install_it(

@@ -206,13 +206,19 @@ def test_a_report_is_written_where_no_export_passed(exports: Exports, tmp_path: 
     ("flags", "said"),
     [
         ([], "name a bundle, or add --zoo"),
-        (["--zoo"], "--zoo keeps its exports: add --report, or --work FOLDER"),
-        ([str(TOY), "--steps", "4"], "a bundle runs at the steps that it was calibrated"),
-        ([str(TOY), "--work", "w"], "--work is where --zoo keeps its exports"),
+        (["--zoo"], "--zoo needs a folder for its exports: add --report, or --work FOLDER"),
+        ([str(TOY), "--steps", "4"], "a bundle runs with the steps that it was calibrated"),
+        ([str(TOY), "--work", "w"], "--work has no meaning without --zoo"),
         (["--zoo", "--work", "w", "--steps", "1,x"], "--steps must be whole numbers such as 1,2,4"),
         (["--zoo", "--work", "w", "--steps", "0"], "--steps must be 1 or more, got 0"),
-        (["--zoo", "--work", "w", "--public-key", "k"], "no --public-key has signed"),
-        ([str(TOY), "--peer", "mxnet=p"], "--peer mxnet: no such tool; known: onnxruntime, nncf"),
+        (
+            ["--zoo", "--work", "w", "--public-key", "k"],
+            "--zoo and --public-key exclude each other",
+        ),
+        (
+            [str(TOY), "--peer", "mxnet=p"],
+            "--peer mxnet: there is no such tool; the known tools are onnxruntime, nncf",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(flags: list[str], said: str, capfd: Any) -> None:

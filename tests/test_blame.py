@@ -63,4 +63,4 @@ def test_the_layer_that_ruins_images_is_named_first(
 
 def test_nothing_is_looked_for_where_no_image_is_ruined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(monkeypatch, cut(LAYERS[0]), False) == []
-    assert "no layer alone" in blame.sentence("onnxruntime", [])
+    assert "no single layer" in blame.sentence("onnxruntime", [])

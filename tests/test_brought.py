@@ -182,7 +182,7 @@ def test_what_cannot_be_taken_is_one_sentence(
     assert run(["inspect", str(plain / "unet")]) == 4
     assert "no scheduler" in capsys.readouterr().err
     assert run(["inspect", str(tmp_path)]) == 2
-    assert "neither a run.json nor a model_index.json" in capsys.readouterr().err
+    assert "no run.json and no model_index.json" in capsys.readouterr().err
 
 
 def test_a_folder_makes_images_of_a_prompt(
@@ -195,7 +195,7 @@ def test_a_folder_makes_images_of_a_prompt(
     assert run(["generate", str(prompted), "--prompt", TEXTS[0], *asked]) == 0 and grid.is_file()
     golden = Path(__file__).parent / "golden" / "bundle-2-prompts"
     assert run(["generate", str(golden), "--lora", "a.safetensors", "-o", str(grid)]) == 2
-    assert "--lora is decided when a bundle is made" in capsys.readouterr().err
+    assert "--lora is fixed when a bundle is made" in capsys.readouterr().err
 
 
 def test_photos_of_the_site_are_what_it_is_judged_against(plain: Path, tmp_path: Path) -> None:

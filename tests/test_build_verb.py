@@ -144,7 +144,7 @@ def test_a_runtime_that_cannot_build_here_is_an_error_when_asked_for(
     assert "tensorrt-rtx cannot build for this machine" in capfd.readouterr().err
     assert run(["build", str(tiny_bundle)]) == 0
     shown = capfd.readouterr().out
-    assert "nothing to build: it loads its files as they are" in shown
+    assert "nothing to build: this runtime loads its files directly" in shown
     assert ("nothing to build: no CUDA device" in shown) == ("tensorrt-rtx" in tiny.RUNTIMES)
     assert run(["build", str(tiny_bundle), "--precision", "fp8"]) == 2
 

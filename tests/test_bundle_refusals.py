@@ -32,7 +32,7 @@ NAMES = tiny.RUNTIMES.split(",")
         (
             ["generate", "B", "-o", "O", "--seed", str(2**63 - 1), "-n", "2"],
             2,
-            "seeds end at 2**63 - 1",
+            "the largest seed is 2**63 - 1",
         ),
         (
             ["generate", "B", "-o", "missing/folder/o.png"],

@@ -156,7 +156,10 @@ def test_a_file_that_is_no_generator_is_not_called_a_folder(
     for verb, more in (("inspect", []), ("generate", out), ("export", ["--int8", *out])):
         assert run([verb, str(picture), *more]) == 2
         said = capfd.readouterr().err
-        assert "E-SOURCE] this file is no generator: of files, only ONNX models" in said
+        assert (
+            "E-SOURCE] this file is not a generator: the only files accepted are ONNX models"
+            in said
+        )
         assert "this folder" not in said and "grid.png" in said
 
 
@@ -209,7 +212,7 @@ def test_engines_are_built_once(
     settings = EngineSettings(("openvino", "onnxruntime"))
     first = build_engines(tiny_bundle, settings)
     assert {engine.state for engine in first.engines} == {"built"}
-    assert first.skipped == {"onnxruntime": "it loads its files as they are"}
+    assert first.skipped == {"onnxruntime": "this runtime loads its files directly"}
     again = build_engines(tiny_bundle, settings)
     assert {(e.state, e.seconds) for e in again.engines} == {("there", 0.0)}
     with pytest.raises(RuntimeMissing, match="cannot build for this machine"):
@@ -246,7 +249,7 @@ def test_lint_and_plans(tmp_path: Path, tiny_bundle: Path, capfd: Captured) -> N
     (file := tmp_path / "tiny.onnx").write_bytes(TINY)
     assert lint_model(file, ["openvino"]).findings == []
     assert lint_model(tiny_bundle).to_json() == document(capfd, "lint", str(tiny_bundle))
-    with pytest.raises(UsageError, match="a model file is linted for a runtime"):
+    with pytest.raises(UsageError, match="an ONNX file can only be checked for a named runtime"):
         lint_model(file)
     result = read_plan(tiny_bundle, "onnxruntime")
     assert result.to_json() == document(capfd, "plan", "show", str(tiny_bundle))

@@ -275,7 +275,7 @@ def test_fewer_feeds_than_enough_are_refused(
     assert "was calibrated on 31 samples, 32 are needed" in capsys.readouterr().err
     assert calibrate(run, tmp_path / "stats", "--samples", "31") == 2
     assert calibrate(run, tmp_path / "stats", "--samples", "32", "--data", str(feeds)) == 2
-    assert "--samples is of the sampler's own trajectory" in capsys.readouterr().err
+    assert "--samples cannot be used with --data" in capsys.readouterr().err
 
 
 def test_a_network_that_overflows_is_told_by_its_tensor(run: Path) -> None:

@@ -175,7 +175,7 @@ def test_a_plan_of_another_model_is_refused_before_the_long_work(
     path.write_bytes(Plan((("theta/nowhere", "fp32"),), {}).to_bytes())
     assert tiny.export(tiny_run, tmp_path / "out", "--plan", str(path)) == 4
     assert (
-        "E-PLAN] the plan is another generator's: theta/nowhere is not in these graphs"
+        "E-PLAN] the plan was made for another generator: theta/nowhere is not in these graphs"
         in capfd.readouterr().err
     )
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == ["plan.json"]

@@ -303,7 +303,7 @@ def test_export_hands_the_regions_to_the_build(
         (["--regions", "2x2"], "E-USAGE.*--regions has no meaning without --protect-regions"),
         (
             ["--protect-regions", "1", "--plan", "PLAN"],
-            "E-USAGE.*--protect-regions is for the search of a plan",
+            "E-USAGE.*--protect-regions changes the search for a plan",
         ),
     ],
 )

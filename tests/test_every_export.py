@@ -90,7 +90,7 @@ def test_steps_are_of_the_sampler_that_ships_or_mean_nothing(
     one, out = str(tmp_path / "one"), str(tmp_path / "map")
     assert (
         run(["damage", str(finished), one, "-o", out, "--quick"]) == 4
-        and "samples otherwise than" in capfd.readouterr().err
+        and "uses another sampler than" in capfd.readouterr().err
     )
 
 

@@ -167,7 +167,11 @@ def cas_dm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "more, code, said",
     [
         (["--base", "int4"], 2, "--base must be fp32, int8 or nf4, got 'int4'"),
-        (["--time", "1m"], 2, "--steps and --time both say how long: give one"),
+        (
+            ["--time", "1m"],
+            2,
+            "--steps and --time exclude each other: both set the length of the training",
+        ),
         (
             ["--rank", "0", "--base", "nf4"],
             2,
@@ -283,7 +287,7 @@ def test_small_classes_are_drawn_as_one() -> None:
     four = Photos(made.pixels, labels, ("a", "b", "c", "d"))
     assert merge_small_classes(four, 1, heard) is four, "kept if the family allows it"
     assert heard.notes.pop() == (
-        "W-CLASS-SMALL: few photos to learn a class from, but learned: d (3)"
+        "W-CLASS-SMALL: these classes have few photos to learn from, but are learned: d (3)"
     )
     found = merge_small_classes(four, 8, heard)
     assert found.classes == ("a", "b", "other") and np.bincount(found.labels).tolist() == [
@@ -292,17 +296,17 @@ def test_small_classes_are_drawn_as_one() -> None:
         11,
     ]
     assert heard.notes == [
-        "W-CLASS-MERGED: this family needs 8 photos of a class, so that these are drawn as one, "
-        '"other": d, c'
+        "W-CLASS-MERGED: this family needs 8 photos of each class, so these classes are merged "
+        "into one class named other: d, c"
     ]
     assert (found.labels[labels == 1] == 1).all() and (found.labels[labels >= 2] == 2).all()
     same = Photos(made.pixels, labels % 2, ("a", "b"))
     assert merge_small_classes(same) is same
     gone = merge_small_classes(Photos(made.pixels, labels % 2, ("a", "b", "c")), 1, heard)
     assert gone.classes == ("a", "b") and (gone.labels == labels % 2).all()
-    assert heard.notes[1:] == ["W-CLASS-GONE: no photo to train on, all are held out: c"], (
-        "it cannot be learned, and takes no other with it"
-    )
+    assert heard.notes[1:] == [
+        "W-CLASS-GONE: these classes have no photo to train on, because all of them are held out: c"
+    ], "it cannot be learned, and takes no other with it"
 
 
 def test_a_run_that_ended_early_stays_ended(
@@ -366,7 +370,7 @@ def test_an_adapter_that_gained_nothing_says_so() -> None:
     assert "farther from your photos than what the base draws" in doubted(
         {"value": 1.3, "low": 1.2, "high": 1.4}
     )
-    assert "no nearer to your photos, as far as can be told" in doubted(
+    assert "not measurably nearer to your photos" in doubted(
         {"value": 0.95, "low": 0.8, "high": 1.1}
     )
 
@@ -387,6 +391,6 @@ def test_merge_and_compare_want_adapted_runs(
     cas_dm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["merge", str(cas_dm), "-o", str(tmp_path / "m")]) == 2
-    assert "this is no run of `edgegen finetune` with an adapter" in capsys.readouterr().err
+    assert "this is not a run of `edgegen finetune` with an adapter" in capsys.readouterr().err
     assert run(["compare", str(cas_dm)]) == 2
-    assert "this is no run of `edgegen finetune`" in capsys.readouterr().err
+    assert "this is not a run of `edgegen finetune`" in capsys.readouterr().err

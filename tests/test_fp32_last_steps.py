@@ -227,7 +227,7 @@ def test_a_plan_of_a_longer_sampler_is_refused(
         == 4
     )
     assert (
-        f"the plan leaves the last {last} steps to FP32, and this sampler has 4"
+        f"the plan runs the last {last} steps in FP32, but this sampler has only 4"
         in capfd.readouterr().err
     )
     assert not (tmp_path / "out").exists()
@@ -244,7 +244,7 @@ def test_steps_are_asked_of_a_search_alone(
         == 2
     )
     assert (
-        "--last-steps is for the search of a plan, and --plan takes one as it is"
+        "--last-steps changes the search for a plan, but --plan skips that search"
         in capfd.readouterr().err
     )
 

@@ -175,7 +175,7 @@ def test_an_adapter_of_another_size_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name, size, said",
     [
-        ("cas-dm", 16, "cas-dm draws 32 pixels a side: --size must be 32 or more, got 16"),
+        ("cas-dm", 16, "cas-dm makes images of 32 x 32 pixels: --size must be 32 or more, got 16"),
         ("cas-dm", 50, "cas-dm cannot draw 50 pixels a side: it can draw 32 times a whole number"),
         ("dkgm", 48, "dkgm cannot draw 48 pixels a side: it can draw 32 times a whole number"),
         ("lcd", 33, "lcd cannot draw 33 pixels a side: it can draw 32 times a whole number"),

@@ -281,7 +281,12 @@ def test_generate_by_any_way_and_number_of_steps(finished: Path, tmp_path: Path)
             "E-USAGE",
             "exclude each other",
         ),
-        (["--control", "{}/photo.png", "--way", "teacher"], 2, "E-USAGE", "--way is decided by"),
+        (
+            ["--control", "{}/photo.png", "--way", "teacher"],
+            2,
+            "E-USAGE",
+            "--way cannot be combined with",
+        ),
     ],
 )
 def test_what_cannot_be_generated_is_refused_in_words(

@@ -318,7 +318,7 @@ def test_with_build_the_runtime_itself_is_asked(
             )
             == 5
         )
-        assert "tensorrt cannot be asked here" in capfd.readouterr().err
+        assert "tensorrt is not available here" in capfd.readouterr().err
 
 
 def test_a_bundle_is_linted_for_its_own_runtimes(

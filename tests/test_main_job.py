@@ -90,7 +90,7 @@ def test_its_model_card_says_what_the_manifest_says(tiny_bundle: Path) -> None:
     )
     assert "Makes images of 16 x 16 pixels from seeds. Licence: the owner's." in card
     assert (
-        "It holds no training photos and no features of them." in card
+        "It contains no training photos and no features of them." in card
         and manifest.evidence["machine"]["cpu"] in card
     )
     for name, found in manifest.evidence["runtimes"].items():
@@ -307,7 +307,7 @@ def spoiled(tiny_run: Path, to: Path, change: Callable[[Path], object]) -> Path:
             4,
             "not a usable reference",
         ),
-        (lambda r: (r / "run.json").unlink(), 2, "this folder is no run"),
+        (lambda r: (r / "run.json").unlink(), 2, "this folder is neither a run"),
         (lambda r: (r / "run.json").write_text("{"), 4, "E-JSON"),
     ],
 )
@@ -343,7 +343,7 @@ def test_a_run_that_cannot_be_exported_is_refused_before_any_work(
         ("RUN", ["--fid-budget", "nan"], 2, "E-BUDGET"),
         ("RUN", ["--fid-budget", "-1"], 2, "E-BUDGET"),
         ("RUN", ["--runtime", "onnxruntime,,"], 2, "unknown runtime ''"),
-        ("RUN", ["--runtime", "reference"], 2, "it is no runtime to export for"),
+        ("RUN", ["--runtime", "reference"], 2, "it is not a runtime to export for"),
         ("RUN", ["--runtime", "tensorflow"], 2, "unknown runtime 'tensorflow'"),
         ("RUN", ["--calibration", "8"], 2, "calibration"),
         ("BUNDLE", [], 2, "this is a bundle"),

@@ -84,8 +84,8 @@ def test_what_is_not_enough_says_what_is() -> None:
     error = caught.value
     assert (error.code, error.exit_code) == ("E-RAM", 2)
     assert error.message == (
-        "an export of this generator with --threads 2 needs at least 2.0 GB of memory, and may "
-        "take 1.0 GB"
+        "an export of this generator with --threads 2 needs at least 2.0 GB of memory, but is "
+        "allowed only 1.0 GB"
     )
     assert "--memory" in error.hint and "--threads" in error.hint
 

@@ -67,7 +67,9 @@ def test_the_nearest_generator_is_taken_and_the_others_are_named(
 
 
 def test_no_generator_draws_as_few_pixels(zoo: None) -> None:
-    with pytest.raises(UsageError, match="no generator of the zoo draws 8 pixels a side or fewer"):
+    with pytest.raises(
+        UsageError, match="no generator of the zoo draws 8 pixels or fewer on each side"
+    ):
         nearest_base(photos_of(RED, 8), feature_network(LITE0, size=32))
 
 
@@ -103,7 +105,7 @@ def test_a_run_that_does_not_say_its_base_is_not_resumed_without_it(
     photos = photo_files(_made(tmp_path / "photos"))
     given = ["finetune", "--data", str(photos), "-o", str(tmp_path / "new"), "--resume"]
     assert run(given) == 2
-    assert "does not say which generator of the zoo it began with" in capfd.readouterr().err
+    assert "does not record with which generator of the zoo it began" in capfd.readouterr().err
 
 
 def _made(folder: Path) -> Path:

@@ -43,7 +43,7 @@ def test_it_is_a_source_like_our_own(tmp_path: Path, capsys: pytest.CaptureFixtu
     for verb in ("explain", "layers"):
         out = ["-o", str(tmp_path / "out")] if verb == "explain" else []
         assert run([verb, str(path), *out]) == 2
-        assert "this source is an ONNX file" in capsys.readouterr().err
+        assert "cannot use an ONNX file" in capsys.readouterr().err
     assert run(["generate", str(path), "--lora", "a.safetensors", "-o", "g.png"]) == 2
     assert "an ONNX file has no use for --lora" in capsys.readouterr().err
     assert run(["inspect", str(path), "--output-range", "0;1"]) == 2

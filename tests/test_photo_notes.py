@@ -32,7 +32,7 @@ def test_a_base_without_classes_says_that_it_learns_none(
     note_unused_classes(base, set_of, listen)  # type: ignore[arg-type]
     assert [note.partition(":")[0] for note in notes] == ["W-CLASS-UNUSED"] * told
     if told:
-        assert "chair, so\\x1bfa; take a base that has some, or say --no-classes" in notes[0]
+        assert "chair, so\\x1bfa; choose a base with classes, or add --no-classes" in notes[0]
 
 
 @pytest.mark.parametrize(("reason", "flag"), [(LINK, True), (OUTSIDE, False)])

@@ -134,7 +134,7 @@ def test_photos_that_train_would_refuse_are_shown_and_then_refused(
     assert not failure["details"]["usable"] and failure["details"]["photos"]["kept"] == 14
     assert failure["details"]["fine_tuning"] == {
         "enough": False,
-        "why": "not as the folder is",
+        "why": "not with this folder",
         "small_classes": {},
     }
     assert "b/empty.jpg: E-IMG-EMPTY the file has 0 bytes" in shown.err.splitlines()[-1]
@@ -227,17 +227,17 @@ def test_classes_of_few_photos_are_named(tmp_path: Path, capsys: Captured) -> No
         (
             ["--contact-sheet", "sheet.jpg"],
             2,
-            "error[E-OUT] --contact-sheet must be a .png in a folder that exists",
+            "error[E-OUT] --contact-sheet must be a .png file in an existing folder",
         ),
         (
             ["--contact-sheet", "none/sheet.png"],
             2,
-            "error[E-OUT] --contact-sheet must be a .png in a folder that exists",
+            "error[E-OUT] --contact-sheet must be a .png file in an existing folder",
         ),
         (
             ["--contact-sheet", str(SAMPLE / "kitchen" / "x.png")],
             2,
-            "error[E-OUT] the contact sheet would lie among the photos",
+            "error[E-OUT] the contact sheet would be inside the folder of photos",
         ),
     ],
 )
@@ -333,7 +333,7 @@ def test_a_file_that_is_no_contact_sheet_stays(
             picture(3).save(other)
         before = os.readlink(other) if other.is_symlink() else other.read_bytes()
         assert run(["photos", "check", str(SAMPLE), "--contact-sheet", name]) == 2
-        assert "E-OUT-EXISTS] there is a file of this name that is no" in capfd.readouterr().err
+        assert "E-OUT-EXISTS] a file of this name exists and is not a" in capfd.readouterr().err
         assert (os.readlink(other) if other.is_symlink() else other.read_bytes()) == before
         other.unlink()
     for _ in range(2):

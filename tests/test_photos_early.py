@@ -91,11 +91,11 @@ REFUSED: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a sheet": (
         lambda root: ["photos", "check", "--contact-sheet", str(root / "photos" / "sheet.png")],
-        "the contact sheet would lie among the photos",
+        "the contact sheet would be inside the folder of photos",
     ),
     "a sheet's folder": (
         lambda root: ["photos", "check", "--contact-sheet", str(root / "none" / "sheet.png")],
-        "--contact-sheet must be a .png in a folder that exists",
+        "--contact-sheet must be a .png file in an existing folder",
     ),
 }
 

@@ -147,7 +147,7 @@ def test_torch_makes_images_of_prompts() -> None:
     assert source().generate([3, 4]).shape == (2, SIDE, SIDE, 3)
     new = [source().generate([3], prompt=p, negative=n) for p in ("a", "b") for n in ("", "c")]
     assert len({one.tobytes() for one in new}) == 4
-    with pytest.raises(UsageError, match="there is no text encoder here"):
+    with pytest.raises(UsageError, match="the bundle has no text encoder"):
         replace(source(), text=None).generate([3], prompt="a")
     own = pipeline.latent.prompts
     assert own is not None

@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[str, Callable[[OpenedBundle], object], str]] = {
     "no text encoder": (
         "without_text",
         lambda b: b.generate([1], prompt="a hat\u202e"[:-1]),
-        "--prompt 'a hat': there is no text encoder here, so that it makes its own prompts alone: "
+        "--prompt 'a hat': the bundle has no text encoder and can only use its own prompts: "
         "'prompt 0', 'prompt 1', 'prompt 2', 'prompt 3', 'prompt 4', 'prompt 5', 'prompt 6', "
         "'prompt 7', 'prompt 8', 'prompt 9', 'prompt 10', 'prompt 11' and 3 more",
     ),
@@ -195,7 +195,7 @@ def test_a_runtime_or_a_package_that_is_missing_is_named(
     encoders = encoders_of(Bundle.open(root), 1)
     assert encoders is not None
     monkeypatch.setattr("edgegen.export.packages.FileRuntime.cannot_run", lambda self: "gone")
-    with pytest.raises(EdgegenError, match="text graphs works here: onnxruntime: gone"):
+    with pytest.raises(EdgegenError, match="the text encoder works here: onnxruntime: gone"):
         encoders()
 
 
@@ -278,10 +278,10 @@ def test_an_encoder_that_makes_no_numbers_is_refused(root: Path) -> None:
 
 
 LINES: dict[str, tuple[bytes, str]] = {
-    "nothing": (b" \n\n", "1 to 10000 prompts, one a line, and this one 0"),
+    "nothing": (b" \n\n", "1 to 10000 prompts, one on each line, but this one contains 0"),
     "too many": (b"\n".join(b"%d" % k for k in range(10_001)), "and this one 10001"),
     "too large": (b"x" * (4 << 20), "larger than 2097152 bytes"),
-    "no text": (b"a\n\xff\n", "not a text in UTF-8"),
+    "no text": (b"a\n\xff\n", "the file is not UTF-8 text"),
     "a book": (b"a\n" + b"b" * 2001, "line 2: a prompt has at most 2000 characters"),
     "control characters": (b"a\nb\nc\x07\n", "line 3: the prompt 'c\\x07' holds control"),
     "columns": (b"a\tb", "line 1: the prompt 'a\\tb' holds control"),

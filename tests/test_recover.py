@@ -285,13 +285,13 @@ def test_a_recovered_run_is_a_run(
             torch.equal(t, of_base[k]) for k, t in source.scales.networks.state_dict().items()
         )
         assert go(recovered, plan, tmp_path / "again") == 2
-        assert "this run has recovered already" in capsys.readouterr().err
+        assert "this run is already the result of `edgegen recover`" in capsys.readouterr().err
     (tmp_path / "merged" / "base.safetensors").write_bytes(
         (base / "weights.safetensors").read_bytes()[:-8] + bytes(8)
     )
     assert run(["generate", str(tmp_path / "merged"), "-o", str(tmp_path / "x.png")]) == 6
     assert run(["compare", str(out)]) == 2
-    assert "saw no photos: it does not compare" in capsys.readouterr().err
+    assert "uses no photos: it cannot be compared" in capsys.readouterr().err
 
 
 def test_scales_of_the_base_make_the_merged_weights_what_the_student_learnt_with(
@@ -329,7 +329,7 @@ def test_images_that_came_no_nearer_are_said_and_kept_elsewhere(
     assert go(base, plan, tmp_path / "out", "--steps", "3", "--rate", "0.01") == 3
     assert (
         "E-RECOVER" in (said := capsys.readouterr().err)
-        and "came no nearer: squared error x" in said
+        and "did not come nearer to full precision: squared error x" in said
     )
     assert not (tmp_path / "out").exists()
     assert (
@@ -354,8 +354,8 @@ def test_nearer_pixels_are_no_recovery_when_the_set_of_images_is_worse() -> None
         assert "came no nearer" in workflow.refusal(found(ratio, 0.14, 0.1))
     said = workflow.refusal(found(0.65, 0.143, 0.263))
     assert (
-        "but not as a set: the Frechet distance changes by +26.3% (+21.3% to +31.3%), before by "
-        "+14.3%" in said
+        "but not as a set: INT8 now changes the Frechet distance by +26.3% (+21.3% to +31.3%), "
+        "and changed it before by +14.3%" in said
     )
     assert "but not as a set" in workflow.refusal(found(0.65, 0.1, math.nan))
 
@@ -367,12 +367,12 @@ def test_what_is_refused(
         assert go(base, plan, tmp_path / "out", photos_are_for_finetune, "3") == 2
         assert f"No such option: {photos_are_for_finetune}" in capsys.readouterr().err
     assert go(base, plan, tmp_path / "out", "-o", str(tmp_path / "other")) == 2
-    assert "name the base, and the run folder once" in capsys.readouterr().err
+    assert "give the base, and the run folder once" in capsys.readouterr().err
     other = tmp_path / "plan.json"
     other.write_bytes(Plan((("denoiser/student.stem", "fp32"), ("*", "int8")), {}).to_bytes())
     assert go(base, other, tmp_path / "out") == 4
     assert (
-        "the plan is another generator's: denoiser/student.stem is not in these graphs"
+        "the plan was made for another generator: denoiser/student.stem is not in these graphs"
         in capsys.readouterr().err
     )
     other.write_bytes(

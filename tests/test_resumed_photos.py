@@ -83,7 +83,7 @@ def test_another_choice_is_refused_by_name(
     number = " 100" if name == "max_megapixels" and begun == "all" else ""
     how = "with" if begun == "all" else "without"
     assert caught.value.message == f"the run was begun {how} {SAID[name]}{number}"
-    assert "leave the flag out" in caught.value.hint
+    assert "leave the option out" in caught.value.hint
 
 
 def test_the_command_line_says_it_too(site: Path, capfd: Captured) -> None:

@@ -276,12 +276,14 @@ def test_verify_asks_for_the_file_and_refuses_another(
     with pytest.raises(UsageError, match=r"a second judge, edges@787878787878 at 8 px - name its"):
         second_judge_again(edges, None)
     for other_one in (replace(edges, sha256="00" * 32), replace(edges, size=9)):
-        with pytest.raises(ReferenceMismatch, match="is another one - name the weight file"):
+        with pytest.raises(ReferenceMismatch, match="is a different one - give the weight file"):
             second_judge_again(other_one, file)
     packaged = JudgeSaid("open-nsfw", "34" * 32, 8)
     with pytest.raises(ReferenceMismatch, match="open-nsfw is another one"):
         second_judge_again(packaged, None)
-    with pytest.raises(UsageError, match=r"'open-nsfv' is no second judge and no file - .*nsfw"):
+    with pytest.raises(
+        UsageError, match=r"'open-nsfv' is neither a second judge nor a file - .*nsfw"
+    ):
         second_judge_again(edges, "open-nsfv")
 
 

@@ -37,11 +37,11 @@ def test_a_trained_generator_takes_another_solver(name: str, choices: SamplingCh
             SamplingChoices(solver="heun"),
             "--solver: unknown solver 'heun'; known: ddim, dpm\\+\\+2m",
         ),
-        ("isc-gan", SamplingChoices(solver="ddim"), "--solver means nothing to isc-gan"),
+        ("isc-gan", SamplingChoices(solver="ddim"), "isc-gan has no option --solver"),
         (
             "lcd",
             SamplingChoices(solver="dpm++2m"),
-            "--solver means nothing to this lcd: its consistency sampler solves no equation",
+            "--solver does not apply to this lcd: its consistency sampler solves no equation",
         ),
         ("lcd", SamplingChoices(solver="heun"), "unknown teacher_solver 'heun'"),
         ("dkgm", SamplingChoices(solver="dpm++2m"), "dpm\\+\\+2m is for noise 0"),

@@ -129,7 +129,8 @@ def test_what_goes_on_from_trained_weights_needs_them(
     qat = ["--recipe", "qat32", *flags]
     assert train(str(tmp_path / "qat"), *qat, family="isc-gan") == 2
     assert (
-        "E-INIT] qat32 trains a finished generator on - name it: --init" in capfd.readouterr().err
+        "E-INIT] qat32 trains a finished generator on - give a run folder or a zoo name with "
+        "--init" in capfd.readouterr().err
     )
     assert train(str(tmp_path / "qat"), *qat, "--init", str(first), family="isc-gan") == 2
     assert "E-SOURCE] --init is a generator of cas-dm, not of isc-gan" in capfd.readouterr().err

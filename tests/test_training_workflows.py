@@ -115,7 +115,7 @@ def test_settings_that_cannot_be_are_refused_where_they_are_made(tmp_path: Path)
         TrainSettings(on_bad="ask")
     with pytest.raises(UsageError, match="--base must be fp32, int8 or nf4, got 'int4'"):
         FinetuneSettings(precision="int4")
-    with pytest.raises(UsageError, match="--steps and --time both say how long"):
+    with pytest.raises(UsageError, match="--steps and --time exclude each other"):
         FinetuneSettings(steps=3, time="2h")
     kinds: tuple[tuple[Any, tuple[str, ...]], ...] = (
         (TrainSettings, ("images", "batch", "keep")),
@@ -144,7 +144,7 @@ def test_a_folder_that_no_training_takes_has_a_report_all_the_same(
     report = check_photos(tmp_path)
     assert isinstance(report.refusal, InputError) and report.refusal.code == "E-DATA-BAD"
     assert not report.to_json()["usable"] and report.refusal.details == report.to_json()
-    assert report.enough() == (False, "not as the folder is")
+    assert report.enough() == (False, "not with this folder")
     assert capfd.readouterr() == ("", "")
 
 

@@ -37,7 +37,10 @@ def test_both_classes_are_learned_named_and_exported(
     assert go(base, out, write(tmp_path / "photos", photos), "--steps", "4") == 0
     said = capfd.readouterr().err
     assert "understood: 2 classes, chair and sofa" in said
-    assert "W-CLASS-SMALL: few photos to learn a class from, but learned: sofa (" in said
+    assert (
+        "W-CLASS-SMALL: these classes have few photos to learn from, but are learned: sofa ("
+        in said
+    )
     assert "W-CLASS-MERGED" not in said and "W-CLASS-GONE" not in said
 
     about = json.loads((out / "run.json").read_text())

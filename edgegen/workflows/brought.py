@@ -122,15 +122,16 @@ def _latent(
     if choices.prompts is None:
         raise UsageError(
             "E-PROMPT",
-            "this generator takes prompts, and its images are judged on those that are used",
+            "this generator takes prompts, and it must be judged on the prompts that you will use",
             path=brought.root,
-            hint="say them: --prompts FILE, one a line; to `edgegen generate` also --prompt TEXT",
+            hint="add --prompts FILE with one prompt on each line; `edgegen generate` also takes "
+            "--prompt TEXT",
         )
     is_guided = bool(brought.sampler.nulls)
     if choices.negative is not None and not is_guided:
         raise UsageError(
             "E-PROMPT",
-            "this generator runs without guidance, so that it has no use for --negative",
+            "this generator runs without guidance and cannot use --negative",
             path=brought.root,
         )
     negative = (choices.negative or "") if is_guided else None

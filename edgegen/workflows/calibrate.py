@@ -82,7 +82,7 @@ def calibrate_generator(
     settings, out = settings or CalibrateSettings(), Path(out)
     if settings.feeds is not None and settings.samples is not None:
         raise UsageError(
-            "E-USAGE", "--samples is of the sampler's own trajectory: with --data all rows are used"
+            "E-USAGE", "--samples cannot be used with --data: all rows of the files are used"
         )
     with joined("cpu") as world:
         listen = silent if world.rank else listen

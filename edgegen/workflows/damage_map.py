@@ -136,8 +136,8 @@ def _quantized(
     even, measured = calibration.models, calibration.plan
     if plan.model not in ("", measured.model):
         listen.note(
-            "the bundle was calibrated otherwise than this source is now: layers are put back in "
-            "graphs unlike its own"
+            "this source differs from the one on which the bundle was calibrated, so the layers "
+            "are put back in graphs that differ from the bundle's"
         )
     if plan.last:
         listen.note(
@@ -190,7 +190,7 @@ def _opened(source: LoadedGenerator, path: str) -> Bundle:
     if sampler_from_json(bundle.manifest.sampler) != source.generator.sampler:
         raise InputError(
             "E-SOURCE",
-            f"the bundle samples otherwise than {source.name} does: it was exported with --steps",
+            f"the bundle uses another sampler than {source.name}: it was exported with --steps",
             path=path,
         )
     return bundle

@@ -65,7 +65,7 @@ class MachineReport:
         runtimes = {name: finding for name, finding in self.runtimes.items() if name != JUDGE}
         checks = self.airgap["checks"] if self.airgap else {}
         if found := [f"{name}: {c['found']}" for name, c in checks.items() if not c["ok"]]:
-            return self._fault("E-AIRGAP", f"not sealed off: {'; '.join(found)}")
+            return self._fault("E-AIRGAP", f"the network can still be reached: {'; '.join(found)}")
         faults = [
             f"{name} does not import: {why}"
             for name, why in self.broken.items()
@@ -199,5 +199,5 @@ def _zoo() -> tuple[bool, str]:
     names = ", ".join(entry.name for entry in found)
     return (
         bool(found) and not absent,
-        f"not there: {', '.join(absent)}" if absent else f"weights and statistics of {names}",
+        f"not found: {', '.join(absent)}" if absent else f"weights and statistics of {names}",
     )

@@ -80,7 +80,7 @@ def build_engines(
         if precision == "int8":
             opened.check_code(target)
         if not isinstance(target, Compiling):
-            skipped[name] = "it loads its files as they are"
+            skipped[name] = "this runtime loads its files directly"
         elif why := target.cannot_run():
             if settings.runtimes:
                 raise RuntimeMissing(

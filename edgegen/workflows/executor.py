@@ -54,7 +54,7 @@ def insist(names: Iterable[str], allow_cpu: bool, listen: Listener) -> None:
                 raise RuntimeMissing(
                     "E-BACKEND",
                     f"{name} does not run here: {why}",
-                    hint=f"add --allow-cpu to let {host} execute its files on the CPU",
+                    hint=f"add --allow-cpu to let {host} run the files on the CPU instead",
                 )
             listen.note(
                 f"{name} does not run here: {why}; --allow-cpu: {host} executes its files on the "

@@ -59,8 +59,8 @@ class ExplainSettings:
         if self.repeat and self.demands == "gated":
             raise UsageError(
                 "E-USAGE",
-                "--repeat is for --demands optimised: gated ones have no start and come out the "
-                "same",
+                "--repeat needs --demands optimised: gated demands have no random starting point "
+                "and would not change",
             )
 
 
@@ -162,7 +162,7 @@ def edit_image(
 
     out = Path(out)
     if not settings.edits:
-        raise UsageError("E-OUT", "-o names the folder to write, or a .png with --edit")
+        raise UsageError("E-OUT", "-o must be the folder to write, or a .png file with --edit")
     if not out.parent.is_dir():
         raise UsageError("E-OUT", "the folder to write into does not exist", path=out.parent)
     with torch_threads(settings.threads or cores()):
@@ -178,7 +178,7 @@ def check_label(generator: Exportable, label: int | None) -> None:
     classes = generator.latent.classes
     if label is not None and not 0 <= label < classes:
         raise UsageError(
-            "E-LABEL", f"--label {label}: this generator has {classes} classes, from 0 on"
+            "E-LABEL", f"--label {label}: this generator has {classes} classes, numbered from 0"
         )
 
 
@@ -327,8 +327,8 @@ def parse_edit(text: str, count: int) -> Edit:
     if not name.startswith("S=") or not abs(strength) <= 100:
         raise UsageError(
             "E-EDIT",
-            "--edit is S=REGIONS:STRENGTH such as S=2,5:0.0 with a strength in [-100, 100], or "
-            f"S=REGIONS:seedSEED such as S=2,5:seed11, got {text!r}",
+            "--edit must be S=REGIONS:STRENGTH such as S=2,5:0.0 with a strength in [-100, 100], "
+            f"or S=REGIONS:seedSEED such as S=2,5:seed11, got {text!r}",
         )
     donor = int(swapped[1]) if swapped else None
     return Edit(set_of(name.removeprefix("S="), count), strength, donor)

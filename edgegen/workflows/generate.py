@@ -88,12 +88,13 @@ def generate_images(
             "E-OUT",
             f"images are written as PNG, not as {out.suffix}",
             path=out,
-            hint="name a .png for one grid, or a folder for one PNG a seed",
+            hint="give a .png file for a single grid, or a folder for one PNG per seed",
         )
     first, count = settings.first_seed, settings.count
     if first + count > 2**63:
         raise UsageError(
-            "E-SEED", f"seeds end at 2**63 - 1, and --seed {first} with {count} images goes beyond"
+            "E-SEED",
+            f"the largest seed is 2**63 - 1, which --seed {first} with {count} images would exceed",
         )
     one_grid = out.suffix.lower() == ".png"
     with nullcontext() if one_grid else files.publish_alone(out, "") as folder:
@@ -114,17 +115,17 @@ def _pipeline(
         if settings.choices:
             raise UsageError(
                 "E-USAGE",
-                "--steps, --solver, --way, --control, --control-from and --like are decided when a "
+                "--steps, --solver, --way, --control, --control-from and --like are fixed when a "
                 "bundle is made",
                 path=source,
-                hint="use the zoo name or the run it was exported from",
+                hint="use the zoo name or the run from which the bundle was exported",
             )
         if settings.source:
             raise UsageError(
                 "E-USAGE",
-                f"{settings.source.first_flag} is decided when a bundle is made",
+                f"{settings.source.first_flag} is fixed when a bundle is made",
                 path=source,
-                hint="use the folder that it was exported from",
+                hint="use the folder from which the bundle was exported",
             )
         bundle = read_bundle(source, settings.public_key, settings.least_release)
         encoders = encoders_of(bundle, execution.threads)
@@ -136,7 +137,7 @@ def _pipeline(
         raise UsageError(
             "E-USAGE",
             "--runtime, --precision, --public-key, --least-release, --trust-engines and "
-            "--allow-cpu are for bundles",
+            "--allow-cpu only work with a bundle",
         )
     loaded = load_generator(source, listen, _beside(source, settings))
     pipeline, encoders = (

@@ -86,7 +86,7 @@ def load_generator(
         return _onnx(folder, choices)
     if choices:
         raise UsageError(
-            "E-USAGE", f"{choices.first_flag} is for generators that another program made"
+            "E-USAGE", f"{choices.first_flag} only works with generators from another program"
         )
     if name in found:
         return _zoo(found[name])
@@ -96,26 +96,27 @@ def load_generator(
     if is_bundle(folder):
         raise UsageError(
             "E-SOURCE",
-            "this is a bundle: a zoo name or a run of `edgegen train` is wanted",
+            "this is a bundle, but a zoo name or a run of `edgegen train` is needed",
             path=folder,
         )
     if folder.is_file():
         raise UsageError(
             "E-SOURCE",
-            "this file is no generator: of files, only ONNX models that end in .onnx are taken",
+            "this file is not a generator: the only files accepted are ONNX models whose names "
+            "end in .onnx",
             path=folder,
             hint="give a run of `edgegen train`, a folder of diffusers or a name of the zoo",
         )
     if folder.exists():
         raise UsageError(
             "E-SOURCE",
-            "this folder is no run of `edgegen train` and none of diffusers: it has neither a "
-            "run.json nor a model_index.json",
+            "this folder is neither a run of `edgegen train` nor a diffusers folder: it contains "
+            "no run.json and no model_index.json",
             path=folder,
         )
     close = get_close_matches(name, found, 1)
     hint = f"did you mean {close[0]}?" if close else f"the zoo has: {', '.join(found)}"
-    raise UsageError("E-SOURCE", f"{name!r} is no zoo name and no folder", hint=hint)
+    raise UsageError("E-SOURCE", f"{name!r} is neither a zoo name nor a folder", hint=hint)
 
 
 def loaded(
@@ -200,7 +201,9 @@ def _run(folder: Path) -> LoadedGenerator:
         data = {name: description["data"][name] for name in ("sha256", "images")}
     except (LookupError, TypeError) as error:
         raise InputError(
-            "E-RUN", "not a run's description: it says nothing of its data", path=folder
+            "E-RUN",
+            "not the description of a run: the entry about its data is missing",
+            path=folder,
         ) from error
     about = {"name": "run", "data": data, "licence": "the owner's"}
     if site.ADAPTS in description:

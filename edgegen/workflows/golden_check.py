@@ -21,10 +21,10 @@ def kept_images(bundle: Bundle) -> Kept:
     if golden_images.FILE not in bundle.manifest.files:
         raise UsageError(
             "E-BUNDLE",
-            f"the bundle keeps no images to compare with (edgegen {bundle.manifest.edgegen} made "
-            "it)",
+            "the bundle contains no images to compare with (it was made by edgegen "
+            f"{bundle.manifest.edgegen})",
             path=bundle.root,
-            hint="export it again, or add --files-only",
+            hint="export the generator again, or add --files-only",
         )
     return golden_images.parsed(bundle.read(golden_images.FILE), bundle.path(golden_images.FILE))
 

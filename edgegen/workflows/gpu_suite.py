@@ -86,7 +86,7 @@ def _measured(
     loaded = time.monotonic() - start
     images = pipeline(SEEDS)
     if not np.isfinite(images).all():
-        return {"state": "failed", "why": "images hold NaN or infinite values"}
+        return {"state": "failed", "why": "images contain NaN or infinite values"}
     error = float(np.square(images - exact).mean())
     times = bench.latencies({target.name: pipeline}, recorded, threads=1)[target.name]
     return {

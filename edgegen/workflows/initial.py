@@ -32,7 +32,9 @@ class InitialGenerator:
 
         if (own := self.about.get("family")) != wanted.name:
             raise UsageError(
-                "E-SOURCE", f"--init is a generator of {own}, not of {wanted.name}", path=self.path
+                "E-SOURCE",
+                f"--init is a generator of the family {own}, not of {wanted.name}",
+                path=self.path,
             )
         return parse(wanted.config, self.about["config"], self.path)
 
@@ -54,7 +56,7 @@ def open_initial(name: str) -> InitialGenerator:
     if not os.path.lexists(folder / "run.json"):
         raise UsageError(
             "E-SOURCE",
-            f"--init {name!r} is no zoo name and no run of `edgegen train`",
+            f"--init {name!r} is neither a zoo name nor a run of `edgegen train`",
             hint=f"the zoo has: {', '.join(zoo)}",
         )
     about = description(folder)

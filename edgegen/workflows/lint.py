@@ -89,7 +89,7 @@ def _files(model: str | Path, runtimes: Sequence[str] | None) -> Iterator[tuple[
     if runtimes is None:
         raise UsageError(
             "E-USAGE",
-            "a model file is linted for a runtime",
+            "an ONNX file can only be checked for a named runtime",
             hint="add --runtime, such as tensorrt",
         )
     path = Path(model)
@@ -104,7 +104,7 @@ def _findings(name: str, file: GraphFile, build: bool) -> Iterator[Finding]:
     data, model = checked(file)
     yield from lint(model, name)
     if build and (refused := _refusal(name, file.of_bytes(data))):
-        remedy = refused.hint or "see the node that it names"
+        remedy = refused.hint or "look at the node that the message names"
         yield Finding("error", "refused", "(model)", refused.message, remedy)
 
 
@@ -126,12 +126,12 @@ def _refusal(name: str, file: GraphFile) -> EdgegenError | None:
                 target.load(built[0], 1)
             elif built[0].suffix == copy.suffix:  # it builds where it runs
                 raise RuntimeMissing(
-                    "E-BACKEND", f"{name} cannot be asked here: {why}", hint="leave --build away"
+                    "E-BACKEND", f"{name} is not available here: {why}", hint="leave out --build"
                 )
         except RuntimeMissing:
             raise
         except EdgegenError as error:
             return error
         except ValueError as error:
-            return InputError("E-ONNX-PARSE", f"it cannot be asked: {error}", path=file.path)
+            return InputError("E-ONNX-PARSE", f"it is not available: {error}", path=file.path)
     return None

@@ -71,9 +71,10 @@ def check_same_choices(settings: object, begun: JsonObject, run: Path) -> None:
         number = f" {then}" if unsaid is None else ""
         raise UsageError(
             "E-RESUME-MISMATCH",
-            f"the run was begun {f'without {flag}' if then == unsaid else f'with {flag}{number}'}",
+            "the run was started "
+            f"{f'without {flag}' if then == unsaid else f'with {flag}{number}'}",
             path=run,
-            hint="a resumed run takes its photos as it was begun: leave the flag out",
+            hint="a resumed run keeps its settings for photos: leave the option out",
         )
 
 
@@ -112,7 +113,9 @@ def note_small_classes(photos: Source, listen: Listener) -> None:
     counts = small_classes(photos)
     if counts:
         named = ", ".join(f"{escaped(name)} ({count})" for name, count in counts.items())
-        listen.note(f"W-CLASS-SMALL: few photos to learn a class from, but learned: {named}")
+        listen.note(
+            f"W-CLASS-SMALL: these classes have few photos to learn from, but are learned: {named}"
+        )
 
 
 def small_classes(photos: Source) -> dict[str, int]:
@@ -224,9 +227,10 @@ def reference_at(
         if len(source) < FEWEST_PHOTOS:
             raise InputError(
                 "E-FID-REF",
-                f"{len(source)} photos are too few to judge against: {FEWEST_PHOTOS} are the least",
+                f"{len(source)} photos are too few to judge against: at least {FEWEST_PHOTOS} are "
+                "needed",
                 path=path,
-                hint="add photos, or say --no-reference",
+                hint="add photos, or add --no-reference",
             )
         network = fastest(reference_network(weights))
         return statistics_of(source, name, network, listen)

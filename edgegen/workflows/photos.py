@@ -38,7 +38,7 @@ class PhotosSettings:
         sheet = self.contact_sheet
         if sheet and (sheet.suffix.lower() != ".png" or not sheet.parent.is_dir()):
             raise UsageError(
-                "E-OUT", "--contact-sheet must be a .png in a folder that exists", path=sheet
+                "E-OUT", "--contact-sheet must be a .png file in an existing folder", path=sheet
             )
 
 
@@ -81,7 +81,7 @@ class PhotosReport:
         train, held_out = self.train_count, self.held_out_count
         count = train + held_out
         if self.refusal is not None:
-            return False, "not as the folder is"
+            return False, "not with this folder"
         if count < 2 * FEWEST_PHOTOS:
             return False, f"too few: {count} photos, {2 * FEWEST_PHOTOS} are needed"
         if min(train, held_out) < LEAST:
@@ -152,7 +152,7 @@ def check_photos(
             "E-DATA-SHARDS",
             "tar shards are checked while they are read, not before",
             path=folder,
-            hint="`edgegen train` names every photo of theirs that cannot be used",
+            hint="`edgegen train` names every photo in the shards that cannot be used",
         )
     with listen.progress("reading photos") as advance:
         seen = survey(about, settings.size, reading, progress=lambda _, __: advance(1))
@@ -178,16 +178,16 @@ def _refuse_sheet(sheet: Path, folder: Path) -> None:
     if (sheet.exists() or sheet.is_symlink()) and not is_sheet(sheet):
         raise UsageError(
             "E-OUT-EXISTS",
-            "there is a file of this name that is no contact sheet",
+            "a file of this name exists and is not a contact sheet",
             path=sheet,
-            hint="name another place: --contact-sheet FILE.png",
+            hint="choose another place with --contact-sheet FILE.png",
         )
     if sheet.resolve().is_relative_to(folder.resolve()):
         raise UsageError(
             "E-OUT",
-            "the contact sheet would lie among the photos",
+            "the contact sheet would be inside the folder of photos",
             path=sheet,
-            hint="name another place: --contact-sheet FILE.png",
+            hint="choose another place with --contact-sheet FILE.png",
         )
 
 

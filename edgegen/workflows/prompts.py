@@ -50,7 +50,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError("E-PROMPT", f"not a text in UTF-8: {error}", path=path) from error
+        raise InputError("E-PROMPT", f"the file is not UTF-8 text: {error}", path=path) from error
     found: dict[str, None] = {}
     for number, line in enumerate(text.split("\n"), 1):
         prompt = line.removesuffix("\r").strip(" ")
@@ -63,7 +63,8 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     if not 1 <= len(found) <= MOST:
         raise InputError(
             "E-PROMPT",
-            f"a file holds 1 to {MOST} prompts, one a line, and this one {len(found)}",
+            f"a file must contain 1 to {MOST} prompts, one on each line, but this one contains "
+            f"{len(found)}",
             path=path,
         )
     return tuple(found)
@@ -141,8 +142,8 @@ class _Choice:
         if self.encoders is None:
             raise UsageError(
                 "E-PROMPT",
-                f"--{flag} {shown(text)!r}: there is no text encoder here, so that it makes its "
-                f"own prompts alone: {_listed(self.bank)}",
+                f"--{flag} {shown(text)!r}: the bundle has no text encoder and can only use its "
+                f"own prompts: {_listed(self.bank)}",
             )
         found = self.encoders()(text)
         if found.cut:
@@ -152,8 +153,8 @@ class _Choice:
 
 def _said(what: str, found: EncodedPrompt) -> str:
     return (
-        f"W-PROMPT-CUT: {what} has {found.tokens} tokens, and the text encoder takes "
-        f"{found.limit}: it does not see {escaped(found.cut)!r}"
+        f"W-PROMPT-CUT: {what} has {found.tokens} tokens, but the text encoder takes only "
+        f"{found.limit}: it ignores {escaped(found.cut)!r}"
     )
 
 
@@ -266,7 +267,7 @@ def _host(bundle: Bundle) -> Runtime:
             reasons[name] = why
     raise RuntimeMissing(
         "E-BACKEND",
-        "no runtime that executes text graphs works here: "
+        "no runtime that can run the text encoder works here: "
         + "; ".join(f"{name}: {why}" for name, why in reasons.items()),
         path=bundle.root,
     )

@@ -86,14 +86,14 @@ def recorded(bundle: Bundle) -> RecordedEvidence:
             _terms(found) if is_whole else _older_terms(evidence) for found in evidence.values()
         }
         if len(terms) != 1:
-            raise ValueError("its runtimes were held to different terms")
+            raise ValueError("its runtimes were judged by different terms")
         seconds = {_second(found) for found in evidence.values()}
         if len(seconds) != 1:
             raise ValueError("its runtimes had different second judges")
         weights = weights_of(bundle.manifest.source)
         trials = {name: _trial(found, weights, is_whole) for name, found in evidence.items()}
         if not all(_has_change(found) for found in evidence.values()):
-            raise ValueError("a change of the distance is no number")
+            raise ValueError("a change of the distance is not a number")
         for trial in trials.values():
             if not (0 <= trial.first_seed < LIMIT and 1 - ERROR <= trial.level < 1):
                 raise ValueError(
@@ -152,7 +152,7 @@ def _older_terms(evidence: Mapping[str, JsonObject]) -> Terms:
 def _in_numbers(terms: Terms) -> Terms:
     """ValueError for terms that anything, or nothing, keeps."""
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in terms.to_json().values()):
-        raise ValueError("its terms are no numbers")
+        raise ValueError("its terms are not numbers")
     return terms
 
 

@@ -34,7 +34,10 @@ class SamplingChoices:
         if len(shown) > 1:
             raise UsageError("E-USAGE", "--control, --control-from and --like exclude each other")
         if shown and self.way is not None:
-            raise UsageError("E-USAGE", "--way is decided by --control, --control-from or --like")
+            raise UsageError(
+                "E-USAGE",
+                "--way cannot be combined with --control, --control-from or --like, which set it",
+            )
 
     def __bool__(self) -> bool:
         return any(value is not None for value in vars(self).values())
@@ -60,7 +63,7 @@ def chosen(
         return trained.with_steps(choices.steps), {}
     if not isinstance(trained, Generator):  # nobody's family: it is as it was brought
         other = next((flag for flag in flags if flag != "--steps"), "--steps")
-        raise UsageError("E-USAGE", f"{other} means nothing to {source.family}")
+        raise UsageError("E-USAGE", f"{source.family} has no option {other}")
     known = {field.name for field in dataclasses.fields(trained.config)}
     changes: dict[str, Any] = {}
     for flag, (name, value) in flags.items():
@@ -72,7 +75,7 @@ def chosen(
             "solver": ("teacher_solver" if "teacher_solver" in known else "solver", value),
         }.get(name, (name, value))
         if field not in known:
-            raise UsageError("E-USAGE", f"{flag} means nothing to {source.family}")
+            raise UsageError("E-USAGE", f"{source.family} has no option {flag}")
         changes[field] = value
     try:
         generator = _rebuilt(source.family, trained, changes)
@@ -81,9 +84,9 @@ def chosen(
     if choices.solver not in (None, getattr(generator.sampler, "solver", None)):
         raise UsageError(
             "E-USAGE",
-            f"--solver means nothing to this {source.family}: its {generator.sampler.kind} sampler "
-            "solves no equation",
-            hint="lcd: the teacher does, --way teacher",
+            f"--solver does not apply to this {source.family}: its {generator.sampler.kind} "
+            "sampler solves no equation",
+            hint="for lcd, use the teacher with --way teacher",
         )
     return generator, _given(generator, choices)
 

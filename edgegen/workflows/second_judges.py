@@ -46,8 +46,8 @@ def second_judge(named: str | Path | None) -> FeatureNetwork | None:
     if packaged is None and not Path(named).exists():
         raise UsageError(
             "E-FEATURES",
-            f"{str(named)!r} is no second judge and no file",
-            hint=f"the packaged one is {', '.join(PACKAGED)}",
+            f"{str(named)!r} is neither a second judge nor a file",
+            hint=f"the second judge in a package is {', '.join(PACKAGED)}",
         )
     return network_in(Path(named)) if packaged is None else packaged()
 
@@ -62,15 +62,16 @@ def second_judge_again(said: JudgeSaid | None, named: str | Path | None) -> Feat
     if named is None and said.name not in PACKAGED:
         raise UsageError(
             "E-FEATURES",
-            f"the evidence has a second judge, {said}",
-            hint="name its weight file with --second-judge",
+            f"the evidence was made with a second judge, {said}",
+            hint="give its weight file with --second-judge",
         )
     found = second_judge(said.name if named is None else named)
     if found is None or JudgeSaid(found.name, found.sha256, found.size) != said:
         raise ReferenceMismatch(
             "E-FEATURES",
-            f"the evidence has the second judge {said}, and {named or said.name} is another one",
-            hint="name the weight file that it was made with",
+            f"the evidence was made with the second judge {said}, but {named or said.name} is a "
+            "different one",
+            hint="give the weight file with which the evidence was made",
         )
     return found
 

@@ -52,7 +52,7 @@ def sign_bundle(
             "E-OUT-EXISTS",
             "the bundle is signed already",
             path=path,
-            hint="add --overwrite to sign it anew",
+            hint="add --overwrite to sign it again",
         )
     digests, folder = opened.digests(), opened.root.resolve()
     signature, key_sha256 = sign(folder.name, digests, Path(key), passphrase, release)
@@ -61,7 +61,7 @@ def sign_bundle(
     if not opened.files.is_current():
         raise Busy(
             "E-LOCKED",
-            "another bundle was published here meanwhile: sign it anew",
+            "meanwhile another bundle was published here: sign that one",
             path=opened.root,
         )
     return SignResult(str(bundle), path, len(digests), key_sha256)

@@ -32,7 +32,7 @@ def refuse_onnx(source: str | Path) -> None:
     if is_onnx(Path(source)):
         raise UsageError(
             "E-EXPLAIN",
-            "layers are taken apart by torch, and this source is an ONNX file",
+            "this command examines layers with torch and cannot use an ONNX file",
             path=source,
         )
 
@@ -76,7 +76,7 @@ class SourceChoices:
         it.
         """
         if other := self._flags(known):
-            raise UsageError("E-USAGE", f"{what} has no use for {other[0]}")
+            raise UsageError("E-USAGE", f"{what} cannot use {other[0]}")
 
     def _flags(self, known: frozenset[str] = frozenset()) -> list[str]:
         said = (f.name for f in fields(self) if getattr(self, f.name) != getattr(AS_IT_IS, f.name))

@@ -294,7 +294,7 @@ def _continued(
         raise UsageError(
             "E-INIT",
             f"{recipe_name} trains a finished generator on",
-            hint="name it: --init, a run or a zoo name",
+            hint="give a run folder or a zoo name with --init",
         )
     return recipe
 
@@ -359,8 +359,8 @@ def _for_classes(recipe: Recipe, photos: Source, data: Path) -> Recipe:
     if _continues(recipe) and recipe.config.classes != classes:
         raise InputError(
             "E-DATA-CLASSES",
-            f"the generator has {recipe.config.classes} classes, the photos {classes}",
+            f"the generator has {recipe.config.classes} classes, but the photos have {classes}",
             path=data,
-            hint="give it the photos it was trained on",
+            hint="use the photos on which it was trained",
         )
     return replace(recipe, config=replace(recipe.config, classes=classes))

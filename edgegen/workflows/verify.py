@@ -73,7 +73,7 @@ class VerifySettings:
                 raise UsageError(
                     "E-USAGE",
                     f"--{one.name.removesuffix('_db').replace('_', '-')} is about the evidence, "
-                    f"and {self.extent} alone are checked",
+                    f"but only {self.extent} are checked",
                     hint=f"leave out --{self.extent}-only",
                 )
 
@@ -154,7 +154,7 @@ def verify_bundle(
     if why := absent("torch", "train"):
         raise RuntimeMissing(
             "E-BACKEND",
-            f"recomputing needs the feature network: {why}",
+            f"checking the evidence needs the feature network: {why}",
             hint="or add --images-only",
         )
     # of all that a bundle is for, those that do not run here are said to be executed by the
@@ -241,7 +241,8 @@ def _insist_on_distance(result: VerifyResult, is_kept: bool) -> None:
             result,
             "E-GATE",
             "the distance to a reference is not counted in this bundle's evidence",
-            hint="say --no-reference to go without, or --reference PHOTOS to judge against yours",
+            hint="add --no-reference to verify without it, or --reference PHOTOS to judge "
+            "against your photos",
         )
 
 
@@ -294,7 +295,7 @@ def _without(found: Sequence[Difference], result: VerifyResult) -> VerifyResult:
         raise _failed(
             result,
             "E-GATE",
-            "the manifest says other figures than this machine finds: "
+            "figures in the manifest differ from those measured on this machine: "
             + "; ".join(map(str, found[:SHOWN])),
         )
     return result

@@ -191,7 +191,7 @@ def test_a_signature_is_over_what_was_checked(
     assert Bundle.open(old, site_keys(tmp_path / "pub")).signed_by
     with monkeypatch.context() as patched:
         at(patched, f"sha256:{THETA}", lambda: published(old, new))
-        with pytest.raises(Busy, match="another bundle was published here meanwhile"):
+        with pytest.raises(Busy, match="meanwhile another bundle was published here"):
             sign_bundle(old, tmp_path / "key", overwrite=True)
     with pytest.raises(TrustError, match="E-SIGNATURE"):
         Bundle.open(old, site_keys(tmp_path / "pub"))

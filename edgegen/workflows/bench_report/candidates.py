@@ -103,9 +103,9 @@ def opened_bundles(
         if name in found:
             raise UsageError(
                 "E-USAGE",
-                f"two bundles are called {name}: their rows could not be told apart",
+                f"two bundles have the name {name}, so their rows could not be distinguished",
                 path=place,
-                hint="name a copy or a link with another name",
+                hint="use a copy or a link that has another name",
             )
         bundle = read_bundle(folder, public_key, least_release)
         found[name] = OpenedForBench(name, folder, bundle, place in of_zoo)
@@ -121,8 +121,8 @@ def cannot_be_timed(bundle: Bundle, target: Runtime, trust_engines: bool) -> str
     )
     if target.executable and not vouched:
         return (
-            "its engines are executable code: run edgegen build, or add --trust-engines if "
-            "you trust their maker"
+            "its engines are executable code: run `edgegen build`, or add --trust-engines if you "
+            "trust their maker"
         )
     return ""
 

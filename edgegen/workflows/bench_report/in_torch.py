@@ -44,9 +44,9 @@ class TorchProgram:
         source = bundle.manifest.source
         entry = next((e for e in zoo_models() if e.name == source.get("name")), None)
         if entry is None:
-            return "torch has no program of it: the generator is not of the zoo"
+            return "torch cannot run it, because the generator is not from the zoo"
         if sha256(entry.weights) != source.get("weights_sha256"):
-            return "the zoo of this edgegen has other weights than the bundle"
+            return "the zoo of this edgegen version has other weights than the bundle"
         return ""
 
     def pipeline(self, bundle: Bundle, threads: int, batch: int) -> Pipeline:

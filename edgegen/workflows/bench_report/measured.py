@@ -97,7 +97,9 @@ def measured(found: BenchRun) -> None:
 
 def _in_own_processes(found: BenchRun) -> None:
     settings, running = found.settings, found.running
-    with found.listen.progress("loading each in a process of its own", len(running)) as advance:
+    with found.listen.progress(
+        "loading each candidate in its own process", len(running)
+    ) as advance:
         for one in running:
             asked = Asked(
                 str(one.opened.place.resolve()),

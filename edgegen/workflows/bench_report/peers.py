@@ -114,12 +114,16 @@ def check_peers(peers: Mapping[str, str]) -> None:
     """UsageError names a tool that is not known, or a Python that is not there."""
     for name, python in peers.items():
         if name not in PEERS:
-            raise UsageError("E-USAGE", f"--peer {name}: no such tool; known: {', '.join(PEERS)}")
+            raise UsageError(
+                "E-USAGE",
+                f"--peer {name}: there is no such tool; the known tools are {', '.join(PEERS)}",
+            )
         if python and shutil.which(python) is None:
             raise UsageError(
                 "E-USAGE",
                 f"--peer {name}={python}: there is no program of this name",
-                hint="name the Python of the tool's environment; scripts/peers.sh makes one",
+                hint="give the path of the Python in the tool's environment; scripts/peers.sh "
+                "makes one",
             )
 
 
@@ -233,7 +237,7 @@ class Quantizing:
             words = [str(full), str(feeds.places[graph]), str(out), *variant.words(full)]
             self._run(variant.program, *words)
             if not out.with_suffix(variant.suffix).is_file():
-                raise PeerFailed("it ended well and wrote no file")
+                raise PeerFailed("it ended without an error but wrote no file")
             files[graph] = f"{number}/int8{variant.suffix}"
         return MadeByPeer(place, files)
 
@@ -258,7 +262,7 @@ class Quantizing:
             try:
                 code = child.wait(limit)
             except subprocess.TimeoutExpired as error:
-                raise PeerFailed(f"it was not done after {limit} s") from error
+                raise PeerFailed(f"it had not finished after {limit} s") from error
             finally:
                 if child.returncode is None:
                     os.killpg(child.pid, signal.SIGKILL)
@@ -272,7 +276,7 @@ class Quantizing:
         for place in places:
             if lines := [line.strip() for line in _tail(place).splitlines() if line.strip()]:
                 return without_places(lines[-1], str(self.folder), self.python)[:500]
-        return "it said nothing"
+        return "it printed no reason"
 
 
 def without_places(text: str, *places: str) -> str:

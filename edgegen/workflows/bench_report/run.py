@@ -60,7 +60,7 @@ def bench_bundles(
     if target is not None:
         files.check_target(target, FILE, settings.overwrite)
     elif settings.overwrite:
-        raise UsageError("E-USAGE", "--overwrite is for a report: there is no --report")
+        raise UsageError("E-USAGE", "--overwrite has no meaning without --report")
     gates = None if settings.gates is None else read_gates(settings.gates, RUNTIMES)
     documenting = _documenting(bundles, target, settings, listen)
     document = documenting.document()

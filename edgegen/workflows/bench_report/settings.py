@@ -43,26 +43,36 @@ class BenchReportSettings:
         check_numbers(self, threads=Limit(1, 1024))
         check_peers(self.peers)
         if not self.zoo and self.zoo_folder is not None:
-            raise UsageError("E-USAGE", "--work is where --zoo keeps its exports: add --zoo")
+            raise UsageError(
+                "E-USAGE",
+                "--work has no meaning without --zoo, which keeps its exports there: add --zoo",
+            )
         if not self.zoo and self.zoo_steps is not None:
             raise UsageError(
                 "E-USAGE",
-                "--steps is for --zoo: a bundle runs at the steps that it was calibrated and "
-                "judged at",
-                hint="edgegen export SOURCE --steps N makes one of other steps",
+                "--steps has no meaning without --zoo: a bundle runs with the steps that it was "
+                "calibrated and judged with",
+                hint="`edgegen export SOURCE --steps N` makes a bundle with another number of "
+                "steps",
             )
         for steps in self.zoo_steps or ():
             if fault := STEPS.fault(steps):
                 raise UsageError("E-USAGE", f"--steps {fault}")
         if self.zoo and self.public_key is not None:
-            raise UsageError("E-USAGE", "--zoo makes bundles that no --public-key has signed")
+            raise UsageError(
+                "E-USAGE",
+                "--zoo and --public-key exclude each other: the bundles that --zoo makes are not "
+                "signed",
+            )
 
     def folder_of_zoo(self, report: Path | None) -> Path:
         """UsageError where none is named."""
         if self.zoo_folder is not None:
             return self.zoo_folder
         if report is None:
-            raise UsageError("E-USAGE", "--zoo keeps its exports: add --report, or --work FOLDER")
+            raise UsageError(
+                "E-USAGE", "--zoo needs a folder for its exports: add --report, or --work FOLDER"
+            )
         return report.with_name(f"{report.name}-bundles")
 
     @property

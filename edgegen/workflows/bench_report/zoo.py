@@ -159,10 +159,10 @@ def _is_whole(wanted: Wanted, out: Path, runtimes: Sequence[str]) -> bool:
     if not same or sampler_from_json(manifest.sampler) != generator.sampler:
         raise UsageError(
             "E-USAGE",
-            f"the folder holds a bundle that is not {wanted.source.name} at {wanted.count} steps "
-            "as this edgegen has it",
+            f"the folder contains a bundle that is not {wanted.source.name} with {wanted.count} "
+            "steps from this version of edgegen",
             path=out,
-            hint="name another folder with --work, or remove it",
+            hint="give another folder with --work, or remove this one",
         )
     return set(runtimes) <= manifest.runtimes.keys()
 

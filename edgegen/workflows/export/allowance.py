@@ -139,8 +139,8 @@ def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) ->
         minutes = math.ceil((spent + least) / 60) + 1  # what comes first takes longer at times
         raise UsageError(
             "E-TIME",
-            f"in the {in_words(max(seconds, 0))} that are left this machine cannot calibrate on "
-            f"{FEWEST_SEEDS} seeds and compare {FEWEST_PAIRS} pairs of images, of which one takes "
+            f"in the {in_words(max(seconds, 0))} that are left, this machine cannot calibrate on "
+            f"{FEWEST_SEEDS} seeds and compare {FEWEST_PAIRS} pairs of images. One image takes "
             f"{prices.image:.3g} s: that needs {in_words(60 * math.ceil(least / 60))}",
             hint=f"give --time {minutes}m, fewer runtimes, or fewer --steps",
         )

@@ -80,9 +80,9 @@ def ruined_pairs(judgement: Judgement) -> list[WorstPair]:
 def sentence(name: str, layers: Sequence[LayerBehind]) -> str:
     """For people: what to keep in FP32."""
     if not layers:
-        return f"{name}: no layer alone stands behind the ruined images"
+        return f"{name}: no single layer causes the ruined images"
     named = ", ".join(map(str, layers[:NAMED]))
-    return f"{name}: the ruined images come nearer with one of these layers in FP32: {named}"
+    return f"{name}: the ruined images improve if one of these layers is in FP32: {named}"
 
 
 class _Trial:

@@ -118,13 +118,13 @@ def channel_maxima(
 ) -> dict[str, dict[str, Array]]:
     """graph -> tensor -> the largest of each channel's x and of its -x, (2, channels)."""
     observers = {name: ChannelObserver(m, context.threads) for name, m in models.items()}
-    feeds.run(observers, "looking at channels")
+    feeds.run(observers, "measuring channels")
     for observer in observers.values():
         for tensor in observer.tensors:
             observer.largest[tensor] = world.combined(observer.largest[tensor], "MAX")
             if not np.isfinite(observer.largest[tensor]).all():
                 raise InputError(
-                    "E-CALIB", f"{tensor} holds NaN or infinite values while calibrating"
+                    "E-CALIB", f"{tensor} contained NaN or infinite values during calibration"
                 )
     return {name: dict(observer.largest) for name, observer in observers.items()}
 
@@ -141,7 +141,7 @@ def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, 
         )
         for name, model in models.items()
     }
-    feeds.run(moments, "looking at what each weight does")
+    feeds.run(moments, "measuring the effect of each weight")
     return moments
 
 

@@ -93,8 +93,9 @@ def _check(place: Path, needed: int, what: str) -> None:
     if free < needed:
         raise ResourceError(
             "E-DISK-FULL",
-            f"this export may need {bytes_in_words(needed)} for {what}, and "
+            f"this export may need {bytes_in_words(needed)} of disk space for {what}, but only "
             f"{bytes_in_words(free)} are free",
             path=place,
-            hint="free space, choose another -o folder, or set TMPDIR to one on another disk",
+            hint="free some space, choose another folder with -o, or set TMPDIR to a folder on "
+            "another disk",
         )

@@ -32,8 +32,8 @@ def reference_for(path: Path, terms: Terms) -> Reference | None:
             "E-FID-REF",
             "there are no reference statistics to prove the images against",
             path=path,
-            hint="name photos to judge against: --reference PHOTOS, or say --no-reference; a run "
-            "of `edgegen train` writes them at its end",
+            hint="add --reference PHOTOS to judge against photos, or --no-reference to go "
+            "without; `edgegen train` writes the statistics at the end of a run",
         )
     return reference.read(path)
 

@@ -34,8 +34,9 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
         raise UsageError(
             "E-RAM",
             f"an export of this generator with --threads {threads} needs at least "
-            f"{bytes_in_words(needed)} of memory, and may take {bytes_in_words(budget)}",
-            hint="give --memory where there is more, fewer --threads, or a machine with more",
+            f"{bytes_in_words(needed)} of memory, but is allowed only {bytes_in_words(budget)}",
+            hint="allow more with --memory if there is more, use fewer --threads, or use a "
+            "machine with more memory",
         )
     rest = budget - least
     moments = 2 ** math.floor(math.log2(MOMENTS * rest))  # the same from run to run

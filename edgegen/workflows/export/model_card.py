@@ -12,9 +12,10 @@ from ...evidence.compare import NOT_COUNTED
 
 FILE = "README.md"
 EMBEDS = {
-    "none": "It holds no training photos and no features of them.",
-    "features": "**It holds features of training photos**: treat it as you treat the photos.",
-    "pixels": "**It holds training photos**: treat it as you treat the photos.",
+    "none": "It contains no training photos and no features of them.",
+    "features": "**It contains features of training photos**: protect it as you protect the "
+    "photos.",
+    "pixels": "**It contains training photos**: protect it as you protect the photos.",
 }
 
 
@@ -59,10 +60,9 @@ def card(about: Mapping[str, Any], height: int, width: int) -> bytes:
         "edgegen generate THIS_FOLDER --seed 7 -n 64 -o grid.png",
         "```",
         "",
-        "Limits: it knows what its training photos showed and nothing else; the verdict holds for "
-        "the seeds, features and "
-        "reference named above. `manifest.json` has the whole evidence and the sha256 of every "
-        "file.",
+        "Limits: the generator can only make what its training photos showed; the verdict holds "
+        "for the seeds, features and reference named above. `manifest.json` has the whole "
+        "evidence and the sha256 of every file.",
         "",
     ]
     return "\n".join(lines).encode("utf-8")

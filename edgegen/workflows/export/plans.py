@@ -51,9 +51,9 @@ def check_plan(plan: Plan, models: Mapping[str, ModelProto], path: Path) -> None
     if unknown:
         raise InputError(
             "E-PLAN",
-            f"the plan is another generator's: {unknown[0]} is not in these graphs",
+            f"the plan was made for another generator: {unknown[0]} is not in these graphs",
             path=path,
-            hint="name the plan of this generator's own bundle",
+            hint="use the plan from a bundle of this generator",
         )
 
 
@@ -63,9 +63,9 @@ def check_last_steps(plan: Plan, calls: Calls, path: Path) -> None:
         steps = max(map(len, calls.values()))
         raise InputError(
             "E-PLAN",
-            f"the plan leaves the last {plan.last} steps to FP32, and this sampler has {steps}",
+            f"the plan runs the last {plan.last} steps in FP32, but this sampler has only {steps}",
             path=path,
-            hint='lower its "last", or search a plan',
+            hint='lower "last" in the plan, or leave --plan out to search for a plan',
         )
 
 
@@ -76,7 +76,7 @@ def with_ranges(plan: Plan, calibrated: Plan, listen: Listener) -> Plan:
     if plan.model == calibrated.model:
         return plan
     listen.note(
-        "the plan was made for other weights: its precisions are kept, its ranges are measured "
-        "again"
+        "the plan was made for other weights: its precisions are kept, but its ranges are "
+        "measured again"
     )
     return replace(plan, ranges=calibrated.ranges, model=calibrated.model)

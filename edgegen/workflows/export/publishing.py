@@ -33,7 +33,7 @@ def rejected(folder: Path, out: Path, error: GateFailed) -> GateFailed:
     kept = out.parent / REJECTED / out.name
     with publish(kept, MANIFEST, overwrite=True) as other:
         shutil.copytree(folder, other, dirs_exist_ok=True)
-    hint = "; ".join(filter(None, [error.hint, "nothing was written under the name asked for"]))
+    hint = "; ".join(filter(None, [error.hint, "nothing was written under the requested name"]))
     refused = GateFailed(error.code, error.message, path=kept, hint=hint, details=error.details)
     refused.result = error.result
     return refused

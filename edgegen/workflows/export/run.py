@@ -99,13 +99,13 @@ class ExportSettings:
         if self.plan and self.protect_regions is not None:
             raise UsageError(
                 "E-USAGE",
-                "--protect-regions is for the search of a plan, and --plan takes one as it is",
+                "--protect-regions changes the search for a plan, but --plan skips that search",
             )
         if self.plan and self.last_steps is not None:
             raise UsageError(
                 "E-USAGE",
-                "--last-steps is for the search of a plan, and --plan takes one as it is",
-                hint='its own "last" says how many steps it leaves to FP32',
+                "--last-steps changes the search for a plan, but --plan skips that search",
+                hint='"last" in the plan says how many steps run in FP32',
             )
 
     @property
@@ -364,7 +364,8 @@ def export_targets(names: Sequence[str]) -> list[Runtime]:
     if any(target.name == "reference" for target in targets):
         raise UsageError(
             "E-RUNTIME",
-            "the reference evaluator judges the others; it is no runtime to export for",
+            "the reference evaluator only checks the other runtimes; it is not a runtime to "
+            "export for",
         )
     return targets
 

@@ -171,7 +171,10 @@ class _RuntimeSearch:
             for rung, plan in enumerate(plans)
             if (place, rung) in why
         ] + [
-            {"plan": plan_in_words(plan), "why": "its images do not reach the PSNR at a glance"}
+            {
+                "plan": plan_in_words(plan),
+                "why": "its images do not reach the required PSNR in a quick test",
+            }
             for plans, few in zip(faster, sharp, strict=True)
             for plan in plans[: len(plans) - len(few)]
         ]
@@ -241,7 +244,7 @@ class _RuntimeSearch:
 
     def _sharp(self, plans: Sequence[Plan]) -> Sequence[Plan]:
         """Those from the first on whose images reach the PSNR asked for at a glance."""
-        label = f"glancing at plans for {self.target.name}"
+        label = f"testing plans quickly for {self.target.name}"
         with self.listen.progress(label, len(plans)) as advance:
             for rung, plan in enumerate(plans):
                 advance(1)
@@ -269,7 +272,7 @@ class _RuntimeSearch:
 
     def _look(self, plan: Plan) -> dict[str, Any]:
         done = 0
-        label = f"looking at a plan for {self.target.name}, {plan_in_words(plan)}"
+        label = f"testing a plan for {self.target.name}, {plan_in_words(plan)}"
         with self.listen.progress(label, self.full.most_pairs, "pairs") as advance:
 
             def progress(now: int, _: int) -> None:

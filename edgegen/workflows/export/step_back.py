@@ -38,14 +38,14 @@ def prove_or_step_back(
     took = before - watch.left if watch.seconds else 0.0
     for _ in range(1, PLANS):
         if took > watch.left:
-            context.listen.note("no time is left to try a plan with more in FP32")
+            context.listen.note("no time is left to try a plan with more layers in FP32")
             break
         failed = {j.name: j for j in proof.judged if not j.passed}
         again = [t for t in targets if t.name in failed and build.plans[t.name].safer()]
         if not again:
             break
         for target in again:
-            context.listen.note(f"{failed[target.name]}; trying a plan with more in FP32")
+            context.listen.note(f"{failed[target.name]}; trying a plan with more layers in FP32")
         build = rebuild(build, again, context.listen)
         proof = proof.again(judged(again))
     return proof, build.bundle

@@ -176,9 +176,9 @@ def _described(data: Path, reading: PhotoReading, listen: Listener) -> FolderDes
     if about.kind == "shards":
         raise UsageError(
             "E-DATA-SHARDS",
-            "fine-tuning reads photos as a whole, not as a stream of shards",
+            "fine-tuning cannot read tar shards, because it needs all photos at once",
             path=data,
-            hint="unpack them into a folder",
+            hint="unpack the shards into a folder",
         )
     return about
 

@@ -46,7 +46,8 @@ class BaseGenerator:
         if size < own:
             raise UsageError(
                 "E-SIZE",
-                f"{self.name} draws {own} pixels a side: --size must be {own} or more, got {size}",
+                f"{self.name} makes images of {own} x {own} pixels: --size must be {own} or more, "
+                f"got {size}",
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, 0, "grow"))
@@ -54,7 +55,7 @@ class BaseGenerator:
                 grown = self.family.tuning.grow(self.config, self.tensors, size)
             except ValueError as error:
                 raise UsageError(
-                    "E-SIZE", f"{self.name} cannot draw {size} pixels a side: {error}"
+                    "E-SIZE", f"{self.name} cannot make images of {size} x {size} pixels: {error}"
                 ) from error
         return replace(
             self, config=grown.config, tensors=dict(grown.tensors), new_modules=grown.whole

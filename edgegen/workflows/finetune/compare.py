@@ -58,7 +58,7 @@ def compare_runs(
     from ...evidence.timeline import comparison
 
     if not runs:
-        raise UsageError("E-USAGE", "there are no runs to compare: name at least one")
+        raise UsageError("E-USAGE", "there are no runs to compare: give at least one run folder")
     with listen.progress("comparing runs", len(runs)) as advance:
         opened = []
         for run in runs:
@@ -67,7 +67,8 @@ def compare_runs(
         if len({sha256 for _, sha256, _ in opened}) > 1:
             raise UsageError(
                 "E-USAGE",
-                "the runs saw different photos or hold out others: their distances do not compare",
+                "the runs used different photos or held out different ones, so their distances "
+                "cannot be compared",
             )
         first = opened[0][2]
         adapted = {run.path.name: pictures["adapted"] for run, _, pictures in opened}
@@ -83,20 +84,20 @@ def _open(run: Path) -> tuple[ComparedRun, str, dict[str, np.ndarray]]:
     from .periodic_eval import FILE, PICTURES, pictures
 
     if not (run / FILE).is_file():
-        raise UsageError("E-SOURCE", "this is no run of `edgegen finetune`", path=run)
+        raise UsageError("E-SOURCE", "this is not a run of `edgegen finetune`", path=run)
     about = description(run)
     hold(run, FILE, PICTURES)
     evaluations = read_json(run / FILE)
     if "recover" in evaluations:
         raise UsageError(
             "E-SOURCE",
-            "this run recovered INT8 images and saw no photos: it does not compare",
+            "this is a run of `edgegen recover`, which uses no photos: it cannot be compared",
             path=run,
         )
     last = evaluations.get("last")
     if not last or not (run / PICTURES).is_file():
         raise InputError(
-            "E-RUN-OPEN", "this run has not ended yet", path=run, hint="finish it with --resume"
+            "E-RUN-OPEN", "this run is not finished yet", path=run, hint="finish it with --resume"
         )
     adapter = run / site.ADAPTER / files.TENSORS
     compared = ComparedRun(

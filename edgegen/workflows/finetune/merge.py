@@ -61,7 +61,7 @@ def merge_adapter(run: str | Path, out: str | Path, overwrite: bool = False) -> 
     about = _description(run)
     if about is None:
         raise UsageError(
-            "E-SOURCE", "this is no run of `edgegen finetune` with an adapter", path=run
+            "E-SOURCE", "this is not a run of `edgegen finetune` with an adapter", path=run
         )
     _, generator = runs.load(run)
     difference = parity(run, about, generator)
@@ -120,9 +120,10 @@ def parity(run: Path, about: Mapping[str, Any], merged: Generator) -> float:
     if not difference <= PARITY:
         raise GateFailed(
             "E-PARITY",
-            f"merged images differ from adapted ones by {difference:.2e}, allowed is {PARITY:.0e}",
+            "images from the merged weights differ from those with the adapter by "
+            f"{difference:.2e}, allowed is {PARITY:.0e}",
             path=run,
-            hint="report it: the run is kept as it is",
+            hint="report this error; the run itself is unchanged",
         )
     return difference
 

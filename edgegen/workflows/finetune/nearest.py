@@ -57,8 +57,8 @@ def nearest_base(photos: Photos, network: FeatureNetwork, listen: Listener = sil
     if not names:
         raise UsageError(
             "E-SOURCE",
-            f"no generator of the zoo draws {photos.pixels.shape[1]} pixels a side or fewer",
-            hint="name a base, or a larger --size",
+            f"no generator of the zoo draws {photos.pixels.shape[1]} pixels or fewer on each side",
+            hint="give a base, or a larger --size",
         )
     chosen = np.random.default_rng(0).permutation(len(photos.pixels))[:COMPARED]
     real = _features(network, photos.pixels[np.sort(chosen)])

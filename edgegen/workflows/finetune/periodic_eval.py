@@ -141,7 +141,8 @@ class PeriodicEvaluation:
 
         if self.watch.decision.best is None:
             self._listen.note(
-                "no look was free of remembered photos: the last weights are kept, read looks.json"
+                "at every comparison the images contained memorised photos; the last weights are "
+                "kept, see looks.json"
             )
             self._keep(trainer)
         _, generator = runs.load(out)
@@ -235,8 +236,8 @@ class PeriodicEvaluation:
             site.reject(out)
             raise GateFailed(
                 "E-BASE-VIEW",
-                f"images on the {precision} base are {alike.pooled_db:.1f} dB from those that "
-                f"ship, {VIEW_DB:g} dB are needed",
+                f"images made on the {precision} base are {alike.pooled_db:.1f} dB from those of "
+                f"the generator that ships; required are {VIEW_DB:g} dB",
                 path=out,
                 hint="use --base fp32",
             )
@@ -382,11 +383,11 @@ def doubted(ratio: dict[str, float] | None) -> str:
     than = (
         "farther from your photos than"
         if ratio["low"] > 1
-        else "no nearer to your photos, as far as can be told, than"
+        else "not measurably nearer to your photos than"
     )
     return (
-        f"W-TUNE-NO-GAIN: what it draws is {than} what the base draws: give it more --steps, or "
-        "look at timeline.png"
+        f"W-TUNE-NO-GAIN: what it draws is {than} what the base draws: train with more --steps, "
+        "or look at timeline.png"
     )
 
 

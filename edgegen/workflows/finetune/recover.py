@@ -136,9 +136,9 @@ def _check(source: LoadedGenerator, base: Path, out: Path) -> None:
     if source.scales is not None:
         raise UsageError(
             "E-SOURCE",
-            "this run has recovered already",
+            "this run is already the result of `edgegen recover`",
             path=base,
-            hint="name the base it recovered from",
+            hint="give the base from which it was recovered",
         )
     if not source.reference.is_file():
         raise UsageError(
@@ -148,7 +148,7 @@ def _check(source: LoadedGenerator, base: Path, out: Path) -> None:
         )
     if out.exists():
         raise UsageError(
-            "E-OUT-EXISTS", "a run is there already", path=out, hint="choose another --out"
+            "E-OUT-EXISTS", "a run exists here already", path=out, hint="choose another --out"
         )
 
 
@@ -231,13 +231,16 @@ def refusal(recovery: Mapping[str, Any]) -> str:
     is one.
     """
     if not recovery["ratio"]["high"] < 1:
-        return f"the INT8 images came no nearer: squared error x {error_text(recovery)}"
+        return (
+            "the INT8 images did not come nearer to full precision: squared error x "
+            f"{error_text(recovery)}"
+        )
     before, after = (recovery[side]["change"] for side in SIDES)
     if not abs(after["value"]) <= abs(before["value"]):
         return (
             "the INT8 images came nearer pixel by pixel (squared error x "
-            f"{error_text(recovery)}), but not as a set: the Frechet distance changes by "
-            f"{change_text(after)}, before by {change_text(before)}"
+            f"{error_text(recovery)}), but not as a set: INT8 now changes the Frechet distance by "
+            f"{change_text(after)}, and changed it before by {change_text(before)}"
         )
     return ""
 

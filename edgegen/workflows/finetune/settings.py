@@ -58,7 +58,10 @@ class FinetuneSettings:
         if self.time is not None:
             seconds_of(self.time)
         if self.steps is not None and self.time is not None:
-            raise UsageError("E-USAGE", "--steps and --time both say how long: give one")
+            raise UsageError(
+                "E-USAGE",
+                "--steps and --time exclude each other: both set the length of the training",
+            )
         on_bad_of(self.on_bad)
         fit_of(self.fit)
 

@@ -134,7 +134,7 @@ def recorded_base(run: Path) -> str:
     if name not in {entry.name for entry in entries()}:
         raise UsageError(
             "E-USAGE",
-            "the run does not say which generator of the zoo it began with",
+            "the run does not record with which generator of the zoo it began",
             path=path,
             hint="name the base that it was started with: `edgegen finetune BASE RUN --resume`",
         )
@@ -158,12 +158,15 @@ def merge_small_classes(photos: Photos, fewest: int = 1, listen: Listener = sile
     while 0 < merged < len(order) and counts[order[:merged]].sum() < fewest:
         merged += 1
     if gone := [names[k] for k in range(len(names)) if not counts[k]]:
-        listen.note(f"W-CLASS-GONE: no photo to train on, all are held out: {_named(gone)}")
+        listen.note(
+            "W-CLASS-GONE: these classes have no photo to train on, because all of them are held "
+            f"out: {_named(gone)}"
+        )
     small, kept = order[:merged], sorted(order[merged:])
     if merged:
         listen.note(
-            f"W-CLASS-MERGED: this family needs {fewest} photos of a class, so that these are "
-            f'drawn as one, "other": {_named([names[k] for k in small])}'
+            f"W-CLASS-MERGED: this family needs {fewest} photos of each class, so these classes "
+            f"are merged into one class named other: {_named([names[k] for k in small])}"
         )
     number = np.full(len(counts), len(kept))
     number[kept] = np.arange(len(kept))
@@ -199,7 +202,7 @@ def hold_out(
     raise InputError(
         "E-DATA-TOO-FEW",
         f"of {len(photos)} photos, {LEAST} cannot be held out with a share of {shares[-1]:g}",
-        hint="add photos" + ("" if choices.held_out is None else ", or hold out another share"),
+        hint="add photos" + ("" if choices.held_out is None else ", or change --held-out"),
     )
 
 
@@ -207,8 +210,9 @@ def note_unused_classes(base: BaseGenerator, photos: Photos, listen: Listener) -
     """Say that a base without classes learns none."""
     if not base.config.classes and len(photos.classes) > 1:
         listen.note(
-            f"W-CLASS-UNUSED: the base has no classes, so those of the photos are not learned: "
-            f"{_named(list(photos.classes))}; take a base that has some, or say --no-classes"
+            "W-CLASS-UNUSED: the base has no classes, so the classes of the photos are not "
+            f"learned: {_named(list(photos.classes))}; choose a base with classes, or add "
+            "--no-classes"
         )
 
 
