@@ -17,11 +17,11 @@ from edgegen.workflows.export.measured_costs import (
     ExportCosts,
     GraphCosts,
     asked_along_a_trajectory,
-    rounding_seconds,
 )
-from edgegen.workflows.export.measurements import SearchSettings
 from edgegen.workflows.export.prediction import STEPS, ExportWork, predicted_steps
+from edgegen.workflows.export.rounding_price import rounding_seconds
 from edgegen.workflows.export.run import ExportSettings
+from edgegen.workflows.export.search_settings import SearchSettings
 from edgegen.workflows.generators import load_generator
 from edgegen.workflows.predict import predict_export
 
@@ -75,7 +75,7 @@ def test_a_time_that_is_given_bounds_the_search_and_the_seeds() -> None:
     assert sum(step.seconds for step in found.values()) <= 300
     dear = predicted_steps(replace(COSTS, plan_s=5 * COSTS.plan_s), timed)
     assert dear["search"].seconds == found["search"].seconds, "a search ends with its share"
-    with pytest.raises(UsageError, match="this machine cannot calibrate on 32 seeds"):
+    with pytest.raises(UsageError, match="this machine cannot calibrate on 8 seeds"):
         predicted_steps(COSTS, replace(timed, time=20.0))
 
 

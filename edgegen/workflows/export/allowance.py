@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ...calibrate.predict import CHECKED
 from ...core.answer_cache import Notes, folder
 from ...core.cpu import cpu_flags
 from ...core.files import JsonObject, to_json
@@ -23,19 +24,23 @@ from ...errors import UsageError
 from ...evidence.terms import FEWEST_PAIRS, PIXEL_PAIRS, Terms
 from ...version import __version__
 from ..durations import in_words
-from .measurements import FullPrecision, SearchSettings
+from .measurements import FullPrecision
+from .rounding_price import rounding_price
+from .search_settings import SearchSettings
 
-FEWEST_SEEDS = 32  # that a calibration has at each timestep
+FEWEST_SEEDS = 8  # that a calibration has at each timestep
 # Times the price of an image, what a seed costs that is calibrated on: 5 to 7 on cas-dm and lcd.
 SEED_IMAGES = 8
 CALIBRATION_START = 10.0  # s, whatever the number of seeds
 CALIBRATION, SEARCH, VERDICT = 0.2, 0.4, 0.5  # shares: of all, and of what calibration leaves
 SLACK = 0.95  # of the time is planned with
-PRICED = (8, 64)  # images that a price is measured on, fewest and most
+# images that a price is measured on, fewest and most, unless the first takes longer than all
+PRICED = (8, 64)
 PRICED_SECONDS = 2.0
 # shares of a search's time
 TIMING, DAMAGES, GLANCES = 0.3, 0.3, 0.1
-ROUNDS, ALONE, GLANCED, CALLS = (5, 16), (4, 16), (8, 64), (1, 4)
+ROUNDS, ALONE, GLANCED, CALLS, CHECKS = (5, 16), (4, 16), (8, 64), (1, 4), (3, CHECKED)
+FEWEST_GROUPS = 8  # of layers, whose damage is asked about
 TIMED = (8, 4, 2, 1)  # images of a timed batch, the first that leaves time for enough rounds
 WARM_UP = 2  # rounds that do not count
 
@@ -43,11 +48,19 @@ WARM_UP = 2  # rounds that do not count
 @dataclass(frozen=True)
 class Prices:
     """Seconds on this machine, with the threads asked for: of an image in full precision from noise
-    or prompt to pixels, and of its features.
+    or prompt to pixels, of its features, of graphs that become sessions, and of rounding all
+    weights.
     """
 
     image: float
     features: float
+    plan: float = 0.0
+    rounding: float = 0.0
+
+    @property
+    def start(self) -> float:
+        """Of a calibration, whatever the number of seeds."""
+        return CALIBRATION_START + self.rounding
 
     def seed(self) -> float:
         """Of a seed that is calibrated on."""
@@ -60,14 +73,13 @@ class Prices:
 
 @dataclass(frozen=True)
 class Work:
-    """What an export has to do: layers that may be in INT8, of so many kinds, of which `checked`
-    are measured along whole trajectories at least; calls of its graphs in a trajectory, runtimes,
-    threads; and at most so many seeds and pairs.
+    """What an export has to do: graphs, layers of them that may be in INT8, of so many kinds; calls
+    of its graphs in a trajectory, runtimes, threads; and at most so many seeds and pairs.
     """
 
+    graphs: int
     layers: int
     kinds: int
-    checked: int
     calls: int
     runtimes: int
     seeds: int
@@ -105,12 +117,17 @@ def measured_prices(full: FullPrecision, models: str) -> Prices:
     key = hashlib.sha256(to_json(asked)).hexdigest()[:32]
 
     def measured() -> JsonObject:
-        least, most = PRICED
-        first = _seconds(lambda: full.side.pixels(0, least)) / least
-        some = max(least, min(most, int(PRICED_SECONDS / max(first, 1e-6))))
-        side = full.side.from_seed(full.side.start)
-        image = _seconds(lambda: side.pixels(0, some)) / some
-        return asdict(Prices(image, _seconds(lambda: side.projected(some)) / some))
+        plan = _seconds(full.loaded)
+        first = _seconds(lambda: full.side.pixels(0, 1))
+        image, some = first, 1
+        side = full.side
+        if first < PRICED_SECONDS:
+            some = _between(PRICED_SECONDS / max(first, 1e-6), *PRICED)
+            side = side.from_seed(side.start + 1)
+            image = _seconds(lambda: side.pixels(0, some)) / some
+        features = _seconds(lambda: side.projected(some)) / some
+        rounding = rounding_price(full.subject.fp32, full.context.memory.moments_bytes)
+        return asdict(Prices(image, features, plan, rounding))
 
     return Prices(**Notes(folder("prices") / f"{key}.jsonl").recall("prices", measured))
 
@@ -126,16 +143,16 @@ def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) ->
     long it takes at least, where not even the fewest seeds and pairs do.
     """
     planned = SLACK * seconds
-    some = (CALIBRATION * planned - CALIBRATION_START) / prices.seed()
+    some = (CALIBRATION * planned - prices.start) / prices.seed()
     for seeds in (_between(some, FEWEST_SEEDS, work.seeds), FEWEST_SEEDS):
-        calibration = CALIBRATION_START + seeds * prices.seed()
+        calibration = prices.start + seeds * prices.seed()
         share = (planned - calibration) / work.runtimes
         pairs = int(min(VERDICT * share / prices.pair(), work.pairs))
         if pairs >= FEWEST_PAIRS:
             break
     if pairs < FEWEST_PAIRS:
         verdicts = FEWEST_PAIRS * prices.pair() / VERDICT * work.runtimes
-        least = (CALIBRATION_START + FEWEST_SEEDS * prices.seed() + verdicts) / SLACK
+        least = (prices.start + FEWEST_SEEDS * prices.seed() + verdicts) / SLACK
         minutes = math.ceil((spent + least) / 60) + 1  # what comes first takes longer at times
         raise UsageError(
             "E-TIME",
@@ -159,14 +176,16 @@ def within(
     settings: SearchSettings, allowed: Allowance, prices: Prices, work: Work
 ) -> SearchSettings:
     """How closely a search looks in its time."""
-    seconds, image = allowed.search_seconds, max(prices.image, 1e-6)
+    seconds, image, plan = allowed.search_seconds, max(prices.image, 1e-6), prices.plan
     call = image / max(work.calls, 1)
-    timing = _timing(TIMING * seconds, work.threads * call, max(work.kinds, 1))
-    whole = DAMAGES * seconds >= work.layers * settings.images_alone * image
+    timing = _timing(TIMING * seconds, work.threads * call, plan, max(work.kinds, 1))
+    whole = DAMAGES * seconds >= work.layers * (settings.images_alone * image + plan)
     # where damages are predicted, half for the layers that are measured and half for all errors
-    half = DAMAGES * seconds / 2
-    errors = max(work.layers, 1) * timing.images * call
-    alone = _between(half / (max(work.checked, 1) * image), *ALONE)
+    half, graphs, layers = DAMAGES * seconds / 2, max(work.graphs, 1), max(work.layers, 1)
+    checked = _between(half / (graphs * (ALONE[0] * image + plan)), *CHECKS)
+    alone = _between((half / (graphs * checked) - plan) / image, *ALONE)
+    error = timing.images * call
+    groups = _between(half / (error + plan), FEWEST_GROUPS, max(layers, FEWEST_GROUPS))
     return replace(
         settings,
         seconds=seconds,
@@ -174,7 +193,9 @@ def within(
         images_timed=timing.images,
         kinds_timed=timing.kinds,
         images_alone=settings.images_alone if whole else alone,
-        calls_alone=_between(half / errors, *CALLS),
+        layers_checked=checked,
+        calls_alone=_between((half / min(groups, layers) - plan) / error, *CALLS),
+        groups=None if whole or groups >= layers else groups,
         images_glanced=_between(GLANCES * seconds / (4 * image), *GLANCED),
         whole_work=settings.whole_work if whole else 0.0,
     )
@@ -191,13 +212,17 @@ class _Timing:
     kinds: int
 
 
-def _timing(seconds: float, call: float, kinds: int) -> _Timing:
-    """What these seconds are enough for; call: seconds of a graph for one image on one thread."""
+def _timing(seconds: float, call: float, plan: float, kinds: int) -> _Timing:
+    """What these seconds are enough for; call: seconds of a graph for one image on one thread,
+    plan: of a plan that becomes a session.
+    """
     least = ROUNDS[0] + WARM_UP
-    images = next((n for n in TIMED if seconds >= 2 * call * n * kinds * least), TIMED[-1])
-    turn = 2 * call * images  # beside one with everything in INT8
-    rounds = _between(seconds / (turn * kinds) - WARM_UP, *ROUNDS)
-    return _Timing(rounds, images, _between(seconds / (turn * least), 1, kinds))
+    # beside a call with everything in INT8
+    enough = (n for n in TIMED if seconds >= kinds * (plan + 2 * call * n * least))
+    images = next(enough, TIMED[-1])
+    turn = 2 * call * images
+    rounds = _between((seconds / kinds - plan) / turn - WARM_UP, *ROUNDS)
+    return _Timing(rounds, images, _between(seconds / (plan + turn * least), 1, kinds))
 
 
 def _between(value: float, least: int, most: int) -> int:

@@ -138,6 +138,7 @@ def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, 
             context.threads,
             [n.name for n in model.graph.node if plan.speaks_of(name, n.name, n.op_type)],
             context.memory.moments_bytes,
+            feeds.samples,
         )
         for name, model in models.items()
     }

@@ -19,7 +19,7 @@ from ...calibrate.choose import plan as choose
 from ...calibrate.equalize import ChannelObserver, equalized
 from ...calibrate.histogram import HistogramCounter
 from ...calibrate.observe import Observer
-from ...calibrate.rounding import WeightMoments, on_grid
+from ...calibrate.rounding import MOST_BYTES, WeightMoments
 from ...core.plan import Plan
 from ...core.runtime import Pipeline
 from ...core.samplers import asked
@@ -32,7 +32,9 @@ from .calibration import digest, quantized
 from .feeds import BATCH
 from .fp32 import PARITY_INPUTS, fp32_models
 from .hosted import hosted
-from .measurements import FullPrecision, SearchSettings, SearchSubject
+from .measurements import FullPrecision, SearchSubject
+from .rounding_price import rounding_price
+from .search_settings import SearchSettings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -47,9 +49,6 @@ LONG = 1.0  # s that an image takes, from which on a call alone is measured
 # times a call in full precision: of all four calibrating ones, and of one in INT8
 CALIBRATING, IN_INT8 = 6.0, 0.6
 ALONE = 0.05  # s of features where they are not measured
-# sides of the matrix that rounding is timed on: outputs, inputs
-SAMPLE = (64, 384)
-OUTER = 10  # times an inversion's multiplication, one that mends the weights that are left
 
 
 @dataclass(frozen=True)
@@ -181,12 +180,13 @@ def _scaled(found: _Measured, image: float, graphs_s: float) -> ExportCosts:
         name: WeightMoments(model, 1, _quantizable(found.models, name))
         for name, model in found.models.items()
     }
-    rounding = sum(rounding_seconds(one.sizes) for one in moments.values())
     peak = peak_bytes()
+    del moments  # what they take at most was asked
+    rounding = rounding_price(found.models, MOST_BYTES)
     call_bytes = found.graphs_bytes - found.loaded_bytes
     return ExportCosts(
         found.graphs({name: IN_INT8 * s for name, s in found.full_s.items()}),
-        Prices(image, ALONE),
+        Prices(image, ALONE, graphs_s / 4, rounding),
         graphs_s,
         rounding,
         CALIBRATING * image,
@@ -262,8 +262,8 @@ class _Calibrating:
 
         channels = self._timed(models, lambda _, model: ChannelObserver(model, threads))
         even = {name: equalized(m, channels[name].largest) for name, m in models.items()}
-        sizes = [one.sizes for one in self._timed(even, moments).values()]
-        self.start_s += sum(map(rounding_seconds, sizes))
+        self._timed(even, moments)
+        self.start_s += rounding_price(even, MOST_BYTES)
         observers = self._timed(even, observer)
         plan = choose(even, {name: one.stats for name, one in observers.items()})
         self._timed(even, counter)
@@ -282,18 +282,3 @@ class _Calibrating:
             took = min(_seconds(partial(one, **inputs)) for _ in range(2))
             self.seed_s += len(calls) * took / BATCH
         return made
-
-
-def rounding_seconds(sizes: Sequence[tuple[int, int]]) -> float:
-    """Of weights of so many outputs and inputs, from what a sample takes."""
-    rng = np.random.default_rng(0)
-    outputs, inputs = SAMPLE
-    seen = rng.normal(size=(2 * inputs, inputs))
-    weight = rng.normal(size=SAMPLE)
-    took = _seconds(lambda: on_grid(weight, [seen.T @ seen]))
-    return took * sum(map(_rounding_work, sizes)) / _rounding_work((outputs, inputs))
-
-
-def _rounding_work(size: tuple[int, int]) -> float:
-    outputs, inputs = size
-    return float(inputs**3 + OUTER * outputs * inputs**2)

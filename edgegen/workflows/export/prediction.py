@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ...calibrate.predict import CHECKED
 from ...evidence.full_side import KEPT_BYTES
 from ...evidence.looks import LEAST_PAIRS
 from ...evidence.terms import Terms, level
 from .allowance import WARM_UP, Allowance, Work, allowance, checked, within
 from .feeds import BATCH
 from .measured_costs import ExportCosts
-from .measurements import SearchSettings
+from .search_settings import SearchSettings
 
 STEPS = ("FP32 graphs", "calibration", "search", "INT8 files", "verdict")  # as evidence names them
 LOOKS = 5  # plans that are looked at, for each number of last steps in FP32
@@ -90,9 +89,9 @@ def predicted_steps(costs: ExportCosts, work: ExportWork) -> dict[str, StepPredi
     if work.time is not None:
         graphs = costs.graphs.values()
         asked = Work(
+            len([g for g in graphs if g.layers]),
             sum(g.layers for g in graphs),
             sum(g.kinds for g in graphs),
-            sum(min(CHECKED, g.layers) for g in graphs),
             sum(g.calls for g in graphs),
             work.runtimes,
             seeds,
@@ -163,12 +162,14 @@ def _damage_seconds(
     whole = layers * search.images_alone * _trajectory_work(costs)
     if whole <= search.whole_work:
         return layers * along
-    few = sum(min(CHECKED, g.layers) for g in costs.graphs.values())
+    few = sum(min(search.layers_checked, g.layers) for g in costs.graphs.values())
+    units = layers if search.groups is None else min(search.groups, layers)
     errors = sum(
         g.layers * min(search.calls_alone, g.calls) * search.images_timed * g.full_s
         for g in costs.graphs.values()
     )
-    return few * along + errors / work.threads + layers * costs.plan_s
+    share = units / max(layers, 1)
+    return few * along + share * errors / work.threads + units * costs.plan_s
 
 
 def _trajectory_work(costs: ExportCosts) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...calibrate.choose import fastest, kinds, multiplications
-from ...calibrate.predict import CHECKED
 from ...core.bundle import MANIFEST, Bundle, write_manifest
 from ...core.files import check_target
 from ...core.plan import Plan
@@ -39,13 +38,14 @@ from .evidence_files import write_evidence
 from .feeds import BATCH, Feeds, Files, Trajectories
 from .fp32 import Calls, fp32_models, torch_parity, trajectory_calls
 from .judges import adapter_evidence, unnamed_judges, with_judges
-from .measurements import FullPrecision, SearchSettings, SearchSubject
+from .measurements import FullPrecision, SearchSubject
 from .memory_budget import memory_shares
 from .plans import check_last_steps, check_plan, with_ranges
 from .protect import Protect
 from .prove import Proof
 from .publishing import published, rejected
 from .search import PlanLadder, Search
+from .search_settings import SearchSettings
 from .step_back import prove_or_step_back
 
 if TYPE_CHECKING:
@@ -315,9 +315,9 @@ def _in_time(
         return request
     counts = [len(multiplications(model)) for model in models.values()]
     work = Work(
+        len([count for count in counts if count]),
         sum(counts),
         sum(len(set(kinds(model).values())) for model in models.values()),
-        sum(min(CHECKED, count) for count in counts),
         sum(map(len, calls.values())),
         len(request.targets),
         settings.calibration_samples,
