@@ -26,7 +26,6 @@ from edgegen.workflows.export.allowance import (
     Stopwatch,
     Work,
     allowance,
-    checked,
     measured_prices,
     within,
 )
@@ -34,7 +33,9 @@ from edgegen.workflows.export.search_settings import SearchSettings
 from edgegen.workflows.generators import load_generator
 from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 
-WORK = Work(graphs=2, layers=95, kinds=30, calls=40, runtimes=2, seeds=128, pairs=4000)
+WORK = Work(
+    graphs=2, layers=95, kinds=30, calls=40, runtimes=2, seeds=128, pairs=4000, fewest=64, threads=1
+)
 FAST, SLOW = Prices(0.01, 0.005), Prices(10.0, 0.05)
 
 
@@ -53,12 +54,12 @@ def test_a_large_model_is_calibrated_and_judged_on_less() -> None:
 def test_what_is_planned_fits_or_is_refused(
     image: float, features: float, runtimes: int, seconds: float
 ) -> None:
-    prices, work = Prices(image, features), Work(1, 40, 12, 10, runtimes, 128, 4000)
+    prices, work = Prices(image, features), Work(1, 40, 12, 10, runtimes, 128, 4000, 64, 1)
     try:
         allowed = allowance(seconds, prices, work)
     except UsageError as error:
         assert error.code == "E-TIME" and "that needs" in error.message
-        least = 10 + FEWEST_SEEDS * prices.seed() + 2 * 64 * prices.pair() * runtimes
+        least = 10 + FEWEST_SEEDS * prices.seed() + 64 / 0.75 * prices.pair() * runtimes
         assert seconds < 1.1 * least / 0.95, "what fits is not refused"
         return
     assert sum(allowed.expected.values()) <= seconds
@@ -108,7 +109,7 @@ def test_what_a_search_asks_of_layers_fits_into_its_time(
 ) -> None:
     """Or is the least that says anything."""
     prices = Prices(image, 0.05, plan)
-    work = Work(1, layers, -(-layers // 3), calls, 1, 128, 4000, threads)
+    work = Work(1, layers, -(-layers // 3), calls, 1, 128, 4000, 64, threads)
     try:
         allowed = allowance(seconds, prices, work)
     except UsageError:
@@ -128,13 +129,17 @@ def test_what_a_search_asks_of_layers_fits_into_its_time(
     assert checked <= 0.15 * search * 1.001 or found.layers_checked == 3
 
 
-def test_pairs_that_cannot_show_what_is_asked_are_refused_with_the_way_out() -> None:
-    allowed = allowance(20 * 3600, SLOW, WORK)
-    assert checked(Terms(0.02, 4000, ruined=0.05), allowed).maximum == allowed.pairs
-    few = allowance(15 * 3600, SLOW, WORK)
-    with pytest.raises(UsageError, match=f"there is time for {few.pairs} pairs") as error:
-        checked(Terms(0.02, 4000, ruined=0.0005), few)
-    assert error.value.code == "E-TIME" and "--max-ruined" in error.value.hint
+def test_a_verdict_has_the_pairs_that_can_show_what_is_asked_or_the_way_out_is_said() -> None:
+    """Fewer would say nothing, whatever the images are: a search gives way to them."""
+    terms = Terms(0.02, 4000, ruined=0.01)
+    assert terms.fewest == 83 and Terms(0.02, 4000, ruined=0.5).fewest == FEWEST_PAIRS
+    work, seconds = replace(WORK, fewest=terms.fewest, runtimes=1), 4.6 * 3600
+    free, bound = (allowance(seconds, SLOW, w) for w in (replace(work, fewest=64), work))
+    assert free.pairs < 83 == bound.pairs and bound.search_seconds < free.search_seconds
+    replace(terms, maximum=bound.pairs).check_enough()
+    with pytest.raises(UsageError, match="and compare 414 pairs of images") as error:
+        allowance(seconds, SLOW, replace(work, fewest=Terms(0.02, 4000).fewest))
+    assert error.value.code == "E-TIME" and "a larger --max-ruined" in error.value.hint
 
 
 def test_a_stopwatch_adds_up_and_says_what_is_left() -> None:

@@ -89,6 +89,13 @@ class Terms:
         """Pairs at most whose pixels are compared."""
         return PIXEL_PAIRS * self.maximum
 
+    @property
+    def fewest(self) -> int:
+        """Pairs, of those whose features are compared, that can show what is asked of ruined ones;
+        never below what a verdict takes.
+        """
+        return max(-(-self.tail_looks(level(0)).first // PIXEL_PAIRS), FEWEST_PAIRS)
+
     def check_enough(self) -> None:
         """UsageError where so few pairs cannot show what is asked of ruined ones, whatever the
         images are.

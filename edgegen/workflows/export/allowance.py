@@ -21,7 +21,7 @@ from ...core.cpu import cpu_flags
 from ...core.files import JsonObject, to_json
 from ...core.samplers import sampler_to_json
 from ...errors import UsageError
-from ...evidence.terms import FEWEST_PAIRS, PIXEL_PAIRS, Terms
+from ...evidence.terms import PIXEL_PAIRS
 from ...version import __version__
 from ..durations import in_words
 from .measurements import FullPrecision
@@ -33,6 +33,7 @@ FEWEST_SEEDS = 8  # that a calibration has at each timestep
 SEED_IMAGES = 8
 CALIBRATION_START = 10.0  # s, whatever the number of seeds
 CALIBRATION, SEARCH, VERDICT = 0.2, 0.4, 0.5  # shares: of all, and of what calibration leaves
+MOST_VERDICT = 0.75  # of what calibration leaves, where fewer pairs would say nothing
 SLACK = 0.95  # of the time is planned with
 # images that a price is measured on, fewest and most, unless the first takes longer than all
 PRICED = (8, 64)
@@ -74,7 +75,8 @@ class Prices:
 @dataclass(frozen=True)
 class Work:
     """What an export has to do: graphs, layers of them that may be in INT8, of so many kinds; calls
-    of its graphs in a trajectory, runtimes, threads; and at most so many seeds and pairs.
+    of its graphs in a trajectory, runtimes, threads; at most so many seeds and pairs, and the
+    fewest pairs that can show what is asked.
     """
 
     graphs: int
@@ -84,7 +86,8 @@ class Work:
     runtimes: int
     seeds: int
     pairs: int
-    threads: int = 1
+    fewest: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -139,27 +142,29 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) -> Allowance:
-    """What fits into these seconds, after those that were spent before. UsageError, which says how
-    long it takes at least, where not even the fewest seeds and pairs do.
+    """What fits into these seconds, after those that were spent before. UsageError E-TIME, which
+    says how long it takes at least, where not even the fewest seeds and pairs do.
     """
-    planned = SLACK * seconds
+    planned, fewest = SLACK * seconds, min(work.fewest, work.pairs)
     some = (CALIBRATION * planned - prices.start) / prices.seed()
     for seeds in (_between(some, FEWEST_SEEDS, work.seeds), FEWEST_SEEDS):
         calibration = prices.start + seeds * prices.seed()
         share = (planned - calibration) / work.runtimes
         pairs = int(min(VERDICT * share / prices.pair(), work.pairs))
-        if pairs >= FEWEST_PAIRS:
+        if fewest * prices.pair() <= MOST_VERDICT * share:
+            pairs = max(pairs, fewest)
             break
-    if pairs < FEWEST_PAIRS:
-        verdicts = FEWEST_PAIRS * prices.pair() / VERDICT * work.runtimes
+    else:
+        verdicts = fewest * prices.pair() / MOST_VERDICT * work.runtimes
         least = (prices.start + FEWEST_SEEDS * prices.seed() + verdicts) / SLACK
         minutes = math.ceil((spent + least) / 60) + 1  # what comes first takes longer at times
         raise UsageError(
             "E-TIME",
             f"in the {in_words(max(seconds, 0))} that are left this machine cannot calibrate on "
-            f"{FEWEST_SEEDS} seeds and compare {FEWEST_PAIRS} pairs of images, of which one takes "
+            f"{FEWEST_SEEDS} seeds and compare {fewest} pairs of images, of which one takes "
             f"{prices.image:.3g} s: that needs {in_words(60 * math.ceil(least / 60))}",
-            hint=f"give --time {minutes}m, fewer runtimes, or fewer --steps",
+            hint=f"give --time {minutes}m, a larger --max-ruined, which fewer pairs can show, "
+            "fewer runtimes, or fewer --steps",
         )
     # a verdict that needs less than its share leaves the rest to the search
     verdict = pairs * prices.pair()
@@ -256,19 +261,3 @@ class Stopwatch:
 
     def to_json(self) -> JsonObject:
         return {name: round(seconds, 1) for name, seconds in self.took.items()}
-
-
-def checked(terms: Terms, allowed: Allowance) -> Terms:
-    """The terms with the pairs that there is time for; UsageError where these cannot show what is
-    asked.
-    """
-    found = replace(terms, maximum=allowed.pairs)
-    try:
-        found.check_enough()
-    except UsageError as error:
-        raise UsageError(
-            "E-TIME",
-            f"there is time for {allowed.pairs} pairs of images: {error.message}",
-            hint="give more --time, or a larger --max-ruined",
-        ) from error
-    return found

@@ -30,7 +30,7 @@ from ...machine.resident import peak_bytes
 from .allowance import Prices, measured_prices
 from .calibration import digest, quantized
 from .feeds import BATCH
-from .fp32 import PARITY_INPUTS, fp32_models
+from .fp32 import fp32_models, parity_seeds
 from .hosted import hosted
 from .measurements import FullPrecision, SearchSubject
 from .rounding_price import rounding_price
@@ -113,8 +113,8 @@ def measured_costs(
         graphs_bytes = peak_bytes()
         image = sum(len(calls[name]) * full_s[name] for name in models) / context.threads
         trace = _Measured(source, models, calls, full_s, loaded, graphs_bytes)
-        inputs = -(-PARITY_INPUTS // len(source.generator.sampler.timesteps))
-        graphs_s = traced + 3 * inputs * image * context.threads
+        seeds = parity_seeds(source, models)
+        graphs_s = traced + 3 * seeds * image * context.threads
         if image > LONG:
             return _scaled(trace, image, graphs_s)
         return _rehearsed(trace, full, targets[0], graphs_s)

@@ -14,7 +14,7 @@ from typing import Any
 from ...evidence.full_side import KEPT_BYTES
 from ...evidence.looks import LEAST_PAIRS
 from ...evidence.terms import Terms, level
-from .allowance import WARM_UP, Allowance, Work, allowance, checked, within
+from .allowance import WARM_UP, Allowance, Work, allowance, within
 from .feeds import BATCH
 from .measured_costs import ExportCosts
 from .search_settings import SearchSettings
@@ -96,11 +96,12 @@ def predicted_steps(costs: ExportCosts, work: ExportWork) -> dict[str, StepPredi
             work.runtimes,
             seeds,
             search.terms.maximum,
+            search.terms.fewest,
             work.threads,
         )
         left = work.time - costs.graphs_s
         allowed = allowance(left, costs.prices, asked, spent=costs.graphs_s)
-        terms = checked(search.terms, allowed)
+        terms = replace(search.terms, maximum=allowed.pairs)
         search = within(replace(search, terms=terms), allowed, costs.prices, asked)
         seeds = allowed.seeds
     seconds = (

@@ -27,7 +27,7 @@ from ..limits import MANY, Limit, check_numbers
 from ..sampling_choices import SamplingChoices, chosen
 from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
-from .allowance import Stopwatch, Work, allowance, checked, measured_prices, within
+from .allowance import Stopwatch, Work, allowance, measured_prices, within
 from .attempts import Attempts
 from .beginning import write_beginning
 from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
@@ -290,7 +290,7 @@ def _full_precision(
         check_plan(given, models, file)
     for name, model in models.items():
         onnx_files.write(model, request.folder / "graphs" / f"{name}.onnx")
-    calls = trajectory_calls(source, memory.images)
+    calls = trajectory_calls(source, models, memory.images)
     if given is not None and file is not None:
         check_last_steps(given, calls, file)
     parity = torch_parity(source, calls, request.folder / "graphs", request.context.threads)
@@ -322,6 +322,7 @@ def _in_time(
         len(request.targets),
         settings.calibration_samples,
         settings.max_images,
+        request.terms.fewest,
         request.context.threads,
     )
     subject = SearchSubject(source, models, {}, Plan((), {}))
@@ -329,7 +330,7 @@ def _in_time(
     prices = measured_prices(full, digest(models))
     allowed = allowance(left, prices, work, spent=(request.watch.seconds or 0.0) - left)
     request.context.listen.note(str(allowed))
-    search = replace(request.search, terms=checked(request.terms, allowed))
+    search = replace(request.search, terms=replace(request.terms, maximum=allowed.pairs))
     return replace(
         request,
         settings=replace(settings, calibration_samples=allowed.seeds, max_images=allowed.pairs),
