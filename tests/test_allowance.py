@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from edgegen.core.bundle import Bundle
 from edgegen.errors import UsageError
 from edgegen.evidence.terms import FEWEST_PAIRS, Terms
+from edgegen.workflows import recheck
 from edgegen.workflows.context import Context
 from edgegen.workflows.durations import in_words, seconds_of
 from edgegen.workflows.export.allowance import (
@@ -59,7 +60,7 @@ def test_what_is_planned_fits_or_is_refused(
         allowed = allowance(seconds, prices, work)
     except UsageError as error:
         assert error.code == "E-TIME" and "that needs" in error.message
-        least = 10 + FEWEST_SEEDS * prices.seed() + 64 / 0.75 * prices.pair() * runtimes
+        least = 10 + FEWEST_SEEDS * prices.seed() + prices.verdict(64, 64) / 0.75 * runtimes
         assert seconds < 1.1 * least / 0.95, "what fits is not refused"
         return
     assert sum(allowed.expected.values()) <= seconds
@@ -132,14 +133,26 @@ def test_what_a_search_asks_of_layers_fits_into_its_time(
 def test_a_verdict_has_the_pairs_that_can_show_what_is_asked_or_the_way_out_is_said() -> None:
     """Fewer would say nothing, whatever the images are: a search gives way to them."""
     terms = Terms(0.02, 4000, ruined=0.01)
-    assert terms.fewest == 83 and Terms(0.02, 4000, ruined=0.5).fewest == FEWEST_PAIRS
-    work, seconds = replace(WORK, fewest=terms.fewest, runtimes=1), 4.6 * 3600
+    assert terms.fewest == 412 and Terms(0.02, 4000, ruined=0.5).fewest == FEWEST_PAIRS
+    work, seconds = replace(WORK, fewest=terms.fewest, runtimes=1), 4 * 3600
     free, bound = (allowance(seconds, SLOW, w) for w in (replace(work, fewest=64), work))
-    assert free.pairs < 83 == bound.pairs and bound.search_seconds < free.search_seconds
-    replace(terms, maximum=bound.pairs).check_enough()
-    with pytest.raises(UsageError, match="and compare 414 pairs of images") as error:
+    assert free.pixels < 412 == bound.pixels and free.pairs == bound.pairs == 64
+    assert 0 < bound.search_seconds < free.search_seconds
+    found = bound.bound(terms)
+    found.check_enough()
+    assert (found.maximum, found.pixel_pairs) == (64, 412)
+    assert recheck._terms({"terms": found.to_json()}) == found, "what a manifest says of it"
+    with pytest.raises(UsageError, match="and compare 2066 pairs of images") as error:
         allowance(seconds, SLOW, replace(work, fewest=Terms(0.02, 4000).fewest))
     assert error.value.code == "E-TIME" and "a larger --max-ruined" in error.value.hint
+    usual = allowance(1e6, SLOW, work).bound(terms)
+    assert usual.pixels == 0 and "pixels" not in usual.to_json()
+
+
+@pytest.mark.parametrize("pixels", [-1, 63, 10**7])
+def test_pixels_that_no_verdict_has_are_refused(pixels: int) -> None:
+    with pytest.raises(UsageError, match="the pixels are compared"):
+        Terms(0.02, 64, pixels=pixels)
 
 
 def test_a_stopwatch_adds_up_and_says_what_is_left() -> None:

@@ -21,7 +21,7 @@ from ...core.cpu import cpu_flags
 from ...core.files import JsonObject, to_json
 from ...core.samplers import sampler_to_json
 from ...errors import UsageError
-from ...evidence.terms import PIXEL_PAIRS
+from ...evidence.terms import FEWEST_PAIRS, MOST_PAIRS, PIXEL_PAIRS, Terms
 from ...version import __version__
 from ..durations import in_words
 from .measurements import FullPrecision
@@ -67,16 +67,20 @@ class Prices:
         """Of a seed that is calibrated on."""
         return SEED_IMAGES * self.image
 
-    def pair(self) -> float:
-        """Of a verdict's pair at most: so many more are compared by pixels alone."""
-        return PIXEL_PAIRS * 2 * self.image + 2 * self.features
+    def verdict(self, pairs: int, pixels: int) -> float:
+        """Of so many pairs whose features are compared, and so many whose pixels are."""
+        return pixels * 2 * self.image + pairs * 2 * self.features
+
+    def pixels(self, pairs: int, seconds: float) -> int:
+        """Pairs at most whose pixels can be compared in this time, beside these features."""
+        return int((seconds - pairs * 2 * self.features) / (2 * self.image))
 
 
 @dataclass(frozen=True)
 class Work:
     """What an export has to do: graphs, layers of them that may be in INT8, of so many kinds; calls
     of its graphs in a trajectory, runtimes, threads; at most so many seeds and pairs, and the
-    fewest pairs that can show what is asked.
+    fewest pairs whose pixels can show what is asked.
     """
 
     graphs: int
@@ -96,14 +100,20 @@ class Allowance:
 
     seeds: int
     pairs: int
+    pixels: int  # pairs whose pixels are compared
     search_seconds: float  # a runtime
     expected: Mapping[str, float]
+
+    def bound(self, terms: Terms) -> Terms:
+        """The terms of a verdict with these pairs."""
+        usual = self.pixels == PIXEL_PAIRS * self.pairs
+        return replace(terms, maximum=self.pairs, pixels=0 if usual else self.pixels)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {in_words(s)}" for name, s in self.expected.items())
         return (
             f"in the time that is left: calibration on {self.seeds} seeds, a verdict of at most "
-            f"{self.pairs} pairs; at most {parts}"
+            f"{self.pairs} pairs and the pixels of {self.pixels}; at most {parts}"
         )
 
 
@@ -145,36 +155,41 @@ def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) ->
     """What fits into these seconds, after those that were spent before. UsageError E-TIME, which
     says how long it takes at least, where not even the fewest seeds and pairs do.
     """
-    planned, fewest = SLACK * seconds, min(work.fewest, work.pairs)
+    planned, least_pairs = SLACK * seconds, min(FEWEST_PAIRS, work.pairs)
     some = (CALIBRATION * planned - prices.start) / prices.seed()
     for seeds in (_between(some, FEWEST_SEEDS, work.seeds), FEWEST_SEEDS):
         calibration = prices.start + seeds * prices.seed()
         share = (planned - calibration) / work.runtimes
-        pairs = int(min(VERDICT * share / prices.pair(), work.pairs))
-        if fewest * prices.pair() <= MOST_VERDICT * share:
-            pairs = max(pairs, fewest)
+        pairs = int(min(VERDICT * share / prices.verdict(1, PIXEL_PAIRS), work.pairs))
+        pixels = PIXEL_PAIRS * pairs
+        if pairs >= least_pairs and pixels >= work.fewest:
+            break
+        # the fewest features, and pixels as far as the search can give way
+        pairs = least_pairs
+        if prices.pixels(pairs, MOST_VERDICT * share) >= work.fewest:
+            pixels = max(prices.pixels(pairs, VERDICT * share), work.fewest)
             break
     else:
-        verdicts = fewest * prices.pair() / MOST_VERDICT * work.runtimes
+        verdicts = prices.verdict(least_pairs, work.fewest) / MOST_VERDICT * work.runtimes
         least = (prices.start + FEWEST_SEEDS * prices.seed() + verdicts) / SLACK
         minutes = math.ceil((spent + least) / 60) + 1  # what comes first takes longer at times
         raise UsageError(
             "E-TIME",
             f"in the {in_words(max(seconds, 0))} that are left this machine cannot calibrate on "
-            f"{FEWEST_SEEDS} seeds and compare {fewest} pairs of images, of which one takes "
+            f"{FEWEST_SEEDS} seeds and compare {work.fewest} pairs of images, of which one takes "
             f"{prices.image:.3g} s: that needs {in_words(60 * math.ceil(least / 60))}",
             hint=f"give --time {minutes}m, a larger --max-ruined, which fewer pairs can show, "
             "fewer runtimes, or fewer --steps",
         )
     # a verdict that needs less than its share leaves the rest to the search
-    verdict = pairs * prices.pair()
+    verdict = prices.verdict(pairs, pixels)
     search = share * (SEARCH + VERDICT) - verdict
     expected = {
         "calibration": calibration,
         "search": search * work.runtimes,
         "verdict": verdict * work.runtimes,
     }
-    return Allowance(seeds, pairs, search, expected)
+    return Allowance(seeds, pairs, min(pixels, MOST_PAIRS), search, expected)
 
 
 def within(

@@ -101,7 +101,7 @@ def predicted_steps(costs: ExportCosts, work: ExportWork) -> dict[str, StepPredi
         )
         left = work.time - costs.graphs_s
         allowed = allowance(left, costs.prices, asked, spent=costs.graphs_s)
-        terms = replace(search.terms, maximum=allowed.pairs)
+        terms = allowed.bound(search.terms)
         search = within(replace(search, terms=terms), allowed, costs.prices, asked)
         seeds = allowed.seeds
     seconds = (

@@ -330,7 +330,7 @@ def _in_time(
     prices = measured_prices(full, digest(models))
     allowed = allowance(left, prices, work, spent=(request.watch.seconds or 0.0) - left)
     request.context.listen.note(str(allowed))
-    search = replace(request.search, terms=replace(request.terms, maximum=allowed.pairs))
+    search = replace(request.search, terms=allowed.bound(request.terms))
     return replace(
         request,
         settings=replace(settings, calibration_samples=allowed.seeds, max_images=allowed.pairs),
