@@ -32,8 +32,8 @@ from unittest.mock import patch
 import numpy as np
 import onnx
 import torch
+from _rewritten_graphs import CALIBRATED, Models, attention_evened, halves_apart
 from onnx import TensorProto, helper, numpy_helper
-from rewritten_graphs import CALIBRATED, Models, attention_evened, halves_apart
 
 from edgegen.core.bundle import Bundle
 from edgegen.core.fp32_last_steps import fp32_below, with_fp32_steps
