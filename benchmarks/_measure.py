@@ -61,3 +61,7 @@ def said_by(*words: str) -> str:
 def columns(name: str, interval: Interval) -> dict[str, float]:
     """An interval as three columns of a row."""
     return {name: interval.value, f"{name}, low": interval.low, f"{name}, high": interval.high}
+
+
+def holds(interval: Interval, truth: float) -> bool:
+    return interval.low <= truth <= interval.high

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from _blur import blurred
+from _pictures import blurred
 from _result import Part, Row, arguments_of, followed, report
 
 from edgegen.core.spec import Array
