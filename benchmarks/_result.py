@@ -103,7 +103,11 @@ def keep(path: Path, benchmark: str, name: str, part: Part) -> None:
 
 
 def report(path: Path | None, benchmark: str, name: str, part: Part) -> None:
-    """A part as a table for people, kept in the file where one is named."""
+    """A part as a table for people, kept in the file where one is named; ends the program where
+    nothing was measured.
+    """
+    if not part.rows:
+        sys.exit(f"{benchmark}: there was nothing to measure for {name}")
     print(f"\n{name}\n\n{table(part.rows)}", flush=True)
     if path is not None:
         keep(path, benchmark, name, part)

@@ -24,12 +24,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from _measure import in_turns, median
 from _result import Part, Row, arguments_of, report
+from _spinning import Spinning
 
 from edgegen.core.bundle import Bundle
 from edgegen.core.progress import Advance
@@ -51,15 +52,6 @@ from edgegen.workflows.fast_features import fast_features
 VERDICT = 4000  # pairs that seconds are given for
 FRESH = BENCHMARKS.take(100_000, 800_000)
 EQUAL_DB = 200.0  # in place of the infinite of equal outputs
-
-
-class Spinning(OnnxRuntime):
-    """Its threads wait for work without giving up the processor, as ONNX Runtime has it."""
-
-    settings: ClassVar[Mapping[str, str]] = {
-        **OnnxRuntime.settings,
-        "session.intra_op.allow_spinning": "1",
-    }
 
 
 class ThreadedFeatures:
