@@ -1,5 +1,5 @@
-"""How near what a base draws is to coloured objects that were held out, and to a site's photos,
-before anything is adapted.
+"""What bases draw is measured before anything is adapted: how near it is to coloured objects that
+were held out, and to a site's photos.
 
     python -m benchmarks bases cas-dm edgegen/zoo/cas-dm-objects --json docs/results/bases.json
 

@@ -1,4 +1,4 @@
-"""Generators of other programs, held to the programs they come from: a table a part, and JSON.
+"""Generators of other programs are held to the programs they come from, part by part.
 
     python -m benchmarks bring samplers|graphs|lora|size|models|plans|device ... [--folder FOLDER]
         [--models MODELS] [--work WORK] [--nncf PYTHON] [--json docs/results/bring.json]

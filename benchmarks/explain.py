@@ -1,11 +1,13 @@
 """What explaining the zoo's generators costs is measured, in CPU seconds, and how far it is true.
 
-python -m benchmarks explain gated
-    primitives: all four families, their middle layers, 3x3 regions
-python -m benchmarks explain optimised isc-gan
-    512 demands; docs/explain.md has what was measured
-python -m benchmarks explain damage
-    does what is said of each layer's INT8 agree with putting it back?
+    python -m benchmarks explain gated
+        primitives: all four families, their middle layers, 3x3 regions
+    python -m benchmarks explain optimised isc-gan
+        512 demands
+    python -m benchmarks explain damage
+        does what is said of each layer's INT8 agree with putting it back?
+
+docs/explain.md has what was found.
 """
 
 from __future__ import annotations

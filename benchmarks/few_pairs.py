@@ -1,5 +1,5 @@
-"""What few pairs can say without a reference: exact for ruined pairs, in seconds; simulated for
-the other limits, in minutes.
+"""What few pairs can say without a reference is computed: exactly for ruined pairs, in seconds, and
+by simulation for the other limits, in minutes.
 
     python -m benchmarks few_pairs
 """

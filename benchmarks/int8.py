@@ -119,9 +119,8 @@ def parts(folder: Path) -> Iterator[Row]:
     """
     bundle = Bundle.open(folder)
     full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
-    files = {
-        graph: onnx.load(path) for graph, path in bundle.onnx(runtime("openvino"), "int8").items()
-    }
+    int8 = bundle.onnx(runtime("openvino"), "int8")
+    files = {graph: onnx.load(bundle.path(file)) for graph, file in int8.items()}
     seeds = range(FRESH, FRESH + 64)
     exact = full(seeds)
     rounded = [

@@ -93,10 +93,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    part = measure(args.source, args.data, args.samples, args.threads)
-    report(args.json, "lcd", Path(args.source).name, part)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    part = measure(given.source, given.data, given.samples, given.threads)
+    report(given.json, "lcd", Path(given.source).name, part)
 
 
 if __name__ == "__main__":

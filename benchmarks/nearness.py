@@ -1,4 +1,4 @@
-"""The ends of the scale that a fine-tuning's images are put on, for folders of photos.
+"""The ends of the scale that a fine-tuning's images are put on are measured for folders of photos.
 
     python -m benchmarks nearness ~/.cache/edgegen/furniture ~/.cache/edgegen/objects --photos 820
 
@@ -7,7 +7,7 @@ blurred by 1, 2 and 4 pixels (EfficientNet-Lite0 at 128 px; FD along one directi
 photos for every four held-out ones; 95 % intervals), above which KID `edgegen finetune` says
 W-TUNE-FAR, and how often a classifier of the other photos names the held-out ones, and what of that
 is left where those are blurred by 1 pixel. Blur by 4 pixels leaves blobs of colour at 32 pixels a
-side. Rows of a Markdown table.
+side.
 """
 
 from __future__ import annotations

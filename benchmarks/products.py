@@ -1,4 +1,4 @@
-"""What fine-tuned runs draw, as far as numbers can say whether these are the site's products.
+"""What fine-tuned runs draw is told by numbers, as far as they say whether it is a site's products.
 
     python -m benchmarks products runs/site runs/other --json docs/results/products.json
 

@@ -168,8 +168,8 @@ def tables(folder: str) -> Iterator[Row]:
     bundle = Bundle.open(Path(folder))
     recorded = bench.record(bundle.pipeline(runtime("onnxruntime"), "fp32", 1), range(BATCH))
     for target in (t for t in RUNTIMES if t in bundle.manifest.runtimes):
-        for graph, path in bundle.onnx(runtime(target), "int8").items():
-            model = onnx.load(path)
+        for graph, file in bundle.onnx(runtime(target), "int8").items():
+            model = onnx.load(bundle.path(file))
             if "t" not in {v.name for v in model.graph.input}:
                 continue
             calls = recorded[graph]

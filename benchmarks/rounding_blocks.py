@@ -1,5 +1,5 @@
-"""What rounding loses where a layer's second moments are kept in blocks of its inputs: squared
-error of layers' outputs over that of nearest rounding, as those moments say it.
+"""What rounding loses is measured where a layer's second moments are kept in blocks of its inputs:
+the squared error of layers' outputs over that of nearest rounding, as those moments say it.
 
     python -m benchmarks rounding_blocks cas-dm lcd [--json FILE]
 

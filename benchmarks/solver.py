@@ -1,5 +1,5 @@
-"""What a sampler's solver is worth: the Frechet distance of the same seeds' images, solver by
-solver, at equal numbers of calls of the networks.
+"""What a sampler's solver is worth is measured: the Frechet distance of the same seeds' images,
+solver by solver, at equal numbers of calls of the networks.
 
     python -m benchmarks solver --models cas-dm --images 1000 --json docs/results/solver.json
     python -m benchmarks solver --models lcd dkgm --images 500 --json docs/results/solver.json

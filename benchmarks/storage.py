@@ -1,4 +1,4 @@
-"""What storing the float weights of INT8 files in float16 saves, and what it costs.
+"""What storing the float weights of INT8 files in float16 saves is measured, and what it costs.
 
     python -m benchmarks storage lcd cas-dm [--json FILE]
     python -m benchmarks storage tests/data/emoji --prompts tests/data/emoji/prompts.txt
