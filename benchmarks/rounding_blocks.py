@@ -38,7 +38,8 @@ def rows(name: str) -> Iterator[Row]:
     """Of each graph of the zoo's generator."""
     source = load_generator(name)
     models = fp32_models(source)
-    moments = weight_moments(models, Trajectories(source.generator, SEEDS), Context(threads=1))
+    feeds = Trajectories(source.generator, SEEDS)
+    moments = weight_moments(source.generator.sampler, models, feeds, Context(threads=1))
     for graph, model in models.items():
         weights, found = GraphConstants(model.graph), []
         for node in model.graph.node:

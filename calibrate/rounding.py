@@ -61,7 +61,7 @@ class WeightMoments:
     """Executes a graph for the sampler and keeps the second moments of each convolution's patches,
     and of the rows of matrix products, those of LINEAR that are named in `products`: pass it as its
     `call`. Of layers whose moments would take more than `most_bytes` together, only those inside
-    blocks of their inputs. images: that it will be shown at least, at each timestep.
+    blocks of their inputs. images: that it will be shown.
     """
 
     def __init__(

@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 from edgegen.core.bundle import Bundle
 from edgegen.errors import UsageError
 from edgegen.evidence.terms import FEWEST_PAIRS, Terms
+from edgegen.export import runtime
 from edgegen.workflows import recheck
 from edgegen.workflows.context import Context
 from edgegen.workflows.durations import in_words, seconds_of
 from edgegen.workflows.export.allowance import (
     FEWEST_SEEDS,
     WARM_UP,
-    Prices,
     Stopwatch,
     Work,
     allowance,
-    measured_prices,
     within,
 )
+from edgegen.workflows.export.prices import Prices, measured_prices
 from edgegen.workflows.export.search_settings import SearchSettings
 from edgegen.workflows.generators import load_generator
 from edgegen.workflows.sampling_choices import SamplingChoices, chosen
@@ -37,7 +37,7 @@ from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 WORK = Work(
     graphs=2, layers=95, kinds=30, calls=40, runtimes=2, seeds=128, pairs=4000, fewest=64, threads=1
 )
-FAST, SLOW = Prices(0.01, 0.005), Prices(10.0, 0.05)
+FAST, SLOW = Prices(0.01, 0.005, 0.1, 0.08, 10.0), Prices(10.0, 0.05, 0.0, 80.0, 10.0)
 
 
 def test_an_hour_is_enough_for_all_of_a_small_model() -> None:
@@ -55,12 +55,13 @@ def test_a_large_model_is_calibrated_and_judged_on_less() -> None:
 def test_what_is_planned_fits_or_is_refused(
     image: float, features: float, runtimes: int, seconds: float
 ) -> None:
-    prices, work = Prices(image, features), Work(1, 40, 12, 10, runtimes, 128, 4000, 64, 1)
+    prices = Prices(image, features, 0.1, 8 * image, 10.0)
+    work = Work(1, 40, 12, 10, runtimes, 128, 4000, 64, 1)
     try:
         allowed = allowance(seconds, prices, work)
     except UsageError as error:
         assert error.code == "E-TIME" and "that needs" in error.message
-        least = 10 + FEWEST_SEEDS * prices.seed() + prices.verdict(64, 64) / 0.75 * runtimes
+        least = 10 + FEWEST_SEEDS * prices.seed + prices.verdict(64, 64) / 0.75 * runtimes
         assert seconds < 1.1 * least / 0.95, "what fits is not refused"
         return
     assert sum(allowed.expected.values()) <= seconds
@@ -109,7 +110,7 @@ def test_what_a_search_asks_of_layers_fits_into_its_time(
     image: float, calls: int, layers: int, threads: int, plan: float, seconds: float
 ) -> None:
     """Or is the least that says anything."""
-    prices = Prices(image, 0.05, plan)
+    prices = Prices(image, 0.05, plan, 8 * image, 10.0)
     work = Work(1, layers, -(-layers // 3), calls, 1, 128, 4000, 64, threads)
     try:
         allowed = allowance(seconds, prices, work)
@@ -197,7 +198,8 @@ def test_a_price_is_of_as_many_steps_as_an_image_takes(
         subject = SimpleNamespace(source=replace(source, generator=generator), fp32={})
         full: Any = SimpleNamespace(subject=subject, side=side, context=Context())
         full.loaded = lambda: None
-        return measured_prices(full, "the same graphs")
+        done: Any = SimpleNamespace(seed_s=0.0, start_s=0.0, as_files=lambda source, target: None)
+        return measured_prices(full, runtime("onnxruntime"), done)
 
     first = price(2)
     assert price(2) == first and set(asked) == {2}, "noted"

@@ -104,7 +104,7 @@ def test_moments_are_of_blocks_where_memory_is_little() -> None:
 
     def sides(most: int) -> list[int]:
         context = Context(memory=MemoryShares(moments_bytes=most))
-        found = weight_moments(tiny.models(), feeds, context)
+        found = weight_moments(tiny.generator().sampler, tiny.models(), feeds, context)
         parts = [part for one in found.values() for of in one.second.values() for part in of]
         expected = [n for m in tiny.models().values() for _, n in rounded_sizes(m, (), most)]
         assert [len(part) for part in parts] == expected, "what a price is made of"

@@ -7,73 +7,31 @@ images, of the same generator.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from ...calibrate.observe import ENOUGH
 from ...calibrate.predict import CHECKED
-from ...core.answer_cache import Notes, folder
-from ...core.cpu import cpu_flags
-from ...core.files import JsonObject, to_json
-from ...core.samplers import sampler_to_json
+from ...core.files import JsonObject
 from ...errors import UsageError
 from ...evidence.terms import FEWEST_PAIRS, MOST_PAIRS, PIXEL_PAIRS, Terms
-from ...version import __version__
 from ..durations import in_words
-from .measurements import FullPrecision
-from .rounding_price import rounding_price
+from .prices import Prices
 from .search_settings import SearchSettings
 
-FEWEST_SEEDS = 8  # that a calibration has at each timestep
-# Times the price of an image, what a seed costs that is calibrated on: 5 to 7 on cas-dm and lcd.
-SEED_IMAGES = 8
-CALIBRATION_START = 10.0  # s, whatever the number of seeds
+FEWEST_SEEDS = ENOUGH  # that a calibration has at each timestep
 CALIBRATION, SEARCH, VERDICT = 0.2, 0.4, 0.5  # shares: of all, and of what calibration leaves
 MOST_VERDICT = 0.75  # of what calibration leaves, where fewer pairs would say nothing
 SLACK = 0.95  # of the time is planned with
-# images that a price is measured on, fewest and most, unless the first takes longer than all
-PRICED = (8, 64)
-PRICED_SECONDS = 2.0
 # shares of a search's time
 TIMING, DAMAGES, GLANCES = 0.3, 0.3, 0.1
 ROUNDS, ALONE, GLANCED, CALLS, CHECKS = (5, 16), (4, 16), (8, 64), (1, 4), (3, CHECKED)
 FEWEST_GROUPS = 8  # of layers, whose damage is asked about
 TIMED = (8, 4, 2, 1)  # images of a timed batch, the first that leaves time for enough rounds
 WARM_UP = 2  # rounds that do not count
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Seconds on this machine, with the threads asked for: of an image in full precision from noise
-    or prompt to pixels, of its features, of graphs that become sessions, and of rounding all
-    weights.
-    """
-
-    image: float
-    features: float
-    plan: float = 0.0
-    rounding: float = 0.0
-
-    @property
-    def start(self) -> float:
-        """Of a calibration, whatever the number of seeds."""
-        return CALIBRATION_START + self.rounding
-
-    def seed(self) -> float:
-        """Of a seed that is calibrated on."""
-        return SEED_IMAGES * self.image
-
-    def verdict(self, pairs: int, pixels: int) -> float:
-        """Of so many pairs whose features are compared, and so many whose pixels are."""
-        return pixels * 2 * self.image + pairs * 2 * self.features
-
-    def pixels(self, pairs: int, seconds: float) -> int:
-        """Pairs at most whose pixels can be compared in this time, beside these features."""
-        return int((seconds - pairs * 2 * self.features) / (2 * self.image))
 
 
 @dataclass(frozen=True)
@@ -117,48 +75,14 @@ class Allowance:
         )
 
 
-def measured_prices(full: FullPrecision, models: str) -> Prices:
-    """Noted, so that an export that is started again plans the same; models: hash of its graphs."""
-    asked = {
-        "edgegen": __version__,
-        "machine": cpu_flags(),
-        "threads": full.context.threads,
-        "models": models,
-        "sampler": sampler_to_json(full.subject.source.generator.sampler),
-        "features": str(full.context.feature_weights),
-    }
-    key = hashlib.sha256(to_json(asked)).hexdigest()[:32]
-
-    def measured() -> JsonObject:
-        plan = _seconds(full.loaded)
-        first = _seconds(lambda: full.side.pixels(0, 1))
-        image, some = first, 1
-        side = full.side
-        if first < PRICED_SECONDS:
-            some = _between(PRICED_SECONDS / max(first, 1e-6), *PRICED)
-            side = side.from_seed(side.start + 1)
-            image = _seconds(lambda: side.pixels(0, some)) / some
-        features = _seconds(lambda: side.projected(some)) / some
-        rounding = rounding_price(full.subject.fp32, full.context.memory.moments_bytes)
-        return asdict(Prices(image, features, plan, rounding))
-
-    return Prices(**Notes(folder("prices") / f"{key}.jsonl").recall("prices", measured))
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
-
-
 def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) -> Allowance:
     """What fits into these seconds, after those that were spent before. UsageError E-TIME, which
     says how long it takes at least, where not even the fewest seeds and pairs do.
     """
     planned, least_pairs = SLACK * seconds, min(FEWEST_PAIRS, work.pairs)
-    some = (CALIBRATION * planned - prices.start) / prices.seed()
+    some = (CALIBRATION * planned - prices.start) / prices.seed
     for seeds in (_between(some, FEWEST_SEEDS, work.seeds), FEWEST_SEEDS):
-        calibration = prices.start + seeds * prices.seed()
+        calibration = prices.start + seeds * prices.seed
         share = (planned - calibration) / work.runtimes
         pairs = int(min(VERDICT * share / prices.verdict(1, PIXEL_PAIRS), work.pairs))
         pixels = PIXEL_PAIRS * pairs
@@ -171,7 +95,7 @@ def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) ->
             break
     else:
         verdicts = prices.verdict(least_pairs, work.fewest) / MOST_VERDICT * work.runtimes
-        least = (prices.start + FEWEST_SEEDS * prices.seed() + verdicts) / SLACK
+        least = (prices.start + FEWEST_SEEDS * prices.seed + verdicts) / SLACK
         minutes = math.ceil((spent + least) / 60) + 1  # what comes first takes longer at times
         raise UsageError(
             "E-TIME",

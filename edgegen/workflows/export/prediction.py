@@ -106,9 +106,9 @@ def predicted_steps(costs: ExportCosts, work: ExportWork) -> dict[str, StepPredi
         seeds = allowed.seeds
     seconds = (
         costs.graphs_s,
-        costs.start_s + seeds * costs.seed_s,
+        costs.prices.start + seeds * costs.prices.seed,
         work.runtimes * _search_seconds(costs, work, search, allowed),
-        work.runtimes * costs.plan_s,
+        work.runtimes * costs.prices.plan,
         work.runtimes * _verdict_seconds(costs, work, search.terms),
     )
     peaks = _peaks(costs, work, search.terms)
@@ -130,9 +130,9 @@ def _search_seconds(
     ladders = min(search.last_steps, steps // 2) + 1
     timing = _timing_seconds(costs, search)
     pairs = _first_look(work, search.terms)
-    look = pairs * (costs.int8_image_s + costs.prices.features) + costs.plan_s
+    look = pairs * (costs.int8_image_s + costs.prices.features) + costs.prices.plan
     full = pairs * (costs.prices.image + costs.prices.features)
-    glance = search.images_glanced * costs.int8_image_s + costs.plan_s
+    glance = search.images_glanced * costs.int8_image_s + costs.prices.plan
     questions = timing + _damage_seconds(costs, work, search, ladders)
     found = questions + full + ladders * (GLANCES * glance + LOOKS * look)
     if allowed is None:
@@ -148,7 +148,7 @@ def _timing_seconds(costs: ExportCosts, search: SearchSettings) -> float:
     every = sum(g.kinds for g in graphs)
     share = 1.0 if search.kinds_timed is None else min(1.0, search.kinds_timed / max(every, 1))
     calls = (search.rounds + WARM_UP) * search.images_timed
-    each = share * sum(g.kinds * (calls * 2 * g.int8_s + costs.plan_s) for g in graphs)
+    each = share * sum(g.kinds * (calls * 2 * g.int8_s + costs.prices.plan) for g in graphs)
     return each + RUNS * calls * sum(g.int8_s + g.full_s for g in graphs)
 
 
@@ -159,7 +159,9 @@ def _damage_seconds(
     layers = sum(g.layers for g in costs.graphs.values())
     steps = max((g.calls for g in costs.graphs.values()), default=1)
     once = costs.prices.image * (1 + (ladders - 1) / steps) + ladders * costs.prices.features
-    along = search.images_alone * once + costs.plan_s / (1 if costs.is_scaled else work.threads)
+    along = search.images_alone * once + costs.prices.plan / (
+        1 if costs.is_scaled else work.threads
+    )
     whole = layers * search.images_alone * _trajectory_work(costs)
     if whole <= search.whole_work:
         return layers * along
@@ -170,7 +172,7 @@ def _damage_seconds(
         for g in costs.graphs.values()
     )
     share = units / max(layers, 1)
-    return few * along + share * errors / work.threads + units * costs.plan_s
+    return few * along + share * errors / work.threads + units * costs.prices.plan
 
 
 def _trajectory_work(costs: ExportCosts) -> float:
@@ -185,7 +187,7 @@ def _verdict_seconds(costs: ExportCosts, work: ExportWork, terms: Terms) -> floa
     pixels = max(featured, min(terms.tail_looks(level(0)).first, terms.pixel_pairs))
     pair = costs.prices.image + costs.int8_image_s
     timed = VERDICT_ROUNDS * BATCH * work.threads * pair
-    return pixels * pair + 2 * featured * costs.prices.features + timed + costs.plan_s
+    return pixels * pair + 2 * featured * costs.prices.features + timed + costs.prices.plan
 
 
 def _peaks(costs: ExportCosts, work: ExportWork, terms: Terms) -> list[float]:

@@ -27,12 +27,12 @@ from ..limits import MANY, Limit, check_numbers
 from ..sampling_choices import SamplingChoices, chosen
 from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
-from .allowance import Stopwatch, Work, allowance, measured_prices, within
+from .allowance import Stopwatch, Work, allowance, within
 from .attempts import Attempts
 from .beginning import write_beginning
 from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
 from .build import Build, build_runtimes, describe
-from .calibration import calibrate_graphs, digest, weight_bits_of
+from .calibration import calibrate_graphs, weight_bits_of
 from .disk_space import check_disk, disk_need
 from .evidence_files import write_evidence
 from .feeds import BATCH, Feeds, Files, Trajectories
@@ -41,6 +41,7 @@ from .judges import adapter_evidence, unnamed_judges, with_judges
 from .measurements import FullPrecision, SearchSubject
 from .memory_budget import memory_shares
 from .plans import check_last_steps, check_plan, with_ranges
+from .prices import measured_prices
 from .protect import Protect
 from .prove import Proof
 from .publishing import published, rejected
@@ -327,7 +328,7 @@ def _in_time(
     )
     subject = SearchSubject(source, models, {}, Plan((), {}))
     full = FullPrecision(subject, request.search, request.context)
-    prices = measured_prices(full, digest(models))
+    prices = measured_prices(full, request.targets[0])
     allowed = allowance(left, prices, work, spent=(request.watch.seconds or 0.0) - left)
     request.context.listen.note(str(allowed))
     search = replace(request.search, terms=allowed.bound(request.terms))
