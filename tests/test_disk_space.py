@@ -92,7 +92,8 @@ def test_a_disk_that_is_too_small_is_said_with_both_numbers(
     error = caught.value
     assert (error.code, error.exit_code, error.path) == ("E-DISK-FULL", 7, str(tmp_path))
     assert error.message == (
-        "this export may need 4.2 GB for out and for temporary files, and 4.0 GB are free"
+        "this export may need 4.2 GB of disk space for out and for temporary files, but only "
+        "4.0 GB are free"
     )
     assert "TMPDIR" in error.hint and not list(tmp_path.iterdir())
 
@@ -111,9 +112,14 @@ def test_two_disks_are_looked_at_by_themselves(
     leave(monkeypatch, lambda place: 900_000 if place == other else 5_000_000)
     monkeypatch.setattr(os, "stat", stat)
     check_disk(DiskNeed(5_000_000, 900_000), tmp_path / "out")
-    with pytest.raises(ResourceError, match="may need 2 MB for temporary files, and 1 MB are free"):
+    with pytest.raises(
+        ResourceError,
+        match="may need 2 MB of disk space for temporary files, but only 1 MB are free",
+    ):
         check_disk(DiskNeed(5_000_000, 2_000_000), tmp_path / "out")
-    with pytest.raises(ResourceError, match="may need 6 MB for out, and 5 MB are free"):
+    with pytest.raises(
+        ResourceError, match="may need 6 MB of disk space for out, but only 5 MB are free"
+    ):
         check_disk(DiskNeed(6_000_000, 100), tmp_path / "out")
 
 
@@ -127,5 +133,5 @@ def test_an_export_is_refused_before_its_long_work(
     leave(monkeypatch, lambda _: 20_000_000)
     assert tiny.export(tiny_run, tmp_path / "out", runtimes="onnxruntime") == 7
     said = capfd.readouterr().err
-    assert "error[E-DISK-FULL] this export may need" in said and "20 MB are free" in said
+    assert "error[E-DISK-FULL] this export may need" in said and "but only 20 MB are free" in said
     assert "exporting" not in said and not (tmp_path / "out").exists()

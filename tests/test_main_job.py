@@ -203,7 +203,7 @@ def test_a_budget_that_does_not_hold_leaves_nothing_under_the_name(
     said = capfd.readouterr()
     assert (
         "error[E-GATE] onnxruntime " in said.err
-        and "nothing was written under the name asked for" in said.err
+        and "nothing was written under the requested name" in said.err
     )
     assert "onnxruntime INT8" in said.out, "the table is shown all the same"
     assert left(tmp_path) == ["rejected"]

@@ -115,8 +115,8 @@ def test_what_a_prompt_loses_is_said(root: Path) -> None:
     kept = prompted.encoded(*("the</w>", "red</w>", "shoe</w>") * 2)
     assert alike(made, wanted(kept))
     (said,) = notes.notes
-    assert "--prompt has 19 tokens, and the text encoder takes 8" in said
-    assert said.endswith("it does not see ', and \u2764 more'")
+    assert "--prompt has 19 tokens, but the text encoder takes only 8" in said
+    assert said.endswith("it ignores ', and \u2764 more'")
 
 
 def test_the_encoder_is_made_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

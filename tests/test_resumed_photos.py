@@ -82,13 +82,13 @@ def test_another_choice_is_refused_by_name(
         train("cas-dm", site / begun, site / "photos", settings)
     number = " 100" if name == "max_megapixels" and begun == "all" else ""
     how = "with" if begun == "all" else "without"
-    assert caught.value.message == f"the run was begun {how} {SAID[name]}{number}"
+    assert caught.value.message == f"the run was started {how} {SAID[name]}{number}"
     assert "leave the option out" in caught.value.hint
 
 
 def test_the_command_line_says_it_too(site: Path, capfd: Captured) -> None:
     assert run(words(site, site / "none", "--resume", "--no-classes")) == 2
-    assert "the run was begun without --no-classes" in capfd.readouterr().err
+    assert "the run was started without --no-classes" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("begun", ["all", "none"])
