@@ -139,7 +139,7 @@ def test_what_a_gate_refused_is_not_exported_again(
 def test_another_bundle_in_its_place_is_refused_and_stays(exports: Exports, tmp_path: Path) -> None:
     toy(tmp_path / "a")
     changed(tmp_path / "a", source={**ABOUT, "weights_sha256": "0" * 64})
-    with pytest.raises(UsageError, match="a bundle that is not a at 2 steps"):
+    with pytest.raises(UsageError, match="a bundle that is not a with 2 steps"):
         bundles(tmp_path)
     assert exports.made == [] and (tmp_path / "a" / MANIFEST).is_file()
 

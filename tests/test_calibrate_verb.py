@@ -295,7 +295,7 @@ def test_a_network_that_overflows_is_told_by_its_tensor(run: Path) -> None:
                 )
     source = load_generator(str(run))
     with pytest.raises(
-        InputError, match=r"E-CALIB\] \w+ holds NaN or infinite values while calibrating"
+        InputError, match=r"E-CALIB\] \w+ contained NaN or infinite values during calibration"
     ):
         calibrate_graphs(source, models, Trajectories(source.generator, 32), Context())
 

@@ -124,7 +124,7 @@ def test_what_is_exported_is_no_generator_of_a_family() -> None:
     one: Exportable = source().generator
     assert not isinstance(one, Generator)
     assert chosen(source(), SamplingChoices())[0].latent.prompts is not None
-    with pytest.raises(UsageError, match="--steps means nothing to brought"):
+    with pytest.raises(UsageError, match="brought has no option --steps"):
         chosen(source(), SamplingChoices(steps=3))
 
 

@@ -130,7 +130,7 @@ def read_bundle(
     what of it is code.
     """
     if not os.path.isdir(folder):
-        raise InputError("E-BUNDLE", "the folder does not exist", path=folder)
+        raise InputError("E-BUNDLE", "there is no such folder", path=folder)
     from ..core.bundle import Bundle
     from ..core.keys import site_keys
     from ..export import RUNTIMES, runtime
