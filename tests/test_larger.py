@@ -176,13 +176,25 @@ def test_an_adapter_of_another_size_is_refused(tmp_path: Path) -> None:
     "name, size, said",
     [
         ("cas-dm", 16, "cas-dm makes images of 32 x 32 pixels: --size must be 32 or more, got 16"),
-        ("cas-dm", 50, "cas-dm cannot draw 50 pixels a side: it can draw 32 times a whole number"),
-        ("dkgm", 48, "dkgm cannot draw 48 pixels a side: it can draw 32 times a whole number"),
-        ("lcd", 33, "lcd cannot draw 33 pixels a side: it can draw 32 times a whole number"),
+        (
+            "cas-dm",
+            50,
+            "cas-dm cannot make images of 50 x 50 pixels: it can draw 32 times a whole number",
+        ),
+        (
+            "dkgm",
+            48,
+            "dkgm cannot make images of 48 x 48 pixels: it can draw 32 times a whole number",
+        ),
+        (
+            "lcd",
+            33,
+            "lcd cannot make images of 33 x 33 pixels: it can draw 32 times a whole number",
+        ),
         (
             "isc-gan",
             96,
-            "isc-gan cannot draw 96 pixels a side: it can draw 32 times a power of two",
+            "isc-gan cannot make images of 96 x 96 pixels: it can draw 32 times a power of two",
         ),
     ],
 )

@@ -45,10 +45,10 @@ def test_it_is_a_source_like_our_own(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert run([verb, str(path), *out]) == 2
         assert "cannot use an ONNX file" in capsys.readouterr().err
     assert run(["generate", str(path), "--lora", "a.safetensors", "-o", "g.png"]) == 2
-    assert "an ONNX file has no use for --lora" in capsys.readouterr().err
+    assert "an ONNX file cannot use --lora" in capsys.readouterr().err
     assert run(["inspect", str(path), "--output-range", "0;1"]) == 2
     assert "--output-range must be two numbers" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="a folder of diffusers has no use for --inputs"):
+    with pytest.raises(UsageError, match="a folder of diffusers cannot use --inputs"):
         SourceChoices(inputs=("x=noise",)).check_only(frozenset(), "a folder of diffusers")
 
 

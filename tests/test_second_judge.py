@@ -279,7 +279,7 @@ def test_verify_asks_for_the_file_and_refuses_another(
         with pytest.raises(ReferenceMismatch, match="is a different one - give the weight file"):
             second_judge_again(other_one, file)
     packaged = JudgeSaid("open-nsfw", "34" * 32, 8)
-    with pytest.raises(ReferenceMismatch, match="open-nsfw is another one"):
+    with pytest.raises(ReferenceMismatch, match="open-nsfw is a different one"):
         second_judge_again(packaged, None)
     with pytest.raises(
         UsageError, match=r"'open-nsfv' is neither a second judge nor a file - .*nsfw"
