@@ -273,7 +273,7 @@ def test_verify_asks_for_the_file_and_refuses_another(
     assert second_judge_again(None, None) is None
     found: Any = second_judge_again(edges, file)
     assert found == Edges()
-    with pytest.raises(UsageError, match=r"a second judge, edges@787878787878 at 8 px - name its"):
+    with pytest.raises(UsageError, match=r"a second judge, edges@787878787878 at 8 px - give its"):
         second_judge_again(edges, None)
     for other_one in (replace(edges, sha256="00" * 32), replace(edges, size=9)):
         with pytest.raises(ReferenceMismatch, match="is a different one - give the weight file"):
