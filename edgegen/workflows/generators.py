@@ -202,7 +202,7 @@ def _run(folder: Path) -> LoadedGenerator:
     except (LookupError, TypeError) as error:
         raise InputError(
             "E-RUN",
-            "not the description of a run: the entry about its data is missing",
+            "not a run's description: the entry about its data is missing",
             path=folder,
         ) from error
     about = {"name": "run", "data": data, "licence": "the owner's"}
