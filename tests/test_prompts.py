@@ -279,7 +279,7 @@ def test_an_encoder_that_makes_no_numbers_is_refused(root: Path) -> None:
 
 LINES: dict[str, tuple[bytes, str]] = {
     "nothing": (b" \n\n", "1 to 10000 prompts, one on each line, but this one contains 0"),
-    "too many": (b"\n".join(b"%d" % k for k in range(10_001)), "and this one 10001"),
+    "too many": (b"\n".join(b"%d" % k for k in range(10_001)), "but this one contains 10001"),
     "too large": (b"x" * (4 << 20), "larger than 2097152 bytes"),
     "no text": (b"a\n\xff\n", "the file is not UTF-8 text"),
     "a book": (b"a\n" + b"b" * 2001, "line 2: a prompt has at most 2000 characters"),
