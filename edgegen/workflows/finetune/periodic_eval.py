@@ -141,8 +141,7 @@ class PeriodicEvaluation:
 
         if self.watch.decision.best is None:
             self._listen.note(
-                "at every comparison the images contained memorised photos; the last weights are "
-                "kept, see looks.json"
+                "every comparison found memorised photos: the last weights are kept, see looks.json"
             )
             self._keep(trainer)
         _, generator = runs.load(out)
