@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -102,11 +102,41 @@ def keep(path: Path, benchmark: str, name: str, part: Part) -> None:
     write_bytes(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
 
 
+def report(path: Path | None, benchmark: str, name: str, part: Part) -> None:
+    """A part as a table for people, kept in the file where one is named; ends the program where
+    nothing was measured.
+    """
+    if not part.rows:
+        sys.exit(f"{benchmark}: there was nothing to measure for {name}")
+    print(f"\n{name}\n\n{table(part.rows)}", flush=True)
+    if path is not None:
+        keep(path, benchmark, name, part)
+
+
+def followed(rows: Iterable[Row]) -> list[Row]:
+    """All of them, each told as soon as it is there: some benchmarks take hours."""
+    found = []
+    for row in rows:
+        said = " | ".join(f"{name} {_shown(value)}" for name, value in row.items())
+        print(said, file=sys.stderr, flush=True)
+        found.append(row)
+    return found
+
+
 def table(rows: Sequence[Row]) -> str:
     """As Markdown has it; a column for each name that any row has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [[str(row.get(name, "")) for name in names] for row in rows]
+    lines = [[_shown(row.get(name)) for name in names] for row in rows]
     return "\n".join(" | ".join(line) for line in [names, ["---"] * len(names), *lines])
+
+
+def _shown(value: Any) -> str:
+    """What is not known is empty, and a number has the digits that a reader wants."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def arguments_of(doc: str | None) -> argparse.ArgumentParser:

@@ -1,5 +1,5 @@
-"""How near what a base draws is to coloured objects that were held out, and to a site's photos,
-before anything is adapted.
+"""What bases draw is measured before anything is adapted: how near it is to coloured objects that
+were held out, and to a site's photos.
 
     python -m benchmarks bases cas-dm edgegen/zoo/cas-dm-objects --json docs/results/bases.json
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from _result import Part, Row, arguments_of, keep, rows_of, table
+from _result import Part, Row, arguments_of, report, rows_of
 
 from edgegen.core.images import grid, save_png, to_uint8
 from edgegen.core.seeds import BENCHMARKS
@@ -76,13 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     scene = Scene.of(given.site, given.held_out, given.size)
     rows = [row(base, scene, given.images, given.grids) for base in given.bases]
-    print(table(rows))
-    if given.json:
-        before = rows_of(given.json, "bases")
-        anew = {one["base"] for one in rows}
-        rows = [*(one for one in before if one["base"] not in anew), *rows]
-        about = {"images": given.images, "size": given.size, "site": given.site.name}
-        keep(given.json, "bases", "bases", Part(rows, "the benchmarks' first", 1, about))
+    anew = {one["base"] for one in rows}
+    before = [one for one in rows_of(given.json, "bases") if one["base"] not in anew]
+    about = {"images": given.images, "size": given.size, "site": given.site.name}
+    part = Part([*before, *rows], "the benchmarks' first", 1, about)
+    report(given.json, "bases", "bases", part)
 
 
 if __name__ == "__main__":

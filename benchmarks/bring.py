@@ -1,4 +1,4 @@
-"""Generators of other programs, held to the programs they come from: a table a part, and JSON.
+"""Generators of other programs are held to the programs they come from, part by part.
 
     python -m benchmarks bring samplers|graphs|lora|size|models|plans|device ... [--folder FOLDER]
         [--models MODELS] [--work WORK] [--nncf PYTHON] [--json docs/results/bring.json]
@@ -22,27 +22,27 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import bring_exact
-import bring_models
-import bring_plans
-import bring_size
-from _result import Part, Row, arguments_of, keep, table
+import _bring_exact
+import _bring_models
+import _bring_plans
+import _bring_size
+from _result import Part, Row, arguments_of, report
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = "replayed noise; plans: the first of the benchmarks' range; verdicts: the export's own"
 PARTS: Mapping[str, Callable[[argparse.Namespace], Sequence[Row]]] = {
-    "samplers": lambda given: bring_exact.samplers(given.folder),
-    "graphs": lambda given: bring_exact.graphs(given.folder),
-    "lora": lambda given: bring_exact.lora(given.folder),
-    "size": lambda given: bring_size.size(),
-    "models": lambda given: bring_models.models(
-        bring_models.Subjects(given.folder, given.models, given.work, given.nncf, given.only),
-        bring_models.Effort(
+    "samplers": lambda given: _bring_exact.samplers(given.folder),
+    "graphs": lambda given: _bring_exact.graphs(given.folder),
+    "lora": lambda given: _bring_exact.lora(given.folder),
+    "size": lambda given: _bring_size.size(given.shape),
+    "models": lambda given: _bring_models.models(
+        _bring_models.Subjects(given.folder, given.models, given.work, given.nncf, given.only),
+        _bring_models.Effort(
             given.max_images, given.samples, given.feeds, given.time, given.max_ruined
         ),
     ),
-    "plans": lambda given: list(bring_plans.plans(given.models / "terrain")),
-    "device": lambda given: bring_models.device(given.bundle or given.work / "emoji-onnxruntime"),
+    "plans": lambda given: list(_bring_plans.plans(given.models / "terrain")),
+    "device": lambda given: _bring_models.device(given.bundle or given.work / "emoji-onnxruntime"),
 }
 
 
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("out/real-models"))
     parser.add_argument("--work", type=Path, default=Path("out/bring"))
     parser.add_argument("--bundle", type=Path, help="of the part `device`, in place of the work's")
+    parser.add_argument("--shape", type=Path, help="of the part `size`, in place of a made folder")
     parser.add_argument("--nncf", help="Python that has nncf and openvino")
     parser.add_argument("--only", help="of the real models, by name")
     parser.add_argument("--max-images", type=int, default=1000, help="of the exports' verdicts")
@@ -73,8 +74,7 @@ def main() -> None:
     for part in given.parts:
         rows = PARTS[part](given)
         for name, some in by_model(part, rows).items():
-            keep(given.json, "bring", name, Part(some, SEEDS))
-        print(f"{part}\n\n{table(rows)}\n", flush=True)
+            report(given.json, "bring", name, Part(some, SEEDS))
 
 
 if __name__ == "__main__":

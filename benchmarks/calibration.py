@@ -1,7 +1,7 @@
-"""Peak memory of a calibration at 64 and at 4,096 feeds, ours and ONNX Runtime's own MinMax: a JSON
-line each.
+"""The peak memory of a calibration is measured at 64 and at 4,096 feeds, for edgegen's own and for
+ONNX Runtime's MinMax.
 
-    python benchmarks/calibration.py            # about a minute on one core
+    python -m benchmarks calibration            # about a minute on one core
 
 One network of four convolutions on 3 x 32 x 32 inputs, made batch by batch; each figure is the peak
 resident size of a process of its own, on one thread. docs/calibration.md has what was measured.
@@ -9,8 +9,6 @@ resident size of a process of its own, on one thread. docs/calibration.md has wh
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +19,8 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
-from _result import Part, arguments_of, keep
+from _measure import said_by
+from _result import Part, Row, arguments_of, followed, report
 from onnx import helper, numpy_helper
 
 from edgegen.machine.resident import peak_bytes
@@ -106,28 +105,20 @@ def onnx_runtime(count: int) -> None:
 TOOLS = {"edgegen": ours, "ONNX Runtime MinMax": onnx_runtime}
 
 
-def measured(tool: str, count: int) -> float:
-    """Peak MB of a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, tool, str(count)], check=True, capture_output=True, text=True
-    )
-    return float(done.stdout.splitlines()[-1])
+def measured(tool: str) -> Row:
+    """Peak MB of processes of their own."""
+    few, many = (float(said_by(__file__, tool, str(count))) for count in (FEW, MANY))
+    return {"tool": tool, f"peak MB at {FEW}": few, f"at {MANY}": many, "growth": many / few - 1}
 
 
 def main() -> None:
     given = arguments_of(__doc__).parse_args()
-    rows = []
-    for tool in TOOLS:
-        few, many = (measured(tool, count) for count in (FEW, MANY))
-        growth = many / few - 1
-        rows.append({"tool": tool, f"peak MB at {FEW}": few, f"at {MANY}": many, "growth": growth})
-        print(json.dumps(rows[-1]), flush=True)
-    if given.json:
-        keep(given.json, "calibration", "memory", Part(rows, "noise of seed 0 on, a batch each"))
+    part = Part(followed(map(measured, TOOLS)), "noise of seed 0 on, a batch each")
+    report(given.json, "calibration", "memory", part)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1] in TOOLS:  # a process of its own, see measured()
+    if len(sys.argv) == 3 and sys.argv[1] in TOOLS:  # a process of its own, see measured
         TOOLS[sys.argv[1]](int(sys.argv[2]))
         print(peak_bytes() / 2**20)
     else:

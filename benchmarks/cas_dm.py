@@ -1,10 +1,10 @@
-"""What Cas-DM's parts are worth: its sampling paths, its gate, and what a metric loss does to the
-prediction of noise.
+"""What Cas-DM's parts are worth is measured: its sampling paths, its gate, and what a metric loss
+does to the prediction of noise.
 
-    python benchmarks/cas_dm.py paths --source cas-dm --images 1000 --steps 5 10 20
-    python benchmarks/cas_dm.py gates --source runs/a
-    python benchmarks/cas_dm.py control --train-steps 2000 --seeds 3 --device cuda
-    python benchmarks/cas_dm.py sweep --train-steps 2000 --device cuda
+    python -m benchmarks cas_dm paths --source cas-dm --images 1000 --steps 5 10 20
+    python -m benchmarks cas_dm gates --source runs/a
+    python -m benchmarks cas_dm control --train-steps 2000 --seeds 3 --device cuda
+    python -m benchmarks cas_dm sweep --train-steps 2000 --device cuda
 
 paths: a zoo name or a run; FD of the same seeds' images on each path at equal numbers of function
 evaluations: theta alone takes 2 N steps where theta and phi take N. "fixed" takes the mean of
@@ -15,21 +15,21 @@ squared error on held-out images against weight 0, the same seed. The paper's mo
 the first is damaged; Cas-DM's must be 0 to the bit. sweep: Cas-DM for metric weights 0, 0.03, 0.1,
 0.3 and 1: noise error, metric of phi's image on held-out images, FD on "dynamic". Trainings here
 are short, in FP32, at a constant rate, without averaged weights: for comparing with one another
-only. FD is over EfficientNet-Lite0 at 128 px in the reference's directions, 95 % interval. A table,
-then the same as one line of JSON.
+only. FD is over EfficientNet-Lite0 at 128 px in the reference's directions, 95 % interval.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _result import Part, arguments_of, keep
+from _measure import columns
+from _result import Part, Row, arguments_of, followed, report
 from torch import Tensor, nn
 
 from edgegen.core.graph import Batch, Objective, executed
@@ -49,7 +49,6 @@ from edgegen.training.data import Photos, load
 from edgegen.training.order import mix
 from edgegen.workflows.generators import load_generator
 
-Rows = list[dict[str, Any]]
 SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of T: timesteps that errors are taken at
 CONTROL, SWEEP = (0.0, 0.1, 1.0), (0.0, 0.03, 0.1, 0.3, 1.0)  # metric weights
 
@@ -102,17 +101,16 @@ def gates(made: Pipeline, sampler: CascadeSampler, seeds: range) -> tuple[float,
 
 def distance(
     made: Pipeline, count: int, network: FeatureNetwork, real: Reference
-) -> dict[str, Any]:
+) -> dict[str, float]:
     images = to_uint8(made(range(EVIDENCE.first, EVIDENCE.first + count)))
     found = distance_interval(real.moments, real.project(network(images)))
-    return {"FD": found.value, "FD low": found.low, "FD high": found.high}
+    return columns("FD", found)
 
 
-def paths(given: argparse.Namespace) -> Rows:
+def paths(given: argparse.Namespace) -> Iterator[Row]:
     source, network = load_generator(given.source), feature_network("efficientnet-lite0")
     generator, real = cascade(source.generator), reference.read(source.reference)
     real.check(network)
-    rows: Rows = []
     for steps in given.steps:
         made = pipeline(generator, generator.sampler_with(steps, "dynamic"), given.device)
         curve = gates(made, generator.sampler_with(steps, "dynamic"), range(64))
@@ -120,37 +118,28 @@ def paths(given: argparse.Namespace) -> Rows:
             count = 2 * steps if path == "eps" else steps
             sampler = generator.sampler_with(count, path, gates=curve if path == "fixed" else ())
             found = distance(replace(made, sampler=sampler), given.images, network, real)
-            rows.append(
-                {
-                    "path": path,
-                    "steps": count,
-                    "evaluations": 2 * steps,
-                    **found,
-                    "images": given.images,
-                }
-            )
-            tell(rows[-1])
-    return rows
+            yield {
+                "path": path,
+                "steps": count,
+                "evaluations": 2 * steps,
+                **found,
+                "images": given.images,
+            }
 
 
-def curves(given: argparse.Namespace) -> Rows:
+def curves(given: argparse.Namespace) -> Iterator[Row]:
     generator = cascade(load_generator(given.source).generator)
     sampler = generator.sampler_with(given.steps[0], "dynamic")
     made = pipeline(generator, sampler, given.device)
     each = np.array([gates(made, sampler, range(k, k + 4)) for k in range(0, 64, 4)])
     signal = sampler.signal
-    rows = [
-        {
+    for t, s, g in zip(sampler.timesteps, signal, each.T, strict=True):
+        yield {
             "timestep": t,
             "abar": s,
             "gate": float(g.mean()),
             "spread of 4 images' means": float(g.std(ddof=1)),
         }
-        for t, s, g in zip(sampler.timesteps, signal, each.T, strict=True)
-    ]
-    for row in rows:
-        tell(row)
-    return rows
 
 
 def cascade(generator: object) -> CasDm:
@@ -230,8 +219,7 @@ def made(kind: type[CasDm], config: CasDmConfig, seed: int) -> CasDm:
     return kind(config)
 
 
-def control(given: argparse.Namespace, train: Photos, test: Photos) -> Rows:
-    rows: Rows = []
+def control(given: argparse.Namespace, train: Photos, test: Photos) -> Iterator[Row]:
     for name, kind in (("one network, two outputs", Dual), ("Cas-DM", CasDm)):
         plain: dict[int, float] = {}
         for weight in CONTROL:
@@ -244,28 +232,23 @@ def control(given: argparse.Namespace, train: Photos, test: Photos) -> Rows:
             }
             plain = plain or found
             changes = [100 * (found[seed] / plain[seed] - 1) for seed in found]
-            rows.append(
-                {
-                    "model": name,
-                    "metric weight": weight,
-                    "noise MSE": float(np.mean(list(found.values()))),
-                    "change %": float(np.mean(changes)),
-                    "least %": min(changes),
-                    "most %": max(changes),
-                    "seeds": given.seeds,
-                    "same bits": found == plain,
-                }
-            )
-            tell(rows[-1])
-    return rows
+            yield {
+                "model": name,
+                "metric weight": weight,
+                "noise MSE": float(np.mean(list(found.values()))),
+                "change %": float(np.mean(changes)),
+                "least %": min(changes),
+                "most %": max(changes),
+                "seeds": given.seeds,
+                "same bits": found == plain,
+            }
 
 
-def sweep(given: argparse.Namespace, train: Photos, test: Photos) -> Rows:
+def sweep(given: argparse.Namespace, train: Photos, test: Photos) -> Iterator[Row]:
     network = feature_network("efficientnet-lite0")
     real = reference.build(
         network(test.pixels[: given.reference]), network, f"{given.reference} held-out images"
     )
-    rows: Rows = []
     for weight in SWEEP:
         generator = fit(
             made(CasDm, replace(settings(given, train), metric_weight=weight), 0), train, given, 0
@@ -274,28 +257,17 @@ def sweep(given: argparse.Namespace, train: Photos, test: Photos) -> Rows:
         found = distance(
             pipeline(generator, generator.sampler, given.device), given.images, network, real
         )
-        rows.append(
-            {
-                "metric weight": weight,
-                "noise MSE": noise,
-                f"{generator.config.metric} of phi": metric,
-                **found,
-                "images": given.images,
-            }
-        )
-        tell(rows[-1])
-    return rows
+        yield {
+            "metric weight": weight,
+            "noise MSE": noise,
+            f"{generator.config.metric} of phi": metric,
+            **found,
+            "images": given.images,
+        }
 
 
 def settings(given: argparse.Namespace, photos: Photos) -> CasDmConfig:
     return CasDmConfig(classes=len(photos.classes), metric=given.metric)
-
-
-def tell(row: Mapping[str, Any]) -> None:
-    print(
-        " | ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()),
-        flush=True,
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -330,9 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for k, v in vars(given).items()
         if k not in ("json", "data")
     }
-    if given.json:
-        seeds = f"images from {EVIDENCE.first:,} on; trainings from 0 on"
-        keep(given.json, "cas_dm", given.what, Part(rows, seeds, given.threads, about))
+    seeds = f"images from {EVIDENCE.first:,} on; trainings from 0 on"
+    report(given.json, "cas_dm", given.what, Part(followed(rows), seeds, given.threads, about))
 
 
 if __name__ == "__main__":

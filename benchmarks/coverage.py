@@ -1,31 +1,35 @@
-"""Do the intervals of edgegen/evidence/intervals.py hold? Coverage of known truths, beside the
-bootstrap.
+"""The intervals of edgegen/evidence/intervals.py are checked on known truths, beside the bootstrap.
 
-    python benchmarks/coverage.py                    # drawn populations: about 5 CPU minutes
-    python benchmarks/coverage.py --photos FOLDER
+    python -m benchmarks coverage                    # drawn populations: about 5 CPU minutes
+    python -m benchmarks coverage --photos FOLDER
         Fashion-MNIST idx files: EfficientNet-Lite0 features of damaged photos
 
-One line a case: dimensions, pairs, damage; true change and its 95 % half-width; share of runs whose
-interval holds the truth, for the infinitesimal jackknife (at 95 % and 99 %), the paired percentile
-and basic bootstrap, and the distance itself; then how often the sequential comparison says "within"
-when the true change sits exactly on the edge of the budget.
+A row is a case: dimensions, pairs, damage; true change and its 95 % half-width; the share of runs
+whose interval holds the truth, for the infinitesimal jackknife (at 95 % and 99 %), the paired
+percentile and basic bootstrap, and the distance itself. A second table says how often the
+sequential comparison says "within" when the true change sits exactly on the edge of the budget.
 """
 
 from __future__ import annotations
 
-import argparse
-import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from _measure import holds
+from _pictures import blurred, noisy
+from _result import Part, Row, arguments_of, followed, report
+from PIL import Image
 
 from edgegen.core.verdict import Verdict
 from edgegen.evidence.distances import Moments, frechet
+from edgegen.evidence.features import feature_network
 from edgegen.evidence.intervals import distance_change, estimate
 from edgegen.evidence.looks import plan_looks
+from edgegen.evidence.reference import build
+from edgegen.training.data import load
 
 DAMAGE = {"lossless": 0.005, "near": 0.02, "damaged": 0.15}
 CLASSES = 10
@@ -109,8 +113,8 @@ def bootstrap(
     )
 
 
-def row(name: str, cases: Callable[[int], Case], n: int, runs: int, resamples: int) -> None:
-    """Print one line of the table; run r draws from cases(r)."""
+def row(name: str, cases: Callable[[int], Case], n: int, runs: int, resamples: int) -> Row:
+    """Run r draws from cases(r)."""
     held, halves, changes, boots = [], [], [], []
     for r in range(runs):
         case, rng = cases(r), np.random.default_rng((r, n))
@@ -118,28 +122,27 @@ def row(name: str, cases: Callable[[int], Case], n: int, runs: int, resamples: i
         a, b = estimate(case.reference, x), estimate(case.reference, y)
         at95, at99, own = distance_change(a, b), distance_change(a, b, 0.99), a.interval()
         truth, distance = case.change, frechet(case.full, case.reference)
-        held.append(
-            (
-                at95.low <= truth <= at95.high,
-                at99.low <= truth <= at99.high,
-                own.low <= distance <= own.high,
-            )
-        )
+        held.append((holds(at95, truth), holds(at99, truth), holds(own, distance)))
         halves.append((at95.high - at95.low) / 2)
         changes.append(abs(truth))
         if resamples and r < max(runs // 8, 1):
             boots.append(bootstrap(case, x, y, resamples, rng))
-    mean = [f"{100 * v:5.1f}" for v in np.mean(held, 0)]
-    boot = [f"{100 * v:5.1f}" for v in np.mean(boots, 0)] if boots else ["    -"] * 2
-    print(
-        f"| {name} | {n} | {100 * np.median(changes):.2f} % | {100 * np.median(halves):.2f} % | "
-        f"{mean[0]} | {mean[1]} "
-        f"| {boot[0]} | {boot[1]} | {mean[2]} |",
-        flush=True,
-    )
+    mean = np.mean(held, 0).tolist()
+    boot = np.mean(boots, 0).tolist() if boots else [None, None]
+    return {
+        "case": name,
+        "pairs": n,
+        "true change": float(np.median(changes)),
+        "half-width": float(np.median(halves)),
+        "jackknife 95": mean[0],
+        "jackknife 99": mean[1],
+        "percentile 95": boot[0],
+        "basic 95": boot[1],
+        "distance 95": mean[2],
+    }
 
 
-def sequential(cases: Callable[[int], Case], first: int, maximum: int, runs: int) -> None:
+def sequential(cases: Callable[[int], Case], first: int, maximum: int, runs: int) -> Row:
     """How often sampling in looks says "within" or "outside" when the true change is the budget
     itself: both are errors here.
     """
@@ -155,65 +158,54 @@ def sequential(cases: Callable[[int], Case], first: int, maximum: int, runs: int
             if state != "undecided":
                 break
         said[state] += 1
-    share = ", ".join(f"{k} {100 * v / runs:.1f} %" for k, v in said.items())
-    print(
-        f"\ntrue change on the edge of the budget, looks from {first} to {maximum} pairs, {runs} "
-        f"runs: {share}"
-    )
+    shares = {state: count / runs for state, count in said.items()}
+    return {"first look": first, "last look": maximum, "runs": runs, **shares}
 
 
-def photos(folder: Path) -> list[tuple[str, Case]]:
+def photos(folder: Path) -> Iterator[tuple[str, Case]]:
     """Lite0 features at 128 px, 128 directions: training photos are the reference; a blurred test
     photo is full precision.
     """
-    from PIL import Image, ImageFilter
 
-    from edgegen.evidence.features import feature_network
-    from edgegen.evidence.reference import build
-
-    def pictures(part: str) -> np.ndarray:  # 10,000 photos of 28 x 28 px, padded to 32
-        raw = np.frombuffer(
-            gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes()),
-            np.uint8,
-            offset=16,
-        )
-        grey = np.pad(raw.reshape(-1, 28, 28)[:10_000], ((0, 0), (2, 2), (2, 2)))
-        return np.repeat(grey[..., None], 3, axis=3)
-
-    def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    def jpeg(pixels: np.ndarray) -> np.ndarray:
         out = BytesIO()
-        Image.fromarray(pixels).save(out, "jpeg", quality=quality)
+        Image.fromarray(pixels).save(out, "jpeg", quality=50)
         return np.asarray(Image.open(out).convert("RGB"))
 
-    network = feature_network("efficientnet-lite0")
-    reference = build(network(pictures("train")), network, "fashion-mnist-train")
-    test = np.stack(
-        [
-            np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(1)))
-            for p in pictures("t10k")
-        ]
-    )
-    rng = np.random.default_rng(0)
-    others = {
-        "photos, noise 0.2/255": np.rint(test + 0.2 * rng.normal(size=test.shape))
-        .clip(0, 255)
-        .astype(np.uint8),
-        "photos, noise 1/255": np.rint(test + rng.normal(size=test.shape))
-        .clip(0, 255)
-        .astype(np.uint8),
-        "photos, JPEG 50": np.stack([jpeg(p, 50) for p in test]),
-    }
+    network, rng = feature_network("efficientnet-lite0"), np.random.default_rng(0)
+    real, sharp = (load(folder, 32, split=s)[0].pixels[:10_000] for s in ("train", "test"))
+    reference, test = build(network(real), network, "fashion-mnist-train"), blurred(sharp, 1)
     full = reference.project(network(test))
-    return [
-        (name, pool(reference.moments, full, reference.project(network(images))))
-        for name, images in others.items()
-    ]
+    for name, images in {
+        "photos, noise 0.2/255": noisy(test, 0.2, rng),
+        "photos, noise 1/255": noisy(test, 1, rng),
+        "photos, JPEG 50": np.stack([jpeg(p) for p in test]),
+    }.items():
+        yield name, pool(reference.moments, full, reference.project(network(images)))
+
+
+def on_photos(folder: Path, runs: int, resamples: int) -> Iterator[Row]:
+    for name, case in photos(folder):
+        for n in (500, 2000):
+            few = resamples if n == 500 else 0
+            yield row(name, lambda _, case=case: case, n, runs, few)  # type: ignore[misc]
+
+
+def on_drawn(runs: int, resamples: int) -> Iterator[Row]:
+    for dim, gap in ((32, 0.4), (128, 0.4), (128, 0.2)):
+        for name, damage in DAMAGE.items():
+            for n in (384, 500, 1000, 2000):
+                yield row(
+                    f"{dim} d, gap {gap}, {name}",
+                    lambda r: drawn(dim, damage, r % 20, gap),  # noqa: B023
+                    n,
+                    runs,
+                    resamples if n == 500 else 0,
+                )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("--runs", type=int, default=240)
     parser.add_argument(
         "--resamples",
@@ -222,35 +214,16 @@ def main() -> None:
         help="of the bootstrap, which gets an eighth of the runs; 0: none",
     )
     parser.add_argument("--photos", type=Path, help="folder of Fashion-MNIST idx files")
-    chosen = parser.parse_args()
-    print(
-        "| case | pairs | true change | half-width | jackknife 95 | jackknife 99 | percentile 95 | "
-        "basic 95 | distance 95 |\n"
-        "|---|---|---|---|---|---|---|---|---|"
-    )
-    if chosen.photos:
-        for name, case in photos(chosen.photos):
-            for n in (500, 2000):
-                row(
-                    name,
-                    lambda r, case=case: case,  # type: ignore[misc]
-                    n,
-                    chosen.runs,
-                    chosen.resamples if n == 500 else 0,
-                )
+    given = parser.parse_args()
+    seeds, about = f"draws 0 to {given.runs - 1}", {"resamples": given.resamples}
+    if given.photos:
+        rows = followed(on_photos(given.photos, given.runs, given.resamples))
+        report(given.json, "coverage", "photos", Part(rows, seeds, 1, about))
         return
-    for dim, gap in ((32, 0.4), (128, 0.4), (128, 0.2)):
-        for name, damage in DAMAGE.items():
-            for n in (384, 500, 1000, 2000):
-                few = chosen.resamples if n == 500 else 0
-                row(
-                    f"{dim} d, gap {gap}, {name}",
-                    lambda r: drawn(dim, damage, r % 20, gap),  # noqa: B023
-                    n,
-                    chosen.runs,
-                    few,
-                )
-    sequential(lambda r: drawn(32, DAMAGE["near"], r % 20), 500, 4000, chosen.runs)
+    rows = followed(on_drawn(given.runs, given.resamples))
+    report(given.json, "coverage", "drawn", Part(rows, seeds, 1, about))
+    edge = sequential(lambda r: drawn(32, DAMAGE["near"], r % 20), 500, 4000, given.runs)
+    report(given.json, "coverage", "on the edge of the budget", Part([edge], seeds))
 
 
 if __name__ == "__main__":

@@ -1,39 +1,47 @@
-"""Do the intervals of edgegen/evidence/small_sample_distance.py and memory.py hold with 20 to 200
-held-out photos?
+"""The intervals of edgegen/evidence/small_sample_distance.py and memory.py are checked with 20 to
+200 held-out photos.
 
-    python benchmarks/coverage_small.py                    # drawn populations: about 4 CPU minutes
-    python benchmarks/coverage_small.py --photos FOLDER
+    python -m benchmarks coverage_small                    # drawn populations: about 4 CPU minutes
+    python -m benchmarks coverage_small --photos FOLDER
         photos at 32 px, EfficientNet-Lite0 features: about 5 CPU minutes
-    python benchmarks/coverage_small.py --attack
+    python -m benchmarks coverage_small --attack
         the membership attack's AUC: about 1 CPU minute
-    python benchmarks/coverage_small.py --copies FOLDER
+    python -m benchmarks coverage_small --copies FOLDER
         which copies of photos are called near-copies: about 1 CPU minute
 
 Populations are pools that runs draw from with replacement, so the truth is exact; a run has 512
-images of a generator before and after a training, from the same seeds, and m photos. One line a
+images of a generator before and after a training, from the same seeds, and m photos. A row is a
 case: distances with their 95 % half-widths, and the share of runs whose interval holds the truth:
 KID, its change, its ratio, and FD along m / 4 main directions of 400 training photos, its ratio,
 and how far FD is off on average with and without correction. For 100 photos also what others do:
 the bootstrap of both sets (percentile, basic) and the mean over 100 subsets of half the photos +-
-1.96 deviations, or +- 1.96 deviations / 10.
+1.96 deviations, or +- 1.96 deviations / 10. Of an interval that is refused in some runs, "refused"
+is their share.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _measure import holds
+from _pictures import blurred, levels, noisy
+from _result import Part, Row, arguments_of, followed, report
+from PIL import Image, ImageFilter
 
-from edgegen.core.verdict import Interval
+from edgegen.core.image_hash import differing_bits, looks, signs
 from edgegen.errors import EdgegenError
 from edgegen.evidence import memory, small_sample_distance
 from edgegen.evidence.distances import Moments, frechet, kernel_distance
+from edgegen.evidence.features import feature_network
+from edgegen.training.data import load
 
 IMAGES, TRAIN, POOL = 512, 400, 2000
 COUNTS = (20, 50, 100, 200)
+# whose intervals are held beside ours: see `others`
+RIVALS = ("percentile", "basic", "subsets +- 1.96 deviations", "subsets +- 0.196 deviations")
 
 
 @dataclass
@@ -72,11 +80,6 @@ def pictured(folder: Path) -> list[tuple[str, World]]:
     """Furniture-like photos; the "generator" turns, moves, blurs photos and adds noise, before
     training more than after.
     """
-    from PIL import Image, ImageFilter
-
-    from edgegen.evidence.features import feature_network
-    from edgegen.training.data import load
-
     pixels, network, rng = (
         load(folder, 32)[0].pixels,
         feature_network("efficientnet-lite0"),
@@ -102,7 +105,7 @@ def pictured(folder: Path) -> list[tuple[str, World]]:
                 np.asarray(moved.filter(ImageFilter.GaussianBlur(0.4 * damage)))
                 + 3 * damage * noise[k]
             )
-        return network(np.rint(np.stack(out)).clip(0, 255).astype(np.uint8))
+        return network(levels(np.stack(out)))
 
     real, bad, better, good = network(pixels), made(4), made(1.2), made(1)
     return [
@@ -131,10 +134,6 @@ def exact_frechet(x: np.ndarray, y: np.ndarray) -> float:
     return frechet(*(Moments(p.mean(0), np.cov(p.T, bias=True), 0) for p in (x, y)))
 
 
-def holds(interval: Interval, truth: float) -> bool:
-    return interval.low <= truth <= interval.high
-
-
 def ratio_holds(
     before: small_sample_distance.Distance, after: small_sample_distance.Distance, truth: float
 ) -> float:
@@ -145,15 +144,14 @@ def ratio_holds(
         return np.nan
 
 
-def covered(column: np.ndarray) -> str:
-    """Per cent of the runs that gave an interval; then those that were refused one."""
+def covered(name: str, column: np.ndarray) -> Row:
+    """Share of the runs that gave an interval, unless most did not; then of those that were
+    refused one, if any.
+    """
     given = column[~np.isnan(column)]
-    share = f"{100 * given.mean():.1f}" if 2 * len(given) > len(column) else "-"
-    return (
-        share
-        if len(given) == len(column)
-        else f"{share} ({100 - 100 * len(given) / len(column):.0f} % refused)"
-    )
+    share = float(given.mean()) if 2 * len(given) > len(column) else None
+    refused = 1 - len(given) / len(column)
+    return {name: share, **({f"{name}, refused": refused} if refused else {})}
 
 
 def others(x: np.ndarray, y: np.ndarray, truth: float, rng: np.random.Generator) -> list[bool]:
@@ -184,15 +182,24 @@ def others(x: np.ndarray, y: np.ndarray, truth: float, rng: np.random.Generator)
     ]
 
 
-def row(name: str, world: World, photos: int, runs: int, resampled: int) -> None:
-    """Print one line."""
-    first, last = exact_kernel(world.before, world.photos), exact_kernel(world.after, world.photos)
-    along: list[tuple[small_sample_distance.Directions, float, float]] = []
-    for k in range(8):  # the truth of FD belongs to the training photos that chose the directions
+def directions_of(
+    world: World, photos: int
+) -> list[tuple[small_sample_distance.Directions, float, float]]:
+    """Of eight training sets, with the true FD before and after: it belongs to the photos that
+    chose the directions.
+    """
+    along = []
+    for k in range(8):
         rows = np.random.default_rng((k, TRAIN)).integers(len(world.photos), size=TRAIN)
         chosen = small_sample_distance.directions(world.photos[rows], photos)
         before, after, real = (chosen(part) for part in (world.before, world.after, world.photos))
         along.append((chosen, exact_frechet(before, real), exact_frechet(after, real)))
+    return along
+
+
+def row(name: str, world: World, photos: int, runs: int, resampled: int) -> Row:
+    first, last = exact_kernel(world.before, world.photos), exact_kernel(world.after, world.photos)
+    along = directions_of(world, photos)
     held, halves, off, rivals = [], [], [], []
     for r in range(runs):
         rng = np.random.default_rng((r, photos))
@@ -223,32 +230,37 @@ def row(name: str, world: World, photos: int, runs: int, resampled: int) -> None
         )
         if r < resampled:
             rivals.append(others(y, real, last, rng))
-    cover = [covered(np.array(column, np.float64)) for column in zip(*held, strict=True)]
-    wide, (exact, plain, better) = np.median(halves, 0), np.mean(off, 0)
-    print(
-        f"| {name} | {photos} | {last:.3f} +- {wide[0]:.3f} | {cover[0]} | {last - first:.3f} +- "
-        f"{wide[1]:.3f} | {cover[1]} "
-        f"| {cover[2]} | {exact:.1f} +- {wide[2]:.1f} | {cover[3]} | {cover[4]} | {plain:+.1f} | "
-        f"{better:+.1f} |",
-        flush=True,
-    )
-    if rivals:
-        said = " / ".join(f"{100 * v:.0f}" for v in np.mean(rivals, 0))
-        print(
-            f"  {resampled} runs: percentile / basic / subsets +- 1.96 deviations / +- 0.196 "
-            f"deviations: {said} %",
-            flush=True,
-        )
+    names = ("KID 95", "change 95", "ratio 95", "FD 95", "FD ratio 95")
+    cover = [
+        covered(what, np.array(column, np.float64))
+        for what, column in zip(names, zip(*held, strict=True), strict=True)
+    ]
+    wide, (exact, plain, better) = np.median(halves, 0).tolist(), np.mean(off, 0).tolist()
+    own_ways = dict(zip(RIVALS, np.mean(rivals, 0).tolist(), strict=True)) if rivals else {}
+    return {
+        "case": name,
+        "photos": photos,
+        "KID": last,
+        "KID, half": wide[0],
+        **cover[0],
+        "change": last - first,
+        "change, half": wide[1],
+        **cover[1],
+        **cover[2],
+        "FD": exact,
+        "FD, half": wide[2],
+        **cover[3],
+        **cover[4],
+        "plain FD off": plain,
+        "FD off": better,
+        **own_ways,
+    }
 
 
-def attacks(runs: int) -> None:
-    """One line a case: photos, and the share of the 512 images that are copies of training photos
+def attacks(runs: int) -> Iterator[Row]:
+    """A row a case: photos, and the share of the 512 images that are copies of training photos
     with noise.
     """
-    print(
-        "| training photos | held out | copies | noise | AUC | half-width | AUC 95 "
-        "|\n|---|---|---|---|---|---|---|"
-    )
     for train, held_out in ((80, 20), (400, 20), (400, 50), (400, 100), (400, 200)):
         for share, noise in ((0.0, 0.0), (0.1, 0.1), (0.3, 0.1), (1.0, 0.5), (1.0, 0.1)):
             found = []
@@ -266,55 +278,38 @@ def attacks(runs: int) -> None:
                 )
                 found.append(memory.attack(photos, others, made))
             truth = float(np.mean([f.value for f in found]))
-            half, cover = (
-                np.median([f.high - f.low for f in found]) / 2,
-                np.mean([holds(f, truth) for f in found]),
-            )
-            print(
-                f"| {train} | {held_out} | {share:.0%} | {noise} | {truth:.3f} | {half:.3f} | "
-                f"{100 * cover:.1f} |",
-                flush=True,
-            )
+            yield {
+                "training photos": train,
+                "held out": held_out,
+                "copies": share,
+                "noise": noise,
+                "AUC": truth,
+                "half-width": float(np.median([f.high - f.low for f in found])) / 2,
+                "AUC 95": float(np.mean([holds(f, truth) for f in found])),
+            }
 
 
-def copies(folder: Path) -> None:
-    """One line a way to spoil a photo: share of 200 that are found as copies of themselves, by each
+def copies(folder: Path) -> Iterator[Row]:
+    """A row a way to spoil a photo: share of 200 that are found as copies of themselves, by each
     criterion.
     """
-    from PIL import Image, ImageFilter
-
-    from edgegen.core.image_hash import differing_bits, looks, signs
-    from edgegen.evidence.features import feature_network
-    from edgegen.training.data import load
-
     pixels, network, rng = (
         load(folder, 32)[0].pixels,
         feature_network("efficientnet-lite0"),
         np.random.default_rng(0),
     )
-
-    def noise(photo: np.ndarray, levels: float) -> np.ndarray:
-        return np.rint(photo + levels * rng.normal(size=photo.shape)).clip(0, 255).astype(np.uint8)
-
-    def blur(photo: np.ndarray, sigma: float) -> np.ndarray:
-        return np.asarray(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(sigma)))
-
     spoilt: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "noise 1": lambda p: noise(p, 1),
-        "noise 3": lambda p: noise(p, 3),
-        "noise 8": lambda p: noise(p, 8),
-        "blur 0.4": lambda p: blur(p, 0.4),
-        "blur 0.8": lambda p: blur(p, 0.8),
-        "moved by 1": lambda p: np.roll(p, 1, 1),
+        "noise 1": lambda p: noisy(p, 1, rng),
+        "noise 3": lambda p: noisy(p, 3, rng),
+        "noise 8": lambda p: noisy(p, 8, rng),
+        "blur 0.4": lambda p: blurred(p, 0.4),
+        "blur 0.8": lambda p: blurred(p, 0.8),
+        "moved by 1": lambda p: np.roll(p, 1, 2),
     }
     some = rng.permutation(len(pixels))[:200]
     own = network(pixels[some])
-    print(
-        "| spoilt by | hash, margin 0 | hash, margin 2 | features | look | near-copy "
-        "|\n|---|---|---|---|---|---|"
-    )
     for name, spoil in spoilt.items():
-        made = np.stack([spoil(photo) for photo in pixels[some]])
+        made = spoil(pixels[some])
         plain, near = (
             np.diag(differing_bits(signs(made, m), signs(pixels[some], m))) <= memory.BITS
             for m in (0, memory.MARGIN)
@@ -324,24 +319,28 @@ def copies(folder: Path) -> None:
             own, axis=1
         ) >= memory.COSINE
         look = (looks(made) * looks(pixels[some])).sum(1) >= memory.LOOK
-        shares = (plain, near, cosine, look, near & (cosine | look))
-        print(
-            f"| {name} | " + " | ".join(f"{part.mean():.0%}" for part in shares) + " |", flush=True
-        )
-    order = rng.permutation(len(pixels))
+        found = {
+            "hash, margin 0": plain,
+            "hash, margin 2": near,
+            "features": cosine,
+            "look": look,
+            "near-copy": near & (cosine | look),
+        }
+        yield {"spoilt by": name, **{what: float(part.mean()) for what, part in found.items()}}
+
+
+def halves(folder: Path) -> Row:
+    """Of one half of the photos, near-copies of the other half."""
+    pixels, network = load(folder, 32)[0].pixels, feature_network("efficientnet-lite0")
+    order = np.random.default_rng(0).permutation(len(pixels))
     half, other = (
         memory.Images(pixels[part], network(pixels[part])) for part in (order[::2], order[1::2])
     )
-    print(
-        "of one half of the photos, near-copies of the other half: "
-        f"{len(memory.near_copies(half, other))} of {len(half)}"
-    )
+    return {"near-copies of the other half": len(memory.near_copies(half, other)), "of": len(half)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("--runs", type=int, default=240)
     parser.add_argument(
         "--resampled",
@@ -352,26 +351,32 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of photos")
     parser.add_argument("--attack", action="store_true")
     parser.add_argument("--copies", type=Path, help="folder of photos")
-    chosen = parser.parse_args()
-    if chosen.copies:
-        copies(chosen.copies)
-        return
-    if chosen.attack:
-        attacks(chosen.runs)
-        return
-    print(
-        "| case | photos | KID | KID 95 | change | change 95 | ratio 95 | FD | FD 95 | FD ratio 95 "
-        "| plain FD off | FD off |\n"
-        "|---|---|---|---|---|---|---|---|---|---|---|---|"
-    )
+    given = parser.parse_args()
+    draws = f"draws 0 to {given.runs - 1}"
+    if given.copies:
+        part = Part(followed(copies(given.copies)), "draws of seed 0")
+        report(given.json, "coverage_small", "copies", part)
+        part = Part([halves(given.copies)], "draws of seed 0")
+        report(given.json, "coverage_small", "copies, halves", part)
+    elif given.attack:
+        part = Part(followed(attacks(given.runs)), draws)
+        report(given.json, "coverage_small", "attack", part)
+    else:
+        rows = followed(rows_of(given.photos, given.runs, given.resampled))
+        part = Part(rows, draws, 1, {"resampled": given.resampled})
+        report(given.json, "coverage_small", "photos" if given.photos else "drawn", part)
+
+
+def rows_of(folder: Path | None, runs: int, resampled: int) -> Iterator[Row]:
+    """Without a folder, of drawn populations."""
     worlds = (
-        pictured(chosen.photos)
-        if chosen.photos
-        else [(f"drawn, gap {gap}", drawn(256, gap)) for gap in (0.0, 0.1, 0.3)]
+        ((f"drawn, gap {gap}", drawn(256, gap)) for gap in (0.0, 0.1, 0.3))
+        if folder is None
+        else pictured(folder)
     )
     for name, world in worlds:
         for photos in COUNTS:
-            row(name, world, photos, chosen.runs, chosen.resampled if photos == 100 else 0)
+            yield row(name, world, photos, runs, resampled if photos == 100 else 0)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,29 @@
-"""What dkgm's parts are worth: noise k, bandwidth h, the update's variance, steps N, backbones,
-stage 2 (docs/methods/dkgm.md, D.3 test 10).
+"""What dkgm's parts are worth is measured: noise k, bandwidth h, the update's variance, steps N,
+backbones, stage 2 (docs/methods/dkgm.md, D.3 test 10).
 
-    python benchmarks/dkgm.py --data PHOTOS --device cuda --train-images 2000000
-    python benchmarks/dkgm.py --data PHOTOS --parts sampling --source runs/a
+    python -m benchmarks dkgm --data PHOTOS --device cuda --train-images 2000000
+    python -m benchmarks dkgm --data PHOTOS --parts sampling --source runs/a
 
-sampling: one generator (trained here, or --source: a zoo name or a run) with stage 1 alone, and
-with stage 2 on both variances, grids of power 1 and 2, and N steps. training: one short training a
-row, each with one field changed: k, h, and the backbones. Each row: sharpness (Laplacian variance
-over that of held-out photos), FD to held-out photos (EfficientNet-Lite0 at 128 px, all features, no
-correction: for comparing rows of one table only), and novelty over pixels (nearest training photo
-against that of held-out photos, and the share of copies). Widths by --recipe. A table as it goes,
-then everything as JSON in --out.
+sampling takes one generator (trained here, or --source: a zoo name or a run) with stage 1 alone,
+and with stage 2 on both variances, grids of power 1 and 2, and N steps. training makes one short
+training a row, each with one field changed: k, h, and the backbones. A row has sharpness (Laplacian
+variance over that of held-out photos), FD to held-out photos (EfficientNet-Lite0 at 128 px, all
+features, no correction: for comparing rows of one table only), and novelty over pixels (nearest
+training photo against that of held-out photos, and the share of copies). Widths are of --recipe.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _result import Part, Row, arguments_of, followed, report
 
-from edgegen.core.files import to_json
 from edgegen.core.graph import executed
 from edgegen.core.images import to_uint8
 from edgegen.core.runtime import Pipeline
@@ -72,7 +70,7 @@ class Real:
         scaled = pixels.transpose(0, 3, 1, 2) / 127.5 - 1
         return cls(
             network,
-            Moments.of(features(network, pixels)),
+            Moments.of(network(pixels)),
             sharpness(scaled),
             _flat(pixels),
             _flat(train.pixels),
@@ -83,24 +81,16 @@ def _flat(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1)
 
 
-def features(network: FeatureNetwork, images: np.ndarray) -> np.ndarray:
-    return np.concatenate([network(images[k : k + 64]) for k in range(0, len(images), 64)])
-
-
 def pipeline(generator: Dkgm, sampler: BridgeSampler, device: torch.device) -> Pipeline:
     return Pipeline(generator.latent, sampler, executed(generator.graphs(), device), batch=250)
 
 
-def judged(
-    generator: Dkgm, sampler: BridgeSampler, real: Real, given: argparse.Namespace
-) -> dict[str, Any]:
+def judged(generator: Dkgm, sampler: BridgeSampler, real: Real, given: argparse.Namespace) -> Row:
     """What one generator with one sampler gives."""
-    images = pipeline(generator, sampler, given.on)(
-        range(EVIDENCE.first, EVIDENCE.first + given.images)
-    )
+    images = pipeline(generator, sampler, device_of(given.device))(EVIDENCE.take(given.images))
     pixels = to_uint8(images)
     new = novelty(_flat(pixels), real.held_out, real.train)
-    distance = frechet(real.moments, Moments.of(features(real.network, pixels)))
+    distance = frechet(real.moments, Moments.of(real.network(pixels)))
     return {
         "sharpness": sharpness(images) / real.sharpness,
         "FD": distance,
@@ -119,7 +109,9 @@ def fit(config: DkgmConfig, photos: Photos, given: argparse.Namespace) -> Dkgm:
     recipe = replace(
         recipe, warmup=min(recipe.warmup, given.train_images // given.batch // 20), ema=given.ema
     )
-    run = Trainer.start(generator, recipe, photos, given.seed, TrainerOptions(given.on))
+    run = Trainer.start(
+        generator, recipe, photos, given.seed, TrainerOptions(device_of(given.device))
+    )
     for _ in run.run():
         pass
     generator.shipped.load_state_dict(shipped(run))
@@ -127,7 +119,8 @@ def fit(config: DkgmConfig, photos: Photos, given: argparse.Namespace) -> Dkgm:
     return generator
 
 
-def sampling(generator: Dkgm, real: Real, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def sampling(photos: Photos, real: Real, given: argparse.Namespace) -> Iterator[Row]:
+    generator = source(photos, given)
     config = generator.config
     yield {"row": "stage 1 alone", **judged(generator, config.sampler(steps=0), real, given)}
     for variance, power in (("upper", 2.0), ("upper", 1.0), ("lower", 1.0)):
@@ -136,7 +129,7 @@ def sampling(generator: Dkgm, real: Real, given: argparse.Namespace) -> Iterator
             yield {"row": f"{variance}, power {power:g}, N {steps}", **found}
 
 
-def training(photos: Photos, real: Real, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def training(photos: Photos, real: Real, given: argparse.Namespace) -> Iterator[Row]:
     base = config_of(photos, given)
     for group in given.groups:
         for change in CHANGES[group]:
@@ -153,9 +146,7 @@ def config_of(photos: Photos, given: argparse.Namespace) -> DkgmConfig:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -179,10 +170,8 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    given.on = device_of(given.device)
     size = FAMILY.recipes[given.recipe]().config.size
     photos, held_out = (load(given.data, size, split=split)[0] for split in ("train", "test"))
     real = Real.of(held_out, photos, given.images)
@@ -191,30 +180,13 @@ def main() -> None:
         f"held-out photos are {apart:.2f} from the nearest training one (median, units of h): h "
         f"below {apart / 3:.2f} copies"
     )
-    rows: list[dict[str, Any]] = []
-    parts: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-        "sampling": lambda: sampling(source(photos, given), real, given),
-        "training": lambda: training(photos, real, given),
-    }
-    for part in given.parts:
-        print(f"\n| {part} | sharpness | FD | novelty | copies |\n|---|---|---|---|---|")
-        for row in parts[part]():
-            print(
-                "| {row} | {sharpness:.2f} | {FD:.1f} | {novelty:.2f} | {copies:.1%} |".format(
-                    **row
-                ),
-                flush=True,
-            )
-            rows.append({"part": part, **row})
-    result = {
-        "neighbours": apart,
-        "given": {k: str(v) for k, v in vars(given).items()},
-        "torch": torch.__version__,
-        "rows": rows,
-    }
-    if given.out:
-        given.out.write_bytes(to_json(result))
-    print(json.dumps(result))
+    asked = ("recipe", "groups", "source", "train_images", "batch", "ema", "images", "device")
+    about = {"held out from training": apart, **{name: vars(given)[name] for name in asked}}
+    seeds = f"images from {EVIDENCE.first:,} on; trainings {given.seed}"
+    for name in given.parts:
+        measured = sampling if name == "sampling" else training
+        rows = followed(measured(photos, real, given))
+        report(given.json, "dkgm", name, Part(rows, seeds, given.threads, about))
 
 
 def source(photos: Photos, given: argparse.Namespace) -> Dkgm:

@@ -1,14 +1,15 @@
-"""What a verdict costs: workers against threads inside a session, and who stands in for TensorRT.
+"""What a verdict costs is measured: workers against threads inside a session, who stands in for
+TensorRT, and the stages of an export.
 
-    python benchmarks/evaluation.py verdict BUNDLE [--runtime openvino] [--pairs 256] [--rounds 3]
+    python -m benchmarks evaluation verdict BUNDLE [--runtime openvino] [--pairs 256] [--rounds 3]
         seconds for 4,000 pairs with one worker, two workers, and two threads in each session
-    python benchmarks/evaluation.py stand-ins BUNDLE [--runtime tensorrt-rtx] [--rounds 9]
+    python -m benchmarks evaluation stand-ins BUNDLE [--runtime tensorrt-rtx] [--rounds 9]
         milliseconds a call of each graph's Q/DQ file on each runtime, and dB between them
-    python benchmarks/evaluation.py export NAME [--runtimes onnxruntime,openvino,tensorrt-rtx]
+    python -m benchmarks evaluation export NAME [--runtimes onnxruntime,openvino,tensorrt-rtx]
         where the time of an export goes, stage by stage; nothing is kept of earlier searches
 
-Each prints rows of a Markdown table. All ways are interleaved in one run, and medians are printed;
-wall time says what a user waits, CPU time what a machine gives for it.
+All ways are interleaved in one run, and the figures are medians; wall time says what a user waits,
+CPU time what a machine gives for it.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
+from _measure import in_turns, median
+from _result import Part, Row, arguments_of, report
+from _spinning import Spinning
 
 from edgegen.core.bundle import Bundle
 from edgegen.core.progress import Advance
@@ -41,20 +45,13 @@ from edgegen.evidence.pixels import resize
 from edgegen.export import runtime
 from edgegen.export.ort import OnnxRuntime
 from edgegen.export.stand_ins import FloatOnnxRuntime, UnsignedOpenVino, is_exact
+from edgegen.workflows.context import cores
 from edgegen.workflows.export.run import ExportSettings, export_bundle
 from edgegen.workflows.fast_features import fast_features
 
 VERDICT = 4000  # pairs that seconds are given for
 FRESH = BENCHMARKS.take(100_000, 800_000)
-
-
-class Spinning(OnnxRuntime):
-    """Its threads wait for work without giving up the processor, as ONNX Runtime has it."""
-
-    settings: ClassVar[Mapping[str, str]] = {
-        **OnnxRuntime.settings,
-        "session.intra_op.allow_spinning": "1",
-    }
+EQUAL_DB = 200.0  # in place of the infinite of equal outputs
 
 
 class ThreadedFeatures:
@@ -106,38 +103,40 @@ def ways(bundle: Bundle, name: str, network: FeatureNetwork) -> list[Way]:
     ]
 
 
-def verdict(args: argparse.Namespace) -> None:
-    bundle = Bundle.open(args.bundle)
+def verdict(given: argparse.Namespace) -> Part:
+    bundle, target = Bundle.open(Path(given.source)), given.runtime or "openvino"
     stored = reference.read(bundle.path("evidence/reference.safetensors"))
     network = feature_network(stored.network, None, stored.size)
-    pairs = args.pairs
-    candidates = ways(bundle, args.runtime, network)
-    spent: dict[str, list[tuple[float, float]]] = {way.name: [] for way in candidates}
+    pairs, rounds = given.pairs, given.rounds or 3
     torch.set_num_threads(1)
-    for turn in range(args.rounds):
-        for way in candidates:
-            side = FullSide(way.full, way.features, stored, FRESH[turn * pairs], way.workers)
-            wall, cpu = time.perf_counter(), time.process_time()
-            for made in paired(side, way.int8, 0, pairs):
-                assert made.features is not None
-                stored.project(made.features)
-            spent[way.name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    print(f"| {args.runtime}, {pairs} pairs, median of {args.rounds} | wall, 4,000 pairs | CPU |")
-    print("|---|---|---|")
-    for name, times in spent.items():
-        wall, cpu = (VERDICT / pairs * statistics.median(t) for t in zip(*times, strict=True))
-        print(f"| {name} | {wall:.0f} s | {cpu:.0f} s |")
+
+    def judge(way: Way, turn: int) -> None:
+        side = FullSide(way.full, way.features, stored, FRESH[turn * pairs], way.workers)
+        for made in paired(side, way.int8, 0, pairs):
+            assert made.features is not None
+            stored.project(made.features)
+
+    calls = {way.name: partial(judge, way) for way in ways(bundle, target, network)}
+    rows = []
+    for name, spent in in_turns(calls, rounds).items():
+        middle = median(spent)
+        rows.append(
+            {
+                "way": name,
+                f"wall s, {VERDICT:,} pairs": VERDICT / pairs * middle.wall,
+                "CPU s": VERDICT / pairs * middle.cpu,
+            }
+        )
+    about = {"bundle": given.source, "runtime": target, "pairs": pairs, "rounds": rounds}
+    return Part(rows, f"from {FRESH[0]:,} on", 2, about)
 
 
-def stand_ins(args: argparse.Namespace) -> None:
-    bundle = Bundle.open(args.bundle)
+def stand_ins(given: argparse.Namespace) -> Part:
+    bundle, target = Bundle.open(Path(given.source)), given.runtime or "tensorrt-rtx"
     full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
-    calls = bench.middle(bench.record(full, range(args.batch)))
-    files = bundle.sources(runtime(args.runtime), "int8")
-    print(f"OpenVINO is {'' if is_exact(UnsignedOpenVino) else 'not '}exact on this processor")
-    print(f"| {args.runtime}, batch {args.batch}, 1 thread | CPU ms a call | dB to the first |")
-    print("|---|---|---|")
-    for graph, file in files.items():
+    calls = bench.middle(bench.record(full, range(given.batch)))
+    rounds, rows = given.rounds or 9, list[Row]()
+    for graph, file in bundle.sources(runtime(target), "int8").items():
         sessions: dict[str, Session] = {
             "onnxruntime, float, as it stands in": FloatOnnxRuntime().session(file, 1),
             "onnxruntime, as any file": OnnxRuntime().session(file, 1),
@@ -146,17 +145,28 @@ def stand_ins(args: argparse.Namespace) -> None:
         }
         (inputs,) = calls[graph]
         first = sessions["onnxruntime, float, as it stands in"](**inputs)
-        times: dict[str, list[float]] = {name: [] for name in sessions}
-        for _ in range(args.rounds + 1):
-            for name, session in sessions.items():
-                start = time.process_time()
-                session(**inputs)
-                times[name].append(1e3 * (time.process_time() - start))
-        for name, session in sessions.items():
-            print(
-                f"| {graph} {name} | {statistics.median(times[name][1:]):.1f} | "
-                f"{decibel(first, session(**inputs)):.1f} |"
+
+        def ask(session: Session, _: int, inputs: Mapping[str, Array] = inputs) -> None:
+            session(**inputs)
+
+        asked = {name: partial(ask, session) for name, session in sessions.items()}
+        for name, spent in in_turns(asked, rounds, warm_up=1).items():
+            rows.append(
+                {
+                    "graph": graph,
+                    "on": name,
+                    "CPU ms a call": 1e3 * median(spent).cpu,
+                    "dB to the first": min(decibel(first, sessions[name](**inputs)), EQUAL_DB),
+                }
             )
+    about = {
+        "bundle": given.source,
+        "runtime": target,
+        "batch": given.batch,
+        "rounds": rounds,
+        "OpenVINO is exact on this processor": is_exact(UnsignedOpenVino),
+    }
+    return Part(rows, "from 0 on", 1, about)
 
 
 def decibel(signal: Array, other: Array) -> float:
@@ -186,46 +196,41 @@ class Stages:
             self.spent[label] = before[0] + now[0], before[1] + now[1]
 
 
-def export(args: argparse.Namespace) -> None:
+def export(given: argparse.Namespace) -> Part:
     stages, wall, cpu = Stages(), time.perf_counter(), time.process_time()
-    settings = ExportSettings(tuple(args.runtimes.split(",")), threads=args.threads)
+    settings = ExportSettings(tuple(given.runtimes.split(",")), threads=given.threads)
     with tempfile.TemporaryDirectory(prefix="edgegen-benchmark-") as folder:
         os.environ["EDGEGEN_CACHE"] = f"{folder}/cache"
         try:
-            export_bundle(args.name, f"{folder}/bundle", settings, stages)
+            export_bundle(given.source, f"{folder}/bundle", settings, stages)
         except GateFailed as error:
             print(error)
     whole = time.perf_counter() - wall, time.process_time() - cpu
-    print("| stage | wall | CPU |")
-    print("|---|---|---|")
-    for label, (seconds, used) in [*stages.spent.items(), ("all", whole)]:
-        print(f"| {label} | {seconds:.0f} s | {used:.0f} s |")
+    rows = [
+        {"stage": label, "wall s": seconds, "CPU s": used}
+        for label, (seconds, used) in [*stages.spent.items(), ("all", whole)]
+    ]
+    about = {"source": given.source, "runtimes": given.runtimes}
+    return Part(rows, "the export's own", given.threads or cores(), about)
+
+
+PARTS = {"verdict": verdict, "stand-ins": stand_ins, "export": export}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = arguments_of(__doc__)
+    parser.add_argument("what", choices=PARTS)
+    parser.add_argument("source", help="a bundle; of export: a zoo name, a run or a folder")
+    parser.add_argument("--runtime", help="openvino for verdict, tensorrt-rtx for stand-ins")
+    parser.add_argument("--pairs", type=int, default=256, help="of a verdict's round")
+    parser.add_argument("--batch", type=int, default=32, help="of a stand-in's call")
+    parser.add_argument("--rounds", type=int, help="3 for verdict, 9 for stand-ins unless told")
+    parser.add_argument(
+        "--runtimes", default="onnxruntime,openvino,tensorrt-rtx", help="of an export"
     )
-    verbs = parser.add_subparsers(required=True)
-    verb = verbs.add_parser("verdict")
-    verb.add_argument("bundle", type=Path)
-    verb.add_argument("--runtime", default="openvino")
-    verb.add_argument("--pairs", type=int, default=256)
-    verb.add_argument("--rounds", type=int, default=3)
-    verb.set_defaults(run=verdict)
-    verb = verbs.add_parser("stand-ins")
-    verb.add_argument("bundle", type=Path)
-    verb.add_argument("--runtime", default="tensorrt-rtx")
-    verb.add_argument("--batch", type=int, default=32)
-    verb.add_argument("--rounds", type=int, default=9)
-    verb.set_defaults(run=stand_ins)
-    verb = verbs.add_parser("export")
-    verb.add_argument("name")
-    verb.add_argument("--runtimes", default="onnxruntime,openvino,tensorrt-rtx")
-    verb.add_argument("--threads", type=int, default=0)
-    verb.set_defaults(run=export)
-    args = parser.parse_args()
-    args.run(args)
+    parser.add_argument("--threads", type=int, default=0, help="of an export; 0: all cores")
+    given = parser.parse_args()
+    report(given.json, "evaluation", given.what, PARTS[given.what](given))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""What explaining the zoo's generators costs and how far it is true: a JSON line each, with CPU
-seconds and the numbers.
+"""What explaining the zoo's generators costs is measured, in CPU seconds, and how far it is true.
 
-    python benchmarks/explain.py gated
+    python -m benchmarks explain gated
         primitives: all four families, their middle layers, 3x3 regions
-    python benchmarks/explain.py optimised isc-gan
-        512 demands; docs/explain.md has what was measured
-    python benchmarks/explain.py damage
+    python -m benchmarks explain optimised isc-gan
+        512 demands
+    python -m benchmarks explain damage
         does what is said of each layer's INT8 agree with putting it back?
+
+docs/explain.md has what was found.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
 import torch
-from _result import Part, arguments_of, keep
+from _result import Part, arguments_of, followed, report
 
 from edgegen.core.seeds import DAMAGE_MAP
 from edgegen.explain.agreement import Check, by_region, decibels
@@ -117,15 +118,16 @@ def main() -> None:
     parser.add_argument("what", choices=kinds, nargs="?", default=kinds[0])
     parser.add_argument("families", nargs="*", metavar="FAMILY")
     given = parser.parse_args()
-    rows = []
-    for family in given.families or tuple(FAMILIES):
-        is_damage = given.what == "damage"
-        row = damage(family, "onnxruntime") if is_damage else primitives(family, given.what)
-        rows.append({"family": family, **row})
-        print(json.dumps(rows[-1]), flush=True)
-    if given.json:
-        seeds = f"{SEEDS} from {DAMAGE_MAP.first:,} on" if given.what == "damage" else "7"
-        keep(given.json, "explain", given.what, Part(rows, seeds))
+    is_damage = given.what == "damage"
+    rows = followed(
+        {
+            "family": family,
+            **(damage(family, "onnxruntime") if is_damage else primitives(family, given.what)),
+        }
+        for family in given.families or tuple(FAMILIES)
+    )
+    seeds = f"{SEEDS} from {DAMAGE_MAP.first:,} on" if is_damage else "7"
+    report(given.json, "explain", given.what, Part(rows, seeds))
 
 
 if __name__ == "__main__":

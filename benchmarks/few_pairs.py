@@ -1,13 +1,15 @@
-"""What few pairs can say without a reference: exact for ruined pairs, in seconds; simulated for
-the other limits, in minutes.
+"""What few pairs can say without a reference is computed: exactly for ruined pairs, in seconds, and
+by simulation for the other limits, in minutes.
 
     python -m benchmarks few_pairs
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-from _result import Part, Row, arguments_of, keep
+from _result import Part, Row, arguments_of, followed, report
 
 from edgegen.evidence.limits import skewed_interval
 from edgegen.evidence.movement import along_main, apart, moved
@@ -16,33 +18,31 @@ from edgegen.evidence.terms import PIXEL_PAIRS, Terms, level
 RUNS = 1000
 
 
-def show_few(runs: int) -> tuple[list[Row], list[Row]]:
-    """Few pairs and no reference. Ruined: exact. Features are drawn in 256 dimensions, and true
-    figures are exactly at their limits: goal, below in 2.5 % of runs at most. Rows of both tables.
-    """
-    ruined: list[Row] = []
-    limits: list[Row] = []
-    print("| --max-images | pairs of pixels | ruined, at most, none seen | passes at half of it |")
-    print("|---|---|---|---|")
+def ruined() -> Iterator[Row]:
+    """Exact: of how large a share no pair is seen, and how often half of it passes."""
     for most in (64, 128, 256, 512, 1024):
         looks = Terms(0.02, most).tail_looks(level(0))
         limit = float(np.ceil(looks.least * 1e4) / 1e4)
         half = Terms(0.02, most, ruined=limit).tail_looks(level(0)).passing(limit / 2)
-        print(f"| {most} | {PIXEL_PAIRS * most} | {limit:.2%} | {half:.1%} |")
-        ruined.append({"max images": most, "ruined at most": limit, "passes at half": half})
-    print("\n| pairs | damage | PSNR wrongly | moved wrongly | apart wrongly | its median |")
-    print("|---|---|---|---|---|---|")
+        yield {
+            "max images": most,
+            "pairs of pixels": PIXEL_PAIRS * most,
+            "ruined at most": limit,
+            "passes at half": half,
+        }
+
+
+def limits(runs: int) -> Iterator[Row]:
+    """Features are drawn in 256 dimensions, and true figures are exactly at their limits: the goal
+    is below in 2.5 % of runs at most.
+    """
     for pairs in (64, 256):
         for name, share in (("in all", 1.0), ("in 1 of 4", 0.25), ("in 1 of 20", 0.05)):
             found = np.array([few(pairs, share, run) for run in range(runs)])
             wrong, median = (found < 1).mean(0).tolist(), float(np.median(found[:, 2]))
-            said = " | ".join(f"{part:.1%}" for part in wrong)
-            print(f"| {pairs} | {name} | {said} | {median:.2f} |", flush=True)
-            shares = dict(
-                zip(("PSNR wrongly", "moved wrongly", "apart wrongly"), wrong, strict=True)
-            )
-            limits.append({"pairs": pairs, "damage": name, **shares, "apart's median": median})
-    return ruined, limits
+            names = ("PSNR wrongly", "moved wrongly", "apart wrongly")
+            shares = dict(zip(names, wrong, strict=True))
+            yield {"pairs": pairs, "damage": name, **shares, "apart's median": median}
 
 
 def few(pairs: int, share: float, run: int) -> tuple[float, float, float]:
@@ -77,10 +77,9 @@ def main() -> None:
     parser = arguments_of(__doc__)
     parser.add_argument("--runs", type=int, default=RUNS)
     given = parser.parse_args()
-    ruined, limits = show_few(given.runs)
-    if given.json:
-        keep(given.json, "few_pairs", "ruined", Part(ruined, "none: exact"))
-        keep(given.json, "few_pairs", "limits", Part(limits, f"draws 0 to {given.runs - 1}"))
+    report(given.json, "few_pairs", "ruined", Part(list(ruined()), "none: exact"))
+    part = Part(followed(limits(given.runs)), f"draws 0 to {given.runs - 1}")
+    report(given.json, "few_pairs", "limits", part)
 
 
 if __name__ == "__main__":

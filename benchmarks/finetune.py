@@ -1,20 +1,20 @@
-"""Fine-tuning on the furniture renders, family by family: adapters against the base and against
-full fine-tuning.
+"""Fine-tuning on the furniture renders is measured family by family: adapters against the base and
+against full fine-tuning.
 
-    python benchmarks/finetune.py --data ~/.cache/edgegen/furniture --images 48000 \
+    python -m benchmarks finetune --data ~/.cache/edgegen/furniture --images 48000 \
         --out runs/finetune
-    python benchmarks/finetune.py --data ... --out runs/finetune --export
+    python -m benchmarks finetune --data ... --out runs/finetune --export
         those runs merged, exported in INT8 and verified
-    python benchmarks/finetune.py --data ... --memory
+    python -m benchmarks finetune --data ... --memory
         only what a step holds, base by base
-    python benchmarks/finetune.py --data ... --speed
+    python -m benchmarks finetune --data ... --speed
         only steps a second, against plain peft
-    python benchmarks/finetune.py --data ... --targets --images 12800
+    python -m benchmarks finetune --data ... --targets --images 12800
         where pairs go, at equal numbers of trained weights
 
-Distances: squared Frechet distance and KID over EfficientNet-Lite0 features at 128 px, 512 images
-against the held-out photos, as `edgegen finetune` prints them. Runs that are there are read, not
-run again: a long one can be continued with the verb.
+Distances are the squared Frechet distance and KID over EfficientNet-Lite0 features at 128 px, 512
+images against the held-out photos, as `edgegen finetune` prints them. Runs that are there are read,
+not run again: a long one can be continued with the verb.
 """
 
 from __future__ import annotations
@@ -23,28 +23,32 @@ import argparse
 import json
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from _measure import columns, in_turns, median
+from _result import Part, Row, arguments_of, followed, report
+from _teaching import taught
 from torch import nn
 
 from edgegen.core.images import save_png, to_uint8
 from edgegen.core.seeds import PERIODIC_EVALUATION
 from edgegen.core.verdict import Interval
 from edgegen.evidence import small_sample_distance
-from edgegen.evidence.features import FeatureNetwork, feature_network
+from edgegen.evidence.features import feature_network
 from edgegen.evidence.timeline import comparison
-from edgegen.families import FAMILIES, Judged
+from edgegen.families import FAMILIES, Family
 from edgegen.machine.resident import peak_bytes
 from edgegen.training import run as runs
 from edgegen.training.adapt.files import TENSORS
-from edgegen.training.adapt.memory import Footprint, StepMemory, memory
+from edgegen.training.adapt.memory import StepMemory, memory
 from edgegen.training.data import Photos, load
 from edgegen.training.loop import Trainer, TrainerOptions
 from edgegen.training.record import pipeline
@@ -59,7 +63,7 @@ GOALS = (
     "goals: FD / base <= 0.4, adapter / full <= 1.15, trained <= 5 %, file <= 10 %, parity <= "
     "1e-5, near-copies 0"
 )
-STEPS = 12  # of a measurement of memory or speed
+STEPS, WARM_UP = 12, 2  # of a measurement of memory or speed, and not timed of them
 BASES = ("fp32", "int8", "nf4")
 RUNTIMES = "onnxruntime,openvino"
 VERB = (sys.executable, "-m", "edgegen")
@@ -96,15 +100,14 @@ def adapted(family: str, given: argparse.Namespace, rank: int | None) -> Path:
     return out
 
 
-def quality(given: argparse.Namespace) -> None:
+def quality(given: argparse.Namespace) -> Iterator[Row]:
+    """compared.png, beside the runs, shows what they draw."""
     print(GOALS)
     blocks: dict[str, np.ndarray] = {}
     for family in given.families:
         lora, full = adapted(family, given, None), adapted(family, given, 0)
-        words = [json.loads((run / "looks.json").read_text())["last"] for run in (lora, full)]
+        own, other = (json.loads((run / "looks.json").read_text())["last"] for run in (lora, full))
         about, generator = runs.load(lora)
-        ratios = [Interval(**word["ratio"]) for word in words]
-        distances = [word["adapted"]["FD"]["value"] for word in words]
         checkpoint = sum(v.numel() * 4 for v in generator.shipped.state_dict().values())
         base = open_base(family)
         settings = FinetuneSettings(rank=about["finetune"]["rank"])
@@ -113,89 +116,81 @@ def quality(given: argparse.Namespace) -> None:
         trained, whole = (
             sum(p.numel() for p in some) for some in (moved, generator.networks.parameters())
         )
-        print(
-            f"{family}: FD / base {_said(ratios[0])} (full {_said(ratios[1])}), adapter / full "
-            f"{distances[0] / distances[1]:.2f}, trained {trained / whole:.1%}, file "
-            f"{(lora / 'adapter' / TENSORS).stat().st_size / checkpoint:.1%}, parity "
-            f"{parity(lora, about, generator):.1e}, "
-            f"near-copies {words[0]['memory']['near_copies']} of 512 (full "
-            f"{words[1]['memory']['near_copies']}), novelty "
-            f"{words[0]['memory']['features']['ratio']:.2f}, KID "
-            f"{_said(Interval(**words[0]['adapted']['KID']))} from "
-            f"{_said(Interval(**words[0]['base']['KID']))}, {about['recipe']['images']} images",
-            flush=True,
-        )
+        yield {
+            "family": family,
+            **columns("FD / base", Interval(**own["ratio"])),
+            **columns("FD / base, full", Interval(**other["ratio"])),
+            "adapter / full": own["adapted"]["FD"]["value"] / other["adapted"]["FD"]["value"],
+            "trained": trained / whole,
+            "file": (lora / "adapter" / TENSORS).stat().st_size / checkpoint,
+            "parity": parity(lora, about, generator),
+            "near-copies": own["memory"]["near_copies"],
+            "near-copies, full": other["memory"]["near_copies"],
+            "novelty": own["memory"]["features"]["ratio"],
+            **columns("KID", Interval(**own["adapted"]["KID"])),
+            **columns("KID of the base", Interval(**own["base"]["KID"])),
+            "images": about["recipe"]["images"],
+            "distances": own["what"],
+        }
         shown = pictures(lora)
         blocks |= {f"{family}: base": shown["base"], f"{family}: adapted": shown["adapted"]}
-    print(words[0]["what"])
     blocks["photos, held out"] = shown["photos"]
     save_png(given.out / "compared.png", comparison(blocks, columns=8, count=16, across=2))
 
 
-def exported(given: argparse.Namespace) -> None:
+def exported(given: argparse.Namespace) -> Iterator[Row]:
     """Merge, export --int8 and verify of each family's adapted run, as a user calls them; verdicts
     as the manifest has them.
     """
+    threads = ["--threads", str(given.threads)]
     for family in given.families:
-        run, merged, out = (
-            adapted(family, given, None),
-            given.out / f"{family}-merged",
-            given.out / f"{family}-int8",
-        )
-        threads = ["--threads", str(given.threads)]
-        subprocess.run([*VERB, "merge", str(run), "-o", str(merged), "--overwrite"], check=True)
-        code = subprocess.run(
-            [
-                *VERB,
-                "export",
-                str(merged),
-                "--int8",
-                "--runtime",
-                RUNTIMES,
-                "-o",
-                str(out),
-                "--overwrite",
-                *threads,
-            ]
-        ).returncode
+        run, merged = adapted(family, given, None), str(given.out / f"{family}-merged")
+        out = given.out / f"{family}-int8"
+        subprocess.run([*VERB, "merge", str(run), "-o", merged, "--overwrite"], check=True)
+        said = ["--int8", "--runtime", RUNTIMES, "-o", str(out), "--overwrite", *threads]
+        code = subprocess.run([*VERB, "export", merged, *said]).returncode
+        checked = None if code else subprocess.run([*VERB, "verify", str(out), *threads]).returncode
         place = out.parent / "rejected" / out.name if code else out
-        for name, found in json.loads((place / "manifest.json").read_text())["evidence"][
-            "runtimes"
-        ].items():
-            change = found["change"]
-            print(
-                f"{family} on {name}: FD change {change['value']:+.2%} ({change['low']:+.2%} to "
-                f"{change['high']:+.2%}), "
-                f"{found['verdict']}, PSNR {found['psnr_db']:.1f} dB, speed {found['speed']:.2f} "
-                f"x, {found['images']} pairs, "
-                f"{found['features']} at {found['size']} px"
-            )
-        checked = (
-            "not run" if code else subprocess.run([*VERB, "verify", str(out), *threads]).returncode
-        )
-        print(f"{family}: export ended with {code}, verify with {checked}", flush=True)
+        evidence = json.loads((place / "manifest.json").read_text())["evidence"]
+        for name, found in evidence["runtimes"].items():
+            yield {
+                "family": family,
+                "runtime": name,
+                **columns("FD change", Interval(**found["change"])),
+                "verdict": found["verdict"],
+                "PSNR dB": found["psnr_db"],
+                "speed": found["speed"],
+                "pairs": found["images"],
+                "features": f"{found['features']} at {found['size']} px",
+                "export ended with": code,
+                "verify ended with": checked,
+            }
 
 
-def held(given: argparse.Namespace) -> None:
-    """Bytes of weights, gradients and optimizer state between two steps; peak memory of a process
-    that does nothing else.
+def held(given: argparse.Namespace) -> Iterator[Row]:
+    """Bytes of weights, gradients and optimizer state between two steps, and what they are of those
+    of every weight in FP32 with Adam; peak memory of a process that does nothing else.
     """
     train = _photos(given)[0]
     for family in given.families:
         full, peak = _memory(family, train, FinetuneSettings(rank=0))
-        print(
-            f"{family}: every weight in FP32 with Adam: linear {full.linear.total / 1e3:.0f} kB, "
-            "rest "
-            f"{full.rest.total / 1e3:.0f} kB; peak of the process {peak:.0f} MB"
-        )
+        yield {"family": family, "trained": "every weight", **_held(full, full), "peak MB": peak}
         for base in BASES:
-            found, peak = _memory(family, train, FinetuneSettings(precision=base, adam8bit=True))
-            print(
-                f"  {base} base, adapters, 8-bit Adam: linear {_share(found.linear, full.linear)}, "
-                "rest "
-                f"{_share(found.rest, full.rest)}; peak {peak:.0f} MB",
-                flush=True,
-            )
+            settings = FinetuneSettings(precision=base, adam8bit=True)
+            found, peak = _memory(family, train, settings)
+            what = f"adapters of a base in {base}, 8-bit Adam"
+            yield {"family": family, "trained": what, **_held(found, full), "peak MB": peak}
+
+
+def _held(found: StepMemory, full: StepMemory) -> Row:
+    parts = {"linear": (found.linear, full.linear), "rest": (found.rest, full.rest)}
+    return {
+        **{f"{name}, kB": part.total / 1e3 for name, (part, _) in parts.items()},
+        **{
+            f"{name} of the whole": part.total / whole.total if whole.total else None
+            for name, (part, whole) in parts.items()
+        },
+    }
 
 
 def _memory(family: str, train: Photos, settings: FinetuneSettings) -> tuple[StepMemory, float]:
@@ -213,7 +208,7 @@ def _measured(family: str, train: Photos, settings: FinetuneSettings) -> tuple[S
     return memory(nets, trainer.optimizers), peak_bytes() / 1e6
 
 
-def speed(given: argparse.Namespace) -> None:
+def speed(given: argparse.Namespace) -> Iterator[Row]:
     """CPU seconds a step of this loop, and of peft's model with torch's Adam in the shortest loop
     there is; interleaved.
 
@@ -221,69 +216,58 @@ def speed(given: argparse.Namespace) -> None:
     """
     train = _photos(given)[0]
     for family in given.families:
-        ours = _trainer(family, train, FinetuneSettings())
+        ours = _trainer(family, train, FinetuneSettings()).run()
         # peft runs a pair beside its layer
         with patch("edgegen.training.adapt.adapted.join", lambda networks: None):
-            theirs = _trainer(family, train, FinetuneSettings())
-        times: dict[str, list[float]] = {"ours": [], "plain peft": []}
-        adams = [torch.optim.Adam(o.params, lr=1e-3, betas=o.betas) for o in theirs.objectives]
-        steps = ours.run()
-        for _ in range(STEPS):
-            start = time.process_time()
-            next(steps)
-            times["ours"].append(time.process_time() - start)
-            start = time.process_time()
-            active = [
-                k
-                for k, o in enumerate(theirs.objectives)
-                if theirs.span(o)[0] <= theirs.step < theirs.span(o)[1]
-            ]
-            batch = theirs.feed.batch(theirs.step, 0)
-            for k in active:
-                adams[k].zero_grad()
-                with torch.autocast(
-                    "cpu", torch.bfloat16, enabled=theirs.recipe.precision == "bf16"
-                ):
-                    loss = theirs.objectives[k].loss(batch)
-                loss.backward()  # type: ignore[no-untyped-call]
-                adams[k].step()
-            theirs.step += 1
-            times["plain peft"].append(time.process_time() - start)
-        middle = {name: sorted(found[2:])[len(found[2:]) // 2] for name, found in times.items()}
-        print(
-            f"{family}: {middle['ours']:.3f} CPU s a step, plain peft {middle['plain peft']:.3f}: "
-            f"{middle['plain peft'] / middle['ours']:.2f} x",
-            flush=True,
-        )
+            theirs = _plain(_trainer(family, train, FinetuneSettings()))
+        steps: dict[str, Iterator[object]] = {"ours": ours, "plain peft": theirs}
+        calls = {name: partial(_next, some) for name, some in steps.items()}
+        spent = in_turns(calls, STEPS - WARM_UP, WARM_UP)
+        own, plain = (median(some).cpu for some in spent.values())
+        yield {
+            "family": family,
+            "CPU s a step": own,
+            "plain peft, CPU s a step": plain,
+            "times as fast": plain / own,
+        }
 
 
-def targets(given: argparse.Namespace) -> None:
+def _next(steps: Iterator[object], _: int) -> None:
+    next(steps)
+
+
+def _plain(trainer: Trainer) -> Iterator[None]:
+    """One step an iteration, of all objectives that are due."""
+    adams = [torch.optim.Adam(o.params, lr=1e-3, betas=o.betas) for o in trainer.objectives]
+    while True:
+        batch = trainer.feed.batch(trainer.step, 0)
+        for objective, adam in zip(trainer.objectives, adams, strict=True):
+            first, last = trainer.span(objective)
+            if not first <= trainer.step < last:
+                continue
+            adam.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=trainer.recipe.precision == "bf16"):
+                loss = objective.loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            adam.step()
+        trainer.step += 1
+        yield
+
+
+def targets(given: argparse.Namespace) -> Iterator[Row]:
     """Short runs that differ in which layers get pairs, each of the largest rank within 5 % of the
     weights.
     """
     train, held = _photos(given)
     network = feature_network("efficientnet-lite0")
-    real, seen = (_features(network, part.pixels) for part in (train, held))
+    real, seen = (network(part.pixels) for part in (train, held))
     along = small_sample_distance.directions(real, len(held))
     for family in given.families:
         base = open_base(family)
         nets = base.family.build(base.config).networks
         whole = sum(p.numel() for p in nets.parameters())
-        layers = {
-            name: m
-            for name, m in nets.named_modules()
-            if isinstance(m, nn.Conv2d | nn.Linear)
-            and "label" not in name
-            and any(fnmatchcase(name, pattern) for pattern in base.family.tuning.targets)
-        }
-        wide = {
-            name for name, m in layers.items() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1
-        }
-        for what, names in (
-            ("all", set(layers)),
-            ("3x3 convolutions", wide),
-            ("1x1 and linear", set(layers) - wide),
-        ):
+        layers = _layers(base.family, nets)
+        for what, names in _choices(layers).items():
             cost = sum(
                 m.weight.shape[0] + m.weight[0].numel()
                 for name, m in layers.items()
@@ -294,32 +278,44 @@ def targets(given: argparse.Namespace) -> None:
             rank = max(1, int(0.05 * whole / cost))
             plan = FinetunePlan.of(chosen, train, choose(FinetuneSettings(rank=rank), None, base))
             plan = plan.for_images(given.images)
-            trainer = Trainer.start(plan.generator(), plan.recipe, train, 0)
-            if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
-                trainer.generator.teach(trainer.lessons(100))
+            trainer = taught(Trainer.start(plan.generator(), plan.recipe, train, 0), 100)
             for _ in trainer.run():
                 pass
             draw = pipeline(trainer)
-            made = _features(
-                network,
-                np.concatenate(
-                    [
-                        to_uint8(draw(PERIODIC_EVALUATION.take(64, k)))
-                        for k in range(0, EVALUATION_IMAGES, 64)
-                    ]
-                ),
-            )
-            print(
-                f"{family}, {what}: rank {rank}, FD "
-                f"{_said(small_sample_distance.frechet(made, seen, along).interval())}, "
-                f"KID {_said(small_sample_distance.kernel(made, seen).interval())}, "
-                f"{given.images} images, {EVALUATION_IMAGES} drawn",
-                flush=True,
-            )
+            made = network(to_uint8(draw(PERIODIC_EVALUATION.take(EVALUATION_IMAGES))))
+            yield {
+                "family": family,
+                "pairs on": what,
+                "rank": rank,
+                **columns("FD", small_sample_distance.frechet(made, seen, along).interval()),
+                **columns("KID", small_sample_distance.kernel(made, seen).interval()),
+                "images": given.images,
+                "drawn": EVALUATION_IMAGES,
+            }
 
 
-def _features(network: FeatureNetwork, pixels: np.ndarray) -> np.ndarray:
-    return np.concatenate([network(pixels[k : k + 64]) for k in range(0, len(pixels), 64)])
+Layers = Mapping[str, nn.Conv2d | nn.Linear]
+
+
+def _layers(family: Family, networks: nn.Module) -> Layers:
+    """Those that may get pairs."""
+    return {
+        name: m
+        for name, m in networks.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+        and "label" not in name
+        and any(fnmatchcase(name, pattern) for pattern in family.tuning.targets)
+    }
+
+
+def _choices(layers: Layers) -> Mapping[str, Set[str]]:
+    """Names of layers, by what they are."""
+    wide = {n for n, m in layers.items() if isinstance(m, nn.Conv2d) and m.kernel_size[0] > 1}
+    return {
+        "all": set(layers),
+        "3x3 convolutions": wide,
+        "1x1 and linear": set(layers) - wide,
+    }
 
 
 def _trainer(family: str, train: Photos, settings: FinetuneSettings, steps: int = 1_500) -> Trainer:
@@ -329,10 +325,7 @@ def _trainer(family: str, train: Photos, settings: FinetuneSettings, steps: int 
     torch.manual_seed(0)
     recipe = replace(plan.recipe, warmup=2)
     options = TrainerOptions(eight_bit=plan.choices.adam8bit)
-    trainer = Trainer.start(plan.generator(), recipe, train, 0, options)
-    if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
-        trainer.generator.teach(trainer.lessons(2))
-    return trainer
+    return taught(Trainer.start(plan.generator(), recipe, train, 0, options), 2)
 
 
 def _photos(given: argparse.Namespace) -> tuple[Photos, Photos]:
@@ -340,18 +333,16 @@ def _photos(given: argparse.Namespace) -> tuple[Photos, Photos]:
     return merge_small_classes(train), held
 
 
-def _share(a: Footprint, b: Footprint) -> str:
-    return f"{a.total / 1e3:.0f} kB ({a.total / b.total:.2f} x)" if b.total else "none"
-
-
-def _said(interval: Interval) -> str:
-    return f"{interval.value:.3g} ({interval.low:.3g} to {interval.high:.3g})"
+PARTS: Mapping[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "export": exported,
+    "memory": held,
+    "speed": speed,
+    "targets": targets,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/finetune"))
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
@@ -364,8 +355,11 @@ def main() -> None:
     parser.add_argument("--targets", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    parts = {"export": exported, "memory": held, "speed": speed, "targets": targets}
-    next((part for name, part in parts.items() if getattr(given, name)), quality)(given)
+    part = next((name for name in PARTS if getattr(given, name)), "quality")
+    rows = followed(PARTS.get(part, quality)(given))
+    seeds = "trainings 0; images: the periodic evaluation's, as edgegen/core/seeds.py has them"
+    about = {"images": given.images, "held out": given.held_out, "data": given.data.name}
+    report(given.json, "finetune", part, Part(rows, seeds, given.threads, about))
 
 
 if __name__ == "__main__":

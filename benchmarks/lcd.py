@@ -1,8 +1,8 @@
-"""lcd on one trained generator: the student's 1, 2 and 4 steps against the teacher's 50 and 1, the
-same seeds and labels.
+"""One trained generator's student in 1, 2 and 4 steps is compared with its teacher in 50 and in 1,
+from the same seeds and labels.
 
-    .venv/bin/python benchmarks/lcd.py SOURCE --data data/fashion-mnist [--samples 10000] [--threads
-    1] [--out lcd.json]
+    python -m benchmarks lcd SOURCE --data ~/.cache/edgegen/fashion-mnist [--samples 10000]
+        [--threads 1] [--json FILE]
 
 SOURCE is a zoo name or a run folder with reference statistics of held-out photos. FD over the
 reference's own features, projected and corrected for the number of samples, 95 % interval; KID over
@@ -14,12 +14,12 @@ teacher's one) and the zoo's (4 steps at most 1.25 times the teacher's 50, 1 ste
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from _result import Part, arguments_of, keep
+from _measure import columns
+from _result import Part, Row, arguments_of, followed, report
 
 from edgegen.core.images import to_uint8
 from edgegen.core.seeds import EVIDENCE
@@ -34,50 +34,44 @@ from edgegen.workflows.sampling_choices import SamplingChoices, chosen
 WAYS = (("teacher", 50), ("teacher", 1), ("student", 1), ("student", 2), ("student", 4))
 
 
-def measure(source: str, data: Path, count: int) -> dict[str, Any]:
+def measure(source: str, data: Path, count: int, threads: int) -> Part:
     """FD and KID of each way, with what they were measured on."""
     made = load_generator(source)
     stored = reference.read(made.reference)
     network = judge_of(stored, None)
     photos, _ = load(data, made.generator.image_shape[1], split="test")
-    real, rows = network(photos.pixels), []
-    for way, steps in WAYS:
-        generator, given = chosen(made, SamplingChoices(steps=steps, way=way))
-        pipeline, start = torch_pipeline(generator, given), time.perf_counter()
-        seeds = range(EVIDENCE.first, EVIDENCE.first + count)
-        features = np.concatenate(
-            [network(to_uint8(pipeline(seeds[k : k + 64]))) for k in range(0, count, 64)]
-        )
-        found = distance_interval(stored.moments, stored.project(features))
-        row = {
-            "way": way,
-            "steps": steps,
-            "fd": found.value,
-            "low": found.low,
-            "high": found.high,
-            "kid": kernel_distance(real, features),
-            "seconds": time.perf_counter() - start,
-        }
-        rows.append(row)
-        print(
-            f"{way:8} {steps:3} steps  FD {found.value:8.2f} ({found.low:.2f} to {found.high:.2f}) "
-            " "
-            f"KID {row['kid']:.5f}  {row['seconds']:.0f} s",
-            flush=True,
-        )
-    return {
+    real, seeds = network(photos.pixels), range(EVIDENCE.first, EVIDENCE.first + count)
+
+    def rows() -> Iterator[Row]:
+        for way, steps in WAYS:
+            generator, given = chosen(made, SamplingChoices(steps=steps, way=way))
+            pipeline, start = torch_pipeline(generator, given), time.perf_counter()
+            features = network(to_uint8(pipeline(seeds)))
+            yield {
+                "way": way,
+                "steps": steps,
+                **columns("FD", distance_interval(stored.moments, stored.project(features))),
+                "KID": kernel_distance(real, features),
+                "seconds": time.perf_counter() - start,
+            }
+
+    found = followed(rows())
+    said = verdicts(found)
+    print("\n".join(said))
+    about = {
         "source": made.about,
         "reference": str(stored),
         "samples": count,
         "photos": len(photos),
-        "seeds": f"{EVIDENCE.first} to {EVIDENCE.first + count - 1}, label seed modulo classes",
-        "rows": rows,
+        "verdicts": said,
     }
+    words = f"{seeds[0]} to {seeds[-1]}, label seed modulo classes"
+    return Part(found, words, threads, about)
 
 
-def verdicts(rows: list[dict[str, Any]]) -> list[str]:
+def verdicts(rows: list[Row]) -> list[str]:
     """The goals in words, each met or not, with its ratio."""
-    fd = {(row["way"], row["steps"]): row["fd"] for row in rows}
+    fd = {(row["way"], row["steps"]): row["FD"] for row in rows}
     teacher, blurred = fd["teacher", 50], fd["teacher", 1]
     one, two, four = (fd["student", steps] for steps in (1, 2, 4))
     goals = [
@@ -99,15 +93,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    found = measure(args.source, args.data, args.samples)
-    rows, seeds = found.pop("rows"), found.pop("seeds")
-    said = verdicts(rows)
-    print("\n".join(said))
-    if args.json:
-        about = {**found, "verdicts": said}
-        keep(args.json, "lcd", Path(args.source).name, Part(rows, seeds, args.threads, about))
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    part = measure(given.source, given.data, given.samples, given.threads)
+    report(given.json, "lcd", Path(given.source).name, part)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ends of the scale that a fine-tuning's images are put on, for folders of photos.
+"""The ends of the scale that a fine-tuning's images are put on are measured for folders of photos.
 
     python -m benchmarks nearness ~/.cache/edgegen/furniture ~/.cache/edgegen/objects --photos 820
 
@@ -7,7 +7,7 @@ blurred by 1, 2 and 4 pixels (EfficientNet-Lite0 at 128 px; FD along one directi
 photos for every four held-out ones; 95 % intervals), above which KID `edgegen finetune` says
 W-TUNE-FAR, and how often a classifier of the other photos names the held-out ones, and what of that
 is left where those are blurred by 1 pixel. Blur by 4 pixels leaves blobs of colour at 32 pixels a
-side. Rows of a Markdown table.
+side.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from _result import Part, Row, arguments_of, keep
-from PIL import Image, ImageFilter
+from _pictures import blurred
+from _result import Part, Row, arguments_of, followed, report
 
 from edgegen.core.spec import Array
 from edgegen.evidence.features import FeatureNetwork, feature_network
@@ -30,11 +29,6 @@ from edgegen.training.split import split
 
 MORE_BLUR = {BASE: 2.0, ADAPTED: 4.0}  # in the places of what is drawn
 NAMES = {PHOTOS: "others", BLURRED: "blur 1", BASE: "blur 2", ADAPTED: "blur 4"}
-
-
-def blurred(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    blur = ImageFilter.GaussianBlur(sigma)
-    return np.stack([np.asarray(Image.fromarray(image).filter(blur)) for image in pixels])
 
 
 def row(folder: Path, size: int, most: int) -> Row:
@@ -86,15 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photos", type=int, default=820, help="of each folder, at most")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows: list[Row] = []
-    names = ("photos", "train, held out", *NAMES.values(), "far above", "recognised, blur 1")
-    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-    for folder in given.folders:
-        rows.append(row(folder.expanduser(), given.size, given.photos))
-        print(f"| {' | '.join(rows[-1].values())} |", flush=True)
-    if given.json:
-        about = {"size": given.size, "photos, at most": given.photos}
-        keep(given.json, "nearness", "folders", Part(rows, "none: photos alone", 1, about))
+    rows = (row(folder.expanduser(), given.size, given.photos) for folder in given.folders)
+    about = {"size": given.size, "photos, at most": given.photos}
+    part = Part(followed(rows), "none: photos alone", 1, about)
+    report(given.json, "nearness", "folders", part)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Photos as they come: which sets are understood, what colours become, how fast looking is.
+"""Photos as they come are tried: which sets are understood, what colours become, how fast looking
+is, and what is refused before a photo is decoded.
 
     python -m benchmarks photos [--clip-art /usr/share/openclipart/png] [--rounds 7]
 
@@ -8,20 +9,21 @@ taken in turns; the median of the rounds counts.
 
 from __future__ import annotations
 
-import argparse
 import io
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from _measure import in_turns, median, said_by
+from _result import Part, Row, arguments_of, followed, report
 from PIL import Image
 
 from edgegen.errors import EdgegenError
@@ -60,10 +62,8 @@ print(took, peak_bytes() / 2**20)
 """
 
 
-def sets(folder: Path) -> None:
-    """Each case's line, and whether it is the one that is wanted."""
-    print("\n| set | what is said | as wanted |\n|---|---|---|")
-    right = Counter[bool]()
+def sets(folder: Path) -> Iterator[Row]:
+    """Each case's line, and whether it is the one that is wanted. The goal is all."""
     for number, (name, case) in enumerate(CASES.items()):
         about = understand(write(folder / str(number) / "photos", case.files))
         said, asked = about.sentence(), about.question
@@ -71,30 +71,33 @@ def sets(folder: Path) -> None:
         fits = said == case.said and (
             case.asks in str(asked) if case.asks else asked is None and classes == case.classes
         )
-        right[fits] += 1
         shown = f"asked: {asked.message}" if asked else said
-        print(f"| {name} | {shown} | {'yes' if fits else 'NO'} |")
-    print(f"\n{right[True]} of {len(CASES)} sets are understood or asked about; goal: all")
+        yield {"set": name, "what is said": shown, "as wanted": fits}
 
 
-def colours(folder: Path) -> None:
-    print("\n| a red patch in | dE76 | goal | as numbers of sRGB |\n|---|---|---|---|")
+def colours(folder: Path) -> Iterator[Row]:
+    """A red patch, whose distance in the last column is that of its numbers taken as sRGB."""
     red, path = np.array(RED), folder / "patch.png"
     for space in SPACES:
         levels = levels_in(space, RED)
         Image.new("RGB", (40, 40), levels).save(path, icc_profile=profile_of(space))
-        _show_patch(space, path, red, np.array(levels))
+        yield _patch(space, path, red, np.array(levels))
     light = tuple(int(v) for v in np.rint(255 * linear(red)))
     out = io.BytesIO()
     Image.new("RGB", (40, 40), light).save(out, "png")
     data, gamma = out.getvalue(), b"\x00\x00\x00\x04gAMA\x00\x01\x86\xa0\x31\xe8\x96\x5f"
     path.write_bytes(data[:33] + gamma + data[33:])
-    _show_patch("linear gAMA", path, red, np.array(light))
+    yield _patch("linear gAMA", path, red, np.array(light))
 
 
-def _show_patch(name: str, path: Path, red: np.ndarray, levels: np.ndarray) -> None:
+def _patch(name: str, path: Path, red: np.ndarray, levels: np.ndarray) -> Row:
     found = np.frombuffer(decode(str(path), WANT).pixels, np.uint8).reshape(-1, 3)
-    print(f"| {name} | {delta_e(found, red):.2f} | 1.5 | {delta_e(levels, red):.1f} |")
+    return {
+        "a red patch in": name,
+        "dE76": float(delta_e(found, red)),
+        "goal": 1.5,
+        "as numbers of sRGB": float(delta_e(levels, red)),
+    }
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -110,59 +113,57 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(out.clip(0, 255).astype(np.uint8))
 
 
-def speeds(folder: Path, rounds: int) -> None:
+def speeds(folder: Path, rounds: int) -> Iterator[Row]:
+    """Of 12 megapixels, beside Pillow."""
     image, png, jpeg = photo(4000, 3000), folder / "rgba.png", folder / "a.jpg"
     image.save(jpeg, quality=85)
     alpha = Image.new("L", image.size, 255)
     alpha.paste(0, (0, 0, 900, 3000))
     image.putalpha(alpha)
     image.save(png)
-    print("\n| 12 MP | x Pillow's own decoding | goal | a second a core | Pillow's own |")
-    print("|---|---|---|---|---|")
     for name, path, goal in (("RGBA PNG", png, "1.3 x"), ("JPEG, draft", jpeg, "60 a second")):
-        ours, theirs = _in_turns(path, rounds)
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        print(
-            f"| {name}, {path.stat().st_size / 1e6:.1f} MB | {ratio:.2f} | {goal} | "
-            f"{1 / statistics.median(ours):.1f} | {1 / statistics.median(theirs):.1f} |"
-        )
-    tile, large = photo(3000, 2250, 1), Image.new("RGB", (12_000, 9_000))
+        calls = {"Pillow": partial(_pillow, path), "edgegen": partial(_own, path)}
+        spent = in_turns(calls, rounds)
+        pairs = zip(spent["edgegen"], spent["Pillow"], strict=True)
+        yield {
+            "12 MP": name,
+            "MB": path.stat().st_size / 1e6,
+            "x Pillow's own decoding": statistics.median(a.cpu / b.cpu for a, b in pairs),
+            "goal": goal,
+            "a second a core": 1 / median(spent["edgegen"]).cpu,
+            "Pillow's own": 1 / median(spent["Pillow"]).cpu,
+        }
+
+
+def large(folder: Path) -> Iterator[Row]:
+    """Of 108 megapixels, each in a process of its own; the middle one of three by its time."""
+    tile, image, jpeg = photo(3000, 2250, 1), Image.new("RGB", (12_000, 9_000)), folder / "b.jpg"
     for k in range(16):
-        large.paste(tile, (k % 4 * 3000, k // 4 * 2250))
-    print("\n| 108 MP JPEG | s of processor time | peak of the process, MiB | goal |")
-    print("|---|---|---|---|")
+        image.paste(tile, (k % 4 * 3000, k // 4 * 2250))
     for name, options in LARGE.items():
-        large.save(jpeg, quality=85, **options)
-        command = [sys.executable, "-c", MEASURED, str(jpeg)]
-        runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in "abc"]
-        seconds, peak = sorted(tuple(map(float, run.stdout.split())) for run in runs)[1]
-        goal = "none: held whole" if options else "0.5 s, 400 MB"
-        size = jpeg.stat().st_size / 1e6
-        print(f"| {name}, {size:.1f} MB | {seconds:.2f} | {peak:.0f} | {goal} |", flush=True)
+        image.save(jpeg, quality=85, **options)
+        runs = [said_by("-c", MEASURED, str(jpeg)).split() for _ in range(3)]
+        seconds, peak = sorted(tuple(map(float, run)) for run in runs)[1]
+        yield {
+            "108 MP JPEG": name,
+            "MB": jpeg.stat().st_size / 1e6,
+            "s of processor time": seconds,
+            "peak of the process, MiB": peak,
+            "goal": "none: held whole" if options else "0.5 s, 400 MB",
+        }
 
 
-def _in_turns(path: Path, rounds: int) -> tuple[list[float], list[float]]:
-    """Processor seconds of ours and of Pillow's, one after the other."""
-    ours, theirs = list[float](), list[float]()
-    for _ in range(rounds):
-        for times, work in ((theirs, _pillow), (ours, _own)):
-            begin = time.process_time()
-            work(path)
-            times.append(time.process_time() - begin)
-    return ours, theirs
-
-
-def _own(path: Path) -> None:
+def _own(path: Path, _: int) -> None:
     decode(str(path), WANT)
 
 
-def _pillow(path: Path) -> None:
+def _pillow(path: Path, _: int) -> None:
     image = Image.open(io.BytesIO(path.read_bytes()))
     image.draft(None, (128, 128))
     image.load()
 
 
-def refusals(folder: Path) -> None:
+def refusals(folder: Path) -> Iterator[Row]:
     """What cannot be is refused before a photo is decoded."""
     data = write(folder / "refusals", {f"{k}.png": k for k in range(40)})
     (folder / "run").mkdir()
@@ -179,7 +180,6 @@ def refusals(folder: Path) -> None:
             data, PhotosSettings(contact_sheet=data / "sheet.png")
         ),
     }
-    print("\n| refused | photos decoded before | s | code |\n|---|---|---|---|")
     for name, call in cases.items():
         decoded: list[object] = []
         begin, code = time.monotonic(), "NOT REFUSED"
@@ -188,42 +188,59 @@ def refusals(folder: Path) -> None:
                 call()
             except EdgegenError as error:
                 code = error.code
-        print(f"| {name} | {len(decoded)} | {time.monotonic() - begin:.1f} | {code} |")
+        yield {
+            "refused": name,
+            "photos decoded before": len(decoded),
+            "s": time.monotonic() - begin,
+            "code": code,
+        }
 
 
-def clip_art(folder: Path) -> None:
-    if not folder.is_dir():
-        print(f"\n{folder} is not there: apt-get install openclipart-png")
-        return
+def clip_art(folder: Path) -> Row:
+    """A folder of many thousand links, as it is read with --follow-links."""
     begin = time.monotonic()
     about = understand(folder, follow_links=True)
     looked = time.monotonic() - begin
     seen = survey(about, 32, PhotoReading(follow_links=True))
     took, codes = time.monotonic() - begin, Counter(bad.code for bad in seen.report.bad)
-    print(f"\nclip art, --follow-links: {about.sentence()}")
-    print(
-        f"{seen.report.found} found, {seen.report.kept} used, {len(seen.report.bad)} bad "
-        f"({', '.join(f'{n} {code}' for code, n in codes.most_common())}), "
-        f"{len(seen.report.warnings.get('W-DATA-DUP', ()))} left out as duplicates; "
-        f"{'refused: ' + seen.refusal.code if seen.refusal else 'read'}; {looked:.1f} s to "
-        f"understand, {took:.1f} s in all ({seen.report.found / took:.0f} a second)"
-    )
-    print(f"without --follow-links: {understand(folder).sentence()}")
+    return {
+        "with --follow-links": about.sentence(),
+        "found": seen.report.found,
+        "used": seen.report.kept,
+        "bad": len(seen.report.bad),
+        "why": ", ".join(f"{n} {code}" for code, n in codes.most_common()),
+        "duplicates left out": len(seen.report.warnings.get("W-DATA-DUP", ())),
+        "refused": seen.refusal.code if seen.refusal else None,
+        "s to understand": looked,
+        "s in all": took,
+        "a second": seen.report.found / took,
+        "without --follow-links": understand(folder).sentence(),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = arguments_of(__doc__)
     parser.add_argument("--clip-art", type=Path, default=Path("/usr/share/openclipart/png"))
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     Image.MAX_IMAGE_PIXELS = None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        sets(folder / "sets")
-        colours(folder)
-        speeds(folder, given.rounds)
-        refusals(folder)
-    clip_art(given.clip_art)
+        parts = {
+            "sets": sets(folder / "sets"),
+            "colours": colours(folder),
+            "speeds": speeds(folder, given.rounds),
+            "large": large(folder),
+            "refusals": refusals(folder),
+        }
+        for name, rows in parts.items():
+            part = Part(followed(rows), "photos are drawn from 0 on", 1, {"rounds": given.rounds})
+            report(given.json, "photos", name, part)
+    if given.clip_art.is_dir():
+        part = Part([clip_art(given.clip_art)], "none: a folder of pictures")
+        report(given.json, "photos", "clip art", part)
+    else:
+        print(f"\n{given.clip_art} is not there: apt-get install openclipart-png")
 
 
 if __name__ == "__main__":

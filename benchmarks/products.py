@@ -1,4 +1,4 @@
-"""What fine-tuned runs draw, as far as numbers can say whether these are the site's products.
+"""What fine-tuned runs draw is told by numbers, as far as they say whether it is a site's products.
 
     python -m benchmarks products runs/site runs/other --json docs/results/products.json
 
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _result import Part, Row, arguments_of, keep, table
+from _result import Part, Row, arguments_of, report
 from PIL import Image
 
-from edgegen.workflows.finetune.periodic_eval import pictures
+from edgegen.core.verdict import Interval
+from edgegen.workflows.finetune.periodic_eval import interval_text, pictures
 
 Kept = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ def row(run: Path) -> Row:
 
 
 def told(interval: Kept) -> str:
-    return f"{interval['value']:.3g} ({interval['low']:.3g} to {interval['high']:.3g})"
+    return interval_text(Interval(**interval))
 
 
 def recognised(found: Kept) -> str:
@@ -83,11 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--part", default="runs", help="the name of these rows in the result")
     given = parser.parse_args(arguments)
-    rows = [row(run) for run in given.runs]
-    print(table(rows))
-    if given.json:
-        seeds = "the periodic evaluation's, as edgegen/core/seeds.py has them;"
-        keep(given.json, "products", given.part, Part(rows, seeds))
+    seeds = "the periodic evaluation's, as edgegen/core/seeds.py has them"
+    report(given.json, "products", given.part, Part([row(run) for run in given.runs], seeds))
 
 
 if __name__ == "__main__":

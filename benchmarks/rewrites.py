@@ -1,30 +1,29 @@
-"""What each rewrite before quantization is worth, and those that were not taken: everything in INT8
-but the ends, in one run.
+"""What each rewrite before quantization is worth is measured, and those that were not taken too:
+everything in INT8 but the ends, in one run.
 
-    python benchmarks/rewrites.py images NAME ... [--pairs 512] [--variants "balance*"]
+    python -m benchmarks rewrites images NAME ... [--pairs 512] [--variants "balance*"]
         damage and speed of each
-    python benchmarks/rewrites.py tables BUNDLE ...
+    python -m benchmarks rewrites tables BUNDLE ...
         rows of a table in place of the timestep's embedding
-    python benchmarks/rewrites.py products NAME ...
+    python -m benchmarks rewrites products NAME ...
         share of multiplications that no convolution makes
 
-Each prints rows of a Markdown table. images: zoo names; what `edgegen export` does, the same
-without one step of it, and with one step more. Calibrated on 128 seeds; judged on pairs of images
-from seed 7,500,000 on, in 128 directions of the reference's features; speed of a batch of 8, from
-noise to image, against what export does, CPU time of one thread, interleaved medians.
+images takes zoo names; a variant is what `edgegen export` does, the same without one step of it, or
+with one step more. It is calibrated on 128 seeds and judged on pairs of images from seed 7,500,000
+on, in 128 directions of the reference's features; the speed is that of a batch of 8, from noise to
+image, against what export does, CPU time of one thread, interleaved medians.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,8 +31,10 @@ from unittest.mock import patch
 import numpy as np
 import onnx
 import torch
+from _measure import columns, in_turns, median
+from _result import Part, Row, arguments_of, followed, report
+from _rewritten_graphs import CALIBRATED, Models, attention_evened, halves_apart
 from onnx import TensorProto, helper, numpy_helper
-from rewritten_graphs import CALIBRATED, Models, attention_evened, halves_apart
 
 from edgegen.core.bundle import Bundle
 from edgegen.core.fp32_last_steps import fp32_below, with_fp32_steps
@@ -61,52 +62,33 @@ BATCH, ROUNDS = 8, 10
 RUNTIMES = ("onnxruntime", "openvino")
 
 
-def row(*cells: object) -> None:
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-
-
-def images(names: list[str], pairs: int, wanted: str) -> None:
+def images(name: str, pairs: int, wanted: str) -> Iterator[Row]:
     """A row a variant and runtime."""
-    row(
-        "",
-        "variant",
-        "runtime",
-        "FD change (95 %)",
-        "FD INT8-FP32",
-        "PSNR",
-        "speed against export's",
-    )
-    row(*["---"] * 7)
-    for name in names:
-        source = load_generator(name)
-        models, stored = fp32_models(source), reference.read(source.reference)
-        full = hosted(models, source.generator, 1)
-        side = FullSide(full, feature_network(stored.network, None, stored.size), stored, FRESH)
-        recorded = bench.record(full, range(BATCH))
-        usual: Calibration | None = None
-        for what, variant in variants(source, models, len(fp32_below(recorded, 1)) > 0).items():
-            if usual is not None and not fnmatchcase(what, wanted):
-                continue
-            found = variant()
-            if found is None:
-                continue
-            usual = usual or found
-            for target in RUNTIMES:
-                mine, theirs = (
-                    written(m, target, source, models, recorded) for m in (found, usual)
-                )
-                judged = compare(side, mine, 0.02, LookSchedule.once(pairs))
-                change = judged.verdict.change
-                step = bench.latencies({"mine": mine, "usual": theirs}, recorded, 1, ROUNDS)
-                row(
-                    name,
-                    what,
-                    target,
-                    f"{change.value:+.1%} ({change.low:+.1%} to {change.high:+.1%}), n = {pairs}",
-                    f"{judged.distance_between:.2f}",
-                    f"{judged.psnr_db:.1f} dB",
-                    f"{step['usual'].cpu_ms / step['mine'].cpu_ms:.2f} x",
-                )
+    source = load_generator(name)
+    models, stored = fp32_models(source), reference.read(source.reference)
+    full = hosted(models, source.generator, 1)
+    side = FullSide(full, feature_network(stored.network, None, stored.size), stored, FRESH)
+    recorded = bench.record(full, range(BATCH))
+    usual: Calibration | None = None
+    for what, variant in variants(source, models, len(fp32_below(recorded, 1)) > 0).items():
+        if usual is not None and not fnmatchcase(what, wanted):
+            continue
+        found = variant()
+        if found is None:
+            continue
+        usual = usual or found
+        for target in RUNTIMES:
+            mine, theirs = (written(m, target, source, models, recorded) for m in (found, usual))
+            judged = compare(side, mine, 0.02, LookSchedule.once(pairs))
+            step = bench.latencies({"mine": mine, "usual": theirs}, recorded, 1, ROUNDS)
+            yield {
+                "variant": what,
+                "runtime": target,
+                **columns("FD change", judged.verdict.change),
+                "FD INT8-FP32": judged.distance_between,
+                "PSNR dB": judged.psnr_db,
+                "speed against export's": step["usual"].cpu_ms / step["mine"].cpu_ms,
+            }
 
 
 def written(
@@ -179,96 +161,46 @@ def variants(
     }
 
 
-def tables(folders: list[str]) -> None:
+def tables(folder: str) -> Iterator[Row]:
     """INT8 of each graph that reads a timestep, with what depends on it alone looked up:
     milliseconds, and their ratio.
     """
-    row("bundle", "runtime", "graph", "ms, embedding", "ms, table", "ratio")
-    row(*["---"] * 6)
-    for folder in folders:
-        bundle = Bundle.open(Path(folder))
-        recorded = bench.record(bundle.pipeline(runtime("onnxruntime"), "fp32", 1), range(BATCH))
-        for target in (t for t in RUNTIMES if t in bundle.manifest.runtimes):
-            for graph, path in bundle.onnx(runtime(target), "int8").items():
-                model = onnx.load(path)
-                if "t" not in {v.name for v in model.graph.input}:
-                    continue
-                calls = recorded[graph]
-                looked_up = with_tables(
-                    model, sorted({float(t) for call in calls for t in call["t"]})
-                )
-                with tempfile.TemporaryDirectory() as place:
-                    theirs, mine = (
-                        runtime(target).load(onnx_files.write(m, Path(place) / f"{k}.onnx"), 1)
-                        for k, m in enumerate((model, looked_up))
-                    )
-                spent = [
-                    (cpu(theirs, calls[len(calls) // 2]), cpu(mine, calls[len(calls) // 2]))
-                    for _ in range(40 * ROUNDS)
-                ]
-                before, after = (statistics.median(column) for column in zip(*spent, strict=True))
-                row(
-                    Path(folder).name,
-                    target,
-                    graph,
-                    f"{before:.3f}",
-                    f"{after:.3f}",
-                    f"{statistics.median(b / a for b, a in spent):.3f} x",
-                )
+    bundle = Bundle.open(Path(folder))
+    recorded = bench.record(bundle.pipeline(runtime("onnxruntime"), "fp32", 1), range(BATCH))
+    for target in (t for t in RUNTIMES if t in bundle.manifest.runtimes):
+        for graph, file in bundle.onnx(runtime(target), "int8").items():
+            model = onnx.load(bundle.path(file))
+            if "t" not in {v.name for v in model.graph.input}:
+                continue
+            calls = recorded[graph]
+            looked_up = with_tables(model, sorted({float(t) for call in calls for t in call["t"]}))
+            with tempfile.TemporaryDirectory() as place:
+                sessions = {
+                    name: runtime(target).load(onnx_files.write(m, Path(place) / f"{name}.onnx"), 1)
+                    for name, m in (("embedding", model), ("table", looked_up))
+                }
+            middle = calls[len(calls) // 2]
+            asked = {name: partial(_asked, call, middle) for name, call in sessions.items()}
+            spent = in_turns(asked, 40 * ROUNDS, is_twice=True)
+            pairs = zip(spent["embedding"], spent["table"], strict=True)
+            yield {
+                "runtime": target,
+                "graph": graph,
+                **{f"ms, {name}": 1e3 * median(some).cpu for name, some in spent.items()},
+                "ratio": statistics.median(b.cpu / a.cpu for a, b in pairs),
+            }
 
 
-def cpu(call: Callable[..., Any], inputs: Mapping[str, np.ndarray]) -> float:
-    """Milliseconds of one call behind another."""
+def _asked(call: Callable[..., Any], inputs: Mapping[str, np.ndarray], _: int) -> None:
     call(**inputs)
-    start = time.process_time()
-    call(**inputs)
-    return 1e3 * (time.process_time() - start)
 
 
 def with_tables(model: onnx.ModelProto, times: list[float]) -> onnx.ModelProto:
     """What depends on t alone as rows of tables, one for each of `times`."""
     out = onnx.ModelProto()
     out.CopyFrom(model)
-    graph, known = (
-        out.graph,
-        {
-            v.name: v.type.tensor_type
-            for v in onnx.shape_inference.infer_shapes(model).graph.value_info
-        },
-    )
-    constants, alone = {t.name for t in graph.initializer}, {"t"}
-    for node in graph.node:
-        inputs = [t for t in node.input if t and t not in constants]
-        if not inputs:
-            constants.update(node.output)
-        elif alone.issuperset(inputs):
-            alone.update(node.output)
-    ends = list(
-        dict.fromkeys(
-            t
-            for node in graph.node
-            if node.output[0] not in alone
-            for t in node.input
-            if t in alone
-            and t in known
-            and known[t].elem_type == TensorProto.FLOAT
-            and len(known[t].shape.dim) > 1
-        )
-    )
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    del part.graph.node[:], part.graph.output[:], part.graph.input[:]
-    part.graph.input.extend(v for v in model.graph.input if v.name == "t")
-    part.graph.output.extend(
-        helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in ends
-    )
-    part.graph.node.extend(n for n in model.graph.node if n.output[0] in alone | constants)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        part.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    rows = session.run(None, {"t": np.asarray(times, np.float32)})
+    graph = out.graph
+    ends, rows = _of_time_alone(model, times)
     held = {
         "table.axis": np.array([1]),
         "table.times": np.asarray(times, np.float32)[None],
@@ -296,6 +228,49 @@ def with_tables(model: onnx.ModelProto, times: list[float]) -> onnx.ModelProto:
     return out
 
 
+def _of_time_alone(
+    model: onnx.ModelProto, times: list[float]
+) -> tuple[list[str], list[np.ndarray]]:
+    """Tensors that depend on t alone and are read by what does not, and their values at `times`."""
+    known = {
+        v.name: v.type.tensor_type
+        for v in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    constants, alone = {t.name for t in model.graph.initializer}, {"t"}
+    for node in model.graph.node:
+        inputs = [t for t in node.input if t and t not in constants]
+        if not inputs:
+            constants.update(node.output)
+        elif alone.issuperset(inputs):
+            alone.update(node.output)
+    ends = list(
+        dict.fromkeys(
+            t
+            for node in model.graph.node
+            if node.output[0] not in alone
+            for t in node.input
+            if t in alone
+            and t in known
+            and known[t].elem_type == TensorProto.FLOAT
+            and len(known[t].shape.dim) > 1
+        )
+    )
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.output[:], part.graph.input[:]
+    part.graph.input.extend(v for v in model.graph.input if v.name == "t")
+    part.graph.output.extend(
+        helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in ends
+    )
+    part.graph.node.extend(n for n in model.graph.node if n.output[0] in alone | constants)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        part.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return ends, session.run(None, {"t": np.asarray(times, np.float32)})
+
+
 def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> Iterator[onnx.NodeProto]:
     """From the last to the first."""
     for node in reversed(nodes):
@@ -304,41 +279,36 @@ def _used(nodes: list[onnx.NodeProto], wanted: set[str]) -> Iterator[onnx.NodePr
             yield node
 
 
-def products(names: list[str]) -> None:
-    """Multiplications an image: of convolutions, of constant matrices, and of attention's own
-    products.
+def products(name: str) -> Iterator[Row]:
+    """Multiplications an image, in millions: of convolutions, of constant matrices, and of
+    attention's own products.
     """
-    row("", "graph", "convolutions, 10^6", "constant matrices", "products of activations")
-    row(*["---"] * 5)
-    for name in names:
-        for graph, model in fp32_models(load_generator(name)).items():
-            for value in model.graph.input:
-                value.type.tensor_type.shape.dim[0].dim_value = 1
-            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-            shapes = {
-                v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim]
-                for v in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-            }
-            weights = {t.name: list(t.dims) for t in model.graph.initializer}
-            count = {"conv": 0, "constant": 0, "free": 0}
-            for node in model.graph.node:
-                if node.op_type == "Conv":
-                    count["conv"] += math.prod(shapes[node.output[0]]) * math.prod(
-                        weights[node.input[1]][1:]
-                    )
-                elif node.op_type in ("Gemm", "MatMul"):
-                    kind = "constant" if node.input[1] in weights else "free"
-                    count[kind] += (
-                        math.prod(shapes[node.output[0]])
-                        * (shapes.get(node.input[0]) or weights[node.input[0]])[-1]
-                    )
-            row(name, graph, *(f"{n / 1e6:.1f}" for n in count.values()))
+    for graph, model in fp32_models(load_generator(name)).items():
+        for value in model.graph.input:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        shapes = {
+            v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim]
+            for v in [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+        }
+        weights = {t.name: list(t.dims) for t in model.graph.initializer}
+        count = dict.fromkeys(("convolutions", "constant matrices", "products of activations"), 0)
+        for node in model.graph.node:
+            if node.op_type == "Conv":
+                count["convolutions"] += math.prod(shapes[node.output[0]]) * math.prod(
+                    weights[node.input[1]][1:]
+                )
+            elif node.op_type in ("Gemm", "MatMul"):
+                is_constant = node.input[1] in weights
+                count["constant matrices" if is_constant else "products of activations"] += (
+                    math.prod(shapes[node.output[0]])
+                    * (shapes.get(node.input[0]) or weights[node.input[0]])[-1]
+                )
+        yield {"graph": graph, **{f"{what}, 10^6": n / 1e6 for what, n in count.items()}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("what", choices=("images", "tables", "products"))
     parser.add_argument("names", nargs="+")
     parser.add_argument("--pairs", type=int, default=512)
@@ -347,10 +317,15 @@ def main() -> None:
     )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.what == "images":
-        images(given.names, given.pairs, given.variants)
-    else:
-        {"tables": tables, "products": products}[given.what](given.names)
+    for name in given.names:
+        if given.what == "images":
+            rows = images(name, given.pairs, given.variants)
+            seeds, about = f"from {FRESH:,} on; calibration from 0 on", {"pairs": given.pairs}
+        else:
+            rows = (tables if given.what == "tables" else products)(name)
+            seeds, about = "from 0 on" if given.what == "tables" else "none: counted", {}
+        part = Part(followed(rows), seeds, 1, about)
+        report(given.json, "rewrites", f"{given.what}, {Path(name).name}", part)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What rounding loses where a layer's second moments are kept in blocks of its inputs: squared
-error of layers' outputs over that of nearest rounding, as those moments say it.
+"""What rounding loses is measured where a layer's second moments are kept in blocks of its inputs:
+the squared error of layers' outputs over that of nearest rounding, as those moments say it.
 
     python -m benchmarks rounding_blocks cas-dm lcd [--json FILE]
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from _result import Part, Row, arguments_of, keep, table
+from _result import Part, Row, arguments_of, report
 
 from edgegen.calibrate.rounding import blocks, on_grid
 from edgegen.core.layers import weight_axis
@@ -38,7 +38,8 @@ def rows(name: str) -> Iterator[Row]:
     """Of each graph of the zoo's generator."""
     source = load_generator(name)
     models = fp32_models(source)
-    moments = weight_moments(models, Trajectories(source.generator, SEEDS), Context(threads=1))
+    feeds = Trajectories(source.generator, SEEDS)
+    moments = weight_moments(source.generator.sampler, models, feeds, Context(threads=1))
     for graph, model in models.items():
         weights, found = GraphConstants(model.graph), []
         for node in model.graph.node:
@@ -64,10 +65,8 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME")
     given = parser.parse_args()
     for name in given.names:
-        found = list(rows(name))
-        print(table(found), flush=True)
-        if given.json:
-            keep(given.json, "rounding_blocks", name, Part(found, f"0 to {SEEDS - 1}"))
+        part = Part(list(rows(name)), f"0 to {SEEDS - 1}")
+        report(given.json, "rounding_blocks", name, part)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What a sampler's solver is worth: the Frechet distance of the same seeds' images, solver by
-solver, at equal numbers of calls of the networks.
+"""What a sampler's solver is worth is measured: the Frechet distance of the same seeds' images,
+solver by solver, at equal numbers of calls of the networks.
 
     python -m benchmarks solver --models cas-dm --images 1000 --json docs/results/solver.json
     python -m benchmarks solver --models lcd dkgm --images 500 --json docs/results/solver.json
@@ -8,8 +8,7 @@ cas-dm and lcd's teacher: "ddim" against "dpm++2m". dkgm: its own bridge with no
 noise "euler" against "dpm++2m". FD is over EfficientNet-Lite0 at 128 px along the directions of the
 zoo's reference (128, of test images), corrected for the number of images, 95 % interval; "plain" is
 the same without correction; "of the first" is the paired ratio to the row's model and steps under
-its first solver, 95 % interval. A table, then the same as JSON; rows of models that are not named
-stay in the file.
+its first solver, 95 % interval. Rows of models that are not named stay in the file.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from _result import Part, arguments_of, keep
+from _result import Part, arguments_of, followed, report
 
 from edgegen.core.graph import Generator, executed
 from edgegen.core.images import to_uint8
@@ -106,19 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     network = feature_network("efficientnet-lite0")
     for name in given.models:
-        rows = []
-        for row in rows_of(name, given.steps or STEPS[name], given.images, network):
-            print(" | ".join(map(shown, row.items())), flush=True)
-            rows.append(row)
-        if given.json:
-            keep(given.json, "solver", name, Part(rows, SEEDS, given.threads))
-
-
-def shown(entry: tuple[str, Any]) -> str:
-    name, value = entry
-    if isinstance(value, list):
-        value = " ".join(f"{one:.3f}" for one in value)
-    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        rows = followed(rows_of(name, given.steps or STEPS[name], given.images, network))
+        report(given.json, "solver", name, Part(rows, SEEDS, given.threads))
 
 
 if __name__ == "__main__":

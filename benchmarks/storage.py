@@ -1,4 +1,4 @@
-"""What storing the float weights of INT8 files in float16 saves, and what it costs.
+"""What storing the float weights of INT8 files in float16 saves is measured, and what it costs.
 
     python -m benchmarks storage lcd cas-dm [--json FILE]
     python -m benchmarks storage tests/data/emoji --prompts tests/data/emoji/prompts.txt
@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +24,14 @@ from typing import Any
 
 import numpy as np
 from _full_size import NETWORKS
-from _result import Part, Row, arguments_of, keep, table
+from _measure import said_by
+from _result import Part, Row, arguments_of, report
 from onnx import ModelProto, TensorProto
 
 from edgegen.core.runtime import Pipeline, Runtime
 from edgegen.core.spec import Array
 from edgegen.evidence import bench
+from edgegen.evidence.distances import psnr
 from edgegen.export import onnx as onnx_files
 from edgegen.export import qdq, runtime
 from edgegen.workflows.context import Context
@@ -57,7 +57,7 @@ for file in sys.argv[2:]:
     inputs = np.load(Path(file).with_suffix(".npz"))
     session(**inputs)
     held.append(session)
-print("peak", peak_bytes())
+print(peak_bytes())
 """
 # Of each network: name and shape of its parameters, and whether it is of a convolution or product.
 SHAPES = (
@@ -112,10 +112,9 @@ def made(source: LoadedGenerator, models: Models, host: Runtime, folder: Path) -
     return Made(Pipeline(latent, sampler, call, IMAGES), files, total)
 
 
-def psnr(a: Array, b: Array) -> float:
+def mean_psnr(a: Array, b: Array) -> float:
     """Of images in [-1, 1], the mean over them; 200 for equal ones."""
-    errors = np.square((a - b).astype(np.float64) / 2).mean(axis=(1, 2, 3))
-    return round(float(-10 * np.log10(np.maximum(errors, 1e-20)).mean()), 1)
+    return round(float(np.minimum(psnr(a, b), 200).mean()), 1)
 
 
 def peak_mb(name: str, files: Sequence[Path], calls: bench.Feeds) -> int:
@@ -123,9 +122,7 @@ def peak_mb(name: str, files: Sequence[Path], calls: bench.Feeds) -> int:
     for file in files:
         arrays: dict[str, Any] = dict(calls[file.stem][0])
         np.savez(file.with_suffix(".npz"), **arrays)
-    command = [sys.executable, "-c", PEAK, name, *map(str, files)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return round(int(done.stdout.rpartition("peak")[2]) / 1e6)
+    return round(int(said_by("-c", PEAK, name, *map(str, files))) / 1e6)
 
 
 def numbers(models: Models) -> int:
@@ -176,8 +173,8 @@ def on_runtime(
                 "of the FP16 checkpoint": round(one.bytes / checkpoint, 3),
                 "CPU ms a step": round(times[kind].cpu_ms, 2),
                 "peak MB": peak_mb(host, one.files, calls),
-                "dB from FP32": psnr(exact, images[kind]),
-                "dB from stored in float32": psnr(images["float32"], images[kind]),
+                "dB from FP32": mean_psnr(exact, images[kind]),
+                "dB from stored in float32": mean_psnr(images["float32"], images[kind]),
                 "with the text encoder": round(whole, 3) if text else None,
             }
 
@@ -186,12 +183,7 @@ def counted() -> Iterator[Row]:
     """Of Stable Diffusion 1.5's shapes, weights of the FP16 folder as they lie in its text
     encoder.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", SHAPES], check=True, capture_output=True, text=True
-    )
-    networks: dict[str, list[tuple[str, list[int], bool]]] = json.loads(
-        done.stdout.splitlines()[-1]
-    )
+    networks: dict[str, list[tuple[str, list[int], bool]]] = json.loads(said_by("-c", SHAPES))
     text = sum(math.prod(shape) for _, shape, _ in networks.pop("text encoder"))
     parameters = [one for network in networks.values() for one in network]
     checkpoint = 2 * sum(math.prod(shape) for _, shape, _ in parameters)
@@ -226,11 +218,9 @@ def main() -> None:
     given = parser.parse_args()
     for name in given.names:
         found = list(counted() if name == FULL_SIZE else measured(name, given.prompts))
-        print(table(found), flush=True)
-        if given.json:
-            seeds = f"{IMAGES} images from {FIRST_SEED:,} on, calibration from 0 on"
-            settings = {"rounds": ROUNDS, "calibrated": CALIBRATED}
-            keep(given.json, "storage", Path(name).name, Part(found, seeds, 1, settings))
+        seeds = f"{IMAGES} images from {FIRST_SEED:,} on, calibration from 0 on"
+        settings = {"rounds": ROUNDS, "calibrated": CALIBRATED}
+        report(given.json, "storage", Path(name).name, Part(found, seeds, 1, settings))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Training speed and memory of each family against a plain reference on the same machine, in one
-run.
+"""The speed and memory of each family's training are compared with a plain reference on the same
+machine, in one run.
 
-    python benchmarks/train.py
+    python -m benchmarks train
         16 steps a round hold every lazy term once; --steps 1 for a first look
 
 The reference is what diffusers' own training example does: UNet2DModel, DDPMScheduler, mean squared
@@ -13,28 +13,31 @@ and the table says so.
 
 Time: CPU time of this process, rounds of both sides interleaved, median over rounds. Memory: growth
 of the resident set's peak over its start, each side in a process of its own. Same batch, size,
-precision and threads; photos are noise in memory.
+precision and threads; photos are noise in memory. Parameters and MACs are those of all trained
+networks, one image through all losses.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import platform
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _measure import columns, in_turns, median, said_by
+from _result import Part, Row, arguments_of, followed, report
+from _teaching import taught
 
 from edgegen.core.offline import offline
-from edgegen.families import FAMILIES, Judged, Recipe, family
+from edgegen.core.verdict import Interval
+from edgegen.families import FAMILIES, Recipe, family
+from edgegen.machine.resident import peak_bytes
 from edgegen.training.data import Photos
 from edgegen.training.loop import Trainer
 from edgegen.training.size_estimate import counted, measure
@@ -58,9 +61,7 @@ def ours(name: str, recipe: Recipe) -> Iterator[object]:
     trainer = Trainer.start(
         family(name).build(recipe.config), replace(recipe, images=10**9), photos(recipe), 0
     )
-    if isinstance(trainer.generator, Judged) and trainer.generator.judge is not None:
-        trainer.generator.teach(trainer.lessons(2))  # what it has learnt takes no other time to ask
-    return trainer.run()
+    return taught(trainer, 2).run()  # what a judge has learnt takes no other time to ask
 
 
 def unet(widths: tuple[int, ...], size: int) -> Any:
@@ -120,37 +121,21 @@ def reference(widths: tuple[int, ...], recipe: Recipe) -> Iterator[object]:
         yield loss.item()
 
 
-def seconds(steps: Iterator[object], count: int) -> float:
-    """CPU time of one step, mean of `count`."""
-    start = time.process_time()
-    for _ in range(count):
-        next(steps)
-    return (time.process_time() - start) / count
+def walk(steps: Iterator[object], count: int, _: int = 0) -> None:
+    for _step in itertools.islice(steps, count):
+        pass
 
 
-def resident(word: str) -> int:
-    return int(Path("/proc/self/status").read_text().partition(word)[2].split()[0]) * 1024
+def resident() -> int:
+    """Bytes that this process holds now."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) << 10
 
 
-def peak(side: str, name: str, recipe_name: str, batch: int, widths: tuple[int, ...]) -> float:
+def peak(side: str, name: str, given: argparse.Namespace, widths: tuple[int, ...]) -> float:
     """MB that a few steps take beyond the imports, in a fresh process."""
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        side,
-        "--families",
-        name,
-        "--recipe",
-        recipe_name,
-        "--batch",
-        str(batch),
-        "--widths",
-        ",".join(map(str, widths)),
-    ]
-    return float(
-        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
-    )
+    of = ("--child", side, "--families", name, "--widths", ",".join(map(str, widths)))
+    return float(said_by(__file__, *of, "--recipe", given.recipe, "--batch", str(given.batch)))
 
 
 def child(side: str, name: str, recipe: Recipe, widths: tuple[int, ...]) -> None:
@@ -159,50 +144,57 @@ def child(side: str, name: str, recipe: Recipe, widths: tuple[int, ...]) -> None
     assert diffusers
     # what torch and its threads take at the first use
     next(reference((16,), replace(recipe, batch=2)))
-    before = resident("VmRSS:")
+    before = resident()
     sides: dict[str, Callable[[], Iterator[object]]] = {
         "ours": lambda: ours(name, recipe),
         "reference": lambda: reference(widths, recipe),
     }
-    for _ in itertools.islice(sides[side](), 3):
-        pass
-    print((resident("VmHWM:") - before) / 1e6)
+    walk(sides[side](), 3)
+    print((peak_bytes() - before) / 1e6)
 
 
-def compare(name: str, recipe_name: str, recipe: Recipe, rounds: int, count: int) -> list[str]:
+def compare(name: str, recipe: Recipe, given: argparse.Namespace) -> Row:
     size = measure(family(name).build(recipe.config), recipe)
     target = sum(size.training_macs.values())
     widths = fitting(target, recipe.config.size)
     theirs = macs_of(widths, recipe.config.size)
-    sides = {"ours": ours(name, recipe), "reference": reference(widths, recipe)}
-    times: dict[str, list[float]] = {side: [] for side in sides}
+    sides = {"edgegen": ours(name, recipe), "diffusers": reference(widths, recipe)}
     for steps in sides.values():
         next(steps)
-    for _ in range(rounds):
-        for side, steps in sides.items():
-            times[side].append(seconds(steps, count))
-    speed = {side: recipe.batch / statistics.median(found) for side, found in times.items()}
-    ratios = [b / a for a, b in zip(times["ours"], times["reference"], strict=True)]
-    ratio, per_mac = statistics.median(ratios), statistics.median(ratios) * target / theirs
-    memory = {side: peak(side, name, recipe_name, recipe.batch, widths) for side in sides}
+    calls = {side: partial(walk, steps, given.steps) for side, steps in sides.items()}
+    spent = in_turns(calls, given.rounds)
+    speed = {side: recipe.batch * given.steps / median(s).cpu for side, s in spent.items()}
+    ratios = [b.cpu / a.cpu for a, b in zip(spent["edgegen"], spent["diffusers"], strict=True)]
+    ratio = statistics.median(ratios)
+    per_mac = ratio * target / theirs
+    is_alike = name in DENOISERS
     params = sum(p.numel() for p in unet(widths, recipe.config.size).parameters())
-    verdict = ratio if name in DENOISERS else per_mac
-    return [
-        name,
-        f"{sum(size.parameters.values()) / 1e6:.2f} / {params / 1e6:.2f}",
-        f"{target / 1e6:.0f} / {theirs / 1e6:.0f}",
-        f"{speed['ours']:.1f} / {speed['reference']:.1f}",
-        f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-        f"{per_mac:.2f}",
-        f"{memory['ours']:.0f} / {memory['reference']:.0f}",
-        ("not slower" if verdict >= 1 else "SLOWER") + ("" if name in DENOISERS else " per MAC"),
-    ]
+    return {
+        "family": name,
+        "M parameters": sum(size.parameters.values()) / 1e6,
+        "diffusers, M parameters": params / 1e6,
+        "M MACs/image": target / 1e6,
+        "diffusers, M MACs/image": theirs / 1e6,
+        "images/s": speed["edgegen"],
+        "diffusers, images/s": speed["diffusers"],
+        **columns("speed ratio", Interval(ratio, min(ratios), max(ratios))),
+        "per MAC": per_mac,
+        "peak MB": peak("ours", name, given, widths),
+        "diffusers, peak MB": peak("reference", name, given, widths),
+        "verdict": ("not slower" if (ratio if is_alike else per_mac) >= 1 else "SLOWER")
+        + ("" if is_alike else " per MAC"),
+        "batch": recipe.batch,
+        "precision": recipe.precision,
+    }
+
+
+def recipe_of(name: str, given: argparse.Namespace) -> Recipe:
+    recipe: Recipe = family(name).recipes[given.recipe]()
+    return replace(recipe, batch=given.batch or recipe.batch)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments_of(__doc__)
     parser.add_argument("--families", default=",".join(FAMILIES))
     parser.add_argument("--recipe", default="photos32")
     parser.add_argument("--batch", type=int, default=0, help="instead of the recipe's")
@@ -213,43 +205,14 @@ def main() -> None:
     given = parser.parse_args()
     offline()
     torch.set_num_threads(1)
-    rows = []
-    for name in given.families.split(","):
-        recipe = family(name).recipes[given.recipe]()
-        recipe = replace(recipe, batch=given.batch or recipe.batch)
-        if given.child:
-            return child(given.child, name, recipe, tuple(map(int, given.widths.split(","))))
-        rows.append((recipe, compare(name, given.recipe, recipe, given.rounds, given.steps)))
-        print(f"{name}: done", file=sys.stderr, flush=True)
-    import diffusers
-
-    print(
-        f"edgegen / diffusers, recipe {given.recipe}, n = {given.rounds} interleaved rounds of "
-        f"{given.steps} steps, 1 thread, "
-        f"CPU time; torch {torch.__version__}, diffusers {diffusers.__version__}, Python "
-        f"{platform.python_version()}, "
-        f"{platform.machine()}"
-    )
-    columns = [
-        "family",
-        "M parameters",
-        "M MACs/image",
-        "images/s",
-        "speed ratio (range)",
-        "per MAC",
-        "peak MB",
-        "verdict",
-        "batch",
-    ]
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for recipe, row in rows:
-        print("| " + " | ".join([*row, f"{recipe.batch}, {recipe.precision}"]) + " |")
-    print(
-        "Parameters and MACs: all trained networks, one image through all losses. Families without "
-        "a noise prediction loss are "
-        "compared per MAC, since no reference of the same kind is run; their ratio is for the "
-        "record."
-    )
+    names = given.families.split(",")
+    if given.child:
+        widths = tuple(map(int, given.widths.split(",")))
+        child(given.child, names[0], recipe_of(names[0], given), widths)
+        return
+    rows = followed(compare(name, recipe_of(name, given), given) for name in names)
+    about = {"recipe": given.recipe, "rounds": given.rounds, "steps a round": given.steps}
+    report(given.json, "train", given.recipe, Part(rows, "trainings 0", 1, about))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from edgegen.core.spec import Array
 from edgegen.core.weights import is_apart, stored
 from edgegen.errors import InputError
 
-ENOUGH = 32  # samples below which a range is luck
+ENOUGH = 8  # samples below which a range is luck
 
 
 @dataclass

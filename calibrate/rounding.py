@@ -9,7 +9,7 @@ stay as nearest rounding has them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -26,7 +26,9 @@ from .observe import session
 
 # of the mean second moment, added to all: directions that were hardly seen are not trusted
 DAMPING = 0.01
-PLACES = 8  # positions of each image, or rows, that a layer's input is looked at
+# positions of each image, or rows, that a layer's input is looked at: of few images more, since
+# what was hardly seen cannot say how weights mend one another
+PLACES, SEEN = 8, 1024
 GATHERED = 512  # of them that are multiplied at once: adding up a product costs as much as a few
 # Bytes of second moments that all layers of a graph may take; above, those between the blocks of a
 # layer's inputs are left out.
@@ -59,7 +61,7 @@ class WeightMoments:
     """Executes a graph for the sampler and keeps the second moments of each convolution's patches,
     and of the rows of matrix products, those of LINEAR that are named in `products`: pass it as its
     `call`. Of layers whose moments would take more than `most_bytes` together, only those inside
-    blocks of their inputs.
+    blocks of their inputs. images: that it will be shown.
     """
 
     def __init__(
@@ -68,25 +70,14 @@ class WeightMoments:
         threads: int,
         products: Collection[str] = (),
         most_bytes: int = MOST_BYTES,
+        images: int = SEEN // PLACES,
     ) -> None:
-        weights = GraphConstants(model.graph)
-        self._layers = [
-            n
-            for n in model.graph.node
-            if is_layer(n, weights)
-            and (
-                _group(n) == 1
-                if n.op_type == "Conv"
-                else n.op_type in LINEAR and n.name in products
-            )
-        ]
-        self._shapes = {n.name: weights.shape(n.input[1]) for n in self._layers}
+        self._places = max(PLACES, -(-SEEN // images))
+        self._layers, self._shapes = _rounded_layers(model, products)
         self._tensors = list(dict.fromkeys(n.input[0] for n in self._layers))
         self._session = session(_watched(model, self._tensors), threads)
         self._rng = np.random.default_rng(0)
-        widths = {n.name: _width(n, self._shapes[n.name]) for n in self._layers}
-        block = block_size(widths.values(), most_bytes)
-        self._blocks = {name: blocks(width, block) for name, width in widths.items()}
+        self._blocks = _input_blocks(self._layers, self._shapes, most_bytes)
         self._second = {
             name: [np.zeros((part.stop - part.start,) * 2, np.float32) for part in parts]
             for name, parts in self._blocks.items()
@@ -100,9 +91,9 @@ class WeightMoments:
             gathered = self._gathered[node.name]
             x = seen[node.input[0]]
             gathered.append(
-                _rows(x, self._rng)
+                _rows(x, self._places, self._rng)
                 if node.op_type in LINEAR
-                else _patches(x, node, self._shapes[node.name][2:], self._rng)
+                else _patches(x, node, self._shapes[node.name][2:], self._places, self._rng)
             )
             if sum(map(len, gathered)) >= GATHERED:
                 self._add(node.name)
@@ -116,21 +107,51 @@ class WeightMoments:
             self._add(name)
         return self._second
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Outputs and inputs of each block of weights that is rounded by itself."""
-        return [
-            (self._shapes[n.name][weight_axis(n)], part.stop - part.start)
-            for n in self._layers
-            for part in self._blocks[n.name]
-        ]
-
     def _add(self, name: str) -> None:
         if self._gathered[name]:
             patches = np.concatenate(self._gathered[name])
             for part, moments in zip(self._blocks[name], self._second[name], strict=True):
                 moments += patches[:, part].T @ patches[:, part]
             self._gathered[name] = []
+
+
+def rounded_sizes(
+    model: onnx.ModelProto, products: Collection[str] = (), most_bytes: int = MOST_BYTES
+) -> list[tuple[int, int]]:
+    """Outputs and inputs of each block of weights that is rounded by itself, as WeightMoments has
+    them.
+    """
+    layers, shapes = _rounded_layers(model, products)
+    parts = _input_blocks(layers, shapes, most_bytes)
+    return [
+        (shapes[n.name][weight_axis(n)], part.stop - part.start)
+        for n in layers
+        for part in parts[n.name]
+    ]
+
+
+def _rounded_layers(
+    model: onnx.ModelProto, products: Collection[str]
+) -> tuple[list[onnx.NodeProto], dict[str, tuple[int, ...]]]:
+    """Convolutions without groups and the matrix products of these names; the shapes of their
+    weights.
+    """
+    weights = GraphConstants(model.graph)
+    layers = [
+        n
+        for n in model.graph.node
+        if is_layer(n, weights)
+        and (_group(n) == 1 if n.op_type == "Conv" else n.op_type in LINEAR and n.name in products)
+    ]
+    return layers, {n.name: weights.shape(n.input[1]) for n in layers}
+
+
+def _input_blocks(
+    layers: Sequence[onnx.NodeProto], shapes: Mapping[str, tuple[int, ...]], most_bytes: int
+) -> dict[str, list[slice]]:
+    widths = {n.name: _width(n, shapes[n.name]) for n in layers}
+    block = block_size(widths.values(), most_bytes)
+    return {name: blocks(width, block) for name, width in widths.items()}
 
 
 def _watched(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
@@ -152,12 +173,12 @@ def _width(node: onnx.NodeProto, shape: tuple[int, ...]) -> int:
     return math.prod(shape) // shape[weight_axis(node)]
 
 
-def _rows(x: Array, rng: np.random.Generator) -> Array:
+def _rows(x: Array, places: int, rng: np.random.Generator) -> Array:
     """(b, ..., c) -> (rows, c): a few random rows of each image."""
     rows = x.reshape(len(x), -1, x.shape[-1])
-    if rows.shape[1] > PLACES:
-        places = rng.integers(0, rows.shape[1], (len(x), PLACES))
-        rows = rows[np.arange(len(x))[:, None], places]
+    if rows.shape[1] > places:
+        picked = rng.integers(0, rows.shape[1], (len(x), places))
+        rows = rows[np.arange(len(x))[:, None], picked]
     return np.ascontiguousarray(rows.reshape(-1, x.shape[-1]), np.float32)
 
 
@@ -170,7 +191,7 @@ def _ints(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
 
 
 def _patches(
-    x: Array, node: onnx.NodeProto, kernel: tuple[int, ...], rng: np.random.Generator
+    x: Array, node: onnx.NodeProto, kernel: tuple[int, ...], places: int, rng: np.random.Generator
 ) -> Array:
     """(b, c, h, w) -> (places, c * kh * kw): what the convolution multiplies at a few random
     positions of each image.
@@ -180,9 +201,9 @@ def _patches(
     windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (2, 3))[
         :, :, :: strides[0], :: strides[1]
     ]
-    rows, columns = (rng.integers(0, n, (len(x), PLACES)) for n in windows.shape[2:4])
+    rows, columns = (rng.integers(0, n, (len(x), places)) for n in windows.shape[2:4])
     taken = windows[np.arange(len(x))[:, None], :, rows, columns]  # (b, places, c, kh, kw)
-    return np.ascontiguousarray(taken.reshape(len(x) * PLACES, -1), np.float32)
+    return np.ascontiguousarray(taken.reshape(len(x) * places, -1), np.float32)
 
 
 def rounded(

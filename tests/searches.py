@@ -17,8 +17,9 @@ from edgegen.export import qdq, runtime
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.calibration import calibrated
 from edgegen.workflows.export.fp32 import fp32_models
-from edgegen.workflows.export.measurements import Measurements, SearchSettings, SearchSubject
+from edgegen.workflows.export.measurements import Measurements, SearchSubject
 from edgegen.workflows.export.search import Search
+from edgegen.workflows.export.search_settings import SearchSettings
 from edgegen.workflows.generators import load_generator
 
 Answers = dict[str, Callable[..., Any]]
@@ -94,8 +95,8 @@ def answers(good: Callable[[Plan], bool], fp32_ms: float = 30.0) -> Answers:
         }
 
     return {
-        "errors": lambda convolution, last_steps: [1.0] * len(last_steps),
-        "damages": lambda convolution, last_steps: [float(len(convolution[1]))] * len(last_steps),
+        "errors": lambda unit, last_steps: [1.0] * len(last_steps),
+        "damages": lambda unit, last_steps: [float(len(unit[0][1]))] * len(last_steps),
         "time_saved": lambda convolutions, advance: [1.0] * len(convolutions),
         "graph_times": lambda: dict.fromkeys(tiny.models(), (10.0, fp32_ms)),
         "psnr": lambda plan: 99.0,

@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def feeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every call of 32 trajectories, one file a timestep."""
     folder = tmp_path_factory.mktemp("feeds")
-    for name, calls in record(tiny.torch_images(), range(ENOUGH)).items():
+    for name, calls in record(tiny.torch_images(), range(32)).items():
         (folder / name).mkdir()
         for k, inputs in enumerate(calls):
             np.savez(folder / name / f"{k:02}.npz", **inputs)  # type: ignore[arg-type]
@@ -269,11 +269,14 @@ def test_fewer_feeds_than_enough_are_refused(
     run: Path, feeds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = changed(
-        feeds, tmp_path / "feeds", lambda held: {k: v[:31] for k, v in held.items()}, "phi/02.npz"
+        feeds,
+        tmp_path / "feeds",
+        lambda held: {k: v[: ENOUGH - 1] for k, v in held.items()},
+        "phi/02.npz",
     )
     assert calibrate(run, tmp_path / "stats", "--data", str(folder)) == 4
-    assert "was calibrated on 31 samples, 32 are needed" in capsys.readouterr().err
-    assert calibrate(run, tmp_path / "stats", "--samples", "31") == 2
+    assert f"on {ENOUGH - 1} samples, {ENOUGH} are needed" in capsys.readouterr().err
+    assert calibrate(run, tmp_path / "stats", "--samples", f"{ENOUGH - 1}") == 2
     assert calibrate(run, tmp_path / "stats", "--samples", "32", "--data", str(feeds)) == 2
     assert "--samples is of the sampler's own trajectory" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ import pytest
 import tiny
 from onnx import helper
 
-from edgegen.calibrate.rounding import MOST_BYTES
+from edgegen.calibrate.rounding import MOST_BYTES, rounded_sizes
 from edgegen.core.bundle import Bundle
 from edgegen.core.spec import Array
 from edgegen.errors import UsageError
@@ -102,13 +102,16 @@ def test_free_memory_is_what_the_kernel_says() -> None:
 def test_moments_are_of_blocks_where_memory_is_little() -> None:
     feeds = Trajectories(tiny.generator(), 32, batch=4)
 
-    def sizes(most: int) -> list[tuple[int, int]]:
+    def sides(most: int) -> list[int]:
         context = Context(memory=MemoryShares(moments_bytes=most))
-        found = weight_moments(tiny.models(), feeds, context)
-        return [size for one in found.values() for size in one.sizes]
+        found = weight_moments(tiny.generator().sampler, tiny.models(), feeds, context)
+        parts = [part for one in found.values() for of in one.second.values() for part in of]
+        expected = [n for m in tiny.models().values() for _, n in rounded_sizes(m, (), most)]
+        assert [len(part) for part in parts] == expected, "what a price is made of"
+        return expected
 
-    assert len(sizes(1)) > len(sizes(2 << 30))
-    assert max(inputs for _, inputs in sizes(1)) <= 64
+    assert len(sides(1)) > len(sides(2 << 30))
+    assert max(sides(1)) <= 64
 
 
 def test_batches_of_a_calibration_follow() -> None:

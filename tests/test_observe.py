@@ -122,7 +122,7 @@ def test_too_few_samples_are_refused(samples: int) -> None:
     stats.add([-1], [1], np.full(samples, 1, np.float32))
     with pytest.raises(
         InputError,
-        match=rf"E-CALIB\] timestep 1 was calibrated on {samples} samples, 32 are needed",
+        match=rf"E-CALIB\] timestep 1 was calibrated on {samples} samples, 8 are needed",
     ):
         stats.check()
 

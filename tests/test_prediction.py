@@ -12,16 +12,13 @@ from edgegen.cli.main import run
 from edgegen.errors import UsageError
 from edgegen.evidence.terms import Terms
 from edgegen.workflows.export import measured_costs
-from edgegen.workflows.export.allowance import Prices
-from edgegen.workflows.export.measured_costs import (
-    ExportCosts,
-    GraphCosts,
-    asked_along_a_trajectory,
-    rounding_seconds,
-)
-from edgegen.workflows.export.measurements import SearchSettings
+from edgegen.workflows.export.measured_costs import ExportCosts, GraphCosts
 from edgegen.workflows.export.prediction import STEPS, ExportWork, predicted_steps
+from edgegen.workflows.export.prices import Prices
+from edgegen.workflows.export.rehearsal import asked_along_a_trajectory
+from edgegen.workflows.export.rounding_price import rounding_seconds
 from edgegen.workflows.export.run import ExportSettings
+from edgegen.workflows.export.search_settings import SearchSettings
 from edgegen.workflows.generators import load_generator
 from edgegen.workflows.predict import predict_export
 
@@ -31,11 +28,8 @@ GRAPHS = {
 }
 COSTS = ExportCosts(
     GRAPHS,
-    Prices(0.026, 0.007),
+    Prices(0.026, 0.007, 0.1, 0.12, 6.0),
     9.0,
-    6.0,
-    0.12,
-    0.1,
     400 << 20,
     570 << 20,
     700 << 20,
@@ -62,7 +56,9 @@ def test_twice_the_work_takes_twice_the_time() -> None:
     for step in ("search", "INT8 files", "verdict"):
         assert two[step].seconds == pytest.approx(2 * one[step].seconds, abs=0.2)
     assert two["calibration"] == one["calibration"]
-    dear = predicted_steps(replace(COSTS, prices=Prices(0.26, 0.07)), WORK)
+    dear = predicted_steps(
+        replace(COSTS, prices=replace(COSTS.prices, image=0.26, features=0.07)), WORK
+    )
     assert dear["verdict"].seconds > 8 * one["verdict"].seconds
 
 
@@ -73,9 +69,9 @@ def test_a_time_that_is_given_bounds_the_search_and_the_seeds() -> None:
     found = predicted_steps(COSTS, timed)
     assert found["search"].seconds < free["search"].seconds
     assert sum(step.seconds for step in found.values()) <= 300
-    dear = predicted_steps(replace(COSTS, plan_s=5 * COSTS.plan_s), timed)
-    assert dear["search"].seconds == found["search"].seconds, "a search ends with its share"
-    with pytest.raises(UsageError, match="this machine cannot calibrate on 32 seeds"):
+    dear = predicted_steps(replace(COSTS, prices=replace(COSTS.prices, plan=2.0)), timed)
+    assert sum(step.seconds for step in dear.values()) <= 300, "a search ends with its share"
+    with pytest.raises(UsageError, match="this machine cannot calibrate on 8 seeds"):
         predicted_steps(COSTS, replace(timed, time=20.0))
 
 

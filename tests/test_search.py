@@ -27,11 +27,7 @@ from edgegen.export import executing, runtime
 from edgegen.workflows.context import Context
 from edgegen.workflows.export.damages import STEP as DAMAGE
 from edgegen.workflows.export.layer_times import LayerTimes
-from edgegen.workflows.export.measurements import (
-    FullPrecision,
-    SearchSettings,
-    SearchSubject,
-)
+from edgegen.workflows.export.measurements import FullPrecision, SearchSubject
 from edgegen.workflows.export.search import (
     COUNTED,
     GLANCES,
@@ -41,6 +37,7 @@ from edgegen.workflows.export.search import (
     PlanLadder,
     Search,
 )
+from edgegen.workflows.export.search_settings import SearchSettings
 
 pytestmark = pytest.mark.slow
 

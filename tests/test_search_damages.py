@@ -11,6 +11,7 @@ import pytest
 from searches import Watched, answers, elsewhere, layers, made
 
 from edgegen.export import runtime
+from edgegen.workflows.export.damages import units_of
 from edgegen.workflows.export.measurements import AnsweredOnce
 from edgegen.workflows.export.search import Search
 
@@ -48,8 +49,8 @@ def test_trajectories_share_the_steps_before_they_part(search: Search) -> None:
     measure = search.measurements(runtime("openvino"))
     graph, model = next(iter(search.subject.calibrated.items()))
     node = [n.name for n in model.graph.node if n.op_type == "Conv"][1]
-    both = measure.damages((graph, node), [0, 1])
-    assert both == measure.damages((graph, node), [0]) + measure.damages((graph, node), [1])
+    both = measure.damages([(graph, node)], [0, 1])
+    assert both == measure.damages([(graph, node)], [0]) + measure.damages([(graph, node)], [1])
     assert both[0] > both[1] > 0, "what an INT8 step adds, the steps behind it take away"
 
     calls = []
@@ -73,14 +74,14 @@ def test_damages_of_many_layers_are_predicted_from_errors_and_checked(search: Se
     places = {one: k + 1.0 for k, one in enumerate(layers(search, target))}
     assert len(places) > 10
 
-    def errors(layer: Any, last_steps: Any) -> list[float]:
-        return [places[layer]] * len(last_steps)
+    def errors(unit: Any, last_steps: Any) -> list[float]:
+        return [places[unit[0]]] * len(last_steps)
 
-    def squared(layer: Any, last_steps: Any) -> list[float]:
-        return [places[layer] ** 2] * len(last_steps)
+    def squared(unit: Any, last_steps: Any) -> list[float]:
+        return [places[unit[0]] ** 2] * len(last_steps)
 
-    def unrelated(layer: Any, last_steps: Any) -> list[float]:
-        return [places[layer] * 7 % 5] * len(last_steps)
+    def unrelated(unit: Any, last_steps: Any) -> list[float]:
+        return [places[unit[0]] * 7 % 5] * len(last_steps)
 
     settings = replace(search.settings, whole_work=0.0)
     many = Search(search.subject, settings, search.context)
@@ -97,9 +98,43 @@ def test_damages_of_many_layers_are_predicted_from_errors_and_checked(search: Se
     )
     plan = watched.plan(target).plan
     assert [layer.damage for layer in plan.layers] == [
-        unrelated((layer.graph, layer.node), [0])[0] for layer in plan.layers
+        unrelated([(layer.graph, layer.node)], [0])[0] for layer in plan.layers
     ]
     assert "each, since errors rank them only to" in watched.bills["elsewhere"].damages
+
+
+def test_layers_that_there_is_no_time_for_are_asked_about_in_runs_of_neighbours(
+    search: Search,
+) -> None:
+    target = elsewhere(cannot_run=lambda: "no such card")
+    asked: list[tuple[tuple[str, str], ...]] = []
+
+    def damages(unit: Any, last_steps: Any) -> list[float]:
+        asked.append(unit)
+        return [float(len(asked))] * len(last_steps)
+
+    settings = replace(search.settings, groups=3)
+    told = answers(lambda plan: True) | {"damages": damages}
+    plan = Watched(Search(search.subject, settings, search.context), told).plan(target).plan
+    every = layers(search, target)
+    assert [layer for unit in asked for layer in unit] == every, "each once, in their order"
+    assert len(search.subject.calibrated) <= len(asked) < len(every)
+    assert all(len({graph for graph, _ in unit}) == 1 for unit in asked)
+    found = {(layer.graph, layer.node): layer for layer in plan.layers}
+    for k, unit in enumerate(asked):
+        assert sum(found[one].damage or 0.0 for one in unit) == pytest.approx(k + 1)
+        shares = {(found[one].damage or 0.0) / (found[one].multiplications or 1) for one in unit}
+        assert max(shares) == pytest.approx(min(shares)), "by what each multiplies"
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5, 40, 99])
+def test_runs_of_neighbours_multiply_about_as_much_as_one_another(groups: int) -> None:
+    counts = {("a" if k < 60 else "b", f"n{k}"): 1 + k % 7 for k in range(80)}
+    found = units_of(counts, groups)
+    assert [layer for unit in found for layer in unit] == list(counts)
+    assert abs(len(found) - max(min(groups, 80), 2)) <= 1
+    work = [sum(counts[one] for one in unit) for unit in found]
+    assert max(work) <= sum(counts.values()) / groups + 7 or groups >= 80
 
 
 def test_the_error_of_a_layer_is_of_its_own_graphs_answers(search: Search) -> None:
@@ -109,11 +144,11 @@ def test_the_error_of_a_layer_is_of_its_own_graphs_answers(search: Search) -> No
     measure = search.measurements(runtime("openvino"))
     layer = layers(search, runtime("openvino"))[0]
     graph, _ = layer
-    whole, before = measure.errors(layer, [0, 1])
+    whole, before = measure.errors([layer], [0, 1])
     assert 0 < whole < 0.1 and 0 < before < 0.1 and whole != before
     calls = measure.full.answered[graph]
     assert 1 < len(calls) <= search.settings.calls_alone
-    int8 = measure._alone(layer)
+    int8 = measure._alone([layer])
     relative = [
         float(np.square(int8(**call) - exact).mean() / np.square(exact).mean())
         for call, exact in calls

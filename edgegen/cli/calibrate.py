@@ -40,7 +40,7 @@ def calibrate(
         ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Number of seeds to calibrate on (default 128).", min=32)
+        int | None, typer.Option(help="Number of seeds to calibrate on (default 128).", min=8)
     ] = None,
     prompts: Prompts = None,
     lora: Lora = None,

@@ -98,7 +98,7 @@ def export(
     ] = None,
     calibration: Annotated[
         int,
-        typer.Option(help="Number of seeds whose trajectories are used for calibration.", min=32),
+        typer.Option(help="Number of seeds whose trajectories are used for calibration.", min=8),
     ] = 128,
     time: Annotated[
         str | None,

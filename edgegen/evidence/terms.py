@@ -61,6 +61,7 @@ class Terms:
     # False where there is no reference, or one of other photos: the distance is then told, where
     # it can be, and decides nothing
     is_distance_counted: bool = True
+    pixels: int = 0  # pairs at most whose pixels are compared; 0: PIXEL_PAIRS times `maximum`
 
     def __post_init__(self) -> None:
         """UsageError for more pairs than a verdict has seeds for, and for limits that are none."""
@@ -68,6 +69,12 @@ class Terms:
         if not 0 < self.maximum <= most:
             raise UsageError(
                 "E-SEED", f"a verdict takes 1 to {most} image pairs, got {self.maximum}"
+            )
+        if self.pixels and not self.maximum <= self.pixels <= MOST_PAIRS:
+            raise UsageError(
+                "E-SEED",
+                f"of {self.maximum} to {MOST_PAIRS} image pairs the pixels are compared, got "
+                f"{self.pixels}",
             )
         for name in ("ruined", "moved", "apart"):
             if not 0 < (limit := getattr(self, name)) <= 1:
@@ -87,7 +94,14 @@ class Terms:
     @property
     def pixel_pairs(self) -> int:
         """Pairs at most whose pixels are compared."""
-        return PIXEL_PAIRS * self.maximum
+        return self.pixels or PIXEL_PAIRS * self.maximum
+
+    @property
+    def fewest(self) -> int:
+        """Pairs whose pixels can show what is asked of ruined ones; never below what a verdict
+        takes.
+        """
+        return max(self.tail_looks(level(0)).first, FEWEST_PAIRS)
 
     def check_enough(self) -> None:
         """UsageError where so few pairs cannot show what is asked of ruined ones, whatever the
@@ -106,8 +120,12 @@ class Terms:
         )
 
     def to_json(self) -> dict[str, float]:
-        """Only what is asked: a distance that is counted is not said to be."""
+        """Only what is asked: a distance that is counted is not said to be, nor pixels that follow
+        from the maximum.
+        """
         found = asdict(self)
+        if not self.pixels:
+            del found["pixels"]
         if self.is_distance_counted:
             del found["is_distance_counted"]
         return found

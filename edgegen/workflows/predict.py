@@ -30,9 +30,9 @@ def predict_export(
     """
     from .export.disk_space import disk_need
     from .export.measured_costs import measured_costs
-    from .export.measurements import SearchSettings
     from .export.prediction import ExportPrediction, ExportWork, predicted_steps
     from .export.run import ExportSettings, export_targets
+    from .export.search_settings import SearchSettings
 
     settings = settings or ExportSettings()
     context = Context.of(settings.threads, settings.feature_weights, listen)

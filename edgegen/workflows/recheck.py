@@ -134,7 +134,7 @@ def _has_change(found: JsonObject) -> bool:
 
 
 def _terms(found: JsonObject) -> Terms:
-    said = {"is_distance_counted": True, **found["terms"]}
+    said = {"is_distance_counted": True, "pixels": 0, **found["terms"]}
     return _in_numbers(Terms(**{n: said[n] for n in Terms.__dataclass_fields__}))
 
 

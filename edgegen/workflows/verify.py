@@ -87,6 +87,7 @@ class VerifySettings:
             self.max_moved,
             self.max_apart,
             not self.no_reference,
+            said.pixels,
         )
 
 

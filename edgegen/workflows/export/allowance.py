@@ -7,72 +7,49 @@ images, of the same generator.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from ...core.answer_cache import Notes, folder
-from ...core.cpu import cpu_flags
-from ...core.files import JsonObject, to_json
-from ...core.samplers import sampler_to_json
+from ...calibrate.observe import ENOUGH
+from ...calibrate.predict import CHECKED
+from ...core.files import JsonObject
 from ...errors import UsageError
-from ...evidence.terms import FEWEST_PAIRS, PIXEL_PAIRS, Terms
-from ...version import __version__
+from ...evidence.terms import FEWEST_PAIRS, MOST_PAIRS, PIXEL_PAIRS, Terms
 from ..durations import in_words
-from .measurements import FullPrecision, SearchSettings
+from .prices import Prices
+from .search_settings import SearchSettings
 
-FEWEST_SEEDS = 32  # that a calibration has at each timestep
-# Times the price of an image, what a seed costs that is calibrated on: 5 to 7 on cas-dm and lcd.
-SEED_IMAGES = 8
-CALIBRATION_START = 10.0  # s, whatever the number of seeds
+FEWEST_SEEDS = ENOUGH  # that a calibration has at each timestep
 CALIBRATION, SEARCH, VERDICT = 0.2, 0.4, 0.5  # shares: of all, and of what calibration leaves
+MOST_VERDICT = 0.75  # of what calibration leaves, where fewer pairs would say nothing
 SLACK = 0.95  # of the time is planned with
-PRICED = (8, 64)  # images that a price is measured on, fewest and most
-PRICED_SECONDS = 2.0
 # shares of a search's time
 TIMING, DAMAGES, GLANCES = 0.3, 0.3, 0.1
-ROUNDS, ALONE, GLANCED, CALLS = (5, 16), (4, 16), (8, 64), (1, 4)
+ROUNDS, ALONE, GLANCED, CALLS, CHECKS = (5, 16), (4, 16), (8, 64), (1, 4), (3, CHECKED)
+FEWEST_GROUPS = 8  # of layers, whose damage is asked about
 TIMED = (8, 4, 2, 1)  # images of a timed batch, the first that leaves time for enough rounds
 WARM_UP = 2  # rounds that do not count
 
 
 @dataclass(frozen=True)
-class Prices:
-    """Seconds on this machine, with the threads asked for: of an image in full precision from noise
-    or prompt to pixels, and of its features.
-    """
-
-    image: float
-    features: float
-
-    def seed(self) -> float:
-        """Of a seed that is calibrated on."""
-        return SEED_IMAGES * self.image
-
-    def pair(self) -> float:
-        """Of a verdict's pair at most: so many more are compared by pixels alone."""
-        return PIXEL_PAIRS * 2 * self.image + 2 * self.features
-
-
-@dataclass(frozen=True)
 class Work:
-    """What an export has to do: layers that may be in INT8, of so many kinds, of which `checked`
-    are measured along whole trajectories at least; calls of its graphs in a trajectory, runtimes,
-    threads; and at most so many seeds and pairs.
+    """What an export has to do: graphs, layers of them that may be in INT8, of so many kinds; calls
+    of its graphs in a trajectory, runtimes, threads; at most so many seeds and pairs, and the
+    fewest pairs whose pixels can show what is asked.
     """
 
+    graphs: int
     layers: int
     kinds: int
-    checked: int
     calls: int
     runtimes: int
     seeds: int
     pairs: int
-    threads: int = 1
+    fewest: int
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -81,92 +58,78 @@ class Allowance:
 
     seeds: int
     pairs: int
+    pixels: int  # pairs whose pixels are compared
     search_seconds: float  # a runtime
     expected: Mapping[str, float]
+
+    def bound(self, terms: Terms) -> Terms:
+        """The terms of a verdict with these pairs."""
+        usual = self.pixels == PIXEL_PAIRS * self.pairs
+        return replace(terms, maximum=self.pairs, pixels=0 if usual else self.pixels)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {in_words(s)}" for name, s in self.expected.items())
         return (
             f"in the time that is left: calibration on {self.seeds} seeds, a verdict of at most "
-            f"{self.pairs} pairs; at most {parts}"
+            f"{self.pairs} pairs and the pixels of {self.pixels}; at most {parts}"
         )
 
 
-def measured_prices(full: FullPrecision, models: str) -> Prices:
-    """Noted, so that an export that is started again plans the same; models: hash of its graphs."""
-    asked = {
-        "edgegen": __version__,
-        "machine": cpu_flags(),
-        "threads": full.context.threads,
-        "models": models,
-        "sampler": sampler_to_json(full.subject.source.generator.sampler),
-        "features": str(full.context.feature_weights),
-    }
-    key = hashlib.sha256(to_json(asked)).hexdigest()[:32]
-
-    def measured() -> JsonObject:
-        least, most = PRICED
-        first = _seconds(lambda: full.side.pixels(0, least)) / least
-        some = max(least, min(most, int(PRICED_SECONDS / max(first, 1e-6))))
-        side = full.side.from_seed(full.side.start)
-        image = _seconds(lambda: side.pixels(0, some)) / some
-        return asdict(Prices(image, _seconds(lambda: side.projected(some)) / some))
-
-    return Prices(**Notes(folder("prices") / f"{key}.jsonl").recall("prices", measured))
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
-
-
 def allowance(seconds: float, prices: Prices, work: Work, spent: float = 0.0) -> Allowance:
-    """What fits into these seconds, after those that were spent before. UsageError, which says how
-    long it takes at least, where not even the fewest seeds and pairs do.
+    """What fits into these seconds, after those that were spent before. UsageError E-TIME, which
+    says how long it takes at least, where not even the fewest seeds and pairs do.
     """
-    planned = SLACK * seconds
-    some = (CALIBRATION * planned - CALIBRATION_START) / prices.seed()
+    planned, least_pairs = SLACK * seconds, min(FEWEST_PAIRS, work.pairs)
+    some = (CALIBRATION * planned - prices.start) / prices.seed
     for seeds in (_between(some, FEWEST_SEEDS, work.seeds), FEWEST_SEEDS):
-        calibration = CALIBRATION_START + seeds * prices.seed()
+        calibration = prices.start + seeds * prices.seed
         share = (planned - calibration) / work.runtimes
-        pairs = int(min(VERDICT * share / prices.pair(), work.pairs))
-        if pairs >= FEWEST_PAIRS:
+        pairs = int(min(VERDICT * share / prices.verdict(1, PIXEL_PAIRS), work.pairs))
+        pixels = PIXEL_PAIRS * pairs
+        if pairs >= least_pairs and pixels >= work.fewest:
             break
-    if pairs < FEWEST_PAIRS:
-        verdicts = FEWEST_PAIRS * prices.pair() / VERDICT * work.runtimes
-        least = (CALIBRATION_START + FEWEST_SEEDS * prices.seed() + verdicts) / SLACK
+        # the fewest features, and pixels as far as the search can give way
+        pairs = least_pairs
+        if prices.pixels(pairs, MOST_VERDICT * share) >= work.fewest:
+            pixels = max(prices.pixels(pairs, VERDICT * share), work.fewest)
+            break
+    else:
+        verdicts = prices.verdict(least_pairs, work.fewest) / MOST_VERDICT * work.runtimes
+        least = (prices.start + FEWEST_SEEDS * prices.seed + verdicts) / SLACK
         minutes = math.ceil((spent + least) / 60) + 1  # what comes first takes longer at times
         raise UsageError(
             "E-TIME",
             f"in the {in_words(max(seconds, 0))} that are left this machine cannot calibrate on "
-            f"{FEWEST_SEEDS} seeds and compare {FEWEST_PAIRS} pairs of images, of which one takes "
+            f"{FEWEST_SEEDS} seeds and compare {work.fewest} pairs of images, of which one takes "
             f"{prices.image:.3g} s: that needs {in_words(60 * math.ceil(least / 60))}",
-            hint=f"give --time {minutes}m, fewer runtimes, or fewer --steps",
+            hint=f"give --time {minutes}m, a larger --max-ruined, which fewer pairs can show, "
+            "fewer runtimes, or fewer --steps",
         )
     # a verdict that needs less than its share leaves the rest to the search
-    verdict = pairs * prices.pair()
+    verdict = prices.verdict(pairs, pixels)
     search = share * (SEARCH + VERDICT) - verdict
     expected = {
         "calibration": calibration,
         "search": search * work.runtimes,
         "verdict": verdict * work.runtimes,
     }
-    return Allowance(seeds, pairs, search, expected)
+    return Allowance(seeds, pairs, min(pixels, MOST_PAIRS), search, expected)
 
 
 def within(
     settings: SearchSettings, allowed: Allowance, prices: Prices, work: Work
 ) -> SearchSettings:
     """How closely a search looks in its time."""
-    seconds, image = allowed.search_seconds, max(prices.image, 1e-6)
+    seconds, image, plan = allowed.search_seconds, max(prices.image, 1e-6), prices.plan
     call = image / max(work.calls, 1)
-    timing = _timing(TIMING * seconds, work.threads * call, max(work.kinds, 1))
-    whole = DAMAGES * seconds >= work.layers * settings.images_alone * image
+    timing = _timing(TIMING * seconds, work.threads * call, plan, max(work.kinds, 1))
+    whole = DAMAGES * seconds >= work.layers * (settings.images_alone * image + plan)
     # where damages are predicted, half for the layers that are measured and half for all errors
-    half = DAMAGES * seconds / 2
-    errors = max(work.layers, 1) * timing.images * call
-    alone = _between(half / (max(work.checked, 1) * image), *ALONE)
+    half, graphs, layers = DAMAGES * seconds / 2, max(work.graphs, 1), max(work.layers, 1)
+    checked = _between(half / (graphs * (ALONE[0] * image + plan)), *CHECKS)
+    alone = _between((half / (graphs * checked) - plan) / image, *ALONE)
+    error = timing.images * call
+    groups = _between(half / (error + plan), FEWEST_GROUPS, max(layers, FEWEST_GROUPS))
     return replace(
         settings,
         seconds=seconds,
@@ -174,7 +137,9 @@ def within(
         images_timed=timing.images,
         kinds_timed=timing.kinds,
         images_alone=settings.images_alone if whole else alone,
-        calls_alone=_between(half / errors, *CALLS),
+        layers_checked=checked,
+        calls_alone=_between((half / min(groups, layers) - plan) / error, *CALLS),
+        groups=None if whole or groups >= layers else groups,
         images_glanced=_between(GLANCES * seconds / (4 * image), *GLANCED),
         whole_work=settings.whole_work if whole else 0.0,
     )
@@ -191,13 +156,17 @@ class _Timing:
     kinds: int
 
 
-def _timing(seconds: float, call: float, kinds: int) -> _Timing:
-    """What these seconds are enough for; call: seconds of a graph for one image on one thread."""
+def _timing(seconds: float, call: float, plan: float, kinds: int) -> _Timing:
+    """What these seconds are enough for; call: seconds of a graph for one image on one thread,
+    plan: of a plan that becomes a session.
+    """
     least = ROUNDS[0] + WARM_UP
-    images = next((n for n in TIMED if seconds >= 2 * call * n * kinds * least), TIMED[-1])
-    turn = 2 * call * images  # beside one with everything in INT8
-    rounds = _between(seconds / (turn * kinds) - WARM_UP, *ROUNDS)
-    return _Timing(rounds, images, _between(seconds / (turn * least), 1, kinds))
+    # beside a call with everything in INT8
+    enough = (n for n in TIMED if seconds >= kinds * (plan + 2 * call * n * least))
+    images = next(enough, TIMED[-1])
+    turn = 2 * call * images
+    rounds = _between((seconds / kinds - plan) / turn - WARM_UP, *ROUNDS)
+    return _Timing(rounds, images, _between(seconds / (plan + turn * least), 1, kinds))
 
 
 def _between(value: float, least: int, most: int) -> int:
@@ -231,19 +200,3 @@ class Stopwatch:
 
     def to_json(self) -> JsonObject:
         return {name: round(seconds, 1) for name, seconds in self.took.items()}
-
-
-def checked(terms: Terms, allowed: Allowance) -> Terms:
-    """The terms with the pairs that there is time for; UsageError where these cannot show what is
-    asked.
-    """
-    found = replace(terms, maximum=allowed.pairs)
-    try:
-        found.check_enough()
-    except UsageError as error:
-        raise UsageError(
-            "E-TIME",
-            f"there is time for {allowed.pairs} pairs of images: {error.message}",
-            hint="give more --time, or a larger --max-ruined",
-        ) from error
-    return found

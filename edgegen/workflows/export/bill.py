@@ -39,8 +39,12 @@ class Bill:
             one.expected = (one.expected or 0.0) + expected
 
     @property
+    def spent(self) -> float:
+        return sum(step.seconds for step in self.steps.values())
+
+    @property
     def left(self) -> float:
-        return self.allowed - sum(step.seconds for step in self.steps.values())
+        return self.allowed - self.spent
 
     def to_json(self) -> JsonObject:
         return {

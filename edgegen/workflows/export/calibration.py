@@ -21,7 +21,7 @@ from ...calibrate.ranges import Choice, chosen
 from ...calibrate.rounding import WeightMoments, rounded
 from ...core import weights
 from ...core.plan import Plan, is_rounded
-from ...core.samplers import asked
+from ...core.samplers import Sampler, asked
 from ...core.spec import Array
 from ...errors import InputError
 from ...export import RUNTIMES, qdq, runtime
@@ -76,7 +76,7 @@ def calibrate_graphs(
     largest = channel_maxima(seen, feeds, context, world)
     even = {name: equalized(model, largest[name]) for name, model in seen.items()}
     if weight_bits and base is None:
-        moments = weight_moments(even, feeds, context)
+        moments = weight_moments(source.generator.sampler, even, feeds, context)
         even = {name: rounded(m, moments[name], weight_bits) for name, m in even.items()}
     stats = tensor_extremes(source, even, feeds, context, world)
     plan = choose(even, stats)
@@ -129,7 +129,9 @@ def channel_maxima(
     return {name: dict(observer.largest) for name, observer in observers.items()}
 
 
-def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, WeightMoments]:
+def weight_moments(
+    sampler: Sampler, models: Models, feeds: Feeds, context: Context
+) -> dict[str, WeightMoments]:
     """graph -> second moments of what each weight is multiplied with."""
     plan = fastest(models)
     moments = {
@@ -138,6 +140,7 @@ def weight_moments(models: Models, feeds: Feeds, context: Context) -> dict[str, 
             context.threads,
             [n.name for n in model.graph.node if plan.speaks_of(name, n.name, n.op_type)],
             context.memory.moments_bytes,
+            feeds.samples * len(asked(sampler, name)),
         )
         for name, model in models.items()
     }

@@ -1,5 +1,8 @@
 """What each layer damages alone in INT8: along whole trajectories, or where these would take too
 long, predicted from errors of a few calls and checked on a few whole trajectories.
+
+Of a generator so large that there is no time to ask about each layer, runs of neighbours are asked
+about together, and each layer is said to damage its share of their multiplications.
 """
 
 from __future__ import annotations
@@ -15,7 +18,27 @@ from .measurements import Convolution, Measurements
 
 STEP = "damage of each layer"  # as a bill says it
 ByLast = list[float]  # a figure for each number of last steps in FP32
-Measure = Callable[[Convolution, Sequence[int]], ByLast]
+Unit = tuple[Convolution, ...]  # layers of one graph that are in INT8 together
+Measure = Callable[[Unit, Sequence[int]], ByLast]
+
+
+def units_of(counts: Mapping[Convolution, int], groups: int | None) -> list[Unit]:
+    """Layers of these multiplications, in the order of their graphs: each by itself, or runs of
+    neighbours of one graph that multiply about as much as one another, `groups` of them in all
+    graphs, at least one of each.
+    """
+    if groups is None or groups >= len(counts):
+        return [(layer,) for layer in counts]
+    each = sum(counts.values()) / groups
+    found: list[list[Convolution]] = []
+    graph, room = "", 0.0
+    for layer, count in counts.items():
+        if layer[0] != graph or room <= 0:
+            found.append([])
+            graph, room = layer[0], (room if layer[0] == graph else 0.0) + each
+        found[-1].append(layer)
+        room -= count
+    return [tuple(unit) for unit in found]
 
 
 @dataclass(frozen=True)
@@ -29,92 +52,113 @@ class LayerDamages:
 
     def of(self, counts: Mapping[Convolution, int]) -> dict[Convolution, ByLast]:
         """By layer, of these multiplications an image each."""
-        every = list(counts)
-        if self._whole_work(counts) <= self.measure.full.settings.whole_work:
+        settings = self.measure.full.settings
+        units = units_of(counts, settings.groups)
+        if self._whole_work(units, counts) <= settings.whole_work:
             self.bill.damages = "each along whole trajectories"
-            return self._along_trajectories(every)
-        errors = self._each("error", every, self.measure.errors)
-        own = {graph: [one for one in every if one[0] == graph] for graph, _ in every}
+            return _shared(self._along_trajectories(units), counts)
+        errors = self._each("error", units, self.measure.errors)
+        own = {unit[0][0]: [one for one in units if one[0][0] == unit[0][0]] for unit in units}
         few = {
-            graph: [layers[k] for k in to_check([errors[one][0] for one in layers])]
-            for graph, layers in own.items()
+            graph: [
+                of[k] for k in to_check([errors[one][0] for one in of], settings.layers_checked)
+            ]
+            for graph, of in own.items()
         }
-        known = self._along_trajectories([one for layers in few.values() for one in layers])
-        found, said = dict[Convolution, ByLast](), []
-        for graph, layers in own.items():
+        before = self.bill.spent
+        known = self._along_trajectories([one for of in few.values() for one in of])
+        each = (self.bill.spent - before) / max(len(known), 1)
+        found, said = dict[Unit, ByLast](), []
+        for graph, of in own.items():
             rank = min(
                 self._rank(k, few[graph], errors, known) for k in range(len(self.last_steps))
             )
-            if rank < LEAST_RANK:
-                found |= self._along_trajectories(layers)
-                said.append(f"{graph}: each, since errors rank them only to {rank:.2f} as those do")
-            else:
-                found |= self._filled(layers, errors, known)
+            if rank >= LEAST_RANK:
+                found |= self._filled(of, errors, known)
                 said.append(
-                    f"{graph}: {len(few[graph])} of {len(layers)}, whose errors rank them to "
+                    f"{graph}: {len(few[graph])} of {len(of)}, whose errors rank them to "
                     f"{rank:.2f} as those do, the others predicted from their errors"
                 )
-        self.bill.damages = f"along whole trajectories, {'; '.join(said)}"
-        return found
+            elif len(of) * each <= self.bill.left / 2:
+                found |= self._along_trajectories(of)
+                said.append(f"{graph}: each, since errors rank them only to {rank:.2f} as those do")
+            else:
+                found |= self._filled(of, errors, known)
+                said.append(
+                    f"{graph}: {len(few[graph])} of {len(of)}, whose errors rank them only to "
+                    f"{rank:.2f} as those do; there is no time to measure the others"
+                )
+        together = len(counts) - len(units)
+        grouped = f"{len(counts)} layers in {len(units)} runs of neighbours; " if together else ""
+        self.bill.damages = f"{grouped}along whole trajectories, {'; '.join(said)}"
+        return _shared(found, counts)
 
     @staticmethod
     def _rank(
         k: int,
-        layers: Sequence[Convolution],
-        errors: Mapping[Convolution, ByLast],
-        known: Mapping[Convolution, ByLast],
+        units: Sequence[Unit],
+        errors: Mapping[Unit, ByLast],
+        known: Mapping[Unit, ByLast],
     ) -> float:
-        return rank_correlation(
-            [errors[one][k] for one in layers], [known[one][k] for one in layers]
-        )
+        return rank_correlation([errors[one][k] for one in units], [known[one][k] for one in units])
 
     def _filled(
         self,
-        layers: Sequence[Convolution],
-        errors: Mapping[Convolution, ByLast],
-        known: Mapping[Convolution, ByLast],
-    ) -> dict[Convolution, ByLast]:
+        units: Sequence[Unit],
+        errors: Mapping[Unit, ByLast],
+        known: Mapping[Unit, ByLast],
+    ) -> dict[Unit, ByLast]:
         """Damages of a graph's layers, predicted where they are not known."""
         by_last = [
             predicted(
-                [errors[one][k] for one in layers],
-                {place: known[one][k] for place, one in enumerate(layers) if one in known},
+                [errors[one][k] for one in units],
+                {place: known[one][k] for place, one in enumerate(units) if one in known},
             )
             for k in range(len(self.last_steps))
         ]
-        return {one: [of[place] for of in by_last] for place, one in enumerate(layers)}
+        return {one: [of[place] for of in by_last] for place, one in enumerate(units)}
 
-    def _whole_work(self, counts: Mapping[Convolution, int]) -> float:
-        """Multiplications of every layer's whole trajectories."""
+    def _whole_work(self, units: Sequence[Unit], counts: Mapping[Convolution, int]) -> float:
+        """Multiplications of every unit's whole trajectories."""
         full = self.measure.full
         trajectory = sum(len(full.recorded[graph]) * count for (graph, _), count in counts.items())
-        return float(len(counts) * full.settings.images_alone * trajectory)
+        return float(len(units) * full.settings.images_alone * trajectory)
 
-    def _along_trajectories(self, layers: Sequence[Convolution]) -> dict[Convolution, ByLast]:
-        return self._each("damage", layers, self.measure.damages)
+    def _along_trajectories(self, units: Sequence[Unit]) -> dict[Unit, ByLast]:
+        return self._each("damage", units, self.measure.damages)
 
-    def _each(
-        self, what: str, layers: Sequence[Convolution], measure: Measure
-    ) -> dict[Convolution, ByLast]:
-        """What is measured of each layer alone; several at once."""
+    def _each(self, what: str, units: Sequence[Unit], measure: Measure) -> dict[Unit, ByLast]:
+        """What is measured of each; several at once."""
         full, last_steps = self.measure.full, self.last_steps
 
-        def asked(layer: Convolution) -> str:
-            return f"{what} {list(last_steps)} {'/'.join(layer)}"
+        def asked(unit: Unit) -> str:
+            ends = dict.fromkeys(("/".join(unit[0]), "/".join(unit[-1])))
+            return f"{what} {list(last_steps)} {' to '.join(ends)}"
 
-        def answer(layer: Convolution) -> ByLast:
-            known = self.notes.recall(asked(layer), lambda: measure(layer, last_steps))
+        def answer(unit: Unit) -> ByLast:
+            known = self.notes.recall(asked(unit), lambda: measure(unit, last_steps))
             return [float(figure) for figure in known]
 
-        if not all(self.notes.knows(asked(layer)) for layer in layers):
+        if not all(self.notes.knows(asked(unit)) for unit in units):
             full.prepare()
         label = f"measuring the {what} of each layer on {self.measure.target.name}"
-        found = dict[Convolution, ByLast]()
-        with full.context.listen.progress(label, len(layers)) as advance:
-            answers = over_workers(answer, layers, full.at_once)
-            for layer, figures in zip(layers, answers, strict=True):
-                found[layer] = figures
+        found = dict[Unit, ByLast]()
+        with full.context.listen.progress(label, len(units)) as advance:
+            answers = over_workers(answer, units, full.at_once)
+            for unit, figures in zip(units, answers, strict=True):
+                found[unit] = figures
                 # what several take at once is shorter by so much
-                self.bill.add(STEP, self.notes.seconds(asked(layer)) / full.at_once)
+                self.bill.add(STEP, self.notes.seconds(asked(unit)) / full.at_once)
                 advance(1)
         return found
+
+
+def _shared(
+    found: Mapping[Unit, ByLast], counts: Mapping[Convolution, int]
+) -> dict[Convolution, ByLast]:
+    """By layer: a unit's damage by the share of its multiplications."""
+    return {
+        layer: [figure * counts[layer] / sum(counts[one] for one in unit) for figure in figures]
+        for unit, figures in found.items()
+        for layer in unit
+    }

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...calibrate.choose import multiplications
 from ...core.progress import Listener, silent
+from ...core.samplers import asked
 from ...core.spec import Array
 from ...evidence import parity
 from ...evidence.bench import record
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
     from ..generators import LoadedGenerator
 
-PARITY_INPUTS = 64  # at least, over all timesteps
+# of a graph, over all timesteps, that parity is checked on, and multiplications that they may take:
+# of large graphs one seed has as many values to compare as many of small ones
+PARITY_INPUTS, PARITY_WORK = 64, 1e12
 Calls = Mapping[str, Sequence[Mapping[str, Array]]]  # graph -> named inputs, call by call
 
 
@@ -34,14 +38,23 @@ def fp32_models(source: LoadedGenerator, listen: Listener = silent) -> dict[str,
     return models
 
 
-def trajectory_calls(source: LoadedGenerator, most: int) -> Calls:
-    """What the sampler asks each graph, call by call, for enough seeds that parity is checked on
-    PARITY_INPUTS inputs, or for as many as memory allows.
-    """
-    timesteps = len(source.generator.sampler.timesteps)
-    return record(
-        torch_pipeline(source.generator), range(min(-(-PARITY_INPUTS // timesteps), most))
+def parity_seeds(source: LoadedGenerator, models: Mapping[str, ModelProto]) -> int:
+    """Whose trajectories parity is checked on."""
+    sampler = source.generator.sampler
+    enough = -(-PARITY_INPUTS // len(sampler.timesteps))
+    work = sum(
+        max(len(asked(sampler, name)), 1) * sum(multiplications(model).values())
+        for name, model in models.items()
     )
+    return max(1, min(enough, int(PARITY_WORK / max(work, 1))))
+
+
+def trajectory_calls(source: LoadedGenerator, models: Mapping[str, ModelProto], most: int) -> Calls:
+    """What the sampler asks each graph, call by call, for the seeds that parity is checked on, or
+    for as many as memory allows.
+    """
+    seeds = min(parity_seeds(source, models), most)
+    return record(torch_pipeline(source.generator), range(seeds))
 
 
 def torch_parity(

@@ -7,14 +7,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...core.fp32_last_steps import TIME, fp32_below, timesteps_by_graph, with_fp32_steps
-from ...core.plan import Plan
+from ...core.plan import Plan, Precision
 from ...core.runtime import Pipeline, Runtime, Session
 from ...core.seeds import SEARCH
 from ...core.spec import Array
@@ -26,7 +26,7 @@ from ...evidence.distances import PairedPsnr, squared_error
 from ...evidence.full_side import FullSide, pixels_of
 from ...evidence.judge import Noted, best_tail_chance, counted_reference, gates_at, tail_chance
 from ...evidence.looks import LEAST_PAIRS, LookSchedule, first_look
-from ...evidence.terms import Terms, level
+from ...evidence.terms import level
 from ...export import STAND_IN, qdq, runtime
 from ...export.stand_ins import FloatOnnxRuntime
 from ..fast_features import fast_features
@@ -34,6 +34,7 @@ from .hosted import BATCH as hosted_batch
 from .hosted import hosted
 from .judges import judge_of, reference_for
 from .layer_times import LayerTimes
+from .search_settings import SearchSettings
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -43,43 +44,6 @@ if TYPE_CHECKING:
     from ..generators import LoadedGenerator
 
 Convolution = tuple[str, str]  # graph, node
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What a search aims at, and how closely it looks; its JSON is part of the key that answers are
-    noted under.
-    """
-
-    terms: Terms
-    # of the sampler's steps, from its end, how many a plan may leave to FP32; half of them at most
-    last_steps: int = 1
-    images_alone: int = 16  # that the damage of one convolution is measured on
-    images_glanced: int = 64  # whose PSNR says which plans are worth a look
-    # times the first look, or half of the verdict's images, that an undecided plan is looked at
-    patience: int = 4
-    # a plan is taken when fresh seeds contradict with no more probability, or than equal images
-    doubt: float = 0.1
-    hope: float = 0.3  # and left when the probability that they agree is no more than this
-    images_timed: int = 8  # in a batch
-    kinds_timed: int | None = None  # of layers, those with most multiplications; None: all
-    # share of the time that FP32 weights beside INT8 ones have to save
-    burden: float = 0.1
-    rounds: int = 16  # each beside one with everything in int8; the median counts
-    # ms that a convolution saves where nothing can be told: it stays int8 unless it damages
-    least_saved_ms: float = 0.01
-    # multiplications that the damage of all layers along whole trajectories may take; beyond,
-    # it is predicted from errors of `calls_alone` calls and a few layers' trajectories
-    whole_work: float = 2e12
-    calls_alone: int = 4
-    # that the questions for one runtime may take; whoever found an answer, it counts as it took
-    seconds: float = math.inf
-
-    def to_json(self) -> dict[str, Any]:
-        """Of what answers depend on."""
-        found = {**asdict(self), "terms": self.terms.to_json()}
-        del found["seconds"]
-        return found
 
 
 @dataclass(frozen=True)
@@ -119,6 +83,10 @@ class FullPrecision:
 
     @cached_property
     def pipeline(self) -> Pipeline:
+        return self.loaded()
+
+    def loaded(self) -> Pipeline:
+        """Sessions of their own, whatever was loaded before."""
         return self.host(self.subject.fp32, runtime(STAND_IN), self.context.threads)
 
     @cached_property
@@ -216,16 +184,16 @@ class Measurements:
     def __init__(self, full: FullPrecision, target: Runtime, host: Runtime) -> None:
         self.full, self.target, self.host = full, target, host
 
-    def damages(self, convolution: Convolution, last_steps: Sequence[int]) -> list[float]:
-        """Mean squared distance that the images' features move with that convolution alone in int8,
-        for each number of last steps in FP32.
+    def damages(self, layers: Sequence[Convolution], last_steps: Sequence[int]) -> list[float]:
+        """Mean squared distance that the images' features move with these layers of one graph alone
+        in int8, for each number of last steps in FP32.
 
         Of features, since that is what is judged: noise that squared pixels hardly show can move
         them far.
         """
-        graph, _ = convolution
+        graph, _ = layers[0]
         count, side = self.full.settings.images_alone, self.full.side
-        int8 = self._alone(convolution)
+        int8 = self._alone(layers)
         call: dict[str, Session] = {**self.full.pipeline.call, graph: AnsweredOnce(int8)}
         distances = []
         for last in last_steps:
@@ -234,21 +202,22 @@ class Measurements:
             distances.append(float(np.square(moved).sum(1).mean()))
         return distances
 
-    def _alone(self, convolution: Convolution) -> Session:
-        """Its graph with everything else in FP32. One convolution's rounding is the same whoever
-        executes it, and this runtime is exact on every machine and starts fastest.
+    def _alone(self, layers: Sequence[Convolution]) -> Session:
+        """Their graph with everything else in FP32. A layer's rounding is the same whoever executes
+        it, and this runtime is exact on every machine and starts fastest.
         """
-        graph, node = convolution
-        alone = replace(self.full.subject.base, rules=((f"{graph}/{node}", "int8"),))
+        graph, _ = layers[0]
+        rules: list[tuple[str, Precision]] = [(f"{g}/{node}", "int8") for g, node in layers]
+        alone = replace(self.full.subject.base, rules=tuple(rules))
         return self._pipeline(self._files(alone, [graph]), FloatOnnxRuntime()).call[graph]
 
-    def errors(self, convolution: Convolution, last_steps: Sequence[int]) -> list[float]:
-        """Mean squared error of the graph's answers with that convolution alone in int8, over the
-        mean square of the answers, for each number of last steps in FP32: of a few calls, not of
-        whole trajectories.
+    def errors(self, layers: Sequence[Convolution], last_steps: Sequence[int]) -> list[float]:
+        """Mean squared error of the graph's answers with these layers alone in int8, over the mean
+        square of the answers, for each number of last steps in FP32: of a few calls, not of whole
+        trajectories.
         """
-        graph, _ = convolution
-        int8, calls = self._alone(convolution), self.full.answered[graph]
+        graph, _ = layers[0]
+        int8, calls = self._alone(layers), self.full.answered[graph]
         relative = [_relative(int8(**call), exact) for call, exact in calls]
         found = []
         for last in last_steps:

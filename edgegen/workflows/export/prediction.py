@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ...calibrate.predict import CHECKED
 from ...evidence.full_side import KEPT_BYTES
 from ...evidence.looks import LEAST_PAIRS
 from ...evidence.terms import Terms, level
-from .allowance import WARM_UP, Allowance, Work, allowance, checked, within
+from .allowance import WARM_UP, Allowance, Work, allowance, within
 from .feeds import BATCH
 from .measured_costs import ExportCosts
-from .measurements import SearchSettings
+from .search_settings import SearchSettings
 
 STEPS = ("FP32 graphs", "calibration", "search", "INT8 files", "verdict")  # as evidence names them
 LOOKS = 5  # plans that are looked at, for each number of last steps in FP32
@@ -90,25 +89,26 @@ def predicted_steps(costs: ExportCosts, work: ExportWork) -> dict[str, StepPredi
     if work.time is not None:
         graphs = costs.graphs.values()
         asked = Work(
+            len([g for g in graphs if g.layers]),
             sum(g.layers for g in graphs),
             sum(g.kinds for g in graphs),
-            sum(min(CHECKED, g.layers) for g in graphs),
             sum(g.calls for g in graphs),
             work.runtimes,
             seeds,
             search.terms.maximum,
+            search.terms.fewest,
             work.threads,
         )
         left = work.time - costs.graphs_s
         allowed = allowance(left, costs.prices, asked, spent=costs.graphs_s)
-        terms = checked(search.terms, allowed)
+        terms = allowed.bound(search.terms)
         search = within(replace(search, terms=terms), allowed, costs.prices, asked)
         seeds = allowed.seeds
     seconds = (
         costs.graphs_s,
-        costs.start_s + seeds * costs.seed_s,
+        costs.prices.start + seeds * costs.prices.seed,
         work.runtimes * _search_seconds(costs, work, search, allowed),
-        work.runtimes * costs.plan_s,
+        work.runtimes * costs.prices.plan,
         work.runtimes * _verdict_seconds(costs, work, search.terms),
     )
     peaks = _peaks(costs, work, search.terms)
@@ -130,9 +130,9 @@ def _search_seconds(
     ladders = min(search.last_steps, steps // 2) + 1
     timing = _timing_seconds(costs, search)
     pairs = _first_look(work, search.terms)
-    look = pairs * (costs.int8_image_s + costs.prices.features) + costs.plan_s
+    look = pairs * (costs.int8_image_s + costs.prices.features) + costs.prices.plan
     full = pairs * (costs.prices.image + costs.prices.features)
-    glance = search.images_glanced * costs.int8_image_s + costs.plan_s
+    glance = search.images_glanced * costs.int8_image_s + costs.prices.plan
     questions = timing + _damage_seconds(costs, work, search, ladders)
     found = questions + full + ladders * (GLANCES * glance + LOOKS * look)
     if allowed is None:
@@ -148,7 +148,7 @@ def _timing_seconds(costs: ExportCosts, search: SearchSettings) -> float:
     every = sum(g.kinds for g in graphs)
     share = 1.0 if search.kinds_timed is None else min(1.0, search.kinds_timed / max(every, 1))
     calls = (search.rounds + WARM_UP) * search.images_timed
-    each = share * sum(g.kinds * (calls * 2 * g.int8_s + costs.plan_s) for g in graphs)
+    each = share * sum(g.kinds * (calls * 2 * g.int8_s + costs.prices.plan) for g in graphs)
     return each + RUNS * calls * sum(g.int8_s + g.full_s for g in graphs)
 
 
@@ -159,16 +159,20 @@ def _damage_seconds(
     layers = sum(g.layers for g in costs.graphs.values())
     steps = max((g.calls for g in costs.graphs.values()), default=1)
     once = costs.prices.image * (1 + (ladders - 1) / steps) + ladders * costs.prices.features
-    along = search.images_alone * once + costs.plan_s / (1 if costs.is_scaled else work.threads)
+    along = search.images_alone * once + costs.prices.plan / (
+        1 if costs.is_scaled else work.threads
+    )
     whole = layers * search.images_alone * _trajectory_work(costs)
     if whole <= search.whole_work:
         return layers * along
-    few = sum(min(CHECKED, g.layers) for g in costs.graphs.values())
+    few = sum(min(search.layers_checked, g.layers) for g in costs.graphs.values())
+    units = layers if search.groups is None else min(search.groups, layers)
     errors = sum(
         g.layers * min(search.calls_alone, g.calls) * search.images_timed * g.full_s
         for g in costs.graphs.values()
     )
-    return few * along + errors / work.threads + layers * costs.plan_s
+    share = units / max(layers, 1)
+    return few * along + share * errors / work.threads + units * costs.prices.plan
 
 
 def _trajectory_work(costs: ExportCosts) -> float:
@@ -183,7 +187,7 @@ def _verdict_seconds(costs: ExportCosts, work: ExportWork, terms: Terms) -> floa
     pixels = max(featured, min(terms.tail_looks(level(0)).first, terms.pixel_pairs))
     pair = costs.prices.image + costs.int8_image_s
     timed = VERDICT_ROUNDS * BATCH * work.threads * pair
-    return pixels * pair + 2 * featured * costs.prices.features + timed + costs.plan_s
+    return pixels * pair + 2 * featured * costs.prices.features + timed + costs.prices.plan
 
 
 def _peaks(costs: ExportCosts, work: ExportWork, terms: Terms) -> list[float]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...calibrate.choose import fastest, kinds, multiplications
-from ...calibrate.predict import CHECKED
 from ...core.bundle import MANIFEST, Bundle, write_manifest
 from ...core.files import check_target
 from ...core.plan import Plan
@@ -28,24 +27,26 @@ from ..limits import MANY, Limit, check_numbers
 from ..sampling_choices import SamplingChoices, chosen
 from ..source_choices import AS_IT_IS, SourceChoices
 from ..torch_threads import torch_threads
-from .allowance import Stopwatch, Work, allowance, checked, measured_prices, within
+from .allowance import Stopwatch, Work, allowance, within
 from .attempts import Attempts
 from .beginning import write_beginning
 from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
 from .build import Build, build_runtimes, describe
-from .calibration import calibrate_graphs, digest, weight_bits_of
+from .calibration import calibrate_graphs, weight_bits_of
 from .disk_space import check_disk, disk_need
 from .evidence_files import write_evidence
 from .feeds import BATCH, Feeds, Files, Trajectories
 from .fp32 import Calls, fp32_models, torch_parity, trajectory_calls
 from .judges import adapter_evidence, unnamed_judges, with_judges
-from .measurements import FullPrecision, SearchSettings, SearchSubject
+from .measurements import FullPrecision, SearchSubject
 from .memory_budget import memory_shares
 from .plans import check_last_steps, check_plan, with_ranges
+from .prices import measured_prices
 from .protect import Protect
 from .prove import Proof
 from .publishing import published, rejected
 from .search import PlanLadder, Search
+from .search_settings import SearchSettings
 from .step_back import prove_or_step_back
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def _full_precision(
         check_plan(given, models, file)
     for name, model in models.items():
         onnx_files.write(model, request.folder / "graphs" / f"{name}.onnx")
-    calls = trajectory_calls(source, memory.images)
+    calls = trajectory_calls(source, models, memory.images)
     if given is not None and file is not None:
         check_last_steps(given, calls, file)
     parity = torch_parity(source, calls, request.folder / "graphs", request.context.threads)
@@ -315,21 +316,22 @@ def _in_time(
         return request
     counts = [len(multiplications(model)) for model in models.values()]
     work = Work(
+        len([count for count in counts if count]),
         sum(counts),
         sum(len(set(kinds(model).values())) for model in models.values()),
-        sum(min(CHECKED, count) for count in counts),
         sum(map(len, calls.values())),
         len(request.targets),
         settings.calibration_samples,
         settings.max_images,
+        request.terms.fewest,
         request.context.threads,
     )
     subject = SearchSubject(source, models, {}, Plan((), {}))
     full = FullPrecision(subject, request.search, request.context)
-    prices = measured_prices(full, digest(models))
+    prices = measured_prices(full, request.targets[0])
     allowed = allowance(left, prices, work, spent=(request.watch.seconds or 0.0) - left)
     request.context.listen.note(str(allowed))
-    search = replace(request.search, terms=checked(request.terms, allowed))
+    search = replace(request.search, terms=allowed.bound(request.terms))
     return replace(
         request,
         settings=replace(settings, calibration_samples=allowed.seeds, max_images=allowed.pairs),

@@ -25,7 +25,8 @@ from ..context import Context
 from .bill import Bill
 from .damages import LayerDamages
 from .judges import judge_of
-from .measurements import Convolution, FullPrecision, Measurements, SearchSettings, SearchSubject
+from .measurements import Convolution, FullPrecision, Measurements, SearchSubject
+from .search_settings import SearchSettings
 
 ANSWERS = 2  # what an answer says: raised when that changes
 SAFER = 0.5  # of the damage of a plan that its verdict contradicts, what the next one may do

@@ -14,7 +14,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from int8 import Make, elsewhere, onnxruntime_own, quantized_by, seconds
+from _peers import Make, elsewhere, onnxruntime_own, quantized_by, seconds
 from PIL import Image
 
 from edgegen.core.bundle import MANIFEST, Bundle

@@ -5,13 +5,12 @@ rounded to the nearest number.
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from _measure import in_turns, median
 from onnx import NodeProto
 
 from edgegen.core.plan import Plan, Precision
@@ -111,9 +110,5 @@ def only(found: Calibration, layers: Sequence[str]) -> Plan:
 
 def cpu_ms(pipeline: Pipeline) -> float:
     """An image, median of a few batches on one thread."""
-    seeds, times = range(BATCH), []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        pipeline(seeds)
-        times.append(1e3 * (time.process_time() - start) / BATCH)
-    return round(statistics.median(times), 1)
+    spent = in_turns({"": lambda _: pipeline(range(BATCH))}, ROUNDS)[""]
+    return round(1e3 * median(spent).cpu / BATCH, 1)

@@ -1,11 +1,8 @@
 """A folder of Stable Diffusion 1.5's shape to FP32 ONNX, peak memory and time.
 
-    python -m benchmarks bring size
-    python benchmarks/bring_size.py FOLDER
-
-FOLDER: a U-Net by itself or a whole pipeline; without one, a pipeline of random FP16 weights is
-made first (2.1 GB), by a process of its own that counts for nothing. What is measured is a process,
-too, from reading the folder to the last file.
+A pipeline of random FP16 weights is made first (2.1 GB), by a process of its own that counts for
+nothing, unless a folder is given: a U-Net by itself or a whole pipeline. What is measured is a
+process, too, from reading the folder to the last file.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ import time
 from pathlib import Path
 
 from _full_size import NETWORKS
+from _measure import said_by
 
 from edgegen.machine.resident import peak_bytes
 
@@ -95,24 +93,15 @@ def write(folder: Path, out: Path) -> None:
     print(json.dumps(found))
 
 
-def size(given: Path | None = None) -> list[dict[str, object]]:
+def size(given: Path | None) -> list[dict[str, object]]:
     """One row."""
     with tempfile.TemporaryDirectory() as place:
         folder, out = given or made(Path(place) / "sd15"), Path(place) / "out"
         out.mkdir()
-        command = [sys.executable, __file__, "--write", str(folder), str(out)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
+        found = json.loads(said_by(__file__, str(folder), str(out)))
     met = found["peak_gb"] <= GOAL_GB and found["seconds"] <= GOAL_SECONDS
     return [{**found, "goal": f"{GOAL_GB} GB, {GOAL_SECONDS} s", "met": met}]
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--write"]:
-        write(Path(sys.argv[2]), Path(sys.argv[3]))
-        return
-    print(json.dumps(size(*map(Path, sys.argv[1:2])), indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    write(*map(Path, sys.argv[1:3]))

@@ -1,0 +1,82 @@
+"""Other toolkits' INT8 of a bundle's FP32 graphs, each quantized in a Python of its own, and the
+speed of pipelines from seed to image.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from _measure import in_turns, median
+
+from edgegen.core.bundle import Bundle
+from edgegen.core.runtime import Pipeline
+from edgegen.export import runtime
+from edgegen.workflows.bench_report.peer_scripts import ONNXRUNTIME
+from edgegen.workflows.bench_report.peers import inner_convolutions
+
+Feeds = list[dict[str, np.ndarray]]
+# FP32 graph, feeds, where to write -> what its runtime loads
+Make = Callable[[Path, Feeds, Path], Path]
+
+
+def elsewhere(python: str, code: str, suffix: str, *more: str) -> Make:
+    """A peer that runs in an environment of its own."""
+
+    def make(graph: Path, feeds: Feeds, out: Path) -> Path:
+        held = out.with_suffix(".npz")
+        np.savez(held, **{f"{n}|{i}": v for i, feed in enumerate(feeds) for n, v in feed.items()})  # type: ignore[arg-type]
+        done = subprocess.run(
+            [python, "-c", code, graph, held, out, *more],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["no output"])[-1])
+        return out.with_suffix(suffix)
+
+    return make
+
+
+# ONNX Runtime's quantize_static, after the preprocessing that its documentation asks for
+onnxruntime_own = elsewhere(sys.executable, ONNXRUNTIME, ".onnx")
+
+
+def convolutions_alone(graph: Path, feeds: Feeds, out: Path) -> Path:
+    """ONNX Runtime's, with what edgegen leaves in FP32 left out by hand: all but convolutions, and
+    each graph's ends.
+    """
+    words = inner_convolutions(graph)
+    return elsewhere(sys.executable, ONNXRUNTIME, ".onnx", *words)(graph, feeds, out)
+
+
+def quantized_by(
+    make: Make, bundle: Bundle, feeds: Mapping[str, Feeds], host: str, folder: Path
+) -> Pipeline:
+    """The bundle's FP32 graphs quantized by a peer; executed by `host`."""
+    full = bundle.pipeline(runtime("onnxruntime"), "fp32", 1)
+    call = {}
+    for graph, name in bundle.manifest.graphs.items():
+        # ModelOpt writes into what it is given
+        own = Path(shutil.copy(bundle.path(name), folder / f"{graph}-full.onnx"))
+        made = make(own, feeds[graph], folder / graph)
+        call[graph] = runtime(host).load(made, 1)
+    return Pipeline(full.latent, full.sampler, call)
+
+
+def seconds(candidates: Mapping[str, Pipeline], batch: int, rounds: int) -> dict[str, float]:
+    """CPU seconds of one batch from seed to image, median of interleaved rounds; each behind a
+    batch of its own, as in use.
+    """
+
+    def draw(pipeline: Pipeline, turn: int) -> None:
+        pipeline(range(turn * batch, (turn + 1) * batch))
+
+    calls = {name: partial(draw, pipeline) for name, pipeline in candidates.items()}
+    return {name: median(s).cpu for name, s in in_turns(calls, rounds, is_twice=True).items()}

@@ -1,0 +1,14 @@
+"""What a training begins with where its generator has a judge."""
+
+from __future__ import annotations
+
+from edgegen.families import Judged
+from edgegen.training.loop import Trainer
+
+
+def taught(trainer: Trainer, lessons: int) -> Trainer:
+    """The same, its judge taught so many lessons if it has one."""
+    generator = trainer.generator
+    if isinstance(generator, Judged) and generator.judge is not None:
+        generator.teach(trainer.lessons(lessons))
+    return trainer

@@ -1,0 +1,47 @@
+"""How long rounding weights takes on this machine, from a sample of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...calibrate.choose import fastest
+from ...calibrate.rounding import on_grid, rounded_sizes
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# sides of the matrix that rounding is timed on: outputs, inputs
+SAMPLE = (64, 384)
+OUTER = 10  # times an inversion's multiplication, one that mends the weights that are left
+
+
+def rounding_price(models: Mapping[str, ModelProto], most_bytes: int) -> float:
+    """Seconds that the weights of these graphs take, with second moments of so many bytes each."""
+    plan = fastest(models)
+    sizes = []
+    for name, model in models.items():
+        spoken = [n.name for n in model.graph.node if plan.speaks_of(name, n.name, n.op_type)]
+        sizes += rounded_sizes(model, spoken, most_bytes)
+    return rounding_seconds(sizes)
+
+
+def rounding_seconds(sizes: Sequence[tuple[int, int]]) -> float:
+    """Of weights of so many outputs and inputs, from what a sample takes."""
+    rng = np.random.default_rng(0)
+    outputs, inputs = SAMPLE
+    seen = rng.normal(size=(2 * inputs, inputs))
+    weight = rng.normal(size=SAMPLE)
+    second = seen.T @ seen
+    started = time.monotonic()
+    on_grid(weight, [second])
+    took = time.monotonic() - started
+    return took * sum(map(_work, sizes)) / _work((outputs, inputs))
+
+
+def _work(size: tuple[int, int]) -> float:
+    outputs, inputs = size
+    return float(inputs**3 + OUTER * outputs * inputs**2)
