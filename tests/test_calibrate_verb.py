@@ -365,6 +365,6 @@ def test_outliers_and_constant_tensors_are_told(capsys: pytest.CaptureFixture[st
     show({"graphs": {"theta": {"samples_at_timestep": {"1": 32, "2": 40}, "tensors": tensors}}})
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert said[2][:8] == ["theta", "2", "32", "to", "40", "4", "1", "0"]
-    assert ["theta/still", "holds", "one", "value", "alone."] in said
+    assert ["theta/still", "is", "constant:", "all", "its", "values", "are", "equal."] in said
     assert said[-2] == ["theta/b", "60", "7.5", "-2", "to", "9", "mid.conv"]
     assert said[-1] == ["theta/c", "60", "2.5", "-2", "to", "9", "no", "layer"]

@@ -75,7 +75,9 @@ def test_the_document_is_the_table() -> None:
 @pytest.mark.parametrize("typed", ["E-DISK-FULL", "e-disk-full", "disk-full"])
 def test_the_verb_shows_one(typed: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main.run(["errors", typed]) == 0
-    assert capfd.readouterr().out.startswith("E-DISK-FULL  exit 7\nThe disk is full.\nFree space")
+    assert capfd.readouterr().out.startswith(
+        "E-DISK-FULL  exit 7\nThe disk is full.\nFree some space"
+    )
     assert main.run(["errors", typed, "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
     assert shown["code"] == "E-DISK-FULL" and shown["exits"] == [7]

@@ -206,7 +206,7 @@ def test_a_plan_says_which_steps_it_leaves(
     exported: Bundle, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["plan", "show", str(exported.root)]) == 0
-    assert "of the sampler's steps the last runs in FP32, as a whole" in capfd.readouterr().out
+    assert "Of the sampler's steps, the last runs in FP32 as a whole" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("last", [4, 9])

@@ -345,7 +345,7 @@ def test_a_run_that_cannot_be_exported_is_refused_before_any_work(
         ("RUN", ["--runtime", "onnxruntime,,"], 2, "unknown runtime ''"),
         ("RUN", ["--runtime", "reference"], 2, "it is no runtime to export for"),
         ("RUN", ["--runtime", "tensorflow"], 2, "unknown runtime 'tensorflow'"),
-        ("RUN", ["--calibration", "8"], 2, "calibration"),
+        ("RUN", ["--calibration", "7"], 2, "calibration"),
         ("BUNDLE", [], 2, "this is a bundle"),
     ],
 )

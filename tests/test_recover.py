@@ -367,7 +367,7 @@ def test_what_is_refused(
         assert go(base, plan, tmp_path / "out", photos_are_for_finetune, "3") == 2
         assert f"No such option: {photos_are_for_finetune}" in capsys.readouterr().err
     assert go(base, plan, tmp_path / "out", "-o", str(tmp_path / "other")) == 2
-    assert "name the base, and the run folder once" in capsys.readouterr().err
+    assert "give the base, and the run folder once" in capsys.readouterr().err
     other = tmp_path / "plan.json"
     other.write_bytes(Plan((("denoiser/student.stem", "fp32"), ("*", "int8")), {}).to_bytes())
     assert go(base, other, tmp_path / "out") == 4
