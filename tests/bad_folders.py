@@ -162,7 +162,10 @@ FOLDERS: dict[str, tuple[Callable[..., Any], int, list[str]]] = {
     "B28 near-copies": (
         nearly,
         0,
-        ["near-copies: 80 photos in 40 groups (one side", "; 0 near-copies on both sides"],
+        [
+            "near-copies: 80 photos in 40 groups (each group stays on one side",
+            "; 0 near-copies on both sides",
+        ],
     ),
     "B29 all equal": (equal, 4, ["error[E-DATA-CONSTANT] all 3 photos are identical"]),
     "B29 flat": (flat, 4, ["error[E-DATA-CONSTANT] each of the 5 photos is of one colour"]),

@@ -161,7 +161,7 @@ def _next(adapted: FinetuneResult, folder: Path) -> str:
     look = f"edgegen generate {folder} -o site.png"
     if adapted.far:
         return (
-            f"adapted: {folder}  the pictures do not show your products yet; next: look at them "
+            f"adapted: {folder}  these pictures are not your products yet; next: look at them "
             f"({look}), then try a longer --time, more photos or another base"
         )
     return f"adapted: {folder}  next: {look}, edgegen export {folder} --int8 -o out/"

@@ -61,7 +61,7 @@ USAGE: list[Line] = [
     *each("generate b -o o --precision %", "int4", ""),
     *each("bench b --threads %", *COUNTS),
     *each("bench b --rounds %", "1", "99999999999"),
-    *each("calibrate cas-dm -o o --samples %", "31", *COUNTS),
+    *each("calibrate cas-dm -o o --samples %", "7", *COUNTS),
     *each("export cas-dm --int8 -o o --fid-budget %", "nan", "-1", "0", "101%", "", "%", "1e-400"),
     *each("export cas-dm --int8 -o o --min-psnr %", "nan", "inf", "-1", "1e400"),
     *each("export cas-dm --int8 -o o --max-images %", "1", *COUNTS),
