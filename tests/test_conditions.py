@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from edgegen.core.conditions import (
 from edgegen.core.conditions.prompts import BYTES, CHARACTERS, MOST
 from edgegen.core.files import parse_json, to_json
 from edgegen.core.latent import Latent
+from edgegen.core.manifest import ConditionedStart
 from edgegen.core.seeds import (
     CALIBRATION,
     EXPLANATION_BASELINE,
@@ -35,6 +37,7 @@ from edgegen.core.seeds import (
     use_of,
 )
 from edgegen.core.spec import TensorSpec
+from edgegen.core.start import read_start, write_start
 from edgegen.evidence.classes import MOST as MOST_GROUPS
 from edgegen.evidence.classes import class_names, groups
 
@@ -91,6 +94,17 @@ def test_a_condition_comes_back_from_its_manifest(kind: str) -> None:
     for name, rows in one.of(seeds).items():
         assert again.of(seeds)[name].tobytes() == rows.tobytes()
     assert again.names("verdict") == one.names("verdict") and again.choices == one.choices
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3), (1, 2, 2)])
+def test_a_bundle_s_start_keeps_the_axes_of_a_constant(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """One number an image is not an axis of 1: a graph takes (batch,), and not (batch, 1)."""
+    latent = Latent(X, (Constants({"level": np.full(shape, 0.5, np.float32)}),))
+    start = ConditionedStart.model_validate(write_start(latent, tmp_path))
+    again = read_start(start, lambda name: (tmp_path / name).read_bytes())
+    assert again.condition(range(5))["level"].shape == (5, *shape)
 
 
 def test_every_seed_has_one_use() -> None:

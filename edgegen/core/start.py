@@ -28,7 +28,7 @@ def write_start(latent: Latent, folder: Path) -> JsonObject:
     if arrays:
         from safetensors.numpy import save
 
-        put(folder / ARRAYS, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+        put(folder / ARRAYS, save({k: np.asarray(v, order="C") for k, v in arrays.items()}))
     return {
         "shape": shape,
         "conditions": [one.to_json() for one in latent.conditions],
