@@ -73,7 +73,7 @@ def test_what_is_planned_fits_or_is_refused(
 
 def test_what_is_not_enough_says_what_is() -> None:
     with pytest.raises(
-        UsageError, match=r"in the 10 min that are left .* that needs (.*)$"
+        UsageError, match=r"in the 10 min that are left, .* that needs (.*)$"
     ) as error:
         allowance(600, SLOW, WORK)
     said = error.value.message.split("needs ")[1]

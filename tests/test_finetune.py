@@ -235,7 +235,7 @@ def test_what_is_said_at_the_end_is_in_the_record_and_in_json(
     assert scale["photos"]["KID"]["value"] < scale["blurred"]["KID"]["high"]
     assert [words.split(":")[0] for words in kept["warnings"]][-1] == "W-TUNE-FAR"
     assert "W-TUNE-FAR: these pictures are not your products yet" in said.err
-    assert "the pictures do not show your products yet" in said.out.splitlines()[-1]
+    assert "these pictures are not your products yet" in said.out.splitlines()[-1]
     assert "edgegen export" not in said.out
     assert go(cas_dm, out, photos, "--resume", "--json") == 0
     assert json.loads(capsys.readouterr().out)["last"] == kept

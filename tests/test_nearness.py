@@ -115,7 +115,7 @@ def test_the_last_line_says_to_export_only_what_is_near(far: bool, tmp_path: Pat
     last: dict[str, Any] = {"scale": {"far": far}}
     line = _next(FinetuneResult(tmp_path, "fp32", {}, last), tmp_path)
     assert ("edgegen export" in line) is not far
-    assert ("the pictures do not show your products yet" in line) is far
+    assert ("these pictures are not your products yet" in line) is far
     assert re.search("longer --time, more photos or another base", line) or not far
     assert f"edgegen generate {tmp_path} -o site.png" in line
 
