@@ -10,10 +10,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
 import prompted
 import pytest
 import torch
 from listeners import Heard
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from edgegen.core.bundle import Bundle
@@ -175,7 +177,7 @@ def test_prompts_are_encoded_once_for_a_generator(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.export
 def test_a_text_encoder_ships_beside_the_graphs(tmp_path: Path) -> None:
-    start = write_beginning(source(), tmp_path)
+    start = write_beginning(source(), tmp_path, threads=1).start
     assert start["text"] == {
         "graphs": {"context": "text/context.onnx"},
         "tokenizer": ["text/merges.txt", "text/tokenizer_config.json", "text/vocab.json"],
@@ -184,7 +186,31 @@ def test_a_text_encoder_ships_beside_the_graphs(tmp_path: Path) -> None:
     assert found.integers == ("tokens",) and found.output == (None, 8, 4)
     for name in start["text"]["tokenizer"]:
         assert (tmp_path / name).is_file()
-    assert write_beginning(replace(source(), text=None), tmp_path)["text"] is None
+    assert write_beginning(replace(source(), text=None), tmp_path, threads=1).start["text"] is None
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ("is_own", "stored", "said"),
+    [(True, TensorProto.INT8, "and ships so"), (False, TensorProto.FLOAT, "less than 30 dB")],
+)
+def test_a_text_encoder_has_8_bit_weights_where_its_prompts_stay_near(
+    is_own: bool, stored: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts that another encoder made are far from whatever this one makes."""
+    monkeypatch.setattr("edgegen.export.weight_only.WORTH_CODING", 8)
+    encoders, notes, one = torch_encoders(text()), Heard(), source()
+    assert encoders is not None
+    if is_own:
+        prompts = bank_of(TEXTS, "", encoders())
+        one = replace(one, generator=replace(one.generator, latent=Latent(NOISE, (prompts,))))
+    found = write_beginning(one, tmp_path, 1, notes).text["context"]
+    model = onnx.load(tmp_path / "text" / "context.onnx")
+    assert {t.data_type for t in model.graph.initializer if len(t.dims) == 2} == {stored}
+    (note,) = notes.notes
+    assert said in note and f"{found['worst_sqnr_db']:.1f} dB" in note
+    assert (found["worst_sqnr_db"] >= 30) == is_own
+    assert found["weights"] == ("int8" if is_own else "float")
 
 
 @pytest.mark.slow

@@ -87,10 +87,13 @@ def referee(
     ran, judged, exact = (
         np.concatenate([o[k] for o in outputs]).astype(np.float64) for k in range(3)
     )
-    return Refereed(_decibel(judged, ran), _decibel(exact, judged), half)
+    return Refereed(signal_to_error_db(judged, ran), signal_to_error_db(exact, judged), half)
 
 
-def _decibel(signal: np.ndarray, other: np.ndarray) -> float:
+def signal_to_error_db(signal: np.ndarray, other: np.ndarray) -> float:
+    """How near `other` is to `signal`, of one shape, in dB: 200 where they are equal, and -200
+    where a value is no number.
+    """
     error, power = np.square(signal - other).mean(), np.square(signal).mean()
     if not (np.isfinite(error) and np.isfinite(power)):
         return -200.0

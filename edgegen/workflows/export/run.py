@@ -258,9 +258,12 @@ def _export(request: _Request) -> ExportResult:
         built = build_runtimes(
             request.targets, calibration.models, plans, calls, folder, context.listen
         )
-    start = write_beginning(sampled, folder)
-    description = describe(sampled, models, built, calibration.coverage, feeds, parity, start)
-    description["calibration"] |= {**found, **({"protected": protected} if protected else {})}
+    begins = write_beginning(sampled, folder, context.threads, context.listen)
+    description = describe(
+        sampled, models, built, calibration.coverage, feeds, parity, begins.start
+    )
+    more = {"protected": protected, "text_encoder": begins.text}
+    description["calibration"] |= {**found, **{name: said for name, said in more.items() if said}}
     write_manifest(folder, description)
     build = Build(Bundle.open(folder, made_here=True), calibration.models, plans, calls)
     attempts = Attempts(source.about, request.out, unnamed_judges(request.terms, context))
