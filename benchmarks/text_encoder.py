@@ -62,7 +62,7 @@ def written(text: TextGraphs, name: str, folder: Path) -> Mapping[str, Path]:
     return files
 
 
-def encoded(call: Call, tokens: Mapping[str, Array], turn: int) -> None:
+def encoded(call: Call, tokens: Mapping[str, np.ndarray], turn: int) -> None:
     """One prompt, whichever turn it is."""
     call(**tokens)
 
@@ -105,7 +105,6 @@ def measured(source: LoadedGenerator, count: int) -> Iterator[Row]:
             shape = map(str, empty[tokens.name].shape)
             peak = said_by("-c", PEAK, HOST, str(path), tokens.name, *shape)
             yield {
-                "generator": Path(source.origin).name,
                 "weights": kind,
                 "MB": round(size / 1e6, 2),
                 "CPU ms a prompt": round(1e3 * median(spent[kind]).cpu, 2),
@@ -122,11 +121,15 @@ def distances(
         signal_to_error_db(a, b)
         for a, b in zip(exact.embeddings[name], found.embeddings[name], strict=True)
     ]
-    row = {"prompts": len(near), "worst dB": min(near), "median dB": float(np.median(near))}
+    row: dict[str, float] = {
+        "prompts": len(near),
+        "worst dB": min(near),
+        "median dB": float(np.median(near)),
+    }
     if count:
         far = np.minimum(psnr(images(source, exact, count), images(source, found, count)), 200)
         row |= {"images": count, "worst image, dB": far.min(), "median image, dB": np.median(far)}
-    return {what: round(float(value), 1) for what, value in row.items()}
+    return {k: v if isinstance(v, int) else round(float(v), 1) for k, v in row.items()}
 
 
 def main() -> None:

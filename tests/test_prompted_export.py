@@ -203,7 +203,9 @@ def test_a_text_encoder_has_8_bit_weights_where_its_prompts_stay_near(
     assert encoders is not None
     if is_own:
         prompts = bank_of(TEXTS, "", encoders())
-        one = replace(one, generator=replace(one.generator, latent=Latent(NOISE, (prompts,))))
+        own = one.generator
+        assert isinstance(own, Brought)
+        one = replace(one, generator=replace(own, latent=Latent(NOISE, (prompts,))))
     found = write_beginning(one, tmp_path, 1, notes).text["context"]
     model = onnx.load(tmp_path / "text" / "context.onnx")
     assert {t.data_type for t in model.graph.initializer if len(t.dims) == 2} == {stored}

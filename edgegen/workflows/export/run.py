@@ -271,14 +271,21 @@ def _export(request: _Request) -> ExportResult:
         proof, bundle = prove_or_step_back(
             build, request.targets, request.terms, context, attempts, watch
         )
-    peak = peak_bytes()
-    more = {"attempts": attempts.to_json(), "time": {**request.expected, "took_s": watch.to_json()}}
-    more["memory"] = {"budget_bytes": request.memory, "peak_bytes": peak}
-    write_evidence(bundle, proof, {**adapter, **more})
-    context.listen.note(f"took {watch}; {bytes_in_words(peak)} of memory at most")
+    write_evidence(bundle, proof, {**adapter, **_spent(request, watch, attempts)})
     if proof.passed:
         return ExportResult(request.out, proof)
     raise _failed(replace(build, bundle=bundle), request, proof)
+
+
+def _spent(request: _Request, watch: Stopwatch, attempts: Attempts) -> dict[str, Any]:
+    """What the export took beside what was expected: for the evidence, and noted for people."""
+    peak, expected = peak_bytes(), request.expected
+    request.context.listen.note(f"took {watch}; {bytes_in_words(peak)} of memory at most")
+    return {
+        "attempts": attempts.to_json(),
+        "time": {**expected, "took_s": watch.to_json()},
+        "memory": {"budget_bytes": request.memory, "peak_bytes": peak},
+    }
 
 
 def _full_precision(
