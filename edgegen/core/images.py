@@ -50,15 +50,16 @@ def png(pixels: np.ndarray, scale: int = 1) -> bytes:
 
 
 def save_png(path: Path, pixels: np.ndarray, scale: int = 1) -> None:
-    """Whole or absent."""
+    """Write (h, w, 3) uint8 as a PNG file, in one replace; each pixel is `scale` wide."""
     write_bytes(path, png(pixels, scale))
 
 
 def read(path: Path, shape: tuple[int, int, int]) -> Array:
-    """A PNG or JPEG as (c, h, w) in [0, 1]; with 2 or 4 channels the last says what can be seen,
-    and the rest is 0 elsewhere.
+    """Read a PNG or JPEG as an array of `shape` (c, h, w) in [0, 1].
 
-    InputError E-IMAGE for a file that is no picture, E-IMAGE-SIZE for another size than `shape`.
+    With 2 or 4 channels the last is a mask, 1 where alpha is at least 0.5 and else 0, and the
+    other channels are 0 outside it. InputError E-IMAGE for a file that is not a readable picture,
+    E-IMAGE-SIZE for another size than `shape`.
     """
     channels, height, width = shape
     try:
