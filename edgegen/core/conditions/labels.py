@@ -18,7 +18,7 @@ CLASSES = 100_000
 
 @dataclass(frozen=True)
 class Labels:
-    """The one-hot input "label" of class seed modulo classes, so that runs of seeds are balanced."""
+    """The one-hot input "label": class = seed modulo classes, so any run of seeds is balanced."""
 
     classes: int
     kind: str = "labels"

@@ -63,7 +63,7 @@ class BridgeSampler:
         self._ahead()  # raises ValueError for levels that this solver cannot use
 
     def _ahead(self) -> tuple[float, ...]:
-        """Return the lookahead of each level for x' = (x - clean) / t: x has signal 1 and noise t."""
+        """Return the lookahead at each level of x' = (x - clean) / t, with signal 1 and noise t."""
         return lookahead(self.solver, [-math.log(level) for level in self.levels])
 
     @property
