@@ -24,8 +24,9 @@ SCHEMA = 2
 
 
 def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
-    """List and hash every file under `root`, check the whole, write manifest.json last.
-    EdgegenError if it would not open.
+    """List and hash every file under `root`, check the manifest, and write manifest.json last.
+
+    EdgegenError if the manifest does not fit the schema.
     """
     names = sorted(
         name

@@ -84,7 +84,7 @@ class Runtime(Protocol):
         """Return the name of the device that executes graphs, such as "CPU"."""
 
     def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
-        """Write what the device loads into `folder`, and return the paths, first that for `load`."""
+        """Write what the device loads into `folder`; return its paths, first the one to `load`."""
 
     def load(self, built: Path, threads: int) -> Session:
         """Load a file that this process built or its cache holds, and return its session.

@@ -193,7 +193,7 @@ class IscGan:
         return apart(rounded, wanted) + apart(exact, wanted)
 
     def _frozen_scores(self, fake: Tensor, batch: Batch) -> Tensor:
-        """Return the discriminator's scores of augmented fakes, with gradients only for the fakes."""
+        """Return the discriminator's scores of augmented fakes; only the fakes get gradients."""
         with _frozen(self.critic):
             scores: Tensor = self.critic(
                 self.progress.ada(fake, batch.generator), *self._condition(batch)

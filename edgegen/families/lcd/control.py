@@ -66,7 +66,7 @@ class ControlNet(nn.Module):
 
 
 class Controlled(nn.Module):
-    """Base and control as one denoiser, with the additional input hint (b, channels, size, size)."""
+    """Base and control as one denoiser, which also takes a hint (b, channels, size, size)."""
 
     def __init__(self, base: LatentUNet, control: ControlNet) -> None:
         super().__init__()

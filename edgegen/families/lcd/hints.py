@@ -18,7 +18,7 @@ COARSE = 4  # side in pixels of the fields of mean luminance
 
 
 def edges(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the Sobel gradient (b, 1, h, w) of the luminance, divided by 4 and clipped to [0, 1]."""
+    """Return the Sobel gradient (b, 1, h, w) of the luminance, divided by 4, in [0, 1]."""
     kernel = images.new_tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
     grey = F.pad(_grey(images), (1, 1, 1, 1), mode="replicate")
     slopes = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])

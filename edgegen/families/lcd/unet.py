@@ -40,7 +40,7 @@ def sinusoid(w: Tensor) -> Tensor:
 
 
 class Stage(nn.Module):
-    """The residual blocks of one level, each followed by a transformer if the level has attention."""
+    """The residual blocks of one level, each followed by a transformer at sides with attention."""
 
     def __init__(self, config: LcdConfig, level: int, sizes: list[int]) -> None:
         super().__init__()
