@@ -17,10 +17,10 @@ SCALE, SHIFT = 0.2, 0.125  # deviations of log2 of the scale, and of a shift in 
 
 
 def changed(images: Tensor, p: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """images (b, c, h, w) in [-1, 1] -> the same on white, each mirrored, scaled, shifted and given
-    other hues with probability p each, and what was done to it (b, NUMBERS): zeros for nothing.
+    """Augment images (b, c, h, w) in [-1, 1], and return them with the parameters (b, NUMBERS).
 
-    Only RGB has hues.
+    Each image is mirrored, scaled, shifted and, if it is RGB, rotated in hue, with probability p
+    each; the outside becomes white. The parameters of an unchanged image are zeros.
     """
     colour = images.shape[1] == 3
 

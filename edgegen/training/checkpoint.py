@@ -88,9 +88,8 @@ def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
 
 
 def tidy(folder: Path, step: int, keep: int) -> None:
-    """Delete all checkpoints except the newest `keep` up to that step.
-
-    Later ones are from before the run was resumed at an older step, so they are deleted too.
+    """Delete all checkpoints except the newest `keep` up to that step. Later ones are from before
+    the run was resumed at an older step.
     """
     older = [path for path in _steps(folder) if path.name <= f"step-{step:08d}"]
     for path in {*_steps(folder)} - {*older[-keep:]}:
@@ -144,9 +143,8 @@ def resume(folder: Path, trainer: Trainer, note: Note = silent_note) -> JsonObje
 
 
 def _to_try(folder: Path, note: Note) -> list[Path]:
-    """Return the checkpoint that `latest` names and those before it, newest first.
-
-    Without a usable `latest`, return all that are complete.
+    """Return the checkpoint that `latest` names and those before it, newest first; without a
+    usable `latest`, all that are complete.
     """
     complete = list(reversed(_steps(folder)))
     try:
@@ -173,9 +171,8 @@ def _parts(trainer: Trainer) -> list[str]:
 
 
 def _sound(step: Path, trainer: Trainer) -> JsonObject:
-    """Return a checkpoint's state after checking the hashes of its files.
-
-    TrustError or InputError says what is wrong with one.
+    """Return a checkpoint's state after checking the hashes of its files. TrustError or InputError
+    says what is wrong with one.
     """
     state = _state(step / STATE, set(trainer.average))
     for name in _parts(trainer):
@@ -337,9 +334,8 @@ def _pickle(path: Path) -> TrustError:
 
 
 def load_into(generator: Generator, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into the networks that ship.
-
-    InputError lists the first that are missing, unknown or of another shape.
+    """Copy tensors into the networks that ship. InputError lists the first that are missing,
+    unknown or of another shape.
     """
     fit(generator.shipped, tensors, path)
 

@@ -49,7 +49,7 @@ def in_8_bits(
 
 
 def _from_grey(image: Image.Image, tags: Tags, notes: list[str]) -> Image.Image:
-    """Convert a grey image; a TIFF may say that 0 is white (TIFF 6.0, PhotometricInterpretation)."""
+    """Convert a grey image; in a TIFF 0 may be white (TIFF 6.0, PhotometricInterpretation)."""
     levels = image.convert("I")
     highest = 2 ** max(tags.get(BITS, (16,))) - 1
     _, brightest = levels.getextrema()

@@ -1,4 +1,4 @@
-"""Teaching of a generator's judge before the first step of a run; resumed runs read it from disk."""
+"""Teaching of a generator's judge before the first step of a run; later it is read from disk."""
 
 from __future__ import annotations
 

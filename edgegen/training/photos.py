@@ -1,7 +1,7 @@
 """Decoding of one photo of unknown origin into size x size RGB pixels, or an error code and reason.
 
-worker.py runs this in a child process with a memory limit, because native decoders read the file;
-to save memory there, it does not import numpy.
+This module does not import numpy, because worker.py runs it in a child process with a memory limit,
+as native decoders read the file.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ FAILED = "edgegen/failed"  # key under which the first process that fails stores
 
 @dataclass(frozen=True)
 class World:
-    """This process's rank among the processes that train together; with one, nothing is exchanged."""
+    """This process's rank among those that train together; a single one exchanges nothing."""
 
     rank: int = 0
     size: int = 1
