@@ -2,7 +2,7 @@
 docs/methods/regional-primitives.md).
 
 A set of regions is an integer in which bit j stands for region j. Row T of `u` is the change of the
-features by the demand for the regions in T, u(T) = f_T - f0, and row S of the components is I_or(S):
+features by the demand for the regions in T, u(T) = f_T - f0. Row S of the components is I_or(S):
 u(T) = u(0) + the sum of all components whose S meets T. That holds for any u, so reconstruction
 shows nothing about a network; measures.py has what does.
 """

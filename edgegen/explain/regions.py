@@ -99,8 +99,9 @@ def grid(rows: int, columns: int, height: int, width: int) -> Regions:
 
 
 def from_mask(path: Path, height: int, width: int) -> Regions:
-    """One region a colour, numbered by where they first appear, row by row; black is none.
-    InputError says what does not fit.
+    """Read regions from a mask PNG with one colour per region; black is no region.
+
+    They are numbered by their first pixel, row by row. InputError says what does not fit.
     """
     if not os.path.isfile(path):
         raise UsageError(

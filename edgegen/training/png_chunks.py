@@ -35,7 +35,7 @@ class Chunks(NamedTuple):
 
 
 def read(data: bytes) -> Chunks:
-    """Read the chunks of a whole PNG; malformed chunks are kept, so that its decoder refuses them."""
+    """Read the chunks of a whole PNG. Malformed chunks stay, so that its decoder refuses them."""
     kept: list[bytes] = [SIGNATURE]
     about: dict[bytes, bytes] = {}
     start = len(SIGNATURE)

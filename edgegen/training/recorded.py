@@ -1,4 +1,4 @@
-"""What a run was started with, as its run.json has it."""
+"""The settings with which a run was started, read from its run.json."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Recorded:
 
 
 def flat(data: object, name: str = "") -> JsonObject:
-    """{"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
+    """Flatten nested data: {"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
     if not isinstance(data, dict):
         return {name: data}
     return {
