@@ -1,4 +1,4 @@
-"""Streaming of photos from tar shards, for sets larger than memory; order.py defines their order."""
+"""Streaming of photos from tar shards, for sets larger than memory, in the order of order.py."""
 
 from __future__ import annotations
 
