@@ -29,7 +29,7 @@ WIDE = 64  # least width in pixels of an image in a grid
 
 
 class Record:
-    """A context manager for a run's records beside its checkpoints, which a resumed run continues."""
+    """A context manager for a run's records beside its checkpoints; resumed runs continue them."""
 
     def __init__(
         self, out: Path, trainer: Trainer, samples_every: int = 0, tensorboard: bool = False

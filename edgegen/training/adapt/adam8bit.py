@@ -20,8 +20,8 @@ TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}
 
 
 class Adam8bit(bnb.optim.Adam8bit):  # type: ignore[misc]
-    """Adam whose state takes 2 bytes per weight and 8 bytes per 256 weights; tensors with fewer than
-    SMALLEST weights keep FP32 moments.
+    """Adam whose state takes 2 bytes per weight and 8 bytes per 256 weights; tensors with fewer
+    than SMALLEST weights keep FP32 moments.
 
     Tables are left out of a saved state, because they are the same for all parameters and their
     2 KB each are more than most adapters' moments. On a GPU the host waits for `found_inf` at each

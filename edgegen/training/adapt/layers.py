@@ -53,10 +53,10 @@ class _Product(torch.autograd.Function):
 
 
 class Frozen(nn.Module, ABC):
-    """A linear layer whose weight never moves: x (..., cin) -> (..., out).
+    """A linear layer with a frozen weight: x (..., cin) -> (..., out).
 
-    Its weight is not in state_dict(), and cannot be loaded: it is made from the full-precision
-    master, whose hash a run holds.
+    Its weight is not in state_dict() and cannot be loaded, because it is made from the
+    full-precision master, whose hash a run records.
     """
 
     flag: ClassVar[str]  # what peft looks for on the module that it injects into

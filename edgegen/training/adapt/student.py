@@ -108,8 +108,9 @@ def with_rounding(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
 
 
 def _named(subject: Subject, module: GraphModule) -> tuple[dict[str, Node], dict[Node, str]]:
-    """The program's nodes by the names that its file has for them, and the other way round.
-    EdgegenError where the file rounds what the program does not have.
+    """Return the program's nodes by their names in the file, and the names by node.
+
+    EdgegenError if the file rounds something that the program does not have.
     """
     rounding, graph = subject.rounding, module.graph
     last = next(node for node in graph.nodes if node.op == "output").all_input_nodes[0]

@@ -14,8 +14,8 @@ OF_BASE = (".base_layer.", ".original_module.")
 
 
 class Part(nn.Module):
-    """The parameters of `whole` that require a gradient, and its buffers, under their own names; the
-    tensors are shared with `whole`.
+    """The parameters of `whole` that require a gradient, and its buffers, under their own names;
+    the tensors are shared with `whole`.
 
     Modes and moves are passed on to `whole`. A deep copy holds only copies of these tensors, so an
     average of it is as small as an adapter.

@@ -18,7 +18,7 @@ IRREGULAR = {"copy": "copies"}  # irregular plurals
 
 @dataclass(frozen=True)
 class Bad:
-    """A file that cannot be used: its name relative to the folder, a stable code, and the reason."""
+    """A file that cannot be used: its name relative to the set, a stable code, and the reason."""
 
     name: str
     code: str
