@@ -1,4 +1,4 @@
-"""What this processor can do with 8-bit numbers. (standard library only)"""
+"""The abilities of this processor for 8-bit arithmetic. (standard library only)"""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def _is_ours(folder: Path, mark: str) -> bool:
 def _settle(folder: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
-    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # what is inside first
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # contents before their folder
         if not path.is_symlink():
             # Some libraries ignore the umask and write files with mode 0600.
             path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

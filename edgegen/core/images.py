@@ -18,8 +18,9 @@ PICTURE_BYTES = 256 << 20
 
 
 def to_uint8(images: Array) -> np.ndarray:
-    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. InputError when one
-    is not finite.
+    """Convert images (n, c, h, w) float in [-1, 1], with c 1 or 3, to (n, h, w, 3) uint8.
+
+    InputError if a value is not finite.
     """
     if not np.isfinite(images).all():
         raise InputError("E-NONFINITE", "generated images hold NaN or infinite values")
@@ -28,7 +29,10 @@ def to_uint8(images: Array) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """(n, h, w, 3) uint8 -> one picture, row by row; columns: the square root of n unless told."""
+    """Join images (n, h, w, 3) uint8 into one picture, row by row, `gap` white pixels apart.
+
+    columns: by default the square root of n, rounded up.
+    """
     n, h, w, _ = images.shape
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     rows = math.ceil(n / columns)
@@ -40,7 +44,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 
 
 def png(pixels: np.ndarray, scale: int = 1) -> bytes:
-    """(h, w, 3) uint8 -> PNG bytes, each pixel `scale` wide; no text chunks."""
+    """Encode (h, w, 3) uint8 as PNG bytes without text chunks; each pixel is `scale` wide."""
     out = io.BytesIO()
     image = Image.fromarray(pixels)
     image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(

@@ -48,7 +48,7 @@ class KeyPolicy(BaseModel):
 
     schema_version: Annotated[Literal[1], BeforeValidator(whole)]
     revoked: dict[Fingerprint, str] = {}  # fingerprint -> why
-    replaced: dict[Fingerprint, Fingerprint] = {}  # of the old -> of the new
+    replaced: dict[Fingerprint, Fingerprint] = {}  # fingerprint of the old key -> of the new one
     least_release: Release = 0
 
 

@@ -270,7 +270,7 @@ def _state(path: Path, networks: set[str]) -> JsonObject:
 
 
 def read_text(path: Path) -> str:
-    """The stripped content of a small ASCII file; InputError if it cannot be read."""
+    """Read a small ASCII file without surrounding space. InputError if it cannot be read."""
     try:
         return read_bytes(path, LARGEST_TEXT, "E-CHECKPOINT").decode("ascii").strip()
     except UnicodeDecodeError as error:
@@ -278,14 +278,14 @@ def read_text(path: Path) -> str:
 
 
 def to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """The safetensors file of these tensors; the same tensors give the same bytes."""
+    """Return the safetensors file of these tensors; the same tensors give the same bytes."""
     data: bytes = save_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})
     return data
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, all finite. Raises TrustError for pickle, InputError for a
-    damaged file.
+    """Read the tensors of a safetensors file. TrustError for pickle, InputError for a damaged file
+    or values that are not finite.
     """
     return _tensors_of(_bytes_of(path), path)
 

@@ -291,7 +291,7 @@ def _check_end(data: bytes) -> None:
         if data[at] != 0xFF or data[at + 1] in (0x01, 0xD8, 0xFF):  # fill bytes, marks without data
             at += 1
             continue
-        if data[at + 1] == 0xDA:  # what follows is data to the end
+        if data[at + 1] == 0xDA:  # the image data follows
             break
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     if data.rfind(END) <= at:
@@ -308,7 +308,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _profile(
     image: Image.Image, chunks: png_chunks.Chunks | None, notes: list[str]
 ) -> bytes | None:
-    """What the photo says of its colours; None for sRGB."""
+    """Return the ICC profile that describes the photo's colours; None for sRGB."""
     if chunks is not None:
         if chunks.unusable:
             notes.append("W-IMG-PROFILE")

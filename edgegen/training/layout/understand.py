@@ -239,7 +239,7 @@ class _Understanding:
             if "/" not in folder and folder not in held:
                 self.tree.warn("W-DATA-CLASS-EMPTY", folder)
 
-    # what else lies there
+    # other files
 
     def _told_of_others(self, photos: dict[str, TreeEntry]) -> None:
         """Report files that are not photos, and mention tables and captions in the line."""
