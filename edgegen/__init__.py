@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from .workflows.verify import VerifySettings as VerifySettings
     from .workflows.verify import verify_bundle as verify_bundle
 
-# module -> its public names; the imports above say the same to a type checker
+# Maps a module to its public names. The imports above tell a type checker the same.
 _NAMES = {
     "edgegen.core.offline": ("offline",),
     "edgegen.core.progress": ("Listener",),
@@ -114,7 +114,7 @@ __all__ = sorted([*_MODULES, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from its module when it is first asked for."""
+    """Import a public name from its module when it is first asked for, and keep it."""
     if name not in _MODULES:
         raise AttributeError(f"module 'edgegen' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m edgegen`, also under torchrun."""
+"""Run the command line with `python -m edgegen`, also under torchrun."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Everything edgegen reports on purpose: one tree, one exit code and one stable code per error.
+"""The exceptions that edgegen raises on purpose, each with an exit code and a stable error code.
 
 EdgegenError          1  bug or unclassified failure
   UsageError          2  a flag, a config or an output folder that cannot be used
@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# What a terminal acts on, or shows in another order than it is written: control characters, line
-# breaks, marks of direction, and halves of characters (bytes of a file name that are no text).
+# Characters that a terminal obeys or that change the order of the text: control characters, line
+# breaks, direction marks, and lone surrogates (bytes of a file name that are not valid text).
 ESCAPES = {
     code: chr(code).encode("unicode_escape").decode()
     for part in (
@@ -34,17 +34,18 @@ ESCAPES = {
 
 
 def escaped(text: str) -> str:
-    """Text of unknown origin as one line that any terminal or page shows as it is: a line break is
-    \\n, an escape \\x1b.
+    """Return text of unknown origin as one line that is safe to show on a terminal or a page.
+
+    Control characters become visible: a line break becomes \\n and an escape becomes \\x1b.
     """
     return text.translate(ESCAPES)
 
 
 class EdgegenError(Exception):
-    """One sentence for the user: what is wrong, in which file, what to do.
+    """An error whose message tells the user what is wrong, in which file, and what to do.
 
-    code: stable name such as "E-PICKLE"; path: the file meant, if any; hint: the next step, if it
-    is not in the sentence; details: numbers for machines, shown by --json (finite JSON values).
+    code: stable name such as "E-PICKLE"; path: the file concerned, if any; hint: the next step, if
+    the message does not give it; details: finite JSON values for programs, shown by --json.
     """
 
     exit_code = 1
@@ -78,7 +79,10 @@ class UsageError(EdgegenError):
 
 
 class GateFailed(EdgegenError):
-    """result: what the workflow found before the gate said no, such as an ExportResult."""
+    """A result is outside its budget; `result` keeps what the workflow produced before it failed.
+
+    result: for example an ExportResult.
+    """
 
     exit_code = 3
     result: Any = None
@@ -93,7 +97,7 @@ class ReferenceMismatch(InputError):
 
 
 class NotFetched(InputError):
-    """What lies there says where the file's content is kept, and is not the content."""
+    """The file is only a pointer (Git LFS or git-annex) to content that was not downloaded."""
 
 
 class RuntimeMissing(EdgegenError):

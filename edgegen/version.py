@@ -1,3 +1,3 @@
-"""The version of this package; pyproject.toml says the same."""
+"""The version of this package, which pyproject.toml repeats."""
 
 __version__ = "0.2.0"

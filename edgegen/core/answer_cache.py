@@ -1,5 +1,7 @@
-"""Answers that took long to find, kept as soon as they are known: what was interrupted goes on,
-what is repeated is the same.
+"""A cache on disk for results that take long to compute.
+
+Each result is written as soon as it is known, so an interrupted run continues where it stopped and
+a repeated run gives the same results.
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ from .files import JsonObject
 from .reader import read_bytes
 
 NOTES_BYTES = 1 << 30  # largest file of notes
-KEPT = 30 * 24 * 3600  # seconds that notes nobody asked for stay
+KEPT = 30 * 24 * 3600  # seconds after its last change at which a file of notes is deleted
 
 
 class Notes:
-    """Questions and answers, one JSON line each, with what finding the answer took. The file's name
-    holds a hash of everything that the answers depend on.
+    """A file of questions and answers, one JSON line each with the seconds that the answer took.
 
-    A line that a crash cut off is no answer; an answer is any JSON value. Several threads may ask
-    at once, each another question.
+    The file's name holds a hash of everything that the answers depend on. An answer is any JSON
+    value. A line that a crash cut off is ignored. Several threads may ask at once, as long as each
+    asks a different question.
     """
 
     def __init__(self, path: Path) -> None:
-        """`path` need not exist, nor its folder."""
+        """Read the notes of `path`; neither the file nor its folder needs to exist."""
         self._path, self._lock = path, threading.Lock()
         self._known: JsonObject = {}
         self._seconds: dict[str, float] = {}
@@ -41,20 +43,21 @@ class Notes:
     def _take(self, note: JsonObject) -> None:
         asked = note["asked"]
         self._known[asked] = note["answer"]
-        # notes of before have none
+        # older files of notes have no seconds
         self._seconds[asked] = float(note.get("seconds", 0.0))
 
     def knows(self, question: str) -> bool:
-        """Whether the answer is noted."""
+        """Return whether the answer to `question` is already noted."""
         return question in self._known
 
     def seconds(self, question: str) -> float:
-        """What finding its answer took, whoever found it; KeyError where it is not noted."""
+        """Return the seconds that the answer took to compute. KeyError if it is not noted."""
         return self._seconds[question]
 
     def recall(self, question: str, find: Callable[[], Any]) -> Any:
-        """The answer noted, or the one that `find` gives, noted before it is returned. OSError when
-        it cannot be.
+        """Return the noted answer, or call `find` and note its answer before returning it.
+
+        OSError if the note cannot be written.
         """
         if question not in self._known:
             started = time.monotonic()
@@ -75,14 +78,15 @@ class Notes:
             os.fsync(f.fileno())
 
     def _torn(self) -> bool:
-        """Whether the file ends within a line: the next one must not begin there."""
+        """Return whether the file ends within a line, which a new note must not continue."""
         data = read_bytes(self._path, NOTES_BYTES)
         return bool(data) and not data.endswith(b"\n")
 
 
 def folder(kind: str) -> Path:
-    """Where notes of a kind are kept for this user; those that nobody touched for 30 days are
-    gone.
+    """Return the folder for this user's notes of a kind, after deleting files older than 30 days.
+
+    A file's age is the time since it was last changed.
     """
     place = cache() / kind
     for old in place.glob("*.jsonl"):
@@ -93,8 +97,9 @@ def folder(kind: str) -> Path:
 
 
 def cache() -> Path:
-    """EDGEGEN_CACHE, or edgegen in XDG_CACHE_HOME, or ~/.cache/edgegen: what may be deleted at any
-    time.
+    """Return the cache folder, whose content may be deleted at any time.
+
+    It is EDGEGEN_CACHE, or edgegen in XDG_CACHE_HOME, or ~/.cache/edgegen.
     """
     if folder_named := os.environ.get("EDGEGEN_CACHE"):
         return Path(folder_named)

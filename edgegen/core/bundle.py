@@ -1,17 +1,17 @@
 """A bundle: everything a device needs, in one folder whose manifest lists every file with its
 sha256.
 
-    manifest.json   what this file describes
-    graphs/         FP32 ONNX, one a graph
-    int8/<runtime>/ what that runtime loads, the Q/DQ ONNX it was built from, and plan.json
-                    behind both
+    manifest.json   the list of files and how they are used
+    graphs/         FP32 ONNX, one file per graph
+    int8/<runtime>/ what that runtime loads, the Q/DQ ONNX it was built from, and the plan.json
+                    from which both were made
     evidence/       reference statistics, pictures, comparisons
     README.md       the model card
     model.sig       the site's signature over all of them, if it signed
 
-Reading is strict: a file that is not listed, a link, another size or another hash is an error,
-before native code sees it. The manifest carries the hash of itself, which shows damage; who wrote
-it only the signature shows. docs/bundle.md has the format.
+Reading is strict: an unlisted file, a link, a wrong size or a wrong hash is an error before any
+native code sees the file. The manifest carries its own hash, which reveals damage; only the
+signature proves who wrote it. docs/bundle.md describes the format.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from .start import read_start
 from .weight_file import WeightFile
 from .weights import SUFFIX as WEIGHTS
 
-OPENINGS = 20  # of a bundle that is published anew each time while it is opened
+OPENINGS = 20  # attempts to open a bundle that is being replaced at the same time
 Precision = Literal["int8", "fp32"]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, checked bundle: one version of it, whatever happens to the folder meanwhile.
+    """An opened, checked bundle, which stays the same version even if the folder is replaced.
 
-    signed: who signed it and as which release, if its signature was held to keys; made_here: this
-    process made it, and vouches for it.
+    signed: who signed it and as which release, if its signature was checked against keys;
+    made_here: whether this process made it and therefore vouches for it.
     """
 
     root: Path
@@ -65,10 +65,10 @@ class Bundle:
 
     @classmethod
     def open(cls, root: Path, keys: SiteKeys | None = None, made_here: bool = False) -> Bundle:
-        """Read and check everything but what the runtimes parse. TrustError for damage, UsageError
-        for another schema.
+        """Open a bundle and check everything except the content that the runtimes parse.
 
-        With keys, a bundle that none of their owners signed as it is here is a TrustError too.
+        TrustError for damage, UsageError for another schema. With keys, also TrustError unless the
+        owner of one of them signed exactly these files.
         """
         for left in reversed(range(OPENINGS)):
             files = BundleFiles(root)
@@ -77,7 +77,7 @@ class Bundle:
             except EdgegenError:
                 if files.is_current() or not left:
                     raise
-                # a new bundle took its place and the old one is being removed
+                # A new bundle replaced this one while it was read, so try again with the new one.
         raise AssertionError("unreachable: the last opening returns or raises")
 
     @classmethod
@@ -111,9 +111,7 @@ class Bundle:
         return TrustError("E-MANIFEST", what, path=self.root / MANIFEST)
 
     def _check_graphs(self) -> None:
-        """TrustError where a runtime has not every graph of the manifest, or a file of one is not
-        listed.
-        """
+        """Raise TrustError if a runtime lacks a graph of the manifest, or a file is not listed."""
         manifest = self.manifest
         if isinstance(manifest.start, ConditionedStart) and (text := manifest.start.text):
             for name in (*text.graphs.values(), *text.tokenizer):
@@ -134,16 +132,16 @@ class Bundle:
 
     @property
     def signed_by(self) -> str | None:
-        """Fingerprint of the key that its signature was held to, if it was."""
+        """Return the fingerprint of the key that verified the signature, or None."""
         return None if self.signed is None else self.signed.fingerprint
 
     @property
     def is_vouched_for(self) -> bool:
-        """Whether somebody whom the site trusts stands behind these files."""
+        """Return whether this process made the bundle or a trusted key verified its signature."""
         return self.made_here or self.signed is not None
 
     def digests(self) -> dict[str, str]:
-        """sha256 of every file, the manifest included: what a signature is over."""
+        """Return the sha256 of every file, including the manifest; a signature covers these."""
         return {
             MANIFEST: self.manifest_sha256,
             **{name: file.sha256 for name, file in self.manifest.files.items()},
@@ -151,19 +149,20 @@ class Bundle:
 
     @property
     def is_signed(self) -> bool:
-        """Whether there is a signature, held to a key or not."""
+        """Return whether the bundle has a signature file, verified or not."""
         return self.files.holds(SIGNATURE)
 
     def path(self, name: str) -> Path:
-        """A listed file, for people: its bytes come from `read`."""
+        """Return the path of a listed file, for messages; `read` gives its bytes.
+
+        TrustError if the manifest does not list it.
+        """
         if name not in self.manifest.files:
             raise self._refused(f"{name} is used but not listed")
         return self.root / name
 
     def read(self, name: str) -> bytes:
-        """The bytes of a listed file, which are those that were listed. TrustError if they are no
-        more.
-        """
+        """Return the bytes of a listed file. TrustError if they no longer match the manifest."""
         path = self.path(name)
         listed = self.manifest.files[name]
         data, found = self.files.read(name, listed.bytes)
@@ -172,8 +171,9 @@ class Bundle:
         return data
 
     def graph_file(self, name: str) -> GraphFile:
-        """A listed file and those beside it, as a runtime takes them. Unless the bundle is vouched
-        for, only what `admitted` returned may be loaded.
+        """Return a listed file, with access to the files beside it, as a runtime takes it.
+
+        If nobody vouches for the bundle, load only what `admitted` returned.
         """
         folder = name.rpartition("/")[0]
 
@@ -189,7 +189,7 @@ class Bundle:
         return GraphFile(self.path(name), read, self.is_vouched_for, weights)
 
     def _copy(self, name: str, target: Path) -> str:
-        """A listed file, copied. TrustError if its bytes are no more those that were listed."""
+        """Copy a listed file. TrustError if its bytes no longer match the manifest."""
         found = self.files.copy(name, target)
         if found != self.manifest.files[name].sha256:
             raise TrustError(
@@ -198,7 +198,7 @@ class Bundle:
         return found
 
     def built(self, name: str) -> Built:
-        """The INT8 files of that runtime. UsageError if there are none."""
+        """Return the INT8 files for the runtime `name`. UsageError if the bundle has none."""
         if name not in self.manifest.runtimes:
             known = ", ".join(self.manifest.runtimes)
             raise UsageError(
@@ -210,8 +210,10 @@ class Bundle:
 
     @cached_property
     def declared(self) -> dict[str, Declared]:
-        """What goes into each graph and comes out. InputError for a file that does not say it,
-        TrustError where that does not fit the sampler and what it starts from.
+        """The inputs and the output that each FP32 graph declares, by graph.
+
+        InputError for an ONNX file that does not declare them, TrustError if they do not fit the
+        sampler and the latent.
         """
         names = self.manifest.graphs
         graphs = {graph: self._declared(self.graph_file(name)) for graph, name in names.items()}
@@ -231,7 +233,7 @@ class Bundle:
 
     @cached_property
     def latent(self) -> Latent:
-        """What its sampler starts from. ValueError where that is nothing a sampler can."""
+        """The noise and conditions that the sampler starts from. ValueError if they are invalid."""
 
         def arrays(name: str) -> bytes:
             path = self.path(name)
@@ -242,8 +244,10 @@ class Bundle:
         return read_start(self.manifest.start, arrays)
 
     def admitted(self, runtime: Runtime, names: Mapping[str, str]) -> dict[str, GraphFile]:
-        """Files by graph that `runtime` may load. EdgegenError for one that it may not: of another
-        kind than it loads, or harmful where nobody vouches for the bundle.
+        """Return the files by graph that `runtime` may load.
+
+        EdgegenError for a file of a kind that the runtime does not load, or, if nobody vouches for
+        the bundle, for a file that the runtime's own check refuses.
         """
         files = self._of_kind(names, runtime.suffixes)
         if not runtime.executable:
@@ -251,15 +255,16 @@ class Bundle:
         return files
 
     def sources(self, runtime: Runtime, precision: Precision) -> dict[str, GraphFile]:
-        """The ONNX files behind what `runtime` loads, which it may build anew. EdgegenError as
-        above.
+        """Return the ONNX files by graph from which `runtime` may build its own files.
+
+        EdgegenError as in `admitted`.
         """
         files = self._of_kind(self.onnx(runtime, precision), (".onnx",))
         self._admit(runtime, files)
         return files
 
     def _of_kind(self, names: Mapping[str, str], suffixes: tuple[str, ...]) -> dict[str, GraphFile]:
-        """TrustError for a file of another kind: what a file may do follows from what it is."""
+        """Raise TrustError for a file with another suffix, which decides what loading may do."""
         files = {graph: self.graph_file(name) for graph, name in names.items()}
         for graph, file in files.items():
             if file.path.suffix not in suffixes:
@@ -279,7 +284,7 @@ class Bundle:
     def sessions(
         self, runtime: Runtime, names: Mapping[str, str], threads: int
     ) -> dict[str, Session]:
-        """Files by graph, loaded by `runtime`: none by a path, each held to what it declares."""
+        """Load files by graph in `runtime`; each session is held to the declared output."""
         files = self.admitted(runtime, names)
         loads = {
             g: (partial(runtime.session, file, threads), file.path) for g, file in files.items()
@@ -294,8 +299,10 @@ class Bundle:
         batch: int = 64,
         trust_engines: bool = False,
     ) -> Pipeline:
-        """Seeds to images on `runtime`. UsageError if the bundle was not built for it, TrustError
-        for unvouched engines.
+        """Return the pipeline that turns seeds into images on `runtime`.
+
+        batch: images per call. UsageError if the bundle was not built for that runtime, TrustError
+        for engines that nobody vouches for.
         """
         local = self.built_here(runtime, precision)
         if precision == "int8":
@@ -325,13 +332,13 @@ class Bundle:
         return self.of(call, batch)
 
     def of(self, call: Mapping[str, Session], batch: int = 64) -> Pipeline:
-        """The pipeline that these sessions of its graphs make."""
+        """Return the pipeline that runs the bundle's sampler with these sessions by graph."""
         return Pipeline(self.latent, sampler_from_json(self.manifest.sampler), call, batch)
 
     def _kept(
         self, runtime: Runtime, built: Mapping[str, Path], threads: int
     ) -> dict[str, Session]:
-        """What this machine built before, loaded."""
+        """Load the files that this machine built before."""
         return self._held({g: (partial(runtime.load, p, threads), p) for g, p in built.items()})
 
     def _held(self, loads: Mapping[str, tuple[Callable[[], Session], Path]]) -> dict[str, Session]:
@@ -342,8 +349,10 @@ class Bundle:
         }
 
     def vouched(self, runtime: Runtime, trusted: bool) -> None:
-        """UsageError when the bundle has nothing for that runtime, TrustError when it has engines
-        that nobody vouches for, and for a manifest that says something else of what they are.
+        """Check that the bundle's INT8 files for `runtime` may be loaded.
+
+        UsageError if the bundle has none, TrustError for engines that nobody vouches for and for a
+        manifest that wrongly says whether they are executable code.
         """
         self.check_code(runtime)
         if runtime.executable and not trusted and not self.is_vouched_for:
@@ -361,22 +370,21 @@ class Bundle:
             )
 
     def check_code(self, runtime: Runtime) -> None:
-        """TrustError where the manifest says something else of a runtime's files than what they
-        are.
-        """
+        """Raise TrustError if the manifest wrongly says whether the runtime's files are code."""
         if self.built(runtime.name).code != runtime.executable:
             kind = "engines, which are code" if runtime.executable else "graphs, which are no code"
             raise self._refused(f"runtimes.{runtime.name}.code: {runtime.name} executes {kind}")
 
     def onnx(self, runtime: Runtime, precision: Precision) -> dict[str, str]:
-        """The ONNX files behind what `runtime` loads, by graph; none if the bundle has none for
-        it.
+        """Return the names of the ONNX files, by graph, from which `runtime`'s files are built.
+
+        INT8 files are empty if the bundle has none for that runtime.
         """
         built = self.manifest.runtimes.get(runtime.name)
         return dict(self.manifest.graphs if precision == "fp32" else built.onnx if built else {})
 
     def built_here(self, runtime: Runtime, precision: Precision) -> dict[str, Path]:
-        """What this machine built of them before, by graph; nothing unless all of it is there."""
+        """Return what this machine built before, by graph, or {} if any graph is missing."""
         return self._compiled(runtime, self.onnx(runtime, precision))
 
     def _compiled(self, runtime: Runtime, names: Mapping[str, str]) -> dict[str, Path]:

@@ -1,9 +1,8 @@
-"""The files of a bundle, opened once and held: one version of it, from when it is opened until it
-is let go.
+"""The files of a bundle, opened once and held open, so that all reads see one version of it.
 
-The folder is opened first, and every file is opened from there. An export that publishes a new
-bundle under the same name exchanges the folders: whoever holds the old one reads it to the end,
-although its files have no names any more.
+The folder is opened first, and every file is opened relative to it. An export that publishes a new
+bundle under the same name exchanges the folders: a process that holds the old folder can still read
+it, although its files no longer have names.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from ..errors import InputError, NotFetched, TrustError
 from . import reader
 from .files import put_parts
 
-MOST = 500  # files of a bundle: each is held open
+MOST = 500  # largest number of files in a bundle, because each is held open
 
 
 class BundleFiles:
-    """Open files by name. They are closed with the object."""
+    """Open file descriptors by name, which are closed when the object is collected."""
 
     def __init__(self, root: Path) -> None:
-        """InputError for what is no folder."""
+        """Open the folder `root`. InputError if it is not a folder."""
         self.root = root
         self._held: dict[str, int] = {}
         try:
@@ -38,7 +37,7 @@ class BundleFiles:
         weakref.finalize(self, _close, self._held)
 
     def is_current(self) -> bool:
-        """Whether the name still means the folder that was opened."""
+        """Return whether the path still leads to the folder that was opened."""
         try:
             now, then = os.stat(self.root), os.fstat(self._folder)
         except OSError:
@@ -46,7 +45,7 @@ class BundleFiles:
         return (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino)
 
     def holds(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether a file of that name is held open."""
         return name in self._held
 
     def hold(self, name: str) -> None:
@@ -54,8 +53,9 @@ class BundleFiles:
         self._held[name] = reader.descriptor(name, "E-BUNDLE", self._folder)
 
     def hold_all(self, listed: Collection[str], unlisted: Collection[str]) -> None:
-        """Open all files that are listed, and those of `unlisted` that are there. TrustError for a
-        listed one that is missing, and for anything else in the folder.
+        """Open all files in `listed`, and those in `unlisted` that exist.
+
+        TrustError for a listed file that is missing, and for anything else in the folder.
         """
         for name, folder, entry in self._entries():
             if not entry.is_file(follow_symlinks=False):
@@ -83,7 +83,7 @@ class BundleFiles:
                 raise TrustError("E-MANIFEST", f"{name} is missing", path=self.root)
 
     def _entries(self) -> Iterator[tuple[str, int, os.DirEntry[str]]]:
-        """Path, descriptor of its folder, and entry of everything that is no folder."""
+        """Yield the path, the folder's descriptor and the entry of everything but folders."""
         waiting = [("", os.dup(self._folder))]
         try:
             while waiting:
@@ -110,16 +110,17 @@ class BundleFiles:
                 os.close(folder)
 
     def size(self, name: str) -> int:
-        """Bytes of a held file."""
+        """Return the size of a held file in bytes."""
         return os.fstat(self._held[name]).st_size
 
     def sha256(self, name: str) -> str:
-        """Of what a held file holds now."""
+        """Return the sha256 of the present content of a held file."""
         return reader.sha256_of(self._held[name], self.root / name)
 
     def read(self, name: str, limit: int) -> tuple[bytes, str]:
-        """What a held file holds now, and the sha256 of these very bytes. TrustError if they are
-        more than `limit`.
+        """Return the present bytes of a held file and their sha256.
+
+        TrustError if there are more than `limit` bytes.
         """
         if self.size(name) > limit:
             raise TrustError(
@@ -129,9 +130,7 @@ class BundleFiles:
         return data, hashlib.sha256(data).hexdigest()
 
     def copy(self, name: str, target: Path) -> str:
-        """What a held file holds now, written into a new file that only this user can change, and
-        the sha256 of what was written.
-        """
+        """Copy the present bytes of a held file to `target` and return the sha256 of the copy."""
         put_parts(target, reader.parts(self._held[name], self.root / name))
         return reader.sha256(target)
 

@@ -1,8 +1,7 @@
-"""CLIP's tokenizer from the files that diffusers folders have: texts to tokens, without
-transformers.
+"""CLIP's tokenizer, built without transformers from the files of a diffusers folder.
 
-Only its vocabulary, its merges and its special tokens are taken from files. How a text is cut into
-words is CLIP's own and written here: a file's regular expressions are never run.
+Only the vocabulary, the merges and the special tokens come from files. The rule that cuts a text
+into words is CLIP's own and is written here, so a file's regular expressions are never run.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
 VOCABULARY, MERGES, WHOLE = "vocab.json", "merges.txt", "tokenizer.json"
 SETTINGS, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 FILES = (VOCABULARY, MERGES, WHOLE, SETTINGS, SPECIAL)
-BYTES = 16 << 20  # largest of these files
+BYTES = 16 << 20  # largest size of one of these files
 WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
 END_OF_WORD = "</w>"
-NAMES = {  # as CLIP has them where no file says otherwise
+NAMES = {  # CLIP's special tokens, used unless a file names others
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
     "unk_token": "<|endoftext|>",
@@ -39,18 +38,21 @@ NAMES = {  # as CLIP has them where no file says otherwise
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a text encoder is given of one text, and what it is not: the end that was cut off."""
+    """The tokens of one text for a text encoder, and the end of the text that did not fit."""
 
     ids: np.ndarray  # (limit,) int64
-    count: int  # of the whole text, with its begin and end
-    cut: str
+    count: int  # tokens of the whole text, with its begin and end tokens
+    cut: str  # the end of the text that did not fit
 
 
 class ClipTokenizer:
-    """Texts to `limit` tokens: begin, words, end, and padding."""
+    """Turns a text into exactly `limit` tokens: begin, words, end, and padding."""
 
     def __init__(self, files: Mapping[str, bytes], limit: int, folder: Path) -> None:
-        """files: by name, of `folder`. InputError for what is no tokenizer of CLIP's kind."""
+        """Build the tokenizer from the content of `files`, by name.
+
+        folder: named in messages. InputError if it is not a tokenizer of CLIP's kind.
+        """
         self.limit, self._files, self._folder = limit, files, folder
         try:
             self._tokenizer = self._built()
@@ -102,7 +104,7 @@ class ClipTokenizer:
 
     @cached_property
     def _numbered(self) -> Mapping[int, Mapping[str, Any]]:
-        """Tokens that are found in a text before it is cut into words, by number."""
+        """The added tokens, by number; they are found before a text is cut into words."""
         if "added_tokens_decoder" in self._settings:
             rows = self._settings["added_tokens_decoder"]
             return {int(number): row for number, row in rows.items()}
@@ -112,7 +114,7 @@ class ClipTokenizer:
 
     @cached_property
     def _special(self) -> Mapping[str, Mapping[str, Any]]:
-        """Begin, end, unknown and padding."""
+        """The rows of the begin, end, unknown and padding tokens, by the keys of NAMES."""
         said = dict(self._settings)
         if "added_tokens_decoder" not in self._settings and SPECIAL in self._files:
             said |= self._json(SPECIAL)
@@ -125,8 +127,10 @@ class ClipTokenizer:
         return {key: str(row["content"]) for key, row in self._special.items()}
 
     def _added(self) -> Iterator[AddedToken]:
-        """In the order in which they are numbered. InputError for one that has another number in
-        the vocabulary, or none: a text encoder has no row for it.
+        """Yield the added tokens in the order of their numbers.
+
+        InputError for a token whose number in the vocabulary differs or is missing, because the
+        text encoder has no row for it.
         """
         from tokenizers import AddedToken
 
@@ -137,7 +141,7 @@ class ClipTokenizer:
                 what = f"the token {escaped(str(row['content'])[:64])!r} is not number {number}"
                 raise self._refused(f"{what} of the vocabulary", SETTINGS)
         rows = (*(row for _, row in numbered), *self._special.values())
-        # of several that are one text, the last says how it is found
+        # If several rows have the same text, the flags of the last one apply.
         for content, row in {row["content"]: row for row in rows}.items():
             flags = {
                 flag: bool(row[flag])

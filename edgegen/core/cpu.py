@@ -1,4 +1,4 @@
-"""What this processor can do with 8-bit numbers. (standard library only)"""
+"""The abilities of this processor for 8-bit arithmetic. (standard library only)"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-# What decides the speed of INT8 and reduced precision on x86 and ARM.
+# The CPU features that decide the speed of INT8 and reduced precision on x86 and ARM.
 CPU_FLAGS = (
     "avx2",
     "avx_vnni",
@@ -24,19 +24,19 @@ SUMS_IN_32_BITS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 
 
 def cpu_model() -> str:
-    """Such as "AMD EPYC"; the architecture where the kernel names none."""
+    """Return the processor's name, such as "AMD EPYC", or its architecture if it has none."""
     return cpu_line("model name") or platform.machine()
 
 
 def cpu_flags() -> list[str]:
-    """Which of CPU_FLAGS the kernel reports; empty where it reports none."""
+    """Return those of CPU_FLAGS that the kernel reports."""
     present = (cpu_line("flags") or cpu_line("Features")).split()
     return [flag for flag in CPU_FLAGS if flag in present]
 
 
 @cache
 def weight_bits() -> int:
-    """Bits that an int8 weight may use without overflow in this processor's kernels: 8 or 7.
+    """Return the bits, 8 or 7, that int8 weights may use without overflow in this CPU's kernels.
 
     x86 without VNNI or AMX adds two products of an unsigned and a signed byte in 16 bits, with
     saturation (the instruction VPMADDUBSW): 2 * 255 * 127 does not fit, 2 * 255 * 63 does. Measured
@@ -50,7 +50,7 @@ def weight_bits() -> int:
 
 
 def cpu_line(key: str) -> str:
-    """The first value of that key in the kernel's description of the processor, or ""."""
+    """Return the first value of `key` in /proc/cpuinfo, or "" if there is none."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text(errors="replace").splitlines() if info.is_file() else ():
         name, _, value = line.partition(":")

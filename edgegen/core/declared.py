@@ -1,4 +1,4 @@
-"""What an ONNX file says goes in and comes out, read without a runtime and without onnx."""
+"""The inputs and outputs that an ONNX file declares, read without a runtime and without onnx."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .protobuf import Message
 
 FLOAT, INT64 = 1, 7  # TensorProto.DataType
-# numbers of fields in onnx.proto
+# field numbers in onnx.proto
 GRAPH, GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 7, 1, 5, 11, 12
 VALUE_NAME, VALUE_TYPE, TENSOR_TYPE = 1, 2, 1
 ELEMENT, SHAPE, DIMENSION, DIMENSION_VALUE = 1, 2, 1, 1
@@ -18,7 +18,10 @@ Shape = tuple[int | None, ...]  # None: an axis that varies
 
 @dataclass(frozen=True)
 class Declared:
-    """Inputs by name, and the single output; integers: those inputs that are int64, not float32."""
+    """The shapes of a graph's inputs, by name, and of its single output.
+
+    integers: names of the inputs that are int64; all others are float32.
+    """
 
     inputs: Mapping[str, Shape]
     output: Shape
@@ -26,8 +29,10 @@ class Declared:
 
 
 def declared(data: bytes, tokens: bool = False) -> Declared:
-    """Of an ONNX file. ValueError says why it is no graph of a generator: float32 tensors of known
-    rank in, one out. tokens: inputs may be int64, as those of a text encoder are.
+    """Read the declared inputs and output of an ONNX file from its bytes.
+
+    tokens: allows int64 inputs, as a text encoder has. ValueError says why the file cannot be a
+    generator's graph, which takes float32 tensors of known rank and gives one.
     """
     graph = Message(memoryview(data)).one(GRAPH)
     if graph is None:
@@ -36,7 +41,7 @@ def declared(data: bytes, tokens: bool = False) -> Declared:
     inputs = {
         name: (shape, element)
         for name, shape, element in map(_value, graph.all(GRAPH_INPUT))
-        if name not in constants  # files of before IR 4 list those among the inputs
+        if name not in constants  # before IR version 4, files list constants among the inputs
     }
     outputs = list(map(_value, graph.all(GRAPH_OUTPUT)))
     if not inputs or len(outputs) != 1:

@@ -1,4 +1,4 @@
-"""What a disk is asked for, and the sentence when it refuses."""
+"""Syncing to disk, and the error messages for a disk that cannot be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import ResourceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FROM_WRITING = (*FULL, errno.EROFS)  # can only come from writing
+FROM_WRITING = (*FULL, errno.EROFS)  # errors that only writing can cause
 
 
 def sync(path: Path) -> None:
@@ -25,12 +25,12 @@ def sync(path: Path) -> None:
 
 
 def nearest(path: Path) -> Path:
-    """The nearest folder above `path`, or itself, that is there: whose disk it will be on."""
+    """Return the nearest existing folder at or above `path`, whose disk `path` will be on."""
     return next((p for p in (path, *path.resolve().parents) if p.is_dir()), Path("/"))
 
 
 def disk_error(error: OSError, path: Path) -> ResourceError:
-    """The sentence for an operating system's refusal to write, with the free space as a fact."""
+    """Return the error for a failed write to `path`, with the free space if the disk is full."""
     if error.errno in FULL:
         free = shutil.disk_usage(path.parent if path.parent.exists() else "/").free
         return ResourceError(
@@ -44,8 +44,9 @@ def disk_error(error: OSError, path: Path) -> ResourceError:
 
 @contextlib.contextmanager
 def refusals(target: Path, only: tuple[int, ...] = ()) -> Iterator[None]:
-    """Turn an OSError of the block into the sentence for `target`; with `only`, just these errno:
-    others are not about it.
+    """Turn an OSError of the block into a ResourceError about `target`.
+
+    only: if given, the errno values to translate; other errors pass unchanged.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Named moments of writing at which a test lets something go wrong: a kill, a full disk, a folder
-that vanishes.
+"""Named moments of writing at which a test can inject a fault: a kill, a full disk, a folder that
+vanishes.
 
-Nobody listens in a user's process, and nothing in the environment can change that: `hit` then
-compares one variable with None. Tests enumerate POINTS, so that a new one cannot be forgotten.
+In a user's process there is no listener, and no environment variable can set one, so `hit` only
+compares a variable with None. Tests go through POINTS, so that no new point is left untested.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ _listener: Listener | None = None
 
 
 def hit(point: str, path: Path) -> None:
-    """Called at the named moment, with the file or folder that it is about."""
+    """Tell the listener, if any, that `point` is reached, with the file or folder concerned."""
     if _listener is not None:
         _listener(point, path)
 
 
 @contextlib.contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """For tests: `listener` is called at every point while the block runs; what it raises is raised
-    there.
+    """Call `listener` at every point while the block runs; its exceptions are raised there.
+
+    Only tests use this.
     """
     global _listener
     before, _listener = _listener, listener

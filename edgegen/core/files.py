@@ -1,8 +1,8 @@
-"""Files that are whole or absent: publish a folder in one rename, write a file in one replace,
-survive kill -9.
+"""Files and folders that are whole or absent, even after kill -9.
 
-Order that holds for every artefact: data fsync, folder fsync, rename, parent fsync. What appears
-under the name of an output while the work goes on is not ours, and stays.
+A folder is published in one rename and a file is written in one replace. The order is always: fsync
+the data, fsync the folder, rename, fsync the parent. Anything that another process puts under the
+output's name in the meantime is not ours and is not replaced.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from .locks import held, parents_of
 from .reader import read_bytes
 from .temporary import fresh, private_file, private_folder, sweep
 
-ASIDE = ".edgegen-old-"  # where there is no exchange: an old output while the new one is renamed
+ASIDE = ".edgegen-old-"  # prefix of the old output during a replacement without RENAME_EXCHANGE
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
-_LITTLE = 1 << 20  # bytes: with less left, a disk counts as full
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # rename(2) onto what is not ours to lose
+_LITTLE = 1 << 20  # free bytes below which a disk counts as full
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # rename(2) errors if the target is in use
 
 
 def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
-    """The file is the old one or the new one, never half of either. place: folder for the half, on
-    the same file system.
+    """Write a file in one replace, so that `path` always holds the old or the new file, complete.
+
+    place: folder for the temporary file, on the same file system; by default the file's own.
     """
     folder = place or path.parent
     with refusals(path):
@@ -49,7 +50,7 @@ def write_bytes(path: Path, data: bytes, place: Path | None = None) -> None:
 
 
 def put(path: Path, data: bytes) -> None:
-    """A file of a private folder: whole when the folder is published."""
+    """Write a file into a private folder, without fsync: publishing the folder syncs it."""
     with refusals(path):
         with open(path, "wb") as file:
             _write(file.fileno(), data, "put.half", path)
@@ -57,7 +58,7 @@ def put(path: Path, data: bytes) -> None:
 
 
 def put_parts(path: Path, data: Iterable[bytes | memoryview]) -> None:
-    """The same of a file that is too large for the memory."""
+    """Write a file like `put`, from parts, for a file that is too large for memory."""
     with refusals(path), open(path, "wb") as file:
         for part in data:
             file.write(part)
@@ -72,15 +73,16 @@ def _write(fd: int, data: bytes, half: str, path: Path) -> None:
         file.write(data[len(data) // 2 :])
 
 
-# A JSON document. What is in it is checked where it is read, so its values have no narrower type.
+# A JSON document. Its values have no narrower type because the code that reads them checks them.
 JsonObject = dict[str, Any]
 Numerals = Mapping[str, float]
 NO_NUMERALS: Numerals = {}
 
 
 def to_json(data: object) -> bytes:
-    """Deterministic, finite, ASCII: the same data gives the same bytes, and NaN raises
-    ValueError.
+    """Return `data` as ASCII JSON; the same data always gives the same bytes.
+
+    ValueError for NaN, infinity and too deep nesting.
     """
     try:
         text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False)
@@ -90,8 +92,10 @@ def to_json(data: object) -> bytes:
 
 
 def read_json(path: Path, limit: int = 16 << 20, numbers: Numerals = NO_NUMERALS) -> Any:
-    """A JSON file without duplicate keys or NaN, at most `limit` bytes; InputError says what is
-    wrong with it. numbers: words that stand for one, such as -Infinity.
+    """Read a JSON file of at most `limit` bytes that has no duplicate keys and no NaN.
+
+    numbers: the value for each word that is allowed as a number, such as -Infinity. InputError says
+    what is wrong with the file.
     """
     data = read_bytes(path, limit, "E-JSON")
     try:
@@ -101,7 +105,7 @@ def read_json(path: Path, limit: int = 16 << 20, numbers: Numerals = NO_NUMERALS
 
 
 def parse_json(data: bytes, numbers: Numerals = NO_NUMERALS) -> Any:
-    """The same of bytes. ValueError says what is wrong with them."""
+    """Parse JSON as `read_json` does, from bytes. ValueError says what is wrong with them."""
 
     def number(word: str) -> float:
         if word not in numbers:
@@ -118,7 +122,7 @@ def parse_json(data: bytes, numbers: Numerals = NO_NUMERALS) -> Any:
 
 
 def is_version(value: object, known: int) -> bool:
-    """Whether a document is of the version that is known: true is not 1, and neither is 1.0."""
+    """Return whether `value` is the integer `known`; true and 1.0 do not count as 1."""
     return type(value) is int and value == known
 
 
@@ -138,7 +142,7 @@ def _finite(text: str) -> float:
 
 @contextlib.contextmanager
 def publish_alone(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
-    """publish() for one writer at a time: Busy, with who it is, while another writes `target`."""
+    """Do `publish` under a lock; raise Busy, naming the holder, while another writes `target`."""
     check_target(target, mark, overwrite)
     with held(target), publish(target, mark, overwrite) as folder:
         yield folder
@@ -146,12 +150,12 @@ def publish_alone(target: Path, mark: str, overwrite: bool = False) -> Iterator[
 
 @contextlib.contextmanager
 def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
-    """A private folder beside `target` that becomes `target` in one rename when the block ends
-    well, else disappears.
+    """Yield a private folder beside `target`, which is renamed to `target` when the block ends.
 
-    mark: file that shows an existing target is ours to replace (with overwrite=True). Raises
-    UsageError for a target that exists and may not be replaced, now or when the block ends;
-    ResourceError when the disk refuses, and when the private folder is gone.
+    If the block raises, the folder is deleted. mark: name of the file that shows that edgegen made
+    an existing target, so overwrite=True may replace it. UsageError for a target that exists and
+    may not be replaced, at the start or at the end of the block; ResourceError if the disk cannot
+    be written or the private folder is gone.
     """
     _check_name(target)
     with refusals(target):
@@ -179,12 +183,13 @@ def publish(target: Path, mark: str, overwrite: bool = False) -> Iterator[Path]:
                 sync(target.parent)
                 hit("publish.done", target)
             finally:
-                _restore(target)  # its other half: nothing is to be put back, the old one goes
+                _restore(target)  # the new output is in place, so this removes the old one
 
 
 def _explained(error: Exception, temporary: Path, target: Path) -> ResourceError | None:
-    """What a disk has to do with a failure of the work, in our words: native writers have others
-    for a full one. None where it is about something else.
+    """Return the disk error behind a failure of the block, or None if the disk is not the cause.
+
+    Native writers report a full disk with exceptions of their own.
     """
     if isinstance(error, EdgegenError) and not isinstance(error, ResourceError):
         return None
@@ -196,7 +201,7 @@ def _explained(error: Exception, temporary: Path, target: Path) -> ResourceError
             hint="run it again, and let nothing clean up there",
         )
     if isinstance(error, ResourceError):
-        if Path(error.path or "").is_relative_to(temporary):  # a name that nobody will find
+        if Path(error.path or "").is_relative_to(temporary):  # this folder is about to disappear
             error.path = str(target / Path(error.path or "").relative_to(temporary))
         return None
     if isinstance(error, OSError) and error.errno in (*FROM_WRITING, errno.EIO):
@@ -207,8 +212,9 @@ def _explained(error: Exception, temporary: Path, target: Path) -> ResourceError
 
 
 def check_target(target: Path, mark: str, overwrite: bool) -> None:
-    """UsageError unless `target` is absent, empty, or ours and to be replaced. mark: "" where
-    nothing that exists is ours.
+    """Raise UsageError unless `target` is absent or empty, or made by edgegen and `overwrite`.
+
+    mark: name of the file that shows that edgegen made the folder; "" if no existing folder counts.
     """
     _check_name(target)
     with refusals(target):
@@ -243,17 +249,18 @@ def _is_ours(folder: Path, mark: str) -> bool:
 def _settle(folder: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
-    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # what is inside first
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:  # contents before their folder
         if not path.is_symlink():
-            # some libraries write 0600 whatever the umask
+            # Some libraries ignore the umask and write files with mode 0600.
             path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
             hit("publish.settling", path)
             sync(path)
 
 
 def _swap(temporary: Path, target: Path, mark: str, overwrite: bool) -> None:
-    """The private folder gets the name. UsageError where something has appeared there since that is
-    not ours to replace: it stays.
+    """Rename the private folder to `target`.
+
+    UsageError if something that may not be replaced has appeared there since; it stays untouched.
     """
     try:
         os.rename(temporary, target)  # onto nothing or an empty folder: anything else is refused
@@ -264,7 +271,7 @@ def _swap(temporary: Path, target: Path, mark: str, overwrite: bool) -> None:
         if _exchange(temporary, target) != 0:
             _rename_both(temporary, target, mark)
         elif not (_is_ours(temporary, mark) or _is_empty(temporary)):
-            _exchange(temporary, target)  # between the look and the exchange it became another
+            _exchange(temporary, target)  # undo: the target changed after it was checked
             raise _appeared(target) from None
 
 
@@ -287,8 +294,10 @@ def _exchange(a: Path, b: Path) -> int:
 
 
 def _rename_both(temporary: Path, target: Path, mark: str) -> None:
-    """An exchange where the file system has none. A kill between the two renames leaves no output
-    under its name, but the old one whole: the next run puts it back.
+    """Replace `target` in two renames, for file systems without an atomic exchange.
+
+    A kill between the two leaves the old output whole under another name; the next run puts it
+    back.
     """
     aside = target.with_name(ASIDE + target.name)
     os.rename(target, aside)
@@ -313,9 +322,7 @@ def _restore(target: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder of ours: gone under its name in one rename, so that a kill leaves no half of
-    it there.
-    """
+    """Delete a folder after renaming it, so that a kill never leaves a part under its name."""
     with refusals(folder):
         aside = fresh(folder.parent)
         os.rename(folder, aside)

@@ -1,8 +1,8 @@
-"""Graphs whose last steps run in full precision: what a sampler does last, nothing behind it mends.
+"""Graphs whose last sampling steps run in FP32, because no later step can correct their errors.
 
-A step's rounding is noise that the steps after it take for noise and remove; the last step's stays
-in the image. So a plan may leave the last steps to the FP32 graph, and keep more of all others in
-INT8 (docs/decisions/0014-last-steps.md).
+The rounding error of a step looks like noise to the steps after it, and they remove it; the error
+of the last step stays in the image. So a plan may run the last steps in the FP32 graph, and keep
+more of all other steps in INT8 (docs/decisions/0014-last-steps.md).
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ TIME = "t"  # the input that tells a graph its timestep, (batch,), the same for 
 
 @dataclass(frozen=True)
 class SessionWithFp32Steps:
-    """One graph as two sessions: `full` answers below the timestep `fp32_below`, `int8` at all
-    others.
-    """
+    """One graph as two sessions: `full` runs timesteps below `fp32_below`, `int8` all others."""
 
     int8: Session
     full: Session
@@ -31,14 +29,14 @@ class SessionWithFp32Steps:
         return (self.full if inputs[TIME].max() < self.fp32_below else self.int8)(**inputs)
 
     def placement(self) -> Mapping[str, int]:
-        """Of what runs most."""
+        """Return the placement of the INT8 session, which runs most of the steps."""
         return self.int8.placement() if isinstance(self.int8, Placed) else {}
 
 
 def with_fp32_steps(
     int8: Mapping[str, Session], full: Mapping[str, Session], below: Mapping[str, float]
 ) -> dict[str, Session]:
-    """The sessions by graph; those that `below` gives a timestep answer in FP32 below it."""
+    """Return the sessions by graph; a graph in `below` runs in FP32 below that timestep."""
     return {
         graph: SessionWithFp32Steps(session, full[graph], below[graph])
         if graph in below
@@ -48,15 +46,17 @@ def with_fp32_steps(
 
 
 def int8_session(session: Session) -> Session:
-    """The INT8 side of a graph."""
+    """Return the INT8 session of a graph, which may also have an FP32 one."""
     return session.int8 if isinstance(session, SessionWithFp32Steps) else session
 
 
 def timesteps_by_graph(
     recorded: Mapping[str, Sequence[Mapping[str, Array]]],
 ) -> dict[str, list[float]]:
-    """graph -> its timesteps, each once, of graphs that are told more than one and never one that
-    is larger than the last. A step may ask twice (guidance), and two steps may have one timestep.
+    """Return the distinct timesteps of each graph, from the inputs of its recorded calls.
+
+    Only graphs with more than one timestep, in an order that never increases, are included. Calls
+    may repeat a timestep: guidance calls a graph twice per step.
     """
     timesteps = {
         graph: [float(call[TIME].max()) for call in calls]
@@ -73,11 +73,11 @@ def timesteps_by_graph(
 def fp32_below(
     recorded: Mapping[str, Sequence[Mapping[str, Array]]], last: int
 ) -> dict[str, float]:
-    """graph -> the timestep between the sampler's last `last` steps and those before, of graphs
-    that are asked on both sides. Empty for 0, and where `last` is all steps or more.
+    """Return, by graph, the timestep that separates the last `last` steps from those before.
 
-    All graphs are told the same times; one that is not asked at every step may have none of the
-    last.
+    Only graphs that are called on both sides of it are included. The result is empty if `last` is
+    0, or is at least the number of steps. The steps are counted over all graphs, because a graph
+    need not be called at every step.
     """
     by_graph = timesteps_by_graph(recorded)
     times = sorted({time for own in by_graph.values() for time in own}, reverse=True)
@@ -88,5 +88,5 @@ def fp32_below(
 
 
 def steps_in_fp32(last: int) -> str:
-    """Which of a sampler's steps run in full precision, for people."""
+    """Return a phrase that says which of a sampler's steps run in FP32."""
     return "the last runs in FP32" if last == 1 else f"the last {last} run in FP32"

@@ -1,4 +1,4 @@
-"""What a family hands to everything after training: pure graphs, a latent and a sampler. (torch)"""
+"""What a family gives to every later stage: pure graphs, a latent and a sampler. (torch)"""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from .spec import Array, TensorSpec
 
 
 class ExportGraph(Protocol):
-    """What one graph of a generator is to an export, whichever framework it came from; export/onnx
-    writes each as ONNX.
+    """One graph of a generator as an export sees it, whichever framework it came from.
+
+    export/onnx writes it as ONNX.
     """
 
     @property
@@ -27,17 +28,17 @@ class ExportGraph(Protocol):
     @property
     def output(self) -> TensorSpec: ...
     @property
-    def parameters(self) -> int: ...  # numbers that were trained
+    def parameters(self) -> int: ...  # number of trained parameters
     def executed(self, device: torch.device | str = "cpu") -> Callable[..., Array]: ...
 
 
 @dataclass(frozen=True)
 class Graph:
     """The unit of export, calibration and parity: a pure module (no randomness, no loop, no
-    schedule) and its tensors.
+    schedule) with its input and output tensors.
 
-    weights: of a module that is large and has none of its own (they are on the device "meta"), by
-    its names for them, in the type in which they lie in files.
+    weights: the weights of a large module whose own are on the device "meta", by the module's names
+    and in the type in which they are stored in files; otherwise empty.
     """
 
     module: nn.Module
@@ -57,11 +58,11 @@ class Graph:
 
     @property
     def parameters(self) -> int:
-        """Numbers that were trained."""
+        """The number of the module's parameters."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def loaded(self) -> nn.Module:
-        """The module with its weights, in full precision; its own, or a new copy of a large one."""
+        """Return the module, or if there are `weights` a copy that holds them in float32."""
         if not self.weights:
             return self.module
         module = copy.deepcopy(self.module)
@@ -70,7 +71,10 @@ class Graph:
         return module.requires_grad_(False)
 
     def executed(self, device: torch.device | str = "cpu") -> Callable[..., Array]:
-        """As torch executes it on `device`, to which its module moves."""
+        """Return a function that runs the graph with torch on `device`: named arrays to an array.
+
+        A graph without `weights` moves its own module to that device.
+        """
         module = self.loaded().to(device)
 
         def call(**inputs: Array) -> Array:
@@ -88,12 +92,12 @@ class Graph:
 def executed(
     graphs: Mapping[str, ExportGraph], device: torch.device | str = "cpu"
 ) -> dict[str, Callable[..., Array]]:
-    """The graphs as their own framework executes them: named arrays in, an array back."""
+    """Return a function per graph that runs it in its own framework: named arrays to an array."""
     return {name: graph.executed(device) for name, graph in graphs.items()}
 
 
 def torch_graphs(graphs: Mapping[str, ExportGraph]) -> Mapping[str, Graph]:
-    """The same graphs, for what takes layers of torch apart. UsageError where one is none."""
+    """Return the graphs typed as torch graphs. UsageError if one came as an ONNX file."""
     found = {name: graph for name, graph in graphs.items() if isinstance(graph, Graph)}
     if other := sorted(graphs.keys() - found.keys()):
         raise UsageError(
@@ -120,14 +124,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """Parameters that one optimizer moves, the loss that moves them, and the part of the run in
-    which it does.
+    """The parameters that one optimizer trains, their loss, and the part of the run it covers.
 
-    span: from and to, as shares of the run's steps; the learning rate warms up and falls within it.
-    At its end the networks take their averaged weights, so that what is trained after them sees
-    what ships. begin: called once with fresh batches before the first step of the span, without
-    gradients and in eval mode: measures a scale, copies a teacher. What it leaves in weights and
-    buffers is resumed; a network is in training mode only while an objective moves it.
+    span: begin and end as shares of the run's steps; the learning rate warms up and falls within
+    it. At its end the networks take their averaged weights, so that later objectives see the
+    networks that ship. begin: called once with fresh batches before the first step of the span,
+    without gradients and in eval mode, for example to measure a scale or copy a teacher. Whatever
+    it stores in weights and buffers is saved in checkpoints. A network is in training mode only
+    while an objective trains it.
     """
 
     name: str
@@ -137,26 +141,25 @@ class Objective:
     clip: float = 1.0  # largest norm of the gradient
     span: tuple[float, float] = (0.0, 1.0)
     begin: Callable[[Iterable[Batch]], None] | None = None
-    rate: float = 1.0  # times the recipe's
+    rate: float = 1.0  # factor on the recipe's learning rate
 
     def progress(self, share: float) -> float:
-        """Share of the span that is done, in [0, 1], when `share` of the run is: what its batches
-        carry.
-        """
+        """Return the share of the span that is done, in [0, 1], when `share` of the run is done."""
         begin, end = self.span
         return min(1.0, max(0.0, (share - begin) / (end - begin)))
 
 
-# A family's own frozen dataclass: who serves every family hands it on.
+# A family's own frozen dataclass; code that serves every family only passes it on.
 FamilyConfig = Any
 
-# of its training photos: what a bundle of a generator gives away
+# what a bundle reveals of the photos that its generator was trained on
 Embedded = Literal["none", "features", "pixels"]
 
 
 class Exportable(Protocol):
-    """What is calibrated, exported, judged and explained: graphs, the loop over them, and what it
-    begins from. Whoever made it need not be able to train it.
+    """A generator that can be calibrated, exported, judged and explained, but perhaps not trained.
+
+    It has graphs, the sampler that calls them, and the latent that the sampler starts from.
     """
 
     @property
@@ -172,16 +175,14 @@ class Exportable(Protocol):
 
 @runtime_checkable
 class Resteppable(Exportable, Protocol):
-    """One whose sampler can take another number of steps without being built anew."""
+    """A generator whose sampler can take another number of steps without being rebuilt."""
 
     def with_steps(self, steps: int) -> Exportable: ...
 
 
 @runtime_checkable
 class Generator(Exportable, Protocol):
-    """A model that edgegen trains: its networks by name besides, those of them that ship, and what
-    moves them.
-    """
+    """A model that edgegen can train: all its networks, those that ship, and its objectives."""
 
     @property
     def config(self) -> FamilyConfig: ...  # the family's Config it was built from

@@ -1,4 +1,4 @@
-"""A graph's file as a runtime takes it: bytes that were read once, not a path to read again."""
+"""A graph's file as a runtime takes it: bytes that are already read, not a path to read again."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from .weights import SUFFIX
 
 @dataclass(frozen=True)
 class GraphFile:
-    """path: for messages, and its suffix says what kind of file this is; read: what a file in the
-    same folder holds, None where there is none of that name; vouched: whether this process made
-    it, or somebody whom the site trusts; weights: those of an ONNX file that lie beside it; kept:
-    whether path itself may be opened, since nobody else writes there.
+    """A graph's file, with access to the files beside it.
+
+    path: for messages; its suffix says what kind of file this is. read: returns the bytes of a file
+    in the same folder, or None if it does not exist. vouched: whether this process or a signer whom
+    the site trusts made it. weights: the external weights of an ONNX file, if any. kept: whether
+    `path` itself may be opened, because nobody else writes there.
     """
 
     path: Path
@@ -31,8 +33,9 @@ class GraphFile:
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[Path]:
-        """The file with its weights beside it, in a folder where only this user can change them
-        while the block runs: for who does not take bytes.
+        """Yield a path to the file with its weights beside it, for code that cannot take bytes.
+
+        Unless `kept`, it lies in a folder that only this user can write, and only during the block.
         """
         if self.kept:
             yield self.path
@@ -44,24 +47,24 @@ class GraphFile:
             yield place
 
     def data(self) -> bytes:
-        """InputError where the file is not there."""
+        """Return the bytes of the file. InputError if it does not exist."""
         found = self.read(self.path.name)
         if found is None:
             raise InputError("E-FILE", "there is no such file", path=self.path)
         return found
 
     def put_weights(self, folder: Path) -> None:
-        """A private copy of its weights in that folder; nothing where it has none."""
+        """Copy the external weights, if there are any, into `folder`."""
         if self.weights is not None:
             self.weights.copy(folder / self.path.with_suffix(SUFFIX).name)
 
     def of_bytes(self, data: bytes) -> GraphFile:
-        """Another graph with the weights of this one."""
+        """Return another graph, given as bytes, with the weights of this one."""
         return replace(self, read=GraphFile.of(self.path, data).read, kept=False)
 
     @classmethod
     def made_here(cls, path: Path) -> GraphFile:
-        """A file that this process made."""
+        """Return the file at `path`, which this process made and therefore vouches for."""
 
         def read(name: str) -> bytes | None:
             beside = path.with_name(name)
@@ -74,5 +77,5 @@ class GraphFile:
 
     @classmethod
     def of(cls, path: Path, data: bytes, vouched: bool = False) -> GraphFile:
-        """These bytes, with nothing beside them."""
+        """Return a graph file of these bytes, with no other files beside it."""
         return cls(path, lambda name: data if name == path.name else None, vouched)

@@ -1,4 +1,4 @@
-"""A session of a bundle's graph, held to what the graph declares."""
+"""A session of a bundle's graph whose output is checked against what the graph declares."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .rehearsal import fits
 from .runtime import Placed, Session
 from .spec import Array
 
-# what runtimes, whose exceptions share no class, say when memory ends
+# Runtimes share no exception class, so running out of memory is recognised by its message.
 MEMORY = re.compile(r"bad_alloc|[Ff]ail\w* to alloc|out of memory|[Cc]annot alloc|OOM")
 
 
 def translated(error: Exception, what: str, path: Path) -> EdgegenError:
-    """A runtime's own exception as one of ours; `what` it could not do."""
+    """Return a runtime's exception as an EdgegenError; what: for example "cannot be run"."""
     if isinstance(error, EdgegenError):
         return error
     said = " ".join(str(error).split())[:300] or type(error).__name__
@@ -31,8 +31,10 @@ def translated(error: Exception, what: str, path: Path) -> EdgegenError:
 
 @dataclass(frozen=True)
 class HeldSession:
-    """Answers as the session does; InputError for an answer of another shape, and for whatever
-    exception the runtime has.
+    """A session that is called like the one inside it, with its output and its errors checked.
+
+    InputError for an output of another shape or type than declared, and for the runtime's own
+    exceptions; ResourceError if memory runs out.
     """
 
     session: Session
@@ -53,12 +55,12 @@ class HeldSession:
         return found
 
     def placement(self) -> Mapping[str, int]:
-        """Empty where the session does not know."""
+        """Return the session's placement, or {} if it does not report one."""
         return self.session.placement() if isinstance(self.session, Placed) else {}
 
 
 def loaded_by(load: Callable[[], Session], path: Path) -> Session:
-    """What `load` makes of a file, with a runtime's exceptions translated."""
+    """Call `load` for the file at `path`, and translate the exceptions of the runtime."""
     try:
         return load()
     except Exception as error:

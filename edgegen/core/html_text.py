@@ -1,4 +1,4 @@
-"""Text of unknown origin in a page."""
+"""Escaping of text of unknown origin for an HTML page."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ..errors import escaped
 
 
 def escape(text: str) -> str:
-    """As a page shows it: no markup, and nothing that turns the line."""
+    """Return text that an HTML page shows literally, without markup or direction marks."""
     return html.escape(escaped(text))

@@ -1,5 +1,6 @@
-"""Are two images the same picture? A difference hash and a small look, both cheap to compare by the
-thousand. (numpy only)
+"""Two features that tell whether images show the same picture: a difference hash and a thumbnail.
+
+Both are cheap to compare for thousands of images. (numpy and Pillow)
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ HASH_BITS = 64
 
 
 def signs(pixels: np.ndarray, margin: int = 0) -> Array:
-    """dHash of (n, h, w, 3) uint8 as -1 or 1, (n, 64): is a cell of a 9 x 8 grey version brighter
-    than its right neighbour?
+    """Return the difference hash (Krawetz 2013) of images (n, h, w, 3) uint8, as (n, 64) of ±1.
 
-    By more than `margin` levels; where a product photo's background is flat, 0 lets noise of one
-    level decide (Krawetz 2013).
+    A value is 1 if a cell of the 9 x 8 grey version is brighter than its right neighbour by more
+    than `margin` levels. With margin 0, noise of one level decides on a flat background.
     """
     cells = np.stack(
         [
@@ -33,14 +33,15 @@ def signs(pixels: np.ndarray, margin: int = 0) -> Array:
 
 
 def differing_bits(a: Array, b: Array) -> Array:
-    """Of every pair of hashes (n, 64) and (m, 64): (n, m)."""
+    """Return how many bits differ (n, m) for every pair of hashes a (n, 64) and b (m, 64)."""
     out: Array = np.float32(HASH_BITS / 2) - a @ b.T / np.float32(2)
     return out
 
 
 def looks(pixels: np.ndarray) -> Array:
-    """(n, 768) colours of a 16 x 16 version, mean 0 and length 1: the product of two is their
-    correlation.
+    """Return the colours (n, 768) of 16 x 16 thumbnails of images (n, h, w, 3) uint8.
+
+    Each row has mean 0 and length 1, so the product of two rows is their correlation.
     """
     small = np.stack(
         [

@@ -18,8 +18,9 @@ PICTURE_BYTES = 256 << 20
 
 
 def to_uint8(images: Array) -> np.ndarray:
-    """images (n, c, h, w) float in [-1, 1], c 1 or 3 -> (n, h, w, 3) uint8. InputError when one
-    is not finite.
+    """Convert images (n, c, h, w) float in [-1, 1], with c 1 or 3, to (n, h, w, 3) uint8.
+
+    InputError if a value is not finite.
     """
     if not np.isfinite(images).all():
         raise InputError("E-NONFINITE", "generated images hold NaN or infinite values")
@@ -28,7 +29,10 @@ def to_uint8(images: Array) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """(n, h, w, 3) uint8 -> one picture, row by row; columns: the square root of n unless told."""
+    """Join images (n, h, w, 3) uint8 into one picture, row by row, `gap` white pixels apart.
+
+    columns: by default the square root of n, rounded up.
+    """
     n, h, w, _ = images.shape
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     rows = math.ceil(n / columns)
@@ -40,7 +44,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 
 
 def png(pixels: np.ndarray, scale: int = 1) -> bytes:
-    """(h, w, 3) uint8 -> PNG bytes, each pixel `scale` wide; no text chunks."""
+    """Encode (h, w, 3) uint8 as PNG bytes without text chunks; each pixel is `scale` wide."""
     out = io.BytesIO()
     image = Image.fromarray(pixels)
     image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(
@@ -50,15 +54,16 @@ def png(pixels: np.ndarray, scale: int = 1) -> bytes:
 
 
 def save_png(path: Path, pixels: np.ndarray, scale: int = 1) -> None:
-    """Whole or absent."""
+    """Write (h, w, 3) uint8 as a PNG file, in one replace; each pixel is `scale` wide."""
     write_bytes(path, png(pixels, scale))
 
 
 def read(path: Path, shape: tuple[int, int, int]) -> Array:
-    """A PNG or JPEG as (c, h, w) in [0, 1]; with 2 or 4 channels the last says what can be seen,
-    and the rest is 0 elsewhere.
+    """Read a PNG or JPEG as an array of `shape` (c, h, w) in [0, 1].
 
-    InputError E-IMAGE for a file that is no picture, E-IMAGE-SIZE for another size than `shape`.
+    With 2 or 4 channels the last is a mask, 1 where alpha is at least 0.5 and else 0, and the
+    other channels are 0 outside it. InputError E-IMAGE for a file that is not a readable picture,
+    E-IMAGE-SIZE for another size than `shape`.
     """
     channels, height, width = shape
     try:

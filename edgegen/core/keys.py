@@ -1,8 +1,8 @@
-"""The keys of a site: whose signatures it takes, which it takes no more, and how old a bundle may
-be.
+"""The keys of a site: whose signatures it accepts, which keys are revoked or replaced, and the
+oldest release it accepts.
 
-A site names public keys one by one, or keeps them in a folder: NAME.pem, and keys.json beside them
-once there is something to say of them (docs/guides/signing.md).
+A site names public keys one by one, or keeps them as NAME.pem in a folder, with an optional
+keys.json that revokes or replaces keys (docs/guides/signing.md).
 
     {"schema_version": 1, "least_release": 12,
      "revoked": {"FINGERPRINT": "the laptop was stolen"},
@@ -42,20 +42,22 @@ Release = Annotated[int, Field(ge=0, le=NEWEST)]
 
 
 class KeyPolicy(BaseModel):
-    """keys.json."""
+    """The content of keys.json."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     schema_version: Annotated[Literal[1], BeforeValidator(whole)]
     revoked: dict[Fingerprint, str] = {}  # fingerprint -> why
-    replaced: dict[Fingerprint, Fingerprint] = {}  # of the old -> of the new
+    replaced: dict[Fingerprint, Fingerprint] = {}  # fingerprint of the old key -> of the new one
     least_release: Release = 0
 
 
 @dataclass(frozen=True)
 class SiteKeys:
-    """public: keys by fingerprint; revoked and replaced say of a fingerprint why it counts no
-    more; least_release: an older bundle is refused, 0 takes all.
+    """The public keys of a site and its rules for them.
+
+    public: keys by fingerprint; revoked: reason by fingerprint; replaced: new fingerprint by old;
+    least_release: a bundle of an older release is refused, and 0 accepts all.
     """
 
     public: Mapping[str, EllipticCurvePublicKey]
@@ -64,7 +66,7 @@ class SiteKeys:
     least_release: int = 0
 
     def refusal(self, fingerprint: str) -> str | None:
-        """Why that key's signatures count no more; None if they do."""
+        """Return why signatures of that key are no longer accepted, or None if they are."""
         if fingerprint in self.revoked:
             return f"the site revoked this key: {self.revoked[fingerprint] or 'no reason given'}"
         if fingerprint in self.replaced:
@@ -73,8 +75,10 @@ class SiteKeys:
 
 
 def site_keys(places: Places, least_release: int | None = None) -> SiteKeys | None:
-    """Keys of files and folders, None if none are named. InputError for one that cannot be used,
-    UsageError for a least release without a key, which nothing would vouch for.
+    """Read the keys in the named files and folders, and return None if none are named.
+
+    InputError for a key that cannot be used, UsageError for a least release without any key,
+    because only a signature proves the release.
     """
     named = [places] if isinstance(places, Path | str) else list(places or ())
     if not named:
@@ -124,7 +128,7 @@ def _policy(path: Path) -> KeyPolicy:
 
 
 def fingerprint(key: EllipticCurvePublicKey) -> str:
-    """sha256 of the public key's PEM."""
+    """Return the sha256 of the public key in PEM format, in hexadecimal."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return hashlib.sha256(
@@ -133,8 +137,9 @@ def fingerprint(key: EllipticCurvePublicKey) -> str:
 
 
 def private_key(path: Path, passphrase: bytes | None) -> EllipticCurvePrivateKey:
-    """InputError for a file that is no private key in PEM, or that this passphrase does not
-    open.
+    """Read a private key from a PEM file.
+
+    InputError if the file is not a private key in PEM, or the passphrase does not open it.
     """
     from_pem = _library().load_pem_private_key
     data = read_bytes(path, KEY_BYTES, "E-KEY")
@@ -149,7 +154,7 @@ def private_key(path: Path, passphrase: bytes | None) -> EllipticCurvePrivateKey
 
 
 def _public(path: Path) -> list[EllipticCurvePublicKey]:
-    """Every key of a file, one or more."""
+    """Read all public keys of a PEM file, one or more."""
     from_pem = _library().load_pem_public_key
     data = read_bytes(path, KEY_BYTES, "E-KEY")
     try:
@@ -160,7 +165,7 @@ def _public(path: Path) -> list[EllipticCurvePublicKey]:
 
 
 def _curved(key: Any, path: Path) -> Any:
-    """The key, whichever kind PEM held, if it is on a curve that we sign with."""
+    """Return the key if it is on one of CURVES; otherwise raise InputError."""
     name = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     if name not in CURVES:
         raise InputError(

@@ -1,5 +1,6 @@
-"""What a generator starts from: noise and conditions, such as a label or a prompt; all are
-functions of the seed alone.
+"""The inputs that a sampler starts from: noise, and conditions such as a label or a prompt.
+
+All of them depend on the seed alone.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from .spec import Array, TensorSpec
 
 @dataclass(frozen=True)
 class Latent:
-    """noise: (batch, ...) standard normal; conditions: what else the sampler is given, of which one
-    at most leaves something to choose.
+    """The noise and the conditions that a sampler starts from.
+
+    noise: (batch, ...) standard normal; conditions: the sampler's other inputs, of which at most
+    one offers a choice (labels or prompts).
     """
 
     noise: TensorSpec
@@ -33,32 +36,33 @@ class Latent:
 
     @property
     def choice(self) -> Condition | None:
-        """The condition whose choices seeds go round; None for an unconditional generator."""
+        """The condition that offers a choice, which seeds cycle through; None without one."""
         return next((one for one in self.conditions if one.choices), None)
 
     @property
     def choices(self) -> int:
-        """How many labels or prompts there are; 0 for an unconditional generator."""
+        """The number of labels or prompts; 0 for an unconditional generator."""
         return 0 if self.choice is None else self.choice.choices
 
     @property
     def classes(self) -> int:
-        """Number of labels; 0 for a generator without."""
+        """The number of labels; 0 for a generator without labels."""
         return self.choice.classes if isinstance(self.choice, Labels) else 0
 
     @property
     def prompts(self) -> Prompts | None:
-        """Its prompts, if it takes any."""
+        """The prompts condition, or None if the generator takes no prompts."""
         return self.choice if isinstance(self.choice, Prompts) else None
 
     def start(self, seeds: Sequence[int]) -> Array:
-        """Start noise (len(seeds), ...)."""
+        """Return the start noise (len(seeds), ...), standard normal, one row per seed."""
         return noise(self.noise, seeds, "start")
 
     def condition(self, seeds: Sequence[int], label: int | None = None) -> dict[str, Array]:
-        """What the sampler is given of all conditions, by input, a row a seed; label: number of the
-        label or prompt of all, or what follows from each seed. ValueError for one that there is
-        not.
+        """Return the arrays of all conditions by input name.
+
+        label: number of the label or prompt for all rows; by default each row's follows from its
+        seed. ValueError for a label that the generator does not have.
         """
         if label is not None and self.choice is None:
             raise ValueError(f"this generator takes no label, got {label}")
@@ -68,21 +72,24 @@ class Latent:
         return found
 
     def names(self, seed: int) -> tuple[str, ...]:
-        """Of the labels or prompts that seeds of this one's use go round: seed s shows the one at s
-        modulo their number.
+        """Return the names of the labels or prompts that seeds of the same use as `seed` cycle
+        through: seed s shows the name at index s modulo their number.
         """
         return () if self.choice is None else self.choice.names(use_of(seed))
 
     def undivided(self) -> Latent:
-        """The same for seeds of a user's own, any of which may show anything."""
+        """Return this latent with undivided conditions, in which any seed may show any prompt."""
         return replace(self, conditions=tuple(one.undivided() for one in self.conditions))
 
     def showing(self, prompts: Prompts) -> Latent:
-        """The same with these prompts in place of its own."""
+        """Return this latent with these prompts in place of its own."""
         own = tuple(prompts if one is self.choice else one for one in self.conditions)
         return replace(self, conditions=own)
 
     def given(self, values: Mapping[str, np.ndarray]) -> Latent:
-        """The same with further inputs that are the same for all images, without the batch axis."""
+        """Return this latent with more constant inputs, the same for all images.
+
+        values: arrays by input name, without the batch axis.
+        """
         more = (Constants(values),) if values else ()
         return replace(self, conditions=(*self.conditions, *more))

@@ -1,5 +1,5 @@
-"""Layers that multiply by a constant weight: the operators that a plan may make INT8, and where
-their weights have their output channels. (no onnx)
+"""The layers that a plan may make INT8, which multiply by a constant weight, and the axis of the
+output channels in their weights. (no onnx)
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ LAYERS = CONVOLUTIONS | LINEAR
 
 
 def is_layer(node: NodeProto, constants: GraphConstants) -> bool:
-    """Whether a plan could make it INT8. A weight that is computed is no constant to quantize, and
-    neither is one of a stack of matrices; a Gemm has to multiply rows as they are.
+    """Return whether a plan may make `node` INT8.
+
+    Its weight must be a constant, and for Gemm and MatMul a single matrix. A Gemm must not
+    transpose its input or scale by alpha or beta.
     """
     if node.op_type in CONVOLUTIONS:
         return node.input[1] in constants
@@ -28,13 +30,13 @@ def is_layer(node: NodeProto, constants: GraphConstants) -> bool:
 
 
 def _is_plain(node: NodeProto) -> bool:
-    """Of a product: neither turned nor scaled."""
+    """Return whether a Gemm or MatMul neither transposes its input nor scales by a factor."""
     factors = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta")}
     turned = any(a.name == "transA" and a.i for a in node.attribute)
     return not turned and all(value == 1 for value in factors.values())
 
 
 def weight_axis(node: NodeProto) -> int:
-    """Of the output channels in the weight of a layer."""
+    """Return the axis of the output channels in the weight of a layer."""
     turned = any(a.name == "transB" and a.i for a in node.attribute)
     return {"Conv": 0, "ConvTranspose": 1, "Gemm": 0 if turned else 1, "MatMul": 1}[node.op_type]

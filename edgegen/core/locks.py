@@ -1,4 +1,4 @@
-"""One writer an output: a lock beside it that ends with its holder, and says who that is."""
+"""One writer per output: a lock file beside it that names its holder and ends with its process."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from .disk import disk_error, refusals
 from .faults import hit
 
 SUFFIX = ".lock"
-MOST = 4096  # bytes that are read of what a holder says of itself
-WORDS = 80  # characters of its command line
-_ELSEWHERE = (errno.EACCES, errno.EAGAIN)  # another process has it
+MOST = 4096  # bytes read of a holder's description of itself
+WORDS = 80  # characters kept of its command line
+_ELSEWHERE = (errno.EACCES, errno.EAGAIN)  # another process holds the lock
 _OPEN = (
     os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 )  # a link is not followed, a pipe not waited for
 
 
 def try_lock(fd: int) -> bool:
-    """Whether this descriptor now holds the only lock on its file or folder. The kernel takes it
-    back when the process ends, however it ends. OSError where the file system has no locks.
+    """Try to take the exclusive lock on an open file or folder, and return whether that worked.
+
+    The kernel releases the lock when the process ends, however it ends. OSError if the file system
+    has no locks.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,7 +43,7 @@ def try_lock(fd: int) -> bool:
 
 
 def names(fd: int, path: Path) -> bool:
-    """Whether the path still leads to what the descriptor has open."""
+    """Return whether `path` still leads to the file that the descriptor has open."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
@@ -50,25 +52,24 @@ def names(fd: int, path: Path) -> bool:
 
 @contextlib.contextmanager
 def parents_of(target: Path) -> Iterator[None]:
-    """The folders above `target` are there while the block runs; those that were made for it go
-    with it where nothing came into them.
-    """
+    """Create the missing folders above `target`, and remove those left empty after the block."""
     missing = [folder for folder in target.parents if not folder.exists()]  # the nearest first
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # not empty: the folders above it are not either
+        with contextlib.suppress(OSError):  # if one is not empty, neither are those above it
             for folder in missing:
                 folder.rmdir()
 
 
 @contextlib.contextmanager
 def held(target: Path) -> Iterator[None]:
-    """Nobody else writes `target` while the block runs: its lock is NAME.lock beside it, outside of
-    what is published, and goes when the block ends.
+    """Hold the lock on writing `target` while the block runs.
 
-    Raises Busy with the holder's process, machine and command where there is one.
+    The lock is NAME.lock beside it, outside of what is published, and is removed when the block
+    ends. Busy names the process, machine and command of another holder; ResourceError if the file
+    system has no locks.
     """
     place = target.parent.resolve() / target.name
     path = place.with_name(place.name + SUFFIX)
@@ -94,12 +95,12 @@ def held(target: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 if names(fd, path):
-                    path.unlink()  # while it is held: who waits for it sees that its name has gone
+                    path.unlink()  # while locked, so that a waiting process sees that it is gone
             os.close(fd)
 
 
 def _taken(path: Path, target: Path) -> int:
-    """A descriptor that holds the lock; Busy where another does."""
+    """Return a descriptor that holds the lock. Busy if another process holds it."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | _OPEN, 0o666)
         try:
@@ -107,7 +108,7 @@ def _taken(path: Path, target: Path) -> int:
                 raise OSError(errno.EINVAL, "the lock's name is taken by no file of ours")
             if not try_lock(fd):
                 raise Busy("E-LOCKED", f"{_holder(fd)} is writing it", path=target)
-            if names(fd, path):  # else its last holder has just removed it
+            if names(fd, path):  # otherwise its last holder has just removed it: try again
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, json.dumps(_self()).encode(), 0)
                 return fd
@@ -118,7 +119,7 @@ def _taken(path: Path, target: Path) -> int:
 
 
 def _self() -> dict[str, object]:
-    """What a holder says of itself."""
+    """Return the description of this process that goes into the lock file."""
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
     return {
         "pid": os.getpid(),
@@ -129,7 +130,10 @@ def _self() -> dict[str, object]:
 
 
 def _holder(fd: int) -> str:
-    """Who holds it, in words; a lock that says nothing is of an older edgegen, or just taken."""
+    """Return a phrase that names the holder of a lock.
+
+    A lock file without a description is from an older edgegen, or was taken just now.
+    """
     try:
         said = json.loads(os.pread(fd, MOST, 0))
         return "process {pid} on {host} ({command}, since {since})".format(**said)

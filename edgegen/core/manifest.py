@@ -1,5 +1,5 @@
-"""What manifest.json holds: schemas 1 and 2, as pydantic checks them and as
-docs/manifest.schema.json tells other programs.
+"""The schemas 1 and 2 of manifest.json, as pydantic models; docs/manifest.schema.json is made from
+them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 
 
 def whole(value: object) -> object:
-    """The value, if it is an integer: 1 equals 1.0 and true. ValueError for another."""
+    """Return the value if it is an integer. ValueError for 1.0 and true, although they equal 1."""
     if type(value) is not int:
         raise ValueError("it must be an integer")
     return value
@@ -157,7 +157,7 @@ class Manifest(_Strict):
 
 
 def schema() -> JsonObject:
-    """JSON Schema of manifest.json; a test holds docs/manifest.schema.json to it."""
+    """Return the JSON Schema of manifest.json, which docs/manifest.schema.json must equal."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Manifest.model_json_schema(),

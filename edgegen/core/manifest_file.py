@@ -1,5 +1,5 @@
-"""manifest.json as a file: written with the hash of itself, read by nobody whose hash is another,
-and held to what lies in its folder.
+"""manifest.json as a file: it is written with its own hash, refused if that hash is wrong, and
+compared with the files in its folder.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from .signature import SIGNATURE
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 16 << 20
-UNLISTED = (MANIFEST, SIGNATURE)  # which no manifest can list: itself, and what is made of it
+UNLISTED = (MANIFEST, SIGNATURE)  # cannot be listed: the manifest, and the signature over it
 SCHEMA = 2
 
 
 def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
-    """List and hash every file under `root`, check the whole, write manifest.json last.
-    EdgegenError if it would not open.
+    """List and hash every file under `root`, check the manifest, and write manifest.json last.
+
+    EdgegenError if the manifest does not fit the schema.
     """
     names = sorted(
         name
@@ -50,13 +51,15 @@ def write_manifest(root: Path, manifest: JsonObject) -> Manifest:
 
 
 def digest(data: JsonObject) -> str:
-    """What a manifest's own "sha256" must be."""
+    """Return the value that a manifest's own "sha256" entry must have."""
     return hashlib.sha256(to_json({k: v for k, v in data.items() if k != "sha256"})).hexdigest()
 
 
 def read_manifest(files: BundleFiles) -> tuple[Manifest, str]:
-    """The manifest as it was written, and the sha256 of its bytes. InputError where there is none,
-    TrustError for another file, UsageError for a schema of the future.
+    """Read and check the manifest, and return it with the sha256 of its bytes.
+
+    InputError if there is none, TrustError if it is not the file that was written, UsageError for a
+    newer schema.
     """
     path = files.root / MANIFEST
     try:
@@ -103,7 +106,7 @@ def read_manifest(files: BundleFiles) -> tuple[Manifest, str]:
 
 
 def check_last_steps(manifest: Manifest, path: Path) -> None:
-    """TrustError where a runtime would run its last steps in FP32 and cannot."""
+    """Raise TrustError if a runtime's FP32 last steps name an unknown graph, or use engines."""
     for name, built in manifest.runtimes.items():
         if unknown := sorted(built.until.keys() - manifest.graphs.keys()):
             raise TrustError(
@@ -120,7 +123,10 @@ def check_last_steps(manifest: Manifest, path: Path) -> None:
 
 
 def check_files(files: BundleFiles, manifest: Manifest) -> None:
-    """Open every listed file; TrustError for a name, a file or a folder that is not as listed."""
+    """Open every listed file and check its size and hash.
+
+    TrustError for a name that is not allowed, and for any difference from the list.
+    """
     root = files.root
     if len(manifest.files) > MOST:
         raise TrustError(

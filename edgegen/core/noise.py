@@ -1,8 +1,7 @@
-"""Counter-based noise: image k of seed s is the same array on every runtime, batch size and
-machine.
+"""Counter-based noise: a seed gives the same array on every runtime, batch size and machine.
 
-(Between machines up to the last bit of a float32, where their mathematics libraries round log or
-cos differently.)
+Between machines the last bit of a float32 may differ, because mathematics libraries round log and
+cos differently.
 
 numpy guarantees the raw stream of its Philox bit generator across versions but not its normal
 distribution (NEP 19), so the normal is made here: Box-Muller in float64 over raw 64-bit draws.
@@ -20,8 +19,8 @@ from .spec import Array, TensorSpec
 
 
 def noise(spec: TensorSpec, seeds: Sequence[int], stream: str) -> Array:
-    """Standard normal, spec.shape with its first axis sized len(seeds); one Philox stream for each
-    (seed, stream).
+    """Return standard normal noise (len(seeds), *spec.shape[1:]), from one Philox stream for each
+    pair (seed, stream).
 
     seeds: integers in [0, 2**63); stream: what the noise is for, e.g. "start" or "step3".
     """
@@ -32,7 +31,7 @@ def noise(spec: TensorSpec, seeds: Sequence[int], stream: str) -> Array:
     for row, seed in zip(out, seeds, strict=True):
         if not 0 <= operator.index(seed) < 2**63:
             raise ValueError(f"a seed must be in [0, 2**63), got {seed}")
-        # a tuple goes through float64 once a part passes 2**63
+        # numpy would convert a tuple to float64 if one of its numbers exceeds 2**63
         key = np.array([operator.index(seed), word], np.uint64)
         row[:] = _normal(np.random.Philox(key=key), count)
     return out.reshape(len(seeds), *shape)

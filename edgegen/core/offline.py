@@ -1,5 +1,5 @@
-"""Nothing here talks to the network: a process that says so to every library, and imports of the
-runtimes that would report to their makers.
+"""Keeps libraries off the network: environment variables for all of them, and imports of runtimes
+with their telemetry turned off.
 
 Measured with the kernel's filter of machine/network_sandbox.py, without CI in the environment: ONNX
 Runtime 1.29 and newer opens a socket 9 seconds after its import, and writes a device id and a
@@ -46,9 +46,9 @@ def offline() -> None:
 
 @functools.cache
 def quietly(name: str) -> Any:
-    """Import onnxruntime or openvino with its reports off, and put back what was changed for that.
+    """Import onnxruntime or openvino with telemetry off, and restore the environment afterwards.
 
-    A program that imported the runtime before edgegen has decided for itself.
+    If the program imported the runtime before edgegen, its own choice stays.
     """
     with _importing:
         variable_set, package_known = VARIABLE in os.environ, TELEMETRY in sys.modules

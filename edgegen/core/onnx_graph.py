@@ -1,4 +1,4 @@
-"""A graph that came as ONNX: nobody traced it, and torch cannot execute it. (numpy only)"""
+"""A graph that came as an ONNX file, which torch cannot execute. (numpy only)"""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from .spec import Array, TensorSpec
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """model: a whole ONNX file; call: who executes what the graph was before edgegen rewrote it, so
-    that parity holds the file to it; parameters: numbers that were trained.
+    """A graph that came as an ONNX file.
+
+    model: the bytes of a whole ONNX file; call: runs the graph as it was before edgegen rewrote it,
+    so that the parity check compares the file with the original; parameters: number of trained
+    parameters.
     """
 
     model: bytes = field(repr=False)
@@ -21,5 +24,5 @@ class OnnxGraph:
     parameters: int = 0
 
     def executed(self, device: object = "cpu") -> Callable[..., Array]:
-        """Named arrays in, an array back, on the CPU whatever the device is."""
+        """Return the function that runs the graph, always on the CPU: named arrays to an array."""
         return self.call

@@ -22,8 +22,9 @@ FLOAT32 = 3.4028234663852886e38  # largest finite value
 
 @dataclass(frozen=True)
 class Range:
-    """Smallest and largest value seen of one tensor; 0 is always inside, since padding and ReLU
-    write it.
+    """The smallest and largest value observed of one tensor.
+
+    It always contains 0, because padding and ReLU produce it. ValueError otherwise.
     """
 
     low: float
@@ -38,29 +39,29 @@ class Range:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or matrix product that was decided on: its precision, why, and what that was
-    decided from.
-    """
+    """The decision on one convolution or matrix product: its precision and the reasons for it."""
 
     graph: str
     node: str
     precision: Precision
     why: str
-    # mean squared distance that the images' features move with this layer alone in int8
+    # mean squared distance by which the images' features move if this layer alone is int8; None:
+    # not measured
     damage: float | None
-    saved: float | None  # by int8, in the unit that the plan names; None as above: not measured
-    multiplications: int  # an image
+    saved: float | None  # what int8 saves, in the plan's unit; None: not measured
+    multiplications: int  # per image
 
 
 @dataclass(frozen=True)
 class Plan:
-    """rules: (glob over "graph/node", precision), the first match decides; ranges: graph -> tensor
-    -> observed range.
+    """A precision plan: which layers are int8, and the ranges of their tensors.
 
-    layers: what a search found, in the order of the graphs; unit: of what they save. model: sha256
-    of the graphs whose ranges these are ("" if not known). last: how many of the sampler's last
-    steps run in FP32, whatever the rules say. linear: globs over the same, of the products by a
-    constant matrix that the rules speak of beside all convolutions; small ones do not pay.
+    rules: (glob over "graph/node", precision), of which the first match decides; ranges: observed
+    range by graph and tensor. layers: the decisions of a search, in the order of the graphs; unit:
+    the unit of what they save. model: sha256 of the graphs from which the ranges come ("" if not
+    known). last: how many of the sampler's last steps run in FP32, whatever the rules say. linear:
+    globs over "graph/node" for the products with a constant matrix that the rules cover; they
+    cover all convolutions, and small products are not worth it.
     """
 
     rules: tuple[tuple[str, Precision], ...]
@@ -72,13 +73,13 @@ class Plan:
     linear: tuple[str, ...] = ()
 
     def speaks_of(self, graph: str, node: str, operator: str) -> bool:
-        """Whether the rules decide on the node, if its weight is constant."""
+        """Return whether the rules decide on a node of that operator with a constant weight."""
         if operator in LINEAR:
             return any(fnmatchcase(f"{graph}/{node}", pattern) for pattern in self.linear)
         return operator in CONVOLUTIONS
 
     def precision(self, graph: str, node: str) -> Precision:
-        """fp32 where no rule matches."""
+        """Return the precision of a node by the first rule that matches, or fp32 without one."""
         return next(
             (p for pattern, p in self.rules if fnmatchcase(f"{graph}/{node}", pattern)), "fp32"
         )
@@ -96,19 +97,19 @@ class Plan:
                 "unit": self.unit,
                 "model": self.model,
                 "last": self.last,
-                # a plan that has none is written as it was before there were any
+                # Without any, the file stays as it was before this entry existed.
                 **({"linear": list(self.linear)} if self.linear else {}),
             }
         )
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """InputError names what is wrong with the file."""
+        """Read a plan from a file. InputError says what is wrong with it."""
         return cls.parsed(read_bytes(path, PLAN_BYTES, "E-JSON"), path)
 
     @classmethod
     def parsed(cls, document: bytes, path: Path) -> Plan:
-        """The same of bytes, which were read from `path`."""
+        """Parse a plan from bytes that were read from `path`, which messages name."""
         try:
             data = parse_json(document)
         except ValueError as error:
@@ -159,12 +160,13 @@ def _precision(word: str) -> Precision:
 
 
 def rounded_name(weight: str, bits: int) -> str:
-    """The constant that an int8 node of so many weight bits takes in place of `weight`: whole
-    multiples of its scale.
+    """Return the name of the constant that replaces `weight` in an int8 node.
+
+    Its values are whole multiples of the scale for `bits` bits.
     """
     return f"{weight}.rounded{bits}"
 
 
 def is_rounded(name: str) -> bool:
-    """Whether a constant is some weight's rounded form."""
+    """Return whether a constant's name is one that `rounded_name` gives."""
     return ROUNDED.search(name) is not None

@@ -1,4 +1,4 @@
-"""What long work says while it goes on: notes and progress, to whoever listens. Prints nothing."""
+"""Notes and progress that long work reports to a listener; nothing here prints."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ Advance = Callable[[int], None]
 
 
 class Listener(Protocol):
-    """Takes what workflows report; may be called from several threads at once.
+    """Receives what workflows report; may be called from several threads at once.
 
-    The command line writes to stderr; a host program may fill a bar of its own or log.
+    The command line's listener writes to stderr; a host program may use a progress bar or a log.
     """
 
     def note(self, text: str) -> None:
-        """One sentence that a user should read, such as what was left out."""
+        """Receive one sentence that a user should read, such as what was left out."""
 
     def progress(
         self, label: str, total: int | None = None, unit: str = ""
     ) -> AbstractContextManager[Advance]:
-        """A piece of work as a block; inside it, advance(n) says that n more are done.
+        """Open a block for a piece of work; in it, advance(n) reports that n more units are done.
 
-        total: how many advances make the whole, None if unknown. unit: of what is counted, such as
-        "images", where a rate means something.
+        total: number of units, None if unknown. unit: name of the units, such as "images", if a
+        rate is meaningful.
         """
 
 
 class Silent:
-    """Listens to nothing: the default of every workflow."""
+    """A listener that ignores everything, the default of every workflow."""
 
     def note(self, text: str) -> None:
         pass

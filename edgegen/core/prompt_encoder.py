@@ -1,4 +1,4 @@
-"""New prompts on a device: a text through the tokenizer and the text graphs of a bundle."""
+"""Encoding of new prompts on a device, with the tokenizer and the text graphs of a bundle."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from .spec import Array
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """embeddings: by input, without the batch axis; tokens: of the whole text; limit: that a text
-    encoder takes; cut: the end of the text that it was not given.
+    """One encoded prompt.
+
+    embeddings: arrays by input, without the batch axis; tokens: number in the whole text; limit:
+    number that the text encoder takes; cut: the end of the text that did not fit.
     """
 
     embeddings: Mapping[str, Array] = field(repr=False)
@@ -36,13 +38,16 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """graphs: by the input that each makes of tokens, (1, limit) int64."""
+    """Turns a text into the inputs that a sampler's graphs take.
+
+    graphs: functions of tokens (1, limit) int64, by the input that each computes.
+    """
 
     tokenizer: ClipTokenizer
     graphs: Mapping[str, Callable[[np.ndarray], Array]]
 
     def __call__(self, text: str) -> EncodedPrompt:
-        """InputError where a graph makes of it what is no number."""
+        """Encode a text. InputError if a graph gives NaN or infinite values."""
         tokens = self.tokenizer(text)
         made = {name: graph(tokens.ids[None])[0] for name, graph in self.graphs.items()}
         for name, values in made.items():
@@ -54,14 +59,15 @@ class PromptEncoder:
 
 
 def holds_encoder(bundle: Bundle) -> bool:
-    """Whether the bundle can encode prompts that it does not hold."""
+    """Return whether the bundle can encode prompts that it does not hold."""
     start = bundle.manifest.start
     return isinstance(start, ConditionedStart) and start.text is not None
 
 
 def encoder_of(bundle: Bundle, prompts: Prompts, runtime: Runtime, threads: int) -> PromptEncoder:
-    """Of a bundle that holds one. TrustError where it does not fit the bundle's own prompts,
-    InputError for files that are no tokenizer or no graph.
+    """Return the prompt encoder of a bundle that holds one (`holds_encoder`).
+
+    TrustError if it does not fit the bundle's own prompts, InputError for unusable files.
     """
     start = bundle.manifest.start
     assert isinstance(start, ConditionedStart) and start.text is not None

@@ -1,5 +1,5 @@
-"""The fields of a protobuf message, read in Python: what a damaged or malicious file costs here is
-an error, never the process.
+"""A reader for the fields of protobuf messages in pure Python, so that a damaged or malicious file
+causes an error and never a crash of the process.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ _FIXED = {FIXED64: 8, FIXED32: 4}
 
 
 class Message:
-    """One message. ValueError while it is read if it is none.
+    """One protobuf message, read lazily. Reading it raises ValueError if it is malformed.
 
-    A field may stand more than once: the last of a number counts, and parts of a message are one.
+    If a field occurs more than once, `text` and `integer` return the last, and `one` refuses it.
     """
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
 
     def fields(self) -> Iterator[tuple[int, int | memoryview]]:
-        """Number and value of each: an integer for varints, bytes for all else."""
+        """Yield the number and value of each field: an int for varints, otherwise bytes."""
         data, place, end = self.data, 0, len(self.data)
         while place < end:
             key, place = _varint(data, place)
@@ -43,20 +43,22 @@ class Message:
             place += length
 
     def all(self, number: int) -> Iterator[Message]:
-        """The messages of that number."""
+        """Yield the messages in all fields of that number."""
         for found, value in self.fields():
             if found == number:
                 yield Message(_bytes(value))
 
     def one(self, number: int) -> Message | None:
-        """The message of that number. ValueError if there are two: parsers join them."""
+        """Return the message of that number, or None. ValueError if there are two, because parsers
+        would merge them.
+        """
         found = list(self.all(number))
         if len(found) > 1:
             raise ValueError(f"field {number} stands twice")
         return found[0] if found else None
 
     def text(self, number: int) -> str:
-        """The last of that number, "" if there is none."""
+        """Return the text in the last field of that number, or "" if there is none."""
         last = b""
         for found, value in self.fields():
             if found == number:
@@ -67,7 +69,7 @@ class Message:
         return [bytes(part.data).decode("utf-8", "replace") for part in self.all(number)]
 
     def integer(self, number: int) -> int:
-        """The last of that number, 0 if there is none."""
+        """Return the integer in the last field of that number, or 0 if there is none."""
         last = 0
         for found, value in self.fields():
             if found == number:
@@ -75,7 +77,7 @@ class Message:
         return last
 
     def integers(self, number: int) -> list[int]:
-        """All of that number, one by one or packed."""
+        """Return the integers in all fields of that number, which may be packed."""
         numbers: list[int] = []
         for found, value in self.fields():
             if found == number:
@@ -84,7 +86,7 @@ class Message:
 
 
 def packed(data: memoryview) -> list[int]:
-    """The varints in a packed field."""
+    """Return the varints in a packed field."""
     numbers, place = [], 0
     while place < len(data):
         number, place = _varint(data, place)
@@ -93,7 +95,7 @@ def packed(data: memoryview) -> list[int]:
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """Its value and where the next field begins."""
+    """Return the value of the varint at `place`, and the position after it."""
     value = shift = 0
     while True:
         if place >= len(data) or shift > 63:

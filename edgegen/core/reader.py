@@ -1,8 +1,8 @@
-"""The one reader of files that somebody else may have put where they are.
+"""The only reader of files that may come from somebody else.
 
-A path may name a pipe that nobody writes into, a device without an end, a socket, or a file larger
-than the memory. Opened here, it never waits, it is a regular file, and it has a largest size; what
-was opened stays the same file whatever its name comes to mean.
+A path may name a pipe that nobody writes to, an endless device, a socket, or a file larger than
+memory. This reader never blocks on opening, accepts only regular files and limits their size. An
+opened file stays the same even if its name later leads to another.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ..errors import EdgegenError, InputError, NotFetched, ResourceError
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PART = 1 << 20  # bytes read at once
-# what open(2) says of a socket, and of a device that has no driver
+# the errors of open(2) for a socket, and for a device without a driver
 _NO_FILE = (errno.ENXIO, errno.EOPNOTSUPP, errno.ENODEV)
 KEY_BYTES = 64 << 10  # largest file of a key or a passphrase
-GRAPH_BYTES = 2 << 30  # largest ONNX file, which is what its format can hold
-# how a file begins whose content was not fetched: who keeps it, and what fetches it
+GRAPH_BYTES = 2 << 30  # largest ONNX file, a limit of the format
+# The first bytes of a pointer file, with the tool that keeps the content and its fetch command.
 POINTERS = {
     b"version https://git-lfs.": ("Git LFS", "git lfs pull"),
     b"/annex/objects/": ("git-annex", "git annex get"),
 }
-_ANNEX = "/annex/objects/"  # in a link to what git-annex keeps
-LARGEST = 16 << 30  # bytes of a file that is only hashed
+_ANNEX = "/annex/objects/"  # part of every link to a file that git-annex keeps
+LARGEST = 16 << 30  # largest file that is only hashed, in bytes
 Places = Path | str | Sequence[Path | str] | None  # files or folders
 
 
 def descriptor(path: Path | str, code: str, folder: int | None = None) -> int:
-    """A regular file, opened; the caller closes it. InputError for anything else, NotFetched for a
-    pointer to a file.
+    """Open a regular file and return its descriptor, which the caller closes.
 
-    folder: descriptor of the folder that `path` is the name of a file in; a link in it is none.
+    folder: descriptor of the folder in which `path` is a name; a link is then refused. InputError
+    with `code` for anything but a regular file, NotFetched for a pointer to a file.
     """
     flags = _FLAGS if folder is None else _FLAGS | os.O_NOFOLLOW
     try:
@@ -60,21 +60,22 @@ def descriptor(path: Path | str, code: str, folder: int | None = None) -> int:
 
 
 def refuse_pointer(held: int, path: Path | str) -> None:
-    """NotFetched where an open file, which had that path, is a pointer to another."""
-    with contextlib.suppress(OSError):  # who reads it will be told
+    """Raise NotFetched if the open file, named `path` in the message, is a pointer."""
+    with contextlib.suppress(OSError):  # the later read will report it
         if keeper := pointer(os.pread(held, max(map(len, POINTERS)), 0)):
             raise _not_fetched(*keeper, path)
 
 
 def pointer(data: bytes) -> tuple[str, str] | None:
-    """Who keeps the content of a file that begins so, and what fetches it; None for a file that is
-    no pointer.
+    """Return the keeper and the fetch command if a file that begins with `data` is a pointer.
+
+    None for any other file.
     """
     return next((of for start, of in POINTERS.items() if data.startswith(start)), None)
 
 
 def is_annex_link(path: Path | str, folder: int | None = None) -> bool:
-    """Whether it is a symbolic link to where git-annex would keep the content."""
+    """Return whether `path` is a symbolic link to where git-annex would keep the content."""
     try:
         return _ANNEX in os.readlink(path, dir_fd=folder)
     except (OSError, ValueError):
@@ -91,7 +92,7 @@ def _not_fetched(keeper: str, command: str, path: Path | str) -> NotFetched:
 
 
 def refused(error: OSError | ValueError, path: Path | str, code: str) -> EdgegenError:
-    """The sentence for an operating system's refusal to open or read."""
+    """Return the error for a failed attempt to open or read `path`."""
     if isinstance(error, ValueError):  # a name with a null byte
         return InputError(code, f"cannot be read: {error}", path=path)
     if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -105,17 +106,17 @@ def refused(error: OSError | ValueError, path: Path | str, code: str) -> Edgegen
 
 @contextlib.contextmanager
 def opened(path: Path, code: str = "E-FILE") -> Iterator[BinaryIO]:
-    """A regular file to read from, closed at the end of the block. InputError for anything else."""
+    """Open a regular file for the block. InputError for anything else."""
     with open(descriptor(path, code), "rb") as file:
         yield file
 
 
 def read_bytes(path: Path, limit: int, code: str = "E-FILE") -> bytes:
-    """What a regular file of at most `limit` bytes holds. InputError for anything else."""
+    """Return the content of a regular file of at most `limit` bytes. InputError otherwise."""
     with opened(path, code) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            # it may have grown since, and files of the kernel say that they are empty
+            # The file may have grown since, and files of /proc and /sys report a size of 0.
             data = file.read(limit + 1) if size <= limit else b""
         except OSError as error:
             raise refused(error, path, code) from error
@@ -125,10 +126,11 @@ def read_bytes(path: Path, limit: int, code: str = "E-FILE") -> bytes:
 
 
 def mapped(path: Path, offset: int, length: int) -> memoryview:
-    """Bytes of a regular file, read where they are looked at. InputError for anything else, and for
-    a file that is too short.
+    """Map `length` bytes of a regular file from `offset`, so that they are read on access.
+
+    InputError for anything but a regular file, and for a file that is too short.
     """
-    if not length:  # which no system maps
+    if not length:  # an empty mapping is an error
         return memoryview(b"")
     with opened(path) as file:
         first = offset - offset % mmap.ALLOCATIONGRANULARITY
@@ -139,8 +141,9 @@ def mapped(path: Path, offset: int, length: int) -> memoryview:
 
 
 def parts(held: int, path: Path, limit: int = LARGEST) -> Iterator[bytes]:
-    """What an open file, which had that path, holds from its beginning, part by part, and no more
-    than `limit`. InputError where the disk does not give it.
+    """Yield the content of an open file in parts, from its beginning, at most `limit` bytes.
+
+    path: for messages. InputError if reading fails.
     """
     place = 0
     try:
@@ -152,7 +155,7 @@ def parts(held: int, path: Path, limit: int = LARGEST) -> Iterator[bytes]:
 
 
 def sha256_of(held: int, path: Path) -> str:
-    """Of what an open file, which had that path, holds."""
+    """Return the sha256 of an open file's content; path: for messages."""
     found = hashlib.sha256()
     for part in parts(held, path):
         found.update(part)
@@ -160,7 +163,7 @@ def sha256_of(held: int, path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file. InputError for anything else than a regular one, or a larger than any of ours."""
+    """Return the sha256 of a regular file. InputError for anything else, or over LARGEST bytes."""
     with opened(path) as file:
         if os.fstat(file.fileno()).st_size > LARGEST:
             raise InputError("E-FILE", f"the file is larger than {LARGEST} bytes", path=path)

@@ -1,5 +1,7 @@
-"""Do a manifest's start, sampler and graphs fit one another? Played through without a runtime:
-graphs that check what they are asked, and answer zeros of the shape that they declare.
+"""Checks that a manifest's start, sampler and graphs fit one another, without any runtime.
+
+The sampler runs once on stand-ins for the graphs, which check their inputs and return zeros of the
+shape that the graph declares.
 """
 
 from __future__ import annotations
@@ -16,17 +18,20 @@ from .latent import Latent
 from .samplers import Sampler
 from .spec import Array
 
-STEPS = 1000  # most timesteps of a sampler, which are those of the finest schedule
-NUMBERS = 1 << 22  # most numbers of one start: three channels of 1024 x 1024, and more
-ARRAYS_BYTES = 2 << 30  # largest file of what conditions hold
-TOKENS = 4096  # most of a prompt
-SIDE = 4096  # pixels of an image's longer side
-LARGEST = 1e9  # magnitude of a sampler's constant
+STEPS = 1000  # most timesteps of a sampler: those of the finest schedule
+NUMBERS = 1 << 22  # most numbers of one start, more than three channels of 1024 x 1024
+ARRAYS_BYTES = 2 << 30  # largest file with the arrays of conditions
+TOKENS = 4096  # most tokens of a prompt
+SIDE = 4096  # most pixels of an image's longer side
+LARGEST = 1e9  # largest magnitude of a sampler's constant
 BATCH = 2
 
 
 def bounded_start(shape: list[int], classes: int) -> None:
-    """ValueError where noise or labels are none, or more than a machine should be asked for."""
+    """Raise ValueError if the start's noise is empty, or it has too many numbers or classes.
+
+    shape: of the noise, without the batch axis.
+    """
     numbers = 1
     for axis in shape:
         numbers *= max(axis, 0)
@@ -38,7 +43,7 @@ def bounded_start(shape: list[int], classes: int) -> None:
 
 
 def bounded_sampler(data: JsonObject) -> None:
-    """ValueError for constants that no sampler has: too many steps, numbers out of range."""
+    """Raise ValueError for too long lists, numbers out of range, or nested values in a sampler."""
     for name, value in data.items():
         values = value if isinstance(value, list) else [value]
         if len(values) > STEPS:
@@ -51,7 +56,7 @@ def bounded_sampler(data: JsonObject) -> None:
 
 
 def rehearse(sampler: Sampler, latent: Latent, graphs: Mapping[str, Declared]) -> None:
-    """ValueError says where sampler, start and graphs do not fit one another."""
+    """Run the sampler on stand-ins; ValueError says what does not fit among its parts."""
     call = {name: _stand_in(name, graph) for name, graph in graphs.items()}
     seeds = range(BATCH)
     zeros = np.zeros(latent.noise.sized(batch=BATCH), np.float32)
@@ -67,8 +72,9 @@ def rehearse(sampler: Sampler, latent: Latent, graphs: Mapping[str, Declared]) -
 
 
 def rehearse_text(prompts: Prompts, graphs: Mapping[str, Declared]) -> int:
-    """How many tokens the text graphs take: the same for all. ValueError where what they make of
-    tokens is not what the prompts hold.
+    """Return how many tokens the text graphs take, the same for all of them.
+
+    ValueError if their outputs do not have the names and shapes of the prompts' embeddings.
     """
     wanted = {n: v.shape[1:] for n, v in prompts.embeddings.items() if not n.startswith(NULL)}
     if set(graphs) != set(wanted):
@@ -117,14 +123,14 @@ def _stand_in(name: str, graph: Declared) -> Callable[..., Array]:
 
 
 def fits(wanted: Shape, shape: tuple[int, ...]) -> bool:
-    """Whether an array of `shape` is one of those that `wanted` names."""
+    """Return whether `shape` matches `wanted`, in which None stands for any size."""
     return len(wanted) == len(shape) and all(
         axis in (None, size) for axis, size in zip(wanted, shape, strict=True)
     )
 
 
 def sized(wanted: Shape, batch: int) -> tuple[int, ...]:
-    """The shape with its varying axes filled in."""
+    """Return the shape with `batch` in place of each varying axis."""
     return tuple(batch if axis is None else axis for axis in wanted)
 
 

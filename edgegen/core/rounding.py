@@ -1,5 +1,5 @@
-"""What one Q/DQ file rounds, as data: export reads it off the file that ships, training imitates
-it. (numpy only)
+"""The rounding of one Q/DQ file as data, which export reads from the shipped file and training
+imitates. (numpy only)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .spec import Array
 
 @dataclass(frozen=True)
 class Code:
-    """real = step * (whole - zero), whole in low .. high."""
+    """A quantization: real = step * (whole - zero), where the integer `whole` is in low .. high."""
 
     step: float
     zero: int
@@ -22,25 +22,25 @@ class Code:
 
 @dataclass(frozen=True)
 class Rounding:
-    """Of one graph; operations go by their output."""
+    """The rounding of one graph, in which an operation is named by its output tensor."""
 
-    codes: Mapping[str, Code]  # tensor -> its code
-    reads: Mapping[str, tuple[str, ...]]  # operation -> tensors that it reads rounded
-    # operation -> its weight as rounded: symmetric, a step an output channel
+    codes: Mapping[str, Code]  # quantization by tensor
+    reads: Mapping[str, tuple[str, ...]]  # the rounded tensors that each operation reads
+    # rounded weight by operation: symmetric, with one step per output channel
     weights: Mapping[str, Array]
-    # constants of the graph before rounding, its channels made even
+    # the graph's constants before rounding, after its channels were equalized
     values: Mapping[str, Array]
-    # magnitude of the largest weight as an integer, which each row's largest has; 0 without weights
+    # integer magnitude of the largest weight of every channel; 0 without weights
     largest_weight: int = 127
 
     @property
     def int8(self) -> frozenset[str]:
-        """Operations whose weight is rounded."""
+        """The operations whose weight is rounded."""
         return frozenset(self.weights)
 
     @property
     def places(self) -> frozenset[tuple[str, str]]:
-        """All that rounds: an operation with a tensor that it reads, or with "" for its weight."""
+        """All places of rounding: (operation, tensor that it reads), or "" for its weight."""
         return frozenset((op, t) for op, tensors in self.reads.items() for t in tensors) | {
             (op, "") for op in self.int8
         }

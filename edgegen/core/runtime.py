@@ -1,5 +1,5 @@
-"""What executes graphs: a runtime, the dialect of Q/DQ it wants, and the pipeline that drives it.
-(numpy only)
+"""The interfaces of runtimes that execute graphs, the Q/DQ dialects they need, and the pipeline
+that calls them. (numpy only)
 """
 
 from __future__ import annotations
@@ -20,114 +20,110 @@ from .samplers import Call, Sampler
 from .side_by_side import over_workers
 from .spec import Array
 
-NOT_INSTALLED = "not installed"  # the version of a runtime without its package
+NOT_INSTALLED = "not installed"  # version of a runtime whose package is missing
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one runtime wants Q/DQ written: the writer reads this and never asks who is reading."""
+    """How one runtime needs Q/DQ written; the writer depends on this and not on the runtime."""
 
     activation: Literal["int8", "uint8"] = "int8"  # type of quantized activations
     symmetric: bool = True  # zero point 0 (int8) or 128 (uint8)
     per_channel_weights: bool = True
-    # that an int8 weight uses; 7 where sums of products would overflow, see core/cpu.py
+    # bits of an int8 weight; 7 where sums of products would overflow, see core/cpu.py
     weight_bits: int = 8
-    # bias as int32 with the product of both scales, else float
+    # whether the bias is int32 with the product of both scales; otherwise it is float
     int32_bias: bool = False
     int8_ops: frozenset[str] = LAYERS  # ops whose inputs and weights get Q/DQ
-    # ops between convolutions that run quantized too: all inputs and the output get Q/DQ
+    # ops between convolutions that also run quantized: all inputs and the output get Q/DQ
     between: frozenset[str] = frozenset()
-    # transposed convolutions in int8 are written as convolutions of their phases (export/phases.py)
+    # whether int8 transposed convolutions become convolutions per phase (export/phases.py)
     phases: bool = False
-    # whether an int8 convolution's output gets Q/DQ whatever reads it
+    # whether the output of an int8 convolution always gets Q/DQ, whichever node reads it
     outputs: bool = False
-    # what is not int8 runs in; float16 keeps islands of float32
+    # type in which everything but int8 runs; with float16 some parts stay in float32
     floats: Literal["float32", "float16"] = "float32"
-    # large weights that stay float are stored in; float16 ones are computed with in float32
+    # type in which large float weights are stored; they are converted to float32 for computing
     stored: Literal["float32", "float16"] = "float32"
 
     @property
     def largest_weight(self) -> int:
-        """Magnitude of the largest int8 weight: 127 or 63."""
+        """The magnitude of the largest int8 weight: 127 or 63."""
         return 2 ** (self.weight_bits - 1) - 1
 
 
 class Session(Protocol):
-    """One loaded graph: named float32 arrays in, its single output back.
+    """One loaded graph, which takes named float32 arrays and returns its single output.
 
-    Several threads may call it at once; each gets what it would have got alone.
+    Several threads may call it at once, without effect on each other's results.
     """
 
     def __call__(self, **inputs: Array) -> Array: ...
 
 
 class Runtime(Protocol):
-    """One backend. `build` turns an ONNX file into what the device loads; `session` makes it
-    callable.
-    """
+    """One backend, which builds ONNX files into what the device loads, and makes them callable."""
 
     name: str
     dialect: Dialect
-    # what it builds is code (a GPU engine), not data: loaded only from somebody trusted
+    # whether it builds code (a GPU engine) and not data; code is loaded only from trusted sources
     executable: bool
-    # of the files that it builds and loads; nothing else of a bundle is loaded by it
+    # suffixes of the files that it builds and loads; it loads no other file of a bundle
     suffixes: tuple[str, ...]
 
     def missing(self) -> str | None:
-        """Why nothing can be built here, as a sentence with the remedy; None when it can."""
+        """Return why it cannot build here, as a sentence with the remedy, or None if it can."""
 
     def cannot_run(self) -> str | None:
-        """Why a built file cannot be executed on this machine; None when it can."""
+        """Return why this machine cannot execute a built file, or None if it can."""
 
     def version(self) -> str:
-        """Package version, such as "1.31.1", or NOT_INSTALLED."""
+        """Return the package version, such as "1.31.1", or NOT_INSTALLED."""
 
     def device(self) -> str:
-        """What executes, such as "CPU"."""
+        """Return the name of the device that executes graphs, such as "CPU"."""
 
     def build(self, onnx: Path, folder: Path) -> tuple[Path, ...]:
-        """Write into `folder` what the device loads; the first path is the one for load."""
+        """Write what the device loads into `folder`; return its paths, first the one to `load`."""
 
     def load(self, built: Path, threads: int) -> Session:
-        """What this process built, or its cache holds, ready to call. RuntimeMissing when it cannot
-        run here.
+        """Load a file that this process built or its cache holds, and return its session.
+
+        RuntimeMissing if it cannot run here.
         """
 
     def session(self, file: GraphFile, threads: int) -> Session:
-        """The same of bytes. Those that nobody vouches for have passed `admit` before."""
+        """Load a graph from bytes. Files that nobody vouches for must pass `admit` first."""
 
     def admit(self, files: Mapping[str, GraphFile], graphs: Mapping[str, Declared]) -> None:
-        """Try files by graph that nobody vouches for where they can do no harm. EdgegenError for
-        one that is no graph, breaks the runtime, answers otherwise than `graphs` says, or takes
-        more time or memory than a graph may.
+        """Try files by graph that nobody vouches for, isolated so that they can do no harm.
+
+        EdgegenError for a file that is not a graph, crashes the runtime, gives another output than
+        `graphs` declares, or needs more time or memory than allowed.
         """
 
 
 @runtime_checkable
 class Compiling(Runtime, Protocol):
-    """A runtime that builds for the machine it is on, and keeps what it built there: nobody else
-    needs to vouch for it.
-    """
+    """A runtime that builds for its own machine and keeps the result, which needs no signature."""
 
     def compiled(self, onnx: GraphFile) -> Path | None:
-        """What was built here of that file, for load; None if nothing was. TrustError for something
-        damaged.
-        """
+        """Return what was built from that file before, or None. TrustError if it is damaged."""
 
     def compile(self, onnx: GraphFile) -> Path:
-        """Build it, in place of what was there. RuntimeMissing when this machine cannot."""
+        """Build the file, replacing an earlier result. RuntimeMissing if it cannot build here."""
 
 
 @runtime_checkable
 class Placed(Protocol):
-    """A session that knows where its nodes run."""
+    """A session that can report which devices execute its nodes."""
 
     def placement(self) -> Mapping[str, int]:
-        """Nodes by what executes them."""
+        """Return the number of nodes by the name of what executes them."""
 
 
 def placement(call: Call[np.ndarray]) -> dict[str, dict[str, int]]:
-    """Where each graph's nodes run, of the sessions that know."""
+    """Return the number of nodes by executor and graph, for the sessions that report it."""
     sessions: Mapping[str, object] = call
     placed = {
         graph: dict(session.placement())
@@ -139,10 +135,10 @@ def placement(call: Call[np.ndarray]) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Seeds to images on whatever executes the graphs; what generate, verify, bench and explain all
-    take.
+    """Turns seeds into images with any executor of the graphs, for all workflows.
 
-    workers: batches at once; where a batch begins, and so each image, does not depend on it.
+    batch: images per call of the sampler; workers: batches computed at once, which does not affect
+    the images.
     """
 
     latent: Latent
@@ -152,8 +148,9 @@ class Pipeline:
     workers: int = 1
 
     def __call__(self, seeds: Sequence[int], label: int | None = None) -> Array:
-        """Images (len(seeds), c, h, w) in [-1, 1]; image k depends on seeds[k] and the label
-        alone.
+        """Return images (len(seeds), c, h, w) in [-1, 1].
+
+        Image k depends only on seeds[k] and the label.
         """
         parts = [seeds[k : k + self.batch] for k in range(0, len(seeds), self.batch)]
         return np.concatenate(

@@ -1,8 +1,8 @@
-"""Who draws which seeds: one table, so that what was calibrated or searched on never judges.
+"""The table of seed ranges, so that no verdict uses an image that calibration or a search has seen.
 
-Every image that edgegen makes of its own accord takes its seeds from here. The ranges are disjoint;
-a count that would leave its range is refused, however it was asked for. Seeds of `generate`,
-`explain` and `damage` are the user's own and may lie anywhere.
+Every image that edgegen makes on its own takes its seeds from here. The ranges are disjoint, and a
+count that would leave its range is refused. The user chooses the seeds of `generate`, `explain` and
+`damage`, which may lie anywhere.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Literal, get_args
 
 from ..errors import UsageError
 
-# What is learnt from an image: scales and weights, which plan is taken, or how good the result is.
+# What an image decides: scales and weights, the choice of a plan, or the quality of the result.
 Use = Literal["calibration", "search", "verdict"]
 USES: tuple[Use, ...] = get_args(Use)
 
 
 @dataclass(frozen=True)
 class SeedRange:
-    """Seeds first, first + 1, ..., first + count - 1, for one purpose; use: what that is in the
-    end, if it is any of them.
+    """The seeds first, first + 1, ..., first + count - 1 for one purpose; use: the use of that
+    purpose, or None.
     """
 
     purpose: str
@@ -33,11 +33,11 @@ class SeedRange:
 
     @property
     def end(self) -> int:
-        """The first seed behind the range."""
+        """The first seed after the range."""
         return self.first + self.count
 
     def take(self, count: int, offset: int = 0) -> range:
-        """`count` seeds from the one at `offset` on; UsageError where the range has fewer."""
+        """Return `count` seeds, starting at `offset` in the range. UsageError if it has fewer."""
         if offset < 0 or count < 0 or offset + count > self.count:
             raise UsageError(
                 "E-SEED",
@@ -47,16 +47,16 @@ class SeedRange:
         return range(self.first + offset, self.first + offset + count)
 
     def following(self, count: int, *what: object) -> range:
-        """`count` seeds from a place that follows from `what`, the same on every machine."""
+        """Return `count` seeds at a place that a hash of `what` decides, on every machine alike."""
         word = hashlib.sha256(repr(what).encode()).digest()[:8]
         return self.take(count, int.from_bytes(word, "little") % (self.count - count))
 
     def drawn(self, count: int) -> range:
-        """`count` seeds from a place that the operating system draws: nobody chose it."""
+        """Return `count` seeds at a place that the operating system draws at random."""
         return self.take(count, secrets.randbelow(self.count - count))
 
 
-LIMIT = 1 << 62  # seeds of anything, a bundle from elsewhere included, lie below
+LIMIT = 1 << 62  # all seeds are smaller, including those of bundles made elsewhere
 MILLION = 1_000_000
 CALIBRATION = SeedRange("calibration", 0, MILLION, "calibration")
 EVIDENCE = SeedRange("the images that a bundle keeps", 1 * MILLION, MILLION, "verdict")
@@ -70,9 +70,9 @@ REGION_PROTECTION = SeedRange("the protection of regions", 6_500_000, 500_000, "
 BENCHMARKS = SeedRange("a benchmark of the repository", 7 * MILLION, MILLION, "verdict")
 GPU_SUITE = SeedRange("the measurements on a GPU", 8 * MILLION, MILLION, "verdict")
 EXPLANATION_BASELINE = SeedRange("the baseline of an explanation", 1 << 40, MILLION)
-# so high that seeds which users took before keep the prompts that they had
+# So high that the seeds of users' earlier images keep their prompts.
 BENCH_PAIRS = SeedRange("the pairs of edgegen bench", 1 << 41, MILLION, "verdict")
-# where a verdict begins follows from what it judges: nobody chooses it
+# A hash of what is judged decides where a verdict's seeds begin, so nobody can choose them.
 VERDICTS = SeedRange("the pairs of a verdict", 1 << 42, 1 << 42, "verdict")
 FRESH_EVIDENCE = SeedRange("evidence on fresh seeds", 1 << 43, 1 << 43, "verdict")
 
@@ -97,6 +97,6 @@ _FIRSTS = [one.first for one in RANGES]
 
 
 def use_of(seed: int) -> Use | None:
-    """What an image of that seed is for; None for a seed of nobody's range."""
+    """Return the use of images with that seed; None outside all ranges, or if there is no use."""
     place = bisect_right(_FIRSTS, seed) - 1
     return RANGES[place].use if place >= 0 and seed < RANGES[place].end else None

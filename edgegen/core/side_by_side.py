@@ -1,9 +1,9 @@
-"""Parts of one piece of work, side by side: the same results in the same order for any number of
-workers.
+"""Runs the parts of one piece of work in parallel, with the same results in the same order for any
+number of workers.
 
-Workers are threads: ONNX Runtime, OpenVINO and torch leave the interpreter while they compute. Each
-part is computed on one thread, so that neither the sums in it nor their order depend on how many
-workers there are, and nobody spins while waiting for others.
+Workers are threads, because ONNX Runtime, OpenVINO and torch release the interpreter lock while
+they compute. Each part runs on one thread, so its sums and their order do not depend on the number
+of workers, and no thread spins while it waits for others.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import TypeVar
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-AHEAD = 2  # parts a worker, begun and not yet taken: what memory grows with
-_here = threading.local()  # of a worker: `over`, which is set when nobody waits for it any more
+AHEAD = 2  # parts per worker that are begun and not yet taken; more would need more memory
+_here = threading.local()  # a worker's `over` event, set when nobody waits for its result any more
 
 
 class GivenUp(Exception):
-    """Ends work in a worker that nobody waits for."""
+    """Ends the work of a worker whose result nobody waits for any more."""
 
 
 def over_workers(
     work: Callable[[Part], Result], parts: Sequence[Part], workers: int
 ) -> Iterator[Result]:
-    """work(part) of each part, in their order, up to `workers` at once.
+    """Yield work(part) for each part in order, with up to `workers` parts at once.
 
-    The first part that raises, in their order, raises here; none behind it is begun any more. Work
-    that is itself part of such work runs on its own worker alone, and is given up between two of
-    its parts when the whole ends early: who interrupts it waits for one of them, not for all.
+    The first part in order that raises, raises here, and no further part is begun. Nested calls run
+    on the worker that makes them, and stop between two parts when the outer call ends early, so an
+    interruption waits for one part and not for all.
     """
     outer: threading.Event | None = getattr(_here, "over", None)
     if min(workers, len(parts)) < 2 or outer is not None:
@@ -57,7 +57,7 @@ def over_workers(
 
 
 def runs(first: int, last: int, length: int) -> list[range]:
-    """first .. last - 1 in runs of `length`, of which the last may be shorter."""
+    """Split first .. last - 1 into ranges of `length`, of which the last may be shorter."""
     return [range(start, min(start + length, last)) for start in range(first, last, length)]
 
 

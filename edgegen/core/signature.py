@@ -28,7 +28,7 @@ SIGNATURE_BYTES = 16 << 20
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT, _PREDICATE = "https://in-toto.io/Statement/v1", "https://model_signing/signature/v1.0"
-# of the document, its envelope, its material, the key in that, and the one signature
+# The keys of the document, its envelope, its material, the key in that, and the one signature.
 _KEYS = (
     {"mediaType", "verificationMaterial", "dsseEnvelope"},
     {"payload", "payloadType", "signatures"},
@@ -36,7 +36,7 @@ _KEYS = (
     {"hint"},
     {"sig", "keyid"},
 )
-# curve -> what is signed
+# the hash that is signed, by curve
 _HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
@@ -47,8 +47,10 @@ def sign(
     passphrase: bytes | None = None,
     release: int | None = None,
 ) -> tuple[bytes, str]:
-    """The file's bytes and the key's fingerprint. digests: sha256 by path in the bundle; name: of
-    the bundle, for people; release: which sites may ask to be no older than theirs.
+    """Sign a bundle, and return the bytes of model.sig and the key's fingerprint.
+
+    name: the bundle's name, for people; digests: sha256 by path in the bundle; release: a number
+    for which sites may require a minimum. UsageError for a release out of range.
     """
     if release is not None and not 0 <= release <= NEWEST:
         raise UsageError("E-USAGE", f"a release is a number from 0 to {NEWEST}, got {release}")
@@ -77,7 +79,7 @@ def sign(
 
 
 def _predicate(digests: Mapping[str, str], release: int | None) -> JsonObject:
-    """What is signed; other tools read all of it but the release, which is ours."""
+    """Return the predicate that is signed; only `release` is not part of OpenSSF's format."""
     return {
         "serialization": {
             "method": "files",
@@ -94,15 +96,17 @@ def _predicate(digests: Mapping[str, str], release: int | None) -> JsonObject:
 
 @dataclass(frozen=True)
 class Signed:
-    """Whose key signed, and the release number that it signed, None if it gave none."""
+    """The fingerprint of the key that signed, and the signed release number, if there is one."""
 
     fingerprint: str
     release: int | None
 
 
 def check(data: bytes, path: Path, digests: Mapping[str, str], keys: SiteKeys) -> Signed:
-    """Who signed exactly these files, if it is one whose signature counts; else TrustError with the
-    reason. data: the signature, read from `path`.
+    """Check that an accepted key signed exactly these files, and return who signed them.
+
+    data: the signature, read from `path`; digests: sha256 by path in the bundle. TrustError says
+    why a signature is not accepted.
     """
     payload, signature, hint = _opened(data, path)
     signer = _signer(payload, signature, keys)
@@ -139,8 +143,9 @@ def check(data: bytes, path: Path, digests: Mapping[str, str], keys: SiteKeys) -
 
 
 def _signer(payload: bytes, signature: bytes, keys: SiteKeys) -> str | None:
-    """Fingerprint of the key that made this signature; what the file says of its key is not
-    asked.
+    """Return the fingerprint of the site's key that made this signature, or None.
+
+    The key that the signature file names is not considered.
     """
     from cryptography.exceptions import InvalidSignature
 
@@ -152,13 +157,13 @@ def _signer(payload: bytes, signature: bytes, keys: SiteKeys) -> str | None:
 
 
 def _opened(data: bytes, path: Path) -> tuple[bytes, bytes, str]:
-    """Payload, signature, and hint of the key."""
+    """Return the payload, the signature and the key's hint in a signature file."""
     try:
         document = parse_json(data)
         envelope, material = document["dsseEnvelope"], document["verificationMaterial"]
         (signature_entry,) = envelope["signatures"]
         held = (document, envelope, material, material["publicKey"], signature_entry)
-        # what nobody signed is held to be what it was, so that damage to it is found too
+        # These parts are not signed, so they must have their exact form, to reveal damage.
         if any(set(part) != names for part, names in zip(held, _KEYS, strict=True)):
             raise ValueError("it holds other keys than a signature has")
         if (material["tlogEntries"], signature_entry["keyid"]) != ([], ""):
@@ -177,8 +182,9 @@ def _opened(data: bytes, path: Path) -> tuple[bytes, bytes, str]:
 
 
 def _statement(payload: bytes, path: Path) -> tuple[dict[str, str], int | None]:
-    """sha256 by file as signed, and the release; paths that the signer asked to ignore are not
-    ignored.
+    """Return the signed sha256 by file, and the release.
+
+    The paths that the signer lists to be ignored are not ignored.
     """
     try:
         statement = parse_json(payload)

@@ -1,4 +1,4 @@
-"""Names, shapes and types of what goes into a graph."""
+"""Names, shapes and types of the tensors of a graph."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = NDArray[np.float32]
-DTYPES = ("float32", "int64")  # of inputs: numbers, and tokens of a text
-# What operators alone compute with: numpy goes in and numpy comes out, torch in and torch out. A
-# device has no torch, so its type is only named. Values have axes, Numbers may be one number.
+DTYPES = ("float32", "int64")  # numbers, and tokens of a text
+# Types for code that uses only operators, so numpy gives numpy and torch gives torch. A device has
+# no torch, so its type is only named. Values have axes; Numbers may also be a single number.
 Values = TypeVar("Values", np.ndarray, "Tensor")
 Numbers = TypeVar("Numbers", float, np.ndarray, "Tensor")
 
@@ -39,12 +39,13 @@ class TensorSpec:
                 raise ValueError(f"{self.name}: axes must be positive, got {self.shape}")
 
     def sized(self, **axes: int) -> tuple[int, ...]:
-        """The shape with its named axes filled in: sized(batch=4); KeyError names a missing
-        axis.
+        """Return the shape with its named axes filled in, as in sized(batch=4).
+
+        KeyError names a missing axis.
         """
         return tuple(axes[a] if isinstance(a, str) else a for a in self.shape)
 
     @property
     def dynamic(self) -> dict[int, str]:
-        """Index of each axis that may vary -> its name."""
+        """The name of each axis that may vary, by its index."""
         return {i: a for i, a in enumerate(self.shape) if isinstance(a, str)}

@@ -1,4 +1,4 @@
-"""What a bundle's sampler starts from, as its manifest and its files say it."""
+"""The start of a bundle's sampler, written to and read from its manifest and its files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ ARRAYS = "conditions.safetensors"
 
 
 def write_start(latent: Latent, folder: Path) -> JsonObject:
-    """A manifest's `start`, and the file beside it where conditions hold numbers: schema 1 where
-    that can say it all.
+    """Return a manifest's `start`, and write the conditions' arrays, if any, into `folder`.
+
+    It has the form of schema 1 if that can express the latent.
     """
     shape = list(latent.noise.shape[1:])
     if latent.conditions == labels(latent.classes):
@@ -38,8 +39,9 @@ def write_start(latent: Latent, folder: Path) -> JsonObject:
 
 
 def read_start(start: Start | ConditionedStart, read: Callable[[str], bytes]) -> Latent:
-    """Back from a manifest; read: what a listed file holds. ValueError for what no sampler starts
-    from, or more than a machine should be asked for.
+    """Return the latent that a manifest's `start` describes.
+
+    read: returns the bytes of a listed file. ValueError for an invalid or too large start.
     """
     if isinstance(start, Start):
         bounded_start(start.shape, start.classes)

@@ -1,9 +1,9 @@
-"""Where a graph can be cut in two: everything that crosses the cut, by name, and both halves.
+"""The places where a graph can be cut in two, with both halves and the tensors that cross the cut.
 (torch)
 
-The graph is traced by torch.export, as for ONNX, so that layers carry the modules' own paths, which
-plans use too, and nothing is hooked by hand. A cut is complete by construction: it holds all that
-was computed before it and is read after it.
+torch.export traces the graph, as for ONNX, so layers carry the module paths that plans use too, and
+no hooks are needed. A cut is complete by construction: it holds every tensor that is computed
+before it and read after it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from .graph import Graph
 
 @dataclass(frozen=True)
 class Cut:
-    """One place between two modules: `maps` (name -> c, h, w) cross it as feature maps, `beside`
-    are all others that do.
+    """One place between two modules at which a graph is cut.
 
-    before: the graph's inputs by name -> all that crosses, by name; after: all that crosses, by
-    name -> the graph's output.
+    maps: the feature maps that cross it, name -> (c, h, w); beside: the names of all other tensors
+    that cross it.
     """
 
     name: str
@@ -36,18 +35,18 @@ class Cut:
 
     @property
     def numbers(self) -> int:
-        """How many numbers the feature maps of one image are."""
+        """The number of values in the feature maps of one image."""
         return sum(prod(shape) for shape in self.maps.values())
 
     def before(self) -> nn.Module:
-        """inputs -> tuple of what crosses, in the order of (*maps, *beside)."""
+        """Return the first half: the graph's inputs -> the tuple (*maps, *beside)."""
         nodes = {node.name: node for node in self._program.graph.nodes}
         crossing = tuple(nodes[name] for name in (*self.maps, *self.beside))
         inputs = [node for node in nodes.values() if node.op == "placeholder"]
         return _part(self._program, inputs, crossing)
 
     def after(self) -> nn.Module:
-        """what crosses, by name -> the graph's output."""
+        """Return the second half: the tensors (*maps, *beside) by name -> the graph's output."""
         nodes = {node.name: node for node in self._program.graph.nodes}
         return _part(
             self._program, [nodes[name] for name in (*self.maps, *self.beside)], self._outputs[0]
@@ -55,11 +54,11 @@ class Cut:
 
 
 def cuts(graph: Graph) -> tuple[Cut, ...]:
-    """The narrow places of a graph in the order it runs: after each module of ours, unless fewer
-    numbers cross next to it.
+    """Return the narrow cuts of a graph in the order it runs.
 
-    So a residual block is one layer, and what skips it crosses beside it. Graphs without feature
-    maps have none.
+    There is one after each module that is not from torch.nn, unless fewer values cross next to it.
+    So a residual block is one layer, and its skip connection crosses beside it. Graphs without
+    feature maps have no cuts.
     """
     program = traced(graph)
     nodes = list(program.graph.nodes)
@@ -91,8 +90,9 @@ def cuts(graph: Graph) -> tuple[Cut, ...]:
 
 
 def _narrowest(outputs: list[tuple[str, int]], width: Sequence[int]) -> list[tuple[str, int]]:
-    """Blocks instead of their parts (path, place), and of what is no block what is no wider than
-    its neighbours.
+    """Keep the blocks among the places (path, place) instead of their parts.
+
+    A place that is not a block is kept if it is no wider than its neighbours.
     """
     paths = [path for path, _ in outputs]
 
@@ -118,7 +118,7 @@ def _narrowest(outputs: list[tuple[str, int]], width: Sequence[int]) -> list[tup
 
 
 def traced(graph: Graph) -> fx.GraphModule:
-    """The graph's operators in the order they run, for any batch."""
+    """Trace a graph with torch.export into its operators in the order they run, for any batch."""
     examples = {
         spec.name: torch.zeros(spec.sized(**{axis: 2 for axis in spec.dynamic.values()}))
         for spec in graph.inputs
@@ -133,14 +133,15 @@ def traced(graph: Graph) -> fx.GraphModule:
 
 
 def as_written(program: torch.export.ExportedProgram) -> fx.GraphModule:
-    """The program whose nodes are called as the tensors of the ONNX file written from it: copies,
-    which files lack, are gone.
+    """Return the program as a module whose nodes have the names of the ONNX file's tensors.
+
+    Copies (aten.clone) are removed, because the file does not have them.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
-    # dropout leaves it
+    # Dropout in eval mode is traced as a clone.
     for node in [
         n for n in module.graph.nodes if n.target is torch.ops.aten.clone.default and not n.kwargs
     ]:
@@ -155,7 +156,7 @@ def _cut(
 ) -> Cut:
     maps = {node.name: _shape(node) for node in alive if _is_map(node)}
     stop = {node for node in alive if _is_tensor(node)}
-    seen = _needed(outputs, stop)  # a size that crosses is asked again of the input it belongs to
+    seen = _needed(outputs, stop)  # sizes do not cross: they are read from their input again
     beside = tuple(
         node.name
         for node in program.graph.nodes
@@ -167,7 +168,7 @@ def _cut(
 def _part(
     program: fx.GraphModule, inputs: Sequence[fx.Node], outputs: fx.Node | tuple[fx.Node, ...]
 ) -> nn.Module:
-    """The operators between `inputs`, which become arguments, and `outputs`."""
+    """Return a module of the operators from `inputs`, its arguments, to `outputs`."""
     part = fx.Graph()
     copies = {node: part.placeholder(node.name) for node in inputs}
     needed = _needed(outputs if isinstance(outputs, tuple) else (outputs,), set(inputs))
@@ -179,7 +180,7 @@ def _part(
 
 
 def _needed(outputs: Iterable[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
-    """All nodes that `outputs` are computed from, back to `stop`."""
+    """Return all nodes from which `outputs` are computed, back to the nodes in `stop`."""
     seen: set[fx.Node] = set()
     waiting = list(outputs)
     while waiting:
@@ -191,7 +192,7 @@ def _needed(outputs: Iterable[fx.Node], stop: set[fx.Node]) -> set[fx.Node]:
 
 
 def _moving(nodes: Sequence[fx.Node]) -> list[fx.Node]:
-    """Nodes that depend on the inputs; the others are weights."""
+    """Return the nodes that depend on the inputs; all others depend on weights only."""
     moving: dict[fx.Node, None] = {}
     for node in nodes:
         if node.op == "placeholder" or any(source in moving for source in node.all_input_nodes):
@@ -200,7 +201,7 @@ def _moving(nodes: Sequence[fx.Node]) -> list[fx.Node]:
 
 
 def _ends(nodes: Sequence[fx.Node], place: Mapping[fx.Node, int]) -> dict[str, int]:
-    """Where each of our modules computes its last, by path; modules of torch are parts of ours."""
+    """Return the place of the last node of each module, by path, without those of torch.nn."""
     ends: dict[str, int] = {}
     for node in nodes:
         for path, kind in _stack(node):
@@ -218,7 +219,7 @@ def _stack(node: fx.Node) -> list[tuple[str, str]]:
 
 
 def _path(node: fx.Node) -> str:
-    """The innermost module that computes a node; "" for the graph itself."""
+    """Return the path of the innermost module that computes a node; "" for the graph itself."""
     stack = _stack(node)
     return stack[-1][0] if stack else ""
 
@@ -228,7 +229,7 @@ def _is_tensor(node: fx.Node) -> bool:
 
 
 def _is_map(node: fx.Node) -> bool:
-    """Computed feature maps (b, c, h, w): the graph's own inputs are none."""
+    """Return whether a node computes feature maps (b, c, h, w); the graph's inputs do not count."""
     return (
         node.op == "call_function"
         and _is_tensor(node)
@@ -243,9 +244,7 @@ def _shape(node: fx.Node) -> tuple[int, int, int]:
 
 
 def _short(paths: Sequence[str]) -> list[str]:
-    """Each path without its last parts, as long as no other begins so: blocks.1.colours ->
-    blocks.1.
-    """
+    """Shorten each path to its shortest unique beginning: blocks.1.colours -> blocks.1."""
     parts = [path.split(".") for path in paths]
     names = []
     for mine in parts:

@@ -1,8 +1,7 @@
-"""Files and folders that are not there yet: private, beside what they will become, and gone with
-the process that made them.
+"""Temporary files and folders, private to the process and beside what they will become.
 
-Each is locked for as long as it is in use. A process that is killed leaves its temporaries behind
-without their locks; whoever writes into the same folder next removes them, however young they are.
+Each is locked while it is in use. A killed process leaves its temporaries without their locks, and
+the next writer into the same folder removes them, however young they are.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def private_folder(parent: Path) -> Iterator[Path]:
-    """A folder that only this user can read, in `parent`; whatever has its name when the block ends
-    is removed.
+    """Yield a new folder in `parent` that only this user can read.
+
+    When the block ends, whatever then has its name is removed.
     """
 
     def make(path: Path) -> int:
@@ -43,8 +43,9 @@ def private_folder(parent: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def private_file(parent: Path) -> Iterator[tuple[Path, int]]:
-    """A new file in `parent` and a descriptor to write it; removed when the block ends, unless it
-    has another name by then.
+    """Yield a new file in `parent` with a descriptor for writing it.
+
+    It is removed when the block ends, unless it was renamed.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     path, fd = _made(parent, lambda new: os.open(new, flags, 0o666))
@@ -58,8 +59,9 @@ def private_file(parent: Path) -> Iterator[tuple[Path, int]]:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A private folder where the system keeps temporary files; what killed processes left there is
-    removed first.
+    """Yield a private folder among the system's temporary files.
+
+    The folders that killed processes left there are removed first.
     """
     parent = Path(tempfile.gettempdir())
     sweep(parent)
@@ -68,8 +70,9 @@ def scratch() -> Iterator[Path]:
 
 
 def _made(parent: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
-    """A new temporary with its locked descriptor. Between its making and its lock another process
-    may sweep it: then it was not, and another one is made.
+    """Make a new temporary, and return its path and locked descriptor.
+
+    If another process sweeps it before it is locked, another one is made.
     """
     while True:
         path = fresh(parent)
@@ -81,7 +84,7 @@ def _made(parent: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
             raise
         try:
             locked = try_lock(fd)
-        except OSError:  # a file system without locks: nobody can take it for dead either
+        except OSError:  # without locks on this file system, no other process can remove it either
             locked = True
         if locked and names(fd, path):
             return path, fd
@@ -89,14 +92,12 @@ def _made(parent: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
 
 
 def fresh(parent: Path) -> Path:
-    """A name for a temporary in `parent`."""
+    """Return a new name for a temporary in `parent`."""
     return parent / f"{PREFIX}{uuid.uuid4().hex}"
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporaries in `folder` whose process has ended. What cannot be removed stays: it
-    is in nobody's way.
-    """
+    """Remove the temporaries in `folder` whose process has ended, as far as that is possible."""
     with contextlib.suppress(OSError):
         for path in [Path(entry) for entry in os.scandir(folder) if _OURS.fullmatch(entry.name)]:
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""An interval, never a point; and what an interval says about a two-sided budget."""
+"""Intervals, and the verdicts that they give on budgets and limits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ State = Literal["within", "outside", "undecided"]
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval around a value, at a level that is said where it is made; low <= value <= high
-    need not hold for a bootstrap, so it is not demanded.
+    """A confidence interval around a value; the code that makes it states the level.
+
+    low <= value <= high is not required, because it need not hold for a bootstrap.
     """
 
     value: float
@@ -27,8 +28,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `change` says about the window [-budget, +budget]; both are fractions of the
-    full-precision distance.
+    """The verdict that an interval gives on the window [-budget, +budget].
+
+    change and budget are fractions of the full-precision distance.
 
     within: the whole interval is inside; outside: it is wholly beyond one edge, or not finite;
     undecided: it straddles an edge, and about `more` further image pairs would settle it.
@@ -53,8 +55,9 @@ class Verdict:
 
     @property
     def more(self) -> int:
-        """Image pairs still wanted, from an interval that narrows with the square root of their
-        number; 0 when decided.
+        """The number of further image pairs that would decide; 0 if the verdict is decided.
+
+        It assumes that the interval narrows with the square root of the number of pairs.
         """
         if self.state != "undecided":
             return 0
@@ -77,10 +80,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class AtMost:
-    """What an interval says about a figure that must stay at or below `limit`.
+    """The verdict that an interval gives on a figure that must not exceed `limit`.
 
-    within: the whole interval is; outside: none of it is, or it is not finite; undecided: the limit
-    lies in it.
+    within: the whole interval is at or below the limit; outside: all of it is above, or it is not
+    finite; undecided: the limit lies inside it.
     """
 
     figure: Interval
@@ -104,10 +107,10 @@ class AtMost:
 
 
 def together(states: Iterable[State]) -> State:
-    """What several gates say as one: outside when any is, within when all are.
+    """Combine several verdicts: outside if any is outside, within if all are within.
 
-    Where one limit is broken, all are found within no more often than that one alone is: gates that
-    must all pass share no error (Berger 1982).
+    If one limit is broken, all verdicts are within at most as often as that one alone, so no
+    correction for several tests is needed (Berger 1982).
     """
     found = set(states)
     if "outside" in found:

@@ -1,5 +1,5 @@
 """GRAPH.weights, the file beside GRAPH.onnx that holds the weights of a large graph: how it is
-written, where it is kept before there is a bundle, and how it is taken out of one.
+written, kept before it is in a bundle, and copied from one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ _PART = 4 << 20  # bytes written at once
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The weights beside a graph's file. copy: their bytes into a new file, whose sha256 it
-    returns.
+    """The weights beside a graph's file.
+
+    copy: writes their bytes to a new file and returns its sha256.
     """
 
     bytes: int
@@ -51,7 +52,7 @@ class WeightFile:
 
     @classmethod
     def made_here(cls, path: Path) -> WeightFile:
-        """A file that this process made."""
+        """Return the weight file at `path`, which this process made."""
 
         def copy(target: Path) -> str:
             with opened(path) as file:
@@ -63,16 +64,17 @@ class WeightFile:
 
 @functools.cache
 def working_folder() -> Path:
-    """A private folder for weights that no bundle holds yet; gone with this process."""
+    """Return a private folder for weights not yet in a bundle, removed when the process exits."""
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(scratch())
 
 
 def constant(values: Array, name: str, apart: bool) -> TensorProto:
-    """An initializer of these values; apart: of a model whose weights lie in files, in a file too
-    where it is large. Such a file is called after what it holds: the same values, in however many
-    plans of a search, take the disk once.
+    """Return an initializer of these values.
+
+    apart: whether values over INLINE_BYTES go into a file in the working folder. The file is named
+    by its hash, so equal values in several plans of a search are stored once.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -81,7 +83,7 @@ def constant(values: Array, name: str, apart: bool) -> TensorProto:
     data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     path = working_folder() / f"{hashlib.sha256(data).hexdigest()}{SUFFIX}"
     if not path.is_file():
-        part = path.with_suffix(f".{threading.get_ident()}")  # several plans are written at once
+        part = path.with_suffix(f".{threading.get_ident()}")  # threads write several plans at once
         put_parts(part, (data[k : k + _PART] for k in range(0, len(data), _PART)))
         part.replace(path)
     tensor = TensorProto(
@@ -92,7 +94,7 @@ def constant(values: Array, name: str, apart: bool) -> TensorProto:
 
 
 def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
-    """A new model with these values in place of the constants of the same names."""
+    """Return a new model with these values in place of the constants of the same names."""
     from onnx import ModelProto
 
     out = ModelProto()
@@ -106,7 +108,7 @@ def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
         if tensor.name in changed:
             tensor.CopyFrom(constant(changed[tensor.name], tensor.name, apart))
     for name in changed:
-        if name not in there:  # what a node made is stored as it is read
+        if name not in there:  # a Cast or Transpose made it: now it is stored as it is read
             graph.initializer.append(constant(changed[name], name, apart))
     if len(nodes) < len(graph.node):
         used = {tensor for node in nodes for tensor in node.input}
@@ -119,7 +121,7 @@ def replaced(model: ModelProto, changed: Mapping[str, Array]) -> ModelProto:
 
 
 def write_model(model: ModelProto, path: Path) -> None:
-    """The model as one file, or as two where its weights are large; deterministically."""
+    """Write the model as one file, or as two if its weights exceed APART_BYTES; deterministic."""
     if total_bytes(model) <= APART_BYTES:
         put(path, _placed(model, {}, "").SerializeToString(deterministic=True))
         return
@@ -134,7 +136,9 @@ def write_model(model: ModelProto, path: Path) -> None:
 
 
 def laid_out(sizes: Sequence[int]) -> list[int]:
-    """Offsets of tensors of these sizes, one behind the other, each at the beginning of a page."""
+    """Return offsets for tensors of these sizes in bytes, in order, each at a multiple of
+    ALIGNMENT.
+    """
     offsets, end = [], 0
     for size in sizes:
         offsets.append(end)
@@ -143,7 +147,7 @@ def laid_out(sizes: Sequence[int]) -> list[int]:
 
 
 def filled(offsets: Sequence[int], tensors: Iterator[memoryview]) -> Iterator[memoryview]:
-    """The bytes of a file that holds these tensors at these offsets, part by part."""
+    """Yield in parts the bytes of a file that holds these tensors at these offsets."""
     end = 0
     for offset, tensor in zip(offsets, tensors, strict=True):
         yield memoryview(bytes(offset - end))
@@ -157,7 +161,7 @@ def _bytes(tensor: TensorProto) -> memoryview:
 
 
 def point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Let the tensor's values lie there, and nowhere else."""
+    """Make the tensor external, at that file, offset and length, and clear its own values."""
     for field_name in ("raw_data", "external_data", "float_data", "int32_data", "int64_data"):
         tensor.ClearField(field_name)
     tensor.data_location = 1  # type: ignore[assignment]  # EXTERNAL
@@ -166,7 +170,7 @@ def point(tensor: TensorProto, location: str, offset: int, length: int) -> None:
 
 
 def located(model: ModelProto, folder: Path) -> ModelProto:
-    """The model of a file of that folder, as it is held in memory: with the path of its weights."""
+    """Change a model read from `folder` so that its external tensors have full paths; return it."""
     for tensor in model.graph.initializer:
         if is_apart(tensor):
             name, offset, length = place(tensor)
@@ -175,7 +179,7 @@ def located(model: ModelProto, folder: Path) -> ModelProto:
 
 
 def _placed(model: ModelProto, places: dict[str, tuple[int, int]], location: str) -> ModelProto:
-    """With these tensors in the file of that name, and all others in the model."""
+    """Return the model with the tensors of `places` in the file `location`, all others inline."""
     from onnx import ModelProto, numpy_helper
 
     if not places and not any(map(is_apart, model.graph.initializer)):

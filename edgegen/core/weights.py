@@ -1,9 +1,9 @@
-"""The weights of an ONNX graph, read alike wherever they lie: in the model itself, or mapped from a
-file of which the model holds name, offset and length.
+"""The weights of an ONNX graph, read in the same way from the model or from an external file.
 
-While a model is in memory, that name is a path; in a file it is the name of one beside it. A weight
-that is stored in half precision reaches float32 operators through a Cast, and one that is stored
-the other way round through a Transpose; it counts as a constant all the same.
+For an external weight the model holds the file's name, offset and length. In memory the name is a
+full path; in an ONNX file it is the name of a file beside it. A weight stored in half precision
+reaches float32 operators through a Cast, and one stored transposed through a Transpose; both still
+count as constants.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from .spec import Array
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-SUFFIX = ".weights"  # of the file beside GRAPH.onnx
-APART_BYTES = 64 << 20  # of a graph's weights, beyond which they lie in a file of their own
-INLINE_BYTES = 64 << 10  # of a tensor, up to which it stays in the graph even then
-WORTH_HALVING = 1024  # numbers of a weight, below which float16 saves next to nothing
-STORED = "stored"  # behind the name of a half-precision weight, before its Cast
-ALIGNMENT = 4096  # of a tensor in the file: runtimes map it page by page
+SUFFIX = ".weights"  # suffix of the file beside GRAPH.onnx
+APART_BYTES = 64 << 20  # size of a graph's weights above which they go into a separate file
+INLINE_BYTES = 64 << 10  # size of a tensor up to which it stays in the graph even then
+WORTH_HALVING = 1024  # number of values below which float16 saves almost nothing
+STORED = "stored"  # appended to the name of a half-precision weight, before its Cast
+ALIGNMENT = 4096  # bytes to which tensors are aligned, because runtimes map the file by pages
 _EXTERNAL = 1  # TensorProto.DataLocation
 _FLOAT, _HALVES = 1, (10, 16)  # TensorProto.DataType: float32; float16 and bfloat16
 
 
 def is_apart(tensor: TensorProto) -> bool:
-    """Whether its values lie in a file of their own."""
+    """Return whether the tensor's values lie in an external file."""
     return bool(tensor.data_location == _EXTERNAL)
 
 
 def place(tensor: TensorProto) -> tuple[str, int, int]:
-    """Name of the file, offset and length, of a tensor that is apart."""
+    """Return the file name, offset and length in bytes of an external tensor."""
     said = {entry.key: entry.value for entry in tensor.external_data}
     return said["location"], int(said.get("offset", "0")), int(said["length"])
 
 
 def stored(tensor: TensorProto) -> Array:
-    """Its values in the type in which they are stored; mapped, not read, where they are apart."""
+    """Return the tensor's values in their stored type; external values are mapped, not read."""
     from onnx import helper, numpy_helper
 
     if not is_apart(tensor):
@@ -56,7 +56,7 @@ def stored(tensor: TensorProto) -> Array:
 
 
 def stored_bytes(tensor: TensorProto) -> int:
-    """Of its values, without reading them."""
+    """Return the size of the tensor's values in bytes, without reading them."""
     from onnx import helper
 
     kind = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
@@ -64,20 +64,19 @@ def stored_bytes(tensor: TensorProto) -> int:
 
 
 def total_bytes(model: ModelProto) -> int:
-    """Of all weights."""
+    """Return the size of all weights of the model in bytes."""
     return sum(map(stored_bytes, model.graph.initializer))
 
 
 class GraphConstants(Mapping[str, Array]):
-    """GraphConstants of a graph by name: its initializers, and what a Cast makes of those in half
-    precision, or a Transpose of matrices. Values are read when they are asked for, and are not
-    kept.
+    """The constants of a graph by name: its initializers, and the results of a Cast of one in half
+    precision or a Transpose of a matrix. Values are read on access and not kept.
     """
 
     def __init__(self, graph: GraphProto) -> None:
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._kinds: dict[str, int] = {}  # of what a node makes of one
-        self._turned: set[str] = set()  # matrices that are stored the other way round
+        self._kinds: dict[str, int] = {}  # data type by the name of a Cast's or Transpose's result
+        self._turned: set[str] = set()  # matrices that are stored transposed
         for node in graph.node:
             if not node.input or node.input[0] not in self._tensors:
                 continue
@@ -108,17 +107,18 @@ class GraphConstants(Mapping[str, Array]):
         return name in self._tensors
 
     def stored_in(self, name: str, kind: int) -> TensorProto | None:
-        """As it is stored, where that is in this type and the same way round; else None."""
+        """Return the stored tensor if it has that type and is not transposed, otherwise None."""
         tensor = self._tensors[name]
         return None if name in self._turned or tensor.data_type != kind else tensor
 
     def is_made(self, node: NodeProto) -> bool:
-        """Whether the node is the Cast or Transpose behind one of them."""
+        """Return whether the node is a Cast or Transpose that makes one of the constants."""
         return bool(node.output) and node.output[0] in self._kinds
 
     def kept(self, nodes: Iterable[NodeProto], wanted: Collection[str] = ()) -> list[NodeProto]:
-        """Of these nodes, all but the Casts and Transposes behind constants that none of them
-        reads, and that nobody wants.
+        """Return the nodes without the Casts and Transposes whose constants are not needed.
+
+        A constant is needed if another node reads it or its name is in `wanted`.
         """
         left = list(nodes)
         read = {name for node in left for name in node.input if not self.is_made(node)}
@@ -133,12 +133,12 @@ class GraphConstants(Mapping[str, Array]):
         return dims[::-1] if name in self._turned else dims
 
     def kind(self, name: str) -> int:
-        """TensorProto.DataType of what a node that reads it sees."""
+        """Return the TensorProto.DataType that a node reading the constant sees."""
         return self._kinds.get(name) or self._tensors[name].data_type
 
 
 def _kind_of(node: NodeProto, kind: int, axes: int) -> int | None:
-    """What a node makes of a constant of that kind; None where that is no constant to us."""
+    """Return the data type of a node's result if it counts as a constant, otherwise None."""
     if node.op_type == "Cast":
         (wanted,) = (a.i for a in node.attribute if a.name == "to")
         return int(wanted) if wanted == _FLOAT and kind in _HALVES else None
@@ -149,7 +149,7 @@ def _kind_of(node: NodeProto, kind: int, axes: int) -> int | None:
 
 
 def digest(model: ModelProto) -> bytes:
-    """Of a model with the values of its weights, wherever they lie."""
+    """Return bytes that identify a model with the values of its weights, wherever they lie."""
     from onnx import ModelProto
 
     if not any(map(is_apart, model.graph.initializer)):

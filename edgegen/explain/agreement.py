@@ -1,5 +1,5 @@
-"""Does what was predicted of layers agree with what putting each of them back really does? (numpy
-only)
+"""The agreement between the damage predicted for layers and the damage that really goes when each
+layer is put back to full precision. (numpy only)
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 
 from .lattice import Floats
 
-PEAK = 2.0  # of images in [-1, 1]
+PEAK = 2.0  # range of images in [-1, 1]
 
 
 def by_region(apart: Floats, masks: np.ndarray) -> Floats:
-    """Squared differences of images (n, c, h, w), summed in each of masks (r, h, w) -> (n, r)."""
+    """Sum the squares of differences (n, c, h, w) inside each of masks (r, h, w) -> (n, r)."""
     summed: Floats = np.einsum(
         "nchw,rhw->nr", np.square(apart, dtype=np.float64), masks.astype(np.float64)
     )
@@ -24,13 +24,14 @@ def by_region(apart: Floats, masks: np.ndarray) -> Floats:
 
 
 def decibels(square: float, numbers: float) -> float | None:
-    """PSNR of a sum of squared differences over so many numbers; None where nothing differs."""
+    """Return the PSNR in dB of a sum of squared differences over `numbers` values; None for 0."""
     return 10 * math.log10(PEAK**2 * numbers / square) if square > 0 else None
 
 
 def rank_correlation(a: Floats, b: Floats) -> float | None:
-    """Spearman's, equal values sharing their ranks; None where either side has no order, or fewer
-    than three values.
+    """Return Spearman's rank correlation, in which equal values share their mean rank.
+
+    None if all values of a side are equal, or there are fewer than three.
     """
     x, y = _ranks(a), _ranks(b)
     x, y = x - x.mean(), y - y.mean()
@@ -46,16 +47,18 @@ def _ranks(values: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Check:
-    """predicted, removed (layers, seeds, regions): squared error that is a layer's, and that went
-    when it alone was put back.
+    """Squared errors (layers, seeds, regions): `predicted` is a layer's part, and `removed` is what
+    goes when that layer alone is put back to full precision.
     """
 
     predicted: Floats
     removed: Floats
 
     def to_json(self) -> dict[str, Any]:
-        """Ranks of layers; "with itself": of what went, between even and odd seeds: no prediction
-        can agree much better.
+        """Return the rank correlations between predicted and removed errors of the layers.
+
+        "of the check with itself" is the correlation of removed errors between even and odd seeds;
+        no prediction can agree much better than that.
         """
         predicted, removed = self.predicted.sum((1, 2)), self.removed.sum((1, 2))
         regions = [
@@ -75,8 +78,8 @@ class Check:
         }
 
     def first_wins(self) -> float | None:
-        """Share of seeds in which the layer that is predicted most removes more than the median
-        layer; None below 3 layers.
+        """Return the share of seeds in which the layer with the largest predicted error removes
+        more than the median layer; None for fewer than 3 layers.
         """
         if len(self.removed) < 3:
             return None

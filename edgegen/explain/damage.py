@@ -1,10 +1,10 @@
-"""What INT8 damaged: how much of each region's squared error comes from which layer at which
-timestep. (torch)
+"""Attribution of INT8 damage: how much of each region's squared error comes from which layer at
+which timestep. (torch)
 
-The error of a rounded image is, to first order, a sum over all roundings: d = sum of J_k e_k, e_k
-what rounding k adds where it stands and J_k how that reaches the pixels. So a region's squared
-error |d|^2 = sum of <d, J_k e_k>, and since J_k e_k is the slope of the image along rounding k's
-gate, one backward pass a region gives the parts of all layers at all timesteps.
+The error of a rounded image is, to first order, a sum over all roundings: d = sum of J_k e_k, where
+e_k is what rounding k adds at its place, and J_k carries that to the pixels. So a region's squared
+error is |d|^2 = sum of <d, J_k e_k>. J_k e_k is the slope of the image along rounding k's gate, so
+one backward pass per region gives the parts of all layers at all timesteps.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .gates import Gated
 from .lattice import Floats
 from .split import sample
 
-BATCH = 4  # images whose whole way is kept for the backward passes
-COLUMNS = 10  # timesteps, or groups of them, that are told apart
+BATCH = 4  # images whose whole sampling is kept in memory for the backward passes
+COLUMNS = 10  # most timesteps, or groups of them, that are distinguished
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A convolution in int8; places: of its graph's gates, those that go when it alone is put back
-    to full precision.
+    """An int8 layer; places: indices of the graph's gates that close when this layer alone is put
+    back to full precision.
     """
 
     graph: str
@@ -37,14 +37,14 @@ class QuantizedLayer:
 
     @property
     def path(self) -> str:
-        """As a plan's rules call it."""
+        """The layer's name in a plan's rules."""
         return f"{self.graph}/{self.name}"
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """parts (layers, times, seeds, regions) of squared errors whole (seeds, regions), summed over
-    pixels, as torch rounds.
+    """The parts (layers, times, seeds, regions) of the squared errors `whole` (seeds, regions),
+    summed over pixels, with torch's rounding.
     """
 
     times: tuple[str, ...]
@@ -61,7 +61,10 @@ def attribute(
     label: int | None,
     advance: Callable[[int], None],
 ) -> Attribution:
-    """masks (regions, h, w) bool; advance(seeds done)."""
+    """Attribute the squared error of these seeds' images to layers and timesteps.
+
+    masks: (regions, h, w) bool; advance: called with the number of seeds done.
+    """
     found: list[tuple[Floats, Floats]] = []
     names: tuple[str, ...] = ()
     pixels = torch.from_numpy(masks)
@@ -117,8 +120,9 @@ def _batch(
 
 
 def _columns(times: Sequence[float | None]) -> tuple[list[int], tuple[str, ...]]:
-    """The column of each call, and the columns' names: timesteps in the order they come, what has
-    none last.
+    """Return the column of each call and the names of the columns.
+
+    Timesteps are in the order of the calls, and calls without a timestep come last.
     """
     known = list(dict.fromkeys(t for t in times if t is not None))
     groups = [

@@ -14,7 +14,7 @@ from .damage import Attribution, QuantizedLayer
 from .lattice import Floats
 from .regions import Regions
 
-SHOWN, DRAWN, SEEDS = 24, 6, 4  # layers in the matrix, layers and images as pictures
+SHOWN, DRAWN, SEEDS = 24, 6, 4  # numbers of layers in the matrix, of layers and images as pictures
 HOW = (
     "Rounding moves an image by, to first order, a sum over all roundings. A layer's part of a "
     "region's squared error is the "
@@ -34,8 +34,8 @@ CHECKED = (
 
 @dataclass(frozen=True)
 class Damaged:
-    """full, int8 (n, c, h, w) in [-1, 1] of the same seeds; cost: each layer's share of all
-    multiplications.
+    """A damage map: images full and int8 (n, c, h, w) in [-1, 1] of the same seeds, with their
+    attribution; cost: each layer's share of all multiplications.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Damaged:
     check: Check | None
 
     def shares(self) -> Floats:
-        """(layers, times, regions): parts of each region's predicted squared error, over all
+        """Return each region's shares (layers, times, regions) of its squared error, over all
         seeds.
         """
         made: Floats = self.attribution.parts.sum(2) / np.maximum(
@@ -58,7 +58,7 @@ class Damaged:
         return made
 
     def order(self) -> list[int]:
-        """Layers by their predicted part of the whole, the largest first."""
+        """Return the indices of the layers by their part of the whole error, largest first."""
         return [int(k) for k in np.argsort(-self.attribution.parts.sum((1, 2, 3)), kind="stable")]
 
     def to_json(self) -> JsonObject:
@@ -107,13 +107,13 @@ class Damaged:
         return None if self.check is None else self.check.removed.sum(1)
 
     def _numbers(self) -> Floats:
-        """How many numbers of all images each region has."""
+        """Return the number of values that each region has in all images."""
         counts: Floats = self.regions.masks.sum((1, 2)) * float(len(self.full) * self.full.shape[1])
         return counts
 
     def _first(self, region: int, square: Floats) -> JsonObject:
-        """The layer with the largest part of a region's error, and the region's PSNR with that
-        layer alone put back.
+        """Return the layer with the largest part of a region's error, and the region's PSNR with
+        that layer alone put back.
         """
         parts = self.attribution.parts[..., region].sum((1, 2))
         k = int(parts.argmax())
@@ -132,7 +132,7 @@ class Damaged:
         }
 
     def table(self, count: int) -> tuple[list[str], list[list[str]]]:
-        """For the terminal."""
+        """Return headings and rows of the first `count` layers, for the terminal."""
         rows = []
         for one in self.to_json()["layers"][:count]:
             removed = "-" if one["removed"] is None else f"{one['removed']:.1%}"
@@ -158,7 +158,7 @@ class Damaged:
         ], rows
 
     def drawings(self) -> dict[str, np.ndarray]:
-        """Pictures by file name."""
+        """Return the pictures by file name, each (h, w, 3) uint8."""
         apart = np.square(self.int8 - self.full, dtype=np.float64).mean(1)  # (n, h, w)
         mean, where = self.full.mean(0), np.sqrt(apart.mean(0))
         out = {
@@ -177,7 +177,7 @@ class Damaged:
         return out
 
     def _pair(self, k: int) -> np.ndarray:
-        """One seed in full precision, in INT8, and where they differ."""
+        """Return a picture of one seed in full precision, in INT8, and of their difference."""
         apart = pictures.change(self.full[k], self.int8[k])
         return pictures.beside(
             [
@@ -190,7 +190,7 @@ class Damaged:
         )
 
     def to_html(self, drawn: Mapping[str, np.ndarray]) -> bytes:
-        """One page without other files; drawn: the pictures of `drawings`."""
+        """Return one HTML page without external files; drawn: the pictures of `drawings`."""
         document = self.to_json()
         layers = document["layers"]
         parts = [

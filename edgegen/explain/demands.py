@@ -1,9 +1,9 @@
-"""Demands: the features that draw the sample's pixels on some regions only, the rest at its
+"""Demands: features that draw the sample's pixels only in some regions, with the rest at the
 baseline (docs/methods/regional-primitives.md, B.2.3). (torch)
 
-`optimised`: the smallest change of the baseline that still draws the regions. `gated`: every
-unit of the features is either as the sample has it or at its baseline, by where resetting it
-changes the image.
+`optimised` finds the smallest change of the baseline that still draws the regions. `gated` sets
+each unit of the features either to its value in the sample or to its baseline, by where a reset of
+the unit changes the image.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from .lattice import Sets
 from .split import Split
 
 Advance = Callable[[int], None]
-PENALTIES = tuple(10.0**-k for k in range(9))  # lambda, tried from the largest on
-NEAR_RATE = 0.3
-FLOOR = 35.0  # dB on the demanded regions
+PENALTIES = tuple(10.0**-k for k in range(9))  # values of lambda, tried from the largest on
+NEAR_RATE = 0.3  # Adam's first rate, in units of the spread
+FLOOR = 35.0  # least PSNR in dB on the demanded regions
 
 
 @dataclass(frozen=True)
 class Solver:
-    """Adam to get near, then Gauss-Newton with conjugate gradients inside, exact for a linear g;
-    every demand starts alike.
+    """Settings of the solver: Adam first, then Gauss-Newton steps, each solved with conjugate
+    gradients; that is exact for a linear g. All demands start at the same point.
 
-    (On isc-gan, one demand for all regions: 12 steps of Gauss-Newton alone stop 5 dB short of both
-    together, Adam alone 3 dB.) start: standard deviation of a common random start, in units of the
-    spread; 0 starts at the baseline itself.
+    (On isc-gan, with one demand for all regions, 12 steps of Gauss-Newton alone end 5 dB below both
+    together, and Adam alone 3 dB.) start: standard deviation of a common random start, in units of
+    the spread; 0 starts at the baseline itself.
     """
 
-    # steps of Adam, the rate falling along a cosine from 0.3 of the spread
+    # steps of Adam, whose rate falls along a cosine from 0.3 of the spread
     near: int = 60
     outer: int = 12
     inner: int = 12
-    # of the residual of each inner solution, and of the objective's fall from step to step
+    # relative tolerance of each inner solution's residual, and of the objective's fall per step
     tolerance: float = 1e-3
     batch: int = 64
     start: float = 0.0
@@ -51,7 +51,9 @@ class Solver:
 
 @dataclass(frozen=True)
 class Solved:
-    """u (t, K): what each demand changes of the baseline; psnr (t,): of its image on its regions,
+    """The solutions of t demands.
+
+    u (t, K): each demand's change of the baseline; psnr (t,): in dB, of its image on its regions,
     infinite for no region.
     """
 
@@ -62,8 +64,10 @@ class Solved:
 def optimised(
     split: Split, masks: np.ndarray, demanded: Sets, weight: float, solver: Solver, advance: Advance
 ) -> Solved:
-    """Optimised: argmin over f of mean |g(f) - x|^2 on the demanded pixels + weight mean ((f - f0)
-    / spread)^2; masks (n, h, w) bool.
+    """Solve demands as argmin over f of mean |g(f) - x|^2 on the demanded pixels + weight
+    mean ((f - f0) / spread)^2.
+
+    masks: (n, h, w) bool; demanded: sets of regions as bits; advance: called with demands done.
     """
     u = np.zeros((len(demanded), len(split.features)), split.features.numpy().dtype)
     reached = np.full(len(demanded), np.inf)
@@ -82,8 +86,8 @@ def optimised(
 
 
 def penalty(split: Split, masks: np.ndarray, solver: Solver, floor: float = FLOOR) -> float:
-    """The largest of PENALTIES with which all regions together are drawn with `floor` dB;
-    EdgegenError if none is.
+    """Return the largest of PENALTIES with which all regions together are drawn with at least
+    `floor` dB. EdgegenError if there is none.
     """
     everything = np.array([(1 << len(masks)) - 1], np.int64)
     best = -np.inf
@@ -101,8 +105,8 @@ def penalty(split: Split, masks: np.ndarray, solver: Solver, floor: float = FLOO
 
 
 def _solve(split: Split, pixels: Tensor, weight: float, solver: Solver) -> tuple[Tensor, Tensor]:
-    """Demanded pixels (b, h, w) of 0 and 1 -> moves in units of the spread (b, K), mean squared
-    error on the pixels (b,).
+    """Solve for demanded pixels (b, h, w) of 0 and 1, and return the moves (b, K) in units of the
+    spread and the mean squared errors (b,) on the pixels.
     """
     b, k = len(pixels), len(split.features)
     share = pixels[:, None] / (pixels.sum((1, 2))[:, None, None, None] * len(split.image))
@@ -134,7 +138,7 @@ def _solve(split: Split, pixels: Tensor, weight: float, solver: Solver) -> tuple
 
 
 def _approach(objective: Callable[[Tensor], Tensor], x: Tensor, steps: int) -> Tensor:
-    """x after so many steps of Adam; rows do not see each other."""
+    """Return x after so many steps of Adam; rows do not affect each other."""
     x = x.detach().requires_grad_(True)
     optimizer = torch.optim.Adam([x], lr=NEAR_RATE, betas=(0.9, 0.99))
     for k in range(steps):
@@ -152,8 +156,8 @@ def _square(x: Tensor) -> Tensor:
 def _products(
     residual: Callable[[Tensor], Tensor], x: Tensor
 ) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
-    """The residual at x, and products with its Jacobian J (b, K) -> (b, c, h, w) and J'; J by
-    differentiating J' again.
+    """Yield the residual at x, and the products with its Jacobian J (b, K) -> (b, c, h, w) and with
+    J'; J is computed by differentiating J' again.
     """
     x = x.detach().requires_grad_(True)
     r = residual(x)
@@ -170,7 +174,7 @@ def _products(
 
 
 def _conjugate(product: Callable[[Tensor], Tensor], wanted: Tensor, solver: Solver) -> Tensor:
-    """Solves product(x) = wanted (b, K), row by row, by conjugate gradients."""
+    """Solve product(x) = wanted (b, K) by conjugate gradients, independently for each row."""
     x = torch.zeros_like(wanted)
     r, d = wanted.clone(), wanted.clone()
     rr = first = _square(r)
@@ -190,8 +194,8 @@ def _conjugate(product: Callable[[Tensor], Tensor], wanted: Tensor, solver: Solv
 def _descend(
     objective: Callable[[Tensor], Tensor], x: Tensor, step: Tensor, now: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """x moved along `step` by 1, 1/2, 1/4 or 1/8, each row by the first that lowers its objective,
-    or not at all.
+    """Move each row of x along `step` by the first of 1, 1/2, 1/4 and 1/8 that lowers its
+    objective, or not at all, and return x and the objectives.
     """
     best, then = x, now
     waiting = torch.ones_like(now, dtype=torch.bool)
@@ -209,8 +213,8 @@ def _descend(
 
 @dataclass(frozen=True)
 class Gates:
-    """sets (K,): the regions that each number of the features belongs to, 0 for none; units: how
-    many were tried.
+    """The result of `gated`: sets (K,), the regions to which each value of the features belongs (0
+    for none), and the number of units that were tried.
     """
 
     sets: Sets
@@ -225,12 +229,12 @@ def gated(
     advance: Callable[[int, int], None],
     batch: int = 128,
 ) -> Gates:
-    """Gated: a unit (a channel in a square of cells) belongs to the regions in which resetting it
-    changes the image.
+    """Assign each unit (a channel in a square of cells) to the regions in which resetting it to its
+    baseline changes the image.
 
-    A region counts from `share` of the most changed one's root mean square on; units that change
-    nothing belong to none. Squares are as small as `limit` units allow. advance(units done, units
-    in all).
+    A region counts if its root mean square change is at least `share` of the most changed
+    region's; units that change nothing belong to none. Squares are as small as `limit` units
+    allow. advance: called with (units done, all units).
     """
     unit, number = units(list(split.maps.values()), limit)
     changed = (split.features != split.baseline).numpy()
@@ -253,8 +257,10 @@ def gated(
 
 
 def units(shapes: Sequence[tuple[int, int, int]], limit: int) -> tuple[np.ndarray, int]:
-    """The unit of each number of the maps (K,) and how many: a channel in squares of 1, 2, 4 ...
-    cells, `limit` at most.
+    """Return the unit (K,) of each value of the maps (c, h, w), and the number of units.
+
+    A unit is a channel in a square of 1, 2, 4 ... cells a side, the smallest that gives at most
+    `limit` units, if possible.
     """
     side = 1
     while True:

@@ -1,8 +1,8 @@
-"""A graph's program with a gate before each rounding of its Q/DQ file: 0 computes as full precision
-does, 1 as the file. (torch)
+"""A graph's program with a gate at each rounding of its Q/DQ file: with all gates 0 it computes in
+full precision, with all gates 1 as the file does. (torch)
 
-The slope of an image along a gate says what that one rounding does to it, as everything behind it
-passes it on; roundings behind pass slopes straight through (Jacob et al. 2018, arXiv 1712.05877).
+The slope of an image along a gate is the effect of that one rounding on the image. Later roundings
+pass slopes straight through (Jacob et al. 2018, arXiv 1712.05877).
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from ..errors import EdgegenError
 
 
 class Gated:
-    """gates (b, places), inputs by name -> the graph's output; places: as in Rounding, in the order
-    they run.
+    """A graph with gates: gates (b, places) and the inputs by name -> the graph's output.
+
+    places: those of Rounding, in the order in which they run.
     """
 
     def __init__(
         self, graph: Graph, program: torch.export.ExportedProgram, rounding: Rounding
     ) -> None:
-        """program: what the file was written from, whose nodes are called as the file's tensors;
-        EdgegenError for another.
+        """Insert the gates into a program.
+
+        program: the one from which the file was written, so that its nodes have the names of the
+        file's tensors; EdgegenError for another.
         """
         self._names = [spec.name for spec in graph.inputs]
         self.places: tuple[tuple[str, str], ...] = ()
@@ -98,7 +101,7 @@ class Gated:
         return fx.GraphModule(module, made)
 
     def _weight(self, module: fx.GraphModule, node: fx.Node, gates: fx.Node, whole: Any) -> fx.Node:
-        """The layer `node` plus what rounding its weight adds."""
+        """Add what rounding its weight changes to the layer `node`, and return the new node."""
         name = f"rounded_{len(self.places)}"
         module.register_buffer(name, torch.from_numpy(whole))
         x, weight, _, *rest = (*node.args, None)[: max(3, len(node.args))]
@@ -124,12 +127,15 @@ def _rounded(
 def _added(
     y: Tensor, gates: Tensor, place: int, layer: Any, x: Tensor, weight: Tensor, *more: Any
 ) -> Tensor:
-    """more: the rounded weight, and what the layer is told besides."""
+    """Return y plus the gated change by the rounded weight.
+
+    more: the rounded weight, and the layer's other arguments.
+    """
     whole, *rest = more
     change: Tensor = layer(x, whole - weight, None, *rest)
     return y + _gate(gates, place, y) * change
 
 
 def _gate(gates: Tensor, place: int, x: Tensor) -> Tensor:
-    """One image's gate before all its numbers."""
+    """Return the gates of one place (b,), shaped to multiply x (b, ...)."""
     return gates[:, place].reshape(-1, *[1] * (x.dim() - 1))

@@ -1,5 +1,5 @@
-"""What is not true by construction: how few components do, where they draw, and whether they recur
-(docs/methods/regional-primitives.md, B.2.5), with chance levels.
+"""Measures of what is not true by construction: how few components suffice, where they draw, and
+whether they recur (docs/methods/regional-primitives.md, B.2.5), with chance levels.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from numpy.typing import ArrayLike
 
 from .lattice import Floats, Sets, meets
 
-VISIBLE = 0.05  # of the strongest component: weaker ones are not counted
-PEAK = 2.0  # of images in [-1, 1]
+VISIBLE = 0.05  # share of the strongest component's strength below which others do not count
+PEAK = 2.0  # range of images in [-1, 1]
 
 
 def strengths(vectors: Floats) -> Floats:
-    """Euclidean norm of each component (m, K) -> (m,)."""
+    """Return the Euclidean norm of each component, (m, K) -> (m,)."""
     return np.sqrt(np.square(vectors.reshape(len(vectors), -1), dtype=np.float64).sum(1))
 
 
 def strongest(strength: Floats, count: int) -> Sets:
-    """Places of the `count` strongest, strongest first; of equals the first."""
+    """Return the indices of the `count` strongest, strongest first; equal ones in their order."""
     return np.argsort(-strength, kind="stable")[:count].astype(np.int64)
 
 
 def compact(rows: Floats) -> Floats:
-    """(m, K) -> (m, min(m, K)) in float64, norms of all sums of rows kept: what errors are measured
-    on.
+    """Return rows (m, K) in float64 coordinates (m, min(m, K)) that keep the norms of all linear
+    combinations, so that errors can be measured on them.
     """
     rows = rows.reshape(len(rows), -1).astype(np.float64)
     if rows.shape[1] <= len(rows):
@@ -37,15 +37,16 @@ def compact(rows: Floats) -> Floats:
 
 
 def additivity_error(sets: Sets, vectors: Floats, demanded: Sets, u: Floats) -> float:
-    """mean over T of |sum of components that meet T - u(T)|, over mean |u(T)|: 0 exact, 1 no better
-    than nothing.
+    """Return the mean over T of |sum of components that meet T - u(T)|, divided by mean |u(T)|.
+
+    It is 0 for an exact sum, and 1 for one that is no better than no components.
     """
     scale = strengths(u).mean()
     return float(strengths(meets(demanded, sets) @ vectors - u).mean() / scale) if scale else 0.0
 
 
 def needed(sets: Sets, vectors: Floats, demanded: Sets, u: Floats, error: float) -> int:
-    """The fewest strongest components with at most this additivity error, by bisection."""
+    """Return how many of the strongest components give at most this error, by bisection."""
     order = strongest(strengths(vectors), len(sets))
     low, high = 0, len(sets)
     while low < high:
@@ -59,7 +60,7 @@ def needed(sets: Sets, vectors: Floats, demanded: Sets, u: Floats, error: float)
 
 
 def visible(strength: Floats) -> int:
-    """Components with more than 5 % of the strongest one's strength."""
+    """Return the number of components with more than 5 % of the strongest one's strength."""
     return (
         int((strength > VISIBLE * strength.max()).sum())
         if len(strength) and strength.max() > 0
@@ -68,8 +69,8 @@ def visible(strength: Floats) -> int:
 
 
 def inside_share(change: Floats, mask: ArrayLike) -> float:
-    """Share of the energy of a change of the image (c, h, w) that lies inside the mask (h, w); NaN
-    for no change at all.
+    """Return the share of the energy of an image change (c, h, w) inside the mask (h, w); NaN if
+    there is no change.
     """
     energy = np.square(change, dtype=np.float64).sum(0)
     total = energy.sum()
@@ -77,8 +78,8 @@ def inside_share(change: Floats, mask: ArrayLike) -> float:
 
 
 def action_field(change: Floats, masks: np.ndarray, share: float = 0.1) -> int:
-    """The regions that a change (c, h, w) reaches: mean |change| above `share` of the most changed
-    region's; masks (n, h, w).
+    """Return the set of regions in which the mean |change| of a change (c, h, w) exceeds `share` of
+    the most changed region's; masks (n, h, w).
     """
     size = np.abs(change, dtype=np.float64).mean(0)
     means = np.array([size[mask.astype(bool)].mean() for mask in masks])
@@ -90,19 +91,19 @@ def action_field(change: Floats, masks: np.ndarray, share: float = 0.1) -> int:
 
 
 def overlap(a: int, b: int) -> float:
-    """Intersection over union of two sets of regions; 1 for two empty ones."""
+    """Return intersection over union of two sets of regions; 1 for two empty ones."""
     return (a & b).bit_count() / (a | b).bit_count() if a | b else 1.0
 
 
 def cosine(a: Floats, b: Floats) -> float:
-    """Of two changes of an image; NaN if either is none."""
+    """Return the cosine between two changes of an image; NaN if one of them is zero."""
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float((a.astype(np.float64) * b).sum() / norm) if norm else float("nan")
 
 
 def psnr(a: Floats, b: Floats, mask: ArrayLike | None = None) -> float:
-    """In dB, of images in [-1, 1] (c, h, w), inside the mask (h, w) if there is one; infinite for
-    equal ones.
+    """Return the PSNR in dB of images (c, h, w) in [-1, 1], inside the mask (h, w) if given;
+    infinite for equal images.
     """
     square = np.square(a.astype(np.float64) - b)
     mse = square.mean() if mask is None else square[:, np.asarray(mask, bool)].mean()
@@ -110,13 +111,13 @@ def psnr(a: Floats, b: Floats, mask: ArrayLike | None = None) -> float:
 
 
 def transfer(a: Sequence[int], b: Sequence[int], wanted: int, among: int) -> float:
-    """Share of the `wanted` strongest sets of a (strongest first) that are in the `among` strongest
-    of b.
+    """Return the share of the `wanted` strongest sets of a that are among the `among` strongest of
+    b; both begin with the strongest.
     """
     first = set(a[:wanted])
     return len(first & set(b[:among])) / len(first) if first else float("nan")
 
 
 def chance(among: int, regions: int) -> float:
-    """What `transfer` gives for sets drawn at random."""
+    """Return the expected `transfer` for sets drawn at random."""
     return min(1.0, among / (2**regions - 1))

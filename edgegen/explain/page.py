@@ -29,7 +29,7 @@ td.n { text-align: right; font-variant-numeric: tabular-nums } th { border-botto
 
 
 def number(value: Any) -> str:
-    """As people read it; a dash for what could not be measured."""
+    """Return a value as text, with a dash for None and NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
@@ -47,8 +47,9 @@ def figure(pixels: np.ndarray, caption: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Numbers to the right but in the first column, text to the left; "8.9 %" and "-" are
-    numbers.
+    """Return an HTML table with text aligned left and numbers right, except in the first column.
+
+    "8.9 %" and "-" count as numbers.
     """
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     lines = [
@@ -66,15 +67,15 @@ def _is_text(cell: Any) -> bool:
 
 
 def matrix(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]], whole: str) -> str:
-    """A name and shares of `whole` a row, each share on a ground from white to dark red; the
-    largest is full colour.
+    """Return an HTML table with a name and shares of `whole` per row, each share on a background
+    from white to dark red; the largest has the full colour.
     """
     most = max((value for _, values in rows for value in values), default=0.0)
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     lines = []
     for name, values in rows:
         grounds = colours(np.array([values]) / max(most, 1e-30))[0].tolist()
-        # 0.0: no minus before a zero
+        # adding 0.0 turns -0.0 into 0.0
         shown = [
             (tuple(c), "#fff" if sum(c) < 330 else "#222", round(100 * v, 1) + 0.0)
             for v, c in zip(values, grounds, strict=True)
@@ -89,7 +90,7 @@ def matrix(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[float]]], 
 
 
 def facts(values: Mapping[str, Any]) -> str:
-    """Two columns; a mapping inside is one row an entry."""
+    """Return a table of names and values, with one row for each entry of an inner mapping."""
     rows: list[tuple[str, Any]] = []
     for name, value in values.items():
         rows += (

@@ -1,5 +1,5 @@
-"""Pictures of regions and primitives, of images (c, h, w) in [-1, 1]; arrays (h, w, 3) of bytes,
-`SCALE` pixels a pixel.
+"""Pictures of regions and primitives, made from images (c, h, w) in [-1, 1]: arrays (h, w, 3) uint8
+in which `scale_of` pixels a side show one pixel.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ..core.images import to_uint8
 from .lattice import Floats
 from .regions import Regions
 
-SIDE = 192  # pixels of a picture's larger side, at least
-# nothing ... most
+SIDE = 192  # least pixels of a picture's larger side
+# colours from nothing to most
 COLOURS = np.array([[255, 255, 255], [255, 224, 130], [244, 109, 67], [165, 0, 38]], np.float64)
 
 
@@ -27,7 +27,7 @@ def plain(image: Floats) -> np.ndarray:
 
 
 def colours(values: Floats) -> np.ndarray:
-    """(h, w) in [0, 1] -> (h, w, 3) from white over orange to dark red."""
+    """Colour values (h, w) in [0, 1] from white over orange to dark red, as (h, w, 3) uint8."""
     place = np.clip(values, 0, 1) * (len(COLOURS) - 1)
     low = np.minimum(place.astype(int), len(COLOURS) - 2)
     return np.rint(
@@ -36,7 +36,7 @@ def colours(values: Floats) -> np.ndarray:
 
 
 def heat(image: Floats, values: Floats, most: float) -> np.ndarray:
-    """values (h, w), 0 nothing and `most` full colour, over the image in grey."""
+    """Draw values (h, w) over the image in grey; 0 has no colour and `most` the full colour."""
     share = np.clip(values / most, 0, 1) if most > 0 else values * 0
     grey = to_uint8(image[None])[0].astype(float).mean(2, keepdims=True) * 0.35 + 160
     strength = 0.6 * share[..., None] ** 0.5  # the image stays visible
@@ -45,7 +45,7 @@ def heat(image: Floats, values: Floats, most: float) -> np.ndarray:
 
 
 def change(image: Floats, other: Floats) -> Floats:
-    """(h, w): mean over channels of how far two images are apart."""
+    """Return the mean over channels (h, w) of the absolute difference of two images."""
     apart: Floats = np.abs(image.astype(np.float64) - other).mean(0)
     return apart
 
@@ -53,8 +53,9 @@ def change(image: Floats, other: Floats) -> Floats:
 def outlined(
     pixels: np.ndarray, regions: Regions, chosen: int | None = None, numbers: bool = False
 ) -> np.ndarray:
-    """Borders of the regions drawn on a picture; of the set `chosen` alone if there is one;
-    numbers: each region's, from 1.
+    """Draw the borders of the regions on a picture, or only those of the set `chosen`.
+
+    numbers: whether to write each region's number, from 1.
     """
     scale = pixels.shape[0] // regions.labels.shape[0]
     inside = regions.labels if chosen is None else regions.mask(chosen).astype(int)
@@ -84,20 +85,20 @@ def outlined(
 
 
 def bar(share: float, width: int, height: int = 10) -> np.ndarray:
-    """A strength in [0, 1] as the filled part of a bar."""
+    """Draw a strength in [0, 1] as the filled part of a bar."""
     out = np.full((height, width, 3), 225, np.uint8)
     out[:, : round(share * width)] = (165, 0, 38)
     return out
 
 
 def beside(pictures: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Pictures of one height in a row."""
+    """Join pictures of equal height in a row."""
     space = np.full((pictures[0].shape[0], gap, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (picture, space)][:-1], axis=1)
 
 
 def below(pictures: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Pictures of one width in a column."""
+    """Join pictures of equal width in a column."""
     space = np.full((gap, pictures[0].shape[1], 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (picture, space)][:-1], axis=0)
 

@@ -1,4 +1,4 @@
-"""One seed's features taken apart by regions: from demands to components, and what is measured of
+"""Decomposition of one seed's features by regions: from demands to components, with measures of
 them. (torch)
 """
 
@@ -17,11 +17,11 @@ from .lattice import Floats, Sets
 from .regions import LATTICE, Regions
 from .split import Split
 
-TOP, AMONG = 20, 100  # of `transfer`
-SAMPLED = 512  # demands where there are too many to ask all
-RESOLVED = 16  # demands solved again from another start, for the noise
-RANDOM = 16  # vectors and demands that chance levels are averaged over
-Progress = Callable[[str, int, int], None]  # what is done, how much more, how much in all
+TOP, AMONG = 20, 100  # numbers of sets for `transfer`
+SAMPLED = 512  # number of demands if there are too many subsets to solve all
+RESOLVED = 16  # number of demands solved again from another start, to measure the noise
+RANDOM = 16  # number of vectors and demands over which chance levels are averaged
+Progress = Callable[[str, int, int], None]  # name of the work, units done since, all units
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Primitives:
 
     sets, strength, floor (m,): regions, norm and noise floor of each; compact (m, r): the
     components in coordinates that keep norms; demanded (t,), u (t, r): the demands they come from,
-    in the same coordinates; facts: numbers of how they were found.
+    in the same coordinates; facts: figures on how they were found.
     """
 
     sets: Sets
@@ -44,11 +44,11 @@ class Primitives:
 
     @property
     def order(self) -> list[int]:
-        """The sets as whole numbers, strongest first."""
+        """The sets as integers, strongest first."""
         return [int(s) for s in self.sets]
 
     def of(self, chosen: int) -> Floats:
-        """The component (K,) of a set of regions; KeyError where there is none."""
+        """Return the component (K,) of a set of regions. KeyError if there is none."""
         places = np.flatnonzero(self.sets == chosen)
         if not len(places):
             raise KeyError(chosen)
@@ -57,13 +57,13 @@ class Primitives:
 
 @dataclass(frozen=True)
 class Settings:
-    """How features are taken apart."""
+    """The settings of a decomposition."""
 
     regions: Regions
     kind: str = "gated"  # a key of KINDS
-    # of gates: from which share of its strongest effect on a unit counts for a region
+    # "gated": a region counts for a unit from this share of the unit's strongest effect on
     share: float = 0.2
-    limit: int = 8192  # of gates: units tried
+    limit: int = 8192  # "gated": most units to try
     solver: Solver = field(default_factory=Solver)
 
 
@@ -72,7 +72,7 @@ def decompose(split: Split, settings: Settings, progress: Progress) -> Primitive
 
 
 def _gated(split: Split, settings: Settings, progress: Progress) -> Primitives:
-    """Any number of regions; components share no number of the features."""
+    """Decompose with gated demands, for any number of regions; components do not overlap."""
 
     def advance(more: int, total: int) -> None:
         progress("resetting units", more, total)
@@ -106,13 +106,15 @@ def _gated(split: Split, settings: Settings, progress: Progress) -> Primitives:
 
 
 def _optimised(split: Split, settings: Settings, progress: Progress) -> Primitives:
-    """All subsets of up to LATTICE regions; a regression on some of them beyond."""
+    """Decompose with optimised demands: all subsets of up to LATTICE regions, and for more regions
+    a regression on some of the subsets.
+    """
     regions, solver = settings.regions, settings.solver
     masks, rng = regions.masks, np.random.default_rng(0)
     weight = penalty(split, masks, solver)
     demanded = _demands(regions.count, rng)
     again = rng.choice(np.arange(1, len(demanded)), min(RESOLVED, len(demanded) - 1), replace=False)
-    total = int(np.count_nonzero(demanded)) + len(again)  # nothing is solved for no region
+    total = int(np.count_nonzero(demanded)) + len(again)  # the empty demand needs no solution
 
     def advance(more: int) -> None:
         progress("solving demands", more, total)
@@ -162,7 +164,7 @@ KINDS: dict[str, Callable[[Split, Settings, Progress], Primitives]] = {
 
 
 def _demands(count: int, rng: np.random.Generator) -> Sets:
-    """All subsets of up to LATTICE regions, else SAMPLED of them with any number of regions."""
+    """Return all subsets of up to LATTICE regions, or SAMPLED random subsets of more."""
     if count <= LATTICE:
         return np.arange(1 << count, dtype=np.int64)
     drawn = [rng.permutation(count)[: rng.integers(1, count + 1)] for _ in range(SAMPLED)]
@@ -180,8 +182,8 @@ def _parts(demanded: Sets, u: Floats, count: int, rng: np.random.Generator) -> t
 
 
 def additivity(decomposition: Primitives, regions: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Errors of the additive model, shares of what demands change: of all demands, then of demands
-    that no fit has seen.
+    """Return the relative errors of the additive model, on all demands and, where that means
+    something, on demands that no fit has seen.
     """
     sets, parts = decomposition.sets, decomposition.compact
     demanded, u = decomposition.demanded, decomposition.u
@@ -224,8 +226,8 @@ def sparsity(decomposition: Primitives) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One component as images (c, h, w): the baseline with it, the sample without it; and how it is
-    bounded.
+    """One component as images (c, h, w): the baseline with it (added) and the sample without it,
+    with its measures.
     """
 
     chosen: int
@@ -235,8 +237,8 @@ class Drawn:
 
 
 def draw(split: Split, decomposition: Primitives, regions: Regions, count: int) -> list[Drawn]:
-    """The strongest components above their noise floor as pictures, each with its boundedness,
-    consistency and chance levels.
+    """Draw the strongest components above their noise floor, at most `count`, and measure their
+    boundedness, consistency and chance levels.
     """
     shown = [
         k
@@ -291,8 +293,8 @@ def draw(split: Split, decomposition: Primitives, regions: Regions, count: int) 
 def faithful(
     split: Split, decomposition: Primitives, regions: Regions, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Mean PSNR on the demanded regions, over random demands, of images from sums of components;
-    the baseline's beside it.
+    """Return the mean PSNR in dB on the demanded regions, over random demands, of images from sums
+    of components, with the baseline's for comparison.
     """
     top = max(1, len(decomposition.sets) // 5)
     demanded = rng.choice(decomposition.demanded[decomposition.demanded != 0], RANDOM)
@@ -324,7 +326,7 @@ def faithful(
 
 
 def shared(decomposition: Primitives, other: Primitives, regions: int) -> dict[str, float]:
-    """How many of the strongest sets are among another's strongest, and what chance gives."""
+    """Return the shares of the strongest sets that are among another's strongest, with chance."""
     shares = {}
     for among in (TOP, AMONG):
         shares[f"{TOP}/{among}"] = measures.transfer(decomposition.order, other.order, TOP, among)
@@ -334,8 +336,8 @@ def shared(decomposition: Primitives, other: Primitives, regions: int) -> dict[s
 
 @dataclass(frozen=True)
 class Edit:
-    """A set of regions whose primitive gets another strength (0 removes, 1 keeps), or is taken from
-    the seed `donor`.
+    """An edit of the primitive of a set of regions: another strength (0 removes, 1 keeps it), or
+    the primitive of the seed `donor` in its place.
     """
 
     chosen: int
@@ -346,8 +348,9 @@ class Edit:
 def edited(
     split: Split, decomposition: Primitives, edits: Sequence[Edit], donors: Mapping[int, Primitives]
 ) -> Floats:
-    """The sample (c, h, w) after all edits; donors: their seeds' components at the same cut.
-    KeyError for a set that is none.
+    """Return the sample (c, h, w) after all edits.
+
+    donors: components at the same cut, by seed. KeyError for a set without a component.
     """
     features = split.features.clone()
     for edit in edits:
@@ -362,6 +365,6 @@ def edited(
 
 
 def images(split: Split, features: torch.Tensor, batch: int = 64) -> Floats:
-    """(b, K) -> (b, c, h, w)."""
+    """Draw images (b, c, h, w) from features (b, K), in batches and without gradients."""
     with torch.no_grad():
         return np.concatenate([split.images(part).numpy() for part in torch.split(features, batch)])

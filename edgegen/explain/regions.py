@@ -1,5 +1,5 @@
-"""The parts of an image that primitives are told apart by: a grid, or a picture with one colour a
-part.
+"""The regions of an image by which primitives are distinguished: a grid, or a mask picture with one
+colour per region.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..core.images import PICTURE_BYTES
 from ..core.reader import read_bytes
 from ..errors import InputError, UsageError
 
-MOST = 62  # regions a set of which fits a 64-bit number
-LATTICE = 12  # up to here all subsets are asked for
+MOST = 62  # most regions, so that a set of them fits a 64-bit integer
+LATTICE = 12  # most regions for which all subsets are demanded
 
 
 @dataclass(frozen=True)
 class Regions:
-    """labels (h, w): the region of each pixel from 0 on, -1 for none."""
+    """The regions of an image; labels (h, w): each pixel's region, from 0, or -1 for none."""
 
     labels: np.ndarray
 
@@ -37,22 +37,24 @@ class Regions:
 
     @property
     def masks(self) -> np.ndarray:
-        """(n, h, w) bool."""
+        """The masks of all regions, (n, h, w) bool."""
         return self.labels[None] == np.arange(self.count)[:, None, None]
 
     def mask(self, chosen: int) -> np.ndarray:
-        """(h, w) bool: the pixels of a set of regions."""
+        """Return the mask (h, w) bool of a set of regions."""
         bits = np.array([bool(chosen >> j & 1) for j in range(self.count)])
         return (self.labels >= 0) & bits[np.maximum(self.labels, 0)]
 
 
 def name_of(chosen: int) -> str:
-    """A set of regions as people write it, counted from 1: 0b10010 -> "2,5"."""
+    """Return a set of regions as text, counted from 1: 0b10010 -> "2,5"."""
     return ",".join(str(j + 1) for j in range(chosen.bit_length()) if chosen >> j & 1)
 
 
 def set_of(text: str, count: int) -> int:
-    """ "2,5" -> 0b10010; UsageError for anything but different numbers in 1..count."""
+    """Parse a set of regions: "2,5" -> 0b10010. UsageError unless the text lists different numbers
+    in 1..count.
+    """
     numbers = [
         int(part)
         for part in re.split(r"\s*,\s*", text.strip())
@@ -71,7 +73,7 @@ def set_of(text: str, count: int) -> int:
 
 
 def regions(text: str, height: int, width: int) -> Regions:
-    """ "3x3" (rows x columns) or the path of a mask PNG, for images of that size."""
+    """Make regions for images of that size from "3x3" (rows x columns) or a mask PNG's path."""
     match = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", text)
     if match is None:
         return from_mask(Path(text), height, width)
@@ -79,7 +81,7 @@ def regions(text: str, height: int, width: int) -> Regions:
 
 
 def grid(rows: int, columns: int, height: int, width: int) -> Regions:
-    """Cells as equal as whole pixels allow, numbered row by row."""
+    """Return a grid of cells as equal as whole pixels allow, numbered row by row."""
     if not (1 <= rows <= height and 1 <= columns <= width and 2 <= rows * columns <= MOST):
         raise UsageError(
             "E-REGIONS",
@@ -97,8 +99,9 @@ def grid(rows: int, columns: int, height: int, width: int) -> Regions:
 
 
 def from_mask(path: Path, height: int, width: int) -> Regions:
-    """One region a colour, numbered by where they first appear, row by row; black is none.
-    InputError says what does not fit.
+    """Read regions from a mask PNG with one colour per region; black is no region.
+
+    They are numbered by their first pixel, row by row. InputError says what does not fit.
     """
     if not os.path.isfile(path):
         raise UsageError(

@@ -34,7 +34,7 @@ GATED = (
 
 @dataclass(frozen=True)
 class Explained:
-    """All that is known of one seed. numbers: finite JSON values or None; base, image (c, h, w)."""
+    """The results for one seed; image and base (c, h, w) are the sample and its baseline."""
 
     title: str
     regions: Regions
@@ -47,7 +47,7 @@ class Explained:
 
 
 def to_json(explained: Explained) -> dict[str, Any]:
-    """Every component's regions, strength and floor, and all that was measured."""
+    """Return all components with regions, strength and floor, and all measures, as JSON data."""
     primitives = explained.primitives
     components = [
         {"regions": name_of(int(s)), "strength": float(k), "floor": float(f)}
@@ -75,7 +75,7 @@ def _finite(value: Any) -> Any:
 
 
 def drawings(explained: Explained) -> dict[str, np.ndarray]:
-    """Pictures by file name."""
+    """Return the pictures by file name, each (h, w, 3) uint8."""
     regions, image = explained.regions, explained.image
     out = {
         "image.png": pictures.plain(image),
@@ -93,7 +93,7 @@ def drawings(explained: Explained) -> dict[str, np.ndarray]:
 
 
 def before_after(image: Floats, edited: Floats) -> np.ndarray:
-    """The sample, the edited one, and where they differ."""
+    """Return a picture of the sample, of the edited sample, and of their difference."""
     apart = pictures.change(image, edited)
     return pictures.beside(
         [
@@ -105,7 +105,7 @@ def before_after(image: Floats, edited: Floats) -> np.ndarray:
 
 
 def _by_region(explained: Explained) -> np.ndarray:
-    """Each region's part in the strengths: a component counts in equal parts for its regions."""
+    """Draw each region's total strength; a component counts in equal parts for its regions."""
     total = np.zeros(explained.regions.count)
     for s, strength in zip(explained.primitives.sets, explained.primitives.strength, strict=True):
         inside = [j for j in range(explained.regions.count) if int(s) >> j & 1]
@@ -116,8 +116,8 @@ def _by_region(explained: Explained) -> np.ndarray:
 
 
 def _primitive(explained: Explained, component: Drawn) -> np.ndarray:
-    """The baseline with it, what it changes there, the sample without it, what that changes; a bar
-    says how strong it is.
+    """Draw the baseline with a component, its change there, the sample without it, and that change,
+    with a bar for its strength.
     """
     added, lost = (
         pictures.change(explained.base, component.added),

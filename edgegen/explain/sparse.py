@@ -1,4 +1,4 @@
-"""Components from some of the demands only, by group-sparse regression; predicts the demands
+"""Components from only some of the demands, by group-sparse regression, which predicts the demands
 that it has not seen (docs/methods/regional-primitives.md, B.2.3).
 """
 
@@ -12,15 +12,15 @@ import numpy as np
 from .lattice import Floats, Sets, meets
 from .measures import additivity_error, strengths
 
-ORDER = 3  # of the candidate sets, besides suggested ones
-# penalties tried, as shares of the one at which nothing is left
+ORDER = 3  # most regions of a candidate set that is not suggested
+# penalties to try, as shares of the one at which no component is left
 PATH = tuple(10 ** (-k / 3) for k in range(1, 13))
 STEPS, TOLERANCE = 400, 1e-5
 
 
 def candidates(regions: int, suggested: Sets | None = None, order: int = ORDER) -> Sets:
-    """All sets of up to `order` regions and the suggested ones, ascending, without the empty
-    set.
+    """Return all sets of up to `order` regions and the suggested sets, ascending, without the
+    empty set.
     """
     found = {
         sum(1 << j for j in picked)
@@ -34,8 +34,8 @@ def candidates(regions: int, suggested: Sets | None = None, order: int = ORDER) 
 def fit(
     demanded: Sets, u: Floats, sets: Sets, penalty: float, start: Floats | None = None
 ) -> Floats:
-    """argmin over x of 1/2 |A x - u|^2 + penalty * sum of |x_S| -> (m, K), A = meets(demanded,
-    sets); FISTA with restarts.
+    """Return argmin over x (m, K) of 1/2 |A x - u|^2 + penalty * sum of |x_S|, where A =
+    meets(demanded, sets), by FISTA with restarts.
 
     penalty 0 gives the least-squares solution of smallest norm.
     """
@@ -63,14 +63,14 @@ def fit(
 
 
 def lightest(demanded: Sets, u: Floats, sets: Sets) -> float:
-    """The smallest penalty at which no component is left."""
+    """Return the smallest penalty at which no component is left."""
     return float(strengths(meets(demanded, sets).T @ u).max())
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """The chosen components (m, K), the penalty they were chosen with, and their error on demands
-    nobody looked at.
+    """The chosen components (m, K), the penalty with which they were chosen, and their error on
+    demands that neither the fit nor the choice has seen.
     """
 
     sets: Sets
@@ -80,10 +80,11 @@ class Sparse:
 
 
 def regress(demanded: Sets, u: Floats, sets: Sets, rng: np.random.Generator) -> Sparse:
-    """Fit on three eighths of the demands, choose the penalty on an eighth, refit what is left
-    without shrinkage, test on half.
+    """Fit components on three eighths of the demands, choose the penalty on an eighth, and test on
+    the remaining half; chosen components are refitted without shrinkage.
 
-    u (t, K) best comes from measures.compact. The demand for nothing is no demand: it is left out.
+    u (t, K) should come from measures.compact. The empty demand is left out. ValueError for fewer
+    than 8 demands.
     """
     asked = np.flatnonzero(demanded != 0)
     if len(asked) < 8:

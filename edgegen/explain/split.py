@@ -1,8 +1,8 @@
-"""A trained generator cut in two at one layer, along one seed's way: features f in the middle,
-images behind them. (torch)
+"""A trained generator cut in two at one layer, for one seed: features f at the cut, and images as a
+function of them. (torch)
 
-Everything beside the layer's feature maps is frozen as this seed has it: noise, styles, embeddings,
-the calls before (docs/methods/regional-primitives.md, B.2.1).
+Everything beside the layer's feature maps is fixed at its values for this seed: noise, styles,
+embeddings and earlier calls (docs/methods/regional-primitives.md, B.2.1).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Answer = Callable[[int, str, Mapping[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class CutLayer:
-    """A cut of one graph."""
+    """A layer at which one graph can be cut."""
 
     graph: str
     cut: Cut
@@ -42,8 +42,8 @@ class CutLayer:
 
 
 def layers(graphs: Mapping[str, ExportGraph], only: str | None = None) -> list[CutLayer]:
-    """All places where the generator's features can be decomposed, in the order the graphs run;
-    only: of that graph.
+    """Return all layers at which the generator's features can be decomposed, in the order of the
+    graphs; only: name of the only graph to consider.
     """
     return [
         CutLayer(name, cut)
@@ -54,8 +54,10 @@ def layers(graphs: Mapping[str, ExportGraph], only: str | None = None) -> list[C
 
 
 def layer(graphs: Mapping[str, ExportGraph], wanted: str) -> CutLayer:
-    """By name, by a part of it that only one layer has, or "mid": the middle one of the graph with
-    the largest.
+    """Return a layer by its name, by a part of it that is unique, or by "mid".
+
+    "mid" is the middle layer of the graph with the largest feature maps. UsageError for a name that
+    means no layer or several.
     """
     graph, _, rest = wanted.partition(".")
     found = layers(graphs, graph if rest and graph in graphs else None)
@@ -79,10 +81,10 @@ def layer(graphs: Mapping[str, ExportGraph], wanted: str) -> CutLayer:
 
 @dataclass(frozen=True)
 class Split:
-    """f, baseline and spread (K,) of one seed, its image (c, h, w), and what draws images from
-    features: (b, K) -> (b, c, h, w).
+    """The features, baseline and spread (K,) of one seed, its image (c, h, w), and the function
+    `images` that draws (b, c, h, w) from features (b, K).
 
-    baseline: the mean features over many seeds; spread: their standard deviation, one number a
+    baseline: the mean features over many seeds; spread: their standard deviation, one value per
     channel, repeated over its cells.
     """
 
@@ -95,12 +97,12 @@ class Split:
 
 
 class _Reached(Exception):
-    """The call that is looked at has been made: nothing after it matters."""
+    """Stops sampling after the call of interest."""
 
 
 class Way:
-    """The generator up to one layer at one step of its sampler (counted from 1): splits of any of
-    its seeds have one baseline.
+    """The generator with a cut at one layer and a sampler of `steps` steps, for splits of any seed
+    with one common baseline.
     """
 
     def __init__(self, generator: Exportable, layer: CutLayer, steps: int) -> None:
@@ -126,10 +128,10 @@ class Way:
             raise UsageError(
                 "E-LAYER", f"{layer.graph} does not run in the sampler's first {steps} steps"
             )
-        self._pick = asked[-1]  # of the sampler's calls: which of them is the layer's last
+        self._pick = asked[-1]  # index of the last call of the layer's graph among all calls
 
     def baseline(self, seeds: int, batch: int = 64) -> tuple[Tensor, Tensor]:
-        """Mean features and their spread (K,) over `seeds` seeds of balanced classes."""
+        """Return the mean features and their spread (K,) over `seeds` seeds of balanced classes."""
         total = square = None
         shapes = list(self.layer.cut.maps.values())
         for start in range(0, seeds, batch):
@@ -148,7 +150,7 @@ class Way:
         return mean.float(), torch.cat(spread).float()
 
     def split(self, seed: int, label: int | None, baseline: tuple[Tensor, Tensor]) -> Split:
-        """One seed's features and image, with a baseline of this way."""
+        """Return one seed's features and image, with a baseline from `baseline`."""
         made, image = self._record(seed, label)
         pick = self._pick
         with torch.no_grad():
@@ -179,7 +181,7 @@ class Way:
     def _record(
         self, seed: int, label: int | None
     ) -> tuple[list[tuple[str, Mapping[str, Tensor], Tensor]], Tensor]:
-        """Every call of one seed's way, as graph, inputs and output, and its image (c, h, w)."""
+        """Return all calls for one seed, as graph, inputs and output, and its image (c, h, w)."""
         made: list[tuple[str, Mapping[str, Tensor], Tensor]] = []
 
         def record(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -190,7 +192,7 @@ class Way:
             return made, self._sample([seed], label, record)[0]
 
     def _reached(self, seeds: Sequence[int]) -> Tensor:
-        """Features of these seeds (len(seeds), K)."""
+        """Return the features (len(seeds), K) of these seeds."""
         found: list[Tensor] = []
 
         def answer(k: int, name: str, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -222,8 +224,8 @@ def sample(
     label: int | None,
     answer: Answer,
 ) -> Tensor:
-    """Images (len(seeds), c, h, w) of a sampler, with `answer` in place of the graphs: gradients
-    pass.
+    """Run a sampler with `answer` in place of the graphs, and return the images
+    (len(seeds), c, h, w); gradients pass through.
     """
     numbers = count()
 

@@ -1,5 +1,5 @@
-"""The generator families: one module (or folder) and one line here for each; nothing of theirs
-loads until asked for.
+"""The registry of generator families, each a module or folder that is imported when it is first
+asked for.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FAMILIES = {
     "isc-gan": "edgegen.families.isc_gan.family:FAMILY",
     "lcd": "edgegen.families.lcd.recipes:FAMILY",
 }
-# of every config that is read from a file
+# pydantic settings of every config that is read from a file
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a config is trained; a recipe function's docstring says what it gave."""
+    """How a config is trained; the docstring of a recipe function reports its results."""
 
     config: FamilyConfig
     images: int  # training images seen, counted with repeats
@@ -38,13 +38,14 @@ class Recipe:
     rate: float = 1e-3  # Adam's, after warm-up; falls to 0 along a cosine
     warmup: int = 500  # steps
     ema: float = 0.999
-    precision: str = "bf16"  # of activations; weights, losses and optimizer stay in FP32
+    precision: str = "bf16"  # type of activations; weights, losses and optimizer stay in FP32
 
 
 @dataclass(frozen=True)
 class Grown:
-    """A trained generator as it begins for larger images; whole: names of the modules that are new
-    to it, trained whole.
+    """A trained generator as it begins for larger images.
+
+    whole: names of its new modules, which are trained in full and not by LoRA pairs.
     """
 
     config: FamilyConfig
@@ -54,14 +55,14 @@ class Grown:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a trained generator is adapted to other photos (LoRA): where the pairs go, what is
-    trained whole, and the recipe.
+    """How a trained generator is adapted to other photos with LoRA pairs.
 
-    targets, whole: fnmatch patterns over names of modules, network first, such as "theta.*";
-    docs/finetuning.md has the table they were chosen by. The rest is a Recipe's, and the rank of
-    the pairs. fewest: photos to train on that a class needs; those with fewer are drawn as one.
-    grow: config, tensors and a larger size -> how the generator begins at that size,
-    what is new in it random; ValueError says why not.
+    targets: patterns of the modules that get pairs; whole: patterns of the modules that are trained
+    in full. They are fnmatch patterns over module names, network first, such as "theta.*";
+    docs/finetuning.md has the table from which they were chosen. rank: of the pairs; the other
+    settings are those of a Recipe. fewest: training photos that a class needs; classes with fewer
+    are drawn as one. grow: takes config, tensors and a larger size, and returns the generator as it
+    begins at that size, with its new parts random; ValueError says why it cannot.
     """
 
     grow: Callable[[FamilyConfig, Mapping[str, Tensor], int], Grown]
@@ -79,9 +80,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of generator: its frozen, validated Config, how to build one, and the recipes that
-    train it.
-    """
+    """A kind of generator: its validated config class, how to build it, and its recipes."""
 
     name: str
     config: type[FamilyConfig]
@@ -92,26 +91,27 @@ class Family:
 
 @runtime_checkable
 class Continuing(Protocol):
-    """A config that may train trained weights on instead of fresh ones."""
+    """A config whose training may continue from trained weights instead of fresh ones."""
 
     @property
     def continues(self) -> bool: ...
 
     def onto(self, trained: FamilyConfig) -> FamilyConfig:
-        """The trained weights' own config, trained on as this one says."""
+        """Return the config of the trained weights, with this config's way of training."""
 
 
 @runtime_checkable
 class Adapting(Protocol):
-    """A generator that adapts by other objectives than it is trained by."""
+    """A generator whose adaptation uses other objectives than its training."""
 
     def adapting(self) -> Iterable[Objective]: ...
 
 
 @runtime_checkable
 class Judged(Protocol):
-    """A generator whose losses may look through a frozen network: training teaches it once and
-    keeps it, it never ships.
+    """A generator whose losses may use a frozen network, the judge.
+
+    It is taught once, before the training; it is kept with the run but never ships.
     """
 
     @property
@@ -121,8 +121,9 @@ class Judged(Protocol):
 
 @runtime_checkable
 class TwiceDifferentiated(Protocol):
-    """A generator whose losses hold gradients of its networks, which torch.compile cannot
-    differentiate again.
+    """A generator whose losses contain gradients of its networks.
+
+    torch.compile cannot differentiate these a second time.
     """
 
     @property
@@ -131,7 +132,7 @@ class TwiceDifferentiated(Protocol):
 
 @runtime_checkable
 class Steered(Protocol):
-    """A generator that can follow a photo: photos (b, c, h, w) in [-1, 1] become its graphs' input
+    """A generator that can follow photos (b, c, h, w) in [-1, 1], which become its graphs' input
     "hint" or "vector".
     """
 
@@ -142,7 +143,7 @@ class Steered(Protocol):
 
 
 def family(name: str) -> Family:
-    """The registered family; UsageError names the known ones."""
+    """Return the family of that name. UsageError for an unknown name lists the known ones."""
     if name not in FAMILIES:
         raise UsageError("E-FAMILY", f"unknown family {name!r}; known: {', '.join(FAMILIES)}")
     module, _, attribute = FAMILIES[name].partition(":")

@@ -1,8 +1,8 @@
-"""Metric functions that may act on a clean image: images (b, c, h, w) in [-1, 1] twice -> distance
-(b,), 0 when equal.
+"""Metric functions for training losses: two batches of images (b, c, h, w) in [-1, 1] -> distance
+(b,), 0 for equal images.
 
-Images need SMALLEST pixels a side. None of these networks or formulas may judge the result:
-verdicts have their own features.
+Images need at least SMALLEST pixels a side. None of these networks or formulas may judge the
+result; verdicts have their own features.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 SMALLEST = 8  # pixels a side
 # exponents of MS-SSIM, Wang et al. 2003, finest first
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-_RADIUS, _SIGMA = 3, 0.9  # of its Gaussian window, in pixels
+_RADIUS, _SIGMA = 3, 0.9  # of the Gaussian window of SSIM, in pixels
 
 
 def gradient(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of horizontal and vertical image gradients over three scales, each
-    half the one before.
+    """Return the mean absolute difference of horizontal and vertical image gradients, summed over
+    three scales, each half the one before.
     """
     total = a.new_zeros(len(a))
     for _ in range(3):
@@ -37,7 +37,7 @@ def gradient(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
-    """1 - MS-SSIM, in [0, 1], on pixels mapped to [0, 1].
+    """Return 1 - MS-SSIM, in [0, 1], on pixels mapped to [0, 1].
 
     The published 11-pixel window and five scales need 161 pixels; here the window is 7 (sigma 0.9)
     and there are only as many scales as leave 8 pixels (3 at 32, 2 at 16), with the finest scales'
@@ -50,15 +50,15 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     for scale, exponent in enumerate(exponents):
         similarity, contrast = _ssim(a, b)
         term = similarity if scale == scales - 1 else contrast
-        # a negative term has no power, and 0 no finite slope
+        # A negative term has no real power, and at 0 the slope is infinite.
         product = product * term.clamp(min=1e-4) ** exponent
         a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
     return 1 - product
 
 
 def _ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Similarity over the reflected border too, contrast-structure inside it (as torchmetrics has
-    it), each (b,).
+    """Return the mean similarity, with the reflected border, and the mean contrast-structure term,
+    without it, each (b,), as torchmetrics defines them.
     """
     channels, c1, c2 = a.shape[1], 0.01**2, 0.03**2
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=a.dtype, device=a.device)
@@ -79,11 +79,11 @@ METRICS: dict[str, Metric] = {"gradient": gradient, "ms_ssim": ms_ssim}
 
 
 class PDist(nn.Module):
-    """The LPIPS formula with unit channel weights over a small trunk that `teach` trains here
-    (docs/methods/cas-dm.md, C.2.7): not LPIPS.
+    """The LPIPS formula with unit channel weights, over a small trunk that `teach` trains
+    (docs/methods/cas-dm.md, C.2.7); it is not LPIPS itself.
 
-    Always in eval mode and frozen. Raises ValueError when called before it was taught or given a
-    taught one's weights.
+    It is always in eval mode, and frozen. Calling it raises ValueError before it is taught or loads
+    the weights of a taught one.
     """
 
     taught: Tensor
@@ -102,8 +102,10 @@ class PDist(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Output of each stage; images below 64 pixels are doubled first, so that the last stage
-        still sees places.
+        """Return the output of each stage.
+
+        Images below 64 pixels are doubled first, so that the last stage still has several
+        positions.
         """
         if min(x.shape[2:]) < 64:
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -114,7 +116,7 @@ class PDist(nn.Module):
         return features
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        # asked once: on a GPU each look would wait for all that runs there
+        # The buffer is read only once, because each read waits for all work on a GPU.
         self._ready = self._ready or bool(self.taught)
         if not self._ready:
             raise ValueError(
@@ -127,11 +129,10 @@ class PDist(nn.Module):
         return total
 
     def teach(self, batches: Iterable[Batch], classes: int) -> float:
-        """Train the trunk to name the label, or the quarter turn where there are fewer than two;
-        the last batch's accuracy.
+        """Train the trunk to predict the label, or the quarter turn if there are fewer than two
+        classes, and return the accuracy on the last batch.
 
-        Random choices come from each batch's own generator. Raises ValueError when there is no
-        batch.
+        Random choices come from each batch's own generator. ValueError if there is no batch.
         """
         head = nn.Linear(128, classes if classes >= 2 else 4).to(self.taught.device)
         nn.init.zeros_(head.weight)

@@ -1,5 +1,7 @@
-"""Random changes of training photos: affine maps of the image plane, turns of the colour space, and
-what a diffusion network is told of them, so that its samples show none (Karras et al. 2022, F.2).
+"""Random augmentations of training photos: affine maps of the image plane and rotations of hue.
+
+A diffusion network receives their parameters as an input, so that its samples do not show them
+(Karras et al. 2022, F.2).
 """
 
 from __future__ import annotations
@@ -10,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NUMBERS = 6  # that say what was done to a photo: flip, log2 of the scale, two shifts, hue twice
-SCALE, SHIFT = 0.2, 0.125  # deviations of log2 of the scale, and of a shift in widths of the photo
+NUMBERS = 6  # parameters of an augmentation: flip, log2 of the scale, two shifts, hue twice
+SCALE, SHIFT = 0.2, 0.125  # deviations of log2 of the scale, and of a shift in photo widths
 
 
 def changed(images: Tensor, p: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """images (b, c, h, w) in [-1, 1] -> the same on white, each mirrored, scaled, shifted and given
-    other hues with probability p each, and what was done to it (b, NUMBERS): zeros for nothing.
+    """Augment images (b, c, h, w) in [-1, 1], and return them with the parameters (b, NUMBERS).
 
-    Only RGB has hues.
+    Each image is mirrored, scaled, shifted and, if it is RGB, rotated in hue, with probability p
+    each; the outside becomes white. The parameters of an unchanged image are zeros.
     """
     colour = images.shape[1] == 3
 
@@ -39,7 +41,7 @@ def changed(images: Tensor, p: float, rng: torch.Generator) -> tuple[Tensor, Ten
     m = m @ shift(2 * SHIFT * x, 2 * SHIFT * y)  # a width is 2 in the plane of affine_grid
     told = torch.stack([flip, size, x, y, angle.cos() - 1, angle.sin()], dim=1)
     grid = F.affine_grid(m[:, :2], list(images.shape), align_corners=False)
-    # what comes in from outside is 0 after the subtraction: white
+    # grid_sample fills the outside with 0, which is white after the subtraction
     moved = F.grid_sample(images.float() - 1, grid, align_corners=False) + 1
     if colour:
         moved = (hue(angle) @ moved.flatten(2)).reshape(images.shape).clamp(-1, 1)
@@ -48,20 +50,21 @@ def changed(images: Tensor, p: float, rng: torch.Generator) -> tuple[Tensor, Ten
 
 
 def beside(name: str) -> str:
-    """The name of what tells a network of changed photos: trained beside it, never shipped."""
+    """Return the name of the `Told` module of a network, which trains beside it and never ships."""
     return f"{name}_told"
 
 
 def hint(networks: nn.ModuleDict, name: str, told: Tensor | None) -> Tensor | None:
-    """What a network is told of the changes `told` (b, NUMBERS): (b, embedding), None for none."""
+    """Return the embedding (b, embedding) of the parameters `told` (b, NUMBERS) for a network."""
     return None if told is None else networks[beside(name)](told)
 
 
 class Told(nn.Module):
-    """What was done to a photo (b, NUMBERS) -> (b, embedding), to be added to the timestep's.
+    """Embeds augmentation parameters (b, NUMBERS) -> (b, embedding), which is added to the
+    timestep's embedding.
 
-    Linear and without a bias: nothing done is 0, as if the layer were not there. So it never ships,
-    and weights that were trained without it go on with it.
+    It is linear without a bias, so an unchanged photo gives 0. Therefore it need not ship, and
+    weights that were trained without it can continue with it.
     """
 
     def __init__(self, embedding: int) -> None:
@@ -94,7 +97,9 @@ def rotation(angle: Tensor) -> Tensor:
 
 
 def hue(angle: Tensor) -> Tensor:
-    """Rotations (b, 3, 3) of the colour space around grey, (1, 1, 1) / sqrt(3) (Rodrigues)."""
+    """Return rotations (b, 3, 3) of the colour space by angle (b,), in radians, around the grey
+    axis (1, 1, 1) / sqrt(3) (Rodrigues' formula).
+    """
     unit = torch.eye(3, device=angle.device)
     turn = unit.roll(1, 0)  # red to green to blue
     cross = (turn - turn.T) / math.sqrt(3)

@@ -1,9 +1,9 @@
-"""A small conditional U-Net whose blocks INT8 kernels like; the habits of diffusion papers stay
-selectable.
+"""A small conditional U-Net whose default blocks suit INT8 kernels; the usual blocks of diffusion
+papers can be selected.
 
-Convolution weights, norms and additions sit so that a batch norm always folds into the convolution
-before it, and every residual sum is followed by its activation: with ReLU all activations are
-unsigned and nothing stands between two convolutions.
+Every batch norm follows a convolution, so that it can be folded into it, and every residual sum is
+followed by its activation. With ReLU all activations are then unsigned, and no other layer stands
+between two convolutions.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Shape of one network; a level halves height and width."""
+    """The shape of one network; each level halves height and width."""
 
     __pydantic_config__: ClassVar = STRICT
 
     widths: tuple[int, ...] = (64, 128)  # channels of each level, finest first
-    blocks: int = 1  # residual blocks a level, as many on the way up as down
+    blocks: int = 1  # residual blocks per level, as many on the way up as on the way down
     patch: int = 2  # pixels a side that the stem folds into channels
     norm: Norm = "batch"
     activation: Activation = "relu"
@@ -65,13 +65,13 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
 
 
 def silence(layer: nn.Module) -> None:
-    """Weights and biases to zero: the layer's output is 0 until it is trained."""
+    """Set the layer's weights and biases to zero, so that its output is 0 until it is trained."""
     for tensor in layer.parameters():
         nn.init.zeros_(tensor)
 
 
 class ConvNorm(nn.Module):
-    """Convolution, then its norm: x (b, c, h, w) -> (b, out, h / stride, w / stride)."""
+    """A convolution followed by its norm: x (b, c, h, w) -> (b, out, h / stride, w / stride)."""
 
     def __init__(self, cin: int, out: int, norm: Norm, kernel: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Attention(nn.Module):
 class Embed(nn.Module):
     """t (b,) in [1, T] and label (b, classes), one-hot or zero -> (b, embedding).
 
-    told (b, embedding): what training says of a photo it has changed, see transforms.py.
+    told (b, embedding): in training, the embedding of a photo's augmentations (transforms.py).
     """
 
     frequencies: Tensor
@@ -153,7 +153,9 @@ class Embed(nn.Module):
 
 
 def entrance(config: UNetConfig, cin: int, classes: int) -> tuple[Embed, ConvNorm, nn.Module]:
-    """What a backbone begins with: embedding, stem for patches folded into channels, activation."""
+    """Return a backbone's embedding, its stem (for patches folded into channels) and its
+    activation.
+    """
     embed = Embed(config, classes)
     return (
         embed,
@@ -193,9 +195,7 @@ class UNet(nn.Module):
     def features(
         self, x: Tensor, t: Tensor, label: Tensor | None, told: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Every intermediate by name: explain reads them, parity compares them, forward returns the
-        last.
-        """
+        """Return all intermediate tensors by name; the last, "output", is what forward returns."""
         out: dict[str, Tensor] = {}
         e = out["embed"] = self.embed(t, label, told)
         h = out["stem"] = self.act(self.stem(F.pixel_unshuffle(x, self.patch)))
@@ -225,7 +225,7 @@ class UNet(nn.Module):
 
 
 def factor_of(size: int, larger: int) -> int:
-    """How often one goes into the other; ValueError unless it is a whole number."""
+    """Return larger / size. ValueError unless it is a whole number."""
     if larger % size:
         raise ValueError(f"it can draw {size} times a whole number")
     return larger // size
@@ -234,11 +234,12 @@ def factor_of(size: int, larger: int) -> int:
 def stretched(
     tensors: Mapping[str, Tensor], enter: str, leave: str, patch: int, factor: int
 ) -> dict[str, Tensor]:
-    """Tensors of a network whose patches are `factor` times as large: what it did, between `factor`
-    x `factor` means and copies.
+    """Return the tensors of a network with patches `factor` times as large.
 
-    enter: its first convolution, which reads patches folded into channels; leave: its last, whose
-    channels unfold to patches. One that is not among the tensors starts fresh elsewhere.
+    The new network takes means over `factor` x `factor` pixels, applies the old network, and copies
+    each result to `factor` x `factor` pixels. enter: its first convolution, which reads patches
+    folded into channels; leave: its last, whose channels unfold to patches. A layer that is not
+    among the tensors is left out.
     """
 
     def folded(weight: Tensor, axis: int) -> Tensor:
@@ -257,21 +258,22 @@ def stretched(
     return out
 
 
-# standard deviation that images' own detail is taken for where a network has not learned it, images
-# in [-1, 1]
+# assumed standard deviation of the finest detail of images in [-1, 1], for stretched networks,
+# which have not learned it
 GRAIN = 0.05
 
 
 def detail(x: Tensor, factor: int) -> Tensor:
-    """What of x (b, c, h, w) is finer than `factor` x `factor` means: stretched networks do not see
-    it.
+    """Return x (b, c, h, w) minus its `factor` x `factor` means, which are all that a stretched
+    network sees.
     """
     return x - F.interpolate(F.avg_pool2d(x, factor), scale_factor=float(factor), mode="nearest")
 
 
 def fold_batch_norms(net: nn.Module) -> None:
-    """Fold every ConvNorm's batch norm into its convolution, in place; the network must be in eval
-    mode, its output stays.
+    """Fold every ConvNorm's batch norm into its convolution, in place, without changing the output.
+
+    ValueError unless the network is in eval mode.
     """
     for module in net.modules():
         if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Averages of networks: what ships is the mean of what training passed through."""
+"""Exponential averages of networks over training; the averages are what ships."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def averaged_copy(network: nn.Module, decay: float) -> AveragedModel:
-    """A network that follows another one's weights and buffers, update by update."""
+    """Return a copy of a network that averages the network's weights and buffers at each update."""
     average, rule = AveragedModel(network, use_buffers=True), _average(decay)
-    # Not the count that torch passes: it lies on the GPU, and reading it there would wait for the
-    # step.
+    # The count that torch passes lies on the GPU, and reading it would wait for the step.
     average.multi_avg_fn = lambda old, new, _: rule(old, new, int(average.n_averaged))
     return average
 
 
 def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Exponential average whose decay rises as (1 + n) / (10 + n): a short run does not keep its
-    random start.
+    """Return the update of an exponential average whose decay is at most (1 + n) / (10 + n), so
+    that a short run does not keep its random start.
     """
 
     def update(averages: Tensors, current: Tensors, count: Tensor | int) -> None:
@@ -38,7 +37,7 @@ def _average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
 
 @torch.no_grad()
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Weights and buffers of one network into another of the same shape."""
+    """Copy weights and buffers of one network into another of the same shape."""
     pairs = zip(
         chain(source.parameters(), source.buffers()),
         chain(target.parameters(), target.buffers()),

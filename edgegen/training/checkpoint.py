@@ -7,10 +7,10 @@ run/  run.json               family, config, recipe, data fingerprint, seed: wha
       latest                 the name of the newest complete step, replaced in one rename
       weights.safetensors    the averaged networks that ship, written when the run ends: what
                              generate and export read
-      judge.safetensors      the network a metric loss looks through, if there is one: taught
-                             once, never shipped
-      digests.json           sha256 of what a run leaves, see digests.py
-      metrics.jsonl          a line a step; samples/ and tensorboard/ if they were asked for
+      judge.safetensors      the network of a metric loss, if there is one: taught once, never
+                             shipped
+      digests.json           sha256 of the files that a run leaves, see digests.py
+      metrics.jsonl          one line per step; samples/ and tensorboard/ if they were requested
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from .fitting import fit, load_optimizer, misfit, optimizer_tensors
 from .loop import Trainer, averaged
 
 STATE, METRICS = "state.json", "metrics.jsonl"
-DIGEST = "digest"  # of a state: sha256 of the rest of it
+DIGEST = "digest"  # entry of a state: sha256 of its other entries
 STATE_KEYS = frozenset(("step", "skipped", "averaged", "sha256", "metrics"))
 KEEP = 2  # checkpoints of a run that stay on disk, unless told
-LARGEST_FILE, LARGEST_TEXT = 16 << 30, 4096  # bytes of weights, and of `latest`
-LARGEST = 1e7  # number of a config: sizes, counts and noise levels are far below
+LARGEST_FILE, LARGEST_TEXT = 16 << 30, 4096  # most bytes of weights, and of `latest`
+LARGEST = 1e7  # largest number in a config; sizes, counts and noise levels are far smaller
 WEIGHTS = "weights.safetensors"
 JUDGE = "judge.safetensors"
 Note = Callable[[str], None]
 
 
 def silent_note(_: str) -> None:
-    """Nobody listens."""
+    """Ignore a note."""
 
 
 def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
@@ -88,8 +88,8 @@ def save(folder: Path, trainer: Trainer, keep: int = KEEP) -> Path:
 
 
 def tidy(folder: Path, step: int, keep: int) -> None:
-    """Only the newest `keep` checkpoints up to that step stay; newer ones are of a run that was
-    resumed from an older step, and `latest` no longer leads there.
+    """Delete all checkpoints except the newest `keep` up to that step. Later ones are from before
+    the run was resumed at an older step.
     """
     older = [path for path in _steps(folder) if path.name <= f"step-{step:08d}"]
     for path in {*_steps(folder)} - {*older[-keep:]}:
@@ -97,8 +97,8 @@ def tidy(folder: Path, step: int, keep: int) -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The step to resume from: the one `latest` names, else (killed before the first was named) the
-    last complete one.
+    """Return the checkpoint that `latest` names, or without `latest` (after a kill before the first
+    was named) the last complete one, or None. InputError if `latest` is not the name of one.
     """
     if not (folder / "latest").exists():
         return next(reversed(_steps(folder)), None)
@@ -115,18 +115,18 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def resume(folder: Path, trainer: Trainer, note: Note = silent_note) -> JsonObject:
-    """Continue exactly where the newest checkpoint of `folder` stands; the caller has built the
-    same generator. Returns the checkpoint's state.
+    """Load the newest checkpoint of `folder` into the trainer, and return the checkpoint's state.
 
-    A damaged one gives way to the one before, and a note says so. Raises InputError or TrustError,
-    of the newest, where none is sound; InputError for one that does not fit.
+    The caller has built the same generator. If a checkpoint is damaged, the one before is used and
+    a note says so. If none is sound, the newest one's InputError or TrustError is raised;
+    InputError if there is none or it does not fit.
     """
     refused: list[tuple[Path, InputError | TrustError]] = []
     for step in _to_try(folder, note):
         try:
             state = _sound(step, trainer)
         except (InputError, TrustError) as error:
-            if isinstance(error, NotFetched):  # what can be had is not to be passed over
+            if isinstance(error, NotFetched):  # the user can still fetch this newer checkpoint
                 raise
             refused.append((step, error))
             continue
@@ -143,8 +143,8 @@ def resume(folder: Path, trainer: Trainer, note: Note = silent_note) -> JsonObje
 
 
 def _to_try(folder: Path, note: Note) -> list[Path]:
-    """The checkpoint that `latest` names and those before it, newest first; all that are complete
-    where it names none.
+    """Return the checkpoint that `latest` names and those before it, newest first; without a
+    usable `latest`, all that are complete.
     """
     complete = list(reversed(_steps(folder)))
     try:
@@ -171,8 +171,8 @@ def _parts(trainer: Trainer) -> list[str]:
 
 
 def _sound(step: Path, trainer: Trainer) -> JsonObject:
-    """The state of a checkpoint whose files are all what was written; TrustError or InputError says
-    what one is instead.
+    """Return a checkpoint's state after checking the hashes of its files. TrustError or InputError
+    says what is wrong with one.
     """
     state = _state(step / STATE, set(trainer.average))
     for name in _parts(trainer):
@@ -195,9 +195,10 @@ def _take(step: Path, state: JsonObject, trainer: Trainer) -> None:
 
 
 def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
-    """Averaged weights to start another run from, with their sha256: all networks of the newest
-    checkpoint, else what shipped. InputError for a run that has left neither yet, TrustError for
-    changed bytes.
+    """Return the averaged weights of a run and their sha256, to start another run from them.
+
+    They are those of all networks in the newest checkpoint, or without one those that ship.
+    InputError if the run has neither yet, TrustError if the bytes were changed.
     """
     step = newest(run)
     path = run / WEIGHTS if step is None else step / "average.safetensors"
@@ -211,8 +212,9 @@ def weights_of(run: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def start_from(networks: nn.ModuleDict, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy weights into the networks they are of; a network without any starts fresh. InputError
-    for what does not fit.
+    """Copy weights into the networks that their names begin with; others keep their fresh weights.
+
+    InputError for tensors that do not fit; path: for messages.
     """
     of = {
         name: {k: v for k, v in tensors.items() if k.partition(".")[0] == name} for name in networks
@@ -268,7 +270,7 @@ def _state(path: Path, networks: set[str]) -> JsonObject:
 
 
 def read_text(path: Path) -> str:
-    """The stripped content of a small ASCII file; InputError if it cannot be read."""
+    """Read a small ASCII file without surrounding space. InputError if it cannot be read."""
     try:
         return read_bytes(path, LARGEST_TEXT, "E-CHECKPOINT").decode("ascii").strip()
     except UnicodeDecodeError as error:
@@ -276,14 +278,14 @@ def read_text(path: Path) -> str:
 
 
 def to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    """The safetensors file of these tensors; the same tensors give the same bytes."""
+    """Return the safetensors file of these tensors; the same tensors give the same bytes."""
     data: bytes = save_tensors({k: v.cpu().contiguous() for k, v in tensors.items()})
     return data
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, all finite. Raises TrustError for pickle, InputError for a
-    damaged file.
+    """Read the tensors of a safetensors file. TrustError for pickle, InputError for a damaged file
+    or values that are not finite.
     """
     return _tensors_of(_bytes_of(path), path)
 
@@ -318,7 +320,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _digest_of(path: Path) -> str | None:
-    """Of a file that need not be there."""
+    """Return the sha256 of a file, or None if there is no such file."""
     return sha256(path) if path.is_file() else None
 
 
@@ -332,24 +334,24 @@ def _pickle(path: Path) -> TrustError:
 
 
 def load_into(generator: Generator, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into the networks that ship; InputError lists the first that are missing,
+    """Copy tensors into the networks that ship. InputError lists the first that are missing,
     unknown or of another shape.
     """
     fit(generator.shipped, tensors, path)
 
 
 def load_judge(judge: nn.Module, path: Path) -> None:
-    """Copy a judge's file into it; errors as load_into."""
+    """Load a judge's weights from a file; errors as in `load_into`."""
     fit(judge, read_weights(path), path)
 
 
 def describe(name: str, config: FamilyConfig) -> JsonObject:
-    """The JSON form of a family and its config."""
+    """Return the JSON form of a family's name and config."""
     return {"family": name, "config": asdict(config)}
 
 
 def build(description: JsonObject, path: Path) -> Generator:
-    """A generator from its JSON form; UsageError names the field that is wrong."""
+    """Build a generator from its JSON form. UsageError names the field that is wrong."""
     name, config = (
         (description.get(k) for k in ("family", "config"))
         if isinstance(description, dict)
@@ -368,9 +370,7 @@ def build(description: JsonObject, path: Path) -> Generator:
 
 
 def parse(kind: type[FamilyConfig], data: object, path: Path) -> FamilyConfig:
-    """A config dataclass from its JSON form; UsageError names the field and what is wrong with
-    it.
-    """
+    """Make a config dataclass from its JSON form. UsageError says which field is wrong and why."""
     for name, value in _numbers(data, ""):
         if not abs(value) <= LARGEST:
             raise UsageError(
@@ -389,7 +389,7 @@ def parse(kind: type[FamilyConfig], data: object, path: Path) -> FamilyConfig:
 
 
 def _numbers(data: object, name: str) -> Iterator[tuple[str, float]]:
-    """Every number of a config, with the name of its field."""
+    """Yield the numbers of a config with the names of their fields."""
     if isinstance(data, dict):
         for key, value in data.items():
             yield from _numbers(value, f"{name}.{key}" if name else str(key))

@@ -1,6 +1,4 @@
-"""What colours a photo's numbers mean: profiles, gamma and primaries become sRGB, through
-littlecms.
-"""
+"""Conversion of photos to sRGB with littlecms, from their ICC profiles, gamma and primaries."""
 
 from __future__ import annotations
 
@@ -13,21 +11,21 @@ from PIL import Image, ImageChops, ImageCms
 
 from .png_chunks import MAX_PROFILE, Chunks
 
-SRGB_GAMMA = 1 / 2.2  # of sRGB as PNG says it
-NEAR = 0.02  # gammas that differ less are one
-SAME = 2  # levels by which a profile may move a colour and count as sRGB
+SRGB_GAMMA = 1 / 2.2  # gamma of sRGB in PNG's convention
+NEAR = 0.02  # gammas that differ by less count as equal
+SAME = 2  # levels by which a profile may change a colour and still count as sRGB
 SRGB_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 ADOBE_PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 256 / 563
 NAMES = (b"r", b"g", b"b")
 D50 = (0.9642, 1.0, 0.8249)
 BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
-SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}  # mode -> how a profile calls it
+SPACES = {"RGB": "RGB ", "L": "GRAY", "CMYK": "CMYK"}  # a profile's name of each Pillow mode
 Matrix = tuple[tuple[float, ...], ...]
 
 
 def of_png(chunks: Chunks) -> bytes | None:
-    """The profile that a PNG's chunks say, in their order of rank; None for sRGB."""
+    """Return the ICC profile that a PNG's chunks describe, by their precedence; None for sRGB."""
     if chunks.profile is not None:
         return chunks.profile
     if chunks.srgb or chunks.gamma is None:
@@ -40,13 +38,14 @@ def of_png(chunks: Chunks) -> bytes | None:
 
 
 def adobe_rgb() -> bytes:
-    """Of cameras that say Adobe RGB by a letter of EXIF, and embed nothing."""
+    """Return the profile of Adobe RGB, for cameras that name it in EXIF and embed no profile."""
     return matrix_profile(ADOBE_PRIMARIES, ADOBE_GAMMA)
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """An RGB or L image as RGB, a CMYK one too; None where the profile is not for such, or cannot
-    be used.
+    """Convert an RGB, L or CMYK image to RGB in sRGB.
+
+    None if the profile is for another mode or cannot be used.
     """
     transform = _transform(profile, image.mode)
     if isinstance(transform, str):
@@ -56,7 +55,9 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
 
 @lru_cache(8)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | str | None:
-    """To sRGB; "same" for one that is sRGB but for rounding, None for one that cannot be used."""
+    """Return the transform to sRGB, "same" if the profile is sRGB up to rounding, or None if it
+    cannot be used.
+    """
     if len(profile) > MAX_PROFILE:
         return None
     try:
@@ -71,12 +72,12 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | str | 
     if mode == "CMYK" or moved is None:
         return made
     difference = ImageChops.difference(moved, probe.convert("RGB"))
-    # 256 counts a band
+    # each band's histogram has 256 counts
     return made if any(any(band.histogram()[SAME + 1 :]) for band in difference.split()) else "same"
 
 
 def _probe(mode: str) -> Image.Image:
-    """Colours all over the cube, or greys."""
+    """Return an image of colours from the whole cube, or of greys for mode L."""
     levels = range(0, 256, 51)
     if mode == "L":
         return Image.frombytes("L", (len(levels), 1), bytes(levels))
@@ -86,8 +87,9 @@ def _probe(mode: str) -> Image.Image:
 
 @lru_cache(8)
 def matrix_profile(primaries: tuple[float, ...], gamma: float) -> bytes:
-    """An ICC profile (ICC.1:2001-04) of three primaries and one gamma: x and y of white, red, green
-    and blue; gamma of the samples, 1 for linear ones.
+    """Return an ICC profile (ICC.1:2001-04) with three primaries and one gamma.
+
+    primaries: x and y of white, red, green and blue; gamma: of the samples, 1 for linear ones.
     """
     columns = _adapted(primaries)
     curve = b"curv" + struct.pack(">IIH", 0, 1, min(65535, max(1, round(256 / gamma))))
@@ -115,7 +117,7 @@ def _xyz(values: tuple[float, ...]) -> bytes:
 
 
 def _adapted(primaries: tuple[float, ...]) -> Matrix:
-    """X, Y and Z of red, green and blue under D50."""
+    """Return X, Y and Z of red, green and blue, adapted to D50 (Bradford)."""
     xyz = [
         (x / y, 1.0, (1 - x - y) / y) for x, y in zip(primaries[0::2], primaries[1::2], strict=True)
     ]
@@ -145,7 +147,7 @@ def _transposed(matrix: Matrix) -> Matrix:
 
 
 def _inverse(matrix: Matrix) -> Matrix:
-    """Of 3 x 3, by cofactors."""
+    """Return the inverse of a 3 x 3 matrix, by cofactors."""
     (a, b, c), (d, e, f), (g, h, i) = matrix
     whole = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
     rows = (

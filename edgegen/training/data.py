@@ -1,5 +1,5 @@
-"""Photos in: a folder or an archive of images, or a folder of IDX files, becomes (n, size, size, 3)
-uint8 with labels.
+"""Loading of photos: a folder or archive of images, or a folder of IDX files, becomes an array
+(n, size, size, 3) uint8 with labels.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .pool import Pool, default_workers
 from .reading import PhotoReading
 from .sizes import spread
 
-REASONS, NAMED = 20, 3  # of bad photos in the sentence, and files of each; the report has all
-BAD_LIMIT = 0.05  # of a folder: with more the folder itself is wrong, and skipping would hide it
-FEW = 200  # photos that do not pay for another decoder process
+REASONS, NAMED = 20, 3  # reasons in an error message, and files named for each; the report has all
+BAD_LIMIT = 0.05  # largest share of bad photos to skip; with more, the folder itself is wrong
+FEW = 200  # photos below which another decoder process is not worth its start
 
 Progress = Callable[[int, int], None]
 Split = Literal["train", "test"]
@@ -38,8 +38,10 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Photos:
-    """pixels (n, size, size, 3) uint8; labels (n,) int64 into classes (empty: no classes, labels
-    0); both in a fixed order.
+    """Photos in memory, in a fixed order.
+
+    pixels: (n, size, size, 3) uint8; labels: (n,) int64 indices into classes, which are empty for
+    photos without classes (then all labels are 0).
     """
 
     pixels: np.ndarray
@@ -51,22 +53,24 @@ class Photos:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Height, width and channels."""
+        """The height, width and channels of each photo."""
         return self.pixels.shape[1:]
 
     def batch(
         self, step: int, size: int, seed: int, rank: int = 0, world: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What process `rank` of `world` takes of the step's batch; see Source."""
+        """Return the share of process `rank` of `world` in the step's batch; see Source."""
         return self.read(share(picks(len(self), size, step, seed), rank, world))
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels and labels of these photos."""
+        """Return the pixels and labels of these photos."""
         return self.pixels[indices], self.labels[indices]
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over pixels and labels: names the data in checkpoints without naming files."""
+        """The sha256 over pixels and labels, which identifies the data in checkpoints without
+        naming files.
+        """
         digest = hashlib.sha256(
             repr((self.pixels.shape, self.classes)).encode(errors="surrogatepass")
         )
@@ -77,11 +81,10 @@ class Photos:
 
 @dataclass(frozen=True)
 class Report:
-    """What load() met: stays at the site, since it names files. found = kept + bad + duplicates
-    that were dropped.
+    """The report of load(), which stays at the site because it names files.
 
-    fit: what became of photos that are not square, see Want; sizes: width and height of those kept,
-    upright -> how many.
+    found = kept + bad + dropped duplicates. fit: how photos that are not square were fitted, see
+    Want; sizes: number of kept photos by upright width and height.
     """
 
     found: int
@@ -94,15 +97,17 @@ class Report:
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
-        """Plain data for JSON: the fields, sizes as a spread, and `counts` of warnings by code."""
+        """Return the fields as plain data, with sizes as a spread and `counts` of warnings."""
         counts = {code: len(names) for code, names in sorted(self.warnings.items())}
         return {**asdict(self), "sizes": spread(self.sizes), "counts": counts}
 
 
 @dataclass(frozen=True)
 class Survey:
-    """All that is known of a folder; names: of each photo, in order; described: what was understood
-    of it before; refusal: why load() does not give them, if it does not.
+    """The result of reading a folder, even if load() would refuse it.
+
+    names: of the photos, in order; described: the folder's layout; refusal: the error that load()
+    raises, if any.
     """
 
     photos: Photos
@@ -113,7 +118,7 @@ class Survey:
 
 
 class BadPhotos(InputError):
-    """Too many photos, or any with on_bad="fail", cannot be used; report names every one."""
+    """Too many photos cannot be used, or any with on_bad="fail"; `report` names all of them."""
 
     def __init__(self, report: Report, path: Path, hint: str) -> None:
         super().__init__(
@@ -127,7 +132,7 @@ class BadPhotos(InputError):
 
 
 def _by_reason(bad: Sequence[Bad]) -> Iterator[str]:
-    """A clause for each reason, with the first files that it is about: short however many."""
+    """Yield a short clause for each reason, which names the first files concerned."""
     found: dict[tuple[str, str], list[str]] = {}
     for one in bad:
         found.setdefault((one.code, one.reason), []).append(escaped(one.name))
@@ -145,17 +150,17 @@ def load(
     split: Split = "train",
     progress: Progress | None = None,
 ) -> tuple[Photos, Report]:
-    """Photos of a folder or a zip archive at size x size RGB, sorted by relative name, and a report
-    of what was skipped or changed.
+    """Load the photos of a folder or a zip archive at size x size RGB, sorted by relative name, and
+    return them with a report of what was skipped or changed.
 
-    Which they are, and of what classes, understand() says. Turned upright by EXIF, in sRGB, alpha
-    composited on the background, resized (bicubic, antialiased) with the aspect kept: centred on a
-    square of the background or, with fit="crop", cut to the centred square. Of exact duplicates the
-    first stays. Nothing of a file but its pixels is kept. IDX (MNIST names): `split` chooses the
-    files; 28 px is padded with 0 to 32, other sizes are resized first; duplicates stay.
-    progress(done, of) is called after each photo. Raises InputError, also where the folder can be
-    understood in two ways; BadPhotos when more than 5 % of the files are bad, or any with
-    on_bad="fail".
+    understand() decides which files are photos, and their classes. Photos are turned upright by
+    EXIF, converted to sRGB, composited on the background if they have alpha, and resized (bicubic,
+    antialiased) with the aspect kept: centred on a square of the background or, with fit="crop",
+    cut to the centred square. Of exact duplicates the first stays. Only the pixels of a file are
+    kept. For IDX files (MNIST names) `split` chooses the files; 28 px is padded with 0 to 32, other
+    sizes are resized first, and duplicates stay. progress(done, of) is called after each photo.
+    InputError also if the folder can be understood in two ways; BadPhotos if more than 5 % of the
+    files are bad, or any with on_bad="fail".
     """
     seen = survey(path, size, reading, split, progress)
     if seen.refusal:
@@ -170,8 +175,8 @@ def survey(
     split: Split = "train",
     progress: Progress | None = None,
 ) -> Survey:
-    """What load() gives, and with it what it would refuse: bad photos and photos that teach nothing
-    do not raise here.
+    """Read photos as load() does, but return its refusal of bad or useless photos instead of
+    raising it.
     """
     reading = reading or PhotoReading()
     want = reading.want(size)
@@ -203,15 +208,16 @@ def survey(
 
 
 def described(path: Path, reading: PhotoReading) -> FolderDescription:
-    """What is at a path, as these settings take it."""
+    """Return the layout of the photos at a path, understood with these settings."""
     return understand(path, reading.classes, reading.follow_links)
 
 
 def read_idx(
     images: Path, labels: Path, size: int, fit: Fit = "pad"
 ) -> tuple[Photos, dict[tuple[int, int], int]]:
-    """Photos of one pair of IDX files, and their sizes; classes "0", "1", ... Raises InputError for
-    a damaged file.
+    """Return the photos of a pair of IDX files, with classes "0", "1", ..., and their sizes.
+
+    InputError for a damaged file.
     """
     pictures, numbers = idx.pair(images, labels)
     _need_memory(len(pictures), size, images)
@@ -223,7 +229,7 @@ def read_idx(
 
 
 def refuse_bad(report: Report, path: Path, on_bad: str) -> None:
-    """BadPhotos when more than BAD_LIMIT of those found are bad, or any with on_bad="fail"."""
+    """Raise BadPhotos if more than BAD_LIMIT of the photos are bad, or any with on_bad="fail"."""
     if report.bad and (on_bad == "fail" or len(report.bad) > BAD_LIMIT * report.found):
         unfollowed = any(bad.reason == LINK for bad in report.bad)
         hint = "follow the links, --follow-links, or " if unfollowed else ""
@@ -234,8 +240,9 @@ def refuse_bad(report: Report, path: Path, on_bad: str) -> None:
 
 
 def need(photos: Photos, count: int, use: str) -> None:
-    """InputError unless there are at least `count` photos; use: what needs them, such as
-    "calibration".
+    """Raise InputError unless there are at least `count` photos.
+
+    use: what needs them, such as "calibration".
     """
     if len(photos) < count:
         raise InputError(
@@ -244,12 +251,12 @@ def need(photos: Photos, count: int, use: str) -> None:
 
 
 def digests(pixels: np.ndarray) -> list[bytes]:
-    """sha256 of each image (n, h, w, c): equal for equal pixels."""
+    """Return the sha256 of the pixels of each image (n, h, w, c)."""
     return [hashlib.sha256(image.tobytes()).digest() for image in pixels]
 
 
 def groups(pixels: np.ndarray) -> list[list[int]]:
-    """Indices of images that are equal, two or more a group, in order."""
+    """Return groups of two or more indices of equal images, in order."""
     by: dict[bytes, list[int]] = {}
     for index, digest in enumerate(digests(pixels)):
         by.setdefault(digest, []).append(index)
@@ -273,8 +280,8 @@ def _decode_all(
     warnings: dict[str, list[str]],
     progress: Progress | None,
 ) -> tuple[np.ndarray, list[UsedPhoto], list[Bad]]:
-    """Every photo of the set through the decoders: pixels (n, size, size, 3) of those that can be
-    used, in order, and the others.
+    """Decode all photos, and return the pixels (n, size, size, 3) of those that can be used, in
+    order, their descriptions, and the bad photos.
     """
     bad, used, photos = list(about.bad), list[UsedPhoto](), about.photos
     pixels = np.empty((len(photos), want.size, want.size, 3), np.uint8)
@@ -302,12 +309,12 @@ def _without_duplicates(
     warnings: dict[str, list[str]],
     fit: Fit,
 ) -> tuple[Photos, Report, tuple[str, ...]]:
-    """Photos, report and the photos' names; the first of equal ones (by name) stays."""
+    """Return the photos, the report and the photos' names, with the first of equal photos only."""
     equal = groups(pixels)
     dropped = {index for group in equal for index in group[1:]}
     for group in equal:
         warnings.setdefault("W-DATA-DUP", []).extend(used[i].name for i in group[1:])
-        # the first one's class stays: the user has to look
+        # Equal photos of two classes keep the first one's class, so the user should check them.
         if len({used[i].label for i in group}) > 1:
             warnings.setdefault("W-DATA-DUP-CLASS", []).append(used[group[0]].name)
     staying = [k for k in range(len(used)) if k not in dropped]
@@ -349,7 +356,9 @@ def _idx_report(photos: Photos, sizes: dict[tuple[int, int], int], fit: Fit) -> 
 
 
 def _refusal(photos: Photos, report: Report, path: Path, on_bad: str) -> InputError | None:
-    """Too many bad photos, or photos that can teach nothing: all equal, or each of one colour."""
+    """Return the error for too many bad photos, or for photos that are all equal or each of one
+    colour; None if there is none.
+    """
     try:
         refuse_bad(report, path, on_bad)
     except BadPhotos as error:

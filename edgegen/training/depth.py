@@ -1,4 +1,4 @@
-"""Photos of more than 8 bits a channel: what their levels mean, in 8 bits."""
+"""Conversion of photos with more than 8 bits per channel to 8 bits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-Tags = Mapping[int, Any]  # of TIFF, by number: each has its own type
+Tags = Mapping[int, Any]  # TIFF tags by number, each with its own type
 BITS, PHOTOMETRIC = 258, 262
 TWELVE = 4095  # the highest level of a camera that writes 12 bits into files of 16
 
 
 def is_deep(image: Image.Image, data: bytes, kind: str, tags: Tags) -> bool:
-    """Has it more than 8 bits a channel? Pillow keeps them of grey alone, of others the upper 8."""
+    """Return whether a photo has more than 8 bits per channel.
+
+    Pillow keeps all bits only of grey images, and of others the upper 8.
+    """
     return (
         image.mode.startswith("I;16")
         or (kind == "PNG" and data[24] == 16)
@@ -25,7 +28,10 @@ def is_deep(image: Image.Image, data: bytes, kind: str, tags: Tags) -> bool:
 def in_8_bits(
     image: Image.Image, data: bytes, kind: str, tags: Tags, notes: list[str]
 ) -> Image.Image:
-    """Scaled, rounded; where no level is above 12 bits, by those, and said."""
+    """Return the image scaled and rounded to 8 bits per channel.
+
+    If no level exceeds 12 bits, 12 bits are the full range, and W-IMG-BITS is added to `notes`.
+    """
     if image.mode.startswith("I;16"):
         return _from_grey(image, tags, notes)
     if image.mode not in ("RGB", "RGBA") or _brightest(image) > TWELVE >> 8:
@@ -43,7 +49,7 @@ def in_8_bits(
 
 
 def _from_grey(image: Image.Image, tags: Tags, notes: list[str]) -> Image.Image:
-    """TIFF may say that 0 is white (TIFF 6.0, PhotometricInterpretation)."""
+    """Convert a grey image; in a TIFF 0 may be white (TIFF 6.0, PhotometricInterpretation)."""
     levels = image.convert("I")
     highest = 2 ** max(tags.get(BITS, (16,))) - 1
     _, brightest = levels.getextrema()
@@ -57,14 +63,15 @@ def _from_grey(image: Image.Image, tags: Tags, notes: list[str]) -> Image.Image:
 
 
 def _brightest(image: Image.Image) -> int:
-    """The highest of its colours; alpha does not count."""
+    """Return the highest level of the first three bands, without alpha."""
     levels = [band.histogram() for band in image.split()[:3]]
     return max(level for band in levels for level, count in enumerate(band) if count)
 
 
 def _low_bytes(data: bytes, kind: str) -> Image.Image | None:
-    """The lower 8 of 16 bits a channel: what Pillow keeps when it is told the other order of bytes.
-    None for what it does not decode so.
+    """Return the lower 8 of 16 bits per channel, or None if Pillow does not decode the file so.
+
+    Pillow keeps the lower bytes if it is told the opposite byte order.
     """
     image = Image.open(io.BytesIO(data), formats=[kind])
     tiles = []

@@ -1,4 +1,4 @@
-"""Where a run computes: named by the user, never guessed, and told when it is not there."""
+"""The device of a run, which the user names; a missing device is an error, never replaced."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ DEVICES = ("cpu", "cuda")
 
 
 def device_of(name: str, index: int = 0) -> torch.device:
-    """ "cpu", or GPU number `index` for "cuda". UsageError for another name, RuntimeMissing where
-    torch sees no such GPU.
+    """Return the device "cpu", or for "cuda" GPU number `index`.
+
+    UsageError for another name, RuntimeMissing if torch sees no such GPU.
     """
     if name not in DEVICES:
         raise UsageError("E-DEVICE", f"unknown device {name!r}; known: {', '.join(DEVICES)}")
@@ -39,9 +40,10 @@ def device_of(name: str, index: int = 0) -> torch.device:
 
 
 def precision_on(device: str, wanted: str) -> str:
-    """The precision of a recipe, or fp32 where it wants bf16 of a CPU that oneDNN has no bf16 for:
-    torch then takes plain loops, and a step takes seven times as long (cas-dm's fine-tuning, one
-    thread of an AMD EPYC with AVX2).
+    """Return the wanted precision, or "fp32" instead of "bf16" on a CPU without bf16 in oneDNN.
+
+    There torch uses plain loops for bf16, and a step takes seven times as long (cas-dm's
+    fine-tuning, one thread of an AMD EPYC with AVX2).
     """
     if wanted != "bf16" or device != "cpu":
         return wanted
@@ -50,12 +52,12 @@ def precision_on(device: str, wanted: str) -> str:
 
 
 def configure(device: torch.device, precision: str) -> None:
-    """TF32 (10 bits of mantissa) only beside bf16, which has 7: a run that asks for fp32 gets it.
-    Nothing to set on a CPU.
+    """Set a GPU's matrix products to TF32 (10 bits of mantissa) for bf16, which has 7, and to full
+    FP32 otherwise. On a CPU nothing is set.
     """
     if device.type == "cuda":
         rounding = "tf32" if precision == "bf16" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = rounding
         torch.backends.cudnn.conv.fp32_precision = rounding  # type: ignore[attr-defined]
-        # shapes never change: the first step measures which kernels are fastest
+        # Shapes never change, so measuring the fastest kernels in the first step is worth it.
         torch.backends.cudnn.benchmark = True

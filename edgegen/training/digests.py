@@ -1,11 +1,10 @@
-"""What a run's files were when they were written: shows a copy that went wrong, and a disk that
-changed a bit.
+"""The hashes of a run's files when they were written, which reveal a faulty copy or disk.
 
     digests.json   the sha256 of each file that a reader of the run reads, whether it has had a
                    checkpoint, and the sha256 of all that
 
-Nobody vouches with it: who changes a file on purpose can change this one, too. Checkpoints hold
-digests of their own. A run of before has none, and is read as it is.
+It is no protection against intent: whoever changes a file can change this one too. Checkpoints hold
+their own digests. Runs of older versions have no digests, and are read without them.
 """
 
 from __future__ import annotations
@@ -23,14 +22,16 @@ from ..errors import InputError, NotFetched, TrustError
 FILE = "digests.json"
 RUN = "run.json"
 SCHEMA = 1
-LARGEST = 1 << 20  # bytes of them
+LARGEST = 1 << 20  # most bytes of digests.json
 COPY = "copy the run again, or put back a file that is sound"
 
 
 @dataclass(frozen=True)
 class Digests:
-    """files: name -> sha256, two of them while the file is replaced: the old one's and the new
-    one's; checkpoint: whether the run has had one.
+    """The content of digests.json.
+
+    files: sha256 by file name, two of them (old and new) while a file is being replaced;
+    checkpoint: whether the run has had a checkpoint.
     """
 
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -38,7 +39,10 @@ class Digests:
 
     @classmethod
     def of(cls, run: Path) -> Digests | None:
-        """None for a run of before; TrustError where they are not what was written."""
+        """Read a run's digests, or return None if an older version left none.
+
+        TrustError if digests.json is not what was written.
+        """
         path = run / FILE
         if not path.exists():
             return None
@@ -64,8 +68,9 @@ class Digests:
 
 
 def hold(run: Path, *names: str) -> None:
-    """TrustError unless each of these files of the run is what was written; one that is not there
-    is for its reader to tell.
+    """Raise TrustError if one of these files of the run is not what was written.
+
+    A missing file is not an error here; its reader reports it.
     """
     digests = Digests.of(run) or Digests()
     for name in names:
@@ -77,7 +82,7 @@ def hold(run: Path, *names: str) -> None:
 
 
 def description(run: Path) -> JsonObject:
-    """run.json. InputError where it cannot be read, TrustError where it is not what was written."""
+    """Read run.json. InputError if it cannot be read, TrustError if it is not what was written."""
     hold(run, RUN)
     about = read_json(run / RUN)
     if not isinstance(about, dict):
@@ -86,7 +91,7 @@ def description(run: Path) -> JsonObject:
 
 
 def keep(run: Path, files: Mapping[str, bytes]) -> None:
-    """Write these files of a run, each the old one or the new one, and their digests."""
+    """Write these files of a run, each in one replace, and their digests."""
     with replacing(run, files):
         for name, data in files.items():
             write_bytes(run / name, data)
@@ -94,7 +99,7 @@ def keep(run: Path, files: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def replacing(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
-    """While the block runs, a file may be what it was or these bytes; after it, these."""
+    """Accept both the old and the new bytes of these files during the block, then only the new."""
     before = Digests.of(run) or Digests()
     new = {name: (_sha256(data),) for name, data in files.items()}
     either = {name: (*kept, *_present(run, name, before) - {*kept}) for name, kept in new.items()}
@@ -107,7 +112,7 @@ def replacing(run: Path, files: Mapping[str, bytes]) -> Iterator[None]:
 
 
 def _present(run: Path, name: str, digests: Digests) -> set[str]:
-    """The digest of the file that is there, unless it is damaged."""
+    """Return the digest of the present file as a set, empty if it is missing or damaged."""
     if not (run / name).is_file():
         return set()
     digest = sha256(run / name)
@@ -115,21 +120,21 @@ def _present(run: Path, name: str, digests: Digests) -> set[str]:
 
 
 def has_had_a_checkpoint(run: Path) -> None:
-    """Note it, once."""
+    """Record in digests.json that the run has had a checkpoint."""
     digests = Digests.of(run) or Digests()
     if not digests.checkpoint:
         write_bytes(run / FILE, replace(digests, checkpoint=True).to_bytes())
 
 
 def seal(folder: Path) -> None:
-    """The digests of a run that is whole, in a private folder, before it is published."""
+    """Write the digests of a complete run in a private folder, before it is published."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     files = {name: (sha256(folder / name),) for name in names if name != FILE}
     put(folder / FILE, Digests(files).to_bytes())
 
 
 def unnoticed(run: Path) -> str:
-    """What is to be said of a run of before; nothing of others."""
+    """Return a warning for a run of an older version without digests, and "" for any other."""
     if not (run / RUN).is_file() or (run / FILE).exists():
         return ""
     return (

@@ -1,5 +1,5 @@
-"""A run's batches on its device: photos in memory are moved there once, as bytes; a stream's come
-batch by batch.
+"""The batches of a run on its device: photos in memory are moved there once, as bytes, and those of
+a stream batch by batch.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .source import Source
 
 
 class Held:
-    """Photos that are on the device as a whole."""
+    """Photos that are all on the device."""
 
     def __init__(self, photos: Photos, device: torch.device) -> None:
-        # torch warns of what it must not write
+        # torch warns about arrays that are not writable
         pixels = photos.pixels if photos.pixels.flags.writeable else photos.pixels.copy()
         # (n, h, w, c) uint8
         self._pixels = torch.from_numpy(pixels).to(device)
         self._labels = torch.from_numpy(photos.labels).to(device)
 
     def take(self, step: int, size: int, seed: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """Pixels (b, h, w, c) uint8 and labels (b,) of a process's share."""
+        """Return pixels (b, h, w, c) uint8 and labels (b,) of a process's share of the batch."""
         places = share(picks(len(self._pixels), size, step, seed), rank, world)
         at = torch.tensor(places).to(self._pixels.device, non_blocking=True)
         return self._pixels[at], self._labels[at]
@@ -37,7 +37,7 @@ class Streamed:
         self._photos, self._device = photos, device
 
     def take(self, step: int, size: int, seed: int, rank: int, world: int) -> tuple[Tensor, Tensor]:
-        """As Held.take."""
+        """Return pixels and labels as Held.take does."""
         pixels, labels = self._photos.batch(step, size, seed, rank, world)
         return torch.from_numpy(pixels).to(self._device, non_blocking=True), torch.from_numpy(
             labels
@@ -45,8 +45,9 @@ class Streamed:
 
 
 class Feed:
-    """Batches of `size` as functions of (step, seed); a process takes its share of each, all draw
-    the same noise.
+    """Gives batches of `size` as functions of (step, seed).
+
+    Each process takes its share of a batch, and all have the same random generator.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class Feed:
         return self._count
 
     def batch(self, step: int, seed: int) -> Batch:
-        """This process's share of the step's photos, and the step's random generator."""
+        """Return this process's share of the step's photos, with the step's random generator."""
         return self._take(step, seed, self.rank, self.world)
 
     def whole(self, step: int, seed: int) -> Batch:
-        """All of the step's photos: for what every process works out by itself."""
+        """Return all of the step's photos, for computations that every process repeats."""
         return self._take(step, seed, 0, 1)
 
     def _take(self, step: int, seed: int, rank: int, world: int) -> Batch:

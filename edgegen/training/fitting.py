@@ -1,4 +1,4 @@
-"""Tensors of a file into what they are of: modules and optimizers, each by its own names."""
+"""Loading of a file's tensors into modules and optimizers, by their names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from .update import Optimizer
 
 
 def fit(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy them into the module; InputError lists the first that are missing, unknown or of another
-    shape.
+    """Copy tensors into the module; path: for messages.
+
+    InputError lists the first that are missing, unknown or of another shape.
     """
     own = module.state_dict()
     if wrong := differences({k: v.shape for k, v in own.items()}, tensors):
@@ -39,7 +40,7 @@ def misfit(wrong: list[str], path: Path) -> InputError:
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state by parameter number and name."""
+    """Return an optimizer's state as tensors named "NUMBER OF PARAMETER.NAME"."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{key}": torch.as_tensor(value)
@@ -49,7 +50,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy such a state into it; errors as fit."""
+    """Load a state from `optimizer_tensors` into the optimizer; errors as in `fit`."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -70,7 +71,7 @@ def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor], path: Path)
             if entry[key].dtype != tensor.dtype
         ]:
             raise misfit(wrong, path)
-        # laid out in memory as the parameter is: another layout may round otherwise
+        # The memory layout must be the parameter's, because another one may round differently.
         for key, tensor in blank.items():
             entry[key] = tensor.copy_(entry[key])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,4 +1,4 @@
-"""The folder that a run is trained into, while it is."""
+"""The run folder during training: its lock, and checks that it is still there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .record import LARGEST
 
 
 class Home:
-    """The run folder while this process trains into it: nobody else does, and it is still there."""
+    """The run folder while this process trains into it, under its lock."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -27,7 +27,7 @@ class Home:
     @classmethod
     @contextlib.contextmanager
     def held(cls, out: Path) -> Iterator[Home]:
-        """Made where it is not; Busy where another process trains into it."""
+        """Lock the run folder, creating it if needed. Busy if another process trains into it."""
         with held(out.resolve()):
             try:
                 out.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,7 @@ class Home:
             yield home
 
     def check(self) -> None:
-        """ResourceError where the folder was removed, moved or replaced meanwhile: what is written
-        now would be no run.
-        """
+        """Raise ResourceError if the folder was removed, moved or replaced in the meantime."""
         try:
             if os.path.samestat(self._about, os.stat(self._out)):
                 return
@@ -56,8 +54,9 @@ class Home:
 
 
 def check_metrics(path: Path, state: JsonObject) -> None:
-    """The losses up to the checkpoint, which the run goes on writing, are those that were written;
-    a run goes on without them where they are gone.
+    """Raise TrustError unless the losses up to the checkpoint are those that were written.
+
+    A missing or empty file is accepted; the run then continues without the earlier losses.
     """
     losses, wanted = read_bytes(path, LARGEST), state.get("metrics")
     if losses and wanted is not None and hashlib.sha256(losses).hexdigest() != wanted:

@@ -1,5 +1,5 @@
-"""IDX files, the form in which MNIST and Fashion-MNIST come (yann.lecun.com/exdb/mnist): header and
-length are checked.
+"""Reader of IDX files, the format of MNIST and Fashion-MNIST (yann.lecun.com/exdb/mnist), which
+checks header and length.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ MAX_LABELS = 1_000
 
 
 def find(root: Path, split: str) -> tuple[Path, Path] | None:
-    """Image and label file of a split, None for a folder without IDX files. InputError when only
-    some are there.
+    """Return the image and label file of a split, or None if the folder has no IDX files.
+
+    InputError if one of the two is missing.
     """
     kinds = ("images.idx3", "labels.idx1")
     names = {
@@ -43,7 +44,7 @@ def find(root: Path, split: str) -> tuple[Path, Path] | None:
 
 
 def is_there(root: Path) -> bool:
-    """Whether a folder holds an IDX file by one of MNIST's names."""
+    """Return whether a folder holds an IDX file with one of MNIST's names."""
     kinds = ("images.idx3", "labels.idx1")
     return any(_named(root, f"{prefix}-{kind}") for prefix in PREFIX.values() for kind in kinds)
 
@@ -57,8 +58,9 @@ def _named(root: Path, stem: str) -> Path | None:
 
 
 def read(path: Path, dimensions: int) -> np.ndarray:
-    """uint8 array with `dimensions` axes; gzip is recognised by content. InputError for a wrong
-    header or length.
+    """Read an IDX file as a uint8 array with `dimensions` axes; gzip is recognised by content.
+
+    InputError for a wrong header or length.
     """
     try:
         with opened(path, "E-IDX-READ") as raw:
@@ -95,7 +97,7 @@ def _read(file: BinaryIO | gzip.GzipFile, dimensions: int, path: Path) -> np.nda
             "than 4 GiB"
         )
         raise InputError("E-IDX-HEADER", what, path=path)
-    # one more byte than wanted tells a longer file, and makes gzip check its sum at the end
+    # One byte more than needed reveals a longer file, and makes gzip verify its checksum.
     data = file.read(count + 1)
     if len(data) != count:
         more = "more" if len(data) > count else f"{len(data)}"
@@ -106,8 +108,9 @@ def _read(file: BinaryIO | gzip.GzipFile, dimensions: int, path: Path) -> np.nda
 
 
 def pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (n, h, w) uint8 and labels (n,) int64. InputError when the two do not belong
-    together.
+    """Read pictures (n, h, w) uint8 and labels (n,) int64.
+
+    InputError if their numbers differ or a label is too large.
     """
     pictures, numbers = read(images, 3), read(labels, 1)
     if len(pictures) != len(numbers):
@@ -122,10 +125,10 @@ def pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_square(pictures: np.ndarray, size: int, crop: bool = False) -> np.ndarray:
-    """(n, h, w) -> (n, size, size, 3) uint8 on black: 28 px is only padded up to 32, else resized
-    to 7/8 of size, then padded.
+    """Fit pictures (n, h, w) into (n, size, size, 3) uint8 on black.
 
-    crop: first to the centred square.
+    Pictures whose longer side is between 7/8 of size and size (28 px at 32) are only padded; others
+    are resized to 7/8 of size first. crop: cut to the centred square before that.
     """
     if crop:
         side = min(pictures.shape[1:])

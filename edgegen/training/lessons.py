@@ -1,4 +1,4 @@
-"""What a generator's judge learns before the first step of a run, kept for those that go on."""
+"""Teaching of a generator's judge before the first step of a run; later it is read from disk."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from . import checkpoint
 from .digests import hold, keep
 from .loop import Trainer
 
-LESSONS = 400  # batches that a judge is taught with
+LESSONS = 400  # number of batches with which a judge is taught
 
 
 def teach(trainer: Trainer, path: Path) -> None:
-    """Give the generator's judge, if it has one, the network of this run: taught at its start, then
-    read.
-    """
+    """Load the run's judge from `path`, if the generator has one, after teaching it at step 0."""
     generator = trainer.generator
     if not isinstance(generator, Judged) or generator.judge is None:
         return

@@ -1,5 +1,5 @@
-"""Sets that are nearly black or nearly white throughout: of another depth than they say, or
-overexposed.
+"""Detection of photo sets that are nearly all black or white, because of a wrong bit depth or
+overexposure.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 DARK, BRIGHT = 40, 215  # levels of 255
-SHARE = 0.5  # of the photos, from which on the set is so
-EDGE = 1  # percent of a photo's values that do not count
+SHARE = 0.5  # share of such photos above which there is a warning
+EDGE = 1  # percent of a photo's values that are ignored at either end
 
 
 class UsedPhoto(NamedTuple):
-    """A photo that was decoded; shape: its width and height, upright."""
+    """A decoded photo; shape: its upright width and height in pixels."""
 
     name: str
     label: str
@@ -25,8 +25,8 @@ class UsedPhoto(NamedTuple):
 def dark_and_bright(
     pixels: np.ndarray, used: Sequence[UsedPhoto], fit: str, warnings: dict[str, list[str]]
 ) -> None:
-    """Names the photos (n, h, w, 3) with nothing brighter than DARK, where they are most of them,
-    and the same of nothing darker than BRIGHT. What was padded around a photo does not count.
+    """Add warnings that name the dark photos (nothing brighter than DARK) if they are most of
+    pixels (n, h, w, 3), and likewise the bright ones. The padding of a photo does not count.
     """
     ends = [
         np.percentile(_own(image, photo.shape, fit), (EDGE, 100 - EDGE))
@@ -40,7 +40,7 @@ def dark_and_bright(
 
 
 def _own(image: np.ndarray, shape: tuple[int, int], fit: str) -> np.ndarray:
-    """The part of a square that the photo fills."""
+    """Return the part of a square image that the photo fills."""
     if fit == "crop":
         return image
     size = len(image)

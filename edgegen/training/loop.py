@@ -1,10 +1,10 @@
-"""One training loop for every family: the generator's objectives say what moves when, the recipe
-says how far.
+"""The training loop of all families: the generator's objectives say which parameters are trained
+when, and the recipe sets rate, batch and length.
 
-Everything random at step k is a function of (seed, k) and the data order of (seed, epoch), and what
-happens between two steps (a network takes its average, an objective begins) is a function of k and
-the weights: a resumed run continues bit for bit without a stored generator state, also one that was
-killed where a span ends.
+Everything random at step k is a function of (seed, k), and the data order is a function of (seed,
+epoch). What happens between two steps (a network takes its average, an objective begins) is a
+function of k and the weights. So a resumed run continues bit for bit without a stored generator
+state, even if it was killed at the end of a span.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from .processes import ALONE, World
 from .source import Source
 from .update import Buffers, Optimizer, optimizer_of, update
 
-GIVE_UP = 20  # steps in a row with a loss that is not finite
-LESSONS = 400  # batches, at least, that an objective may measure before its first step
+GIVE_UP = 20  # steps in a row with a loss that is not finite, after which training stops
+LESSONS = 400  # least number of batches that an objective's begin receives
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How a run computes, and what of it.
+    """How a run computes, and which objectives it trains.
 
-    only: the one objective to train, its span becomes the whole run; compiled: torch compiles the
-    networks; eight_bit: Adam's state is of 8 bits.
+    only: the one objective to train, whose span becomes the whole run; compiled: whether torch
+    compiles the networks; eight_bit: whether Adam's state has 8 bits.
     """
 
     device: torch.device = CPU
@@ -52,10 +52,10 @@ class TrainerOptions:
 
 @dataclass
 class Trainer:
-    """A run in memory: networks, their averages, one optimizer an objective, and how far it is.
+    """A run in memory: its networks, their averages, one optimizer per objective, and its step.
 
-    average: of each network that an objective moves, by name; a network that none moves is its own
-    average. owned: names of the networks that each objective moves.
+    average: the averages of the networks that objectives train, by name; any other network is its
+    own average. owned: names of the networks that each objective trains.
     """
 
     generator: Generator
@@ -83,7 +83,7 @@ class Trainer:
         seed: int,
         options: TrainerOptions | None = None,
     ) -> Trainer:
-        """A run at step 0.
+        """Start a run at step 0.
 
         InputError for photos that are too few, of another size, or of more classes than the
         generator's; UsageError for an unknown objective, a span without a step, a batch that
@@ -127,7 +127,7 @@ class Trainer:
         return trainer
 
     def _check_spans(self) -> None:
-        """UsageError where the run is too short for one of its objectives."""
+        """Raise UsageError if the run is too short for one of its objectives."""
         for objective in self.objectives:
             first, last = self.span(objective)
             if first >= last:
@@ -147,7 +147,7 @@ class Trainer:
 
     @property
     def images(self) -> int:
-        """Training images seen so far by all processes, counted with repeats."""
+        """The number of training images seen so far by all processes, counted with repeats."""
         return self.step * self.recipe.batch
 
     @property
@@ -161,12 +161,14 @@ class Trainer:
         )
 
     def span(self, objective: Objective) -> tuple[int, int]:
-        """The steps [first, last) in which it trains."""
+        """Return the steps [first, last) in which the objective trains."""
         return round(objective.span[0] * self.steps), round(objective.span[1] * self.steps)
 
     def run(self) -> Iterator[dict[str, float]]:
-        """One step an iteration until the recipe's images are seen: {active objective: loss}, NaN
-        where it was skipped.
+        """Train until the recipe's images are seen, and yield the loss of each active objective
+        after every step; it is not finite if the update was skipped.
+
+        EdgegenError after GIVE_UP such steps in a row.
         """
         bad, entered = 0, False
         while not self.over:
@@ -187,8 +189,9 @@ class Trainer:
             yield report
 
     def lessons(self, count: int, use: str = "lessons") -> Iterator[Batch]:
-        """`count` whole batches for who measures or is taught before it trains, drawn apart from
-        the run's own.
+        """Yield `count` whole batches for measuring or teaching before training.
+
+        They are drawn independently of the run's own batches.
         """
         seed = mix(self.seed, 0, use)
         return (self.feed.whole(k, seed) for k in range(count))
@@ -201,8 +204,8 @@ class Trainer:
         ]
 
     def _turn(self) -> None:
-        """What is due before this step: networks of ended spans take their averages, modes are set,
-        objectives begin.
+        """Do what is due before this step: networks of ended spans take their averages, objectives
+        begin, and training modes are set.
         """
         for objective in self.objectives:
             if self.span(objective)[1] == self.step:
@@ -214,7 +217,7 @@ class Trainer:
             if self.span(objective)[0] == self.step and objective.begin is not None:
                 self._begin(objective, objective.begin)
         for name, network in self.generator.networks.items():
-            network.train(name in moving)  # the others are read as they ship
+            network.train(name in moving)  # networks not in training run in eval mode, as shipped
         updating = [
             net
             for name, net in self.generator.networks.items()
@@ -223,8 +226,8 @@ class Trainer:
         self._buffers = Buffers(updating)
 
     def _begin(self, objective: Objective, begin: Callable[[Iterator[Batch]], None]) -> None:
-        """Let it measure fresh batches (an epoch's, LESSONS at least) in eval mode; its averages
-        start from what it leaves.
+        """Call the objective's `begin` in eval mode with fresh batches (an epoch's, at least
+        LESSONS), and start its averages from the weights that it leaves.
         """
         use = f"begin/{objective.name}"
         self.generator.networks.eval()
@@ -234,7 +237,7 @@ class Trainer:
             copy_weights(self.generator.networks[name], self.average[name].module)
 
     def _step(self) -> dict[str, float]:
-        """One update of each active objective, then of the averages of what was updated."""
+        """Update each active objective once, and then the averages of the updated networks."""
         losses: dict[str, Tensor] = {}
         whole = self.feed.batch(self.step, self.seed)
         batches: dict[float, Batch] = {}  # objectives with one span share one Batch
@@ -272,8 +275,8 @@ class Trainer:
 
     @contextmanager
     def _stream(self, use: str) -> Iterator[None]:
-        """Torch's own random numbers (dropout) are this step's and this use's while the block runs;
-        the caller's stream stays.
+        """Seed torch's own random numbers (dropout) by step and use during the block, and restore
+        the caller's state after it.
         """
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(mix(self.seed, self.step, use))
@@ -281,10 +284,10 @@ class Trainer:
 
 
 def _move(generator: Generator, device: torch.device) -> None:
-    """Its networks to the device, convolutions' weights with channels last.
+    """Move the networks to the device, with convolution weights in channels-last layout.
 
-    1.5 x faster on a CPU with bf16, 1.03 x with fp32 (cas-dm's photos32, one thread); tensor cores
-    of a GPU want it too.
+    That is 1.5 x faster on a CPU with bf16 and 1.03 x with fp32 (cas-dm's photos32, one thread),
+    and suits the tensor cores of a GPU.
     """
     for parameter in generator.networks.to(device).parameters():
         if parameter.dim() == 4:
@@ -316,7 +319,7 @@ def _check(generator: Generator, recipe: Recipe, photos: Source) -> None:
 
 
 def _networks_of(objective: Objective, networks: nn.ModuleDict) -> tuple[str, ...]:
-    """Names of the networks that hold parameters of it."""
+    """Return the names of the networks that hold parameters of the objective."""
     mine = {id(p) for p in objective.params}
     return tuple(
         name for name, net in networks.items() if any(id(p) in mine for p in net.parameters())
@@ -324,7 +327,10 @@ def _networks_of(objective: Objective, networks: nn.ModuleDict) -> tuple[str, ..
 
 
 def chosen_objectives(objectives: tuple[Objective, ...], only: str | None) -> tuple[Objective, ...]:
-    """All, or the one named, with the whole run to itself."""
+    """Return all objectives, or only the named one, whose span becomes the whole run.
+
+    UsageError for an unknown name.
+    """
     if only is None:
         return objectives
     chosen = tuple(replace(o, span=(0.0, 1.0)) for o in objectives if o.name == only)
@@ -337,8 +343,9 @@ def chosen_objectives(objectives: tuple[Objective, ...], only: str | None) -> tu
 
 
 def _compile(generator: Generator, names: Iterable[str]) -> None:
-    """Compile the forward pass of these networks, in place; UsageError where the family's losses
-    differentiate it twice.
+    """Compile the forward pass of these networks in place.
+
+    UsageError if the family's losses differentiate it twice.
     """
     if isinstance(generator, TwiceDifferentiated):
         raise UsageError(
@@ -351,18 +358,18 @@ def _compile(generator: Generator, names: Iterable[str]) -> None:
 
 
 def _fraction(step: int, steps: int, warmup: int) -> float:
-    """Of the peak rate: linear warm-up, then half a cosine down to 0."""
+    """Return the share of the peak rate: a linear warm-up, then half a cosine down to 0."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def averaged(trainer: Trainer) -> dict[str, Tensor]:
-    """The averaged networks' tensors by name."""
+    """Return the tensors of the averaged networks by name."""
     return {k: v.clone() for k, v in trainer.averages.state_dict().items()}
 
 
 def shipped(trainer: Trainer) -> dict[str, Tensor]:
-    """Those of them that leave training."""
+    """Return the tensors of those averaged networks that ship."""
     names = trainer.generator.shipped.state_dict().keys()
     return {k: v for k, v in averaged(trainer).items() if k in names}

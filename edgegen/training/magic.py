@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: the formats that are read, and a sentence for the others."""
+"""Recognition of image formats by a file's first bytes, and the error messages for other files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUFFIXES = HEIC_SUFFIXES | {
     ".tiff",
     ".webp",
 }
-HEAD = 64  # first bytes, which say what a file is
+HEAD = 64  # number of first bytes that identify a format
 FOREIGN = (  # prefix, name
     (b"%!PS", "EPS"),
     (b"\xc5\xd0\xd3\xc6", "EPS"),
@@ -52,7 +52,7 @@ REFUSED_SUFFIXES = RAW | {  # named as bad photos instead of ignored as other fi
 
 
 def recognised(data: bytes) -> str | None:
-    """Pillow's name of the format if it is one that edgegen reads, whatever the file is called."""
+    """Return Pillow's name of the format, or None if edgegen does not read it."""
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -63,12 +63,12 @@ def recognised(data: bytes) -> str | None:
         return "TIFF" if data[8:10] != b"CR" else None  # CR2, camera raw
     if data[4:8] == b"ftyp":
         return _of_brands(data)
-    # the size of its second header: two letters begin many a text, too
+    # "BM" begins many texts too, so the size of the second header must also be plausible
     return "BMP" if data[:2] == b"BM" and data[15:18] == bytes(3) and data[14] else None
 
 
 def _of_brands(data: bytes) -> str | None:
-    """Of a file in boxes (ISO 14496-12), by the brands in its first one."""
+    """Return the format of a file in boxes (ISO 14496-12) by the brands in its first box."""
     size = min(int.from_bytes(data[:4], "big"), HEAD)
     brands = {data[8:12], *(data[k : k + 4] for k in range(16, size, 4))}
     if brands & {b"avif", b"avis"}:
@@ -77,7 +77,7 @@ def _of_brands(data: bytes) -> str | None:
 
 
 def refused(data: bytes, suffix: str) -> tuple[str, str]:
-    """Code and reason for a file that is none of those that are read."""
+    """Return the error code and the reason for a file in none of the formats that are read."""
     if keeper := pointer(data):
         return "E-IMG-NOT-IMAGE", f"this is a {keeper[0]} pointer; run `{keeper[1]}`"
     name = _foreign(data, suffix)
@@ -103,7 +103,7 @@ def _foreign(data: bytes, suffix: str) -> str | None:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a WebP file from its header; (0, 0) when it is too short to tell."""
+    """Return width and height of a WebP file from its header, or (0, 0) if that is too short."""
     if len(data) < 30:
         return 0, 0
     if data[12:16] == b"VP8X":

@@ -1,7 +1,7 @@
-"""One photo file of unknown origin becomes size x size RGB pixels, or a code and a reason.
+"""Decoding of one photo of unknown origin into size x size RGB pixels, or an error code and reason.
 
-No numpy here: worker.py runs this in a child process with a memory limit, because the file meets
-native decoders.
+This module does not import numpy, because worker.py runs it in a child process with a memory limit,
+as native decoders read the file.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from .square import FITS, ROOM, reduced
 from .square import Fit as Fit
 from .square import Want as Want
 
-MAX_PIXELS = 64_000_000  # of a photo that is decoded whole, unless more are wanted
-MAX_DRAFT_PIXELS = 256_000_000  # of a JPEG, which is decoded at an eighth of its size
-MOST_MEGAPIXELS = 1_000  # that may be wanted
-ROOM_LEFT = 0.9  # of the memory that is left, for what a progressive JPEG is held in
-DENSEST = 100  # pixels a byte, above MAX_PIXELS: what says more in fewer bytes is no photo
+MAX_PIXELS = 64_000_000  # most pixels of a photo that is decoded whole, unless more are allowed
+MAX_DRAFT_PIXELS = (
+    256_000_000  # most pixels of a JPEG, which can be decoded at an eighth of its size
+)
+MOST_MEGAPIXELS = 1_000  # largest limit that can be set
+ROOM_LEFT = 0.9  # share of the remaining memory that a progressive JPEG may take
+DENSEST = 100  # most pixels per byte above MAX_PIXELS; a file with more is a decompression bomb
 MAX_BYTES = 256 << 20
 TURN = Image.Transpose
 ORIENTATION = {
@@ -47,13 +49,15 @@ PLAIN = {"1", "L", "P", "RGB", "RGBX", "YCbCr"}
 ALPHA = {"LA", "PA", "RGBA", "La", "RGBa"}
 SIDEWAYS = {TURN.TRANSPOSE, TURN.ROTATE_270, TURN.TRANSVERSE, TURN.ROTATE_90}
 DNG_VERSION, EXIF_ORIENTATION = 50706, 274
-INTEROP_IFD, INTEROP_INDEX = 0xA005, 1  # where cameras say Adobe RGB by "R03"
-END = b"\xff\xd9"  # of a JPEG
+INTEROP_IFD, INTEROP_INDEX = 0xA005, 1  # where cameras declare Adobe RGB by "R03"
+END = b"\xff\xd9"  # end marker of a JPEG
 
 
 class Span(NamedTuple):
-    """Where a photo's bytes stand in a file that holds several. inflated: their number once they
-    are inflated, None where they stand as they are; crc: of those, where it is known.
+    """The place of a photo's bytes in a file that holds several photos.
+
+    inflated: size after decompression, None if they are stored; crc: CRC-32 of the decompressed
+    bytes, if known.
     """
 
     offset: int
@@ -63,8 +67,8 @@ class Span(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """size x size x 3 bytes, the codes of what was changed on the way (W-IMG-...), and the upright
-    photo's width and height.
+    """A decoded photo: size x size x 3 bytes, the codes (W-IMG-...) of what was changed, and the
+    upright photo's width and height.
     """
 
     pixels: bytes
@@ -81,19 +85,19 @@ class BadPhoto(Exception):
 
 
 def decode(path: str, want: Want, span: Span | None = None) -> Decoded:
-    """The photo as `want` says, or BadPhoto.
+    """Decode a photo as `want` says. BadPhoto if it cannot be used.
 
-    span: where the photo stands in a file that is a shard or an archive; else it is the whole file.
-    Upright by EXIF, in sRGB, alpha composited on the background, resized (bicubic, antialiased)
-    with its aspect kept, fitted.
+    span: the place of the photo in a shard or an archive; otherwise it is the whole file. The photo
+    is turned upright by EXIF, converted to sRGB, composited on the background if it has alpha,
+    resized (bicubic, antialiased) with its aspect kept, and fitted.
     """
     data = _read(path, span)
     kind, suffix = recognised(data), PurePath(path).suffix.lower()
-    # most camera raw is TIFF inside: Pillow would take its small preview for the photo
+    # Most camera raw files are TIFF inside, and Pillow would decode their small preview.
     if kind is None or suffix in RAW:
         raise BadPhoto(*refused(data, suffix))
     try:
-        # Pillow's, on EXIF and such: what matters to pixels is counted
+        # Pillow's own warnings, for example on EXIF; those that concern pixels are in `notes`.
         with warnings.catch_warnings(action="ignore"):
             return _decode(data, kind, want)
     except BadPhoto:
@@ -114,7 +118,7 @@ def decode(path: str, want: Want, span: Span | None = None) -> Decoded:
 
 def _read(path: str, span: Span | None) -> bytes:
     try:
-        # NONBLOCK: a fifo must not hang us
+        # NONBLOCK, because opening a pipe must not block
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         _refuse_open(error)
@@ -139,7 +143,7 @@ def _read(path: str, span: Span | None) -> bytes:
 
 
 def _checked(data: bytes, span: Span) -> bytes:
-    """What an archive's member holds, as its directory says."""
+    """Return the decompressed bytes of an archive's member. BadPhoto if its CRC-32 is wrong."""
     try:
         if span.inflated is not None:
             data = zlib.decompressobj(-15).decompress(data, span.inflated + 1)
@@ -164,14 +168,14 @@ def _refuse_open(error: OSError) -> NoReturn:
 
 def _decode(data: bytes, kind: str, want: Want) -> Decoded:
     if kind == "WEBP":
-        # its decoder allocates the canvas when the header is opened
+        # Pillow's WebP decoder allocates the whole canvas when it opens the header.
         _check_size(webp_size(data), replace(want, min_side=1), kind, len(data))
     chunks = png_chunks.read(data) if kind == "PNG" else None
     if chunks is not None:
         data = chunks.data
     image = _opened(data, kind)
     _check_size(image.size, want, kind, len(data))
-    # tags: of TIFF; Pillow turns it while it loads, and forgets that
+    # Pillow turns a TIFF upright while it loads it and drops the tag, so it is read here.
     stored, tags = image.size, getattr(image, "tag_v2", {})
     turned = kind == "TIFF" and tags.get(EXIF_ORIENTATION) in ORIENTATION
     if kind == "JPEG":
@@ -256,9 +260,10 @@ def _check_size(size: tuple[int, int], want: Want, kind: str, count: int) -> Non
 
 
 def _check_progressive(image: Image.Image) -> None:
-    """BadPhoto for a progressive JPEG that does not fit into the memory that this process may take:
-    at whatever size it is decoded, all of it is held, two bytes a sample. libjpeg would call it
-    damaged.
+    """Raise BadPhoto for a progressive JPEG that needs more memory than this process may take.
+
+    At any decoding size all of it is held, with two bytes per sample, and without memory libjpeg
+    would call it damaged.
     """
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     layers = [(layer[1], layer[2]) for layer in getattr(image, "layer", ())]
@@ -278,15 +283,15 @@ def _check_progressive(image: Image.Image) -> None:
 
 
 def _check_end(data: bytes) -> None:
-    """BadPhoto unless the JPEG's own end marker is there: libjpeg fills what is missing with grey
-    and says nothing. An EXIF thumbnail has one, too, before the photo's data begins.
+    """Raise BadPhoto unless the JPEG has its end marker, because libjpeg silently fills missing
+    data with grey. The end marker of an EXIF thumbnail does not count.
     """
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF or data[at + 1] in (0x01, 0xD8, 0xFF):  # fill bytes, marks without data
             at += 1
             continue
-        if data[at + 1] == 0xDA:  # what follows is data to the end
+        if data[at + 1] == 0xDA:  # the image data follows
             break
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     if data.rfind(END) <= at:
@@ -303,7 +308,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _profile(
     image: Image.Image, chunks: png_chunks.Chunks | None, notes: list[str]
 ) -> bytes | None:
-    """What the photo says of its colours; None for sRGB."""
+    """Return the ICC profile that describes the photo's colours; None for sRGB."""
     if chunks is not None:
         if chunks.unusable:
             notes.append("W-IMG-PROFILE")
@@ -319,10 +324,10 @@ def _profile(
 
 
 def _flat(image: Image.Image, data: bytes, kind: str, tags: Tags, notes: list[str]) -> Image.Image:
-    """The same in 8 bits and without a palette."""
+    """Return the image in 8 bits and without a palette."""
     if is_deep(image, data, kind, tags):
         notes.append("W-IMG-DEPTH")
-        # a colour of 16 bits, and Pillow has kept 8 of each pixel's
+        # The transparent colour has 16 bits, but Pillow kept only 8 of each pixel.
         if "transparency" in image.info:
             raise BadPhoto(
                 "E-IMG-FORMAT",
@@ -343,10 +348,10 @@ def _flat(image: Image.Image, data: bytes, kind: str, tags: Tags, notes: list[st
 
 
 def _to_rgb(image: Image.Image, profile: bytes | None, want: Want, notes: list[str]) -> Image.Image:
-    """In sRGB, on the background."""
+    """Return the image as RGB in sRGB, composited on the background."""
     if image.mode == "CMYK":
         notes.append("W-IMG-CMYK")
-        # without a profile that can be used, the warning tells the user to look at the colours
+        # Without a usable profile, the warning asks the user to check the colours.
         return (profile and colour.to_srgb(image, profile)) or image.convert("RGB")
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     opaque = image if alpha is None else image.convert("RGB")

@@ -1,5 +1,5 @@
-"""What stands in a PNG beside its pixels, read before a decoder sees it: colour is kept, text is
-dropped, however much there is of it.
+"""The chunks of a PNG beside its pixels, read before a decoder sees the file: colour information is
+kept, and text of any size is dropped.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-XMP = b"XML:com.adobe.xmp\0\0"  # not compressed; it may say how a photo is turned
+XMP = b"XML:com.adobe.xmp\0\0"  # uncompressed XMP, which may hold the orientation
 MAX_XMP = 256 << 10
 MAX_PROFILE = 4 << 20  # bytes; printers' profiles have up to 3 MB
-LEAST_AREA = 0.01  # that the primaries span, of 0.11 for sRGB: less makes no colours
-HUNDRED_THOUSAND = 1e5  # what a PNG counts gamma and chromaticities in
+LEAST_AREA = 0.01  # smallest area that primaries must span; those of sRGB span 0.11
+HUNDRED_THOUSAND = 1e5  # a PNG stores gamma and chromaticities times this
 
 
 class Chunks(NamedTuple):
-    """data: the file without text and profile. profile: ICC, None where it says none or one that
-    cannot be used, and then `unusable`. gamma: of the samples (1 is linear); primaries: x and y of
-    white, red, green and blue. srgb: whether it says that it is sRGB.
+    """A PNG's colour information.
+
+    data: the file without text and profile. profile: the ICC profile, None if there is none or it
+    is `unusable`. gamma: of the samples (1 is linear); primaries: x and y of white, red, green and
+    blue. srgb: whether the file declares sRGB.
     """
 
     data: bytes
@@ -33,9 +35,7 @@ class Chunks(NamedTuple):
 
 
 def read(data: bytes) -> Chunks:
-    """Of a whole PNG; one whose chunks do not fit together stays as it is, for its decoder to
-    refuse.
-    """
+    """Read the chunks of a whole PNG. Malformed chunks stay, so that its decoder refuses them."""
     kept: list[bytes] = [SIGNATURE]
     about: dict[bytes, bytes] = {}
     start = len(SIGNATURE)
@@ -59,7 +59,7 @@ def read(data: bytes) -> Chunks:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Type, begin and end of each, as far as they are whole."""
+    """Yield type, begin and end of each chunk, up to the first incomplete one."""
     at = len(SIGNATURE)
     while at + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)

@@ -1,5 +1,5 @@
-"""Several photo decoders at once; answers come in the order of the questions, so their number
-changes nothing but the time.
+"""A pool of photo decoders. Results come in the order of the requests, so the number of decoders
+affects only the time.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from typing import TypeVar
 from .photos import Decoded, Span, Want
 from .worker import DecoderProcess
 
-MOST = 8  # decoders; one feeds a GPU step of small images, more than the cores help nobody
+MOST = 8  # most decoder processes
 T = TypeVar("T")
 Place = tuple[str, Span | None]  # a file, and where in it the photo stands
 
 
 def default_workers() -> int:
-    """One a core that this process may use, at most MOST."""
+    """Return the number of cores that this process may use, at most MOST."""
     return min(MOST, len(os.sched_getaffinity(0)))
 
 
 class Pool:
-    """`workers` child processes that decode, each led by a thread; they start when first needed. A
-    context manager.
+    """A context manager for `workers` decoder processes, each with a thread.
+
+    The processes start when they are first needed.
     """
 
     def __init__(self, want: Want, workers: int) -> None:
@@ -49,17 +50,17 @@ class Pool:
     ) -> None:
         if kind is not None:
             for decoder in self._decoders:
-                decoder.close()  # else a slow photo would be waited for
+                decoder.close()  # do not wait for a slow photo
         self._threads.shutdown(cancel_futures=True)
         for decoder in self._decoders:
             decoder.__exit__(kind, error, trace)
 
     def run(self, task: Callable[[int], T], number: int) -> Future[T]:
-        """task(number) in one of the threads, later."""
+        """Run task(number) in one of the threads, and return its future."""
         return self._threads.submit(task, number)
 
     def decode(self, place: Place) -> Decoded:
-        """The answer of the next decoder that is free."""
+        """Decode a photo with the next free decoder."""
         decoder = self._idle.get()
         try:
             return decoder(*place)
@@ -67,8 +68,9 @@ class Pool:
             self._idle.put(decoder)
 
     def map(self, places: Iterable[Place]) -> Iterator[Future[Decoded]]:
-        """The answers in order, each of which may raise BadPhoto; a few are under way at any
-        time.
+        """Yield futures of the decoded photos in order, each of which may raise BadPhoto.
+
+        Only a few photos are in progress at a time.
         """
         waiting: deque[Future[Decoded]] = deque()
         for place in places:

@@ -1,9 +1,9 @@
-"""Several processes that train one generator: each takes a share of every batch, all hold the same
-weights.
+"""Training of one generator in several processes, which hold the same weights and take a share of
+every batch each.
 
-`torchrun` and `accelerate launch` say in the environment who is who. A loss sees its share of the
-images and believes it is alone (see together.py); gradients and what buffers gather are averaged.
-So the losses are those of one process, up to rounding.
+`torchrun` and `accelerate launch` give each process its rank in the environment. A loss is computed
+on the process's share as part of the whole batch (see whole_batch.py); gradients and changes of
+buffers are averaged. So the losses equal those of one process, up to rounding.
 """
 
 from __future__ import annotations
@@ -26,28 +26,26 @@ from ..errors import RuntimeMissing
 from .stop import SIGNALS, Handler
 from .whole_batch import Together
 
-# of torchrun, and of mpirun
+# variables of torchrun and of mpirun with the number of processes
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-FAILED = "edgegen/failed"  # the key under which the first process that fails says so
+FAILED = "edgegen/failed"  # key under which the first process that fails stores its rank
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together; alone, everything here does nothing."""
+    """This process's rank among those that train together; a single one exchanges nothing."""
 
     rank: int = 0
     size: int = 1
 
     def together(self, batch: Batch) -> contextlib.AbstractContextManager[object]:
-        """While the block runs, a loss of this process's share of a batch computes what it would as
-        part of the whole.
+        """Return a context in which a loss of this process's share of a batch is computed as it
+        would be as part of the whole batch.
         """
         return contextlib.nullcontext() if self.size == 1 else Together(self.rank, self.size, batch)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Each float32 tensor becomes the mean of all processes' ones, in place, in one
-        exchange.
-        """
+        """Replace each float32 tensor in place by its mean over all processes, in one exchange."""
         if self.size > 1:
             flat = torch.cat([t.flatten() for t in tensors])
             distributed.all_reduce(flat)
@@ -59,10 +57,10 @@ class World:
     def average_changes(
         self, before: dict[torch.dtype, Tensor], after: dict[torch.dtype, Tensor]
     ) -> None:
-        """after becomes before and the mean of all processes' changes, in place; whole numbers
-        stay: they count the same.
+        """Set `after`, in place, to `before` plus the mean change over all processes.
 
-        (Of changes, not of values: what nobody changes keeps its last bit.)
+        Integers stay, because they are equal in all processes. Changes are averaged instead of
+        values, so that unchanged values keep their last bit.
         """
         for dtype in [dtype for dtype in after if self.size > 1 and dtype.is_floating_point]:
             change = after[dtype] - before[dtype]
@@ -70,7 +68,7 @@ class World:
             after[dtype] = before[dtype] + change / self.size
 
     def largest(self, number: int, device: torch.device) -> int:
-        """The largest of all processes' numbers."""
+        """Return the largest number of all processes."""
         if self.size == 1:
             return number
         value = torch.tensor(number, device=device)
@@ -78,7 +76,7 @@ class World:
         return int(value)
 
     def combined(self, values: np.ndarray, how: Literal["MIN", "MAX", "SUM"]) -> np.ndarray:
-        """Of all processes' arrays of one shape, on a CPU, element by element."""
+        """Combine the arrays (equal shapes, on a CPU) of all processes element by element."""
         if self.size == 1:
             return values
         tensor = torch.from_numpy(values.copy())
@@ -86,7 +84,7 @@ class World:
         return tensor.numpy()
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have arrived here."""
         if self.size > 1:
             distributed.barrier()
 
@@ -96,11 +94,11 @@ ALONE = World()
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[World]:
-    """This process's place among those of its launcher; without one, ALONE.
+    """Join the processes of the launcher, and yield this process's World; ALONE without a launcher.
 
-    The first process that fails raises what it met; the others, which a closed connection or the
-    launcher's signal ends, leave with SystemExit and without a word. RuntimeMissing where
-    accelerate is not installed.
+    The first process that fails raises its error. The others, which end by a closed connection or
+    the launcher's signal, exit silently with SystemExit. RuntimeMissing if accelerate is not
+    installed.
     """
     if all(os.environ.get(name, "1") == "1" for name in SIZES):
         yield ALONE
@@ -113,7 +111,7 @@ def joined(device: str) -> Iterator[World]:
             f"training on several processes needs accelerate: {error}",
             hint='pip install "edgegen[train]"',
         ) from error
-    # a missing GPU is told by one of them, later
+    # One of the processes reports a missing GPU later.
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
     with _interruptible():
         try:
@@ -132,7 +130,7 @@ def joined(device: str) -> Iterator[World]:
 
 
 def local_rank() -> int:
-    """This process's number on its machine: which GPU is its own."""
+    """Return this process's number on its machine, which is also the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -149,8 +147,9 @@ def _first_to_fail(rank: int) -> bool:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Signals raise KeyboardInterrupt(number): a launcher sends its own when one process fails,
-    which is no news to report.
+    """Make signals raise KeyboardInterrupt(number) during the block.
+
+    A launcher sends a signal to all others when one process fails, which need not be reported.
     """
 
     def stop(number: int, _: FrameType | None) -> None:

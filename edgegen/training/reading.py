@@ -1,4 +1,4 @@
-"""How photos are read: on what background, fitted how, and what becomes of one that cannot be."""
+"""The settings with which photos are read."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from PIL import ImageColor
 from ..errors import UsageError
 from .square import FITS, Fit, Want
 
-MIN_SIDE = 16  # pixels: below that a photo says too little, above it a 32 px model can use it
+MIN_SIDE = 16  # least pixels of the shorter side, enough for a 32 px model
 OnBad = Literal["skip", "fail"]
 
 
 @dataclass(frozen=True)
 class PhotoReading:
-    """background: a colour under what is transparent and around what is padded; fit: of a photo
-    that is not square, see Want; on_bad: whether one that cannot be used is skipped and named, or
-    fails all; min_side: pixels that the shorter side of a file needs; classes: whether folders and
-    tables may say them; follow_links: symbolic links that stay inside the folder are followed;
-    max_megapixels: of a photo, None for what its format bears.
+    """The settings with which photos are read.
+
+    background: colour under transparent pixels and around padded photos; fit: how a photo that is
+    not square is fitted, see Want; on_bad: whether a bad photo is skipped and named, or is an
+    error; min_side: least pixels of a file's shorter side; classes: whether folders and tables may
+    give classes; follow_links: whether to follow symbolic links that stay inside the folder;
+    max_megapixels: largest photo, None for the limit of its format.
     """
 
     background: str = "white"
@@ -43,7 +45,7 @@ class PhotoReading:
             )
 
     def want(self, size: int) -> Want:
-        """What every photo becomes for a model of that size."""
+        """Return how photos are decoded for a model of that size. UsageError for bad settings."""
         if size < 1:
             raise UsageError("E-CONFIG", f"a photo's size must be positive, got {size}")
         background = colour(self.background)
@@ -51,7 +53,7 @@ class PhotoReading:
 
 
 def colour(name: str) -> tuple[int, int, int]:
-    """Red, green and blue of a name or hex; UsageError for what is neither."""
+    """Return red, green and blue of a colour's name or hex code. UsageError for anything else."""
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
     except ValueError as error:

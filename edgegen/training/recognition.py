@@ -1,10 +1,10 @@
-"""Would a classifier name what a generator was asked to draw? It learns the classes of the photos
-that were trained on, from their features, and is asked about generated images and held-out photos.
+"""Recognition of generated images by a classifier, which is trained on features of the training
+photos and tested on generated images and held-out photos.
 
-A distance between sets says nothing of single images: a set of colours and outlines can be near,
-and none of its images be a chair. What a classifier of real photos recognises is there (the
-classification accuracy score of Ravuri & Vinyals 2019, the other way round: trained on real photos,
-asked about generated images).
+A distance between sets says nothing about single images: colours and outlines can be near although
+no image shows a chair. What a classifier of real photos recognises is really there. (This is the
+classification accuracy score of Ravuri & Vinyals 2019 in reverse: trained on real photos, tested on
+generated images.)
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from ..core.files import JsonObject
 from ..core.spec import Array
 from ..core.verdict import Interval
 
-# of squared weights, on features of unit variance over the root of their number; the accuracy on
-# held-out furniture is the same within 2 % from 3e-6 to 3e-4
+# Penalty on squared weights, for features of unit variance divided by the root of their number. The
+# accuracy on held-out furniture is the same within 2 % from 3e-6 to 3e-4.
 PENALTY = 1e-4
-ROUNDS = 100  # of L-BFGS
-RESAMPLES = 1_000
-FEWEST = 5  # held-out photos of a class that is counted
+ROUNDS = 100  # most iterations of L-BFGS
+RESAMPLES = 1_000  # of the bootstrap
+FEWEST = 5  # held-out photos that a class needs to count
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """Mean accuracy over `classes` classes with enough held-out photos; chance: of naming one of
-    all that it learnt blindly; share: (generated - chance) / (held_out - chance), 95 % bootstrap
-    interval over images, None where held-out photos are not recognised beyond chance either.
+    """Mean accuracies over the `classes` classes with enough held-out photos.
+
+    chance: accuracy of a random guess among all learned classes; share: (generated - chance) /
+    (held_out - chance) with a 95 % bootstrap interval over images, None if held-out photos are not
+    recognised better than by chance.
     """
 
     generated: float
@@ -42,13 +44,14 @@ class Recognition:
     classes: int
 
     def to_json(self) -> JsonObject:
-        """As looks.json and `edgegen finetune --json` have it."""
+        """Return the JSON form in looks.json and `edgegen finetune --json`."""
         return {**vars(self), "share": None if self.share is None else vars(self.share)}
 
 
 class Recogniser:
-    """Logistic regression over features (n, d) of photos with labels (n,) into `classes`; each
-    class weighs the same. ValueError for fewer than two classes with photos.
+    """A logistic regression on features (n, d) of photos with labels (n,) in [0, classes).
+
+    Each class has the same weight. ValueError for fewer than two classes with photos.
     """
 
     def __init__(self, features: Array, labels: np.ndarray, classes: int) -> None:
@@ -81,7 +84,7 @@ class Recogniser:
         return torch.from_numpy(scaled.astype(np.float32))
 
     def named(self, features: Array) -> np.ndarray:
-        """The class that each row is taken for, (n,)."""
+        """Return the predicted class of each row, (n,)."""
         with torch.no_grad():
             found: np.ndarray = self._layer(self._scaled(features)).argmax(1).numpy()
         return found
@@ -89,8 +92,10 @@ class Recogniser:
     def recognition(
         self, generated: tuple[Array, np.ndarray], held_out: tuple[Array, np.ndarray]
     ) -> Recognition | None:
-        """Of generated images and held-out photos, each features and labels; labels below 0 are of
-        no class that was learnt. None where fewer than two classes have FEWEST held-out photos.
+        """Measure the recognition of generated images and held-out photos.
+
+        Both are (features, labels); labels below 0 are of no learned class. None if fewer than two
+        classes have generated images and FEWEST held-out photos.
         """
         counted = [int(k) for k in self.known if (held_out[1] == k).sum() >= FEWEST]
         counted = [k for k in counted if (generated[1] == k).any()]
@@ -106,7 +111,7 @@ class Recogniser:
 
 
 def _by_class(named: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> list[np.ndarray]:
-    """Right or wrong, class by class."""
+    """Return for each class whether its rows are named correctly, as 1 or 0."""
     return [(named[labels == k] == k).astype(float) for k in classes]
 
 
@@ -132,6 +137,6 @@ def _share(
 
 
 def numbered(names: Sequence[str], labels: np.ndarray, into: Sequence[str]) -> np.ndarray:
-    """Labels of `names` as places in `into`; -1 for a class that is not there."""
+    """Translate labels into `names` to labels into `into`, with -1 for a class missing there."""
     places = [into.index(name) if name in into else -1 for name in names] or [0]
     return np.asarray(places)[labels]

@@ -1,5 +1,5 @@
-"""What a run says of itself while it goes on: a line of losses a step, grids of images from fixed
-seeds, TensorBoard.
+"""The records of a run: a line of losses per step, grids of images from fixed seeds, and
+TensorBoard.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ from ..core.runtime import Pipeline
 from ..errors import RuntimeMissing
 from .loop import Trainer
 
-# images of a grid, from seeds 0, 1, ...: each row all classes, when there are ten
+# images of a grid, from seeds 0, 1, ...; with ten classes each row shows all of them
 SAMPLES, COLUMNS = 40, 10
-LARGEST = 1 << 30  # bytes of losses
-WIDE = 64  # pixels an image of it at least
+LARGEST = 1 << 30  # most bytes of metrics.jsonl
+WIDE = 64  # least width in pixels of an image in a grid
 
 
 class Record:
-    """A run's files beside its checkpoints, open while the block runs; a resumed run goes on in
-    them.
-    """
+    """A context manager for a run's records beside its checkpoints; resumed runs continue them."""
 
     def __init__(
         self, out: Path, trainer: Trainer, samples_every: int = 0, tensorboard: bool = False
@@ -54,7 +52,7 @@ class Record:
             self._board.close()
 
     def step(self, report: Mapping[str, float]) -> None:
-        """After each step: its losses, and at intervals and at the end a grid."""
+        """Record the losses of a step and, at intervals and at the end, a grid of images."""
         run = self._trainer
         finite = {name: loss if math.isfinite(loss) else None for name, loss in report.items()}
         self._log.write(json.dumps({"step": run.step, "images": run.images, **finite}) + "\n")
@@ -66,7 +64,7 @@ class Record:
             self._samples()
 
     def sync(self) -> None:
-        """Before a checkpoint: a resumed run finds every line up to its step."""
+        """Write all lines to disk, before a checkpoint, so that a resumed run finds them."""
         self._log.flush()
         os.fsync(self._log.fileno())
 
@@ -88,7 +86,7 @@ class Record:
 
 @contextmanager
 def averages_in(trainer: Trainer) -> Iterator[None]:
-    """The networks hold their averages while the block runs; the run itself is left as it is."""
+    """Put the averaged weights into the networks during the block, and the run's own back after."""
     networks = trainer.generator.networks
     before = {name: value.clone() for name, value in networks.state_dict().items()}
     networks.load_state_dict(trainer.averages.state_dict())
@@ -99,7 +97,7 @@ def averages_in(trainer: Trainer) -> Iterator[None]:
 
 
 def pipeline(trainer: Trainer) -> Pipeline:
-    """What ships if the run ended now, on the run's device: graphs of the averaged weights."""
+    """Return a pipeline of the averaged weights, which would ship now, on the run's device."""
     generator = trainer.generator
     with averages_in(trainer):
         graphs = generator.graphs()
@@ -107,7 +105,7 @@ def pipeline(trainer: Trainer) -> Pipeline:
 
 
 def rewind(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a last one that a kill cut off."""
+    """Remove the lines after `step` from a file of losses, and a last line that a kill cut off."""
     if not path.exists():
         return
     lines_before = []
@@ -121,7 +119,7 @@ def rewind(path: Path, step: int) -> None:
 
 
 def summary_writer() -> Any:
-    """TensorBoard's class for a log; RuntimeMissing where its package is not installed."""
+    """Return TensorBoard's SummaryWriter. RuntimeMissing if its package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a run was started with, as its run.json has it."""
+"""The settings with which a run was started, read from its run.json."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from .digests import RUN, description
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a run was started with, for who resumes it without saying it all again; None for what is
-    not there.
+    """The settings with which a run was started, so that it can be resumed without repeating them.
+
+    None for a setting that run.json does not have.
     """
 
     family: str | None = None
@@ -39,7 +40,7 @@ class Recorded:
 
     @property
     def choices(self) -> JsonObject:
-        """What its photos are, by the names of settings."""
+        """The settings for its photos, by the names of settings."""
         return {
             "classes": not self.no_classes,
             "follow_links": bool(self.follow_links),
@@ -48,7 +49,10 @@ class Recorded:
 
     @classmethod
     def of(cls, out: Path) -> Recorded:
-        """Of the run in `out`, if there is one; InputError where its run.json cannot be read."""
+        """Read the settings of the run in `out`, all None if there is no run.
+
+        InputError if its run.json cannot be read.
+        """
         path = out / RUN
         about = description(out) if path.is_file() else {}
         said = {**flat(about), "config": about.get("config")}
@@ -74,7 +78,7 @@ class Recorded:
 
 
 def flat(data: object, name: str = "") -> JsonObject:
-    """{"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
+    """Flatten nested data: {"recipe": {"batch": 64}} -> {"recipe.batch": 64}."""
     if not isinstance(data, dict):
         return {name: data}
     return {

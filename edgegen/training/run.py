@@ -1,5 +1,5 @@
-"""A training run on disk: start or resume, checkpoint as it goes, leave weights that generate and
-export read.
+"""A training run on disk: it is started or resumed, writes checkpoints, and leaves weights for
+generate and export.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Finish = Callable[[Trainer, Path], Path]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What one run is: everything here must be the same when it resumes."""
+    """The settings that define a run, all of which must be the same when it resumes."""
 
     family: str
     recipe_name: str
@@ -49,21 +49,21 @@ class RunSettings:
     seed: int = 0
     device: str = "cpu"
     compiled: bool = False
-    only: str | None = None  # the one objective that trains
-    init: str | None = None  # sha256 of the weights it starts from
-    fit: str = "pad"  # what became of photos that are not square
-    background: str = "#ffffff"  # under what is transparent, around what is padded
-    classes: bool = True  # that folders and tables say are learned
-    follow_links: bool = False  # to photos inside the folder
-    max_megapixels: int | None = None  # of a photo; None for what its format bears
-    eight_bit: bool = False  # the optimizer's state
-    adapt: JsonObject | None = None  # which base it stands on; None where every weight trains
+    only: str | None = None  # the only objective that trains
+    init: str | None = None  # sha256 of the weights from which it starts
+    fit: str = "pad"  # how photos that are not square are fitted
+    background: str = "#ffffff"  # colour under transparent pixels and around padded photos
+    classes: bool = True  # whether the classes of folders and tables are learned
+    follow_links: bool = False  # whether links to photos inside the folder are followed
+    max_megapixels: int | None = None  # largest photo; None for the limit of its format
+    eight_bit: bool = False  # whether the optimizer's state has 8 bits
+    adapt: JsonObject | None = None  # the base of an adapter; None if all weights train
     finetune: JsonObject | None = None  # flags of a fine-tuning
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights of another run, by name, with the file they are from."""
+    """The weights of another run, by name, with their file."""
 
     tensors: dict[str, Tensor]
     path: Path
@@ -71,18 +71,18 @@ class InitialWeights:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out: none of it need be the same when it resumes."""
+    """How a run is carried out; these options may change when it resumes."""
 
-    keep: int = checkpoint.KEEP  # checkpoints that stay
+    keep: int = checkpoint.KEEP  # number of checkpoints to keep
     samples_every: int = 0  # steps between two grids of images; 0 for none
     tensorboard: bool = False
-    start: InitialWeights | None = None  # those that settings.init names; a resumed run needs none
-    world: World = ALONE  # of several processes the first writes
-    generator: Generator | None = None  # what to train instead of a fresh one of the settings
-    # called once, where the run begins or goes on
+    start: InitialWeights | None = None  # the weights of settings.init; not for a resumed run
+    world: World = ALONE  # of several processes only the first writes
+    generator: Generator | None = None  # trained instead of a fresh one of the settings
+    # called once, before the first step of a started or resumed run
     begin: Callable[[Trainer], None] | None = None
     finish: Finish | None = None  # writes what the run leaves instead of its weights
-    note: checkpoint.Note = checkpoint.silent_note  # told what a user should know
+    note: checkpoint.Note = checkpoint.silent_note  # receives messages for the user
 
 
 def train(
@@ -94,12 +94,13 @@ def train(
     progress: Progress,
     options: RunOptions | None = None,
 ) -> Path:
-    """Train until the recipe's images are seen; returns the weights' path.
+    """Train until the recipe's images are seen, and return the path of the weights.
 
-    A checkpoint every `every` steps and at the end. SIGINT, SIGTERM and SIGHUP finish the step, not
-    what `progress` does after it, write a checkpoint and raise KeyboardInterrupt(signal number); a
-    second one raises it at once. `options.begin` has to do what `progress` then has not done.
-    Raises UsageError for a folder that holds another run, Busy for one in use.
+    A checkpoint is written every `every` steps and at the end. After SIGINT, SIGTERM or SIGHUP the
+    step is finished, but not the call of `progress` after it; then a checkpoint is written and
+    KeyboardInterrupt(signal number) is raised. A second signal raises it at once. When the run
+    resumes, `options.begin` must do what `progress` had not finished. UsageError for a folder that
+    holds another run, Busy for one in use.
     """
     options = options or RunOptions()
     if every < 1 or options.keep < 1:
@@ -119,7 +120,7 @@ def train(
             _claim(out, about, resume)
         world.wait()
         state = _resumed(trainer, settings, out, options) if resume else {}
-        world.wait()  # nobody writes before all have read
+        world.wait()  # no process may write before all have read
         with stop.at_once():
             teach(trainer, out / checkpoint.JUDGE)
             if options.begin is not None:
@@ -131,7 +132,7 @@ def train(
                 record = stack.enter_context(opened)
                 check_metrics(out / checkpoint.METRICS, state)
             _loop(trainer, Checkpoints(out, every, options.keep, home), progress, record, stop)
-            if writes:  # a run that was killed between its last checkpoint and the tidying
+            if writes:  # if it was killed after its last checkpoint, old ones are still there
                 checkpoint.tidy(out, trainer.step, options.keep)
         with refusals(out):
             hit("train.ended", out)
@@ -144,8 +145,9 @@ def train(
 
 
 def _resumed(trainer: Trainer, settings: RunSettings, out: Path, options: RunOptions) -> JsonObject:
-    """Where the run goes on: the state of its checkpoint; empty where it was killed before its
-    first. InputError where its checkpoints are gone.
+    """Load the checkpoint from which the run continues, and return its state.
+
+    {} if the run was killed before its first; InputError if its checkpoints are gone.
     """
     if checkpoint.newest(out) is not None:
         return checkpoint.resume(out, trainer, options.note)
@@ -169,7 +171,9 @@ def _resumed(trainer: Trainer, settings: RunSettings, out: Path, options: RunOpt
 
 
 def _computed(settings: RunSettings, out: Path, resume: bool, options: RunOptions) -> RunSettings:
-    """With the precision that the device computes in, or in which a resumed run was begun."""
+    """Return the settings with the precision that the device supports, or for a resumed run the
+    precision in which it was begun.
+    """
     recipe = settings.recipe
     begun = Recorded.of(out).precision if resume else None
     precision = begun or precision_on(settings.device, recipe.precision)
@@ -182,9 +186,7 @@ def _computed(settings: RunSettings, out: Path, resume: bool, options: RunOption
 
 
 def _trainer(settings: RunSettings, photos: Source, options: RunOptions) -> Trainer:
-    """The run at its step 0: of the generator that is given, or of a fresh one, with the weights
-    that it starts from.
-    """
+    """Return the run at step 0, with the given generator or a fresh one, and its start weights."""
     generator = options.generator
     if generator is None:
         with torch.random.fork_rng(devices=[]):
@@ -208,8 +210,9 @@ def _weights(trainer: Trainer, out: Path) -> Path:
 
 
 class Checkpoints(NamedTuple):
-    """Where they are written, the steps from one to the next, and how many stay; home: of the
-    process that writes them.
+    """The folder of checkpoints, the steps between them, and how many are kept.
+
+    home: the run folder of the process that writes them, None in the others.
     """
 
     folder: Path
@@ -225,9 +228,7 @@ def _loop(
     record: Record | None,
     stop: Stop,
 ) -> None:
-    """Steps and checkpoints; what interrupts does so between steps only, where all objectives have
-    had their turn.
-    """
+    """Run steps and write checkpoints; interrupts take effect only between steps."""
     world, device = trainer.world, trainer.device
     stop.check()
     for report in trainer.run():
@@ -238,15 +239,15 @@ def _loop(
         if record is not None:
             record.step(report)
         with contextlib.suppress(FirstSignal), stop.at_once():
-            progress(trainer, report)  # a look at the images may take minutes
-        # processes hear of a signal at different steps
+            progress(trainer, report)  # evaluating the images may take minutes
+        # processes receive a signal at different steps
         stop.signal = world.largest(stop.signal or 0, device) or None
         due = trainer.step % checkpoints.every == 0 or trainer.over
         if record is not None and (stop.signal is not None or due):
             record.sync()
             checkpoint.save(checkpoints.folder, trainer, checkpoints.keep)
         if stop.signal is not None:
-            world.wait()  # for the one that writes: the first to leave ends all
+            world.wait()  # for the process that writes, because the first to exit ends all
         stop.check()
 
 
@@ -266,7 +267,7 @@ def _about(settings: RunSettings, photos: Source, world: World) -> JsonObject:
             **({"follow_links": True} if settings.follow_links else {}),
             **({"max_megapixels": most} if (most := settings.max_megapixels) else {}),
         },
-        # these change how sums round
+        # these affect the rounding of sums
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": settings.device,
@@ -281,9 +282,7 @@ def _about(settings: RunSettings, photos: Source, world: World) -> JsonObject:
 
 
 def check_free(out: Path, resume: bool) -> None:
-    """UsageError for a folder that holds something else than a run, or a run that is not resumed;
-    told before any work, too.
-    """
+    """Raise UsageError if the folder holds something else than a run, or a run and not `resume`."""
     if (out / RUN).exists():
         if not resume:
             raise UsageError(
@@ -299,7 +298,7 @@ def check_free(out: Path, resume: bool) -> None:
 
 
 def _claim(out: Path, about: JsonObject, resume: bool) -> None:
-    """Write run.json, or hold a resumed run to the one that is there."""
+    """Write run.json, or check that a resumed run has the settings of the present one."""
     check_free(out, resume)
     path = out / RUN
     if not path.exists():
@@ -317,9 +316,7 @@ def _claim(out: Path, about: JsonObject, resume: bool) -> None:
 
 
 def _filled(about: object, path: Path) -> object:
-    """A description with the fields that its family's config has got since at what they are when
-    nobody says.
-    """
+    """Return a description in which config fields that are newer than it have their defaults."""
     if not isinstance(about, dict) or about.get("family") not in FAMILIES:
         return about
     config = checkpoint.parse(family(about["family"]).config, about.get("config"), path)
@@ -327,8 +324,8 @@ def _filled(about: object, path: Path) -> object:
 
 
 def load(folder: Path) -> tuple[JsonObject, Generator]:
-    """A finished run: its description and its generator with the averaged weights, an adapted one's
-    adapter merged into them.
+    """Load a finished run: its description, and its generator with the averaged weights, or for an
+    adapted run the base with the adapter merged into it.
     """
     about = description(folder)
     weights = folder / checkpoint.WEIGHTS

@@ -1,8 +1,8 @@
-"""What tar shards hold, in the WebDataset lay-out: 000.jpg beside 000.cls (a whole number) or
-000.json with a "label".
+"""The index of tar shards in the WebDataset layout: 000.jpg beside 000.cls (an integer) or 000.json
+with a "label".
 
-One pass over the headers finds every photo's place and label; photos are then read from there, none
-is unpacked.
+One pass over the headers finds the place and label of every photo; photos are then read from there,
+and nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .magic import REFUSED_SUFFIXES, SUFFIXES
 from .tar import Member, members
 
 PICKLES = {".pickle", ".pkl", ".pyd", ".pt", ".pth", ".ckpt", ".joblib"}
-LABELS = {".cls": 64, ".json": 64 << 10}  # suffix -> most bytes
-TAIL = 256  # bytes at a photo's end that go into the fingerprint
+LABELS = {".cls": 64, ".json": 64 << 10}  # most bytes by suffix
+TAIL = 256  # last bytes of a photo that go into the fingerprint
 
 
 class Place(NamedTuple):
-    """One photo: its shard's number, where its bytes stand, the number of its class."""
+    """One photo: the number of its shard, the place of its bytes, and the number of its class."""
 
     shard: int
     offset: int
@@ -41,19 +41,20 @@ class Place(NamedTuple):
 
 @dataclass
 class Index:
-    """Every photo of all shards, in the order of shards (by name) and of bytes; about 28 bytes of
-    memory a photo.
+    """All photos of all shards, in the order of shards (by name) and of bytes.
+
+    It takes about 28 bytes of memory per photo.
     """
 
     paths: list[Path]
-    counts: tuple[int, ...]  # photos of each shard
+    counts: tuple[int, ...]  # number of photos in each shard
     shard: np.ndarray
     offset: np.ndarray
     size: np.ndarray
     labels: np.ndarray  # int64, 0 without classes
     classes: tuple[str, ...]
-    digest: str  # over sizes, labels and the ends of all photos
-    stamps: list[tuple[int, int]]  # of each shard: size and time, to see that it stays what it was
+    digest: str  # sha256 over sizes, labels and the ends of all photos
+    stamps: list[tuple[int, int]]  # size and time of each shard, to notice changes
     bad: list[Bad] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -64,11 +65,11 @@ class Index:
         return Place(*(int(a[number]) for a in (self.shard, self.offset, self.size, self.labels)))
 
     def without_classes(self) -> Index:
-        """The same photos, of no class."""
+        """Return an index of the same photos without classes."""
         return replace(self, labels=self.labels * 0, classes=())
 
     def unchanged(self) -> None:
-        """InputError when a shard is not the file it was when it was indexed: the places would be
+        """Raise InputError if a shard has changed since it was indexed, because its places would be
         wrong.
         """
         for path, before in zip(self.paths, self.stamps, strict=True):
@@ -79,8 +80,9 @@ class Index:
 
 
 def find(path: Path) -> list[Path]:
-    """The shards at `path`, a .tar file or a folder of them, by name; none for anything else.
-    InputError for a mixed folder.
+    """Return the shards at `path`, a .tar file or a folder of them, by name; [] for anything else.
+
+    InputError for a folder that also holds images.
     """
     if path.suffix.lower() == ".tar" and path.exists() and not path.is_dir():
         return [path.resolve()]
@@ -101,8 +103,10 @@ def find(path: Path) -> list[Path]:
 
 
 def index(paths: list[Path]) -> Index:
-    """Index of all shards. InputError for a shard that is damaged or lacks labels, TrustError for
-    one that holds a trap.
+    """Index all shards.
+
+    InputError for a damaged shard or unusable labels, TrustError for a pickle or a member whose
+    name or type is not accepted.
     """
     numbers, places, counts = _Labels(), array("q"), list[int]()
     digest = hashlib.sha256()
@@ -146,7 +150,7 @@ def index(paths: list[Path]) -> Index:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; InputError for a file that is gone."""
+    """Return a file's size and modification time in ns. InputError if it is gone."""
     try:
         about = path.stat()
     except OSError as error:
@@ -159,8 +163,9 @@ def stamp(path: Path) -> tuple[int, int]:
 def _samples(
     path: Path, bad: list[Bad], ignored: Counter[str]
 ) -> list[tuple[Member, Member | None]]:
-    """(photo, label) of one shard by the name they share up to the first dot, in the order of the
-    photos' bytes.
+    """Return the pairs (photo, label) of one shard, in the order of the photos' bytes.
+
+    A photo and its label share their name up to the first dot.
     """
     photos, labels, seen = dict[str, Member](), dict[str, Member](), set[str]()
     for member, suffix, key in _parts(path):
@@ -176,7 +181,7 @@ def _samples(
                 )
             photos[key] = member
         elif suffix in LABELS:
-            # .cls where there are both
+            # .cls takes precedence over .json
             labels[key] = member if suffix == ".cls" else labels.get(key, member)
         elif suffix in REFUSED_SUFFIXES:
             reason = f"{suffix[1:].upper()} is not accepted; convert to PNG or JPEG"
@@ -192,8 +197,8 @@ def _samples(
 
 
 def _parts(path: Path) -> Iterator[tuple[Member, str, str]]:
-    """Members with the last suffix, and the key: all before the first dot of the file's name
-    (WebDataset's rule).
+    """Yield the members with their last suffix and their key, which is all before the first dot of
+    the file's name (WebDataset's rule). TrustError for a pickle.
     """
     for member in members(path):
         folder, _, name = member.name.rpartition("/")
@@ -210,7 +215,7 @@ def _parts(path: Path) -> Iterator[tuple[Member, str, str]]:
 
 
 def _label(file: BinaryIO, member: Member, path: Path) -> int | str:
-    """A whole number from 0, or a text. InputError names the member."""
+    """Read a label, which is a text or an integer from 0. InputError names the member."""
     suffix = PurePosixPath(member.name).suffix.lower()
     if member.size > LABELS[suffix]:
         raise _label_error(member, f"has {member.size} bytes, more than {LABELS[suffix]}", path)
@@ -241,8 +246,8 @@ def _label_error(member: Member, what: str, path: Path) -> InputError:
 
 
 class _Labels:
-    """Numbers for labels as they come; whole numbers stay what they are, texts are numbered by name
-    at the end.
+    """Numbers labels as they come. In the end integer labels keep their value, and texts are
+    numbered by name.
     """
 
     def __init__(self) -> None:
@@ -262,7 +267,7 @@ class _Labels:
         return self.known.setdefault(label, len(self.known))
 
     def settled(self, numbers: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-        """The final numbers and the classes' names."""
+        """Return the final labels and the names of the classes."""
         values = list(self.known)
         if values == [None]:
             return np.zeros(len(numbers), np.int64), ()

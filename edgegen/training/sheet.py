@@ -1,4 +1,4 @@
-"""A contact sheet: every photo as a model will see it, by class. No file names, no metadata."""
+"""A contact sheet of photos as a model will see them, by class, without file names and metadata."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ..core.reader import opened
 from ..errors import escaped
 from .data import Photos
 
-WIDTH = 1592  # pixels of the sheet, at most
-NARROW = 640  # at least: for the first line
-SIDE = 64  # of a thumbnail, at least: smaller ones are shown 2, 3 or 4 times as large
-GAP, FRAME = 8, 2  # between thumbnails, and the line around some
-TITLE, HEAD = 32, 30  # height of the first line and of a class's
-MOST = 1_000  # thumbnails, and
-AREA = 24_000_000  # pixels that they take
-CLASSES = 100  # with a heading of their own
-LETTERS = 200  # of a line, at most
+WIDTH = 1592  # most pixels of the sheet's width
+NARROW = 640  # least pixels of its width, so that the first line fits
+SIDE = 64  # pixels up to which smaller thumbnails are enlarged, by a whole number
+GAP, FRAME = 8, 2  # pixels between thumbnails, and of the frame around some
+TITLE, HEAD = 32, 30  # height of the first line and of a class's heading
+MOST = 1_000  # most thumbnails
+AREA = 24_000_000  # most pixels of all thumbnails together
+CLASSES = 100  # most classes with a heading of their own
+LETTERS = 200  # most characters of a line
 SOFTWARE = "edgegen photos check"
-BEGIN = 256  # bytes of its file, in which it says so
+BEGIN = 256  # first bytes of the file, which name that software
 PAPER, INK, HELD, NEAR = "#e4e4e4", "#202020", "#1565c0", "#e65100"
 
 
 def sheet(photos: Photos, held: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """(h, w, 3) uint8; held: (n,) bool, framed; groups: indices of near-copies, underlined and side
-    by side in their class.
+    """Draw the contact sheet, (h, w, 3) uint8.
 
-    Of more than MOST photos, evenly spaced ones of each class; of more than CLASSES classes, the
-    first.
+    held: (n,) bool, photos that get a frame; groups: indices of near-copies, which are underlined
+    and side by side in their class. If there are too many photos, evenly spaced ones of each class
+    are shown, and of more than CLASSES classes the first.
     """
     size = photos.shape[0]
     scale = max(1, SIDE // size)
@@ -70,7 +70,7 @@ def sheet(photos: Photos, held: np.ndarray, groups: Sequence[Sequence[int]]) -> 
 def _sections(
     photos: Photos, held: np.ndarray, cell: int, first: dict[int, int]
 ) -> Iterator[tuple[str, list[int]]]:
-    """Heading and photos of each class."""
+    """Yield the heading and the indices of the shown photos of each class."""
     names = [f"{escaped(name)}: " for name in photos.classes] or [""]
     room = max(1, min(MOST, AREA // cell**2) // min(len(names), CLASSES))
     everywhere = len(photos) <= min(MOST, AREA // cell**2)
@@ -99,7 +99,7 @@ def _sections(
 def _legend(
     draw: ImageDraw.ImageDraw, photos: Photos, scale: int, held: np.ndarray, first: dict[int, int]
 ) -> None:
-    """What the sheet shows and what its marks mean."""
+    """Draw the first line, which says what the sheet shows and what its marks mean."""
     larger = f", shown {scale} x as large" if scale > 1 else ""
     x = (
         GAP
@@ -131,7 +131,7 @@ def _thumbnail(
     held: bool,
     near: bool,
 ) -> None:
-    """The marks stand in the gap: nothing of a photo is covered."""
+    """Draw a thumbnail with its marks, which lie in the gap and cover nothing of the photo."""
     side, (x, y) = len(pixels) * scale, at
     if held:
         draw.rectangle(
@@ -145,7 +145,7 @@ def _thumbnail(
 
 
 def to_png(pixels: np.ndarray) -> bytes:
-    """The sheet's file, which says that it is one: the next may take its place."""
+    """Return the sheet as a PNG that is marked as a sheet, so that the next one may replace it."""
     about = PngImagePlugin.PngInfo()
     about.add_text("Software", SOFTWARE)
     out = io.BytesIO()
@@ -154,7 +154,7 @@ def to_png(pixels: np.ndarray) -> bytes:
 
 
 def is_sheet(path: Path) -> bool:
-    """Whether the file is a contact sheet of ours."""
+    """Return whether the file is a contact sheet made by edgegen."""
     if path.is_symlink() or not path.is_file():
         return False
     with opened(path) as file:
@@ -162,7 +162,7 @@ def is_sheet(path: Path) -> bool:
 
 
 def _text(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> int:
-    """Cut where it does not fit; the width it takes."""
+    """Draw a text, shortened if it does not fit, and return its width in pixels."""
     font = ImageFont.load_default(13)
     shown = text[:LETTERS]
     while shown and draw.textlength(shown, font) > width:

@@ -1,12 +1,12 @@
-"""How large a recipe's training is, before any photo is read.
+"""An estimate of the size of a recipe's training, before any photo is read.
 
-Parameters are counted exactly, MACs by torch's FLOP formulas on the graphs that ship (nothing is
-computed: fake tensors). Memory is an estimate of what is in use: what each loss keeps for its
-backward pass, measured on two tiny batches of noise and the line through them followed. On a CPU a
-process holds more, since the C library keeps freed blocks: HELD is the most that was measured (tiny
+Parameters are counted exactly, and MACs by torch's FLOP formulas on the graphs that ship, with fake
+tensors, so that nothing is computed. Memory in use is estimated from what each loss keeps for its
+backward pass, measured on two tiny batches of noise and extrapolated linearly. A process on a CPU
+holds more, because the C library keeps freed blocks: HELD covers the largest measured factor (tiny
 recipes at batch 256, FP32: isc-gan 1.4, dkgm 1.6, cas-dm 1.85, lcd 1.1 times the estimate). With
-MALLOC_MMAP_THRESHOLD_=65536 in the environment, which gives every large block back, it was 1.2,
-1.0, 1.0 and 0.85 times.
+MALLOC_MMAP_THRESHOLD_=65536 in the environment, which returns every large block, the factors were
+1.2, 1.0, 1.0 and 0.85.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
     from ..core.graph import Batch, Generator, Graph, Objective
     from ..families import Recipe
 
-HELD = 1.9  # times what is in use, at most, that a CPU process holds
-# images of the measured batches: batch norms need two; two sizes tell what does not grow with the
-# batch
+HELD = 1.9  # largest ratio of the memory that a CPU process holds to the memory in use
+# Images of the measured batches. Batch norms need two, and two sizes show what does not grow with
+# the batch.
 TINY = (2, 4)
 
 
 @dataclass(frozen=True)
 class TrainingSize:
-    """What a recipe needs: parameters of each network, MACs of one forward pass of each graph for
-    one image, bytes by use.
+    """What a recipe's training needs.
+
+    parameters: of each network; macs: of one forward pass of each graph for one image.
     """
 
     parameters: dict[str, int]
@@ -44,24 +45,25 @@ class TrainingSize:
 
     @property
     def peak(self) -> int:
-        """Bytes at the peak of a step, without the photos and torch itself."""
+        """The bytes in use at the peak of a step, without the photos and torch itself."""
         return sum(self.memory.values())
 
     @property
     def resident(self) -> int:
-        """Bytes that a CPU process may hold for it."""
+        """The bytes that a CPU process may hold at the peak."""
         return round(HELD * self.peak)
 
 
 def measure(generator: Generator, recipe: Recipe) -> TrainingSize:
-    """Parameters, MACs and memory of a fresh generator's training; moves its buffers, so do not
-    train it afterwards.
+    """Measure parameters, MACs and memory of a fresh generator's training.
+
+    This changes the generator's buffers, so it must not be trained afterwards.
     """
     from ..families import Judged
 
     generator.networks.train()
     if isinstance(generator, Judged):
-        # an untaught judge refuses; what an objective begins with changes no size
+        # An untaught judge would refuse. The begin of an objective is skipped: it changes no size.
         generator.teach([_noise(generator, TINY[0])])
     objectives = tuple(generator.objectives())
     parameters = {name: _count(net.parameters()) for name, net in generator.networks.items()}
@@ -69,7 +71,7 @@ def measure(generator: Generator, recipe: Recipe) -> TrainingSize:
     macs = {name: _graph_macs(graph) for name, graph in generator.graphs().items()}
     before = copy.deepcopy(generator.networks.state_dict())
     small = _passes(generator, objectives, recipe, TINY[0])
-    # a term that is due every few steps is due again: both see the same loss
+    # Restoring the state makes a lazy term due again, so that both sizes see the same loss.
     generator.networks.load_state_dict(before)
     large = _passes(generator, objectives, recipe, TINY[1])
     usual = _passes(generator, objectives, recipe, TINY[0])
@@ -103,7 +105,7 @@ def measure(generator: Generator, recipe: Recipe) -> TrainingSize:
 def _passes(
     generator: Generator, objectives: tuple[Objective, ...], recipe: Recipe, count: int
 ) -> list[_Saved]:
-    """What each loss keeps on a batch of `count` images of noise."""
+    """Return what each loss keeps on a batch of `count` images of noise."""
     import torch
 
     own, batch = set(_storages(generator.networks)), _noise(generator, count)
@@ -112,7 +114,7 @@ def _passes(
 
 
 def _line(small: int, large: int, batch: int) -> int:
-    """A quantity for `batch` images from what it is for the two tiny batches."""
+    """Extrapolate a quantity to `batch` images from its values for the two tiny batches."""
     slope = (large - small) / (TINY[1] - TINY[0])
     return round(small + slope * (batch - TINY[0]))
 
@@ -148,7 +150,7 @@ def _noise(generator: Generator, count: int) -> Batch:
 
 
 def _graph_macs(graph: Graph) -> int:
-    """Multiply-adds of one image through the graph."""
+    """Return the multiply-adds of one image through the graph."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -159,11 +161,11 @@ def _graph_macs(graph: Graph) -> int:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """Multiply-adds of all convolutions, products and attention in the block, in the list's one
-    place.
+    """Count the multiply-adds of all convolutions, products and attention in the block, in the
+    single entry of the list.
 
-    torch's FlopCounterMode is not used: it counts no attention on a CPU and cannot follow a loss
-    that differentiates within.
+    torch's FlopCounterMode is not used, because it does not count attention on a CPU and cannot
+    follow a loss that itself differentiates.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -188,14 +190,14 @@ def counted() -> Iterator[list[int]]:
 
 
 class _Saved:
-    """Bytes that a loss keeps for its backward pass: now, at most, and of each storage in turn;
-    own: storages of weights.
+    """Counts the bytes that a loss keeps for its backward pass: now, at the peak, and for each
+    storage. own: storages of weights, which do not count.
     """
 
     def __init__(self, own: set[int]) -> None:
         self.own, self.now, self.peak, self.macs = own, 0, 0, 0
         self.sizes: list[int] = []
-        self.holders: dict[int, int] = {}  # storage -> how many saved tensors share it
+        self.holders: dict[int, int] = {}  # number of saved tensors that share each storage
 
     def take(self, tensor: torch.Tensor) -> _Holder | torch.Tensor:
         return tensor if tensor.untyped_storage().data_ptr() in self.own else _Holder(tensor, self)
@@ -226,7 +228,7 @@ class _Holder:
 
 
 def _loss(objective: Objective, batch: Batch, precision: str, own: set[int]) -> _Saved:
-    """What one loss keeps, and its multiply-adds an image."""
+    """Return what one loss keeps, with its multiply-adds per image."""
     import torch
 
     saved = _Saved(own)

@@ -1,4 +1,4 @@
-"""Of what size and shape photos are, and what fitting them into a square costs."""
+"""Statistics of the sizes and shapes of photos, and of the cost of fitting them into a square."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-Sizes = Mapping[tuple[int, int], int]  # width and height in pixels of upright photos -> how many
+Sizes = Mapping[tuple[int, int], int]  # number of photos by upright width and height in pixels
 
 
 def spread(sizes: Sizes) -> dict[str, dict[str, float]]:
-    """Least, median and largest width, height and ratio of width to height; {} of no photos."""
+    """Return least, median and largest width, height and width / height; {} without photos."""
     if not sizes:
         return {}
     wide, high = _sides(sizes)
@@ -21,11 +21,11 @@ def spread(sizes: Sizes) -> dict[str, dict[str, float]]:
 
 
 def shapes(sizes: Sizes) -> dict[str, float]:
-    """How many are wide, square and tall, and what a square costs those that are not, on average
-    and at most.
+    """Return how many photos are wide, square and tall, and the mean and largest cost of fitting
+    those that are not square.
 
-    The cost is the share of the square that padding fills, which is the share of the photo that a
-    crop takes away.
+    The cost is the share of the square that padding fills, which equals the share of the photo that
+    a crop removes.
     """
     wide, high = _sides(sizes)
     lost = 1 - np.minimum(wide, high) / np.maximum(wide, high)
@@ -40,14 +40,14 @@ def shapes(sizes: Sizes) -> dict[str, float]:
 
 
 def smaller(sizes: Sizes, size: int, fit: str) -> int:
-    """How many have fewer pixels a side than the square that is made of them."""
+    """Return how many photos have fewer pixels a side than the square of `size` made from them."""
     wide, high = _sides(sizes)
     side = np.minimum(wide, high) if fit == "crop" else np.maximum(wide, high)
     return int((side < size).sum())
 
 
 def _sides(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    """Width and height of each photo, (n,) float64."""
+    """Return the width and the height of each photo, (n,) float64."""
     every = np.repeat(
         np.array(list(sizes), np.float64).reshape(-1, 2), list(sizes.values()), axis=0
     )

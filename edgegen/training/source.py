@@ -1,5 +1,5 @@
-"""Where training's photos come from: all in memory, or a stream from tar shards. The loop sees no
-difference.
+"""The sources of training photos: all in memory, or streamed from tar shards, with the same
+interface for the training loop.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .stream import Shards
 
 
 class Source(Protocol):
-    """Photos with labels in a fixed order, and any step's batch of them.
+    """Photos with labels in a fixed order, and the batch of any step.
 
-    batch: pixels (size / world, h, w, c) uint8 and labels int64 of the step: a function of its
-    arguments and the photos, so that a resumed run sees what the first one saw, and the shares of
-    all ranks together are the batch of one process.
+    batch: returns pixels (size / world, h, w, c) uint8 and labels int64 of the step. They depend
+    only on its arguments and the photos, so that a resumed run sees the same batches, and the
+    shares of all ranks together are the batch of one process.
     """
 
     @property
@@ -51,11 +51,11 @@ def open_source(
     progress: Progress | None = None,
     tell: Callable[[Bad], None] | None = None,
 ) -> Iterator[tuple[Source, Callable[[], Report]]]:
-    """The photos at `path`, or as it was described, and what was met so far: tar shards as a
-    stream, whatever load() reads in memory.
+    """Yield the photos at `path` and a function that reports on the photos read so far.
 
-    workers: decoder processes of a stream, 0 for one a core; tell: called for each bad photo that a
-    stream meets later. Errors as load(), InputError and TrustError of tar.py and shards.py.
+    Tar shards are streamed, and everything else is loaded into memory by load(). workers: decoder
+    processes of a stream, 0 for the default number; tell: called for each bad photo that a stream
+    meets. Errors are those of load(), tar.py and shards.py.
     """
     reading = reading or PhotoReading()
     about = path if isinstance(path, FolderDescription) else described(path, reading)
@@ -71,7 +71,7 @@ def open_source(
 
 
 def sample(source: Source, count: int) -> np.ndarray:
-    """Pixels of at most `count` photos, evenly spaced over all: photos are often sorted by
+    """Return the pixels of at most `count` photos, evenly spaced because photos are often sorted by
     class.
     """
     spaced = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(np.int64))

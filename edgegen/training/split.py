@@ -1,5 +1,5 @@
-"""Train and held-out photos, decided by their own pixels; near-copies, which would make a verdict
-too good, stay together.
+"""The split into training and held-out photos, by their pixels; near-copies, which would make a
+verdict too good, stay on one side.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from .data import Photos, digests
 
 
 def split(photos: Photos, held_out: float = 0.1) -> tuple[Photos, Photos]:
-    """(train, held-out) as sides() says. held_out: expected fraction in (0, 1). Raises InputError
-    when a side is empty.
+    """Split photos into (train, held-out) by sides(). InputError if a side is empty.
 
-    All are compared with all: 0.1 s for 800 photos, 21 s for 60,000.
+    held_out: expected fraction in (0, 1). All photos are compared with all, which takes 0.1 s for
+    800 photos and 21 s for 60,000.
     """
     groups = near_groups(photos.pixels)
     out = sides(photos, held_out, groups)
@@ -30,17 +30,17 @@ def split(photos: Photos, held_out: float = 0.1) -> tuple[Photos, Photos]:
 
 
 def different(count: int, groups: list[list[int]]) -> int:
-    """How many of `count` photos are left when one stays of each group."""
+    """Return how many of `count` photos remain if only one of each group is kept."""
     return count - sum(len(group) - 1 for group in groups)
 
 
 def sides(photos: Photos, held_out: float, groups: list[list[int]]) -> np.ndarray:
-    """(n,) bool, true for what is held out: a function of the pixels and `held_out` alone, not of
-    order or names.
+    """Return which photos are held out, (n,) bool, as a function of the pixels and `held_out`, not
+    of order or names.
 
-    groups: near_groups() of the photos. A photo's side is its own, so that others that come or go
-    do not move it; near-copies go where one of them goes. Which one is not said by the bytes of its
-    digest that say its side: else large groups, with many chances, would nearly always be held out.
+    groups: near_groups() of the photos. A photo's side does not depend on other photos, except that
+    near-copies go to the side of one of them. That one is chosen by other bytes of the digest than
+    those that decide its side; otherwise large groups would nearly always be held out.
     """
     if not 0 < held_out < 1:
         raise UsageError("E-CONFIG", f"held_out must be above 0 and below 1, got {held_out}")
@@ -54,8 +54,8 @@ def sides(photos: Photos, held_out: float, groups: list[list[int]]) -> np.ndarra
 
 
 def near_copies(train: Photos, held_out: Photos) -> np.ndarray:
-    """Indices (k, 2) of (held-out, train) pairs, one for each held-out photo that is nearly a
-    training photo.
+    """Return index pairs (held-out, train), (k, 2), one for each held-out photo that is a near-copy
+    of a training photo.
     """
     copies = [np.stack(pair, 1) for pair in pairs(Looks(held_out.pixels), Looks(train.pixels))]
     every = np.concatenate([np.empty((0, 2), np.int64), *copies])
@@ -63,8 +63,8 @@ def near_copies(train: Photos, held_out: Photos) -> np.ndarray:
 
 
 def refuse_leak(train: Photos, held_out: Photos) -> None:
-    """InputError when held-out photos are near-copies of training photos: any distance measured on
-    them is too good.
+    """Raise InputError if held-out photos are near-copies of training photos, because distances
+    measured on them would be too good.
     """
     if count := len(near_copies(train, held_out)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What every photo becomes: a square of the wanted size."""
+"""Fitting of photos into squares of the wanted size."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Literal
 
 from PIL import Image
 
-ROOM = 4  # times the wanted size: a photo is made smaller in whole steps no further than that
-REDUCED = 1_000_000  # pixels from which on that is done
-STRIP = 64  # rows
+ROOM = 4  # a photo is reduced by a whole factor to no less than this times the wanted size
+REDUCED = 1_000_000  # pixels from which on a photo is reduced first
+STRIP = 64  # rows of a strip
 Fit = Literal["pad", "crop"]
 
 
 @dataclass(frozen=True)
 class Want:
-    """What every photo becomes: size in pixels, background (r, g, b); shorter side of the file at
-    least min_side pixels.
+    """How photos are decoded: size in pixels, background (r, g, b), and the least pixels min_side
+    of a file's shorter side.
 
-    fit: of a photo that is not square, "pad" keeps all, centred on the background, and "crop" keeps
-    the centred square. max_megapixels: of a file of any format; None is as each is decoded.
+    fit: "pad" keeps a photo that is not square whole, centred on the background, and "crop" keeps
+    its centred square. max_megapixels: limit for all formats; None for each format's own.
     """
 
     size: int
@@ -30,9 +30,11 @@ class Want:
 
 
 def reduced(image: Image.Image, want: Want) -> tuple[Image.Image, tuple[float, float]]:
-    """A large photo by a whole number smaller, to no less than ROOM x what is wanted: what follows
-    then costs little. What is transparent weighs as much as it is seen. The size is what of it is
-    photo: the last column and row may be so in part.
+    """Reduce a large photo by a whole factor, to no less than ROOM x the wanted size, so that later
+    steps cost little. Pixels are weighted by their alpha.
+
+    The size returned is the exact size of the photo in the reduced image, whose last column and row
+    it may fill only in part.
     """
     side = (min if want.fit == "crop" else max)(image.size)
     half = min(side // (ROOM * want.size), *image.size) // 2
@@ -40,14 +42,12 @@ def reduced(image: Image.Image, want: Want) -> tuple[Image.Image, tuple[float, f
         return image, image.size
     size = image.width / (2 * half), image.height / (2 * half)
     if image.mode != "RGBA":
-        return image.reduce(2).reduce(half), size  # the first is a fast path of Pillow's
+        return image.reduce(2).reduce(half), size  # Pillow has a fast path for reduce(2)
     return _reduced_as_seen(image, half), size
 
 
 def _reduced_as_seen(image: Image.Image, half: int) -> Image.Image:
-    """An RGBA image 2 x half smaller, strip by strip: what a strip becomes on its way stays in the
-    processor's cache.
-    """
+    """Reduce an RGBA image by 2 x half, in strips whose intermediate images fit the CPU's cache."""
     step = 2 * half
     width, height = (-(-side // step) for side in image.size)
     smaller = Image.new("RGBa", (width, height))

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step."""
+"""Handling of signals such as Ctrl-C, so that a step is finished first."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ SIGNALS = tuple(
 
 
 class FirstSignal(KeyboardInterrupt):
-    """The first one, where nothing has to be finished before it is heard."""
+    """The first signal, raised in an at_once() block, where nothing must be finished first."""
 
 
 class Stop:
-    """While the block runs, the first SIGINT, SIGTERM or SIGHUP is only noted in `signal`, but for
-    blocks of at_once(); a second interrupts at once.
+    """A context manager in which the first SIGINT, SIGTERM or SIGHUP is only noted in `signal`,
+    except in at_once() blocks; a second signal interrupts at once.
 
-    patient: no second one does. (A launcher of several processes adds its own to the terminal's,
-    and kills what takes too long.) The handlers from before come back when the block ends. Outside
-    the main thread, which alone may handle signals, and for signals the process ignores (nohup),
-    nothing changes.
+    patient: whether further signals are only noted too, because a launcher of several processes
+    adds its own to the terminal's, and kills what takes too long. The earlier handlers are restored
+    when the block ends. Nothing changes outside the main thread, which alone may handle signals,
+    and for signals that the process ignores (nohup).
     """
 
     def __init__(self, patient: bool = False) -> None:
@@ -48,9 +48,10 @@ class Stop:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """FirstSignal in the middle of the block, or at its start for one that was noted before it:
-        what it does is done anew when the run goes on. Not of several processes, which have to meet
-        again.
+        """Let the first signal raise FirstSignal inside the block, or at its start if it was noted
+        before. The resumed run does the block's work again.
+
+        With `patient` (several processes, which must stay in step) signals are only noted.
         """
         if self.signal is not None and not self._patient:
             raise FirstSignal(self.signal)
@@ -61,7 +62,7 @@ class Stop:
             self._at_once = before
 
     def check(self) -> None:
-        """KeyboardInterrupt(signal number) if one was noted."""
+        """Raise KeyboardInterrupt(signal number) if a signal was noted."""
         if self.signal is not None:
             raise KeyboardInterrupt(self.signal)
 

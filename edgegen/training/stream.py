@@ -1,6 +1,4 @@
-"""Photos of tar shards as they are needed: for sets larger than memory. Which ones come when is
-order.py's to say.
-"""
+"""Streaming of photos from tar shards, for sets larger than memory, in the order of order.py."""
 
 from __future__ import annotations
 
@@ -24,10 +22,10 @@ from .pool import Pool
 from .shards import Index
 from .tar import name_at
 
-AHEAD = 2  # batches that are decoded while the one before is used
-CACHE = 2 << 30  # bytes of decoded photos that stay: a set that fits is decoded once
-FEWEST = 1_000  # photos that have to be seen before a share of bad ones says something about all
-GIVE_UP = 100  # bad ones in a row
+AHEAD = 2  # batches that are decoded in advance
+CACHE = 2 << 30  # bytes of decoded photos in the cache; a set that fits is decoded once
+FEWEST = 1_000  # photos to see before the share of bad ones is meaningful for all
+GIVE_UP = 100  # bad photos in a row, after which training stops
 
 
 class _Key(NamedTuple):
@@ -39,11 +37,11 @@ class _Key(NamedTuple):
 
 
 class Shards:
-    """A Source over an index. A context manager: decoders run until its end.
+    """A Source of the photos of an index, as a context manager at whose end the decoders stop.
 
-    A photo that cannot be decoded is named in report(), told, and stands aside for the next one
-    that can be: which one that is depends on the shards alone. tell: called once for each. on_bad:
-    "fail" raises BadPhotos for the first.
+    A photo that cannot be decoded is named in report(), and the next one that can be decoded takes
+    its place, which depends on the shards alone. tell: called once for each bad photo. on_bad:
+    "fail" raises BadPhotos for the first one.
     """
 
     def __init__(
@@ -93,8 +91,8 @@ class Shards:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over sizes, labels and the ends of the photos' bytes, the order's window and what
-        becomes of a photo.
+        """The sha256 over sizes, labels, the ends of the photos' bytes, the order's window and how
+        photos are decoded.
         """
         return hashlib.sha256(
             repr((self.index.digest, self._shuffle.window, self.want)).encode()
@@ -103,8 +101,8 @@ class Shards:
     def batch(
         self, step: int, size: int, seed: int, rank: int = 0, world: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What process `rank` of `world` takes of the step's batch; the next steps' photos are
-        decoded meanwhile.
+        """Return the share of process `rank` of `world` in the step's batch, and start decoding the
+        photos of the next steps.
         """
         keys = [_Key(step + k, size, seed, rank, world) for k in range(AHEAD + 1)]
         for old in self._ahead.keys() - set(keys):
@@ -118,13 +116,13 @@ class Shards:
         return self._settled(self._ahead.pop(keys[0]))
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels and labels of these photos, counted through the shards in order."""
+        """Return pixels and labels of these photos, counted through the shards in order."""
         self.index.unchanged()
         return self._settled([self._pool.run(self._photo, int(i)) for i in indices])
 
     def report(self) -> Report:
-        """What was met so far; found counts all photos, bad ones only as far as they were asked
-        for.
+        """Return a report on the photos read so far; `found` counts all photos, but only those read
+        can be known to be bad.
         """
         with self._lock:
             bad = tuple(sorted([*self.index.bad, *self._bad.values()], key=lambda b: b.name))
@@ -154,7 +152,7 @@ class Shards:
         return pixels.copy(), self.labels[[number for _, number in photos]]
 
     def _photo(self, number: int) -> tuple[bytes, int]:
-        """Pixels of the photo, or of the first after it that can be decoded, and whose they are."""
+        """Return the pixels of the photo or of the next that can be decoded, and its number."""
         for k in range(min(GIVE_UP, len(self))):
             at = (number + k) % len(self)
             if (data := self._decoded(at)) is not None:

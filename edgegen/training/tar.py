@@ -1,9 +1,8 @@
-"""The regular files of a tar archive by name and offset, read header by header (POSIX.1-2001 pax,
-GNU and old headers).
+"""A reader that finds the regular files of a tar archive by name and offset, header by header
+(POSIX.1-2001 pax, GNU and old headers). Nothing is extracted.
 
-Nothing is ever extracted. Own reader, because the standard library's takes extension headers of any
-size into memory, and calls an archive that ends between two members whole. Every member is looked
-at before the first one is used.
+The standard library's reader is not used, because it reads extension headers of any size into
+memory, and accepts an archive that was cut off between two members.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..core.reader import refuse_pointer
 from ..errors import InputError, TrustError
 
 BLOCK = 512
-MAX_EXTENSION = 64 << 10  # bytes of a pax header
+MAX_EXTENSION = 64 << 10  # most bytes of a pax header
 MAX_NAME = 4096
 REFUSED = {
     b"1": "a hard link",
@@ -35,7 +34,7 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file: plain relative name, where its bytes stand."""
+    """One regular file: its plain relative name, and the place of its bytes."""
 
     name: str
     offset: int
@@ -43,10 +42,10 @@ class Member:
 
 
 def members(path: Path) -> Iterator[Member]:
-    """All regular files in order; directories are passed over.
+    """Yield all regular files in order; directories are skipped.
 
-    Raises InputError for what is no whole plain tar, TrustError for a name that leads out, a link
-    or a device.
+    InputError for anything but a complete, uncompressed tar file, TrustError for a name that leads
+    out of the archive, a link or a device.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -115,7 +114,7 @@ class _Reader:
         )
 
     def _header(self, block: bytes, at: int) -> tuple[bytes, int, str]:
-        """Type, size and name."""
+        """Return the type, size and name in a header. InputError for a damaged one."""
         total, size = _number(block[148:156]), _number(block[124:136])
         if total is None or size is None or sum(block) - sum(block[148:156]) + 8 * 32 != total:
             for start, name in COMPRESSED.items():
@@ -143,8 +142,8 @@ class _Reader:
         return self._take(at, size, "an extension header")
 
     def _records(self, data: bytes, kind: bytes) -> dict[str, str]:
-        """path and size of "<length> <key>=<value>\\n" records; those of an archive's global header
-        are refused.
+        """Return path and size from records "<length> <key>=<value>\\n"; in a global header they
+        are refused with TrustError.
         """
         records = {}
         while data.strip(b"\0"):
@@ -169,7 +168,7 @@ class _Reader:
         return records
 
     def _regular(self, kind: bytes, name: str, pax: dict[str, str]) -> bool:
-        """Whether the member is a file; TrustError for one that has no place in a shard."""
+        """Return whether the member is a file. TrustError for a name or type not accepted."""
         plain = PurePosixPath(name)
         foreign = (
             "\\" in name
@@ -193,8 +192,8 @@ class _Reader:
         return bool(plain.parts)
 
     def _end(self, at: int) -> None:
-        """Only zeros may follow the end mark: archives that were joined would lose all but the
-        first.
+        """Raise InputError unless only zeros follow the end mark, because only the first of joined
+        archives would be read.
         """
         while data := os.pread(self.fd, 1 << 20, at):
             if data.strip(b"\0"):
@@ -208,7 +207,7 @@ class _Reader:
 
 
 def name_at(path: Path, offset: int) -> str:
-    """The member whose bytes begin at `offset`."""
+    """Return the name of the member whose bytes begin at `offset`."""
     return next(member.name for member in members(path) if member.offset == offset)
 
 
@@ -221,7 +220,7 @@ def _whole(text: str | None, other: int) -> int:
 
 
 def _number(field: bytes) -> int | None:
-    """Octal digits, or base 256 for large numbers (GNU); None for anything else."""
+    """Read a number in octal digits, or in base 256 (GNU, large numbers); None for others."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     text = field.split(b"\0")[0].strip(b" ")

@@ -1,8 +1,7 @@
-"""One optimizer step of one objective, undone on the device itself when a loss or a gradient is not
-finite.
+"""One optimizer step of one objective, which changes nothing if a loss or gradient is not finite.
 
-The host does not wait for the answer: on a GPU it reads the losses of all objectives at once, when
-the step is over.
+That is decided on the device, so that the host does not wait: it reads the losses of all objectives
+at once at the end of the step.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from .processes import World
 
 
 class Buffers:
-    """What networks remember beside weights, such as batch norm's statistics; read and written as
-    one tensor a type.
+    """The buffers of networks, such as the statistics of batch norms, read and written as one
+    tensor per type.
 
-    (On a GPU a handful of kernels instead of some for each of them. Constants, which no checkpoint
-    holds, are left out.)
+    That takes a few GPU kernels instead of some for each buffer. Non-persistent buffers, which are
+    constants, are left out.
     """
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
@@ -36,7 +35,7 @@ class Buffers:
         ]
 
     def read(self) -> dict[torch.dtype, Tensor]:
-        """A copy of all, flat."""
+        """Return a flat copy of all buffers by type."""
         return {
             dtype: torch.cat([t.detach().flatten() for t in tensors])
             for dtype, tensors in self._tensors().items()
@@ -58,12 +57,13 @@ class Buffers:
         return by_type
 
 
-OptimizerState = dict[str, Any]  # as torch has it: numbers, tensors and dictionaries of them
+OptimizerState = dict[str, Any]  # torch's form: numbers, tensors and dictionaries of them
 
 
 class Optimizer(Protocol):
-    """What the loop and checkpoints need of one: a step that changes nothing when `found_inf` () is
-    not 0, and its state.
+    """What the loop and checkpoints need of an optimizer.
+
+    Its step changes nothing if `found_inf` () is not 0.
     """
 
     param_groups: list[OptimizerState]
@@ -79,8 +79,8 @@ class Optimizer(Protocol):
 
 
 class Adam(torch.optim.Adam):
-    """Adam in one kernel, 1.5 x faster than foreach on a CPU, which leaves everything as it is when
-    told `found_inf`.
+    """torch's fused Adam, which changes nothing if `found_inf` is set, and is 1.5 x faster than
+    foreach on a CPU.
     """
 
     found_inf: Tensor
@@ -94,8 +94,9 @@ class Adam(torch.optim.Adam):
 
 
 def optimizer_of(objective: Objective, eight_bit: bool = False) -> Optimizer:
-    """Adam with a state of FP32, or of 8 bits; RuntimeMissing for the latter where bitsandbytes is
-    not installed.
+    """Return an Adam optimizer with an FP32 state, or with `eight_bit` an 8-bit state.
+
+    RuntimeMissing for 8 bits if bitsandbytes is not installed.
     """
     if eight_bit:
         from .adapt.adam8bit import Adam8bit
@@ -113,8 +114,8 @@ def update(
     precision: str,
     world: World,
 ) -> Tensor:
-    """One step with that rate; the loss () on the device, the mean of all processes, NaN where
-    nothing was changed.
+    """Take one step with that rate, and return the loss () on the device, as the mean over all
+    processes; NaN if nothing was changed.
     """
     before = buffers.read()
     optimizer.zero_grad(set_to_none=True)
@@ -140,8 +141,8 @@ def update(
 
 
 def _gradients(objective: Objective) -> list[Tensor]:
-    """Of the parameters that have one, each laid out in memory as its parameter: the fused step
-    takes them element by element.
+    """Return the gradients of the parameters that have one, in the memory layout of the parameter,
+    because the fused step pairs their elements in memory.
     """
     gradients = []
     for p in objective.params:

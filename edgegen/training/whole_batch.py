@@ -1,9 +1,10 @@
-"""A loss on a share of a batch, as part of the whole: several processes compute what one would.
+"""Computing a loss on a share of a batch as part of the whole batch, so that several processes
+compute what one would.
 
-Families know nothing of it: while a loss runs, torch's own functions are caught. Random numbers are
-drawn for the whole batch and shared out as the photos are, dropout's too, and batch norm's
-statistics are those of the whole batch. (What a loss takes over its images by other means, such as
-a deviation within a batch, is of each process's share.)
+Families need no code for this, because torch's functions are intercepted while a loss runs. Random
+numbers, also those of dropout, are drawn for the whole batch and shared like the photos, and batch
+norms use the statistics of the whole batch. (Other statistics over images, such as a standard
+deviation within a batch, are those of each process's share.)
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from torch.overrides import TorchFunctionMode
 from ..core.graph import Batch
 from ..errors import EdgegenError
 
-Arguments = tuple[Any, ...]  # of one of torch's functions, whichever it is: no type is narrower
+Arguments = tuple[Any, ...]  # arguments of any of torch's functions, so the type is wide
 Options = Mapping[str, Any]
 TorchFunction = Callable[..., Tensor]
 
 
 class Together(TorchFunctionMode):
-    """While active, process `rank` of `world` draws for the whole batch and takes its rows, and
-    norms over all processes.
+    """A mode in which process `rank` of `world` draws for the whole batch and takes its own rows,
+    and in which batch norms cover all processes.
     """
 
     def __init__(self, rank: int, world: int, batch: Batch) -> None:
@@ -51,10 +52,10 @@ class Together(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _whole(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of which `shape` is this process's part; the same for what is not drawn for
-        each image.
+        """Return the whole shape of which `shape` is this process's part; the same shape for a draw
+        that is not per image.
 
-        A first axis of b, k b (k draws for each image) or b / k (of the first images only) belongs
+        A first axis of b, k b (k draws for each image) or b / k (for the first images only) belongs
         to a batch of b.
         """
         n, b = (shape[0] if shape else 0), self.size
@@ -62,7 +63,7 @@ class Together(TorchFunctionMode):
         return (n * self.world, *shape[1:]) if for_images else tuple(shape)
 
     def _mine(self, whole: Tensor, shape: Sequence[int]) -> Tensor:
-        """This process's part, of that shape: the same rows as of the photos."""
+        """Return this process's part, of that shape, with the same rows as its photos."""
         if whole.shape == torch.Size(shape):
             return whole
         rows = whole.view(max(1, shape[0] // self.size), -1, *whole.shape[1:])
@@ -101,7 +102,7 @@ class Together(TorchFunctionMode):
             and not x.is_contiguous()
             and x.is_contiguous(memory_format=torch.channels_last)
         )
-        # numbers are drawn in the order of memory
+        # Random numbers are drawn in memory order, so the layout must match.
         layout = torch.channels_last if last else torch.contiguous_format
         whole = torch.empty(
             self._whole(x.shape), dtype=x.dtype, device=x.device, memory_format=layout
@@ -109,7 +110,7 @@ class Together(TorchFunctionMode):
         return x * self._mine(func(whole, p, True), x.shape)
 
     def _normed(self, call: _BatchNorm) -> Tensor:
-        """Batch norm with the statistics of the whole batch."""
+        """Apply batch norm with the statistics of the whole batch."""
         x = call.x
         if not call.training:
             return F.batch_norm(*call)
@@ -147,7 +148,7 @@ class _BatchNorm(NamedTuple):
 def _size(
     func: TorchFunction, args: Arguments, kwargs: Options
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Bounds of randint, and the shape that is asked for in one of torch's ways."""
+    """Return the bounds of randint, and the requested shape, however it was passed."""
     if "size" in kwargs:
         return args, tuple(kwargs["size"])
     if func is torch.randint:
@@ -163,8 +164,8 @@ DROPOUTS = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d})
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; its gradient is one too, so it can be differentiated any number of
-    times.
+    """The sum over processes, whose gradient is also such a sum, so that it can be differentiated
+    any number of times.
     """
 
     @staticmethod

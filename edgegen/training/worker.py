@@ -1,5 +1,5 @@
-"""Photos are decoded in a child process: a crash, a bomb or an endless loop in a decoder costs one
-photo, not the run. A decoder that something else ends costs no photo.
+"""Decoding of photos in a child process, so that a crash, a decompression bomb or an endless loop
+costs one photo and not the run. If something else ends a decoder, no photo is blamed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from types import TracebackType
 from ..errors import EdgegenError, ResourceError, RuntimeMissing
 from .photos import BadPhoto, Decoded, Span, Want, decode
 
-SECONDS = 60.0  # one photo; 64 MP take about 2 s
-LAST_SECONDS = 5.0  # between a child's last word and its end
+SECONDS = 60.0  # time limit of one photo; 64 MP take about 2 s
+LAST_SECONDS = 5.0  # longest wait for a child to end after its last output
 MEMORY = 4 << 30
 READY = b"ready\n"
-ATTEMPTS = 2  # decoders that one photo may cost before it, or the machine, is said to be at fault
-# how native code ends on data it cannot bear; any other end comes from outside
+ATTEMPTS = 2  # decoders that may end on one photo before it, or the machine, is blamed
+# Signals that end native code on data it cannot handle; any other end has an outside cause.
 CRASHES = frozenset(
     (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP)
 )
-# The child finds edgegen as this process does, installed or not; -c keeps the caller's own __main__
-# out of it.
+# The child gets this process's import path, so that it finds edgegen installed or not; with -c it
+# does not run the caller's __main__.
 CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from edgegen.training.worker "
     "import serve; serve(sys.argv[2])"
@@ -36,8 +36,8 @@ CODE = (
 
 
 class DecoderProcess:
-    """decode() of photos.py in a child that is started when needed and started again when it dies.
-    A context manager.
+    """A context manager that runs decode() of photos.py in a child process, which is started when
+    needed and restarted when it dies.
     """
 
     def __init__(self, want: Want, seconds: float = SECONDS) -> None:
@@ -57,10 +57,11 @@ class DecoderProcess:
         self._stop()
 
     def __call__(self, path: str, span: Span | None = None) -> Decoded:
-        """decode()'s answer. Raises BadPhoto, also for a file that crashes or hangs the decoder;
-        ResourceError where something else ends every decoder that is given it.
+        """Decode a photo in the child.
 
-        span: where the photo stands in the file, if it is not the whole of it.
+        span: the place of the photo in the file, if it is not the whole file. BadPhoto also for a
+        file that crashes or hangs the decoder; ResourceError if something else ends the decoder
+        ATTEMPTS times.
         """
         ends: list[int] = []
         while len(ends) < ATTEMPTS:
@@ -81,13 +82,13 @@ class DecoderProcess:
         )
 
     def close(self) -> None:
-        """End it, whoever waits for its answer."""
+        """Kill the child, even if another thread waits for its answer."""
         self._closed = True
         if (child := self._child) is not None:
             child.kill()
 
     def _ask(self, child: subprocess.Popen[bytes], path: str, span: Span | None) -> Decoded:
-        """EOFError or BrokenPipeError where the child ends meanwhile."""
+        """Ask the child to decode. EOFError or BrokenPipeError if it ends in the meantime."""
         try:
             assert child.stdin and child.stdout
             child.stdin.write(json.dumps([path, span]).encode() + b"\n")
@@ -125,7 +126,7 @@ class DecoderProcess:
         raise _not_started(self._end())
 
     def _end(self) -> int:
-        """The exit code of a child that has ended, or is about to."""
+        """Return the exit code of a child that has ended or is about to end."""
         child = self._child
         assert child is not None
         try:
@@ -143,7 +144,7 @@ class DecoderProcess:
 
 
 def _said(code: int) -> str:
-    """How a process ended, in words."""
+    """Return a phrase that says how a process ended."""
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"
@@ -171,7 +172,7 @@ def _some(fd: int, count: int, deadline: float) -> bytes:
 def _line(fd: int, deadline: float) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
-        line += _some(fd, 1, deadline)  # one byte at a time: what follows the line is pixels
+        line += _some(fd, 1, deadline)  # one byte at a time, because pixels follow the line
     return line[:-1]
 
 
@@ -183,17 +184,17 @@ def _exactly(fd: int, count: int, deadline: float) -> bytes:
 
 
 def serve(want: str) -> None:
-    """The child: paths and spans as JSON lines in, a JSON line and pixels out, until the parent
-    closes the pipe.
+    """Run the child: read paths and spans as JSON lines, and answer each with a JSON line and
+    pixels, until the parent closes the pipe.
     """
     from PIL import Image
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _, most = resource.getrlimit(resource.RLIMIT_AS)  # a lower limit of the user's stays
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    _, most = resource.getrlimit(resource.RLIMIT_AS)  # keep a lower limit set by the user
     memory = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Image.MAX_IMAGE_PIXELS = None  # photos.py has its own, lower limit, with a sentence
+    Image.MAX_IMAGE_PIXELS = None  # photos.py has its own limits and messages
     fields = json.loads(want)
     wanted = Want(**{**fields, "background": tuple(fields["background"])})
     out = sys.stdout.buffer

@@ -1,5 +1,5 @@
-"""Pretrained generators that ship with edgegen: one folder each, with a card, weights, reference
-statistics and a sample grid.
+"""The pretrained generators that ship with edgegen, each in a folder with a card, weights,
+reference statistics and a sample grid.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from pathlib import Path
 from ..core.files import JsonObject, read_json
 
 ROOT = Path(__file__).parent
-# beside weights: networks that never ship, for whoever trains on
+# file beside the weights with networks that never ship, for training further
 COMPANIONS = "training.safetensors"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One pretrained generator; the card is what `edgegen models` shows."""
+    """One pretrained generator; `edgegen models` shows its card."""
 
     name: str
     folder: Path
@@ -24,17 +24,21 @@ class Entry:
 
     @property
     def weights(self) -> Path:
-        """float16 on disk, float32 in use."""
+        """The path of the weights, which are float16 on disk and float32 in use."""
         return self.folder / "weights.safetensors"
 
     @property
     def companions(self) -> Path:
-        """Networks that only training needs, such as a discriminator; not there for most."""
+        """The path of networks that only training needs, such as a discriminator; for most
+        generators the file does not exist.
+        """
         return self.folder / COMPANIONS
 
     @property
     def reference(self) -> Path:
-        """Projected feature statistics of held-out images that verdicts are measured against."""
+        """The path of the projected feature statistics of held-out images, the reference of
+        verdicts.
+        """
         return self.folder / "reference.safetensors"
 
     @property
@@ -42,11 +46,11 @@ class Entry:
         return self.folder / "grid.png"
 
     def to_json(self) -> JsonObject:
-        """Its line of `edgegen models --json`."""
+        """Return its entry in `edgegen models --json`."""
         return {**self.card, "name": self.name, "grid": str(self.grid)}
 
 
 def entries() -> list[Entry]:
-    """All of them, by name."""
+    """Return all pretrained generators, by name."""
     cards = sorted(ROOT.glob("*/card.json"))
     return [Entry(path.parent.name, path.parent, read_json(path)) for path in cards]

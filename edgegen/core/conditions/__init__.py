@@ -1,4 +1,4 @@
-"""Conditions: what tells the graphs which image is wanted, beside the noise. (numpy only)"""
+"""Conditions: inputs beside the noise that tell the graphs which image is wanted. (numpy only)"""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ CONDITIONS: dict[str, Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Co
 
 
 def labels(classes: int) -> tuple[Condition, ...]:
-    """The conditions of a generator of that many classes; none of one without."""
+    """Return the conditions of a generator with that many classes; none for 0 classes."""
     return (Labels(classes),) if classes else ()
 
 
 def conditions_from_json(
     data: Sequence[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]
 ) -> tuple[Condition, ...]:
-    """Back from a manifest and the arrays beside it; ValueError says what does not fit."""
+    """Make conditions from a manifest and the arrays beside it. ValueError says what is wrong."""
     try:
         found = tuple(CONDITIONS[one["kind"]](one, arrays) for one in data)
     except (KeyError, TypeError, ValueError) as error:

@@ -1,5 +1,5 @@
-"""What every condition is: named inputs of the graphs beside noise and time, as a function of the
-seed.
+"""The interface of conditions: named inputs of the graphs, beside noise and time, that depend on
+the seed.
 """
 
 from __future__ import annotations
@@ -13,56 +13,60 @@ from ..files import JsonObject
 from ..seeds import Use
 from ..spec import Array
 
-NUMBERS = 1 << 22  # most numbers of one input for one image
-NULL = "null_"  # before an input's name: what stands in its place where nothing is asked for
+NUMBERS = 1 << 22  # most values of one input for one image
+NULL = "null_"  # prefix of the input that replaces another one in the unconditional branch
 
 
 class Condition(Protocol):
-    """Tells the graphs which image is wanted. What it gives follows from the seed, unless one of
-    its choices is asked for by number; row k depends on seeds[k] alone.
+    """Inputs that tell the graphs which image is wanted.
+
+    They follow from the seed unless a choice is given by number; row k depends only on seeds[k].
     """
 
     @property
     def kind(self) -> str:
-        """Its name in a manifest."""
+        """The kind's name in a manifest."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of what it gives."""
+        """The names of the inputs that it gives."""
 
     @property
     def choices(self) -> int:
-        """Labels or prompts that seeds go round; 0 where there is nothing to choose."""
+        """The number of labels or prompts that seeds cycle through; 0 without a choice."""
 
     def of(self, seeds: Sequence[int], choice: int | None = None) -> dict[str, Array]:
-        """By input, a row a seed; of that choice for all, where one is asked for. ValueError for
-        one that there is not.
+        """Return arrays by input, with one row per seed.
+
+        choice: number of the label or prompt for all rows. ValueError if it does not exist.
         """
 
     def names(self, use: Use | None) -> tuple[str, ...]:
-        """Of the choices that seeds of that use go round: seed s shows the one at s modulo their
-        number.
+        """Return the names of the choices that seeds of that use cycle through.
+
+        Seed s shows the one at index s modulo their number.
         """
 
     def undivided(self) -> Condition:
-        """The same, whose every seed may show every choice."""
+        """Return this condition without a division by use: any seed may show any choice."""
 
     def to_json(self) -> JsonObject:
-        """What a manifest says of it, `arrays` apart."""
+        """Return the condition's entry in a manifest, without its `arrays`."""
 
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """What it holds in numbers, by input."""
+        """Return the arrays that it holds, by input."""
 
 
 def chosen(choice: int | None, choices: int, what: str) -> None:
-    """ValueError where a choice is asked for that there is not."""
+    """Raise ValueError unless `choice` is None or in [0, choices); `what` names it."""
     if choice is not None and not 0 <= choice < choices:
         raise ValueError(f"{what} must be in [0, {choices}), got {choice}")
 
 
 def check_numbers(name: str, values: np.ndarray, numbers: int) -> None:
-    """ValueError for an input that no graph has, or that is no finite number; numbers: of it for
-    one image.
+    """Raise ValueError unless the input has a valid name, type and size, and finite values.
+
+    numbers: its number of values for one image.
     """
     if not name.isidentifier():
         raise ValueError(f"an input's name must be an identifier, got {name[:64]!r}")

@@ -1,4 +1,4 @@
-"""Inputs that are the same for all images: a hint to follow, the embedding of a strength."""
+"""Inputs that are the same for all images, such as a control image or a strength's embedding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import check_numbers
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """values: by input, without the batch axis."""
+    """Inputs that are the same for all images; values: arrays by input, without the batch axis."""
 
     values: Mapping[str, np.ndarray] = field(repr=False)
     kind: str = "constants"
@@ -55,6 +55,6 @@ class Constants:
 
     @classmethod
     def parsed(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Constants:
-        """Back from a manifest. ValueError, KeyError or TypeError for what is none."""
+        """Make constants from a manifest. ValueError, KeyError or TypeError for invalid data."""
         fields = dict(data)
         return cls(values={name: arrays[name] for name in fields.pop("inputs")}, **fields)

@@ -1,4 +1,4 @@
-"""Classes: a one-hot label for each image."""
+"""The condition of class labels: a one-hot label for each image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = 100_000
 
 @dataclass(frozen=True)
 class Labels:
-    """Seed modulo classes as a one-hot "label", so that any run of seeds is balanced."""
+    """The one-hot input "label": class = seed modulo classes, so any run of seeds is balanced."""
 
     classes: int
     kind: str = "labels"
@@ -56,5 +56,5 @@ class Labels:
 
     @classmethod
     def parsed(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Labels:
-        """Back from a manifest. ValueError, KeyError or TypeError for what is none."""
+        """Make labels from a manifest. ValueError, KeyError or TypeError for invalid data."""
         return cls(**data)

@@ -1,8 +1,8 @@
-"""Prompts: texts that were encoded once, and what a graph is given of them.
+"""The condition of prompts: texts that were encoded once, and their embeddings.
 
-Seeds of calibration, of the search and of verdicts see three sets of prompts that have none in
-common, as their seeds have none in common: a plan that was fitted to prompts is not judged on them.
-Which prompt is in which set follows from the texts alone.
+Seeds of calibration, of the search and of verdicts see three disjoint sets of prompts, just as
+their seeds are disjoint, so that a plan is not judged on the prompts it was fitted to. The texts
+alone decide which prompt is in which set.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..seeds import USES, Use, use_of
 from ..spec import Array
 from .base import NULL, check_numbers, chosen
 
-MOST = 10_000  # prompts
-CHARACTERS = 2_000  # of a prompt
-BYTES = 2 << 20  # of all prompts, as UTF-8
-SHOWN = 40  # characters of a prompt where it stands for its images
+MOST = 10_000  # most prompts
+CHARACTERS = 2_000  # most characters of a prompt
+BYTES = 2 << 20  # most bytes of all prompts together, as UTF-8
+SHOWN = 40  # most characters of a prompt that names its images
 
 
 def check_prompt(text: str) -> None:
-    """ValueError for what nobody writes to describe a picture: a book, control characters."""
+    """Raise ValueError for a prompt that is too long or holds control characters."""
     if not isinstance(text, str):
         raise ValueError(f"a prompt is a text, not a {type(text).__name__}")
     if len(text) > CHARACTERS:
@@ -43,16 +43,19 @@ def check_prompt(text: str) -> None:
 
 
 def shown(text: str) -> str:
-    """A prompt where it stands for its images: one line that is not long."""
+    """Return a prompt as one line of at most SHOWN characters, which names its images."""
     plain = escaped(text)
     return plain if len(plain) <= SHOWN else plain[: SHOWN - 1] + "…"
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """texts: each once. embeddings: by input, float32 or float16, a row a text; and by its twin
-    null_INPUT what stands in its place where nothing is asked for, one row alone. negative: the
-    text of the twins, None where there are none. divided: into three sets, by what seeds are for.
+    """Prompts with their embeddings.
+
+    texts: distinct prompts. embeddings: float32 or float16 arrays by input, one row per text; under
+    null_INPUT a single row, without the batch axis, for the unconditional branch. negative: the
+    text of those null rows, None if there are none. divided: whether the prompts are split into
+    three sets by the use of seeds.
     """
 
     texts: tuple[str, ...]
@@ -103,12 +106,12 @@ class Prompts:
 
     @property
     def is_shared(self) -> bool:
-        """Whether there are too few prompts for three sets: every use sees all of them."""
+        """Whether there are too few prompts for three sets, so that every use sees all of them."""
         return len(self.texts) < len(USES)
 
     @cached_property
     def _sets(self) -> Mapping[Use, tuple[int, ...]]:
-        """Prompts by use, of as many each as there can be."""
+        """The numbers of the prompts by use, in three sets of nearly equal size."""
         word = hashlib.sha256(to_json(self.texts)).digest()
         drawn = sorted(
             range(len(self.texts)),
@@ -117,7 +120,7 @@ class Prompts:
         return {use: tuple(sorted(drawn[k :: len(USES)])) for k, use in enumerate(USES)}
 
     def of_use(self, use: Use | None) -> Sequence[int]:
-        """Numbers of the prompts that seeds of that use go round."""
+        """Return the numbers of the prompts that seeds of that use cycle through."""
         if use is None or not self.divided or self.is_shared:
             return range(len(self.texts))
         return self._sets[use]
@@ -145,7 +148,7 @@ class Prompts:
         return replace(self, divided=False)
 
     def only(self, number: int) -> Prompts:
-        """That prompt alone."""
+        """Return a condition with only the prompt of that number."""
         kept = {
             name: values if name.startswith(NULL) else values[number : number + 1]
             for name, values in self.embeddings.items()
@@ -166,7 +169,7 @@ class Prompts:
 
     @classmethod
     def parsed(cls, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Prompts:
-        """Back from a manifest. ValueError, KeyError or TypeError for what is none."""
+        """Make prompts from a manifest. ValueError, KeyError or TypeError for invalid data."""
         fields = dict(data)
         embeddings = {name: arrays[name] for name in fields.pop("inputs")}
         return cls(texts=tuple(fields.pop("texts")), embeddings=embeddings, **fields)

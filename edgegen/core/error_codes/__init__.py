@@ -1,8 +1,8 @@
-"""Every error code: a public contract. A code keeps its meaning and its exit code, and one that is
-gone is never used again.
+"""The table of all error codes, which are a public contract: a code keeps its meaning and its exit
+code, and a removed code is never used again.
 
-`edgegen errors E-...` shows one, docs/errors.md has them all; tests hold both to this table, and
-the table to what the sources raise.
+`edgegen errors E-...` shows one code, and docs/errors.md lists them all. Tests compare both with
+this table, and the table with what the sources raise.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ EXITS = {
 
 @dataclass(frozen=True)
 class ErrorCode:
-    """exits: the exit codes that go with it; empty if the code only names a photo in a report.
-    cause and remedy are sentences.
+    """One error code with its cause and remedy, which are sentences.
+
+    exits: its exit codes; empty if the code only describes a photo in a report.
     """
 
     code: str
@@ -49,12 +50,12 @@ CODES: dict[str, ErrorCode] = {
     row[0]: ErrorCode(*row)
     for row in sorted((*usage.ROWS, *photos.ROWS, *models.ROWS, *files.ROWS))
 }
-# about work that was done but whose result is doubtful
+# codes for work that was done but whose result is doubtful
 WARNINGS: dict[str, ErrorCode] = {row[0]: ErrorCode(*row) for row in sorted(warnings.ROWS)}
 
 
 def page() -> str:
-    """docs/errors.md."""
+    """Return the text of docs/errors.md."""
     lines = [
         "# Error codes",
         "",

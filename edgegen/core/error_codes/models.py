@@ -1,4 +1,4 @@
-"""Codes of weights, adapters, graphs, engines, bundles, plans and what is measured of them."""
+"""Codes of weights, adapters, graphs, engines, bundles, plans and their measurements."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Samplers: loops over named graphs, stored as data in a bundle's manifest.
 
-Operators only, so the same loop runs on numpy arrays on a device and on torch tensors where the
-models are trained.
+The loops use only operators, so the same code runs on numpy arrays on a device and on torch tensors
+during training.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 
 def sampler_to_json(sampler: Sampler) -> JsonObject:
-    """The manifest's form of a sampler."""
+    """Return the entry of a sampler in a manifest."""
     left_out = {
         field.name
         for field in fields(sampler)  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def sampler_to_json(sampler: Sampler) -> JsonObject:
 
 
 def sampler_from_json(data: JsonObject) -> Sampler:
-    """Back from the manifest; TrustError names what does not fit."""
+    """Make a sampler from its entry in a manifest. TrustError says what is wrong with it."""
     if not isinstance(data, Mapping):
         raise TrustError(
             "E-MANIFEST", f"the sampler in the manifest is a {type(data).__name__}, not an object"

@@ -1,5 +1,5 @@
-"""What every sampler is: a loop over named graphs, made of operators only, so that numpy and torch
-both pass.
+"""The interface of samplers: loops over named graphs that use only operators, so that they work
+with both numpy and torch.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import numpy as np
 from ..conditions import NULL
 from ..spec import Values
 
-Call = Mapping[str, Callable[..., Values]]  # graph name -> whoever executes it
+Call = Mapping[str, Callable[..., Values]]  # the function that executes each graph, by name
 Draw = Callable[[str], Values]  # stream name -> standard normal noise of the latent's shape
 
 
 class Sampler(Protocol):
-    """Frozen data; call: executes graphs; x: start noise; condition: what else each graph takes;
-    draw: fresh noise.
+    """A loop over graphs, as frozen data.
+
+    Called with: call, the graphs by name; x, the start noise; condition, the graphs' other inputs;
+    draw, a function that gives fresh noise.
     """
 
     @property
@@ -37,50 +39,52 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Choosy(Protocol):
-    """A sampler that runs some graph at some of its timesteps only."""
+    """A sampler that runs a graph at only some of its timesteps."""
 
     def asks(self, graph: str) -> tuple[float, ...]: ...
 
 
 @runtime_checkable
 class Endable(Protocol):
-    """A sampler that knows itself how it ends before its last step."""
+    """A sampler with its own way to end before its last step."""
 
     def ended_after(self, steps: int) -> Self: ...
 
 
 def asked(sampler: Sampler, graph: str) -> tuple[float, ...]:
-    """The timesteps at which a sampler runs a graph: what a calibration must have seen of it."""
+    """Return the timesteps at which a sampler runs a graph, all of which calibration must cover."""
     return sampler.asks(graph) if isinstance(sampler, Choosy) else sampler.timesteps
 
 
 def told(timestep: float) -> float:
-    """What a graph is told of a timestep, which goes in as float32."""
+    """Return a timestep rounded to float32, as a graph receives it."""
     return float(np.float32(timestep))
 
 
 def branches(condition: Mapping[str, Values]) -> tuple[dict[str, Values], dict[str, Values]]:
-    """By input, what a graph is given, and what it is given instead where nothing is asked for: the
-    twins null_INPUT, which no graph takes by that name.
+    """Split a condition into the inputs of the conditional and of the unconditional branch.
+
+    The second holds the values of null_INPUT under the name INPUT, because no graph has an input
+    with the prefix.
     """
     given = {name: value for name, value in condition.items() if not name.startswith(NULL)}
     null = {name.removeprefix(NULL): condition[name] for name in condition.keys() - given.keys()}
     return given, null
 
 
-# the timesteps of what has no time: a sampler without a loop, a graph without an input "t"
+# the timesteps of a sampler without a loop, and of a graph without an input "t"
 UNTIMED = (0,)
 
-# fields of samplers that hold a number a step
+# fields of samplers that hold one number per step
 _STEPPED = ("timesteps", "signal", "gates", "levels")
-# of a field that manifests were written without at first: left out where it has its default
+# Metadata of a field that older manifests lack; it is left out if it has its default.
 LATER = {"later": True}
 S = TypeVar("S", bound=Sampler)
 
 
 def stopped(sampler: S, steps: int) -> S:
-    """The sampler that ends after its first `steps` timesteps with the clean image it then has;
-    ValueError if it cannot.
+    """Return the sampler that ends after its first `steps` timesteps, with the clean image it then
+    has. ValueError if it has fewer steps.
     """
     count = len(sampler.timesteps)
     if not 1 <= steps <= count:

@@ -15,7 +15,7 @@ from ..spec import Values
 from .base import UNTIMED, Call, Draw, told
 from .second_order import SECOND_ORDER, lookahead
 
-# the debiasing graph is told 1000 t, the range that embeddings of timesteps are made for
+# The debiasing graph receives 1000 t, because timestep embeddings are made for that range.
 TIMES = 1000.0
 VARIANCES = ("upper", "lower")
 BRIDGE_SOLVERS = ("euler", "heun", SECOND_ORDER)
@@ -23,12 +23,13 @@ BRIDGE_SOLVERS = ("euler", "heun", SECOND_ORDER)
 
 @dataclass(frozen=True)
 class BridgeSampler:
-    """`coarse` draws from the density estimate; `debias` is asked for a clean image once a level t
-    (Heun: twice before the last; "dpm++2m", of second order as well: once).
+    """DKGM's sampler: the graph `coarse` draws from the density estimate, and the graph `debias`
+    predicts a clean image once per level t (twice before the last level with Heun's solver).
 
-    levels: descending, from 1 (coarse) to above 0; none of them ends after the coarse image; noise:
-    k, the bridge's; variance: of fresh noise, "lower" (exact given the clean image) or "upper";
-    restore: `debias` also takes the coarse image.
+    levels: descending from 1 (the coarse image) to above 0; without any the coarse image is the
+    result. noise: the bridge's noise k. variance: of fresh noise, "lower" (exact given the clean
+    image) or "upper". solver: "euler", or of second order "heun" or "dpm++2m". restore: whether
+    `debias` also takes the coarse image.
     """
 
     levels: tuple[float, ...]
@@ -59,15 +60,15 @@ class BridgeSampler:
             raise ValueError(
                 f"the solver {SECOND_ORDER} is for noise 0 (an ODE), got noise {self.noise}"
             )
-        self._ahead()  # levels that this solver cannot use
+        self._ahead()  # raises ValueError for levels that this solver cannot use
 
     def _ahead(self) -> tuple[float, ...]:
-        """The path is that of x' = (x - clean) / t: an x with signal 1 and noise t."""
+        """Return the lookahead at each level of x' = (x - clean) / t, with signal 1 and noise t."""
         return lookahead(self.solver, [-math.log(level) for level in self.levels])
 
     @property
     def timesteps(self) -> tuple[float, ...]:
-        """What `debias` is told at each level."""
+        """The timestep that `debias` receives at each level."""
         return tuple(told(TIMES * t) for t in self.levels) or UNTIMED
 
     def __call__(
@@ -79,7 +80,7 @@ class BridgeSampler:
     ) -> Values:
         """x (b, c, h, w) standard normal, the kernel's draw -> images (b, c, h, w) in [-1, 1]."""
         two = draw("pick")[:, 0, :2, :3]
-        # (b, 3) uniform: what chooses is computed here, alike for all
+        # (b, 3) uniform in (0, 1], computed here so that the choice is the same on all runtimes
         pick = np.e ** ((two[:, 0] ** 2 + two[:, 1] ** 2) * -0.5)
         coarse = call["coarse"](x=x, pick=pick, **condition)
         return (
@@ -95,8 +96,9 @@ class BridgeSampler:
         condition: Mapping[str, Values],
         draw: Draw[Values],
     ) -> Values:
-        """coarse (b, c, h, w) -> the same without its bias, not clipped; the last step returns
-        debias's clean image as it is.
+        """Remove the bias from the coarse images (b, c, h, w), without clipping.
+
+        The last step returns the clean image that `debias` predicts.
         """
         seen = {"coarse": coarse, **condition} if self.restore else condition
 
@@ -120,16 +122,18 @@ class BridgeSampler:
 
 
 def step(t: float, s: float, noise: float, variance: str) -> tuple[float, float]:
-    """From level t to s < t: the step size a, and the standard deviation b of fresh noise, 0 at the
-    last step.
+    """Return the step size a from level t to s < t, and the standard deviation b of fresh noise,
+    which is 0 at the last step (s = 0).
     """
     spread = noise * (t - s) ** 0.5 if s else 0.0
     return (t - s) / t, spread if variance == "upper" else spread * (s / t) ** 0.5
 
 
 def power_levels(steps: int, power: float = 1.0) -> tuple[float, ...]:
-    """t_n = (1 - n / steps)^power: 1 is the harmonic step size 1 / (steps - n), above 1 takes more
-    steps near the clean image.
+    """Return the levels t_n = (1 - n / steps)^power.
+
+    Power 1 gives the harmonic step size 1 / (steps - n); a larger power puts more steps near the
+    clean image. ValueError for values out of range.
     """
     if not 1 <= steps <= 1000 or not 0 < power <= 8:
         raise ValueError(
@@ -140,10 +144,10 @@ def power_levels(steps: int, power: float = 1.0) -> tuple[float, ...]:
 
 
 def approximation_levels(steps: int, gain: float, offset: float, decay: float) -> tuple[float, ...]:
-    """Levels of the step sizes a_n = gain / (n + offset)^decay, decay in (1/2, 1] (Robbins-Monro):
-    t falls by 1 - a_n a step.
+    """Return the levels for step sizes a_n = gain / (n + offset)^decay with decay in (1/2, 1]
+    (Robbins-Monro); each step multiplies t by 1 - a_n.
 
-    What is left after `steps` - 1 of them goes in one last step with a = 1.
+    The last of the `steps` steps has a = 1. ValueError for values out of range.
     """
     if steps < 1 or not 0.5 < decay <= 1 or not 0 < gain < offset**decay:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Cas-DM's loop."""
+"""Cas-DM's sampler (docs/methods/cas-dm.md, C.2.9)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class CascadeSampler:
     timesteps: descending, each in 1..T; signal: abar at each of them; prediction: what theta
     returns, "epsilon" or "v"; path: "dynamic" (phi's own gate), "eps" (r = 0), "x0" (r = 1),
     "fixed" (r = gates[k] at step k); eta: 0 is DDIM, 1 is ancestral sampling with the posterior
-    variance; window: phi runs at timesteps from .. to only, elsewhere the path is "eps"; None: at
-    all; solver: "ddim", or "dpm++2m" (second order, for eta 0).
+    variance; window: phi runs only at timesteps from .. to, and elsewhere the path is "eps"; with
+    None it runs at all of them; solver: "ddim", or "dpm++2m" (second order, for eta 0).
     """
 
     timesteps: tuple[int, ...]
@@ -68,7 +68,7 @@ class CascadeSampler:
                 f'no timestep of {self.timesteps} is in the window {self.window}; use path "eps" '
                 "to leave phi out"
             )
-        self._ahead()  # a solver that is none, or levels that it cannot use
+        self._ahead()  # raises ValueError for an unknown solver, or levels that it cannot use
         if self.eta and self.solver != "ddim":
             raise ValueError(
                 f"the solver {self.solver} draws no noise between steps: it takes eta 0, got "
@@ -79,7 +79,7 @@ class CascadeSampler:
         return signal_lookahead(self.solver, self.signal)
 
     def asks(self, graph: str) -> tuple[int, ...]:
-        """The timesteps at which a graph runs."""
+        """Return the timesteps at which a graph runs."""
         if graph == "theta":
             return self.timesteps
         low, high = self.window or (0, self.timesteps[0])
@@ -103,7 +103,7 @@ class CascadeSampler:
             last, clean = clean, clean + ahead[k] * (clean - last) if ahead[k] else clean
             fresh = self.eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
             direction = (x - now**0.5 * clean) * (1 / (1 - now) ** 0.5)
-            # rounding must not make it complex
+            # Rounding errors must not give the root of a negative number.
             x = then**0.5 * clean + max(0.0, 1 - then - fresh**2) ** 0.5 * direction
             if fresh:
                 x = x + fresh * draw(f"step{k}")
@@ -138,9 +138,9 @@ def mean_gates(
     condition: Mapping[str, Values],
     draw: Draw[Values],
 ) -> tuple[float, ...]:
-    """phi's mean gate at each timestep of a run from x: what path "fixed" takes (C.2.9).
+    """Return phi's mean gate at each timestep of a run from x, for the path "fixed" (C.2.9).
 
-    Cut to [0, 1], which only a gate without bounds leaves; 0 where phi does not run.
+    Values are clipped to [0, 1], which only an unbounded gate can leave; 0 where phi does not run.
     """
     seen: list[float] = []
 

@@ -15,22 +15,23 @@ from .base import LATER, Call, Draw, branches
 from .schedule import clean_image, noise_of
 from .second_order import signal_lookahead
 
-SIGMA_DATA, SCALING = 0.5, 10.0  # of the boundary condition (Luo et al. 2023)
-NULLED = ("label", "vector")  # inputs that the null branch sees as zeros
+SIGMA_DATA, SCALING = 0.5, 10.0  # constants of the boundary condition (Luo et al. 2023)
+NULLED = ("label", "vector")  # inputs that are zero in the unconditional branch
 Renoise = Literal["fresh", "own"]
 RENOISE: tuple[Renoise, ...] = ("fresh", "own")
 
 
 def boundary(t: Numbers) -> tuple[Numbers, Numbers]:
-    """c_skip and c_out at timesteps t: exactly 1 and 0 at 0, and almost at once 0 and 1 (E.2.4
-    a).
+    """Return c_skip and c_out at timesteps t (E.2.4 a).
+
+    They are exactly 1 and 0 at t = 0, and close to 0 and 1 soon after.
     """
     s = SCALING * t
     return SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2), s / (s**2 + SIGMA_DATA**2) ** 0.5
 
 
 def _check(timesteps: tuple[int, ...], signal: tuple[float, ...], prediction: str) -> None:
-    """Raises ValueError for what no loop can run over."""
+    """Raise ValueError for an unknown prediction, or unusable timesteps or signal levels."""
     if prediction not in ("epsilon", "v"):
         raise ValueError(f"unknown prediction {prediction!r}; known: epsilon, v")
     if not timesteps or len(timesteps) != len(signal):
@@ -45,11 +46,11 @@ def _check(timesteps: tuple[int, ...], signal: tuple[float, ...], prediction: st
 
 @dataclass(frozen=True)
 class LatentDdimSampler:
-    """Deterministic DDIM, or the solver "dpm++2m" of second order, with classifier-free guidance,
-    e_u + g (e_c - e_u): two calls of the denoiser a step unless g is 0 or 1.
+    """Deterministic DDIM, or the second-order solver "dpm++2m", with classifier-free guidance,
+    e_u + g (e_c - e_u), which calls the denoiser twice per step unless g is 0 or 1.
 
-    The null branch is the denoiser with the twins null_INPUT of its inputs; without them, with a
-    label, and an embedding vector, of zeros.
+    The unconditional branch e_u uses null_INPUT in place of INPUT; without it, the inputs "label"
+    and "vector" are zeros.
     """
 
     timesteps: tuple[int, ...]
@@ -66,7 +67,7 @@ class LatentDdimSampler:
                 f"guidance must be in [0, 100], got {self.guidance}, and kind known, got "
                 f"{self.kind!r}"
             )
-        self._ahead()  # a solver that is none, or levels that it cannot use
+        self._ahead()  # raises ValueError for an unknown solver, or levels that it cannot use
 
     def _ahead(self) -> tuple[float, ...]:
         return signal_lookahead(self.solver, self.signal)
@@ -88,7 +89,7 @@ class LatentDdimSampler:
             clean = clean_image(x, predicted, now, self.prediction)
             noise = noise_of(x, predicted, now, self.prediction)
             if ahead:
-                # what is left of x when that image is taken out
+                # the noise that remains of x if the image ahead is removed
                 noise = noise - (now / (1 - now)) ** 0.5 * ahead * (clean - last)
                 last, clean = clean, clean + ahead * (clean - last)
             else:
@@ -111,12 +112,11 @@ class LatentDdimSampler:
 
 @dataclass(frozen=True)
 class ConsistencySampler:
-    """One call of the student a timestep: straight to clean latents, then noise again; guidance is
-    in its weights.
+    """A sampler that calls the student once per timestep for clean latents and noises them again.
 
-    renoise: "fresh" noise (E.2.5), or the "own" that is left of x when the clean latents are
-    taken out: then nothing is random after the start, each step refines one trajectory, and errors
-    do not add up as grain.
+    The student's weights already contain the guidance. renoise: "fresh" noise (E.2.5), or "own",
+    the noise that remains of x if the clean latents are removed. With "own" nothing is random after
+    the start, each step refines one trajectory, and errors do not add up as grain.
     """
 
     timesteps: tuple[int, ...]
@@ -141,7 +141,7 @@ class ConsistencySampler:
         draw: Draw[Values],
     ) -> Values:
         """x (b, z, h, w) standard normal -> images in [-1, 1]."""
-        given, _ = branches(condition)  # guidance is in its weights
+        given, _ = branches(condition)  # no unconditional branch: the weights contain the guidance
         for k, (t, now, then) in enumerate(
             zip(self.timesteps, self.signal, (*self.signal[1:], 1.0), strict=True)
         ):

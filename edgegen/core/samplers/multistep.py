@@ -1,5 +1,5 @@
-"""One loop for the solvers of the field: DDPM, DDIM, PNDM, Euler, ancestral Euler, DPM-Solver++ and
-latent consistency differ in numbers alone, so the numbers are the data.
+"""One loop for DDPM, DDIM, PNDM, Euler, ancestral Euler, DPM-Solver++ and latent consistency, which
+differ only in their coefficients; the coefficients are the sampler's data.
 
 At step k the denoiser sees scale[k] * x, and its output becomes a clean image,
 
@@ -36,14 +36,15 @@ MOST_GUIDANCE = 100.0
 
 @dataclass(frozen=True)
 class MultistepSampler:
-    """A number a step in each list; one that is empty stands for zeros, and `scale` for ones.
+    """A linear multistep sampler; each list holds one number per step, and an empty list stands for
+    zeros (for ones in `scale`).
 
-    timesteps: what the denoiser is told, never rising; start: times the start noise; clip: largest
-    magnitude of a clean image, 0 for none; remembers: what `earlier_` weighs, clean images or the
-    denoiser's outputs. guidance: g of null + g (given - null), two calls a step unless it is 1;
-    nulls: inputs whose value in the null branch the condition holds under null_NAME, which no graph
-    sees; embedded_guidance: what the denoiser is told as its input `guidance`, if it has one;
-    decoder: whether a graph of that name makes the image.
+    timesteps: what the denoiser receives, never rising; start: factor on the start noise; clip:
+    largest magnitude of a clean image, 0 for no clipping; remembers: what the `earlier_` lists
+    weigh, clean images or the denoiser's outputs. guidance: g in null + g (given - null), with two
+    calls per step unless it is 1; nulls: inputs whose value in the null branch the condition holds
+    as null_NAME; embedded_guidance: value of the denoiser's input `guidance`, if it has one;
+    decoder: whether the graph "decoder" makes the image.
     """
 
     timesteps: tuple[float, ...]
@@ -136,7 +137,7 @@ class MultistepSampler:
         given: Mapping[str, Values],
         twins: Mapping[str, Values],
     ) -> Values:
-        """The denoiser's output, guided."""
+        """Return the denoiser's output with guidance applied."""
         told = {"t": x[:, 0, 0, 0] * 0 + timestep}
         if self.embedded_guidance is not None:
             told["guidance"] = x[:, 0, 0, 0] * 0 + self.embedded_guidance
@@ -149,7 +150,7 @@ class MultistepSampler:
         return null + self.guidance * (output - null)
 
     def ended_after(self, steps: int) -> MultistepSampler:
-        """The sampler that returns the clean image it has after that many steps."""
+        """Return the sampler that ends with its clean image after that many steps."""
         if steps == len(self.timesteps):
             return self
         kept = {name: getattr(self, name)[:steps] for name in (*NEEDED, *SPARE)}

@@ -1,4 +1,4 @@
-"""Noise schedules and the algebra of one noised image."""
+"""Noise schedules, and the conversions between a noised image, its noise and its clean image."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from ..spec import Numbers
 
 
 def alphas_bar(schedule: str, steps: int) -> np.ndarray:
-    """Cumulative signal power abar (steps + 1,), abar[0] = 1, float64 (docs/methods/cas-dm.md,
-    C.2.1).
+    """Return the cumulative signal power abar (steps + 1,), float64, with abar[0] = 1
+    (docs/methods/cas-dm.md, C.2.1).
 
     "linear": beta from 1e-4 to 0.02 at 1000 steps, scaled by 1000 / steps; "ldm": sqrt(beta) from
-    sqrt(.0015) to sqrt(.0195), beta scaled so; "cosine": cos^2, beta clipped at 0.999.
+    sqrt(.0015) to sqrt(.0195), with beta scaled in the same way; "cosine": cos^2, with beta clipped
+    at 0.999. ValueError for an unknown schedule or too few steps.
     """
     if schedule == "linear":
         beta = np.linspace(1e-4, 0.02, steps) * 1000 / steps
@@ -32,8 +33,8 @@ def alphas_bar(schedule: str, steps: int) -> np.ndarray:
 
 
 def trailing(timesteps: int, steps: int, power: float = 1.0) -> tuple[int, ...]:
-    """`steps` timesteps from `timesteps` down, the first always pure noise: (1000, 4) -> 1000 750
-    500 250.
+    """Return `steps` falling timesteps, beginning at `timesteps`, which is pure noise; for example
+    (1000, 4) gives 1000, 750, 500, 250.
 
     power: timestep k is timesteps * (1 - k / steps) ** power; below 1 puts more of them at high
     noise.
@@ -48,8 +49,9 @@ def trailing(timesteps: int, steps: int, power: float = 1.0) -> tuple[int, ...]:
 def clean_image(
     x: Numbers, predicted: Numbers, signal: float | Numbers, prediction: str
 ) -> Numbers:
-    """x0 from the network's output: solves x = sqrt(abar) x0 + sqrt(1 - abar) eps; v is sqrt(abar)
-    eps - sqrt(1 - abar) x0.
+    """Return the clean image x0 from the network's output at signal abar.
+
+    It solves x = sqrt(abar) x0 + sqrt(1 - abar) eps; v is sqrt(abar) eps - sqrt(1 - abar) x0.
     """
     if prediction == "v":
         return signal**0.5 * x - (1 - signal) ** 0.5 * predicted
@@ -57,7 +59,7 @@ def clean_image(
 
 
 def noise_of(x: Numbers, predicted: Numbers, signal: float | Numbers, prediction: str) -> Numbers:
-    """eps from the network's output, the partner of clean_image."""
+    """Return the noise eps from the network's output at signal abar (see `clean_image`)."""
     if prediction == "v":
         return (1 - signal) ** 0.5 * x + signal**0.5 * predicted
     return predicted

@@ -1,8 +1,9 @@
-"""A second-order multistep solver at one call a step: DPM-Solver++(2M) on clean images (Lu et al.
-2022, arXiv 2211.01095, Algorithm 2), deterministic.
+"""DPM-Solver++(2M) on clean images (Lu et al. 2022, arXiv 2211.01095, Algorithm 2), a deterministic
+second-order multistep solver with one call per step.
 
-A DDIM step is exact for a clean image that stays as it is; this one lets it go on as it went, in
-a straight line over the half log-SNR. So a step of it is DDIM's, towards a clean image ahead.
+A DDIM step is exact if the clean image stays constant. This solver assumes that it continues to
+move in a straight line over the half log-SNR, so its step is a DDIM step towards a clean image
+ahead.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ SECOND_ORDER = "dpm++2m"
 
 
 def half_log_snr(signal: float) -> float:
-    """Of abar in (0, 1)."""
+    """Return half the log of the signal-to-noise ratio for abar in (0, 1)."""
     return 0.5 * math.log(signal / (1 - signal))
 
 
 def lookahead(solver: str, places: Sequence[float]) -> tuple[float, ...]:
-    """How far beyond the clean image each step aims, in units of what the clean image has moved
-    since the step before; all 0 for another solver.
+    """Return how far beyond the clean image each step aims, in units of the clean image's movement
+    since the previous step; all 0 for solvers other than "dpm++2m".
 
-    places: rising half log-SNR of each step. 0 at the first step, which knows no other image, and
-    at the last, which ends where half log-SNR is infinite. ValueError where places are too close.
+    places: rising half log-SNR of each step. The value is 0 at the first step, which has no earlier
+    image, and at the last, which ends at infinite half log-SNR. ValueError if places do not rise.
     """
     if solver != SECOND_ORDER:
         return (0.0,) * len(places)
@@ -39,8 +40,9 @@ def lookahead(solver: str, places: Sequence[float]) -> tuple[float, ...]:
 
 
 def signal_lookahead(solver: str, signal: Sequence[float]) -> tuple[float, ...]:
-    """The same from abar at each step. ValueError for a solver that is none of
-    DIFFUSION_SOLVERS.
+    """Return the `lookahead` of each step from its abar.
+
+    ValueError for a solver that is not in DIFFUSION_SOLVERS.
     """
     if solver not in DIFFUSION_SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; known: {', '.join(DIFFUSION_SOLVERS)}")

@@ -1,4 +1,4 @@
-"""The sampler of a generator without a loop."""
+"""The sampler of a generator that needs no loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from .base import UNTIMED, Call, Draw
 
 @dataclass(frozen=True)
 class SingleSampler:
-    """No loop: each graph is asked once, for what the one before returned; the first also takes the
-    condition.
+    """A sampler that calls each graph once, on the output of the one before.
+
+    The first graph also takes the condition.
     """
 
     graphs: tuple[str, ...] = ("generator",)

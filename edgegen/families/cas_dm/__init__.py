@@ -1,5 +1,5 @@
 """Cas-DM (An et al., arXiv 2401.02414; docs/methods/cas-dm.md): a noise predictor, and a refiner
-that metric losses may touch.
+that can be trained with metric losses.
 """
 
 from .config import CasDmConfig

@@ -1,4 +1,4 @@
-"""Everything that defines a cas-dm: its two networks, what phi is taught, and how it samples."""
+"""The config of a cas-dm: its two networks, phi's losses, and its sampler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class CasDmConfig:
-    """One generator; defaults are the networks, losses and sampler of the 32x32 recipe."""
+    """The config of one generator; the defaults are those of the 32x32 recipe."""
 
     __pydantic_config__: ClassVar = STRICT
 
@@ -39,36 +39,36 @@ class CasDmConfig:
     classes: int = 10  # 0 for unconditional
     theta: UNetConfig = field(default_factory=UNetConfig)
     phi: UNetConfig = field(default_factory=UNetConfig)
-    # pixels a side that were one to the networks it began with, see grow.py
+    # side in pixels of what was one pixel to the networks that it grew from, see grow.py
     stretch: int = 1
     schedule: Literal["cosine", "linear"] = "cosine"
     timesteps: int = 1000  # T of training
     prediction: Literal["v", "epsilon"] = "v"  # what theta predicts
-    # both at once, or theta in the run's first half and phi in its second
+    # "joint" trains both at once, "frozen" theta in the run's first half and phi in its second
     mode: Literal["joint", "frozen"] = "joint"
     phi_input: Literal["x0", "x0+xt"] = "x0+xt"  # docs/methods/cas-dm.md, C.2.3
-    # phi returns u + delta (identity at the start), else the image itself
+    # whether phi returns u + delta (the identity at the start); otherwise it returns the image
     residual: bool = True
-    # networks.GATES; "none": r = 1
+    # a key of networks.GATES; "none" means r = 1
     gate: Literal["sigmoid", "clip", "linear", "scalar", "none"] = "sigmoid"
-    # sigmoid of it is the gate at the start: close to theta's path
+    # the gate starts at the sigmoid of this value, close to theta's path
     gate_bias: float = -2.0
     # weight of ||x_mix - x0||^2: abar_t, or the paper's c_t^2 (C.2.5)
     gate_loss: Literal["bounded", "posterior"] = "bounded"
-    # the gate's loss stops at phi's last layer (C.2.6)
+    # whether the gradient of the gate's loss stops at phi's last layer (C.2.6)
     gate_trunk_detach: bool = False
     metric: str = "gradient"  # a key of METRICS, "pdist" or "none"
     metric_weight: float = 0.1  # lambda_m
     metric_schedule: Literal["const", "snr", "cutoff"] = "snr"  # w_m(t), C.2.5
     # share of phi's steps before the metric's loss joins (C.2.8)
     metric_warmup: float = 0.0
-    # probability of each change of training photos, of which the networks are told (transforms.py)
+    # probability of each augmentation of training photos, given to the networks (transforms.py)
     augment: float = 0.0
-    steps: int = 10  # of the sampler
-    spacing: float = 1.0  # power of the timesteps' fall, see trailing
-    solver: DiffusionSolver = "ddim"  # "dpm++2m": second order, as many calls
+    steps: int = 10  # steps of the sampler
+    spacing: float = 1.0  # power of the timesteps' spacing, see `trailing`
+    solver: DiffusionSolver = "ddim"  # "dpm++2m" is of second order with as many calls
     path: Literal["dynamic", "eps", "x0"] = "dynamic"
-    # phi runs at timesteps from .. to only (C.2.9); None: at all
+    # phi runs only at timesteps from .. to (C.2.9); with None at all
     window: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
@@ -105,14 +105,15 @@ class CasDmConfig:
                 "got "
                 f"{self.classes}, {self.channels}, {self.stretch}"
             )
-        # a sampler that cannot be made should fail before the training, not after it
+        # An impossible sampler should fail before the training, not after it.
         self.sampler(self.steps)
 
     def sampler(
         self, steps: int, path: str | None = None, eta: float = 0.0, gates: tuple[float, ...] = ()
     ) -> CascadeSampler:
-        """`steps` timesteps of this config's schedule. Raises ValueError for a schedule, path or
-        number that cannot be used.
+        """Return the sampler with `steps` timesteps of this config's schedule.
+
+        ValueError for a schedule, path or number that cannot be used.
         """
         levels = alphas_bar(self.schedule, self.timesteps)
         timesteps = trailing(self.timesteps, steps, self.spacing)

@@ -1,8 +1,8 @@
 """The two networks, their objectives and their sampler.
 
-`theta` is a plain diffusion network that only ever sees the noise loss. `phi` takes theta's clean
-image, detached, and returns a better one with a gate r; reconstruction, gate and metric losses
-reach phi alone (docs/methods/cas-dm.md, C.2.6).
+`theta` is a plain diffusion network that is trained by the noise loss alone. `phi` takes theta's
+clean image, detached, and returns a better one with a gate r; the reconstruction, gate and metric
+losses train only phi (docs/methods/cas-dm.md, C.2.6).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .networks import NoisePredictor, Refiner
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch's images with noise."""
+    """A batch's images, with noise added at random timesteps."""
 
-    images: Tensor  # (b, c, h, w), changed where the config augments
-    told: Tensor | None  # what was done to them, (b, NUMBERS)
-    x: Tensor  # (b, c, h, w)
-    eps: Tensor  # the noise in it
+    images: Tensor  # clean images (b, c, h, w), augmented if the config says so
+    told: Tensor | None  # their augmentations (b, NUMBERS)
+    x: Tensor  # noised images (b, c, h, w)
+    eps: Tensor  # the noise in x
     t: Tensor  # (b,), whole numbers in 1..T
     signal: Tensor  # abar_t, (b, 1, 1, 1)
 
@@ -56,7 +56,7 @@ class CasDm:
             torch.from_numpy(gate_weights(config.gate_loss, signal)),
         )
         self.judge = PDist(config.channels) if config.metric == "pdist" else None
-        # theta's step, for phi's on the same batch
+        # theta's latest step, which phi's loss on the same batch uses
         self._last: tuple[Batch, Noised, Tensor] | None = None
 
     @property
@@ -75,12 +75,13 @@ class CasDm:
     def sampler_with(
         self, steps: int, path: str | None = None, eta: float = 0.0, gates: tuple[float, ...] = ()
     ) -> CascadeSampler:
-        """The sampler with another number of steps, path, eta or fixed gate curve."""
+        """Return the sampler with another number of steps, path, eta or fixed gate curve."""
         return self.config.sampler(steps, path, eta, gates)
 
     def graphs(self) -> Mapping[str, Graph]:
-        """Pure graphs of frozen copies with batch norms folded; theta alone if the sampler's path
-        never asks phi.
+        """Return graphs of frozen copies with batch norms folded.
+
+        phi is left out if the sampler's path is "eps", which never runs it.
         """
         x = self.latent.noise
         t = TensorSpec("t", ("batch",))
@@ -105,8 +106,8 @@ class CasDm:
         return net
 
     def objectives(self) -> Iterable[Objective]:
-        """theta first: in joint mode phi's loss reads the same noising and theta's detached
-        prediction.
+        """Return the objectives, theta's first, because in joint mode phi's loss uses theta's
+        noised images and its detached prediction.
         """
         theta, phi = (self._parameters(name) for name in ("theta", "phi"))
         spans = (
@@ -118,13 +119,13 @@ class CasDm:
         )
 
     def _parameters(self, name: str) -> tuple[nn.Parameter, ...]:
-        """Of a network, and of what tells it of changed photos."""
+        """Return the parameters of a network and of its embedding of augmentations."""
         embedding = self.networks[beside(name)].parameters() if self.config.augment else ()
         return (*self.networks[name].parameters(), *embedding)
 
     def theta_loss(self, batch: Batch) -> Tensor:
-        """Plain mean squared error of the noise (or v) at uniform timesteps; nothing else ever
-        reaches theta (C.2.2).
+        """Return the mean squared error of the noise (or v) at uniform timesteps, theta's only
+        loss (C.2.2).
         """
         noised = self._noised(batch)
         predicted = self._predicted(batch, noised)
@@ -137,8 +138,9 @@ class CasDm:
         )
 
     def phi_loss(self, batch: Batch) -> Tensor:
-        """Reconstruction, gate and metric losses of the refiner (C.2.5); in joint mode after
-        theta_loss of the same images.
+        """Return the sum of the refiner's reconstruction, gate and metric losses (C.2.5).
+
+        In joint mode it must follow theta_loss on the same batch; otherwise ValueError.
         """
         noised, predicted = (
             self._thetas(batch) if self.config.mode == "joint" else self._from_finished_theta(batch)
@@ -162,7 +164,7 @@ class CasDm:
             and batch.progress >= self.config.metric_warmup
         ):
             weight = METRIC_WEIGHTS[self.config.metric_schedule](signal.flatten())
-            # variances of 8-bit mantissas would be noise
+            # BF16, with its 8-bit mantissas, would make the metric's variances noise.
             with torch.autocast(image.device.type, enabled=False):
                 loss = (
                     loss + self.config.metric_weight * (weight * self._metric(image, images)).mean()
@@ -170,12 +172,12 @@ class CasDm:
         return loss
 
     def teach(self, batches: Iterable[Batch]) -> None:
-        """Teach the judge; a config whose metric has no network has nothing to teach."""
+        """Teach the judge, if the config's metric has one."""
         if self.judge is not None:
             self.judge.teach(batches, self.config.classes)
 
     def _noised(self, batch: Batch) -> Noised:
-        """Uniform timesteps and Gaussian noise from the batch's own generator."""
+        """Noise the images at uniform timesteps, with draws from the batch's own generator."""
         images, rng, told = batch.images, batch.generator, None
         if self.config.augment:
             images, told = changed(images, self.config.augment, rng)
@@ -188,8 +190,9 @@ class CasDm:
         return Noised(images, told, x, eps, t, signal)
 
     def _thetas(self, batch: Batch) -> tuple[Noised, Tensor]:
-        """What theta's objective has just drawn and predicted: phi takes nothing from theta's
-        random stream (C.2.6).
+        """Return what theta's loss has just drawn and predicted for this batch.
+
+        So phi draws nothing from theta's random stream (C.2.6).
         """
         last, self._last = self._last, None
         if last is None or last[0].images is not batch.images:
@@ -200,8 +203,8 @@ class CasDm:
         return last[1:]
 
     def _from_finished_theta(self, batch: Batch) -> tuple[Noised, Tensor]:
-        """phi's own noising, and what theta says to it in eval mode: no dropout, no statistics
-        moved, no gradient.
+        """Noise the images anew, and return them with theta's prediction in eval mode and without
+        gradients.
         """
         noised, theta = self._noised(batch), self.networks["theta"]
         training = theta.training
@@ -213,7 +216,7 @@ class CasDm:
             theta.train(training)
 
     def _predicted(self, batch: Batch, noised: Noised) -> Tensor:
-        """What theta says to noised images."""
+        """Return theta's prediction for noised images."""
         condition, told = self._condition(batch), hint(self.networks, "theta", noised.told)
         out = self.networks["theta"](noised.x, noised.t.float(), *condition, told=told)
         return out.float()
@@ -227,5 +230,5 @@ class CasDm:
 
 
 def _at(table: Tensor, t: Tensor) -> Tensor:
-    """A float64 table's (T + 1,) values at t (b,) -> (b, 1, 1, 1), float32, where t is."""
+    """Return the values of a table (T + 1,) at t (b,) as float32 (b, 1, 1, 1) on t's device."""
     return table.to(t.device)[t].float()[:, None, None, None]

@@ -1,5 +1,5 @@
-"""A trained cas-dm as it begins for larger images: both networks with larger patches, all between
-them as it was.
+"""Growing a trained cas-dm for larger images: both networks get larger patches, and all layers
+between the first and the last stay as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .config import CasDmConfig
 
 
 def grown(config: CasDmConfig, tensors: Mapping[str, Tensor], size: int) -> Grown:
-    """ValueError for a size that is not a whole number of times the config's."""
+    """Return the generator as it begins at `size`, a multiple of the config's; else ValueError."""
     factor, nets = factor_of(config.size, size), {"theta": config.theta, "phi": config.phi}
     for name, net in nets.items():
         tensors = stretched(

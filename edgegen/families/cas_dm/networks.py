@@ -16,7 +16,7 @@ from .config import CasDmConfig
 
 
 def _start(bias: float) -> float:
-    """The gate that "sigmoid" starts with: the other forms start there too."""
+    """Return the gate at which "sigmoid" starts, so that the other forms start there too."""
     return 1 / (1 + math.exp(-bias))
 
 
@@ -24,13 +24,13 @@ def _start(bias: float) -> float:
 GATES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "sigmoid": lambda a, bias: torch.sigmoid(a + bias),
     "clip": lambda a, bias: (a + _start(bias)).clamp(0, 1).detach() + (a - a.detach()),  # see below
-    # no bounds: may also extrapolate from one branch past the other
+    # not bounded, so it may also extrapolate past either branch
     "linear": lambda a, bias: a + _start(bias),
-    # one r an image and timestep
+    # one r per image and timestep
     "scalar": lambda a, bias: torch.sigmoid(a.mean((2, 3), keepdim=True) + bias).expand_as(a),
 }
-# Where it is cut, a plain clamp has no gradient, and a gate that has once left [0, 1] never returns
-# (test 5 saw it stay at 1): "clip" lets the gradient pass as if nothing were cut.
+# A plain clamp has no gradient outside [0, 1], so a gate that has left it never returns (test 5
+# saw it stay at 1). "clip" therefore passes the gradient as if there were no clamp.
 
 
 class Refiner(nn.Module):
@@ -77,15 +77,15 @@ class Refiner(nn.Module):
         )
 
     def _alone(self, h: Tensor) -> Tensor:
-        """The last layer's output again, from detached features: what its gradient moves is that
-        layer alone.
+        """Compute the last layer's output from detached features, so its gradient trains only that
+        layer.
         """
         return F.pixel_shuffle(self.trunk.head(h.detach()), self.trunk.patch)
 
 
 def wiener(prediction: str, signal: np.ndarray) -> np.ndarray:
-    """What epsilon or v is, on average, times x, at each abar, where images are white noise of
-    deviation GRAIN.
+    """Return the factor of x in the best linear estimate of epsilon or v at each abar, if images
+    are white noise with standard deviation GRAIN.
     """
     power = signal * GRAIN**2 + 1 - signal
     return (
@@ -99,8 +99,8 @@ class NoisePredictor(nn.Module):
     """theta: x (b, c, h, w), t (b,), label (b, classes) -> (b, c, h, w), epsilon or v as the config
     says.
 
-    Noise that is finer than what a stretched trunk sees would stay in its images: there it corrects
-    a Wiener filter.
+    A stretched trunk does not see the finest noise, which would stay in its images, so a Wiener
+    filter is added for that part.
     """
 
     fine: Tensor

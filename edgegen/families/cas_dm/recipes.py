@@ -1,4 +1,4 @@
-"""How a cas-dm is trained, and at which sizes (docs/methods/cas-dm.md, C.4)."""
+"""The recipes of cas-dm, by image size (docs/methods/cas-dm.md, C.4)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .config import CasDmConfig
 from .family import CasDm
 from .grow import grown
 
-WARMUP = 0.1  # of phi's steps, before the metric's loss joins (C.2.8)
-AUGMENT = 0.12  # as for the small sets of Karras et al. (2022)
+WARMUP = 0.1  # share of phi's steps before the metric's loss joins (C.2.8)
+AUGMENT = 0.12  # the value of Karras et al. (2022) for small data sets
 
 
 def photos32() -> Recipe:

@@ -1,5 +1,5 @@
-"""What the density estimate is made of: training vectors, or means of groups of them, eight bits a
-value, class by class.
+"""The bank of the density estimate: training vectors or means of groups of them, for each class,
+with eight bits per value.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 
-FEWEST = 4  # distinct vectors behind a centroid: the mean of one would be that one
-ROUNDS = 25  # of k-means
+FEWEST = 4  # fewest distinct vectors behind a centroid; the mean of one would be that vector
+ROUNDS = 25  # rounds of k-means
 
 
 class Bank(nn.Module):
-    """`size` vectors of `shape` a class; value = offset + scale * byte, and how many training
-    vectors each stands for.
+    """`size` vectors of `shape` per class, with the number of training vectors each represents.
 
-    Integers, so that averaging networks or half precision on disk changes none of them. Before
-    fill, one grey vector a class.
+    A value is offset + scale * byte. Bytes are stored, so that neither the averaging of networks
+    nor half precision on disk changes them. Before `fill` there is one grey vector per class.
     """
 
     values: Tensor
@@ -43,10 +42,10 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def fill(self, vectors: Tensor, labels: Tensor, centroids: bool, rng: torch.Generator) -> None:
-        """From vectors (n, *shape) and labels (n, classes): a random choice of each class's, or its
-        k-means centroids.
+        """Fill the bank from vectors (n, *shape) with labels (n, classes).
 
-        InputError for a class with too few vectors to be represented.
+        Each class gets a random choice of its vectors, or with `centroids` their k-means centroids.
+        InputError for a class with too few distinct vectors.
         """
         low, high = (
             (-1.0, 1.0)
@@ -81,7 +80,7 @@ class Bank(nn.Module):
             counts[: len(means)] = members
 
     def _units(self, vectors: Tensor) -> Tensor:
-        """In steps of the bank's bytes, (n, d) float."""
+        """Return vectors (n, d) as floats in units of the bank's bytes."""
         return (
             vectors.float()
             if vectors.dtype == torch.uint8
@@ -89,13 +88,14 @@ class Bank(nn.Module):
         )
 
     def decoded(self, values: Tensor) -> Tensor:
-        """Bytes, as any type -> what they mean."""
+        """Return the values that bytes of the bank stand for."""
         return values.float() * self.scale + self.offset
 
     @torch.no_grad()
     def nearest(self, x: Tensor, label: Tensor) -> Tensor:
-        """x (b, *shape), label (b, classes) -> for each the nearest vector of its class, (b,
-        *shape).
+        """Return for each x (b, *shape) the nearest vector (b, *shape) of its class.
+
+        label: one-hot (b, classes).
         """
         table = self.decoded(self.values).flatten(0, 1)
         flat = x.float().flatten(1)
@@ -114,8 +114,9 @@ class Bank(nn.Module):
 
 
 class Picker(nn.Module):
-    """A bank that only gives: pick (b,) in [0, 1], label (b, classes) -> (b, *shape), each as often
-    as it stands for.
+    """Draws vectors from a filled bank: pick (b,) in [0, 1], label (b, classes) -> (b, *shape).
+
+    A vector's probability is its share of the training vectors of its class.
     """
 
     table: Tensor
@@ -130,7 +131,7 @@ class Picker(nn.Module):
         share = bank.counts.double().cumsum(1)
         self.size, self.shape = size, bank.shape
         self.register_buffer("edges", (share / share[:, -1:]).float())
-        # bytes as float16, exactly: TensorRT knows no unsigned bytes inside a network
+        # Bytes are exact in float16, and TensorRT has no unsigned bytes inside a network.
         self.register_buffer("table", bank.values.flatten(0, 1).half())
         self.register_buffer("offset", bank.offset.clone())
         self.register_buffer("scale", bank.scale.clone())
@@ -141,7 +142,7 @@ class Picker(nn.Module):
         if label is None:
             index = (pick >= self.edges[0]).float().sum(1)
         else:
-            # floats below 2^24 are exact, and every runtime sums them alike
+            # Whole numbers below 2^24 are exact in float32, so all runtimes give the same sum.
             group = (label * self.starts).sum(1)
             index = (pick >= self.edges.index_select(0, group.long())).float().sum(
                 1
@@ -151,8 +152,8 @@ class Picker(nn.Module):
 
 
 def kmeans(points: Tensor, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Centroids (at most k, d) of distinct points (n, d), and how many points each is the mean of:
-    FEWEST at least.
+    """Return the centroids (at most k, d) of distinct points (n, d), and the number of points of
+    each, which is at least FEWEST.
     """
     k = min(k, len(points) // FEWEST)
     centres = points[_seeds(points, k + k // 4, rng)]  # some will stand for too few points and go
@@ -168,8 +169,8 @@ def kmeans(points: Tensor, k: int, rng: torch.Generator) -> tuple[Tensor, Tensor
 
 
 def _seeds(points: Tensor, k: int, rng: torch.Generator) -> list[int]:
-    """k-means++: each next centre with probability proportional to the squared distance to those
-    before.
+    """Choose k centres as k-means++ does: each with probability proportional to the squared
+    distance to those before.
     """
     chosen = [int(torch.randint(len(points), (1,), generator=rng, device=rng.device))]
     nearest = torch.full((len(points),), torch.inf, device=points.device)
@@ -181,7 +182,7 @@ def _seeds(points: Tensor, k: int, rng: torch.Generator) -> list[int]:
 
 def _means(points: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     groups = torch.cdist(points, centres).argmin(1)
-    # a product with it: index_add is random on a GPU
+    # A matrix product, because index_add is not deterministic on a GPU.
     members = torch.nn.functional.one_hot(groups, len(centres)).float()
     counts = members.sum(0)
     return members.T @ points / counts.clamp_min(1)[:, None], counts.long()

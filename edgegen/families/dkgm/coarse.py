@@ -1,5 +1,5 @@
-"""Stage 1 (docs/methods/dkgm.md, D.2.1): a vector of the bank plus the kernel's draw, and in modes
-"dae" and "latent" a network behind it.
+"""Stage 1 (docs/methods/dkgm.md, D.2.1): a vector of the bank plus a draw from the kernel, followed
+by a network in the modes "dae" and "latent".
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .nets import CoarseDecoder, CoarseEncoder, Denoiser
 
 
 class Coarse(nn.Module):
-    """The graph: x (b, c, h, w) standard normal, pick (b, 3) uniform, label (b, classes) -> coarse
-    image (b, c, h, w).
+    """The graph "coarse": x (b, c, h, w) standard normal, pick (b, 3) uniform, label (b, classes)
+    -> coarse image (b, c, h, w).
     """
 
     def __init__(self, config: DkgmConfig, bank: Bank, net: nn.Module | None) -> None:
@@ -38,8 +38,8 @@ class Coarse(nn.Module):
 
 
 def stage(config: DkgmConfig) -> dict[str, nn.Module]:
-    """Stage 1's networks by mode: none for "pixel", "coarse" for "dae", "coarse" (a decoder) and
-    "encoder" for "latent".
+    """Return the networks of stage 1 by name: none in mode "pixel", "coarse" in mode "dae", and
+    "coarse" (a decoder) and "encoder" in mode "latent".
     """
     kinds: dict[str, dict[str, Callable[[DkgmConfig], nn.Module]]] = {
         "pixel": {},
@@ -51,9 +51,7 @@ def stage(config: DkgmConfig) -> dict[str, nn.Module]:
 
 @contextmanager
 def evaluating(nets: nn.ModuleDict) -> Iterator[None]:
-    """Without gradients and with fixed batch norms while the block runs: what ships, as it
-    ships.
-    """
+    """Run the block in eval mode and without gradients, and restore the training modes after it."""
     before = {name: net.training for name, net in nets.items()}
     try:
         with torch.no_grad():

@@ -1,5 +1,5 @@
-"""Everything that defines a dkgm: its density estimate, the two networks, and the iteration between
-them.
+"""The config of a dkgm: its density estimate, its two networks, and the iteration from coarse to
+clean images.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class DkgmConfig:
-    """One generator; defaults are those of docs/methods/dkgm.md."""
+    """The config of one generator; the defaults are those of docs/methods/dkgm.md."""
 
     __pydantic_config__: ClassVar = STRICT
 
     size: int = 32  # pixels a side
     channels: int = 3
     classes: int = 10  # 0 for unconditional
-    # what stage 1 makes of the kernel's draw
+    # how stage 1 turns the kernel's draw into a coarse image
     mode: Literal["pixel", "dae", "latent"] = "dae"
     kernel: Literal["gaussian", "epanechnikov", "radial"] = "gaussian"
-    # h, in units of pixels in [-1, 1] (latent: of codes)
+    # h, in units of pixel values in [-1, 1], or of codes in mode "latent"
     bandwidth: float = 1.0
-    # exemplars are training vectors, centroids hold none
+    # exemplars are training vectors themselves, centroids are means of several
     bank: Literal["exemplars", "centroids"] = "centroids"
-    bank_size: int = 512  # exemplars a class
-    kde_centroids: int = 64  # centroids a class
-    # photos a class that the bank is made from
+    bank_size: int = 512  # exemplars per class
+    kde_centroids: int = 64  # centroids per class
+    # photos per class from which the bank is made
     bank_fit: int = 2000
     coarse_net: Backbone = "dae"  # g of stage 1
     coarse: UNetConfig = field(default_factory=UNetConfig)
     code: int = 16  # channels of a latent code
-    # pixels a side that a code's place stands for
+    # side in pixels of the cell that one position of a code covers
     code_cell: int = 4
     debias_net: Backbone = "unet"  # G of stage 2
     debias: UNetConfig = field(default_factory=UNetConfig)
-    # k: needed where coarse images are many-to-one
+    # the bridge's noise k, needed if several photos have the same coarse image
     noise: float = 0.3
-    # pixels a side that were one to the networks it began with
+    # side in pixels of what was one pixel to the networks that it grew from
     stretch: int = 1
-    # stage 2's error: in units of F, or of pixels
+    # units of stage 2's error: those of F ("scaled") or of pixels ("image")
     weighting: Literal["scaled", "image"] = "scaled"
-    # levels that stage 2 trains at: all, or the sampler's
+    # levels at which stage 2 trains: all ("uniform") or the sampler's ("grid")
     times: Literal["uniform", "grid"] = "uniform"
-    # G also sees the coarse image: keeps the pairing
+    # whether G also sees the coarse image, which keeps each image paired with it
     cond_coarse: bool = False
-    # probability of each change of training photos, of which the networks are told (transforms.py)
+    # probability of each augmentation of training photos, given to the networks (transforms.py)
     augment: float = 0.0
     steps: int = 20  # N
     schedule: Literal["power", "approximation"] = "power"
@@ -70,7 +70,7 @@ class DkgmConfig:
     gain: tuple[float, float, float] = (1.0, 2.0, 1.0)
     variance: Literal["upper", "lower"] = "upper"
     solver: Literal["euler", "heun", "dpm++2m"] = "euler"
-    share: float = 0.25  # of the run that stage 1 takes
+    share: float = 0.25  # share of the run for stage 1
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -125,16 +125,16 @@ class DkgmConfig:
             raise ValueError(f"augment must be in [0, 1], a probability, got {self.augment}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        self.sampler()  # one that cannot be made should fail before the training, not after it
+        self.sampler()  # an impossible sampler should fail before the training, not after it
 
     @property
     def exemplars(self) -> int:
-        """Vectors a class in the bank."""
+        """The number of vectors per class in the bank."""
         return self.bank_size if self.bank == "exemplars" else self.kde_centroids
 
     @property
     def vector(self) -> tuple[int, int, int]:
-        """Shape of what the bank holds: an image's, or a code's."""
+        """The shape of one vector of the bank: that of an image, or of a code."""
         cells = self.size // self.code_cell
         return (
             (self.code, cells, cells)
@@ -149,8 +149,9 @@ class DkgmConfig:
         variance: str | None = None,
         solver: str | None = None,
     ) -> BridgeSampler:
-        """This config's sampler, or one with other steps, power, variance or solver; steps=0 stops
-        at coarse images.
+        """Return the config's sampler, or one with other steps, power, variance or solver.
+
+        steps: 0 ends with the coarse images.
         """
         steps = self.steps if steps is None else steps
         levels: tuple[float, ...] = ()

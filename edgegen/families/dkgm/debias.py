@@ -1,5 +1,5 @@
 """Stage 2 (docs/methods/dkgm.md, D.2.3): the bridge from coarse images to clean ones, and the
-network that estimates what is still wrong.
+network that estimates the remaining error.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from .nets import BACKBONES
 
 
 def deviation(t: Tensor, spread: Tensor | float, noise: float) -> Tensor:
-    """c_out(t): standard deviation of X_t - x where that of coarse - x is `spread`."""
+    """Return c_out(t), the standard deviation of X_t - x if that of coarse - x is `spread`."""
     return (t.square() * spread**2 + noise**2 * t * (1 - t)).sqrt()
 
 
 class Bridge(NamedTuple):
-    """noise: its k; spread: standard deviation of coarse - x, which c_out is made of."""
+    """The constants of the bridge: its noise k, and spread, the standard deviation of coarse - x,
+    from which c_out follows.
+    """
 
     noise: float
     spread: Tensor | float
@@ -37,11 +39,11 @@ def bridge_loss(
     bridge: Bridge,
     weighting: str,
 ) -> Tensor:
-    """Mean squared error of F = predict(X_t, t) at X_t = (1 - t) x + t coarse + k sqrt(t (1 - t))
-    xi; t (b,) in (0, 1].
+    """Return the mean squared error of F = predict(X_t, t) at X_t = (1 - t) x + t coarse + k
+    sqrt(t (1 - t)) xi; t (b,) in (0, 1].
 
     weighting: "scaled" for the error of F, whose target (X_t - x) / c_out has unit variance;
-    "image" for that of X_t - c_out F.
+    "image" for the error of the clean image X_t - c_out F.
     """
     place = t.reshape(-1, *[1] * (x.ndim - 1))
     delta = place * (coarse - x) + bridge.noise * (place * (1 - place)).sqrt() * xi
@@ -51,8 +53,9 @@ def bridge_loss(
 
 
 class Restorer(nn.Module):
-    """F of G = X - c_out(t) F(X, t), and the spread that c_out is made of: measured once, before
-    training.
+    """The network F of G = X - c_out(t) F(X, t), with the spread from which c_out follows.
+
+    The spread is measured once, before stage 2 trains.
     """
 
     spread: Tensor
@@ -65,7 +68,7 @@ class Restorer(nn.Module):
             c.debias, c.channels * (2 if c.cond_coarse else 1), c.channels, c.classes
         )
         self.noise, self.stretch = c.noise, c.stretch
-        # of training on the grid
+        # the levels for training on the grid
         self.register_buffer("levels", torch.tensor(c.sampler().levels), persistent=False)
         self.register_buffer("spread", torch.tensor(1.0))
 
@@ -77,8 +80,9 @@ class Restorer(nn.Module):
         coarse: Tensor | None,
         told: Tensor | None = None,
     ) -> Tensor:
-        """F at X_t (b, c, h, w); t (b,) in [0, 1]; coarse only where the network was made to see
-        it.
+        """Return F at x = X_t (b, c, h, w) and t (b,) in [0, 1].
+
+        coarse: given only if the config says cond_coarse.
         """
         seen = x if coarse is None else torch.cat([x, coarse], dim=1)
         residual: Tensor = self.trunk(seen, TIMES * t, label, told)
@@ -87,20 +91,23 @@ class Restorer(nn.Module):
         return residual + self._fine(t)[:, None, None, None] * detail(x, self.stretch)
 
     def _fine(self, t: Tensor) -> Tensor:
-        """What F is times X - the mean of its neighbours, on average (b,): noise there, finer than
-        a stretched trunk sees.
+        """Return the factor (b,) of the finest detail of X in F.
+
+        That detail is mostly noise, and a stretched trunk does not see it.
         """
         power = self.noise**2 * t * (1 - t)
         return power / (power + GRAIN**2) / deviation(t, self.spread, self.noise).clamp_min(1e-4)
 
     def clean(self, x: Tensor, t: Tensor, label: Tensor | None, coarse: Tensor | None) -> Tensor:
-        """G's clean image, (b, c, h, w); x itself at t = 0."""
+        """Return G's clean image (b, c, h, w), which is x itself at t = 0."""
         out = deviation(t, self.spread, self.noise)[:, None, None, None]
         return x - out * self(x, t, label, coarse)
 
 
 class Debias(nn.Module):
-    """The graph: x (b, c, h, w), t (b,) in [0, TIMES], label (b, classes) -> clean image."""
+    """The graph "debias": x (b, c, h, w), t (b,) in [0, TIMES], label (b, classes) -> clean image
+    (b, c, h, w).
+    """
 
     def __init__(self, net: Restorer) -> None:
         super().__init__()
@@ -111,7 +118,7 @@ class Debias(nn.Module):
 
 
 class Restore(nn.Module):
-    """The same with the coarse image beside x: it starts where the pairing is kept."""
+    """The graph "debias" for a network that also takes the coarse image (b, c, h, w)."""
 
     def __init__(self, net: Restorer) -> None:
         super().__init__()

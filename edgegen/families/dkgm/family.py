@@ -1,4 +1,4 @@
-"""The family: bank, stages and losses put together, the two graphs that ship, and recipes."""
+"""The family dkgm: its bank, stages and losses, the two graphs that ship, and its recipes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from .debias import Bridge, Debias, Restore, Restorer, bridge_loss
 from .grow import grown
 from .kernels import draw
 
-MEASURED = 4096  # photos that the spread of coarse images is measured on
-REPEATS = 4  # times the wanted photos are looked at, at most, to find enough of every class
+MEASURED = 4096  # number of photos on which the spread of coarse images is measured
+REPEATS = 4  # at most this many times `bank_fit` photos per class are read to fill the bank
 
 
 class Dkgm:
-    """Bank, stage 1 (unless mode "pixel") and stage 2; mode "latent" trains an encoder too, which
-    stays behind.
+    """A dkgm generator: its bank, stage 1 (except in mode "pixel") and stage 2.
+
+    Mode "latent" also trains an encoder, which does not ship.
     """
 
     def __init__(self, config: DkgmConfig) -> None:
@@ -54,7 +55,9 @@ class Dkgm:
 
     @property
     def embeds_training_data(self) -> Embedded:
-        """What the bank holds: means of several photos are none of them."""
+        """What the bank reveals of training photos; centroids are means of several and count as
+        "none".
+        """
         if self.config.bank == "centroids":
             return "none"
         return "features" if self.config.mode == "latent" else "pixels"
@@ -72,8 +75,8 @@ class Dkgm:
         return self.config.sampler()
 
     def graphs(self) -> Mapping[str, Graph]:
-        """Pure graphs of frozen copies with batch norms folded: `coarse` runs once an image,
-        `debias` once a step.
+        """Return graphs of frozen copies with batch norms folded: `coarse` runs once per image,
+        `debias` once per step.
         """
         c, x = self.config, self.latent.noise
         label = (TensorSpec("label", ("batch", c.classes)),) if c.classes else ()
@@ -87,8 +90,8 @@ class Dkgm:
         }
 
     def objectives(self) -> Iterable[Objective]:
-        """Stage 1 first, then stage 2 on what stage 1 became; mode "pixel" has nothing to train in
-        stage 1.
+        """Return the objectives: stage 1, unless the mode is "pixel", and then stage 2, which
+        builds on the trained stage 1.
         """
         second = self._parameters("debias", beside("debias"))
         if self.config.mode == "pixel":
@@ -105,17 +108,17 @@ class Dkgm:
         )
 
     def _parameters(self, *names: str) -> tuple[nn.Parameter, ...]:
-        """Of those networks that are there."""
+        """Return the parameters of those of the named networks that exist."""
         nets = (self.networks[name] for name in names if name in self.networks)
         return tuple(parameter for net in nets for parameter in net.parameters())
 
     def begin_coarse(self, batches: Iterable[Batch]) -> None:
-        """Mode "dae" learns to denoise what will be drawn, so its bank is filled first."""
+        """Fill the bank in mode "dae", which learns to denoise draws from the bank."""
         if self.config.mode == "dae":
             self._fill(*self._looked_at(batches))
 
     def begin_debias(self, batches: Iterable[Batch]) -> None:
-        """Fill the bank where stage 1 has not, and measure how far coarse images are from their
+        """Fill the bank unless stage 1 has, and measure the spread of coarse images around their
         photos.
         """
         looked = self._looked_at(batches)
@@ -134,8 +137,8 @@ class Dkgm:
         self.restorer.spread.copy_(torch.cat(parts).mean().sqrt())
 
     def _looked_at(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, torch.Generator]:
-        """Photos (n, c, h, w) as bytes, their labels, and a random generator: enough for `bank_fit`
-        of each class.
+        """Collect photos (n, c, h, w) as uint8, their labels, and the first batch's random
+        generator, until there are `bank_fit` of each class or the limit of REPEATS is reached.
         """
         images, labels, counts = [], [], torch.zeros(max(self.config.classes, 1))
         wanted = self.config.bank_fit
@@ -161,8 +164,9 @@ class Dkgm:
         self.bank.fill(vectors, labels, self.config.bank == "centroids", rng)
 
     def coarse_loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of the photo behind a draw: the optimum is the posterior mean, an
-        image too smooth (D.2.1).
+        """Return stage 1's mean squared error in predicting the photo behind a draw.
+
+        The optimum is the posterior mean, an image that is too smooth (D.2.1).
         """
         x, told = self._changed(batch)
         vector = (
@@ -176,7 +180,7 @@ class Dkgm:
         return (made - x).square().mean()
 
     def debias_loss(self, batch: Batch) -> Tensor:
-        """Squared error of stage 2 along the bridge from a fresh coarse image of each photo
+        """Return stage 2's squared error along the bridge from a fresh coarse image of each photo
         (TRAIN-2).
         """
         c, rng = self.config, batch.generator
@@ -207,7 +211,7 @@ class Dkgm:
         )
 
     def _changed(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The batch's photos as they are trained on, and what was done to them."""
+        """Return the batch's photos, augmented if the config says so, and the augmentations."""
         if not self.config.augment:
             return batch.images, None
         return changed(batch.images, self.config.augment, batch.generator)
@@ -215,8 +219,8 @@ class Dkgm:
     def _drawn(
         self, x: Tensor, labels: Tensor, rng: torch.Generator, told: Tensor | None = None
     ) -> Tensor:
-        """A coarse image of each photo x: its own vector of the bank's kind, a fresh draw, stage
-        1's network, which is told what was done to the photo.
+        """Return a coarse image of each photo x: the photo's vector, plus a fresh draw, through
+        stage 1's network, which receives the photo's augmentations `told`.
         """
         latent = self.config.mode == "latent"
         vector = self._centre(self.networks["encoder"](x).float() if latent else x, labels)
@@ -227,8 +231,8 @@ class Dkgm:
         return self.networks["coarse"](y, self._label(labels), told=told).float()
 
     def _centre(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        """The vectors themselves, or the centroids that stand for them: so coarse images are drawn
-        as they will be.
+        """Return the vectors, or their nearest centroids if the bank holds centroids, so that
+        training draws coarse images as sampling does.
         """
         return self.bank.nearest(vectors, labels) if self.config.bank == "centroids" else vectors
 
@@ -237,7 +241,7 @@ class Dkgm:
 
 
 def _scaled(images: Tensor) -> Tensor:
-    """Bytes -> [-1, 1]."""
+    """Return uint8 images as floats in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 

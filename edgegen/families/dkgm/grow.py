@@ -1,5 +1,5 @@
-"""A trained dkgm as it begins for larger images: networks with larger patches, the bank upsampled
-until it is filled.
+"""Growing a trained dkgm for larger images: the networks get larger patches, and the bank's vectors
+are upsampled until the bank is filled again.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ VALUES = "bank.values"
 
 
 def grown(config: DkgmConfig, tensors: Mapping[str, Tensor], size: int) -> Grown:
-    """ValueError for a size that is not a whole number of times the config's, or too large for the
-    cells of its codes.
+    """Return the generator as it begins at `size`.
 
-    The kernel's draws are wider by as much, so that their means over a pixel of before are what
-    they were: stage 1 sees what it has learned to see. Codes stay as they are, each for more
-    pixels.
+    The bandwidth grows by the same factor, so that the draws' means over one former pixel keep
+    their distribution and stage 1 sees what it was trained on. In mode "latent" the codes stay, and
+    each covers more pixels. ValueError for a size that is not a multiple of the config's, or too
+    large for the cells of its codes.
     """
     factor, latent = factor_of(config.size, size), config.mode == "latent"
     larger = replace(
@@ -48,7 +48,7 @@ def grown(config: DkgmConfig, tensors: Mapping[str, Tensor], size: int) -> Grown
     out, values = dict(tensors), tensors[VALUES]
     for enter, leave, patch in places:
         out = stretched(out, f"{enter}.conv", leave, patch, factor)
-    if config.mode == "dae":  # it divides by the deviation of what it reads
+    if config.mode == "dae":  # the denoiser divides its input by sqrt(1 + bandwidth^2)
         out["coarse.trunk.stem.conv.weight"] *= (
             (1 + larger.bandwidth**2) / (1 + config.bandwidth**2)
         ) ** 0.5

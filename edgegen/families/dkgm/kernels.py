@@ -1,5 +1,5 @@
-"""Kernel density estimation (docs/methods/dkgm.md, D.2.1): draws of three kernels, densities, and
-how wide a kernel should be.
+"""Kernel density estimation (docs/methods/dkgm.md, D.2.1): draws from three kernels, densities, and
+the choice of a bandwidth.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# of a uniform in (-1, 1): beyond it rounding of erf would move the quantile by more than runtimes
-# may differ
+# Limit for a uniform in (-1, 1). Beyond it the rounding of erf would change the quantile by more
+# than runtimes may differ.
 EDGE = 1 - 1e-6
-DIMENSIONS = 10  # up to which the likelihood can choose a bandwidth
+DIMENSIONS = 10  # most dimensions in which the likelihood can choose a bandwidth
 
 
 def _product(z: Tensor, _: Tensor) -> Tensor:
-    """The quantile of 3/4 (1 - u^2): F(u) = (2 + 3u - u^3) / 4, a cubic whose middle root is a
-    sine.
+    """Return the quantile of the density 3/4 (1 - u^2): F(u) = (2 + 3u - u^3) / 4 is a cubic whose
+    middle root is a sine.
     """
     return 2 * torch.sin(torch.asin(torch.erf(z * math.sqrt(0.5)).clamp(-EDGE, EDGE)) / 3)
 
 
 def _radial(z: Tensor, uniform: Tensor) -> Tensor:
-    """The first d of the d + 4 coordinates of a point on a sphere: radius^2 ~ Beta(d / 2, 2); four
-    normals from two uniforms.
+    """Return the first d of the d + 4 coordinates of a random point on the unit sphere, so that
+    radius^2 ~ Beta(d / 2, 2); two uniforms stand for the squares of the other four.
     """
     flat = z.flatten(1)
     others = -2 * torch.log(uniform[:, 1] * uniform[:, 2])
@@ -40,28 +40,28 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def shaped(kernel: str, z: Tensor, uniform: Tensor) -> Tensor:
-    """z (b, ...) standard normal, uniform (b, 3) in (0, 1) -> the kernel's draw u (b, ...);
-    Epanechnikov's two stay within 1.
+    """Return a draw u (b, ...) from the kernel, made of z (b, ...) standard normal and uniform
+    (b, 3) in (0, 1).
 
-    "epanechnikov" is the product of 1-D kernels, "radial" is proportional to 1 - |u|^2; column 0 of
-    `uniform` is never read.
+    "epanechnikov" is the product of 1-D kernels, "radial" is proportional to 1 - |u|^2; both stay
+    within 1. Column 0 of `uniform` is not used.
     """
     return SHAPES[kernel](z, uniform)
 
 
 def draw(kernel: str, shape: Sequence[int], rng: torch.Generator) -> Tensor:
-    """A draw u of that shape (b, ...), on the generator's device."""
+    """Return a draw u of that shape (b, ...) on the generator's device."""
     z = torch.randn(tuple(shape), generator=rng, device=rng.device)
     return shaped(kernel, z, 1 - torch.rand(shape[0], 3, generator=rng, device=rng.device))
 
 
 def variance(kernel: str, dims: int) -> float:
-    """Of each coordinate of u: the covariance is this times I."""
+    """Return the variance of each coordinate of u; the covariance is this times I."""
     return {"gaussian": 1.0, "epanechnikov": 0.2, "radial": 1 / (dims + 4)}[kernel]
 
 
 def _log_kernel(kernel: str, u: Tensor) -> Tensor:
-    """log K(u) of u (..., d); -inf outside of the support."""
+    """Return log K(u) for u (..., d), which is -inf outside the support."""
     d = u.shape[-1]
     if kernel == "gaussian":
         return -0.5 * u.square().sum(-1) - 0.5 * d * math.log(2 * math.pi)
@@ -74,8 +74,9 @@ def _log_kernel(kernel: str, u: Tensor) -> Tensor:
 def log_density(
     x: Tensor, data: Tensor, bandwidth: float, kernel: str = "gaussian", chunk: int = 1024
 ) -> Tensor:
-    """log of the estimate from data (n, d) at x (m, d) -> (m,); memory stays below chunk^2 d
-    values.
+    """Return the log of the density estimate from data (n, d) at x (m, d), as (m,).
+
+    Memory stays below chunk^2 d values.
     """
     return torch.cat(
         [_log_sum(part, data, bandwidth, kernel, chunk) for part in torch.split(x, chunk)]
@@ -93,11 +94,10 @@ def _log_sum(x: Tensor, data: Tensor, bandwidth: float, kernel: str, chunk: int)
 def likelihood_bandwidth(
     data: Tensor, candidates: Sequence[float], kernel: str = "gaussian", chunk: int = 1024
 ) -> float:
-    """The candidate under which each of data (n, d) is likeliest given the others. ValueError
-    beyond 10 dimensions.
+    """Return the candidate bandwidth with the largest leave-one-out likelihood of data (n, d).
 
-    In images every candidate below the distance of neighbours gives nothing to compare: there the
-    bandwidth is a setting.
+    ValueError for fewer than 2 points or more than DIMENSIONS dimensions. For images the likelihood
+    cannot compare bandwidths below the distance of neighbours, so there the bandwidth is a setting.
     """
     n, d = data.shape
     if d > DIMENSIONS or n < 2:
@@ -127,15 +127,17 @@ def _log_sums(data: Tensor, bandwidth: float, kernel: str, chunk: int) -> Tensor
 
 
 def silverman(n: int, dims: int) -> float:
-    """Silverman's bandwidth in standard deviations of the data: near 1 for photos, where it says
-    nothing (D.2.4).
+    """Return Silverman's bandwidth in standard deviations of the data.
+
+    For photos it is always near 1 and so of no use (D.2.4).
     """
     return float((4 / ((dims + 2) * n)) ** (1 / (dims + 4)))
 
 
 def posterior_mean(y: Tensor, data: Tensor, spread: Tensor | float, chunk: int = 256) -> Tensor:
-    """E[x | y] for x of data (n, d) and y = x + spread * normal, y (m, d): the best restorer there
-    is, and it copies data.
+    """Return E[x | y] (m, d) for y = x + spread * normal (m, d) and x uniform over data (n, d).
+
+    It is the best possible restorer, and it copies the data.
     """
     parts = []
     for part in torch.split(y, chunk):

@@ -24,8 +24,9 @@ from .config import DkgmConfig
 
 
 class Dae(nn.Module):
-    """x (b, cin, h, w), t (b,), label (b, classes) -> (b, out, h, w): what the coarsest level does
-    not hold is lost.
+    """A denoising autoencoder: x (b, cin, h, w), t (b,), label (b, classes) -> (b, out, h, w).
+
+    Without skips, it loses all that its coarsest level does not hold.
     """
 
     def __init__(self, config: UNetConfig, cin: int, out: int, classes: int) -> None:
@@ -69,7 +70,7 @@ BACKBONES: dict[str, type[UNet] | type[Dae]] = {"unet": UNet, "dae": Dae}
 
 
 class Denoiser(nn.Module):
-    """g of stage 1: y (b, c, h, w), label -> E[x | y]; without a time, since there is one
+    """g of stage 1: y (b, c, h, w), label -> E[x | y]. It takes no time, because there is only one
     bandwidth.
     """
 
@@ -85,8 +86,8 @@ class Denoiser(nn.Module):
 
 
 class CoarseEncoder(nn.Module):
-    """x (b, c, h, w) -> code (b, code, h / cell, w / cell); channels of unit variance: so a
-    bandwidth means something.
+    """x (b, c, h, w) -> code (b, code, h / cell, w / cell). Channels have unit variance, which
+    gives the bandwidth a fixed meaning.
     """
 
     def __init__(self, config: DkgmConfig) -> None:

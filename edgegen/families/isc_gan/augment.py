@@ -1,9 +1,9 @@
-"""Adaptive discriminator augmentation (Karras et al. 2020; docs/methods/isc-gan.md, A.4): what the
-discriminator sees, and how often it is changed.
+"""Adaptive discriminator augmentation (Karras et al. 2020; docs/methods/isc-gan.md, A.4): random
+changes of the images that the discriminator sees, with an adaptive probability.
 
-Geometry (flip, quarter turns, shifts, scales, rotations) is one affine map of the image plane an
-image, colours (brightness, contrast, luma flip, hue, saturation) one of the colour space. Both are
-differentiable, so that gradients reach the generator.
+For each image, geometry (flip, quarter turns, shifts, scales, rotations) is one affine map of the
+image plane, and colours (brightness, contrast, luma flip, hue, saturation) are one affine map of
+the colour space. Both are differentiable, so that gradients reach the generator.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ EVERY = 4  # batches between two adjustments
 
 
 class Ada(nn.Module):
-    """The probability p of each augmentation, led by how sure the discriminator is of real images;
-    state is in buffers.
+    """Augmentations with a probability p that follows how sure the discriminator is of real images.
 
-    Nothing here asks for the value of a tensor, so that a GPU never waits: at p = 0 the
+    All state is in buffers, and no tensor's value is read, so that a GPU never waits; at p = 0 the
     augmentations run and change nothing.
     """
 
@@ -40,8 +39,9 @@ class Ada(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """images (b, c, h, w) in [-1, 1] -> the same, each changed at random with probability p; as
-        they are without a target.
+        """Augment images (b, c, h, w) in [-1, 1], each change with probability p.
+
+        Without a target they are returned unchanged.
         """
         if not self.target:
             return images
@@ -50,8 +50,8 @@ class Ada(nn.Module):
 
     @torch.no_grad()
     def follow(self, real_scores: Tensor) -> None:
-        """Count one batch of the discriminator's scores (b,) of real images; every EVERY batches p
-        moves by one notch.
+        """Record the discriminator's scores (b,) of one batch of real images, and every EVERY
+        batches move p by one notch.
         """
         if not self.target:
             return
@@ -65,7 +65,7 @@ class Ada(nn.Module):
 
 
 class _Draws:
-    """Random numbers (b,) that are neutral with probability 1 - p."""
+    """Draws random numbers (b,); `pick` makes them neutral with probability 1 - p."""
 
     def __init__(self, count: int, p: Tensor, rng: torch.Generator) -> None:
         self.count, self.p, self.rng = count, p, rng
@@ -81,8 +81,9 @@ class _Draws:
 
 
 def moved(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
-    """Geometric augmentations of images (b, c, h, w) with probability p () each, bilinear, the
-    outside reflected.
+    """Apply geometric augmentations to images (b, c, h, w), each with probability p ().
+
+    Sampling is bilinear, and the outside is a reflection.
     """
     b, (h, w) = len(images), images.shape[2:]
     d = _Draws(b, p, rng)
@@ -97,7 +98,7 @@ def moved(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
     )
     scale = d.pick(torch.exp2(d.normal() * 0.2), 1)
     m = m @ scaling(scale, scale)
-    # rotated before or after the stretch: either with probability p
+    # Rotations before and after the stretch; at least one of them happens with probability p.
     half = _Draws(b, 1 - (1 - p).sqrt(), rng)
     m = m @ rotation(half.pick((half.uniform() * 2 - 1) * math.pi, 0))
     stretch = d.pick(torch.exp2(d.normal() * 0.2), 1)
@@ -112,8 +113,9 @@ def moved(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def recoloured(images: Tensor, p: Tensor, rng: torch.Generator) -> Tensor:
-    """Colour augmentations of images (b, c, h, w) with probability p () each; of grey ones:
-    brightness, contrast, luma flip.
+    """Apply colour augmentations to images (b, c, h, w), each with probability p ().
+
+    Images without three channels only get brightness, contrast and luma flip.
     """
     b, channels = len(images), images.shape[1]
     d = _Draws(b, p, rng)

@@ -1,4 +1,4 @@
-"""Everything that defines an isc-gan: its networks' shapes, and what regularises their training."""
+"""The config of an isc-gan: the shapes of its networks, and the regularisation of its training."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import ClassVar, Literal
 
 from .. import STRICT
 
-# channels of a squeezed feature: fewer cannot carry colours and shape (docs/methods/isc-gan.md,
-# A.2.6)
+# fewest channels of a squeezed feature; fewer cannot carry colours and shape
+# (docs/methods/isc-gan.md, A.2.6)
 SMALLEST = 8
 
 
 @dataclass(frozen=True)
 class Regularizers:
-    """What keeps the game stable (A.4); a weight of 0 leaves its term out."""
+    """The settings that keep adversarial training stable (A.4); a weight of 0 drops its term."""
 
     __pydantic_config__: ClassVar = STRICT
 
     r1_gamma: float = 0.01
     r1_interval: int = 16  # discriminator steps between two R1 terms, each weighted by it
-    path_weight: float = 0.0  # none at 32x32, as in StyleGAN2-ADA; 2 above
-    path_interval: int = 4  # generator steps
+    path_weight: float = 0.0  # 0 at 32x32, as in StyleGAN2-ADA; 2 for larger images
+    path_interval: int = 4  # generator steps between two path length terms
     # probability that an image takes its later styles from a second latent
     mixing: float = 0.0
-    ada_target: float = 0.6  # of E[sign D(real)]; 0 for no augmentation
-    # thousand images in which the augmentation probability can move by 1
+    ada_target: float = 0.6  # target of E[sign D(real)]; 0 for no augmentation
+    # thousands of images in which the augmentation probability can move by 1
     ada_kimg: float = 500.0
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Regularizers:
 
 @dataclass(frozen=True)
 class IscGanConfig:
-    """One generator and its discriminator."""
+    """The config of one generator and its discriminator."""
 
     __pydantic_config__: ClassVar = STRICT
 
@@ -72,16 +72,17 @@ class IscGanConfig:
     fuse: Literal["plain", "modulated"] = "plain"
     # a learned amount of noise in every convolution
     noise: bool = True
-    # upsample a block's first convolution's input, as published, or its output
+    # whether a block upsamples the input ("before", as published) or the output of its first
+    # convolution
     up: Literal["before", "after"] = "before"
-    # of generated images: w_avg + truncation * (w - w_avg)
+    # styles of generated images are w_avg + truncation * (w - w_avg)
     truncation: float = 1.0
     critic_widths: tuple[int, ...] = (512, 512, 512, 512)
     critic: Literal["residual", "plain"] = "residual"
-    # images that a minibatch standard deviation is taken over
+    # number of images over which a minibatch standard deviation is taken
     group: int = 4
     regularizers: Regularizers = field(default_factory=Regularizers)
-    # train a trained generator to bear INT8, not the game
+    # whether to train a trained generator for INT8 instead of the adversarial game
     qat: bool = False
 
     def __post_init__(self) -> None:
@@ -120,27 +121,25 @@ class IscGanConfig:
 
     @property
     def continues(self) -> bool:
-        """Whether training begins from a trained generator: there is nothing in a fresh one that
-        rounding could spoil.
-        """
+        """Whether training begins from a trained generator, as training for INT8 must."""
         return self.qat
 
     def onto(self, trained: IscGanConfig) -> IscGanConfig:
-        """`trained`, a generator of any size, to bear INT8."""
+        """Return the config `trained` with this config's `qat`."""
         return replace(trained, qat=self.qat)
 
     @property
     def styles(self) -> int:
-        """Number of w that a synthesis takes: one a convolution on the main path, and one for the
-        last colours (A.2.3).
+        """The number of styles w of a synthesis: one per convolution on the main path, and one for
+        the last colours (A.2.3).
         """
         return 2 * len(self.widths)
 
     def squeezed(self, width: int) -> int:
-        """Channels of the squeezed feature in a block of that width."""
+        """Return the number of channels of the squeezed feature in a block of that width."""
         return max(width // self.ratio, SMALLEST)
 
 
 def widths(size: int, base: int, largest: int = 512) -> tuple[int, ...]:
-    """c(R) = min(base / R, largest) for R = 4, 8, ... size (A.2.1)."""
+    """Return the channels c(R) = min(base / R, largest) for R = 4, 8, ... size (A.2.1)."""
     return tuple(min(base // (4 << level), largest) for level in range(size.bit_length() - 2))

@@ -1,5 +1,5 @@
-"""The discriminator of StyleGAN2 (docs/methods/isc-gan.md, A.4): trained beside the generator,
-never shipped.
+"""The discriminator of StyleGAN2 (docs/methods/isc-gan.md, A.4), which is trained beside the
+generator and never ships.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Down(nn.Module):
 
 
 def spread(x: Tensor, group: int) -> Tensor:
-    """x (b, c, h, w) -> (b, 1, h, w): the mean standard deviation over groups of images (minibatch
-    stddev, one feature).
+    """Return the mean standard deviation over groups of images (minibatch standard deviation, one
+    feature): x (b, c, h, w) -> (b, 1, h, w).
 
-    Groups hold the largest divisor common to b and `group`.
+    The group size is the greatest common divisor of b and `group`.
     """
     b, c, h, w = x.shape
     size = math.gcd(b, group)
@@ -48,8 +48,8 @@ def spread(x: Tensor, group: int) -> Tensor:
 
 
 class Critic(nn.Module):
-    """images (b, channels, size, size) in [-1, 1], label (b, classes) -> (b,): high for what looks
-    real.
+    """images (b, channels, size, size) in [-1, 1], label (b, classes) -> scores (b,), high for
+    images that look real.
     """
 
     def __init__(self, config: IscGanConfig) -> None:
@@ -68,7 +68,7 @@ class Critic(nn.Module):
 
     def forward(self, images: Tensor, label: Tensor | None = None) -> Tensor:
         h = self.blocks(self.enter(images))
-        # how little images differ is lost in 8-bit mantissas
+        # BF16, with its 8-bit mantissas, would lose the small differences between images.
         with torch.autocast(images.device.type, enabled=False):
             h = h.float()
             h = self.conv(torch.cat([h, spread(h, self.group)], dim=1))

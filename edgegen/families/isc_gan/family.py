@@ -1,4 +1,4 @@
-"""The family: networks, the two-sided game that trains them, the graphs that ship, and recipes."""
+"""The family isc-gan: its networks, its adversarial training, the graphs that ship, and recipes."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from .losses import path_lengths, path_penalty, r1
 from .qat import apart, rounding
 from .synthesis import StyleGan, Synthesis
 
-BETAS = (0.0, 0.99)  # of Adam, for both (docs/methods/isc-gan.md, A.4)
-# of each gradient's norm: a lazy R1 term comes rarely and large, and must not be cut to the size of
-# the rest
+BETAS = (0.0, 0.99)  # of Adam for both networks (docs/methods/isc-gan.md, A.4)
+# Largest norm of a gradient. A lazy R1 term is rare and large, and must not be cut to the size of
+# the other gradients.
 CLIP = 10.0
 
 
 class Progress(nn.Module):
-    """What training remembers beside the weights, so that it is in every checkpoint: buffers, and
-    steps as extra state.
+    """The state of training beside the weights, as a module so that every checkpoint holds it.
 
-    Steps decide what is computed, so they stay with Python: reading them from a GPU would make it
-    wait.
+    The step counts decide what is computed, so they are Python numbers (extra state): reading them
+    from a GPU would make it wait.
     """
 
     path_mean: Tensor
@@ -48,7 +47,9 @@ class Progress(nn.Module):
         self.register_buffer("path_mean", torch.zeros(()))
 
     def due(self, side: int, interval: int) -> bool:
-        """Count a step of that side; whether a lazy term with this interval belongs to it."""
+        """Count a step of that side (0 generator, 1 discriminator), and return whether a lazy term
+        with this interval is due.
+        """
         count = self.steps[side]
         self.steps[side] += 1
         return count % interval == 0
@@ -61,7 +62,7 @@ class Progress(nn.Module):
 
 
 class IscGan:
-    """Generator and discriminator, their losses and a sampler of one call."""
+    """An isc-gan: generator and discriminator with their losses, and a sampler without a loop."""
 
     def __init__(self, config: IscGanConfig) -> None:
         self.config = config
@@ -86,7 +87,7 @@ class IscGan:
 
     @property
     def twice_differentiated(self) -> bool:
-        """R1 and path length are losses on gradients."""
+        """Always true, because R1 and path length are losses on gradients."""
         return True
 
     @property
@@ -102,8 +103,9 @@ class IscGan:
         return SingleSampler(("mapping", "synthesis"))
 
     def graphs(self) -> Mapping[str, Graph]:
-        """Frozen copies with constant weights; noise, if the config has it, is one fixed field a
-        layer.
+        """Return graphs of frozen copies with constant weights.
+
+        Noise, if the config has it, is one fixed field per layer.
         """
         c = self.config
         label = (TensorSpec("label", ("batch", c.classes)),) if c.classes else ()
@@ -118,11 +120,11 @@ class IscGan:
         }
 
     def objectives(self) -> Iterable[Objective]:
-        """One optimizer step each a batch. A lazy term joins the loss of the steps it is due at,
-        times its interval.
+        """Return the objectives, each with one optimizer step per batch.
 
-        (The official code gives it an optimizer step of its own and corrects Adam for the steps
-        more; in one sum there are none.)
+        A lazy term joins the loss of the steps at which it is due, times its interval. (The
+        official code gives it a separate optimizer step, and corrects Adam for the additional
+        steps; in one sum there are none.)
         """
         if self.config.qat:
             return (
@@ -136,7 +138,7 @@ class IscGan:
         return self.adapting()
 
     def adapting(self) -> Iterable[Objective]:
-        """The game, whatever the config was trained by."""
+        """Return the objectives of the adversarial game, even if the config says qat."""
         generator, critic = (tuple(net.parameters()) for net in (self.generator, self.critic))
         return (
             Objective("generator", generator, self.generator_loss, BETAS, CLIP),
@@ -144,7 +146,7 @@ class IscGan:
         )
 
     def generator_loss(self, batch: Batch) -> Tensor:
-        """softplus(-D(fake)), and every few steps how unequal the lengths of paths are."""
+        """Return softplus(-D(fake)), plus every few steps the penalty on path lengths."""
         r, rng = self.config.regularizers, batch.generator
         scores = self._frozen_scores(self._images(batch, len(batch.images)), batch)
         loss = F.softplus(-scores).mean()
@@ -157,8 +159,8 @@ class IscGan:
         return loss
 
     def critic_loss(self, batch: Batch) -> Tensor:
-        """softplus(D(fake)) + softplus(-D(real)), and every few steps R1 at the real images as D
-        saw them.
+        """Return softplus(D(fake)) + softplus(-D(real)), plus every few steps R1 at the augmented
+        real images.
         """
         r, ada, condition = self.config.regularizers, self.progress.ada, self._condition(batch)
         with torch.no_grad():
@@ -172,11 +174,13 @@ class IscGan:
         return loss
 
     def begin_qat(self, batches: Iterable[Batch]) -> None:
-        """The teacher is the generator as it is now."""
+        """Copy the present generator into the teacher."""
         self.networks["teacher"].load_state_dict(self.generator.synthesis.state_dict())
 
     def qat_loss(self, batch: Batch) -> Tensor:
-        """Images with rounded activations, and images without, should both be what they were."""
+        """Return the distance of images with rounded activations, and of images without rounding,
+        from the teacher's images.
+        """
         synthesis, rng = self.generator.synthesis, batch.generator
         with torch.no_grad():
             z = torch.randn(len(batch.images), self.config.z_dim, generator=rng, device=rng.device)
@@ -189,7 +193,7 @@ class IscGan:
         return apart(rounded, wanted) + apart(exact, wanted)
 
     def _frozen_scores(self, fake: Tensor, batch: Batch) -> Tensor:
-        """The discriminator's opinion of augmented fakes, whose gradients go to the fakes alone."""
+        """Return the discriminator's scores of augmented fakes; only the fakes get gradients."""
         with _frozen(self.critic):
             scores: Tensor = self.critic(
                 self.progress.ada(fake, batch.generator), *self._condition(batch)
@@ -201,8 +205,9 @@ class IscGan:
         return self.generator.synthesis.features(ws.unbind(1), batch.generator)["image"].float()
 
     def _styles(self, batch: Batch, count: int) -> Tensor:
-        """Styles of fresh latents (count, styles, w_dim); some change to a second latent's at a
-        random place (mixing).
+        """Return styles (count, styles, w_dim) of fresh latents.
+
+        With style mixing, some change to those of a second latent from a random layer on.
         """
         c, mapping = self.config, self.generator.mapping
         labels = tuple(t[:count] for t in self._condition(batch))
@@ -226,8 +231,8 @@ class IscGan:
 
 @contextmanager
 def _frozen(net: nn.Module) -> Iterator[None]:
-    """No parameter of `net` gets a gradient from what is computed while the block runs."""
-    # all but those that stay while adapters train
+    """Keep the parameters of `net` from getting gradients while the block runs."""
+    # Parameters that are already frozen while adapters train must stay frozen afterwards.
     trained = [p for p in net.parameters() if p.requires_grad]
     for p in trained:
         p.requires_grad_(False)
@@ -239,7 +244,7 @@ def _frozen(net: nn.Module) -> Iterator[None]:
 
 
 def half_life(images: int, batch: int) -> float:
-    """The average's decay a step that halves the weight of what is `images` old."""
+    """Return the decay per step at which the weight of a state halves after `images` images."""
     return float(0.5 ** (batch / images))
 
 

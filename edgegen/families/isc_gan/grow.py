@@ -1,9 +1,9 @@
-"""A trained isc-gan as it begins for larger images: a block more in the generator and in the
-discriminator for each doubling.
+"""Growing a trained isc-gan for larger images: each doubling adds a block to the generator and to
+the discriminator.
 
-At first the new layers change nothing: the image is the smaller one, upsampled, and the
-discriminator says of an image what the smaller one says of its 2x2 means. So the game goes on where
-it stood, and teaches the new layers.
+At first the new layers change nothing: the image is the smaller one, upsampled, and the new
+discriminator scores an image as the old one scores its 2x2 means. So training continues from where
+it stopped, and trains the new layers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ BLOCKS, CRITIC = "generator.synthesis.blocks", "discriminator"
 
 
 def grown(config: IscGanConfig, tensors: Mapping[str, Tensor], size: int) -> Grown:
-    """ValueError for a size that is not the config's times a power of two."""
+    """Return the generator as it begins at `size`. ValueError unless that is the config's size
+    times a power of two.
+    """
     doublings = (size // config.size).bit_length() - 1
     if config.size << doublings != size:
         raise ValueError(f"it can draw {config.size} times a power of two")
@@ -42,8 +44,10 @@ def grown(config: IscGanConfig, tensors: Mapping[str, Tensor], size: int) -> Gro
 def _doubled(
     before: IscGanConfig, tensors: Mapping[str, Tensor]
 ) -> tuple[IscGanConfig, dict[str, Tensor]]:
-    """R1 is a sum over pixels: for the same function there are four times as many, each of a slope
-    of a fourth.
+    """Return config and tensors for twice the size.
+
+    r1_gamma grows by 4: R1 sums squared slopes over pixels, and the same function has four times as
+    many pixels with a fourth of the slope each.
     """
     after = replace(
         before,
@@ -60,21 +64,23 @@ def _doubled(
     nn.init.zeros_(new.colours.conv.weight)
     critic = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{CRITIC}.")}
     out = {**_named(f"{BLOCKS}.{level - 1}", wider), **_named(f"{BLOCKS}.{level}", new)}
-    # all that the wider block had stays
+    # The trained tensors of the widened block stay.
     out |= {name: tensor for name, tensor in tensors.items() if name not in critic}
     return after, out | (_critic(before, after, critic) if critic else {})
 
 
 def _finer(width: int, least: int) -> int:
-    """Channels of the next finer level: half, in sixteens, `least` at least."""
+    """Return the channels of the next finer level: half, in multiples of 16, at least `least`."""
     return 16 * max(width // 32, -(-least // 16))
 
 
 def _critic(
     before: IscGanConfig, after: IscGanConfig, tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """A new entrance and first block pass means of colours on, in pairs: lrelu(x) - lrelu(-x) = (1
-    + slope) x.
+    """Return the discriminator's tensors with a new entrance and first block.
+
+    At first these pass on the means of colours, in pairs of channels, because lrelu(x) - lrelu(-x)
+    = (1 + slope) x.
     """
     c, width, wide = before.channels, after.critic_widths[-1], before.critic_widths[-1]
     old, enter = EqualConv(c, wide, 1, activated=True), EqualConv(c, width, 1, activated=True)
@@ -98,8 +104,8 @@ def _critic(
 
 @torch.no_grad()
 def _acts(layer: EqualConv, wanted: Tensor) -> None:
-    """Let the layer's first outputs be `wanted` (m, n) times its first n inputs, before its
-    activation; others stay random.
+    """Set weights so that, before the activation, the layer's first m outputs are `wanted` (m, n)
+    times its first n inputs; the other outputs stay random.
     """
     (m, n), centre = wanted.shape, layer.conv.kernel_size[0] // 2
     layer.conv.weight[:m] = 0
@@ -107,7 +113,7 @@ def _acts(layer: EqualConv, wanted: Tensor) -> None:
 
 
 def _moved(name: str) -> str:
-    """The name of a discriminator's tensor when there is one block more before it."""
+    """Return the new name of a discriminator's tensor after one block is added before it."""
     _, part, *rest = name.split(".")
     return f"{CRITIC}.blocks.{int(rest[0]) + 1}.{'.'.join(rest[1:])}" if part == "blocks" else name
 

@@ -1,9 +1,8 @@
-"""Layers of StyleGAN2 in a form that INT8 can use: the weights of a modulated convolution never
-change with the image.
+"""Layers of StyleGAN2 in a form that INT8 can use, in which the weights of a modulated convolution
+do not depend on the image.
 
-Training layers keep weights of unit variance and scale them as they run (equalised learning rate);
-`constant()` gives the same function with everything folded into ordinary layers, which is what
-graphs are made of.
+Training layers keep weights of unit variance and scale them at run time (equalised learning rate).
+`constant()` returns the same function with everything folded into ordinary layers, for export.
 """
 
 from __future__ import annotations
@@ -28,14 +27,16 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 def up2(x: Tensor) -> Tensor:
-    """(b, c, h, w) -> (b, c, 2h, 2w): zero-insertion and the [1, 3, 3, 1] filter, but edges are
-    repeated instead of darkened.
+    """Upsample (b, c, h, w) -> (b, c, 2h, 2w) bilinearly.
+
+    That equals zero-insertion and the [1, 3, 3, 1] filter, except that edges are repeated instead
+    of darkened.
     """
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def activate(x: Tensor) -> Tensor:
-    """Leaky ReLU that keeps the second moment of a centred input."""
+    """Apply a leaky ReLU scaled by sqrt(2), to keep the second moment of a centred input."""
     return F.leaky_relu(x, SLOPE) * GAIN
 
 
@@ -49,17 +50,16 @@ def _normal(cin: int, out: int, kernel: int) -> nn.Conv2d:
 
 @runtime_checkable
 class Weighted(Protocol):
-    """A convolution that does what one with this weight (out, cin, k, k) does."""
+    """A module that equals a convolution with the weight (out, cin, k, k) that it returns."""
 
     def effective_weight(self) -> Tensor: ...
 
 
 def response(conv: nn.Module) -> Tensor:
-    """(cin, out, k, k): what a convolution of odd k makes of a unit impulse in each channel;
-    without an adapter, its weight.
+    """Return the effective weight of a convolution with odd k, as (cin, out, k, k).
 
-    An adapter adds to what its convolution does, not to its weight; one that can say which weight
-    that is like is asked.
+    An adapter adds to its convolution's output, not to its weight. So a `Weighted` module is asked
+    for its weight, a plain Conv2d gives its own, and any other is measured with unit impulses.
     """
     if isinstance(conv, Weighted):
         return conv.effective_weight().transpose(0, 1)
@@ -73,8 +73,9 @@ def response(conv: nn.Module) -> Tensor:
 
 
 class EqualLinear(nn.Module):
-    """(b, cin) -> (b, out) with unit-variance weights scaled as it runs; `rate` multiplies its
-    learning rate.
+    """A linear layer (b, cin) -> (b, out) with unit-variance weights that are scaled at run time.
+
+    rate: factor on its learning rate.
     """
 
     def __init__(self, cin: int, out: int, bias: float = 0.0, rate: float = 1.0) -> None:
@@ -93,8 +94,8 @@ class EqualLinear(nn.Module):
 
 
 class EqualConv(nn.Module):
-    """x (b, cin, h, w) -> (b, out, h, w) with unit-variance weights scaled as it runs, then leaky
-    ReLU if `activated`.
+    """A convolution (b, cin, h, w) -> (b, out, h, w) with unit-variance weights that are scaled at
+    run time, followed by a leaky ReLU if `activated`.
 
     share: a factor on the result, for branches that are summed.
     """
@@ -107,7 +108,7 @@ class EqualConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out))
         self.rounder = Rounder()
         self.activated = activated
-        # on the weights: leaky ReLU lets factors through, and they are few
+        # The gain is applied to the weights, which are few; leaky ReLU commutes with a factor.
         self.gain = share * (GAIN if activated else 1.0)
         self.scale = self.gain / math.sqrt(cin * kernel**2)
 
@@ -117,7 +118,10 @@ class EqualConv(nn.Module):
         return F.leaky_relu(h, SLOPE) if self.activated else h
 
     def constant(self) -> nn.Conv2d:
-        """Of one without activation: discriminators, which have them, never ship."""
+        """Return the folded convolution of a layer without activation.
+
+        Layers with an activation are only in discriminators, which never ship.
+        """
         weight = self.conv.weight
         out, cin, kernel, _ = weight.shape
         return _filled(
@@ -129,8 +133,11 @@ class EqualConv(nn.Module):
 
 @dataclass(frozen=True)
 class ModConvOptions:
-    """Without `demodulate` (colours) the styles are scaled by 1 / sqrt(cin) instead; activated:
-    leaky ReLU behind it; up: upsample before or after the convolution.
+    """Options of a modulated convolution.
+
+    demodulate: false for colours, whose styles are scaled by 1 / sqrt(cin) instead; activated:
+    whether a leaky ReLU follows; up: whether to upsample before or after the convolution, if at
+    all.
     """
 
     kernel: int = 3
@@ -166,7 +173,7 @@ class ModConv(nn.Module):
         self.size, self.up = size, options.up
 
     def styles(self, w: Tensor) -> Tensor:
-        """(b, cin): what each input channel is multiplied with."""
+        """Return the factors (b, cin) of the input channels for w (b, w_dim)."""
         styles: Tensor = self.style(w)
         return styles if self.demodulate else styles / math.sqrt(self.style.linear.out_features)
 
@@ -174,7 +181,7 @@ class ModConv(nn.Module):
         return self.modulated(x, self.styles(w), rng)
 
     def modulated(self, x: Tensor, s: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """The layer with its styles s (b, cin) given; rng: of its noise, none without."""
+        """Apply the layer with given styles s (b, cin); rng: draws its noise, none if None."""
         gain = GAIN if self.activated else 1.0
         x = x * s[:, :, None, None].to(x.dtype)
         x = up2(x) if self.up == "before" else x
@@ -187,14 +194,14 @@ class ModConv(nn.Module):
                 shape, generator=rng, device=rng.device
             )
         if self.demodulate:
-            # statistics of 8-bit mantissas would be noise
+            # BF16, with its 8-bit mantissas, would make these statistics noise.
             with torch.autocast(x.device.type, enabled=False):
                 energy = response(self.conv).square().sum((2, 3))
                 d = gain * torch.rsqrt(s.float().square() @ energy + EPSILON)
             x = torch.addcmul(bias.to(x.dtype), x, d[:, :, None, None].to(x.dtype))
         else:
             x = gain * x + bias.to(x.dtype)
-        # its gain is in d and bias: leaky ReLU lets factors through
+        # The gain is already in d and bias, because leaky ReLU commutes with a factor.
         return F.leaky_relu(x, SLOPE) if self.activated else x
 
     def constant(self, place: int = 0) -> Constant:
@@ -202,8 +209,9 @@ class ModConv(nn.Module):
 
 
 class Constant(nn.Module):
-    """A trained ModConv of constant weights and constant noise (that of seed `place`): what a graph
-    holds.
+    """A trained ModConv with constant weights and constant noise, for an exported graph.
+
+    place: seed of the noise.
     """
 
     energy: Tensor | None
@@ -229,8 +237,8 @@ class Constant(nn.Module):
                     TensorSpec("noise", ("batch", 1, layer.size, layer.size)), [place], "layer"
                 )
                 shift = shift + gain * layer.strength.detach() * torch.from_numpy(field)
-        # the factors of styles and activation belong to the weights, and the bias to the
-        # convolution
+        # Without demodulation, the factors of styles and activation go into the weights, and the
+        # bias into the convolution.
         else:
             weight = trained * (gain / math.sqrt(cin))
             self.conv = _filled(nn.Conv2d(cin, out, kernel, padding=kernel // 2), weight, bias)
@@ -243,7 +251,7 @@ class Constant(nn.Module):
         x = x * s[:, :, None, None]
         x = up2(x) if self.up == "before" else x
         x = self.conv(x)
-        # factors and shifts of whole channels come before upsampling: on a quarter of the pixels
+        # Factors and shifts of whole channels come before upsampling, on a quarter of the pixels.
         if self.energy is not None:
             x = x * torch.rsqrt(s * s @ self.energy + self.epsilon)[:, :, None, None]
         if self.shift is not None and self.shift.shape[1:] == (1, 1):
@@ -255,8 +263,8 @@ class Constant(nn.Module):
 
 
 def constant(net: nn.Module) -> nn.Module:
-    """A frozen copy in eval mode, on the CPU, with every training layer folded into a constant
-    one.
+    """Return a frozen copy on the CPU in eval mode, with every training layer folded into a
+    constant one.
     """
     folded = copy.deepcopy(net).cpu().eval()
     place = 0

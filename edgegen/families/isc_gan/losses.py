@@ -1,5 +1,5 @@
-"""The terms that keep a GAN's gradients in bounds: R1 and path length (docs/methods/isc-gan.md,
-A.4).
+"""The regularisation terms R1 and path length, which bound a GAN's gradients
+(docs/methods/isc-gan.md, A.4).
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-PATH_DECAY = 0.01  # of the running mean of path lengths
+PATH_DECAY = 0.01  # rate at which the running mean follows the path lengths
 
 
 def r1(critic: Callable[[Tensor], Tensor], images: Tensor, gamma: float) -> Tensor:
-    """gamma / 2 * E ||grad_x D(x)||^2 at real images (Mescheder et al. 2018); differentiable once
-    more, in FP32.
+    """Return gamma / 2 * E ||grad_x D(x)||^2 at real images (Mescheder et al. 2018).
+
+    It is computed in FP32 and can be differentiated again.
     """
     x = images.detach().float().requires_grad_(True)
     with torch.autocast(x.device.type, enabled=False):
@@ -24,11 +25,11 @@ def r1(critic: Callable[[Tensor], Tensor], images: Tensor, gamma: float) -> Tens
 
 
 def path_lengths(ws: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
-    """How far an image moves for a step of its styles: ws (b, styles, w_dim) that images (b, c, h,
-    w) came from -> (b,).
+    """Return how far images (b, c, h, w) move for a step of their styles ws (b, styles, w_dim), as
+    (b,).
 
-    y ~ N(0, 1) / sqrt(h w), J = grad_ws <image, y>: the root of the mean over styles of |J|^2
-    (Karras et al. 2020, eq. 4).
+    With y ~ N(0, 1) / sqrt(h w) and J = grad_ws <image, y>, it is the root of the mean over styles
+    of |J|^2 (Karras et al. 2020, eq. 4).
     """
     y = torch.randn(images.shape, generator=rng, device=rng.device) / math.sqrt(
         images.shape[2] * images.shape[3]
@@ -38,6 +39,6 @@ def path_lengths(ws: Tensor, images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def path_penalty(lengths: Tensor, mean: Tensor) -> Tensor:
-    """E (length - mean)^2, after the running mean () has followed the lengths, in place."""
+    """Update the running mean () in place with the lengths, and return E (length - mean)^2."""
     mean.lerp_(lengths.detach().float().mean(), PATH_DECAY)
     return (lengths - mean.clone()).square().mean()

@@ -1,10 +1,10 @@
-"""Training that sees INT8: activations are rounded to 8 bits on the way, and the step they are
-rounded with is part of the loss.
+"""Quantization-aware training: activations are rounded to 8 bits, and the step of the rounding is
+part of the loss.
 
-What rounding costs an isc-gan comes from its activations alone (decision 13): styles multiply
-features by another factor in each image, so one range for all images is wide, and its step coarse.
-Gradients that pass straight through the rounding (Jacob et al. 2018, arXiv 1712.05877) cannot see
-that; here the step follows the range of what is rounded, and so ranges shrink.
+The cost of rounding in an isc-gan comes from its activations alone (decision 13): styles multiply
+features by a different factor in each image, so one range for all images is wide and its step is
+coarse. Straight-through gradients (Jacob et al. 2018, arXiv 1712.05877) do not see that. Here the
+step depends on the range of the activations, so training shrinks the ranges.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import torch
 from torch import Tensor, nn
 
 LEVELS = 255
-# of a channel's magnitude and of a weight's: what is silent or unread takes part, and nothing
-# divides by 0
+# Smallest magnitude of a channel and of its weights, to avoid a division by 0 for silent or unread
+# channels.
 SMALLEST = 1e-6
 
 
 class Rounder(nn.Module):
-    """Rounds the input (b, cin, h, w) of a convolution while it is on; the weight says how much of
-    each channel is read.
+    """Rounds the input (b, cin, h, w) of a convolution while it is on.
 
-    One asymmetric 8-bit code for all images and channels, whose channels were made even as export
-    makes them (calibrate/equalize.py); ends: the mean over images of their smallest and largest
-    values, what is outside is cut.
+    The code is asymmetric with 8 bits, the same for all images and channels, after channels are
+    equalized with the convolution's weight as export does (calibrate/equalize.py). Its ends are
+    the means over images of their smallest and largest values; values outside are clipped.
     """
 
     on = False
@@ -54,7 +53,7 @@ class Rounder(nn.Module):
 
 @contextmanager
 def rounding(net: nn.Module) -> Iterator[None]:
-    """Every Rounder in `net` rounds while the block runs."""
+    """Turn on every Rounder in `net` while the block runs."""
     rounders = [m for m in net.modules() if isinstance(m, Rounder)]
     for rounder in rounders:
         rounder.on = True
@@ -66,8 +65,8 @@ def rounding(net: nn.Module) -> Iterator[None]:
 
 
 def apart(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of images (b, c, h, w) and of their steps from pixel to pixel: grain
-    on flat grounds counts.
+    """Return the mean squared difference of images (b, c, h, w), plus that of their differences
+    between neighbouring pixels, so that grain on flat areas counts.
     """
     d = a - b
     return d.square().mean() + d.diff(dim=2).square().mean() + d.diff(dim=3).square().mean()

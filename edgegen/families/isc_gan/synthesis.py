@@ -1,5 +1,5 @@
-"""The generator: latents to styles, styles to an image, with either connection between features and
-colours.
+"""The generator of isc-gan: a mapping from latents to styles, and a synthesis from styles to an
+image, with either connection between features and colours.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from .config import IscGanConfig
 from .layers import EqualConv, EqualLinear, ModConv, ModConvOptions, activate, up2
 
-RATE = 0.01  # of the mapping's learning rate
-DECAY = 0.995  # a batch, of the mean style
+RATE = 0.01  # factor on the mapping's learning rate
+DECAY = 0.995  # decay of the mean style per batch
 
 
 class Mapping(nn.Module):
@@ -42,22 +42,22 @@ class Mapping(nn.Module):
         return torch.lerp(self.mean, h, self.truncation)
 
     def follow(self, w: Tensor) -> None:
-        """Let the mean style follow a batch of them (b, w_dim)."""
+        """Update the mean style with a batch of styles (b, w_dim)."""
         self.mean.lerp_(w.detach().float().mean(0), 1 - DECAY)
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Unit root mean square along the last axis."""
+    """Scale the rows of x (b, n) to unit root mean square."""
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
 
 
 class SynthesisBlock(nn.Module):
-    """x (b, cin, h, h), rgb (b, 3, h, h), three styles (b, w_dim) -> both at twice the size; the
-    first has a constant.
+    """x (b, cin, h, h), rgb (b, channels, h, h), three styles (b, w_dim) -> both at twice the size;
+    the first block starts from a learned constant instead.
 
     skip: x = conv1(h), colours from x (docs/methods/isc-gan.md, A.2.1). squeeze: q = squeeze(h),
-    colours from q, x = fuse(h, excite(q)) (A.2.3). The last block's x goes nowhere, so it has
-    neither excite nor fuse.
+    colours from q, x = fuse(h, excite(q)) (A.2.3). Nothing reads the x of the last block, so that
+    block has neither excite nor fuse.
     """
 
     def __init__(self, config: IscGanConfig, level: int, last: bool) -> None:
@@ -96,7 +96,10 @@ class SynthesisBlock(nn.Module):
         ws: Sequence[Tensor],
         rng: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        """Every intermediate by name; `x` is what the next block reads, absent from the last."""
+        """Return all intermediate tensors by name; the next block reads `x` and `rgb`.
+
+        rng: draws the noise, none if None.
+        """
         out: dict[str, Tensor] = {}
         if self.start is not None:
             # len() would fix the batch of an exported graph
@@ -115,18 +118,18 @@ class SynthesisBlock(nn.Module):
             out["x"] = self.conv1(h, ws[1], rng)
             y = self.colours(out["x"], ws[2])
         out["y"] = y
-        # colours add up in FP32 whatever the rest computes in
+        # Colours are summed in FP32, whatever type the rest computes in.
         out["rgb"] = y.float() if rgb is None else up2(rgb) + y
         return out
 
     def fused(self, joined: Tensor, w: Tensor) -> Tensor:
-        """(b, 2c, h, h) -> (b, c, h, h), linear."""
+        """Reduce the joined features (b, 2c, h, h) to (b, c, h, h), without activation."""
         out: Tensor = self.fuse(joined, w) if self.modulated_fuse else self.fuse(joined)
         return out
 
 
 class Synthesis(nn.Module):
-    """x (b, w_dim), the style of all layers -> image (b, channels, size, size), not bounded."""
+    """x (b, w_dim), the style of all layers -> image (b, channels, size, size), not clipped."""
 
     def __init__(self, config: IscGanConfig) -> None:
         super().__init__()
@@ -139,8 +142,9 @@ class Synthesis(nn.Module):
     def features(
         self, ws: Sequence[Tensor], rng: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Every intermediate as "8.h", "8.q", ... and "image"; ws: `count` styles (b, w_dim); rng:
-        of the noise, none without.
+        """Return all intermediate tensors as "8.h", "8.q", ... and "image".
+
+        ws: `count` styles (b, w_dim); rng: draws the noise, none if None.
         """
         out: dict[str, Tensor] = {}
         x = rgb = None
@@ -159,8 +163,8 @@ class Synthesis(nn.Module):
 
 
 class StyleGan(nn.Module):
-    """Mapping and synthesis, the part that ships: x (b, z_dim), label (b, classes) -> image (b,
-    channels, size, size).
+    """Mapping and synthesis, the part that ships: x (b, z_dim), label (b, classes) -> image
+    (b, channels, size, size).
     """
 
     def __init__(self, config: IscGanConfig) -> None:

@@ -1,4 +1,4 @@
-"""Context tokens and the transformer that lets positions read each other and them
+"""Context tokens, and the transformers in which positions attend to each other and to the tokens
 (docs/methods/latent-consistency.md, E.2.2).
 """
 
@@ -14,8 +14,9 @@ from ..unet import ConvNorm, Norm
 
 
 class TokenSet(NamedTuple):
-    """tokens (b, n, width); keep (b, n): False where a token is absent, None where all are
-    there.
+    """Context tokens (b, n, width).
+
+    keep (b, n): False where a token is absent; None if all are present.
     """
 
     tokens: Tensor
@@ -26,7 +27,7 @@ class ContextEncoder(nn.Module):
     """label (b, classes), one-hot or zero, and vector (b, numbers) -> TokenSet of `tokens` tokens
     each.
 
-    A zero label gives the learnt null tokens; a zero vector is an absent one, its tokens are
+    A zero label gives the learned null tokens; a zero vector counts as absent, and its tokens are
     masked.
     """
 
@@ -53,8 +54,8 @@ class ContextEncoder(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, keep: Tensor | None = None) -> Tensor:
-    """q (b, n, c), k and v (b, m, c), keep (b, m) -> (b, n, c): softmax attention of `heads` heads,
-    1 / sqrt(c / heads).
+    """Apply softmax attention with `heads` heads, scaled by 1 / sqrt(c / heads): q (b, n, c), k and
+    v (b, m, c), keep (b, m) -> (b, n, c).
     """
     n, c = q.shape[1:]
     q, k, v = (x.reshape(-1, x.shape[1], heads, c // heads).transpose(1, 2) for x in (q, k, v))
@@ -63,8 +64,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, keep: Tensor | None = No
 
 
 def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """torch's attention; in FP32 where a CPU trains in BF16, whose backward pass takes 3 to 5 times
-    as long there.
+    """Apply torch's attention, in FP32 on a CPU that trains in BF16, because there the backward
+    pass in BF16 takes 3 to 5 times as long.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         with torch.autocast("cpu", enabled=False):
@@ -90,11 +91,11 @@ def _silent(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class Folded(nn.Module):
-    """Self-attention, cross-attention and a feed-forward pair, each a residual: x (b, c, h, w) ->
-    the same; starts as identity.
+    """Self-attention, cross-attention and a feed-forward pair, each as a residual, on x
+    (b, c, h, w); it starts as the identity.
 
-    1x1 convolutions with a foldable norm behind instead of layer norms before: all but the softmax
-    runs in INT8.
+    It has 1x1 convolutions followed by a foldable norm instead of layer norms before them, so that
+    all but the attention itself can run in INT8.
     """
 
     def __init__(self, channels: int, head: int, context: int, norm: Norm) -> None:
@@ -117,8 +118,9 @@ class Folded(nn.Module):
 
 
 class Spatial(nn.Module):
-    """The LDM's: group norm, 1x1 in, layer-normed self, cross and GEGLU, zero-initialised 1x1 out;
-    x (b, c, h, w) -> the same.
+    """The transformer of latent diffusion models (LDM) on x (b, c, h, w): group norm, 1x1
+    convolution, self-attention, cross-attention and GEGLU with layer norms, and a zero-initialised
+    1x1 convolution.
     """
 
     def __init__(self, channels: int, head: int, context: int, norm: Norm) -> None:

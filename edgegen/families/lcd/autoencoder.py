@@ -1,5 +1,5 @@
-"""AE-KL: images to a few latent channels and back (docs/methods/latent-consistency.md, E.2.1), of
-blocks that INT8 kernels like.
+"""The autoencoder AE-KL between images and latents with few channels
+(docs/methods/latent-consistency.md, E.2.1), made of blocks that suit INT8 kernels.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from .config import CoderConfig
 
 
 class Residual(nn.Module):
-    """Residual block without an embedding: x (b, c, h, w) -> the same; starts as the identity of
-    what an activation made.
+    """A residual block without an embedding, on x (b, c, h, w).
+
+    It starts as its activation alone, which is the identity on outputs of a ReLU.
     """
 
     def __init__(self, channels: int, config: CoderConfig) -> None:
@@ -86,7 +87,7 @@ class LatentDecoder(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Both, which train together."""
+    """The encoder and the decoder, which train together."""
 
     def __init__(self, config: CoderConfig, channels: int, z: int) -> None:
         super().__init__()
@@ -94,13 +95,13 @@ class AutoEncoder(nn.Module):
         self.decoder = LatentDecoder(config, channels, z)
 
     def mode(self, images: Tensor) -> Tensor:
-        """The most likely latents (b, z, h / factor, w / factor): the mean, with nothing random."""
+        """Return the most likely latents (b, z, h / factor, w / factor), which are the mean."""
         mean, _ = self.encoder(images)
         return mean
 
     def draw(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random latents, and their distribution's KL divergence from the standard normal, summed
-        over each latent: (b,).
+        """Draw random latents, and return them with the KL divergence (b,) of their distribution
+        from the standard normal, summed over all values of a latent.
         """
         mean, logvar = self.encoder(images)
         fresh = torch.randn(mean.shape, generator=generator, device=generator.device)

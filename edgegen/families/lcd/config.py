@@ -1,5 +1,5 @@
-"""Everything that defines an lcd: its networks' shapes, its schedule, its condition, and which of
-its graphs are drawn with.
+"""The config of an lcd: the shapes of its networks, its schedule, its condition, and the networks
+that it samples with.
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ Distil = Literal["ends", "steps"]
 WAYS: tuple[Way, ...] = ("student", "teacher", "control")
 HINTS: tuple[Hint, ...] = ("edges", "luminance", "boxes")
 DISTIL: tuple[Distil, ...] = ("ends", "steps")
-# steps of the student's sampler, when the config does not say; every number that divides FEW is as
-# good
+# Default number of steps of the student's sampler. Numbers that divide it suit the student as well.
 FEW = 4
 STEPS: dict[Way, int] = {"student": FEW, "teacher": 50, "control": FEW}
 
 
 @dataclass(frozen=True)
 class CoderConfig:
-    """Shape of encoder and decoder; a level halves height and width."""
+    """The shape of encoder and decoder; each level halves height and width."""
 
     __pydantic_config__: ClassVar = STRICT
 
     widths: tuple[int, ...] = (32, 64)  # channels of each level, finest first
-    blocks: int = 1  # residual blocks a level
+    blocks: int = 1  # residual blocks per level
     norm: Norm = "batch"
     activation: Activation = "relu"
-    # pixels a side that are folded into channels before the first level
+    # side in pixels of the patches that are folded into channels before the first level
     patch: int = 1
 
     def __post_init__(self) -> None:
@@ -65,13 +64,13 @@ class CoderConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels a side that become one latent."""
+        """The side in pixels of the cell that becomes one latent position."""
         return self.patch << (len(self.widths) - 1)
 
 
 @dataclass(frozen=True)
 class LcdConfig:
-    """Autoencoder, U-Net, condition, schedule and sampler."""
+    """The config of one generator: autoencoder, U-Net, condition, schedule and sampler."""
 
     __pydantic_config__: ClassVar = STRICT
 
@@ -83,40 +82,40 @@ class LcdConfig:
     unet: UNetConfig = field(
         default_factory=lambda: UNetConfig(widths=(64, 80), patch=1, embedding=96)
     )
-    # latent sides at which positions see each other and the context
+    # sides of feature maps, in positions, at which there is attention
     attend: tuple[int, ...] = (8, 4)
-    # INT8-friendly, or the LDM's with layer norms and GEGLU
+    # "folded" suits INT8; "spatial" is the LDM's, with layer norms and GEGLU
     transformer: Literal["folded", "spatial"] = "folded"
     head: int = 40  # channels of an attention head
     context: int = 64  # width of a context token
-    tokens: int = 4  # that a class, and that an embedding vector, becomes
-    # n: mean colours of n x n fields condition too, as an embedding vector; 0: none
+    tokens: int = 4  # number of tokens of a class, and of an embedding vector
+    # n > 0: the mean colours of n x n fields are a condition too, as an embedding vector
     palette: int = 0
     schedule: Literal["ldm", "linear", "cosine"] = "ldm"
     timesteps: int = 1000
-    # N_s: timesteps of the solver that the student learns from
+    # N_s: timesteps of the solver from which the student learns
     grid: int = 50
     prediction: Literal["v", "epsilon"] = "v"
-    # probability of each change of training photos, of which the teacher is told (transforms.py)
+    # probability of each augmentation of training photos, given to the teacher (transforms.py)
     augment: float = 0.0
-    # probability that training drops the label (and, apart, the vector)
+    # probability that training drops the label, and independently the vector
     null: float = 0.1
     guidance: float = 2.0  # g of e_u + g (e_c - e_u); the student's w is g - 1
     w_max: float = 3.0  # the student learns every w from 0 to this
-    # the student aims at trajectories' ends, or at its own average a step on
+    # the student's targets: ends of trajectories, or its own average one step further ("steps")
     distil: Distil = "ends"
-    solver: int = 16  # steps of such a trajectory
-    # "steps": of the student's average that its targets come from
+    solver: int = 16  # steps of a trajectory for "ends"
+    # with "steps", the decay of the student's average
     decay: float = 0.95
-    # weight of PDist in the autoencoder's and the student's loss; 0 for none
+    # weight of PDist in the losses of autoencoder and student; 0 for none
     perceptual: float = 1.0
     kl: float = 1e-6  # weight of the KL divergence, for sums as in the LDM
-    hint: Hint = "edges"  # what the control branch is shown
-    way: Way = "student"  # which networks graphs() and the sampler draw with
+    hint: Hint = "edges"  # the kind of image that control follows
+    way: Way = "student"  # the networks that graphs() and the sampler use
     like: bool = False  # whether those graphs take the embedding vector
-    steps: int | None = None  # of the sampler; None: 4, or 50 of the teacher
+    steps: int | None = None  # of the sampler; None means 4, or 50 for the teacher
     renoise: Renoise = "own"  # noise between the student's steps
-    # of the teacher's sampler; "dpm++2m": second order, as many calls
+    # solver of the teacher's sampler; "dpm++2m" is of second order with as many calls
     teacher_solver: DiffusionSolver = "ddim"
 
     def __post_init__(self) -> None:
@@ -129,7 +128,7 @@ class LcdConfig:
         self._check_choices()
         self._check_networks()
         self._check_training()
-        # a sampler that cannot be made should fail before the training, not after it
+        # An impossible sampler should fail before the training, not after it.
         self.sampler()
 
     def _check_choices(self) -> None:
@@ -197,12 +196,12 @@ class LcdConfig:
 
     @property
     def side(self) -> int:
-        """Of a latent."""
+        """The side of a latent, in positions."""
         return self.size // self.coder.factor
 
     @property
     def attended(self) -> tuple[int, ...]:
-        """Widths of the levels with attention."""
+        """The widths of the levels with attention."""
         finest = self.side // self.unet.patch
         return tuple(
             w for level, w in enumerate(self.unet.widths) if finest >> level in self.attend
@@ -210,7 +209,7 @@ class LcdConfig:
 
     @property
     def vector(self) -> int:
-        """Numbers of the embedding vector."""
+        """The length of the embedding vector."""
         return self.channels * self.palette**2
 
     @property
@@ -219,7 +218,7 @@ class LcdConfig:
 
     @property
     def solved(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Timesteps of the trajectories that the student learns from, and abar at each."""
+        """The timesteps of the trajectories from which the student learns, and abar at each."""
         timesteps, levels = (
             few_steps(self.timesteps, self.grid, self.solver),
             alphas_bar(self.schedule, self.timesteps),
@@ -227,8 +226,9 @@ class LcdConfig:
         return timesteps, tuple(float(levels[t + 1]) for t in timesteps)
 
     def sampler(self) -> LatentDdimSampler | ConsistencySampler:
-        """The way's sampler. Raises ValueError for a number of steps that its schedule does not
-        have.
+        """Return the sampler for the config's way.
+
+        ValueError for a number of steps that its schedule does not have.
         """
         levels = alphas_bar(self.schedule, self.timesteps)
         steps = STEPS[self.way] if self.steps is None else self.steps

@@ -1,4 +1,4 @@
-"""ControlNet on a frozen base: a trained copy of its way down that reads a hint too
+"""ControlNet on a frozen base: a trained copy of the base's way down, which also takes a hint
 (docs/methods/latent-consistency.md, E.2.6; Zhang et al. 2023).
 """
 
@@ -12,7 +12,7 @@ from .unet import BlockCondition, LatentUNet, Trunk
 
 
 def _zero(channels: int) -> nn.Conv2d:
-    """A 1x1 convolution that starts silent."""
+    """Return a 1x1 convolution whose output is 0 until it is trained."""
     layer = nn.Conv2d(channels, channels, 1)
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -21,8 +21,8 @@ def _zero(channels: int) -> nn.Conv2d:
 
 
 class HintEncoder(nn.Module):
-    """hint (b, channels, size, size) in [0, 1] -> (b, width, side, side) at the trunk's finest
-    level; zero at first.
+    """hint (b, channels, size, size) in [0, 1] -> features (b, width, side, side) for the trunk's
+    finest level, which are 0 until trained.
     """
 
     def __init__(self, config: LcdConfig) -> None:
@@ -50,8 +50,8 @@ class HintEncoder(nn.Module):
 
 
 class ControlNet(nn.Module):
-    """What is added to the base's features: x (b, z, h, w), its condition and a hint -> one tensor
-    a feature of its trunk.
+    """x (b, z, h, w), its condition and a hint -> one tensor per feature of the base's trunk, to be
+    added to it.
     """
 
     def __init__(self, config: LcdConfig) -> None:
@@ -66,7 +66,7 @@ class ControlNet(nn.Module):
 
 
 class Controlled(nn.Module):
-    """Base and control as one denoiser: as the base, with a hint (b, channels, size, size) more."""
+    """Base and control as one denoiser, which also takes a hint (b, channels, size, size)."""
 
     def __init__(self, base: LatentUNet, control: ControlNet) -> None:
         super().__init__()

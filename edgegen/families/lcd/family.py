@@ -1,4 +1,4 @@
-"""The family: the four stages that train in order, and the graphs that ship
+"""The family lcd: its four stages, which train in order, and the graphs that ship
 (docs/methods/latent-consistency.md, E.2).
 """
 
@@ -31,22 +31,24 @@ SPANS = {
     "student": (0.78, 0.87),
     "control": (0.87, 1.0),
 }
-# spans of adapting a trained one
+# spans of the stages when a trained generator is adapted
 ADAPTING = {"autoencoder": (0.0, 0.2), "teacher": (0.2, 0.7), "student": (0.7, 1.0)}
-MEASURED = 32  # batches that the latents' scale is measured on
-RATES = {"autoencoder": 1.0, "teacher": 1.0, "control": 0.5}  # times the recipe's
-DISTILLED = {"ends": 0.5, "steps": 0.2}  # the same, of the student
+MEASURED = 32  # number of batches on which the latents' scale is measured
+RATES = {"autoencoder": 1.0, "teacher": 1.0, "control": 0.5}  # factors on the recipe's rate
+DISTILLED = {"ends": 0.5, "steps": 0.2}  # factors for the student, by the config's `distil`
 Net = TypeVar("Net", bound=nn.Module)
 
 
 class LatentConsistency(LatentLosses):
-    """Networks and losses as a generator: stages, graphs and samplers."""
+    """An lcd generator: the networks and losses with their stages, graphs and samplers."""
 
     embeds_training_data: Embedded = "none"
 
     @property
     def shipped(self) -> nn.ModuleDict:
-        """All but the student's average and what tells of changes: only training needs them."""
+        """All networks except the student's average and the embeddings of augmentations, which only
+        training needs.
+        """
         return nn.ModuleDict(
             {
                 name: net
@@ -65,8 +67,10 @@ class LatentConsistency(LatentLosses):
         return self.config.sampler()
 
     def graphs(self) -> Mapping[str, Graph]:
-        """Denoiser and decoder of the config's way: frozen copies with norms folded, w and the
-        latents' scale in the weights.
+        """Return the denoiser and the decoder for the config's way.
+
+        They are frozen copies with batch norms folded, and with w and the latents' scale in the
+        weights.
         """
         c, x = self.config, self.latent.noise
         inputs = [x, TensorSpec("t", ("batch",))]
@@ -88,7 +92,7 @@ class LatentConsistency(LatentLosses):
         }
 
     def objectives(self) -> Iterable[Objective]:
-        """In the order they train; each stage begins with what the one before left."""
+        """Return the objectives in the order of training; each stage builds on the one before."""
         distil = self.config.distil
         losses = {
             "autoencoder": self.autoencoder_loss,
@@ -116,13 +120,13 @@ class LatentConsistency(LatentLosses):
         )
 
     def _parameters(self, *names: str) -> tuple[nn.Parameter, ...]:
-        """Of those networks that are there."""
+        """Return the parameters of those of the named networks that exist."""
         nets = (self.networks[name] for name in names if name in self.networks)
         return tuple(parameter for net in nets for parameter in net.parameters())
 
     def adapting(self) -> Iterable[Objective]:
-        """Autoencoder, teacher and student again, each from where it is: control follows the
-        student as it finds it.
+        """Return the objectives of autoencoder, teacher and student, which continue from their
+        present weights. Control is not adapted.
         """
         begins = {"autoencoder": None, "teacher": self.measure, "student": self.begin_adapted}
         return tuple(
@@ -132,7 +136,7 @@ class LatentConsistency(LatentLosses):
         )
 
     def teach(self, batches: Iterable[Batch]) -> None:
-        """Teach the judge; a config without a perceptual loss has nothing to teach."""
+        """Teach the judge, if the config has a perceptual loss."""
         if self.judge is not None:
             self.judge.teach(batches, self.config.classes)
 
@@ -141,20 +145,21 @@ class LatentConsistency(LatentLosses):
         return self.config.hint_channels, self.config.size, self.config.size
 
     def hint_of(self, photos: Tensor) -> Tensor:
-        """What control is shown of photos (b, c, h, w) in [-1, 1]; boxes lie where a fixed draw
-        puts them.
+        """Return the control hint for photos (b, c, h, w) in [-1, 1].
+
+        The positions of boxes come from a fixed seed.
         """
         return HINTS[self.config.hint](photos, torch.Generator(photos.device).manual_seed(0))
 
     def vector_of(self, photos: Tensor) -> Tensor:
-        """Their embedding vector (b, config.vector)."""
+        """Return the embedding vector (b, config.vector) of photos."""
         return palette(photos, self.config.palette)
 
     # before each stage
 
     def measure(self, batches: Iterable[Batch]) -> None:
-        """The latents' standard deviation over a few batches: the teacher works on latents of
-        spread 1.
+        """Measure the latents' standard deviation over a few batches and store it as the teacher's
+        scale, so that the teacher works on latents with standard deviation 1.
         """
         self.coder.eval()
         with torch.no_grad():
@@ -165,13 +170,13 @@ class LatentConsistency(LatentLosses):
             self.teacher.scale.copy_(torch.cat(drawn).std())
 
     def begin_student(self, batches: Iterable[Batch]) -> None:
-        """Student and its average start as the teacher, whatever w."""
+        """Copy the teacher into the student and its average, so that w has no effect at first."""
         for net in (self.student, self.target):
             net.load_state_dict({**net.state_dict(), **self.teacher.state_dict()})
             net.forget_w()
 
     def begin_adapted(self, batches: Iterable[Batch]) -> None:
-        """The student learns the adapted teacher's latents; its average starts as it is."""
+        """Give the student the adapted teacher's scale, and copy the student into its average."""
         self.student.scale.copy_(self.teacher.scale)
         with torch.no_grad():
             for mine, theirs in zip(
@@ -180,12 +185,12 @@ class LatentConsistency(LatentLosses):
                 mine.copy_(theirs)
 
     def begin_control(self, batches: Iterable[Batch]) -> None:
-        """Control starts as a copy of the student's way down."""
+        """Copy the student's way down into control's."""
         self.control.trunk.load_state_dict(self.student.trunk.state_dict())
 
 
 def _copy(net: Net) -> Net:
-    """Frozen, on the CPU, in eval mode, batch norms folded."""
+    """Return a frozen copy on the CPU in eval mode, with batch norms folded."""
     made = copy.deepcopy(net).cpu().eval().requires_grad_(False)
     fold_batch_norms(made)
     return made

@@ -1,4 +1,4 @@
-"""A trained lcd as it begins for larger images: latents as they were, each for more pixels."""
+"""Growing a trained lcd for larger images: the latents stay, and each covers more pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENTER, LEAVE = "autoencoder.encoder.stem", "autoencoder.decoder.head"
 
 
 def grown(config: LcdConfig, tensors: Mapping[str, Tensor], size: int) -> Grown:
-    """ValueError for a size that is not a whole number of times the config's."""
+    """Return the generator as it begins at `size`, a multiple of the config's; else ValueError."""
     factor, coder = factor_of(config.size, size), config.coder
     out = stretched(tensors, f"{ENTER}.conv", LEAVE, coder.patch, factor)
     return Grown(

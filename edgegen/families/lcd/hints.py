@@ -1,5 +1,5 @@
-"""What control is shown, made from images (b, c, h, w) in [-1, 1]: hints in [0, 1] of the images'
-size (docs/methods/latent-consistency.md, E.2.6).
+"""Control hints in [0, 1], made from images (b, c, h, w) in [-1, 1] and of the same size
+(docs/methods/latent-consistency.md, E.2.6).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from .config import Hint
 
-BOXES = 2  # at most, in one image
-LARGEST = 0.6  # side of a box, as a share of the image's; the smallest is half of it
-COARSE = 4  # times smaller is the luminance that control sees
+BOXES = 2  # most boxes in one image
+LARGEST = 0.6  # largest side of a box, as a share of the image's; the smallest is half of it
+COARSE = 4  # side in pixels of the fields of mean luminance
 
 
 def edges(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(b, 1, h, w): Sobel's gradient of the luminance, as a share of the steepest it can be."""
+    """Return the Sobel gradient (b, 1, h, w) of the luminance, divided by 4, in [0, 1]."""
     kernel = images.new_tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
     grey = F.pad(_grey(images), (1, 1, 1, 1), mode="replicate")
     slopes = F.conv2d(grey, torch.stack([kernel, kernel.T])[:, None])
@@ -26,15 +26,15 @@ def edges(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def luminance(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(b, 1, h, w): mean luminance of fields of 4 x 4 pixels."""
+    """Return the mean luminance of fields of 4 x 4 pixels, as (b, 1, h, w)."""
     return F.interpolate(
         F.avg_pool2d(_grey(images), COARSE), scale_factor=float(COARSE), mode="nearest"
     )
 
 
 def boxes(images: Tensor, generator: torch.Generator) -> Tensor:
-    """(b, c + 1, h, w): the image with one or two random boxes cut out, and a mask that is 1 where
-    it can be seen.
+    """Return the image with one or two random boxes set to 0, and a mask that is 1 outside them,
+    as (b, c + 1, h, w).
     """
     b, _, height, width = images.shape
     u = torch.rand((b, 5, BOXES, 1, 1), generator=generator, device=generator.device).transpose(
@@ -45,7 +45,7 @@ def boxes(images: Tensor, generator: torch.Generator) -> Tensor:
     y = (torch.arange(height, device=u.device)[:, None] + 0.5) / height
     x = (torch.arange(width, device=u.device)[None] + 0.5) / width
     inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
-    # the first always
+    # the first box is always there
     drawn = (u[4] < 0.5) | (torch.arange(BOXES, device=u.device)[:, None, None] == 0)
     seen = (~(inside & drawn).any(1, keepdim=True)).float()
     return torch.cat([(images / 2 + 0.5) * seen, seen], dim=1)
@@ -59,14 +59,17 @@ HINTS: dict[Hint, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def palette(images: Tensor, fields: int) -> Tensor:
-    """(b, c * fields^2): mean colours of fields x fields parts of the image, an embedding vector
-    anyone can write.
+    """Return the mean colours of fields x fields parts of the images, as (b, c * fields^2).
+
+    A person can write such an embedding vector by hand.
     """
     return F.avg_pool2d(images, images.shape[2] // fields).flatten(1)
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Luminance (b, 1, h, w) in [0, 1], ITU-R BT.601; the mean for other than three channels."""
+    """Return the luminance (b, 1, h, w) in [0, 1] by ITU-R BT.601, or the mean of the channels if
+    there are not three.
+    """
     weights = (
         (0.299, 0.587, 0.114) if images.shape[1] == 3 else (1 / images.shape[1],) * images.shape[1]
     )

@@ -1,4 +1,4 @@
-"""What each of lcd's four stages learns: the networks, and a loss for each stage
+"""The networks of lcd, and the loss of each of its four stages
 (docs/methods/latent-consistency.md, E.2).
 """
 
@@ -23,19 +23,21 @@ from .hints import HINTS, palette
 from .trajectory import trajectory
 from .unet import LatentUNet
 
-# error of v from which the student's loss grows as the error, not as its square
+# error of v above which the student's loss grows linearly instead of quadratically
 HUBER = 0.1
-# that the student learns from each trajectory: its start, and others by chance
+# points of each trajectory from which the student learns: its start and random others
 POINTS = 4
-SHIPPED_W = 0.75  # share of trajectories with the w that ships, the others' is any
-# probability that control trains without the label: the hint alone must do (E.2.6)
+SHIPPED_W = 0.75  # share of trajectories with the w that ships; the others have a random w
+# probability that control trains without the label, from the hint alone (E.2.6)
 CONTROL_NULL = 0.5
 
 
 @dataclass(frozen=True)
 class Points:
-    """Places x (n, z, h, w) on trajectories of the guided teacher, at timesteps t (n,), under their
-    conditions and guidance w (n,), with the clean latents that each trajectory ends at.
+    """Points x (n, z, h, w) on trajectories of the guided teacher, at timesteps t (n,).
+
+    They come with their conditions and guidance w (n,), and with the clean latents `end` at the end
+    of each trajectory.
     """
 
     x: Tensor
@@ -47,7 +49,9 @@ class Points:
 
 
 class LatentLosses:
-    """Autoencoder, teacher, student with its average and control, and what each is taught."""
+    """The networks autoencoder, teacher, student, its average (target) and control, with their
+    losses.
+    """
 
     def __init__(self, config: LcdConfig) -> None:
         self.config, self.image_shape = config, (config.channels, config.size, config.size)
@@ -74,8 +78,9 @@ class LatentLosses:
         self.judge = PDist(config.channels) if config.perceptual else None
 
     def autoencoder_loss(self, batch: Batch) -> Tensor:
-        """L1 + PDist + KL; the KL's weight is for sums over pixels, as in the LDM, and is rescaled
-        to means (E.2.1).
+        """Return the autoencoder's loss L1 + PDist + KL (E.2.1).
+
+        The weight of the KL is for sums over pixels, as in the LDM, and is rescaled to means.
         """
         c, (batch, _) = self.config, self._changed(batch)
         images = batch.images
@@ -88,8 +93,8 @@ class LatentLosses:
         return loss
 
     def teacher_loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of v or epsilon at uniform timesteps, the condition dropped now and
-        then (E.2.3).
+        """Return the mean squared error of v or epsilon at uniform timesteps, with conditions
+        dropped at random (E.2.3).
         """
         c, g = self.config, batch.generator
         batch, told = self._changed(batch)
@@ -104,14 +109,16 @@ class LatentLosses:
         return (wanted - predicted).square().mean()
 
     def _changed(self, batch: Batch) -> tuple[Batch, Tensor | None]:
-        """The batch with the photos as they are trained on, and what was done to them."""
+        """Return the batch, augmented if the config says so, and the augmentations."""
         if not self.config.augment:
             return batch, None
         images, told = changed(batch.images, self.config.augment, batch.generator)
         return replace(batch, images=images), told
 
     def student_loss(self, batch: Batch) -> Tensor:
-        """Consistency distillation along one guided DDIM step of the teacher (E.2.4 a)."""
+        """Return the loss of consistency distillation along one guided DDIM step of the teacher
+        (E.2.4 a).
+        """
         c, g, k = self.config, batch.generator, self.config.timesteps // self.config.grid
         self._follow()
         with torch.no_grad():
@@ -125,18 +132,20 @@ class LatentLosses:
             predicted = self._teacher(x, t.float(), label, vector, w)
             reached = ddim_step(x, predicted, now, then, c.prediction)
             target = self._f(self.target.eval(), reached, s, then, label, vector, w)
-        # In eval mode, with the teacher's batch statistics: a batch's own would differ from the
-        # target's on every image, and that difference, three times the loss without it, adds up
-        # over the grid until samples are noisy.
+        # In eval mode the student has the teacher's batch statistics. Those of the batch would
+        # differ from the target's on every image, and that difference, three times the loss without
+        # it, would add up over the grid until samples are noisy.
         found = self._f(self.student.eval(), x, t, now, label, vector, w)
-        # what an error of v does to the image: unweighted, small timesteps, all others' anchor,
-        # drift
+        # The factor from an error of v to one of the image. Unweighted, the small timesteps, on
+        # which all others build, would drift.
         spread = (1 - now).sqrt()
         return pseudo_huber(found / spread, target / spread, HUBER)
 
     def ends_loss(self, batch: Batch) -> Tensor:
-        """The ends of the teacher's own guided trajectories, from points of them: E.2.4 a with the
-        solver run all the way. No average is followed, and nothing can drift.
+        """Return the student's loss in predicting the ends of the teacher's guided trajectories
+        from points on them (E.2.4 a with the solver run to the end).
+
+        The targets do not depend on the student, so nothing can drift.
         """
         with torch.no_grad():
             points = self.sample_trajectories(batch)
@@ -158,9 +167,9 @@ class LatentLosses:
         return loss
 
     def sample_trajectories(self, batch: Batch) -> Points:
-        """Trajectories of the guided teacher from fresh noise, each at a few of its points.
+        """Run trajectories of the guided teacher from fresh noise, and return a few points of each.
 
-        Of the batch only as many conditions are used as there are trajectories, so that there are
+        Only as many conditions of the batch are used as there are trajectories, so that there are
         about as many points as images.
         """
         c, g, points = self.config, batch.generator, min(POINTS, len(batch.images))
@@ -190,14 +199,14 @@ class LatentLosses:
         )
 
     def _guidance(self, g: torch.Generator, count: int) -> Tensor:
-        """w of each trajectory (count,): the one that ships for most, any for the others."""
+        """Return w of each trajectory (count,): mostly the one that ships, otherwise random."""
         w = torch.rand((count,), generator=g, device=g.device) * self.config.w_max
         ships = torch.rand((count,), generator=g, device=g.device) < SHIPPED_W
         return torch.where(ships, self.config.guidance - 1, w)
 
     def _places(self, g: torch.Generator, count: int, points: int) -> Tensor:
-        """Which of a trajectory's points (count, points): its start, half of the others at steps of
-        the shipped sampler.
+        """Return the indices (count, points) of points on each trajectory: its start, and random
+        others, half of them at steps of the shipped sampler.
         """
         few = torch.randint(1, FEW, (count, points), generator=g, device=g.device) * (
             self.config.solver // FEW
@@ -208,8 +217,8 @@ class LatentLosses:
         return place
 
     def control_loss(self, batch: Batch) -> Tensor:
-        """The controlled student against the image itself: a hint leaves little to guess (E.2.6).
-        The student stays as it is.
+        """Return the loss of the controlled student's clean latents against those of the image
+        (E.2.6). Only control is trained.
         """
         c, g = self.config, batch.generator
         with torch.no_grad():
@@ -227,14 +236,14 @@ class LatentLosses:
             return pseudo_huber(clean_image(x, predicted.float(), now, c.prediction), z)
 
     def _grid(self, g: torch.Generator, count: int) -> Tensor:
-        """Timesteps of the solver's grid (count,)."""
+        """Draw timesteps (count,) of the solver's grid."""
         k = self.config.timesteps // self.config.grid
         return (
             torch.randint(1, self.config.grid + 1, (count,), generator=g, device=g.device) * k - 1
         )
 
     def _latents(self, batch: Batch) -> Tensor:
-        """Scaled latents of the frozen encoder, without gradients."""
+        """Return scaled latents from the frozen encoder, without gradients."""
         with torch.no_grad():
             z, _ = self.coder.eval().draw(batch.images, batch.generator)
             return z / self.teacher.scale
@@ -243,7 +252,7 @@ class LatentLosses:
         return self.teacher.signal[t][:, None, None, None]
 
     def _condition(self, batch: Batch, drop: bool = True) -> tuple[Tensor | None, Tensor | None]:
-        """Label and embedding vector; each dropped alone, so that either can be left out."""
+        """Return label and embedding vector; with `drop`, rows of each are zeroed independently."""
         c = self.config
         label = batch.labels if c.classes else None
         vector = palette(batch.images, c.palette) if c.palette else None
@@ -256,7 +265,7 @@ class LatentLosses:
     def _teacher(
         self, x: Tensor, t: Tensor, label: Tensor | None, vector: Tensor | None, w: Tensor
     ) -> Tensor:
-        """The teacher's guided prediction: both branches in one batch."""
+        """Return the teacher's guided prediction, with both branches in one batch."""
         teacher = self.teacher.eval()
         if label is None and vector is None:
             return teacher(x, t).float()
@@ -282,13 +291,11 @@ class LatentLosses:
         )
 
     def _follow(self) -> None:
-        """target <- decay target + (1 - decay) student, its batch statistics copied; no gradient
-        passes.
-        """
+        """Update the average: target <- decay target + (1 - decay) student; buffers are copied."""
         with torch.no_grad():
             ours: list[Tensor] = list(self.target.parameters())
             theirs: list[Tensor] = list(self.student.parameters())
-            torch._foreach_lerp_(ours, theirs, 1 - self.config.decay)  # one launch for all on a GPU
+            torch._foreach_lerp_(ours, theirs, 1 - self.config.decay)  # one kernel launch on a GPU
             for mine, buffer in zip(self.target.buffers(), self.student.buffers(), strict=True):
                 mine.copy_(buffer)
 
@@ -298,17 +305,17 @@ def _noised(z: Tensor, eps: Tensor, now: Tensor) -> Tensor:
 
 
 def _dropped(condition: Tensor, share: float, g: torch.Generator) -> Tensor:
-    """condition (b, n) with each row zero with probability `share`: the null condition."""
+    """Return condition (b, n) with each row set to zero, the null condition, with probability
+    `share`.
+    """
     keep = torch.rand((len(condition), 1), generator=g, device=g.device) >= share
     return condition * keep
 
 
 @contextmanager
 def _still(net: nn.Module) -> Iterator[None]:
-    """`net` neither gets gradients nor moves its batch statistics by what is computed while the
-    block runs.
-    """
-    # all but those that stay while adapters train
+    """Freeze `net` in eval mode while the block runs: no gradients, no new batch statistics."""
+    # Parameters that are already frozen while adapters train must stay frozen afterwards.
     trained = [p for p in net.eval().parameters() if p.requires_grad]
     for p in trained:
         p.requires_grad_(False)

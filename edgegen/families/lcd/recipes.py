@@ -1,4 +1,4 @@
-"""How an lcd is trained, and at which sizes (docs/methods/latent-consistency.md, E.4)."""
+"""The recipes of lcd, by image size (docs/methods/latent-consistency.md, E.4)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A trajectory of the teacher's probability flow, from noise to its end
-(docs/methods/latent-consistency.md, E.2.4 a, with the solver run all the way).
+"""Trajectories of the teacher's probability flow, from noise to their ends
+(docs/methods/latent-consistency.md, E.2.4 a, with the solver run to the end).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ def trajectory(
     signal: Sequence[float],
     prediction: str,
 ) -> tuple[list[Numbers], Numbers]:
-    """Its points at `timesteps`, which fall from x's own, and its clean end. predict(x, t): the
-    guided network's output.
+    """Return the points of a trajectory at `timesteps`, and its clean end.
 
-    signal: abar at each of them. DPM-Solver++(2M) (Lu et al. 2022), second order at one call a
-    step: where the clean image is going counts too, by the share of the last step in log-SNR.
+    timesteps: falling, first that of x; signal: abar at each of them; predict(x, t): the guided
+    network's output. The solver is DPM-Solver++(2M) (Lu et al. 2022), of second order with one call
+    per step.
     """
     points, clean = [x], x
     shares = signal_lookahead("dpm++2m", signal)
@@ -36,5 +36,5 @@ def trajectory(
 
 
 def _noise(x: Numbers, clean: Numbers, signal: float) -> Numbers:
-    """What is left of x when `clean` is taken out."""
+    """Return the noise in x, given its clean image and its signal abar."""
     return (x - signal**0.5 * clean) / (1 - signal) ** 0.5

@@ -1,5 +1,5 @@
-"""The latent U-Net: the blocks of families/unet.py with transformers between, its way down a module
-that control can copy.
+"""The latent U-Net: the blocks of families/unet.py with transformers between them; its way down is
+a separate module that control can copy.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from ..unet import ACTIVATIONS, Block, ConvNorm, Embed
 from .attention import TRANSFORMERS, ContextEncoder, TokenSet
 from .config import LcdConfig
 
-W_NUMBERS = 256  # of the sinusoid that says w
+W_NUMBERS = 256  # length of the sinusoidal embedding of w
 
 
 class BlockCondition(NamedTuple):
-    """e (b, embedding): time, and w for a student; context: what the image should show."""
+    """The condition of a block: e (b, embedding), which embeds t and for a student also w, and the
+    context tokens.
+    """
 
     e: Tensor
     context: TokenSet
 
 
 def sinusoid(w: Tensor) -> Tensor:
-    """w (b,) -> (b, W_NUMBERS): cosines and sines of 1000 w (docs/methods/latent-consistency.md,
-    E.2.4).
+    """Embed w (b,) -> (b, W_NUMBERS) as sines and cosines of 1000 w
+    (docs/methods/latent-consistency.md, E.2.4).
     """
     half = W_NUMBERS // 2
     frequencies = torch.exp(torch.arange(half, device=w.device) * (-math.log(10_000) / half))
@@ -38,9 +40,7 @@ def sinusoid(w: Tensor) -> Tensor:
 
 
 class Stage(nn.Module):
-    """Residual blocks of one level, each followed by a transformer where the level has
-    attention.
-    """
+    """The residual blocks of one level, each followed by a transformer at sides with attention."""
 
     def __init__(self, config: LcdConfig, level: int, sizes: list[int]) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class Stage(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Stem, way down and middle: x (b, z, h, w) -> features, one a level, finest first, and the
-    middle's.
+    """Stem, way down and middle: x (b, z, h, w) -> the features of each level, finest first, and of
+    the middle.
     """
 
     def __init__(self, config: LcdConfig) -> None:
@@ -96,8 +96,8 @@ class LatentUNet(nn.Module):
     """x (b, z, h, w), t (b,) in [0, T), label (b, classes), vector (b, n), w (b,) -> (b, z, h, w):
     v or epsilon.
 
-    `scale` is the standard deviation of the latents it works on, `signal` abar at each timestep. w
-    is a student's alone.
+    `scale` is the standard deviation of the unscaled latents, `signal` abar at each timestep. Only
+    a student takes w.
     """
 
     scale: Tensor
@@ -124,7 +124,7 @@ class LatentUNet(nn.Module):
             nn.init.zeros_(tensor)
 
     def forget_w(self) -> None:
-        """w changes nothing until it is trained again."""
+        """Zero the weights of w, so that it has no effect until they are trained again."""
         if self.embed.label is not None:
             nn.init.zeros_(self.embed.label.weight)
 
@@ -140,7 +140,7 @@ class LatentUNet(nn.Module):
         return BlockCondition(e, self.context(t.shape[0], label, vector))
 
     def decode(self, features: list[Tensor], condition: BlockCondition) -> Tensor:
-        """The way up from the trunk's features."""
+        """Run the way up from the trunk's features, and return v or epsilon (b, z, h, w)."""
         *skips, h = features
         for k, stage in enumerate(self.up):
             if k:
@@ -162,7 +162,7 @@ class LatentUNet(nn.Module):
 
 
 class Like(nn.Module):
-    """A denoiser whose embedding vector comes before what it may lack: a label."""
+    """A denoiser that takes its embedding vector before its optional label."""
 
     def __init__(self, net: LatentUNet) -> None:
         super().__init__()
@@ -173,9 +173,7 @@ class Like(nn.Module):
 
 
 def bake(student: LatentUNet, w: float) -> None:
-    """Fix w, in place: its part of the time embedding becomes bias, and the network takes w no
-    more.
-    """
+    """Fix w in place: its part of the time embedding becomes bias, and w is no longer an input."""
     last = student.embed.time[-1]
     assert student.embed.label is not None and isinstance(last, nn.Linear)
     with torch.no_grad():

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-# what the base's linear layers are rounded to while it is frozen
+# format to which the linear layers of a frozen base are rounded
 Kind = Literal["fp32", "int8", "nf4"]

@@ -1,4 +1,4 @@
-"""Adam with moments of 8 bits (bitsandbytes), which skips and resumes as the loop's own does."""
+"""Adam with 8-bit moments (bitsandbytes), which skips steps and resumes like update.Adam."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from .library import importing
 with importing("bitsandbytes"):
     import bitsandbytes as bnb
 
-# weights of a tensor whose moments are rounded: a block. Adapters are small, 4096 would leave most
-# in FP32
+# Least number of weights of a tensor whose moments are rounded, which is one block. Adapters are
+# small, so the library's 4096 would leave most in FP32.
 SMALLEST = 256
-# levels of the two moments: constants of the library
+# tables with the levels of the two moments, which are constants of the library
 TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}
 
 
 class Adam8bit(bnb.optim.Adam8bit):  # type: ignore[misc]
-    """Its state is 2 bytes a weight and 8 bytes a 256 of them; tensors under SMALLEST weights keep
-    FP32 moments.
+    """Adam whose state takes 2 bytes per weight and 8 bytes per 256 weights; tensors with fewer
+    than SMALLEST weights keep FP32 moments.
 
-    Tables are left out of a saved state: 2 KB for each parameter that are the same in all, more
-    than most adapters' moments. On a GPU the host waits for `found_inf` at each step: the library
-    counts steps on the host. On a CPU a step takes 20 times as long as the fused one of FP32 (32 ms
-    against 1.5 for cas-dm's 96 tensors of rank 8): it saves memory, not time.
+    Tables are left out of a saved state, because they are the same for all parameters and their
+    2 KB each are more than most adapters' moments. On a GPU the host waits for `found_inf` at each
+    step, because the library counts steps on the host. On a CPU a step takes 20 times as long as
+    the fused one in FP32 (32 ms against 1.5 ms for cas-dm's 96 tensors of rank 8), so this saves
+    memory and not time.
     """
 
     def __init__(self, params: tuple[nn.Parameter, ...], betas: tuple[float, float]) -> None:
-        # its first step would do it, and a resumed run would begin with another layout in memory
+        # The first step would do this anyway, but a resumed run would start with another layout.
         for parameter in params:
             parameter.data = parameter.data.contiguous()
         super().__init__(params, lr=0.0, betas=betas, min_8bit_size=SMALLEST)
@@ -41,9 +42,9 @@ class Adam8bit(bnb.optim.Adam8bit):  # type: ignore[misc]
             super().step()
 
     def blank(self, parameter: Tensor) -> dict[str, Tensor]:
-        """The state that the library gives a parameter before its first step, without tables."""
+        """Return a parameter's state before its first step, without tables."""
         before = self.state.pop(parameter, None)
-        # places matter to overrides only, which nobody sets
+        # the indices matter only for overrides, which are never set
         self.init_state(self.param_groups[0], parameter, 0, 0)
         fresh = self.state.pop(parameter)
         if before is not None:
@@ -51,8 +52,8 @@ class Adam8bit(bnb.optim.Adam8bit):  # type: ignore[misc]
         return {key: torch.as_tensor(value) for key, value in fresh.items() if key not in TABLES}
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's own, without tables; the library hides tensors one level deeper, for
-        sharding.
+        """Return the state as torch does, without tables; the library would nest tensors one level
+        deeper, for sharding.
         """
         state = torch.optim.Optimizer.state_dict(self)
         state["state"] = {

@@ -1,9 +1,8 @@
-"""A trained generator with low-rank adapters in its networks: trained by the same loop, by the
-family's own objectives.
+"""A trained generator with low-rank adapters in its networks, which is trained by the same loop and
+the family's own objectives.
 
-What trains is the base, quantized or not, with the adapters beside its layers; what ships is always
-the full-precision master with the adapters added to its weights. PEFT puts the adapters in and
-knows each kind of layer.
+Training uses the base, quantized or not, with the adapters beside its layers; the full-precision
+master with the adapters added to its weights is what always ships. PEFT inserts the adapters.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from .merged_conv import join
 from .recompute import recompute
 from .trainable_part import OF_BASE, Part
 
-NAME = "default"  # PEFT's for the one adapter
+NAME = "default"  # PEFT's name for the only adapter
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 def targets(networks: nn.ModuleDict, tuning: Tuning) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the convolutions and linear layers that get a pair, and of the modules that are
-    trained whole.
+    """Return the names of the convolutions and linear layers that get a pair, and of the modules
+    that are trained in full.
 
-    Whole are what the tuning names, and every norm of a network it adapts: a norm is small, and new
-    photos have other statistics.
+    In full are trained the modules that the tuning names, and every norm of a network with pairs,
+    because norms are small and new photos have other statistics.
     """
     whole = [name for name, _ in networks.named_modules() if _any(name, tuning.whole)]
     inside = tuple(name + "." for name in whole)
@@ -67,12 +66,12 @@ def _any(name: str, patterns: Iterable[str]) -> bool:
 
 
 class Adapted:
-    """A Generator whose networks are the parts that train; graphs() are those of master plus
-    adapter.
+    """A Generator whose networks are the trainable parts; graphs() are those of the master with the
+    adapter added.
 
-    master: full-precision tensors of all its networks. kind: what the frozen linear layers are
-    rounded to while it trains; twice: blocks are recomputed instead of remembered. RuntimeMissing
-    without PEFT, or bitsandbytes for a rounded base.
+    master: full-precision tensors of all its networks. kind: format of the frozen linear layers
+    during training; twice: whether blocks are recomputed in the backward pass to save memory.
+    RuntimeMissing without PEFT, or without bitsandbytes for a rounded base.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Adapted:
             modules_to_save=list(lora.modules_to_save) or None,
         )
         with warnings.catch_warnings():
-            # said of norms that LoRA cannot target: on purpose
+            # PEFT warns about norms, which LoRA cannot target; they are trained in full on purpose
             warnings.filterwarnings("ignore", message=".*modules_to_save.*")
             get_peft_model(self.base.networks, wanted)
         _level(self.base.networks, self._master, lora.target_modules)
@@ -143,8 +142,8 @@ class Adapted:
             self.base.teach(batches)
 
     def objectives(self) -> Iterable[Objective]:
-        """The family's for adapting, of the parameters that train; an objective that moves none of
-        them is left out.
+        """Return the family's objectives for adapting, with only the parameters that train;
+        objectives without any are left out.
         """
         objectives = (
             self.base.adapting() if isinstance(self.base, Adapting) else self.base.objectives()
@@ -158,8 +157,8 @@ class Adapted:
         return self.plain().graphs()
 
     def plain(self) -> Generator:
-        """The same generator without adapters: master plus what they are now, and the base's other
-        buffers as they are now.
+        """Return a plain generator with the present adapters merged into the master, and with the
+        base's present buffers.
         """
         generator = self.family.build(self.config)
         generator.networks.load_state_dict(self.merged())
@@ -167,15 +166,14 @@ class Adapted:
         return generator
 
     def merged(self) -> dict[str, Tensor]:
-        """Full-precision tensors of all networks with the adapters added."""
+        """Return the full-precision tensors of all networks with the adapters added."""
         return self.adapter().merged({**self._master, **self.measured()}, None)
 
     def trained_view(self) -> dict[str, Tensor]:
-        """Tensors of all networks as training sees them: each adapted layer's weight read off what
-        the layer does.
+        """Return the tensors of all networks as training sees them, with rounded bases.
 
-        (Its answers to unit inputs: rounded bases multiply by their dequantized weights, and round
-        nothing that flows through.)
+        The weight of each adapted layer is measured from its outputs for unit inputs, which works
+        because rounded layers multiply by their dequantized weights and do not round activations.
         """
         out = {**self.merged()}
         for name, module in self.base.networks.named_modules():
@@ -184,8 +182,8 @@ class Adapted:
         return out
 
     def adapter(self, base: str | None = None) -> Adapter:
-        """Copies of what has been trained of the networks that ship, by the names of PEFT's
-        files.
+        """Return the trained tensors of the networks that ship, copied, by the names that PEFT uses
+        in files; base: sha256 of the base's weights.
         """
         ships = tuple(name + "." for name in self.base.shipped)
         lora = replace(
@@ -202,8 +200,8 @@ class Adapted:
         return Adapter(lora, tensors, base)
 
     def measured(self) -> dict[str, Tensor]:
-        """Buffers that training fills or measures and no adapter holds, such as a bank or a scale;
-        extra state too.
+        """Return the buffers that training fills or measures, such as a bank or a scale, and extra
+        state; the adapter does not hold these.
         """
         state = self.base.networks.state_dict()
         trained = (".lora_A.", ".lora_B.", ".modules_to_save.", *OF_BASE)
@@ -217,8 +215,8 @@ class Adapted:
         }
 
     def load(self, adapter: Adapter, where: Path | None) -> None:
-        """Put a trained adapter in; InputError where it does not fit."""
-        adapter.merged(self._master, where)  # names what does not fit
+        """Load a trained adapter. InputError if it does not fit; where: for messages."""
+        adapter.merged(self._master, where)  # raises InputError if it does not fit
         own = self.base.networks.state_dict(keep_vars=True)
         with torch.no_grad():
             for name, tensor in own.items():
@@ -229,8 +227,8 @@ class Adapted:
 
 @torch.no_grad()
 def _answers(layer: Any) -> Tensor:
-    """The weight that an adapted convolution or linear layer acts with: its answers to unit inputs,
-    less that to none.
+    """Return the effective weight of an adapted convolution or linear layer: its outputs for unit
+    inputs, minus that for zeros.
     """
     weight: Tensor = layer.base_layer.weight
     if not isinstance(layer.base_layer, nn.Conv2d):
@@ -238,7 +236,7 @@ def _answers(layer: Any) -> Tensor:
         answers: Tensor = layer(probe) - layer(torch.zeros_like(probe))
         return answers.T
     _, cin, kernel, _ = weight.shape
-    # where the window of output (1, 1) begins
+    # the input position at which the window of output (1, 1) begins
     first = layer.base_layer.stride[0] - int(layer.base_layer.padding[0])
     patches = torch.eye(cin * kernel**2, device=weight.device).reshape(-1, cin, kernel, kernel)
     probe = F.pad(patches, (first, kernel, first, kernel))
@@ -250,9 +248,9 @@ def _answers(layer: Any) -> Tensor:
 def _level(networks: nn.ModuleDict, master: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Scale the first factor of each pair up to the size of the layer's weights.
 
-    PEFT draws it as for a layer whose weights are small because it has many inputs. A layer with
-    equalized learning rate (docs/methods/isc-gan.md, A.2.1) holds weights of size 1 and multiplies
-    them down: beside those, pairs as PEFT begins them would hardly move.
+    PEFT draws it for weights that are small because a layer has many inputs. A layer with equalized
+    learning rate (docs/methods/isc-gan.md, A.2.1) holds weights of size 1 and scales them down, and
+    PEFT's initial pairs would hardly change them.
     """
     for name in names:
         first: Any = networks.get_submodule(name)
@@ -268,5 +266,5 @@ def _level(networks: nn.ModuleDict, master: Mapping[str, Tensor], names: Iterabl
 
 
 def _part(network: nn.Module) -> nn.Module:
-    """The part of a network that trains; the network itself if nothing of it is frozen."""
+    """Return the trainable part of a network, or the network itself if nothing of it is frozen."""
     return network if all(p.requires_grad for p in network.parameters()) else Part(network)

@@ -1,5 +1,5 @@
-"""What an adapter is trained on: a network's own FP32 weights, or its linear layers rounded to 8 or
-4 bits to save memory.
+"""The base of an adapter: a network's own FP32 weights, or its linear layers rounded to 8 or 4 bits
+to save memory.
 """
 
 from __future__ import annotations
@@ -21,26 +21,25 @@ FP16_STEP = 2**-24  # the smallest number of FP16, which int8 weights pass throu
 
 @dataclass(frozen=True)
 class Base:
-    """What `quantize` did: names of the layers it rounded, and of those whose weights stay in FP32
-    with the reason why.
+    """The result of `quantize`: the names of the rounded layers, and of those that stay in FP32,
+    with the reason for each.
     """
 
     kind: Kind
     quantized: tuple[str, ...]
     kept: Mapping[str, str]
-    weights: int  # of the quantized layers
-    weights_kept: int
+    weights: int  # number of weights in the quantized layers
+    weights_kept: int  # number of weights that stay in FP32
 
 
 def quantize(network: nn.Module, kind: Kind, only: Collection[str] | None = None) -> Base:
     """Round the linear layers of a network to `kind`, in place, and freeze them; "fp32" leaves
     everything as it is.
 
-    only: names of the layers that may be, such as those that get adapters; others are trained
-    whole, or not used at all. Call it before peft injects into the same `network`. Copies
-    (copy.deepcopy) and moves to a device work as with any network. Convolutions stay: bitsandbytes
-    has none. EdgegenError where the library rounds further than its format can, RuntimeMissing
-    where it is not installed.
+    only: names of the layers that may be rounded, such as those that get adapters. Call it before
+    peft changes the same `network`. Copies (copy.deepcopy) and moves to a device work as with any
+    network. Convolutions stay in FP32, because bitsandbytes has none. EdgegenError if the library
+    rounds by more than its format allows, RuntimeMissing if it is not installed.
     """
     if kind == "fp32":
         return Base(kind, (), {}, 0, sum(p.numel() for p in network.parameters()))
@@ -60,7 +59,7 @@ def quantize(network: nn.Module, kind: Kind, only: Collection[str] | None = None
         if isinstance(linear, nn.Linear)
     }
     for parent in list(network.modules()):
-        # named_children() would name a layer with two names once
+        # named_children() would give a layer with two names only once
         for name, child in parent._modules.items():
             if isinstance(child, nn.Linear) and child in rounded:
                 parent._modules[name] = rounded[child]
@@ -71,12 +70,12 @@ def quantize(network: nn.Module, kind: Kind, only: Collection[str] | None = None
 
 
 def _matrices(module: nn.Module) -> list[Tensor]:
-    """Its own weights, without what is in its children: biases and norms are vectors."""
+    """Return the module's own parameters with two axes or more, without those of its children."""
     return [p for p in module.parameters(recurse=False) if p.dim() > 1]
 
 
 def _reason(module: nn.Module, layer: type[Frozen]) -> str:
-    """Why it cannot be rounded; "" where it can."""
+    """Return why a module cannot be rounded, or "" if it can."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return "a convolution: bitsandbytes has none"
     if type(module) is not nn.Linear:
@@ -87,8 +86,9 @@ def _reason(module: nn.Module, layer: type[Frozen]) -> str:
 
 
 def _rounded(linear: nn.Linear, layer: type[Frozen], name: str) -> Frozen:
-    """The frozen layer, held to what its format promises: a kernel that goes wrong would be trained
-    around in silence.
+    """Return the rounded layer, after checking it against its format's error bound.
+
+    Otherwise an adapter would silently learn to compensate for a faulty kernel.
     """
     frozen = layer.of(linear)
     weight = linear.weight.detach().float()

@@ -1,5 +1,5 @@
-"""An adapter on disk, in PEFT's own layout, and what it makes of the weights it was trained on.
-Needs no peft.
+"""An adapter on disk in PEFT's layout, and its merging into the weights it was trained on. This
+does not need peft.
 
     adapter/  adapter_config.json          PEFT's LoraConfig: rank, alpha, the layers
               adapter_model.safetensors    lora_A and lora_B of each layer, and the modules that
@@ -25,18 +25,18 @@ from ...errors import InputError, TrustError
 from ..checkpoint import read_weights
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # of each name in PEFT's files
-# metadata: sha256 of the full-precision weights the adapter belongs to
+PREFIX = "base_model.model."  # prefix of each name in PEFT's files
+# metadata key: sha256 of the full-precision weights to which the adapter belongs
 BASE = "edgegen.base"
 
 
 @dataclass(frozen=True)
 class Lora:
-    """What of a LoraConfig edgegen writes and reads; lists of names only, since a pattern from
-    outside may never end.
+    """The fields of a LoraConfig that edgegen writes and reads.
 
-    The update of a layer is B A alpha / r (Hu et al. 2022, section 4.1); of a convolution A has its
-    kernel and B one of 1x1.
+    Layers are given only as lists of names, because evaluating a pattern from an unknown file may
+    not end. The update of a layer is B A alpha / r (Hu et al. 2022, section 4.1); for a convolution
+    A has its kernel and B a kernel of 1x1.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
@@ -60,9 +60,9 @@ class Lora:
         return self.lora_alpha / self.r
 
 
-# Fields of a LoraConfig that change nothing about what a trained adapter computes. Any other must
-# be empty, as PEFT writes it where it is not used, or have the one value named: edgegen's merge is
-# true for plain LoRA alone, whatever PEFT adds to it.
+# Fields of a LoraConfig that do not change what a trained adapter computes. Any other field must be
+# empty, as PEFT writes an unused one, or have its value in PLAIN, because edgegen's merge is
+# correct only for plain LoRA.
 NEUTRAL = frozenset(
     (
         "task_type",
@@ -91,8 +91,9 @@ _READ = frozenset(field.name for field in fields(Lora))
 
 @dataclass(frozen=True)
 class Adapter:
-    """A trained adapter: tensors by name without PEFT's prefix, `base` the sha256 of the weights it
-    was trained on.
+    """A trained adapter.
+
+    tensors: by name without PEFT's prefix; base: sha256 of the weights it was trained on.
     """
 
     lora: Lora
@@ -100,7 +101,7 @@ class Adapter:
     base: str | None
 
     def to_bytes(self) -> dict[str, bytes]:
-        """Its files by name; the same adapter gives the same bytes."""
+        """Return the adapter's files by name; the same adapter always gives the same bytes."""
         config = {
             "peft_type": "LORA",
             "task_type": None,
@@ -113,7 +114,7 @@ class Adapter:
             "target_modules": sorted(self.lora.target_modules),
             "modules_to_save": sorted(self.lora.modules_to_save) or None,
         }
-        # one key: safetensors writes several in any order
+        # only one key, because safetensors writes several in any order
         metadata = {BASE: self.base} if self.base else None
         tensors = {
             PREFIX + name: tensor.detach().cpu().contiguous()
@@ -122,15 +123,17 @@ class Adapter:
         return {TENSORS: save_tensors(tensors, metadata), CONFIG: to_json(config)}
 
     def write(self, folder: Path) -> None:
-        """The folder, whole or not at all."""
+        """Write the adapter's folder, whole or not at all."""
         with publish(folder, CONFIG, overwrite=True) as new:
             for name, data in self.to_bytes().items():
                 put(new / name, data)
 
     @classmethod
     def read(cls, folder: Path) -> Adapter:
-        """InputError for what is missing, damaged or no plain LoRA, naming the field; TrustError
-        for pickle; NaN is refused.
+        """Read an adapter's folder.
+
+        InputError for a missing or damaged file, and for a field that is not of plain LoRA;
+        TrustError for pickle.
         """
         path = folder / CONFIG
         data = read_json(path)
@@ -182,10 +185,10 @@ class Adapter:
         )
 
     def merged(self, master: Mapping[str, Tensor], where: Path | None) -> dict[str, Tensor]:
-        """The full-precision weights with the adapter in them, by the same names. Never of
-        dequantized weights.
+        """Return the full-precision weights with the adapter merged into them, by the same names.
 
-        InputError names a tensor that has no place, or a layer of the config without its tensors.
+        master: never dequantized weights; where: for messages. InputError names a tensor that has
+        no place, or a layer of the config without tensors.
         """
         tensors = _Tensors(self.tensors, where)
         merged = dict(master)
@@ -203,7 +206,9 @@ class Adapter:
         return merged
 
     def _layers(self, tensors: _Tensors) -> list[str]:
-        """The layers with a pair of tensors that the config names, sorted; every target has one."""
+        """Return the layers with a pair that the config names, sorted. InputError for a target
+        without one.
+        """
         layers = sorted(
             name.removesuffix(".lora_A.weight")
             for name in self.tensors
@@ -212,7 +217,7 @@ class Adapter:
         for target in self.lora.target_modules:
             if not any(_is_of(layer, target) for layer in layers):
                 tensors.take(f"{target}.lora_A.weight")
-        # the others are told by merged, with all that belongs nowhere
+        # merged() reports the others, with all tensors that have no place
         return [
             layer
             for layer in layers
@@ -220,7 +225,7 @@ class Adapter:
         ]
 
     def _with_pair(self, layer: str, master: Mapping[str, Tensor], tensors: _Tensors) -> Tensor:
-        """The layer's weight with the product of its pair added."""
+        """Return the layer's weight with the scaled product of its pair added."""
         weight = master.get(f"{layer}.weight")
         if weight is None:
             raise InputError("E-ADAPTER-KEYS", f"the base has no layer {layer}", path=tensors.where)
@@ -242,7 +247,7 @@ class Adapter:
 
 
 class _Tensors:
-    """An adapter's tensors, and which of them nobody has taken yet."""
+    """An adapter's tensors, with the names of those that were not taken yet."""
 
     def __init__(self, tensors: Mapping[str, Tensor], where: Path | None) -> None:
         self._tensors, self.left, self.where = tensors, set(tensors), where
@@ -257,12 +262,12 @@ class _Tensors:
 
 
 def _is_of(layer: str, target: str) -> bool:
-    """peft shortens a long list of names to their endings."""
+    """Return whether a target names the layer; peft shortens long lists to the names' endings."""
     return layer == target or layer.endswith(f".{target}")
 
 
 def _saved(module: str, master: Mapping[str, Tensor], tensors: _Tensors) -> dict[str, Tensor]:
-    """A module that the adapter holds as a whole."""
+    """Return the tensors of a module that the adapter holds in full."""
     names = [name for name in master if name.startswith(module + ".")]
     if not names:
         raise InputError("E-ADAPTER-KEYS", f"the base has no module {module}", path=tensors.where)
@@ -280,8 +285,8 @@ def _saved(module: str, master: Mapping[str, Tensor], tensors: _Tensors) -> dict
 
 
 def check_base(adapter: Adapter, digest: str, where: Path) -> None:
-    """TrustError for an adapter that was trained on other weights: it would load, and draw
-    something else.
+    """Raise TrustError for an adapter that was trained on other weights, because it would load but
+    draw wrong images.
     """
     if adapter.base != digest:
         base = f"weights {adapter.base[:12]}..." if adapter.base else "weights it does not name"
@@ -294,7 +299,7 @@ def check_base(adapter: Adapter, digest: str, where: Path) -> None:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """Of a safetensors file that read_weights has accepted."""
+    """Return the metadata of a safetensors file that read_weights has accepted."""
     with opened(path) as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))

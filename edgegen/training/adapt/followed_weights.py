@@ -1,6 +1,5 @@
-"""From a network's own weights to the constants of its graphs: which layer a rounded weight comes
-from, what it is multiplied by on the way, and which constants change with weights without being
-one.
+"""The path from a network's weights to the constants of its graphs: the layer and the factor of
+each rounded weight, and the constants that depend on weights without being weights.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from .student import Student
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """A rounded weight of a graph: it moves by `factor` (out, cin, 1, 1) times what its layer's own
-    weight moves by.
+    """A rounded weight of a graph, which changes by `factor` (out, cin, 1, 1) times the change of
+    its layer's own weight.
     """
 
     graph: str
@@ -33,10 +32,11 @@ class RoundedWeight:
 def rounded_weights(
     family: Family, config: Any, master: Mapping[str, Tensor], students: Mapping[str, Student]
 ) -> tuple[RoundedWeight, ...]:
-    """Every rounded weight with its layer and factor.
+    """Return all rounded weights with their layers and factors.
 
-    Both are read off graphs of networks whose convolutions hold one number: 1 shows the factor, the
-    layer's own number the layer. EdgegenError for a weight that is no multiple of one layer's.
+    Both are read from graphs of networks whose convolutions hold a constant: with 1 the graph shows
+    the factor, and with the layer's number it shows the layer. EdgegenError for a weight that is
+    not a multiple of one layer's weight.
     """
     layers = [
         name
@@ -55,7 +55,7 @@ def rounded_weights(
             factor, number = of_ones[graph][weight], of_numbers[graph][weight]
             largest = factor.abs().argmax()
             if not factor.flatten()[largest]:
-                continue  # a norm has silenced the layer: no pair could be heard
+                continue  # a norm multiplies the layer by 0, so that a pair would have no effect
             layer = layers[round(float(number.flatten()[largest] / factor.flatten()[largest])) - 1]
             wanted, before = factor * master[f"{layer}.weight"], own[graph][weight]
             if wanted.shape != before.shape or not torch.allclose(
@@ -70,10 +70,10 @@ def rounded_weights(
 
 
 def _scaling(before: Tensor, after: Tensor) -> Tensor:
-    """(out, cin, 1, 1): the factors r[i] * c[j] of after[i, j] = r[i] * c[j] * before[i, j].
+    """Return the factors (out, cin, 1, 1) of after[i, j] = r[i] * c[j] * before[i, j].
 
-    A kernel's factor is read where the kernel is largest. A kernel of zeros has none: its r[i] and
-    c[j] are those of its row and its column, geometric means of the factors that are known.
+    A kernel's factor is read where the kernel is largest. For a kernel of zeros it is estimated
+    from the geometric means of the known factors in its row and column.
     """
     largest = before.flatten(2).abs().argmax(2, keepdim=True)
     numerator = after.flatten(2).double().gather(2, largest)[..., 0]
@@ -91,7 +91,7 @@ def _scaling(before: Tensor, after: Tensor) -> Tensor:
 def graph_constants(
     family: Family, config: Any, tensors: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """graph -> its constants by name."""
+    """Return the constants of each graph by name."""
     graphs = site.plain(family, config, tensors).graphs()
     return {
         name: dict((*graph.module.named_parameters(), *graph.module.named_buffers()))
@@ -101,8 +101,9 @@ def graph_constants(
 
 @dataclass(frozen=True)
 class Followers:
-    """Constants that change with weights without being one, such as isc-gan's energies: graph ->
-    constant -> what evening channels multiplies it by.
+    """Constants that depend on weights without being weights, such as isc-gan's energies.
+
+    factors: by graph and constant, the factor by which channel equalization multiplies it.
     """
 
     family: Family
@@ -119,7 +120,7 @@ class Followers:
         layers: Collection[str],
         students: Mapping[str, Student],
     ) -> Followers:
-        """Those that follow the weights of these layers."""
+        """Find the constants that depend on the weights of these layers."""
         shaken = {f"{layer}.weight": master[f"{layer}.weight"] * 1.1 for layer in layers}
         before = graph_constants(family, config, master)
         after = graph_constants(family, config, {**master, **shaken})
@@ -134,10 +135,9 @@ class Followers:
         return cls(family, config, students, {graph: own for graph, own in factors.items() if own})
 
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
-        """Compute them anew from a network's tensors.
+        """Recompute the constants from a network's tensors, without gradients.
 
-        No gradient passes this way: what follows a weight here takes out its length, which rounding
-        does not see either.
+        These constants remove the length of a weight, which rounding does not depend on either.
         """
         now = graph_constants(self.family, self.config, tensors)
         for graph, factors in self.factors.items():

@@ -1,17 +1,17 @@
-"""Frozen linear layers of 8 and 4 bits: bitsandbytes' storage, so that peft takes them for its own,
-but multiplied here.
+"""Frozen linear layers with 8 or 4 bits, which use the storage of bitsandbytes, so that peft
+recognises them, but their own multiplication.
 
-bitsandbytes (0.50.2) multiplies in a way that training on a CPU cannot use. Its int8 layer computes
-another function in eval mode than in training mode (there it rounds activations to 8 bits too). Its
-NF4 layer repacks its weights in the first eval pass, which fails where in_features does not divide
-by 64 or out_features by 32, loses bits of the scales and leaves a layer that no longer trains. Both
-cast their bias for good to the type of whatever input comes by. Here a layer is one function in
-both modes: dequantize, then multiply in the type that autocast asks for; the FP32 weight is made
-again for the backward pass instead of kept. It can be differentiated twice.
+The multiplication of bitsandbytes (0.50.2) cannot be used for training on a CPU. Its int8 layer
+computes a different function in eval mode than in training mode (there it also rounds activations
+to 8 bits). Its NF4 layer repacks its weights in the first eval pass, which fails unless in_features
+divides by 64 and out_features by 32, loses bits of the scales and leaves a layer that cannot train.
+Both cast their bias permanently to the type of the input. The layers here compute one function in
+both modes: they dequantize, and multiply in the type that autocast requires. The FP32 weight is
+recomputed in the backward pass instead of kept, and a layer can be differentiated twice.
 
-Rows of NF4 weights are stored as blocks of 64, not as rows: with AVX-512 the library's
-dequantization is wrong without a word for rows that are not whole blocks (in_features 16, 32, 48,
-80, 96, 160: relative error 0.26 to 0.40 instead of 0.09).
+NF4 weights are stored in blocks of 64 instead of rows, because with AVX-512 the library silently
+dequantizes rows wrongly that are not whole blocks (in_features 16, 32, 48, 80, 96, 160: relative
+error 0.26 to 0.40 instead of 0.09).
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ with importing("bitsandbytes"):
 
 
 class _Kept(FunctionCtx):
-    """What the forward pass leaves for the backward pass."""
+    """The context that the forward pass leaves for the backward pass."""
 
     layer: Frozen
 
 
 class _Product(torch.autograd.Function):
-    """x (..., cin), layer -> (..., out): nothing but the layer's own storage is kept for the
-    backward pass.
+    """The product x (..., cin), layer -> (..., out), which keeps nothing for the backward pass but
+    the layer's own storage.
     """
 
     @staticmethod
@@ -53,10 +53,10 @@ class _Product(torch.autograd.Function):
 
 
 class Frozen(nn.Module, ABC):
-    """A linear layer whose weight never moves: x (..., cin) -> (..., out).
+    """A linear layer with a frozen weight: x (..., cin) -> (..., out).
 
-    Its weight is not in state_dict(), and cannot be loaded: it is made from the full-precision
-    master, whose hash a run holds.
+    Its weight is not in state_dict() and cannot be loaded, because it is made from the
+    full-precision master, whose hash a run records.
     """
 
     flag: ClassVar[str]  # what peft looks for on the module that it injects into
@@ -72,20 +72,20 @@ class Frozen(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def of(cls, linear: nn.Linear) -> Frozen:
-        """The same layer with its weight rounded, on the same device; the bias is shared and
+        """Return the layer with a rounded weight, on the same device; the bias is shared and
         frozen.
         """
 
     @abstractmethod
     def dequantized(self) -> Tensor:
-        """(out, cin), FP32."""
+        """Return the dequantized weight (out, cin) in FP32."""
 
     @abstractmethod
     def rounded(self) -> tuple[Tensor, ...]:
-        """All that is kept of its weight: data, scales, levels."""
+        """Return all tensors that store its weight: data, scales, levels."""
 
     def stored(self) -> tuple[Tensor, ...]:
-        """All that it keeps."""
+        """Return all tensors that the layer stores."""
         return self.rounded() if self.bias is None else (*self.rounded(), self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,13 +114,13 @@ class Frozen(nn.Module, ABC):
             self, mine, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         missing_keys.remove(weight)
-        if weight in state_dict:  # an FP32 weight would be cut to whole numbers
+        if weight in state_dict:  # loading an FP32 weight would truncate it to integers
             unexpected_keys.append(weight)
 
 
 class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
-    """A row is 127 steps to either side of 0, of one FP32 scale; rounded from FP16, as the library
-    does it.
+    """An int8 layer: a row has 127 steps on either side of 0 and one FP32 scale; the library rounds
+    it from FP16.
     """
 
     flag, block, bound = "is_loaded_in_8bit", 0, 0.5 / 127 + 2**-11
@@ -138,7 +138,7 @@ class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
             linear.weight.detach().cpu(), requires_grad=False, has_fp16_weights=False
         )
         layer.weight = weight.to(linear.weight.device)  # this is where it is quantized
-        # a second name for the same data, of which a copy of the layer would make a second copy
+        # CB is a second name for the same data; copying the layer would duplicate the data
         layer.weight.CB = None
         return _finished(layer, linear)
 
@@ -150,17 +150,17 @@ class Int8(Frozen, bnb.nn.Linear8bitLt):  # type: ignore[misc]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int8:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # the library leaves the scales behind
+        # The library does not move the scales.
         self.weight.CB, self.weight.SCB = None, self.weight.SCB.to(self.weight.device)
         return self
 
 
 class Nf4(Frozen, bnb.nn.Linear4bit):  # type: ignore[misc]
-    """Sixteen levels, the quantiles of a normal distribution, times one FP32 scale for each 64
-    weights.
+    """An NF4 layer: sixteen levels, the quantiles of a normal distribution, times one FP32 scale
+    per 64 weights.
 
-    The scales are not quantized again (bitsandbytes' compress_statistics): the table for it takes 1
-    KB a layer, which pays from 22,000 weights on, and then saves a tenth.
+    The scales are not quantized again (bitsandbytes' compress_statistics), because the table for
+    that takes 1 KB per layer, which pays only from 22,000 weights on and then saves a tenth.
     """
 
     # half the largest gap, between -1 and -0.6962

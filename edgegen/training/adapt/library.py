@@ -1,6 +1,4 @@
-"""peft and bitsandbytes, imported so that neither reaches for a network: they are the extra
-`adapt`.
-"""
+"""Imports of peft and bitsandbytes (the extra `adapt`) that keep both off the network."""
 
 from __future__ import annotations
 
@@ -16,17 +14,17 @@ _NOTICE = "Failed to load CPU gemm_4bit_forward from kernels-community"
 
 @contextmanager
 def importing(package: str) -> Iterator[None]:
-    """Around the first import of `package`, peft or bitsandbytes; RuntimeMissing if it is not
+    """Wrap the first import of `package`, peft or bitsandbytes. RuntimeMissing if it is not
     installed.
 
-    On a CPU with AVX512-BF16 bitsandbytes (0.50.2) asks a hub for a faster kernel as soon as it is
-    imported, and peft imports it: `kernels`, the package that would fetch it, is hidden while the
-    block runs, and the notice that it is not there dropped.
+    On a CPU with AVX512-BF16 bitsandbytes (0.50.2), which peft also imports, requests a faster
+    kernel from a hub at import. So `kernels`, the package that would download it, is hidden during
+    the block, and the notice about its absence is dropped.
     """
     absent = object()
     before = sys.modules.get("kernels", absent)
     log = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    # importing it raises ImportError, which bitsandbytes expects
+    # With None, importing `kernels` raises ImportError, which bitsandbytes handles.
     sys.modules["kernels"] = None  # type: ignore[assignment]
     log.addFilter(_other)
     try:

@@ -1,5 +1,5 @@
-"""Bytes that a run's weights, gradients and optimizer state take, in linear layers and in the rest:
-counted, not estimated.
+"""The exact number of bytes of a run's weights, gradients and optimizer state, in linear layers and
+elsewhere.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ from ..update import Optimizer
 
 @runtime_checkable
 class Stored(Protocol):
-    """A layer that holds more than its parameters say: rounded weights with their scales and
-    levels.
-    """
+    """A layer that stores more than its parameters, such as rounded weights with their scales."""
 
     def stored(self) -> tuple[Tensor, ...]: ...
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes by use."""
+    """Numbers of bytes by use."""
 
     weights: int = 0
     gradients: int = 0
@@ -45,17 +43,16 @@ class Footprint:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Of layers that are linear (adapters on them too), and of everything else: convolutions,
-    norms, buffers, tables.
-    """
+    """The memory of linear layers, including adapters on them, and of everything else."""
 
     linear: Footprint
     rest: Footprint
 
 
 def memory(networks: nn.Module, optimizers: Iterable[Optimizer]) -> StepMemory:
-    """What is held between two steps: gradients and optimizer states are there after the first.
-    Shared storage counts once.
+    """Return the memory that is held between two steps; shared storage counts once.
+
+    Gradients and optimizer states exist only after the first step.
     """
     optimizers, seen = tuple(optimizers), set[int]()
     linear, rest = Footprint(), Footprint()
@@ -86,7 +83,7 @@ def _state(optimizer: Optimizer, parameter: Tensor) -> Iterator[Tensor]:
 
 
 def _bytes(tensors: Iterable[Tensor], seen: set[int]) -> int:
-    """Of storages that are not in `seen`, where they are then."""
+    """Return the bytes of the storages that are not in `seen`, and add these to it."""
     total = 0
     for storage in (tensor.untyped_storage() for tensor in tensors):
         if storage.data_ptr() not in seen:

@@ -1,8 +1,8 @@
-"""Convolutions whose pair is added to the weight before they run, instead of running beside it.
+"""Adapted convolutions whose pair is added to the weight, instead of running beside it.
 
-The same function and the same gradients for the pair. Two more convolutions an adapted one, over
-all positions, cost more than the gradient of its whole weight, which is there for a moment only:
-benchmarks/finetune.py --speed says how much.
+The function and the pair's gradients are the same. Two further convolutions over all positions
+would cost more than the gradient of the whole weight, which exists only for a moment; benchmarks/
+finetune.py --speed measures this.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 
 class _Joined(nn.Module):
-    """Mixed into PEFT's layer: it stays one for PEFT, under the same names."""
+    """A mix-in for PEFT's layer, which keeps its type for PEFT and its names."""
 
     def effective_weight(self) -> Tensor:
-        """The base's weight with the pair in it: (out, in, k, k)."""
+        """Return the base's weight (out, in, k, k) with the pair added."""
         layer: Any = self
         (name,) = layer.active_adapters
         a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
@@ -30,7 +30,7 @@ class _Joined(nn.Module):
 
 
 def join(network: nn.Module) -> int:
-    """Let every convolution that PEFT has given a pair run so, in place; how many there were."""
+    """Change every convolution with a pair in place, and return how many there are."""
     from peft.tuners.lora import Conv2d
 
     convolutions = [

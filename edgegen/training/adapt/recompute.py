@@ -1,5 +1,5 @@
-"""Gradient checkpointing: heavy blocks keep their inputs only and run a second time in the backward
-pass.
+"""Gradient checkpointing: heavy blocks keep only their inputs, and run a second time in the
+backward pass.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch.utils.checkpoint import checkpoint
 from ...families.lcd.attention import TRANSFORMERS
 from ...families.unet import Block
 
-# nearly all activations of cas-dm, dkgm and lcd
+# blocks that hold nearly all activations of cas-dm, dkgm and lcd
 BLOCKS: tuple[type[nn.Module], ...] = (Block, *TRANSFORMERS.values())
 
 
 def recompute(network: nn.Module, kinds: tuple[type[nn.Module], ...] = BLOCKS) -> tuple[str, ...]:
-    """Let blocks of these kinds run twice in training mode, in place; returns their names. Values
-    and gradients stay.
+    """Make blocks of these kinds run twice in training mode, in place, and return their names.
+    Values and gradients do not change.
 
     The second pass draws the same dropout, computes in the same precision, and leaves the
     statistics of batch norms alone. Blocks within blocks are left to the outer one. isc-gan has
@@ -39,8 +39,8 @@ def recompute(network: nn.Module, kinds: tuple[type[nn.Module], ...] = BLOCKS) -
 
 
 class _Twice(nn.Module):
-    """Mixed into a block's class: a wrapper would rename its weights, a method set on the block
-    would not survive a copy.
+    """A mix-in for a block's class, because a wrapper would rename its weights, and a method set on
+    the block would not survive a copy.
     """
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
@@ -59,8 +59,9 @@ def _twice(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 class _Again:
-    """While it is entered, a block's batch norms move copies of their statistics; an object, since
-    a loss may come by twice.
+    """A reusable context in which a block's batch norms update copies of their statistics.
+
+    It may be entered again, because a loss may run the backward pass twice.
     """
 
     def __init__(self, block: nn.Module) -> None:

@@ -1,11 +1,10 @@
-"""Recovery after quantization: low-rank pairs learn to make up for the rounding that Q/DQ files do.
+"""Recovery after quantization: low-rank pairs learn to compensate for the rounding of Q/DQ files.
 
-The student is the very programs the ONNX files were written from, with the files' rounding put
-where the files have it. Its teacher is the same programs without rounding. Both draw whole images
-from the same seeds, and what is learnt from is how far these are apart: an error early in a
-trajectory counts by what it does to the image. The pairs stand in the networks' own weights, before
-norms fold into them and channels are made even: so what was learnt is an ordinary adapter, and
-merges like one.
+The student consists of the programs from which the ONNX files were written, with the files'
+rounding at the same places. Its teacher is the same programs without rounding. Both draw whole
+images from the same seeds, and the loss is their difference, so that an early error in a trajectory
+counts by its effect on the image. The pairs belong to the networks' own weights, before norms are
+folded and channels equalized, so the result is an ordinary adapter.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from .files import Adapter, Lora
 from .followed_weights import Followers, RoundedWeight, rounded_weights
 from .student import Student, Subject
 
-EVALUATIONS = 10  # of the student's images, evenly over the course
-WARMUP_STEPS = 10  # to the full rate
-REFRESH_STEPS = 10  # after which tensors that follow the weights are computed anew
+EVALUATIONS = 10  # evaluations of the student's images, evenly spaced over the course
+WARMUP_STEPS = 10  # steps to the full rate
+REFRESH_STEPS = 10  # steps after which constants that depend on the weights are recomputed
 
 Calls = Mapping[str, Callable[..., Tensor]]
 Pair = tuple[Tensor, Tensor]  # A (r, cin, k, k), B (out, r, 1, 1)
@@ -40,7 +39,7 @@ Pair = tuple[Tensor, Tensor]  # A (r, cin, k, k), B (out, r, 1, 1)
 
 @dataclass(frozen=True)
 class Course:
-    """How long and how fast pairs learn."""
+    """The settings of a recovery's training."""
 
     rank: int
     steps: int
@@ -50,24 +49,24 @@ class Course:
     evaluation_images: int = 32
 
     def rate_at(self, step: int) -> float:
-        """Up to `rate`, then down to 0 along a cosine."""
+        """Return the rate at a step, with a linear warm-up, and falling to 0 along a cosine."""
         warm = min(1.0, (step + 1) / WARMUP_STEPS)
         return self.rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     def evaluates_after(self, step: int) -> bool:
-        """Whether one of the EVALUATIONS is due after this step."""
+        """Return whether one of the EVALUATIONS is due after this step."""
         return (step + 1) * EVALUATIONS // self.steps > step * EVALUATIONS // self.steps
 
     def to_json(self) -> dict[str, Any]:
-        """As run.json has it."""
+        """Return the form of the course in run.json."""
         fields = dict(vars(self))
         return {**fields, "looked": fields.pop("evaluation_images")}
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """The adapter of the best evaluation, and the student's squared error of images at each, over
-    that at the start.
+    """The adapter of the best evaluation, and the student's squared image error at each evaluation,
+    relative to that at the start.
     """
 
     adapter: Adapter
@@ -82,9 +81,10 @@ def recover(
     course: Course,
     after: Callable[[], None],
 ) -> Learnt:
-    """The best state of the course, its start included; after: called after each step.
+    """Train the pairs, and return the best evaluated state, which may be the start.
 
-    EdgegenError for graphs whose weights cannot be followed, or a loss that is not finite.
+    after: called after each step. EdgegenError if weights cannot be traced to the graphs, nothing
+    is rounded, or a loss is not finite.
     """
     students = {name: Student(subject) for name, subject in subjects.items()}
     weights = rounded_weights(family, config, master, students)
@@ -144,8 +144,8 @@ class Lesson:
         self.exact: Calls = {name: student.exact for name, student in students.items()}
 
     def error(self, seeds: Sequence[int], pairs: Mapping[str, Pair]) -> Tensor:
-        """Mean squared difference of rounded images, with these pairs in the weights, from exact
-        ones of the same seeds.
+        """Return the mean squared difference of rounded images, with these pairs in the weights,
+        from exact images of the same seeds.
         """
         with torch.no_grad():
             wanted = self.images(self.exact, seeds)
@@ -158,13 +158,13 @@ class Lesson:
 
     @torch.no_grad()
     def mean_error(self, seeds: Sequence[int], batch: int, pairs: Mapping[str, Pair]) -> float:
-        """The error over many seeds, a batch at a time."""
+        """Return the mean error over many seeds, in batches of `batch`."""
         parts = [seeds[k : k + batch] for k in range(0, len(seeds), batch)]
         return sum(len(part) * float(self.error(part, pairs)) for part in parts) / len(seeds)
 
     def images(self, call: Calls, seeds: Sequence[int]) -> Tensor:
-        """(n, c, h, w) in [-1, 1]: what a Pipeline draws, in torch, so that gradients pass through
-        the whole trajectory.
+        """Draw images (n, c, h, w) in [-1, 1] as a Pipeline does, but in torch, so that gradients
+        pass through the whole trajectory.
         """
         latent = self.generator.latent
         images: Tensor = self.generator.sampler(
@@ -179,8 +179,10 @@ class Lesson:
 def initial_pairs(
     master: Mapping[str, Tensor], layers: set[str], course: Course
 ) -> dict[str, Pair]:
-    """A pair a layer. B zero, as PEFT starts; A as large as the weight, so that one rate moves
-    layers of every size by the same share.
+    """Return the initial pair of each layer.
+
+    B is zero, as in PEFT; A is as large as the weight, so that one rate changes all layers by the
+    same share.
     """
     rng = torch.Generator().manual_seed(mix(course.seed, 0, "recover"))
     pairs = {}
@@ -194,13 +196,13 @@ def initial_pairs(
 
 
 def _delta(pair: Pair, shape: torch.Size) -> Tensor:
-    """(out, cin, k, k): what the pair adds to its layer's weight."""
+    """Return the update (out, cin, k, k) that a pair adds to its layer's weight."""
     a, b = pair
     return (b.flatten(1) @ a.flatten(1)).reshape(shape[0], *a.shape[1:])
 
 
 def adapter_of(master: Mapping[str, Tensor], pairs: Mapping[str, Pair], rank: int) -> Adapter:
-    """The pairs as they are now, as an adapter."""
+    """Return the present pairs as an adapter."""
     tensors = {
         f"{layer}.lora_{k}.weight": tensor.detach().clone()
         for layer, pair in pairs.items()

@@ -1,5 +1,5 @@
-"""An adapted run's own files, beside those every run has: the base it stands on, the adapter, what
-was measured on the photos.
+"""The files that only an adapted run has: its base, the adapter, and what was measured on the
+photos.
 
     run/  base.safetensors      full-precision master: all networks of the base, fitted to the
                                 site's classes; never changes
@@ -37,7 +37,7 @@ BASE, ADAPTER, REJECTED, MEASURED = (
     "measured.safetensors",
 )
 RunDescription = Mapping[str, Any]  # the document in run.json, checked where it is read
-ADAPTS = "adapt"  # key of run.json: how an adapted run adapts; a run without it holds its weights
+ADAPTS = "adapt"  # key of run.json that describes the adaptation; other runs hold all their weights
 # key of run.json, merged or not: the course of a recovery; INT8 scales are measured on its base
 RECOVERS = "recover"
 
@@ -50,11 +50,10 @@ def fitted(
     seed: int,
     where: Path,
 ) -> dict[str, Tensor]:
-    """All tensors of a generator of `config` that starts from a base's, which has `classes`
-    classes.
+    """Return all tensors of a generator of `config` that starts from a base with `classes` classes.
 
-    A tensor with a row or column a class starts, for each class of the site, as the mean of the
-    base's; networks the base does not hold, such as a discriminator that never shipped, start
+    In a tensor with a row or column per class, each class of the site starts as the mean over the
+    base's classes. Networks that the base lacks, such as a discriminator that never ships, start
     fresh. InputError for tensors that do not fit.
     """
     with torch.random.fork_rng(devices=[]):
@@ -85,8 +84,8 @@ def fitted(
 
 
 def _of_classes(tensor: Tensor, wanted: torch.Size, before: int, after: int) -> Tensor | None:
-    """The tensor with `after` classes where it has `before`; itself if it has none, None if it
-    cannot be.
+    """Return the tensor with `after` classes instead of `before`, itself if it has no class axis,
+    or None if it does not fit.
     """
     if tensor.shape == wanted:
         return tensor
@@ -101,19 +100,19 @@ def _of_classes(tensor: Tensor, wanted: torch.Size, before: int, after: int) -> 
 
 
 def write_base(run: Path, master: Mapping[str, Tensor]) -> str:
-    """The master's file, once; its sha256."""
+    """Write the master's file, and return its sha256."""
     data = checkpoint.to_bytes(dict(master))
     keep(run, {BASE: data})
     return hashlib.sha256(data).hexdigest()
 
 
 def digest(master: Mapping[str, Tensor]) -> str:
-    """sha256 of the file that write_base makes of it."""
+    """Return the sha256 of the file that write_base makes of the master."""
     return hashlib.sha256(checkpoint.to_bytes(dict(master))).hexdigest()
 
 
 def read_base(run: Path, about: RunDescription) -> dict[str, Tensor]:
-    """TrustError unless the bytes are those the run was started on."""
+    """Read the base of a run. TrustError unless it is the one the run was started on."""
     path = run / BASE
     hold(run, BASE)
     tensors = checkpoint.read_weights(path)
@@ -123,12 +122,12 @@ def read_base(run: Path, about: RunDescription) -> dict[str, Tensor]:
 
 
 def recovered(run: Path, about: RunDescription) -> dict[str, Tensor]:
-    """What a run recovered from; TrustError as read_base."""
+    """Read the base of a recovery, merged or not; TrustError as in read_base."""
     return read_base(run, {ADAPTS: about.get(ADAPTS) or about.get("merged", {})})
 
 
 def write(run: Path, adapter: Adapter, measured: Mapping[str, Tensor]) -> Path:
-    """What an adapted run leaves; the folder of the adapter."""
+    """Write the results of an adapted run, and return the folder of the adapter."""
     keep(run, {MEASURED: checkpoint.to_bytes(dict(measured))})
     with replacing(run, {f"{ADAPTER}/{name}": data for name, data in adapter.to_bytes().items()}):
         adapter.write(run / ADAPTER)
@@ -136,14 +135,14 @@ def write(run: Path, adapter: Adapter, measured: Mapping[str, Tensor]) -> Path:
 
 
 def reject(run: Path) -> None:
-    """Take the adapter from under its name, where nothing will use it."""
+    """Rename the adapter's folder to `rejected`, so that nothing uses it."""
     if (run / REJECTED).is_dir():
         discard(run / REJECTED)
     os.replace(run / ADAPTER, run / REJECTED)
 
 
 def master(run: Path, about: RunDescription) -> dict[str, Tensor]:
-    """The base's tensors with what was measured on the photos."""
+    """Return the base's tensors, updated with what was measured on the photos."""
     base, path = read_base(run, about), run / MEASURED
     hold(run, MEASURED)
     measured = checkpoint.read_weights(path)
@@ -157,8 +156,9 @@ def master(run: Path, about: RunDescription) -> dict[str, Tensor]:
 
 
 def read_adapter(run: Path, about: RunDescription) -> Adapter:
-    """The run's adapter; TrustError for one of another base, InputError for a run that has left
-    none yet.
+    """Read the run's adapter.
+
+    TrustError if it belongs to another base, InputError if the run has none yet or it was rejected.
     """
     folder = run / ADAPTER
     if not folder.is_dir() and (run / REJECTED).is_dir():
@@ -179,13 +179,16 @@ def read_adapter(run: Path, about: RunDescription) -> Adapter:
 
 
 def merged(run: Path, about: RunDescription) -> dict[str, Tensor]:
-    """Full-precision tensors of all networks with the adapter in them; errors of the parts."""
+    """Return the full-precision tensors of all networks with the adapter merged into them.
+
+    Errors are those of `read_adapter` and `master`.
+    """
     adapter = read_adapter(run, about)
     return adapter.merged(master(run, about), run / ADAPTER)
 
 
 def plain(family: Family, config: FamilyConfig, tensors: Mapping[str, Tensor]) -> Generator:
-    """A generator of these tensors, ready to draw."""
+    """Return a generator with these tensors, in eval mode."""
     generator = family.build(config)
     generator.networks.load_state_dict(dict(tensors))
     generator.networks.eval()

@@ -1,4 +1,4 @@
-"""A graph's program that rounds as its Q/DQ file does, beside the same program as it is.
+"""A graph's program with the rounding of its Q/DQ file, beside the same program without it.
 
 Rounding passes gradients straight through (Jacob et al. 2018, arXiv 1712.05877).
 """
@@ -21,7 +21,7 @@ from ...errors import EdgegenError
 
 @dataclass(frozen=True)
 class Subject:
-    """One graph: its program, and what is rounded of it."""
+    """One graph with its program and its rounding."""
 
     graph: Graph
     program: torch.export.ExportedProgram
@@ -29,7 +29,9 @@ class Subject:
 
 
 class Student:
-    """values: constants of the program with even channels; weights: names of those that the file
+    """A program with and without rounding.
+
+    values: constants of the program with equalized channels; weights: names of those that the file
     rounds.
     """
 
@@ -42,19 +44,20 @@ class Student:
         self.values = {
             name: torch.from_numpy(even[name].copy())
             if name in even and even[name].shape == tensor.shape
-            # the program's own tensors are the teacher's too
+            # the program's own tensors are shared with the teacher
             else tensor.detach()
             for name, tensor in own
         }
 
     def exact(self, **inputs: Tensor) -> Tensor:
-        """The output without rounding."""
+        """Return the graph's output without rounding."""
         out: Tensor = self.teacher(*self._ordered(inputs))
         return out
 
     def rounded(self, moved: Mapping[str, Tensor]) -> Callable[..., Tensor]:
-        """The rounded graph with each weight of `moved` changed by that much; all are rounded here:
-        steps follow the weights.
+        """Return the rounded graph with the changes `moved` added to its weights.
+
+        The weights are rounded after that, so the steps of the rounding depend on them.
         """
         own = {
             name: round_weight(
@@ -76,7 +79,9 @@ class Student:
 
 
 def with_rounding(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
-    """The program with rounded activations; names of the weights that the file rounds too."""
+    """Return the program with rounded activations, and the names of the weights that the file
+    rounds.
+    """
     module = as_written(subject.program)
     rounding, graph = subject.rounding, module.graph
     nodes, names = _named(subject, module)
@@ -103,8 +108,9 @@ def with_rounding(subject: Subject) -> tuple[GraphModule, tuple[str, ...]]:
 
 
 def _named(subject: Subject, module: GraphModule) -> tuple[dict[str, Node], dict[Node, str]]:
-    """The program's nodes by the names that its file has for them, and the other way round.
-    EdgegenError where the file rounds what the program does not have.
+    """Return the program's nodes by their names in the file, and the names by node.
+
+    EdgegenError if the file rounds something that the program does not have.
     """
     rounding, graph = subject.rounding, module.graph
     last = next(node for node in graph.nodes if node.op == "output").all_input_nodes[0]
@@ -123,13 +129,13 @@ def _named(subject: Subject, module: GraphModule) -> tuple[dict[str, Node], dict
 
 
 def round_weight(weight: Tensor, largest: int) -> Tensor:
-    """Rounded as qdq.py writes it, in double precision: symmetric, a step an output channel, whole
-    numbers up to `largest`.
+    """Round a weight as qdq.py does, in double precision: symmetric, with one step per output
+    channel and integers up to `largest`; gradients pass straight through.
     """
     exact = weight.detach().double()
     step = (exact.flatten(1).abs().amax(1) / largest).clamp(min=1e-18).float()
     step = step.reshape(-1, *[1] * (weight.dim() - 1))
-    # the value is rounded, the gradient is the weight's own
+    # the value is rounded, but the gradient is that of the weight
     return (exact / step).round().clamp(-largest, largest).float() * step + (
         weight - weight.detach()
     )

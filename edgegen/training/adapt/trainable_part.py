@@ -1,4 +1,4 @@
-"""The part of a network that an adapter trains, as a network of its own: what the training loop
+"""The part of a network that an adapter trains, as a network of its own, which the training loop
 averages and checkpoints.
 """
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# in PEFT's names: the frozen layer behind a pair, or behind its trained copy
+# parts of PEFT's names of a frozen layer that has a pair, or a trained copy
 OF_BASE = (".base_layer.", ".original_module.")
 
 
 class Part(nn.Module):
-    """Parameters of `whole` that want a gradient, and its buffers, under their own names; the
-    tensors are whole's own.
+    """The parameters of `whole` that require a gradient, and its buffers, under their own names;
+    the tensors are shared with `whole`.
 
-    Modes and moves go on to the whole. A deep copy holds copies of these few tensors and no
-    network: so an average of it costs what an adapter costs, not what a network does.
+    Modes and moves are passed on to `whole`. A deep copy holds only copies of these tensors, so an
+    average of it is as small as an adapter.
     """
 
     def __init__(self, whole: nn.Module) -> None:
         super().__init__()
-        # in a list: no sub-module, since its frozen tensors are not of the part
+        # in a list, so that it is not a sub-module: its frozen tensors are not in the part
         self._whole: list[nn.Module] = [whole]
         self._link()
 

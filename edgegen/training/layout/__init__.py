@@ -1,4 +1,4 @@
-"""What a path holds that somebody else filled: photos, their classes, and what is left out of it.
+"""The layout of a folder or archive of photos: the photos, their classes, and what is left out.
 
-Only names, types and small tables are looked at here; no photo is decoded.
+Only names, types and small tables are read here; no photo is decoded.
 """

@@ -1,5 +1,5 @@
-"""The members of a zip archive as a tree. Nothing is unpacked: a photo is read from where it
-stands, and inflated by the process that decodes it.
+"""The members of a zip archive as a tree. Nothing is unpacked: a photo is read from its place, and
+decompressed by the process that decodes it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .junk import owner_of
 from .tree import Tree, TreeEntry, kind_of
 
 START = b"PK\x03\x04"
-MOST = 2_000_000  # members
-LOCAL = struct.Struct("<4s5H3L2H")  # a member's own header, which stands before its bytes
-LINK = 0o120000  # in the upper half of a member's attributes
+MOST = 2_000_000  # most members
+LOCAL = struct.Struct("<4s5H3L2H")  # a member's own header, which precedes its bytes
+LINK = 0o120000  # file type of a link, in the upper half of a member's attributes
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a regular file begins as one."""
+    """Return whether `path` is a regular file that begins like a zip archive."""
     if not path.is_file():
         return False
     with opened(path, "E-ZIP") as file:
@@ -33,8 +33,10 @@ def is_zip(path: Path) -> bool:
 
 
 def members(path: Path) -> Tree:
-    """Every file in the archive. InputError for one that is damaged, encrypted or compressed in
-    another way than deflate, TrustError for a member that leads out.
+    """Read the tree of all files in the archive.
+
+    InputError for a damaged archive, or a member that is encrypted or compressed by another method
+    than deflate; TrustError for a link, or a name that leads out of the archive.
     """
     tree = Tree(path)
     with opened(path, "E-ZIP") as file:
@@ -107,12 +109,12 @@ def _span(info: zipfile.ZipInfo, name: str, file: BinaryIO, path: Path) -> Span:
 
 
 def _inflated(file: BinaryIO, span: Span, limit: int) -> bytes:
-    """At most `limit` bytes of a member, as far as they can be had."""
+    """Return up to `limit` decompressed bytes of a member, or b"" if its data is damaged."""
     file.seek(span.offset)
     if span.inflated is None:
         return file.read(min(span.size, limit))
     try:
-        # deflate takes at most a little more room than what it holds
+        # compressed data is at most a little larger than its content
         data = file.read(min(span.size, limit + (limit >> 3) + 256))
         return zlib.decompressobj(-15).decompress(data, limit)
     except zlib.error:
@@ -132,7 +134,7 @@ def _read(entry: TreeEntry, limit: int, code: str) -> bytes:
 
 
 def _folders(names: set[str]) -> set[str]:
-    """Of members in folders that have no entry of their own."""
+    """Return the folders of these members, which need not have an entry of their own."""
     return {
         str(parent)
         for name in names

@@ -1,4 +1,4 @@
-"""What was understood of a set of photos: one frozen value, and one line that says it."""
+"""The description of a set of photos, as a frozen value and as one line of text."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from ..photos import Span
 
 Kind = Literal["folder", "zip", "idx", "shards"]
 MAX_CLASSES = 1_000
-NAMED = 6  # classes, columns or folders in the line; more are counted
-IRREGULAR = {"copy": "copies"}  # plurals; of a phrase the first word is the noun
+NAMED = 6  # classes, columns or folders that the line names; more are counted
+IRREGULAR = {"copy": "copies"}  # irregular plurals
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A file that cannot be used: its name relative to the folder, a stable code, one clause that
-    says why.
-    """
+    """A file that cannot be used: its name relative to the set, a stable code, and the reason."""
 
     name: str
     code: str
@@ -28,8 +26,8 @@ class Bad:
 
 
 class Listed(NamedTuple):
-    """A photo: its name relative to the set, its class ("" without any), the file that holds it,
-    and where in that file it stands, if it is not the whole.
+    """A photo: its name relative to the set, its class ("" for none), the file that holds it, and
+    its place in that file, if it is not the whole file.
     """
 
     name: str
@@ -39,7 +37,7 @@ class Listed(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """Photos that are none of the set: what they are, whose they are, their names."""
+    """Photos that are not part of the set: what they are, whose they are, and their names."""
 
     what: str
     whose: str
@@ -50,10 +48,9 @@ class LeftOut(NamedTuple):
 class FolderDescription:
     """What understand() found at `path`.
 
-    photos: sorted by name; splits: names of folders for train, test and so on, whose photos are
-    taken together; how: where the classes come from, as a clause; warnings: code -> names; notes:
-    clauses that end the line; question: the error that asks what only the user can know, if
-    anything is unclear.
+    photos: sorted by name; splits: names of folders such as train and test, whose photos are used
+    together; how: a clause that says where the classes come from; warnings: names by code; notes:
+    clauses at the end of the line; question: the error that asks the user, if anything is unclear.
     """
 
     path: Path
@@ -69,11 +66,11 @@ class FolderDescription:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names, sorted."""
+        """The names of the classes, sorted."""
         return tuple(sorted({photo.label for photo in self.photos if photo.label}))
 
     def sentence(self) -> str:
-        """The line that every verb says before it reads a photo."""
+        """Return the line that every command reports before it reads a photo."""
         said = self._found()
         if self.splits:
             over = joined([f"{name}/" for name in self.splits])
@@ -83,7 +80,7 @@ class FolderDescription:
         return escaped("; ".join((said, *self.notes)))
 
     def to_json(self) -> dict[str, Any]:
-        """For the documents of --json."""
+        """Return the description for the documents of --json."""
         return {
             "sentence": self.sentence(),
             "kind": self.kind,
@@ -102,7 +99,7 @@ class FolderDescription:
         return f"{kinds}, {joined(names)}{self.how}"
 
     def _left_out(self) -> str:
-        """Such as "26 thumbnails and 4 deleted photos of a network drive", owner by owner."""
+        """Return a phrase such as "26 thumbnails and 4 deleted photos of a network drive"."""
         by: dict[str, list[str]] = {}
         for part in sorted(self.left_out, key=lambda part: -len(part.names)):
             by.setdefault(part.whose, []).append(counted(len(part.names), part.what))
@@ -112,7 +109,7 @@ class FolderDescription:
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 photo", "2 photos", "3 smaller copies"."""
+    """Return a count with its noun: "1 photo", "2 photos", "3 smaller copies"."""
     if count == 1:
         return f"1 {noun}"
     before, _, last = noun.rpartition(" ")
@@ -121,7 +118,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def joined(words: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"; of many the first, and how many more."""
+    """Join words as "a", "a and b" or "a, b and c"; of many, the first and the number of others."""
     shown = list(words)
     if len(shown) > NAMED:
         shown = [*shown[: NAMED - 1], f"{len(words) - NAMED + 1} more"]

@@ -1,5 +1,5 @@
-"""Which class the names of folders say: they may stand for classes, for train and test, for chunks,
-dates or cameras, for nothing, or for two things at once.
+"""The meaning of folder names: they may be classes, train and test splits, chunks, dates, cameras,
+nothing, or ambiguous.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SPLITS = (  # in the order of their roles
     *("test", "testing", "testset", "test_set"),
     *("eval", "evaluation", "holdout"),
 )
-VEHICLE = "train"  # that is a class, too
+VEHICLE = "train"  # the name of a split that may also be a class (the vehicle)
 WRAPPERS = frozenset(
     ("images", "image", "imgs", "img", "photos", "photo", "pictures", "pics", "jpegimages")
 ) | {"data", "dataset", "datasets", "archive", "raw", "originals", "dcim"}
@@ -30,26 +30,27 @@ CAMERA = re.compile(r"\d{3}[A-Za-z0-9_]{5}")  # DCF: 100CANON, 101MSDCF
 DATE = re.compile(r"(?:19|20)\d\d(?:[-_.]?[01]\d(?:[-_.]?[0-3]\d)?)?(?:[ _-].*)?")
 REPEATS = re.compile(r"\d+_(?P<name>.+)")
 ONE = {"images lie beside class folders": "image lies beside class folders"}
-Photo = tuple[str, str]  # its whole name, and what is still to be understood of it
+Photo = tuple[str, str]  # its whole name, and the part of it that is not yet interpreted
 
 
 @dataclass
 class Grouping:
-    """labels: photo -> class, "" of all where the folders are no classes."""
+    """The result of `grouped`; labels: class by photo, "" for all if folders are not classes."""
 
     labels: dict[str, str] = field(default_factory=dict)
     how: str = ""
     splits: tuple[str, ...] = ()
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    forms: list[str] = field(default_factory=list)  # classes that Unicode writes in two ways
-    folders: dict[str, str] = field(default_factory=dict)  # class -> a folder of it
+    forms: list[str] = field(default_factory=list)  # folders of classes in two Unicode forms
+    folders: dict[str, str] = field(default_factory=dict)  # a folder of each class
     question: InputError | None = None
 
 
 def grouped(names: Collection[str], root: Path, own_name: bool = False) -> Grouping:
-    """By the folders in the photos' names. own_name: a single folder is the name of the whole set,
-    as in an archive.
+    """Group photos by the folders in their names.
+
+    own_name: whether a single folder may be the name of the whole set, as in an archive.
     """
     found = Grouping(dict.fromkeys(names, ""))
     _Peeler(root, own_name, found).peel([(name, name) for name in sorted(names)])
@@ -57,7 +58,7 @@ def grouped(names: Collection[str], root: Path, own_name: bool = False) -> Group
 
 
 class _Peeler:
-    """Takes folders off the names from the left until those that are left are classes."""
+    """Removes folders from the names, from the left, until the next ones are classes."""
 
     def __init__(self, root: Path, own_name: bool, found: Grouping) -> None:
         self.root, self.own_name, self.found = root, own_name, found
@@ -88,7 +89,7 @@ class _Peeler:
             self._classes(photos)
 
     def _without_companions(self, photos: Sequence[Photo], folders: list[str]) -> list[Photo]:
-        """What lies in a folder of images, if beside it there are masks and such alone."""
+        """Return the photos in a folder of images, if only masks and the like are beside it."""
         wrappers = [folder for folder in folders if folder.lower() in WRAPPERS]
         splits = [folder for folder in folders if folder.lower() in SPLITS]
         others = [folder for folder in folders if folder.lower() in COMPANIONS]
@@ -108,7 +109,7 @@ class _Peeler:
         return inside
 
     def _are_splits(self, folders: list[str]) -> bool:
-        """Whether all are names of splits; a question where some are."""
+        """Return whether all are names of splits; ask the user if only some are."""
         splits = [folder for folder in folders if folder.lower() in SPLITS]
         others = [folder for folder in folders if folder not in splits]
         if not splits or self.found.splits:
@@ -139,7 +140,7 @@ class _Peeler:
         self.peel(_inside(photos))
 
     def _meaningless(self, photos: Sequence[Photo], folders: list[str]) -> str | None:
-        """What folders are that number photos instead of naming them."""
+        """Return what the folders are called if they are chunks, cameras or dates, or None."""
         stems = [rest.rpartition("/")[2].partition(".")[0] for _, rest in photos]
         chunked = all(CHUNK.fullmatch(folder) for folder in folders)
         if chunked and all(CHUNKED.fullmatch(stem) for stem in stems):
@@ -151,7 +152,7 @@ class _Peeler:
         return None
 
     def _opens(self, photos: Sequence[Photo], folder: str) -> bool:
-        """Whether the one folder there is stands for the whole set; a question where it may."""
+        """Return whether the only folder holds the whole set; ask the user if that is unclear."""
         plain = folder.lower()
         inner = {rest.split("/")[1] for _, rest in photos if rest.count("/") > 1}
         if plain in WRAPPERS or plain == self.root.stem.lower() or (self.own_name and inner):
@@ -201,5 +202,5 @@ class _Peeler:
 
 
 def _inside(photos: Sequence[Photo]) -> list[Photo]:
-    """The same without their first folder."""
+    """Return the photos without the first folder in the part to interpret."""
     return [(name, rest.partition("/")[2]) for name, rest in photos]

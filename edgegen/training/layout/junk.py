@@ -1,5 +1,5 @@
-"""Whose a folder or a file is that lies among photos and is none of the set: tables of names that
-network drives, systems, cameras, shops, galleries and trainers leave.
+"""Tables of folder and file names that network drives, systems, cameras, shops, galleries and
+trainers leave among photos, and that are not part of the set.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Owner(NamedTuple):
-    """What lies there, in the singular, and whose it is."""
+    """What a file is, in the singular, and to what it belongs."""
 
     what: str
     whose: str
@@ -50,13 +50,13 @@ FILES: tuple[tuple[re.Pattern[str], Owner], ...] = (
     (re.compile(r".*-masklabel\.\w+"), Owner("mask", TRAINER)),
     (re.compile(r".*-condlabel\.\w+"), Owner("control picture", TRAINER)),
 )
-# what a shop or a gallery adds to the name of a photo that lies beside it in full size
+# suffixes by which shops and galleries mark smaller copies of a photo in the same folder
 SHOP_SIZE = re.compile(
     r"(?P<whole>.+?)(?:-\d{2,5}x\d{2,5}|-scaled|[-_](?:thumb|thumbnail|small|medium|grande)"
     r"|-(?:cart|small|medium|home|large|category|side)_default)",
     re.IGNORECASE,
 )
-# companions of a folder of images: not photos, but what somebody drew or measured of them
+# folders beside a folder of images that hold no photos, but for example masks or annotations
 COMPANIONS: dict[str, Owner] = {
     **dict.fromkeys(
         ("mask", "masks", "ground_truth", "groundtruth", "gt", "segmentation", "segmentations"),
@@ -74,7 +74,7 @@ COMPANIONS: dict[str, Owner] = {
 
 
 def owner_of_folder(name: str) -> Owner | None:
-    """Whose everything in a folder of this name is; None for a folder of photos."""
+    """Return the owner of everything in a folder of this name; None for a folder of photos."""
     known = FOLDERS.get(name.lower())
     if known is None and name.lower().startswith(".trash"):
         return Owner("deleted photo", "of a desktop")
@@ -82,7 +82,7 @@ def owner_of_folder(name: str) -> Owner | None:
 
 
 def owner_of(name: str) -> Owner | None:
-    """Whose the file of this relative name is, by any of its folders or by its own name."""
+    """Return the owner of a file by any of its folders or its own name; None for a photo."""
     *folders, own = name.split("/")
     for folder in folders:
         if owner := owner_of_folder(folder):

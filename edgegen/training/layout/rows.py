@@ -1,4 +1,4 @@
-"""Tables that say which photos there are and of what class: metadata.jsonl, metadata.csv, and the
+"""Readers of tables that list photos and their classes: metadata.jsonl, metadata.csv, and the
 dataset.json of StyleGAN's tools.
 """
 
@@ -17,9 +17,9 @@ from ...errors import InputError
 from .tree import Tree, TreeEntry
 
 JSONL, CSV, STYLEGAN = "metadata.jsonl", "metadata.csv", "dataset.json"
-MAX_LINE = 64 << 10  # bytes of one line
-MAX_BYTES = 1 << 30
-CAPTIONS = 20  # different texts, from which on they may be captions rather than classes
+MAX_LINE = 64 << 10  # most bytes of one line
+MAX_BYTES = 1 << 30  # most bytes of a table
+CAPTIONS = 20  # number of different texts above which they may be captions instead of classes
 NAMES = ("file_name", "filename", "file", "image", "image_file", "image_path", "path")
 LABELS = ("label", "class", "category", "label_name", "class_name")
 TEXTS = ("text", "caption", "prompt")
@@ -29,9 +29,12 @@ DELIMITERS = ",;\t"
 
 @dataclass
 class Table:
-    """One table. rows: a photo's name relative to the set -> (line, label or None); unread: columns
-    that were passed over; label: the column that says the class; captions: its texts nearly all
-    differ, and are no classes; uneven: the error for rows of which only some have one.
+    """One table.
+
+    rows: (line, label or None) by the photo's name relative to the set; unread: columns that are
+    ignored; label: the column with the class; captions: whether its texts are captions instead of
+    classes, because there are too many different ones; uneven: the error if only some rows have a
+    label.
     """
 
     name: str
@@ -43,8 +46,9 @@ class Table:
 
 
 def table_in(tree: Tree, folder: str = "") -> Table | None:
-    """The table in a folder of the tree, "" for its top. InputError for one that cannot be used, or
-    for two that both could be.
+    """Read the table in a folder of the tree ("" for its top), or return None without one.
+
+    InputError for an unusable table, or if there are two.
     """
     prefix = f"{folder}/" if folder else ""
     entries = tree.named()
@@ -69,7 +73,7 @@ def table_in(tree: Tree, folder: str = "") -> Table | None:
 
 
 class _TableReader:
-    """One metadata.jsonl or metadata.csv."""
+    """Reads one metadata.jsonl or metadata.csv."""
 
     def __init__(self, tree: Tree, entry: TreeEntry, prefix: str) -> None:
         self.tree, self.entry, self.prefix = tree, entry, prefix
@@ -163,7 +167,7 @@ class _TableReader:
 
 
 def _label(row: Mapping[str, Any], column: str) -> object:
-    """The class of a row; a text counts where the column of classes is not in it."""
+    """Return the label of a row, or its text if it has no value in the column of classes."""
     return next((row[name] for name in (column, *TEXTS) if name in row), None)
 
 
@@ -172,8 +176,10 @@ def _first(known: tuple[str, ...], columns: list[Any]) -> str | None:
 
 
 def stylegan_labels(tree: Tree, folder: str = "") -> dict[str, str] | None:
-    """Name -> class as dataset.json says, relative to the set; empty where it says that there are
-    none, None where there is no such file, or it is another program's.
+    """Return the class of each photo in a dataset.json, by its name relative to the set.
+
+    {} if the file gives no classes, None if there is no such file or it is another program's.
+    InputError for an unusable file.
     """
     prefix = f"{folder}/" if folder else ""
     entry = tree.named().get(prefix + STYLEGAN)

@@ -1,5 +1,5 @@
-"""The entries of a folder or of a zip archive, as a list that does not depend on the file system's
-order. The one place that walks; no link is followed unless it was asked for.
+"""The entries of a folder or a zip archive, as a list that does not depend on the file system's
+order. Only this module walks folders; it follows links only on request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .description import Bad
 from .junk import owner_of_folder
 
 MAX_FOLDERS = 10_000
-MAX_LEFT_OUT = 200_000  # folders of a network drive and such: one a photo is usual
+MAX_LEFT_OUT = 200_000  # most folders that are left out; network drives may have one per photo
 LINK = "symbolic links are not followed; put the photos themselves there, or say --follow-links"
 OUTSIDE = "it is a symbolic link that leads out of the folder"
 NOWHERE = "it is a symbolic link that leads nowhere"
@@ -27,8 +27,8 @@ EntryKind = Literal["photo", "refused", "other"]
 
 
 class TreeEntry(NamedTuple):
-    """A regular file: its name relative to the set, what it is by its name or its first bytes, the
-    file that holds it, and where in it.
+    """A regular file: its name relative to the set, its kind by its name or first bytes, the file
+    that holds it, and its place in that file.
     """
 
     name: str
@@ -42,7 +42,7 @@ class TreeEntry(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """Name without its folder and last suffix."""
+        """The name without its folder and last suffix."""
         return PurePosixPath(self.name).stem
 
     @property
@@ -52,7 +52,11 @@ class TreeEntry(NamedTuple):
 
 @dataclass
 class Tree:
-    """entries: sorted by name; folders: names of all; read: bytes of an entry, at most so many."""
+    """The entries of a folder or archive.
+
+    entries: sorted by name; folders: names of all folders; read: a function of an entry, the most
+    bytes to read and an error code that returns the entry's bytes.
+    """
 
     path: Path
     entries: list[TreeEntry] = field(default_factory=list)
@@ -65,12 +69,12 @@ class Tree:
         self.warnings.setdefault(code, []).append(name)
 
     def named(self) -> Mapping[str, TreeEntry]:
-        """By name."""
+        """Return the entries by name."""
         return {entry.name: entry for entry in self.entries}
 
 
 def kind_of(name: str, head: Callable[[], bytes]) -> EntryKind:
-    """By the suffix where it says enough, else by the first bytes."""
+    """Return the kind of a file by its suffix, or if that is unknown by its first bytes."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in SUFFIXES:
         return "photo"
@@ -87,7 +91,7 @@ class _FolderWalk:
         self.real = os.path.realpath(root)
         self.tree = Tree(root)
         self.left_out = 0
-        self.seen = {self.real}  # folders, so that links in a circle end
+        self.seen = {self.real}  # folders already followed, so that circular links end
 
     def whole(self) -> Tree:
         stack = [("", False)]
@@ -117,9 +121,7 @@ class _FolderWalk:
         self.tree.bad.append(Bad(prefix, "E-DATA-PERM", what))
 
     def _take(self, entry: os.DirEntry[str], name: str, junk: bool) -> tuple[str, bool] | None:
-        """A folder to look into, with whether all in it is left out; else the entry is sorted
-        in.
-        """
+        """Record an entry, or if it is a folder return it, with whether its content is left out."""
         if entry.is_dir(follow_symlinks=False):
             return self._folder(name, junk or owner_of_folder(entry.name) is not None)
         if entry.is_symlink():
@@ -157,7 +159,7 @@ class _FolderWalk:
         return None
 
     def _is_absent(self, name: str) -> bool:
-        """Whether git-annex keeps what the link leads to, and it was not fetched."""
+        """Return whether the link leads to a git-annex file that was not fetched."""
         link = self.root / name
         return is_annex_link(link) and not link.exists()
 
@@ -179,14 +181,14 @@ class _FolderWalk:
 
 
 def walked(root: Path, follow_links: bool = False) -> Tree:
-    """Everything below a folder. InputError where it cannot be listed, or is far too large."""
+    """Walk a folder. InputError if it cannot be listed or has too many sub-folders."""
     tree = _FolderWalk(root, follow_links).whole()
     tree.read = _read
     return tree
 
 
 def _head(file: str) -> bytes:
-    """The first bytes of a file; none where they cannot be read."""
+    """Return the first bytes of a file, or b"" if it cannot be read."""
     try:
         held = descriptor(file, "E-FILE")
     except EdgegenError:

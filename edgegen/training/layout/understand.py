@@ -1,4 +1,4 @@
-"""understand(): what is at a path, as training takes it. The same files give the same answer."""
+"""understand(), which describes the photos at a path; the same files give the same description."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ TABLES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx"}
 
 
 def understand(path: Path, classes: bool = True, follow_links: bool = False) -> FolderDescription:
-    """What a folder, a zip archive, a folder of IDX files or tar shards hold.
+    """Describe the photos in a folder, a zip archive, a folder of IDX files or tar shards.
 
-    classes: False takes every photo without a class, whatever folders say. follow_links: symbolic
-    links that stay inside the folder are followed. InputError for what is no set at all; what is
-    unclear is the answer's `question`.
+    classes: if false, no photo gets a class, whatever folders say. follow_links: whether to follow
+    symbolic links that stay inside the folder. InputError if there is no set of photos; anything
+    unclear is in the description's `question`.
     """
     if shards := find(path):
         return FolderDescription(path, "shards", how=counted(len(shards), "tar shard"))
@@ -49,7 +49,7 @@ def understand(path: Path, classes: bool = True, follow_links: bool = False) -> 
 
 
 class _Understanding:
-    """One tree on its way to a description."""
+    """Turns one tree into a description."""
 
     def __init__(self, tree: Tree, kind: str, classes: bool) -> None:
         self.tree, self.kind, self.wants_classes = tree, kind, classes
@@ -90,7 +90,7 @@ class _Understanding:
     # which files are photos of the set
 
     def _photos(self) -> dict[str, TreeEntry]:
-        """By name, without what others left among them."""
+        """Return the photos of the set by name, without what other programs left among them."""
         own = [entry for entry in self.tree.entries if self._is_own(entry)]
         pictures = [entry for entry in own if entry.kind != "other"]
         second = {entry.name for entry in pictures if _is_second(entry)}
@@ -122,14 +122,14 @@ class _Understanding:
     # classes
 
     def _labelled(self, photos: dict[str, TreeEntry]) -> tuple[dict[str, str], Grouping]:
-        """Each photo's class, of those that are used, and what the folders' names said."""
+        """Return the class of each photo that is used, and the meaning of the folders' names."""
         rows = self._rows(photos)
         found = grouped(rows if rows is not None else photos, self.tree.path, self.kind == "zip")
         if rows is None:
             return found.labels, found
         said = {label for label in rows.values() if label}
         labels = {name: label or "" for name, label in rows.items()}
-        if not said and self.wants_classes:  # then the folders may say it
+        if not said and self.wants_classes:  # without labels in tables, folders may be classes
             labels = found.labels if found.question is None else labels
             found.question = None
         else:
@@ -141,7 +141,7 @@ class _Understanding:
         return f", by {column}{joined(sorted(self.tables))}" if self.wants_classes else ""
 
     def _rows(self, photos: dict[str, TreeEntry]) -> dict[str, str | None] | None:
-        """What tables say of the photos; None without any."""
+        """Return the labels that tables give to the photos, or None without any table."""
         folders = ["", *(f for f in self.tree.folders if "/" not in f and f.lower() in SPLITS)]
         tables = [table for folder in folders if (table := table_in(self.tree, folder))]
         if tables:
@@ -192,7 +192,7 @@ class _Understanding:
     def _row_file(
         self, named: _Names, table: Table, name: str, number: int, photos: dict[str, TreeEntry]
     ) -> str | None:
-        """The photo of a row; None for one that is bad, and said to be."""
+        """Return the name of a row's photo, or None for a bad one, which is recorded as such."""
         named.asked.add(name)
         if found := named.of(name):
             return found
@@ -203,7 +203,7 @@ class _Understanding:
                     self.tree.bad.append(self.bad[-1])
                 return None
         entries = self.tree.named()
-        if entry := entries.get(name):  # called as no photo is, or one that was left out
+        if entry := entries.get(name):  # a file not named like a photo, or one that was left out
             photos[name] = entry
             for names in self.left_out.values():
                 if name in names:
@@ -239,10 +239,10 @@ class _Understanding:
             if "/" not in folder and folder not in held:
                 self.tree.warn("W-DATA-CLASS-EMPTY", folder)
 
-    # what else lies there
+    # other files
 
     def _told_of_others(self, photos: dict[str, TreeEntry]) -> None:
-        """Files that are no photos: by name in the report, tables and captions in the line."""
+        """Report files that are not photos, and mention tables and captions in the line."""
         stems = {(entry.folder, entry.stem) for entry in photos.values()}
         others = [e for e in self.tree.entries if e.kind == "other" and not owner_of(e.name)]
         others = [e for e in others if not e.name.rpartition("/")[2].startswith(".")]
@@ -266,12 +266,12 @@ class _Understanding:
 
 
 def _is_second(entry: TreeEntry) -> bool:
-    """Whether a camera writes it beside a photo that is easier to read."""
+    """Return whether the file is of a kind (raw, HEIC) that may accompany an easier format."""
     return entry.kind == "refused" or entry.suffix in HEIC_SUFFIXES
 
 
 class _Names:
-    """Photos by the name that a table gives them, in whichever form Unicode writes it."""
+    """Finds photos by the names in a table, in any Unicode form."""
 
     def __init__(self, photos: dict[str, TreeEntry]) -> None:
         from unicodedata import normalize
