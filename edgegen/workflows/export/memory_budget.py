@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # million of them
 BESIDE, COPIES = 900 << 20, 2.2
 IMAGES, MOMENTS, PIXELS = 0.5, 0.25, 0.125  # shares of what these leave
+# full precision and INT8 are compared by two sessions, and a session keeps what its largest batch
+# took: found with a model of 128 px, whose verdict took 15 GB of a budget of 11
+SESSIONS = 2
 
 
 def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -> MemoryShares:
@@ -29,7 +32,8 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
     most = MemoryShares()
     image = max(map(image_bytes, models.values()))
     least = least_bytes(sum(map(_weights, models.values())))
-    needed = least + image * threads / IMAGES
+    each = SESSIONS * image * threads  # an image of each thread
+    needed = least + each / IMAGES
     if budget < needed:
         raise UsageError(
             "E-RAM",
@@ -41,7 +45,7 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
     rest = budget - least
     moments = 2 ** math.floor(math.log2(MOMENTS * rest))  # the same from run to run
     return MemoryShares(
-        min(int(IMAGES * rest / (image * threads)), most.images),
+        min(int(IMAGES * rest / each), most.images),
         moments,
         int(min(PIXELS * rest, most.pixels_bytes)),
     )
