@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from edgegen.core.images import to_uint8
-from edgegen.core.plan import Plan, Range
+from edgegen.core.plan import Layer, Plan, Precision, Range
 from edgegen.evidence.judge import WorstPair
 from edgegen.export import qdq, runtime
 from edgegen.workflows.context import Context
@@ -64,3 +64,24 @@ def test_the_layer_that_ruins_images_is_named_first(
 def test_nothing_is_looked_for_where_no_image_is_ruined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(monkeypatch, cut(LAYERS[0]), False) == []
     assert "no single layer" in blame.sentence("onnxruntime", [])
+
+
+def searched(*layers: tuple[str, Precision, float | None]) -> Plan:
+    found = (Layer("theta", node, kind, "why", harm, 1.0, 1) for node, kind, harm in layers)
+    return Plan((), {}, tuple(found))
+
+
+def test_a_plan_that_is_not_within_names_its_most_damaging_layers() -> None:
+    plan = searched(
+        ("a", "int8", 0.1), ("b", "int8", 0.5), ("c", "fp32", 9.0), ("d", "int8", 0.3),
+        ("e", "int8", 0.05), ("f", "int8", None), ("g", "int8", 0.05),
+    )  # fmt: skip
+    assert blame.most_damaging("openvino", plan) == (
+        "openvino: of the damage that its layers in INT8 do, most comes from theta/b (50%), "
+        "theta/d (30%), theta/a (10%)"
+    )
+
+
+@pytest.mark.parametrize("plan", [Plan((), {}), searched(("a", "fp32", 1.0), ("b", "int8", None))])
+def test_a_plan_without_measured_damage_names_nothing(plan: Plan) -> None:
+    assert blame.most_damaging("openvino", plan) == ""

@@ -4,15 +4,17 @@ brings the worst pairs nearer to full precision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...calibrate.choose import damage
 from ...core.files import JsonObject
 from ...core.fp32_last_steps import SessionWithFp32Steps
 from ...core.images import to_uint8
+from ...core.plan import Plan
 from ...core.runtime import Runtime
 from ...core.side_by_side import over_workers
 from ...core.temporary import scratch
@@ -46,6 +48,27 @@ class LayerBehind:
 
     def to_json(self) -> JsonObject:
         return {"layer": f"{self.graph}/{self.node}", "psnr_db": self.psnr_db}
+
+
+def behind_failures(
+    build: Build,
+    targets: Sequence[Runtime],
+    failed: Mapping[str, Judgement],
+    context: Context,
+) -> tuple[dict[str, list[LayerBehind]], str]:
+    """Runtime -> layers behind its ruined images, for those of the failed that have some; and a
+    sentence for people, which names the most damaging layers of the others.
+    """
+    behind, said = {}, []
+    for target in targets:
+        if target.name not in failed:
+            continue
+        if ruined_pairs(judgement := failed[target.name]):
+            behind[target.name] = layers_behind(build, target, judgement, context)
+            said.append(sentence(target.name, behind[target.name]))
+        else:
+            said.append(most_damaging(target.name, build.plans[target.name].plan))
+    return behind, "; ".join(filter(None, said))
 
 
 def layers_behind(
@@ -83,6 +106,21 @@ def sentence(name: str, layers: Sequence[LayerBehind]) -> str:
         return f"{name}: no single layer causes the ruined images"
     named = ", ".join(map(str, layers[:NAMED]))
     return f"{name}: the ruined images improve if one of these layers is in FP32: {named}"
+
+
+def most_damaging(name: str, plan: Plan) -> str:
+    """For people: which layers in INT8 damage images most, as the search measured or predicted it;
+    empty for a plan that was not searched, and for one without a layer in INT8.
+    """
+    total = damage(plan)
+    layers = [one for one in plan.layers if one.precision == "int8" and one.damage]
+    if not layers or not total > 0:
+        return ""
+    worst = sorted(layers, key=lambda one: -(one.damage or 0.0))[:NAMED]
+    named = ", ".join(
+        f"{one.graph}/{one.node} ({(one.damage or 0.0) / total:.0%})" for one in worst
+    )
+    return f"{name}: of the damage that its layers in INT8 do, most comes from {named}"
 
 
 class _Trial:

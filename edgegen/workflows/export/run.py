@@ -30,7 +30,7 @@ from ..torch_threads import torch_threads
 from .allowance import Stopwatch, Work, allowance, within
 from .attempts import Attempts
 from .beginning import write_beginning
-from .blame import LayerBehind, layers_behind, ruined_pairs, sentence
+from .blame import LayerBehind, behind_failures
 from .build import Build, build_runtimes, describe
 from .calibration import calibrate_graphs, weight_bits_of
 from .disk_space import check_disk, disk_need
@@ -351,18 +351,11 @@ def _in_time(
 
 
 def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:
-    """Names the layers behind ruined images, of runtimes whose gate for them is not passed."""
-    failed = {j.name: j.judgement for j in proof.judged if j.judgement.states["ruined"] != "within"}
-    behind = {
-        target.name: layers_behind(build, target, failed[target.name], request.context)
-        for target in request.targets
-        if target.name in failed and ruined_pairs(failed[target.name])
-    }
-    error = GateFailed(
-        "E-GATE",
-        "; ".join(str(j) for j in proof.judged if not j.passed),
-        hint="; ".join(sentence(name, layers) for name, layers in behind.items()),
-    )
+    """Says what failed, and names the layers behind it."""
+    failed = {j.name: j.judgement for j in proof.judged if not j.passed}
+    behind, said = behind_failures(build, request.targets, failed, request.context)
+    what = "; ".join(str(j) for j in proof.judged if not j.passed)
+    error = GateFailed("E-GATE", what, hint=said)
     error.result = ExportResult(request.out, proof, behind)
     return error
 
