@@ -1,5 +1,5 @@
-"""What an exported generator starts from, as files of its bundle: conditions, and what encodes new
-prompts.
+"""Write what an exported generator starts from into its bundle: its conditions, and the graphs that
+encode new prompts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ TEXT = "text"  # folder of the text encoder
 
 
 def write_beginning(source: LoadedGenerator, folder: Path) -> dict[str, Any]:
-    """A manifest's `start`, and its files in the bundle that is being made there."""
+    """Return a manifest's `start` and write its files into `folder`, the bundle that is
+    being made.
+    """
     start = write_start(source.generator.latent, folder)
     if source.text is None:
         return start
@@ -36,6 +38,6 @@ def write_beginning(source: LoadedGenerator, folder: Path) -> dict[str, Any]:
 
 
 def prompts_by_use(latent: Latent) -> dict[str, Any]:
-    """How many prompts each use of seeds sees, for a manifest; empty without prompts."""
+    """Return how many prompts each use of seeds takes, for a manifest; empty without prompts."""
     bank = latent.prompts
     return {} if bank is None else {"prompts": {use: len(bank.of_use(use)) for use in USES}}

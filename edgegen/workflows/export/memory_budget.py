@@ -1,5 +1,5 @@
-"""What an export may have in memory at a time (`--memory`), and what follows from it: images of a
-batch, second moments of rounding, pixels that are kept.
+"""Divide the memory that an export may use at a time (`--memory`) between a batch's images, the
+second moments of rounding and the pixels that are kept.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ..context import MemoryShares
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# libraries and what they keep, as found with the zoo, and copies of all weights, as found with 860
-# million of them
+# bytes of the libraries and what they keep, measured with the zoo's generators, and copies of all
+# weights, measured with 860 million of them
 BESIDE, COPIES = 900 << 20, 2.2
-IMAGES, MOMENTS, PIXELS = 0.5, 0.25, 0.125  # shares of what these leave
+IMAGES, MOMENTS, PIXELS = 0.5, 0.25, 0.125  # shares of what is left after these
 
 
 def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -> MemoryShares:
@@ -39,7 +39,8 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
             "machine with more memory",
         )
     rest = budget - least
-    moments = 2 ** math.floor(math.log2(MOMENTS * rest))  # the same from run to run
+    # a power of two, so that it is the same from run to run
+    moments = 2 ** math.floor(math.log2(MOMENTS * rest))
     return MemoryShares(
         min(int(IMAGES * rest / (image * threads)), most.images),
         moments,
@@ -48,13 +49,15 @@ def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -
 
 
 def least_bytes(weights: int) -> float:
-    """What an export of so many weights takes before it holds an image."""
+    """Return the bytes that an export of so many weights takes before it holds an image."""
     return BESIDE + COPIES * FULL * weights
 
 
 def image_bytes(model: ModelProto) -> int:
-    """Of what all layers read, for one image: as much as a calibration has at a time; an axis that
-    shape inference does not know counts once.
+    """Return the bytes of all layers' inputs for one image, which a calibration holds at
+    a time.
+
+    An axis whose size shape inference does not know counts once.
     """
     import onnx
 
