@@ -53,8 +53,8 @@ class GraphCosts:
 
 @dataclass(frozen=True)
 class ExportCosts:
-    """Seconds, with the threads asked for, and bytes of resident memory at most, as far as the
-    measurement came.
+    """Hold the seconds of an export with the threads that were asked for, and the peak resident
+    memory in bytes that the measurement had reached at each stage.
     """
 
     graphs: Mapping[str, GraphCosts]
@@ -104,7 +104,7 @@ def measured_costs(
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is known after the first calls."""
+    """Hold what is known after the first calls."""
 
     source: LoadedGenerator
     models: Models

@@ -75,7 +75,7 @@ class FullPrecision:
 
     @property
     def at_once(self) -> int:
-        """Candidates that are loaded beside one another: of large graphs, one."""
+        """Return how many candidates are loaded at the same time: one for large graphs."""
         graphs = (model.graph for model in self.subject.fp32.values())
         large = any(is_apart(tensor) for graph in graphs for tensor in graph.initializer)
         return 1 if large else self.context.threads
@@ -135,7 +135,7 @@ class FullPrecision:
 
     @cached_property
     def last_steps(self) -> range:
-        """How many of the sampler's last steps a plan may leave to FP32."""
+        """Return the numbers of last sampler steps that a plan may leave to FP32."""
         steps = min(map(len, timesteps_by_graph(self.recorded).values()), default=1)
         return range(min(self.settings.last_steps, steps // 2) + 1)
 

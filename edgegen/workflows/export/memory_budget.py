@@ -23,8 +23,9 @@ IMAGES, MOMENTS, PIXELS = 0.5, 0.25, 0.125  # shares of what is left after these
 
 
 def memory_shares(budget: int, models: Mapping[str, ModelProto], threads: int) -> MemoryShares:
-    """Of so many bytes, as many images at once for each thread. UsageError, which says what is
-    needed, where that is not one.
+    """Return the shares of `budget` bytes: as many images at once as fit for each thread.
+
+    Raises UsageError, with the bytes that are needed, if not even one image fits.
     """
     most = MemoryShares()
     image = max(map(image_bytes, models.values()))

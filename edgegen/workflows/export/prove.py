@@ -297,7 +297,7 @@ class _Prover:
 
 @contextmanager
 def _labelled(listen: Listener, labels: Mapping[int, str]) -> Iterator[Progress]:
-    """Progress whose label follows from how many pairs are counted to."""
+    """Yield a progress whose label depends on the number of pairs that is counted to."""
     with ExitStack() as stack:
         advance: Advance | None = None
         done = total = 0

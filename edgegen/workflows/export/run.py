@@ -1,4 +1,4 @@
-"""A trained generator to a proven INT8 bundle: the whole export, step by step."""
+"""Turn a trained generator into a proven INT8 bundle: the whole export, step by step."""
 
 from __future__ import annotations
 
@@ -57,35 +57,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What an export is asked for. Raises UsageError for settings that exclude each other."""
+    """Say what an export is asked for. Raises UsageError for settings that exclude each other."""
 
     runtimes: tuple[str, ...] = ("onnxruntime",)
-    fid_budget: float = 0.02  # largest relative change of the Frechet distance, either way
-    min_psnr_db: float = 35.0  # to full precision, that the images must reach as well
-    max_ruined: float = 0.002  # share of images that anybody would tell from full precision
-    max_moved: float = 0.05  # mean square that features move, over that from seed to seed
-    max_apart: float = 0.005  # squared distance of the two sets, over the same
-    # the distance to the reference decides nothing: there is none, or one of other photos
+    fid_budget: float = 0.02  # largest relative change of the Frechet distance, up or down
+    min_psnr_db: float = 35.0  # least PSNR in dB to full precision
+    max_ruined: float = 0.002  # largest share of images that anybody could tell from full precision
+    # mean square by which features move, over their mean square between seeds
+    max_moved: float = 0.05
+    max_apart: float = 0.005  # squared distance of the means of both sets' features, over the same
+    # let no distance to a reference decide: there is none, or only one of other photos
     no_reference: bool = False
-    time: str | None = None  # that all of it may take: 45m, 2h, 90s
-    memory: str | None = None  # that it may have resident: 8GB, 500MB; None: half of what is free
-    max_images: int = 4000  # pairs at most before a verdict is undecided; the search looks at half
-    plan: Path | None = None  # a plan.json to use; no plan is searched then
-    feeds: Path | None = None  # folder to calibrate on; None: the sampler's trajectories
+    time: str | None = None  # time that the whole export may take: 45m, 2h, 90s
+    # resident memory that it may take: 8GB, 500MB; None: half of what is free
+    memory: str | None = None
+    # most pairs before a verdict is undecided; the search looks at half as many
+    max_images: int = 4000
+    plan: Path | None = None  # a plan.json to use instead of a search
+    feeds: Path | None = None  # folder of inputs to calibrate on; None: the sampler's trajectories
     calibration_samples: int = 128  # seeds whose trajectories are calibrated on
-    # such as "2,5" of the grid or mask PNG `regions`: layers whose rounding damages these most stay
-    # in full precision
+    # regions such as "2,5" of the grid or mask PNG `regions`: the layers whose rounding damages
+    # them most stay in full precision
     protect_regions: str | None = None
     regions: str = "3x3"
-    steps: int | None = None  # of the sampler that ships; None: the generator's own
-    solver: str | None = None  # of that sampler, one that the family knows; None: its own
-    last_steps: int | None = None  # of them, how many a plan may leave to FP32; None: 1
+    steps: int | None = None  # sampler steps of the bundle; None: the generator's own
+    solver: str | None = None  # solver of that sampler, one that the family knows; None: its own
+    last_steps: int | None = None  # last steps that a plan may leave to FP32; None: 1
     threads: int = 0  # CPU threads; 0 takes all cores
-    feature_weights: Path | None = None  # of a network that is no package's
-    # photos, or a file of their statistics, to judge against; None: those the generator came with
+    feature_weights: Path | None = None  # weights file of a feature network that no package brings
+    # photos, or a file of their statistics, to judge against; None: those of the generator
     reference: Path | None = None
-    source: SourceChoices = AS_IT_IS  # of a generator that another program made
-    # a second network that has to agree: "open-nsfw", or a weight file; None: none
+    source: SourceChoices = AS_IT_IS  # choices for a generator that another program made
+    # a second network that must agree: "open-nsfw", or a weight file; None: no second network
     second_judge: str | Path | None = None
     overwrite: bool = False  # replace an earlier bundle
 
@@ -111,7 +114,7 @@ class ExportSettings:
 
     @property
     def terms(self) -> Terms:
-        """What a verdict holds the images to."""
+        """Return the terms that a verdict holds the images to."""
         return Terms(
             self.fid_budget,
             self.max_images,
@@ -129,22 +132,22 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A bundle and the evidence that it was published, or rejected, with."""
+    """Hold a bundle and the evidence with which it was published or rejected."""
 
     out: Path
     proof: Proof
-    # by runtime whose images were ruined: the layers behind them, the worst first
+    # for each runtime with ruined images: the layers that cause them, the most effective first
     behind: Mapping[str, Sequence[LayerBehind]] = field(default_factory=dict)
 
     @property
     def state(self) -> State:
-        """Of all gates of all runtimes as one: within, undecided or outside."""
+        """Return the state of all gates of all runtimes as one: within, undecided or outside."""
         return together(judged.judgement.state for judged in self.proof.judged)
 
     @property
     def verdict(self) -> Verdict | None:
-        """On the distance, of the runtime that is farthest from passing; None where no distance to
-        a reference is counted.
+        """Return the verdict on the distance of the runtime that is farthest from passing, or None
+        if no distance to a reference is counted.
         """
         order = ("outside", "undecided", "within")
         counted = [j.comparison.verdict for j in self.proof.judged if j.comparison.is_counted]
@@ -166,12 +169,12 @@ def export_bundle(
     settings: ExportSettings | None = None,
     listen: Listener = silent,
 ) -> ExportResult:
-    """Calibrate, quantize, build for each runtime, prove the images, and publish the bundle `out`.
+    """Calibrate, quantize, build for each runtime, prove the images, and publish the bundle `out`,
+    which appears whole or not at all.
 
-    generator: of load_generator, or what that takes. The folder appears whole or not at all. Raises
-    GateFailed, with the ExportResult as its `result` and the files under rejected/, where the
-    images are not as good; RuntimeMissing where a runtime cannot build here; Busy while another
-    export writes the folder.
+    `generator` is a LoadedGenerator, or what load_generator takes. Raises GateFailed if the images
+    are not good enough, with the ExportResult as its `result` and the files under rejected/;
+    RuntimeMissing if a runtime cannot build here; Busy while another export writes the folder.
     """
     from ..generators import loaded
     from ..second_judges import second_judge
@@ -180,7 +183,7 @@ def export_bundle(
     watch = Stopwatch(None if settings.time is None else seconds_of(settings.time))
     memory = free_bytes() // 2 if settings.memory is None else bytes_of(settings.memory)
     context = Context.of(settings.threads, settings.feature_weights, listen)
-    terms = settings.terms  # refused before any work
+    terms = settings.terms  # refuse bad terms before any work
     terms.check_enough()
     check_target(out, MANIFEST, settings.overwrite)
     targets = export_targets(settings.runtimes)
@@ -200,7 +203,7 @@ def export_bundle(
 
 @dataclass(frozen=True)
 class _Request:
-    """What one export works with."""
+    """Hold what one export works with."""
 
     source: LoadedGenerator
     settings: ExportSettings
@@ -211,7 +214,8 @@ class _Request:
     out: Path
     watch: Stopwatch
     memory: int  # bytes that may be resident
-    expected: Mapping[str, Any] = field(default_factory=dict)  # of its time, where one was given
+    # the expected times, if a time was given
+    expected: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def terms(self) -> Terms:
@@ -219,10 +223,12 @@ class _Request:
 
 
 def _export(request: _Request) -> ExportResult:
-    """Each step reads what the steps before it wrote; the manifest is written last."""
+    """Run the steps of an export; each reads what the steps before it wrote, and the manifest is
+    written last.
+    """
     source, settings, folder = request.source, request.settings, request.folder
     context, watch = request.context, request.watch
-    # what would make the long work useless is refused before it
+    # refuse first whatever would make the long work useless
     adapter = adapter_evidence(source)
     source = with_judges(source, settings.reference, request.terms, folder / "evidence", context)
     if settings.protect is not None:
@@ -281,8 +287,10 @@ def _export(request: _Request) -> ExportResult:
 def _full_precision(
     source: LoadedGenerator, given: Plan | None, request: _Request
 ) -> tuple[_Request, dict[str, ModelProto], Calls, dict[str, float]]:
-    """The request, cut to what its memory is enough for; FP32 graphs, written; what a trajectory
-    asks them; how near they are to torch. A plan that was given and does not fit them is refused.
+    """Write the FP32 graphs and compare them with torch.
+
+    Returns the request with its memory shares, the models, what a trajectory asks them, and their
+    differences from torch. Raises InputError for a given plan that does not fit the graphs.
     """
     models, file = _fp32(source, request), request.settings.plan
     memory = memory_shares(request.memory, models, request.context.threads)
@@ -299,7 +307,7 @@ def _full_precision(
 
 
 def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
-    """graph -> FP32 ONNX. InputError where nothing of it could be INT8 for a runtime."""
+    """Return the FP32 ONNX model of each graph. Raises InputError if nothing could run in INT8."""
     models = fp32_models(source, request.context.listen)
     most = fastest(models)
     for target in request.targets:
@@ -310,7 +318,9 @@ def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
 def _in_time(
     request: _Request, source: LoadedGenerator, models: Mapping[str, ModelProto], calls: Calls
 ) -> _Request:
-    """The request, cut to what its time is enough for; UsageError where that is nothing."""
+    """Return the request, cut to what its time is enough for. Raises UsageError if that
+    is nothing.
+    """
     settings, left = request.settings, request.watch.left
     if math.isinf(left):
         return request
@@ -341,7 +351,9 @@ def _in_time(
 
 
 def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:
-    """Names the layers behind ruined images, of runtimes whose gate for them is not passed."""
+    """Return the error of a failed verdict, which names the layers that cause ruined images on the
+    runtimes whose gate for them is not passed.
+    """
     failed = {j.name: j.judgement for j in proof.judged if j.judgement.states["ruined"] != "within"}
     behind = {
         target.name: layers_behind(build, target, failed[target.name], request.context)
@@ -358,7 +370,11 @@ def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:
 
 
 def export_targets(names: Sequence[str]) -> list[Runtime]:
-    """The runtimes asked for; RuntimeMissing, before any work, when one cannot build here."""
+    """Return the named runtimes.
+
+    Raises RuntimeMissing before any work if one cannot build here, and UsageError for the reference
+    evaluator.
+    """
     targets = [runtime(name) for name in dict.fromkeys(names)]
     for target in [*targets, runtime(STAND_IN)]:
         if why := target.missing():
@@ -382,7 +398,9 @@ def _feeds(source: LoadedGenerator, settings: ExportSettings, context: Context) 
 def _searched(
     subject: SearchSubject, request: _Request
 ) -> tuple[Mapping[str, PlanLadder], Mapping[str, Any]]:
-    """Plans by runtime; what was tried, and what that took, for the manifest."""
+    """Return the plans by runtime, and for the manifest the looks that were taken and
+    their bills.
+    """
     search = Search(subject, request.search, request.context)
     plans = {target.name: search.plan(target) for target in request.targets}
     bills = {name: bill.to_json() for name, bill in search.bills.items()}
