@@ -62,17 +62,14 @@ class ExportSettings:
     runtimes: tuple[str, ...] = ("onnxruntime",)
     fid_budget: float = 0.02  # largest relative change of the Frechet distance, up or down
     min_psnr_db: float = 35.0  # least PSNR in dB to full precision
-    max_ruined: float = 0.002  # largest share of images that anybody could tell from full precision
-    # mean square by which features move, over their mean square between seeds
-    max_moved: float = 0.05
-    max_apart: float = 0.005  # squared distance of the means of both sets' features, over the same
+    max_ruined: float = 0.002  # largest share of images that anybody can tell from full precision
+    max_moved: float = 0.05  # mean square that features move, over that between two seeds
+    max_apart: float = 0.005  # squared distance of the two sets, over the same
     # let no distance to a reference decide: there is none, or only one of other photos
     no_reference: bool = False
     time: str | None = None  # time that the whole export may take: 45m, 2h, 90s
-    # resident memory that it may take: 8GB, 500MB; None: half of what is free
-    memory: str | None = None
-    # most pairs before a verdict is undecided; the search looks at half as many
-    max_images: int = 4000
+    memory: str | None = None  # resident memory: 8GB, 500MB; None: half of what is free
+    max_images: int = 4000  # most pairs before a verdict is undecided; the search takes half
     plan: Path | None = None  # a plan.json to use instead of a search
     feeds: Path | None = None  # folder of inputs to calibrate on; None: the sampler's trajectories
     calibration_samples: int = 128  # seeds whose trajectories are calibrated on
@@ -214,8 +211,7 @@ class _Request:
     out: Path
     watch: Stopwatch
     memory: int  # bytes that may be resident
-    # the expected times, if a time was given
-    expected: Mapping[str, Any] = field(default_factory=dict)
+    expected: Mapping[str, Any] = field(default_factory=dict)  # times, if a limit was given
 
     @property
     def terms(self) -> Terms:
@@ -223,9 +219,7 @@ class _Request:
 
 
 def _export(request: _Request) -> ExportResult:
-    """Run the steps of an export; each reads what the steps before it wrote, and the manifest is
-    written last.
-    """
+    """Run the export's steps, each on what those before it wrote; the manifest comes last."""
     source, settings, folder = request.source, request.settings, request.folder
     context, watch = request.context, request.watch
     # refuse first whatever would make the long work useless
@@ -318,9 +312,7 @@ def _fp32(source: LoadedGenerator, request: _Request) -> dict[str, ModelProto]:
 def _in_time(
     request: _Request, source: LoadedGenerator, models: Mapping[str, ModelProto], calls: Calls
 ) -> _Request:
-    """Return the request, cut to what its time is enough for. Raises UsageError if that
-    is nothing.
-    """
+    """Cut the request to what its time is enough for. Raises UsageError if that is nothing."""
     settings, left = request.settings, request.watch.left
     if math.isinf(left):
         return request
@@ -370,10 +362,8 @@ def _failed(build: Build, request: _Request, proof: Proof) -> GateFailed:
 
 
 def export_targets(names: Sequence[str]) -> list[Runtime]:
-    """Return the named runtimes.
-
-    Raises RuntimeMissing before any work if one cannot build here, and UsageError for the reference
-    evaluator.
+    """Return the named runtimes. Raises RuntimeMissing if one cannot build here, and UsageError for
+    the reference evaluator.
     """
     targets = [runtime(name) for name in dict.fromkeys(names)]
     for target in [*targets, runtime(STAND_IN)]:
@@ -398,9 +388,7 @@ def _feeds(source: LoadedGenerator, settings: ExportSettings, context: Context) 
 def _searched(
     subject: SearchSubject, request: _Request
 ) -> tuple[Mapping[str, PlanLadder], Mapping[str, Any]]:
-    """Return the plans by runtime, and for the manifest the looks that were taken and
-    their bills.
-    """
+    """Return the plans by runtime, and the looks and their bills for the manifest."""
     search = Search(subject, request.search, request.context)
     plans = {target.name: search.plan(target) for target in request.targets}
     bills = {name: bill.to_json() for name, bill in search.bills.items()}

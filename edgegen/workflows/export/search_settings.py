@@ -21,8 +21,8 @@ class SearchSettings:
     last_steps: int = 1
     images_alone: int = 16  # images that the damage of one convolution is measured on
     images_glanced: int = 64  # images whose PSNR says which plans are worth a look
-    # an undecided plan is looked at with this many times the first look's images, or half of the
-    # verdict's
+    # an undecided plan is looked at with at most this many times the first look's images, or half
+    # of the verdict's if that is more
     patience: int = 4
     # a plan is taken if fresh seeds contradict it with at most this probability, or with that of
     # equal images
@@ -42,7 +42,7 @@ class SearchSettings:
     calls_alone: int = 4
     # layers of each graph that are measured along trajectories in that case
     layers_checked: int = CHECKED
-    # groups of neighbours in which all layers are measured; None: each layer alone
+    # number of groups of neighbours whose damage is measured; None: each layer alone
     groups: int | None = None
     # seconds that the questions for one runtime may take; a noted answer counts as it once took
     seconds: float = math.inf
