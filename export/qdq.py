@@ -80,10 +80,8 @@ def _written(scale: np.ndarray, dialect: Dialect) -> np.ndarray:
 
 @dataclass
 class _QdqWriter:
-    """Write the Q/DQ graph.
-
-    Nodes are identified by their first output, because names may be missing or repeated in a model
-    that edgegen did not export.
+    """Write the Q/DQ graph. Nodes are identified by their first output, because names may be missing
+    or repeated in a model that edgegen did not export.
     """
 
     model: onnx.ModelProto
@@ -124,9 +122,7 @@ class _QdqWriter:
         return is_int8(node, self.name, self.plan, self.dialect, self.weights)
 
     def _between(self) -> set[str]:
-        """Return the joining operators that an int8 convolution's output reaches through joining
-        operators alone.
-        """
+        """Return the joining operators that an int8 output reaches through such operators alone."""
         between: set[str] = set()
         for node in self.model.graph.node:
             if node.op_type in self.dialect.between and any(
