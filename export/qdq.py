@@ -80,8 +80,8 @@ def _written(scale: np.ndarray, dialect: Dialect) -> np.ndarray:
 
 @dataclass
 class _QdqWriter:
-    """Write the Q/DQ graph. Nodes are identified by their first output, because names may be missing
-    or repeated in a model that edgegen did not export.
+    """Write the Q/DQ graph. Nodes go by their first output, because names may be missing or
+    repeated in a model that edgegen did not export.
     """
 
     model: onnx.ModelProto
