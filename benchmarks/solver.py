@@ -50,7 +50,7 @@ SOLVERS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def changed(trained: Generator, name: str, steps: int, solver: str) -> Generator:
-    """The same networks under another sampler."""
+    """Return the same networks under another sampler."""
     config = replace(trained.config, steps=steps, **SOLVERS[name][solver])
     generator = family(name).build(config)
     generator.networks.load_state_dict(trained.networks.state_dict())
