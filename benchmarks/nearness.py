@@ -27,7 +27,7 @@ from edgegen.training.data import Photos, load
 from edgegen.training.recognition import Recogniser
 from edgegen.training.split import split
 
-MORE_BLUR = {BASE: 2.0, ADAPTED: 4.0}  # in the places of what is drawn
+MORE_BLUR = {BASE: 2.0, ADAPTED: 4.0}  # shown in place of generated images
 NAMES = {PHOTOS: "others", BLURRED: "blur 1", BASE: "blur 2", ADAPTED: "blur 4"}
 
 

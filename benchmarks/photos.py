@@ -37,14 +37,14 @@ from edgegen.workflows.finetune.settings import FinetuneSettings
 from edgegen.workflows.photos import PhotosSettings, check_photos
 from edgegen.workflows.train import TrainSettings, train
 
-# the sets and the formulas that the tests hold the package to
+# the sets and formulas that the tests use
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from colours import SPACES, delta_e, levels_in, linear, profile_of
 from photo_folders import CASES, write
 
 WANT = Want(32, (255, 255, 255), 16)
 RED = (200, 40, 45)
-LARGE: dict[str, dict[str, Any]] = {  # options of Pillow's
+LARGE: dict[str, dict[str, Any]] = {  # options of Pillow's writer
     "baseline": {},
     "progressive, 4:2:0": {"progressive": True},
     "progressive, 4:4:4": {"progressive": True, "subsampling": 0},

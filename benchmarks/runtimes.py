@@ -47,10 +47,10 @@ from edgegen.workflows.export.hosted import hosted
 from edgegen.workflows.generators import load_generator, torch_pipeline
 
 SEEDS = BENCHMARKS.take(32)
-RUNTIMES = ("onnxruntime", "openvino")  # that execute on a machine without a GPU
+RUNTIMES = ("onnxruntime", "openvino")  # runtimes that execute without a GPU
 ZOO = ("isc-gan", "cas-dm", "dkgm", "lcd")
 CAPABILITIES = ("SM75", "SM80", "SM86", "SM89", "SM120")
-ROUNDS = 7  # of cold starts
+ROUNDS = 7  # number of cold starts
 ROOT = Path(__file__).parents[1]
 
 

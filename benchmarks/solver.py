@@ -34,7 +34,7 @@ from edgegen.workflows.generators import load_generator
 
 SEEDS = f"from {EVIDENCE.first:,} on"
 STEPS = {"cas-dm": (6, 8, 10), "lcd": (10, 20, 50), "dkgm": (10,)}
-# changes of the config, by solver; the first is what others are divided by
+# changes of the config, by solver; the others are divided by the first
 SOLVERS: dict[str, dict[str, dict[str, Any]]] = {
     "cas-dm": {"ddim": {"solver": "ddim"}, "dpm++2m": {"solver": "dpm++2m"}},
     "lcd": {

@@ -59,7 +59,7 @@ for file in sys.argv[2:]:
     held.append(session)
 print(peak_bytes())
 """
-# Of each network: name and shape of its parameters, and whether it is of a convolution or product.
+# Prints name and shape of each network's parameters, and whether a convolution or product has it.
 SHAPES = (
     NETWORKS
     + """
@@ -77,8 +77,9 @@ print(json.dumps(found))
 )
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-ENDS = ("conv_in.weight", "conv_out.weight")  # which every plan leaves in float
-# bytes an output channel of an INT8 layer: scale and zero point; of a bias that has them, too
+ENDS = ("conv_in.weight", "conv_out.weight")  # every plan leaves these in float
+# bytes for each output channel of an INT8 layer: scale and zero point; those of an int32 bias with
+# its own, and of a float bias
 CODE, INT32_BIAS, FLOAT_BIAS = 5, 12, 4
 Models = Mapping[str, ModelProto]
 

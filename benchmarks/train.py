@@ -61,7 +61,7 @@ def ours(name: str, recipe: Recipe) -> Iterator[object]:
     trainer = Trainer.start(
         family(name).build(recipe.config), replace(recipe, images=10**9), photos(recipe), 0
     )
-    return taught(trainer, 2).run()  # what a judge has learnt takes no other time to ask
+    return taught(trainer, 2).run()  # a judge takes the same time however much it has learnt
 
 
 def unet(widths: tuple[int, ...], size: int) -> Any:
@@ -142,7 +142,7 @@ def child(side: str, name: str, recipe: Recipe, widths: tuple[int, ...]) -> None
     import diffusers.training_utils  # both sides start with the same imports
 
     assert diffusers
-    # what torch and its threads take at the first use
+    # keeps what torch allocates at its first use out of the measurement
     next(reference((16,), replace(recipe, batch=2)))
     before = resident()
     sides: dict[str, Callable[[], Iterator[object]]] = {

@@ -97,7 +97,7 @@ class Attack:
     """Damage every image, one in `every`, or those of one label."""
 
     name: str
-    spoil: Spoil | None  # None: the image of the next label instead
+    spoil: Spoil | None  # None takes the image of the next label instead
     every: int = 1
     label: int | None = None
 

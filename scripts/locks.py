@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
-PYTHONS = ("3.11.5", "3.12", "3.13")  # pymdown-extensions wants a 3.11 that is not the first
+PYTHONS = ("3.11.5", "3.12", "3.13")  # pymdown-extensions needs a later 3.11 than the first
 SYSTEM = "x86_64-manylinux_2_28"
 OFFICE = ("train", "adapt", "bring", "export", "prompts", "heic", "sign", "onnxruntime", "openvino")
 
@@ -52,7 +52,7 @@ class Locked:
     """Hold a package as a lock file has it; `via` are the packages that asked for it."""
 
     version: str
-    hashes: tuple[str, ...]  # sha256, hexadecimal, one a file of the index
+    hashes: tuple[str, ...]  # hexadecimal sha256 of each file of the index
     via: tuple[str, ...]
 
 

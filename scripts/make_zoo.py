@@ -154,7 +154,7 @@ def main() -> None:
         for k, v in generator.shipped.state_dict().items()
     }
     write_bytes(target / "weights.safetensors", save(halves))
-    # judge what ships
+    # judge the weights that ship
     checkpoint.load_into(generator, checkpoint.read_weights(target / "weights.safetensors"), target)
     pipeline = torch_pipeline(generator)
     classes = pipeline.latent.classes

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 LIMIT = 64 << 20  # bytes of one member; the largest has 45 MB
-DIFFICULTY = 0.5  # of terrain, 0 to 1: the same for all images
-SIGMA = 80.0  # noise level that its one step begins at
+DIFFICULTY = 0.5  # difficulty of the terrain, 0 to 1, the same for all images
+SIGMA = 80.0  # noise level at which its one step starts
 
 
 @dataclass(frozen=True)

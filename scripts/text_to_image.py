@@ -28,15 +28,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-CROP = 32  # pixels of what the autoencoder is trained on
+CROP = 32  # side in pixels of the autoencoder's training crops
 LENGTH = 16  # tokens of a prompt
 VOCABULARY = 1800
-WIDTH = 64  # of the text's features
+WIDTH = 64  # width of the text's features
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 AUTOENCODER_STEPS, AUTOENCODER_BATCH = 700, 16
 STEPS, BATCH = 1900, 16
 UNPROMPTED = 0.1  # share of pictures that are shown without their caption, for guidance
-PROMPTS = 3  # names a category in prompts.txt
+PROMPTS = 3  # names of each category in prompts.txt
 
 
 def made_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
